@@ -1,0 +1,89 @@
+"""Every error that pvhdbg raises on purpose, grouped by whose fault it is.
+
+::
+
+    PvhdbgError                 exit code
+    ├── BadInput                2   the file or the argument that was given
+    │   └── BadSnapshot         2   a saved snapshot that cannot be read
+    ├── NotBootable             1   the kernel: no usable PVH entry in it
+    ├── TargetError             3   the machine
+    │   ├── VmmFailed           3   QEMU (or GDB) is missing, too old, or gave up
+    │   ├── EntryNotReached     3   it ran, but never came to the entry
+    │   ├── TargetLost          3   the connection or the process ended
+    │   ├── TargetTimeout       3   no answer in time
+    │   ├── GuestDied           3   the guest shut down, reset or triple-faulted
+    │   └── MemoryUnreadable    3   one address that the machine does not answer for
+    └── ProtocolError           3   the peer answered, but not in its protocol
+
+Each instance says in one line what happened and, in `todo`, what to do next; a front-end prints both and never a
+traceback.
+"""
+
+from __future__ import annotations
+
+
+class PvhdbgError(Exception):
+    """Base of all: `what` happened, and what `todo` about it (either may hold guest text; renderers escape)."""
+
+    exit_code = 70
+
+    def __init__(self, what: str, todo: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.todo = todo
+
+
+class BadInput(PvhdbgError):
+    """An argument or a file that cannot be used as what it was given for."""
+
+    exit_code = 2
+
+
+class BadSnapshot(BadInput):
+    """A file that claims to be a snapshot and cannot be read as one."""
+
+
+class NotBootable(PvhdbgError):
+    """The kernel offers no PVH entry that a loader could use."""
+
+    exit_code = 1
+
+
+class TargetError(PvhdbgError):
+    """The machine, or the way to it, failed before anything could be judged."""
+
+    exit_code = 3
+
+
+class VmmFailed(TargetError):
+    """A program that was to run the guest or to reach it is missing, too old, or ended at once."""
+
+
+class EntryNotReached(TargetError):
+    """The guest was observed, but not at its PVH entry."""
+
+
+class TargetLost(TargetError):
+    """The connection closed, or the process behind it ended."""
+
+
+class TargetTimeout(TargetError):
+    """No answer within the time allowed."""
+
+
+class GuestDied(TargetError):
+    """The guest shut down, rebooted or triple-faulted while it was being watched."""
+
+
+class MemoryUnreadable(TargetError):
+    """Guest memory at `address` (physical, `size` bytes) is not answered for by the machine."""
+
+    def __init__(self, address: int, size: int, why: str = "nothing is there") -> None:
+        super().__init__(f"{size} bytes of guest memory at {address:#x} cannot be read: {why}")
+        self.address = address
+        self.size = size
+        self.why = why
+
+
+class ProtocolError(TargetError):
+    """The peer's bytes do not follow the protocol that it was addressed in."""

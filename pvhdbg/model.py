@@ -1,0 +1,368 @@
+"""The shared nouns: what a machine looked like at one moment, as frozen values that know what was not observed.
+
+Nothing here reads, waits or prints. A value that nobody could observe is never given a default: asking for it raises
+`Unavailable`, and whoever judges turns that into UNKNOWN.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+
+class Unavailable(Exception):
+    """A value was asked for that was not observed; the message says why, in a user's words."""
+
+    @property
+    def reason(self) -> str:
+        return str(self)
+
+
+class NeedMemory(Exception):
+    """The decoder's request: `size` bytes of guest-physical memory at `address`, then ask again.
+
+    It travels as an exception inside the decoder and is *returned* by its public functions.
+    """
+
+    def __init__(self, address: int, size: int) -> None:
+        super().__init__(f"{size} bytes at {address:#x}")
+        self.address = address
+        self.size = size
+
+
+# --- registers ----------------------------------------------------------------------------------------------------
+
+GENERAL = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp")
+EXTENDED = tuple(f"r{number}" for number in range(8, 16))
+SELECTORS = ("cs", "ss", "ds", "es", "fs", "gs")
+CONTROL = ("cr0", "cr2", "cr3", "cr4", "cr8", "efer")
+
+# The 32-bit view of a 64-bit register, by name.
+LOW_HALVES: Mapping[str, str] = MappingProxyType({f"e{name[1:]}": name for name in (*GENERAL, "rip")})
+
+
+@dataclass(frozen=True)
+class Registers:
+    """Register values by canonical (64-bit) name: rax..r15, rip, eflags, selectors, cr0..cr8, efer, fs_base, gs_base.
+
+    `registers["eax"]` is the low half of `rax`. A name that was not observed raises `Unavailable`.
+    """
+
+    values: Mapping[str, int] = field(default_factory=dict)
+    missing: str = "the debug stub does not show it"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", MappingProxyType(dict(self.values)))
+
+    def __getitem__(self, name: str) -> int:
+        value = self.get(name)
+        if value is None:
+            raise Unavailable(f"{name} was not observed: {self.missing}")
+        return value
+
+    def get(self, name: str) -> int | None:
+        """The value, or None when it was not observed."""
+        if name in LOW_HALVES:
+            value = self.values.get(LOW_HALVES[name])
+            return None if value is None else value & 0xFFFFFFFF
+        return self.values.get(name)
+
+    def replace(self, **changes: int | None) -> Registers:
+        """A copy with some registers changed (by either name); None makes one unobserved."""
+        values: dict[str, int] = dict(self.values)
+        for name, value in changes.items():
+            canonical = LOW_HALVES.get(name, name)
+            if value is None:
+                values.pop(canonical, None)
+            else:
+                values[canonical] = value
+        return Registers(values, self.missing)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.values)
+
+
+# --- hidden segment state -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A segment register with its descriptor cache.
+
+    `limit` is in bytes, scaled by the granularity bit; `flags` is the high dword of the descriptor as the CPU caches it
+    (type in bits 8-11, S 12, DPL 13-14, P 15, AVL 20, L 21, D/B 22, G 23; Intel SDM 3A 3.4.5). None is "not observed".
+    """
+
+    selector: int | None
+    base: int | None = None
+    limit: int | None = None
+    flags: int | None = None
+    missing: str = "hidden segment state was not observed"
+
+    def _bits(self, low: int, width: int) -> int:
+        if self.flags is None:
+            raise Unavailable(self.missing)
+        return self.flags >> low & ((1 << width) - 1)
+
+    def known_base(self) -> int:
+        if self.base is None:
+            raise Unavailable(self.missing)
+        return self.base
+
+    def known_limit(self) -> int:
+        if self.limit is None:
+            raise Unavailable(self.missing)
+        return self.limit
+
+    @property
+    def type(self) -> int:
+        return self._bits(8, 4)
+
+    @property
+    def s(self) -> int:
+        return self._bits(12, 1)
+
+    @property
+    def dpl(self) -> int:
+        return self._bits(13, 2)
+
+    @property
+    def present(self) -> int:
+        return self._bits(15, 1)
+
+    @property
+    def avl(self) -> int:
+        return self._bits(20, 1)
+
+    @property
+    def long(self) -> int:
+        return self._bits(21, 1)
+
+    @property
+    def db(self) -> int:
+        return self._bits(22, 1)
+
+    @property
+    def granularity(self) -> int:
+        return self._bits(23, 1)
+
+
+@dataclass(frozen=True)
+class DescriptorTable:
+    """GDTR or IDTR: linear `base` and `limit` in bytes minus one."""
+
+    base: int
+    limit: int
+
+
+@dataclass(frozen=True)
+class Segments:
+    """All hidden state that one observation gave: es cs ss ds fs gs ldt tr by name, gdt and idt."""
+
+    by_name: Mapping[str, Segment] = field(default_factory=dict)
+    gdt: DescriptorTable | None = None
+    idt: DescriptorTable | None = None
+    missing: str = "a debug stub does not show hidden segment state, and there is no monitor to ask"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "by_name", MappingProxyType(dict(self.by_name)))
+
+    def __getitem__(self, name: str) -> Segment:
+        return self.by_name.get(name) or Segment(None, missing=f"{name}: {self.missing}")
+
+
+# --- memory -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MemoryPiece:
+    """Bytes that were read at a guest-physical address."""
+
+    address: int
+    data: bytes
+
+    @property
+    def end(self) -> int:
+        return self.address + len(self.data)
+
+
+@dataclass(frozen=True)
+class MemoryHole:
+    """A range that was asked for and could not be read, with the reason."""
+
+    address: int
+    size: int
+    reason: str
+
+
+class Memory:
+    """What was read of guest-physical memory: pieces, and the holes that were met. Immutable; `with_*` gives a copy."""
+
+    __slots__ = ("_starts", "holes", "pieces")
+
+    def __init__(self, pieces: Iterable[MemoryPiece] = (), holes: Iterable[MemoryHole] = ()) -> None:
+        self.pieces = _merged(pieces)
+        self.holes = tuple(dict.fromkeys(holes))
+        self._starts = [piece.address for piece in self.pieces]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Memory) and (self.pieces, self.holes) == (other.pieces, other.holes)
+
+    def __hash__(self) -> int:
+        return hash((self.pieces, self.holes))
+
+    def __repr__(self) -> str:
+        return f"Memory({len(self.pieces)} pieces, {len(self.holes)} holes)"
+
+    def with_piece(self, address: int, data: bytes) -> Memory:
+        return Memory((*self.pieces, MemoryPiece(address, data)), self.holes)
+
+    def with_hole(self, address: int, size: int, reason: str) -> Memory:
+        return Memory(self.pieces, (*self.holes, MemoryHole(address, size, reason)))
+
+    def read(self, address: int, size: int) -> bytes:
+        """`size` bytes at `address`.
+
+        Raises `NeedMemory` for what was never asked for, and `Unavailable` for what was and could not be read.
+        """
+        if size <= 0:
+            return b""
+        if address < 0 or address + size > 1 << 64:
+            raise Unavailable(f"{size} bytes at {address:#x} wrap past the end of the address space")
+        index = bisect_right(self._starts, address) - 1
+        if index >= 0 and address + size <= self.pieces[index].end:
+            offset = address - self.pieces[index].address
+            return self.pieces[index].data[offset : offset + size]
+        for hole in self.holes:
+            if address < hole.address + hole.size and hole.address < address + size:
+                raise Unavailable(f"memory at {address:#x} cannot be read: {hole.reason}")
+        raise NeedMemory(address, size)
+
+
+def _merged(pieces: Iterable[MemoryPiece]) -> tuple[MemoryPiece, ...]:
+    merged: list[MemoryPiece] = []
+    for piece in sorted(pieces, key=lambda piece: piece.address):
+        if not piece.data:
+            continue
+        last = merged[-1] if merged else None
+        if last is None or piece.address > last.end:
+            merged.append(piece)
+        elif piece.end > last.end:  # what was read first stays: the entry state is a snapshot, not a re-reading
+            merged[-1] = MemoryPiece(last.address, last.data + piece.data[last.end - piece.address :])
+    return tuple(merged)
+
+
+@dataclass(frozen=True)
+class Backing:
+    """A range of the machine's physical address space and what answers there: `ram`, `rom` or `i/o` (QEMU's words)."""
+
+    start: int
+    size: int
+    kind: str
+    name: str = ""
+
+    @property
+    def end(self) -> int:
+        return self.start + self.size
+
+
+# --- who, what, where ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Vmm:
+    """The virtual machine monitor as it names itself; None is "not observed"."""
+
+    name: str | None = None
+    version: str | None = None
+    accelerator: str | None = None
+
+    def release(self) -> tuple[int, ...]:
+        """The version as numbers, `(7, 2, 22)`; empty when it is unknown."""
+        numbers: list[int] = []
+        for part in (self.version or "").split("."):
+            digits = ""
+            for letter in part:
+                if not letter.isdigit() or not letter.isascii() or len(digits) > 6:
+                    break
+                digits += letter
+            if not digits:
+                break
+            numbers.append(int(digits))
+            if digits != part:
+                break
+        return tuple(numbers)
+
+
+@dataclass(frozen=True)
+class LoadRange:
+    """Where a PT_LOAD of the kernel lies in guest-physical memory."""
+
+    start: int
+    size: int
+
+    @property
+    def end(self) -> int:
+        return self.start + self.size
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The kernel as far as the hand-off is concerned: its noted entry, its load ranges, and which file it was."""
+
+    path: str | None = None
+    build_id: str | None = None
+    sha256: str | None = None
+    size: int | None = None
+    entry: int | None = None  # XEN_ELFNOTE_PHYS32_ENTRY, low 32 bits; None when the file was not seen
+    relocatable: bool = False  # XEN_ELFNOTE_PHYS32_RELOC is present
+    loads: tuple[LoadRange, ...] = ()
+    source: str = "ELF file"  # or "info roms", when only the monitor told the ranges
+    elf_class: int | None = None
+
+
+@dataclass(frozen=True)
+class EntryPoint:
+    """Where the capture was taken and how that address was found.
+
+    `found_by` is one of: `--entry`, `ELF note`, `first stop`, `fw_cfg`, `here`. With `here` the machine was decoded as
+    it stood, which need not be an entry at all.
+    """
+
+    address: int | None
+    found_by: str
+    symbol: str | None = None
+
+    @property
+    def is_entry(self) -> bool:
+        return self.found_by != "here"
+
+    @property
+    def by_vmm(self) -> bool:
+        """Whether this is the VMM's own hand-off, which recorded deviations speak of; `--entry` may be a guest's."""
+        return self.found_by in ("ELF note", "first stop", "fw_cfg")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One machine at one moment: everything that was observed, and where each part was seen.
+
+    `sources` maps a part ("registers", "segments", "memory", "backing", "vmm") to what showed it ("g packet",
+    "monitor", "GDB", "snapshot"). `backing` is None when the machine's memory layout could not be asked for.
+    """
+
+    registers: Registers = field(default_factory=Registers)
+    segments: Segments = field(default_factory=Segments)
+    a20: bool | None = None
+    memory: Memory = field(default_factory=Memory)
+    backing: tuple[Backing, ...] | None = None
+    vmm: Vmm = field(default_factory=Vmm)
+    kernel: Kernel | None = None
+    entry: EntryPoint = field(default_factory=lambda: EntryPoint(None, "here"))
+    sources: Mapping[str, str] = field(default_factory=dict)
+    captured: str | None = None  # ISO 8601, UTC
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sources", MappingProxyType(dict(self.sources)))

@@ -1,0 +1,142 @@
+"""`Target`: the one seam to a machine. Every adapter means the same by it; one contract test defines that meaning.
+
+Addresses are guest-physical unless a name says otherwise. What an adapter cannot do is absent from `capabilities`,
+not an exception met half-way. Whatever an adapter changes in the machine, `close` puts back.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from pvhdbg.errors import EntryNotReached, GuestDied, TargetTimeout
+from pvhdbg.model import Registers
+
+
+class Leave(Enum):
+    """How `close` leaves the machine behind."""
+
+    RUNNING = "running"
+    STOPPED = "stopped"
+    KILLED = "killed"
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a target can do besides reading registers and memory."""
+
+    monitor: bool = False  # QEMU's human monitor answers
+    control: bool = True  # it can run, step and set breakpoints; a recorded machine cannot
+    write: bool = True  # registers and memory can be changed
+    width: int = 64  # bits of the general registers as the peer sends them: 32 for qemu-system-i386
+
+
+class StopKind(Enum):
+    """Why the machine stands still."""
+
+    BREAKPOINT = "breakpoint"  # T05: breakpoint, watchpoint or finished step
+    INTERRUPT = "interrupt"  # T02: it was asked to stop
+    SHUTDOWN = "shutdown"  # T03: the guest shut down or triple-faulted and the VMM kept it
+    ERROR = "error"  # T06 and the like: the VMM's internal error
+    EXITED = "exited"  # W or X: the VMM process is gone
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A stop as it was reported; `signal` is the GDB signal number or exit status, `text` the report's own words."""
+
+    kind: StopKind
+    signal: int = 5
+    text: str = ""
+
+
+class Target(Protocol):
+    """A machine that can be looked at, and mostly run. All methods raise `TargetError`s only."""
+
+    @property
+    def name(self) -> str:
+        """How a user would name it: ":1234", a socket path, a file."""
+
+    @property
+    def via(self) -> str:
+        """What the values are read by: "g packet", "GDB", "snapshot"; becomes `Snapshot.sources`."""
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    def read_registers(self) -> Registers:
+        """All registers that the peer shows, under canonical names."""
+
+    def write_register(self, name: str, value: int) -> None:
+        """Change one register by canonical name. Never by writing all of them back."""
+
+    def read_memory(self, address: int, size: int) -> bytes:
+        """`size` bytes of guest-physical memory whatever paging says. Raises `MemoryUnreadable`."""
+
+    def write_memory(self, address: int, data: bytes) -> None:
+        """Write guest-physical memory. Raises `MemoryUnreadable`."""
+
+    def set_breakpoint(self, address: int) -> None:
+        """A hardware execution breakpoint at a linear address. Setting one twice is one breakpoint."""
+
+    def clear_breakpoint(self, address: int) -> None:
+        """Remove it; removing one that is not set does nothing."""
+
+    def resume(self) -> None:
+        """Let the machine run. Steps off a breakpoint at the current pc first."""
+
+    def wait(self, timeout: float) -> Stop:
+        """The next stop. Raises `TargetTimeout` after `timeout` seconds, with the machine still running."""
+
+    def step(self) -> Stop:
+        """One instruction, also from a breakpoint."""
+
+    def interrupt(self) -> Stop:
+        """Stop a running machine and say how it stopped."""
+
+    def monitor(self, command: str) -> str:
+        """A command of QEMU's human monitor, and what it printed. `command` is ours, never a stranger's text."""
+
+    def close(self, leave: Leave) -> None:
+        """Put back what was changed, and leave the machine as asked. Safe to call twice, and after a failure."""
+
+
+Watch = Callable[[str], None]
+
+
+def run_until(target: Target, address: int, timeout: float, *, progress: Watch = lambda _: None) -> Stop:
+    """Run to the linear address `address` with a hardware breakpoint that is gone again afterwards, on every way out.
+
+    Raises EntryNotReached when `timeout` seconds pass (the machine is then stopped where it is), GuestDied when the
+    guest ends first.
+    """
+    deadline = time.monotonic() + timeout
+    target.set_breakpoint(address)
+    try:
+        target.resume()
+        while True:
+            progress(f"waiting for the guest to reach {address:#x}")
+            try:
+                stop = target.wait(max(deadline - time.monotonic(), 0.001))
+            except TargetTimeout:
+                target.interrupt()
+                raise EntryNotReached(f"the guest did not reach {address:#x} within {timeout:g} s") from None
+            except KeyboardInterrupt:
+                target.interrupt()
+                raise
+            if stop.kind in (StopKind.SHUTDOWN, StopKind.EXITED):
+                raise GuestDied(f"the guest ended before it reached {address:#x}: {stop.text or stop.kind.value}")
+            pc = target.read_registers()["rip"]
+            if pc == address:
+                return stop
+            if stop.kind is not StopKind.BREAKPOINT or time.monotonic() > deadline:
+                raise EntryNotReached(f"the machine stopped at {pc:#x} ({stop.kind.value}), not at {address:#x}")
+            target.resume()
+    finally:
+        try:
+            target.clear_breakpoint(address)
+        except Exception:  # the machine is gone; the first error is the one worth telling
+            pass
