@@ -87,7 +87,7 @@ class Structure:
         return _laid_out(cls)[1]
 
     @classmethod
-    def size(cls) -> int:
+    def sizeof(cls) -> int:
         """`sizeof`, in bytes, trailing padding included."""
         return _laid_out(cls)[0].size
 

@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Protocol
 
 
 class Unavailable(Exception):
@@ -252,6 +253,12 @@ def _merged(pieces: Iterable[MemoryPiece]) -> tuple[MemoryPiece, ...]:
         elif piece.end > last.end:  # what was read first stays: the entry state is a snapshot, not a re-reading
             merged[-1] = MemoryPiece(last.address, last.data + piece.data[last.end - piece.address :])
     return tuple(merged)
+
+
+class MemoryView(Protocol):
+    """Anything that reads guest-physical memory as `Memory.read` does, raising the same."""
+
+    def read(self, address: int, size: int) -> bytes: ...
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""How one asks: thin mounts of the same verbs. Only these modules print."""

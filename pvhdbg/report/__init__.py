@@ -1,0 +1,1 @@
+"""Verdicts become text: one file per format, each a pure `render(report) -> str`."""

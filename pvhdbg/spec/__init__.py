@@ -1,0 +1,1 @@
+"""What the documents say: tables with their source, and no behaviour."""

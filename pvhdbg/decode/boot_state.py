@@ -1,0 +1,342 @@
+"""A snapshot becomes a BootState: which protocol, which revision, and start_info with all that it points to.
+
+The decoder never reads. `decode` returns the BootState, or `NeedMemory(address, size)`: put those bytes (or the hole that
+is there instead) into the snapshot's memory and call again. Counts and strings are the guest's words: they are cut to the
+bounds below before they are believed, and a part that cannot be had is an `Unread` with its reason, never a default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pvhdbg.decode import acpi, payload
+from pvhdbg.decode.firmware import Firmware, identify
+from pvhdbg.decode.protocol import is_pvh, recognise
+from pvhdbg.model import NeedMemory, Registers, Segments, Snapshot, Unavailable
+from pvhdbg.spec.protocols import DRAFT_A_SIGNATURE, Signature
+from pvhdbg.spec.revisions import DRAFT_A, Revision
+from pvhdbg.spec.start_info import (
+    DraftAStartInfo32,
+    DraftAStartInfo64,
+    MemoryMapEntry,
+    ModuleEntry,
+    StartInfoV0,
+    StartInfoV1,
+)
+
+MODULE_BOUND = 64  # entries of the module list that are looked at
+MEMORY_MAP_BOUND = 512  # entries of the memory map that are looked at; Linux's table holds 128
+TEXT_BOUND = 64 * 1024  # bytes in which a string must end
+TEXT_STEP = 1024  # bytes asked for at a time while looking for the end
+ROOT_TABLE_ENTRIES = 256
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Unread:
+    """Stands where a part should be that could not be decoded."""
+
+    reason: str
+
+
+def seen(part: T | Unread) -> T:
+    """The part, or `Unavailable` with the reason why it is not there."""
+    if isinstance(part, Unread):
+        raise Unavailable(part.reason)
+    return part
+
+
+@dataclass(frozen=True)
+class Text:
+    """A string in guest memory: its bytes without the NUL, and whether a NUL was found within TEXT_BOUND."""
+
+    address: int
+    data: bytes
+    terminated: bool
+
+
+@dataclass(frozen=True)
+class Module:
+    """One entry of the module list, where it lies, its command line (None: it has none) and what it looks like."""
+
+    address: int
+    entry: ModuleEntry
+    command_line: Text | Unread | None
+    kind: str
+
+
+@dataclass(frozen=True)
+class StartInfo:
+    """The shipped ABI's start_info. Lists hold at most the bounded number of entries; the raw structure has the counts."""
+
+    address: int
+    raw: StartInfoV0
+    modules: tuple[Module, ...] | Unread
+    command_line: Text | Unread | None
+    rsdp: acpi.Rsdp | Unread | None
+    root_tables: tuple[acpi.RootTable, ...] | Unread
+    memory_map: tuple[MemoryMapEntry, ...] | Unread | None  # None: the version has no map, or there is none
+
+    @property
+    def v1(self) -> StartInfoV1 | None:
+        """The structure with version 1's fields, or None when it is of version 0."""
+        return self.raw if isinstance(self.raw, StartInfoV1) else None
+
+
+@dataclass(frozen=True)
+class DraftAInfo:
+    """Draft A's proposed structure; `width` is 32 or 64, by the platform that the magic names, else by the layout."""
+
+    address: int
+    width: int
+    raw: DraftAStartInfo32 | DraftAStartInfo64
+    module_kind: str
+
+
+@dataclass(frozen=True)
+class BootState:
+    """Everything that was decoded of one machine at one entry, and the revision that it is to be judged by."""
+
+    snapshot: Snapshot
+    revision: Revision
+    other_protocol: Signature | None
+    magic_found: bool  # [ebx] holds the shipped ABI's magic
+    firmware: Firmware | None
+    start_info_part: StartInfo | Unread
+    draft_a_part: DraftAInfo | Unread
+
+    @property
+    def registers(self) -> Registers:
+        return self.snapshot.registers
+
+    @property
+    def segments(self) -> Segments:
+        return self.snapshot.segments
+
+    @property
+    def start_info(self) -> StartInfo:
+        """The shipped start_info; raises `Unavailable` where there is none."""
+        return seen(self.start_info_part)
+
+    @property
+    def draft_a(self) -> DraftAInfo:
+        """Draft A's structure; raises `Unavailable` where there is none."""
+        return seen(self.draft_a_part)
+
+    def readable(self, address: int, size: int) -> bool:
+        """Whether RAM or ROM is behind every byte of the range; raises `Unavailable` when neither could be learnt.
+
+        The machine's own layout decides where it is known: with paging on QEMU's stub answers zeros for what is not there.
+        """
+        if address + size > 1 << 64:
+            return False
+        backed = _backed(self.snapshot, address, size)
+        if backed is not None:
+            return backed
+        try:
+            self.snapshot.memory.read(address, size)
+        except NeedMemory:
+            raise Unavailable(f"memory at {address:#x} was not looked at") from None
+        except Unavailable:
+            return False
+        return True
+
+
+def _backed(snapshot: Snapshot, address: int, size: int) -> bool | None:
+    if snapshot.backing is None:
+        return None
+    end = address + max(size, 1)
+    for area in sorted(snapshot.backing, key=lambda area: area.start):
+        if area.kind in ("ram", "rom", "nv-ram") and area.start <= address < area.end:
+            address = min(area.end, end)
+        if address >= end:
+            return True
+    return False
+
+
+class _Reader:
+    """The snapshot's memory as the decoder may use it: what the machine backs with nothing is refused, not read."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+
+    def read(self, address: int, size: int) -> bytes:
+        if _backed(self._snapshot, address, size) is False:
+            raise Unavailable(f"{address:#x} is in no RAM or ROM of the machine")
+        return self._snapshot.memory.read(address, size)
+
+    def text(self, address: int) -> Text:
+        data = b""
+        while len(data) < TEXT_BOUND:
+            step = min(TEXT_STEP - (address + len(data)) % TEXT_STEP, TEXT_BOUND - len(data))
+            try:
+                data += self.read(address + len(data), step)
+            except Unavailable:
+                if not data:
+                    raise
+                return Text(address, data, terminated=False)
+            end = data.find(0)
+            if end >= 0:
+                return Text(address, data[:end], terminated=True)
+        return Text(address, data, terminated=False)
+
+
+def decode(snapshot: Snapshot, revision: Revision) -> BootState | NeedMemory:
+    """Decode `snapshot` to be judged by `revision`; or say which memory is needed first.
+
+    Raises nothing for any content of registers or memory.
+    """
+    try:
+        return _decode(snapshot, revision)
+    except NeedMemory as need:
+        return need
+
+
+def _decode(snapshot: Snapshot, revision: Revision) -> BootState:
+    reader, registers = _Reader(snapshot), snapshot.registers
+    pvh = is_pvh(registers, reader)
+    other = None if pvh else recognise(registers, reader)
+    draft_a: DraftAInfo | Unread = Unread("the machine was not judged by Draft A")
+    if revision is DRAFT_A or other is DRAFT_A_SIGNATURE:
+        draft_a = _or_unread(lambda: _draft_a(reader, registers["esi"]))
+    return BootState(
+        snapshot,
+        revision,
+        None if revision is DRAFT_A and other is DRAFT_A_SIGNATURE else other,
+        pvh,
+        identify(registers, snapshot.segments, reader),
+        _or_unread(lambda: _start_info(reader, registers["ebx"])) if pvh else Unread(_why_none(snapshot)),
+        draft_a,
+    )
+
+
+def _why_none(snapshot: Snapshot) -> str:
+    ebx = snapshot.registers.get("ebx")
+    if ebx is None:
+        return "no start_info: ebx was not observed"
+    return f"no start_info: the magic is not at ebx = {ebx:#x}"
+
+
+def _or_unread(part: Callable[[], T]) -> T | Unread:
+    try:
+        return part()
+    except Unavailable as gap:
+        return Unread(gap.reason)
+
+
+# --- the shipped ABI ----------------------------------------------------------------------------------------------
+
+
+def _start_info(reader: _Reader, address: int) -> StartInfo:
+    raw = StartInfoV0.decode(reader.read(address, StartInfoV0.sizeof()))
+    if raw.version >= 1:  # later versions only append: their prefix is read as what is known
+        raw = StartInfoV1.decode(reader.read(address, StartInfoV1.sizeof()))
+    rsdp = _or_unread(lambda: _rsdp(reader, raw.rsdp_paddr)) if raw.rsdp_paddr else None
+    return StartInfo(
+        address,
+        raw,
+        _or_unread(lambda: _modules(reader, raw)),
+        _or_unread(lambda: reader.text(raw.cmdline_paddr)) if raw.cmdline_paddr else None,
+        rsdp,
+        _or_unread(lambda: _root_tables(reader, rsdp)),
+        _or_unread(lambda: _memory_map(reader, raw)) if isinstance(raw, StartInfoV1) and raw.memmap_entries else None,
+    )
+
+
+def _modules(reader: _Reader, raw: StartInfoV0) -> tuple[Module, ...]:
+    if not raw.nr_modules:
+        return ()
+    if not raw.modlist_paddr:
+        raise Unavailable("modlist_paddr is 0: there is no module list")
+    count, size = min(raw.nr_modules, MODULE_BOUND), ModuleEntry.sizeof()
+    data = reader.read(raw.modlist_paddr, count * size)
+    return tuple(
+        _module(reader, raw.modlist_paddr + index * size, ModuleEntry.decode(data, index * size)) for index in range(count)
+    )
+
+
+def _module(reader: _Reader, address: int, entry: ModuleEntry) -> Module:
+    line = _or_unread(lambda: reader.text(entry.cmdline_paddr)) if entry.cmdline_paddr else None
+    return Module(address, entry, line, _kind_at(reader, entry.paddr, entry.size))
+
+
+def _kind_at(reader: _Reader, address: int, size: int) -> str:
+    if not address or not size:
+        return "empty"
+    try:
+        return payload.kind(reader.read(address, min(size, payload.SNIFF)))
+    except Unavailable:
+        return "unreadable"
+
+
+def _memory_map(reader: _Reader, raw: StartInfoV1) -> tuple[MemoryMapEntry, ...]:
+    if not raw.memmap_paddr:
+        raise Unavailable("memmap_paddr is 0: there is no memory map")
+    count, size = min(raw.memmap_entries, MEMORY_MAP_BOUND), MemoryMapEntry.sizeof()
+    data = reader.read(raw.memmap_paddr, count * size)
+    return tuple(MemoryMapEntry.decode(data, index * size) for index in range(count))
+
+
+def _rsdp(reader: _Reader, address: int) -> acpi.Rsdp:
+    data = reader.read(address, acpi.RsdpV1.sizeof())
+    head = acpi.RsdpV1.decode(data)
+    if head.signature != acpi.RSDP_SIGNATURE or head.revision < 2:
+        return acpi.Rsdp(address, head, None, data)
+    whole = acpi.RsdpV1.sizeof() + acpi.RsdpV2.sizeof()
+    data = reader.read(address, whole)
+    tail = acpi.RsdpV2.decode(data, acpi.RsdpV1.sizeof())
+    if whole < tail.length <= acpi.TABLE_LIMIT:
+        data = reader.read(address, tail.length)
+    return acpi.Rsdp(address, head, tail, data)
+
+
+def _root_tables(reader: _Reader, rsdp: acpi.Rsdp | Unread | None) -> tuple[acpi.RootTable, ...]:
+    if rsdp is None:
+        return ()
+    root = seen(rsdp)
+    if root.head.signature != acpi.RSDP_SIGNATURE:
+        raise Unavailable("what rsdp_paddr points to is no RSDP")
+    wanted = ((b"RSDT", root.head.rsdt_address, 4), (b"XSDT", root.xsdt_address, 8))
+    return tuple(_root_table(reader, name, address, width) for name, address, width in wanted if address)
+
+
+def _root_table(reader: _Reader, expected: bytes, address: int, width: int) -> acpi.RootTable:
+    size = acpi.TableHeader.sizeof()
+    try:
+        header = acpi.TableHeader.decode(reader.read(address, size))
+        if header.signature != expected:
+            return acpi.RootTable(expected, address, header, False, f"its signature is {header.signature!r}")
+        if not size <= header.length <= acpi.TABLE_LIMIT:
+            return acpi.RootTable(expected, address, header, False, f"its length is {header.length:#x}")
+        data = reader.read(address, header.length)
+    except Unavailable as gap:
+        return acpi.RootTable(expected, address, None, False, gap.reason)
+    entries = tuple(
+        int.from_bytes(data[offset : offset + width], "little") for offset in range(size, len(data) - width + 1, width)
+    )[:ROOT_TABLE_ENTRIES]
+    sound = acpi.checksum_ok(data)
+    return acpi.RootTable(expected, address, header, sound, "" if sound else "its checksum is wrong", entries)
+
+
+# --- Draft A ------------------------------------------------------------------------------------------------------
+
+
+def _draft_a(reader: _Reader, address: int) -> DraftAInfo:
+    if not address:
+        raise Unavailable("esi is 0: there is no start_info page")
+    magic = reader.read(address, 32)
+    width = 64 if b"x86_64" in magic else 32 if b"x86_32" in magic else _draft_a_width(reader, address)
+    layout = DraftAStartInfo64 if width == 64 else DraftAStartInfo32
+    raw = layout.decode(reader.read(address, layout.sizeof()))
+    return DraftAInfo(address, width, raw, _kind_at(reader, raw.mod_start, raw.mod_len))
+
+
+def _draft_a_width(reader: _Reader, address: int) -> int:
+    """The width whose command line is a string: in the other one its place holds numbers, or its beginning is cut off."""
+    data = reader.read(address, DraftAStartInfo64.sizeof())
+    narrow = data[DraftAStartInfo32.offset_of("cmd_line") : DraftAStartInfo64.offset_of("cmd_line")]
+    text = narrow.split(b"\0", 1)[0]
+    return 32 if text and all(0x20 <= byte < 0x7F for byte in text) else 64

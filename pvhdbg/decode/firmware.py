@@ -1,0 +1,47 @@
+"""Which firmware made the hand-off, told by what it left behind and never by the machine's name.
+
+Debian 12's QEMU 7.2 has qboot behind `-M microvm`, later ones SeaBIOS; `-bios` may put either anywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pvhdbg.model import MemoryView, Registers, Segments, Unavailable
+from pvhdbg.spec.deviations import PVH_BIN, QBOOT
+
+_OPTION_ROMS = range(0xC0000, 0xF0000)
+_ROM_ALIGNMENT = 0x800  # BIOS Boot Specification: option ROMs are looked for every 2 KiB
+_PVH_BIN_SIZE = 1536
+_TOP_OF_FLASH = range(0xFFFF0000, 1 << 32)  # qboot is one 64 KiB image below 4 GiB
+_MULTIBOOT_EAX = 0x2BADB002
+
+
+@dataclass(frozen=True)
+class Firmware:
+    """The firmware's name, and what it was told by."""
+
+    name: str
+    evidence: str
+
+
+def identify(registers: Registers, segments: Segments, memory: MemoryView) -> Firmware | None:
+    """The firmware that jumped to the entry, or None. Raises NeedMemory.
+
+    The GDT that it left loaded lies in its own image: pvh.bin's in an option ROM that says "PVH loader", qboot's in the
+    top 64 KiB of the flash, and qboot alone leaves multiboot's number in eax (boot_pvh_from_fw_cfg).
+    """
+    if segments.gdt is None:
+        return None
+    base = segments.gdt.base
+    if base in _TOP_OF_FLASH and registers.get("eax") == _MULTIBOOT_EAX:
+        return Firmware(QBOOT, f"its GDT at {base:#x} is in the top 64 KiB of flash, and eax holds {_MULTIBOOT_EAX:#x}")
+    if base in _OPTION_ROMS:
+        start = base & ~(_ROM_ALIGNMENT - 1)
+        try:
+            rom = memory.read(start, _PVH_BIN_SIZE)
+        except Unavailable:
+            return None
+        if rom.startswith(b"\x55\xaa") and b"PVH loader" in rom:
+            return Firmware(PVH_BIN, f'its GDT at {base:#x} is in the option ROM "PVH loader" at {start:#x}')
+    return None

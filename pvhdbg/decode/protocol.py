@@ -1,0 +1,52 @@
+"""Which boot protocol a machine was entered by: memory decides before registers do."""
+
+from __future__ import annotations
+
+from pvhdbg.model import MemoryView, Registers, Unavailable
+from pvhdbg.spec.protocols import SIGNATURES, Plausible, Signature, Words
+from pvhdbg.spec.start_info import START_MAGIC
+from pvhdbg.spec.x86 import CR0, EFER
+
+
+def is_pvh(registers: Registers, memory: MemoryView) -> bool:
+    """Whether [ebx] holds the shipped ABI's magic. Raises NeedMemory; what cannot be read is not PVH's magic."""
+    try:
+        return int.from_bytes(memory.read(registers["ebx"], 4), "little") == START_MAGIC
+    except Unavailable:
+        return False
+
+
+def recognise(registers: Registers, memory: MemoryView) -> Signature | None:
+    """The other protocol whose whole signature matches, or None. Raises NeedMemory for what it has to look at."""
+    for signature in SIGNATURES:
+        if _mode_matches(signature, registers) and _registers_match(signature, registers):
+            try:
+                if all(_memory_matches(probe, registers, memory) for probe in signature.memory):
+                    return signature
+            except Unavailable:
+                continue
+    return None
+
+
+def _mode_matches(signature: Signature, registers: Registers) -> bool:
+    cr0, efer = registers.get("cr0"), registers.get("efer")
+    wanted = (
+        (signature.protected, cr0, CR0["PE"]),
+        (signature.paging, cr0, CR0["PG"]),
+        (signature.long_mode, efer, EFER["LMA"]),
+    )
+    # A stub that shows no control registers leaves the mode open; memory then has to be enough.
+    return all(want is None or value is None or bool(value >> bit & 1) == want for want, value, bit in wanted)
+
+
+def _registers_match(signature: Signature, registers: Registers) -> bool:
+    return all(registers.get(name) in values for name, values in signature.registers.items())
+
+
+def _memory_matches(probe: Words | Plausible, registers: Registers, memory: MemoryView) -> bool:
+    base = registers[probe.register]
+    if isinstance(probe, Words):
+        address = (base * 16 if probe.segment else base) + probe.offset
+        return memory.read(address, len(probe.expected)) == probe.expected
+    word = int.from_bytes(memory.read(base + probe.offset, 4), "little")
+    return word & probe.mask == probe.value and (word != 0 or not probe.nonzero)

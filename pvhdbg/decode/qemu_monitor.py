@@ -1,0 +1,97 @@
+"""What QEMU's human monitor prints, as values: `info registers`, `mtree -f`, `roms`, `version`, `kvm`.
+
+The text is a stranger's: unknown lines are passed over, numbers are bounded by their pattern, and what a line does not
+say stays unobserved. Formats as printed by target/i386/cpu-dump.c, softmmu/memory.c and hw/core/loader.c.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from pvhdbg.model import Backing, DescriptorTable, LoadRange, Segment, Segments
+
+_SEGMENT = re.compile(
+    r"^(ES|CS|SS|DS|FS|GS|LDT|TR) ?= ?([0-9a-f]{4}) ([0-9a-f]{8,16}) ([0-9a-f]{8}) ([0-9a-f]{8})", re.MULTILINE
+)
+_TABLE = re.compile(r"^(GDT|IDT)= +([0-9a-f]{8,16}) ([0-9a-f]{8})", re.MULTILINE)
+_A20 = re.compile(r"\bA20=([01])\b")
+_FLAT_RANGE = re.compile(
+    r"^ +([0-9a-f]{16})-([0-9a-f]{16}) \(prio -?\d+, ([^)]+)\): ([^\n]*?)(?: @[0-9a-f]{16})?(?: KVM)?$", re.MULTILINE
+)
+_ROM = re.compile(r'^addr=([0-9a-f]{8,16}) size=0x([0-9a-f]+) mem=(\w+) name="([^"\n]*)"', re.MULTILINE)
+_ROM_SEGMENT = re.compile(r"^(.*) ELF program header segment \d+$")
+_VERSION = re.compile(r"^(\d+\.\d+(?:\.\d+)?)")
+_MOST = 4096  # ranges or ROMs beyond which a listing is not believed
+
+
+@dataclass(frozen=True)
+class CpuState:
+    """The hidden state in `info registers`: segments and tables, and the A20 gate."""
+
+    segments: Segments
+    a20: bool | None
+
+
+def cpu_state(text: str) -> CpuState:
+    """Decode `info registers`. Lines that are missing leave their values unobserved."""
+    segments = {}
+    for name, selector, base, limit, flags in _SEGMENT.findall(text):
+        # The limit column is already scaled; the nibble in the flags is not kept by every accelerator.
+        segments[name.lower()] = Segment(int(selector, 16), int(base, 16), int(limit, 16), int(flags, 16))
+    tables = {name: DescriptorTable(int(base, 16), int(limit, 16)) for name, base, limit in _TABLE.findall(text)}
+    a20 = _A20.search(text)
+    return CpuState(
+        Segments(segments, tables.get("GDT"), tables.get("IDT"), "the monitor's `info registers` did not show it"),
+        None if a20 is None else a20[1] == "1",
+    )
+
+
+def physical_ranges(text: str) -> tuple[Backing, ...]:
+    """Decode `info mtree -f`: what answers where in the CPU's view of physical memory (`AS "memory"`).
+
+    Empty when the listing holds no such view.
+    """
+    for view in text.split("FlatView #"):
+        if 'AS "memory"' not in view:
+            continue
+        ranges = []
+        for start, end, kind, name in _FLAT_RANGE.findall(view)[:_MOST]:
+            first = int(start, 16)
+            ranges.append(Backing(first, int(end, 16) - first + 1, kind, name))
+        return tuple(ranges)
+    return ()
+
+
+@dataclass(frozen=True)
+class LoadedKernel:
+    """The kernel as `info roms` lists it: the path that QEMU was given, and where its segments were put."""
+
+    path: str
+    loads: tuple[LoadRange, ...]
+
+
+def loaded_kernel(text: str) -> LoadedKernel | None:
+    """The ELF that QEMU loaded, or None when `info roms` lists none."""
+    by_path: dict[str, list[LoadRange]] = {}
+    for address, size, _, name in _ROM.findall(text)[:_MOST]:
+        match = _ROM_SEGMENT.match(name)
+        if match:
+            by_path.setdefault(match[1], []).append(LoadRange(int(address, 16), int(size, 16)))
+    if len(by_path) != 1:  # a second ELF would be a guess
+        return None
+    path, loads = by_path.popitem()
+    return LoadedKernel(path, tuple(loads))
+
+
+def version(text: str) -> str | None:
+    """The version number that `info version` begins with."""
+    match = _VERSION.match(text.strip())
+    return match[1] if match else None
+
+
+def accelerator(text: str) -> str | None:
+    """ "kvm" or "tcg" from `info kvm`; None when it says neither."""
+    if "kvm support: enabled" in text:
+        return "kvm"
+    return "tcg" if "kvm support:" in text else None

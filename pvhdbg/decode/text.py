@@ -1,0 +1,31 @@
+"""The one place where foreign bytes become text: control characters are escaped, nothing reaches a terminal raw."""
+
+from __future__ import annotations
+
+
+def printable(data: bytes | str) -> str:
+    """`data` as one line of safe text: ASCII as it is, everything that could steer a terminal as \\xNN or \\uNNNN."""
+    text = data if isinstance(data, str) else data.decode("latin-1")
+    wide = isinstance(data, str)
+    parts = []
+    for letter in text:
+        code = ord(letter)
+        if letter == "\\":
+            parts.append("\\\\")
+        elif letter == "\n":
+            parts.append("\\n")
+        elif letter == "\t":
+            parts.append("\\t")
+        elif letter.isprintable() and (wide or code < 0x7F):
+            parts.append(letter)
+        else:
+            parts.append(f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}")
+    return "".join(parts)
+
+
+def shorten(text: str, width: int) -> str:
+    """`text` cut to `width` characters, with the number of those left out."""
+    if len(text) <= width:
+        return text
+    kept = max(width - 16, 8)
+    return f"{text[:kept]}… (+{len(text) - kept})"

@@ -1,0 +1,56 @@
+"""All rules, in the order of the specification, and how they are chosen by id."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+from pvhdbg.decode.boot_state import BootState
+from pvhdbg.errors import BadInput
+from pvhdbg.rules import draft_a, machine_state, memory_map, modules, other_protocols, rsdp, segments, start_info
+from pvhdbg.rules.declare import Rule, Verdict, collect
+
+# Chapter titles are what reports and the catalogue page print above them.
+CHAPTERS: tuple[tuple[str, tuple[Rule, ...]], ...] = (
+    ("Machine state", machine_state.CHAPTER),
+    ("Segments", segments.CHAPTER),
+    ("Other protocols", other_protocols.CHAPTER),
+    ("start_info", start_info.CHAPTER),
+    ("Modules", modules.CHAPTER),
+    ("RSDP", rsdp.CHAPTER),
+    ("Memory map", memory_map.CHAPTER),
+    ("Placement", start_info.PLACEMENT),
+    ("Draft A", draft_a.CHAPTER),
+)
+RULES = collect(*(rules for _, rules in CHAPTERS))
+
+
+def find(id: str) -> Rule:
+    """The rule of that id, in any case. Raises BadInput that names the nearest ids."""
+    for one in RULES:
+        if one.id == id.upper():
+            return one
+    near = difflib.get_close_matches(id.upper(), [one.id for one in RULES], 3)
+    hint = f"did you mean {' or '.join(near)}?" if near else "list all with: pvhdbg rules"
+    raise BadInput(f"there is no rule {id!r}", hint)
+
+
+def choose(select: Iterable[str] = (), ignore: Iterable[str] = ()) -> tuple[Rule, ...]:
+    """The rules whose id begins with one of `select` (all, when empty) and with none of `ignore`.
+
+    Raises BadInput for a prefix that no rule has: a check that silently checks nothing is worse than none.
+    """
+    select, ignore = [s.upper() for s in select], [i.upper() for i in ignore]
+    for prefix in (*select, *ignore):
+        if not any(one.id.startswith(prefix) for one in RULES):
+            find(prefix)
+    return tuple(
+        one
+        for one in RULES
+        if (not select or one.id.startswith(tuple(select))) and not (ignore and one.id.startswith(tuple(ignore)))
+    )
+
+
+def judge(boot: BootState, rules: Iterable[Rule] = RULES) -> tuple[Verdict, ...]:
+    """The verdicts of all the rules, in their order."""
+    return tuple(one.judge(boot) for one in rules)

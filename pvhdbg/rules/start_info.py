@@ -1,0 +1,290 @@
+"""start_info itself, its command line and where its parts may lie (start_info.h)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from pvhdbg.decode.boot_state import TEXT_BOUND, BootState, StartInfo, Text, Unread, seen
+from pvhdbg.model import Kernel, LoadRange, Unavailable, Vmm
+from pvhdbg.rules.declare import NotApplicable, Rule, Severity, Violation, rule
+from pvhdbg.rules.examples import START_INFO, at_entry
+from pvhdbg.spec.documents import QEMU_PVH, START_INFO_H, XEN_H, Clause
+from pvhdbg.spec.revisions import ONLY_V1, SHIPPED
+from pvhdbg.spec.start_info import SIF_KNOWN, SIF_PVH, START_FLAGS, MemoryMapEntry, ModuleEntry, flag_names
+
+MUST, SHOULD, INFO = Severity.MUST, Severity.SHOULD, Severity.INFO
+
+FOUR_GIB = 1 << 32
+
+
+def version_1(boot: BootState) -> StartInfo:
+    """start_info, where it is of version 1 or later; otherwise the rule does not apply."""
+    info = boot.start_info
+    if info.v1 is None:
+        raise NotApplicable("a version 0 start_info ends at byte 40")
+    return info
+
+
+@rule(
+    "SI-VERSION-KNOWN",
+    "the version of start_info is one that is known",
+    clause=Clause(START_INFO_H, "NOTE: that ... new versions are guaranteed to be backwards-compatible"),
+    severity=INFO,
+    revisions=SHIPPED,
+    passes=[at_entry(), at_entry(version=0)],
+    fails=[at_entry(version=2), at_entry(version=0xFFFFFFFF)],
+)
+def version_known(boot: BootState) -> Iterator[Violation]:
+    """A reader accepts a higher version and reads the prefix that it knows. It is worth a word because no producer is
+    known to write one: more often the field was overwritten."""
+    version = boot.start_info.raw.version
+    if version > 1:
+        yield Violation("start_info.version", "0 or 1", f"{version}; bytes 0 to 55 are read as version 1")
+
+
+@rule(
+    "SI-VERSION-0",
+    "start_info is of version 1 or later",
+    clause=Clause(START_INFO_H, "Version of this structure. Current version is 1."),
+    severity=SHOULD,
+    revisions=ONLY_V1,
+    passes=[at_entry(), at_entry(version=0, vmm=Vmm("Xen", "4.17"))],
+    fails=[at_entry(version=0)],
+)
+def version_0(boot: BootState) -> Iterator[Violation]:
+    """A version 0 structure has no memory map. Under Xen a guest asks the hypervisor; anywhere else Linux has no way to
+    learn its memory and stops. Xen's dom0 builder still writes 0."""
+    if boot.start_info.raw.version == 0 and boot.snapshot.vmm.name != "Xen":
+        yield Violation("start_info.version", "1", "0: there is no memory map in it")
+
+
+@rule(
+    "SI-FLAGS-KNOWN",
+    "flags holds no undefined bit",
+    clause=Clause(XEN_H, "SIF_PRIVILEGED … SIF_PM_MASK (0xFF<<8)", "lines 894-900"),
+    severity=SHOULD,
+    revisions=SHIPPED,
+    passes=[at_entry(), at_entry(flags=3)],
+    fails=[at_entry(flags=0x80000000), at_entry(flags=0x20)],
+)
+def flags_known(boot: BootState) -> Iterator[Violation]:
+    """Undefined bits mean that the field was not initialised, and a later Xen may give them a meaning."""
+    flags = boot.start_info.raw.flags
+    if flags & ~SIF_KNOWN:
+        yield Violation("start_info.flags", f"no bits outside {SIF_KNOWN:#x}", f"{flags:#x}")
+
+
+@rule(
+    "SI-FLAGS-PVH",
+    "flags holds only what PVH uses",
+    clause=Clause(XEN_H, "SIF_PRIVILEGED (1<<0), SIF_INITDOMAIN (1<<1)"),
+    severity=INFO,
+    revisions=SHIPPED,
+    passes=[at_entry(flags=0), at_entry(flags=3)],
+    fails=[at_entry(flags=2), at_entry(flags=4)],
+)
+def flags_pvh(boot: BootState) -> Iterator[Violation]:
+    """Bits 2 to 4 and the power management mask belong to the PV start_info. The initial domain is always privileged."""
+    flags = boot.start_info.raw.flags
+    if flags & SIF_KNOWN & ~SIF_PVH:
+        yield Violation("start_info.flags", "SIF_PRIVILEGED or SIF_INITDOMAIN", " ".join(flag_names(flags)))
+    if flags & START_FLAGS["SIF_INITDOMAIN"] and not flags & START_FLAGS["SIF_PRIVILEGED"]:
+        yield Violation("start_info.flags", "SIF_INITDOMAIN only with SIF_PRIVILEGED", f"{flags:#x}")
+
+
+@rule(
+    "SI-RESERVED-0",
+    "the reserved word is zero",
+    clause=Clause(START_INFO_H, "uint32_t reserved; /* Must be zero. */"),
+    severity=MUST,
+    revisions=ONLY_V1,
+    passes=[at_entry()],
+    fails=[at_entry(reserved=0xDEADBEEF)],
+)
+def reserved_0(boot: BootState) -> Iterator[Violation]:
+    """The next version may put a field there that a guest believes."""
+    v1 = version_1(boot).v1
+    if v1 is not None and v1.reserved:
+        yield Violation("start_info.reserved", "0x0", f"{v1.reserved:#x}")
+
+
+def _command_line(boot: BootState) -> Text | Unread:
+    line = boot.start_info.command_line
+    if line is None:
+        raise NotApplicable("cmdline_paddr is 0: there is no command line")
+    return line
+
+
+@rule(
+    "SI-CMDLINE-NUL",
+    "the command line can be read and ends",
+    clause=Clause(START_INFO_H, "Physical address of the command line; a zero-terminated ASCII string"),
+    severity=MUST,
+    revisions=SHIPPED,
+    passes=[at_entry(), at_entry(cmdline_paddr=0)],
+    fails=[
+        at_entry(cmdline_paddr=0xB0000000),
+        at_entry(cmdline_paddr=0x200000, memory={0x200000: b"x" * (TEXT_BOUND + 1)}),
+    ],
+)
+def cmdline_nul(boot: BootState) -> Iterator[Violation]:
+    """Every guest measures it with an unbounded strlen."""
+    line = _command_line(boot)
+    address = boot.start_info.raw.cmdline_paddr
+    if isinstance(line, Unread):
+        yield Violation("start_info.cmdline_paddr", "a readable string", f"{address:#x}: {line.reason}")
+    elif not line.terminated:
+        yield Violation(f"[{address:#x}]", f"a NUL within {TEXT_BOUND:#x} bytes", f"none in {len(line.data):#x} bytes")
+
+
+@rule(
+    "SI-CMDLINE-ASCII",
+    "the command line is ASCII",
+    clause=Clause(START_INFO_H, "a zero-terminated ASCII string"),
+    severity=SHOULD,
+    revisions=SHIPPED,
+    passes=[at_entry(), at_entry(cmdline_paddr=0)],
+    fails=[at_entry(command_line=b"caf\xc3\xa9\0")],
+)
+def cmdline_ascii(boot: BootState) -> Iterator[Violation]:
+    """Bytes above 0x7f come from a UTF-8 shell, or from memory that is no command line."""
+    line = seen(_command_line(boot))
+    first = next((index for index, byte in enumerate(line.data) if byte >= 0x80), None)
+    if first is not None:
+        yield Violation(f"command_line[{first}]", "a byte below 0x80", f"{line.data[first]:#x}")
+
+
+@rule(
+    "SI-CMDLINE-LEN-QEMU",
+    "the command line fits into the buffer of QEMU's pvh.bin",
+    clause=Clause(QEMU_PVH, "static uint8_t cmdline_buffer[CMDLINE_BUFSIZE] is filled before its size is compared"),
+    severity=INFO,
+    revisions=SHIPPED,
+    passes=[at_entry(), at_entry(cmdline_paddr=0)],
+    fails=[at_entry(cmdline_paddr=START_INFO - 0x1020, memory={START_INFO - 0x1020: b"x" * 4100 + b"\0"})],
+)
+def cmdline_len_qemu(boot: BootState) -> Iterator[Violation]:
+    """pvh.bin reads the command line into 4096 bytes that lie 0x1020 bytes in front of start_info, without a bound. From
+    4113 characters on it spoils the module list, from 4128 on the magic: shorten it, or use another firmware."""
+    line, info = seen(_command_line(boot)), boot.start_info
+    if len(line.data) >= 4096 and info.address == line.address + 0x1020:
+        yield Violation("command_line", "at most 4095 characters", f"{len(line.data)} characters overflow pvh.bin's buffer")
+
+
+# --- where the parts lie ------------------------------------------------------------------------------------------
+
+
+class _Part(NamedTuple):
+    name: str
+    start: int
+    size: int
+
+    @property
+    def end(self) -> int:
+        return self.start + self.size
+
+
+def _parts(boot: BootState) -> list[_Part]:
+    """Every part of the hand-off that has an address, in the order of the structure. Absent parts are left out."""
+    info = boot.start_info
+    raw, v1 = info.raw, info.v1
+    parts = [_Part("start_info", info.address, raw.sizeof())]
+    if raw.nr_modules and raw.modlist_paddr:
+        parts.append(_Part("modlist", raw.modlist_paddr, raw.nr_modules * ModuleEntry.sizeof()))
+    if v1 is not None and v1.memmap_entries and v1.memmap_paddr:
+        parts.append(_Part("memmap", v1.memmap_paddr, v1.memmap_entries * MemoryMapEntry.sizeof()))
+    if isinstance(info.command_line, Text):
+        parts.append(_Part("command_line", raw.cmdline_paddr, len(info.command_line.data) + 1))
+    if not isinstance(info.modules, Unread):
+        for index, module in enumerate(info.modules):
+            if module.entry.paddr and module.entry.size:
+                parts.append(_Part(f"modules[{index}]", module.entry.paddr, module.entry.size))
+    return parts
+
+
+@rule(
+    "SI-4G",
+    "everything lies below 4 GiB",
+    clause=Clause(START_INFO_H, "Xen on x86 will always try to place all the data below the 4GiB boundary."),
+    severity=SHOULD,
+    revisions=SHIPPED,
+    passes=[at_entry()],
+    fails=[at_entry(rsdp_paddr=FOUR_GIB), at_entry(modules=[ModuleEntry(FOUR_GIB - 0x1000, 0x2000, 0, 0)])],
+)
+def below_4g(boot: BootState) -> Iterator[Violation]:
+    """A guest reads start_info from 32-bit code, or with 1 GiB mapped: Linux dies in xen_prepare_pvh, Xen refuses."""
+    raw, v1 = boot.start_info.raw, boot.start_info.v1
+    named = {"cmdline_paddr": raw.cmdline_paddr, "modlist_paddr": raw.modlist_paddr, "rsdp_paddr": raw.rsdp_paddr}
+    if v1 is not None:
+        named["memmap_paddr"] = v1.memmap_paddr
+    for name, address in named.items():
+        if address >= FOUR_GIB:
+            yield Violation(f"start_info.{name}", "below 0x100000000", f"{address:#x}")
+    for part in _parts(boot):
+        if part.name.startswith("modules[") and part.end > FOUR_GIB:
+            yield Violation(part.name, "below 0x100000000", f"{part.start:#x} to {part.end:#x}")
+
+
+@rule(
+    "SI-OVERLAP",
+    "no two parts of the hand-off share memory",
+    clause=Clause(START_INFO_H, "the data is placed in guest memory (nothing says that parts may share it)"),
+    severity=SHOULD,
+    revisions=SHIPPED,
+    passes=[at_entry()],
+    fails=[
+        at_entry(cmdline_paddr=START_INFO + 8),
+        at_entry(modules=[ModuleEntry(0x1000000, 0x1000, 0, 0)]),
+        at_entry(kernel=Kernel(loads=(LoadRange(START_INFO, 0x1000),))),
+    ],
+)
+def overlap(boot: BootState) -> Iterator[Violation]:
+    """What is written later wins: a ramdisk over the kernel's bss is zeroed by the kernel, a command line over the
+    module list changes it while it is read."""
+    parts = _parts(boot)
+    kernel = boot.snapshot.kernel
+    loads = [_Part("kernel", load.start, load.size) for load in kernel.loads if load.size] if kernel else []
+    everything = sorted((*parts, *loads), key=lambda part: part.start)
+    reaching = everything[0]
+    for part in everything[1:]:
+        if part.start < reaching.end and not part.name == reaching.name == "kernel":
+            yield Violation(
+                f"{reaching.name} and {part.name}",
+                "apart",
+                f"{reaching.start:#x} to {reaching.end:#x} and {part.start:#x} to {part.end:#x}",
+            )
+        if part.end > reaching.end:
+            reaching = part
+    if not loads:
+        raise Unavailable("where the kernel lies was not learnt; name its file with --kernel")
+
+
+@rule(
+    "SI-ALIGN",
+    "the structures are 8-byte aligned",
+    clause=Clause(START_INFO_H, "(the text demands no alignment)"),
+    severity=INFO,
+    revisions=SHIPPED,
+    passes=[at_entry()],
+    fails=[at_entry(ebx=0x6004, memory={0x6004: b"\x78\xc5\x6e\x33" + bytes(52)})],
+)
+def align(boot: BootState) -> Iterator[Violation]:
+    """Nothing demands it, and x86 does not mind; a reader in a language with aligned references (Rust) has undefined
+    behaviour. qboot's module list is 4-byte aligned."""
+    for part in _parts(boot):
+        if part.name in ("start_info", "modlist", "memmap") and part.start % 8:
+            yield Violation(part.name, "8-byte aligned", f"{part.start:#x}")
+
+
+CHAPTER: tuple[Rule, ...] = (
+    version_known,
+    version_0,
+    flags_known,
+    flags_pvh,
+    reserved_0,
+    cmdline_nul,
+    cmdline_ascii,
+    cmdline_len_qemu,
+)
+PLACEMENT: tuple[Rule, ...] = (below_4g, overlap, align)

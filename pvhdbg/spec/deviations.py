@@ -1,0 +1,86 @@
+"""Departures of shipped VMMs from the ABI that are on record: who, since when, with exactly which value, and why.
+
+A violation that matches one is KNOWN and not a FAIL; any other value of the same rule is a FAIL like everybody's. They
+speak of the VMM's own hand-off, never of an entry that a guest made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PVH_BIN = "SeaBIOS + pvh.bin"
+QBOOT = "qboot"
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """One recorded departure.
+
+    `since` and `until` bound the VMM's version (inclusive; empty is unbounded); `found` holds the exact observed values, in
+    the words in which the rule reports them.
+    """
+
+    key: str
+    rule: str
+    vmm: str
+    firmware: frozenset[str]
+    found: frozenset[str]
+    why: str
+    source: str
+    since: tuple[int, ...] = ()
+    until: tuple[int, ...] = ()
+    always: bool = True  # it occurs in every boot of that VMM: its absence is worth a word
+
+    def covers(self, vmm: str | None, release: tuple[int, ...], firmware: str | None) -> bool:
+        """Whether this record speaks of that VMM, version and firmware. An unknown version is not on record."""
+        if vmm != self.vmm or firmware not in self.firmware or not release:
+            return False
+        return release >= self.since and (not self.until or release[: len(self.until)] <= self.until)
+
+
+DEVIATIONS = (
+    Deviation(
+        "QEMU-TR-LIMIT",
+        "PVH-TR-LIMIT",
+        "QEMU",
+        frozenset({PVH_BIN, QBOOT}),
+        frozenset({"0xffff"}),
+        "neither pvh.bin nor qboot loads a task register: the CPU's reset value is left in it",
+        "QEMU pc-bios/optionrom/pvh.S and qboot entry.S hold no ltr; measured on 7.2.22 and 10.0.2, TCG",
+        since=(4, 0),
+    ),
+    Deviation(
+        "QBOOT-MAP-END-TYPE",
+        "SI-MM-TYPE",
+        "QEMU",
+        frozenset({QBOOT}),
+        frozenset({"0x0 (entry is all zero)"}),
+        "qboot's extract_e820() counts one entry too many when it does not add the MMCONFIG range",
+        "qboot main.c; measured with QEMU 7.2.22 on microvm and pc",
+        since=(4, 0),
+        always=False,
+    ),
+    Deviation(
+        "QBOOT-MAP-END-SIZE",
+        "SI-MM-SIZE0",
+        "QEMU",
+        frozenset({QBOOT}),
+        frozenset({"0x0 (entry is all zero)"}),
+        "qboot's extract_e820() counts one entry too many when it does not add the MMCONFIG range",
+        "qboot main.c; measured with QEMU 7.2.22 on microvm and pc",
+        since=(4, 0),
+        always=False,
+    ),
+    Deviation(
+        "QBOOT-MODULE-RESERVED",
+        "SI-MOD-RESERVED",
+        "QEMU",
+        frozenset({QBOOT}),
+        frozenset({"0x965000000", "0x65000000"}),
+        "qboot's module entry is a local variable of boot_pvh_from_fw_cfg() of which it writes paddr and size only: "
+        "the rest is what was on its stack",
+        "qboot fw_cfg.c; both values measured with QEMU 7.2.22 (microvm, and pc with -bios qboot.rom)",
+        since=(4, 0),
+        always=False,
+    ),
+)  # fmt: skip

@@ -1,0 +1,59 @@
+"""The documents that are cited, and how a clause of one is cited."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Document(NamedTuple):
+    """A published text: its short name, where it is found, and the state of it that was read."""
+
+    name: str
+    url: str
+    state: str
+
+
+class Clause(NamedTuple):
+    """A passage of a document: its words, and where in the document they stand."""
+
+    document: Document
+    words: str
+    where: str = ""
+
+    def __str__(self) -> str:
+        place = f", {self.where}" if self.where else ""
+        return f"{self.document.name}{place}: “{self.words}”"
+
+
+_XEN = "https://xenbits.xen.org/gitweb/?p=xen.git;a=blob;f="
+
+PVH_PANDOC = Document("docs/misc/pvh.pandoc", f"{_XEN}docs/misc/pvh.pandoc", "Xen c447b7308b, 2026-08-20")
+START_INFO_H = Document(
+    "public/arch-x86/hvm/start_info.h",
+    f"{_XEN}xen/include/public/arch-x86/hvm/start_info.h",
+    "Xen c447b7308b, 2026-08-20",
+)
+ELFNOTE_H = Document("public/elfnote.h", f"{_XEN}xen/include/public/elfnote.h", "Xen c447b7308b, 2026-08-20")
+XEN_H = Document("public/xen.h", f"{_XEN}xen/include/public/xen.h", "Xen c447b7308b, 2026-08-20")
+DRAFT_A_MAIL = Document(
+    "[Draft A] Boot ABI for HVM guests without a device-model",
+    "https://lists.xenproject.org/archives/html/xen-devel/2015-06/",
+    "xen-devel, 2015-06-10",
+)
+ACPI = Document("ACPI specification", "https://uefi.org/specifications", "6.2")
+LINUX_PVH = Document(
+    "arch/x86/platform/pvh/enlighten.c",
+    "https://git.kernel.org/pub/scm/linux/kernel/git/torvalds/linux.git/tree/arch/x86/platform/pvh/enlighten.c",
+    "Linux 6.x",
+)
+LINUX_BOOT = Document("Documentation/arch/x86/boot.rst", "https://docs.kernel.org/arch/x86/boot.html", "Linux 6.x")
+FREEBSD_PVH = Document("sys/x86/xen/pv.c", "https://cgit.freebsd.org/src/tree/sys/x86/xen/pv.c", "FreeBSD eb5956fdfb")
+QEMU_PVH = Document("pc-bios/optionrom/pvh_main.c", "https://gitlab.com/qemu-project/qemu", "QEMU d649689a8e")
+QBOOT = Document("qboot fw_cfg.c", "https://github.com/qemu/qboot/blob/master/fw_cfg.c", "qboot a5300c4")
+MULTIBOOT = Document(
+    "Multiboot Specification", "https://www.gnu.org/software/grub/manual/multiboot/multiboot.html", "0.6.96"
+)
+MULTIBOOT2 = Document(
+    "Multiboot2 Specification", "https://www.gnu.org/software/grub/manual/multiboot2/multiboot.html", "2.0"
+)
+INTEL_SDM = Document("Intel SDM volume 3A", "https://www.intel.com/sdm", "2024")
