@@ -7,7 +7,7 @@ not an exception met half-way. Whatever an adapter changes in the machine, `clos
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -107,36 +107,50 @@ class Target(Protocol):
 Watch = Callable[[str], None]
 
 
-def run_until(target: Target, address: int, timeout: float, *, progress: Watch = lambda _: None) -> Stop:
-    """Run to the linear address `address` with a hardware breakpoint that is gone again afterwards, on every way out.
+RESET_VECTOR = 0xFFFFFFF0  # the linear address of the first instruction after a reset
+_RESET_RIP = 0xFFF0
 
-    Raises EntryNotReached when `timeout` seconds pass (the machine is then stopped where it is), GuestDied when the
-    guest ends first.
+
+def run_until(target: Target, addresses: Collection[int], timeout: float, *, progress: Watch = lambda _: None) -> int:
+    """Run to the first of some linear addresses, and return which. Hardware breakpoints; gone again on every way out.
+
+    A breakpoint at the reset vector tells a reboot at once instead of by time-out. Raises EntryNotReached when `timeout`
+    seconds pass (the machine is then stopped where it is), GuestDied when the guest reboots or ends first.
     """
+    names = " or ".join(f"{address:#x}" for address in sorted(addresses))
     deadline = time.monotonic() + timeout
-    target.set_breakpoint(address)
+    if target.read_registers()["rip"] == _RESET_RIP:
+        target.step()  # off the reset vector, so that the breakpoint there means a reboot
+    watched = (*addresses, RESET_VECTOR)
     try:
+        for address in watched:
+            target.set_breakpoint(address)
         target.resume()
         while True:
-            progress(f"waiting for the guest to reach {address:#x}")
+            progress(f"waiting for the guest to reach {names}")
             try:
                 stop = target.wait(max(deadline - time.monotonic(), 0.001))
             except TargetTimeout:
                 target.interrupt()
-                raise EntryNotReached(f"the guest did not reach {address:#x} within {timeout:g} s") from None
+                raise EntryNotReached(f"the guest did not reach {names} within {timeout:g} s") from None
             except KeyboardInterrupt:
                 target.interrupt()
                 raise
             if stop.kind in (StopKind.SHUTDOWN, StopKind.EXITED):
-                raise GuestDied(f"the guest ended before it reached {address:#x}: {stop.text or stop.kind.value}")
+                raise GuestDied(f"the guest ended before it reached {names}: {stop.text or stop.kind.value}")
             pc = target.read_registers()["rip"]
-            if pc == address:
-                return stop
-            if stop.kind is not StopKind.BREAKPOINT or time.monotonic() > deadline:
-                raise EntryNotReached(f"the machine stopped at {pc:#x} ({stop.kind.value}), not at {address:#x}")
+            if pc in addresses:
+                return pc
+            if pc == _RESET_RIP:
+                raise GuestDied(f"the guest rebooted before it reached {names}")
+            if stop.kind is not StopKind.BREAKPOINT:
+                raise EntryNotReached(f"the machine stopped at {pc:#x} ({stop.kind.value}) before it reached {names}")
+            if time.monotonic() > deadline:
+                raise EntryNotReached(f"the guest did not reach {names} within {timeout:g} s")
             target.resume()
     finally:
-        try:
-            target.clear_breakpoint(address)
-        except Exception:  # the machine is gone; the first error is the one worth telling
-            pass
+        for address in watched:
+            try:
+                target.clear_breakpoint(address)
+            except Exception:
+                pass

@@ -1,0 +1,270 @@
+"""The walk: find the entry, run to it, and read what the decoder asks for.
+
+Rules that keep it honest:
+
+* start_info is read at the stop, before anything else may run: newer guests use its first words as their stack within six
+  instructions.
+* The breakpoint is a hardware one and is gone again on every way out.
+* fw_cfg is asked only while no firmware can be in the middle of reading it.
+* What cannot be read becomes a hole with its reason; the decoder then says UNKNOWN or FAIL, never PASS.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pvhdbg.decode import fw_cfg, qemu_monitor
+from pvhdbg.decode.boot_state import BootState, decode
+from pvhdbg.decode.protocol import is_pvh
+from pvhdbg.errors import EntryNotReached, GuestDied, MemoryUnreadable, TargetError
+from pvhdbg.model import (
+    EntryPoint,
+    Kernel,
+    LoadRange,
+    NeedMemory,
+    Registers,
+    Segments,
+    Snapshot,
+    Unavailable,
+    Vmm,
+)
+from pvhdbg.spec.revisions import Revision
+from pvhdbg.spec.x86 import CR0, EFER
+from pvhdbg.targets.target import Target, run_until
+
+_READS = 8192  # requests of the decoder in one capture: more is a decoder that cannot be satisfied
+_READ_BOUND = 16 << 20  # bytes
+RESET_VECTOR = 0xFFF0  # rip at reset; its linear address is 0xfffffff0
+_FIRMWARE = (range(0xC0000, 0x100000), range(0xFFC00000, 1 << 32))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the user asked for. `entry` is an address (with its `symbol`), `kernel` what is known of the file."""
+
+    revision: Revision
+    entry: int | None = None
+    symbol: str | None = None
+    kernel: Kernel | None = None
+    here: bool = False
+    reset: bool = False
+    timeout: float = 30.0
+
+
+@dataclass(frozen=True)
+class Observations:
+    """What the monitor tells, with None for what it did not."""
+
+    vmm: Vmm = Vmm()
+    segments: Segments = Segments()
+    a20: bool | None = None
+    loaded: qemu_monitor.LoadedKernel | None = None
+    mtree: str = ""
+
+
+Progress = Callable[[str], None]
+ConfirmKernel = Callable[[Target, qemu_monitor.LoadedKernel], "Kernel | None"]
+
+
+def capture(
+    target: Target,
+    plan: Plan,
+    *,
+    progress: Progress = lambda _: None,
+    confirm: ConfirmKernel = lambda _target, _loaded: None,
+    timestamp: str | None = None,
+) -> BootState:
+    """Bring `target` to its PVH entry and decode what is there.
+
+    `confirm` turns the kernel that `info roms` names into a Kernel if its file is readable and is what the guest's memory
+    holds. Raises EntryNotReached, GuestDied and the target's own errors.
+    """
+    entry = _reach(target, plan, progress)
+    progress("reading the machine")
+    snapshot = observe(target, plan, entry, confirm, timestamp)
+    return decoded(target, snapshot, plan.revision)
+
+
+# --- to the entry -------------------------------------------------------------------------------------------------
+
+
+def _reach(target: Target, plan: Plan, progress: Progress) -> EntryPoint:
+    if not target.capabilities.control:
+        raise TargetError(f"{target.name} cannot be run", "use it as a snapshot")
+    if plan.reset:
+        _reset(target)
+    registers = target.read_registers()
+    pc = registers["rip"]
+    if plan.here:
+        return EntryPoint(pc, "here", plan.symbol)
+    noted = plan.kernel.entry if plan.kernel else None
+    wanted = plan.entry if plan.entry is not None else noted
+    found_by = "--entry" if plan.entry is not None else "ELF note"
+    if wanted is not None and pc == wanted and _flat_mode(registers):
+        return EntryPoint(pc, found_by, plan.symbol)
+    told = None if plan.entry is not None else _told_by_fw_cfg(target, registers)
+    if wanted is None:
+        if _at_pvh_entry(target, registers) and told in (None, pc):
+            return EntryPoint(pc, "first stop")
+        if told is None:
+            raise EntryNotReached(f"where the entry is could not be learnt ({where(registers)})", _how_to_learn(target))
+        wanted, found_by = told, "fw_cfg"
+        if pc == told and _flat_mode(registers):
+            return EntryPoint(pc, found_by)
+    if plan.entry is None:
+        _refuse_past(registers, plan.kernel)
+    # A multiboot header hides the note from QEMU: it will be entered where fw_cfg says, and that is worth stopping at.
+    stops = {wanted} if told is None else {wanted, told}
+    try:
+        stopped = run_until(target, stops, plan.timeout, progress=progress)
+    except (EntryNotReached, GuestDied) as error:
+        raise _explained(error, target) from error
+    return EntryPoint(stopped, found_by if stopped == wanted else "fw_cfg", plan.symbol if stopped == wanted else None)
+
+
+def _reset(target: Target) -> None:
+    if not target.capabilities.monitor:
+        raise TargetError(f"{target.name} has no monitor to reset it by", "restart the machine by hand, and attach again")
+    target.monitor("system_reset")
+    deadline = time.monotonic() + 2
+    while target.read_registers()["rip"] != RESET_VECTOR:  # the request is carried out by the main loop, not by the command
+        if time.monotonic() > deadline:
+            raise TargetError("the machine did not reset within 2 s", "restart it by hand, and attach again")
+
+
+def _flat_mode(registers: Registers) -> bool:
+    """Protected mode without paging, as far as is known: a stub that shows no cr0 is not doubted."""
+    cr0 = registers.get("cr0")
+    return cr0 is None or (bool(cr0 >> CR0["PE"] & 1) and not cr0 >> CR0["PG"] & 1)
+
+
+def _at_pvh_entry(target: Target, registers: Registers) -> bool:
+    if not _flat_mode(registers):
+        return False
+    ebx = registers.get("ebx")
+    if not ebx:
+        return False
+    try:
+        snapshot = Snapshot(registers).memory.with_piece(ebx, target.read_memory(ebx, 4))
+        return is_pvh(registers, snapshot)
+    except (MemoryUnreadable, NeedMemory, Unavailable):
+        return False
+
+
+def _told_by_fw_cfg(target: Target, registers: Registers) -> int | None:
+    if not target.capabilities.monitor:
+        return None
+    pc, cr0 = registers["rip"], registers.get("cr0") or 0
+    in_firmware = pc != RESET_VECTOR and not cr0 >> CR0["PG"] & 1 and any(pc in area for area in _FIRMWARE)
+    return None if in_firmware else fw_cfg.kernel_entry(target.monitor)
+
+
+def _how_to_learn(target: Target) -> str:
+    if target.capabilities.monitor:
+        return "name the kernel with --kernel, or start over with --reset"
+    return "name the kernel with --kernel, or the address with --entry"
+
+
+def _refuse_past(registers: Registers, kernel: Kernel | None) -> None:
+    pc, cr0 = registers["rip"], registers.get("cr0")
+    paging = cr0 is not None and bool(cr0 >> CR0["PG"] & 1)
+    inside = kernel is not None and any(load.start <= pc < load.end for load in kernel.loads)
+    if paging or (inside and _flat_mode(registers)):
+        raise EntryNotReached(
+            f"the guest is already past its entry ({where(registers)})",
+            "boot it again to its entry with --reset, or decode it as it stands with --here",
+        )
+
+
+def where(registers: Registers) -> str:
+    """Where a CPU is, in words: "pc 0xffffffff81000000, long mode"."""
+    cr0, efer = registers.get("cr0"), registers.get("efer") or 0
+    if cr0 is None:
+        mode = "mode not observed"
+    elif not cr0 >> CR0["PE"] & 1:
+        mode = "real mode"
+    elif not cr0 >> CR0["PG"] & 1:
+        mode = "protected mode, paging off"
+    else:
+        mode = "long mode" if efer >> EFER["LMA"] & 1 else "protected mode, paging on"
+    return f"pc {registers['rip']:#x}, {mode}"
+
+
+def _explained(error: TargetError, target: Target) -> TargetError:
+    """The same error with what can still be told: where the CPU is, and whether it looks past the entry."""
+    try:
+        registers = target.read_registers()
+    except TargetError:
+        return type(error)(error.what, error.todo or "start it again, and look at its serial output")
+    todo = error.todo or "check that this is the kernel that was loaded, look at its serial output, or give --timeout more"
+    cr0 = registers.get("cr0") or 0
+    if isinstance(error, EntryNotReached) and cr0 >> CR0["PG"] & 1:
+        todo = "the guest is already past its entry: boot it again with --reset, or decode it as it stands with --here"
+    return type(error)(f"{error.what} ({where(registers)})", todo)
+
+
+# --- at the entry -------------------------------------------------------------------------------------------------
+
+
+def observe(
+    target: Target, plan: Plan, entry: EntryPoint, confirm: ConfirmKernel = lambda _t, _l: None, timestamp: str | None = None
+) -> Snapshot:
+    """The machine as it stands: registers, hidden state, memory layout and who runs it; no guest memory yet."""
+    registers = target.read_registers()
+    seen = _monitor(target)
+    kernel = plan.kernel
+    if kernel is None and seen.loaded is not None:
+        kernel = confirm(target, seen.loaded) or Kernel(
+            path=seen.loaded.path, loads=tuple(LoadRange(one.start, one.size) for one in seen.loaded.loads), source="info roms"
+        )
+    backing = qemu_monitor.physical_ranges(seen.mtree) if seen.mtree else ()
+    sources = {"registers": target.via, "memory": target.via}
+    if target.capabilities.monitor:
+        sources |= {"segments": "monitor", "backing": "monitor", "vmm": "monitor"}
+    return Snapshot(
+        registers=registers,
+        segments=seen.segments,
+        a20=seen.a20,
+        backing=backing or None,
+        vmm=seen.vmm,
+        kernel=kernel,
+        entry=entry,
+        sources=sources,
+        captured=timestamp,
+    )
+
+
+def _monitor(target: Target) -> Observations:
+    if not target.capabilities.monitor:
+        return Observations()
+    state = qemu_monitor.cpu_state(target.monitor("info registers"))
+    version = qemu_monitor.version(target.monitor("info version"))
+    return Observations(
+        Vmm("QEMU" if version else None, version, qemu_monitor.accelerator(target.monitor("info kvm"))),
+        state.segments,
+        state.a20,
+        qemu_monitor.loaded_kernel(target.monitor("info roms")),
+        target.monitor("info mtree -f"),
+    )
+
+
+def decoded(target: Target, snapshot: Snapshot, revision: Revision) -> BootState:
+    """Decode `snapshot`, reading from `target` what is needed until the decoder has it all."""
+    budget = _READ_BOUND
+    for _ in range(_READS):
+        state = decode(snapshot, revision)
+        if not isinstance(state, NeedMemory):
+            return state
+        budget -= state.size
+        if budget < 0:
+            memory = snapshot.memory.with_hole(state.address, state.size, "the hand-off is larger than is read of one")
+        else:
+            try:
+                memory = snapshot.memory.with_piece(state.address, target.read_memory(state.address, state.size))
+            except MemoryUnreadable as hole:
+                memory = snapshot.memory.with_hole(state.address, state.size, hole.why)
+        snapshot = dataclasses.replace(snapshot, memory=memory)
+    raise TargetError("the hand-off could not be read within bounds", "report this with the output of `pvhdbg snapshot save`")

@@ -1,0 +1,268 @@
+"""The `.pvhsnap` file: one JSON document of schema `pvhdbg/snapshot/1`, from which a Snapshot is read back unchanged.
+
+Memory is zlib-compressed and base64-coded. Sizes are checked before anything is unpacked: the file is a stranger's.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from pvhdbg.errors import BadSnapshot
+from pvhdbg.model import (
+    Backing,
+    DescriptorTable,
+    EntryPoint,
+    Kernel,
+    LoadRange,
+    Memory,
+    MemoryHole,
+    MemoryPiece,
+    Registers,
+    Segment,
+    Segments,
+    Snapshot,
+    Vmm,
+)
+
+SCHEMA = "pvhdbg/snapshot/1"
+SUFFIX = ".pvhsnap"
+MEMORY_BOUND = 64 << 20  # bytes of guest memory in one file
+FILE_BOUND = 128 << 20
+_ITEMS = 1 << 16
+
+T = TypeVar("T")
+
+
+def encode(snapshot: Snapshot) -> str:
+    """The file's text."""
+    kernel = snapshot.kernel
+    document = {
+        "schema": SCHEMA,
+        "captured": snapshot.captured,
+        "sources": dict(snapshot.sources),
+        "vmm": {"name": snapshot.vmm.name, "version": snapshot.vmm.version, "accelerator": snapshot.vmm.accelerator},
+        "entry": {
+            "address": _hex(snapshot.entry.address),
+            "found_by": snapshot.entry.found_by,
+            "symbol": snapshot.entry.symbol,
+        },
+        "kernel": None
+        if kernel is None
+        else {
+            "path": kernel.path,
+            "build_id": kernel.build_id,
+            "sha256": kernel.sha256,
+            "size": kernel.size,
+            "entry": _hex(kernel.entry),
+            "relocatable": kernel.relocatable,
+            "loads": [[_hex(load.start), _hex(load.size)] for load in kernel.loads],
+            "source": kernel.source,
+            "elf_class": kernel.elf_class,
+        },
+        "registers": {name: _hex(snapshot.registers.values[name]) for name in snapshot.registers},
+        "registers_missing": snapshot.registers.missing,
+        "segments": {
+            name: {
+                "selector": _hex(one.selector),
+                "base": _hex(one.base),
+                "limit": _hex(one.limit),
+                "flags": _hex(one.flags),
+                "missing": one.missing,
+            }
+            for name, one in snapshot.segments.by_name.items()
+        },
+        "segments_missing": snapshot.segments.missing,
+        "gdt": _table(snapshot.segments.gdt),
+        "idt": _table(snapshot.segments.idt),
+        "a20": snapshot.a20,
+        "backing": None
+        if snapshot.backing is None
+        else [[_hex(area.start), _hex(area.size), area.kind, area.name] for area in snapshot.backing],
+        "memory": [
+            {
+                "address": _hex(piece.address),
+                "size": len(piece.data),
+                "zlib": base64.b64encode(zlib.compress(piece.data, 6)).decode("ascii"),
+            }
+            for piece in snapshot.memory.pieces
+        ],
+        "holes": [[_hex(hole.address), _hex(hole.size), hole.reason] for hole in snapshot.memory.holes],
+    }
+    return json.dumps(document, indent=1) + "\n"
+
+
+def _hex(value: int | None) -> str | None:
+    return None if value is None else f"{value:#x}"
+
+
+def _table(table: DescriptorTable | None) -> list[str] | None:
+    return None if table is None else [f"{table.base:#x}", f"{table.limit:#x}"]
+
+
+def decode(text: str) -> Snapshot:
+    """The Snapshot that `encode` wrote. Raises BadSnapshot, naming the place, for anything else."""
+    if len(text) > FILE_BOUND:
+        raise BadSnapshot(f"the snapshot is larger than {FILE_BOUND >> 20} MiB", "make a new one")
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadSnapshot(f"the snapshot is not JSON: {error}", "it may be cut: make a new one") from error
+    reader = _Reader(document)
+    schema = document.get("schema") if isinstance(document, dict) else None
+    if schema != SCHEMA:
+        newer = isinstance(schema, str) and schema.startswith("pvhdbg/snapshot/")
+        raise BadSnapshot(
+            f"the file's schema is {schema!r:.60}, not {SCHEMA}",
+            "read it with a newer pvhdbg" if newer else "give a file that `pvhdbg snapshot save` wrote",
+        )
+    return Snapshot(
+        registers=Registers(reader.mapping("registers", _Reader.number), reader.text("registers_missing") or ""),
+        segments=Segments(
+            reader.mapping("segments", _segment),
+            reader.optional("gdt", _descriptor_table),
+            reader.optional("idt", _descriptor_table),
+            reader.text("segments_missing") or "",
+        ),
+        a20=reader.boolean("a20"),
+        memory=_memory(reader),
+        backing=None
+        if document.get("backing") is None
+        else tuple(
+            reader.rows("backing", lambda r: Backing(r.at(0, r.number), r.at(1, r.number), r.at(2, r.word), r.at(3, r.word)))
+        ),
+        vmm=reader.optional("vmm", lambda r: Vmm(r.text("name"), r.text("version"), r.text("accelerator"))) or Vmm(),
+        kernel=reader.optional("kernel", _kernel),
+        entry=reader.optional("entry", lambda r: EntryPoint(r.hex("address"), r.text("found_by") or "here", r.text("symbol")))
+        or EntryPoint(None, "here"),
+        sources=reader.mapping("sources", _Reader.word),
+        captured=reader.text("captured"),
+    )
+
+
+class _Reader:
+    """One JSON value of the file, read with its path in hand: every error says where it is."""
+
+    def __init__(self, value: Any, path: str = "") -> None:
+        self.value = value
+        self.path = path
+
+    def fail(self, wanted: str) -> BadSnapshot:
+        return BadSnapshot(f"the snapshot is damaged: {self.path or 'it'} is not {wanted}", "make a new one")
+
+    def child(self, name: str) -> _Reader:
+        if not isinstance(self.value, dict):
+            raise self.fail("an object")
+        return _Reader(self.value.get(name), f"{self.path}.{name}".lstrip("."))
+
+    def at(self, index: int, read: Callable[[Any], T]) -> T:
+        if not isinstance(self.value, list) or index >= len(self.value):
+            raise self.fail("a row of the right length")
+        return read(_Reader(self.value[index], f"{self.path}[{index}]"))
+
+    @staticmethod
+    def number(one: Any) -> int:
+        value = one.value
+        if not isinstance(value, str) or not value.startswith("0x") or not 3 <= len(value) <= 18:
+            raise one.fail("a hexadecimal string of at most 64 bits")
+        try:
+            return int(value[2:], 16)
+        except ValueError:
+            raise one.fail("a hexadecimal string") from None
+
+    @staticmethod
+    def word(one: Any) -> str:
+        if not isinstance(one.value, str) or len(one.value) > _ITEMS:
+            raise one.fail("a string")
+        return str(one.value)
+
+    def hex(self, name: str) -> int | None:
+        one = self.child(name)
+        return None if one.value is None else self.number(one)
+
+    def text(self, name: str) -> str | None:
+        one = self.child(name)
+        return None if one.value is None else self.word(one)
+
+    def boolean(self, name: str) -> bool | None:
+        one = self.child(name)
+        if one.value is not None and not isinstance(one.value, bool):
+            raise one.fail("true, false or null")
+        return one.value
+
+    def count(self, name: str) -> int | None:
+        one = self.child(name)
+        if one.value is None:
+            return None
+        if not isinstance(one.value, int) or isinstance(one.value, bool) or not 0 <= one.value < 1 << 64:
+            raise one.fail("a number")
+        return one.value
+
+    def optional(self, name: str, read: Callable[[_Reader], T]) -> T | None:
+        one = self.child(name)
+        return None if one.value is None else read(one)
+
+    def mapping(self, name: str, read: Callable[[Any], T]) -> Mapping[str, T]:
+        one = self.child(name)
+        if not isinstance(one.value, dict) or len(one.value) > _ITEMS:
+            raise one.fail("an object")
+        return {key: read(_Reader(value, f"{one.path}.{key:.40}")) for key, value in one.value.items()}
+
+    def rows(self, name: str, read: Callable[[_Reader], T]) -> list[T]:
+        one = self.child(name)
+        if not isinstance(one.value, list) or len(one.value) > _ITEMS:
+            raise one.fail("a list")
+        return [read(_Reader(value, f"{one.path}[{index}]")) for index, value in enumerate(one.value)]
+
+
+def _segment(one: _Reader) -> Segment:
+    return Segment(one.hex("selector"), one.hex("base"), one.hex("limit"), one.hex("flags"), one.text("missing") or "")
+
+
+def _descriptor_table(one: _Reader) -> DescriptorTable:
+    return DescriptorTable(one.at(0, one.number), one.at(1, one.number))
+
+
+def _kernel(one: _Reader) -> Kernel:
+    return Kernel(
+        path=one.text("path"),
+        build_id=one.text("build_id"),
+        sha256=one.text("sha256"),
+        size=one.count("size"),
+        entry=one.hex("entry"),
+        relocatable=bool(one.boolean("relocatable")),
+        loads=tuple(one.rows("loads", lambda row: LoadRange(row.at(0, row.number), row.at(1, row.number)))),
+        source=one.text("source") or "ELF file",
+        elf_class=one.count("elf_class"),
+    )
+
+
+def _memory(reader: _Reader) -> Memory:
+    budget = MEMORY_BOUND
+    pieces = []
+    for index, (address, size, packed) in enumerate(
+        reader.rows("memory", lambda row: (row.hex("address"), row.count("size"), row.text("zlib")))
+    ):
+        place = _Reader(None, f"memory[{index}]")
+        if address is None or size is None or packed is None:
+            raise place.fail("an address, a size and data")
+        budget -= size
+        if budget < 0:
+            raise BadSnapshot(f"the snapshot holds more than {MEMORY_BOUND >> 20} MiB of memory", "make a new one")
+        pieces.append(MemoryPiece(address, _unpack(packed, size, place)))
+    holes = reader.rows("holes", lambda row: MemoryHole(row.at(0, row.number), row.at(1, row.number), row.at(2, row.word)))
+    return Memory(pieces, holes)
+
+
+def _unpack(packed: str, size: int, place: _Reader) -> bytes:
+    try:
+        inflater = zlib.decompressobj()
+        data = inflater.decompress(base64.b64decode(packed, validate=True), size + 1)
+    except (ValueError, zlib.error):
+        raise place.fail("zlib data in base64") from None
+    if len(data) != size or not inflater.eof:
+        raise place.fail(f"{size} bytes when unpacked")
+    return data

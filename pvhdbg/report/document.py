@@ -1,0 +1,88 @@
+"""A report as data: one machine, its verdicts, and what they amount to. Renderers only turn it into text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pvhdbg.decode.boot_state import BootState
+from pvhdbg.model import Registers
+from pvhdbg.rules.declare import Outcome, Severity, Verdict
+from pvhdbg.spec.x86 import CR0
+
+CONFORMS, VIOLATED, UNDECIDED = 0, 1, 4
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `check`, `attach` and `run` answer with. `warnings` are sentences about how the answer came about."""
+
+    boot: BootState
+    verdicts: tuple[Verdict, ...]
+    strict: bool = False
+    warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def summary(self) -> dict[Outcome, int]:
+        """How many verdicts there are of each outcome, all outcomes listed."""
+        return {outcome: sum(1 for verdict in self.verdicts if verdict.outcome is outcome) for outcome in Outcome}
+
+    @property
+    def exit_code(self) -> int:
+        """0 conforms, 1 violated, 4 undecided under --strict."""
+        if self.boot.other_protocol is not None or any(self._violates(verdict) for verdict in self.verdicts):
+            return VIOLATED
+        undecided = any(v.outcome is Outcome.UNKNOWN and v.severity is not Severity.INFO for v in self.verdicts)
+        return UNDECIDED if self.strict and undecided else CONFORMS
+
+    def _violates(self, verdict: Verdict) -> bool:
+        if verdict.outcome is Outcome.FAIL:
+            return verdict.severity is Severity.MUST or self.strict
+        return verdict.outcome is Outcome.KNOWN and self.strict and verdict.severity is not Severity.INFO
+
+    @property
+    def conclusion(self) -> str:
+        """The verdict in one sentence."""
+        other = self.boot.other_protocol
+        if other is not None:
+            return f"not a PVH entry: the machine was entered by {other.title}"
+        counts = self.summary
+        deviations = _count(counts[Outcome.KNOWN], "known deviation")
+        if self.exit_code == VIOLATED:
+            return "the hand-off VIOLATES the PVH boot ABI"
+        unknown = _count(counts[Outcome.UNKNOWN], "check") + " undecided" if counts[Outcome.UNKNOWN] else ""
+        if self.exit_code == UNDECIDED:
+            return f"undecided: {unknown}"
+        extra = [part for part in (deviations if counts[Outcome.KNOWN] else "", unknown) if part]
+        return "the hand-off conforms to the PVH boot ABI" + (f", with {' and '.join(extra)}" if extra else "")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def mode(registers: Registers, cs_long: bool | None = None) -> str:
+    """The CPU's mode in the field's words, as far as the registers tell: "32-bit protected mode, paging off"."""
+    cr0, efer = registers.get("cr0"), registers.get("efer")
+    if cr0 is None:
+        return "mode not observed"
+    if not cr0 >> CR0["PE"] & 1:
+        return "real mode"
+    if not cr0 >> CR0["PG"] & 1:
+        return "protected mode, paging off"
+    if efer is not None and efer >> 10 & 1:
+        return {None: "long mode", True: "64-bit long mode", False: "compatibility mode"}[cs_long]
+    return "protected mode, paging on"
+
+
+def register_names(registers: Registers, cs_long: bool) -> tuple[str, ...]:
+    """The general registers under the names of the CPU's mode: eax and so on, or rax to r15 in 64-bit code."""
+    short = ("ax", "bx", "cx", "dx", "si", "di", "bp", "sp", "ip")
+    names = tuple(("r" if cs_long else "e") + name for name in short)
+    return (*names, *(f"r{number}" for number in range(8, 16))) if cs_long else names
+
+
+def is_64_bit(boot: BootState) -> bool:
+    """Whether the CPU runs 64-bit code: CS.L with EFER.LMA; without hidden state LMA has to do."""
+    efer = boot.registers.get("efer") or 0
+    flags = boot.segments["cs"].flags
+    return bool(efer >> 10 & 1) and (flags is None or bool(flags >> 21 & 1))

@@ -1,0 +1,341 @@
+"""The report as text for a terminal or a log: what was handed over, what is wrong with it, and the verdict last.
+
+All foreign text passes through `printable`, so that a command line cannot steer the terminal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pvhdbg.decode import acpi
+from pvhdbg.decode.boot_state import BootState, StartInfo, Text, Unread
+from pvhdbg.decode.text import printable, shorten
+from pvhdbg.model import Segment
+from pvhdbg.report import memory_picture
+from pvhdbg.report.document import Report, is_64_bit, mode, register_names
+from pvhdbg.report.style import PLAIN, Style
+from pvhdbg.rules.catalogue import CHAPTERS
+from pvhdbg.rules.declare import Outcome, Rule, Verdict
+from pvhdbg.spec.start_info import flag_names
+from pvhdbg.spec.x86 import REGISTER_BITS, SYSTEM_TYPES, TYPE_CODE, TYPE_READABLE, TYPE_WRITABLE, bit_names
+
+_LINE = 120  # characters of a guest's string that the report shows; `info` shows all
+_MEANING = {
+    Outcome.PASS: "good",
+    Outcome.FAIL: "bad",
+    Outcome.KNOWN: "warn",
+    Outcome.UNKNOWN: "warn",
+    Outcome.REMARK: "note",
+    Outcome.NOT_APPLICABLE: "dim",
+}
+_WORD = {outcome: outcome.name.replace("NOT_APPLICABLE", "N/A") for outcome in Outcome}
+
+
+def render(report: Report, style: Style = PLAIN) -> str:
+    """The whole report."""
+    boot = report.boot
+    blocks = [
+        _header(boot, report.warnings, style),
+        _titled("Registers", registers(boot), style),
+        _titled("Segments", segments(boot), style),
+        _titled("start_info", info(boot, style, _LINE), style),
+        _checks(report, style),
+    ]
+    return "\n".join("\n".join(block) + "\n" for block in blocks if block) + "\n" + _summary(report, style) + "\n"
+
+
+def render_registers(boot: BootState, style: Style = PLAIN) -> str:
+    """What `pvhdbg regs` prints."""
+    blocks = [_header(boot, (), style), _titled("Registers", registers(boot), style), _titled("Segments", segments(boot), style)]
+    return "\n".join("\n".join(block) + "\n" for block in blocks)
+
+
+def render_info(boot: BootState, style: Style = PLAIN) -> str:
+    """What `pvhdbg info` prints."""
+    blocks = [_header(boot, (), style), _titled("start_info", info(boot, style, 1 << 16), style)]
+    return "\n".join("\n".join(block) + "\n" for block in blocks)
+
+
+def _titled(title: str, lines: list[str], style: Style) -> list[str]:
+    return [style("head", title), *lines]
+
+
+# --- the machine --------------------------------------------------------------------------------------------------
+
+
+def _header(boot: BootState, warnings: Iterable[str], style: Style) -> list[str]:
+    snapshot = boot.snapshot
+    rows = [("VMM", _vmm(boot)), ("kernel", _kernel(boot)), ("entry", _entry(boot)), ("protocol", _protocol(boot))]
+    lines = [f"{style('head', f'{name:<9}')} {text}" for name, text in rows]
+    if not snapshot.entry.is_entry:
+        lines.append(style("warn", "caution   decoded as the machine stands (--here): this need not be its entry"))
+    return lines + [style("warn", f"note      {printable(warning)}") for warning in warnings]
+
+
+def _vmm(boot: BootState) -> str:
+    vmm = boot.snapshot.vmm
+    if vmm.name is None:
+        return "not observed (no monitor answers)"
+    words = " ".join(part for part in (vmm.name, vmm.version) if part)
+    accelerator = f", {vmm.accelerator}" if vmm.accelerator else ""
+    firmware = boot.firmware.name if boot.firmware else "not recognised"
+    return f"{printable(words)}{accelerator}; firmware: {firmware}"
+
+
+def _kernel(boot: BootState) -> str:
+    kernel = boot.snapshot.kernel
+    if kernel is None:
+        return "not seen (name it with --kernel)"
+    parts = [printable(kernel.path or "no path")]
+    if kernel.source == "info roms":
+        parts.append("known from the monitor only")
+    if kernel.build_id:
+        parts.append(f"build-id {kernel.build_id[:16]}")
+    if kernel.loads:
+        parts.append(f"at {min(load.start for load in kernel.loads):#x} - {max(load.end for load in kernel.loads):#x}")
+    return ", ".join(parts)
+
+
+def _entry(boot: BootState) -> str:
+    entry = boot.snapshot.entry
+    where = "unknown" if entry.address is None else f"{entry.address:#x}"
+    symbol = f" <{printable(entry.symbol)}>" if entry.symbol else ""
+    return f"{where}{symbol}, found by {entry.found_by}; {mode(boot.registers, _cs_long(boot))}"
+
+
+def _cs_long(boot: BootState) -> bool | None:
+    flags = boot.segments["cs"].flags
+    return None if flags is None else bool(flags >> 21 & 1)
+
+
+def _protocol(boot: BootState) -> str:
+    if boot.other_protocol is not None:
+        return f"{boot.other_protocol.title}, not PVH"
+    if not isinstance(boot.start_info_part, Unread):
+        return f"PVH boot ABI, start_info version {boot.start_info.raw.version} at {boot.start_info.address:#x}"
+    if not isinstance(boot.draft_a_part, Unread):
+        return f"PVH boot ABI, Draft A of 2015, {boot.draft_a.width}-bit structure at {boot.draft_a.address:#x}"
+    return f"judged as PVH; {boot.start_info_part.reason}"
+
+
+def registers(boot: BootState) -> list[str]:
+    """General registers four to a line, then the system registers with the names of their bits."""
+    names = register_names(boot.registers, is_64_bit(boot))
+    digits = 16 if is_64_bit(boot) else 8
+    cells = [f"{name:>3} {_value(boot.registers.get(name), digits)}" for name in names]
+    lines = ["  " + "  ".join(cells[index : index + 4]) for index in range(0, len(cells), 4)]
+    for name in ("eflags", "cr0", "cr3", "cr4", "efer"):
+        value = boot.registers.get(name)
+        bits = " ".join(bit_names(name, value)) if value is not None and name in REGISTER_BITS else ""
+        lines.append(f"  {name:>6} {_value(value, 8)}  {bits}".rstrip())
+    if any(boot.registers.get(name) is None for name in ("cr0", "cr4", "eflags")):
+        lines.append(f"  (not observed: {printable(boot.registers.missing)})")
+    return lines
+
+
+def _value(value: int | None, digits: int) -> str:
+    return "?" * digits if value is None else f"{value:0{digits}x}"
+
+
+def segments(boot: BootState) -> list[str]:
+    """A row for each segment register, then the descriptor tables."""
+    if not boot.segments.by_name:
+        return [f"  not observed: {printable(boot.segments.missing)}"]
+    lines = ["       sel   base      limit     flags     meaning"]
+    for name in ("cs", "ds", "es", "ss", "fs", "gs", "tr", "ldt"):
+        one = boot.segments[name]
+        row = f"  {name:<3}  {_value(one.selector, 4)}  {_value(one.base, 8)}  {_value(one.limit, 8)}  {_value(one.flags, 8)}"
+        lines.append(f"{row}  {_meaning(one)}")
+    for name, table in (("gdt", boot.segments.gdt), ("idt", boot.segments.idt)):
+        lines.append(f"  {name}        " + (f"{table.base:08x}  {table.limit:08x}" if table else "not observed"))
+    if boot.snapshot.a20 is not None:
+        lines.append(f"  A20 gate   {'enabled' if boot.snapshot.a20 else 'disabled'}")
+    return lines
+
+
+def _meaning(segment: Segment) -> str:
+    if segment.flags is None:
+        return "not observed"
+    if not segment.present:
+        return "not present"
+    if not segment.s:
+        return SYSTEM_TYPES.get(segment.type, f"system type {segment.type:#x}")
+    width = "64-bit" if segment.long else "32-bit" if segment.db else "16-bit"
+    if segment.type & TYPE_CODE:
+        return f"{width} code, {'read/execute' if segment.type & TYPE_READABLE else 'execute-only'}"
+    return f"{width} data, {'read/write' if segment.type & TYPE_WRITABLE else 'read-only'}"
+
+
+# --- start_info ---------------------------------------------------------------------------------------------------
+
+
+def info(boot: BootState, style: Style, width: int) -> list[str]:
+    """start_info as a tree, and the memory map as a picture."""
+    if not isinstance(boot.start_info_part, Unread):
+        return _tree(boot, boot.start_info, style, width)
+    if not isinstance(boot.draft_a_part, Unread):
+        draft = boot.draft_a
+        return [
+            f"  Draft A, {draft.width}-bit layout, at {draft.address:#x}",
+            f"  magic         {printable(draft.raw.magic.split(bytes(1), 1)[0])}",
+            f"  console       {draft.raw.console:#x}, {draft.raw.console_detail:#x}",
+            f"  module        {draft.raw.mod_start:#x}, {draft.raw.mod_len:#x} bytes ({draft.module_kind})",
+            f"  command line  {shorten(printable(draft.raw.cmd_line.split(bytes(1), 1)[0]), width)}",
+        ]
+    return [f"  {boot.start_info_part.reason}"]
+
+
+def _tree(boot: BootState, start: StartInfo, style: Style, width: int) -> list[str]:
+    raw, v1 = start.raw, start.v1
+    lines = [
+        f"  magic 0x{raw.magic:08x}, version {raw.version}, flags {raw.flags:#x} {' '.join(flag_names(raw.flags))}".rstrip(),
+        f"  ├ command line   {_pointer(raw.cmdline_paddr)}{_string(start.command_line, width)}",
+        f"  ├ RSDP           {_pointer(raw.rsdp_paddr)}{_rsdp(start.rsdp)}",
+    ]
+    if not isinstance(start.root_tables, Unread):
+        for table in start.root_tables:
+            state = f"{len(table.entries)} tables" if table.sound else f"WRONG: {printable(table.problem)}"
+            lines.append(f"  │   └ {table.expected.decode()}       {table.address:#x}  {state}")
+    lines.append(f"  ├ modules        {_pointer(raw.modlist_paddr)}{raw.nr_modules} of them")
+    lines += _modules(start, width)
+    if v1 is None:
+        return [*lines, "  └ memory map     none: a version 0 structure ends at byte 40"]
+    lines.append(f"  └ memory map     {_pointer(v1.memmap_paddr)}{v1.memmap_entries} entries; reserved {v1.reserved:#x}")
+    if isinstance(start.memory_map, Unread):
+        lines.append(f"      {start.memory_map.reason}")
+    elif start.memory_map is not None:
+        if len(start.memory_map) < v1.memmap_entries:
+            lines.append(f"      only the first {len(start.memory_map)} were looked at")
+        lines += memory_picture.render(start.memory_map, memory_picture.parts(boot, start), style)
+    return lines
+
+
+def _pointer(address: int) -> str:
+    return f"{address:#x}  " if address else "absent  "
+
+
+def _string(text: Text | Unread | None, width: int) -> str:
+    if text is None:
+        return ""
+    if isinstance(text, Unread):
+        return printable(text.reason)
+    shown = f"“{shorten(printable(text.data[: 2 * width]), width)}”"
+    return shown if text.terminated else f"{shown} (no NUL found)"
+
+
+def _rsdp(rsdp: acpi.Rsdp | Unread | None) -> str:
+    if rsdp is None:
+        return ""
+    if isinstance(rsdp, Unread):
+        return printable(rsdp.reason)
+    if rsdp.head.signature != acpi.RSDP_SIGNATURE:
+        return f"not an RSDP: {printable(rsdp.head.signature)}"
+    return f"revision {rsdp.revision}, OEM “{printable(rsdp.head.oem_id)}”"
+
+
+def _modules(start: StartInfo, width: int) -> list[str]:
+    if isinstance(start.modules, Unread):
+        return [f"  │   {printable(start.modules.reason)}"]
+    lines = []
+    for index, module in enumerate(start.modules):
+        entry = module.entry
+        line = f"  │   └ [{index}] {entry.paddr:#x}, {memory_picture.human(entry.size)} ({module.kind})"
+        if module.command_line is not None:
+            line += f", command line {entry.cmdline_paddr:#x} {_string(module.command_line, width)}"
+        if entry.reserved:
+            line += f", reserved {entry.reserved:#x}"
+        lines.append(line)
+    if len(start.modules) < start.raw.nr_modules:
+        lines.append(f"  │   only the first {len(start.modules)} were looked at")
+    return lines
+
+
+# --- the checks ---------------------------------------------------------------------------------------------------
+
+
+def _checks(report: Report, style: Style) -> list[str]:
+    lines = [style("head", f"Checks by {report.boot.revision.title}")]
+    by_rule = {verdict.rule.id: verdict for verdict in report.verdicts}
+    for title, rules in CHAPTERS:
+        verdicts = [by_rule[rule.id] for rule in rules if rule.id in by_rule]
+        if verdicts and not all(v.outcome is Outcome.NOT_APPLICABLE for v in verdicts):
+            lines.append(f"  {title:<16} {_tally(verdicts, style)}")
+    for outcome in (Outcome.FAIL, Outcome.KNOWN, Outcome.UNKNOWN, Outcome.REMARK):
+        for verdict in report.verdicts:
+            if verdict.outcome is outcome:
+                lines += _finding(verdict, style)
+    lines += [
+        style("note", f"  note: {verdict.rule.id}: {verdict.reason}")
+        for verdict in report.verdicts
+        if verdict.outcome is Outcome.PASS and verdict.reason
+    ]
+    return lines
+
+
+def _tally(verdicts: list[Verdict], style: Style) -> str:
+    counts = []
+    for outcome in Outcome:
+        number = sum(1 for verdict in verdicts if verdict.outcome is outcome)
+        if number:
+            counts.append(style(_MEANING[outcome], f"{number} {_WORD[outcome]}"))
+    return ", ".join(counts)
+
+
+def _finding(verdict: Verdict, style: Style) -> list[str]:
+    rule = verdict.rule
+    word = style(_MEANING[verdict.outcome], f"{_WORD[verdict.outcome]:<7}")
+    lines = ["", f"{word} {style('head', rule.id)}  {rule.title}  [{verdict.severity.value}]"]
+    lines += [f"        {one.at}: expected {printable(one.expected)}, found {printable(one.found)}" for one in verdict.violations]
+    if verdict.outcome is not Outcome.UNKNOWN:
+        lines.append(style("dim", f"        {rule.clause}"))
+    if verdict.outcome is Outcome.FAIL:
+        lines += [f"        {line}" for line in rule.why.splitlines()]
+    if verdict.deviation is not None:
+        lines.append(f"        on record as {verdict.deviation.key}: {verdict.deviation.why}")
+        lines.append(style("dim", f"        {verdict.deviation.source}"))
+    elif verdict.reason:
+        lines.append(f"        {printable(verdict.reason)}")
+    return lines
+
+
+def _summary(report: Report, style: Style) -> str:
+    counts = ", ".join(f"{number} {_WORD[outcome]}" for outcome, number in report.summary.items() if number)
+    meaning = "bad" if report.exit_code == 1 else "warn" if report.exit_code else "good"
+    other = report.boot.other_protocol
+    advice = f"\n{other.advice}" if other is not None else ""
+    return f"{style(meaning, report.conclusion)}: {counts} (exit {report.exit_code}){advice}"
+
+
+# --- rules --------------------------------------------------------------------------------------------------------
+
+
+def render_rule(rule: Rule, style: Style = PLAIN) -> str:
+    """What `pvhdbg explain` prints: everything that the declaration says."""
+    from pvhdbg.spec.deviations import DEVIATIONS
+
+    lines = [
+        f"{style('head', rule.id)}  {rule.title}",
+        "",
+        f"  severity   {rule.severity.value}",
+        f"  judged by  {', '.join(sorted(rule.revisions))}",
+        f"  clause     {rule.clause}",
+        f"             {rule.clause.document.url}  ({rule.clause.document.state})",
+        "",
+        *(f"  {line}" for line in rule.why.splitlines()),
+    ]
+    for deviation in DEVIATIONS:
+        if deviation.rule == rule.id:
+            lines += ["", f"  on record  {deviation.key}: {deviation.vmm} with {' or '.join(sorted(deviation.firmware))}"]
+            lines.append(f"             found {' or '.join(sorted(deviation.found))}: {deviation.why}")
+            lines.append(f"             {deviation.source}")
+    return "\n".join(lines) + "\n"
+
+
+def render_rules(chapters: Iterable[tuple[str, tuple[Rule, ...]]], style: Style = PLAIN) -> str:
+    """What `pvhdbg rules` prints: a line a rule, by chapter."""
+    lines = []
+    for title, rules in chapters:
+        lines.append(style("head", title))
+        for rule in rules:
+            lines.append(f"  {rule.id:<20} {rule.severity.value:<7} {rule.title}")
+    return "\n".join(lines) + "\n"
