@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pvhdbg.decode import fw_cfg, qemu_monitor
 from pvhdbg.decode.boot_state import BootState, decode
@@ -58,8 +58,8 @@ class Plan:
 class Observations:
     """What the monitor tells, with None for what it did not."""
 
-    vmm: Vmm = Vmm()
-    segments: Segments = Segments()
+    vmm: Vmm = field(default_factory=Vmm)
+    segments: Segments = field(default_factory=Segments)
     a20: bool | None = None
     loaded: qemu_monitor.LoadedKernel | None = None
     mtree: str = ""

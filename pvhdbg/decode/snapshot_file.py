@@ -222,6 +222,10 @@ def _segment(one: _Reader) -> Segment:
     return Segment(one.hex("selector"), one.hex("base"), one.hex("limit"), one.hex("flags"), one.text("missing") or "")
 
 
+def _backing(row: _Reader) -> Backing:
+    return Backing(row.at(0, row.number), row.at(1, row.number), row.at(2, row.word), row.at(3, row.word))
+
+
 def _descriptor_table(one: _Reader) -> DescriptorTable:
     return DescriptorTable(one.at(0, one.number), one.at(1, one.number))
 

@@ -1,0 +1,83 @@
+"""The verbs' declarations as argparse parsers."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any, NoReturn
+
+from pvhdbg.errors import BadInput
+from pvhdbg.frontends.verbs import VERBS, Verb
+from pvhdbg.version import VERSION
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise BadInput(message, f"see: {self.prog} --help")
+
+
+def parse(words: list[str]) -> tuple[Verb, dict[str, Any]]:
+    """The verb and its arguments' values. Raises BadInput for words that do not fit; `--help` exits as argparse does."""
+    words, passed_on = _split(words)
+    verb = _verb(words)
+    if verb is None:
+        overview = _overview()
+        if not words:
+            overview.print_help()
+            raise SystemExit(BadInput.exit_code)
+        overview.parse_args(words[:1])  # --help, --version, or an error that lists the verbs
+        raise BadInput(f"{' '.join(words[:2])} is not a command", "see: pvhdbg --help")
+    if passed_on and not verb.passes_on:
+        raise BadInput(f"pvhdbg {verb.name} passes nothing on to QEMU", f"see: pvhdbg {verb.name} --help")
+    values = vars(_parser(verb).parse_args(words[len(verb.name.split()) :]))
+    for name in ("select", "ignore"):
+        if name in values:
+            values[name] = [part for group in values[name] for word in group for part in word.split(",") if part]
+    return verb, {**values, "extra": tuple(passed_on)}
+
+
+def _split(words: list[str]) -> tuple[list[str], list[str]]:
+    if "--" not in words:
+        return words, []
+    at = words.index("--")
+    return words[:at], words[at + 1 :]
+
+
+def _verb(words: list[str]) -> Verb | None:
+    for verb in VERBS:
+        name = verb.name.split()
+        if words[: len(name)] == name:
+            return verb
+    return None
+
+
+def _parser(verb: Verb) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=f"pvhdbg {verb.name}",
+        description=verb.help,
+        epilog=f"example: {verb.example}" + ("\nwords after -- are passed on to QEMU" if verb.passes_on else ""),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    for one in verb.arguments:
+        parser.add_argument(*one.names, **one.options)
+    if "json" in verb.formats:
+        parser.add_argument("--format", choices=verb.formats, default="text", help="how to print the answer")
+        parser.add_argument("--output", metavar="FILE", help="write the answer there instead of to the terminal")
+    parser.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="colour (NO_COLOR is honoured)")
+    return parser
+
+
+def _overview() -> argparse.ArgumentParser:
+    lines = [f"  {verb.name:<14} {verb.help}" for verb in VERBS]
+    parser = _Parser(
+        prog="pvhdbg",
+        usage="pvhdbg COMMAND …",
+        description="Boot debugger for the Xen PVH (x86/HVM direct boot) ABI.\n\ncommands:\n" + "\n".join(lines),
+        epilog="pvhdbg COMMAND --help tells more.\n\nexit codes: 0 conforms, 1 violated, 2 usage or unreadable input, "
+        "3 not observed up to the entry,\n4 undecided under --strict, 70 internal error",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("-V", "--version", action="version", version=f"pvhdbg {VERSION}")
+    parser.add_argument("command", metavar="COMMAND", choices=[verb.name.split()[0] for verb in VERBS])
+    return parser

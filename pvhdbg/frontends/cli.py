@@ -1,0 +1,110 @@
+"""The command line: mounts the verbs with argparse, prints their answers, and turns errors into two lines and an exit code.
+
+0 conforms · 1 violated · 2 usage or unreadable input · 3 not observed up to the entry · 4 undecided under --strict ·
+70 internal error.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+INTERNAL_ERROR = 70
+INTERRUPTED = 130
+TERMINATED = 143
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code. Never raises, except SystemExit from argparse."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words in (["--version"], ["-V"]):  # answered before anything is imported
+        from pvhdbg.version import VERSION
+
+        return _put(f"pvhdbg {VERSION}\n")
+    from pvhdbg.errors import PvhdbgError
+
+    _catch_sigterm()
+    try:
+        return _run(words)
+    except PvhdbgError as error:
+        return _fail(error.what, error.todo, error.exit_code)
+    except KeyboardInterrupt:
+        return _fail("interrupted", "", INTERRUPTED)
+    except BrokenPipeError:
+        _drop_stdout()
+        return INTERRUPTED
+    except Exception as error:
+        return _internal(error)
+
+
+def _catch_sigterm() -> None:
+    import signal
+    import threading
+
+    def leave(_signal: int, _frame: object) -> None:
+        raise SystemExit(TERMINATED)  # an exception, so that every `finally` on the way puts the machine back
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, leave)
+        signal.signal(signal.SIGHUP, leave)
+
+
+def _run(words: list[str]) -> int:
+    from pvhdbg.frontends.arguments import parse
+    from pvhdbg.frontends.output import open_output, style_for
+    from pvhdbg.frontends.progress import Progress
+    from pvhdbg.frontends.verbs import Request
+
+    verb, values = parse(words)
+    to_file = values.get("output") if "json" in verb.formats else None
+    with open_output(to_file) as output:
+        with Progress(sys.stderr) as progress:
+            answer = verb(Request(values, progress))
+        if values.get("format") == "json" and answer.json is not None:
+            text = answer.json()
+        else:
+            text = answer.text(style_for(values.get("color") or "auto", output.stream))
+        output.write(text)
+    return answer.exit_code
+
+
+def _put(text: str) -> int:
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_stdout()
+    return 0
+
+
+def _drop_stdout() -> None:
+    import os
+
+    # The reader is gone: what is still buffered must not raise once more when the interpreter ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _fail(what: str, todo: str, code: int) -> int:
+    from pvhdbg.decode.text import printable
+
+    sys.stderr.write(f"pvhdbg: {printable(what)}\n" + (f"  next: {printable(todo)}\n" if todo else ""))
+    return code
+
+
+def _internal(error: Exception) -> int:
+    import os
+    import traceback
+
+    if os.environ.get("PVHDBG_TRACEBACK"):
+        traceback.print_exception(error)
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{os.path.basename(frame.filename)}:{frame.lineno}"
+    return _fail(
+        f"internal error: {type(error).__name__}: {error} ({where})",
+        "report it, with the output of the same command under PVHDBG_TRACEBACK=1",
+        INTERNAL_ERROR,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""Where an answer goes: standard output, or a file that is opened before the work begins and appears only when it is whole."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TextIO
+
+from pvhdbg.errors import BadInput
+from pvhdbg.report.style import Style
+
+
+@dataclass(frozen=True)
+class Output:
+    """A stream to write an answer to."""
+
+    stream: TextIO
+
+    def write(self, text: str) -> None:
+        encoding = self.stream.encoding or "ascii"
+        # A terminal in the C locale shows what it can; it is no reason to lose the report.
+        self.stream.write(text.encode(encoding, "replace").decode(encoding))
+        self.stream.flush()
+
+
+@contextmanager
+def open_output(path: str | None) -> Iterator[Output]:
+    """Standard output, or `path`. Raises BadInput when that cannot be written, before anything else is done."""
+    if path is None or path == "-":
+        yield Output(sys.stdout)
+        return
+    if os.path.exists(path) and not os.path.isfile(path):  # /dev/stdout, a FIFO: nothing to replace
+        with _opened(path, path) as stream:
+            yield Output(stream)
+        return
+    folder = os.path.dirname(path) or "."
+    try:
+        descriptor, partial = tempfile.mkstemp(prefix=".pvhdbg-", dir=folder)
+    except OSError as error:
+        raise BadInput(f"{path} cannot be written: {error.strerror}", "choose another --output") from error
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            yield Output(stream)
+        os.chmod(partial, 0o666 & ~_umask())
+        os.replace(partial, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(partial)
+        raise
+
+
+@contextmanager
+def _opened(path: str, named: str) -> Iterator[TextIO]:
+    try:
+        stream = open(path, "w", encoding="utf-8")  # noqa: SIM115 - closed below, after the error is told apart
+    except OSError as error:
+        raise BadInput(f"{named} cannot be written: {error.strerror}", "choose another --output") from error
+    with stream:
+        yield stream
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def style_for(choice: str, stream: TextIO) -> Style:
+    """Colour as asked for: `auto` is a terminal without NO_COLOR (https://no-color.org) that is not dumb."""
+    terminal = stream.isatty()
+    plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+    colour = choice == "always" or (choice == "auto" and terminal and not plain)
+    return Style(colour, shutil.get_terminal_size((100, 24)).columns if terminal else 100)

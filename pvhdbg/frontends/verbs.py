@@ -1,0 +1,167 @@
+"""Each verb once: its name, help, example, arguments, and the function that does it.
+
+CLI, REPL, GDB and the Python API mount this table. Importing it costs nothing but the declarations: a verb's function
+lives in another module, named by `action`, that is imported when the verb is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from types import MappingProxyType
+from typing import Any
+
+from pvhdbg.report.style import Style
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a verb returns: how to show it as text, its JSON where it has one, and the exit code that it amounts to."""
+
+    text: Callable[[Style], str]
+    json: Callable[[], str] | None = None
+    exit_code: int = 0
+
+
+@dataclass(frozen=True)
+class Request:
+    """A verb's arguments by name, and where its progress goes."""
+
+    values: Mapping[str, Any]
+    progress: Callable[[str], None] = lambda _: None
+
+    def __getattr__(self, name: str) -> Any:
+        return self.values.get(name)
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument, in argparse's words."""
+
+    names: tuple[str, ...]
+    options: Mapping[str, Any]
+
+
+def argument(*names: str, **options: Any) -> Argument:
+    return Argument(names, MappingProxyType(options))
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb. `action` is "module:function"; `passes_on` says that words after `--` belong to QEMU."""
+
+    name: str
+    help: str
+    example: str
+    action: str
+    arguments: tuple[Argument, ...] = ()
+    formats: tuple[str, ...] = ("text", "json")
+    passes_on: bool = field(default=False)
+
+    def __call__(self, request: Request) -> Answer:
+        module, function = self.action.split(":")
+        answer: Answer = getattr(import_module(module), function)(request)
+        return answer
+
+
+_SUBJECT = argument(
+    "subject", metavar="SUBJECT", help="a kernel file, a gdbstub (:1234, host:1234, unix:PATH, a socket path), or a snapshot"
+)
+_JUDGE = (
+    argument("--spec", choices=("draft-a", "v0", "v1"), default="v1", help="the revision to judge by (default: v1)"),
+    argument("--strict", action="store_true", help="SHOULD violations and known deviations fail too; undecided exits 4"),
+    argument("--select", action="append", nargs="+", metavar="ID", default=[], help="only these rules (a prefix will do)"),
+    argument("--ignore", action="append", nargs="+", metavar="ID", default=[], help="all rules but these"),
+)
+_WALK = (
+    argument("--kernel", metavar="ELF", help="the kernel that a gdbstub's machine was given"),
+    argument("--entry", metavar="ADDRESS|SYMBOL", help="where to stop instead of at the noted entry"),
+    argument("--here", action="store_true", help="decode the machine as it stands, wherever it is"),
+    argument("--reset", action="store_true", help="reboot the machine to its entry first"),
+    argument("--leave", choices=("running", "stopped", "killed"), help="how the machine is left (default: a stub stopped, "
+             "a QEMU that was started here killed)"),
+    argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="how long the entry may take (default: 30)"),
+    argument("--via", choices=("remote", "gdb"), default="remote", help="talk to the stub directly, or through GDB"),
+)  # fmt: skip
+_QEMU = (
+    argument("--append", metavar="STRING", help="the kernel's command line"),
+    argument("--initrd", metavar="FILE", help="the ramdisk"),
+    argument("--machine", "-M", metavar="TYPE", help="QEMU's machine type (default: QEMU's own)"),
+    argument("--memory", "-m", metavar="SIZE", help="guest memory (default: 512M)"),
+    argument("--cpus", type=int, metavar="N", help="number of CPUs"),
+    argument("--cpu", metavar="MODEL", help="QEMU's CPU model"),
+    argument("--accel", choices=("tcg", "kvm", "auto"), default="tcg", help="accelerator (default: tcg)"),
+    argument("--qemu", metavar="BINARY", help="the QEMU to start (default: qemu-system-x86_64)"),
+)
+_ACTIONS = "pvhdbg.frontends.actions"
+
+VERBS: tuple[Verb, ...] = (
+    Verb(
+        "run",
+        "start QEMU with a kernel, run to its PVH entry, and report",
+        "pvhdbg run vmlinux --append console=ttyS0 --initrd initrd.img -- -device pvpanic",
+        f"{_ACTIONS}:check",
+        (argument("subject", metavar="KERNEL", help="an ELF kernel, or a bzImage that holds one"), *_QEMU, *_JUDGE, *_WALK),
+        passes_on=True,
+    ),
+    Verb(
+        "attach",
+        "attach to a waiting gdbstub, run to the PVH entry, and report",
+        "pvhdbg attach :1234 --kernel vmlinux",
+        f"{_ACTIONS}:attach",
+        (argument("subject", metavar="TARGET", help="a gdbstub: :1234, host:1234, unix:PATH, a socket path"), *_JUDGE, *_WALK),
+    ),
+    Verb(
+        "check",
+        "judge a hand-off, for scripts: the exit code is the verdict",
+        "pvhdbg check vmlinux --machine q35 --strict --format json --output report.json",
+        f"{_ACTIONS}:check",
+        (_SUBJECT, *_QEMU, *_JUDGE, *_WALK),
+        passes_on=True,
+    ),
+    Verb(
+        "regs",
+        "show the registers and the hidden segment state at the entry",
+        "pvhdbg regs :1234",
+        f"{_ACTIONS}:regs",
+        (_SUBJECT, *_QEMU, *_WALK),
+        passes_on=True,
+    ),
+    Verb(
+        "info",
+        "show start_info and everything that it points to",
+        "pvhdbg info vmlinux --initrd initrd.img",
+        f"{_ACTIONS}:info",
+        (_SUBJECT, *_QEMU, *_WALK),
+        passes_on=True,
+    ),
+    Verb(
+        "snapshot save",
+        "save what was handed over to a file that check, regs and info read",
+        "pvhdbg snapshot save vmlinux -o boot.pvhsnap",
+        f"{_ACTIONS}:snapshot_save",
+        (_SUBJECT, argument("-o", "--output", metavar="FILE", required=True, help="the file to write"), *_QEMU, *_WALK),
+        formats=("text",),
+        passes_on=True,
+    ),
+    Verb(
+        "extract",
+        "write the ELF kernel that is inside a bzImage or a compressed file",
+        "pvhdbg extract /boot/vmlinuz -o vmlinux",
+        f"{_ACTIONS}:extract",
+        (
+            argument("image", metavar="BZIMAGE", help="the compressed kernel"),
+            argument("-o", "--output", metavar="ELF", required=True, help="the file to write"),
+        ),
+        formats=("text",),
+    ),
+    Verb(
+        "explain",
+        "explain a rule: its clause, why it matters, who is known to violate it",
+        "pvhdbg explain PVH-TR-LIMIT",
+        f"{_ACTIONS}:explain",
+        (argument("id", metavar="ID", help="the rule's id"),),
+    ),
+    Verb("rules", "list all rules", "pvhdbg rules", f"{_ACTIONS}:rules"),
+)
