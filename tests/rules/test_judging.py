@@ -1,0 +1,238 @@
+"""What `judge` makes of a rule: unknown, known, not applicable, other protocols, severities."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pvhdbg.decode.boot_state import BootState
+from pvhdbg.model import DescriptorTable, Vmm
+from pvhdbg.report.document import Report
+from pvhdbg.rules.catalogue import RULES, judge
+from pvhdbg.rules.declare import Outcome, Severity, Verdict
+from pvhdbg.rules.examples import Example, at_draft_a_entry, at_entry
+from pvhdbg.spec.revisions import DRAFT_A, V0, V1
+from pvhdbg.spec.start_info import MemoryMapEntry, ModuleEntry
+
+QEMU = Vmm("QEMU", "7.2.22", "tcg")
+QBOOT = {"vmm": QEMU, "gdt": DescriptorTable(0xFFFFFFC1, 0x17), "eax": 0x2BADB002}
+PVH_BIN_ROM = {0xCB000: b"\x55\xaa" + bytes(30) + b"PVH loader" + bytes(1494)}
+PVH_BIN = {"vmm": QEMU, "gdt": DescriptorTable(0xCB118, 0x27), "memory": PVH_BIN_ROM}
+
+
+def verdicts(boot: BootState) -> dict[str, Verdict]:
+    return {verdict.rule.id: verdict for verdict in judge(boot)}
+
+
+def outcomes(boot: BootState, *wanted: Outcome) -> set[str]:
+    return {id for id, verdict in verdicts(boot).items() if verdict.outcome in wanted}
+
+
+def test_a_correct_hand_off_has_nothing_but_passes() -> None:
+    boot = at_entry().boot(V1)
+    assert outcomes(boot, Outcome.FAIL, Outcome.KNOWN, Outcome.UNKNOWN, Outcome.REMARK) == set()
+    assert Report(boot, judge(boot)).exit_code == 0
+
+
+def test_each_width_of_draft_a_conforms_to_draft_a() -> None:
+    for width in (32, 64):
+        boot = at_draft_a_entry(width).boot(DRAFT_A)
+        assert boot.draft_a.width == width
+        assert outcomes(boot, Outcome.FAIL, Outcome.UNKNOWN) == set()
+        assert outcomes(boot, Outcome.PASS) >= {"DA-ESI", "DA-EAX", "DA-MAGIC", "DA-CR0", "DA-FSGS", "DA-A20"}
+
+
+def test_a_shipped_hand_off_is_no_draft_a_hand_off() -> None:
+    boot = at_entry().boot(DRAFT_A)
+    assert {"DA-EAX"} <= outcomes(boot, Outcome.FAIL)
+    assert verdicts(boot)["PVH-CR4-ZERO"].outcome is Outcome.NOT_APPLICABLE
+
+
+def test_without_hidden_state_the_segment_rules_are_unknown() -> None:
+    boot = at_entry(segments=False).boot(V1)
+    unknown = outcomes(boot, Outcome.UNKNOWN)
+    assert unknown == {rule.id for rule in RULES if rule.id.split("-")[1] in ("CS", "DS", "ES", "SS", "TR", "FSGS", "SEG")} - {
+        "DA-FSGS"
+    }
+    assert Report(boot, judge(boot)).exit_code == 0
+    assert Report(boot, judge(boot), strict=True).exit_code == 4
+
+
+@pytest.mark.parametrize(
+    ("register", "rules"),
+    [
+        ("cr0", {"PVH-CR0-PE", "PVH-CR0-PG", "PVH-CR0-REST", "PVH-CR0-ET"}),
+        ("cr4", {"PVH-CR4-ZERO"}),
+        ("efer", {"PVH-EFER-LMA"}),
+        ("eflags", {"PVH-EFL-VM", "PVH-EFL-IF", "PVH-EFL-TF", "PVH-EFL-DF"}),
+        ("esp", {"PVH-ESP"}),
+    ],
+)
+def test_a_register_that_was_not_observed_makes_its_rules_unknown(register: str, rules: set[str]) -> None:
+    assert outcomes(at_entry(unobserved=[register]).boot(V1), Outcome.UNKNOWN) == rules
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"ebx": 0}, {"ebx": 0xB0000000}, {"magic": 0x12345678}],
+    ids=["null", "stray", "spoilt"],
+)
+def test_without_start_info_its_rules_are_unknown(changes: dict[str, int]) -> None:
+    boot = at_entry(**changes).boot(V1)
+    assert {rule.id for rule in RULES if rule.id.startswith("SI-")} == outcomes(boot, Outcome.UNKNOWN) - {"PVH-EBX-MAGIC"}
+    assert Report(boot, judge(boot)).exit_code == 1
+
+
+def test_a_kernel_that_was_not_seen_makes_its_rules_unknown() -> None:
+    unknown = outcomes(at_entry(kernel=None).boot(V1), Outcome.UNKNOWN)
+    assert unknown == {"PVH-EIP-NOTE", "SI-MOD-RAM", "SI-MM-RAM1M", "SI-OVERLAP"}
+
+
+def test_a_version_0_structure_has_no_version_1_clauses() -> None:
+    boot = at_entry(version=0).boot(V1)
+    assert verdicts(boot)["SI-VERSION-0"].outcome is Outcome.FAIL
+    assert Report(boot, judge(boot)).exit_code == 0
+    assert Report(boot, judge(boot), strict=True).exit_code == 1
+    for id in ("SI-MM-PRESENT", "SI-MM-TYPE", "SI-RESERVED-0", "SI-MOD-RAM"):
+        assert verdicts(boot)[id].outcome is Outcome.NOT_APPLICABLE, id
+    assert verdicts(at_entry(version=0).boot(V0))["SI-VERSION-0"].outcome is Outcome.NOT_APPLICABLE
+
+
+def test_a_higher_version_is_read_as_the_prefix_that_is_known() -> None:
+    boot = at_entry(version=7, reserved=1).boot(V1)
+    assert verdicts(boot)["SI-VERSION-KNOWN"].outcome is Outcome.REMARK
+    assert verdicts(boot)["SI-RESERVED-0"].outcome is Outcome.FAIL
+
+
+def test_ss_is_a_should_in_the_text_before_xen_4_14() -> None:
+    assert verdicts(at_entry(ss_limit=0xFFFF).boot(V1))["PVH-SS-FLAT"].severity is Severity.MUST
+    assert verdicts(at_entry(ss_limit=0xFFFF).boot(V0))["PVH-SS-FLAT"].severity is Severity.SHOULD
+    assert verdicts(at_draft_a_entry(ss_limit=0xFFFF).boot(DRAFT_A))["PVH-SS-FLAT"].severity is Severity.MUST
+
+
+def test_named_entry_makes_the_note_irrelevant() -> None:
+    assert verdicts(at_entry(eip=0x1234, found_by="--entry").boot(V1))["PVH-EIP-NOTE"].outcome is Outcome.NOT_APPLICABLE
+
+
+# --- other protocols ----------------------------------------------------------------------------------------------
+
+PROTOCOLS: list[tuple[str, Example]] = [(rule.id, rule.fails[0]) for rule in RULES if rule.names_protocol]
+
+
+@pytest.mark.parametrize(("id", "example"), PROTOCOLS)
+def test_another_protocol_is_named_and_nothing_is_judged_as_pvh(id: str, example: Example) -> None:
+    boot = example.boot(V1)
+    assert boot.other_protocol is not None
+    assert outcomes(boot, Outcome.REMARK) == {id}
+    assert outcomes(boot, Outcome.FAIL, Outcome.KNOWN, Outcome.UNKNOWN) == set()
+    report = Report(boot, judge(boot))
+    assert report.exit_code == 1
+    assert boot.other_protocol.title in report.conclusion
+
+
+def test_real_mode_with_a_setup_header_is_the_linux_16_bit_protocol() -> None:
+    boot = at_entry(cr0=0x10, magic=0, ds=0x9000, memory={0x90202: b"HdrS"}).boot(V1)
+    assert boot.other_protocol is not None
+    assert boot.other_protocol.key == "linux16"
+
+
+def test_multiboots_number_in_eax_is_no_proof() -> None:
+    boot = at_entry(eax=0x2BADB002).boot(V1)  # as qboot enters
+    assert boot.other_protocol is None
+    assert outcomes(boot, Outcome.REMARK) == {"PVH-EAX-MB"}
+    spoilt = at_entry(eax=0x2BADB002, magic=0x41414141).boot(V1)
+    assert spoilt.other_protocol is None
+    assert "PVH-EBX-MAGIC" in outcomes(spoilt, Outcome.FAIL)
+
+
+@pytest.mark.parametrize("eax", [0x336EC578, 0x3BADB002])
+def test_an_alternative_magic_of_the_thread_is_named(eax: int) -> None:
+    boot = at_draft_a_entry(eax=eax).boot(DRAFT_A)
+    (violation,) = verdicts(boot)["DA-EAX"].violations
+    assert violation.found.startswith(f"{eax:#x}: ")
+    assert at_draft_a_entry(eax=eax).boot(V1).other_protocol is not None
+
+
+# --- known deviations ---------------------------------------------------------------------------------------------
+
+
+def test_qemus_tr_limit_is_known_with_exactly_its_value() -> None:
+    known = verdicts(at_entry(tr_limit=0xFFFF, **PVH_BIN).boot(V1))["PVH-TR-LIMIT"]
+    assert known.outcome is Outcome.KNOWN
+    assert known.deviation is not None
+    assert verdicts(at_entry(tr_limit=0xFFFE, **PVH_BIN).boot(V1))["PVH-TR-LIMIT"].outcome is Outcome.FAIL
+
+
+def test_a_known_deviation_fails_only_under_strict() -> None:
+    boot = at_entry(tr_limit=0xFFFF, **PVH_BIN).boot(V1)
+    assert Report(boot, judge(boot)).exit_code == 0
+    assert Report(boot, judge(boot), strict=True).exit_code == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"vmm": Vmm("QEMU", None)},
+        {"vmm": Vmm("example", "7.2.22")},
+        {"vmm": Vmm("QEMU", "3.1")},
+        {"gdt": DescriptorTable(0x500, 0x27)},
+        {"found_by": "--entry"},
+        {"found_by": "here"},
+    ],
+    ids=["no version", "other VMM", "before pvh.bin", "other firmware", "guest's entry", "not an entry"],
+)
+def test_nobody_else_is_excused(changes: dict[str, object]) -> None:
+    boot = at_entry(**{**PVH_BIN, "tr_limit": 0xFFFF, **changes}).boot(V1)
+    assert verdicts(boot)["PVH-TR-LIMIT"].outcome is Outcome.FAIL
+
+
+def test_a_recorded_deviation_that_does_not_occur_is_said() -> None:
+    verdict = verdicts(at_entry(tr_limit=0x67, **PVH_BIN).boot(V1))["PVH-TR-LIMIT"]
+    assert verdict.outcome is Outcome.PASS
+    assert "QEMU-TR-LIMIT" in verdict.reason
+
+
+def test_qboots_garbage_is_known() -> None:
+    maps = [MemoryMapEntry(0, 0x9FC00, 1, 0), MemoryMapEntry(0x100000, 0x1FF00000, 1, 0), MemoryMapEntry(0, 0, 0, 0)]
+    boot = at_entry(tr_limit=0xFFFF, memory_map=maps, modules=[ModuleEntry(0x1F000000, 0x1000, 0, 0x965000000)], **QBOOT).boot(V1)
+    assert boot.firmware is not None
+    assert boot.firmware.name == "qboot"
+    assert outcomes(boot, Outcome.KNOWN) == {"PVH-TR-LIMIT", "SI-MM-TYPE", "SI-MM-SIZE0", "SI-MOD-RESERVED"}
+    other = at_entry(modules=[ModuleEntry(0x1F000000, 0x1000, 0, 1)], **QBOOT).boot(V1)
+    assert verdicts(other)["SI-MOD-RESERVED"].outcome is Outcome.REMARK
+
+
+# --- hostile values -----------------------------------------------------------------------------------------------
+
+u32 = st.one_of(st.integers(0, 0xFFFFFFFF), st.sampled_from([0, 1, 0x6000, 0x7000, 0xFFFFFFFF, 0x80000000]))
+u64 = st.one_of(st.integers(0, (1 << 64) - 1), st.sampled_from([0, 0x6000, 0x7000, 1 << 32, (1 << 64) - 1]))
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            **dict.fromkeys(("magic", "version", "flags", "nr_modules", "memmap_entries", "reserved"), u32),
+            **dict.fromkeys(("modlist_paddr", "cmdline_paddr", "rsdp_paddr", "memmap_paddr"), u64),
+            **dict.fromkeys(("eax", "ebx", "esi", "cr0", "cr4", "eflags"), u32),
+            **dict.fromkeys(("cs_base", "tr_limit", "es_flags"), u32),
+        },
+    ),
+    st.sampled_from([DRAFT_A, V0, V1]),
+    st.booleans(),
+)
+def test_no_hand_off_raises_or_passes_what_it_cannot_see(changes: dict[str, int], revision: object, backed: bool) -> None:
+    example = at_entry(**changes) if backed else at_entry(**changes, backing=None)
+    boot = example.boot(revision)  # type: ignore[arg-type]
+    for verdict in judge(boot):
+        assert verdict.outcome is not Outcome.UNKNOWN or verdict.reason
+        assert (verdict.outcome in (Outcome.FAIL, Outcome.KNOWN, Outcome.REMARK)) == bool(verdict.violations)
+
+
+def test_revision_objects_are_what_rules_are_judged_by() -> None:
+    boot = dataclasses.replace(at_entry().boot(V1), revision=V0)
+    assert verdicts(boot)["SI-MM-PRESENT"].outcome is Outcome.NOT_APPLICABLE
