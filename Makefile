@@ -1,0 +1,71 @@
+# make setup   what is missing of QEMU, GDB and binutils, and pvhdbg itself in .venv
+# make demo    boot the sample guest `hello` and judge its hand-off
+# make test    all tests, ruff and mypy
+# make bench   the benchmarks, as one table
+# make guests  build the sample guests again (they are in the repository, so nobody has to)
+# make lint    ruff and mypy only
+# make clean   remove what was built, .venv too
+
+.DEFAULT_GOAL := setup
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+BIN := .venv/bin
+PYTEST_ARGS ?=
+
+.PHONY: setup
+setup:
+	@scripts/setup.sh
+
+.PHONY: demo
+demo: setup
+	@$(BIN)/pvhdbg run pvhdbg/guests/hello.elf
+
+# Each part runs, whatever became of the one before; the sum fails if one failed.
+.PHONY: test
+test: setup
+	@failed=; \
+	timeout 1800 $(BIN)/pytest -q -n "$$(nproc)" $(PYTEST_ARGS) || failed="$$failed pytest"; \
+	timeout 300 $(BIN)/ruff check . || failed="$$failed ruff"; \
+	timeout 600 $(BIN)/mypy || failed="$$failed mypy"; \
+	if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi; \
+	echo "all passed: pytest, ruff, mypy"
+
+.PHONY: lint
+lint: setup
+	@failed=; \
+	timeout 300 $(BIN)/ruff check . || failed="$$failed ruff"; \
+	timeout 600 $(BIN)/mypy || failed="$$failed mypy"; \
+	if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
+
+.PHONY: bench
+bench: setup
+	@$(BIN)/python benchmarks/run.py
+
+# ---- the sample guests: sample_guests/NAME/NAME.S becomes $(GUESTS_DIR)/NAME.elf, with GNU as and ld alone ----
+
+GUESTS_DIR ?= pvhdbg/guests
+OBJCOPY ?= objcopy
+GUEST_SOURCES := $(wildcard sample_guests/*/*.S)
+GUEST_ELFS := $(foreach source,$(GUEST_SOURCES),$(GUESTS_DIR)/$(basename $(notdir $(source))).elf)
+
+.PHONY: guests
+guests: $(GUEST_ELFS)
+
+# -mx86-used-note=no: no .note.gnu.property, which would hide the PVH note from QEMU.
+# Constants (in capitals) leave the symbol table: a value like 0x3f8 is no address.
+define guest_rule
+$(GUESTS_DIR)/$(basename $(notdir $(1))).elf: $(1) sample_guests/guest.ld
+	@mkdir -p build/guests $$(@D)
+	@$$(AS) --64 -mx86-used-note=no -I sample_guests -o build/guests/$$(@F:.elf=.o) $$<
+	@$$(LD) -m elf_x86_64 -nostdlib -static --build-id=none -z max-page-size=4096 -z noexecstack \
+		-T sample_guests/guest.ld -o $$@ build/guests/$$(@F:.elf=.o)
+	@$$(OBJCOPY) --strip-debug --wildcard --strip-symbol='[A-Z]*' $$@
+	@echo "built $$@"
+endef
+$(foreach source,$(GUEST_SOURCES),$(eval $(call guest_rule,$(source))))
+
+.PHONY: clean
+clean:
+	@rm -rf build dist .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	@find pvhdbg tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -1,0 +1,88 @@
+"""QEMU's last words, and what to do about them. Pure: the text comes in, the error goes out."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Sequence
+
+from pvhdbg.decode.text import printable, shorten
+from pvhdbg.errors import VmmFailed
+
+OLDEST = (4, 0)  # QEMU's commit ab969087da brought the PVH loader; released with 4.0
+INSTALL = (
+    "install it (Debian, Ubuntu: apt install qemu-system-x86; Fedora: dnf install qemu-system-x86-core), "
+    "or name one with --qemu"
+)
+
+# A part of a message of QEMU 4.0 to 10.0 -> what to do. The first that occurs is taken, so the kernel's come first.
+REMEDIES: tuple[tuple[str, str], ...] = (
+    ("without PVH ELF Note", "the kernel has no PVH note that QEMU finds; 'pvhdbg elf' tells what it has (Linux: CONFIG_PVH=y)"),
+    ("invalid kernel header", "this is neither an ELF file nor a Linux image; give the kernel as ELF, for Linux the file vmlinux"),
+    ("Cannot load x86-64 image", "the kernel has a multiboot header, which QEMU prefers to PVH and refuses in ELF64; remove it"),
+    ("Error while loading elf kernel", "the ELF file is cut short or for another machine; see 'readelf -hl'"),
+    ("could not load kernel", "check the path of the kernel, and that it can be read and is not empty"),
+    ("could not open kernel", "check the path of the kernel, and that it can be read"),
+    ("error reading initrd", "check the path of the initrd, and that it can be read"),
+    ("-kernel parameter is not supported", "choose a machine that boots kernels: pc, q35 or microvm"),
+    ("unsupported machine type", "see 'qemu-system-x86_64 -machine help' for the machines of this QEMU"),
+    ("CPU model", "see 'qemu-system-x86_64 -cpu help' for the processors of this QEMU"),
+    ("KVM", "see who may open /dev/kvm (group kvm), or use --accel tcg"),
+    ("initialize kvm", "see who may open /dev/kvm (group kvm), or use --accel tcg"),
+    ("accelerator", "use --accel tcg"),
+    ("cannot set up guest memory", "this much memory is not free here; ask for less with --memory"),
+    ("'size'", "write the memory like 512M or 2G"),
+    ("Invalid SMP", "ask for fewer processors with --cpus"),
+    ("invalid option", "see what this QEMU takes: qemu-system-x86_64 -help"),
+    ("not a valid device", "see 'qemu-system-x86_64 -device help' for the devices of this QEMU"),
+    ("only available with -machine", "see 'qemu-system-x86_64 -machine help'"),
+    ("lock", "another program uses that file"),
+)
+DEFAULT_REMEDY = "run the same QEMU by hand to see more, or see the options after '--'"
+LONGEST_MESSAGE = 300
+
+
+def ended_at_once(program: str, status: int, output: Sequence[str]) -> VmmFailed:
+    """The error for a QEMU that ended before it answered. `status` as subprocess gives it: negative is a signal.
+
+    `output` is QEMU's own text by lines; it may quote file names, so it is escaped.
+    """
+    lines = [printable(line).strip() for line in output]
+    lines = [line for line in lines if line]
+    remedy, said = _remedy(lines)
+    if status == -signal.SIGFPE:
+        remedy = "QEMU divides by a PT_NOTE's p_align: the kernel has one with p_align 0; link it with p_align 4"
+    how = f"was killed by {_signal_name(-status)}" if status < 0 else f"ended at once with exit status {status}"
+    what = f"{program} {how}: {shorten(said, LONGEST_MESSAGE)}" if said else f"{program} {how} and said nothing"
+    return VmmFailed(what, remedy)
+
+
+def check_version(version: str) -> None:
+    """Raises VmmFailed if `version` ("7.2.22 (Debian ...)") is of a QEMU that cannot load PVH kernels."""
+    found = re.match(r"(\d{1,4})\.(\d{1,4})", version)
+    if found is not None and (int(found[1]), int(found[2])) < OLDEST:
+        raise VmmFailed(f"QEMU {printable(version)} cannot boot PVH kernels: that began with 4.0", INSTALL)
+
+
+def not_installed(program: str) -> VmmFailed:
+    """The error for a program that is not there or not executable."""
+    if "/" in program:
+        return VmmFailed(f"{printable(program)} is not a program that can be run", "check the path given with --qemu")
+    return VmmFailed(f"{printable(program)} is not installed", INSTALL)
+
+
+def _remedy(lines: Sequence[str]) -> tuple[str, str]:
+    """What to do, and the line that says why; for an unknown message its last line that is not a warning."""
+    for part, remedy in REMEDIES:
+        for line in lines:
+            if part in line and "warning:" not in line:
+                return remedy, line
+    telling = [line for line in lines if "warning:" not in line] or list(lines)
+    return DEFAULT_REMEDY, telling[-1] if telling else ""
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

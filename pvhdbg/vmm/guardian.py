@@ -1,0 +1,139 @@
+"""The guardian: a small shell process that outlives pvhdbg and cleans up after it, even after SIGKILL.
+
+It reads a pipe whose only writer is pvhdbg. End of file means that pvhdbg has let go, on purpose or not; then the
+guardian kills QEMU's process group and removes the private folder. There is one clean-up path, and every run takes it.
+
+Lines on the pipe: `started PID` when QEMU runs, `gone` before its pid is free for another process, so that a pid is
+never killed after reuse, `keep` when QEMU is to live on: then the folder goes when QEMU ends. `started` is written by
+QEMU's own process before it becomes QEMU: whenever pvhdbg dies, either the line is there, or QEMU never ran. The same
+process holds the pipe until then, so end of file comes after.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+
+from pvhdbg.errors import VmmFailed
+
+SHELL = "/bin/sh"
+
+# $1 is the private folder. The traps: a Ctrl-C or a hang-up of the terminal is pvhdbg's to answer.
+# A process without /proc/PID/exe is a zombie: it has ended, and nobody has asked for its status.
+GUARD = """
+trap '' HUP INT QUIT TERM PIPE
+pid=
+keep=
+while read -r word value; do
+    case $word in
+        started) pid=$value ;;
+        gone) pid= ;;
+        keep) keep=yes ;;
+    esac
+done
+if [ -n "$pid" ] && [ -n "$keep" ]; then
+    while kill -s 0 "$pid" && [ -e "/proc/$pid/exe" ]; do sleep 1; done
+elif [ -n "$pid" ]; then
+    kill -s KILL -- "-$pid"
+fi
+rm -rf -- "$1" || rm -rf -- "$1"
+"""
+
+# Standard output is the guardian's pipe. The command's own goes where standard error goes, so the pipe does not leak.
+LAUNCH = 'echo "started $$" && exec "$@" >&2'
+
+LONGEST_FOLDER = 80  # bytes: a unix socket's path has 107, and the names in the folder are short
+PATIENCE = 5.0  # seconds for the guardian to kill and remove, before it is done without it
+
+
+class Guardian:
+    """A private folder (mode 0700) and the process that removes it, and with it what was launched."""
+
+    def __init__(self) -> None:
+        """Raises VmmFailed when no folder can be made or no shell be started."""
+        self.folder = _private_folder()
+        reader = -1
+        self._writer = -1
+        self._process: subprocess.Popen[bytes] | None = None
+        try:
+            reader, self._writer = os.pipe()  # close-on-exec, both
+            self._process = subprocess.Popen(
+                [SHELL, "-c", GUARD, "pvhdbg-guardian", self.folder],
+                stdin=reader,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                start_new_session=True,
+            )
+        except OSError as exc:
+            self.close()
+            raise VmmFailed(f"{SHELL} cannot be started: {exc.strerror}", "see what limits this process") from exc
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            if reader >= 0:
+                os.close(reader)
+
+    def launch(self, argv: Sequence[str], output: int) -> subprocess.Popen[bytes]:
+        """Start `argv` in a session of its own, known to the guardian. Its outputs go to the file `output`."""
+        return subprocess.Popen(
+            [SHELL, "-c", LAUNCH, "pvhdbg-launch", *argv],
+            stdin=subprocess.DEVNULL,
+            stdout=self._writer,
+            stderr=output,
+            start_new_session=True,
+        )
+
+    def gone(self) -> None:
+        """What was launched has ended: its pid means nothing from now on."""
+        self._tell(b"gone\n")
+
+    def release(self) -> None:
+        """Let what was launched live on, and the folder with it until then. Ends this object's part."""
+        self._tell(b"keep\n")
+        self._close_pipe()
+        if self._process is not None:
+            self._process.returncode = 0  # it stays as long as QEMU does: not ours to wait for
+            self._process = None
+        self.folder = ""
+
+    def close(self) -> None:
+        """Let the guardian do its work, and wait for it. Safe to call twice."""
+        self._close_pipe()
+        if self._process is not None:
+            try:
+                self._process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+        if self.folder:
+            shutil.rmtree(self.folder, ignore_errors=True)  # there is something only if the guardian failed
+            self.folder = ""
+
+    def _tell(self, line: bytes) -> None:
+        if self._writer >= 0:
+            with contextlib.suppress(OSError):  # the guardian was killed by somebody: then nothing depends on the line
+                os.write(self._writer, line)
+
+    def _close_pipe(self) -> None:
+        if self._writer >= 0:
+            os.close(self._writer)
+            self._writer = -1
+
+
+def _private_folder() -> str:
+    """A new folder that only this user can enter, with a path short enough for the sockets in it."""
+    place = tempfile.gettempdir()
+    if len(os.fsencode(place)) > LONGEST_FOLDER:
+        place = "/tmp"  # noqa: S108 -- mkdtemp makes a new folder with a random name and mode 0700
+    try:
+        return os.path.abspath(tempfile.mkdtemp(prefix="pvhdbg-", dir=place))
+    except OSError as exc:
+        what = f"no folder for QEMU's sockets can be made in {place}: {exc.strerror}"
+        raise VmmFailed(what, "set TMPDIR to a folder you can write to") from exc

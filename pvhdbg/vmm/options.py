@@ -1,0 +1,130 @@
+"""What QEMU is started with: a frozen wish and the argument list that comes of it. No I/O, and never a shell.
+
+The machine stays the one that a plain `qemu-system-x86_64 -kernel FILE` makes, because it is that machine's hand-off
+which is judged. Four things differ, none of which the guest finds in its start_info or registers (measured on QEMU
+7.2, pc, q35 and microvm: the same structures, byte for byte):
+
+- `-display none`: no window; and a QEMU without one would otherwise listen for VNC on TCP.
+- `-nic none`: no user-mode network, so an unknown kernel does not reach the network through us. It also saves the
+  15 ms that the network card's boot ROM takes. Any network option of the user's own switches this off.
+- `-serial file:`: COM1 goes to a file, which never makes the guest wait for a reader.
+- `-m 512M` instead of 128M: distribution kernels with an initrd do not fit in QEMU's default.
+
+`-nodefaults` is not used: on q35 it changes the memory map.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pvhdbg.errors import BadInput
+
+DEFAULT_QEMU = "qemu-system-x86_64"
+DEFAULT_MEMORY = "512M"
+ACCELERATORS = ("tcg", "kvm", "auto")
+
+# Options that would take from pvhdbg what it needs, and what to do instead. Option names without the dashes.
+REFUSED = {
+    "gdb": "leave it out: pvhdbg holds QEMU's only debugger connection; or start QEMU yourself and attach to it",
+    "s": "leave it out: pvhdbg holds QEMU's only debugger connection; or start QEMU yourself and attach to it",
+    "daemonize": "leave it out: QEMU must stay a child of pvhdbg to be ended with it",
+    "kernel": "give the kernel as pvhdbg's own argument",
+    "preconfig": "leave it out: with it QEMU builds no machine before it is told to",
+}
+NETWORK = frozenset({"nic", "net", "netdev"})
+
+
+@dataclass(frozen=True)
+class QemuOptions:
+    """What to boot and on what. `None` means QEMU's own default, except `memory`: 512M.
+
+    `accel` is "tcg", "kvm", or "auto" (KVM if QEMU can use it, else TCG). `extra` goes to QEMU as it is, after
+    everything else, so that it can override.
+    """
+
+    kernel: str | Path
+    append: str | None = None
+    initrd: str | Path | None = None
+    machine: str | None = None
+    memory: str | None = None
+    cpus: int | None = None
+    cpu: str | None = None
+    accel: str = "tcg"
+    qemu: str | None = None
+    extra: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sockets:
+    """Paths in the private folder: two unix sockets that QEMU listens on, and the file that COM1 is written to."""
+
+    gdb: str
+    qmp: str
+    serial: str
+
+
+def command_line(options: QemuOptions, sockets: Sockets) -> list[str]:
+    """QEMU's arguments, program first. Raises BadInput for an option of `extra` that pvhdbg needs for itself.
+
+    -kernel, -initrd and -append are taken literally: QEMU looks for commas in -initrd only when it loads a multiboot
+    kernel, and a leading dash is no option where a value is due (both tried with 7.2 and 10.0).
+    """
+    given = option_names(options.extra)
+    for name in sorted(given & REFUSED.keys()):
+        raise BadInput(f"QEMU's option -{name} cannot be passed on", REFUSED[name])
+    argv = [options.qemu or DEFAULT_QEMU]
+    argv += ["-kernel", os.fspath(options.kernel)]
+    for name, value in (
+        ("append", options.append),
+        ("initrd", options.initrd and os.fspath(options.initrd)),
+        ("machine", options.machine),
+        ("cpu", options.cpu),
+        ("smp", options.cpus and str(options.cpus)),
+    ):
+        if value is not None:
+            argv += [f"-{name}", str(value)]
+    if "m" not in given:
+        argv += ["-m", options.memory or DEFAULT_MEMORY]
+    if not _names_accelerator(options, given):
+        argv += _accelerator(options.accel)
+    if not given & NETWORK:
+        argv += ["-nic", "none"]
+    if "serial" not in given:
+        argv += ["-serial", f"file:{sockets.serial}"]  # takes the rest literally, commas too
+    argv += ["-display", "none", "-monitor", "none"]
+    argv += ["-no-reboot", "-no-shutdown"]  # a triple fault stops the machine for a look at it (T03), instead of ending it
+    argv += ["-S", "-gdb", _listen(sockets.gdb), "-qmp", _listen(sockets.qmp)]
+    argv += options.extra
+    if any("\0" in argument for argument in argv):
+        raise BadInput("an argument for QEMU holds a zero byte", "take it out")
+    return argv
+
+
+def option_names(arguments: Sequence[str]) -> frozenset[str]:
+    """The names of the options among QEMU `arguments`, without dashes. The value of -append is never one."""
+    names = set()
+    before = ""
+    for argument in arguments:
+        if argument.startswith("-") and before.lstrip("-") != "append":
+            names.add(argument.removeprefix("-").removeprefix("-"))
+        before = argument
+    return frozenset(names)
+
+
+def _names_accelerator(options: QemuOptions, given: frozenset[str]) -> bool:
+    """QEMU refuses -accel next to -machine accel=, and takes a second -accel as a fallback, not as an override."""
+    by_machine = any("accel=" in value for value in (options.machine or "", *options.extra))
+    return by_machine or bool(given & {"accel", "enable-kvm"})
+
+
+def _accelerator(accel: str) -> list[str]:
+    if accel not in ACCELERATORS:
+        raise BadInput(f"{accel!r} is no accelerator", f"choose one of {', '.join(ACCELERATORS)}")
+    return ["-accel", "kvm", "-accel", "tcg"] if accel == "auto" else ["-accel", accel]
+
+
+def _listen(path: str) -> str:
+    return f"unix:{path.replace(',', ',,')},server=on,wait=off"  # QEMU's lists are split at commas; a doubled one is a comma

@@ -1,0 +1,216 @@
+"""Start a QEMU that waits at its first instruction, keep hold of it, and never leave it behind.
+
+Everything of a run lives in one private folder: two unix sockets (debugger, control) and two files (COM1, QEMU's own
+messages). A guardian process ends QEMU and removes the folder when pvhdbg lets go, whatever the reason.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+
+from pvhdbg.decode.text import printable, shorten
+from pvhdbg.errors import TargetLost, TargetTimeout, VmmFailed
+from pvhdbg.vmm.failures import check_version, ended_at_once, not_installed
+from pvhdbg.vmm.guardian import Guardian
+from pvhdbg.vmm.options import DEFAULT_QEMU, QemuOptions, Sockets, command_line
+from pvhdbg.vmm.qmp import Qmp
+
+__all__ = ["QemuOptions", "QemuProcess", "start"]
+
+Watch = Callable[[str], None]
+
+START_TIMEOUT = 10.0  # seconds; usual is 0.05
+TAIL_BYTES = 64 * 1024  # as much of a log is read, however long it grew
+LINE_WIDTH = 400  # characters of a log line that are shown
+POLITE = 1.0  # seconds that QEMU gets to flush recordings and disk images before it is killed
+FIRST_PAUSE, LONGEST_PAUSE = 0.0005, 0.01  # seconds between two looks
+
+
+class QemuProcess:
+    """A running QEMU. Made by `start`; a context manager that ends it.
+
+    `gdb_socket` and `qmp_socket` are paths of unix sockets that take one client each; `version` is QEMU's own,
+    `accelerator` is "kvm" or "tcg" as it is in use, `command` the arguments it was started with.
+    """
+
+    def __init__(self, command: list[str], sockets: Sockets, guardian: Guardian) -> None:
+        """Launch `command`; nothing is known to work yet. Raises VmmFailed if no process can be made."""
+        self.command = tuple(command)
+        self.gdb_socket = sockets.gdb
+        self.qmp_socket = sockets.qmp
+        self.serial_log = Path(sockets.serial)
+        self.version = ""
+        self.accelerator = ""
+        self._messages = Path(guardian.folder, "messages")
+        self._guardian = guardian
+        self._status: int | None = None
+        self._last_serial: list[str] = []
+        self._last_messages: list[str] = []
+        self._closed = False
+        try:
+            with open(self._messages, "xb") as messages:
+                self._process = guardian.launch(command, messages.fileno())
+        except OSError as exc:
+            raise VmmFailed(f"QEMU cannot be started: {exc.strerror}", "see what limits this process") from exc
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        """The exit status (negative: the signal), or None while QEMU runs."""
+        if self._status is None:
+            with contextlib.suppress(ChildProcessError):  # somebody in this process reaps all children
+                if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                    return None
+                self._kill_group()  # a helper that QEMU started; the pid is still ours to name
+            self._guardian.gone()
+            self._status = self._process.wait()
+        return self._status
+
+    def wait(self, timeout: float) -> int | None:
+        """The exit status once QEMU has ended, or None after `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        pause = FIRST_PAUSE
+        while self.poll() is None and time.monotonic() < deadline:
+            time.sleep(pause)
+            pause = min(pause * 2, LONGEST_PAUSE)
+        return self.poll()
+
+    def serial_tail(self, lines: int = 20) -> list[str]:
+        """The last `lines` lines that the guest wrote to COM1, escaped. Stays readable after `close`."""
+        return (self._last_serial if self._closed else _tail(self.serial_log))[-lines:] if lines > 0 else []
+
+    def stderr_tail(self, lines: int = 20) -> list[str]:
+        """The last `lines` lines that QEMU itself wrote, to either output, escaped. Stays readable after `close`."""
+        return (self._last_messages if self._closed else _tail(self._messages))[-lines:] if lines > 0 else []
+
+    def qmp(self, timeout: float = 5.0) -> Qmp:
+        """A control connection; close it before the next one. Raises TargetErrors."""
+        try:
+            return Qmp(self.qmp_socket, timeout)
+        except OSError as exc:
+            raise TargetLost(f"QEMU's control socket does not answer: {exc.strerror}") from exc
+
+    def close(self) -> None:
+        """End QEMU and remove the folder. Safe to call twice, and after QEMU has ended on its own."""
+        if self._closed:
+            return
+        try:
+            if self.poll() is None:
+                self._process.terminate()
+                if self.wait(POLITE) is None:
+                    self._kill_group()
+                    self.wait(POLITE)
+            self._last_serial = _tail(self.serial_log)
+            self._last_messages = _tail(self._messages)
+        finally:
+            self._closed = True
+            self._guardian.close()
+            self.wait(POLITE)
+
+    def release(self) -> None:
+        """Let QEMU live on when pvhdbg ends, with its folder; `close` then does nothing. The guardian tidies up later."""
+        if self._closed or self.poll() is not None:
+            return
+        self._last_serial = _tail(self.serial_log)
+        self._last_messages = _tail(self._messages)
+        self._closed = True
+        self._guardian.release()
+        self._process.returncode = 0  # not ours to wait for
+
+    def __enter__(self) -> QemuProcess:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _kill_group(self) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+
+def start(options: QemuOptions, timeout: float = START_TIMEOUT, progress: Watch = lambda _: None) -> QemuProcess:
+    """A QEMU that has built its machine, loaded the kernel and stands before its first instruction.
+
+    Raises VmmFailed when QEMU is missing, too old or ends at once (with its own last words), TargetTimeout when it
+    is not ready after `timeout` seconds, BadInput for arguments that cannot be passed on.
+    """
+    program = options.qemu or DEFAULT_QEMU
+    found = shutil.which(program)
+    if found is None:
+        raise not_installed(program)
+    options = replace(options, qemu=found)
+    command_line(options, Sockets("", "", ""))  # refuse a bad wish before anything exists
+    guardian = Guardian()
+    process = None
+    try:
+        sockets = Sockets(*(os.path.join(guardian.folder, name) for name in ("gdb", "qmp", "serial")))
+        progress(f"starting {os.path.basename(found)}")
+        process = QemuProcess(command_line(options, sockets), sockets, guardian)
+        _await_ready(process, time.monotonic() + timeout, timeout)
+    except BaseException:
+        if process is None:
+            guardian.close()
+        else:
+            process.close()
+        raise
+    progress(f"QEMU {process.version} is up, with {process.accelerator}")
+    return process
+
+
+def _await_ready(process: QemuProcess, deadline: float, timeout: float) -> None:
+    """Return once QEMU's main loop answers: then the kernel is loaded and the debugger's socket is open.
+
+    The debugger's socket is not tried itself: its first client is the one that counts.
+    """
+    pause = FIRST_PAUSE
+    while process.poll() is None:
+        try:
+            with Qmp(process.qmp_socket, max(deadline - time.monotonic(), 0.001)) as qmp:
+                kvm = qmp.execute("query-kvm")
+                process.version = qmp.version
+            process.accelerator = "kvm" if isinstance(kvm, dict) and kvm.get("enabled") is True else "tcg"
+            check_version(process.version)
+            if os.path.exists(process.gdb_socket):
+                return
+        except OSError:  # not there yet
+            pass
+        except TargetLost:  # QEMU gave up while it built the machine: its status is about to come
+            process.wait(POLITE)
+        except TargetTimeout:
+            break
+        if time.monotonic() > deadline:
+            break
+        time.sleep(pause)
+        pause = min(pause * 2, LONGEST_PAUSE)
+    status = process.poll()
+    if status is None:
+        raise TargetTimeout(f"QEMU was not ready within {timeout:g} s", "allow more time (--timeout), or less memory")
+    raise ended_at_once(os.path.basename(process.command[0]), status, process.stderr_tail(40))
+
+
+def _tail(path: Path) -> list[str]:
+    """The last lines of a file that somebody else writes, without control characters. Never more than TAIL_BYTES."""
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            start_at = max(size - TAIL_BYTES, 0)
+            file.seek(start_at)
+            data = file.read(TAIL_BYTES)
+    except OSError:
+        return []
+    lines = data.split(b"\n")
+    if start_at:
+        lines = lines[1:] or lines  # the first is a part of a line
+    if not lines[-1]:
+        lines.pop()
+    return [shorten(printable(line.rstrip(b"\r")), LINE_WIDTH) for line in lines]

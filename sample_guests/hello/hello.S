@@ -1,0 +1,107 @@
+/* hello: the smallest PVH guest that does everything right.
+ *
+ * It shows the four things that any PVH kernel needs:
+ *   1. the note XEN_ELFNOTE_PHYS32_ENTRY, which tells the loader where to jump;
+ *   2. an entry that may use the flat segments it is given and EBX, and nothing else: no stack, no IDT, no paging;
+ *   3. a stack of its own before the first call;
+ *   4. interrupts left off, since there is no handler for them.
+ *
+ * It checks the magic of the structure that EBX points to, says one line on COM1 and ends through QEMU's
+ * isa-debug-exit, if that is there (-device isa-debug-exit,iobase=0xf4,iosize=4), else it halts for good.
+ * QEMU's exit status is then 33 for "greeted", 35 for "no start_info": the device exits with (code << 1) | 1.
+ *
+ * The code is 32-bit, as the ABI hands over; the file is ELF64, since not every loader reads ELF32.
+ */
+
+        .file   "hello.S"
+
+        .set    COM1, 0x3f8
+        .set    LINE_STATUS, COM1 + 5
+        .set    TRANSMITTER_EMPTY, 0x20
+        .set    EXIT_PORT, 0xf4
+        .set    EXIT_GREETED, 16
+        .set    EXIT_NO_START_INFO, 17
+        .set    START_INFO_MAGIC, 0x336ec578    /* "xEn3", the 3 with its top bit set */
+        .set    XEN_ELFNOTE_PHYS32_ENTRY, 18
+
+/* ---- the note: 4-byte name size, descriptor size and type, then both, each padded to 4 ---- */
+
+        .section .note.Xen, "a", @note
+        .balign 4
+        .long   2f - 1f
+        .long   4f - 3f
+        .long   XEN_ELFNOTE_PHYS32_ENTRY
+1:      .asciz  "Xen"
+2:      .balign 4
+3:      .long   pvh_start               /* a physical address; 4 bytes, since the entry is a 32-bit one */
+4:      .balign 4
+
+/* ---- the code ---- */
+
+        .text
+        .code32
+
+        .globl  pvh_start
+        .type   pvh_start, @function
+pvh_start:
+        movl    $stack_top, %esp
+        movl    %ebx, start_info
+        cld
+        call    check_magic
+        movl    $greeting, %esi
+        call    print
+        movl    $EXIT_GREETED, %eax
+        jmp     exit
+        .size   pvh_start, . - pvh_start
+
+        .type   check_magic, @function
+check_magic:                            /* returns only if EBX points to a start_info */
+        cmpl    $START_INFO_MAGIC, (%ebx)
+        jne     1f
+        ret
+1:      movl    $complaint, %esi
+        call    print
+        movl    $EXIT_NO_START_INFO, %eax
+        jmp     exit
+        .size   check_magic, . - check_magic
+
+        .type   print, @function
+print:                                  /* the zero-terminated text at ESI, to COM1 */
+        lodsb
+        testb   %al, %al
+        jz      2f
+        movb    %al, %ah
+        movw    $LINE_STATUS, %dx
+1:      inb     %dx, %al                /* a machine without COM1 reads 0xff here, so this loop ends there too */
+        testb   $TRANSMITTER_EMPTY, %al
+        jz      1b
+        movb    %ah, %al
+        movw    $COM1, %dx
+        outb    %al, %dx
+        jmp     print
+2:      ret
+        .size   print, . - print
+
+        .type   exit, @function
+exit:                                   /* with the code in EAX; never returns */
+        outl    %eax, $EXIT_PORT
+halt:   cli
+        hlt
+        jmp     halt
+        .size   exit, . - exit
+
+/* ---- the data ---- */
+
+        .data
+greeting:
+        .asciz  "hello from PVH\r\n"
+complaint:
+        .asciz  "EBX does not point to a start_info\r\n"
+
+        .bss
+        .balign 16
+start_info:                             /* where EBX pointed: physical address of hvm_start_info */
+        .skip   4
+        .balign 16
+stack:  .skip   4096
+stack_top:
