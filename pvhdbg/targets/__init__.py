@@ -1,0 +1,1 @@
+"""How to reach a machine. Foreign errors stop here: callers see TargetErrors only."""

@@ -1,0 +1,23 @@
+"""The Python face of the verbs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pvhdbg.report.document import Report
+
+
+def check(subject: str, **options: Any) -> Report:
+    """Bring `subject` (kernel file, gdbstub address or snapshot) to its entry and judge it.
+
+    Options are those of `pvhdbg check` by their long names (`machine="q35"`, `append=...`, `spec="v0"`, `strict=True`,
+    `timeout=10`, `select=["PVH"]`). Raises PvhdbgError where the command would exit with 2 or 3.
+    """
+    from pvhdbg.frontends.subject import observe
+    from pvhdbg.frontends.verbs import Request
+    from pvhdbg.rules.catalogue import choose, judge
+
+    rules = choose(options.pop("select", ()), options.pop("ignore", ()))
+    strict = bool(options.pop("strict", False))
+    observed = observe(Request({"subject": subject, **options}))
+    return Report(observed.boot, judge(observed.boot, rules), strict, observed.warnings)

@@ -1,0 +1,134 @@
+"""What the verbs do. Each function takes a Request and returns an Answer; nothing here prints."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pvhdbg.frontends.verbs import Answer, Request
+from pvhdbg.report.style import Style
+
+
+def check(request: Request) -> Answer:
+    """`check` and `run`: bring the subject to its entry and judge it."""
+    from pvhdbg.frontends.subject import observe
+
+    return _judged(request, observe)
+
+
+def attach(request: Request) -> Answer:
+    """`attach`: as `check`, for a gdbstub only."""
+    from pvhdbg.frontends.subject import attach as attach_to
+
+    return _judged(request, attach_to)
+
+
+def _judged(request: Request, observe: Any) -> Answer:
+    from pvhdbg.report.document import Report
+    from pvhdbg.rules.catalogue import choose, judge
+
+    rules = choose(request.select or (), request.ignore or ())  # before a machine is started for nothing
+    observed = observe(request)
+    report = Report(observed.boot, judge(observed.boot, rules), bool(request.strict), observed.warnings)
+
+    def as_text(style: Style) -> str:
+        from pvhdbg.report import text
+
+        return text.render(report, style)
+
+    def as_json() -> str:
+        from pvhdbg.report import json_report
+
+        return json_report.render(report)
+
+    return Answer(as_text, as_json, report.exit_code)
+
+
+def regs(request: Request) -> Answer:
+    """`regs`: registers and hidden segment state."""
+    return _shown(request, "regs", ("vmm", "entry", "registers", "registers_missing", "segments", "a20"))
+
+
+def info(request: Request) -> Answer:
+    """`info`: start_info and what it points to."""
+    return _shown(request, "info", ("vmm", "kernel", "entry", "protocol", "start_info", "start_info_missing"))
+
+
+def _shown(request: Request, kind: str, parts: tuple[str, ...]) -> Answer:
+    from pvhdbg.frontends.subject import observe
+
+    boot = observe(request).boot
+
+    def as_text(style: Style) -> str:
+        from pvhdbg.report import text
+
+        return (text.render_registers if kind == "regs" else text.render_info)(boot, style)
+
+    def as_json() -> str:
+        from pvhdbg.report.json_report import machine
+
+        whole = machine(boot)
+        return json.dumps({"schema": f"pvhdbg/{kind}/1", **{part: whole[part] for part in parts}}, indent=2) + "\n"
+
+    return Answer(as_text, as_json)
+
+
+def snapshot_save(request: Request) -> Answer:
+    """`snapshot save`: write the machine at its entry to a file."""
+    from pvhdbg.decode.snapshot_file import encode
+    from pvhdbg.frontends.output import open_output
+    from pvhdbg.frontends.subject import observe
+
+    with open_output(str(request.output)) as output:
+        snapshot = observe(request).boot.snapshot
+        output.write(encode(snapshot))
+    held = sum(len(piece.data) for piece in snapshot.memory.pieces)
+    return Answer(lambda _: f"{request.output}: {len(snapshot.registers.values)} registers and {held} bytes of memory saved\n")
+
+
+def extract(request: Request) -> Answer:
+    """`extract`: write the ELF inside a compressed kernel."""
+    from pvhdbg.kernel_image import extract as extract_elf
+
+    request.progress(f"unpacking {request.image}")
+    was = extract_elf(str(request.image), str(request.output))
+    return Answer(lambda _: f"{request.output}: the ELF inside {request.image} ({was})\n")
+
+
+def explain(request: Request) -> Answer:
+    """`explain`: one rule."""
+    from pvhdbg.rules.catalogue import find
+
+    rule = find(str(request.id))
+
+    def as_text(style: Style) -> str:
+        from pvhdbg.report import text
+
+        return text.render_rule(rule, style)
+
+    return Answer(as_text, lambda: json.dumps({"schema": "pvhdbg/rule/1", **_rule(rule)}, indent=2) + "\n")
+
+
+def rules(request: Request) -> Answer:
+    """`rules`: all of them."""
+    from pvhdbg.rules.catalogue import CHAPTERS, RULES
+
+    def as_text(style: Style) -> str:
+        from pvhdbg.report import text
+
+        return text.render_rules(CHAPTERS, style)
+
+    return Answer(
+        as_text, lambda: json.dumps({"schema": "pvhdbg/rules/1", "rules": [_rule(rule) for rule in RULES]}, indent=2) + "\n"
+    )
+
+
+def _rule(rule: Any) -> dict[str, Any]:
+    return {
+        "id": rule.id,
+        "title": rule.title,
+        "severity": rule.severity.value,
+        "revisions": sorted(rule.revisions),
+        "clause": {"document": rule.clause.document.name, "url": rule.clause.document.url, "words": rule.clause.words},
+        "why": rule.why,
+    }

@@ -1,0 +1,245 @@
+"""A SUBJECT is told by what it is: a kernel file, a gdbstub's address, or a saved snapshot; this brings it to its entry."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
+
+from pvhdbg.capture import Plan, capture
+from pvhdbg.decode.boot_state import BootState
+from pvhdbg.errors import BadInput, BadSnapshot, PvhdbgError, VmmFailed
+from pvhdbg.frontends.verbs import Request
+from pvhdbg.model import Kernel
+from pvhdbg.spec.revisions import REVISIONS, Revision
+from pvhdbg.targets.address import StubAddress, parse_address
+from pvhdbg.targets.target import Leave, Target
+
+if TYPE_CHECKING:
+    from pvhdbg.kernel_image import KernelImage
+
+_SNAPSHOT_HEAD = b"{"
+_MARK = b'"pvhdbg/snapshot/'
+
+
+@dataclass(frozen=True)
+class Observed:
+    """A decoded machine, and sentences about how it was come by."""
+
+    boot: BootState
+    warnings: tuple[str, ...] = ()
+
+
+def observe(request: Request) -> Observed:
+    """Bring the request's subject to its entry (or read its snapshot) and decode it.
+
+    The machine is left as the request says, on every way out. Raises PvhdbgError.
+    """
+    revision = REVISIONS[request.spec or "v1"]
+    subject = str(request.subject)
+    if _is_snapshot(subject):
+        _refuse(request, ("kernel", "entry", "here", "reset", "leave", *_QEMU_OPTIONS), "a snapshot is only read")
+        return Observed(_from_snapshot(subject, revision))
+    if _is_file(subject):
+        _refuse(request, ("kernel", "reset"), "the subject is the kernel, and it is started afresh")
+        return _run_kernel(request, revision)
+    address = parse_address(subject)
+    _refuse(request, _QEMU_OPTIONS, "the machine at a gdbstub is already running; these are for a kernel file")
+    return _attach(request, address, revision)
+
+
+def attach(request: Request) -> Observed:
+    """As `observe`, for a subject that has to be a gdbstub's address."""
+    return _attach(request, parse_address(str(request.subject)), REVISIONS[request.spec or "v1"])
+
+
+_QEMU_OPTIONS = ("append", "initrd", "machine", "memory", "cpus", "cpu", "qemu", "extra")
+
+
+def _refuse(request: Request, names: tuple[str, ...], why: str) -> None:
+    for name in names:
+        if request.values.get(name):
+            option = "words after --" if name == "extra" else f"--{name}"
+            raise BadInput(f"{option} cannot be used with {request.subject}: {why}", "leave it out")
+
+
+def _is_file(path: str) -> bool:
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        # Something that looks like a path is meant as one: let its opener say that it is not there.
+        return os.sep in path and not path.startswith("unix:")
+    return not stat.S_ISSOCK(mode)
+
+
+def _is_snapshot(path: str) -> bool:
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return False
+        with open(path, "rb") as file:
+            head = file.read(256)
+    except (OSError, ValueError):
+        return False
+    return path.endswith(".pvhsnap") or (head.lstrip().startswith(_SNAPSHOT_HEAD) and _MARK in head)
+
+
+def _from_snapshot(path: str, revision: Revision) -> BootState:
+    from pvhdbg.capture import decoded
+    from pvhdbg.decode.snapshot_file import FILE_BOUND, decode
+    from pvhdbg.targets.recorded import RecordedTarget
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read(FILE_BOUND + 1)
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadSnapshot(f"{path} cannot be read: {error}", "give a file that `pvhdbg snapshot save` wrote") from error
+    snapshot = decode(text)
+    return decoded(RecordedTarget(snapshot, path), snapshot, revision)
+
+
+# --- a kernel file ------------------------------------------------------------------------------------------------
+
+
+def _run_kernel(request: Request, revision: Revision) -> Observed:
+    from pvhdbg.kernel_image import open_kernel
+    from pvhdbg.vmm.qemu import QemuOptions, start
+
+    with ExitStack() as stack:
+        request.progress("reading the kernel")
+        image = stack.enter_context(open_kernel(str(request.subject)))
+        warnings = [] if image.was == "ELF" else [f"{request.subject} is a {image.was}; the ELF inside it is booted"]
+        kernel = image.kernel()
+        if kernel.entry is None and request.entry is None and not request.here:
+            raise image.not_bootable()
+        options = QemuOptions(
+            kernel=image.elf_path,
+            append=request.append,
+            initrd=request.initrd,
+            machine=request.machine,
+            memory=request.memory,
+            cpus=request.cpus,
+            cpu=request.cpu,
+            accel=request.accel or "tcg",
+            qemu=request.qemu,
+            extra=tuple(request.extra or ()),
+        )
+        qemu = stack.enter_context(start(options, timeout=_timeout(request), progress=request.progress))
+        leave = Leave(request.leave or "killed")
+        plan = _plan(request, revision, kernel, image)
+        try:
+            with _connected(request, StubAddress(path=qemu.gdb_socket), leave) as target:
+                boot = capture(target, plan, progress=request.progress, timestamp=_now())
+        except PvhdbgError as error:
+            raise _with_serial(error, qemu.serial_tail(3)) from error
+        if leave is not Leave.KILLED:
+            warnings.append(f"QEMU (pid {qemu.pid}) was left {leave.value}; its gdbstub is {qemu.gdb_socket}")
+            qemu.release()
+        return Observed(boot, tuple(warnings))
+
+
+def _with_serial(error: PvhdbgError, serial: list[str]) -> PvhdbgError:
+    if not serial or isinstance(error, VmmFailed):
+        return error
+    error.todo = f"{error.todo}; its serial port's last words: {' / '.join(serial)}"
+    return error
+
+
+# --- a gdbstub ----------------------------------------------------------------------------------------------------
+
+
+def _attach(request: Request, address: StubAddress, revision: Revision) -> Observed:
+    from pvhdbg.kernel_image import open_kernel
+
+    warnings: list[str] = []
+    with ExitStack() as stack:
+        image: KernelImage | None = None
+        kernel: Kernel | None = None
+        if request.kernel:
+            image = stack.enter_context(open_kernel(str(request.kernel)))
+            kernel = image.kernel()
+            if kernel.entry is None and request.entry is None and not request.here:
+                raise image.not_bootable()
+        plan = _plan(request, revision, kernel, image)
+        target = stack.enter_context(_connected(request, address, Leave(request.leave or "stopped")))
+        boot = capture(target, plan, progress=request.progress, confirm=_confirm, timestamp=_now())
+        if image is not None and not image.is_loaded(target.read_memory):
+            warnings.append(f"{request.kernel} is not what lies in the guest's memory: another kernel, or a changed one, was loaded")
+        if boot.snapshot.kernel is None or boot.snapshot.kernel.entry is None:
+            warnings.append("the kernel file was not seen: rules that need it are undecided; name it with --kernel")
+    return Observed(boot, tuple(warnings))
+
+
+def _confirm(target: Target, loaded: object) -> Kernel | None:
+    """The kernel that the monitor names, if its file can be read here and is what the guest's memory holds."""
+    from pvhdbg.kernel_image import open_kernel
+
+    try:
+        with open_kernel(str(loaded.path)) as image:  # type: ignore[attr-defined]
+            if image.was == "ELF" and image.is_loaded(target.read_memory):
+                return image.kernel()
+    except PvhdbgError:
+        return None  # another machine's path: the ranges that the monitor gave have to do
+    return None
+
+
+@contextmanager
+def _connected(request: Request, address: StubAddress, leave: Leave) -> Iterator[Target]:
+    if request.via == "gdb":
+        from pvhdbg.targets.gdb_mi import GdbTarget
+
+        target: Target = GdbTarget.connect(address, timeout=_timeout(request), progress=request.progress)
+    else:
+        from pvhdbg.targets.remote import RemoteTarget
+
+        target = RemoteTarget.connect(address, timeout=_timeout(request), progress=request.progress)
+    try:
+        yield target
+    except BaseException:
+        target.close(leave)
+        raise
+    target.close(leave)
+
+
+# --- what was asked for -------------------------------------------------------------------------------------------
+
+
+def _timeout(request: Request) -> float:
+    timeout = 30.0 if request.timeout is None else float(request.timeout)
+    if not 0 < timeout < 1e6:
+        raise BadInput(f"--timeout {timeout:g} is not a time", "give a number of seconds greater than 0")
+    return timeout
+
+
+def _plan(request: Request, revision: Revision, kernel: Kernel | None, image: KernelImage | None) -> Plan:
+    plan = Plan(
+        revision, kernel=kernel, here=bool(request.here), reset=bool(request.reset), timeout=_timeout(request)
+    )
+    if request.entry is not None:
+        address, symbol = _address(str(request.entry), image)
+        return replace(plan, entry=address, symbol=symbol)
+    if image is not None and kernel is not None and kernel.entry is not None:
+        return replace(plan, symbol=image.symbols().name_at(kernel.entry))
+    return plan
+
+
+def _address(text: str, image: KernelImage | None) -> tuple[int, str | None]:
+    try:
+        address = int(text, 0)
+    except ValueError:
+        if image is None:
+            what = f"--entry {text} is no number, and there is no kernel to look the symbol up in"
+            raise BadInput(what, "add --kernel ELF") from None
+        return image.symbols().physical_address(text), text
+    if not 0 <= address < 1 << 64:
+        raise BadInput(f"--entry {text} is not an address", "give a number below 2^64") from None
+    return address, None
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).replace(microsecond=0).isoformat()
+
+

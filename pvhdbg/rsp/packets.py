@@ -1,0 +1,127 @@
+"""Framing: `$data#checksum`, acknowledgements, escapes and run lengths (GDB manual, "Overview").
+
+The reader is fed whatever arrived, in any pieces, and yields whole packets. Its peer may be anything: what cannot be this
+protocol is a ProtocolError that names what it looks like, and a packet is bounded before it is believed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pvhdbg.errors import ProtocolError
+
+PACKET_BOUND = 1 << 20  # bytes of one packet's data, as sent
+DATA_BOUND = 1 << 22  # bytes after run lengths are expanded
+_NOISE_BOUND = 4096  # bytes outside of any packet, after which the peer is not a stub
+INTERRUPT = b"\x03"
+
+_OTHER_PROTOCOLS = (
+    (b"HTTP/", "an HTTP server"),
+    (b"SSH-", "an SSH server"),
+    (b'{"QMP"', "a QMP monitor"),
+    (b"QEMU ", "QEMU's human monitor"),
+    (b"RFB ", "a VNC server"),
+    (b"220 ", "a mail or FTP server"),
+)
+
+
+@dataclass(frozen=True)
+class Packet:
+    """One packet's data, unescaped and expanded. `sound` is False when its checksum was wrong."""
+
+    data: bytes
+    sound: bool = True
+
+
+@dataclass(frozen=True)
+class Acknowledgement:
+    """`+` or, with `accepted` False, `-`: please send again."""
+
+    accepted: bool
+
+
+def frame(data: bytes) -> bytes:
+    """`data` as a packet to send."""
+    escaped = bytearray()
+    for byte in data:
+        if byte in b"#$}*":
+            escaped += bytes((0x7D, byte ^ 0x20))
+        else:
+            escaped.append(byte)
+    return b"$%s#%02x" % (bytes(escaped), sum(escaped) & 0xFF)
+
+
+class PacketReader:
+    """Collects bytes and gives out packets and acknowledgements, in order. Notifications (`%…`) are passed over."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._noise = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Packet | Acknowledgement]:
+        """Add bytes, and yield what they complete. Raises ProtocolError when this cannot be a gdbstub."""
+        self._buffer += data
+        while self._buffer:
+            first = self._buffer[0]
+            if first in b"+-":
+                del self._buffer[0]
+                yield Acknowledgement(first == 0x2B)
+            elif first in b"$%":
+                whole = self._packet()
+                if whole is None:
+                    return
+                if first == 0x24:
+                    yield whole
+            else:
+                self._skip()
+
+    def _packet(self) -> Packet | None:
+        end = self._buffer.find(b"#", 1)
+        if end < 0 or len(self._buffer) < end + 3:
+            if len(self._buffer) > PACKET_BOUND:
+                raise ProtocolError(f"the peer sent a packet of more than {PACKET_BOUND} bytes", _ADVICE)
+            return None
+        body, digits = bytes(self._buffer[1:end]), bytes(self._buffer[end + 1 : end + 3])
+        del self._buffer[: end + 3]
+        try:
+            sound = int(digits, 16) == sum(body) & 0xFF
+        except ValueError:
+            sound = False
+        return Packet(_expanded(body) if sound else body, sound)
+
+    def _skip(self) -> None:
+        following = [at for at in (self._buffer.find(mark) for mark in (b"$", b"%", b"+", b"-")) if at >= 0]
+        at = min(following, default=len(self._buffer))
+        self._noise += self._buffer[:at]
+        del self._buffer[:at]
+        for prefix, name in _OTHER_PROTOCOLS:
+            if bytes(self._noise[: len(prefix)]) == prefix:
+                raise ProtocolError(f"the peer is {name}, not a gdbstub", _ADVICE)
+        if len(self._noise) > _NOISE_BOUND:
+            raise ProtocolError(f"the peer is not a gdbstub: it sent {bytes(self._noise[:16])!r}…", _ADVICE)
+
+
+_ADVICE = "give the address of a gdbstub, such as QEMU's -gdb tcp::1234"
+
+
+def _expanded(body: bytes) -> bytes:
+    """Undo `}` escapes and `*` run lengths: `0*"` is 0 and '"' - 29 more of it."""
+    if b"}" not in body and b"*" not in body:
+        return body
+    data = bytearray()
+    index = 0
+    while index < len(body):
+        byte = body[index]
+        index += 1
+        if byte == 0x7D and index < len(body):
+            data.append(body[index] ^ 0x20)
+            index += 1
+        elif byte == 0x2A and index < len(body) and data:
+            data += data[-1:] * max(body[index] - 29, 0)
+            index += 1
+        else:
+            data.append(byte)
+        if len(data) > DATA_BOUND:
+            raise ProtocolError(f"the peer sent a packet that expands to more than {DATA_BOUND} bytes", _ADVICE)
+    return bytes(data)

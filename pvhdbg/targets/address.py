@@ -1,0 +1,62 @@
+"""Where a gdbstub listens, as a user writes it: `:1234`, `host:1234`, `[::1]:1234`, `unix:PATH`, a socket's path."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from dataclasses import dataclass
+
+from pvhdbg.errors import BadInput
+
+_TCP = re.compile(r"(?:tcp:)?(?P<host>\[[0-9A-Fa-f:.%\w]+\]|[\w.-]*):(?P<port>\d{1,6})", re.ASCII)
+_HELP = "give :1234, host:1234, unix:PATH, the path of a socket, or a kernel file"
+
+
+@dataclass(frozen=True)
+class StubAddress:
+    """A TCP host and port, or the path of a unix socket."""
+
+    host: str | None = None
+    port: int | None = None
+    path: str | None = None
+
+    def __str__(self) -> str:
+        if self.path is not None:
+            return self.path
+        host = f"[{self.host}]" if self.host and ":" in self.host else self.host
+        return f"{'' if host in (None, 'localhost') else host}:{self.port}"
+
+
+def parse_address(text: str) -> StubAddress:
+    """The address that `text` means. Raises BadInput."""
+    if text.startswith("unix:"):
+        return _socket(text[5:].split(",", 1)[0])
+    match = _TCP.fullmatch(text)
+    if match is not None:
+        port = int(match["port"])
+        if not 1 <= port <= 65535:
+            raise BadInput(f"{port} is not a TCP port", "ports are 1 to 65535; QEMU's -s is :1234")
+        return StubAddress(match["host"].strip("[]") or "localhost", port)
+    if _is_socket(text):
+        return StubAddress(path=text)
+    if os.path.isdir(text):
+        raise BadInput(f"{text} is a directory", _HELP)
+    if os.path.exists(text):
+        raise BadInput(f"{text} is a file, not the address of a gdbstub", "start it with pvhdbg run, or judge it with pvhdbg check")
+    raise BadInput(f"there is no file {text}, and it is no address either", _HELP)
+
+
+def _socket(path: str) -> StubAddress:
+    if not path:
+        raise BadInput("unix: names no socket", _HELP)
+    if os.path.exists(path) and not _is_socket(path):
+        raise BadInput(f"{path} is not a socket", _HELP)
+    return StubAddress(path=path)
+
+
+def _is_socket(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,71 @@
+"""`RecordedTarget`: a saved snapshot in the place of a machine. What was observed can be read; nothing can be run."""
+
+from __future__ import annotations
+
+from pvhdbg.errors import MemoryUnreadable, TargetError
+from pvhdbg.model import NeedMemory, Registers, Snapshot, Unavailable
+from pvhdbg.targets.target import Capabilities, Leave, Stop
+
+_TODO = "boot it again: pvhdbg run KERNEL, or pvhdbg attach TARGET"
+
+
+class RecordedTarget:
+    """A `Target` that replays a Snapshot."""
+
+    via = "snapshot"
+
+    def __init__(self, snapshot: Snapshot, name: str = "snapshot") -> None:
+        self.snapshot = snapshot
+        self._name = name
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(monitor=False, control=False, write=False)
+
+    def read_registers(self) -> Registers:
+        return self.snapshot.registers
+
+    def read_memory(self, address: int, size: int) -> bytes:
+        try:
+            return self.snapshot.memory.read(address, size)
+        except NeedMemory:
+            raise MemoryUnreadable(address, size, "it is not in the snapshot") from None
+        except Unavailable as gap:
+            raise MemoryUnreadable(address, size, gap.reason) from None
+
+    def _cannot(self) -> TargetError:
+        return TargetError(f"{self._name} is a snapshot: it cannot be run or changed", _TODO)
+
+    def write_register(self, name: str, value: int) -> None:
+        raise self._cannot()
+
+    def write_memory(self, address: int, data: bytes) -> None:
+        raise self._cannot()
+
+    def set_breakpoint(self, address: int) -> None:
+        raise self._cannot()
+
+    def clear_breakpoint(self, address: int) -> None:
+        raise self._cannot()
+
+    def resume(self) -> None:
+        raise self._cannot()
+
+    def wait(self, timeout: float) -> Stop:
+        raise self._cannot()
+
+    def step(self) -> Stop:
+        raise self._cannot()
+
+    def interrupt(self) -> Stop:
+        raise self._cannot()
+
+    def monitor(self, command: str) -> str:
+        raise self._cannot()
+
+    def close(self, leave: Leave) -> None:
+        pass

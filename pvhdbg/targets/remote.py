@@ -1,0 +1,311 @@
+"""`RemoteTarget`: a machine behind a gdbstub, over our own RSP client. Needs no GDB.
+
+The rules that keep QEMU's stub, and the guest, unharmed (measured on 7.2 and 10.0):
+
+1. `G` is never sent: outside 64-bit code QEMU reads it in another width than it writes `g`, and clears cr0.PE. `P` it is.
+2. `bs` and `bc` abort a QEMU that does not replay. They are not sent at all.
+3. `?` removes every breakpoint: it is sent once, before any is set.
+4. `c` on top of a breakpoint stops again at once: resume lifts it, steps, and sets it again.
+5. A second client connects and is never answered: every wait has an end, and says so.
+6. `m` of more than the stub offers fails: reads are cut into pieces.
+7. With paging on, `m` means virtual addresses: PhyMemMode is switched on around a read and back to what it was. In that
+   mode QEMU answers zeros for what is not there, so a caller asks for backed memory only (`info mtree`).
+8. Connecting stops the machine. Closing the socket leaves it stopped; `D` lets it run; `k` ends QEMU.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from pvhdbg.errors import MemoryUnreadable, PvhdbgError, TargetError
+from pvhdbg.model import SELECTORS, Registers
+from pvhdbg.rsp import replies
+from pvhdbg.rsp.registers import RegisterLayout, layout_for
+from pvhdbg.targets.address import StubAddress
+from pvhdbg.targets.target import Capabilities, Leave, Stop, StopKind
+from pvhdbg.targets.wire import Wire
+
+_PIECE = 0x800  # bytes that every QEMU answers in one `m`
+_PIECE_BOUND = 0x8000
+_MONITOR_BOUND = 8 << 20
+_PG = 1 << 31
+
+
+class RemoteTarget:
+    """A `Target` over a socket. Make one with `connect`."""
+
+    via = "g packet"
+
+    def __init__(self, wire: Wire, timeout: float) -> None:
+        self._wire = wire
+        self._timeout = timeout
+        self._layout: RegisterLayout | None = None
+        self._breakpoints: set[int] = set()
+        self._running = False
+        self._closed = False
+        self._thread: str | None = None
+        self._cr0_hint: int | None = None
+        self._features = self._handshake()
+        self._piece = self._piece_size()
+        self._physical_mode = "PhyMemMode" in self._ask_text("qqemu.Supported")
+        self._has_monitor = self._ask_monitor()
+
+    @classmethod
+    def connect(
+        cls, address: StubAddress, *, timeout: float = 10.0, progress: Callable[[str], None] = lambda _: None
+    ) -> RemoteTarget:
+        """Connect to a gdbstub; the machine is stopped by that. Raises TargetLost, TargetTimeout, ProtocolError."""
+        wire = Wire(address, timeout, progress)
+        try:
+            return cls(wire, timeout)
+        except BaseException:
+            wire.close()
+            raise
+
+    @property
+    def name(self) -> str:
+        return self._wire.name
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(monitor=self._has_monitor, width=self._known_layout().width)
+
+    # --- getting to know each other -------------------------------------------------------------------------------
+
+    def _handshake(self) -> dict[str, str]:
+        # QEMU answers a stop reply without pXX.YY threads to a client that does not say multiprocess+.
+        answer = self._wire.request(b"qSupported:multiprocess+;xmlRegisters=i386;vContSupported+", self._timeout)
+        found = replies.features(answer)
+        self._take(self._wire.request(b"?", self._timeout))
+        return found
+
+    def _piece_size(self) -> int:
+        try:
+            offered = int(self._features.get("PacketSize", "0"), 16)
+        except ValueError:
+            offered = 0
+        return min(max((offered - 16) // 2, _PIECE), _PIECE_BOUND) if offered > 0x1000 else _PIECE
+
+    def _ask_text(self, query: str) -> str:
+        return self._wire.request(query.encode("ascii"), self._timeout).decode("ascii", "replace")
+
+    def _ask_monitor(self) -> bool:
+        try:
+            return bool(self._command("info version"))
+        except TargetError:
+            return False
+
+    def _known_layout(self) -> RegisterLayout:
+        if self._layout is None:
+            self._read_g()
+        assert self._layout is not None
+        return self._layout
+
+    # --- registers ------------------------------------------------------------------------------------------------
+
+    def _read_g(self) -> dict[str, int]:
+        self._stopped()
+        data = self._wire.request(b"g", self._timeout)
+        if replies.error_code(data) is not None or not data:
+            raise TargetError(f"{self.name} does not show its registers ({data.decode('ascii', 'replace') or 'empty'})",
+                              "is this the stub of an x86 guest?")  # fmt: skip
+        if self._layout is None:
+            self._layout = layout_for(len(data) // 2)
+        return self._layout.decode(data)
+
+    def read_registers(self) -> Registers:
+        """All registers that the stub shows. Control registers that it does not know are absent, never 0."""
+        values = self._read_g()
+        assert self._layout is not None
+        missing = "this stub does not show it"
+        if self._layout.slot("cr0") is None and not any(values.get(name) for name in SELECTORS):
+            # Firecracker's stub sends zeros for selectors that it never read.
+            values = {name: value for name, value in values.items() if name not in SELECTORS}
+            missing = "this stub shows general registers only"
+        self._cr0_hint = values.get("cr0")
+        return Registers(values, missing)
+
+    def write_register(self, name: str, value: int) -> None:
+        """Change one register, by a `P` packet."""
+        slot = self._known_layout().slot(name)
+        if slot is None:
+            raise TargetError(f"{self.name} has no register {name}", "write another one")
+        self._stopped()
+        digits = (value & ((1 << 8 * slot.size) - 1)).to_bytes(slot.size, "little").hex()
+        self._expect_ok(f"P{slot.number:x}={digits}", f"register {name} cannot be written")
+
+    # --- memory ---------------------------------------------------------------------------------------------------
+
+    def read_memory(self, address: int, size: int) -> bytes:
+        """Guest-physical memory. Raises MemoryUnreadable with the reason."""
+        self._stopped()
+        data = bytearray()
+        with self._physical(address, size):
+            while len(data) < size:
+                at, step = address + len(data), min(self._piece, size - len(data))
+                reply = self._wire.request(b"m%x,%x" % (at, step), self._timeout)
+                code = replies.error_code(reply)
+                if code is not None or not reply:
+                    raise MemoryUnreadable(at, step, f"the stub answers {reply.decode('ascii', 'replace') or 'nothing'}")
+                data += replies.unhex(reply, step)
+        return bytes(data)
+
+    def write_memory(self, address: int, data: bytes) -> None:
+        """Write guest-physical memory."""
+        self._stopped()
+        with self._physical(address, len(data)):
+            for offset in range(0, len(data), self._piece):
+                piece = data[offset : offset + self._piece]
+                reply = self._wire.request(b"M%x,%x:%s" % (address + offset, len(piece), piece.hex().encode()), self._timeout)
+                if reply != b"OK":
+                    raise MemoryUnreadable(address + offset, len(piece), f"the stub answers {reply[:20]!r} to a write")
+
+    @contextmanager
+    def _physical(self, address: int, size: int) -> Iterator[None]:
+        cr0 = self._cr0_hint
+        if cr0 is None:
+            cr0 = self._read_g().get("cr0", 0)
+            self._cr0_hint = cr0
+        if not cr0 & _PG:
+            yield
+            return
+        if not self._physical_mode:
+            raise MemoryUnreadable(address, size, "paging is on, and this stub reads virtual addresses only")
+        before = self._ask_text("qqemu.PhyMemMode")
+        if before == "1":
+            yield
+            return
+        self._expect_ok("Qqemu.PhyMemMode:1", "physical memory cannot be read")
+        try:
+            yield
+        finally:
+            self._expect_ok("Qqemu.PhyMemMode:0", "PhyMemMode could not be put back")
+
+    # --- running --------------------------------------------------------------------------------------------------
+
+    def set_breakpoint(self, address: int) -> None:
+        """A hardware breakpoint (`Z1`): software ones are overwritten by what loads the kernel."""
+        self._stopped()
+        if address not in self._breakpoints:
+            self._expect_ok(f"Z1,{address:x},1", f"no hardware breakpoint at {address:#x}")
+            self._breakpoints.add(address)
+
+    def clear_breakpoint(self, address: int) -> None:
+        if address in self._breakpoints:
+            self._stopped()
+            self._breakpoints.discard(address)
+            self._expect_ok(f"z1,{address:x},1", f"the breakpoint at {address:#x} could not be removed")
+
+    def resume(self) -> None:
+        """Let the machine run, off a breakpoint at the current pc first."""
+        self._stopped()
+        if self._read_g().get("rip") in self._breakpoints:
+            self.step()
+        self._wire.stops.clear()  # they speak of what was before
+        self._wire.send(b"c")
+        self._running = True
+        self._cr0_hint = None
+
+    def wait(self, timeout: float) -> Stop:
+        """The next stop of a running machine."""
+        if not self._running:
+            raise TargetError("the machine is not running", "resume it first")
+        return self._take(self._wire.receive(time.monotonic() + timeout))
+
+    def step(self) -> Stop:
+        """One instruction; a breakpoint at the current pc is lifted for it."""
+        self._stopped()
+        pc = self._read_g().get("rip", -1)
+        here = pc in self._breakpoints
+        if here:
+            self._expect_ok(f"z1,{pc:x},1", "the breakpoint could not be lifted for a step")
+        try:
+            self._cr0_hint = None
+            return self._take(self._wire.request(b"s", self._timeout))
+        finally:
+            if here:
+                self._expect_ok(f"Z1,{pc:x},1", "the breakpoint could not be set again after a step")
+
+    def interrupt(self) -> Stop:
+        """Stop a running machine."""
+        if not self._running:
+            return Stop(StopKind.INTERRUPT, 2, "already stopped")
+        self._wire.interrupt()
+        return self._take(self._wire.receive(time.monotonic() + self._timeout))
+
+    def _take(self, data: bytes) -> Stop:
+        reply = replies.stop_reply(data)
+        self._running = False
+        if reply.kind in "WX":
+            self._closed = True
+            return Stop(StopKind.EXITED, reply.number, reply.words)
+        if reply.thread is not None and reply.thread != self._thread:
+            self._thread = reply.thread
+            self._wire.request(b"Hg" + reply.thread.encode("ascii"), self._timeout)
+        kinds = {2: StopKind.INTERRUPT, 3: StopKind.SHUTDOWN, 5: StopKind.BREAKPOINT}
+        words = "the guest shut down or triple-faulted" if reply.number == 3 else reply.words
+        return Stop(kinds.get(reply.number, StopKind.ERROR), reply.number, words)
+
+    # --- monitor --------------------------------------------------------------------------------------------------
+
+    def monitor(self, command: str) -> str:
+        """QEMU's human monitor, by `qRcmd`. `info registers` speaks of the monitor's CPU, whatever thread is selected."""
+        if not self._has_monitor:
+            raise TargetError(f"{self.name} has no monitor", "a gdbstub of QEMU has one")
+        self._stopped()
+        self._cr0_hint = None
+        return self._command(command)
+
+    def _command(self, command: str) -> str:
+        deadline = time.monotonic() + self._timeout
+        self._wire.send(b"qRcmd," + command.encode("utf-8").hex().encode("ascii"))
+        said = bytearray()
+        while True:
+            reply = self._wire.receive(deadline)
+            if reply.startswith(b"O") and reply != b"OK":
+                said += replies.unhex(reply[1:])
+                if len(said) > _MONITOR_BOUND:
+                    raise TargetError(f"{self.name} prints without end", "start the VMM again")
+            elif replies.is_stop(reply):
+                self._wire.stops.append(reply)
+            elif reply == b"OK":
+                return said.decode("utf-8", "replace")
+            else:
+                text = reply.decode("ascii", "replace")
+                raise TargetError(f"{self.name} does not take monitor commands ({text[:20] or 'empty reply'})", "use QEMU's stub")
+
+    # --- leaving --------------------------------------------------------------------------------------------------
+
+    def close(self, leave: Leave) -> None:
+        """Clear our breakpoints and leave the machine running, stopped, or killed. Never raises."""
+        if self._closed:
+            self._wire.close()
+            return
+        self._closed = True
+        try:
+            if self._running:
+                self.interrupt()
+            for address in tuple(self._breakpoints):
+                self.clear_breakpoint(address)
+            if leave is Leave.RUNNING:
+                self._wire.request(b"D;1" if "multiprocess" in self._features else b"D", self._timeout)
+            elif leave is Leave.KILLED:
+                self._wire.send(b"k")
+        except PvhdbgError:
+            pass  # it is gone, or does not answer: there is nothing left to put back
+        finally:
+            self._wire.close()
+
+    def _stopped(self) -> None:
+        if self._running:
+            raise TargetError("the machine is running", "interrupt it first")
+
+    def _expect_ok(self, packet: str, what: str) -> None:
+        reply = self._wire.request(packet.encode("ascii"), self._timeout)
+        if reply != b"OK":
+            answer = reply.decode("ascii", "replace")[:20] or "not supported"
+            raise TargetError(f"{what} ({self.name} answers: {answer})", "use another VMM, or fewer breakpoints")
+
+

@@ -1,0 +1,127 @@
+"""A connection to a gdbstub: one request, one reply, never two at once.
+
+A byte that arrives while the guest runs stops it (QEMU), so nothing is sent ahead. Stop replies that nobody asked for
+(QEMU up to 8.0 sends one whenever the machine stops) are kept aside and never taken for the answer to a request.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+
+from pvhdbg.errors import ProtocolError, TargetLost, TargetTimeout
+from pvhdbg.rsp.packets import INTERRUPT, Acknowledgement, Packet, PacketReader, frame
+from pvhdbg.rsp.replies import is_stop
+from pvhdbg.targets.address import StubAddress
+
+_CHUNK = 1 << 16
+_RETRIES = 3
+
+
+class Wire:
+    """A connected socket that speaks packets. Every method raises TargetError only."""
+
+    def __init__(self, address: StubAddress, timeout: float, progress: Callable[[str], None]) -> None:
+        """Connect. Raises TargetLost when nobody listens, TargetTimeout when no connection comes about."""
+        self.name = str(address)
+        self.stops: deque[bytes] = deque()  # unasked stop replies
+        self._reader = PacketReader()
+        self._packets: deque[bytes] = deque()
+        self._sent = b""
+        progress(f"connecting to {self.name}")
+        self._socket = _connected(address, timeout)
+
+    def request(self, data: bytes, timeout: float = 10.0) -> bytes:
+        """Send one packet and return its reply."""
+        self.send(data)
+        deadline = time.monotonic() + timeout
+        while True:
+            reply = self.receive(deadline)
+            if is_stop(reply) and not data.startswith((b"?", b"s", b"vCont")):
+                self.stops.append(reply)
+                continue
+            return reply
+
+    def send(self, data: bytes) -> None:
+        """Send one packet, without waiting for anything."""
+        self._sent = frame(data)
+        self._write(self._sent)
+
+    def interrupt(self) -> None:
+        """Ask a running machine to stop."""
+        self._write(INTERRUPT)
+
+    def receive(self, deadline: float) -> bytes:
+        """The next packet's data. Raises TargetTimeout at `deadline` (monotonic seconds), TargetLost at the end."""
+        tries = 0
+        while not self._packets:
+            data = self._read(deadline)
+            for event in self._reader.feed(data):
+                if isinstance(event, Acknowledgement):
+                    if not event.accepted and tries < _RETRIES:
+                        tries += 1
+                        self._write(self._sent)
+                elif not event.sound:
+                    tries += 1
+                    if tries > _RETRIES:
+                        raise ProtocolError(f"{self.name} sends packets with wrong checksums", "check what listens there")
+                    self._write(b"-")
+                else:
+                    self._accept(event)
+        return self._packets.popleft()
+
+    def _accept(self, packet: Packet) -> None:
+        self._write(b"+")
+        self._packets.append(packet.data)
+
+    def close(self) -> None:
+        """Close the connection; safe to call twice."""
+        self._socket.close()
+
+    def _read(self, deadline: float) -> bytes:
+        remaining = deadline - time.monotonic()
+        try:
+            ready = remaining > 0 and select.select([self._socket], [], [], remaining)[0]
+            if not ready:
+                raise TargetTimeout(f"{self.name} does not answer", _SILENT)
+            data = self._socket.recv(_CHUNK)
+        except (OSError, ValueError) as error:
+            raise TargetLost(f"the connection to {self.name} was lost: {error}", _LOST) from error
+        if not data:
+            raise TargetLost(f"{self.name} closed the connection", _LOST)
+        return data
+
+    def _write(self, data: bytes) -> None:
+        try:
+            self._socket.sendall(data)
+        except (OSError, ValueError) as error:
+            raise TargetLost(f"the connection to {self.name} was lost: {error}", _LOST) from error
+
+
+_SILENT = "another debugger may hold the stub (QEMU serves one at a time): detach it, or give --timeout more"
+_LOST = "look at the VMM's own messages, and start it again"
+
+
+def _connected(address: StubAddress, timeout: float) -> socket.socket:
+    try:
+        if address.path is not None:
+            link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                link.settimeout(timeout)
+                link.connect(address.path)
+            except BaseException:
+                link.close()
+                raise
+        else:
+            link = socket.create_connection((address.host, address.port or 0), timeout)
+            link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        link.settimeout(timeout)
+        return link
+    except TimeoutError as error:
+        raise TargetTimeout(f"no connection to {address} within {timeout:g} s", _SILENT) from error
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise TargetLost(f"nothing answers at {address}: {why}", "start the VMM with a gdbstub, e.g. QEMU with -S -s") from error
