@@ -45,6 +45,7 @@ bench: setup
 # ---- the sample guests: sample_guests/NAME/NAME.S becomes $(GUESTS_DIR)/NAME.elf, with GNU as and ld alone ----
 
 GUESTS_DIR ?= pvhdbg/guests
+BUILD_DIR ?= build/guests
 OBJCOPY ?= objcopy
 GUEST_SOURCES := $(wildcard sample_guests/*/*.S)
 GUEST_ELFS := $(foreach source,$(GUEST_SOURCES),$(GUESTS_DIR)/$(basename $(notdir $(source))).elf)
@@ -56,10 +57,10 @@ guests: $(GUEST_ELFS)
 # Constants (in capitals) leave the symbol table: a value like 0x3f8 is no address.
 define guest_rule
 $(GUESTS_DIR)/$(basename $(notdir $(1))).elf: $(1) sample_guests/guest.ld
-	@mkdir -p build/guests $$(@D)
-	@$$(AS) --64 -mx86-used-note=no -I sample_guests -o build/guests/$$(@F:.elf=.o) $$<
+	@mkdir -p $(BUILD_DIR) $$(@D)
+	@$$(AS) --64 -mx86-used-note=no -I sample_guests -o $(BUILD_DIR)/$$(@F:.elf=.o) $$<
 	@$$(LD) -m elf_x86_64 -nostdlib -static --build-id=none -z max-page-size=4096 -z noexecstack \
-		-T sample_guests/guest.ld -o $$@ build/guests/$$(@F:.elf=.o)
+		-T sample_guests/guest.ld -o $$@ $(BUILD_DIR)/$$(@F:.elf=.o)
 	@$$(OBJCOPY) --strip-debug --wildcard --strip-symbol='[A-Z]*' $$@
 	@echo "built $$@"
 endef

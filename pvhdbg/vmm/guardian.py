@@ -6,26 +6,33 @@ guardian kills QEMU's process group and removes the private folder. There is one
 Lines on the pipe: `started PID` when QEMU runs, `gone` before its pid is free for another process, so that a pid is
 never killed after reuse, `keep` when QEMU is to live on: then the folder goes when QEMU ends. `started` is written by
 QEMU's own process before it becomes QEMU: whenever pvhdbg dies, either the line is there, or QEMU never ran. The same
-process holds the pipe until then, so end of file comes after.
+process holds the pipe until then, so end of file comes after. The folder is the guardian's own making for the same
+reason: there is no moment at which it exists and nobody is there to remove it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
 
+from pvhdbg.decode.text import printable
 from pvhdbg.errors import VmmFailed
 
 SHELL = "/bin/sh"
 
-# $1 is the private folder. The traps: a Ctrl-C or a hang-up of the terminal is pvhdbg's to answer.
+# $1 is the folder to make; only the one that was made is ever removed. The traps: a Ctrl-C or a hang-up of the terminal is pvhdbg's to answer.
 # A process without /proc/PID/exe is a zombie: it has ended, and nobody has asked for its status.
 GUARD = """
 trap '' HUP INT QUIT TERM PIPE
+umask 077
+mkdir -- "$1" || exit
+echo made
+exec >/dev/null 2>&1
 pid=
 keep=
 while read -r word value; do
@@ -46,7 +53,7 @@ rm -rf -- "$1" || rm -rf -- "$1"
 # Standard output is the guardian's pipe. The command's own goes where standard error goes, so the pipe does not leak.
 LAUNCH = 'echo "started $$" && exec "$@" >&2'
 
-LONGEST_FOLDER = 80  # bytes: a unix socket's path has 107, and the names in the folder are short
+LONGEST_PLACE = 80  # bytes: a unix socket's path has 107, and the names below it are short
 PATIENCE = 5.0  # seconds for the guardian to kill and remove, before it is done without it
 
 
@@ -55,29 +62,38 @@ class Guardian:
 
     def __init__(self) -> None:
         """Raises VmmFailed when no folder can be made or no shell be started."""
-        self.folder = _private_folder()
-        reader = -1
+        self.folder = _new_folder_name()
         self._writer = -1
         self._process: subprocess.Popen[bytes] | None = None
         try:
-            reader, self._writer = os.pipe()  # close-on-exec, both
-            self._process = subprocess.Popen(
-                [SHELL, "-c", GUARD, "pvhdbg-guardian", self.folder],
-                stdin=reader,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                cwd="/",
-                start_new_session=True,
-            )
+            self._start()
         except OSError as exc:
             self.close()
             raise VmmFailed(f"{SHELL} cannot be started: {exc.strerror}", "see what limits this process") from exc
         except BaseException:
             self.close()
             raise
+
+    def _start(self) -> None:
+        reader, self._writer = os.pipe()  # close-on-exec, both
+        try:
+            self._process = subprocess.Popen(
+                [SHELL, "-c", GUARD, "pvhdbg-guardian", self.folder],
+                stdin=reader,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                cwd="/",
+                start_new_session=True,
+            )
         finally:
-            if reader >= 0:
-                os.close(reader)
+            os.close(reader)
+        assert self._process.stdout is not None
+        with self._process.stdout as answers:
+            answer = answers.readline(500)
+        if answer != b"made\n":
+            what = f"no folder for QEMU's sockets can be made: {printable(answer.rstrip())}"
+            self.folder = ""  # somebody else's, if it exists
+            raise VmmFailed(what, "set TMPDIR to a folder you can write to")
 
     def launch(self, argv: Sequence[str], output: int) -> subprocess.Popen[bytes]:
         """Start `argv` in a session of its own, known to the guardian. Its outputs go to the file `output`."""
@@ -127,13 +143,12 @@ class Guardian:
             self._writer = -1
 
 
-def _private_folder() -> str:
-    """A new folder that only this user can enter, with a path short enough for the sockets in it."""
-    place = tempfile.gettempdir()
-    if len(os.fsencode(place)) > LONGEST_FOLDER:
-        place = "/tmp"  # noqa: S108 -- mkdtemp makes a new folder with a random name and mode 0700
+def _new_folder_name() -> str:
+    """A path that does not exist yet and nobody can guess, short enough for the sockets in it."""
     try:
-        return os.path.abspath(tempfile.mkdtemp(prefix="pvhdbg-", dir=place))
+        place = os.path.abspath(tempfile.gettempdir())
     except OSError as exc:
-        what = f"no folder for QEMU's sockets can be made in {place}: {exc.strerror}"
-        raise VmmFailed(what, "set TMPDIR to a folder you can write to") from exc
+        raise VmmFailed(f"no folder for temporary files: {exc.strerror}", "set TMPDIR to a folder you can write to") from exc
+    if len(os.fsencode(place)) > LONGEST_PLACE:
+        place = "/tmp"  # noqa: S108 -- the folder made in it is new, and its owner's alone
+    return os.path.join(place, f"pvhdbg-{secrets.token_hex(6)}")

@@ -1,0 +1,138 @@
+"""The sample guests: what is in the repository is what the sources make, and it boots by PVH."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pvhdbg import guests
+from pvhdbg.errors import BadInput
+from pvhdbg.targets.address import StubAddress
+from pvhdbg.targets.remote import RemoteTarget
+from pvhdbg.targets.target import Leave, run_until
+from pvhdbg.vmm.qemu import QemuOptions, start
+
+ROOT = Path(__file__).parents[1]
+PT_LOAD, PT_NOTE = 1, 4
+START_INFO_MAGIC = 0x336EC578
+
+
+def need(*programs: str) -> None:
+    missing = [program for program in programs if shutil.which(program) is None]
+    if missing and os.environ.get("CI") == "true":
+        pytest.fail(f"not installed: {missing}")
+    if missing:
+        pytest.skip(f"not installed: {missing}")
+
+
+class Elf:
+    """An ELF64 file of ours, read without pvhdbg: entry, (type, flags, paddr, memsz, align, bytes) of each segment."""
+
+    def __init__(self, path: Path) -> None:
+        self.data = path.read_bytes()
+        assert self.data[:6] == b"\x7fELF\x02\x01"
+        self.entry, phoff = struct.unpack_from("<QQ", self.data, 24)
+        size, count = struct.unpack_from("<HH", self.data, 54)
+        self.segments = []
+        for at in range(phoff, phoff + size * count, size):
+            kind, flags, offset, vaddr, paddr, filesz, memsz, align = struct.unpack_from("<IIQQQQQQ", self.data, at)
+            assert vaddr == paddr
+            self.segments.append((kind, flags, paddr, memsz, align, self.data[offset : offset + filesz]))
+
+    def of_kind(self, kind: int) -> list[tuple[int, int, int, int, int, bytes]]:
+        return [segment for segment in self.segments if segment[0] == kind]
+
+
+def symbols(path: Path) -> set[str]:
+    listing = subprocess.run(["readelf", "-sW", str(path)], capture_output=True, text=True, check=True).stdout
+    rows = [line.split() for line in listing.splitlines()]
+    return {f"{row[7]} {row[1]} {row[4]}" for row in rows if len(row) == 8 and row[0].rstrip(":").isdigit()}
+
+
+def test_every_source_has_its_guest() -> None:
+    sources = {source.stem for source in ROOT.glob("sample_guests/*/*.S")}
+    assert sources == set(guests.names())
+    for name in guests.names():
+        assert guests.path(name).is_file()
+        assert guests.path(name).stat().st_size < 32 * 1024
+    with pytest.raises(BadInput, match="nosuch") as caught:
+        guests.path("nosuch")
+    assert "hello" in caught.value.todo
+
+
+def test_the_committed_guests_are_what_the_sources_make(tmp_path: Path) -> None:
+    need("make", "as", "ld", "objcopy", "readelf")
+    subprocess.run(
+        ["make", "guests", f"GUESTS_DIR={tmp_path}/out", f"BUILD_DIR={tmp_path}/build"],
+        cwd=ROOT, check=True, capture_output=True, env={**os.environ, "MAKEFLAGS": ""},
+    )  # fmt: skip
+    for name in guests.names():
+        fresh = tmp_path / "out" / f"{name}.elf"
+        assert Elf(fresh).entry == Elf(guests.path(name)).entry
+        assert Elf(fresh).segments == Elf(guests.path(name)).segments, f"run 'make guests' and commit {name}.elf"
+        assert symbols(fresh) == symbols(guests.path(name))
+
+
+def test_hello_suits_every_loader() -> None:
+    elf = Elf(guests.path("hello"))
+    assert elf.entry >= 1 << 20  # linux-loader asks for it, also when the note names another entry
+    ((_, _, _, _, align, note),) = elf.of_kind(PT_NOTE)  # one: linux-loader lets a second erase the first
+    assert align == 4  # where QEMU's padding and everybody else's agree
+    assert note == struct.pack("<III4sI", 4, 4, 18, b"Xen\0", elf.entry)
+    loads = elf.of_kind(PT_LOAD)
+    assert any(paddr <= elf.entry < paddr + len(data) for _, _, paddr, _, _, data in loads)
+    assert all(data for *_, data in loads)
+    assert all(flags & 3 != 3 for _, flags, *_ in loads)  # nothing is both writable and executable
+    assert b"\x02\xb0\xad\x1b" not in elf.data[:8192]  # a multiboot header would come first on QEMU
+
+
+def test_hello_has_its_symbols_and_no_constants_among_them() -> None:
+    need("readelf")
+    found = symbols(guests.path("hello"))
+    assert "pvh_start 0000000000100000 GLOBAL" in found
+    names = {symbol.split()[0] for symbol in found}
+    assert {"check_magic", "print", "exit", "halt", "greeting", "stack_top"} <= names
+    assert not {name for name in names if name.isupper()}
+
+
+@pytest.mark.boot
+@pytest.mark.parametrize("machine", ["pc", "q35", "microvm"])
+def test_hello_is_entered_greets_and_exits(machine: str) -> None:
+    need("qemu-system-x86_64")
+    entry = Elf(guests.path("hello")).entry
+    wish = QemuOptions(guests.path("hello"), machine=machine, extra=("-device", "isa-debug-exit,iobase=0xf4,iosize=4"))
+    with start(wish) as qemu:
+        target = RemoteTarget.connect(StubAddress(path=qemu.gdb_socket))
+        try:
+            run_until(target, [entry], 20)
+            registers = target.read_registers()
+            assert registers["rip"] == entry
+            assert registers["cr0"] & 0x8000_0001 == 1  # protected mode, no paging
+            assert struct.unpack("<II", target.read_memory(registers["rbx"], 8)) == (START_INFO_MAGIC, 1)
+            assert qemu.serial_tail() == []  # nothing ran before the entry
+            target.resume()
+            assert qemu.wait(10) == 33
+        finally:
+            target.close(Leave.KILLED)
+        assert qemu.serial_tail() == ["hello from PVH"]
+
+
+@pytest.mark.boot
+def test_hello_complains_without_start_info() -> None:
+    need("qemu-system-x86_64")
+    wish = QemuOptions(guests.path("hello"), extra=("-device", "isa-debug-exit,iobase=0xf4,iosize=4"))
+    with start(wish) as qemu:
+        target = RemoteTarget.connect(StubAddress(path=qemu.gdb_socket))
+        try:
+            run_until(target, [Elf(guests.path("hello")).entry], 20)
+            target.write_memory(target.read_registers()["rbx"], b"\0")
+            target.resume()
+            assert qemu.wait(10) == 35
+        finally:
+            target.close(Leave.KILLED)
+        assert qemu.serial_tail() == ["EBX does not point to a start_info"]
