@@ -37,6 +37,7 @@ from pvhdbg.targets.target import Target, run_until
 
 _READS = 8192  # requests of the decoder in one capture: more is a decoder that cannot be satisfied
 _READ_BOUND = 16 << 20  # bytes
+_OWN_REBOOTS = 2  # what firmware may need after a warm reset: SeaBIOS reboots once more to get a fresh copy of itself
 RESET_VECTOR = 0xFFF0  # rip at reset; its linear address is 0xfffffff0
 _FIRMWARE = (range(0xC0000, 0x100000), range(0xFFC00000, 1 << 32))
 
@@ -119,7 +120,7 @@ def _reach(target: Target, plan: Plan, progress: Progress) -> EntryPoint:
     # A multiboot header hides the note from QEMU: it will be entered where fw_cfg says, and that is worth stopping at.
     stops = {wanted} if told is None else {wanted, told}
     try:
-        stopped = run_until(target, stops, plan.timeout, progress=progress)
+        stopped = run_until(target, stops, plan.timeout, reboots=_OWN_REBOOTS if plan.reset else 0, progress=progress)
     except (EntryNotReached, GuestDied) as error:
         raise _explained(error, target) from error
     return EntryPoint(stopped, found_by if stopped == wanted else "fw_cfg", plan.symbol if stopped == wanted else None)
@@ -132,7 +133,9 @@ def _reset(target: Target) -> None:
     deadline = time.monotonic() + 2
     while target.read_registers()["rip"] != RESET_VECTOR:  # the request is carried out by the main loop, not by the command
         if time.monotonic() > deadline:
-            raise TargetError("the machine did not reset within 2 s", "restart it by hand, and attach again")
+            raise TargetError(
+                "the machine did not reset within 2 s", "a QEMU that was started with -no-reboot never does: start it without"
+            )
 
 
 def _flat_mode(registers: Registers) -> bool:

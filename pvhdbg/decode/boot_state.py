@@ -165,7 +165,7 @@ class _Reader:
 
     def read(self, address: int, size: int) -> bytes:
         if _backed(self._snapshot, address, size) is False:
-            raise Unavailable(f"{address:#x} is in no RAM or ROM of the machine")
+            raise Unavailable("the machine has no RAM or ROM there")
         return self._snapshot.memory.read(address, size)
 
     def text(self, address: int) -> Text:

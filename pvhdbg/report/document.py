@@ -52,7 +52,8 @@ class Report:
         unknown = _count(counts[Outcome.UNKNOWN], "check") + " undecided" if counts[Outcome.UNKNOWN] else ""
         if self.exit_code == UNDECIDED:
             return f"undecided: {unknown}"
-        extra = [part for part in (deviations if counts[Outcome.KNOWN] else "", unknown) if part]
+        advice = _count(counts[Outcome.FAIL], "recommendation") + " not followed" if counts[Outcome.FAIL] else ""
+        extra = [part for part in (advice, deviations if counts[Outcome.KNOWN] else "", unknown) if part]
         return "the hand-off conforms to the PVH boot ABI" + (f", with {' and '.join(extra)}" if extra else "")
 
 

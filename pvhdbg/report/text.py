@@ -6,6 +6,7 @@ All foreign text passes through `printable`, so that a command line cannot steer
 from __future__ import annotations
 
 from collections.abc import Iterable
+from textwrap import wrap
 
 from pvhdbg.decode import acpi
 from pvhdbg.decode.boot_state import BootState, StartInfo, Text, Unread
@@ -260,10 +261,11 @@ def _checks(report: Report, style: Style) -> list[str]:
         verdicts = [by_rule[rule.id] for rule in rules if rule.id in by_rule]
         if verdicts and not all(v.outcome is Outcome.NOT_APPLICABLE for v in verdicts):
             lines.append(f"  {title:<16} {_tally(verdicts, style)}")
-    for outcome in (Outcome.FAIL, Outcome.KNOWN, Outcome.UNKNOWN, Outcome.REMARK):
+    for outcome in (Outcome.FAIL, Outcome.KNOWN, Outcome.REMARK):
         for verdict in report.verdicts:
             if verdict.outcome is outcome:
                 lines += _finding(verdict, style)
+    lines += _unknown(report.verdicts, style)
     lines += [
         style("note", f"  note: {verdict.rule.id}: {verdict.reason}")
         for verdict in report.verdicts
@@ -286,8 +288,7 @@ def _finding(verdict: Verdict, style: Style) -> list[str]:
     word = style(_MEANING[verdict.outcome], f"{_WORD[verdict.outcome]:<7}")
     lines = ["", f"{word} {style('head', rule.id)}  {rule.title}  [{verdict.severity.value}]"]
     lines += [f"        {one.at}: expected {printable(one.expected)}, found {printable(one.found)}" for one in verdict.violations]
-    if verdict.outcome is not Outcome.UNKNOWN:
-        lines.append(style("dim", f"        {rule.clause}"))
+    lines.append(style("dim", f"        {rule.clause}"))
     if verdict.outcome is Outcome.FAIL:
         lines += [f"        {line}" for line in rule.why.splitlines()]
     if verdict.deviation is not None:
@@ -295,6 +296,19 @@ def _finding(verdict: Verdict, style: Style) -> list[str]:
         lines.append(style("dim", f"        {verdict.deviation.source}"))
     elif verdict.reason:
         lines.append(f"        {printable(verdict.reason)}")
+    return lines
+
+
+def _unknown(verdicts: Iterable[Verdict], style: Style) -> list[str]:
+    """What could not be decided, by reason: one thing that is missing leaves many rules open."""
+    by_reason: dict[str, list[str]] = {}
+    for verdict in verdicts:
+        if verdict.outcome is Outcome.UNKNOWN:
+            by_reason.setdefault(verdict.reason, []).append(verdict.rule.id)
+    lines = []
+    for reason, ids in by_reason.items():
+        lines += ["", f"{style('warn', 'UNKNOWN')} {printable(reason)}"]
+        lines += wrap(", ".join(ids), 112, initial_indent=" " * 8, subsequent_indent=" " * 8, break_on_hyphens=False)
     return lines
 
 

@@ -114,7 +114,8 @@ _RESET_RIP = 0xFFF0
 def run_until(target: Target, addresses: Collection[int], timeout: float, *, progress: Watch = lambda _: None) -> int:
     """Run to the first of some linear addresses, and return which. Hardware breakpoints; gone again on every way out.
 
-    A breakpoint at the reset vector tells a reboot at once instead of by time-out. Raises EntryNotReached when `timeout`
+    A breakpoint at the reset vector tells a reboot at once instead of by time-out; `reboots` of them are let pass (SeaBIOS
+    reboots itself once after a warm reset). Raises EntryNotReached when `timeout`
     seconds pass (the machine is then stopped where it is), GuestDied when the guest reboots or ends first.
     """
     names = " or ".join(f"{address:#x}" for address in sorted(addresses))
@@ -142,7 +143,14 @@ def run_until(target: Target, addresses: Collection[int], timeout: float, *, pro
             if pc in addresses:
                 return pc
             if pc == _RESET_RIP:
-                raise GuestDied(f"the guest rebooted before it reached {names}")
+                if reboots <= 0:
+                    raise GuestDied(f"the guest rebooted before it reached {names}")
+                reboots -= 1
+                target.clear_breakpoint(RESET_VECTOR)
+                target.step()
+                target.set_breakpoint(RESET_VECTOR)
+                target.resume()
+                continue
             if stop.kind is not StopKind.BREAKPOINT:
                 raise EntryNotReached(f"the machine stopped at {pc:#x} ({stop.kind.value}) before it reached {names}")
             if time.monotonic() > deadline:

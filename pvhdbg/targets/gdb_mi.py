@@ -1,0 +1,304 @@
+"""`GdbTarget`: a machine behind a gdbstub that a real GDB holds. The same `Target`, for when the stub serves GDB.
+
+GDB is given no ELF file before it connects: a 32-bit one makes it refuse the stub's 64-bit registers. The architecture is
+set first, so that GDB expects what QEMU sends.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pvhdbg.errors import MemoryUnreadable, PvhdbgError, TargetError, TargetLost, TargetTimeout
+from pvhdbg.model import LOW_HALVES, Registers
+from pvhdbg.targets.address import StubAddress
+from pvhdbg.targets.mi import MachineInterface, quoted
+from pvhdbg.targets.target import Capabilities, Leave, Stop, StopKind
+
+_WANTED = frozenset(
+    ["rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "rip", "eax", "ebx", "ecx", "edx", "esi", "edi", "ebp", "esp", "eip", "eflags", "cs", "ss", "ds", "es", "fs", "gs", "fs_base", "gs_base", "k_gs_base", "cr0", "cr2", "cr3", "cr4", "cr8", "efer"]
+)
+_PIECE = 1 << 16
+_PG = 1 << 31
+_SIGNALS = {"SIGTRAP": 5, "SIGINT": 2, "SIGQUIT": 3, "SIGABRT": 6, "0": 0}
+
+
+class GdbTarget:
+    """A `Target` through GDB/MI. Make one with `connect`."""
+
+    via = "GDB"
+
+    def __init__(self, address: StubAddress, timeout: float, progress: Callable[[str], None]) -> None:
+        self._address = address
+        self._timeout = timeout
+        self._breakpoints: dict[int, str] = {}
+        self._running = False
+        self._closed = False
+        self._gdb = MachineInterface()
+        try:
+            progress(f"connecting GDB to {address}")
+            self._width = self._connect()
+            self._numbers = self._register_numbers()
+            self._has_monitor = self._ask_monitor()
+        except BaseException:
+            self._gdb.close()
+            raise
+
+    @classmethod
+    def connect(
+        cls, address: StubAddress, *, timeout: float = 10.0, progress: Callable[[str], None] = lambda _: None
+    ) -> GdbTarget:
+        """Start GDB and let it connect. Raises VmmFailed without a GDB, TargetLost and TargetTimeout without a stub."""
+        return cls(address, timeout, progress)
+
+    @property
+    def name(self) -> str:
+        return str(self._address)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(monitor=self._has_monitor, width=self._width)
+
+    # --- getting there --------------------------------------------------------------------------------------------
+
+    def _connect(self) -> int:
+        for setting in ("confirm off", "pagination off", "width 0", "mi-async on", "breakpoint always-inserted off",
+                        "may-call-functions off", f"tcp connect-timeout {max(int(self._timeout), 1)}",
+                        f"remotetimeout {max(int(self._timeout), 1)}"):  # fmt: skip
+            self._gdb.command(f"-gdb-set {setting}", self._timeout)
+        where = self._address.path or f"{self._address.host}:{self._address.port}"
+        if not where.isprintable():
+            raise TargetLost(f"GDB cannot be given the address {where!r}", "use a path of printable characters")
+        errors = []
+        for architecture, width in (("i386:x86-64", 64), ("i386", 32)):
+            self._gdb.command(f"-gdb-set architecture {architecture}", self._timeout)
+            # The rest of the line is the address as it stands: GDB takes no quotes here.
+            reply = self._gdb.command(f"-target-select remote {where}", self._timeout + 1)
+            if reply["message"] != "error":
+                self._gdb.events.clear()
+                return width if "i386" not in self._architecture() or "x86-64" in self._architecture() else 32
+            errors.append(str(reply["payload"].get("msg", "no reason given")))
+            if "refused" in errors[-1] or "No such file" in errors[-1]:
+                break
+        message = errors[0]
+        if "imed out" in message or "timeout" in message.lower():
+            raise TargetTimeout(f"{self._address} does not answer GDB: {message}", "another debugger may hold the stub: detach it")
+        raise TargetLost(f"GDB cannot connect to {self._address}: {message}", "start the VMM with a gdbstub, e.g. QEMU with -S -s")
+
+    def _architecture(self) -> str:
+        reply = self._gdb.command("-interpreter-exec console \"show architecture\"", self._timeout)
+        return "".join(reply["console"])
+
+    def _register_numbers(self) -> dict[str, int]:
+        names = self._done("-data-list-register-names").get("register-names", [])
+        return {name: number for number, name in enumerate(names) if name in _WANTED}
+
+    def _ask_monitor(self) -> bool:
+        try:
+            return bool(self._console("monitor info version"))
+        except TargetError:
+            return False
+
+    # --- registers ------------------------------------------------------------------------------------------------
+
+    def read_registers(self) -> Registers:
+        self._stopped()
+        numbers = {number: name for name, number in self._numbers.items()}
+        listed = " ".join(map(str, numbers))
+        values: dict[str, int] = {}
+        for row in self._done(f"-data-list-register-values --skip-unavailable x {listed}").get("register-values", []):
+            name = numbers.get(int(row["number"]))
+            try:
+                value = int(str(row["value"]), 16)
+            except ValueError:
+                continue
+            if name is not None and not (name in LOW_HALVES and LOW_HALVES[name] in self._numbers):
+                values[LOW_HALVES.get(name, name)] = value & (1 << 64) - 1
+        return Registers(values, "GDB does not show it")
+
+    def write_register(self, name: str, value: int) -> None:
+        self._stopped()
+        short = {full: half for half, full in LOW_HALVES.items()}
+        known = name if name in self._numbers else short.get(name, "")
+        if known not in self._numbers:
+            raise TargetError(f"{self.name} has no register {name}", "write another one")
+        # `maintenance packet` is not needed: GDB writes one register by P with QEMU's stub, which offers it.
+        self._done(f"-gdb-set var ${known}={value:#x}")
+
+    # --- memory ---------------------------------------------------------------------------------------------------
+
+    def read_memory(self, address: int, size: int) -> bytes:
+        self._stopped()
+        data = bytearray()
+        with self._physical(address, size):
+            while len(data) < size:
+                at, step = address + len(data), min(_PIECE, size - len(data))
+                reply = self._gdb.command(f"-data-read-memory-bytes {at:#x} {step}", self._timeout)
+                if reply["message"] == "error":
+                    raise MemoryUnreadable(at, step, str(reply["payload"].get("msg", "GDB cannot read it")))
+                data += _contents(reply["payload"], at, step)
+        return bytes(data)
+
+    def write_memory(self, address: int, data: bytes) -> None:
+        self._stopped()
+        with self._physical(address, len(data)):
+            for offset in range(0, len(data), 1024):
+                piece = data[offset : offset + 1024]
+                reply = self._gdb.command(f"-data-write-memory-bytes {address + offset:#x} {piece.hex()}", self._timeout)
+                if reply["message"] == "error":
+                    raise MemoryUnreadable(address + offset, len(piece), str(reply["payload"].get("msg", "GDB cannot write it")))
+
+    @contextmanager
+    def _physical(self, address: int, size: int) -> Iterator[None]:
+        cr0 = self.read_registers().get("cr0") or 0
+        if not cr0 & _PG:
+            yield
+            return
+        before = self._packet("qqemu.PhyMemMode")
+        if before not in ("0", "1"):
+            raise MemoryUnreadable(address, size, "paging is on, and this stub reads virtual addresses only")
+        if before == "0":
+            self._packet("Qqemu.PhyMemMode:1")
+            self._flush()
+        try:
+            yield
+        finally:
+            if before == "0":
+                self._packet("Qqemu.PhyMemMode:0")
+                self._flush()
+
+    def _packet(self, packet: str) -> str:
+        text = self._console(f"maintenance packet {packet}")
+        received = text.rpartition('received: "')[2]
+        return received.partition('"')[0]
+
+    def _flush(self) -> None:
+        # GDB remembers stack and code memory by address, and does not know that addresses changed their meaning.
+        self._console("maintenance flush dcache")
+
+    # --- running --------------------------------------------------------------------------------------------------
+
+    def set_breakpoint(self, address: int) -> None:
+        self._stopped()
+        if address not in self._breakpoints:
+            reply = self._done(f"-break-insert -h *{address:#x}")
+            self._breakpoints[address] = str(reply["bkpt"]["number"])
+
+    def clear_breakpoint(self, address: int) -> None:
+        number = self._breakpoints.pop(address, None)
+        if number is not None:
+            self._stopped()
+            self._done(f"-break-delete {number}")
+
+    def resume(self) -> None:
+        self._stopped()
+        self._gdb.events.clear()
+        self._done("-exec-continue")
+        self._running = True
+
+    def wait(self, timeout: float) -> Stop:
+        if not self._running:
+            raise TargetError("the machine is not running", "resume it first")
+        return self._await(time.monotonic() + timeout)
+
+    def step(self) -> Stop:
+        self._stopped()
+        self._gdb.events.clear()
+        self._done("-exec-step-instruction")
+        self._running = True
+        return self._await(time.monotonic() + self._timeout)
+
+    def interrupt(self) -> Stop:
+        if not self._running:
+            return Stop(StopKind.INTERRUPT, 2, "already stopped")
+        self._gdb.command("-exec-interrupt", self._timeout)
+        return self._await(time.monotonic() + self._timeout)
+
+    def _await(self, deadline: float) -> Stop:
+        while True:
+            record = self._gdb.event(deadline)
+            if record.get("message") == "thread-group-exited":
+                self._running, self._closed = False, True
+                return Stop(StopKind.EXITED, 0, "the VMM exited")
+            if record.get("message") == "stopped":
+                self._running = False
+                return _stop(record.get("payload") or {})
+
+    # --- monitor --------------------------------------------------------------------------------------------------
+
+    def monitor(self, command: str) -> str:
+        if not self._has_monitor:
+            raise TargetError(f"{self.name} has no monitor", "a gdbstub of QEMU has one")
+        self._stopped()
+        text = self._console(f"monitor {command}")
+        if not command.startswith(("info", "o ", "i ", "xp")):
+            # GDB remembers registers and memory over a command that changed them behind its back.
+            self._console("maintenance flush register-cache")
+            self._flush()
+        return text
+
+    def _console(self, command: str) -> str:
+        reply = self._gdb.command(f"-interpreter-exec console {quoted(command)}", self._timeout)
+        if reply["message"] == "error":
+            raise TargetError(f"GDB refuses {command!r}: {reply['payload'].get('msg', '')}", "use QEMU's stub")
+        return "".join([*reply["target"], *reply["console"], *reply["log"][1:]])
+
+    def _done(self, command: str) -> dict[str, Any]:
+        reply = self._gdb.command(command, self._timeout)
+        if reply["message"] == "error":
+            raise TargetError(f"GDB answers {command.split()[0]}: {reply['payload'].get('msg', 'error')}", "look at the VMM's own messages")
+        return reply.get("payload") or {}
+
+    # --- leaving --------------------------------------------------------------------------------------------------
+
+    def close(self, leave: Leave) -> None:
+        """Clear our breakpoints, leave the machine as asked, and end GDB. Never raises."""
+        try:
+            if not self._closed:
+                self._closed = True
+                self._leave(leave)
+        except PvhdbgError:
+            pass  # it is gone, or does not answer: there is nothing left to put back
+        finally:
+            self._gdb.close()
+
+    def _leave(self, leave: Leave) -> None:
+        if self._running:
+            self.interrupt()
+        for address in tuple(self._breakpoints):
+            self.clear_breakpoint(address)
+        if leave is Leave.RUNNING:
+            self._done("-target-detach")
+        elif leave is Leave.KILLED:
+            self._console("kill")
+        else:
+            self._done("-target-disconnect")  # the guest stays as it is
+
+    def _stopped(self) -> None:
+        if self._running:
+            raise TargetError("the machine is running", "interrupt it first")
+
+
+def _contents(payload: dict[str, Any], address: int, size: int) -> bytes:
+    """The bytes of -data-read-memory-bytes, which may be given in part. Raises MemoryUnreadable for what is missing."""
+    data = b""
+    for block in payload.get("memory", []):
+        if int(str(block["begin"]), 16) == address + len(data):
+            data += bytes.fromhex(str(block["contents"]))
+    if len(data) < size:
+        raise MemoryUnreadable(address + len(data), size - len(data), "GDB read a part only")
+    return data[:size]
+
+
+def _stop(payload: dict[str, Any]) -> Stop:
+    reason, signal = str(payload.get("reason", "")), str(payload.get("signal-name", ""))
+    if reason.startswith("exited"):
+        return Stop(StopKind.EXITED, 0, "the VMM exited")
+    if reason == "signal-received":
+        number = _SIGNALS.get(signal, 0)
+        kinds = {2: StopKind.INTERRUPT, 0: StopKind.INTERRUPT, 3: StopKind.SHUTDOWN, 5: StopKind.BREAKPOINT}
+        words = "the guest shut down or triple-faulted" if number == 3 else signal
+        return Stop(kinds.get(number, StopKind.ERROR), number, words)
+    return Stop(StopKind.BREAKPOINT, 5, reason or "stopped")

@@ -1,0 +1,167 @@
+"""A GDB process that is spoken to in its machine interface. pygdbmi starts it and parses its records; the rest is here.
+
+pygdbmi's own read and write are not used: they wait by the clock, never look for the prompt, mistake a dead GDB for a slow
+one, and leave stderr to fill its pipe until GDB hangs. Here each command carries a token of its own, its reply is the result
+record with that token, end of file is the end, and stderr is drained.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import signal
+import subprocess
+import time
+from collections import deque
+from typing import Any
+
+from pvhdbg.errors import TargetLost, TargetTimeout, VmmFailed
+
+OLDEST = 12
+_LAST_WORDS = 2000
+_START = 10.0
+_OUTPUT_BOUND = 64 << 20
+
+
+class MachineInterface:
+    """One GDB, from its start to `close`."""
+
+    def __init__(self, program: str = "gdb") -> None:
+        """Start GDB. Raises VmmFailed when it is missing or older than 12."""
+        from pygdbmi import gdbmiparser
+
+        self._parse = gdbmiparser.parse_response
+        found = shutil.which(program)
+        if found is None:
+            raise VmmFailed(f"{program} is not installed", "install it (apt install gdb), or leave --via gdb out")
+        self._process = subprocess.Popen(
+            [found, "-nx", "-q", "--interpreter=mi3"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,  # one pipe that is always read: nothing can fill up behind it
+            start_new_session=True,  # Ctrl-C is for us: GDB is told what to do about it
+            env={**os.environ, "LC_ALL": "C"},
+        )
+        self._pending = b""
+        self._token = 0
+        self._noise: deque[str] = deque(maxlen=40)
+        self.events: deque[dict[str, Any]] = deque(maxlen=1000)  # *stopped, *running and the like
+        try:
+            self._check_version()
+        except BaseException:
+            self.close()
+            raise
+
+    def _check_version(self) -> None:
+        reply = self.command("-gdb-version", _START)
+        text = "".join(reply["console"])
+        words = text.split("\n", 1)[0].split()
+        number = words[-1].split(".")[0] if words else ""
+        if number.isdigit() and int(number) < OLDEST:
+            raise VmmFailed(f"this is GDB {words[-1]}; GDB {OLDEST} is the oldest that works", "install a newer one, or leave --via gdb out")
+
+    def command(self, text: str, timeout: float = 10.0) -> dict[str, Any]:
+        """Send one command and return its result record, with what was printed under "console" and "target".
+
+        Raises TargetLost when GDB ends, TargetTimeout when it does not answer in time. An ^error is a reply like others.
+        """
+        self._token += 1
+        self._write(f"{self._token}{text}\n".encode())
+        printed: dict[str, list[str]] = {"console": [], "target": [], "log": []}
+        size = 0
+        deadline = time.monotonic() + timeout
+        while True:
+            record = self._record(deadline)
+            if record["type"] == "result" and record.get("token") == self._token:
+                return {**record, **printed}
+            if record["type"] in printed:
+                payload = str(record.get("payload") or "")
+                size += len(payload)
+                if size > _OUTPUT_BOUND:
+                    raise TargetLost("GDB prints without end", "start over")
+                printed[record["type"]].append(payload)
+            elif record["type"] == "notify":
+                self.events.append(record)
+            # A result with another token belongs to a command that was given up: it answers nobody.
+
+    def event(self, deadline: float) -> dict[str, Any]:
+        """The next asynchronous record. Raises as `command` does."""
+        while not self.events:
+            record = self._record(deadline)
+            if record["type"] == "notify":
+                self.events.append(record)
+        return self.events.popleft()
+
+    def interrupt(self) -> None:
+        """What Ctrl-C is to GDB at a terminal."""
+        try:
+            os.kill(self._process.pid, signal.SIGINT)
+        except ProcessLookupError:
+            raise self._lost() from None
+
+    def close(self) -> None:
+        """End GDB, whatever it is doing. Safe to call twice."""
+        process = self._process
+        if process.poll() is None:
+            try:
+                os.killpg(process.pid, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                pass
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                try:
+                    pipe.close()
+                except OSError:  # unwritten input of a dead process
+                    pass
+
+    # --- lines ----------------------------------------------------------------------------------------------------
+
+    def _write(self, data: bytes) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(data)
+            self._process.stdin.flush()
+        except (OSError, ValueError):
+            raise self._lost() from None
+
+    def _record(self, deadline: float) -> dict[str, Any]:
+        while True:
+            line = self._line(deadline)
+            if line.startswith("(gdb)") or not line:
+                continue
+            record: dict[str, Any] = self._parse(line)
+            if record.get("type") == "output":
+                self._noise.append(line[:_LAST_WORDS])
+            return record
+
+    def _line(self, deadline: float) -> str:
+        assert self._process.stdout is not None
+        descriptor = self._process.stdout.fileno()
+        while b"\n" not in self._pending:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0 or not select.select([descriptor], [], [], remaining)[0]:
+                raise TargetTimeout("GDB does not answer", "the stub may be held by another debugger; or give --timeout more")
+            data = os.read(descriptor, 1 << 16)
+            if not data:
+                raise self._lost()
+            self._pending += data
+            if len(self._pending) > _OUTPUT_BOUND:
+                raise TargetLost("GDB sent a line without end", "start over")
+        line, self._pending = self._pending.split(b"\n", 1)
+        return line.decode("utf-8", "replace").rstrip("\r")
+
+    def _lost(self) -> TargetLost:
+        try:
+            status: int | str = self._process.wait(1)
+        except subprocess.TimeoutExpired:
+            status = "unknown"
+        said = " ".join(self._noise)[-300:]
+        return TargetLost(f"GDB ended (status {status})" + (f": {said}" if said else ""), "start over, or leave --via gdb out")
+
+
+def quoted(text: str) -> str:
+    """`text` as an MI string: a C string in double quotes."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'

@@ -1,0 +1,149 @@
+"""Real kernels for the tests, from the distribution's own packages: fetched once, without root, and kept in one place.
+
+Debian's linux-image-cloud-amd64 (on Ubuntu linux-image-virtual) and the xen-shim of the newest xen-utils. The ELF is taken out
+of the bzImage by the project's own code.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from pvhdbg.kernel_image import extract
+
+KERNEL_PACKAGES = ("linux-image-cloud-amd64", "linux-image-virtual")
+_FETCH_TIME = 300
+
+
+class Unobtainable(Exception):
+    """The package cannot be had here; the message says why."""
+
+
+def cache() -> Path:
+    """Where what was fetched is kept: the user's cache, or the checkout's when that cannot be written."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pvhdbg"
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+        if os.access(base, os.W_OK):
+            return base
+    except OSError:
+        pass
+    base = Path(__file__).parent.parent / ".cache" / "pvhdbg"
+    base.mkdir(parents=True, exist_ok=True)
+    return base
+
+
+def vmlinux() -> Path:
+    """The ELF kernel inside the distribution's current cloud kernel."""
+    return _kept("vmlinux", lambda place: _extracted(vmlinuz(), place))
+
+
+def vmlinuz() -> Path:
+    """That kernel as the distribution ships it: a bzImage."""
+    return _kept("vmlinuz", lambda place: _from_package(_kernel_package(), "boot/vmlinuz-*", place))
+
+
+def xen_shim() -> Path:
+    """Xen's pv-shim: an ELF32 with a multiboot header and a PVH note."""
+    return _kept("xen-shim", lambda place: _from_package(_xen_package(), "usr/lib/xen-*/boot/xen-shim", place))
+
+
+def or_skip(get: Callable[[], Path]) -> Path:
+    """The file; where it cannot be had the test fails under CI=true and is skipped elsewhere."""
+    try:
+        return get()
+    except Unobtainable as error:
+        if os.environ.get("CI"):
+            pytest.fail(f"the real kernel is missing: {error}")
+        pytest.skip(str(error))
+
+
+def _extracted(source: Path, place: Path) -> None:
+    extract(str(source), str(place))
+
+
+def _kept(name: str, make: Callable[[Path], None]) -> Path:
+    place = cache() / name
+    with _locked(name):
+        if not place.exists():
+            partial = place.with_name(f".{name}.{os.getpid()}")
+            make(partial)
+            partial.replace(place)
+    return place
+
+
+@contextmanager
+def _locked(name: str) -> Iterator[None]:
+    with open(cache() / f".{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # pytest-xdist's workers all want it at the same moment
+        yield
+
+
+# --- apt, without root --------------------------------------------------------------------------------------------
+
+
+def _apt_options() -> list[str]:
+    """Options that let apt keep its lists in our cache; empty where the system's lists are there to be used."""
+    if any(Path("/var/lib/apt/lists").glob("*Packages*")):
+        return []
+    state = cache() / "apt"
+    for folder in ("lists/partial", "cache/archives/partial"):
+        (state / folder).mkdir(parents=True, exist_ok=True)
+    options = [f"Dir::State::Lists={state}/lists", f"Dir::Cache={state}/cache", "APT::Sandbox::User="]
+    words = [word for option in options for word in ("-o", option)]
+    if not any((state / "lists").glob("*Packages*")):
+        _run("apt-get", *words, "update")
+    return words
+
+
+def _run(*words: str, cwd: Path | None = None) -> str:
+    if shutil.which(words[0]) is None:
+        raise Unobtainable(f"{words[0]} is not installed")
+    try:
+        done = subprocess.run(words, cwd=cwd, capture_output=True, text=True, timeout=_FETCH_TIME, check=False)
+    except subprocess.TimeoutExpired:
+        raise Unobtainable(f"{' '.join(words[:3])} took longer than {_FETCH_TIME} s") from None
+    if done.returncode:
+        raise Unobtainable(f"{' '.join(words)} failed: {done.stderr.strip()[-300:]}")
+    return done.stdout
+
+
+def _kernel_package() -> str:
+    for meta in KERNEL_PACKAGES:
+        try:
+            listing = _run("apt-cache", *_apt_options(), "depends", meta)
+        except Unobtainable:
+            continue
+        found = re.search(r"Depends: (linux-image-[0-9]\S+)", listing)
+        if found is not None:
+            return found[1]
+    raise Unobtainable(f"apt knows none of {', '.join(KERNEL_PACKAGES)}")
+
+
+def _xen_package() -> str:
+    listing = _run("apt-cache", *_apt_options(), "search", "--names-only", r"^xen-utils-4\.[0-9]+$")
+    names = re.findall(r"^(xen-utils-4\.(\d+)) ", listing, re.MULTILINE)
+    if not names:
+        raise Unobtainable("apt knows no xen-utils-4.N")
+    return str(max(names, key=lambda name: int(name[1]))[0])
+
+
+def _from_package(package: str, pattern: str, place: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="pvhdbg-deb-") as folder:
+        work = Path(folder)
+        _run("apt-get", *_apt_options(), "-o", "APT::Sandbox::User=", "download", package, cwd=work)
+        (archive,) = work.glob("*.deb")
+        _run("dpkg-deb", "-x", str(archive), str(work / "root"))
+        found = sorted((work / "root").glob(pattern))
+        if not found:
+            raise Unobtainable(f"{package} holds no {pattern}")
+        shutil.copyfile(found[0], place)
