@@ -23,7 +23,8 @@ demo: setup
 
 # Each part runs, whatever became of the one before; the sum fails if one failed.
 .PHONY: test
-test: setup
+test:
+	@scripts/setup.sh --tests
 	@failed=; \
 	timeout 1800 $(BIN)/pytest -q -n "$$(nproc)" $(PYTEST_ARGS) || failed="$$failed pytest"; \
 	timeout 300 $(BIN)/ruff check . || failed="$$failed ruff"; \

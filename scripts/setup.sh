@@ -2,10 +2,18 @@
 # Make a checkout ready: the programs pvhdbg uses, and pvhdbg itself (editable, with its test tools) in .venv.
 # Does only what is missing, so it is quick the second time. Exit status 0: everything is there.
 #
+#   --tests      also what only the tests use: gcc, which is asked how it lays structures out
 #   PYTHON=...   the Python to make .venv with (default: python3, or the newest python3.N there is; 3.10 is the oldest)
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+tests=
+case ${1:-} in
+    "") ;;
+    --tests) tests=yes ;;
+    *) printf 'usage: %s [--tests]\n' "$0" >&2; exit 2 ;;
+esac
 
 VENV=.venv
 STAMP=$VENV/.installed   # what was installed: the checksum of pyproject.toml
@@ -58,6 +66,10 @@ missing_packages() {
     have qemu-system-x86_64 || echo qemu-system-x86
     have gdb || echo gdb
     { have as && have ld && have objcopy && have readelf; } || echo binutils
+    if [ -n "$tests" ]; then
+        have gcc || echo gcc
+        [ -e /usr/include/stdio.h ] || echo libc6-dev
+    fi
     installed && return
     if [ -z "$python" ]; then
         echo python3 python3-venv
