@@ -20,6 +20,7 @@ from pvhdbg.vmm.qemu import QemuOptions, start
 ROOT = Path(__file__).parents[1]
 PT_LOAD, PT_NOTE = 1, 4
 START_INFO_MAGIC = 0x336EC578
+EXIT_DEVICE = ("-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-action", "shutdown=poweroff")  # -action: see vmm/options.py
 
 
 def need(*programs: str) -> None:
@@ -105,7 +106,7 @@ def test_hello_has_its_symbols_and_no_constants_among_them() -> None:
 def test_hello_is_entered_greets_and_exits(machine: str) -> None:
     need("qemu-system-x86_64")
     entry = Elf(guests.path("hello")).entry
-    wish = QemuOptions(guests.path("hello"), machine=machine, extra=("-device", "isa-debug-exit,iobase=0xf4,iosize=4"))
+    wish = QemuOptions(guests.path("hello"), machine=machine, extra=EXIT_DEVICE)
     with start(wish) as qemu:
         target = RemoteTarget.connect(StubAddress(path=qemu.gdb_socket))
         try:
@@ -125,7 +126,7 @@ def test_hello_is_entered_greets_and_exits(machine: str) -> None:
 @pytest.mark.boot
 def test_hello_complains_without_start_info() -> None:
     need("qemu-system-x86_64")
-    wish = QemuOptions(guests.path("hello"), extra=("-device", "isa-debug-exit,iobase=0xf4,iosize=4"))
+    wish = QemuOptions(guests.path("hello"), extra=EXIT_DEVICE)
     with start(wish) as qemu:
         target = RemoteTarget.connect(StubAddress(path=qemu.gdb_socket))
         try:

@@ -11,6 +11,9 @@ which is judged. Four things differ, none of which the guest finds in its start_
 - `-m 512M` instead of 128M: distribution kernels with an initrd do not fit in QEMU's default.
 
 `-nodefaults` is not used: on q35 it changes the memory map.
+
+A guest that shuts down, reboots or triple-faults leaves its machine standing (`-no-reboot -no-shutdown`). QEMU 10 counts
+isa-debug-exit as a shutdown, 7.2 ends there and then; with `-action shutdown=poweroff` in `extra` both end.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@
  * It checks the magic of the structure that EBX points to, says one line on COM1 and ends through QEMU's
  * isa-debug-exit, if that is there (-device isa-debug-exit,iobase=0xf4,iosize=4), else it halts for good.
  * QEMU's exit status is then 33 for "greeted", 35 for "no start_info": the device exits with (code << 1) | 1.
+ * (A QEMU 10 that was started with -no-shutdown stops instead, unless -action shutdown=poweroff comes after it.)
  *
  * The code is 32-bit, as the ABI hands over; the file is ELF64, since not every loader reads ELF32.
  */

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.boot
 ROOT = Path(__file__).parents[2]
 HELLO = guest("hello")
 PT_NOTE_AT = 64 + 2 * 56  # of hello.elf: the third program header
-EXIT_DEVICE = ("-device", "isa-debug-exit,iobase=0xf4,iosize=4")
+EXIT_DEVICE = ("-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-action", "shutdown=poweroff")  # -action: see options.py
 
 
 @pytest.fixture(autouse=True)
