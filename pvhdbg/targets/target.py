@@ -111,7 +111,9 @@ RESET_VECTOR = 0xFFFFFFF0  # the linear address of the first instruction after a
 _RESET_RIP = 0xFFF0
 
 
-def run_until(target: Target, addresses: Collection[int], timeout: float, *, progress: Watch = lambda _: None) -> int:
+def run_until(
+    target: Target, addresses: Collection[int], timeout: float, *, reboots: int = 0, progress: Watch = lambda _: None
+) -> int:
     """Run to the first of some linear addresses, and return which. Hardware breakpoints; gone again on every way out.
 
     A breakpoint at the reset vector tells a reboot at once instead of by time-out; `reboots` of them are let pass (SeaBIOS
