@@ -10,10 +10,17 @@ from pvhdbg.report.style import Style
 
 
 def check(request: Request) -> Answer:
-    """`check` and `run`: bring the subject to its entry and judge it."""
+    """`check`: bring the subject to its entry and judge it."""
     from pvhdbg.frontends.subject import observe
 
     return _judged(request, observe)
+
+
+def run(request: Request) -> Answer:
+    """`run`: as `check`, for a kernel file only."""
+    from pvhdbg.frontends.subject import run as run_kernel
+
+    return _judged(request, run_kernel)
 
 
 def attach(request: Request) -> Answer:
@@ -83,6 +90,8 @@ def snapshot_save(request: Request) -> Answer:
         snapshot = observe(request).boot.snapshot
         output.write(encode(snapshot))
     held = sum(len(piece.data) for piece in snapshot.memory.pieces)
+    if request.output == "-":  # it is the answer
+        return Answer(lambda _: "")
     return Answer(lambda _: f"{request.output}: {len(snapshot.registers.values)} registers and {held} bytes of memory saved\n")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
 INTERNAL_ERROR = 70
 INTERRUPTED = 130
@@ -30,9 +31,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error.what, error.todo, error.exit_code)
     except KeyboardInterrupt:
         return _fail("interrupted", "", INTERRUPTED)
-    except BrokenPipeError:
-        _drop_stdout()
-        return INTERRUPTED
     except Exception as error:
         return _internal(error)
 
@@ -58,7 +56,7 @@ def _run(words: list[str]) -> int:
     verb, values = parse(words)
     to_file = values.get("output") if "json" in verb.formats else None
     with open_output(to_file) as output:
-        with Progress(sys.stderr) as progress:
+        with Progress(_stderr()) as progress:
             answer = verb(Request(values, progress))
         if values.get("format") == "json" and answer.json is not None:
             text = answer.json()
@@ -70,24 +68,31 @@ def _run(words: list[str]) -> int:
 
 def _put(text: str) -> int:
     try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        _drop_stdout()
+        if sys.stdout is not None:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+    except OSError:
+        from pvhdbg.frontends.output import drop
+
+        drop(sys.stdout)
     return 0
 
 
-def _drop_stdout() -> None:
-    import os
+def _stderr() -> TextIO:
+    if sys.stderr is None:  # closed by whoever started us
+        import os
 
-    # The reader is gone: what is still buffered must not raise once more when the interpreter ends.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - it takes the place of standard error
+    return sys.stderr
 
 
 def _fail(what: str, todo: str, code: int) -> int:
     from pvhdbg.decode.text import printable
 
-    sys.stderr.write(f"pvhdbg: {printable(what)}\n" + (f"  next: {printable(todo)}\n" if todo else ""))
+    try:
+        _stderr().write(f"pvhdbg: {printable(what)}\n" + (f"  next: {printable(todo)}\n" if todo else ""))
+    except OSError:  # nobody can be told but by the exit code
+        pass
     return code
 
 

@@ -22,16 +22,32 @@ class Output:
     stream: TextIO
 
     def write(self, text: str) -> None:
+        """Raises BadInput when the stream does not take it. A reader that has left early, as `head` does, is no failure."""
         encoding = self.stream.encoding or "ascii"
-        # A terminal in the C locale shows what it can; it is no reason to lose the report.
-        self.stream.write(text.encode(encoding, "replace").decode(encoding))
-        self.stream.flush()
+        try:
+            # A terminal in the C locale shows what it can; it is no reason to lose the report.
+            self.stream.write(text.encode(encoding, "replace").decode(encoding))
+            self.stream.flush()
+        except BrokenPipeError:
+            drop(self.stream)
+        except OSError as error:
+            drop(self.stream)
+            raise BadInput(f"the answer cannot be written: {error.strerror}", "make room, or choose another --output") from error
+
+
+def drop(stream: TextIO) -> None:
+    """Throw away what `stream` still buffers: it must not raise once more when it is closed or the interpreter ends."""
+    sink = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(sink, stream.fileno())
+    os.close(sink)
 
 
 @contextmanager
 def open_output(path: str | None) -> Iterator[Output]:
     """Standard output, or `path`. Raises BadInput when that cannot be written, before anything else is done."""
     if path is None or path == "-":
+        if sys.stdout is None:
+            raise BadInput("standard output is closed", "name a file with --output")
         yield Output(sys.stdout)
         return
     if os.path.exists(path) and not os.path.isfile(path):  # /dev/stdout, a FIFO: nothing to replace

@@ -45,7 +45,6 @@ def observe(request: Request) -> Observed:
         _refuse(request, ("kernel", "entry", "here", "reset", "leave", *_QEMU_OPTIONS), "a snapshot is only read")
         return Observed(_from_snapshot(subject, revision))
     if _is_file(subject):
-        _refuse(request, ("kernel", "reset"), "the subject is the kernel, and it is started afresh")
         return _run_kernel(request, revision)
     address = parse_address(subject)
     _refuse(request, _QEMU_OPTIONS, "the machine at a gdbstub is already running; these are for a kernel file")
@@ -57,7 +56,18 @@ def attach(request: Request) -> Observed:
     return _attach(request, parse_address(str(request.subject)), REVISIONS[request.spec or "v1"])
 
 
-_QEMU_OPTIONS = ("append", "initrd", "machine", "memory", "cpus", "cpu", "qemu", "extra")
+def run(request: Request) -> Observed:
+    """As `observe`, for a subject that has to be a kernel file."""
+    subject = str(request.subject)
+    if _is_snapshot(subject):
+        raise BadInput(f"{subject} is a snapshot, which cannot be run", f"judge it with: pvhdbg check {subject}")
+    if not _is_file(subject):
+        address = parse_address(subject)
+        raise BadInput(f"{address} is a gdbstub, not a kernel file", f"use: pvhdbg attach {subject}")
+    return _run_kernel(request, REVISIONS[request.spec or "v1"])
+
+
+_QEMU_OPTIONS = ("append", "initrd", "machine", "memory", "cpus", "cpu", "accel", "qemu", "extra")
 
 
 def _refuse(request: Request, names: tuple[str, ...], why: str) -> None:
@@ -108,6 +118,7 @@ def _run_kernel(request: Request, revision: Revision) -> Observed:
     from pvhdbg.kernel_image import open_kernel
     from pvhdbg.vmm.qemu import QemuOptions, start
 
+    _refuse(request, ("kernel", "reset"), "the subject is the kernel, and it is started afresh")
     with ExitStack() as stack:
         request.progress("reading the kernel")
         image = stack.enter_context(open_kernel(str(request.subject)))
@@ -115,6 +126,7 @@ def _run_kernel(request: Request, revision: Revision) -> Observed:
         kernel = image.kernel()
         if kernel.entry is None and request.entry is None and not request.here:
             raise image.not_bootable()
+        plan = _plan(request, revision, kernel, image)
         options = QemuOptions(
             kernel=image.elf_path,
             append=request.append,
@@ -129,7 +141,6 @@ def _run_kernel(request: Request, revision: Revision) -> Observed:
         )
         qemu = stack.enter_context(start(options, timeout=_timeout(request), progress=request.progress))
         leave = Leave(request.leave or "killed")
-        plan = _plan(request, revision, kernel, image)
         try:
             with _connected(request, StubAddress(path=qemu.gdb_socket), leave) as target:
                 boot = capture(target, plan, progress=request.progress, timestamp=_now())
@@ -144,7 +155,7 @@ def _run_kernel(request: Request, revision: Revision) -> Observed:
 def _with_serial(error: PvhdbgError, serial: list[str]) -> PvhdbgError:
     if not serial or isinstance(error, VmmFailed):
         return error
-    error.todo = f"{error.todo}; its serial port's last words: {' / '.join(serial)}"
+    error.todo = "; ".join(part for part in (error.todo, f"its serial port's last words: {' / '.join(serial)}") if part)
     return error
 
 
@@ -167,7 +178,9 @@ def _attach(request: Request, address: StubAddress, revision: Revision) -> Obser
         target = stack.enter_context(_connected(request, address, Leave(request.leave or "stopped")))
         boot = capture(target, plan, progress=request.progress, confirm=_confirm, timestamp=_now())
         if image is not None and not image.is_loaded(target.read_memory):
-            warnings.append(f"{request.kernel} is not what lies in the guest's memory: another kernel, or a changed one, was loaded")
+            warnings.append(
+                f"{request.kernel} is not what lies in the guest's memory: another kernel, or a changed one, was loaded"
+            )
         if boot.snapshot.kernel is None or boot.snapshot.kernel.entry is None:
             warnings.append("the kernel file was not seen: rules that need it are undecided; name it with --kernel")
     return Observed(boot, tuple(warnings))
@@ -215,9 +228,7 @@ def _timeout(request: Request) -> float:
 
 
 def _plan(request: Request, revision: Revision, kernel: Kernel | None, image: KernelImage | None) -> Plan:
-    plan = Plan(
-        revision, kernel=kernel, here=bool(request.here), reset=bool(request.reset), timeout=_timeout(request)
-    )
+    plan = Plan(revision, kernel=kernel, here=bool(request.here), reset=bool(request.reset), timeout=_timeout(request))
     if request.entry is not None:
         address, symbol = _address(str(request.entry), image)
         return replace(plan, entry=address, symbol=symbol)
@@ -241,5 +252,3 @@ def _address(text: str, image: KernelImage | None) -> tuple[int, str | None]:
 
 def _now() -> str:
     return datetime.now(timezone.utc).replace(microsecond=0).isoformat()
-
-

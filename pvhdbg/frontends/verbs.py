@@ -91,7 +91,7 @@ _QEMU = (
     argument("--memory", "-m", metavar="SIZE", help="guest memory (default: 512M)"),
     argument("--cpus", type=int, metavar="N", help="number of CPUs"),
     argument("--cpu", metavar="MODEL", help="QEMU's CPU model"),
-    argument("--accel", choices=("tcg", "kvm", "auto"), default="tcg", help="accelerator (default: tcg)"),
+    argument("--accel", choices=("tcg", "kvm", "auto"), help="accelerator (default: tcg)"),
     argument("--qemu", metavar="BINARY", help="the QEMU to start (default: qemu-system-x86_64)"),
 )
 _ACTIONS = "pvhdbg.frontends.actions"
@@ -101,7 +101,7 @@ VERBS: tuple[Verb, ...] = (
         "run",
         "start QEMU with a kernel, run to its PVH entry, and report",
         "pvhdbg run vmlinux --append console=ttyS0 --initrd initrd.img -- -device pvpanic",
-        f"{_ACTIONS}:check",
+        f"{_ACTIONS}:run",
         (argument("subject", metavar="KERNEL", help="an ELF kernel, or a bzImage that holds one"), *_QEMU, *_JUDGE, *_WALK),
         passes_on=True,
     ),

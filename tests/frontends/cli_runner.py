@@ -1,0 +1,228 @@
+"""Helpers for tests of the real command line: run it, look for leftovers, start a QEMU to attach to, make tiny kernels."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import PIPE
+from typing import IO, Any
+
+import pytest
+
+from pvhdbg.guests import path as guest
+from pvhdbg.targets.address import StubAddress
+from pvhdbg.targets.remote import RemoteTarget
+
+ROOT = Path(__file__).parents[2]
+HELLO = str(guest("hello"))
+HELLO_ENTRY = 0x100000
+LONGEST = 30.0  # seconds after which a command of a test hangs
+_PROGRESS = re.compile(r"pvhdbg: (waiting|starting|connecting|reading|QEMU|unpacking)")
+
+
+def need(program: str) -> None:
+    """Skip the test where `program` is missing; fail it in CI, where nothing may be missing."""
+    if shutil.which(program) is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"{program} is not installed")
+        pytest.skip(f"{program} is not installed")
+
+
+def eventually(true: Callable[[], object], otherwise: str, within: float = 5.0) -> None:
+    """Wait until `true()`; fail with `otherwise` after `within` seconds."""
+    deadline = time.monotonic() + within
+    while not true():
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(0.005)
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder with a short path: a unix socket's has 107 bytes at most."""
+    folder = tempfile.mkdtemp(prefix="pt-", dir="/tmp")
+    try:
+        yield Path(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+    seconds: float
+
+    def ok(self, code: int = 0) -> Ran:
+        """This, if the exit code is `code`; else the test fails and shows what was printed."""
+        assert self.code == code, f"exit {self.code}, not {code}\n{self.out[-2000:]}\n{self.err}"
+        assert "Traceback" not in self.err
+        return self
+
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    def complaint(self, code: int, *words: str) -> str:
+        """The complaint, if it is one: nothing on stdout, one line of what and one of `next:`, and all of `words` in them."""
+        self.ok(code)
+        assert self.out == ""
+        lines = self.err.splitlines()[-2:]
+        assert len(lines) == 2, self.err
+        assert lines[0].startswith("pvhdbg: "), self.err
+        assert re.match(r"  next: \S", lines[1]), self.err
+        assert all(_PROGRESS.match(line) for line in self.err.splitlines()[:-2]), self.err
+        assert "\x1b" not in self.err
+        for word in words:
+            assert word.lower() in self.err.lower(), f"{word!r} is not in: {self.err}"
+        return self.err
+
+
+class Cli:
+    """`python -m pvhdbg` with TMPDIR in a folder that belongs to one test, so that leftovers show."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.tmp = folder / "tmp"
+        self.tmp.mkdir()
+        self.env = {**os.environ, "TMPDIR": str(self.tmp), "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
+        for name in ("NO_COLOR", "PVHDBG_TRACEBACK"):
+            self.env.pop(name, None)
+
+    def file(self, name: str, data: bytes | str = b"") -> str:
+        """A file in the test's folder."""
+        path = self.folder / name
+        path.write_bytes(data.encode() if isinstance(data, str) else data)
+        return str(path)
+
+    def start(self, *words: str | Path, env: dict[str, str] | None = None, stdout: IO[str] | int = PIPE) -> subprocess.Popen[str]:
+        """The command as a running process."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "pvhdbg", *map(str, words)],
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=PIPE,
+            text=True,
+            env={**self.env, **(env or {})},
+            cwd=self.folder,
+        )
+
+    def __call__(self, *words: str | Path, env: dict[str, str] | None = None, stdout: IO[str] | int = PIPE) -> Ran:
+        """Run the command to its end."""
+        since = time.monotonic()
+        with self.start(*words, env=env, stdout=stdout) as process:
+            return self.ended(process, since)
+
+    def ended(self, process: subprocess.Popen[str], since: float | None = None) -> Ran:
+        """Wait for a command that was started."""
+        since = time.monotonic() if since is None else since
+        try:
+            out, err = process.communicate(timeout=LONGEST)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            out, err = process.communicate()
+            pytest.fail(f"still running after {LONGEST:g} s\n{out}\n{err}")
+        return Ran(process.returncode, out or "", err, time.monotonic() - since)
+
+    def processes(self) -> list[int]:
+        """Everything that runs with our TMPDIR, whoever its parent is."""
+        mark = f"TMPDIR={self.tmp}".encode()
+        found = []
+        for entry in os.listdir("/proc"):
+            if entry.isdigit():
+                try:
+                    if mark in Path("/proc", entry, "environ").read_bytes().split(b"\0"):
+                        found.append(int(entry))
+                except OSError:
+                    pass  # it ended meanwhile, or is not ours
+        return found
+
+    def nothing_left(self) -> None:
+        """Fail unless no process and no file is left."""
+        eventually(lambda: not self.processes(), f"processes are left: {self.processes()}")
+        eventually(lambda: not os.listdir(self.tmp), f"files are left: {os.listdir(self.tmp)}")
+
+    def clear(self) -> None:
+        for pid in self.processes():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+
+class Machine:
+    """A QEMU that somebody else started, with a gdbstub on a unix socket and COM1 in a file; it waits at its reset vector."""
+
+    def __init__(self, *words: str, kernel: str = HELLO) -> None:
+        self._scratch = scratch()
+        self.folder = self._scratch.__enter__()
+        self.socket = str(self.folder / "gdb")
+        self._serial = self.folder / "serial"
+        self.process = subprocess.Popen(
+            ["qemu-system-x86_64", "-kernel", kernel, "-m", "64M", "-nic", "none", "-display", "none", "-monitor", "none", "-S",
+             "-serial", f"file:{self._serial}", "-gdb", f"unix:{self.socket},server=on,wait=off", *words],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )  # fmt: skip
+        eventually(lambda: os.path.exists(self.socket) or self.process.poll() is not None, "QEMU does not come up", 10)
+        assert self.process.poll() is None, self.process.stderr and self.process.stderr.read()
+
+    def serial(self) -> str:
+        """What the guest wrote to COM1."""
+        return self._serial.read_text(errors="replace")
+
+    @contextmanager
+    def debugger(self) -> Iterator[RemoteTarget]:
+        """A connection of our own, which stops the machine and leaves it stopped."""
+        from pvhdbg.targets.target import Leave
+
+        target = RemoteTarget.connect(StubAddress(path=self.socket), timeout=5)
+        try:
+            yield target
+        finally:
+            target.close(Leave.STOPPED)
+
+    def running(self) -> bool:
+        return self.process.poll() is None
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        if self.process.stderr:
+            self.process.stderr.close()
+        self._scratch.__exit__(None, None, None)
+
+
+# --- tiny kernels -------------------------------------------------------------------------------------------------
+
+LOOP = b"\xeb\xfe"  # jmp .
+TRIPLE_FAULT = b"\x0f\x01\x1d" + struct.pack("<I", 0x100010) + b"\xcc" + bytes(24)  # lidt with limit 0; int3
+
+
+def pvh_note(entry: int = HELLO_ENTRY) -> bytes:
+    """XEN_ELFNOTE_PHYS32_ENTRY."""
+    return struct.pack("<III4sI", 4, 4, 18, b"Xen\0", entry)
+
+
+def kernel_elf(code: bytes = LOOP, note: bytes | None = None, machine: int = 62) -> bytes:
+    """An ELF64 with `code` at 1 MiB and a PT_NOTE; the note is a sound one unless given, and `b""` makes none."""
+    note = pvh_note() if note is None else note
+    headers = 64 + 2 * 56
+    note_at = headers + len(code)
+    head = struct.pack("<16sHHIQQQIHHHHHH", b"\x7fELF\2\1\1", 2, machine, 1, HELLO_ENTRY, 64, 0, 0, 64, 56, 2, 0, 0, 0)
+    load = struct.pack("<IIQQQQQQ", 1, 5, headers, HELLO_ENTRY, HELLO_ENTRY, len(code), len(code), 1)
+    notes = struct.pack("<IIQQQQQQ", 4 if note else 0, 4, note_at, 0, 0, len(note), len(note), 4)
+    return head + load + notes + code + note
