@@ -14,6 +14,7 @@ from pvhdbg.errors import ProtocolError
 PACKET_BOUND = 1 << 20  # bytes of one packet's data, as sent
 DATA_BOUND = 1 << 22  # bytes after run lengths are expanded
 _NOISE_BOUND = 4096  # bytes outside of any packet, after which the peer is not a stub
+_HEAD = 16
 INTERRUPT = b"\x03"
 
 _OTHER_PROTOCOLS = (
@@ -57,11 +58,15 @@ class PacketReader:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
-        self._noise = bytearray()
+        self._head = b""  # the very first bytes, by which another protocol's server gives itself away
+        self._noise = 0
 
     def feed(self, data: bytes) -> Iterator[Packet | Acknowledgement]:
         """Add bytes, and yield what they complete. Raises ProtocolError when this cannot be a gdbstub."""
         self._buffer += data
+        if len(self._head) < _HEAD:
+            self._head += data[:_HEAD]
+            self._refuse_others()
         while self._buffer:
             first = self._buffer[0]
             if first in b"+-":
@@ -93,13 +98,15 @@ class PacketReader:
     def _skip(self) -> None:
         following = [at for at in (self._buffer.find(mark) for mark in (b"$", b"%", b"+", b"-")) if at >= 0]
         at = min(following, default=len(self._buffer))
-        self._noise += self._buffer[:at]
+        self._noise += at
         del self._buffer[:at]
+        if self._noise > _NOISE_BOUND:
+            raise ProtocolError(f"the peer is not a gdbstub: it began with {self._head[:16]!r}", _ADVICE)
+
+    def _refuse_others(self) -> None:
         for prefix, name in _OTHER_PROTOCOLS:
-            if bytes(self._noise[: len(prefix)]) == prefix:
+            if self._head.startswith(prefix):
                 raise ProtocolError(f"the peer is {name}, not a gdbstub", _ADVICE)
-        if len(self._noise) > _NOISE_BOUND:
-            raise ProtocolError(f"the peer is not a gdbstub: it sent {bytes(self._noise[:16])!r}…", _ADVICE)
 
 
 _ADVICE = "give the address of a gdbstub, such as QEMU's -gdb tcp::1234"

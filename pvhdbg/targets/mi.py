@@ -12,10 +12,12 @@ import select
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections import deque
 from typing import Any
 
+from pvhdbg.decode.text import printable
 from pvhdbg.errors import TargetLost, TargetTimeout, VmmFailed
 
 OLDEST = 12
@@ -39,13 +41,15 @@ class MachineInterface:
             [found, "-nx", "-q", "--interpreter=mi3"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,  # one pipe that is always read: nothing can fill up behind it
+            stderr=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for us: GDB is told what to do about it
             env={**os.environ, "LC_ALL": "C"},
         )
         self._pending = b""
         self._token = 0
-        self._noise: deque[str] = deque(maxlen=40)
+        self._noise: deque[bytes] = deque(maxlen=8)  # the last that came on stderr
+        self._drain = threading.Thread(target=self._drain_stderr, daemon=True)
+        self._drain.start()
         self.events: deque[dict[str, Any]] = deque(maxlen=1000)  # *stopped, *running and the like
         try:
             self._check_version()
@@ -109,7 +113,8 @@ class MachineInterface:
             except (ProcessLookupError, PermissionError):
                 pass
         process.wait()
-        for pipe in (process.stdin, process.stdout):
+        self._drain.join(1)
+        for pipe in (process.stdin, process.stdout, process.stderr):
             if pipe is not None:
                 try:
                     pipe.close()
@@ -132,9 +137,15 @@ class MachineInterface:
             if line.startswith("(gdb)") or not line:
                 continue
             record: dict[str, Any] = self._parse(line)
-            if record.get("type") == "output":
-                self._noise.append(line[:_LAST_WORDS])
             return record
+
+    def _drain_stderr(self) -> None:
+        assert self._process.stderr is not None
+        try:
+            while data := os.read(self._process.stderr.fileno(), 1 << 16):
+                self._noise.append(data[-_LAST_WORDS:])
+        except (OSError, ValueError):  # closed under us: GDB is being ended
+            pass
 
     def _line(self, deadline: float) -> str:
         assert self._process.stdout is not None
@@ -157,7 +168,8 @@ class MachineInterface:
             status: int | str = self._process.wait(1)
         except subprocess.TimeoutExpired:
             status = "unknown"
-        said = " ".join(self._noise)[-300:]
+        self._drain.join(1)
+        said = printable(b"".join(self._noise)[-300:].strip())
         return TargetLost(f"GDB ended (status {status})" + (f": {said}" if said else ""), "start over, or leave --via gdb out")
 
 

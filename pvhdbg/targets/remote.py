@@ -47,6 +47,7 @@ class RemoteTarget:
         self._closed = False
         self._thread: str | None = None
         self._cr0_hint: int | None = None
+        self._described = False
         self._features = self._handshake()
         self._piece = self._piece_size()
         self._physical_mode = "PhyMemMode" in self._ask_text("qqemu.Supported")
@@ -133,6 +134,10 @@ class RemoteTarget:
         if slot is None:
             raise TargetError(f"{self.name} has no register {name}", "write another one")
         self._stopped()
+        if not self._described:
+            # QEMU answers nothing to `P` before the target description was asked for.
+            self._wire.request(b"qXfer:features:read:target.xml:0,ffb", self._timeout)
+            self._described = True
         digits = (value & ((1 << 8 * slot.size) - 1)).to_bytes(slot.size, "little").hex()
         self._expect_ok(f"P{slot.number:x}={digits}", f"register {name} cannot be written")
 
@@ -156,8 +161,9 @@ class RemoteTarget:
         """Write guest-physical memory."""
         self._stopped()
         with self._physical(address, len(data)):
-            for offset in range(0, len(data), self._piece):
-                piece = data[offset : offset + self._piece]
+            step = self._piece // 2  # the packet holds address and length besides two digits a byte
+            for offset in range(0, len(data), step):
+                piece = data[offset : offset + step]
                 reply = self._wire.request(b"M%x,%x:%s" % (address + offset, len(piece), piece.hex().encode()), self._timeout)
                 if reply != b"OK":
                     raise MemoryUnreadable(address + offset, len(piece), f"the stub answers {reply[:20]!r} to a write")

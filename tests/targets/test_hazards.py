@@ -1,0 +1,305 @@
+"""The traps of QEMU's stub and of pygdbmi that were measured, each with a test that would catch it."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from pvhdbg import guests
+from pvhdbg.errors import ProtocolError, TargetError, TargetLost, TargetTimeout, VmmFailed
+from pvhdbg.rsp.packets import Packet, PacketReader, frame
+from pvhdbg.targets.address import StubAddress
+from pvhdbg.targets.gdb_mi import GdbTarget
+from pvhdbg.targets.mi import MachineInterface, quoted
+from pvhdbg.targets.remote import RemoteTarget
+from pvhdbg.targets.target import Leave, run_until
+from pvhdbg.targets.wire import Wire
+from pvhdbg.vmm.qemu import QemuOptions, start
+
+HELLO = guests.path("hello")
+
+
+class Recorder:
+    """Sits between a client and a real stub, and keeps every byte that the client sent."""
+
+    def __init__(self, stub: str, folder: str) -> None:
+        self.sent = b""
+        self.address = os.path.join(folder, "recorder")
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(self.address)
+        self._listener.listen(1)
+        self._stub = stub
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        client, _ = self._listener.accept()
+        with client, socket.socket(socket.AF_UNIX) as server:
+            server.connect(self._stub)
+            back = threading.Thread(target=self._copy, args=(server, client, False), daemon=True)
+            back.start()
+            self._copy(client, server, True)
+            back.join(1)
+
+    def _copy(self, source: socket.socket, sink: socket.socket, record: bool) -> None:
+        try:
+            while data := source.recv(1 << 16):
+                if record:
+                    self.sent += data
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+
+    def packets(self) -> list[bytes]:
+        reader = PacketReader()
+        return [event.data for event in reader.feed(self.sent.replace(b"\x03", b"")) if isinstance(event, Packet)]
+
+    def close(self) -> None:
+        self._listener.close()
+        self._thread.join(2)
+
+
+@pytest.mark.boot
+def test_only_harmless_packets_are_ever_sent() -> None:
+    """Hazards 1, 2, 3, 6, 7: no G, no bs/bc, one `?` before any breakpoint, Z1 only, m within what the stub takes."""
+    with tempfile.TemporaryDirectory(prefix="pvhdbg-") as folder, start(QemuOptions(kernel=HELLO, memory="64M")) as qemu:
+        recorder = Recorder(qemu.gdb_socket, folder)
+        target = RemoteTarget.connect(StubAddress(path=recorder.address))
+        run_until(target, {0x100000}, 20)
+        target.read_memory(0x100000, 0x5000)
+        target.write_register("rsi", 1)
+        target.step()
+        target.monitor("info registers")
+        target.close(Leave.STOPPED)
+        recorder.close()
+    packets = recorder.packets()
+    assert not [packet for packet in packets if packet.startswith((b"G", b"bs", b"bc", b"Z0", b"X"))]
+    assert packets.count(b"?") == 1
+    assert packets.index(b"?") < next(index for index, packet in enumerate(packets) if packet.startswith(b"Z1"))
+    assert len([p for p in packets if p.startswith(b"Z1")]) == len([p for p in packets if p.startswith(b"z1")])
+    sizes = [int(packet.split(b",")[1], 16) for packet in packets if packet.startswith(b"m")]
+    assert max(sizes) <= 0x800
+    assert sum(sizes) >= 0x5000
+
+
+@pytest.mark.boot
+def test_resuming_on_a_breakpoint_makes_progress() -> None:
+    """Hazard 4: `c` on top of a breakpoint stops again at once."""
+    with start(QemuOptions(kernel=HELLO, memory="64M")) as qemu:
+        target = RemoteTarget.connect(StubAddress(path=qemu.gdb_socket))
+        run_until(target, {0x100000}, 20)
+        target.set_breakpoint(0x100000)
+        target.resume()
+        with pytest.raises(TargetTimeout):  # the guest prints its line, and halts
+            target.wait(0.5)
+        target.interrupt()
+        assert target.read_registers()["eip"] != 0x100000
+        target.close(Leave.KILLED)
+
+
+@pytest.mark.boot
+def test_a_second_client_is_told_that_another_holds_the_stub() -> None:
+    """Hazard 6: it connects, and is never answered."""
+    with start(QemuOptions(kernel=HELLO, memory="64M")) as qemu:
+        first = RemoteTarget.connect(StubAddress(path=qemu.gdb_socket))
+        began = time.monotonic()
+        for connect in (RemoteTarget.connect, GdbTarget.connect):
+            with pytest.raises(TargetError) as error:
+                connect(StubAddress(path=qemu.gdb_socket), timeout=1.0)
+            assert "another debugger" in error.value.todo
+        assert time.monotonic() - began < 15
+        assert first.read_registers()["rip"] == 0xFFF0
+        first.close(Leave.KILLED)
+
+
+@pytest.mark.boot
+def test_connecting_stops_and_leaving_may_resume() -> None:
+    """Hazard 8."""
+    with start(QemuOptions(kernel=HELLO, memory="64M")) as qemu:
+        RemoteTarget.connect(StubAddress(path=qemu.gdb_socket)).close(Leave.RUNNING)
+        deadline = time.monotonic() + 20
+        while not qemu.serial_tail():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+# --- peers that are no stubs, or bad ones -------------------------------------------------------------------------
+
+
+@contextmanager
+def peer(serve: Callable[[socket.socket], None]) -> Iterator[StubAddress]:
+    """A server for one client, on a port of its own."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def run() -> None:
+            try:
+                client, _ = listener.accept()
+                with client:
+                    serve(client)
+            except OSError:
+                pass
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        yield StubAddress("127.0.0.1", listener.getsockname()[1])
+        thread.join(5)
+
+
+def answering(*replies: bytes, dies: bool = False) -> Callable[[socket.socket], None]:
+    """A stub that answers each packet with the next of `replies` (raw bytes), then says nothing more, or dies."""
+
+    def serve(client: socket.socket) -> None:
+        reader, waiting = PacketReader(), list(replies)
+        while (waiting or not dies) and (data := client.recv(4096)):
+            for event in reader.feed(data):
+                if isinstance(event, Packet) and waiting:
+                    client.sendall(b"+" + waiting.pop(0))
+
+    return serve
+
+
+def test_an_http_server_is_named() -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *words: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.handle_request, daemon=True)
+    thread.start()
+    try:
+        with pytest.raises(TargetError) as error:
+            RemoteTarget.connect(StubAddress("127.0.0.1", server.server_port), timeout=2.0)
+        assert isinstance(error.value, (ProtocolError, TargetTimeout))
+        assert error.value.todo
+    finally:
+        server.server_close()
+
+
+def test_a_server_that_speaks_first_is_named() -> None:
+    with peer(lambda client: client.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")) as address, pytest.raises(ProtocolError, match="SSH"):
+        RemoteTarget.connect(address, timeout=2.0)
+
+
+def test_a_stub_that_never_answers_is_a_time_out() -> None:
+    def silent(client: socket.socket) -> None:
+        while client.recv(4096):
+            pass
+
+    began = time.monotonic()
+    with peer(silent) as address, pytest.raises(TargetTimeout):
+        RemoteTarget.connect(address, timeout=0.5)
+    assert time.monotonic() - began < 3
+
+
+def test_a_stub_that_dies_in_the_middle_is_lost() -> None:
+    with peer(answering(frame(b"PacketSize=1000"), dies=True)) as address, pytest.raises(TargetLost):
+        RemoteTarget.connect(address, timeout=2.0)
+
+
+def test_an_unasked_stop_reply_does_not_answer_the_next_command() -> None:
+    """Hazard 5: QEMU up to 8.0 sends one whenever the machine stops."""
+    registers = b"0" * 1216
+    stub = answering(
+        frame(b"PacketSize=1000"), frame(b"T05thread:p01.01;"), frame(b"OK"), frame(b"sstepbits;sstep;PhyMemMode"), frame(b""),
+        frame(b"T02thread:p01.01;") + frame(registers), frame(b"T05thread:p01.01;") + frame(b"E14"),
+    )  # fmt: skip
+    with peer(stub) as address:
+        target = RemoteTarget.connect(address, timeout=2.0)
+        assert not target.capabilities.monitor  # empty reply to qRcmd
+        with pytest.raises(TargetError, match="E14"):
+            target.read_memory(0x1000, 4)
+        target.close(Leave.STOPPED)
+
+
+def test_a_lost_packet_is_asked_for_again() -> None:
+    with peer(answering(b"$OK#00", frame(b"ignored"))) as address:
+        wire = Wire(address, 2.0, lambda _: None)
+        wire.send(b"qSupported")
+        with pytest.raises((TargetTimeout, TargetLost)):
+            wire.receive(time.monotonic() + 0.5)  # the broken one was refused with `-`
+        wire.close()
+
+
+def test_a_closed_port_says_what_to_do() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    with pytest.raises(TargetLost) as error:
+        RemoteTarget.connect(StubAddress("127.0.0.1", port), timeout=2.0)
+    assert "QEMU" in error.value.todo
+
+
+# --- GDB's machine interface --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gdb() -> Iterator[MachineInterface]:
+    interface = MachineInterface()
+    yield interface
+    interface.close()
+
+
+def shell(script: str) -> str:
+    return f"-interpreter-exec console {quoted('python ' + script)}"
+
+
+def test_a_command_costs_what_gdb_needs_and_no_fixed_wait(gdb: MachineInterface) -> None:
+    """M1: pygdbmi's own write waits 0.2 s after the last output."""
+    began = time.monotonic()
+    for _ in range(50):
+        gdb.command("-gdb-show version")
+    assert time.monotonic() - began < 5  # 10 s at 0.2 s each
+
+
+def test_a_slow_command_does_not_shift_the_replies(gdb: MachineInterface) -> None:
+    """M2: the next write gets the previous ^done."""
+    with pytest.raises(TargetTimeout):
+        gdb.command(shell("import time; time.sleep(1); print('slow')"), timeout=0.2)
+    reply = gdb.command(shell("print('mine')"), timeout=10)
+    assert "".join(reply["console"]).strip().endswith("mine")
+
+
+def test_a_dead_gdb_is_told_at_once_and_costs_no_cpu(gdb: MachineInterface) -> None:
+    """M3: pygdbmi spins at 100 % until its time-out."""
+    os.killpg(gdb._process.pid, signal.SIGKILL)
+    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_utime, time.monotonic()
+    with pytest.raises(TargetLost, match="-9"):
+        gdb.command("-gdb-show version", timeout=10)
+    assert time.monotonic() - began < 2
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_utime - before < 1
+
+
+def test_much_on_stderr_does_not_wedge_gdb(gdb: MachineInterface) -> None:
+    """M4: a pipe that is never read fills up at 64 kB."""
+    gdb.command(shell("import os; [os.write(2, b'noise' * 8000) for _ in range(10)]"), timeout=10)
+    assert gdb.command("-gdb-show version")["message"] == "done"
+
+
+def test_a_program_that_is_no_gdb(tmp_path: Path) -> None:
+    with pytest.raises(VmmFailed, match="not installed"):
+        MachineInterface("no-such-gdb")
+    old = tmp_path / "gdb"
+    old.write_text(
+        "#!/bin/sh\nread -r line; printf '%s\\n' '~\"GNU gdb (GDB) 11.2\\n\"' \"${line%%-*}^done\" '(gdb) '; cat >/dev/null\n"
+    )
+    old.chmod(0o755)
+    with pytest.raises(VmmFailed, match=r"11\.2"):
+        MachineInterface(str(old))
+
+
+@pytest.mark.parametrize("text", ['a"b', "a\\b", "x\ny", '"; shell touch /tmp/x; "'])
+def test_what_is_quoted_stays_one_argument(gdb: MachineInterface, text: str) -> None:
+    reply = gdb.command(f"-interpreter-exec console {quoted('echo ' + text.replace(chr(10), ' ').replace(chr(92), chr(92) * 2))}")
+    assert reply["message"] == "done"
+    assert not os.path.exists("/tmp/x")
