@@ -22,6 +22,7 @@ def _beside(name: str) -> ModuleType:
 
 
 real_kernel = _beside("real_kernel")
+elf_writer = _beside("elf_writer")
 
 
 @pytest.fixture(scope="session")
