@@ -77,7 +77,7 @@ class RemoteTarget:
 
     def _handshake(self) -> dict[str, str]:
         # QEMU answers a stop reply without pXX.YY threads to a client that does not say multiprocess+.
-        answer = self._wire.request(b"qSupported:multiprocess+;xmlRegisters=i386;vContSupported+", self._timeout)
+        answer = self._wire.greet(b"qSupported:multiprocess+;xmlRegisters=i386;vContSupported+", self._timeout)
         found = replies.features(answer)
         self._take(self._wire.request(b"?", self._timeout))
         return found

@@ -19,6 +19,7 @@ from pvhdbg.targets.address import StubAddress
 
 _CHUNK = 1 << 16
 _RETRIES = 3
+_PATIENCE = 1.0  # seconds that a stub may take for its first answer before it is doubted
 
 
 class Wire:
@@ -44,6 +45,15 @@ class Wire:
                 self.stops.append(reply)
                 continue
             return reply
+
+    def greet(self, data: bytes, timeout: float) -> bytes:
+        """The first request. A peer that stays silent is given an empty line, which makes other servers speak up."""
+        self.send(data)
+        try:
+            return self.receive(time.monotonic() + min(timeout / 2, _PATIENCE))
+        except TargetTimeout:
+            self._write(b"\r\n\r\n")  # a stub passes over what is no packet
+            return self.receive(time.monotonic() + max(timeout - _PATIENCE, timeout / 2))
 
     def send(self, data: bytes) -> None:
         """Send one packet, without waiting for anything."""
@@ -74,8 +84,11 @@ class Wire:
         return self._packets.popleft()
 
     def _accept(self, packet: Packet) -> None:
-        self._write(b"+")
         self._packets.append(packet.data)
+        try:
+            self._write(b"+")
+        except TargetLost:  # a VMM that says that it exits does not wait for the answer
+            pass
 
     def close(self) -> None:
         """Close the connection; safe to call twice."""
