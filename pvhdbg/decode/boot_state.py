@@ -14,7 +14,7 @@ from typing import TypeVar
 from pvhdbg.decode import acpi, payload
 from pvhdbg.decode.firmware import Firmware, identify
 from pvhdbg.decode.protocol import is_pvh, recognise
-from pvhdbg.model import NeedMemory, Registers, Segments, Snapshot, Unavailable
+from pvhdbg.model import Backing, NeedMemory, Registers, Segments, Snapshot, Unavailable
 from pvhdbg.spec.protocols import DRAFT_A_SIGNATURE, Signature
 from pvhdbg.spec.revisions import DRAFT_A, Revision
 from pvhdbg.spec.start_info import (
@@ -30,6 +30,7 @@ MODULE_BOUND = 64  # entries of the module list that are looked at
 MEMORY_MAP_BOUND = 512  # entries of the memory map that are looked at; Linux's table holds 128
 TEXT_BOUND = 64 * 1024  # bytes in which a string must end
 TEXT_STEP = 1024  # bytes asked for at a time while looking for the end
+ALL_TEXT_BOUND = 4 * TEXT_BOUND  # bytes of all strings together: every step of each is read and decoded again
 ROOT_TABLE_ENTRIES = 256
 
 T = TypeVar("T")
@@ -133,7 +134,7 @@ class BootState:
         """
         if address + size > 1 << 64:
             return False
-        backed = _backed(self.snapshot, address, size)
+        backed = _backed(_memories(self.snapshot), address, size)
         if backed is not None:
             return backed
         try:
@@ -145,12 +146,19 @@ class BootState:
         return True
 
 
-def _backed(snapshot: Snapshot, address: int, size: int) -> bool | None:
+def _memories(snapshot: Snapshot) -> list[Backing] | None:
+    """What holds memory of the machine, by address; None when that is not known."""
     if snapshot.backing is None:
         return None
+    return sorted((area for area in snapshot.backing if area.kind in ("ram", "rom", "nv-ram")), key=lambda area: area.start)
+
+
+def _backed(memories: list[Backing] | None, address: int, size: int) -> bool | None:
+    if memories is None:
+        return None
     end = address + max(size, 1)
-    for area in sorted(snapshot.backing, key=lambda area: area.start):
-        if area.kind in ("ram", "rom", "nv-ram") and area.start <= address < area.end:
+    for area in memories:
+        if area.start <= address < area.end:
             address = min(area.end, end)
         if address >= end:
             return True
@@ -162,9 +170,11 @@ class _Reader:
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
+        self._memories = _memories(snapshot)
+        self._text_left = ALL_TEXT_BOUND
 
     def read(self, address: int, size: int) -> bytes:
-        if _backed(self._snapshot, address, size) is False:
+        if _backed(self._memories, address, size) is False:
             raise Unavailable("the machine has no RAM or ROM there")
         return self._snapshot.memory.read(address, size)
 
@@ -172,6 +182,9 @@ class _Reader:
         data = b""
         while len(data) < TEXT_BOUND:
             step = min(TEXT_STEP - (address + len(data)) % TEXT_STEP, TEXT_BOUND - len(data))
+            self._text_left -= step
+            if self._text_left < 0:
+                raise Unavailable("the strings of this hand-off are longer than is read of one")
             try:
                 data += self.read(address + len(data), step)
             except Unavailable:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -33,6 +34,8 @@ SUFFIX = ".pvhsnap"
 MEMORY_BOUND = 64 << 20  # bytes of guest memory in one file
 FILE_BOUND = 128 << 20
 _ITEMS = 1 << 16
+
+_NUMBER = re.compile("0x[0-9a-fA-F]{1,16}")
 
 T = TypeVar("T")
 
@@ -166,12 +169,9 @@ class _Reader:
     @staticmethod
     def number(one: Any) -> int:
         value = one.value
-        if not isinstance(value, str) or not value.startswith("0x") or not 3 <= len(value) <= 18:
+        if not isinstance(value, str) or _NUMBER.fullmatch(value) is None:  # int() alone would take signs and underscores
             raise one.fail("a hexadecimal string of at most 64 bits")
-        try:
-            return int(value[2:], 16)
-        except ValueError:
-            raise one.fail("a hexadecimal string") from None
+        return int(value, 16)
 
     @staticmethod
     def word(one: Any) -> str:
@@ -248,10 +248,10 @@ def _memory(reader: _Reader) -> Memory:
     budget = MEMORY_BOUND
     pieces = []
     for index, (address, size, packed) in enumerate(
-        reader.rows("memory", lambda row: (row.hex("address"), row.count("size"), row.text("zlib")))
+        reader.rows("memory", lambda row: (row.hex("address"), row.count("size"), row.child("zlib").value))
     ):
         place = _Reader(None, f"memory[{index}]")
-        if address is None or size is None or packed is None:
+        if address is None or size is None or not isinstance(packed, str):  # as long as the file allows
             raise place.fail("an address, a size and data")
         budget -= size
         if budget < 0:

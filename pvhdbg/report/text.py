@@ -78,7 +78,7 @@ def _vmm(boot: BootState) -> str:
     if vmm.name is None:
         return "not observed (no monitor answers)"
     words = " ".join(part for part in (vmm.name, vmm.version) if part)
-    accelerator = f", {vmm.accelerator}" if vmm.accelerator else ""
+    accelerator = f", {printable(vmm.accelerator)}" if vmm.accelerator else ""
     firmware = boot.firmware.name if boot.firmware else "not recognised"
     return f"{printable(words)}{accelerator}; firmware: {firmware}"
 
@@ -91,7 +91,7 @@ def _kernel(boot: BootState) -> str:
     if kernel.source == "info roms":
         parts.append("known from the monitor only")
     if kernel.build_id:
-        parts.append(f"build-id {kernel.build_id[:16]}")
+        parts.append(f"build-id {printable(kernel.build_id[:16])}")
     if kernel.loads:
         parts.append(f"at {min(load.start for load in kernel.loads):#x} - {max(load.end for load in kernel.loads):#x}")
     return ", ".join(parts)
@@ -101,7 +101,7 @@ def _entry(boot: BootState) -> str:
     entry = boot.snapshot.entry
     where = "unknown" if entry.address is None else f"{entry.address:#x}"
     symbol = f" <{printable(entry.symbol)}>" if entry.symbol else ""
-    return f"{where}{symbol}, found by {entry.found_by}; {mode(boot.registers, _cs_long(boot))}"
+    return f"{where}{symbol}, found by {printable(entry.found_by)}; {mode(boot.registers, _cs_long(boot))}"
 
 
 def _cs_long(boot: BootState) -> bool | None:
@@ -116,7 +116,7 @@ def _protocol(boot: BootState) -> str:
         return f"PVH boot ABI, start_info version {boot.start_info.raw.version} at {boot.start_info.address:#x}"
     if not isinstance(boot.draft_a_part, Unread):
         return f"PVH boot ABI, Draft A of 2015, {boot.draft_a.width}-bit structure at {boot.draft_a.address:#x}"
-    return f"judged as PVH; {boot.start_info_part.reason}"
+    return f"judged as PVH; {printable(boot.start_info_part.reason)}"
 
 
 def registers(boot: BootState) -> list[str]:
@@ -183,7 +183,7 @@ def info(boot: BootState, style: Style, width: int) -> list[str]:
             f"  module        {draft.raw.mod_start:#x}, {draft.raw.mod_len:#x} bytes ({draft.module_kind})",
             f"  command line  {shorten(printable(draft.raw.cmd_line.split(bytes(1), 1)[0]), width)}",
         ]
-    return [f"  {boot.start_info_part.reason}"]
+    return [f"  {printable(boot.start_info_part.reason)}"]
 
 
 def _tree(boot: BootState, start: StartInfo, style: Style, width: int) -> list[str]:
@@ -203,7 +203,7 @@ def _tree(boot: BootState, start: StartInfo, style: Style, width: int) -> list[s
         return [*lines, "  └ memory map     none: a version 0 structure ends at byte 40"]
     lines.append(f"  └ memory map     {_pointer(v1.memmap_paddr)}{v1.memmap_entries} entries; reserved {v1.reserved:#x}")
     if isinstance(start.memory_map, Unread):
-        lines.append(f"      {start.memory_map.reason}")
+        lines.append(f"      {printable(start.memory_map.reason)}")
     elif start.memory_map is not None:
         if len(start.memory_map) < v1.memmap_entries:
             lines.append(f"      only the first {len(start.memory_map)} were looked at")
@@ -267,7 +267,7 @@ def _checks(report: Report, style: Style) -> list[str]:
                 lines += _finding(verdict, style)
     lines += _unknown(report.verdicts, style)
     lines += [
-        style("note", f"  note: {verdict.rule.id}: {verdict.reason}")
+        style("note", f"  note: {verdict.rule.id}: {printable(verdict.reason)}")
         for verdict in report.verdicts
         if verdict.outcome is Outcome.PASS and verdict.reason
     ]
