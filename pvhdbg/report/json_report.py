@@ -202,7 +202,9 @@ def _string(text: Text | Unread | None) -> tuple[str | None, str | None]:
         return None, "not present"
     if isinstance(text, Unread):
         return None, text.reason
-    return _text(text.data[:4096] if not text.terminated else text.data), None if text.terminated else "it does not end"
+    if not text.terminated:
+        return _text(text.data[:4096])[:4096], "it does not end"
+    return _text(text.data), None
 
 
 def _module(module: Module) -> dict[str, Any]:

@@ -19,6 +19,8 @@ INTERRUPT = b"\x03"
 
 _OTHER_PROTOCOLS = (
     (b"HTTP/", "an HTTP server"),
+    (b"<!DOCTYPE", "an HTTP server"),  # to what it takes for HTTP/0.9 it answers without a status line
+    (b"<html", "an HTTP server"),
     (b"SSH-", "an SSH server"),
     (b'{"QMP"', "a QMP monitor"),
     (b"QEMU ", "QEMU's human monitor"),

@@ -38,22 +38,23 @@ class Wire:
     def request(self, data: bytes, timeout: float = 10.0) -> bytes:
         """Send one packet and return its reply."""
         self.send(data)
-        deadline = time.monotonic() + timeout
-        while True:
-            reply = self.receive(deadline)
-            if is_stop(reply) and not data.startswith((b"?", b"s", b"vCont")):
-                self.stops.append(reply)
-                continue
-            return reply
+        return self._reply(data, time.monotonic() + timeout)
 
     def greet(self, data: bytes, timeout: float) -> bytes:
         """The first request. A peer that stays silent is given an empty line, which makes other servers speak up."""
         self.send(data)
         try:
-            return self.receive(time.monotonic() + min(timeout / 2, _PATIENCE))
+            return self._reply(data, time.monotonic() + min(timeout / 2, _PATIENCE))
         except TargetTimeout:
             self._write(b"\r\n\r\n")  # a stub passes over what is no packet
-            return self.receive(time.monotonic() + max(timeout - _PATIENCE, timeout / 2))
+            return self._reply(data, time.monotonic() + max(timeout - _PATIENCE, timeout / 2))
+
+    def _reply(self, data: bytes, deadline: float) -> bytes:
+        while True:
+            reply = self.receive(deadline)
+            if not is_stop(reply) or data.startswith((b"?", b"s", b"vCont")):
+                return reply
+            self.stops.append(reply)
 
     def send(self, data: bytes) -> None:
         """Send one packet, without waiting for anything."""
