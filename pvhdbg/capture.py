@@ -15,10 +15,8 @@ import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from pvhdbg.decode import fw_cfg, qemu_monitor
-from pvhdbg.decode.boot_state import BootState, decode
-from pvhdbg.decode.protocol import is_pvh
 from pvhdbg.errors import EntryNotReached, GuestDied, MemoryUnreadable, TargetError
 from pvhdbg.model import (
     EntryPoint,
@@ -34,6 +32,11 @@ from pvhdbg.model import (
 from pvhdbg.spec.revisions import Revision
 from pvhdbg.spec.x86 import CR0, EFER
 from pvhdbg.targets.target import Target, run_until
+
+if TYPE_CHECKING:
+    # Imported while the guest runs its firmware (`_prepare`), where it costs no time.
+    from pvhdbg.decode.boot_state import BootState
+    from pvhdbg.decode.qemu_monitor import LoadedKernel
 
 _READS = 8192  # requests of the decoder in one capture: more is a decoder that cannot be satisfied
 _READ_BOUND = 16 << 20  # bytes
@@ -62,12 +65,12 @@ class Observations:
     vmm: Vmm = field(default_factory=Vmm)
     segments: Segments = field(default_factory=Segments)
     a20: bool | None = None
-    loaded: qemu_monitor.LoadedKernel | None = None
+    loaded: LoadedKernel | None = None
     mtree: str = ""
 
 
 Progress = Callable[[str], None]
-ConfirmKernel = Callable[[Target, qemu_monitor.LoadedKernel], "Kernel | None"]
+ConfirmKernel = Callable[[Target, "LoadedKernel"], "Kernel | None"]
 
 
 def capture(
@@ -76,14 +79,15 @@ def capture(
     *,
     progress: Progress = lambda _: None,
     confirm: ConfirmKernel = lambda _target, _loaded: None,
+    meanwhile: Callable[[], None] = lambda: None,
     timestamp: str | None = None,
 ) -> BootState:
     """Bring `target` to its PVH entry and decode what is there.
 
     `confirm` turns the kernel that `info roms` names into a Kernel if its file is readable and is what the guest's memory
-    holds. Raises EntryNotReached, GuestDied and the target's own errors.
+    holds. `meanwhile` is called while the guest is on its way, for work that does not need it. Raises EntryNotReached, GuestDied and the target's own errors.
     """
-    entry = _reach(target, plan, progress)
+    entry = _reach(target, plan, progress, meanwhile)
     progress("reading the machine")
     snapshot = observe(target, plan, entry, confirm, timestamp)
     return decoded(target, snapshot, plan.revision)
@@ -92,7 +96,13 @@ def capture(
 # --- to the entry -------------------------------------------------------------------------------------------------
 
 
-def _reach(target: Target, plan: Plan, progress: Progress) -> EntryPoint:
+def _prepare(more: Callable[[], None]) -> None:
+    from pvhdbg.decode import boot_state, qemu_monitor  # noqa: F401 - for the import itself
+
+    more()
+
+
+def _reach(target: Target, plan: Plan, progress: Progress, meanwhile: Callable[[], None]) -> EntryPoint:
     if not target.capabilities.control:
         raise TargetError(f"{target.name} cannot be run", "use it as a snapshot")
     if plan.reset:
@@ -118,9 +128,10 @@ def _reach(target: Target, plan: Plan, progress: Progress) -> EntryPoint:
     if plan.entry is None:
         _refuse_past(registers, plan.kernel)
     # A multiboot header hides the note from QEMU: it will be entered where fw_cfg says, and that is worth stopping at.
+    reboots = _OWN_REBOOTS if plan.reset else 0
     stops = {wanted} if told is None else {wanted, told}
     try:
-        stopped = run_until(target, stops, plan.timeout, reboots=_OWN_REBOOTS if plan.reset else 0, progress=progress)
+        stopped = run_until(target, stops, plan.timeout, reboots=reboots, progress=progress, meanwhile=lambda: _prepare(meanwhile))
     except (EntryNotReached, GuestDied) as error:
         raise _explained(error, target) from error
     return EntryPoint(stopped, found_by if stopped == wanted else "fw_cfg", plan.symbol if stopped == wanted else None)
@@ -150,6 +161,8 @@ def _at_pvh_entry(target: Target, registers: Registers) -> bool:
     ebx = registers.get("ebx")
     if not ebx:
         return False
+    from pvhdbg.decode.protocol import is_pvh
+
     try:
         snapshot = Snapshot(registers).memory.with_piece(ebx, target.read_memory(ebx, 4))
         return is_pvh(registers, snapshot)
@@ -162,7 +175,11 @@ def _told_by_fw_cfg(target: Target, registers: Registers) -> int | None:
         return None
     pc, cr0 = registers["rip"], registers.get("cr0") or 0
     in_firmware = pc != RESET_VECTOR and not cr0 >> CR0["PG"] & 1 and any(pc in area for area in _FIRMWARE)
-    return None if in_firmware else fw_cfg.kernel_entry(target.monitor)
+    if in_firmware:
+        return None
+    from pvhdbg.decode import fw_cfg
+
+    return fw_cfg.kernel_entry(target.monitor)
 
 
 def _how_to_learn(target: Target) -> str:
@@ -216,6 +233,8 @@ def observe(
     target: Target, plan: Plan, entry: EntryPoint, confirm: ConfirmKernel = lambda _t, _l: None, timestamp: str | None = None
 ) -> Snapshot:
     """The machine as it stands: registers, hidden state, memory layout and who runs it; no guest memory yet."""
+    from pvhdbg.decode import qemu_monitor
+
     registers = target.read_registers()
     seen = _monitor(target)
     kernel = plan.kernel
@@ -243,6 +262,8 @@ def observe(
 def _monitor(target: Target) -> Observations:
     if not target.capabilities.monitor:
         return Observations()
+    from pvhdbg.decode import qemu_monitor
+
     state = qemu_monitor.cpu_state(target.monitor("info registers"))
     version = qemu_monitor.version(target.monitor("info version"))
     return Observations(
@@ -256,6 +277,8 @@ def _monitor(target: Target) -> Observations:
 
 def decoded(target: Target, snapshot: Snapshot, revision: Revision) -> BootState:
     """Decode `snapshot`, reading from `target` what is needed until the decoder has it all."""
+    from pvhdbg.decode.boot_state import decode
+
     budget = _READ_BOUND
     for _ in range(_READS):
         state = decode(snapshot, revision)

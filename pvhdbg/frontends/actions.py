@@ -31,11 +31,15 @@ def attach(request: Request) -> Answer:
 
 
 def _judged(request: Request, observe: Any) -> Answer:
+    if request.select or request.ignore:
+        from pvhdbg.rules.catalogue import choose
+
+        choose(request.select or (), request.ignore or ())  # a wrong id is told before a machine is started for nothing
+    observed = observe(request)
     from pvhdbg.report.document import Report
     from pvhdbg.rules.catalogue import choose, judge
 
-    rules = choose(request.select or (), request.ignore or ())  # before a machine is started for nothing
-    observed = observe(request)
+    rules = choose(request.select or (), request.ignore or ())
     report = Report(observed.boot, judge(observed.boot, rules), bool(request.strict), observed.warnings)
 
     def as_text(style: Style) -> str:

@@ -11,7 +11,6 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from pvhdbg.capture import Plan, capture
-from pvhdbg.decode.boot_state import BootState
 from pvhdbg.errors import BadInput, BadSnapshot, PvhdbgError, VmmFailed
 from pvhdbg.frontends.verbs import Request
 from pvhdbg.model import Kernel
@@ -20,6 +19,7 @@ from pvhdbg.targets.address import StubAddress, parse_address
 from pvhdbg.targets.target import Leave, Target
 
 if TYPE_CHECKING:
+    from pvhdbg.decode.boot_state import BootState
     from pvhdbg.kernel_image import KernelImage
 
 _SNAPSHOT_HEAD = b"{"
@@ -143,7 +143,7 @@ def _run_kernel(request: Request, revision: Revision) -> Observed:
         leave = Leave(request.leave or "killed")
         try:
             with _connected(request, StubAddress(path=qemu.gdb_socket), leave) as target:
-                boot = capture(target, plan, progress=request.progress, timestamp=_now())
+                boot = capture(target, plan, progress=request.progress, meanwhile=_prepare, timestamp=_now())
         except PvhdbgError as error:
             raise _with_serial(error, qemu.serial_tail(3)) from error
         if leave is not Leave.KILLED:
@@ -176,7 +176,7 @@ def _attach(request: Request, address: StubAddress, revision: Revision) -> Obser
                 raise image.not_bootable()
         plan = _plan(request, revision, kernel, image)
         target = stack.enter_context(_connected(request, address, Leave(request.leave or "stopped")))
-        boot = capture(target, plan, progress=request.progress, confirm=_confirm, timestamp=_now())
+        boot = capture(target, plan, progress=request.progress, confirm=_confirm, meanwhile=_prepare, timestamp=_now())
         if image is not None and not image.is_loaded(target.read_memory):
             warnings.append(
                 f"{request.kernel} is not what lies in the guest's memory: another kernel, or a changed one, was loaded"
@@ -248,6 +248,15 @@ def _address(text: str, image: KernelImage | None) -> tuple[int, str | None]:
     if not 0 <= address < 1 << 64:
         raise BadInput(f"--entry {text} is not an address", "give a number below 2^64") from None
     return address, None
+
+
+def _prepare() -> None:
+    """Import what comes after the capture while the guest is on its way to the entry, where it costs no time."""
+    from pvhdbg import kernel_image
+    from pvhdbg.report import text
+    from pvhdbg.rules import catalogue
+
+    del kernel_image, text, catalogue
 
 
 def _now() -> str:

@@ -18,8 +18,52 @@ from pvhdbg.targets.mi import MachineInterface, quoted
 from pvhdbg.targets.target import Capabilities, Leave, Stop, StopKind
 
 _WANTED = frozenset(
-    ["rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "rip", "eax", "ebx", "ecx", "edx", "esi", "edi", "ebp", "esp", "eip", "eflags", "cs", "ss", "ds", "es", "fs", "gs", "fs_base", "gs_base", "k_gs_base", "cr0", "cr2", "cr3", "cr4", "cr8", "efer"]
+    [
+        "rax",
+        "rbx",
+        "rcx",
+        "rdx",
+        "rsi",
+        "rdi",
+        "rbp",
+        "rsp",
+        "r8",
+        "r9",
+        "r10",
+        "r11",
+        "r12",
+        "r13",
+        "r14",
+        "r15",
+        "rip",
+        "eax",
+        "ebx",
+        "ecx",
+        "edx",
+        "esi",
+        "edi",
+        "ebp",
+        "esp",
+        "eip",
+        "eflags",
+        "cs",
+        "ss",
+        "ds",
+        "es",
+        "fs",
+        "gs",
+        "fs_base",
+        "gs_base",
+        "k_gs_base",
+        "cr0",
+        "cr2",
+        "cr3",
+        "cr4",
+        "cr8",
+        "efer",
+    ]
 )
+_SETTINGS = ("confirm off", "pagination off", "width 0", "mi-async on", "may-call-functions off", "architecture i386:x86-64")
 _PIECE = 1 << 16
 _PG = 1 << 31
 _SIGNALS = {"SIGTRAP": 5, "SIGINT": 2, "SIGQUIT": 3, "SIGABRT": 6, "0": 0}
@@ -36,7 +80,8 @@ class GdbTarget:
         self._breakpoints: dict[int, str] = {}
         self._running = False
         self._closed = False
-        self._gdb = MachineInterface()
+        seconds = max(int(timeout), 1)
+        self._gdb = MachineInterface(settings=(*_SETTINGS, f"tcp connect-timeout {seconds}", f"remotetimeout {seconds}"))
         try:
             progress(f"connecting GDB to {address}")
             self._width = self._connect()
@@ -47,9 +92,7 @@ class GdbTarget:
             raise
 
     @classmethod
-    def connect(
-        cls, address: StubAddress, *, timeout: float = 10.0, progress: Callable[[str], None] = lambda _: None
-    ) -> GdbTarget:
+    def connect(cls, address: StubAddress, *, timeout: float = 10.0, progress: Callable[[str], None] = lambda _: None) -> GdbTarget:
         """Start GDB and let it connect. Raises VmmFailed without a GDB, TargetLost and TargetTimeout without a stub."""
         return cls(address, timeout, progress)
 
@@ -64,16 +107,13 @@ class GdbTarget:
     # --- getting there --------------------------------------------------------------------------------------------
 
     def _connect(self) -> int:
-        for setting in ("confirm off", "pagination off", "width 0", "mi-async on", "breakpoint always-inserted off",
-                        "may-call-functions off", f"tcp connect-timeout {max(int(self._timeout), 1)}",
-                        f"remotetimeout {max(int(self._timeout), 1)}"):  # fmt: skip
-            self._gdb.command(f"-gdb-set {setting}", self._timeout)
         where = self._address.path or f"{self._address.host}:{self._address.port}"
         if not where.isprintable():
             raise TargetLost(f"GDB cannot be given the address {where!r}", "use a path of printable characters")
-        errors = []
+        errors: list[str] = []
         for architecture, width in (("i386:x86-64", 64), ("i386", 32)):
-            self._gdb.command(f"-gdb-set architecture {architecture}", self._timeout)
+            if errors:
+                self._gdb.command(f"-gdb-set architecture {architecture}", self._timeout)
             # The rest of the line is the address as it stands: GDB takes no quotes here.
             reply = self._gdb.command(f"-target-select remote {where}", self._timeout + 1)
             if reply["message"] != "error":
@@ -88,7 +128,7 @@ class GdbTarget:
         raise TargetLost(f"GDB cannot connect to {self._address}: {message}", "start the VMM with a gdbstub, e.g. QEMU with -S -s")
 
     def _architecture(self) -> str:
-        reply = self._gdb.command("-interpreter-exec console \"show architecture\"", self._timeout)
+        reply = self._gdb.command('-interpreter-exec console "show architecture"', self._timeout)
         return "".join(reply["console"])
 
     def _register_numbers(self) -> dict[str, int]:
@@ -248,7 +288,9 @@ class GdbTarget:
     def _done(self, command: str) -> dict[str, Any]:
         reply = self._gdb.command(command, self._timeout)
         if reply["message"] == "error":
-            raise TargetError(f"GDB answers {command.split()[0]}: {reply['payload'].get('msg', 'error')}", "look at the VMM's own messages")
+            raise TargetError(
+                f"GDB answers {command.split()[0]}: {reply['payload'].get('msg', 'error')}", "look at the VMM's own messages"
+            )
         return reply.get("payload") or {}
 
     # --- leaving --------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import subprocess
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 from pvhdbg.decode.text import printable
@@ -29,22 +30,22 @@ _OUTPUT_BOUND = 64 << 20
 class MachineInterface:
     """One GDB, from its start to `close`."""
 
-    def __init__(self, program: str = "gdb") -> None:
-        """Start GDB. Raises VmmFailed when it is missing or older than 12."""
-        from pygdbmi import gdbmiparser
-
-        self._parse = gdbmiparser.parse_response
+    def __init__(self, program: str = "gdb", settings: Sequence[str] = ()) -> None:
+        """Start GDB with some settings ("confirm off"). Raises VmmFailed when it is missing or older than 12."""
         found = shutil.which(program)
         if found is None:
             raise VmmFailed(f"{program} is not installed", "install it (apt install gdb), or leave --via gdb out")
         self._process = subprocess.Popen(
-            [found, "-nx", "-q", "--interpreter=mi3"],
+            [found, "-nx", "-q", "--interpreter=mi3", *(word for one in settings for word in ("-iex", f"set {one}"))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for us: GDB is told what to do about it
             env={**os.environ, "LC_ALL": "C"},
         )
+        from pygdbmi import gdbmiparser  # while GDB starts
+
+        self._parse = gdbmiparser.parse_response
         self._pending = b""
         self._token = 0
         self._noise: deque[bytes] = deque(maxlen=8)  # the last that came on stderr
@@ -63,7 +64,9 @@ class MachineInterface:
         words = text.split("\n", 1)[0].split()
         number = words[-1].split(".")[0] if words else ""
         if number.isdigit() and int(number) < OLDEST:
-            raise VmmFailed(f"this is GDB {words[-1]}; GDB {OLDEST} is the oldest that works", "install a newer one, or leave --via gdb out")
+            raise VmmFailed(
+                f"this is GDB {words[-1]}; GDB {OLDEST} is the oldest that works", "install a newer one, or leave --via gdb out"
+            )
 
     def command(self, text: str, timeout: float = 10.0) -> dict[str, Any]:
         """Send one command and return its result record, with what was printed under "console" and "target".

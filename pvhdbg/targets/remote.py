@@ -313,5 +313,3 @@ class RemoteTarget:
         if reply != b"OK":
             answer = reply.decode("ascii", "replace")[:20] or "not supported"
             raise TargetError(f"{what} ({self.name} answers: {answer})", "use another VMM, or fewer breakpoints")
-
-

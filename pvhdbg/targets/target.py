@@ -112,13 +112,20 @@ _RESET_RIP = 0xFFF0
 
 
 def run_until(
-    target: Target, addresses: Collection[int], timeout: float, *, reboots: int = 0, progress: Watch = lambda _: None
+    target: Target,
+    addresses: Collection[int],
+    timeout: float,
+    *,
+    reboots: int = 0,
+    progress: Watch = lambda _: None,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> int:
     """Run to the first of some linear addresses, and return which. Hardware breakpoints; gone again on every way out.
 
     A breakpoint at the reset vector tells a reboot at once instead of by time-out; `reboots` of them are let pass (SeaBIOS
-    reboots itself once after a warm reset). Raises EntryNotReached when `timeout`
-    seconds pass (the machine is then stopped where it is), GuestDied when the guest reboots or ends first.
+    reboots itself once after a warm reset). `meanwhile` is called once while the machine runs, for work that does not need
+    it. Raises EntryNotReached when `timeout` seconds pass (the machine is then stopped where it is), GuestDied when the
+    guest reboots or ends first.
     """
     names = " or ".join(f"{address:#x}" for address in sorted(addresses))
     deadline = time.monotonic() + timeout
@@ -129,6 +136,7 @@ def run_until(
         for address in watched:
             target.set_breakpoint(address)
         target.resume()
+        meanwhile()
         while True:
             progress(f"waiting for the guest to reach {names}")
             try:
