@@ -31,7 +31,7 @@ def parse(words: list[str]) -> tuple[Verb, dict[str, Any]]:
     values = vars(_parser(verb).parse_args(words[len(verb.name.split()) :]))
     for name in ("select", "ignore"):
         if name in values:
-            values[name] = [part for group in values[name] for word in group for part in word.split(",") if part]
+            values[name] = [part for word in values[name] for part in word.replace(",", " ").split()]
     return verb, {**values, "extra": tuple(passed_on)}
 
 

@@ -71,8 +71,8 @@ _SUBJECT = argument(
 _JUDGE = (
     argument("--spec", choices=("draft-a", "v0", "v1"), default="v1", help="the revision to judge by (default: v1)"),
     argument("--strict", action="store_true", help="SHOULD violations and known deviations fail too; undecided exits 4"),
-    argument("--select", action="append", nargs="+", metavar="ID", default=[], help="only these rules (a prefix will do)"),
-    argument("--ignore", action="append", nargs="+", metavar="ID", default=[], help="all rules but these"),
+    argument("--select", action="append", metavar="ID,…", default=[], help="only these rules (a prefix will do)"),
+    argument("--ignore", action="append", metavar="ID,…", default=[], help="all rules but these"),
 )
 _WALK = (
     argument("--kernel", metavar="ELF", help="the kernel that a gdbstub's machine was given"),

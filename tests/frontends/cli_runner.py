@@ -166,19 +166,34 @@ class Cli:
 class Machine:
     """A QEMU that somebody else started, with a gdbstub on a unix socket and COM1 in a file; it waits at its reset vector."""
 
-    def __init__(self, *words: str, kernel: str = HELLO) -> None:
+    def __init__(self, *words: str, kernel: str = HELLO, gdb: str = "") -> None:
         self._scratch = scratch()
         self.folder = self._scratch.__enter__()
         self.socket = str(self.folder / "gdb")
         self._serial = self.folder / "serial"
         self.process = subprocess.Popen(
             ["qemu-system-x86_64", "-kernel", kernel, "-m", "64M", "-nic", "none", "-display", "none", "-monitor", "none", "-S",
-             "-serial", f"file:{self._serial}", "-gdb", f"unix:{self.socket},server=on,wait=off", *words],
+             "-serial", f"file:{self._serial}", "-gdb", gdb or f"unix:{self.socket},server=on,wait=off", *words],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )  # fmt: skip
-        eventually(lambda: os.path.exists(self.socket) or self.process.poll() is not None, "QEMU does not come up", 10)
+        eventually(lambda: self.process.poll() is not None or self._listens(), "QEMU does not come up", 10)
         assert self.process.poll() is None, self.process.stderr and self.process.stderr.read()
+
+    def _listens(self) -> bool:
+        return os.path.exists(self.socket) or self.port() is not None
+
+    def port(self) -> int | None:
+        """The TCP port of its stub: QEMU does not tell which one it got for port 0, the kernel does."""
+        try:
+            ours = {os.readlink(link) for link in Path(f"/proc/{self.process.pid}/fd").iterdir()}
+        except OSError:  # a descriptor was closed meanwhile
+            return None
+        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in ours:  # 0A: listening
+                return int(fields[1].split(":")[1], 16)
+        return None
 
     def serial(self) -> str:
         """What the guest wrote to COM1."""

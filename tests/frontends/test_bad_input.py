@@ -310,7 +310,7 @@ def test_a_stub_that_dies_in_the_middle(cli: Cli, replies: tuple[bytes, ...]) ->
 )  # fmt: skip
 def test_a_stub_that_talks_nonsense(cli: Cli, replies: tuple[bytes, ...]) -> None:
     with listening(answers(*replies)) as address:
-        cli("check", address, "--timeout", "3").complaint(3)
+        cli("check", address, "--timeout", "1").complaint(3)
 
 
 @pytest.mark.boot
