@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import Any, NoReturn
 
 from pvhdbg.errors import BadInput
@@ -18,6 +19,7 @@ class _Parser(argparse.ArgumentParser):
 def parse(words: list[str]) -> tuple[Verb, dict[str, Any]]:
     """The verb and its arguments' values. Raises BadInput for words that do not fit; `--help` exits as argparse does."""
     words, passed_on = _split(words)
+    words = _gathered(words)
     verb = _verb(words)
     if verb is None:
         overview = _overview()
@@ -31,7 +33,10 @@ def parse(words: list[str]) -> tuple[Verb, dict[str, Any]]:
     values = vars(_parser(verb).parse_args(words[len(verb.name.split()) :]))
     for name in ("select", "ignore"):
         if name in values:
-            values[name] = [part for word in values[name] for part in word.replace(",", " ").split()]
+            given = values[name]
+            values[name] = [part for word in given for part in word.replace(",", " ").split()]
+            if given and not values[name]:
+                raise BadInput(f"--{name} names no rule", "list all with: pvhdbg rules")
     return verb, {**values, "extra": tuple(passed_on)}
 
 
@@ -40,6 +45,21 @@ def _split(words: list[str]) -> tuple[list[str], list[str]]:
         return words, []
     at = words.index("--")
     return words[:at], words[at + 1 :]
+
+
+_RULE = re.compile(r"(?:PVH|SI|DA|ELF)(?:[-,][A-Z0-9,-]*)?", re.ASCII | re.IGNORECASE)
+
+
+def _gathered(words: list[str]) -> list[str]:
+    """`--select PVH-CR0 SI-MM vmlinux` as `--select PVH-CR0,SI-MM vmlinux`: what is no rule's id ends the list."""
+    joined: list[str] = []
+    for word in words:
+        listing = len(joined) > 1 and joined[-2] in ("--select", "--ignore") and _RULE.fullmatch(joined[-1])
+        if listing and _RULE.fullmatch(word):
+            joined[-1] += f",{word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def _verb(words: list[str]) -> Verb | None:
