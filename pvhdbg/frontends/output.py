@@ -50,10 +50,13 @@ def open_output(path: str | None) -> Iterator[Output]:
             raise BadInput("standard output is closed", "name a file with --output")
         yield Output(sys.stdout)
         return
-    if os.path.exists(path) and not os.path.isfile(path):  # /dev/stdout, a FIFO: nothing to replace
+    # A device, a FIFO or a link (/dev/stdout is one, even when it leads to a file) is written to, never replaced.
+    if os.path.islink(path) or (os.path.exists(path) and not os.path.isfile(path)):
         with _opened(path, path) as stream:
             yield Output(stream)
         return
+    if not os.path.basename(path):
+        raise BadInput(f"{path!r} names no file to write", "choose another --output")
     folder = os.path.dirname(path) or "."
     try:
         descriptor, partial = tempfile.mkstemp(prefix=".pvhdbg-", dir=folder)

@@ -38,17 +38,21 @@ def find(id: str) -> Rule:
 def choose(select: Iterable[str] = (), ignore: Iterable[str] = ()) -> tuple[Rule, ...]:
     """The rules whose id begins with one of `select` (all, when empty) and with none of `ignore`.
 
-    Raises BadInput for a prefix that no rule has: a check that silently checks nothing is worse than none.
+    Raises BadInput for a prefix that no rule has, and when none is left: a check that silently checks nothing is worse than
+    none.
     """
     select, ignore = [s.upper() for s in select], [i.upper() for i in ignore]
     for prefix in (*select, *ignore):
         if not any(one.id.startswith(prefix) for one in RULES):
             find(prefix)
-    return tuple(
+    chosen = tuple(
         one
         for one in RULES
         if (not select or one.id.startswith(tuple(select))) and not (ignore and one.id.startswith(tuple(ignore)))
     )
+    if not chosen:
+        raise BadInput("no rule is left to judge by", "select more rules, or ignore fewer")
+    return chosen
 
 
 def judge(boot: BootState, rules: Iterable[Rule] = RULES) -> tuple[Verdict, ...]:

@@ -107,6 +107,11 @@ def test_an_unknown_rule_names_the_nearest(cli: Cli, option: str) -> None:
     cli("explain", "PVH-TR-LIMT").complaint(2, "PVH-TR-LIMIT")
 
 
+def test_a_choice_of_no_rule(cli: Cli) -> None:
+    for words in (("--select", ","), ("--ignore=",), ("--select", "PVH", "--ignore", "PVH"), ("--ignore", "PVH,SI,DA")):
+        cli("check", HELLO, *words).complaint(2, "rule")
+
+
 @pytest.mark.parametrize(
     "words",
     [("--machine", "q35"), ("--append", "x"), ("--initrd", "x"), ("--memory", "1G"), ("--cpus", "2"), ("--cpu", "max"),
@@ -146,6 +151,8 @@ def test_an_output_that_cannot_be_written_starts_nothing(cli: Cli) -> None:
     for words in (("check",), ("regs",), ("info",), ("run",), ("snapshot", "save")):
         cli(*words, HELLO, "--qemu", qemu, "--output", "/nonexistent/report").complaint(2, "/nonexistent/report")
         cli(*words, HELLO, "--qemu", qemu, "--output", cli.folder).complaint(2, str(cli.folder))
+        cli(*words, HELLO, "--qemu", qemu, "--output=").complaint(2, "no file")
+        cli(*words, HELLO, "--qemu", qemu, f"--output={cli.folder}/").complaint(2, str(cli.folder))
     cli("extract", HELLO, "-o", "/nonexistent/elf").complaint(2, "/nonexistent/elf")
     assert not (cli.folder / "started").exists()
 
@@ -362,6 +369,44 @@ def test_a_triple_fault_of_an_attached_machine(cli: Cli, machine: Start, words: 
     assert ran.seconds < 5
 
 
+@pytest.mark.boot
+def test_a_machine_that_falls_silent(cli: Cli, machine: Start) -> None:
+    loops = machine(kernel=cli.file("kernel", kernel_elf(LOOP)))
+    with cli.start("check", loops.socket, "--entry", "0x1234567", "--timeout", "1.6") as process:
+        assert process.stderr is not None
+        assert "waiting for the guest" in process.stderr.readline()
+        loops.process.send_signal(signal.SIGSTOP)
+        ran = cli.ended(process)
+    loops.process.send_signal(signal.SIGCONT)
+    ran.complaint(3)
+    assert ran.seconds < 5
+
+
+@pytest.mark.boot
+def test_a_machine_that_is_killed_meanwhile(cli: Cli, machine: Start) -> None:
+    loops = machine(kernel=cli.file("kernel", kernel_elf(LOOP)))
+    with cli.start("check", loops.socket, "--entry", "0x1234567") as process:
+        assert process.stderr is not None
+        assert "waiting for the guest" in process.stderr.readline()
+        loops.process.kill()
+        ran = cli.ended(process)
+    ran.complaint(3, loops.socket)
+    assert ran.seconds < 2
+
+
+@pytest.mark.boot
+def test_our_qemu_is_killed_meanwhile(cli: Cli) -> None:
+    need("qemu-system-x86_64")
+    with cli.start("check", cli.file("kernel", kernel_elf(LOOP)), "--entry", "0x1234567") as process:
+        assert process.stderr is not None
+        assert "waiting for the guest" in process.stderr.readline()
+        (qemu,) = [pid for pid in cli.processes() if os.readlink(f"/proc/{pid}/exe").rpartition("/")[2].startswith("qemu")]
+        os.kill(qemu, signal.SIGKILL)
+        ran = cli.ended(process)
+    ran.complaint(3)
+    assert ran.seconds < 2
+
+
 # --- signals and closed pipes -------------------------------------------------------------------------------------
 
 
@@ -373,10 +418,12 @@ def _left_at_its_loop(cli: Cli, process: subprocess.Popen[str], number: int) -> 
 
 
 @pytest.mark.boot
+@pytest.mark.parametrize("via", ["remote", "gdb"])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
-def test_a_signal_ends_the_wait_and_qemu(cli: Cli, number: int, code: int) -> None:
+def test_a_signal_ends_the_wait_and_qemu(cli: Cli, number: int, code: int, via: str) -> None:
     need("qemu-system-x86_64")
-    with cli.start("check", cli.file("kernel", kernel_elf(LOOP)), "--entry", "0x1234567") as process:
+    need("gdb")
+    with cli.start("check", cli.file("kernel", kernel_elf(LOOP)), "--entry", "0x1234567", "--via", via) as process:
         _left_at_its_loop(cli, process, number)
         ran = cli.ended(process)
     assert ran.code == code

@@ -232,6 +232,24 @@ def test_output_into_a_file(boot: Cli) -> None:
     assert not [name for name in os.listdir(boot.folder) if name.startswith(".")]
 
 
+def test_output_through_a_link(cli: Cli) -> None:
+    link = cli.folder / "link"
+    link.symlink_to("target")
+    for _ in range(2):  # the link dangles at first
+        cli("explain", KNOWN, "--output", link).ok()
+        assert link.is_symlink()
+        assert KNOWN in (cli.folder / "target").read_text()
+
+
+def test_output_into_a_fifo(cli: Cli) -> None:
+    fifo = cli.folder / "fifo"
+    os.mkfifo(fifo)
+    with cli.start("explain", KNOWN, "--output", fifo) as process:
+        assert KNOWN in fifo.read_text()
+        cli.ended(process).ok()
+    assert fifo.is_fifo()
+
+
 @pytest.mark.boot
 def test_a_failed_run_leaves_the_old_output(cli: Cli) -> None:
     report = cli.file("report.json", "old")
