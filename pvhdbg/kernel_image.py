@@ -140,28 +140,32 @@ def open_kernel(path: str) -> KernelImage:
 def extract(path: str, output: str) -> str:
     """Write the ELF inside `path` to `output`, whole or not at all; returns what `path` is.
 
-    Raises BadInput; `output` is never the input.
+    Raises BadInput; `output` is never the input. A link, a FIFO or a device is written to, never replaced.
     """
-    if os.path.exists(output) and os.path.samefile(path, output) if os.path.exists(path) else False:
+    if os.path.exists(path) and os.path.exists(output) and os.path.samefile(path, output):
         raise BadInput(f"{output} is the image itself", "choose another -o")
     with open_kernel(path) as image:
-        folder = os.path.dirname(output) or "."
         try:
-            descriptor, partial = tempfile.mkstemp(prefix=".pvhdbg-", dir=folder)
+            if os.path.islink(output) or (os.path.exists(output) and not os.path.isfile(output)):
+                with open(output, "wb") as file:
+                    file.write(image.data)
+            else:
+                _write_whole(image.data, output)
         except OSError as error:
-            raise BadInput(f"{output} cannot be written: {error.strerror}", "choose another -o") from error
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(image.data)
-            os.chmod(partial, 0o644)
-            os.replace(partial, output)
-        except OSError as error:
-            _unlink(partial)
             raise BadInput(f"{output} cannot be written: {error.strerror}", "make room, or choose another -o") from error
-        except BaseException:
-            _unlink(partial)
-            raise
         return image.was
+
+
+def _write_whole(data: elf_format.Buffer, output: str) -> None:
+    descriptor, partial = tempfile.mkstemp(prefix=".pvhdbg-", dir=os.path.dirname(output) or ".")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        os.chmod(partial, 0o644)
+        os.replace(partial, output)
+    except BaseException:
+        _unlink(partial)
+        raise
 
 
 def _unlink(path: str) -> None:

@@ -179,6 +179,19 @@ def test_extract_writes_the_whole_elf_or_nothing(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["vmlinux", "vmlinuz"]
 
 
+def test_extract_writes_through_a_link_and_never_replaces_it(tmp_path: Path) -> None:
+    source, target, link = tmp_path / "vmlinuz", tmp_path / "target", tmp_path / "link"
+    source.write_bytes(PACKERS["gzip"](ELF))
+    target.write_bytes(b"old")
+    link.symlink_to(target)
+    extract(str(source), str(link))
+    assert link.is_symlink()
+    assert target.read_bytes() == ELF
+    with pytest.raises(BadInput, match="cannot be written"):
+        extract(str(source), str(tmp_path))
+    assert tmp_path.is_dir()
+
+
 def test_memory_tells_whether_it_is_the_loaded_kernel(tmp_path: Path) -> None:
     with open_kernel(str(written(ELF)(tmp_path))) as image:
         load = image.elf.loads[0]

@@ -23,6 +23,12 @@ def printable(data: bytes | str) -> str:
     return "".join(parts)
 
 
+def safe(data: bytes | str) -> str:
+    """As `printable`, for messages: backslashes stay as they are, so that applying it twice changes nothing more."""
+    text = data if isinstance(data, str) else data.decode("utf-8", "backslashreplace")
+    return "".join(letter if letter.isprintable() else printable(letter) for letter in text)
+
+
 def shorten(text: str, width: int) -> str:
     """`text` cut to `width` characters, with the number of those left out."""
     if len(text) <= width:

@@ -31,6 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error.what, error.todo, error.exit_code)
     except KeyboardInterrupt:
         return _fail("interrupted", "", INTERRUPTED)
+    except BrokenPipeError:  # argparse printed help to a reader that has gone (Python 3.10)
+        from pvhdbg.frontends.output import drop
+
+        drop(sys.stdout)
+        return 0
     except Exception as error:
         return _internal(error)
 
@@ -87,10 +92,10 @@ def _stderr() -> TextIO:
 
 
 def _fail(what: str, todo: str, code: int) -> int:
-    from pvhdbg.decode.text import printable
+    from pvhdbg.decode.text import safe
 
     try:
-        _stderr().write(f"pvhdbg: {printable(what)}\n" + (f"  next: {printable(todo)}\n" if todo else ""))
+        _stderr().write(f"pvhdbg: {safe(what)}\n" + (f"  next: {safe(todo)}\n" if todo else ""))
     except OSError:  # nobody can be told but by the exit code
         pass
     return code

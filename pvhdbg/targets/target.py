@@ -131,6 +131,8 @@ def run_until(
     deadline = time.monotonic() + timeout
     if target.read_registers()["rip"] == _RESET_RIP:
         target.step()  # off the reset vector, so that the breakpoint there means a reboot
+        if target.read_registers()["rip"] == _RESET_RIP:
+            raise EntryNotReached("the machine does not leave its reset vector", "does it wait for a migration (-incoming)?")
     watched = (*addresses, RESET_VECTOR)
     try:
         for address in watched:

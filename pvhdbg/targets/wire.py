@@ -32,13 +32,19 @@ class Wire:
         self._reader = PacketReader()
         self._packets: deque[bytes] = deque()
         self._sent = b""
+        self._silent = False
         progress(f"connecting to {self.name}")
         self._socket = _connected(address, timeout)
 
     def request(self, data: bytes, timeout: float = 10.0) -> bytes:
         """Send one packet and return its reply."""
         self.send(data)
-        return self._reply(data, time.monotonic() + timeout)
+        try:
+            # A peer that was silent once is not waited for again and again while things are put back.
+            return self._reply(data, time.monotonic() + (min(timeout, _PATIENCE) if self._silent else timeout))
+        except TargetTimeout:
+            self._silent = True
+            raise
 
     def greet(self, data: bytes, timeout: float) -> bytes:
         """The first request. A peer that stays silent is given an empty line, which makes other servers speak up."""

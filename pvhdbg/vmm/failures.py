@@ -6,7 +6,7 @@ import re
 import signal
 from collections.abc import Sequence
 
-from pvhdbg.decode.text import printable, shorten
+from pvhdbg.decode.text import safe, shorten
 from pvhdbg.errors import VmmFailed
 
 OLDEST = (4, 0)  # QEMU's commit ab969087da brought the PVH loader; released with 4.0
@@ -47,7 +47,7 @@ def ended_at_once(program: str, status: int, output: Sequence[str]) -> VmmFailed
 
     `output` is QEMU's own text by lines; it may quote file names, so it is escaped.
     """
-    lines = [printable(line).strip() for line in output]
+    lines = [safe(line).strip() for line in output]
     lines = [line for line in lines if line]
     remedy, said = _remedy(lines)
     if status == -signal.SIGFPE:
@@ -61,14 +61,14 @@ def check_version(version: str) -> None:
     """Raises VmmFailed if `version` ("7.2.22 (Debian ...)") is of a QEMU that cannot load PVH kernels."""
     found = re.match(r"(\d{1,4})\.(\d{1,4})", version)
     if found is not None and (int(found[1]), int(found[2])) < OLDEST:
-        raise VmmFailed(f"QEMU {printable(version)} cannot boot PVH kernels: that began with 4.0", INSTALL)
+        raise VmmFailed(f"QEMU {safe(version)} cannot boot PVH kernels: that began with 4.0", INSTALL)
 
 
 def not_installed(program: str) -> VmmFailed:
     """The error for a program that is not there or not executable."""
     if "/" in program:
-        return VmmFailed(f"{printable(program)} is not a program that can be run", "check the path given with --qemu")
-    return VmmFailed(f"{printable(program)} is not installed", INSTALL)
+        return VmmFailed(f"{safe(program)} is not a program that can be run", "check the path given with --qemu")
+    return VmmFailed(f"{safe(program)} is not installed", INSTALL)
 
 
 def _remedy(lines: Sequence[str]) -> tuple[str, str]:

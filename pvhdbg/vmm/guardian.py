@@ -20,7 +20,7 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 
-from pvhdbg.decode.text import printable
+from pvhdbg.decode.text import safe
 from pvhdbg.errors import VmmFailed
 
 SHELL = "/bin/sh"
@@ -91,7 +91,7 @@ class Guardian:
         with self._process.stdout as answers:
             answer = answers.readline(500)
         if answer != b"made\n":
-            what = f"no folder for QEMU's sockets can be made: {printable(answer.rstrip())}"
+            what = f"no folder for QEMU's sockets can be made: {safe(answer.rstrip())}"
             self.folder = ""  # somebody else's, if it exists
             raise VmmFailed(what, "set TMPDIR to a folder you can write to")
 

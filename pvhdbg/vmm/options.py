@@ -75,6 +75,11 @@ def command_line(options: QemuOptions, sockets: Sockets) -> list[str]:
     -kernel, -initrd and -append are taken literally: QEMU looks for commas in -initrd only when it loads a multiboot
     kernel, and a leading dash is no option where a value is due (both tried with 7.2 and 10.0).
     """
+    for name in ("machine", "memory", "cpu", "qemu"):
+        if getattr(options, name) == "":
+            raise BadInput(f"--{name} is empty", "give it a value, or leave it out")
+    if options.cpus is not None and options.cpus < 1:
+        raise BadInput(f"--cpus {options.cpus} is no number of CPUs", "give 1 or more")
     given = option_names(options.extra)
     for name in sorted(given & REFUSED.keys()):
         raise BadInput(f"QEMU's option -{name} cannot be passed on", REFUSED[name])

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
-from pvhdbg.decode.text import printable, shorten
+from pvhdbg.decode.text import safe, shorten
 from pvhdbg.errors import TargetLost, TargetTimeout, VmmFailed
 from pvhdbg.vmm.failures import check_version, ended_at_once, not_installed
 from pvhdbg.vmm.guardian import Guardian
@@ -213,4 +213,4 @@ def _tail(path: Path) -> list[str]:
         lines = lines[1:] or lines  # the first is a part of a line
     if not lines[-1]:
         lines.pop()
-    return [shorten(printable(line.rstrip(b"\r")), LINE_WIDTH) for line in lines]
+    return [shorten(safe(line.rstrip(b"\r")), LINE_WIDTH) for line in lines]

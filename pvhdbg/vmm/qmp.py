@@ -11,7 +11,7 @@ import time
 from types import TracebackType
 from typing import Any
 
-from pvhdbg.decode.text import printable, shorten
+from pvhdbg.decode.text import safe, shorten
 from pvhdbg.errors import ProtocolError, TargetLost, TargetTimeout, VmmFailed
 
 LONGEST_LINE = 1 << 20  # bytes; the longest reply in use is under 1 kB
@@ -57,7 +57,7 @@ class Qmp:
                 return reply["return"]
             error = reply.get("error")
             why = error.get("desc", "") if isinstance(error, dict) else error
-            raise VmmFailed(f"QEMU refused {command}: {shorten(printable(str(why)), 300)}")
+            raise VmmFailed(f"QEMU refused {command}: {shorten(safe(str(why)), 300)}")
 
     def close(self) -> None:
         self._socket.close()
@@ -79,7 +79,7 @@ class Qmp:
         except (ValueError, RecursionError):
             message = None
         if not isinstance(message, dict):
-            raise ProtocolError(f"QEMU sent on its control socket: {shorten(printable(line), 80)}")
+            raise ProtocolError(f"QEMU sent on its control socket: {shorten(safe(line), 80)}")
         return message
 
     def _receive(self, deadline: float) -> bytes:
@@ -104,7 +104,7 @@ def version_text(greeting: dict[str, Any]) -> str:
         version = greeting["QMP"]["version"]
         numbers = version["qemu"]
         text = ".".join(str(int(numbers[part])) for part in ("major", "minor", "micro"))
-        package = shorten(printable(str(version.get("package") or "")), 100)
+        package = shorten(safe(str(version.get("package") or "")), 100)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         raise ProtocolError("QEMU's control socket did not greet with a version") from None
     return f"{text} ({package})" if package else text

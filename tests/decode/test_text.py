@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pvhdbg.decode.text import printable, shorten
+from pvhdbg.decode.text import printable, safe, shorten
 
 
 @given(st.binary() | st.text())
@@ -26,3 +26,15 @@ def test_an_escape_sequence_is_shown_not_sent() -> None:
 @given(st.text(max_size=300), st.integers(24, 100))
 def test_shortening_keeps_within_the_width(text: str, width: int) -> None:
     assert len(shorten(text, width)) <= width + 4
+
+
+@given(st.binary() | st.text())
+def test_messages_are_safe_and_stay_so(data: bytes | str) -> None:
+    once = safe(data)
+    assert all(letter.isprintable() for letter in once)
+    assert safe(once) == once
+
+
+def test_messages_keep_backslashes_and_letters() -> None:
+    assert safe("C:\\ü\x1b") == "C:\\ü\\x1b"
+    assert safe("ü".encode()) == "ü"

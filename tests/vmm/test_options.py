@@ -99,3 +99,10 @@ def test_a_zero_byte_is_refused(wish: QemuOptions) -> None:
 def test_names_and_texts_arrive_unchanged(kernel: str, append: str) -> None:
     argv = command_line(QemuOptions(kernel, append), SOCKETS)
     assert argv[1:5] == ["-kernel", kernel, "-append", append]
+
+
+@pytest.mark.parametrize("wish", [{"cpus": 0}, {"cpus": -1}, {"memory": ""}, {"machine": ""}, {"cpu": ""}, {"qemu": ""}])
+def test_an_empty_wish_is_no_default(wish: dict[str, object]) -> None:
+    with pytest.raises(BadInput) as error:
+        command_line(QemuOptions("kernel.elf", **wish), SOCKETS)  # type: ignore[arg-type]
+    assert error.value.todo
