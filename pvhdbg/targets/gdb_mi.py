@@ -80,6 +80,7 @@ class GdbTarget:
         self._breakpoints: dict[int, str] = {}
         self._running = False
         self._closed = False
+        self._cr0: int | None = None  # as last seen, while nothing can have changed it
         seconds = max(int(timeout), 1)
         self._gdb = MachineInterface(settings=(*_SETTINGS, f"tcp connect-timeout {seconds}", f"remotetimeout {seconds}"))
         try:
@@ -156,6 +157,7 @@ class GdbTarget:
                 continue
             if name is not None and not (name in LOW_HALVES and LOW_HALVES[name] in self._numbers):
                 values[LOW_HALVES.get(name, name)] = value & (1 << 64) - 1
+        self._cr0 = values.get("cr0", 0)
         return Registers(values, "GDB does not show it")
 
     def write_register(self, name: str, value: int) -> None:
@@ -164,6 +166,7 @@ class GdbTarget:
         known = name if name in self._numbers else short.get(name, "")
         if known not in self._numbers:
             raise TargetError(f"{self.name} has no register {name}", "write another one")
+        self._cr0 = None
         # `maintenance packet` is not needed: GDB writes one register by P with QEMU's stub, which offers it.
         self._done(f"-gdb-set var ${known}={value:#x}")
 
@@ -192,8 +195,9 @@ class GdbTarget:
 
     @contextmanager
     def _physical(self, address: int, size: int) -> Iterator[None]:
-        cr0 = self.read_registers().get("cr0") or 0
-        if not cr0 & _PG:
+        if self._cr0 is None:
+            self.read_registers()
+        if not (self._cr0 or 0) & _PG:
             yield
             return
         before = self._packet("qqemu.PhyMemMode")
@@ -235,6 +239,7 @@ class GdbTarget:
     def resume(self) -> None:
         self._stopped()
         self._gdb.events.clear()
+        self._cr0 = None
         self._done("-exec-continue")
         self._running = True
 
@@ -246,6 +251,7 @@ class GdbTarget:
     def step(self) -> Stop:
         self._stopped()
         self._gdb.events.clear()
+        self._cr0 = None
         self._done("-exec-step-instruction")
         self._running = True
         return self._await(time.monotonic() + self._timeout)
@@ -274,6 +280,7 @@ class GdbTarget:
         self._stopped()
         text = self._console(f"monitor {command}")
         if not command.startswith(("info", "o ", "i ", "xp")):
+            self._cr0 = None
             # GDB remembers registers and memory over a command that changed them behind its back.
             self._console("maintenance flush register-cache")
             self._flush()
