@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pvhdbg.errors import EntryNotReached, GuestDied, MemoryUnreadable, TargetError
+from pvhdbg.errors import BadInput, EntryNotReached, GuestDied, MemoryUnreadable, TargetError
 from pvhdbg.model import (
     EntryPoint,
     Kernel,
@@ -29,7 +29,6 @@ from pvhdbg.model import (
     Unavailable,
     Vmm,
 )
-from pvhdbg.spec.revisions import Revision
 from pvhdbg.spec.x86 import CR0, EFER
 from pvhdbg.targets.target import Target, run_until
 
@@ -49,7 +48,7 @@ _FIRMWARE = (range(0xC0000, 0x100000), range(0xFFC00000, 1 << 32))
 class Plan:
     """What the user asked for. `entry` is an address (with its `symbol`), `kernel` what is known of the file."""
 
-    revision: Revision
+    spec: str = "v1"  # the name of the revision to judge by
     entry: int | None = None
     symbol: str | None = None
     kernel: Kernel | None = None
@@ -90,7 +89,7 @@ def capture(
     entry = _reach(target, plan, progress, meanwhile)
     progress("reading the machine")
     snapshot = observe(target, plan, entry, confirm, timestamp)
-    return decoded(target, snapshot, plan.revision)
+    return decoded(target, snapshot, plan.spec)
 
 
 # --- to the entry -------------------------------------------------------------------------------------------------
@@ -275,10 +274,14 @@ def _monitor(target: Target) -> Observations:
     )
 
 
-def decoded(target: Target, snapshot: Snapshot, revision: Revision) -> BootState:
-    """Decode `snapshot`, reading from `target` what is needed until the decoder has it all."""
+def decoded(target: Target, snapshot: Snapshot, spec: str) -> BootState:
+    """Decode `snapshot` by the revision named `spec`, reading from `target` what is needed until the decoder has it all."""
     from pvhdbg.decode.boot_state import decode
+    from pvhdbg.spec.revisions import REVISIONS
 
+    revision = REVISIONS.get(spec)
+    if revision is None:
+        raise BadInput(f"there is no revision {spec!r}", f"choose one of {', '.join(REVISIONS)}")
     budget = _READ_BOUND
     for _ in range(_READS):
         state = decode(snapshot, revision)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from pvhdbg.capture import Plan, capture
 from pvhdbg.errors import BadInput, BadSnapshot, PvhdbgError, VmmFailed
 from pvhdbg.frontends.verbs import Request
 from pvhdbg.model import Kernel
-from pvhdbg.spec.revisions import REVISIONS, Revision
 from pvhdbg.targets.address import StubAddress, parse_address
 from pvhdbg.targets.target import Leave, Target
 
@@ -39,21 +38,20 @@ def observe(request: Request) -> Observed:
 
     The machine is left as the request says, on every way out. Raises PvhdbgError.
     """
-    revision = REVISIONS[request.spec or "v1"]
     subject = str(request.subject)
     if _is_snapshot(subject):
         _refuse(request, ("kernel", "entry", "here", "reset", "leave", *_QEMU_OPTIONS), "a snapshot is only read")
-        return Observed(_from_snapshot(subject, revision))
+        return Observed(_from_snapshot(subject, _spec(request)))
     if _is_file(subject):
-        return _run_kernel(request, revision)
+        return _run_kernel(request)
     address = parse_address(subject)
     _refuse(request, _QEMU_OPTIONS, "the machine at a gdbstub is already running; these are for a kernel file")
-    return _attach(request, address, revision)
+    return _attach(request, address)
 
 
 def attach(request: Request) -> Observed:
     """As `observe`, for a subject that has to be a gdbstub's address."""
-    return _attach(request, parse_address(str(request.subject)), REVISIONS[request.spec or "v1"])
+    return _attach(request, parse_address(str(request.subject)))
 
 
 def run(request: Request) -> Observed:
@@ -64,7 +62,7 @@ def run(request: Request) -> Observed:
     if not _is_file(subject):
         address = parse_address(subject)
         raise BadInput(f"{address} is a gdbstub, not a kernel file", f"use: pvhdbg attach {subject}")
-    return _run_kernel(request, REVISIONS[request.spec or "v1"])
+    return _run_kernel(request)
 
 
 _QEMU_OPTIONS = ("append", "initrd", "machine", "memory", "cpus", "cpu", "accel", "qemu", "extra")
@@ -97,7 +95,7 @@ def _is_snapshot(path: str) -> bool:
     return path.endswith(".pvhsnap") or (head.lstrip().startswith(_SNAPSHOT_HEAD) and _MARK in head)
 
 
-def _from_snapshot(path: str, revision: Revision) -> BootState:
+def _from_snapshot(path: str, spec: str) -> BootState:
     from pvhdbg.capture import decoded
     from pvhdbg.decode.snapshot_file import FILE_BOUND, decode
     from pvhdbg.targets.recorded import RecordedTarget
@@ -108,13 +106,13 @@ def _from_snapshot(path: str, revision: Revision) -> BootState:
     except (OSError, UnicodeDecodeError) as error:
         raise BadSnapshot(f"{path} cannot be read: {error}", "give a file that `pvhdbg snapshot save` wrote") from error
     snapshot = decode(text)
-    return decoded(RecordedTarget(snapshot, path), snapshot, revision)
+    return decoded(RecordedTarget(snapshot, path), snapshot, spec)
 
 
 # --- a kernel file ------------------------------------------------------------------------------------------------
 
 
-def _run_kernel(request: Request, revision: Revision) -> Observed:
+def _run_kernel(request: Request) -> Observed:
     from pvhdbg.kernel_image import open_kernel
     from pvhdbg.vmm.qemu import QemuOptions, start
 
@@ -126,7 +124,7 @@ def _run_kernel(request: Request, revision: Revision) -> Observed:
         kernel = image.kernel()
         if kernel.entry is None and request.entry is None and not request.here:
             raise image.not_bootable()
-        plan = _plan(request, revision, kernel, image)
+        plan = _plan(request, kernel, image)
         options = QemuOptions(
             kernel=image.elf_path,
             append=request.append,
@@ -162,19 +160,19 @@ def _with_serial(error: PvhdbgError, serial: list[str]) -> PvhdbgError:
 # --- a gdbstub ----------------------------------------------------------------------------------------------------
 
 
-def _attach(request: Request, address: StubAddress, revision: Revision) -> Observed:
-    from pvhdbg.kernel_image import open_kernel
-
+def _attach(request: Request, address: StubAddress) -> Observed:
     warnings: list[str] = []
     with ExitStack() as stack:
         image: KernelImage | None = None
         kernel: Kernel | None = None
         if request.kernel:
+            from pvhdbg.kernel_image import open_kernel
+
             image = stack.enter_context(open_kernel(str(request.kernel)))
             kernel = image.kernel()
             if kernel.entry is None and request.entry is None and not request.here:
                 raise image.not_bootable()
-        plan = _plan(request, revision, kernel, image)
+        plan = _plan(request, kernel, image)
         target = stack.enter_context(_connected(request, address, Leave(request.leave or "stopped")))
         boot = capture(target, plan, progress=request.progress, confirm=_confirm, meanwhile=_prepare, timestamp=_now())
         if image is not None and not image.is_loaded(target.read_memory):
@@ -220,6 +218,10 @@ def _connected(request: Request, address: StubAddress, leave: Leave) -> Iterator
 # --- what was asked for -------------------------------------------------------------------------------------------
 
 
+def _spec(request: Request) -> str:
+    return str(request.spec or "v1")
+
+
 def _timeout(request: Request) -> float:
     timeout = 30.0 if request.timeout is None else float(request.timeout)
     if not 0 < timeout < 1e6:
@@ -227,8 +229,8 @@ def _timeout(request: Request) -> float:
     return timeout
 
 
-def _plan(request: Request, revision: Revision, kernel: Kernel | None, image: KernelImage | None) -> Plan:
-    plan = Plan(revision, kernel=kernel, here=bool(request.here), reset=bool(request.reset), timeout=_timeout(request))
+def _plan(request: Request, kernel: Kernel | None, image: KernelImage | None) -> Plan:
+    plan = Plan(_spec(request), kernel=kernel, here=bool(request.here), reset=bool(request.reset), timeout=_timeout(request))
     if request.entry is not None:
         address, symbol = _address(str(request.entry), image)
         return replace(plan, entry=address, symbol=symbol)
@@ -260,4 +262,4 @@ def _prepare() -> None:
 
 
 def _now() -> str:
-    return datetime.now(timezone.utc).replace(microsecond=0).isoformat()
+    return time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())

@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pvhdbg.report.style import Style
+if TYPE_CHECKING:
+    from pvhdbg.report.style import Style
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from pvhdbg.capture import Plan, capture
 from pvhdbg.errors import EntryNotReached, GuestDied, MemoryUnreadable, TargetError, TargetTimeout
 from pvhdbg.kernel_image import open_kernel
 from pvhdbg.model import Unavailable
-from pvhdbg.spec.revisions import V1
 from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.gdb_mi import GdbTarget
 from pvhdbg.targets.recorded import RecordedTarget
@@ -220,7 +219,7 @@ def test_the_first_stop_of_another_cpu_does_not_confuse_it() -> None:
 
 def test_a_recorded_machine_reads_the_same_and_refuses_the_rest() -> None:
     with machine() as process, connected(process, "remote") as target:
-        boot = capture(target, Plan(V1, entry=entry()))
+        boot = capture(target, Plan(entry=entry()))
         recorded = RecordedTarget(boot.snapshot)
         assert recorded.read_registers() == target.read_registers()
         ebx = recorded.read_registers()["ebx"]
