@@ -58,6 +58,9 @@ class Text:
     data: bytes
     terminated: bool
 
+    def __str__(self) -> str:
+        return self.data.decode("utf-8", "backslashreplace")
+
 
 @dataclass(frozen=True)
 class Module:

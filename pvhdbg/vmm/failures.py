@@ -17,7 +17,7 @@ INSTALL = (
 
 # A part of a message of QEMU 4.0 to 10.0 -> what to do. The first that occurs is taken, so the kernel's come first.
 REMEDIES: tuple[tuple[str, str], ...] = (
-    ("without PVH ELF Note", "the kernel has no PVH note that QEMU finds; 'pvhdbg elf' tells what it has (Linux: CONFIG_PVH=y)"),
+    ("without PVH ELF Note", "the kernel has no PVH note that QEMU finds; 'readelf -nW' lists what it has (Linux: CONFIG_PVH=y)"),
     ("invalid kernel header", "this is neither an ELF file nor a Linux image; give the kernel as ELF, for Linux the file vmlinux"),
     ("Cannot load x86-64 image", "the kernel has a multiboot header, which QEMU prefers to PVH and refuses in ELF64; remove it"),
     ("Error while loading elf kernel", "the ELF file is cut short or for another machine; see 'readelf -hl'"),
