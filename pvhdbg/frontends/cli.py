@@ -32,12 +32,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted", "", INTERRUPTED)
     except BrokenPipeError:  # argparse printed help to a reader that has gone (Python 3.10)
-        from pvhdbg.frontends.output import drop
-
-        drop(sys.stdout)
         return 0
     except Exception as error:
         return _internal(error)
+    finally:
+        _flush()
+
+
+def _flush() -> None:
+    """Hand over what is still buffered while it can be dealt with: at its own end Python would complain, or exit with 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError):
+            from pvhdbg.frontends.output import drop
+
+            try:
+                drop(stream)
+            except (OSError, ValueError):  # it is closed: nothing is left in it
+                pass
 
 
 def _catch_sigterm() -> None:

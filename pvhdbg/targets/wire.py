@@ -6,6 +6,7 @@ A byte that arrives while the guest runs stops it (QEMU), so nothing is sent ahe
 
 from __future__ import annotations
 
+import errno
 import select
 import socket
 import time
@@ -125,6 +126,25 @@ _SILENT = "another debugger may hold the stub (QEMU serves one at a time): detac
 _LOST = "look at the VMM's own messages, and start it again"
 
 
+_LOOPBACK = ("127.0.0.1", "::1")
+
+
+def _tcp(address: StubAddress, timeout: float) -> socket.socket:
+    # Loopback needs no name service, which a minimal system may not even have for "localhost".
+    hosts = _LOOPBACK if address.host in (None, "localhost") else (str(address.host),)
+    for host in hosts[:-1]:
+        try:
+            return socket.create_connection((host, address.port or 0), timeout)
+        except ConnectionRefusedError:
+            continue
+    try:
+        return socket.create_connection((hosts[-1], address.port or 0), timeout)
+    except OSError as error:
+        if len(hosts) > 1 and not isinstance(error, TimeoutError):
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused") from error  # not: there is no IPv6 here
+        raise
+
+
 def _connected(address: StubAddress, timeout: float) -> socket.socket:
     try:
         if address.path is not None:
@@ -136,7 +156,7 @@ def _connected(address: StubAddress, timeout: float) -> socket.socket:
                 link.close()
                 raise
         else:
-            link = socket.create_connection((address.host, address.port or 0), timeout)
+            link = _tcp(address, timeout)
             link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         link.settimeout(timeout)
         return link

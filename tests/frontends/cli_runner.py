@@ -31,6 +31,9 @@ HELLO_ENTRY = 0x100000
 LONGEST = 30.0  # seconds after which a command of a test hangs
 _PROGRESS = re.compile(r"pvhdbg: (waiting|starting|connecting|reading|QEMU|unpacking)")
 
+# Streams are buffered, as a user's are: what goes wrong with them at the end is what is tested.
+_ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+
 
 def need(program: str) -> None:
     """Skip the test where `program` is missing; fail it in CI, where nothing may be missing."""
@@ -98,7 +101,7 @@ class Cli:
         self.folder = folder
         self.tmp = folder / "tmp"
         self.tmp.mkdir()
-        self.env = {**os.environ, "TMPDIR": str(self.tmp), "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
+        self.env = {**_ENVIRONMENT, "TMPDIR": str(self.tmp), "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
         for name in ("NO_COLOR", "PVHDBG_TRACEBACK"):
             self.env.pop(name, None)
 
