@@ -16,26 +16,12 @@
 
         .file   "hello.S"
 
-        .set    COM1, 0x3f8
-        .set    LINE_STATUS, COM1 + 5
-        .set    TRANSMITTER_EMPTY, 0x20
-        .set    EXIT_PORT, 0xf4
+        .include "guest.inc"
+
         .set    EXIT_GREETED, 16
         .set    EXIT_NO_START_INFO, 17
-        .set    START_INFO_MAGIC, 0x336ec578    /* "xEn3", the 3 with its top bit set */
-        .set    XEN_ELFNOTE_PHYS32_ENTRY, 18
 
-/* ---- the note: 4-byte name size, descriptor size and type, then both, each padded to 4 ---- */
-
-        .section .note.Xen, "a", @note
-        .balign 4
-        .long   2f - 1f
-        .long   4f - 3f
-        .long   XEN_ELFNOTE_PHYS32_ENTRY
-1:      .asciz  "Xen"
-2:      .balign 4
-3:      .long   pvh_start               /* a physical address; 4 bytes, since the entry is a 32-bit one */
-4:      .balign 4
+        PVH_NOTE pvh_start
 
 /* ---- the code ---- */
 
@@ -66,30 +52,8 @@ check_magic:                            /* returns only if EBX points to a start
         jmp     exit
         .size   check_magic, . - check_magic
 
-        .type   print, @function
-print:                                  /* the zero-terminated text at ESI, to COM1 */
-        lodsb
-        testb   %al, %al
-        jz      2f
-        movb    %al, %ah
-        movw    $LINE_STATUS, %dx
-1:      inb     %dx, %al                /* a machine without COM1 reads 0xff here, so this loop ends there too */
-        testb   $TRANSMITTER_EMPTY, %al
-        jz      1b
-        movb    %ah, %al
-        movw    $COM1, %dx
-        outb    %al, %dx
-        jmp     print
-2:      ret
-        .size   print, . - print
-
-        .type   exit, @function
-exit:                                   /* with the code in EAX; never returns */
-        outl    %eax, $EXIT_PORT
-halt:   cli
-        hlt
-        jmp     halt
-        .size   exit, . - exit
+        PRINT_ROUTINE
+        EXIT_ROUTINE
 
 /* ---- the data ---- */
 
