@@ -8,48 +8,36 @@ from __future__ import annotations
 
 import mmap
 import os
-import shutil
 import stat
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from pvhdbg.decode import elf as elf_format
+from pvhdbg.decode.boot_headers import is_efi, linux_setup, payload_range
+from pvhdbg.decode.container import Container
 from pvhdbg.errors import BadInput, NotBootable, PvhdbgError
 from pvhdbg.model import Kernel
+from pvhdbg.spec.linux_boot import PAYLOAD_SINCE, SetupHeader
+from pvhdbg.unpack import compression, unpack
 
 if TYPE_CHECKING:
+    from pvhdbg.decode.kernel_file import KernelFile
     from pvhdbg.symbols import Symbols
 
-UNPACKED_BOUND = 1 << 30  # bytes: the largest debug kernels have about 600 MB
-_CHUNK = 1 << 20
-_HDRS = b"HdrS"
-_PAYLOAD_SINCE = 0x0208  # boot protocol 2.08 has payload_offset and payload_length
-_LZ4_BLOCK = 8 << 20  # block size of lz4's legacy format
 _SAMPLE = 256
-
-# What a payload begins with, its name, and what unpacks it.
-_FORMATS: tuple[tuple[bytes, str], ...] = (
-    (b"\x1f\x8b", "gzip"),
-    (b"\xfd7zXZ\x00", "xz"),
-    (b"BZh", "bzip2"),
-    (b"\x5d\x00\x00", "lzma"),
-    (b"\x02\x21\x4c\x18", "lz4"),
-    (b"\x28\xb5\x2f\xfd", "zstd"),
-)
 
 
 class KernelImage:
-    """An opened kernel. `was` says what the file is: "ELF", "bzImage (lz4)", "gzip"…"""
+    """An opened kernel. `data` is its ELF, which may lie packed in the file that was opened: the `container`."""
 
-    def __init__(self, path: str, data: elf_format.Buffer, was: str, mapped: mmap.mmap | None) -> None:
+    def __init__(self, path: str, data: memoryview, container: Container, mapped: mmap.mmap) -> None:
         self.path = path
-        self.was = was
+        self.container = container
         self.data = data
         self.elf = elf_format.parse(data)
-        self._mapped = mapped
+        self._mapped: mmap.mmap | None = mapped
         self._folder: str | None = None
 
     def __enter__(self) -> KernelImage:
@@ -59,14 +47,39 @@ class KernelImage:
         self.close()
 
     @property
+    def was(self) -> str:
+        """What the file is: "ELF", "bzImage (lz4)", "gzip"…"""
+        kind = self.container.compression
+        if self.container.setup is not None:
+            return f"bzImage ({kind})"
+        return kind or "ELF"
+
+    def file(self) -> KernelFile:
+        """All that loaders and rules look at."""
+        from pvhdbg.decode.kernel_file import survey
+
+        return survey(self.data, self.container, self.elf)
+
+    @property
     def elf_path(self) -> str:
         """A file that QEMU can load: the one that was opened, or its ELF in a private folder until `close`."""
-        if self.was == "ELF":
+        if self.container.compression is None:
             return self.path
         if self._folder is None:
-            self._folder = tempfile.mkdtemp(prefix="pvhdbg-")
-            with open(os.path.join(self._folder, "vmlinux"), "wb") as file:
-                file.write(self.data)
+            import tempfile
+
+            folder = None
+            try:
+                folder = tempfile.mkdtemp(prefix="pvhdbg-")
+                with open(os.path.join(folder, "vmlinux"), "wb") as file:
+                    file.write(self.data)
+            except BaseException as error:
+                _remove(folder)
+                if not isinstance(error, OSError):
+                    raise
+                what = f"the ELF inside {self.path} cannot be unpacked to {folder or 'a temporary folder'}: {error.strerror}"
+                raise BadInput(what, f"make room for {len(self.data) >> 20} MiB there, or set TMPDIR") from error
+            self._folder = folder
         return os.path.join(self._folder, "vmlinux")
 
     def kernel(self) -> Kernel:
@@ -80,8 +93,10 @@ class KernelImage:
         return replace(self.kernel(), sha256=hashlib.sha256(self.data).hexdigest())
 
     def not_bootable(self) -> NotBootable:
-        """Why it has no PVH entry, as an error to raise."""
-        return elf_format.why_not(self.elf)
+        """Why it has no usable PVH entry, or none that QEMU finds, as an error to raise."""
+        from pvhdbg.decode.pvh_note import why_not
+
+        return why_not(self.file())
 
     def symbols(self) -> Symbols:
         """Its symbol table."""
@@ -107,10 +122,9 @@ class KernelImage:
     def close(self) -> None:
         """Let go of the file and remove what was unpacked. Safe to call twice."""
         if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            _remove(self._folder)
             self._folder = None
-        if isinstance(self.data, memoryview):
-            self.data.release()
+        self.data.release()
         if self._mapped is not None:
             self._mapped.close()
             self._mapped = None
@@ -121,20 +135,19 @@ def open_kernel(path: str) -> KernelImage:
     mapped = _mapped(path)
     view = memoryview(mapped)
     try:
-        was, payload = _payload(view, path)
-        if payload is None:
-            return KernelImage(path, view, was, mapped)
-        data = _unpacked(payload, path)
-        payload.release()
-        image = KernelImage(path, data, was, None)
+        container, payload = _payload(view, path)
+        if payload is not None:
+            inner = _unpacked(payload, path)
+            payload.release()
+            view.release()
+            mapped.close()
+            mapped, view = inner, memoryview(inner)
+        return KernelImage(path, view, container, mapped)
     except BaseException as error:
         error.__traceback__ = None  # its frames hold slices of the mapping, which then could not be closed
         view.release()
         _close(mapped)
         raise
-    view.release()
-    _close(mapped)
-    return image
 
 
 def extract(path: str, output: str) -> str:
@@ -156,7 +169,20 @@ def extract(path: str, output: str) -> str:
         return image.was
 
 
+def _remove(folder: str | None) -> None:
+    """Remove a folder of ours with what we put into it."""
+    if folder is None:
+        return
+    for remove, path in ((os.unlink, os.path.join(folder, "vmlinux")), (os.rmdir, folder)):
+        try:
+            remove(path)
+        except OSError:  # it never came to be, or is gone already
+            pass
+
+
 def _write_whole(data: elf_format.Buffer, output: str) -> None:
+    import tempfile
+
     descriptor, partial = tempfile.mkstemp(prefix=".pvhdbg-", dir=os.path.dirname(output) or ".")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -188,7 +214,10 @@ def _mapped(path: str) -> mmap.mmap:
     except FileNotFoundError:
         raise BadInput(f"there is no file {path}", "check the path; Debian keeps kernels in /boot") from None
     except PermissionError:
-        todo = f"kernels in /boot may be readable by root only: sudo cp {path} . && sudo chown $USER {os.path.basename(path)}"
+        import shlex
+
+        copy = shlex.quote(os.path.join(".", os.path.basename(path)))
+        todo = f"kernels in /boot may be readable by root only: sudo cp {shlex.quote(path)} . && sudo chown $USER {copy}"
         raise BadInput(f"{path} cannot be read: permission denied", todo) from None
     except (OSError, ValueError) as error:
         raise BadInput(f"{path} cannot be opened: {error}", "give a regular file") from error
@@ -207,45 +236,65 @@ def _mapped(path: str) -> mmap.mmap:
         os.close(descriptor)
 
 
-def _payload(view: memoryview, path: str) -> tuple[str, memoryview | None]:
+def _payload(view: memoryview, path: str) -> tuple[Container, memoryview | None]:
     """What the file is, and its compressed payload; None when the file is the ELF itself."""
-    head = bytes(view[:0x260])
+    head = bytes(view[:16])
     if head[:4] == b"\x7fELF":
-        return "ELF", None
-    if head[0x202:0x206] == _HDRS:
-        return _bzimage(view, head, path)
-    kind = _compression(head)
-    if kind is not None:
-        return kind, view[:]
+        return Container(size=len(view)), None
+    setup = linux_setup(view)
+    if setup is not None:
+        kind, payload = _bzimage(view, setup, path)
+        return Container(kind, setup, is_efi(view), len(view)), payload
+    outer = compression(head)
+    if outer is not None:
+        return Container(outer, size=len(view)), view[:]
     raise _foreign(head, path)
 
 
-def _compression(head: bytes) -> str | None:
-    return next((name for magic, name in _FORMATS if head.startswith(magic)), None)
-
-
-def _bzimage(view: memoryview, head: bytes, path: str) -> tuple[str, memoryview]:
-    version = int.from_bytes(head[0x206:0x208], "little")
-    if version < _PAYLOAD_SINCE:
+def _bzimage(view: memoryview, setup: SetupHeader, path: str) -> tuple[str, memoryview]:
+    if setup.version < PAYLOAD_SINCE:
         raise BadInput(
-            f"{path} is a bzImage of boot protocol {version >> 8}.{version & 0xFF:02d}, which does not say where its kernel is",
+            f"{path} is a bzImage of boot protocol {setup.version >> 8}.{setup.version & 0xFF:02d}, which does not say where its kernel is",
             "give the vmlinux of that build",
         )
-    sectors = head[0x1F1] or 4
-    start = (sectors + 1) * 512 + int.from_bytes(head[0x248:0x24C], "little")
-    length = int.from_bytes(head[0x24C:0x250], "little")
+    start, length = payload_range(setup)
     if start + length > len(view) or not length:
         raise BadInput(f"{path} is a bzImage whose payload ends at {start + length:#x}, but the file has {len(view):#x} bytes",
                        "it is truncated: fetch it again")  # fmt: skip
     payload = view[start : start + length]
     if bytes(payload[:4]) == b"\x7fELF":
-        return "bzImage (uncompressed)", payload
-    kind = _compression(bytes(payload[:8]))
+        return "uncompressed", payload
+    kind = compression(bytes(payload[:8]))
     if kind is None:
         first = bytes(payload[:8]).hex()
         payload.release()
         raise BadInput(f"the payload of the bzImage {path} is in an unknown format ({first})", "give the vmlinux of that build")
-    return f"bzImage ({kind})", payload
+    return kind, payload
+
+
+def _unpacked(payload: memoryview, path: str) -> mmap.mmap:
+    """The ELF in `payload`, on disk: a debug kernel need not fit into memory. The file has no name and goes with the mapping."""
+    import tempfile  # here: with shutil it imports every compressor that Python has
+
+    kind = compression(bytes(payload[:8])) or "payload"
+    try:
+        with tempfile.TemporaryFile(prefix="pvhdbg-") as file:
+            for piece in unpack(payload, path):
+                if file.tell() < 4 <= file.tell() + len(piece):
+                    _is_elf(piece, kind, path)
+                file.write(piece)
+            file.flush()
+            if not file.tell():
+                raise BadInput(f"the {kind} data in {path} holds nothing", "it is damaged: fetch it again")
+            return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ, flags=mmap.MAP_PRIVATE)
+    except OSError as error:
+        what = f"the ELF inside {path} cannot be unpacked to {tempfile.gettempdir()}: {error.strerror or error}"
+        raise BadInput(what, "make room there, or set TMPDIR") from error
+
+
+def _is_elf(first: bytes, kind: str, path: str) -> None:
+    if first[:4] != b"\x7fELF":
+        raise BadInput(f"inside the {kind} data of {path} there is no ELF: it begins with {first[:4].hex()}", "give a kernel image")
 
 
 def _foreign(head: bytes, path: str) -> BadInput:
@@ -257,121 +306,3 @@ def _foreign(head: bytes, path: str) -> BadInput:
     return BadInput(
         f"{path} is not an ELF, and no bzImage either: it is {kind}", "give an uncompressed kernel (vmlinux) or a bzImage"
     )
-
-
-# --- unpacking ----------------------------------------------------------------------------------------------------
-
-
-def _unpacked(payload: memoryview, path: str) -> bytes:
-    head = bytes(payload[:8])
-    kind = _compression(head)
-    if kind is None:
-        return bytes(payload)
-    try:
-        data = _joined(_UNPACKERS[kind](payload), path)
-    except BadInput:
-        raise
-    except (OSError, ValueError, EOFError, ArithmeticError, RuntimeError, ImportError) as error:
-        raise BadInput(
-            f"the {kind} data in {path} cannot be unpacked: {error}", "it is damaged or truncated: fetch it again"
-        ) from error
-    except Exception as error:  # zlib.error, LZMAError, ZstdError and LZ4BlockError share no base class
-        raise BadInput(
-            f"the {kind} data in {path} cannot be unpacked: {error}", "it is damaged or truncated: fetch it again"
-        ) from error
-    if data[:4] != b"\x7fELF":
-        raise BadInput(f"inside the {kind} data of {path} there is no ELF: it begins with {data[:4].hex()}", "give a kernel image")
-    return data
-
-
-def _joined(chunks: Iterator[bytes], path: str) -> bytes:
-    data = bytearray()
-    for chunk in chunks:
-        data += chunk
-        if len(data) > UNPACKED_BOUND:
-            raise BadInput(f"{path} unpacks to more than {UNPACKED_BOUND >> 20} MiB", "this is no kernel")
-    return bytes(data)
-
-
-def _truncated() -> NoReturn:
-    raise EOFError("the data ends too early")
-
-
-def _gunzip(payload: memoryview) -> Iterator[bytes]:
-    import zlib
-
-    inflater = zlib.decompressobj(16 + zlib.MAX_WBITS)
-    rest: bytes = bytes(payload)
-    while not inflater.eof:
-        chunk = inflater.decompress(rest, _CHUNK)
-        rest = inflater.unconsumed_tail
-        if not chunk and not rest and not inflater.eof:
-            _truncated()
-        yield chunk
-
-
-def _unxz(payload: memoryview) -> Iterator[bytes]:
-    import lzma
-
-    # A kernel's payload is followed by its size in 4 bytes, which belong to no stream: one stream is read.
-    decoder = lzma.LZMADecompressor(lzma.FORMAT_AUTO, memlimit=1 << 30)
-    rest: bytes = bytes(payload)
-    while not decoder.eof:
-        chunk = decoder.decompress(rest, _CHUNK)
-        rest = b""
-        if not chunk and decoder.needs_input and not decoder.eof:
-            _truncated()
-        yield chunk
-
-
-def _unbzip2(payload: memoryview) -> Iterator[bytes]:
-    import bz2
-
-    decoder = bz2.BZ2Decompressor()
-    rest: bytes = bytes(payload)
-    while not decoder.eof:
-        chunk = decoder.decompress(rest, _CHUNK)
-        rest = b""
-        if not chunk and decoder.needs_input and not decoder.eof:
-            _truncated()
-        yield chunk
-
-
-def _unlz4(payload: memoryview) -> Iterator[bytes]:
-    """lz4's legacy format: magic, then blocks of up to 8 MiB, each behind its compressed size."""
-    import lz4.block
-
-    at = 4
-    while at + 4 <= len(payload):
-        size = int.from_bytes(payload[at : at + 4], "little")
-        at += 4
-        if size == 0x184C2102:  # files may be concatenated
-            continue
-        if at + size > len(payload):
-            if len(payload) - at == 0:
-                return  # what was taken for a block's size is the unpacked size that the kernel's build appends
-            _truncated()
-        yield lz4.block.decompress(bytes(payload[at : at + size]), uncompressed_size=_LZ4_BLOCK)
-        at += size
-
-
-def _unzstd(payload: memoryview) -> Iterator[bytes]:
-    import zstandard
-
-    decoder = zstandard.ZstdDecompressor(max_window_size=1 << 30).decompressobj()
-    data = bytes(payload)
-    for start in range(0, len(data), _CHUNK >> 3):
-        yield decoder.decompress(data[start : start + (_CHUNK >> 3)])
-        if decoder.eof:
-            return
-    _truncated()
-
-
-_UNPACKERS: dict[str, Callable[[memoryview], Iterator[bytes]]] = {
-    "gzip": _gunzip,
-    "xz": _unxz,
-    "lzma": _unxz,
-    "bzip2": _unbzip2,
-    "lz4": _unlz4,
-    "zstd": _unzstd,
-}

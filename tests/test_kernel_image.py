@@ -7,6 +7,8 @@ import gzip
 import lzma
 import os
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from elf_writer import ElfSpec  # type: ignore[import-not-found]
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import pvhdbg.unpack
 from pvhdbg.errors import BadInput
 from pvhdbg.kernel_image import extract, open_kernel
 
@@ -103,13 +106,36 @@ def test_a_truncated_payload_is_told(tmp_path: Path, packer: str, cut: float) ->
 
 @pytest.mark.parametrize("packer", ["gzip", "xz", "bzip2", "zstd", "lz4"])
 def test_a_bomb_is_not_unpacked(tmp_path: Path, packer: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import pvhdbg.kernel_image
-
-    monkeypatch.setattr(pvhdbg.kernel_image, "UNPACKED_BOUND", 4 << 20)
+    monkeypatch.setattr(pvhdbg.unpack, "UNPACKED_BOUND", 4 << 20)
     path = tmp_path / "bomb"
-    path.write_bytes(PACKERS[packer](bytes(64 << 20)))
+    path.write_bytes(PACKERS[packer](b"\x7fELF" + bytes(64 << 20)))
     with pytest.raises(BadInput, match="more than"):
         open_kernel(str(path))
+
+
+OPEN = """
+import resource, sys
+from pvhdbg.errors import BadInput
+from pvhdbg.kernel_image import open_kernel
+open_kernel(sys.argv[1]).close()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    open_kernel(sys.argv[2])
+except BadInput as error:
+    print(error.what)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.parametrize("packer", ["gzip", "xz", "bzip2", "zstd"])
+def test_a_small_bomb_takes_little_memory_whatever_its_size(tmp_path: Path, packer: str) -> None:
+    good, bomb = tmp_path / "good", tmp_path / "bomb"
+    good.write_bytes(PACKERS[packer](ELF))
+    bomb.write_bytes(PACKERS[packer](b"\x7fELF" + bytes(400 << 20)))
+    ran = subprocess.run([sys.executable, "-c", OPEN, str(good), str(bomb)], capture_output=True, text=True, check=True)
+    words, kib = ran.stdout.splitlines()
+    assert "more than" in words
+    assert int(kib) < 48 << 10
 
 
 def written(data: bytes) -> Callable[[Path], Path]:

@@ -1,0 +1,143 @@
+"""ELF notes as bytes: owner, type and descriptor, and the three ways in which tools pad them.
+
+Most producers and readers (Xen's libelf, rust-vmm, GNU as) pad owner and descriptor to 4 bytes whatever p_align says. For
+p_align 8 there are two more: GNU tools align the descriptor's *offset* to 8, QEMU pads the owner's *length* to 8 (so that it
+takes notes only that were written for it). A segment is read by the first of them that ends exactly where the segment
+ends, in this order, and by the first where none does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from pvhdbg.errors import BadInput
+from pvhdbg.spec.elf import NoteHeader
+
+Buffer = bytes | memoryview
+COUNT_BOUND = 1 << 12  # notes in one file; kernels have about 20
+SPANS_BOUND = 32  # PT_NOTE segments; kernels have one or two
+BYTES_BOUND = 16 << 20  # bytes of owners and descriptors in one file, since segments may overlap
+
+_DAMAGED = "the file is damaged: make or fetch it again"
+
+
+_HEAD = NoteHeader.sizeof()
+
+
+@dataclass(frozen=True)
+class Note:
+    """One ELF note. `offset` is its place in the file, `segment` the index of the PT_NOTE (or section) that holds it."""
+
+    owner: bytes
+    type: int
+    desc: bytes
+    offset: int
+    segment: int
+    align: int
+
+    @property
+    def is_xen(self) -> bool:
+        return self.owner == b"Xen\0"
+
+
+class Span(NamedTuple):
+    """A run of notes: bytes `start` to `end` of the file, and alignment and index of the segment or section there."""
+
+    start: int
+    end: int
+    align: int
+    holder: int
+
+
+class Place(NamedTuple):
+    """Where one note of a run lies: its header and its descriptor, as file offsets."""
+
+    at: int
+    head: NoteHeader
+    desc: int
+
+
+# (namesz, descsz) -> offsets of the descriptor and of the next note, from the note's beginning
+Padding = Callable[[int, int], tuple[int, int]]
+
+
+def round_up(value: int, align: int) -> int:
+    return -(-value // align) * align
+
+
+def by_lengths(align: int) -> Padding:
+    """Owner and descriptor are each padded to a multiple of `align` bytes: with 4 as Xen reads, with p_align as QEMU."""
+
+    def pad(namesz: int, descsz: int) -> tuple[int, int]:
+        desc = _HEAD + round_up(namesz, align)
+        return desc, desc + round_up(descsz, align)
+
+    return pad
+
+
+def by_offsets(namesz: int, descsz: int) -> tuple[int, int]:
+    """Descriptor and next note begin at multiples of 8, as GNU tools write and read segments of p_align 8."""
+    desc = round_up(_HEAD + namesz, 8)
+    return desc, round_up(desc + descsz, 8)
+
+
+def read(data: Buffer, spans: Iterable[Span]) -> tuple[tuple[Note, ...], str]:
+    """The notes of all spans, which lie inside `data`; and in words where a run broke off, or "".
+
+    A note that leaves its run ends that run. Raises BadInput for more notes than any kernel has.
+    """
+    notes: list[Note] = []
+    damage, size = "", 0
+    for number, span in enumerate(spans):
+        if number >= SPANS_BOUND:
+            raise BadInput(f"there are more than {SPANS_BOUND} PT_NOTE segments: one at file offset {span.start:#x}", _DAMAGED)
+        places, broken = _places(data, span)
+        damage = damage or broken
+        for place in places:
+            size += place.head.n_namesz + place.head.n_descsz
+            if len(notes) >= COUNT_BOUND or size > BYTES_BOUND:
+                raise BadInput(
+                    f"the note at file offset {place.at:#x} is one too many: {COUNT_BOUND} notes or {BYTES_BOUND >> 20} MiB of them",
+                    _DAMAGED,
+                )
+            owner = bytes(data[place.at + _HEAD : place.at + _HEAD + place.head.n_namesz])
+            desc = bytes(data[place.desc : place.desc + place.head.n_descsz])
+            notes.append(Note(owner, place.head.n_type, desc, place.at, span.holder, span.align))
+    return tuple(notes), damage
+
+
+def _places(data: Buffer, span: Span) -> tuple[list[Place], str]:
+    readings = [_reading(data, span, by_lengths(4))]
+    if span.align == 8 and not readings[0][1]:
+        readings += [_reading(data, span, padding) for padding in (by_offsets, by_lengths(8))]
+    places, _, broken = next((reading for reading in readings if reading[1]), readings[0])
+    return places, broken
+
+
+def _reading(data: Buffer, span: Span, padding: Padding) -> tuple[list[Place], bool, str]:
+    """One reading of a run, whether it ends exactly at its end, and where it broke off."""
+    places: list[Place] = []
+    end = span.start
+    for place in walk(data, span, padding):
+        end = place.desc + place.head.n_descsz
+        if end > span.end:
+            head = place.head
+            what = f"n_namesz {head.n_namesz:#x} and n_descsz {head.n_descsz:#x} of the note at file offset {place.at:#x} leave its segment"
+            return places, False, what
+        places.append(place)
+        if len(places) > COUNT_BOUND:
+            break
+    after = end if not places else places[-1].at + padding(places[-1].head.n_namesz, places[-1].head.n_descsz)[1]
+    return places, span.end in (end, after), ""
+
+
+def walk(data: Buffer, span: Span, padding: Padding) -> Iterator[Place]:
+    """Every note whose header lies in the run. The last may leave it: look at its lengths before its bytes."""
+    at = span.start
+    while at + _HEAD <= span.end:
+        head = NoteHeader.decode(data, at)
+        desc, after = padding(head.n_namesz, head.n_descsz)
+        yield Place(at, head, at + desc)
+        at += after

@@ -1,0 +1,89 @@
+"""Why a kernel has no usable PVH entry: what was found in the note's place, and what QEMU makes of it.
+
+QEMU's search is that of include/hw/elf_ops.h and read_pvh_start_addr in hw/i386/x86.c, 4.0 to 10.0: any owner, any size,
+padded by p_align, the first note of type 18 in a segment, the last segment that has one.
+"""
+
+from __future__ import annotations
+
+from pvhdbg.decode import notes
+from pvhdbg.decode.elf import Buffer, ElfFile
+from pvhdbg.decode.kernel_file import KernelFile
+from pvhdbg.decode.text import printable
+from pvhdbg.errors import NotBootable
+from pvhdbg.spec.elf import EM_X86_64, PT_NOTE
+from pvhdbg.spec.elf_notes import PHYS32_ENTRY
+
+REFUSED = "QEMU refuses it: “Error loading uncompressed kernel without PVH ELF Note”"
+_OWNER_BOUND = 64
+
+
+def qemu_entry(data: Buffer, elf: ElfFile) -> int | None:
+    """Where QEMU would enter the kernel by PVH; None when it would not. Raises ZeroDivisionError where QEMU does (SIGFPE)."""
+    width = 8 if elf.bits == 64 else 4  # whatever the descriptor's size says
+    entry = 0
+    for span in elf.note_spans:
+        padding = notes.by_lengths(span.align)
+        for count, place in enumerate(notes.walk(data, span, padding)):
+            if place.head.n_type == PHYS32_ENTRY:
+                entry = int.from_bytes(bytes(data[place.desc : place.desc + width]), "little") & 0xFFFFFFFF
+                break
+            if count > notes.COUNT_BOUND:
+                break
+    return entry or None
+
+
+def why_not(kernel: KernelFile) -> NotBootable:
+    """Why this file has no usable PVH entry (or, where it has one, why QEMU misses it), and what QEMU does with it."""
+    found, todo = _found(kernel)
+    usable = "PVH entry that QEMU finds" if kernel.entry_notes else "usable PVH entry"
+    return NotBootable(f"the kernel has no {usable}: {found}. {_qemu(kernel)}", todo)
+
+
+def _found(kernel: KernelFile) -> tuple[str, str]:
+    elf = kernel.elf
+    numbered = [note for note in elf.notes if note.type == PHYS32_ENTRY]
+    wrong = [note for note in numbered if note.is_xen]
+    if kernel.entry_notes:
+        note = kernel.entry_notes[-1]
+        return (
+            f"its PHYS32_ENTRY note at file offset {note.offset:#x} lies in a PT_NOTE of p_align {note.align}, by which QEMU pads notes",
+            "link the notes with p_align 4: drop .note.gnu.property (objcopy --remove-section), which asks for 8",
+        )
+    if wrong:
+        return (
+            f"its PHYS32_ENTRY note at file offset {wrong[0].offset:#x} holds {wrong[0].desc[:8].hex() or 'nothing'}"
+            f" in {len(wrong[0].desc)} bytes",
+            "the descriptor has to be the entry's physical address in 4 (or 8) bytes",
+        )
+    if numbered:
+        owner = printable(numbered[0].owner[:_OWNER_BOUND])
+        return f'its note of type 18 belongs to "{owner}", not to Xen', 'the owner has to be "Xen" with its NUL: namesz 4'
+    has_segment = any(segment.p_type == PT_NOTE for segment in elf.segments)
+    found = f"none of its {len(elf.notes)} notes is XEN_ELFNOTE_PHYS32_ENTRY" if has_segment else "it has no PT_NOTE segment"
+    outside = next((note for note in kernel.section_notes if note.is_xen and note.type == PHYS32_ENTRY), None)
+    if outside is not None:
+        name = kernel.sections[outside.segment].name or str(outside.segment)
+        return (
+            f"{found}; the note is in section {name}, which no PT_NOTE segment covers",
+            "a note section alone is not loaded: put it into a PT_NOTE in the linker script (PHDRS { note PT_NOTE; } … :note)",
+        )
+    if elf.damage:
+        return f"{found}; {elf.damage}", "write n_namesz and n_descsz as the lengths without padding"
+    if has_segment:
+        return found, "build Linux with CONFIG_PVH=y; otherwise add the note (type 18, owner Xen) to a PT_NOTE segment"
+    return found, "add the note (type 18, owner Xen) and a PT_NOTE for it in the linker script (PHDRS { note PT_NOTE; })"
+
+
+def _qemu(kernel: KernelFile) -> str:
+    if kernel.multiboot1 is not None:
+        if kernel.elf.header.e_machine == EM_X86_64:
+            return "It has a multiboot header, too: QEMU refuses it with “Cannot load x86-64 image, give a 32bit one.”"
+        return "QEMU boots it by its multiboot header"
+    try:
+        entry = qemu_entry(kernel.data, kernel.elf)
+    except ZeroDivisionError:
+        return "QEMU is killed by it (SIGFPE): it divides by the p_align 0 of a PT_NOTE"
+    if entry is None:
+        return REFUSED
+    return f"QEMU, which looks at neither owner nor size of a note, enters it at {entry:#x} all the same"

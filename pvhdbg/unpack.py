@@ -1,0 +1,163 @@
+"""Unpacking what a kernel is compressed with, piece by piece: nobody's data decides how much memory that takes.
+
+Formats: those of Linux' scripts/Makefile.lib, and as files of their own. lz4 is its legacy format, which the lz4 package only
+has blocks of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NoReturn, Protocol
+
+from pvhdbg.errors import BadInput
+
+UNPACKED_BOUND = 1 << 30  # bytes: the largest debug kernels have about 600 MB
+_RATIO_BOUND = 256  # to one: kernels, debug information included, pack to a third or a tenth
+_SMALL = 16 << 20  # bytes that anything may unpack to
+_CHUNK = 1 << 20
+_LZ4_BLOCK = 8 << 20  # block size of lz4's legacy format
+_LZ4_BLOCKS_BOUND = 4096  # a kernel of 1 GiB has 128
+_MEMORY_BOUND = 1 << 28  # bytes that a decoder may take: kernels are packed with dictionaries of up to 128 MiB
+_ZSTD_CHUNK = 512
+_ZSTD_WINDOW_BOUND = 1 << 27  # as in the kernel's own decoder
+
+# What a payload begins with, its name, and what unpacks it.
+_FORMATS: tuple[tuple[bytes, str], ...] = (
+    (b"\x1f\x8b", "gzip"),
+    (b"\xfd7zXZ\x00", "xz"),
+    (b"BZh", "bzip2"),
+    (b"\x5d\x00\x00", "lzma"),
+    (b"\x02\x21\x4c\x18", "lz4"),
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+)
+
+
+def compression(head: bytes) -> str | None:
+    """The name of the compression that data with this beginning has; None for another."""
+    return next((name for magic, name in _FORMATS if head.startswith(magic)), None)
+
+
+def unpack(payload: memoryview, path: str) -> Iterator[bytes]:
+    """What is packed in `payload` (or `payload` itself where it is not), in pieces of bounded size.
+
+    Raises BadInput, for which `path` is named, for damage and for what unpacks to more than any kernel does.
+    """
+    kind = compression(bytes(payload[:8]))
+    bound = min(UNPACKED_BOUND, len(payload) * _RATIO_BOUND + _SMALL)
+    size = 0
+    try:
+        for piece in _UNPACKERS.get(kind or "", _pieces)(payload):
+            size += len(piece)
+            if size > bound:
+                raise BadInput(f"{path} unpacks to more than {bound >> 20} MiB", "this is no kernel")
+            yield piece
+    except BadInput:
+        raise
+    except Exception as error:  # zlib.error, LZMAError, ZstdError and LZ4BlockError share no base class
+        todo = "it is damaged or truncated: fetch it again"
+        if isinstance(error, ImportError):
+            todo = f"install what reads it: pip install {'zstandard' if kind == 'zstd' else 'lz4'}"
+        raise BadInput(f"the {kind} data in {path} cannot be unpacked: {error}", todo) from error
+
+
+def _pieces(payload: memoryview) -> Iterator[bytes]:
+    for start in range(0, len(payload), _CHUNK):
+        yield bytes(payload[start : start + _CHUNK])
+
+
+def _truncated() -> NoReturn:
+    raise EOFError("the data ends too early")
+
+
+def _gunzip(payload: memoryview) -> Iterator[bytes]:
+    import zlib
+
+    inflater = zlib.decompressobj(16 + zlib.MAX_WBITS)
+    at, rest = 0, b""
+    while not inflater.eof:
+        if not rest:
+            rest = bytes(payload[at : at + _CHUNK])
+            at += _CHUNK
+            if not rest:
+                _truncated()
+        yield inflater.decompress(rest, _CHUNK)
+        rest = inflater.unconsumed_tail
+
+
+class _Decoder(Protocol):
+    """What lzma's and bz2's decompressors have in common."""
+
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def needs_input(self) -> bool: ...
+
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
+
+
+def _fed(decoder: _Decoder, payload: memoryview) -> Iterator[bytes]:
+    """One stream, piece by piece in and out. What follows it (a bzImage appends the size in 4 bytes) is left alone."""
+    at = 0
+    while not decoder.eof:
+        piece = b""
+        if decoder.needs_input:
+            piece = bytes(payload[at : at + _CHUNK])
+            at += _CHUNK
+            if not piece:
+                _truncated()
+        yield decoder.decompress(piece, _CHUNK)
+
+
+def _unxz(payload: memoryview) -> Iterator[bytes]:
+    import lzma
+
+    return _fed(lzma.LZMADecompressor(lzma.FORMAT_AUTO, memlimit=_MEMORY_BOUND), payload)
+
+
+def _unbzip2(payload: memoryview) -> Iterator[bytes]:
+    import bz2
+
+    return _fed(bz2.BZ2Decompressor(), payload)
+
+
+def _unlz4(payload: memoryview) -> Iterator[bytes]:
+    """lz4's legacy format: magic, then blocks of up to 8 MiB, each behind its compressed size."""
+    import lz4.block
+
+    at, count = 4, 0
+    while at + 4 <= len(payload):
+        size = int.from_bytes(payload[at : at + 4], "little")
+        at, count = at + 4, count + 1
+        if count > _LZ4_BLOCKS_BOUND:
+            raise ValueError(f"it has more than {_LZ4_BLOCKS_BOUND} blocks")
+        if size == 0x184C2102:  # files may be concatenated
+            continue
+        if at + size > len(payload):
+            if len(payload) - at == 0:
+                return  # what was taken for a block's size is the unpacked size that the kernel's build appends
+            _truncated()
+        yield lz4.block.decompress(bytes(payload[at : at + size]), uncompressed_size=_LZ4_BLOCK)
+        at += size
+
+
+def _unzstd(payload: memoryview) -> Iterator[bytes]:
+    import zstandard
+
+    # Its output cannot be bounded, its input can: 4 bytes of a frame say at most 128 KiB.
+    decoder = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BOUND).decompressobj()
+    for start in range(0, len(payload), _ZSTD_CHUNK):
+        yield decoder.decompress(bytes(payload[start : start + _ZSTD_CHUNK]))
+        if decoder.eof:
+            return
+    _truncated()
+
+
+_UNPACKERS: dict[str, Callable[[memoryview], Iterator[bytes]]] = {
+    "gzip": _gunzip,
+    "xz": _unxz,
+    "lzma": _unxz,
+    "bzip2": _unbzip2,
+    "lz4": _unlz4,
+    "zstd": _unzstd,
+}
