@@ -24,7 +24,7 @@ PURE: dict[str, set[str]] = {
     "spec": {"layout"},
     "decode": {"errors", "layout", "spec", "model"},
     "rules": {"errors", "layout", "spec", "model", "decode"},
-    "report": {"errors", "layout", "spec", "model", "decode", "rules"},
+    "report": {"errors", "layout", "version", "spec", "model", "decode", "rules"},
     "rsp": {"errors"},
 }
 ALLOWED: dict[str, set[str]] = {

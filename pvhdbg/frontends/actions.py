@@ -52,7 +52,13 @@ def _judged(request: Request, observe: Any) -> Answer:
 
         return json_report.render(report)
 
-    return Answer(as_text, as_json, report.exit_code)
+    def as_sarif() -> str:
+        from pvhdbg.frontends.location import location_of
+        from pvhdbg.report import sarif
+
+        return sarif.render(report, location_of(str(request.kernel or request.subject)))  # a gdbstub's address has none
+
+    return Answer(as_text, as_json, report.exit_code, {"sarif": as_sarif})
 
 
 def regs(request: Request) -> Answer:

@@ -77,11 +77,8 @@ def _run(words: list[str]) -> int:
     with open_output(to_file) as output:
         with Progress(_stderr()) as progress:
             answer = verb(Request(values, progress))
-        if values.get("format") == "json" and answer.json is not None:
-            text = answer.json()
-        else:
-            text = answer.text(style_for(values.get("color") or "auto", output.stream))
-        output.write(text)
+        style = style_for(values.get("color") or "auto", output.stream)
+        output.write(answer.render(values.get("format") or "text", style))
     return answer.exit_code
 
 

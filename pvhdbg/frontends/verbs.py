@@ -18,11 +18,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a verb returns: how to show it as text, its JSON where it has one, and the exit code that it amounts to."""
+    """What a verb returns: how to show it as text, its JSON where it has one, and the exit code that it amounts to.
+
+    `others` are further formats by name; a verb declares all of its names in `formats`.
+    """
 
     text: Callable[[Style], str]
     json: Callable[[], str] | None = None
     exit_code: int = 0
+    others: Mapping[str, Callable[[], str]] = field(default_factory=dict)
+
+    def render(self, format: str, style: Style) -> str:
+        """The answer in the format of that name; text, when it has no other."""
+        if format == "json" and self.json is not None:
+            return self.json()
+        return self.others[format]() if format in self.others else self.text(style)
 
 
 @dataclass(frozen=True)
@@ -96,6 +106,7 @@ _QEMU = (
     argument("--qemu", metavar="BINARY", help="the QEMU to start (default: qemu-system-x86_64)"),
 )
 _ACTIONS = "pvhdbg.frontends.actions"
+_FORMATS = ("text", "json", "sarif")
 
 VERBS: tuple[Verb, ...] = (
     Verb(
@@ -104,6 +115,7 @@ VERBS: tuple[Verb, ...] = (
         "pvhdbg run vmlinux --append console=ttyS0 --initrd initrd.img -- -device pvpanic",
         f"{_ACTIONS}:run",
         (argument("subject", metavar="KERNEL", help="an ELF kernel, or a bzImage that holds one"), *_QEMU, *_JUDGE, *_WALK),
+        formats=_FORMATS,
         passes_on=True,
     ),
     Verb(
@@ -112,6 +124,7 @@ VERBS: tuple[Verb, ...] = (
         "pvhdbg attach :1234 --kernel vmlinux",
         f"{_ACTIONS}:attach",
         (argument("subject", metavar="TARGET", help="a gdbstub: :1234, host:1234, unix:PATH, a socket path"), *_JUDGE, *_WALK),
+        formats=_FORMATS,
     ),
     Verb(
         "check",
@@ -119,6 +132,7 @@ VERBS: tuple[Verb, ...] = (
         "pvhdbg check vmlinux --machine q35 --strict --format json --output report.json",
         f"{_ACTIONS}:check",
         (_SUBJECT, *_QEMU, *_JUDGE, *_WALK),
+        formats=_FORMATS,
         passes_on=True,
     ),
     Verb(
