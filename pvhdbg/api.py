@@ -13,11 +13,11 @@ def check(subject: str, **options: Any) -> Report:
     Options are those of `pvhdbg check` by their long names (`machine="q35"`, `append=...`, `spec="v0"`, `strict=True`,
     `timeout=10`, `select=["PVH"]`). Raises PvhdbgError where the command would exit with 2 or 3.
     """
+    from pvhdbg.frontends.judging import report
     from pvhdbg.frontends.subject import observe
     from pvhdbg.frontends.verbs import Request
-    from pvhdbg.rules.catalogue import choose, judge
+    from pvhdbg.rules.catalogue import choose
 
     rules = choose(options.pop("select", ()), options.pop("ignore", ()))
     strict = bool(options.pop("strict", False))
-    observed = observe(Request({"subject": subject, **options}))
-    return Report(observed.boot, judge(observed.boot, rules), strict, observed.warnings)
+    return report(observe(Request({"subject": subject, **options})), rules, strict)

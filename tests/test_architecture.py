@@ -116,9 +116,9 @@ def test_pure_modules_import_inside_gdbs_python() -> None:
             "sys.path = [p for p in sys.path if 'site-packages' not in p and 'dist-packages' not in p]",
             f"sys.path.insert(0, {str(ROOT)!r})",
             *(f"import {name}" for name in names),
-            "from pvhdbg.rules.catalogue import RULES, judge",
+            "from pvhdbg.rules.catalogue import MACHINE_RULES, judge",
             "from pvhdbg.spec.revisions import V1",
-            "verdicts = judge(RULES[0].passes[0].boot(V1))",
+            "verdicts = judge(MACHINE_RULES[0].passes[0].boot(V1))",
             "print('imported', len(verdicts), 'verdicts')",
         ]
     )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pvhdbg.decode import boot_headers, notes
 from pvhdbg.decode.boot_headers import Multiboot
 from pvhdbg.decode.container import Container
-from pvhdbg.decode.elf import Buffer, ElfFile, entry_notes, parse, sections
+from pvhdbg.decode.elf import Buffer, ElfFile, PhysEntry, entry_notes, parse, phys32_entry, sections
 from pvhdbg.decode.notes import Note, Span
 from pvhdbg.decode.text import printable
 from pvhdbg.errors import BadInput
@@ -56,9 +56,18 @@ class KernelFile:
         return entry_notes(self.elf)
 
     @property
+    def entry(self) -> PhysEntry | None:
+        """The PVH entry that they give."""
+        return phys32_entry(self.elf)
+
+    @property
     def numbered_18(self) -> tuple[Note, ...]:
         """All notes of type 18, whoever owns them and wherever they lie."""
         return tuple(note for note in (*self.elf.notes, *self.section_notes) if note.type == PHYS32_ENTRY)
+
+    def without_data(self) -> KernelFile:
+        """The same as a value that outlives the opened file; loaders can no longer be asked about it."""
+        return replace(self, data=b"")
 
 
 def survey(data: Buffer, container: Container | None = None, elf: ElfFile | None = None) -> KernelFile:

@@ -36,11 +36,10 @@ def _judged(request: Request, observe: Any) -> Answer:
 
         choose(request.select or (), request.ignore or ())  # a wrong id is told before a machine is started for nothing
     observed = observe(request)
-    from pvhdbg.report.document import Report
-    from pvhdbg.rules.catalogue import choose, judge
+    from pvhdbg.frontends.judging import report as judged
+    from pvhdbg.rules.catalogue import choose
 
-    rules = choose(request.select or (), request.ignore or ())
-    report = Report(observed.boot, judge(observed.boot, rules), bool(request.strict), observed.warnings)
+    report = judged(observed, choose(request.select or (), request.ignore or ()), bool(request.strict))
 
     def as_text(style: Style) -> str:
         from pvhdbg.report import text

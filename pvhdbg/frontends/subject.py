@@ -19,6 +19,7 @@ from pvhdbg.targets.target import Leave, Target
 
 if TYPE_CHECKING:
     from pvhdbg.decode.boot_state import BootState
+    from pvhdbg.decode.kernel_file import KernelFile
     from pvhdbg.kernel_image import KernelImage
 
 _SNAPSHOT_HEAD = b"{"
@@ -27,10 +28,11 @@ _MARK = b'"pvhdbg/snapshot/'
 
 @dataclass(frozen=True)
 class Observed:
-    """A decoded machine, and sentences about how it was come by."""
+    """A decoded machine, sentences about how it was come by, and its kernel file where that could be read."""
 
     boot: BootState
     warnings: tuple[str, ...] = ()
+    file: KernelFile | None = None
 
 
 def observe(request: Request) -> Observed:
@@ -120,6 +122,7 @@ def _run_kernel(request: Request) -> Observed:
     with ExitStack() as stack:
         request.progress("reading the kernel")
         image = stack.enter_context(open_kernel(str(request.subject)))
+        file = image.file().without_data()
         warnings = [] if image.was == "ELF" else [f"{request.subject} is a {image.was}; the ELF inside it is booted"]
         kernel = image.kernel()
         if kernel.entry is None and request.entry is None and not request.here:
@@ -147,7 +150,7 @@ def _run_kernel(request: Request) -> Observed:
         if leave is not Leave.KILLED:
             warnings.append(f"QEMU (pid {qemu.pid}) was left {leave.value}; its gdbstub is {qemu.gdb_socket}")
             qemu.release()
-        return Observed(boot, tuple(warnings))
+        return Observed(boot, tuple(warnings), file)
 
 
 def _with_serial(error: PvhdbgError, serial: list[str]) -> PvhdbgError:
@@ -165,11 +168,12 @@ def _attach(request: Request, address: StubAddress) -> Observed:
     with ExitStack() as stack:
         image: KernelImage | None = None
         kernel: Kernel | None = None
+        file: KernelFile | None = None
         if request.kernel:
             from pvhdbg.kernel_image import open_kernel
 
             image = stack.enter_context(open_kernel(str(request.kernel)))
-            kernel = image.kernel()
+            kernel, file = image.kernel(), image.file().without_data()
             if kernel.entry is None and request.entry is None and not request.here:
                 raise image.not_bootable()
         plan = _plan(request, kernel, image)
@@ -181,7 +185,7 @@ def _attach(request: Request, address: StubAddress) -> Observed:
             )
         if boot.snapshot.kernel is None or boot.snapshot.kernel.entry is None:
             warnings.append("the kernel file was not seen: rules that need it are undecided; name it with --kernel")
-    return Observed(boot, tuple(warnings))
+    return Observed(boot, tuple(warnings), file)
 
 
 def _confirm(target: Target, loaded: object) -> Kernel | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pvhdbg.decode.boot_state import BootState
 from pvhdbg.model import Registers
-from pvhdbg.rules.declare import Outcome, Severity, Verdict
+from pvhdbg.rules.declare import FileRule, Outcome, Severity, Verdict
 from pvhdbg.spec.x86 import CR0
 
 CONFORMS, VIOLATED, UNDECIDED = 0, 1, 4
@@ -24,20 +25,15 @@ class Report:
     @property
     def summary(self) -> dict[Outcome, int]:
         """How many verdicts there are of each outcome, all outcomes listed."""
-        return {outcome: sum(1 for verdict in self.verdicts if verdict.outcome is outcome) for outcome in Outcome}
+        return summary(self.verdicts)
 
     @property
     def exit_code(self) -> int:
         """0 conforms, 1 violated, 4 undecided under --strict."""
-        if self.boot.other_protocol is not None or any(self._violates(verdict) for verdict in self.verdicts):
+        if self.boot.other_protocol is not None or any(violates(verdict, self.strict) for verdict in self.verdicts):
             return VIOLATED
         undecided = any(v.outcome is Outcome.UNKNOWN and v.severity is not Severity.INFO for v in self.verdicts)
         return UNDECIDED if self.strict and undecided else CONFORMS
-
-    def _violates(self, verdict: Verdict) -> bool:
-        if verdict.outcome is Outcome.FAIL:
-            return verdict.severity is Severity.MUST or self.strict
-        return verdict.outcome is Outcome.KNOWN and self.strict and verdict.severity is not Severity.INFO
 
     @property
     def conclusion(self) -> str:
@@ -48,13 +44,29 @@ class Report:
         counts = self.summary
         deviations = _count(counts[Outcome.KNOWN], "known deviation")
         if self.exit_code == VIOLATED:
-            return "the hand-off VIOLATES the PVH boot ABI"
+            wrong = [verdict.rule for verdict in self.verdicts if violates(verdict, self.strict)]
+            names = {True: "the kernel file", False: "the hand-off"}
+            who = " and ".join(names[kind] for kind in names if any(isinstance(rule, FileRule) is kind for rule in wrong))
+            return f"{who} VIOLATE{'' if ' and ' in who else 'S'} the PVH boot ABI"
         unknown = _count(counts[Outcome.UNKNOWN], "check") + " undecided" if counts[Outcome.UNKNOWN] else ""
         if self.exit_code == UNDECIDED:
             return f"undecided: {unknown}"
         advice = _count(counts[Outcome.FAIL], "recommendation") + " not followed" if counts[Outcome.FAIL] else ""
         extra = [part for part in (advice, deviations if counts[Outcome.KNOWN] else "", unknown) if part]
         return "the hand-off conforms to the PVH boot ABI" + (f", with {' and '.join(extra)}" if extra else "")
+
+
+def summary(verdicts: Iterable[Verdict]) -> dict[Outcome, int]:
+    """How many verdicts there are of each outcome, all outcomes listed."""
+    outcomes = [verdict.outcome for verdict in verdicts]
+    return {outcome: outcomes.count(outcome) for outcome in Outcome}
+
+
+def violates(verdict: Verdict, strict: bool) -> bool:
+    """Whether it makes a check fail: a MUST rule, and under --strict a SHOULD rule or a known deviation too."""
+    if verdict.outcome is Outcome.FAIL:
+        return verdict.severity is Severity.MUST or strict
+    return verdict.outcome is Outcome.KNOWN and strict and verdict.severity is not Severity.INFO
 
 
 def _count(number: int, noun: str) -> str:

@@ -72,6 +72,7 @@ def sentence(violation: Violation) -> str:
 def sentences(finding: Finding) -> list[str]:
     """All that there is to say of a verdict beyond its rule: its violations, then why it is excused or undecided."""
     said = [sentence(one) for one in finding.violations]
+    said += [f"fix: {printable(fix)}" for fix in dict.fromkeys(one.fix for one in finding.violations if one.fix)]
     if finding.deviation is not None:
         said.append(f"on record as {finding.deviation.key}: {printable(finding.deviation.why)}")
     elif finding.reason:

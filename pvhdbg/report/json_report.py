@@ -33,7 +33,7 @@ def document(report: Report) -> dict[str, Any]:
         "warnings": list(report.warnings),
         "spec": report.boot.revision.name,
         "strict": report.strict,
-        "verdicts": [_verdict(verdict) for verdict in report.verdicts],
+        "verdicts": [shown_verdict(verdict) for verdict in report.verdicts],
         "summary": {outcome.value: count for outcome, count in report.summary.items()},
         "conclusion": report.conclusion,
         "exit_code": report.exit_code,
@@ -253,14 +253,18 @@ def _rsdp(rsdp: acpi.Rsdp, tables: tuple[acpi.RootTable, ...] | Unread) -> dict[
     }
 
 
-def _verdict(verdict: Verdict) -> dict[str, Any]:
+def shown_verdict(verdict: Verdict) -> dict[str, Any]:
+    """One verdict. A violation has a `fix` where there is a file to change."""
     return {
         "rule": verdict.rule.id,
         "title": verdict.rule.title,
         "severity": verdict.severity.value,
         "outcome": verdict.outcome.value,
         "clause": str(verdict.rule.clause),
-        "violations": [{"at": one.at, "expected": one.expected, "found": one.found} for one in verdict.violations],
+        "violations": [
+            {"at": one.at, "expected": one.expected, "found": one.found, **({"fix": one.fix} if one.fix else {})}
+            for one in verdict.violations
+        ],
         "reason": verdict.reason or None,
         "deviation": verdict.deviation.key if verdict.deviation else None,
     }

@@ -6,30 +6,19 @@ All foreign text passes through `printable`, so that a command line cannot steer
 from __future__ import annotations
 
 from collections.abc import Iterable
-from textwrap import wrap
 
 from pvhdbg.decode import acpi
 from pvhdbg.decode.boot_state import BootState, StartInfo, Text, Unread
 from pvhdbg.decode.text import printable, shorten
 from pvhdbg.model import Segment
-from pvhdbg.report import memory_picture
+from pvhdbg.report import memory_picture, verdict_text
 from pvhdbg.report.document import Report, is_64_bit, mode, register_names
 from pvhdbg.report.style import PLAIN, Style
-from pvhdbg.rules.catalogue import CHAPTERS
-from pvhdbg.rules.declare import Outcome, Rule, Verdict
+from pvhdbg.rules.declare import Rule
 from pvhdbg.spec.start_info import flag_names
 from pvhdbg.spec.x86 import REGISTER_BITS, SYSTEM_TYPES, TYPE_CODE, TYPE_READABLE, TYPE_WRITABLE, bit_names
 
 _LINE = 120  # characters of a guest's string that the report shows; `info` shows all
-_MEANING = {
-    Outcome.PASS: "good",
-    Outcome.FAIL: "bad",
-    Outcome.KNOWN: "warn",
-    Outcome.UNKNOWN: "warn",
-    Outcome.REMARK: "note",
-    Outcome.NOT_APPLICABLE: "dim",
-}
-_WORD = {outcome: outcome.name.replace("NOT_APPLICABLE", "N/A") for outcome in Outcome}
 
 
 def render(report: Report, style: Style = PLAIN) -> str:
@@ -40,9 +29,12 @@ def render(report: Report, style: Style = PLAIN) -> str:
         _titled("Registers", registers(boot), style),
         _titled("Segments", segments(boot), style),
         _titled("start_info", info(boot, style, _LINE), style),
-        _checks(report, style),
+        verdict_text.checks(report.verdicts, f"Checks by {boot.revision.title}", style),
     ]
-    return "\n".join("\n".join(block) + "\n" for block in blocks if block) + "\n" + _summary(report, style) + "\n"
+    other = boot.other_protocol
+    last = verdict_text.conclusion(report.conclusion, report.summary, report.exit_code, style)
+    advice = f"\n{other.advice}" if other is not None else ""
+    return "\n".join("\n".join(block) + "\n" for block in blocks if block) + f"\n{last}{advice}\n"
 
 
 def render_registers(boot: BootState, style: Style = PLAIN) -> str:
@@ -249,75 +241,6 @@ def _modules(start: StartInfo, width: int) -> list[str]:
     if len(start.modules) < start.raw.nr_modules:
         lines.append(f"  │   only the first {len(start.modules)} were looked at")
     return lines
-
-
-# --- the checks ---------------------------------------------------------------------------------------------------
-
-
-def _checks(report: Report, style: Style) -> list[str]:
-    lines = [style("head", f"Checks by {report.boot.revision.title}")]
-    by_rule = {verdict.rule.id: verdict for verdict in report.verdicts}
-    for title, rules in CHAPTERS:
-        verdicts = [by_rule[rule.id] for rule in rules if rule.id in by_rule]
-        if verdicts and not all(v.outcome is Outcome.NOT_APPLICABLE for v in verdicts):
-            lines.append(f"  {title:<16} {_tally(verdicts, style)}")
-    for outcome in (Outcome.FAIL, Outcome.KNOWN, Outcome.REMARK):
-        for verdict in report.verdicts:
-            if verdict.outcome is outcome:
-                lines += _finding(verdict, style)
-    lines += _unknown(report.verdicts, style)
-    lines += [
-        style("note", f"  note: {verdict.rule.id}: {printable(verdict.reason)}")
-        for verdict in report.verdicts
-        if verdict.outcome is Outcome.PASS and verdict.reason
-    ]
-    return lines
-
-
-def _tally(verdicts: list[Verdict], style: Style) -> str:
-    counts = []
-    for outcome in Outcome:
-        number = sum(1 for verdict in verdicts if verdict.outcome is outcome)
-        if number:
-            counts.append(style(_MEANING[outcome], f"{number} {_WORD[outcome]}"))
-    return ", ".join(counts)
-
-
-def _finding(verdict: Verdict, style: Style) -> list[str]:
-    rule = verdict.rule
-    word = style(_MEANING[verdict.outcome], f"{_WORD[verdict.outcome]:<7}")
-    lines = ["", f"{word} {style('head', rule.id)}  {rule.title}  [{verdict.severity.value}]"]
-    lines += [f"        {one.at}: expected {printable(one.expected)}, found {printable(one.found)}" for one in verdict.violations]
-    lines.append(style("dim", f"        {rule.clause}"))
-    if verdict.outcome is Outcome.FAIL:
-        lines += [f"        {line}" for line in rule.why.splitlines()]
-    if verdict.deviation is not None:
-        lines.append(f"        on record as {verdict.deviation.key}: {verdict.deviation.why}")
-        lines.append(style("dim", f"        {verdict.deviation.source}"))
-    elif verdict.reason:
-        lines.append(f"        {printable(verdict.reason)}")
-    return lines
-
-
-def _unknown(verdicts: Iterable[Verdict], style: Style) -> list[str]:
-    """What could not be decided, by reason: one thing that is missing leaves many rules open."""
-    by_reason: dict[str, list[str]] = {}
-    for verdict in verdicts:
-        if verdict.outcome is Outcome.UNKNOWN:
-            by_reason.setdefault(verdict.reason, []).append(verdict.rule.id)
-    lines = []
-    for reason, ids in by_reason.items():
-        lines += ["", f"{style('warn', 'UNKNOWN')} {printable(reason)}"]
-        lines += wrap(", ".join(ids), 112, initial_indent=" " * 8, subsequent_indent=" " * 8, break_on_hyphens=False)
-    return lines
-
-
-def _summary(report: Report, style: Style) -> str:
-    counts = ", ".join(f"{number} {_WORD[outcome]}" for outcome, number in report.summary.items() if number)
-    meaning = "bad" if report.exit_code == 1 else "warn" if report.exit_code else "good"
-    other = report.boot.other_protocol
-    advice = f"\n{other.advice}" if other is not None else ""
-    return f"{style(meaning, report.conclusion)}: {counts} (exit {report.exit_code}){advice}"
 
 
 # --- rules --------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """What a rule is: one declaration from which tests, `explain`, the catalogue page and every report format are read.
 
-A rule's body yields a `Violation` for each thing that is wrong and knows nothing of outcomes. Reading a value that was not
+There are two kinds: one judges a machine at its entry, the other a kernel file before any machine runs it. A rule's body yields a `Violation` for each thing that is wrong and knows nothing of outcomes. Reading a value that was not
 observed raises `Unavailable` inside the body, and asking about a structure that is absent raises `NotApplicable`; `judge`
 alone turns all of it into a `Verdict`. Bodies therefore stay straight lines.
 """
@@ -13,10 +13,13 @@ from enum import Enum
 from inspect import cleandoc
 
 from pvhdbg.decode.boot_state import BootState
+from pvhdbg.decode.kernel_file import KernelFile
 from pvhdbg.model import Unavailable
 from pvhdbg.rules.examples import Example
+from pvhdbg.rules.file_examples import FileExample
 from pvhdbg.spec.deviations import DEVIATIONS, Deviation
 from pvhdbg.spec.documents import Clause
+from pvhdbg.spec.revisions import V1, Revision
 
 
 class Severity(Enum):
@@ -40,12 +43,16 @@ class Outcome(Enum):
 
 @dataclass(frozen=True)
 class Violation:
-    """One departure: where, what the clause wants there, what was found. `severity` only where it is lower than the rule's."""
+    """One departure: where, what the clause wants there, what was found. `severity` only where it is not the rule's own.
+
+    `fix` is what to change, in the words of the tool that made the file; a machine's state has none.
+    """
 
     at: str
     expected: str
     found: str
     severity: Severity | None = None
+    fix: str = ""
 
 
 class NotApplicable(Exception):
@@ -64,22 +71,37 @@ class Verdict:
     deviation: Deviation | None = None
 
 
-Check = Callable[[BootState], Iterator[Violation]]
-
-
 @dataclass(frozen=True)
 class Rule:
-    """A rule of the ABI. `names_protocol` marks the rules that are judged whatever protocol the machine was entered by."""
+    """What both kinds declare. `passes` and `fails` are examples, which are tests as well."""
 
     id: str
     title: str
     clause: Clause
     severity: Severity
     revisions: frozenset[str]
-    check: Check
+    why: str
+
+    def _verdict(self, outcome: Outcome, reason: str = "") -> Verdict:
+        return Verdict(self, outcome, self.severity, reason=reason)
+
+    def _found(self, violations: list[Violation], reason: str = "") -> Verdict:
+        severity = _heaviest(violation.severity or self.severity for violation in violations)
+        outcome = Outcome.REMARK if severity is Severity.INFO else Outcome.FAIL
+        return Verdict(self, outcome, severity, tuple(violations), reason)
+
+
+MachineCheck = Callable[[BootState], Iterator[Violation]]
+FileCheck = Callable[[KernelFile], Iterator[Violation]]
+
+
+@dataclass(frozen=True)
+class MachineRule(Rule):
+    """A rule of the hand-off. `names_protocol` marks the rules that are judged whatever protocol the machine was entered by."""
+
+    check: MachineCheck
     passes: tuple[Example, ...]
     fails: tuple[Example, ...]
-    why: str
     names_protocol: bool = field(default=False)
 
     def judge(self, boot: BootState) -> Verdict:
@@ -101,21 +123,36 @@ class Rule:
         recorded = self._recorded(boot)
         if not violations:
             return self._verdict(Outcome.PASS, reason=_absent(recorded))
-        severity = _heaviest(violation.severity or self.severity for violation in violations)
         deviation = _matching(recorded, violations)
-        if deviation is not None:
-            return Verdict(self, Outcome.KNOWN, severity, tuple(violations), deviation.why, deviation)
-        outcome = Outcome.REMARK if severity is Severity.INFO else Outcome.FAIL
-        return Verdict(self, outcome, severity, tuple(violations), gap)
-
-    def _verdict(self, outcome: Outcome, reason: str = "") -> Verdict:
-        return Verdict(self, outcome, self.severity, reason=reason)
+        if deviation is None:
+            return self._found(violations, gap)
+        severity = _heaviest(violation.severity or self.severity for violation in violations)
+        return Verdict(self, Outcome.KNOWN, severity, tuple(violations), deviation.why, deviation)
 
     def _recorded(self, boot: BootState) -> list[Deviation]:
         if not boot.snapshot.entry.by_vmm:
             return []  # a guest made this entry: the VMM's habits excuse nothing
         vmm, firmware = boot.snapshot.vmm, boot.firmware.name if boot.firmware else None
         return [d for d in DEVIATIONS if d.rule == self.id and d.covers(vmm.name, vmm.release(), firmware)]
+
+
+@dataclass(frozen=True)
+class FileRule(Rule):
+    """A rule of the kernel file, which is judged without a machine."""
+
+    check: FileCheck
+    passes: tuple[FileExample, ...]
+    fails: tuple[FileExample, ...]
+
+    def judge(self, kernel: KernelFile, revision: Revision = V1) -> Verdict:
+        """The verdict on one file. Raises nothing."""
+        if revision.name not in self.revisions:
+            return self._verdict(Outcome.NOT_APPLICABLE, reason=f"{revision} has no such clause")
+        try:
+            violations = list(_bounded(self.check(kernel)))
+        except NotApplicable as absent:
+            return self._verdict(Outcome.NOT_APPLICABLE, reason=str(absent))
+        return self._found(violations) if violations else self._verdict(Outcome.PASS)
 
 
 _MOST_VIOLATIONS = 64  # of one rule: a table of thousands of wrong entries is one finding
@@ -155,12 +192,30 @@ def rule(
     passes: Iterable[Example],
     fails: Iterable[Example],
     names_protocol: bool = False,
-) -> Callable[[Check], Rule]:
+) -> Callable[[MachineCheck], MachineRule]:
     """Make a rule of the function below; its docstring is what `explain` prints. Registers nothing."""
 
-    def declare(check: Check) -> Rule:
+    def declare(check: MachineCheck) -> MachineRule:
         why = cleandoc(check.__doc__ or "")
-        return Rule(id, title, clause, severity, revisions, check, tuple(passes), tuple(fails), why, names_protocol)
+        return MachineRule(id, title, clause, severity, revisions, why, check, tuple(passes), tuple(fails), names_protocol)
+
+    return declare
+
+
+def file_rule(
+    id: str,
+    title: str,
+    *,
+    clause: Clause,
+    severity: Severity,
+    revisions: frozenset[str],
+    passes: Iterable[FileExample],
+    fails: Iterable[FileExample],
+) -> Callable[[FileCheck], FileRule]:
+    """As `rule`, for the kernel file."""
+
+    def declare(check: FileCheck) -> FileRule:
+        return FileRule(id, title, clause, severity, revisions, cleandoc(check.__doc__ or ""), check, tuple(passes), tuple(fails))
 
     return declare
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from pvhdbg.decode.boot_state import BootState
 from pvhdbg.model import Unavailable
-from pvhdbg.rules.declare import Rule, Severity, Violation, rule
+from pvhdbg.rules.declare import MachineRule, Severity, Violation, rule
 from pvhdbg.rules.examples import START_INFO, at_draft_a_entry
 from pvhdbg.rules.segments import not_data, not_flat
 from pvhdbg.spec.documents import DRAFT_A_MAIL, Clause
@@ -125,4 +125,4 @@ def da_a20(boot: BootState) -> Iterator[Violation]:
         yield Violation("A20", "enabled", "disabled")
 
 
-CHAPTER: tuple[Rule, ...] = (da_esi, da_eax, da_magic, da_cr0, da_fsgs, da_a20)
+CHAPTER: tuple[MachineRule, ...] = (da_esi, da_eax, da_magic, da_cr0, da_fsgs, da_a20)

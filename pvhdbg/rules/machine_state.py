@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from pvhdbg.decode.boot_state import BootState
 from pvhdbg.model import Kernel, Unavailable
-from pvhdbg.rules.declare import NotApplicable, Rule, Severity, Violation, rule
+from pvhdbg.rules.declare import MachineRule, NotApplicable, Severity, Violation, rule
 from pvhdbg.rules.examples import ENTRY, at_entry
 from pvhdbg.spec.documents import INTEL_SDM, PVH_PANDOC, QBOOT, START_INFO_H, Clause
 from pvhdbg.spec.revisions import ALL, SHIPPED
@@ -185,7 +185,7 @@ def efer_lma(boot: BootState) -> Iterator[Violation]:
     yield from _bit(boot, "efer", "LMA", 0)
 
 
-def _eflags(name: str, revisions: frozenset[str], words: str, why: str) -> Rule:
+def _eflags(name: str, revisions: frozenset[str], words: str, why: str) -> MachineRule:
     def check(boot: BootState) -> Iterator[Violation]:
         yield from _bit(boot, "eflags", name, 0)
 
@@ -273,6 +273,6 @@ def eax_mb(boot: BootState) -> Iterator[Violation]:
         yield Violation("eax", "unspecified", "0x2badb002, multiboot 1's magic, in a PVH hand-off")
 
 
-CHAPTER: tuple[Rule, ...] = (
+CHAPTER: tuple[MachineRule, ...] = (
     ebx_set, ebx_magic, eip_note, cr0_pe, cr0_pg, cr0_rest, cr0_et, cr4_zero, efer_lma, *EFLAGS_RULES, efl_df, esp, eax_mb,
 )  # fmt: skip

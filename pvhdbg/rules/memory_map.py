@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from pvhdbg.decode.boot_state import MEMORY_MAP_BOUND, BootState, seen
 from pvhdbg.model import Kernel, LoadRange, Unavailable
-from pvhdbg.rules.declare import NotApplicable, Rule, Severity, Violation, rule
+from pvhdbg.rules.declare import MachineRule, NotApplicable, Severity, Violation, rule
 from pvhdbg.rules.examples import RAM_MAP, at_entry
 from pvhdbg.rules.start_info import version_1
 from pvhdbg.spec.documents import LINUX_PVH, START_INFO_H, Clause
@@ -244,6 +244,6 @@ def mm_ram1m(boot: BootState) -> Iterator[Violation]:
     _beyond_bound(boot)
 
 
-CHAPTER: tuple[Rule, ...] = (
+CHAPTER: tuple[MachineRule, ...] = (
     mm_present, mm_paddr, mm_count, mm_type, mm_size0, mm_wrap, mm_reserved, mm_sorted, mm_overlap, mm_ram1m,
 )  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from pvhdbg.decode.boot_state import MODULE_BOUND, TEXT_BOUND, BootState, Module, Unread, seen
 from pvhdbg.model import Unavailable
-from pvhdbg.rules.declare import NotApplicable, Rule, Severity, Violation, rule
+from pvhdbg.rules.declare import MachineRule, NotApplicable, Severity, Violation, rule
 from pvhdbg.rules.examples import at_entry
 from pvhdbg.rules.memory_map import ram_ranges, uncovered
 from pvhdbg.spec.documents import LINUX_PVH, START_INFO_H, Clause
@@ -175,4 +175,4 @@ def mod_reserved(boot: BootState) -> Iterator[Violation]:
     _beyond_bound(boot)
 
 
-CHAPTER: tuple[Rule, ...] = (mod_pair, mod_paddr, mod_size, mod_ram, mod_cmdline, mod_reserved)
+CHAPTER: tuple[MachineRule, ...] = (mod_pair, mod_paddr, mod_size, mod_ram, mod_cmdline, mod_reserved)

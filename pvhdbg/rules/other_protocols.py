@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pvhdbg.decode.boot_state import BootState
-from pvhdbg.rules.declare import Rule, Severity, Violation, rule
+from pvhdbg.rules.declare import MachineRule, Severity, Violation, rule
 from pvhdbg.rules.examples import Example, at_draft_a_entry, at_entry
 from pvhdbg.spec.protocols import SIGNATURES, Signature
 from pvhdbg.spec.revisions import ALL, SHIPPED
@@ -21,7 +21,7 @@ _MATCHING: dict[str, Example] = {
 }
 
 
-def _names(signature: Signature, id: str) -> Rule:
+def _names(signature: Signature, id: str) -> MachineRule:
     def check(boot: BootState) -> Iterator[Violation]:
         if boot.other_protocol is signature:
             registers = ", ".join(f"{name} = {boot.registers[name]:#x}" for name in signature.registers)
@@ -41,4 +41,4 @@ def _names(signature: Signature, id: str) -> Rule:
     )(check)
 
 
-CHAPTER: tuple[Rule, ...] = tuple(_names(signature, signature.rule) for signature in SIGNATURES if signature.rule)
+CHAPTER: tuple[MachineRule, ...] = tuple(_names(signature, signature.rule) for signature in SIGNATURES if signature.rule)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from pvhdbg.decode import acpi
 from pvhdbg.decode.boot_state import BootState, Unread, seen
-from pvhdbg.rules.declare import NotApplicable, Rule, Severity, Violation, rule
+from pvhdbg.rules.declare import MachineRule, NotApplicable, Severity, Violation, rule
 from pvhdbg.rules.examples import RSDP, XSDT, at_entry
 from pvhdbg.spec.documents import ACPI, START_INFO_H, Clause
 from pvhdbg.spec.revisions import SHIPPED
@@ -122,4 +122,4 @@ def rsdp_zero(boot: BootState) -> Iterator[Violation]:
         yield Violation("start_info.rsdp_paddr", "the address of the RSDP", "0x0: not present")
 
 
-CHAPTER: tuple[Rule, ...] = (rsdp_sig, rsdp_cksum, rsdp_align, rsdp_tables, rsdp_zero)
+CHAPTER: tuple[MachineRule, ...] = (rsdp_sig, rsdp_cksum, rsdp_align, rsdp_tables, rsdp_zero)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from pvhdbg.decode.boot_state import BootState
 from pvhdbg.model import Segment
-from pvhdbg.rules.declare import Rule, Severity, Violation, rule
+from pvhdbg.rules.declare import MachineRule, Severity, Violation, rule
 from pvhdbg.rules.examples import at_entry
 from pvhdbg.spec.documents import PVH_PANDOC, Clause
 from pvhdbg.spec.revisions import ALL, SHIPPED, V0
@@ -119,7 +119,7 @@ def _softer(violations: Iterator[Violation], severity: Severity | None) -> Itera
         yield Violation(one.at, one.expected, one.found, severity)
 
 
-def _data_rules(name: str, why: str) -> tuple[Rule, Rule]:
+def _data_rules(name: str, why: str) -> tuple[MachineRule, MachineRule]:
     def flat(boot: BootState) -> Iterator[Violation]:
         yield from _softer(not_flat(name, boot.segments[name]), _below_414(name, boot))
 
@@ -259,4 +259,4 @@ def tr_limit(boot: BootState) -> Iterator[Violation]:
         yield Violation("tr.limit", f"{TSS32_MINIMUM_LIMIT:#x}", f"{limit:#x}")
 
 
-CHAPTER: tuple[Rule, ...] = (cs_flat, cs_type, *DATA_RULES, fsgs, accessed, tr_type, tr_base, tr_limit)
+CHAPTER: tuple[MachineRule, ...] = (cs_flat, cs_type, *DATA_RULES, fsgs, accessed, tr_type, tr_base, tr_limit)

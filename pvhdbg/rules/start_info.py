@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from pvhdbg.decode.boot_state import TEXT_BOUND, BootState, StartInfo, Text, Unread, seen
 from pvhdbg.model import Kernel, LoadRange, Unavailable, Vmm
-from pvhdbg.rules.declare import NotApplicable, Rule, Severity, Violation, rule
+from pvhdbg.rules.declare import MachineRule, NotApplicable, Severity, Violation, rule
 from pvhdbg.rules.examples import START_INFO, at_entry
 from pvhdbg.spec.documents import QEMU_PVH, START_INFO_H, XEN_H, Clause
 from pvhdbg.spec.revisions import ONLY_V1, SHIPPED
@@ -277,7 +277,7 @@ def align(boot: BootState) -> Iterator[Violation]:
             yield Violation(part.name, "8-byte aligned", f"{part.start:#x}")
 
 
-CHAPTER: tuple[Rule, ...] = (
+CHAPTER: tuple[MachineRule, ...] = (
     version_known,
     version_0,
     flags_known,
@@ -287,4 +287,4 @@ CHAPTER: tuple[Rule, ...] = (
     cmdline_ascii,
     cmdline_len_qemu,
 )
-PLACEMENT: tuple[Rule, ...] = (below_4g, overlap, align)
+PLACEMENT: tuple[MachineRule, ...] = (below_4g, overlap, align)

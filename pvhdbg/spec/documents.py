@@ -34,6 +34,9 @@ START_INFO_H = Document(
     "Xen c447b7308b, 2026-08-20",
 )
 ELFNOTE_H = Document("public/elfnote.h", f"{_XEN}xen/include/public/elfnote.h", "Xen c447b7308b, 2026-08-20")
+LIBELF = Document(
+    "xen/common/libelf/libelf-dominfo.c", f"{_XEN}xen/common/libelf/libelf-dominfo.c", "Xen c447b7308b, 2026-08-20"
+)
 XEN_H = Document("public/xen.h", f"{_XEN}xen/include/public/xen.h", "Xen c447b7308b, 2026-08-20")
 DRAFT_A_MAIL = Document(
     "[Draft A] Boot ABI for HVM guests without a device-model",
@@ -49,6 +52,12 @@ LINUX_PVH = Document(
 LINUX_BOOT = Document("Documentation/arch/x86/boot.rst", "https://docs.kernel.org/arch/x86/boot.html", "Linux 6.x")
 FREEBSD_PVH = Document("sys/x86/xen/pv.c", "https://cgit.freebsd.org/src/tree/sys/x86/xen/pv.c", "FreeBSD eb5956fdfb")
 QEMU_PVH = Document("pc-bios/optionrom/pvh_main.c", "https://gitlab.com/qemu-project/qemu", "QEMU d649689a8e")
+QEMU_ELF = Document("include/hw/elf_ops.h.inc", "https://gitlab.com/qemu-project/qemu", "QEMU d649689a8e")
+QEMU_X86 = Document("hw/i386/x86-common.c", "https://gitlab.com/qemu-project/qemu", "QEMU d649689a8e")
+LINUX_LOADER = Document(
+    "src/loader/elf/mod.rs", "https://github.com/rust-vmm/linux-loader/blob/main/src/loader/elf/mod.rs", "linux-loader 0b82095cc5"
+)
+GABI = Document("System V gABI", "https://www.sco.com/developers/gabi/latest/contents.html", "chapters 4 and 5")
 QBOOT = Document("qboot fw_cfg.c", "https://github.com/qemu/qboot/blob/master/fw_cfg.c", "qboot a5300c4")
 MULTIBOOT = Document(
     "Multiboot Specification", "https://www.gnu.org/software/grub/manual/multiboot/multiboot.html", "0.6.96"

@@ -17,6 +17,8 @@ class NoteType(NamedTuple):
     meaning: str
 
 
+PADDR_OFFSET = 4
+GUEST_OS = 6
 PHYS32_ENTRY = 18
 PHYS32_RELOC = 19
 

@@ -166,6 +166,12 @@ class Cli:
                 pass
 
 
+def _accepts(path: str) -> bool:
+    """Whether a unix socket listens (SO_ACCEPTCON); between bind and listen its file is there already."""
+    rows = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
+    return any(row[-1] == path and int(row[3], 16) & 0x10000 for row in rows[1:])
+
+
 class Machine:
     """A QEMU that somebody else started, with a gdbstub on a unix socket and COM1 in a file; it waits at its reset vector."""
 
@@ -184,7 +190,7 @@ class Machine:
         assert self.process.poll() is None, self.process.stderr and self.process.stderr.read()
 
     def _listens(self) -> bool:
-        return os.path.exists(self.socket) or self.port() is not None
+        return _accepts(self.socket) or self.port() is not None
 
     def port(self) -> int | None:
         """The TCP port of its stub: QEMU does not tell which one it got for port 0, the kernel does."""

@@ -108,7 +108,7 @@ def test_an_unknown_rule_names_the_nearest(cli: Cli, option: str) -> None:
 
 
 def test_a_choice_of_no_rule(cli: Cli) -> None:
-    for words in (("--select", ","), ("--ignore=",), ("--select", "PVH", "--ignore", "PVH"), ("--ignore", "PVH,SI,DA")):
+    for words in (("--select", ","), ("--ignore=",), ("--select", "PVH", "--ignore", "PVH"), ("--ignore", "PVH,SI,DA,ELF")):
         cli("check", HELLO, *words).complaint(2, "rule")
 
 

@@ -139,7 +139,8 @@ def test_a_snapshot_is_judged_like_its_machine(cli: Cli, machine: Start) -> None
     ran = cli("snapshot", "save", stub.socket, "--kernel", HELLO, "-o", "a.pvhsnap").ok()
     assert re.fullmatch(r"a\.pvhsnap: \d+ registers and \d+ bytes of memory saved\n", ran.out)
     filed = cli("check", "a.pvhsnap", "--format", "json").ok().json()
-    for key in ("verdicts", "summary", "registers", "segments", "start_info", "vmm", "entry", "protocol", "exit_code"):
+    live["verdicts"] = [one for one in live["verdicts"] if not one["rule"].startswith("ELF-")]  # a snapshot holds no file
+    for key in ("verdicts", "registers", "segments", "start_info", "vmm", "entry", "protocol", "exit_code"):
         assert filed[key] == live[key], key
 
 

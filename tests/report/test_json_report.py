@@ -16,7 +16,7 @@ from pvhdbg.frontends import actions
 from pvhdbg.frontends.verbs import Request
 from pvhdbg.report import json_report
 from pvhdbg.report.document import Report
-from pvhdbg.rules.catalogue import RULES, judge
+from pvhdbg.rules.catalogue import MACHINE_RULES, judge
 from pvhdbg.rules.examples import Example, at_draft_a_entry, at_entry
 from pvhdbg.spec.revisions import DRAFT_A, REVISIONS, V1
 
@@ -36,7 +36,7 @@ def report_of(example: Example, spec: str = "v1") -> Report:
     return Report(boot, judge(boot))
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.id)
+@pytest.mark.parametrize("rule", MACHINE_RULES, ids=lambda rule: rule.id)
 def test_every_example_meets_the_schema(rule: Any) -> None:
     for example in (*rule.passes, *rule.fails):
         for spec in rule.revisions:
@@ -71,7 +71,7 @@ def test_numbers_and_addresses_have_their_forms() -> None:
 
 
 def test_64_bit_registers_have_64_bit_names() -> None:
-    linux64 = next(rule for rule in RULES if rule.id == "PVH-ALT-LINUX64").fails[0]
+    linux64 = next(rule for rule in MACHINE_RULES if rule.id == "PVH-ALT-LINUX64").fails[0]
     document = json_report.document(report_of(linux64))
     assert document["protocol"]["name"] == "linux64"
 

@@ -9,8 +9,8 @@ import pytest
 from pvhdbg.report import text
 from pvhdbg.report.document import Report
 from pvhdbg.report.style import PLAIN, Style
-from pvhdbg.rules.catalogue import CHAPTERS, RULES, judge
-from pvhdbg.rules.declare import Outcome
+from pvhdbg.rules.catalogue import CHAPTERS, MACHINE_RULES, RULES, judge
+from pvhdbg.rules.declare import MachineRule, Outcome
 from pvhdbg.rules.examples import Example, at_entry
 from pvhdbg.spec.revisions import REVISIONS, V1
 from pvhdbg.spec.start_info import MemoryMapEntry
@@ -27,10 +27,10 @@ def test_the_summary_is_the_last_line() -> None:
     assert last.endswith("(exit 0)")
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.id)
-def test_every_finding_is_shown_with_clause_and_values(rule: object) -> None:
-    for example in rule.fails:  # type: ignore[attr-defined]
-        revision = REVISIONS["v1" if "v1" in rule.revisions else "draft-a"]  # type: ignore[attr-defined]
+@pytest.mark.parametrize("rule", MACHINE_RULES, ids=lambda rule: rule.id)
+def test_every_finding_is_shown_with_clause_and_values(rule: MachineRule) -> None:
+    for example in rule.fails:
+        revision = REVISIONS["v1" if "v1" in rule.revisions else "draft-a"]
         boot = example.boot(revision)
         report = Report(boot, judge(boot))
         output = text.render(report)

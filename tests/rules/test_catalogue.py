@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 
 from pvhdbg.errors import BadInput
-from pvhdbg.rules.catalogue import CHAPTERS, RULES, choose, find
-from pvhdbg.rules.declare import Outcome, Rule, Severity, collect
+from pvhdbg.rules.catalogue import CHAPTERS, FILE_RULES, MACHINE_RULES, RULES, choose, find
+from pvhdbg.rules.declare import FileRule, MachineRule, Outcome, Rule, Severity, collect
 from pvhdbg.rules.examples import Example
+from pvhdbg.rules.file_examples import FileExample
 from pvhdbg.spec.deviations import DEVIATIONS
 from pvhdbg.spec.protocols import SIGNATURES
 from pvhdbg.spec.revisions import REVISIONS, Revision
@@ -86,17 +89,30 @@ IDS = [
     "DA-CR0",
     "DA-FSGS",
     "DA-A20",
+    "ELF-NOTE-18",
+    "ELF-NOTE-OWNER",
+    "ELF-NOTE-DESC",
+    "ELF-NOTE-PTNOTE",
+    "ELF-NOTE-PALIGN",
+    "ELF-NOTE-LASTSEG",
+    "ELF-NOTE-UNIQUE",
+    "ELF-ENTRY-RANGE",
+    "ELF-E_ENTRY",
+    "ELF-CLASS",
+    "ELF-MULTIBOOT",
+    "ELF-RELOC",
+    "ELF-PADDR",
 ]
 BY_ID = {rule.id: rule for rule in RULES}
 
 
-def revision_for(rule: Rule) -> Revision:
+def revision_for(rule: MachineRule) -> Revision:
     return REVISIONS["v1"] if "v1" in rule.revisions else REVISIONS["draft-a"]
 
 
-def examples(kind: str) -> list[object]:
+def examples(kind: str, rules: Iterable[Rule] = MACHINE_RULES) -> list[object]:
     return [
-        pytest.param(rule, example, id=f"{rule.id}-{index}") for rule in RULES for index, example in enumerate(getattr(rule, kind))
+        pytest.param(rule, example, id=f"{rule.id}-{index}") for rule in rules for index, example in enumerate(getattr(rule, kind))
     ]
 
 
@@ -109,20 +125,21 @@ def test_every_rule_explains_itself(rule: Rule) -> None:
     assert len(rule.why) > 40
     assert rule.clause.words
     assert rule.clause.document.url.startswith("https://")
+    assert isinstance(rule, MachineRule | FileRule)
     assert rule.passes
     assert rule.fails
     assert rule.revisions
 
 
 @pytest.mark.parametrize(("rule", "example"), examples("passes"))
-def test_passing_examples_pass(rule: Rule, example: Example) -> None:
+def test_passing_examples_pass(rule: MachineRule, example: Example) -> None:
     verdict = rule.judge(example.boot(revision_for(rule)))
     assert verdict.outcome in (Outcome.PASS, Outcome.NOT_APPLICABLE), verdict
     assert not verdict.violations
 
 
 @pytest.mark.parametrize(("rule", "example"), examples("fails"))
-def test_failing_examples_fail(rule: Rule, example: Example) -> None:
+def test_failing_examples_fail(rule: MachineRule, example: Example) -> None:
     verdict = rule.judge(example.boot(revision_for(rule)))
     assert verdict.outcome is (Outcome.REMARK if rule.severity is Severity.INFO else Outcome.FAIL), verdict
     assert verdict.violations
@@ -131,8 +148,24 @@ def test_failing_examples_fail(rule: Rule, example: Example) -> None:
         assert violation.expected != violation.found
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.id)
-def test_every_rule_passes_at_least_one_example_outright(rule: Rule) -> None:
+@pytest.mark.parametrize(("rule", "example"), examples("passes", FILE_RULES))
+def test_passing_files_pass(rule: FileRule, example: FileExample) -> None:
+    verdict = rule.judge(example.kernel())
+    assert verdict.outcome is Outcome.PASS, verdict
+
+
+@pytest.mark.parametrize(("rule", "example"), examples("fails", FILE_RULES))
+def test_failing_files_fail_and_say_what_to_change(rule: FileRule, example: FileExample) -> None:
+    verdict = rule.judge(example.kernel())
+    assert verdict.outcome is (Outcome.REMARK if rule.severity is Severity.INFO else Outcome.FAIL), verdict
+    for violation in verdict.violations:
+        assert violation.at
+        assert violation.expected != violation.found
+        assert violation.fix
+
+
+@pytest.mark.parametrize("rule", MACHINE_RULES, ids=lambda rule: rule.id)
+def test_every_rule_passes_at_least_one_example_outright(rule: MachineRule) -> None:
     outcomes = {rule.judge(example.boot(revision_for(rule))).outcome for example in rule.passes}
     assert Outcome.PASS in outcomes
 
@@ -150,7 +183,7 @@ def test_every_deviation_speaks_of_a_rule_and_gives_evidence() -> None:
 
 
 def test_an_id_declared_twice_is_refused() -> None:
-    with pytest.raises(ValueError, match="PVH-EBX-SET"):
+    with pytest.raises(ValueError, match="ELF-NOTE-18"):
         collect(CHAPTERS[0][1], CHAPTERS[0][1])
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pvhdbg.decode.boot_state import BootState
 from pvhdbg.model import DescriptorTable, Vmm
 from pvhdbg.report.document import Report
-from pvhdbg.rules.catalogue import RULES, judge
+from pvhdbg.rules.catalogue import MACHINE_RULES, judge
 from pvhdbg.rules.declare import Outcome, Severity, Verdict
 from pvhdbg.rules.examples import Example, at_draft_a_entry, at_entry
 from pvhdbg.spec.revisions import DRAFT_A, V0, V1
@@ -54,7 +54,7 @@ def test_a_shipped_hand_off_is_no_draft_a_hand_off() -> None:
 def test_without_hidden_state_the_segment_rules_are_unknown() -> None:
     boot = at_entry(segments=False).boot(V1)
     unknown = outcomes(boot, Outcome.UNKNOWN)
-    assert unknown == {rule.id for rule in RULES if rule.id.split("-")[1] in ("CS", "DS", "ES", "SS", "TR", "FSGS", "SEG")} - {
+    assert unknown == {rule.id for rule in MACHINE_RULES if rule.id.split("-")[1] in ("CS", "DS", "ES", "SS", "TR", "FSGS", "SEG")} - {
         "DA-FSGS"
     }
     assert Report(boot, judge(boot)).exit_code == 0
@@ -82,7 +82,7 @@ def test_a_register_that_was_not_observed_makes_its_rules_unknown(register: str,
 )
 def test_without_start_info_its_rules_are_unknown(changes: dict[str, int]) -> None:
     boot = at_entry(**changes).boot(V1)
-    assert {rule.id for rule in RULES if rule.id.startswith("SI-")} == outcomes(boot, Outcome.UNKNOWN) - {"PVH-EBX-MAGIC"}
+    assert {rule.id for rule in MACHINE_RULES if rule.id.startswith("SI-")} == outcomes(boot, Outcome.UNKNOWN) - {"PVH-EBX-MAGIC"}
     assert Report(boot, judge(boot)).exit_code == 1
 
 
@@ -119,7 +119,7 @@ def test_named_entry_makes_the_note_irrelevant() -> None:
 
 # --- other protocols ----------------------------------------------------------------------------------------------
 
-PROTOCOLS: list[tuple[str, Example]] = [(rule.id, rule.fails[0]) for rule in RULES if rule.names_protocol]
+PROTOCOLS: list[tuple[str, Example]] = [(rule.id, rule.fails[0]) for rule in MACHINE_RULES if rule.names_protocol]
 
 
 @pytest.mark.parametrize(("id", "example"), PROTOCOLS)

@@ -1,0 +1,89 @@
+"""Verdicts as text: a tally of each chapter, then every finding with its clause, why it matters, and what to change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from textwrap import wrap
+
+from pvhdbg.decode.text import printable
+from pvhdbg.report.findings import WORDS, sentence
+from pvhdbg.report.style import Style
+from pvhdbg.rules.catalogue import CHAPTERS
+from pvhdbg.rules.declare import Outcome, Verdict
+
+_MEANING = {
+    Outcome.PASS: "good",
+    Outcome.FAIL: "bad",
+    Outcome.KNOWN: "warn",
+    Outcome.UNKNOWN: "warn",
+    Outcome.REMARK: "note",
+    Outcome.NOT_APPLICABLE: "dim",
+}
+
+
+def checks(verdicts: Sequence[Verdict], title: str, style: Style) -> list[str]:
+    """The tallies and the findings; of rules that passed only what there is to say."""
+    lines = [style("head", title)]
+    by_rule = {verdict.rule.id: verdict for verdict in verdicts}
+    for chapter, rules in CHAPTERS:
+        judged = [by_rule[rule.id] for rule in rules if rule.id in by_rule]
+        if judged and not all(v.outcome is Outcome.NOT_APPLICABLE for v in judged):
+            lines.append(f"  {chapter:<16} {_tally(judged, style)}")
+    for outcome in (Outcome.FAIL, Outcome.KNOWN, Outcome.REMARK):
+        for verdict in verdicts:
+            if verdict.outcome is outcome:
+                lines += _finding(verdict, style)
+    lines += _unknown(verdicts, style)
+    lines += [
+        style("note", f"  note: {verdict.rule.id}: {printable(verdict.reason)}")
+        for verdict in verdicts
+        if verdict.outcome is Outcome.PASS and verdict.reason
+    ]
+    return lines
+
+
+def conclusion(sentence: str, summary: Mapping[Outcome, int], exit_code: int, style: Style) -> str:
+    """The last line: what it amounts to, the counts, the exit code."""
+    counts = ", ".join(f"{number} {WORDS[outcome]}" for outcome, number in summary.items() if number)
+    meaning = "bad" if exit_code == 1 else "warn" if exit_code else "good"
+    return f"{style(meaning, sentence)}: {counts} (exit {exit_code})"
+
+
+def _tally(verdicts: list[Verdict], style: Style) -> str:
+    counts = []
+    for outcome in Outcome:
+        number = sum(1 for verdict in verdicts if verdict.outcome is outcome)
+        if number:
+            counts.append(style(_MEANING[outcome], f"{number} {WORDS[outcome]}"))
+    return ", ".join(counts)
+
+
+def _finding(verdict: Verdict, style: Style) -> list[str]:
+    rule = verdict.rule
+    word = style(_MEANING[verdict.outcome], f"{WORDS[verdict.outcome]:<7}")
+    lines = ["", f"{word} {style('head', rule.id)}  {rule.title}  [{verdict.severity.value}]"]
+    lines += [f"        {sentence(one)}" for one in verdict.violations]
+    lines.append(style("dim", f"        {rule.clause}"))
+    if verdict.outcome is Outcome.FAIL:
+        lines += [f"        {line}" for line in rule.why.splitlines()]
+    if verdict.deviation is not None:
+        lines.append(f"        on record as {verdict.deviation.key}: {verdict.deviation.why}")
+        lines.append(style("dim", f"        {verdict.deviation.source}"))
+    elif verdict.reason:
+        lines.append(f"        {printable(verdict.reason)}")
+    for fix in dict.fromkeys(one.fix for one in verdict.violations if one.fix):
+        lines += wrap(f"fix: {fix}", 128, initial_indent=" " * 8, subsequent_indent=" " * 13, break_long_words=False)
+    return lines
+
+
+def _unknown(verdicts: Iterable[Verdict], style: Style) -> list[str]:
+    """What could not be decided, by reason: one thing that is missing leaves many rules open."""
+    by_reason: dict[str, list[str]] = {}
+    for verdict in verdicts:
+        if verdict.outcome is Outcome.UNKNOWN:
+            by_reason.setdefault(verdict.reason, []).append(verdict.rule.id)
+    lines = []
+    for reason, ids in by_reason.items():
+        lines += ["", f"{style('warn', 'UNKNOWN')} {printable(reason)}"]
+        lines += wrap(", ".join(ids), 112, initial_indent=" " * 8, subsequent_indent=" " * 8, break_on_hyphens=False)
+    return lines

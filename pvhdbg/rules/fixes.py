@@ -1,0 +1,96 @@
+"""What to change in a kernel file, in the words of the tool that made it.
+
+A fix is written for GNU ld at least, whose words are also given for a file that bears no signature; lld, Rust and Zig have
+their own where theirs differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from pvhdbg.decode.kernel_file import KernelFile
+from pvhdbg.decode.toolchain import Tool, maker
+
+Fix = Mapping[Tool, str]
+
+
+def fix(gnu_ld: str, *, lld: str = "", rust: str = "", zig: str = "", linux: str = "") -> Fix:
+    """Declare a fix. What has no words of its own takes those of the linker that it calls: Rust and Zig lld's, lld GNU ld's."""
+    lld = lld or gnu_ld
+    words = {Tool.GNU_LD: gnu_ld, Tool.LLD: lld, Tool.RUST: rust or lld, Tool.ZIG: zig or lld, Tool.LINUX: linux or gnu_ld}
+    return MappingProxyType(words)
+
+
+def words(chosen: Fix, kernel: KernelFile) -> str:
+    """The fix for the tool that made `kernel`, with the tool's name in front where the file tells it."""
+    tool = maker(kernel)
+    return f"{tool.value}: {chosen[tool]}" if tool is not None else chosen[Tool.GNU_LD]
+
+
+_ASM = '.pushsection .note.Xen, "a", @note; .p2align 2; .long 4, 4, 18; .asciz "Xen"; .long ENTRY; .popsection'
+_SCRIPT = "PHDRS { text PT_LOAD; note PT_NOTE; } and .note.Xen : { KEEP(*(.note.Xen)) } :text :note"
+_RUST = (
+    '#[used] #[link_section = ".note.Xen"] static NOTE: Note = Note(4, 8, 18, *b"Xen\\0", entry), with '
+    "#[repr(C, packed(4))] struct Note(u32, u32, u32, [u8; 4], unsafe extern \"C\" fn() -> !)"
+)
+_ZIG = (
+    'export const note linksection(".note.Xen") = extern struct { namesz: u32 = 4, descsz: u32 = 4, type: u32 = 18, '
+    'name: [4]u8 = "Xen\\x00".*, entry: u32 }'
+)
+
+ADD_NOTE = fix(
+    f"{_ASM}, and in the linker script {_SCRIPT}",
+    lld=f"{_ASM}; lld makes a PT_NOTE by itself unless the linker script has PHDRS: then add {_SCRIPT}",
+    rust=f"{_RUST}; with a linker script that has PHDRS add {_SCRIPT} (-C link-arg=-Tlink.ld)",
+    zig=f"{_ZIG}; with a linker script that has PHDRS add {_SCRIPT}",
+    linux="CONFIG_PVH=y (Processor type and features, Linux guest support, Support for running PVH guests)",
+)
+COVER_NOTE = fix(
+    f"{_SCRIPT}: a section alone is not seen by loaders",
+    rust=f"in the linker script (-C link-arg=-Tlink.ld) {_SCRIPT}",
+    linux="link with the kernel's own linker script, which has `note PT_NOTE FLAGS(0)`, and do not strip program headers",
+)
+OWN_NOTE = fix(
+    f'the owner is "Xen" with its NUL, n_namesz 4: {_ASM}',
+    rust=f"the owner is b\"Xen\\0\", n_namesz 4: {_RUST}",
+    zig=f"the owner is \"Xen\\x00\", n_namesz 4: {_ZIG}",
+)
+DESCRIBE_ENTRY = fix(
+    f"n_descsz is 4 and the descriptor the entry's physical address: {_ASM} (for a higher-half kernel .long ENTRY - VIRT_BASE)",
+    rust=f"the descriptor is the entry's physical address: {_RUST}",
+)
+ALIGN_NOTE = fix(
+    "p_align 8 comes from .note.gnu.property: /DISCARD/ : { *(.note.gnu.property) } in the linker script, or "
+    "objcopy --remove-section .note.gnu.property on the object files (assembler: -Wa,-mx86-used-note=no); an alignment of 0 "
+    "or another one is set where the headers are written",
+    rust="/DISCARD/ : { *(.note.gnu.property) } in the linker script, and #[repr(C, packed(4))] on the note's struct",
+    linux="objcopy --remove-section .note.gnu.property on the object files, as arch/x86/kernel/vmlinux.lds.S discards it",
+)
+LAST_NOTE = fix(
+    "list the PT_NOTE of .note.Xen last in PHDRS, or put all notes into one: .notes : { KEEP(*(.note.Xen)) *(.note.*) } :text :note",
+)
+ONE_NOTE = fix(
+    "remove all but one: KEEP(*(.note.Xen)) once in the linker script, and objcopy --remove-section for the others",
+    rust="link one crate only that declares .note.Xen",
+)
+PLACE_ENTRY = fix(
+    "the note holds the physical address: subtract the offset between p_vaddr and p_paddr (.long ENTRY - VIRT_BASE), and keep the "
+    "entry's section: KEEP(*(.text.pvh))",
+    linux="keep .head.text in its segment: do not relink vmlinux by hand",
+)
+RAISE_ENTRY = fix(
+    "ENTRY(symbol) in the linker script (or -e): a physical address from 1 MiB on, such as the PVH entry's own",
+    rust="-C link-arg=-e -C link-arg=SYMBOL with a physical address from 1 MiB on, such as the PVH entry's own",
+)
+WIDEN = fix(
+    "OUTPUT_FORMAT(elf64-x86-64), or objcopy -I elf32-i386 -O elf64-x86-64: the code stays 32-bit",
+    rust="build for a x86_64 target; the entry itself is 32-bit code in global_asm!",
+)
+HIDE_MULTIBOOT = fix(
+    "place the multiboot header after the first 8 KiB of the file for a build that is to boot by PVH, or leave it out",
+)
+RELOCATE = fix("the note holds up to three 32-bit numbers: alignment (a power of two), lowest start, highest end")
+LOAD_PHYSICALLY = fix(
+    "give p_paddr the physical address: .text : AT(ADDR(.text) - VIRT_BASE) in the linker script; PADDR_OFFSET is for PV only",
+)
