@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from pvhdbg.decode import elf as elf_format
 from pvhdbg.decode.boot_headers import is_efi, linux_setup, payload_range
-from pvhdbg.decode.container import Container
+from pvhdbg.decode.container import HEAD_SIZE, Container
 from pvhdbg.errors import BadInput, NotBootable, PvhdbgError
 from pvhdbg.model import Kernel
 from pvhdbg.spec.linux_boot import PAYLOAD_SINCE, SetupHeader
@@ -94,7 +94,7 @@ class KernelImage:
 
     def not_bootable(self) -> NotBootable:
         """Why it has no usable PVH entry, or none that QEMU finds, as an error to raise."""
-        from pvhdbg.decode.pvh_note import why_not
+        from pvhdbg.loaders.why_not import why_not
 
         return why_not(self.file())
 
@@ -244,10 +244,10 @@ def _payload(view: memoryview, path: str) -> tuple[Container, memoryview | None]
     setup = linux_setup(view)
     if setup is not None:
         kind, payload = _bzimage(view, setup, path)
-        return Container(kind, setup, is_efi(view), len(view)), payload
+        return Container(kind, setup, is_efi(view), len(view), bytes(view[:HEAD_SIZE])), payload
     outer = compression(head)
     if outer is not None:
-        return Container(outer, size=len(view)), view[:]
+        return Container(outer, size=len(view), head=bytes(view[:HEAD_SIZE])), view[:]
     raise _foreign(head, path)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pvhdbg.spec.linux_boot import SetupHeader
+
+HEAD_SIZE = 8192  # QEMU looks at no more, and passes so much on
 
 
 @dataclass(frozen=True)
@@ -15,3 +17,4 @@ class Container:
     setup: SetupHeader | None = None
     efi: bool = False
     size: int = 0  # bytes
+    head: bytes = field(repr=False, default=b"")  # its first HEAD_SIZE bytes, where it is not the ELF itself

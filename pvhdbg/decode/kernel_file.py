@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from pvhdbg.decode import boot_headers, notes
 from pvhdbg.decode.boot_headers import Multiboot
-from pvhdbg.decode.container import Container
+from pvhdbg.decode.container import HEAD_SIZE, Container
 from pvhdbg.decode.elf import Buffer, ElfFile, PhysEntry, entry_notes, parse, phys32_entry, sections
 from pvhdbg.decode.notes import Note, Span
 from pvhdbg.decode.text import printable
@@ -49,6 +49,11 @@ class KernelFile:
     legacy: str | None = None
     made_by: tuple[str, ...] = ()
     damage: str = ""  # what could not be read of the section headers, which no loader needs
+
+    @property
+    def head(self) -> bytes:
+        """The beginning of the file as it was given, packed or not: up to 8 KiB."""
+        return bytes(self.data[:HEAD_SIZE]) if self.container.compression is None else self.container.head
 
     @property
     def entry_notes(self) -> tuple[Note, ...]:

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from pvhdbg.decode import boot_headers, elf
 from pvhdbg.decode.kernel_file import survey
-from pvhdbg.decode.pvh_note import why_not
 from pvhdbg.errors import BadInput, NotBootable
+from pvhdbg.loaders.why_not import why_not
 from pvhdbg.spec.elf_notes import PHYS32_ENTRY, XEN_NOTES
 
 GOOD = ElfSpec().encode()

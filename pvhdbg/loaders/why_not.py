@@ -1,36 +1,16 @@
-"""Why a kernel has no usable PVH entry: what was found in the note's place, and what QEMU makes of it.
-
-QEMU's search is that of include/hw/elf_ops.h and read_pvh_start_addr in hw/i386/x86.c, 4.0 to 10.0: any owner, any size,
-padded by p_align, the first note of type 18 in a segment, the last segment that has one.
-"""
+"""Why a kernel has no usable PVH entry: what was found in the note's place, and what QEMU makes of it."""
 
 from __future__ import annotations
 
-from pvhdbg.decode import notes
-from pvhdbg.decode.elf import Buffer, ElfFile
 from pvhdbg.decode.kernel_file import KernelFile
 from pvhdbg.decode.text import printable
 from pvhdbg.errors import NotBootable
-from pvhdbg.spec.elf import EM_X86_64, PT_NOTE
+from pvhdbg.loaders.loading import MULTIBOOT1
+from pvhdbg.loaders.qemu import QEMU
+from pvhdbg.spec.elf import PT_NOTE
 from pvhdbg.spec.elf_notes import PHYS32_ENTRY
 
-REFUSED = "QEMU refuses it: “Error loading uncompressed kernel without PVH ELF Note”"
 _OWNER_BOUND = 64
-
-
-def qemu_entry(data: Buffer, elf: ElfFile) -> int | None:
-    """Where QEMU would enter the kernel by PVH; None when it would not. Raises ZeroDivisionError where QEMU does (SIGFPE)."""
-    width = 8 if elf.bits == 64 else 4  # whatever the descriptor's size says
-    entry = 0
-    for span in elf.note_spans:
-        padding = notes.by_lengths(span.align)
-        for count, place in enumerate(notes.walk(data, span, padding)):
-            if place.head.n_type == PHYS32_ENTRY:
-                entry = int.from_bytes(bytes(data[place.desc : place.desc + width]), "little") & 0xFFFFFFFF
-                break
-            if count > notes.COUNT_BOUND:
-                break
-    return entry or None
 
 
 def why_not(kernel: KernelFile) -> NotBootable:
@@ -76,14 +56,14 @@ def _found(kernel: KernelFile) -> tuple[str, str]:
 
 
 def _qemu(kernel: KernelFile) -> str:
-    if kernel.multiboot1 is not None:
-        if kernel.elf.header.e_machine == EM_X86_64:
-            return "It has a multiboot header, too: QEMU refuses it with “Cannot load x86-64 image, give a 32bit one.”"
+    loading = QEMU.load(kernel)
+    if loading.crash is not None:
+        return loading.crash
+    if loading.undefined is not None:
+        return f"What QEMU does is chance: {loading.undefined}"
+    if loading.refusal is not None:
+        also = "It has a multiboot header, too: " if kernel.multiboot1 is not None else ""
+        return f"{also}QEMU refuses it{' with' if also else ':'} “{loading.refusal}”"
+    if loading.protocol == MULTIBOOT1:
         return "QEMU boots it by its multiboot header"
-    try:
-        entry = qemu_entry(kernel.data, kernel.elf)
-    except ZeroDivisionError:
-        return "QEMU is killed by it (SIGFPE): it divides by the p_align 0 of a PT_NOTE"
-    if entry is None:
-        return REFUSED
-    return f"QEMU, which looks at neither owner nor size of a note, enters it at {entry:#x} all the same"
+    return f"QEMU, which looks at neither owner nor size of a note, enters it at {loading.entry:#x} all the same"

@@ -1,0 +1,150 @@
+"""What a simulated loader answers: where and how it would enter the kernel, or how it refuses, with the reasons.
+
+A value that depends on the run (command line, initrd, RAM) is computed from `Boot`; what that does not say is None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pvhdbg.decode.kernel_file import KernelFile
+
+# Values of Loading.protocol: pvh, and the keys of spec.protocols for the others.
+PVH, MULTIBOOT1, LINUX16, LINUX32, LINUX64 = "pvh", "multiboot1", "linux16", "linux32", "linux64"
+MODE_BITS = {PVH: 32, MULTIBOOT1: 32, LINUX16: 16, LINUX32: 32, LINUX64: 64}
+
+
+@dataclass(frozen=True)
+class Quirk:
+    """Something that this loader does and others do not, which decided or may surprise; `source` is file and function."""
+
+    text: str
+    source: str
+
+
+@dataclass(frozen=True)
+class FwCfgItem:
+    """An item of QEMU's fw_cfg (names without FW_CFG_): its number or bytes, None where only the run decides; size in bytes."""
+
+    name: str
+    value: int | bytes | None
+    size: int | None = None
+
+
+@dataclass(frozen=True)
+class Boot:
+    """What a run adds to the file. Sizes are in bytes.
+
+    `memory` is the machine's RAM. QEMU alone looks at `machine` ("pc", "q35", "microvm"), at the paths, which it copies into
+    multiboot's command line, and (the RFC) at `device_memory`: base and size of the hotplug area.
+    """
+
+    command_line: bytes = b""
+    initrd_size: int = 0
+    memory: int | None = None
+    machine: str | None = None
+    kernel_path: bytes | None = None
+    initrd_path: bytes | None = None
+    device_memory: tuple[int, int] | None = None
+
+
+NOTHING_SAID = Boot()
+
+
+@dataclass(frozen=True)
+class Loading:
+    """One loader's answer. At most one of `protocol`, `refusal`, `undefined` and `crash` is there.
+
+    `entry` is the physical address (virtual for linux64, which is entered with an identity map), `bits` the CPU's mode there.
+    `refusal` is the VMM's own message with its values; `undefined` says why bytes outside the file decide; `crash` why the
+    VMM itself dies.
+    """
+
+    loader: str
+    protocol: str | None = None
+    entry: int | None = None
+    refusal: str | None = None
+    undefined: str | None = None
+    crash: str | None = None
+    quirks: tuple[Quirk, ...] = ()
+    fw_cfg: tuple[FwCfgItem, ...] = ()
+
+    @property
+    def bits(self) -> int | None:
+        return None if self.protocol is None else MODE_BITS[self.protocol]
+
+    @property
+    def enters(self) -> bool:
+        """Whether the guest is entered at all, by whatever protocol."""
+        return self.protocol is not None
+
+
+# --- how the simulators are written ---------------------------------------------------------------------------------
+
+
+class Ended(Exception):
+    """The loader goes no further. Its words are those of the field of `Loading` that the subclass is named after."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__(words)
+        self.words = words
+
+    def under(self, kind: type[Ended]) -> str | None:
+        return self.words if isinstance(self, kind) else None
+
+
+class Refused(Ended):
+    """Loading.refusal"""
+
+
+class Undefined(Ended):
+    """Loading.undefined"""
+
+
+class Crashed(Ended):
+    """Loading.crash"""
+
+
+@dataclass
+class Attempt:
+    """What a simulator finds on its way."""
+
+    kernel: KernelFile
+    boot: Boot
+    quirks: list[Quirk] = field(default_factory=list)
+    fw_cfg: list[FwCfgItem] = field(default_factory=list)
+
+    def remark(self, text: str, source: str) -> None:
+        """Note a quirk, once."""
+        quirk = Quirk(text, source)
+        if quirk not in self.quirks:
+            self.quirks.append(quirk)
+
+
+@dataclass(frozen=True)
+class Loader:
+    """A loader: its `name` on the command line, its `title` in prose, what was read (`source`), and its simulator.
+
+    The simulator returns protocol and entry, or raises `Ended`.
+    """
+
+    name: str
+    title: str
+    source: str
+    enter: Callable[[Attempt], tuple[str, int | None]]
+
+    def load(self, kernel: KernelFile, boot: Boot = NOTHING_SAID) -> Loading:
+        """What it would do with this file. Never raises."""
+        attempt = Attempt(kernel, boot)
+        try:
+            protocol, entry = self.enter(attempt)
+        except Ended as end:
+            return Loading(
+                self.name,
+                refusal=end.under(Refused),
+                undefined=end.under(Undefined),
+                crash=end.under(Crashed),
+                quirks=tuple(attempt.quirks),
+            )
+        return Loading(self.name, protocol, entry, quirks=tuple(attempt.quirks), fw_cfg=tuple(attempt.fw_cfg))

@@ -1,0 +1,193 @@
+"""QEMU's ELF loader: where segments go, which note is found, and what it takes for an overlap.
+
+Source: include/hw/elf_ops.h(.inc) and hw/core/loader.c. Since 4.2 the file is mapped whole, so that a search that runs past
+a note segment goes on through the file; nothing limits it but a "note" that is longer than the whole segment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from pvhdbg.decode.elf import Buffer
+from pvhdbg.decode.notes import Span
+from pvhdbg.loaders.loading import Attempt, Crashed, Refused, Undefined
+from pvhdbg.spec.elf import PF_X, PT_LOAD, PT_NOTE, NoteHeader
+from pvhdbg.spec.elf_notes import PHYS32_ENTRY
+
+OPS = "include/hw/elf_ops.h.inc load_elf"
+FIND = "include/hw/elf_ops.h.inc get_elf_note_type"
+ROMS = "hw/core/loader.c rom_check_and_register_reset"
+FAILED = "Error while loading elf kernel"
+OVERLAP = "Some ROM regions are overlapping"
+
+_PAGE = 4096
+_HEAD = NoteHeader.sizeof()
+_TYPE = NoteHeader.offset_of("n_type")
+_STEPS_BOUND = 1 << 16
+_ZEROS = 1 << 16  # bytes that are looked at at once for a run of zeros
+_U64 = (1 << 64) - 1
+_FIRMWARE = 0xFFFC0000  # SeaBIOS; qboot and others are smaller, OVMF lies in flash
+
+
+class Rom(NamedTuple):
+    """A piece of the kernel in guest memory: program header, address, bytes from the file, bytes in memory."""
+
+    header: int
+    start: int
+    data: int
+    size: int
+
+    @property
+    def end(self) -> int:
+        return self.start + self.size & _U64
+
+
+@dataclass(frozen=True)
+class NoteReader:
+    """How one QEMU reads notes: whether the file goes on behind a segment, and the width of an ELF32's descriptor."""
+
+    mapped: bool = True
+    width32: int = 4
+
+
+@dataclass(frozen=True)
+class Image:
+    """A loaded ELF: pieces in order of address, lowest and highest address, e_entry as physical, what the note gave (0: nothing)."""
+
+    roms: tuple[Rom, ...]
+    low: int
+    high: int
+    entry: int
+    note: int
+
+
+def load_elf(attempt: Attempt, notes: NoteReader | None) -> Image:
+    """Load the file; without a note reader, PT_NOTEs are passed over. Raises what ends QEMU."""
+    elf, data = attempt.kernel.elf, attempt.kernel.data
+    spans = {span.holder: span for span in elf.note_spans}
+    roms: list[Rom] = []
+    low, high, total, note = _U64, 0, 0, 0
+    entry = elf.header.e_entry
+    for index, segment in enumerate(elf.segments):
+        if segment.p_type == PT_LOAD:
+            if segment.p_filesz > segment.p_memsz:
+                attempt.remark(f"program header {index} has more bytes in the file than in memory", OPS)
+                raise Refused(FAILED)
+            size = _memory_size(attempt, index)
+            if segment.p_vaddr != segment.p_paddr and segment.p_flags & PF_X:
+                offset = elf.header.e_entry - segment.p_vaddr
+                if 0 <= offset < segment.p_filesz:
+                    entry = offset + segment.p_paddr & _U64
+            if size:
+                roms.append(Rom(index, segment.p_paddr, segment.p_filesz, size))
+            total += size
+            low, high = min(low, segment.p_paddr), max(high, segment.p_paddr + size & _U64)
+        elif segment.p_type == PT_NOTE and notes is not None and index in spans:
+            found = _Search(attempt, data, spans[index], elf.bits, notes).value()
+            note = note if found is None else found
+    if total >> 31 & 1:  # the size comes back as a signed int
+        attempt.remark(f"the segments take {total:#x} bytes together, which as an int is negative", "hw/i386/x86.c load_elfboot")
+        raise Refused(FAILED)
+    return Image(tuple(sorted(roms, key=lambda rom: rom.start)), low, high, entry, note)
+
+
+def _memory_size(attempt: Attempt, index: int) -> int:
+    """The memory size of a PT_LOAD, cut to what the file has where its zeros would overlap another segment."""
+    elf = attempt.kernel.elf
+    mask = (1 << elf.bits) - 1
+    segment = elf.segments[index]
+    start, end = segment.p_paddr + segment.p_filesz & mask, segment.p_paddr + segment.p_memsz & mask
+    if segment.p_memsz > segment.p_filesz:
+        for other, one in enumerate(elf.segments):
+            if other == index or one.p_type != PT_LOAD:
+                continue
+            if not (one.p_paddr >= end or start >= one.p_paddr + one.p_memsz & mask):
+                attempt.remark(f"the zeros behind program header {index} overlap program header {other} and are left out", OPS)
+                return segment.p_filesz
+    return segment.p_memsz
+
+
+def check_overlaps(attempt: Attempt, roms: Iterable[Rom]) -> None:
+    """What QEMU finds when the machine is complete: pieces of the kernel, in order of address, may not overlap."""
+    last: Rom | None = None
+    wrong = False
+    for rom in roms:
+        if last is not None and last.end > rom.start:
+            wrong = True
+            attempt.remark(
+                f"program headers {last.header} ({last.start:#x} to {last.end:#x}) and {rom.header} ({rom.start:#x} to {rom.end:#x}) overlap",
+                ROMS,
+            )
+        last = rom
+    if wrong:
+        raise Refused(OVERLAP)
+    for rom in roms:
+        if rom.start < 1 << 32 and rom.start + rom.size > _FIRMWARE:
+            raise Undefined(f"program header {rom.header} goes to {rom.start:#x}, where the firmware lies: its size decides")
+
+
+class _Search:
+    """The search for a note of type 18 in one PT_NOTE, with the arithmetic of the ELF's class."""
+
+    def __init__(self, attempt: Attempt, data: Buffer, span: Span, bits: int, reader: NoteReader) -> None:
+        self.attempt, self.data, self.span = attempt, data, span
+        self.mask = (1 << bits) - 1
+        self.width = 8 if bits == 64 else reader.width32
+        self.limit = -(-len(data) // _PAGE) * _PAGE if reader.mapped else span.end
+        self.size = span.end - span.start
+
+    def value(self) -> int | None:
+        """The number that is read for the descriptor; None where nothing is found."""
+        at = self._note()
+        if at is None:
+            return None
+        namesz, descsz = self._number(at, 4), self._number(at + 4, 4)
+        desc = at + _HEAD + self._padded(namesz)
+        value = self._number(desc, 4)
+        if self.width > 4 and (desc + self.width <= self.limit or not value):  # the high half is cut off later
+            value = self._number(desc, self.width)
+        if at + _HEAD > self.span.end:
+            self._remark(f"the “note” that it finds lies at file offset {at:#x}, behind the note segment")
+        elif desc + self.width > self.span.end and desc + 4 > self.span.end:
+            self._remark(f"it reads the entry at file offset {desc:#x}, which is not in the note segment")
+        elif descsz >= 8 and value >> 32:
+            self._remark(f"the note is read as 64 bits, {value:#x}, and cut to 32")
+        elif descsz < 4:
+            self._remark(f"it reads {self.width} bytes at file offset {desc:#x}, of which the note has {descsz}")
+        return value
+
+    def _note(self) -> int | None:
+        at = self.span.start
+        for _ in range(_STEPS_BOUND):
+            if self._number(at + _TYPE, 4) == PHYS32_ENTRY:
+                return at
+            step = _HEAD + self._padded(self._number(at, 4)) + self._padded(self._number(at + 4, 4)) & self.mask
+            if step > self.size:
+                return None
+            if not step:
+                raise Crashed(f"QEMU hangs: the lengths of the note at file offset {at:#x} add up to 0 in 32 bits")
+            at += max(step, self._zeros(at)) if step == _HEAD else step
+        raise Undefined(f"it walks through more than {_STEPS_BOUND} “notes”, far behind the note segment")
+
+    def _zeros(self, at: int) -> int:
+        """Bytes of whole empty "notes" from `at` on, so that a run of zeros is one step."""
+        piece = bytes(self.data[at : at + _ZEROS])
+        return (len(piece) - len(piece.lstrip(b"\0"))) // _HEAD * _HEAD
+
+    def _padded(self, length: int) -> int:
+        if not self.span.align:
+            self._remark("the PT_NOTE has p_align 0, by which QEMU divides")
+            raise Crashed("QEMU is killed by SIGFPE: it divides by the p_align 0 of a PT_NOTE")
+        align = self.span.align
+        return (length + align - 1 & self.mask) // align * align & self.mask
+
+    def _number(self, at: int, size: int) -> int:
+        if at + size > self.limit:
+            where = "the file" if self.limit > self.span.end else "the note segment"
+            raise Undefined(f"QEMU reads at file offset {at:#x}, behind the end of {where}: what lies there in its memory decides")
+        return int.from_bytes(bytes(self.data[at : at + size]), "little")  # the last page of a mapping ends in zeros
+
+    def _remark(self, text: str) -> None:
+        self.attempt.remark(text, FIND)

@@ -1,0 +1,41 @@
+"""The items of fw_cfg that QEMU's loaders have in common (docs/specs/fw_cfg.rst; include/standard-headers/linux/qemu_fw_cfg.h)."""
+
+from __future__ import annotations
+
+from pvhdbg.loaders.loading import Attempt, Boot, FwCfgItem, Refused
+
+_BELOW_4G = 0x80000000  # up to here every machine type has all its RAM below 4 GiB
+_ACPI_DATA = {"pc": 0x28000, "q35": 0x28000, "microvm": 0}  # bytes at the top of RAM that the initrd keeps off
+
+
+def number(name: str, value: int | None) -> FwCfgItem:
+    """An item of 32 bits."""
+    return FwCfgItem(name, None if value is None else value & 0xFFFFFFFF, 4)
+
+
+def command_line(boot: Boot) -> list[FwCfgItem]:
+    """CMDLINE_SIZE and CMDLINE_DATA, its NUL included."""
+    data = boot.command_line + b"\0"
+    return [number("CMDLINE_SIZE", len(data)), FwCfgItem("CMDLINE_DATA", data, len(data))]
+
+
+def initrd(attempt: Attempt, highest: int | None = None) -> list[FwCfgItem]:
+    """INITRD_*: at the top of RAM below 4 GiB, and not above `highest`; nothing without an initrd. Raises Refused."""
+    boot = attempt.boot
+    if not boot.initrd_size:
+        return []
+    return [
+        number("INITRD_ADDR", _initrd_address(boot, highest)),
+        number("INITRD_SIZE", boot.initrd_size),
+        FwCfgItem("INITRD_DATA", None, boot.initrd_size),
+    ]
+
+
+def _initrd_address(boot: Boot, highest: int | None) -> int | None:
+    if boot.memory is None or boot.memory > _BELOW_4G or boot.machine not in _ACPI_DATA:
+        return None
+    top = boot.memory - _ACPI_DATA[boot.machine] - 1
+    top = top if highest is None else min(top, highest)
+    if boot.initrd_size >= top:
+        raise Refused(f"qemu: initrd is too large, cannot support.(max: {top}, need {boot.initrd_size})")
+    return top - boot.initrd_size & ~0xFFF

@@ -1,0 +1,145 @@
+"""QEMU's multiboot 1 loader, which its -kernel tries before the PVH note. Source: hw/i386/multiboot.c load_multiboot."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from pvhdbg.decode.boot_headers import MULTIBOOT1 as MAGIC
+from pvhdbg.loaders.loading import MULTIBOOT1, Attempt, Crashed, FwCfgItem, Refused, Undefined
+from pvhdbg.loaders.qemu_elf import Image, Rom, check_overlaps, load_elf
+from pvhdbg.spec.elf import EM_X86_64
+
+_SOURCE = "hw/i386/multiboot.c load_multiboot"
+_SEARCH = 8192 - 48  # a header is 12 words long at most
+_VIDEO, _ADDRESSES = 1 << 2, 1 << 16
+_INFO, _INFO_SIZE = 0x9500, 88
+_MODULE = 16
+_NAME = b"qemu"
+_PAGE = 4096
+_U32, _U64 = (1 << 32) - 1, (1 << 64) - 1
+
+
+class Header(NamedTuple):
+    """A multiboot header: file offset, flags, and the five address fields (0 where the file ends before them)."""
+
+    offset: int
+    flags: int
+    header_addr: int
+    load_addr: int
+    load_end_addr: int
+    bss_end_addr: int
+    entry_addr: int
+
+
+def find(head: bytes) -> Header | None:
+    """The first header with a right checksum in the first 8 KiB."""
+    magic = MAGIC.to_bytes(4, "little")
+    at = -1
+    while 0 <= (at := head.find(magic, at + 1)) < _SEARCH:
+        if at % 4 or at + 12 > len(head):
+            continue
+        words = [int.from_bytes(head[at + 4 * index : at + 4 * index + 4], "little") for index in range(8)]
+        if not sum(words[:3]) & _U32:
+            return Header(at, words[1], *words[3:])
+    return None
+
+
+def enter(attempt: Attempt, header: Header) -> tuple[str, int | None]:
+    """Load by the header. Raises what ends QEMU."""
+    if header.flags & _VIDEO:
+        attempt.remark("multiboot knows VBE. we don't (a warning; the kernel is entered in text mode)", _SOURCE)
+    if header.flags & _ADDRESSES:
+        attempt.remark("the multiboot header says where to load, and the ELF headers are not looked at", _SOURCE)
+        load, size, entry = _addresses(attempt, header)
+        roms: tuple[Rom, ...] = ()
+    else:
+        if attempt.kernel.elf.header.e_machine == EM_X86_64:
+            raise Refused("Cannot load x86-64 image, give a 32bit one.")
+        image = load_elf(attempt, None)
+        load, size, entry = image.low & _U32, image.high - image.low & _U32, image.entry & _U32
+        _copy(image, load, size)
+        roms = image.roms
+    _fill(attempt, load, size, entry)
+    check_overlaps(attempt, roms)
+    return MULTIBOOT1, entry
+
+
+def _addresses(attempt: Attempt, header: Header) -> tuple[int, int, int]:
+    """Load address, size in memory and entry of a header that has them."""
+    if header.offset + 32 > len(attempt.kernel.head):
+        raise Undefined("the file ends within the multiboot header: what lies behind it in QEMU's memory decides")
+    file_size = attempt.kernel.container.size
+    before = header.header_addr - header.load_addr
+    if before < 0:
+        raise Refused("invalid load_addr address")
+    if before > header.offset:
+        raise Refused("invalid header_addr address")
+    offset = header.offset - before
+    if header.load_end_addr:
+        if header.load_end_addr < header.load_addr:
+            raise Refused("invalid load_end_addr address")
+        loaded = header.load_end_addr - header.load_addr
+    else:
+        loaded = file_size - offset
+    if loaded > _U32 - header.load_addr:
+        raise Refused("kernel does not fit in address space")
+    size = loaded
+    if header.bss_end_addr:
+        if header.bss_end_addr < header.load_addr + loaded:
+            raise Refused("invalid bss_end_addr address")
+        size = header.bss_end_addr - header.load_addr
+    if offset + loaded > file_size:
+        raise Refused("fread() failed")
+    return header.load_addr, size, header.entry_addr
+
+
+def _copy(image: Image, load: int, size: int) -> None:
+    """rom_copy(): the pieces go into one buffer, whose end has to come out as expected."""
+    at = length = 0
+    for rom in image.roms:
+        if rom.end < load:
+            continue
+        if rom.start > load + size or rom.start < load:
+            break
+        at, length = rom.start - load, _fitting(rom.start - load, rom.data, size)
+        if rom.size > rom.data:
+            at += length
+            length = _fitting(at, rom.size - rom.data, size)
+    if at + length != size:
+        raise Refused("Error while fetching elf kernel from rom")
+
+
+def _fitting(at: int, length: int, size: int) -> int:
+    if at + length <= size:
+        return length
+    if at:
+        raise Crashed("QEMU is killed by SIGSEGV: it copies a segment to behind its buffer")
+    return 0
+
+
+def _fill(attempt: Attempt, load: int, size: int, entry: int) -> None:
+    attempt.fw_cfg += [
+        FwCfgItem("KERNEL_ENTRY", entry, 4),
+        FwCfgItem("KERNEL_ADDR", load, 4),
+        FwCfgItem("KERNEL_SIZE", _buffer(attempt, size), 4),
+        FwCfgItem("KERNEL_DATA", None, _buffer(attempt, size)),
+        FwCfgItem("INITRD_ADDR", _INFO, 4),
+        FwCfgItem("INITRD_SIZE", _INFO_SIZE, 4),
+        FwCfgItem("INITRD_DATA", None, _INFO_SIZE),
+    ]
+
+
+def _buffer(attempt: Attempt, size: int) -> int | None:
+    """Bytes of kernel, command lines, module list and module; None where the paths are not known, which are part of it."""
+    boot = attempt.boot
+    if boot.kernel_path is None or (boot.initrd_size and boot.initrd_path is None):
+        return None
+    words = len(boot.kernel_path) + 1 + len(boot.command_line) + 1 + len(_NAME) + 1
+    if boot.initrd_size and boot.initrd_path is not None:
+        words += len(boot.initrd_path) + 1 + _MODULE
+    total = _pages(_pages(size) + words)
+    return _pages(total + boot.initrd_size) & _U32
+
+
+def _pages(size: int) -> int:
+    return -(-size // _PAGE) * _PAGE

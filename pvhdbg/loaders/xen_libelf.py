@@ -1,0 +1,228 @@
+"""Xen's libelf, in both its users: the toolstack's domain builder (xl with type="pvh") and the hypervisor's dom0 builder.
+
+Sources: xen/common/libelf/libelf-dominfo.c (elf_xen_parse and what it calls), libelf-tools.c, libelf-loader.c; tools/libs/guest/
+xg_dom_core.c, xg_dom_elfloader.c, xg_dom_hvmloader.c, xg_dom_bzimageloader.c; xen/arch/x86/hvm/dom0_build.c. As of Xen 4.19;
+4.7 to 4.14 lack the hvm distinction of elf_xen_parse, and PHYS32_RELOC came with 4.19 (dfc9fab003).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pvhdbg.decode.elf import Buffer
+from pvhdbg.loaders.loading import PVH, Attempt, Loader, Refused, Undefined
+from pvhdbg.spec.elf import PF_R, PF_W, PF_X, PT_LOAD, PT_NOTE, SHT_NOTE, NoteHeader
+from pvhdbg.spec.elf_notes import PHYS32_ENTRY, PHYS32_RELOC
+
+_INFO = "xen/common/libelf/libelf-dominfo.c "
+_DOM0 = "xen/arch/x86/hvm/dom0_build.c "
+_HEAD = NoteHeader.sizeof()
+_UNSET = 0xFFFFFFFF
+_U64 = (1 << 64) - 1
+_STRING_BOUND = 4096  # ELF_MAX_STRING_LENGTH
+_COUNT_BOUND = 65536  # ELF_MAX_TOTAL_NOTE_COUNT
+_XEN_VERSION, _GUEST_OS, _LOADER, _FEATURES = 5, 6, 8, 10
+# The feature names that elf_xen_parse_features knows.
+_KNOWN_FEATURES = frozenset(
+    {b"writable_page_tables", b"writable_descriptor_tables", b"auto_translated_physmap", b"supervisor_mode_kernel",
+     b"pae_pgdir_above_4gb", b"hvm_callback_vector", b"dom0"}
+)  # fmt: skip
+_PAGE, _DEFAULT_ALIGN = 0x1000, 0x200000
+
+
+@dataclass
+class _Parms:
+    """struct elf_dom_parms, as far as PVH uses it."""
+
+    entry: int = _UNSET
+    strings: dict[int, bytes] = field(default_factory=dict)
+    required: set[bytes] = field(default_factory=set)
+    relocatable: bool = False
+    align: int = _UNSET
+    lowest: int = 0
+    highest: int = 0xFFFFFFFF
+    any_notes: bool = False  # some run of notes was looked at
+
+
+class _Parser:
+    """elf_xen_parse() for a PVH container."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self.attempt, self.data = attempt, attempt.kernel.data
+        self.parms = _Parms()
+        self.count = 0
+        loads = [s for s in attempt.kernel.elf.segments if s.p_type == PT_LOAD and s.p_flags & (PF_R | PF_W | PF_X)]
+        if len(loads) < len(attempt.kernel.elf.loads):
+            attempt.remark(
+                "a PT_LOAD without any permission is not loaded", "xen/common/libelf/libelf-tools.c elf_phdr_is_loadable"
+            )
+        self.start = min((s.p_paddr for s in loads), default=_U64)
+        self.end = max((s.p_paddr + s.p_memsz & _U64 for s in loads), default=0)
+
+    def parse(self) -> _Parms:
+        """Raises Refused with the message of libelf."""
+        kernel = self.attempt.kernel
+        found = 0
+        for segment in kernel.elf.segments:
+            if segment.p_type == PT_NOTE and segment.p_offset:
+                found += self._run(segment.p_offset, segment.p_filesz)
+        if not found:
+            for section in kernel.sections[1:]:
+                if section.type == SHT_NOTE:
+                    here = self._run(section.offset, section.size)
+                    if here and not found:
+                        self.attempt.remark("without Xen notes in a PT_NOTE the sections are searched", _INFO + "elf_xen_parse")
+                    found += here
+        self._check_notes()
+        self._check_addresses()
+        return self.parms
+
+    def _run(self, offset: int, size: int) -> int:
+        """elf_xen_parse_notes: the number of Xen notes in a run. Later notes replace what earlier ones said."""
+        self.parms.any_notes = True
+        at, found = offset, 0
+        while at < offset + size:
+            if self.count >= _COUNT_BOUND or at + _HEAD > len(self.data):
+                break
+            self.count += 1
+            head = NoteHeader.decode(self.data, at)
+            if _string(self.data, at + _HEAD) == b"Xen":
+                self._note(head, at)
+                found += 1
+            at += _HEAD + (head.n_namesz + 3 & 0xFFFFFFFC) + (head.n_descsz + 3 & 0xFFFFFFFC)
+        return found
+
+    def _note(self, head: NoteHeader, at: int) -> None:
+        desc = at + _HEAD + (head.n_namesz + 3 & 0xFFFFFFFC)
+        parms = self.parms
+        if head.n_namesz != 4:
+            self.attempt.remark("the owner is compared as a string, whatever namesz says", _INFO + "elf_xen_parse_notes")
+        if head.n_type == PHYS32_ENTRY:
+            if parms.entry != _UNSET:
+                self.attempt.remark("of several PHYS32_ENTRY notes the last counts", _INFO + "elf_xen_parse_note")
+            size = head.n_descsz
+            if size not in (1, 2, 4, 8):
+                self.attempt.remark(f"a descriptor of {size} bytes reads as 0", "xen/common/libelf/libelf-tools.c elf_note_numeric")
+            parms.entry = _number(self.data, desc, size) & 0xFFFFFFFF if size in (1, 2, 4, 8) else 0
+        elif head.n_type == PHYS32_RELOC:
+            parms.relocatable = True
+            values = [
+                _number(self.data, desc + 4 * index, 4) if not head.n_descsz % 4 else 0
+                for index in range(min(head.n_descsz // 4, 3))
+            ]
+            for name, value in zip(("align", "lowest", "highest"), values, strict=False):
+                setattr(parms, name, value)
+        elif head.n_type in (_XEN_VERSION, _GUEST_OS, _LOADER):
+            parms.strings[head.n_type] = _string(self.data, desc) or b""
+        elif head.n_type == _FEATURES:
+            for feature in (_string(self.data, desc) or b"").split(b"|"):
+                if feature.startswith(b"!") and feature[1:] not in _KNOWN_FEATURES:
+                    self.attempt.remark("a feature that the kernel requires is unknown to Xen", _INFO + "elf_xen_parse_features")
+                    raise Refused("")
+                if feature.startswith(b"!"):
+                    parms.required.add(feature[1:])
+
+    def _check_notes(self) -> None:
+        parms = self.parms
+        if not parms.any_notes:
+            raise Refused("ERROR: Not a Xen-ELF image: No ELF notes or '__xen_guest' section found")
+        if parms.entry != _UNSET:
+            return
+        loader, system = parms.strings.get(_LOADER, b""), parms.strings.get(_GUEST_OS, b"")
+        if not loader.startswith(b"generic") and not system.startswith(b"linux"):
+            raise Refused(
+                "ERROR: Will only load images built for the generic loader or Linux images "
+                f"(Not '{_words(loader, 16)}' and '{_words(system, 16)}') or with PHYS32_ENTRY set"
+            )
+        version = parms.strings.get(_XEN_VERSION, b"")
+        if not version.startswith(b"xen-3.0"):
+            raise Refused(f"ERROR: Xen will only load images built for Xen v3.0 (Not '{_words(version, 16)}')")
+
+    def _check_addresses(self) -> None:
+        entry = self.parms.entry
+        if entry == _UNSET:
+            entry = self.attempt.kernel.elf.header.e_entry
+        if self.start > self.end or not self.start <= entry <= self.end:
+            self.attempt.remark(
+                f"the entry {entry:#x} is not in {self.start:#x} to {self.end:#x}", _INFO + "elf_xen_addr_calc_check"
+            )
+            raise Refused("ERROR: ELF start or entries are out of bounds")
+
+
+def _number(data: Buffer, at: int, size: int) -> int:
+    return int.from_bytes(bytes(data[at : at + size]), "little") if at + size <= len(data) else 0
+
+
+def _string(data: Buffer, at: int) -> bytes | None:
+    """elf_strval(): up to a NUL, which has to be in the file and not too far away."""
+    text, nul, _ = bytes(data[at : at + _STRING_BOUND + 1]).partition(b"\0")
+    return text if nul else None
+
+
+def _words(text: bytes, bound: int) -> str:
+    return text[: bound - 1].decode("latin-1")
+
+
+# --- the toolstack --------------------------------------------------------------------------------------------------
+
+
+def _toolstack(attempt: Attempt) -> tuple[str, int | None]:
+    core = "tools/libs/guest/xg_dom_core.c xc_dom_find_loader"
+    container = attempt.kernel.container
+    if container.setup is None and container.compression not in (None, "gzip"):
+        attempt.remark("a compressed ELF is unpacked when it is gzip, or inside a bzImage", "tools/libs/guest/xg_dom_core.c")
+        raise Refused("xc_dom_find_loader: no loader found")
+    if container.setup is not None and container.compression == "uncompressed":
+        attempt.remark("the payload of a bzImage has to be compressed", "tools/libs/guest/xg_dom_bzimageloader.c")
+        raise Refused("xc_dom_probe_bzimage_kernel: unknown compression format")
+    try:
+        parms = _Parser(attempt).parse()
+    except Refused as error:
+        if error.words:
+            attempt.remark(f"libelf's own reason, “{error.words}”, is not logged while loaders are probed", core)
+        if container.setup is not None:
+            raise Refused("xc_dom_find_loader: no loader found") from None
+        attempt.remark("an ELF that libelf refuses is taken for firmware by the HVM loader", "tools/libs/guest/xg_dom_hvmloader.c")
+        if attempt.kernel.elf.bits == 64:
+            raise Refused("xc_dom_parse_hvm_kernel: ELF image is not 32bit") from None
+        return PVH, attempt.kernel.elf.header.e_entry & 0xFFFFFFFF
+    if b"dom0" in parms.required:
+        raise Refused("xc_dom_parse_elf_kernel: Kernel does not support unprivileged (DomU) operation")
+    if parms.entry == _UNSET:
+        raise Refused("xc_dom_guest_type: image not capable of booting inside a HVM container")
+    return PVH, parms.entry
+
+
+# --- the hypervisor's dom0 builder ----------------------------------------------------------------------------------
+
+
+def _dom0(attempt: Attempt) -> tuple[str, int | None]:
+    parser = _Parser(attempt)
+    try:
+        parms = parser.parse()
+    except Refused as error:
+        if error.words:
+            attempt.remark(f"libelf logs “{error.words}”", _DOM0 + "pvh_load_kernel")
+        raise Refused("Unable to parse kernel for ELFNOTES") from None
+    if parms.entry == _UNSET:
+        raise Refused("Unable to find XEN_ELFNOTE_PHYS32_ENTRY address")
+    if not parms.relocatable:
+        attempt.remark(
+            "without PHYS32_RELOC the host's memory map has to have RAM where the kernel is linked", _DOM0 + "pvh_load_kernel"
+        )
+        return PVH, parms.entry
+    align = parms.align
+    if align == _UNSET:
+        largest = max((segment.p_align for segment in attempt.kernel.elf.loads), default=0)
+        align = largest if largest >= _PAGE else _DEFAULT_ALIGN
+    if not align or align & align - 1:
+        raise Undefined(f"the alignment {align:#x} of PHYS32_RELOC is no power of two")
+    attempt.remark(
+        f"where the host has no RAM at {parser.start:#x}, kernel and entry are moved: by {align:#x}, from {parms.lowest:#x}, to {parms.highest:#x}",
+        _DOM0 + "check_and_adjust_load_address",
+    )
+    return PVH, parms.entry
+
+
+XEN = Loader("xen", "Xen, type=pvh", "xen/common/libelf and tools/libs/guest, Xen 4.19", _toolstack)
+XEN_DOM0 = Loader("xen-dom0", "Xen, PVH dom0", "xen/common/libelf and xen/arch/x86/hvm/dom0_build.c, Xen 4.19", _dom0)
