@@ -35,16 +35,20 @@ ALLOWED: dict[str, set[str]] = {
     "vmm": {"errors", "model", "decode"},
     "unpack": {"errors"},
     "kernel_image": {"loaders", "errors", "model", "spec", "decode", "symbols", "unpack"},
+    "disassembly": set(),
+    "debug_info": {"errors", "decode"},
     "symbols": {"errors", "model", "decode", "layout", "spec"},
     "capture": {*PURE, "targets"},
     "api": {*PURE, "capture", "frontends"},
-    "frontends": {*PURE, "targets", "vmm", "kernel_image", "symbols", "capture", "guests", "api"},
+    "frontends": {*PURE, "targets", "vmm", "kernel_image", "symbols", "disassembly", "debug_info", "capture", "guests", "api"},
     "__init__": {"*"},
     "__main__": {"frontends"},
 }
 # Third-party packages, and the only modules that may import each.
 FOREIGN = {
     "pygdbmi": {"targets/mi.py"},
+    "capstone": {"disassembly.py"},
+    "elftools": {"debug_info.py"},
     "lz4": {"unpack.py"},
     "zstandard": {"unpack.py"},
 }

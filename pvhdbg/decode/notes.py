@@ -28,7 +28,10 @@ _HEAD = NoteHeader.sizeof()
 
 @dataclass(frozen=True)
 class Note:
-    """One ELF note. `offset` is its place in the file, `segment` the index of the PT_NOTE (or section) that holds it."""
+    """One ELF note. `offset` is its place in the file, `segment` the index of the PT_NOTE (or section) that holds it.
+
+    `padding` counts the bytes up to the next note that are neither owner nor descriptor.
+    """
 
     owner: bytes
     type: int
@@ -36,6 +39,7 @@ class Note:
     offset: int
     segment: int
     align: int
+    padding: int = 0
 
     @property
     def is_xen(self) -> bool:
@@ -52,11 +56,12 @@ class Span(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where one note of a run lies: its header and its descriptor, as file offsets."""
+    """Where one note of a run lies: its header, its descriptor, and what follows it, as file offsets."""
 
     at: int
     head: NoteHeader
     desc: int
+    after: int
 
 
 # (namesz, descsz) -> offsets of the descriptor and of the next note, from the note's beginning
@@ -104,7 +109,8 @@ def read(data: Buffer, spans: Iterable[Span]) -> tuple[tuple[Note, ...], str]:
                 )
             owner = bytes(data[place.at + _HEAD : place.at + _HEAD + place.head.n_namesz])
             desc = bytes(data[place.desc : place.desc + place.head.n_descsz])
-            notes.append(Note(owner, place.head.n_type, desc, place.at, span.holder, span.align))
+            padding = min(place.after, span.end) - place.at - _HEAD - len(owner) - len(desc)
+            notes.append(Note(owner, place.head.n_type, desc, place.at, span.holder, span.align, padding))
     return tuple(notes), damage
 
 
@@ -129,7 +135,7 @@ def _reading(data: Buffer, span: Span, padding: Padding) -> tuple[list[Place], b
         places.append(place)
         if len(places) > COUNT_BOUND:
             break
-    after = end if not places else places[-1].at + padding(places[-1].head.n_namesz, places[-1].head.n_descsz)[1]
+    after = places[-1].after if places else end
     return places, span.end in (end, after), ""
 
 
@@ -139,5 +145,5 @@ def walk(data: Buffer, span: Span, padding: Padding) -> Iterator[Place]:
     while at + _HEAD <= span.end:
         head = NoteHeader.decode(data, at)
         desc, after = padding(head.n_namesz, head.n_descsz)
-        yield Place(at, head, at + desc)
+        yield Place(at, head, at + desc, at + after)
         at += after

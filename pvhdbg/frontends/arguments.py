@@ -31,7 +31,7 @@ def parse(words: list[str]) -> tuple[Verb, dict[str, Any]]:
     if passed_on and not verb.passes_on:
         raise BadInput(f"pvhdbg {verb.name} passes nothing on to QEMU", f"see: pvhdbg {verb.name} --help")
     values = vars(_parser(verb).parse_args(words[len(verb.name.split()) :]))
-    for name in ("select", "ignore"):
+    for name in ("select", "ignore", "as"):
         if name in values:
             given = values[name]
             values[name] = [part for word in given for part in word.replace(",", " ").split()]

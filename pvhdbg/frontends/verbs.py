@@ -75,7 +75,6 @@ class Verb:
         answer: Answer = getattr(import_module(module), function)(request)
         return answer
 
-
 _SUBJECT = argument(
     "subject", metavar="SUBJECT", help="a kernel file, a gdbstub (:1234, host:1234, unix:PATH, a socket path), or a snapshot"
 )
@@ -134,6 +133,20 @@ VERBS: tuple[Verb, ...] = (
         (_SUBJECT, *_QEMU, *_JUDGE, *_WALK),
         formats=_FORMATS,
         passes_on=True,
+    ),
+    Verb(
+        "elf",
+        "look into a kernel file: its notes and entry, how each loader would boot it, what is wrong",
+        "pvhdbg elf vmlinux --as qemu,firecracker",
+        "pvhdbg.frontends.kernel_actions:elf",
+        (
+            argument("file", metavar="FILE", help="an ELF kernel, or a bzImage or compressed file that holds one"),
+            argument("--as", action="append", metavar="LOADER,…", default=[], help="only these loaders"),
+            argument("--symbol", metavar="NAME|ADDRESS", help="a symbol's addresses, or the symbol at an address, and its source line"),
+            argument("--type", metavar="STRUCT", help="the layout of a structure, by the kernel's debug info"),
+            *_JUDGE,
+        ),
+        formats=_FORMATS,
     ),
     Verb(
         "regs",

@@ -42,16 +42,16 @@ class Report:
         if other is not None:
             return f"not a PVH entry: the machine was entered by {other.title}"
         counts = self.summary
-        deviations = _count(counts[Outcome.KNOWN], "known deviation")
+        deviations = count(counts[Outcome.KNOWN], "known deviation")
         if self.exit_code == VIOLATED:
             wrong = [verdict.rule for verdict in self.verdicts if violates(verdict, self.strict)]
             names = {True: "the kernel file", False: "the hand-off"}
             who = " and ".join(names[kind] for kind in names if any(isinstance(rule, FileRule) is kind for rule in wrong))
             return f"{who} VIOLATE{'' if ' and ' in who else 'S'} the PVH boot ABI"
-        unknown = _count(counts[Outcome.UNKNOWN], "check") + " undecided" if counts[Outcome.UNKNOWN] else ""
+        unknown = count(counts[Outcome.UNKNOWN], "check") + " undecided" if counts[Outcome.UNKNOWN] else ""
         if self.exit_code == UNDECIDED:
             return f"undecided: {unknown}"
-        advice = _count(counts[Outcome.FAIL], "recommendation") + " not followed" if counts[Outcome.FAIL] else ""
+        advice = count(counts[Outcome.FAIL], "recommendation") + " not followed" if counts[Outcome.FAIL] else ""
         extra = [part for part in (advice, deviations if counts[Outcome.KNOWN] else "", unknown) if part]
         return "the hand-off conforms to the PVH boot ABI" + (f", with {' and '.join(extra)}" if extra else "")
 
@@ -69,7 +69,8 @@ def violates(verdict: Verdict, strict: bool) -> bool:
     return verdict.outcome is Outcome.KNOWN and strict and verdict.severity is not Severity.INFO
 
 
-def _count(number: int, noun: str) -> str:
+def count(number: int, noun: str) -> str:
+    """A number with its noun in the right form."""
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 

@@ -67,7 +67,12 @@ def render(report: Report, location: Location | None = None) -> str:
         "captured": _printable(report.boot.snapshot.captured),
     }
     about = About(report.exit_code, report.warnings, {name: value for name, value in facts.items() if value is not None})
-    return json.dumps(document(report.verdicts, location, about), indent=2, ensure_ascii=True) + "\n"
+    return rendered(document(report.verdicts, location, about))
+
+
+def rendered(log: Mapping[str, Any]) -> str:
+    """A log as text."""
+    return json.dumps(log, indent=2, ensure_ascii=True) + "\n"
 
 
 def document(

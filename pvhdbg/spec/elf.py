@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from pvhdbg.layout import Structure, raw, u8, u16, u32, u64
 
 PT_LOAD, PT_NOTE = 1, 4
+SEGMENT_TYPES = {
+    0: "NULL", 1: "LOAD", 2: "DYNAMIC", 3: "INTERP", 4: "NOTE", 6: "PHDR", 7: "TLS", 0x6474E550: "GNU_EH_FRAME",
+    0x6474E551: "GNU_STACK", 0x6474E552: "GNU_RELRO", 0x6474E553: "GNU_PROPERTY",
+}  # fmt: skip
 PF_X, PF_W, PF_R = 1, 2, 4
 SHT_SYMTAB, SHT_STRTAB, SHT_NOTE, SHT_NOBITS = 2, 3, 7, 8
 EM_386, EM_X86_64 = 3, 62

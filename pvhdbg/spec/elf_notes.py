@@ -1,6 +1,6 @@
-"""The Xen ELF notes: number, name, kind of descriptor, meaning (xen/include/public/elfnote.h).
+"""ELF notes in kernels: number, name, kind of descriptor, meaning; Xen's (xen/include/public/elfnote.h) and a few others'.
 
-readelf and pyelftools give these numbers the names of other owners' notes: go by number.
+readelf and pyelftools give Xen's numbers the names of other owners' notes: go by owner and number.
 """
 
 from __future__ import annotations
@@ -19,8 +19,12 @@ class NoteType(NamedTuple):
 
 PADDR_OFFSET = 4
 GUEST_OS = 6
+FEATURES = 10
+L1_MFN_VALID = 13
+SUPPORTED_FEATURES = 17
 PHYS32_ENTRY = 18
 PHYS32_RELOC = 19
+PHYS32_ENTRY_DRAFT_NAME = "PADDR_ENTRY"  # in Draft A (2015), where it had no number yet
 
 XEN_NOTES = MappingProxyType(
     {
@@ -50,5 +54,45 @@ XEN_NOTES = MappingProxyType(
         0x2000001: NoteType("DUMPCORE_HEADER", "binary", "core dumps"),
         0x2000002: NoteType("DUMPCORE_XEN_VERSION", "binary", "core dumps"),
         0x2000003: NoteType("DUMPCORE_FORMAT_VERSION", "binary", "core dumps"),
+    }
+)
+
+# xen/include/public/features.h: XENFEAT_*
+XEN_FEATURES = (
+    "writable_page_tables",
+    "writable_descriptor_tables",
+    "auto_translated_physmap",
+    "supervisor_mode_kernel",
+    "pae_pgdir_above_4gb",
+    "mmu_pt_update_preserve_ad",
+    "highmem_assist",
+    "gnttab_map_avail_bits",
+    "hvm_callback_vector",
+    "hvm_safe_pvclock",
+    "hvm_pirqs",
+    "dom0",
+    "grant_map_identity",
+    "memory_op_vnode_supported",
+    "ARM_SMCCC_supported",
+    "linux_rsdp_unrestricted",
+    "not_direct_mapped",
+    "direct_mapped",
+    "runstate_phys_area",
+    "vcpu_time_phys_area",
+    "dm_msix_all_writes",
+)
+
+# Other owners' notes that kernels hold: binutils include/elf/common.h; Linux include/linux/build-salt.h, elfnote-lto.h.
+OTHER_NOTES = MappingProxyType(
+    {
+        (b"GNU\0", 1): NoteType("ABI_TAG", "binary", "lowest kernel for a user program"),
+        (b"GNU\0", 3): NoteType("BUILD_ID", "identity", "names this build"),
+        (b"GNU\0", 4): NoteType("GOLD_VERSION", "string", "the gold linker's version"),
+        (b"GNU\0", 5): NoteType("PROPERTY_TYPE_0", "binary", "processor features (.note.gnu.property), aligned to 8 in ELF64"),
+        (b"Linux\0", 0): NoteType("VERSION", "string", "the kernel's version"),
+        (b"Linux\0", 0x100): NoteType("BUILD_SALT", "string", "CONFIG_BUILD_SALT"),
+        (b"Linux\0", 0x101): NoteType("LTO_INFO", "number", "whether it was linked with LTO"),
+        (b"FDO\0", 0xCAFE1A7E): NoteType("PACKAGING_METADATA", "string", "JSON about the package"),
+        (b"Go\0\0", 4): NoteType("GO_BUILD_ID", "string", "names this build"),
     }
 )

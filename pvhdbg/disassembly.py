@@ -1,0 +1,28 @@
+"""Machine code as text, by the mode that the CPU executes it in (capstone, which every distribution packages)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+
+class Instruction(NamedTuple):
+    """One instruction: its address, its bytes, and its text in Intel's syntax."""
+
+    address: int
+    data: bytes
+    text: str
+
+
+def disassemble(code: bytes, address: int, bits: int = 32, count: int = 0) -> Iterator[Instruction]:
+    """The instructions of `code`, which lies at `address` and is executed in 16-, 32- or 64-bit mode.
+
+    At most `count` of them, all for 0. It ends before what is no instruction, or is cut short.
+    """
+    import capstone
+
+    modes = {16: capstone.CS_MODE_16, 32: capstone.CS_MODE_32, 64: capstone.CS_MODE_64}
+    engine = capstone.Cs(capstone.CS_ARCH_X86, modes[bits])
+    for at, size, mnemonic, operands in engine.disasm_lite(code, address, count):
+        start = at - address
+        yield Instruction(at, code[start : start + size], f"{mnemonic} {operands}".rstrip())

@@ -1,0 +1,109 @@
+"""A kernel file's report as data: the file, its entry, what each loader would do with it, and the verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from pvhdbg.decode.kernel_file import KernelFile
+from pvhdbg.decode.toolchain import Tool, maker
+from pvhdbg.loaders.loading import Loading
+from pvhdbg.report.document import CONFORMS, VIOLATED, count, summary, violates
+from pvhdbg.rules.declare import Outcome, Verdict
+from pvhdbg.spec.elf import PT_LOAD
+
+
+class Line(NamedTuple):
+    """One disassembled instruction."""
+
+    address: int
+    data: bytes
+    text: str
+
+
+@dataclass(frozen=True)
+class EntryPlace:
+    """Where the entry is: its symbol (with offset, if it is not at one's beginning), its segment and file offset, its code."""
+
+    address: int
+    symbol: str | None = None
+    symbol_offset: int = 0
+    segment: int | None = None
+    offset: int | None = None
+    code: tuple[Line, ...] = ()
+
+
+@dataclass(frozen=True)
+class FileReport:
+    """What `pvhdbg elf` answers with. `build_id` is in hexadecimal, `symbols` the number of the table's entries."""
+
+    path: str
+    kernel: KernelFile
+    verdicts: tuple[Verdict, ...]
+    loadings: tuple[Loading, ...]
+    entry: EntryPlace | None = None
+    build_id: str | None = None
+    symbols: int = 0
+    strict: bool = False
+
+    @property
+    def maker(self) -> Tool | None:
+        """The tool that made it, where the file tells."""
+        return maker(self.kernel)
+
+    @property
+    def summary(self) -> dict[Outcome, int]:
+        """How many verdicts there are of each outcome, all outcomes listed."""
+        return summary(self.verdicts)
+
+    @property
+    def exit_code(self) -> int:
+        """0 conforms, 1 violated."""
+        return VIOLATED if any(violates(verdict, self.strict) for verdict in self.verdicts) else CONFORMS
+
+    @property
+    def conclusion(self) -> str:
+        """The verdict in one sentence, with who would enter the file by PVH."""
+        entered = [loading for loading in self.loadings if loading.protocol == "pvh"]
+        who = f"{len(entered)} of {count(len(self.loadings), 'loader')} would enter it by PVH" if self.loadings else "no loader was asked"
+        failed = self.summary[Outcome.FAIL]
+        if self.exit_code == VIOLATED:
+            return f"the kernel file VIOLATES the PVH boot ABI; {who}"
+        advice = f", with {count(failed, 'recommendation')} not followed" if failed else ""
+        return f"the kernel file conforms to the PVH boot ABI{advice}; {who}"
+
+
+class Overlap(NamedTuple):
+    """Two PT_LOADs, by index, that share physical addresses from `start` to `end` (exclusive)."""
+
+    first: int
+    second: int
+    start: int
+    end: int
+
+
+def overlaps(kernel: KernelFile) -> tuple[Overlap, ...]:
+    """PT_LOADs that are loaded over each other, each with its next neighbours: the later one in the file wins."""
+    loads = sorted(
+        (segment.p_paddr, segment.p_paddr + segment.p_memsz, index)
+        for index, segment in enumerate(kernel.elf.segments)
+        if segment.p_type == PT_LOAD and segment.p_memsz
+    )
+    found = []
+    reach: tuple[int, int] | None = None  # end and index of what reaches furthest so far
+    for start, end, index in loads:
+        if reach is not None and start < reach[0]:
+            found.append(Overlap(reach[1], index, start, min(end, reach[0])))
+        if reach is None or end > reach[0]:
+            reach = end, index
+    return tuple(found)
+
+
+def sections_at(kernel: KernelFile, offset: int) -> Sequence[str]:
+    """The names of the sections that hold a byte of the file; several only in a damaged one."""
+    sht_nobits = 8
+    return [
+        section.name for section in kernel.sections
+        if section.type != sht_nobits and section.name and section.offset <= offset < section.offset + section.size
+    ]  # fmt: skip
