@@ -44,3 +44,17 @@ def xen_shim() -> Path:
     """Xen's pv-shim."""
     path: Path = real_kernel.or_skip(real_kernel.xen_shim)
     return path
+
+
+@pytest.fixture(scope="session")
+def xen_gz() -> Path:
+    """The Xen hypervisor, compressed."""
+    path: Path = real_kernel.or_skip(real_kernel.xen_gz)
+    return path
+
+
+@pytest.fixture(scope="session")
+def grub_pvh() -> Path:
+    """GRUB as a PVH guest."""
+    path: Path = real_kernel.or_skip(real_kernel.grub_pvh)
+    return path

@@ -1,7 +1,8 @@
 """Real kernels for the tests, from the distribution's own packages: fetched once, without root, and kept in one place.
 
-Debian's linux-image-cloud-amd64 (on Ubuntu linux-image-virtual) and the xen-shim of the newest xen-utils. The ELF is taken out
-of the bzImage by the project's own code.
+Debian's linux-image-cloud-amd64 (on Ubuntu linux-image-virtual), the xen-shim of the newest xen-utils, the hypervisor of the
+newest xen-hypervisor, and GRUB's PVH image, made of grub-xen-bin's modules by its own grub-mkimage. The ELF is taken out of the
+bzImage by the project's own code.
 """
 
 from __future__ import annotations
@@ -54,7 +55,17 @@ def vmlinuz() -> Path:
 
 def xen_shim() -> Path:
     """Xen's pv-shim: an ELF32 with a multiboot header and a PVH note."""
-    return _kept("xen-shim", lambda place: _from_package(_xen_package(), "usr/lib/xen-*/boot/xen-shim", place))
+    return _kept("xen-shim", lambda place: _from_package(_newest("xen-utils-4."), "usr/lib/xen-*/boot/xen-shim", place))
+
+
+def xen_gz() -> Path:
+    """The Xen hypervisor: a gzip around an ELF32 with multiboot headers, and no PVH note where it was built without."""
+    return _kept("xen.gz", lambda place: _from_package(_newest("xen-hypervisor-4.", "-amd64"), "boot/xen-*.gz", place))
+
+
+def grub_pvh() -> Path:
+    """GRUB as a PVH guest (platform i386-xen_pvh): an ELF32 whose PT_NOTE has no address."""
+    return _kept("grub-pvh", _grub_image)
 
 
 def or_skip(get: Callable[[], Path]) -> Path:
@@ -129,21 +140,38 @@ def _kernel_package() -> str:
     raise Unobtainable(f"apt knows none of {', '.join(KERNEL_PACKAGES)}")
 
 
-def _xen_package() -> str:
-    listing = _run("apt-cache", *_apt_options(), "search", "--names-only", r"^xen-utils-4\.[0-9]+$")
-    names = re.findall(r"^(xen-utils-4\.(\d+)) ", listing, re.MULTILINE)
-    if not names:
-        raise Unobtainable("apt knows no xen-utils-4.N")
-    return str(max(names, key=lambda name: int(name[1]))[0])
+def _newest(before: str, after: str = "") -> str:
+    """The package of that name with the highest number between the two words."""
+    pattern = f"{re.escape(before)}([0-9]+){re.escape(after)}"
+    listing = _run("apt-cache", *_apt_options(), "search", "--names-only", f"^{pattern}$")
+    numbers = [int(number) for number in re.findall(f"^{pattern} ", listing, re.MULTILINE)]
+    if not numbers:
+        raise Unobtainable(f"apt knows no {before}N{after}")
+    return f"{before}{max(numbers)}{after}"
 
 
 def _from_package(package: str, pattern: str, place: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="pvhdbg-deb-") as folder:
-        work = Path(folder)
-        _run("apt-get", *_apt_options(), "-o", "APT::Sandbox::User=", "download", package, cwd=work)
-        (archive,) = work.glob("*.deb")
-        _run("dpkg-deb", "-x", str(archive), str(work / "root"))
-        found = sorted((work / "root").glob(pattern))
+    with _unpacked(package) as root:
+        found = sorted(root.glob(pattern))
         if not found:
             raise Unobtainable(f"{package} holds no {pattern}")
         shutil.copyfile(found[0], place)
+
+
+@contextmanager
+def _unpacked(*packages: str) -> Iterator[Path]:
+    """The files of the packages, in a folder that is there as long as the block runs."""
+    with tempfile.TemporaryDirectory(prefix="pvhdbg-deb-") as folder:
+        work = Path(folder)
+        _run("apt-get", *_apt_options(), "-o", "APT::Sandbox::User=", "download", *packages, cwd=work)
+        for archive in work.glob("*.deb"):
+            _run("dpkg-deb", "-x", str(archive), str(work / "root"))
+        yield work / "root"
+
+
+def _grub_image(place: Path) -> None:
+    with _unpacked("grub-xen-bin", "grub-common", "libdevmapper1.02.1") as root:
+        libraries = ":".join(str(one) for one in (*root.glob("lib/*-linux-gnu"), *root.glob("usr/lib/*-linux-gnu")))
+        modules = root / "usr/lib/grub/i386-xen_pvh"
+        words = ["-O", "i386-xen_pvh", "-d", str(modules), "-p", "/boot/grub", "-o", str(place), "normal", "echo"]
+        _run("env", f"LD_LIBRARY_PATH={libraries}", str(root / "usr/bin/grub-mkimage"), *words)
