@@ -170,15 +170,17 @@ def _at_pvh_entry(target: Target, registers: Registers) -> bool:
 
 
 def _told_by_fw_cfg(target: Target, registers: Registers) -> int | None:
-    if not target.capabilities.monitor:
-        return None
-    pc, cr0 = registers["rip"], registers.get("cr0") or 0
-    in_firmware = pc != RESET_VECTOR and not cr0 >> CR0["PG"] & 1 and any(pc in area for area in _FIRMWARE)
-    if in_firmware:
+    if not target.capabilities.monitor or firmware_runs(registers):
         return None
     from pvhdbg.decode import fw_cfg
 
     return fw_cfg.kernel_entry(target.monitor)
+
+
+def firmware_runs(registers: Registers) -> bool:
+    """Whether the machine stands inside firmware, which may be in the middle of reading fw_cfg: reading it then spoils that."""
+    pc, cr0 = registers["rip"], registers.get("cr0") or 0
+    return pc != RESET_VECTOR and not cr0 >> CR0["PG"] & 1 and any(pc in area for area in _FIRMWARE)
 
 
 def _how_to_learn(target: Target) -> str:

@@ -25,7 +25,7 @@ PURE: dict[str, set[str]] = {
     "decode": {"errors", "layout", "spec", "model"},
     "loaders": {"errors", "layout", "spec", "model", "decode"},
     "rules": {"errors", "layout", "spec", "model", "decode"},
-    "report": {"errors", "layout", "version", "spec", "model", "decode", "rules"},
+    "report": {"errors", "layout", "version", "spec", "model", "decode", "loaders", "rules"},
     "rsp": {"errors"},
 }
 ALLOWED: dict[str, set[str]] = {

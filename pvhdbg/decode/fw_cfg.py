@@ -8,9 +8,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from types import MappingProxyType
 
-KERNEL_ENTRY = 0x10
 SIGNATURE = 0x00
+# What loaders leave for the firmware (include/standard-headers/linux/qemu_fw_cfg.h), without FW_CFG_ in front.
+NUMBERS = MappingProxyType(
+    {
+        "KERNEL_ENTRY": 0x10, "KERNEL_ADDR": 0x07, "KERNEL_SIZE": 0x08, "CMDLINE_ADDR": 0x13, "CMDLINE_SIZE": 0x14,
+        "INITRD_ADDR": 0x0A, "INITRD_SIZE": 0x0B, "SETUP_ADDR": 0x16, "SETUP_SIZE": 0x17,
+    }
+)  # fmt: skip
+BYTES = MappingProxyType({"KERNEL_DATA": 0x11, "CMDLINE_DATA": 0x15, "INITRD_DATA": 0x12, "SETUP_DATA": 0x18})
+KERNEL_ENTRY = NUMBERS["KERNEL_ENTRY"]
 _SELECTOR_PORT = 0x510
 _DATA_PORT = 0x511
 _BYTE = re.compile(r"portb\[0x0*511\] = 0x([0-9a-fA-F]{1,2})\b")
@@ -36,7 +45,15 @@ def kernel_entry(monitor: Callable[[str], str]) -> int | None:
 
     It is set for a multiboot load too: an address, not a proof of PVH.
     """
-    if read_item(monitor, SIGNATURE, 4) != b"QEMU":
-        return None
-    data = read_item(monitor, KERNEL_ENTRY, 4)
-    return int.from_bytes(data, "little") or None if data is not None else None
+    return number(monitor, "KERNEL_ENTRY") or None if is_there(monitor) else None
+
+
+def is_there(monitor: Callable[[str], str]) -> bool:
+    """Whether a fw_cfg device answers."""
+    return read_item(monitor, SIGNATURE, 4) == b"QEMU"
+
+
+def number(monitor: Callable[[str], str], name: str) -> int | None:
+    """The item of 32 bits of that name; an item that was never set reads as 0, and cannot be told from one that is 0."""
+    data = read_item(monitor, NUMBERS[name], 4)
+    return None if data is None else int.from_bytes(data, "little")

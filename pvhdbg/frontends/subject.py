@@ -20,7 +20,9 @@ from pvhdbg.targets.target import Leave, Target
 if TYPE_CHECKING:
     from pvhdbg.decode.boot_state import BootState
     from pvhdbg.decode.kernel_file import KernelFile
+    from pvhdbg.decode.qemu_monitor import LoadedKernel
     from pvhdbg.kernel_image import KernelImage
+    from pvhdbg.vmm.qemu import QemuOptions
 
 _SNAPSHOT_HEAD = b"{"
 _MARK = b'"pvhdbg/snapshot/'
@@ -116,7 +118,7 @@ def _from_snapshot(path: str, spec: str) -> BootState:
 
 def _run_kernel(request: Request) -> Observed:
     from pvhdbg.kernel_image import open_kernel
-    from pvhdbg.vmm.qemu import QemuOptions, start
+    from pvhdbg.vmm.qemu import start
 
     _refuse(request, ("kernel", "reset"), "the subject is the kernel, and it is started afresh")
     with ExitStack() as stack:
@@ -128,19 +130,7 @@ def _run_kernel(request: Request) -> Observed:
         if kernel.entry is None and request.entry is None and not request.here:
             raise image.not_bootable()
         plan = _plan(request, kernel, image)
-        options = QemuOptions(
-            kernel=image.elf_path,
-            append=request.append,
-            initrd=request.initrd,
-            machine=request.machine,
-            memory=request.memory,
-            cpus=request.cpus,
-            cpu=request.cpu,
-            accel=request.accel or "tcg",
-            qemu=request.qemu,
-            extra=tuple(request.extra or ()),
-        )
-        qemu = stack.enter_context(start(options, timeout=_timeout(request), progress=request.progress))
+        qemu = stack.enter_context(start(_qemu_options(request, image), timeout=_timeout(request), progress=request.progress))
         leave = Leave(request.leave or "killed")
         try:
             with _connected(request, StubAddress(path=qemu.gdb_socket), leave) as target:
@@ -151,6 +141,23 @@ def _run_kernel(request: Request) -> Observed:
             warnings.append(f"QEMU (pid {qemu.pid}) was left {leave.value}; its gdbstub is {qemu.gdb_socket}")
             qemu.release()
         return Observed(boot, tuple(warnings), file)
+
+
+def _qemu_options(request: Request, image: KernelImage) -> QemuOptions:
+    from pvhdbg.vmm.qemu import QemuOptions
+
+    return QemuOptions(
+        kernel=image.elf_path,
+        append=request.append,
+        initrd=request.initrd,
+        machine=request.machine,
+        memory=request.memory,
+        cpus=request.cpus,
+        cpu=request.cpu,
+        accel=request.accel or "tcg",
+        qemu=request.qemu,
+        extra=tuple(request.extra or ()),
+    )
 
 
 def _with_serial(error: PvhdbgError, serial: list[str]) -> PvhdbgError:
@@ -178,27 +185,33 @@ def _attach(request: Request, address: StubAddress) -> Observed:
                 raise image.not_bootable()
         plan = _plan(request, kernel, image)
         target = stack.enter_context(_connected(request, address, Leave(request.leave or "stopped")))
-        boot = capture(target, plan, progress=request.progress, confirm=_confirm, meanwhile=_prepare, timestamp=_now())
+        confirm = _Confirm()
+        boot = capture(target, plan, progress=request.progress, confirm=confirm, meanwhile=_prepare, timestamp=_now())
         if image is not None and not image.is_loaded(target.read_memory):
             warnings.append(
                 f"{request.kernel} is not what lies in the guest's memory: another kernel, or a changed one, was loaded"
             )
         if boot.snapshot.kernel is None or boot.snapshot.kernel.entry is None:
             warnings.append("the kernel file was not seen: rules that need it are undecided; name it with --kernel")
-    return Observed(boot, tuple(warnings), file)
+    return Observed(boot, tuple(warnings), file or confirm.file)
 
 
-def _confirm(target: Target, loaded: object) -> Kernel | None:
+class _Confirm:
     """The kernel that the monitor names, if its file can be read here and is what the guest's memory holds."""
-    from pvhdbg.kernel_image import open_kernel
 
-    try:
-        with open_kernel(str(loaded.path)) as image:  # type: ignore[attr-defined]
-            if image.was == "ELF" and image.is_loaded(target.read_memory):
-                return image.kernel()
-    except PvhdbgError:
-        return None  # another machine's path: the ranges that the monitor gave have to do
-    return None
+    file: KernelFile | None = None
+
+    def __call__(self, target: Target, loaded: LoadedKernel) -> Kernel | None:
+        from pvhdbg.kernel_image import open_kernel
+
+        try:
+            with open_kernel(loaded.path) as image:
+                if image.was == "ELF" and image.is_loaded(target.read_memory):
+                    self.file = image.file().without_data()
+                    return image.kernel()
+        except PvhdbgError:
+            return None  # another machine's path: the ranges that the monitor gave have to do
+        return None
 
 
 @contextmanager
@@ -217,6 +230,31 @@ def _connected(request: Request, address: StubAddress, leave: Leave) -> Iterator
         target.close(leave)
         raise
     target.close(leave)
+
+
+@contextmanager
+def halted(request: Request) -> Iterator[tuple[Target, KernelImage | None]]:
+    """The request's subject as it stands: a kernel file's QEMU before its first instruction, or the machine at a gdbstub.
+
+    The kernel is that of the file, or of --kernel. Raises PvhdbgError, also for a snapshot, which is no machine.
+    """
+    from pvhdbg.kernel_image import open_kernel
+    from pvhdbg.vmm.qemu import start
+
+    subject = str(request.subject)
+    if _is_snapshot(subject):
+        raise BadInput(f"{subject} is a snapshot: there is no machine to ask", "name a kernel file or a gdbstub")
+    with ExitStack() as stack:
+        if _is_file(subject):
+            image = stack.enter_context(open_kernel(subject))
+            qemu = stack.enter_context(start(_qemu_options(request, image), timeout=_timeout(request), progress=request.progress))
+            address, leave = StubAddress(path=qemu.gdb_socket), Leave.KILLED
+            yield stack.enter_context(_connected(request, address, leave)), image
+            return
+        address = parse_address(subject)
+        _refuse(request, _QEMU_OPTIONS, "the machine at a gdbstub is already running; these are for a kernel file")
+        named = stack.enter_context(open_kernel(str(request.kernel))) if request.kernel else None
+        yield stack.enter_context(_connected(request, address, Leave(request.leave or "stopped"))), named
 
 
 # --- what was asked for -------------------------------------------------------------------------------------------

@@ -165,6 +165,18 @@ VERBS: tuple[Verb, ...] = (
         passes_on=True,
     ),
     Verb(
+        "fwcfg",
+        "show what QEMU left for its firmware, beside what was to be expected of the kernel file",
+        "pvhdbg fwcfg vmlinux --append console=ttyS0",
+        "pvhdbg.frontends.fw_cfg_action:fwcfg",
+        (
+            argument("subject", metavar="SUBJECT", help="a kernel file, or a gdbstub (:1234, host:1234, unix:PATH, a socket path)"),
+            *_QEMU,
+            *(one for one in _WALK if one.names[0] in ("--kernel", "--leave", "--timeout", "--via")),
+        ),
+        passes_on=True,
+    ),
+    Verb(
         "snapshot save",
         "save what was handed over to a file that check, regs and info read",
         "pvhdbg snapshot save vmlinux -o boot.pvhsnap",

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,16 @@ from pvhdbg.kernel_image import open_kernel
 from pvhdbg.loaders.catalogue import LOADERS
 from pvhdbg.report import kernel_json, kernel_text
 from tests.elf_writer import NoteSpec, RawNotes, SymbolSpec, build_elf
-from tests.frontends.cli_runner import HELLO, HELLO_ENTRY, Cli, need
+from tests.frontends.cli_runner import HELLO, HELLO_ENTRY, Cli, Machine, need
 
 SCHEMAS = Path(kernel_json.__file__).parent / "schemas"
 SARIF = Path(__file__).parent.parent / "report/schemas/sarif-2.1.0.json"
 
 
 def checked(document: Any) -> Any:
-    """The document, if it meets the schema."""
-    jsonschema.Draft202012Validator(json.loads((SCHEMAS / "elf-1.json").read_text())).validate(document)
+    """The document, if it meets its schema."""
+    name = document["schema"].removeprefix("pvhdbg/").removesuffix("/1")
+    jsonschema.Draft202012Validator(json.loads((SCHEMAS / f"{name}-1.json").read_text())).validate(document)
     return document
 
 
@@ -169,7 +171,7 @@ def test_symbols_by_name_and_by_address_as_nm_has_them(cli: Cli) -> None:
         address, _, name = line.split()
         if name.startswith("."):
             continue
-        found = cli("elf", HELLO, "--symbol", name, "--format", "json").ok().json()
+        found = checked(cli("elf", HELLO, "--symbol", name, "--format", "json").ok().json())
         assert found["virtual"] == found["physical"] == f"{int(address, 16):#x}"
         break
     near = cli("elf", HELLO, "--symbol", hex(HELLO_ENTRY + 5)).ok().out
@@ -194,7 +196,7 @@ def test_a_structure_by_the_kernels_debug_info(cli: Cli) -> None:
                     "struct start found;\nvoid pvh(void) { found.magic = 1; for (;;); }\n")  # fmt: skip
     words = ["gcc", "-g", "-ffreestanding", "-nostdlib", "-static", "-Wl,-e,pvh", "k.c", "-o", "k"]
     subprocess.run(words, cwd=cli.folder, check=True, capture_output=True)
-    layout = cli("elf", "k", "--type", "start", "--format", "json").ok().json()
+    layout = checked(cli("elf", "k", "--type", "start", "--format", "json").ok().json())
     assert [(one["name"], one["offset"], one["size"], one["type"]) for one in layout["members"]] == [
         ("magic", 0, 4, "unsigned int"), ("rsdp", 8, 8, "long long unsigned int"), ("name", 16, 3, "char[3]"),
     ]  # fmt: skip
@@ -211,6 +213,33 @@ def test_text_of_a_hostile_file_steers_no_terminal(cli: Cli) -> None:
     ran = cli("elf", "evil").ok(0)
     assert all(letter.isprintable() or letter == "\n" for letter in ran.out)
     checked(cli("elf", "evil", "--format", "json").ok(0).json())
+
+
+# --- fw_cfg -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.boot
+def test_fw_cfg_of_a_real_qemu_is_as_the_simulator_says(cli: Cli, xen_shim: Path) -> None:
+    document = checked(cli("fwcfg", HELLO, "--append", "one two", "--format", "json").ok().json())
+    items = {one["name"]: one for one in document["items"]}
+    assert document["expected"] == "pvh"
+    assert items["KERNEL_ENTRY"]["value"] == items["KERNEL_ENTRY"]["expected"] == f"{HELLO_ENTRY:#x}"
+    assert bytes.fromhex(items["CMDLINE_DATA"]["value"]) == b"one two\0"
+    assert not [one for one in document["items"] if one["agrees"] is False]
+    shim = checked(cli("fwcfg", xen_shim, "--format", "json").ok().json())
+    assert shim["expected"] == "multiboot1"
+    assert not [one for one in shim["items"] if one["agrees"] is False]
+
+
+@pytest.mark.boot
+def test_fw_cfg_of_a_machine_with_another_kernel_differs(cli: Cli, machine: Callable[..., Machine]) -> None:
+    stub = machine()
+    cli.file("other", build_elf(entry=0x200000, paddr=0x200000, notes=((NoteSpec(desc=b"\0\0\x20\0"),),)))
+    ran = cli("fwcfg", stub.socket, "--kernel", "other").ok(1)
+    assert "KERNEL_ENTRY   0x100000                                 0x200000" in ran.out
+    assert "DIFFERS" in ran.out
+    assert "nothing is expected" in cli("fwcfg", stub.socket).ok().out
+    cli("fwcfg", "--cpu", "max", stub.socket).complaint(2, "--cpu")
 
 
 # --- bad files ----------------------------------------------------------------------------------------------------
