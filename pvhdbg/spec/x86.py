@@ -44,6 +44,7 @@ TYPE_ACCESSED = 1
 SYSTEM_TYPES = MappingProxyType(
     {1: "TSS16-avl", 2: "LDT", 3: "TSS16-busy", 4: "call gate 16", 5: "task gate", 9: "TSS32-avl", 11: "TSS32-busy"}
 )
+TSS32_AVAILABLE = 9
 TSS32_BUSY = 11
 
 FLAT_LIMIT = 0xFFFFFFFF
