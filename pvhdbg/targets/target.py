@@ -154,6 +154,8 @@ def run_until(
             pc = target.read_registers()["rip"]
             if pc in addresses:
                 return pc
+            if stop.kind is StopKind.BREAKPOINT and pc != _RESET_RIP and (linear := _linear(target, pc)) in addresses:
+                return linear
             if pc == _RESET_RIP:
                 if reboots <= 0:
                     raise GuestDied(f"the guest rebooted before it reached {names}")
@@ -174,3 +176,13 @@ def run_until(
                 target.clear_breakpoint(address)
             except Exception:
                 pass
+
+
+def _linear(target: Target, pc: int) -> int:
+    """The linear address of `pc`, which is an offset into cs where that has a base; `pc` where the base is not shown."""
+    if not target.capabilities.monitor:
+        return pc
+    from pvhdbg.decode import qemu_monitor
+
+    base = qemu_monitor.cpu_state(target.monitor("info registers")).segments["cs"].base
+    return (pc + base) & 0xFFFFFFFF if base else pc  # a base is for 32-bit code: 64-bit code has none

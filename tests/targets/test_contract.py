@@ -142,6 +142,18 @@ def test_an_entry_that_never_comes_leaves_a_stopped_machine_without_breakpoints(
 
 
 @adapters
+def test_a_breakpoint_is_at_a_linear_address_where_cs_has_a_base(adapter: str, guest: Callable[[bytes], Path]) -> None:
+    # lgdt; ljmp to 0xff010 in a segment with base 0x1000, where there is: jmp .
+    code = b"\x0f\x01\x15" + struct.pack("<I", 0x100020) + b"\xea" + struct.pack("<IH", 0xFF010, 8)
+    code = code.ljust(0x10, b"\x90") + b"\xeb\xfe"
+    table = bytes(8) + struct.pack("<IBBBB", 0x1000FFFF, 0, 0x9B, 0xCF, 0)
+    code = code.ljust(0x20, b"\0") + struct.pack("<HIH", 15, 0x100028, 0) + table
+    with machine("qemu-system-x86_64", guest(code)) as process, connected(process, adapter) as target:
+        assert run_until(target, {0x100010}, 20) == 0x100010
+        assert target.read_registers()["eip"] == 0xFF010
+
+
+@adapters
 def test_a_triple_fault_is_a_death_at_once(adapter: str, guest: Callable[[bytes], Path]) -> None:
     # lidt [limit 0]; int3: no handler can be found, three times over.
     code = b"\x0f\x01\x1d" + struct.pack("<I", 0x100010) + b"\xcc" + bytes(16)
