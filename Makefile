@@ -57,7 +57,7 @@ guests: $(GUEST_ELFS)
 # -mx86-used-note=no: no .note.gnu.property, which would hide the PVH note from QEMU.
 # Constants (in capitals) leave the symbol table: a value like 0x3f8 is no address.
 define guest_rule
-$(GUESTS_DIR)/$(basename $(notdir $(1))).elf: $(1) sample_guests/guest.ld sample_guests/guest.inc
+$(GUESTS_DIR)/$(basename $(notdir $(1))).elf: $(1) sample_guests/guest.ld sample_guests/guest.inc $(wildcard $(dir $(1))*.inc)
 	@mkdir -p $(BUILD_DIR) $$(@D)
 	@$$(AS) --64 -mx86-used-note=no -I sample_guests -o $(BUILD_DIR)/$$(@F:.elf=.o) $$<
 	@$$(LD) -m elf_x86_64 -nostdlib -static --build-id=none -z max-page-size=4096 -z noexecstack \
