@@ -23,6 +23,7 @@ def _beside(name: str) -> ModuleType:
 
 real_kernel = _beside("real_kernel")
 elf_writer = _beside("elf_writer")
+defects = _beside("defects")
 
 
 @pytest.fixture(scope="session")
