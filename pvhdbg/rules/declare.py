@@ -45,7 +45,8 @@ class Outcome(Enum):
 class Violation:
     """One departure: where, what the clause wants there, what was found. `severity` only where it is not the rule's own.
 
-    `fix` is what to change, in the words of the tool that made the file; a machine's state has none.
+    `fix` is what to change, in the words of the tool that made the file; a machine's state has none. `kind` stands for `found`
+    where a deviation is looked up, when what was found depends on sizes that the user chose.
     """
 
     at: str
@@ -53,6 +54,7 @@ class Violation:
     found: str
     severity: Severity | None = None
     fix: str = ""
+    kind: str = ""
 
 
 class NotApplicable(Exception):
@@ -173,7 +175,7 @@ def _heaviest(severities: Iterable[Severity]) -> Severity:
 
 def _matching(recorded: list[Deviation], violations: list[Violation]) -> Deviation | None:
     for deviation in recorded:
-        if all(violation.found in deviation.found for violation in violations):
+        if all((violation.kind or violation.found) in deviation.found for violation in violations):
             return deviation
     return None
 

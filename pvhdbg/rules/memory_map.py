@@ -11,7 +11,7 @@ from pvhdbg.rules.examples import RAM_MAP, at_entry
 from pvhdbg.rules.start_info import version_1
 from pvhdbg.spec.documents import LINUX_PVH, START_INFO_H, Clause
 from pvhdbg.spec.revisions import ONLY_V1
-from pvhdbg.spec.start_info import MEMORY_TYPES, RAM, MemoryMapEntry
+from pvhdbg.spec.start_info import MEMORY_TYPES, RAM, RESERVED, MemoryMapEntry
 
 MUST, SHOULD, INFO = Severity.MUST, Severity.SHOULD, Severity.INFO
 
@@ -46,6 +46,11 @@ def ram_ranges(boot: BootState) -> list[tuple[int, int]]:
         else:
             merged.append((entry.addr, end))
     return merged
+
+
+def reserved_after(boot: BootState, address: int) -> int:
+    """The size of the reserved entry that begins at `address`, 0 if there is none; raises as `ram_ranges` does."""
+    return max((one.size for one in _map(boot) if one.type == RESERVED and one.addr == address), default=0)
 
 
 def uncovered(start: int, end: int, ranges: Iterable[tuple[int, int]]) -> bool:

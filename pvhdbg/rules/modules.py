@@ -8,7 +8,7 @@ from pvhdbg.decode.boot_state import MODULE_BOUND, TEXT_BOUND, BootState, Module
 from pvhdbg.model import Unavailable
 from pvhdbg.rules.declare import MachineRule, NotApplicable, Severity, Violation, rule
 from pvhdbg.rules.examples import at_entry
-from pvhdbg.rules.memory_map import ram_ranges, uncovered
+from pvhdbg.rules.memory_map import ram_ranges, reserved_after, uncovered
 from pvhdbg.spec.documents import LINUX_PVH, START_INFO_H, Clause
 from pvhdbg.spec.revisions import ONLY_V1, SHIPPED
 from pvhdbg.spec.start_info import ModuleEntry
@@ -29,6 +29,18 @@ def _beyond_bound(boot: BootState) -> None:
     count = boot.start_info.raw.nr_modules
     if count > MODULE_BOUND:
         raise Unavailable(f"nr_modules is {count}; only the first {MODULE_BOUND} were looked at")
+
+
+def ends_in_reserved(boot: BootState, module: Module) -> str:
+    """In words, that the module begins in RAM and ends in the reserved range right behind it; empty where that is not seen."""
+    if not isinstance(boot.start_info.memory_map, tuple):
+        return ""
+    start, end = module.entry.paddr, module.entry.paddr + module.entry.size
+    for first, last in ram_ranges(boot):
+        reserved = reserved_after(boot, last)
+        if first <= start < last < end <= last + reserved:
+            return f"which ends in the {reserved:#x} reserved bytes behind its RAM"
+    return ""
 
 
 @rule(
@@ -120,7 +132,9 @@ def mod_ram(boot: BootState) -> Iterator[Violation]:
         if not module.entry.size:
             continue
         if uncovered(start, end, ranges):
-            yield Violation(f"modules[{index}]", "inside one or more RAM entries of the map", f"{start:#x} to {end:#x}")
+            kind = ends_in_reserved(boot, module)
+            found = f"{start:#x} to {end:#x}" + (f", {kind}" if kind else "")
+            yield Violation(f"modules[{index}]", "inside one or more RAM entries of the map", found, kind=kind)
         for load in kernel.loads if kernel else ():
             if start < load.end and load.start < end:
                 yield Violation(f"modules[{index}]", "not over the kernel", f"{start:#x} to {end:#x} meets {load.start:#x}")

@@ -8,6 +8,7 @@ from pvhdbg.decode import acpi
 from pvhdbg.decode.boot_state import BootState, Unread, seen
 from pvhdbg.rules.declare import MachineRule, NotApplicable, Severity, Violation, rule
 from pvhdbg.rules.examples import RSDP, XSDT, at_entry
+from pvhdbg.rules.modules import ends_in_reserved
 from pvhdbg.spec.documents import ACPI, START_INFO_H, Clause
 from pvhdbg.spec.revisions import SHIPPED
 
@@ -103,7 +104,19 @@ def rsdp_tables(boot: BootState) -> Iterator[Violation]:
     _signed(boot)
     for table in seen(boot.start_info.root_tables):
         if not table.sound:
-            yield Violation(f"{table.expected.decode()} at {table.address:#x}", "a sound table", table.problem)
+            kind = _overwritten(boot, table)
+            found = f"{table.problem}, {kind}" if kind else table.problem
+            yield Violation(f"{table.expected.decode()} at {table.address:#x}", "a sound table", found, kind=kind)
+
+
+def _overwritten(boot: BootState, table: acpi.RootTable) -> str:
+    """In words, that a module lies over the table's header and how it came there; empty where that is not seen."""
+    modules = boot.start_info.modules
+    end = table.address + acpi.TableHeader.sizeof()
+    for module in () if isinstance(modules, Unread) else modules:
+        if module.entry.paddr < end and table.address < module.entry.paddr + module.entry.size:
+            return f"under a module {ends_in_reserved(boot, module)}".rstrip()
+    return ""
 
 
 @rule(

@@ -58,7 +58,7 @@ class MemoryMapEntry(Structure):
 
 # XEN_HVM_MEMMAP_TYPE_* (start_info.h), the address range types of ACPI 6.2 chapter 15.
 MEMORY_TYPES = MappingProxyType({1: "RAM", 2: "reserved", 3: "ACPI", 4: "NVS", 5: "unusable", 6: "disabled", 7: "PMEM"})
-RAM = 1
+RAM, RESERVED = 1, 2
 
 # xen/include/public/xen.h:894-900; defined for the PV start_info, only the first two are produced for PVH.
 START_FLAGS = MappingProxyType(

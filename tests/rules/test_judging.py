@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pvhdbg.decode.acpi import RsdpV1
 from pvhdbg.decode.boot_state import BootState
 from pvhdbg.model import DescriptorTable, Vmm
 from pvhdbg.report.document import Report
 from pvhdbg.rules.catalogue import MACHINE_RULES, judge
 from pvhdbg.rules.declare import Outcome, Severity, Verdict
-from pvhdbg.rules.examples import Example, at_draft_a_entry, at_entry
+from pvhdbg.rules.examples import Example, at_draft_a_entry, at_entry, summed
 from pvhdbg.spec.revisions import DRAFT_A, V0, V1
 from pvhdbg.spec.start_info import MemoryMapEntry, ModuleEntry
 
@@ -203,6 +204,66 @@ def test_qboots_garbage_is_known() -> None:
     assert outcomes(boot, Outcome.KNOWN) == {"PVH-TR-LIMIT", "SI-MM-TYPE", "SI-MM-SIZE0", "SI-MOD-RESERVED"}
     other = at_entry(modules=[ModuleEntry(0x1F000000, 0x1000, 0, 1)], **QBOOT).boot(V1)
     assert verdicts(other)["SI-MOD-RESERVED"].outcome is Outcome.REMARK
+
+
+# microvm's map under SeaBIOS: the last page of low RAM holds its ACPI tables, and is reserved.
+TOP = 0x10000000
+MICROVM_MAP = [
+    MemoryMapEntry(0, 0x9FC00, 1, 0),
+    MemoryMapEntry(0x100000, TOP - 0x101000, 1, 0),
+    MemoryMapEntry(TOP - 0x1000, 0x1000, 2, 0),
+]
+
+
+def on_microvm(end: int, **changes: object) -> Example:
+    start = (end - 0x2000) & ~0xFFF
+    return at_entry(**{**PVH_BIN, "memory_map": MICROVM_MAP, "modules": [ModuleEntry(start, end - start, 0, 0)], **changes})
+
+
+@pytest.mark.parametrize("end", [TOP - 0xFFF, TOP - 1, TOP])
+def test_a_ramdisk_that_reaches_microvms_tables_is_known(end: int) -> None:
+    verdict = verdicts(on_microvm(end).boot(V1))["SI-MOD-RAM"]
+    assert verdict.deviation is not None
+    assert verdict.deviation.key == "MICROVM-INITRD-RESERVED"
+    assert "which ends in the 0x1000 reserved bytes" in verdict.violations[0].found
+    assert verdicts(on_microvm(TOP - 0x1000).boot(V1))["SI-MOD-RAM"].outcome is Outcome.PASS
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"modules": [ModuleEntry(TOP - 0x1000, 0x10, 0, 0)]},  # wholly in the reserved page
+        {"modules": [ModuleEntry(TOP - 0x3000, 0x3001, 0, 0)]},  # beyond it
+        {"modules": [ModuleEntry(0x9F000, 0x1000, 0, 0)]},  # behind RAM that nothing reserved follows
+        {"memory_map": [*MICROVM_MAP[:2], MemoryMapEntry(TOP - 0x1000, 0x2000, 2, 0)]},  # another size than was seen
+        {"memory_map": [*MICROVM_MAP[:2], MemoryMapEntry(TOP - 0x1000, 0x1000, 3, 0)]},  # another type
+        {"vmm": Vmm("QEMU", "10.1.0")},
+        {"vmm": Vmm("QEMU", "7.1.0")},
+    ],
+    ids=["wholly reserved", "beyond", "no reserved range", "two pages", "ACPI type", "later QEMU", "earlier QEMU"],
+)
+def test_no_other_ramdisk_outside_of_ram_is_excused(changes: dict[str, object]) -> None:
+    assert verdicts(on_microvm(TOP - 1, **changes).boot(V1))["SI-MOD-RAM"].outcome is Outcome.FAIL
+
+
+def test_root_tables_under_such_a_ramdisk_are_known_and_no_others() -> None:
+    def spoilt(table: int, **changes: object) -> Verdict:
+        rsdp = RsdpV1(b"RSD PTR ", 0, b"PVHDBG", 0, table).encode()
+        rsdp = summed(rsdp, RsdpV1.offset_of("checksum"))
+        memory = {**PVH_BIN_ROM, table: b"Z" * 36}
+        boot = on_microvm(TOP - 1, rsdp=rsdp, memory=memory, **changes).boot(V1)
+        return verdicts(boot)["SI-RSDP-TABLES"]
+
+    under = spoilt(TOP - 0x52)
+    assert under.deviation is not None
+    assert under.deviation.key == "MICROVM-INITRD-OVER-XSDT"
+    assert "under a module which ends in" in under.violations[0].found
+    assert spoilt(TOP - 0x10000).outcome is Outcome.FAIL  # nobody's module is there
+    for changes in ({"vmm": Vmm("QEMU", "10.1.0")}, {"modules": [ModuleEntry(TOP - 0x800, 0x7FF, 0, 0)]}):
+        assert spoilt(TOP - 0x52, **changes).outcome is Outcome.FAIL
+    bare = spoilt(TOP - 0x52, memmap_entries=0, memmap_paddr=0)  # how the module came there is not known
+    assert bare.outcome is Outcome.FAIL
+    assert bare.violations[0].found.endswith("under a module")
 
 
 # --- hostile values -----------------------------------------------------------------------------------------------
