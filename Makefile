@@ -2,6 +2,8 @@
 # make demo    boot the sample guest `hello` and judge its hand-off
 # make test    all tests, ruff and mypy
 # make bench   the benchmarks, as one table
+# make conformance   boot every sample guest on every machine and firmware, and write docs/conformance.md and docs/rules.md
+#                    (CONFORMANCE_ARGS="--qemu PATH --qemu PATH -j 2"; see `python -m conformance --help`)
 # make guests  build the sample guests again (they are in the repository, so nobody has to)
 # make lint    ruff and mypy only
 # make clean   remove what was built, .venv too
@@ -43,6 +45,12 @@ lint: setup
 bench: setup
 	@$(BIN)/python -m benchmarks.run
 
+CONFORMANCE_ARGS ?=
+
+.PHONY: conformance
+conformance: setup
+	@$(BIN)/python -m conformance $(CONFORMANCE_ARGS)
+
 # ---- the sample guests: sample_guests/NAME/NAME.S becomes $(GUESTS_DIR)/NAME.elf, with GNU as and ld alone ----
 
 GUESTS_DIR ?= pvhdbg/guests
@@ -70,4 +78,4 @@ $(foreach source,$(GUEST_SOURCES),$(eval $(call guest_rule,$(source))))
 .PHONY: clean
 clean:
 	@rm -rf build dist .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
-	@find pvhdbg tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+	@find pvhdbg tests benchmarks conformance -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

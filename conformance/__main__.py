@@ -1,0 +1,198 @@
+"""Boot every sample guest on every machine and firmware of the QEMUs at hand, and write docs/conformance.md and docs/rules.md.
+
+Exit codes: 0 done · 1 done, and a hand-off fails a rule in a way that is not on record · 2 usage · 3 a boot that made no
+hand-off, or a QEMU or host that cannot be used · 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from conformance import boots, host, matrix, table
+from conformance.boots import Boot, Case
+from conformance.matrix import Found
+from conformance.progress import Progress
+from pvhdbg import guests
+from pvhdbg.decode.text import safe
+from pvhdbg.errors import BadInput, PvhdbgError
+from pvhdbg.report import rules_page
+from pvhdbg.vmm.options import DEFAULT_QEMU
+
+DOCS = Path(__file__).parent.parent / "docs"
+INTERRUPTED = 130
+
+Watched = Callable[[Iterable[Case]], Iterator[Boot]]
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run it; returns the exit code."""
+    wanted = _arguments().parse_args(words)
+    progress = Progress(sys.stderr)
+    try:
+        return _run(wanted, progress)
+    except PvhdbgError as error:
+        progress.line(safe(error.what) + (f"\n  next: {safe(error.todo)}" if error.todo else ""))
+        return error.exit_code
+    except OSError as error:
+        progress.line(f"{error.filename or 'writing'}: {error.strerror}")
+        return BadInput.exit_code
+    except KeyboardInterrupt:
+        progress.line("interrupted: nothing was written")
+        _leave(INTERRUPTED)
+        return INTERRUPTED
+
+
+def _run(wanted: argparse.Namespace, progress: Progress) -> int:
+    if wanted.rules_only:
+        _write(wanted.output / "rules.md", rules_page.render())
+        return 0
+    chosen = _guests(wanted.guest)
+    host.require(wanted.memory, wanted.jobs)
+    with tempfile.TemporaryDirectory(prefix="pvhdbg-initrds-") as folder:
+        initrds = Path(folder)
+        for size in wanted.modules:
+            (initrds / str(size)).write_bytes(b"Z" * size)
+        found = _look(wanted, initrds, progress)
+        cases = [case for one in found for case in matrix.cases(one.setups, chosen, wanted.memory, wanted.modules)]
+        progress.begin("booted", len(cases))
+        everything = list(_watched(wanted.jobs, initrds, boots.TIMEOUT, progress)(cases))
+    page = wanted.output / "conformance.md"
+    text = table.render(everything, found)
+    _tell_lost(page, text, progress)
+    _write(page, text)
+    _write(wanted.output / "rules.md", rules_page.render())
+    return _conclusion(everything, page, progress)
+
+
+def _watched(jobs: int, initrds: Path, timeout: float, progress: Progress) -> Watched:
+    def all_of(cases: Iterable[Case]) -> Iterator[Boot]:
+        for boot in boots.boots(cases, initrds, jobs, partial(boots.boot, timeout=timeout)):
+            progress.boot(boot)
+            yield boot
+
+    return all_of
+
+
+def _look(wanted: argparse.Namespace, initrds: Path, progress: Progress) -> list[Found]:
+    """What each QEMU has. Raises BadInput for one that has nothing, and for two of one version, whose lines would be one."""
+    everything: list[Found] = []
+    versions: dict[str, str] = {}
+    for qemu in dict.fromkeys(wanted.qemu or [DEFAULT_QEMU]):
+        progress.begin("looked")
+        progress.line(f"{qemu}: looking for machines and firmwares that hand over")
+        found = matrix.find(qemu, wanted.machine, _watched(wanted.jobs, initrds, matrix.PROBE_TIMEOUT, progress))
+        if not found.setups:
+            raise BadInput(f"{qemu} makes no hand-off on any of {' '.join(wanted.machine)}", "choose other machines with --machine")
+        if found.version in versions:
+            what = f"{qemu} and {versions[found.version]} are both of version {found.version}"
+            raise BadInput(what, "give one of them, or run once for each with another --output")
+        versions[found.version] = qemu
+        kinds = ", ".join(f"{setup.machine} ({setup.firmware})" for setup in found.setups)
+        progress.line(f"{qemu} is {found.version} and hands over on: {kinds}")
+        everything.append(found)
+    return everything
+
+
+def _guests(names: Sequence[str]) -> list[str]:
+    for name in names:
+        guests.path(name)
+    chosen = sorted(names) or guests.names()
+    if matrix.PROBE not in guests.names():
+        raise BadInput(f"there is no sample guest {matrix.PROBE}", "build them with: make guests")
+    return chosen
+
+
+def _tell_lost(page: Path, text: str, progress: Progress) -> None:
+    try:
+        before = table.programs(page.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return
+    lost = before - table.programs(text)
+    if lost:
+        progress.line(f"note: {page} spoke of {', '.join(sorted(lost))} too; give all QEMUs in one run to keep them")
+
+
+def _conclusion(everything: Sequence[Boot], page: Path, progress: Progress) -> int:
+    progress.line(f"written: {page} and rules.md")
+    dead = sum(1 for boot in everything if boot.failure)
+    if dead:
+        progress.line(f"{dead} boots made no hand-off; the page's last part says which")
+        return 3
+    unrecorded = table.unrecorded(everything)
+    if unrecorded:
+        progress.line(f"failed and not on record: {', '.join(unrecorded)}")
+        return 1
+    return 0
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.new")
+    new.write_text(text, encoding="utf-8")
+    new.replace(path)
+
+
+def _leave(code: int) -> None:
+    """End at once: boots that still run are threads that would be waited for, and each one's guardian ends its QEMU."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="conformance", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument(
+        "--qemu", action="append", metavar="PATH", help=f"a QEMU; more than once to compare (default: {DEFAULT_QEMU})"
+    )
+    parser.add_argument(
+        "-j", "--jobs", type=_count, default=os.cpu_count() or 1, metavar="N", help="boots at a time (default: CPUs)"
+    )
+    parser.add_argument("--machine", nargs="+", metavar="TYPE", default=matrix.MACHINES, help="machine types, with their options")
+    parser.add_argument("--memory", nargs="+", type=_memory, metavar="SIZE", default=matrix.MEMORY, help="memory sizes, as 256M 5G")
+    parser.add_argument(
+        "--modules", nargs="+", type=_size, metavar="BYTES", default=matrix.MODULES, help="sizes of initrds, 0 is none"
+    )
+    parser.add_argument("--guest", nargs="+", metavar="NAME", default=(), help="sample guests (default: all)")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", default=DOCS, help="where the pages go (default: docs)")
+    parser.add_argument("--rules-only", action="store_true", help="write rules.md and boot nothing")
+    return parser
+
+
+def _count(text: str) -> int:
+    return _within(text, 1, 1024)
+
+
+def _size(text: str) -> int:
+    return _within(text, 0, 1 << 30)
+
+
+def _within(text: str, least: int, most: int) -> int:
+    try:
+        number = int(text, 0)
+    except ValueError:
+        number = -1
+    if not least <= number <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from {least} to {most}")
+    return number
+
+
+def _memory(text: str) -> str:
+    try:
+        host.size_of(text)
+    except BadInput as error:
+        raise argparse.ArgumentTypeError(f"{error.what}: {error.todo}") from None
+    return text
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(main())

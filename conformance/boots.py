@@ -1,0 +1,106 @@
+"""One boot: what is started, and what was observed of it. And many of them at a time, as they come in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pvhdbg
+from pvhdbg import guests
+from pvhdbg.model import Vmm
+from pvhdbg.rules.declare import FileRule, Verdict
+
+PVH = "PVH"
+TIMEOUT = 30.0  # seconds; usual is 0.05
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A QEMU program, a machine type, and the firmware image that it is given (None: its own default).
+
+    `firmware` is what that image was found to be by its content, None before it was booted.
+    """
+
+    qemu: str
+    machine: str
+    bios: str | None = None
+    firmware: str | None = None
+
+    @property
+    def options(self) -> str:
+        """QEMU's options that make it."""
+        return f"-M {self.machine}" + (f" -bios {self.bios}" if self.bios else "")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One boot to be made. `memory` is in QEMU's words, `module` the size of the initrd in bytes (0: none)."""
+
+    setup: Setup
+    guest: str
+    memory: str
+    module: int
+
+    def __str__(self) -> str:
+        module = f"initrd of {self.module} bytes" if self.module else "no initrd"
+        return f"{self.guest} on {self.setup.options}, {self.memory}, {module}"
+
+
+@dataclass(frozen=True)
+class Boot:
+    """What became of a case: the verdicts on the hand-off, and those on the guest's file. `failure` says why there is none."""
+
+    case: Case
+    vmm: Vmm = field(default_factory=Vmm)
+    firmware: str | None = None
+    protocol: str = PVH
+    verdicts: tuple[Verdict, ...] = ()
+    file_verdicts: tuple[Verdict, ...] = ()
+    failure: str = ""
+
+
+def boot(case: Case, initrds: Path, timeout: float = TIMEOUT) -> Boot:
+    """Boot one case to its noted entry and judge it. The initrds, named by their size, are in the folder `initrds`.
+
+    What the guest does after that is its own business: a guest that plays a bad loader is at a good entry here.
+    """
+    try:
+        report = pvhdbg.check(
+            str(guests.path(case.guest)),
+            qemu=case.setup.qemu,
+            machine=case.setup.machine,
+            memory=case.memory,
+            initrd=str(initrds / str(case.module)) if case.module else None,
+            extra=("-bios", case.setup.bios) if case.setup.bios else (),
+            timeout=timeout,
+        )
+    except pvhdbg.PvhdbgError as error:
+        return Boot(case, failure=error.what)
+    seen = report.boot
+    files = tuple(verdict for verdict in report.verdicts if isinstance(verdict.rule, FileRule))
+    machine = tuple(verdict for verdict in report.verdicts if not isinstance(verdict.rule, FileRule))
+    protocol = seen.other_protocol.title if seen.other_protocol is not None else PVH
+    return Boot(case, seen.snapshot.vmm, seen.firmware.name if seen.firmware else None, protocol, machine, files)
+
+
+def boots(cases: Iterable[Case], initrds: Path, jobs: int, one: Callable[[Case, Path], Boot] = boot) -> Iterator[Boot]:
+    """The boots of all cases, `jobs` at a time, in the order in which they end.
+
+    When the consumer stops early, cases that have not begun are dropped; those that run are left to end by themselves.
+    """
+    waiting = iter(cases)
+    running: set[Future[Boot]] = set()
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        while True:
+            while len(running) < jobs and (case := next(waiting, None)) is not None:
+                running.add(pool.submit(one, case, initrds))
+            if not running:
+                return
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield future.result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
