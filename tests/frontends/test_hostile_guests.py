@@ -86,7 +86,8 @@ def looked_at(cli: Cli, held: Held, *codes: int) -> dict[str, Any]:
     filed = bounded(cli, "check", saved, "--format", "json")
     assert filed.seconds < QUICK
     document: dict[str, Any] = live.json()
-    assert filed.json()["verdicts"] == document["verdicts"]
+    # A snapshot holds no kernel file.
+    assert filed.json()["verdicts"] == [one for one in document["verdicts"] if not one["rule"].startswith("ELF-")]
     safe(bounded(cli, "check", saved))
     return document
 
