@@ -13,6 +13,7 @@ from elftools.elf.sections import SymbolTableSection
 from pvhdbg import guests
 from pvhdbg.errors import BadInput
 from pvhdbg.kernel_image import open_kernel
+from tests.elf_writer import build_elf
 
 SOURCE = """
 static int local_one(int x) { return x + 1; }
@@ -81,9 +82,29 @@ def test_an_unknown_name_is_answered_with_the_nearest(linked: Path) -> None:
     assert "global_two" in error.value.todo
 
 
-def test_a_stripped_kernel_says_so(vmlinux: Path) -> None:
-    with open_kernel(str(vmlinux)) as image:
+def test_a_stripped_kernel_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "k"
+    path.write_bytes(build_elf())
+    with open_kernel(str(path)) as image:
         assert not image.symbols()
-        assert image.symbols().name_at(0x1000000) is None
+        assert image.symbols().origin is None
+        assert image.symbols().name_at(0x100000) is None
         with pytest.raises(BadInput, match="no symbol table"):
             image.symbols().physical_address("start_kernel")
+
+
+def test_a_stripped_linux_has_its_own_names(vmlinux: Path) -> None:
+    """The file's notes say where two of them are, by link-time and by physical address."""
+    with open_kernel(str(vmlinux)) as image:
+        symbols, entry = image.symbols(), image.kernel().entry
+        assert symbols.origin == "kallsyms"
+        assert entry is not None
+        assert symbols.name_at(entry) == "pvh_start_xen"
+        assert symbols.nearest(entry + 3) == ("pvh_start_xen", 3)
+        (pv_entry,) = [int.from_bytes(note.desc, "little") for note in image.elf.notes if note.is_xen and note.type == 1]
+        assert symbols.virtual_address("startup_xen") == pv_entry
+        assert symbols.physical_address("startup_64") == image.elf.header.e_entry
+        assert {"start_kernel", "rest_init", "secondary_startup_64", "x86_64_start_kernel"} <= set(symbols.names())
+        with pytest.raises(BadInput) as error:
+            symbols.physical_address("start_kernal")
+        assert "start_kernel" in error.value.todo

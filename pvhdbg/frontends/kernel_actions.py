@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pvhdbg.kernel_image import KernelImage
     from pvhdbg.loaders.loading import Loader
     from pvhdbg.report.kernel_document import EntryPlace, FileReport
+    from pvhdbg.symbols import Symbols
 
 _CODE = 64  # bytes that are disassembled at the entry
 _INSTRUCTIONS = 10
@@ -45,15 +46,16 @@ def file_report(image: KernelImage, request: Request) -> FileReport:
 
     loaders = _loaders(request.values.get("as") or ())
     rules = choose(request.select or (), request.ignore or ())
-    file = image.file()
+    file, symbols = image.file(), image.symbols()
     return FileReport(
         path=image.path,
         kernel=file.without_data(),
         verdicts=judge_file(file, rules, REVISIONS[request.spec or "v1"]),
         loadings=simulate(file, loaders=loaders),
-        entry=_entry(image),
+        entry=_entry(image, symbols),
         build_id=build_id(image.elf),
-        symbols=len(image.symbols()),
+        symbols=len(symbols),
+        symbols_from=symbols.origin,
         strict=bool(request.strict),
     )
 
@@ -64,7 +66,7 @@ def _loaders(names: list[str] | tuple[()]) -> tuple[Loader, ...]:
     return find(names) if names else LOADERS
 
 
-def _entry(image: KernelImage) -> EntryPlace | None:
+def _entry(image: KernelImage, symbols: Symbols) -> EntryPlace | None:
     from pvhdbg.disassembly import disassemble
     from pvhdbg.report.kernel_document import EntryPlace, Line
     from pvhdbg.spec.elf import PT_LOAD
@@ -72,7 +74,7 @@ def _entry(image: KernelImage) -> EntryPlace | None:
     address = image.kernel().entry
     if address is None:
         return None
-    near = image.symbols().nearest(address)
+    near = symbols.nearest(address)
     place = EntryPlace(address, *(near or (None, 0)))
     for index, load in enumerate(image.elf.segments):
         if load.p_type != PT_LOAD or not load.p_paddr <= address < load.p_paddr + load.p_memsz:

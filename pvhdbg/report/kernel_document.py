@@ -36,7 +36,7 @@ class EntryPlace:
 
 @dataclass(frozen=True)
 class FileReport:
-    """What `pvhdbg elf` answers with. `build_id` is in hexadecimal, `symbols` the number of the table's entries."""
+    """What `pvhdbg elf` answers with. `build_id` is in hexadecimal, `symbols` the number of entries of the table `symbols_from`."""
 
     path: str
     kernel: KernelFile
@@ -45,6 +45,7 @@ class FileReport:
     entry: EntryPlace | None = None
     build_id: str | None = None
     symbols: int = 0
+    symbols_from: str | None = None
     strict: bool = False
 
     @property

@@ -49,6 +49,7 @@ def document(report: FileReport) -> dict[str, Any]:
             ],
             "xen_guest": kernel.legacy,
             "symbols": report.symbols,
+            "symbols_from": report.symbols_from,
             "damage": kernel.damage or None,
         },
         "entry": _entry(report),

@@ -57,7 +57,7 @@ def _header(report: FileReport, style: Style) -> list[str]:
     made = "; ".join(kernel.made_by[:3]) or "no signature"
     rows.append(("made by", f"{report.maker.value}: {made}" if report.maker is not None else made))
     rows.append(("headers", ", ".join(headers(kernel)) or "no multiboot, no Linux boot header, no PE"))
-    rows.append(("symbols", f"{report.symbols}" if report.symbols else "none: the file is stripped"))
+    rows.append(("symbols", f"{report.symbols} in {report.symbols_from}" if report.symbols else "none: the file is stripped"))
     lines = [f"{style('head', f'{name:<9}')} {text}" for name, text in rows]
     return lines + ([style("warn", f"note      {printable(kernel.damage)}")] if kernel.damage else [])
 

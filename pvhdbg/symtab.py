@@ -1,0 +1,138 @@
+"""The ELF symbol table as columns that are read in bulk: a question about one symbol costs one pass, however hostile the table.
+
+Only questions about the nearest symbol sort the values, once. Local symbols count: `pvh_start_xen` is one.
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+
+from pvhdbg.decode.elf import Buffer, SymbolTable
+
+_NAMED = frozenset({0, 1, 2, 10})  # STT_NOTYPE, STT_OBJECT, STT_FUNC, STT_GNU_IFUNC: not sections, not files
+_SHN_UNDEF = 0
+_NAME_BOUND = 4096  # bytes of one name that are shown
+
+
+class Symtab:
+    """.symtab of an ELF of 32 or 64 bits. Addresses are link-time (virtual) ones."""
+
+    origin = ".symtab"
+
+    def __init__(self, data: Buffer, table: SymbolTable, wide: bool) -> None:
+        self._wide = wide
+        self._sorted: tuple[array[int], array[int]] | None = None
+        self._values: array[int] | None = None
+        size = table.size - table.size % table.entry_size
+        self._table = bytes(data[table.offset : table.offset + size])
+        self._strings = bytes(data[table.strings : table.strings + table.strings_size])
+
+    def __len__(self) -> int:
+        """The number of entries, with those that name nothing."""
+        return len(self._table) // (24 if self._wide else 16)
+
+    def value(self, name: str) -> int | None:
+        """st_value of the symbol; of several with the name, the first."""
+        row = self._row(name.encode("utf-8", "surrogateescape"))
+        return None if row is None else self._value_column()[row]
+
+    def exact(self, address: int) -> str | None:
+        """The symbol exactly at the address, or None."""
+        values = self._value_column()
+        at = -1
+        while (at := _index(values, address, at + 1)) >= 0:
+            if self._is_named(at):
+                return self._name(at)
+        return None
+
+    def nearest(self, address: int, lowest: int) -> tuple[str, int] | None:
+        """The symbol at or below the address, but not below `lowest`, and the distance. Of several, the first in the table."""
+        values, rows = self._by_value()
+        index = bisect_right(values, address) - 1
+        if index < 0 or values[index] < lowest:
+            return None
+        name = self._name(rows[bisect_left(values, values[index])])
+        return None if name is None else (name, address - values[index])
+
+    def names(self) -> Iterator[str]:
+        """The names of all symbols, in the table's order."""
+        for row in self._named_rows():
+            name = self._name(row)
+            if name is not None:
+                yield name
+
+    # --- columns of the table -------------------------------------------------------------------------------------
+
+    def _column(self, code: str, offset: int) -> array[int]:
+        """One field of every entry: 'H', 'I' or 'Q' at a byte offset that is a multiple of its size."""
+        whole = array(code, self._table)
+        if sys.byteorder == "big":
+            whole.byteswap()
+        step = (24 if self._wide else 16) // whole.itemsize
+        return whole[offset // whole.itemsize :: step]
+
+    def _value_column(self) -> array[int]:
+        if self._values is None:
+            self._values = self._column("Q", 8) if self._wide else self._column("I", 4)
+        return self._values
+
+    def _infos(self) -> bytes:
+        return self._table[4::24] if self._wide else self._table[12::16]
+
+    def _sections(self) -> array[int]:
+        return self._column("H", 6) if self._wide else self._column("H", 14)
+
+    def _named_rows(self) -> list[int]:
+        columns = zip(self._column("I", 0), self._infos(), self._sections(), strict=True)
+        return [row for row, (name, info, section) in enumerate(columns) if name and info & 0xF in _NAMED and section != _SHN_UNDEF]
+
+    def _row(self, name: bytes) -> int | None:
+        """The first entry of that name. Linkers let a name share another's tail, so every place of the bytes is a candidate."""
+        if not name or b"\0" in name:
+            return None
+        places = set()
+        at = -1
+        while (at := self._strings.find(name + b"\0", at + 1)) >= 0:
+            places.add(at)
+        if not places:
+            return None
+        column = self._column("I", 0)
+        if len(places) == 1:
+            at = -1
+            while (at := _index(column, min(places), at + 1)) >= 0:
+                if self._is_named(at):
+                    return at
+            return None
+        return next((row for row, place in enumerate(column) if place in places and self._is_named(row)), None)
+
+    def _is_named(self, row: int) -> bool:
+        start = row * (24 if self._wide else 16)
+        name = int.from_bytes(self._table[start : start + 4], "little")
+        info, section = (start + 4, start + 6) if self._wide else (start + 12, start + 14)
+        return bool(name) and self._table[info] & 0xF in _NAMED and self._table[section : section + 2] != b"\0\0"
+
+    def _name(self, row: int) -> str | None:
+        start = row * (24 if self._wide else 16)
+        offset = int.from_bytes(self._table[start : start + 4], "little")
+        end = self._strings.find(b"\0", offset, offset + _NAME_BOUND)
+        return self._strings[offset:end].decode("utf-8", "backslashreplace") if 0 < offset < end else None
+
+    def _by_value(self) -> tuple[array[int], array[int]]:
+        """Values in rising order, and the row of each; of equal ones the first of the table comes first."""
+        if self._sorted is None:
+            values = self._value_column()
+            rows = sorted(self._named_rows(), key=values.__getitem__)
+            self._sorted = array("Q", [values[row] for row in rows]), array("L", rows)
+        return self._sorted
+
+
+def _index(column: array[int], value: int, start: int) -> int:
+    if start >= len(column):
+        return -1
+    try:
+        return column.index(value, start)  # the limits are of Python 3.10
+    except ValueError:
+        return -1
