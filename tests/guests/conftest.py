@@ -1,0 +1,80 @@
+"""A sample guest in a real QEMU, at its entry or at any symbol of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from pvhdbg import guests
+from pvhdbg.capture import Plan, capture
+from pvhdbg.decode.boot_state import BootState
+from pvhdbg.kernel_image import open_kernel
+from pvhdbg.model import Registers
+from pvhdbg.targets.address import StubAddress
+from pvhdbg.targets.remote import RemoteTarget
+from pvhdbg.targets.target import Leave, run_until
+from pvhdbg.vmm.qemu import QemuOptions, start
+
+EXIT_DEVICE = ("-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-action", "shutdown=poweroff")  # -action: see vmm/options.py
+
+
+class Guest:
+    """One boot of a sample guest, under a debugger of our own.
+
+    With `ends`, QEMU ends when the guest exits or dies; else a dead machine can be looked at, and there is no exit device.
+    """
+
+    def __init__(self, name: str, stack: ExitStack, ends: bool = True, **options: str) -> None:
+        self.path = guests.path(name)
+        image = stack.enter_context(open_kernel(str(self.path)))
+        self.kernel = image.kernel()
+        self._symbols = image.symbols()
+        self.qemu = stack.enter_context(start(QemuOptions(self.path, extra=EXIT_DEVICE if ends else (), **options)))  # type: ignore[arg-type]
+        self.target = RemoteTarget.connect(StubAddress(path=self.qemu.gdb_socket))
+        stack.callback(self.target.close, Leave.KILLED)
+
+    def address(self, symbol: str) -> int:
+        """Where a symbol lies in memory."""
+        return self._symbols.physical_address(symbol)
+
+    def run_to(self, *symbols: str) -> Registers:
+        """The registers at the first of some symbols."""
+        run_until(self.target, [self.address(symbol) for symbol in symbols], 20)
+        return self.target.read_registers()
+
+    def capture(self, entry: str | None = None, spec: str = "v1", here: bool = False) -> BootState:
+        """The decoded machine at its entry, at the symbol `entry`, or where it stands."""
+        at = None if entry is None else self.address(entry)
+        return capture(self.target, Plan(spec, at, entry, self.kernel, here))
+
+    def word(self, symbol: str) -> int:
+        """The 32-bit word at a symbol."""
+        return int.from_bytes(self.target.read_memory(self.address(symbol), 4), "little")
+
+    def finish(self) -> tuple[int | None, list[str]]:
+        """Let it run to its end: QEMU's exit status, and what the guest printed."""
+        self.target.resume()
+        return self.qemu.wait(10), self.qemu.serial_tail(100)
+
+    def said(self, line: str) -> None:
+        """Wait until the guest has printed `line`, which stops nothing."""
+        deadline = time.monotonic() + 10
+        while line not in self.qemu.serial_tail(100):
+            assert time.monotonic() < deadline, f"{line!r} is not in {self.qemu.serial_tail(100)}"
+            time.sleep(0.005)
+
+
+@pytest.fixture
+def boot() -> Iterator[Callable[..., Guest]]:
+    """Boots sample guests, by name and QemuOptions; ends them after the test."""
+    if shutil.which("qemu-system-x86_64") is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("QEMU is not installed")
+        pytest.skip("QEMU is not installed")
+    with ExitStack() as stack:
+        yield lambda name, **options: Guest(name, stack, **options)
