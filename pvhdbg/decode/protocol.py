@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pvhdbg.decode.paging import physical_address
 from pvhdbg.model import MemoryView, Registers, Unavailable
 from pvhdbg.spec.protocols import SIGNATURES, Plausible, Signature, Words
 from pvhdbg.spec.start_info import START_MAGIC
@@ -46,6 +47,8 @@ def _registers_match(signature: Signature, registers: Registers) -> bool:
 def _memory_matches(probe: Words | Plausible, registers: Registers, memory: MemoryView) -> bool:
     base = registers[probe.register]
     if isinstance(probe, Words):
+        if probe.virtual and registers.get("cr3") is not None:  # else it is taken as it is: low memory is mapped so, mostly
+            base = physical_address(base, registers, memory)
         address = (base * 16 if probe.segment else base) + probe.offset
         return memory.read(address, len(probe.expected)) == probe.expected
     word = int.from_bytes(memory.read(base + probe.offset, 4), "little")

@@ -11,12 +11,22 @@ from pvhdbg.spec.protocols import SIGNATURES, Signature
 from pvhdbg.spec.revisions import ALL, SHIPPED
 
 _BOOT_PARAMS = {0x90202: b"HdrS"}
+# Page tables that map the last 2 GiB of the address space to the beginning of memory, and a PV guest's start_info there.
+_PV_KERNEL_MAP = 0xFFFFFFFF80000000
+_PV_MEMORY = {
+    0x91FF8: (0x92003).to_bytes(8, "little"),
+    0x92FF0: (0x93003).to_bytes(8, "little"),
+    0x93000: (0x00083).to_bytes(8, "little"),
+    0x94000: b"xen-3.0-x86_64",
+}
 _MATCHING: dict[str, Example] = {
     "PVH-ALT-MB1": at_entry(magic=0x24F, eax=0x2BADB002),
     "PVH-ALT-MB2": at_entry(eax=0x36D76289, ebx=0x9000, memory={0x9000: b"\x40\0\0\0\0\0\0\0"}),
     "PVH-ALT-LINUX32": at_entry(ebx=0, ebp=0, edi=0, esi=0x90000, memory=_BOOT_PARAMS),
     "PVH-ALT-LINUX64": at_entry(magic=0, cr0=0x80000011, efer=0x500, rsi=0x90000, memory=_BOOT_PARAMS),
-    "PVH-ALT-PV": at_entry(magic=0, cr0=0x80000011, efer=0x500, rsi=0x90000, memory={0x90000: b"xen-3.0-x86_64"}),
+    "PVH-ALT-PV": at_entry(
+        magic=0, cr0=0x80000011, cr3=0x91000, cr4=0x20, efer=0x500, rsi=_PV_KERNEL_MAP + 0x94000, memory=_PV_MEMORY
+    ),
     "PVH-ALT-DRAFTA": at_draft_a_entry(),
 }
 

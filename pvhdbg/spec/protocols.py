@@ -15,12 +15,16 @@ from pvhdbg.spec.start_info import DRAFT_A_ALTERNATIVES, DRAFT_A_EAX, DRAFT_A_MA
 
 @dataclass(frozen=True)
 class Words:
-    """Memory at `[register + offset]` begins with these bytes. With `segment`, the address is segment * 16 + offset."""
+    """Memory at `[register + offset]` begins with these bytes.
+
+    With `segment`, the address is segment * 16 + offset; with `virtual`, it is what the page tables make of the register.
+    """
 
     register: str
     offset: int
     expected: bytes
     segment: bool = False
+    virtual: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,7 @@ XEN_PV = Signature(
     Clause(XEN_H, 'char magic[32]; /* "xen-<version>-<platform>" */', "struct start_info"),
     protected=True,
     paging=True,
-    memory=(Words("rsi", 0, b"xen-"),),
+    memory=(Words("rsi", 0, b"xen-", virtual=True),),  # a builder puts it behind the kernel, at the kernel's own addresses
     advice='the domain was built as a PV guest (or PVHv1 of Xen 4.4 to 4.9): ask for type="pvh"',
 )
 DRAFT_A_SIGNATURE = Signature(

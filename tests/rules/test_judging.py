@@ -140,6 +140,18 @@ def test_real_mode_with_a_setup_header_is_the_linux_16_bit_protocol() -> None:
     assert boot.other_protocol.key == "linux16"
 
 
+def test_xen_pv_is_named_by_what_its_pointer_is_mapped_to() -> None:
+    (pv,) = (example for id, example in PROTOCOLS if id == "PVH-ALT-PV")
+    assert pv.changes["rsi"] > 1 << 63
+    for changes in ({"cr3": 0x98000}, {"rsi": pv.changes["rsi"] ^ 1 << 40}, {"efer": None}):
+        assert Example({**pv.changes, **changes}).boot(V1).other_protocol is None
+    # A stub that shows no control registers leaves only the pointer itself.
+    blind = {"unobserved": ["cr0", "cr3", "cr4", "efer"], "magic": 0, "memory": {0x90000: b"xen-3.0-x86_64"}}
+    other = at_entry(rsi=0x90000, **blind).boot(V1).other_protocol
+    assert other is not None
+    assert other.key == "xen-pv"
+
+
 def test_multiboots_number_in_eax_is_no_proof() -> None:
     boot = at_entry(eax=0x2BADB002).boot(V1)  # as qboot enters
     assert boot.other_protocol is None
