@@ -130,7 +130,10 @@ def _run_kernel(request: Request) -> Observed:
         if kernel.entry is None and request.entry is None and not request.here:
             raise image.not_bootable()
         plan = _plan(request, kernel, image)
-        qemu = stack.enter_context(start(_qemu_options(request, image), timeout=_timeout(request), progress=request.progress))
+        try:
+            qemu = stack.enter_context(start(_qemu_options(request, image), timeout=_timeout(request), progress=request.progress))
+        except VmmFailed as error:
+            raise _with_note(error, image) from error
         leave = Leave(request.leave or "killed")
         try:
             with _connected(request, StubAddress(path=qemu.gdb_socket), leave) as target:
@@ -158,6 +161,15 @@ def _qemu_options(request: Request, image: KernelImage) -> QemuOptions:
         qemu=request.qemu,
         extra=tuple(request.extra or ()),
     )
+
+
+def _with_note(error: VmmFailed, image: KernelImage) -> VmmFailed:
+    """QEMU's refusal of a kernel whose note it does not find, with what to do about that note."""
+    from pvhdbg.loaders.qemu import NO_NOTE
+
+    if NO_NOTE not in error.what:
+        return error
+    return VmmFailed(error.what, image.not_bootable().todo)
 
 
 def _with_serial(error: PvhdbgError, serial: list[str]) -> PvhdbgError:

@@ -38,7 +38,11 @@ def _found(kernel: KernelFile) -> tuple[str, str]:
         )
     if numbered:
         owner = printable(numbered[0].owner[:_OWNER_BOUND])
-        return f'its note of type 18 belongs to "{owner}", not to Xen', 'the owner has to be "Xen" with its NUL: namesz 4'
+        size = len(numbered[0].owner)
+        return (
+            f'its note of type 18 belongs to "{owner}" (namesz {size}), not to Xen',
+            'the owner has to be "Xen" with its NUL: namesz 4',
+        )
     has_segment = any(segment.p_type == PT_NOTE for segment in elf.segments)
     found = f"none of its {len(elf.notes)} notes is XEN_ELFNOTE_PHYS32_ENTRY" if has_segment else "it has no PT_NOTE segment"
     outside = next((note for note in kernel.section_notes if note.is_xen and note.type == PHYS32_ENTRY), None)
