@@ -296,6 +296,6 @@ def decoded(target: Target, snapshot: Snapshot, spec: str) -> BootState:
             try:
                 memory = snapshot.memory.with_piece(state.address, target.read_memory(state.address, state.size))
             except MemoryUnreadable as hole:
-                memory = snapshot.memory.with_hole(state.address, state.size, hole.why)
+                memory = snapshot.memory.with_hole(state.address, state.size, hole.why, looked=hole.looked)
         snapshot = dataclasses.replace(snapshot, memory=memory)
     raise TargetError("the hand-off could not be read within bounds", "report this with the output of `pvhdbg snapshot save`")

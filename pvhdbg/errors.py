@@ -4,7 +4,8 @@
 
     PvhdbgError                 exit code
     ├── BadInput                2   the file or the argument that was given
-    │   └── BadSnapshot         2   a saved snapshot that cannot be read
+    │   ├── BadSnapshot         2   a saved snapshot that cannot be read
+    │   └── BadLog              2   a log in which nothing of the probe can be used
     ├── NotBootable             1   the kernel: no usable PVH entry in it
     ├── TargetError             3   the machine
     │   ├── VmmFailed           3   QEMU (or GDB) is missing, too old, or gave up
@@ -43,6 +44,10 @@ class BadSnapshot(BadInput):
     """A file that claims to be a snapshot and cannot be read as one."""
 
 
+class BadLog(BadInput):
+    """A log of the sample guest `probe` in which nothing can be used."""
+
+
 class NotBootable(PvhdbgError):
     """The kernel offers no PVH entry that a loader could use."""
 
@@ -76,13 +81,17 @@ class GuestDied(TargetError):
 
 
 class MemoryUnreadable(TargetError):
-    """Guest memory at `address` (physical, `size` bytes) is not answered for by the machine."""
+    """Guest memory at `address` (physical, `size` bytes) is not answered for by the machine.
 
-    def __init__(self, address: int, size: int, why: str = "nothing is there") -> None:
+    `looked` is False where no machine was asked: a recording that does not hold it.
+    """
+
+    def __init__(self, address: int, size: int, why: str = "nothing is there", *, looked: bool = True) -> None:
         super().__init__(f"{size} bytes of guest memory at {address:#x} cannot be read: {why}")
         self.address = address
         self.size = size
         self.why = why
+        self.looked = looked
 
 
 class ProtocolError(TargetError):

@@ -6,6 +6,7 @@ Nothing here reads, waits or prints. A value that nobody could observe is never 
 
 from __future__ import annotations
 
+import dataclasses
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,10 @@ class Unavailable(Exception):
     @property
     def reason(self) -> str:
         return str(self)
+
+
+class NotLookedAt(Unavailable):
+    """A value that nobody tried to observe: nothing follows from it, also not that the machine has nothing there."""
 
 
 class NeedMemory(Exception):
@@ -191,11 +196,21 @@ class MemoryPiece:
 
 @dataclass(frozen=True)
 class MemoryHole:
-    """A range that was asked for and could not be read, with the reason."""
+    """A range that was asked for and could not be read, with the reason.
+
+    `looked` is False for one that nobody looked at: it may well be memory.
+    """
 
     address: int
     size: int
     reason: str
+    looked: bool = True
+
+    def gap(self) -> Unavailable:
+        """What a reader of the range is told."""
+        if self.looked:
+            return Unavailable(f"memory at {self.address:#x} cannot be read: {self.reason}")
+        return NotLookedAt(f"memory at {self.address:#x} was not looked at: {self.reason}")
 
 
 class Memory:
@@ -220,13 +235,14 @@ class Memory:
     def with_piece(self, address: int, data: bytes) -> Memory:
         return Memory((*self.pieces, MemoryPiece(address, data)), self.holes)
 
-    def with_hole(self, address: int, size: int, reason: str) -> Memory:
-        return Memory(self.pieces, (*self.holes, MemoryHole(address, size, reason)))
+    def with_hole(self, address: int, size: int, reason: str, *, looked: bool = True) -> Memory:
+        return Memory(self.pieces, (*self.holes, MemoryHole(address, size, reason, looked)))
 
     def read(self, address: int, size: int) -> bytes:
         """`size` bytes at `address`.
 
-        Raises `NeedMemory` for what was never asked for, and `Unavailable` for what was and could not be read.
+        Raises `NeedMemory` for what was never asked for, `Unavailable` for what was and could not be read, and
+        `NotLookedAt`, which is one, for what its observer left out.
         """
         if size <= 0:
             return b""
@@ -238,21 +254,21 @@ class Memory:
             return self.pieces[index].data[offset : offset + size]
         for hole in self.holes:
             if address < hole.address + hole.size and hole.address < address + size:
-                raise Unavailable(f"memory at {address:#x} cannot be read: {hole.reason}")
+                raise dataclasses.replace(hole, address=address).gap()
         raise NeedMemory(address, size)
 
 
 def _merged(pieces: Iterable[MemoryPiece]) -> tuple[MemoryPiece, ...]:
-    merged: list[MemoryPiece] = []
+    merged: list[tuple[int, bytearray]] = []
     for piece in sorted(pieces, key=lambda piece: piece.address):
         if not piece.data:
             continue
-        last = merged[-1] if merged else None
-        if last is None or piece.address > last.end:
-            merged.append(piece)
-        elif piece.end > last.end:  # what was read first stays: the entry state is a snapshot, not a re-reading
-            merged[-1] = MemoryPiece(last.address, last.data + piece.data[last.end - piece.address :])
-    return tuple(merged)
+        end = merged[-1][0] + len(merged[-1][1]) if merged else -1
+        if piece.address > end:
+            merged.append((piece.address, bytearray(piece.data)))
+        elif piece.end > end:  # what was read first stays: the entry state is a snapshot, not a re-reading
+            merged[-1][1].extend(piece.data[end - piece.address :])
+    return tuple(MemoryPiece(address, bytes(data)) for address, data in merged)
 
 
 class MemoryView(Protocol):

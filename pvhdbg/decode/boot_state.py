@@ -14,7 +14,7 @@ from typing import TypeVar
 from pvhdbg.decode import acpi, payload
 from pvhdbg.decode.firmware import Firmware, identify
 from pvhdbg.decode.protocol import is_pvh, recognise
-from pvhdbg.model import Backing, NeedMemory, Registers, Segments, Snapshot, Unavailable
+from pvhdbg.model import Backing, NeedMemory, NotLookedAt, Registers, Segments, Snapshot, Unavailable
 from pvhdbg.spec.protocols import DRAFT_A_SIGNATURE, Signature
 from pvhdbg.spec.revisions import DRAFT_A, Revision
 from pvhdbg.spec.start_info import (
@@ -38,15 +38,23 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Unread:
-    """Stands where a part should be that could not be decoded."""
+    """Stands where a part should be that could not be decoded; `looked` is False if that is no fault of the machine."""
 
     reason: str
+    looked: bool = True
 
 
 def seen(part: T | Unread) -> T:
     """The part, or `Unavailable` with the reason why it is not there."""
     if isinstance(part, Unread):
         raise Unavailable(part.reason)
+    return part
+
+
+def looked_at(part: T | Unread) -> T | Unread:
+    """The part, or the Unread that is the machine's own fault; `Unavailable` where nobody looked."""
+    if isinstance(part, Unread) and not part.looked:
+        raise NotLookedAt(part.reason)
     return part
 
 
@@ -108,7 +116,7 @@ class BootState:
     revision: Revision
     other_protocol: Signature | None
     magic_found: bool  # [ebx] holds the shipped ABI's magic
-    firmware: Firmware | None
+    firmware_part: Firmware | Unread | None  # None: it is none that is known here
     start_info_part: StartInfo | Unread
     draft_a_part: DraftAInfo | Unread
 
@@ -119,6 +127,11 @@ class BootState:
     @property
     def segments(self) -> Segments:
         return self.snapshot.segments
+
+    @property
+    def firmware(self) -> Firmware | None:
+        """The firmware, or None where it was not recognised."""
+        return None if isinstance(self.firmware_part, Unread) else self.firmware_part
 
     @property
     def start_info(self) -> StartInfo:
@@ -143,7 +156,9 @@ class BootState:
         try:
             self.snapshot.memory.read(address, size)
         except NeedMemory:
-            raise Unavailable(f"memory at {address:#x} was not looked at") from None
+            raise NotLookedAt(f"memory at {address:#x} was not looked at") from None
+        except NotLookedAt:
+            raise
         except Unavailable:
             return False
         return True
@@ -190,8 +205,8 @@ class _Reader:
                 raise Unavailable("the strings of this hand-off are longer than is read of one")
             try:
                 data += self.read(address + len(data), step)
-            except Unavailable:
-                if not data:
+            except Unavailable as gap:
+                if not data or isinstance(gap, NotLookedAt):
                     raise
                 return Text(address, data, terminated=False)
             end = data.find(0)
@@ -223,24 +238,30 @@ def _decode(snapshot: Snapshot, revision: Revision) -> BootState:
         revision,
         None if revision is DRAFT_A and other is DRAFT_A_SIGNATURE else other,
         pvh,
-        identify(registers, snapshot.segments, reader),
-        _or_unread(lambda: _start_info(reader, registers["ebx"])) if pvh else Unread(_why_none(snapshot)),
+        _or_unread(lambda: identify(registers, snapshot.segments, reader)),
+        _or_unread(lambda: _start_info(reader, registers["ebx"])) if pvh else _none(registers, reader),
         draft_a,
     )
 
 
-def _why_none(snapshot: Snapshot) -> str:
-    ebx = snapshot.registers.get("ebx")
+def _none(registers: Registers, reader: _Reader) -> Unread:
+    ebx = registers.get("ebx")
     if ebx is None:
-        return "no start_info: ebx was not observed"
-    return f"no start_info: the magic is not at ebx = {ebx:#x}"
+        return Unread("no start_info: ebx was not observed", looked=False)
+    try:
+        reader.read(ebx, 4)
+    except NotLookedAt as gap:
+        return Unread(f"no start_info: {gap.reason}", looked=False)
+    except Unavailable:
+        pass  # then it is not there either
+    return Unread(f"no start_info: the magic is not at ebx = {ebx:#x}")
 
 
 def _or_unread(part: Callable[[], T]) -> T | Unread:
     try:
         return part()
     except Unavailable as gap:
-        return Unread(gap.reason)
+        return Unread(gap.reason, looked=not isinstance(gap, NotLookedAt))
 
 
 # --- the shipped ABI ----------------------------------------------------------------------------------------------
@@ -328,6 +349,8 @@ def _root_table(reader: _Reader, expected: bytes, address: int, width: int) -> a
         if not size <= header.length <= acpi.TABLE_LIMIT:
             return acpi.RootTable(expected, address, header, False, f"its length is {header.length:#x}")
         data = reader.read(address, header.length)
+    except NotLookedAt:
+        raise
     except Unavailable as gap:
         return acpi.RootTable(expected, address, None, False, gap.reason)
     entries = tuple(

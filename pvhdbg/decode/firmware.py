@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pvhdbg.model import MemoryView, Registers, Segments, Unavailable
+from pvhdbg.model import MemoryView, NotLookedAt, Registers, Segments, Unavailable
 from pvhdbg.spec.deviations import PVH_BIN, QBOOT
 
 _OPTION_ROMS = range(0xC0000, 0xF0000)
@@ -26,20 +26,22 @@ class Firmware:
 
 
 def identify(registers: Registers, segments: Segments, memory: MemoryView) -> Firmware | None:
-    """The firmware that jumped to the entry, or None. Raises NeedMemory.
+    """The firmware that jumped to the entry, or None. Raises NeedMemory, and Unavailable where what tells was not observed.
 
     The GDT that it left loaded lies in its own image: pvh.bin's in an option ROM that says "PVH loader", qboot's in the
     top 64 KiB of the flash, and qboot alone leaves multiboot's number in eax (boot_pvh_from_fw_cfg).
     """
     if segments.gdt is None:
-        return None
+        raise Unavailable("the GDT that tells the firmware was not observed")
     base = segments.gdt.base
-    if base in _TOP_OF_FLASH and registers.get("eax") == _MULTIBOOT_EAX:
+    if base in _TOP_OF_FLASH and registers["eax"] == _MULTIBOOT_EAX:
         return Firmware(QBOOT, f"its GDT at {base:#x} is in the top 64 KiB of flash, and eax holds {_MULTIBOOT_EAX:#x}")
     if base in _OPTION_ROMS:
         start = base & ~(_ROM_ALIGNMENT - 1)
         try:
             rom = memory.read(start, _PVH_BIN_SIZE)
+        except NotLookedAt:
+            raise
         except Unavailable:
             return None
         if rom.startswith(b"\x55\xaa") and b"PVH loader" in rom:

@@ -93,7 +93,9 @@ def encode(snapshot: Snapshot) -> str:
             }
             for piece in snapshot.memory.pieces
         ],
-        "holes": [[_hex(hole.address), _hex(hole.size), hole.reason] for hole in snapshot.memory.holes],
+        "holes": [
+            [_hex(hole.address), _hex(hole.size), hole.reason, *([] if hole.looked else [False])] for hole in snapshot.memory.holes
+        ],
     }
     return json.dumps(document, indent=1) + "\n"
 
@@ -257,8 +259,19 @@ def _memory(reader: _Reader) -> Memory:
         if budget < 0:
             raise BadSnapshot(f"the snapshot holds more than {MEMORY_BOUND >> 20} MiB of memory", "make a new one")
         pieces.append(MemoryPiece(address, _unpack(packed, size, place)))
-    holes = reader.rows("holes", lambda row: MemoryHole(row.at(0, row.number), row.at(1, row.number), row.at(2, row.word)))
+    holes = reader.rows("holes", _hole)
     return Memory(pieces, holes)
+
+
+def _hole(row: _Reader) -> MemoryHole:
+    marked = isinstance(row.value, list) and len(row.value) > 3  # of the usual kind if it is not
+    return MemoryHole(row.at(0, row.number), row.at(1, row.number), row.at(2, row.word), not marked or row.at(3, _truth))
+
+
+def _truth(one: _Reader) -> bool:
+    if not isinstance(one.value, bool):
+        raise one.fail("true or false")
+    return one.value
 
 
 def _unpack(packed: str, size: int, place: _Reader) -> bytes:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from inspect import cleandoc
 
-from pvhdbg.decode.boot_state import BootState
+from pvhdbg.decode.boot_state import BootState, Unread
 from pvhdbg.decode.kernel_file import KernelFile
 from pvhdbg.model import Unavailable
 from pvhdbg.rules.examples import Example
@@ -127,15 +127,43 @@ class MachineRule(Rule):
             return self._verdict(Outcome.PASS, reason=_absent(recorded))
         deviation = _matching(recorded, violations)
         if deviation is None:
-            return self._found(violations, gap)
+            undecided = self._perhaps_recorded(boot, violations)
+            return self._verdict(Outcome.UNKNOWN, undecided) if undecided else self._found(violations, gap)
         severity = _heaviest(violation.severity or self.severity for violation in violations)
         return Verdict(self, Outcome.KNOWN, severity, tuple(violations), deviation.why, deviation)
 
     def _recorded(self, boot: BootState) -> list[Deviation]:
+        """What is on record for this VMM, version and firmware."""
+        vmm, firmware = boot.snapshot.vmm, boot.firmware
+        return [
+            one
+            for one in self._on_record(boot)
+            if one.vmm == vmm.name and firmware and firmware.name in one.firmware and one.covers(vmm.release())
+        ]
+
+    def _perhaps_recorded(self, boot: BootState, violations: list[Violation]) -> str:
+        """Why it is open whether these violations are on record: not all of VMM, version and firmware was observed. Else ""."""
+        vmm, firmware = boot.snapshot.vmm, boot.firmware
+        told = {"VMM": vmm.name is not None, "version": bool(vmm.release()), "firmware": not isinstance(boot.firmware_part, Unread)}
+        if all(told.values()) or not (told["VMM"] or firmware):  # without VMM and firmware nothing points to any record
+            return ""
+        possible = [
+            one
+            for one in self._on_record(boot)
+            if (one.vmm == vmm.name or not told["VMM"])
+            and (one.covers(vmm.release()) or not told["version"])
+            and ((firmware and firmware.name in one.firmware) or not told["firmware"])
+        ]
+        deviation = _matching(possible, violations)
+        if deviation is None:
+            return ""
+        unseen = " and ".join(name for name, seen in told.items() if not seen)
+        return f"found {violations[0].found}, which {deviation.key} has on record for some {deviation.vmm}s; not observed here: {unseen}"
+
+    def _on_record(self, boot: BootState) -> list[Deviation]:
         if not boot.snapshot.entry.by_vmm:
             return []  # a guest made this entry: the VMM's habits excuse nothing
-        vmm, firmware = boot.snapshot.vmm, boot.firmware.name if boot.firmware else None
-        return [d for d in DEVIATIONS if d.rule == self.id and d.covers(vmm.name, vmm.release(), firmware)]
+        return [deviation for deviation in DEVIATIONS if deviation.rule == self.id]
 
 
 @dataclass(frozen=True)

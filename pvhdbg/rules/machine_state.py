@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pvhdbg.decode.boot_state import BootState
+from pvhdbg.decode.boot_state import BootState, looked_at
 from pvhdbg.model import Kernel, Unavailable
 from pvhdbg.rules.declare import MachineRule, NotApplicable, Severity, Violation, rule
 from pvhdbg.rules.examples import ENTRY, at_entry
@@ -268,6 +268,7 @@ def eax_mb(boot: BootState) -> Iterator[Violation]:
     """A kernel that serves both protocols at one entry and asks eax first takes a PVH start_info for a multiboot_info.
     Decide by the magic at [ebx]."""
     if not boot.magic_found:
+        looked_at(boot.start_info_part)
         raise NotApplicable("there is no PVH magic at [ebx]")
     if boot.registers["eax"] == 0x2BADB002:
         yield Violation("eax", "unspecified", "0x2badb002, multiboot 1's magic, in a PVH hand-off")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pvhdbg.decode.boot_state import MODULE_BOUND, TEXT_BOUND, BootState, Module, Unread, seen
+from pvhdbg.decode.boot_state import MODULE_BOUND, TEXT_BOUND, BootState, Module, Unread, looked_at, seen
 from pvhdbg.model import Unavailable
 from pvhdbg.rules.declare import MachineRule, NotApplicable, Severity, Violation, rule
 from pvhdbg.rules.examples import at_entry
@@ -160,7 +160,7 @@ def mod_cmdline(boot: BootState) -> Iterator[Violation]:
     """hvmloader and FreeBSD compare it as a string, Xen as a guest stops when it lies beyond 4 GiB. qboot leaves it
     uninitialised, and QEMU's pvh.bin overwrites it when the command line has 4113 characters or more."""
     for index, module in enumerate(_listed(boot)):
-        line, at = module.command_line, f"modules[{index}].cmdline_paddr"
+        line, at = looked_at(module.command_line), f"modules[{index}].cmdline_paddr"
         address = module.entry.cmdline_paddr
         if isinstance(line, Unread):
             yield Violation(at, "0 or a readable string", f"{address:#x}: {line.reason}")

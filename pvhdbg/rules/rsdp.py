@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pvhdbg.decode import acpi
-from pvhdbg.decode.boot_state import BootState, Unread, seen
+from pvhdbg.decode.boot_state import BootState, Unread, looked_at, seen
 from pvhdbg.rules.declare import MachineRule, NotApplicable, Severity, Violation, rule
 from pvhdbg.rules.examples import RSDP, XSDT, at_entry
 from pvhdbg.rules.modules import ends_in_reserved
@@ -42,7 +42,7 @@ def _signed(boot: BootState) -> acpi.Rsdp:
 )
 def rsdp_sig(boot: BootState) -> Iterator[Violation]:
     """A guest that trusts the pointer finds no ACPI: no interrupt routing, no CPUs, no PCI windows."""
-    rsdp = _rsdp(boot)
+    rsdp = looked_at(_rsdp(boot))
     if isinstance(rsdp, Unread):
         yield Violation("start_info.rsdp_paddr", "a readable RSDP", rsdp.reason)
     elif rsdp.head.signature != acpi.RSDP_SIGNATURE:

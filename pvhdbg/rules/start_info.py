@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from pvhdbg.decode.boot_state import TEXT_BOUND, BootState, StartInfo, Text, Unread, seen
+from pvhdbg.decode.boot_state import TEXT_BOUND, BootState, StartInfo, Text, Unread, looked_at, seen
 from pvhdbg.model import Kernel, LoadRange, Unavailable, Vmm
 from pvhdbg.rules.declare import MachineRule, NotApplicable, Severity, Violation, rule
 from pvhdbg.rules.examples import START_INFO, at_entry
@@ -130,7 +130,7 @@ def _command_line(boot: BootState) -> Text | Unread:
 )
 def cmdline_nul(boot: BootState) -> Iterator[Violation]:
     """Every guest measures it with an unbounded strlen."""
-    line = _command_line(boot)
+    line = looked_at(_command_line(boot))
     address = boot.start_info.raw.cmdline_paddr
     if isinstance(line, Unread):
         yield Violation("start_info.cmdline_paddr", "a readable string", f"{address:#x}: {line.reason}")

@@ -48,9 +48,9 @@ class Deviation:
     until: tuple[int, ...] = ()
     always: bool = True  # it occurs in every boot of that VMM: its absence is worth a word
 
-    def covers(self, vmm: str | None, release: tuple[int, ...], firmware: str | None) -> bool:
-        """Whether this record speaks of that VMM, version and firmware. An unknown version is not on record."""
-        if vmm != self.vmm or firmware not in self.firmware or not release:
+    def covers(self, release: tuple[int, ...]) -> bool:
+        """Whether it is about that version. Raises nothing; an unknown version (empty) is not on record."""
+        if not release:
             return False
         return release >= self.since and (not self.until or release[: len(self.until)] <= self.until)
 

@@ -14,9 +14,10 @@ class RecordedTarget:
 
     via = "snapshot"
 
-    def __init__(self, snapshot: Snapshot, name: str = "snapshot") -> None:
+    def __init__(self, snapshot: Snapshot, name: str = "snapshot", kind: str = "snapshot") -> None:
         self.snapshot = snapshot
         self._name = name
+        self._kind = kind
 
     @property
     def name(self) -> str:
@@ -33,12 +34,12 @@ class RecordedTarget:
         try:
             return self.snapshot.memory.read(address, size)
         except NeedMemory:
-            raise MemoryUnreadable(address, size, "it is not in the snapshot") from None
+            raise MemoryUnreadable(address, size, f"it is not in the {self._kind}", looked=False) from None
         except Unavailable as gap:
             raise MemoryUnreadable(address, size, gap.reason) from None
 
     def _cannot(self) -> TargetError:
-        return TargetError(f"{self._name} is a snapshot: it cannot be run or changed", _TODO)
+        return TargetError(f"{self._name} is a {self._kind}: it cannot be run or changed", _TODO)
 
     def write_register(self, name: str, value: int) -> None:
         raise self._cannot()

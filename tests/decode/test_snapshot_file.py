@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import zlib
 
@@ -10,9 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pvhdbg.capture import decoded
 from pvhdbg.decode.snapshot_file import MEMORY_BOUND, SCHEMA, decode, encode
 from pvhdbg.errors import BadSnapshot
+from pvhdbg.rules.catalogue import judge
+from pvhdbg.rules.declare import Outcome
 from pvhdbg.rules.examples import at_draft_a_entry, at_entry
+from pvhdbg.targets.recorded import RecordedTarget
 
 TEXT = encode(at_entry().snapshot())
 
@@ -39,6 +44,8 @@ def test_round_trip(example: object) -> None:
         ({"gdt": ["0x1"]}, "gdt"),
         ({"a20": "yes"}, "a20"),
         ({"kernel": {"loads": 3}}, "kernel.loads"),
+        ({"holes": [["0x0", "0x8", "why", "no"]]}, "holes[0][3]"),
+        ({"holes": ["0x0"]}, "holes[0]"),
     ],
 )
 def test_damage_is_named(change: dict[str, object], named: str) -> None:
@@ -47,6 +54,25 @@ def test_damage_is_named(change: dict[str, object], named: str) -> None:
         decode(json.dumps(document))
     assert named in error.value.what
     assert error.value.todo
+
+
+def test_a_hole_that_nobody_looked_at_stays_one() -> None:
+    snapshot = at_entry().snapshot()
+    memory = snapshot.memory.with_hole(0x5000, 8, "left out", looked=False).with_hole(0xB0000000, 4, "nothing is there")
+    snapshot = dataclasses.replace(snapshot, memory=memory)
+    read = decode(encode(snapshot))
+    assert read == snapshot
+    assert [hole.looked for hole in read.memory.holes] == [False, True]
+
+
+def test_what_a_snapshot_does_not_hold_is_not_said_to_be_absent() -> None:
+    """Only the machine's own layout, or an error of its stub, tells that nothing is there."""
+    snapshot = at_entry(backing=None, rsdp_paddr=0x7654_0000).snapshot()
+    boot = decoded(RecordedTarget(snapshot), snapshot, "v1")
+    assert {verdict.rule.id: verdict.outcome for verdict in judge(boot)}["SI-RSDP-SIG"] is Outcome.UNKNOWN
+    hole = dataclasses.replace(snapshot, memory=snapshot.memory.with_hole(0x7654_0000, 0x1000, "E14"))
+    boot = decoded(RecordedTarget(hole), hole, "v1")
+    assert {verdict.rule.id: verdict.outcome for verdict in judge(boot)}["SI-RSDP-SIG"] is Outcome.FAIL
 
 
 def test_a_zip_bomb_is_not_unpacked() -> None:

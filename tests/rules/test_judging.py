@@ -188,18 +188,28 @@ def test_a_known_deviation_fails_only_under_strict() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"vmm": Vmm("QEMU", None)},
         {"vmm": Vmm("example", "7.2.22")},
         {"vmm": Vmm("QEMU", "3.1")},
         {"gdt": DescriptorTable(0x500, 0x27)},
         {"found_by": "--entry"},
         {"found_by": "here"},
     ],
-    ids=["no version", "other VMM", "before pvh.bin", "other firmware", "guest's entry", "not an entry"],
+    ids=["other VMM", "before pvh.bin", "other firmware", "guest's entry", "not an entry"],
 )
 def test_nobody_else_is_excused(changes: dict[str, object]) -> None:
     boot = at_entry(**{**PVH_BIN, "tr_limit": 0xFFFF, **changes}).boot(V1)
     assert verdicts(boot)["PVH-TR-LIMIT"].outcome is Outcome.FAIL
+
+
+def test_without_a_version_it_is_not_decided_whether_it_is_excused() -> None:
+    """A log of the guest `probe` tells which VMM it was, and not which version."""
+    of_some_version = at_entry(**{**PVH_BIN, "tr_limit": 0xFFFF, "vmm": Vmm("QEMU", None)}).boot(V1)
+    verdict = verdicts(of_some_version)["PVH-TR-LIMIT"]
+    assert verdict.outcome is Outcome.UNKNOWN
+    assert "0xffff" in verdict.reason
+    assert "QEMU-TR-LIMIT" in verdict.reason
+    never_on_record = at_entry(**{**PVH_BIN, "tr_limit": 0x66, "vmm": Vmm("QEMU", None)}).boot(V1)
+    assert verdicts(never_on_record)["PVH-TR-LIMIT"].outcome is Outcome.FAIL
 
 
 def test_a_recorded_deviation_that_does_not_occur_is_said() -> None:
