@@ -79,8 +79,9 @@ def test_the_committed_guests_are_what_the_sources_make(tmp_path: Path) -> None:
         assert symbols(fresh) == symbols(guests.path(name))
 
 
-def test_hello_suits_every_loader() -> None:
-    elf = Elf(guests.path("hello"))
+@pytest.mark.parametrize("name", ["hello", "probe"])
+def test_it_suits_every_loader(name: str) -> None:
+    elf = Elf(guests.path(name))
     assert elf.entry >= 1 << 20  # linux-loader asks for it, also when the note names another entry
     ((_, _, _, _, align, note),) = elf.of_kind(PT_NOTE)  # one: linux-loader lets a second erase the first
     assert align == 4  # where QEMU's padding and everybody else's agree
@@ -90,6 +91,17 @@ def test_hello_suits_every_loader() -> None:
     assert all(data for *_, data in loads)
     assert all(flags & 3 != 3 for _, flags, *_ in loads)  # nothing is both writable and executable
     assert b"\x02\xb0\xad\x1b" not in elf.data[:8192]  # a multiboot header would come first on QEMU
+
+
+def test_the_probes_interrupt_table_leads_to_its_handler() -> None:
+    """Its gates hold the handler's address in two halves, which the assembler cannot check."""
+    need("readelf")
+    found = dict(symbol.split()[:2] for symbol in symbols(guests.path("probe")))
+    ((_, _, paddr, _, _, data),) = [segment for segment in Elf(guests.path("probe")).of_kind(PT_LOAD) if segment[1] == 6]
+    start = int(found["idt"], 16) - paddr
+    for gate in range(start, int(found["idt_end"], 16) - paddr, 8):
+        low, selector, kind, high = struct.unpack_from("<HHHH", data, gate)
+        assert (high << 16 | low, selector, kind) == (int(found["fault"], 16), 8, 0x8E00)
 
 
 def test_hello_has_its_symbols_and_no_constants_among_them() -> None:
