@@ -8,7 +8,7 @@ from pvhdbg.report.document import Report
 
 
 def check(subject: str, **options: Any) -> Report:
-    """Bring `subject` (kernel file, gdbstub address or snapshot) to its entry and judge it.
+    """Bring `subject` (kernel file, gdbstub address, snapshot or probe's log) to its entry and judge it.
 
     Options are those of `pvhdbg check` by their long names (`machine="q35"`, `append=...`, `spec="v0"`, `strict=True`,
     `timeout=10`, `select=["PVH"]`). Raises PvhdbgError where the command would exit with 2 or 3.

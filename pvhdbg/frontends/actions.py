@@ -30,6 +30,13 @@ def attach(request: Request) -> Answer:
     return _judged(request, attach_to)
 
 
+def probe(request: Request) -> Answer:
+    """`probe`: as `check`, for a log of the guest `probe` only."""
+    from pvhdbg.frontends.subject import probe as read_probe
+
+    return _judged(request, read_probe)
+
+
 def _judged(request: Request, observe: Any) -> Answer:
     if request.select or request.ignore:
         from pvhdbg.rules.catalogue import choose

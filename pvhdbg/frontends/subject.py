@@ -1,4 +1,5 @@
-"""A SUBJECT is told by what it is: a kernel file, a gdbstub's address, or a saved snapshot; this brings it to its entry."""
+"""A SUBJECT is told by what it is: a kernel file, a gdbstub's address, a saved snapshot, or a probe's log; this brings it to
+its entry."""
 
 from __future__ import annotations
 
@@ -46,6 +47,9 @@ def observe(request: Request) -> Observed:
     if _is_snapshot(subject):
         _refuse(request, ("kernel", "entry", "here", "reset", "leave", *_QEMU_OPTIONS), "a snapshot is only read")
         return Observed(_from_snapshot(subject, _spec(request)))
+    if _is_log(subject):
+        return probe(request)
+    _refuse(request, ("vmm",), "it is for a probe's log, which does not tell")
     if _is_file(subject):
         return _run_kernel(request)
     address = parse_address(subject)
@@ -63,10 +67,33 @@ def run(request: Request) -> Observed:
     subject = str(request.subject)
     if _is_snapshot(subject):
         raise BadInput(f"{subject} is a snapshot, which cannot be run", f"judge it with: pvhdbg check {subject}")
+    if _is_log(subject):
+        raise BadInput(f"{subject} is a probe's log, which cannot be run", f"judge it with: pvhdbg probe {subject}")
     if not _is_file(subject):
         address = parse_address(subject)
         raise BadInput(f"{address} is a gdbstub, not a kernel file", f"use: pvhdbg attach {subject}")
     return _run_kernel(request)
+
+
+def probe(request: Request) -> Observed:
+    """As `observe`, for a subject that has to be a log of the guest `probe`; `-` is standard input."""
+    from pvhdbg.capture import decoded
+    from pvhdbg.frontends.probe_log import read_log
+    from pvhdbg.targets.recorded import RecordedTarget
+
+    path = str(request.subject)
+    _refuse(request, ("entry", "here", "reset", "leave", *_QEMU_OPTIONS), "a log is only read")
+    request.progress(f"reading {path}")
+    with ExitStack() as stack:
+        kernel, file = None, None
+        if request.kernel:
+            from pvhdbg.kernel_image import open_kernel
+
+            image = stack.enter_context(open_kernel(str(request.kernel)))
+            kernel, file = image.kernel(), image.file().without_data()
+        snapshot, warnings = read_log(path, request.vmm, kernel)
+        boot = decoded(RecordedTarget(snapshot, path, "log"), snapshot, _spec(request))
+        return Observed(boot, tuple(warnings), file)
 
 
 _QEMU_OPTIONS = ("append", "initrd", "machine", "memory", "cpus", "cpu", "accel", "qemu", "extra")
@@ -97,6 +124,12 @@ def _is_snapshot(path: str) -> bool:
     except (OSError, ValueError):
         return False
     return path.endswith(".pvhsnap") or (head.lstrip().startswith(_SNAPSHOT_HEAD) and _MARK in head)
+
+
+def _is_log(path: str) -> bool:
+    from pvhdbg.frontends.probe_log import is_log
+
+    return is_log(path)
 
 
 def _from_snapshot(path: str, spec: str) -> BootState:

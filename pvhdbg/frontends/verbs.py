@@ -76,7 +76,8 @@ class Verb:
         return answer
 
 _SUBJECT = argument(
-    "subject", metavar="SUBJECT", help="a kernel file, a gdbstub (:1234, host:1234, unix:PATH, a socket path), or a snapshot"
+    "subject", metavar="SUBJECT", help="a kernel file, a gdbstub (:1234, host:1234, unix:PATH, a socket path), a snapshot, "
+    "or a log of the guest probe"
 )
 _JUDGE = (
     argument("--spec", choices=("draft-a", "v0", "v1"), default="v1", help="the revision to judge by (default: v1)"),
@@ -104,6 +105,9 @@ _QEMU = (
     argument("--accel", choices=("tcg", "kvm", "auto"), help="accelerator (default: tcg)"),
     argument("--qemu", metavar="BINARY", help="the QEMU to start (default: qemu-system-x86_64)"),
 )
+_LOG = (
+    argument("--vmm", metavar="VMM", help='name and version of what a probe\'s log was made on, as in "QEMU 7.2.22"'),
+)
 _ACTIONS = "pvhdbg.frontends.actions"
 _FORMATS = ("text", "json", "sarif")
 
@@ -130,9 +134,22 @@ VERBS: tuple[Verb, ...] = (
         "judge a hand-off, for scripts: the exit code is the verdict",
         "pvhdbg check vmlinux --machine q35 --strict --format json --output report.json",
         f"{_ACTIONS}:check",
-        (_SUBJECT, *_QEMU, *_JUDGE, *_WALK),
+        (_SUBJECT, *_QEMU, *_JUDGE, *_WALK, *_LOG),
         formats=_FORMATS,
         passes_on=True,
+    ),
+    Verb(
+        "probe",
+        "judge a hand-off by what the sample guest probe printed of it, on any VMM",
+        "pvhdbg probe serial.log --format json",
+        f"{_ACTIONS}:probe",
+        (
+            argument("subject", metavar="LOG", help="what was logged of COM1 or port 0xe9; - is standard input"),
+            argument("--kernel", metavar="ELF", help="the probe.elf that was booted, to judge the file too"),
+            *_LOG,
+            *_JUDGE,
+        ),
+        formats=_FORMATS,
     ),
     Verb(
         "elf",
@@ -181,7 +198,7 @@ VERBS: tuple[Verb, ...] = (
         "save what was handed over to a file that check, regs and info read",
         "pvhdbg snapshot save vmlinux -o boot.pvhsnap",
         f"{_ACTIONS}:snapshot_save",
-        (_SUBJECT, argument("-o", "--output", metavar="FILE", required=True, help="the file to write"), *_QEMU, *_WALK),
+        (_SUBJECT, argument("-o", "--output", metavar="FILE", required=True, help="the file to write"), *_QEMU, *_WALK, *_LOG),
         formats=("text",),
         passes_on=True,
     ),

@@ -67,9 +67,9 @@ def _header(boot: BootState, warnings: Iterable[str], style: Style) -> list[str]
 
 def _vmm(boot: BootState) -> str:
     vmm = boot.snapshot.vmm
-    if vmm.name is None:
+    if vmm.name is None and vmm.accelerator is None:
         return "not observed (no monitor answers)"
-    words = " ".join(part for part in (vmm.name, vmm.version) if part)
+    words = " ".join(part for part in (vmm.name or "not named", vmm.version) if part)
     accelerator = f", {printable(vmm.accelerator)}" if vmm.accelerator else ""
     firmware = boot.firmware.name if boot.firmware else "not recognised"
     return f"{printable(words)}{accelerator}; firmware: {firmware}"
@@ -79,7 +79,7 @@ def _kernel(boot: BootState) -> str:
     kernel = boot.snapshot.kernel
     if kernel is None:
         return "not seen (name it with --kernel)"
-    parts = [printable(kernel.path or "no path")]
+    parts = [printable(kernel.path or "no path")] if kernel.source != "probe log" else ["the guest probe, by its own words"]
     if kernel.source == "info roms":
         parts.append("known from the monitor only")
     if kernel.build_id:

@@ -173,7 +173,10 @@ def _accepts(path: str) -> bool:
 
 
 class Machine:
-    """A QEMU that somebody else started, with a gdbstub on a unix socket and COM1 in a file; it waits at its reset vector."""
+    """A QEMU that somebody else started, with a gdbstub on a unix socket and COM1 in a file; it waits at its reset vector.
+
+    "{folder}" in its options stands for a folder that lives as long as it.
+    """
 
     def __init__(self, *words: str, kernel: str = HELLO, gdb: str = "") -> None:
         self._scratch = scratch()
@@ -182,7 +185,8 @@ class Machine:
         self._serial = self.folder / "serial"
         self.process = subprocess.Popen(
             ["qemu-system-x86_64", "-kernel", kernel, "-m", "64M", "-nic", "none", "-display", "none", "-monitor", "none", "-S",
-             "-serial", f"file:{self._serial}", "-gdb", gdb or f"unix:{self.socket},server=on,wait=off", *words],
+             "-serial", f"file:{self._serial}", "-gdb", gdb or f"unix:{self.socket},server=on,wait=off",
+             *(word.replace("{folder}", str(self.folder)) for word in words)],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )  # fmt: skip

@@ -1,0 +1,112 @@
+"""A probe's log as a subject: told from a kernel by its content, and read without ever holding more than a piece of it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pvhdbg.decode import payload
+from pvhdbg.decode.probe_log import decode, holds_line
+from pvhdbg.errors import BadInput, BadLog
+from pvhdbg.model import Snapshot, Vmm
+from pvhdbg.spec.probe_format import LINE_LIMIT
+
+if TYPE_CHECKING:
+    from pvhdbg.model import Kernel
+
+STANDARD_INPUT = "-"
+_PIECE = 1 << 20
+_HDRS_AT = 0x202  # Documentation/arch/x86/boot.rst: "HdrS" in the setup header of a bzImage
+
+
+def is_log(path: str) -> bool:
+    """Whether a probe's line is anywhere in the regular file `path`, and the file is nothing that is booted."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return False
+        with open(path, "rb") as file:
+            head = file.read(4096)
+        if payload.kind(head) not in ("unknown", "zeros") or head[_HDRS_AT : _HDRS_AT + 4] == b"HdrS":
+            return False
+        rest = b""
+        for piece in _pieces(path):
+            if holds_line(rest + piece):
+                return True
+            rest = piece[-LINE_LIMIT:]
+    except (OSError, ValueError):
+        return False
+    return False
+
+
+def read_log(path: str, vmm: str | None = None, kernel: Kernel | None = None) -> tuple[Snapshot, list[str]]:
+    """The machine in the log at `path` (`-`: standard input), and warnings. Raises BadInput, BadLog.
+
+    `vmm` is what the user says made it, "QEMU 7.2.22"; `kernel` is the file that is said to have been booted.
+    """
+    try:
+        log = decode(_pieces(path))
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {error.strerror or error}", "give the log of a boot of probe.elf") from error
+    except ValueError as error:
+        raise BadInput(f"{path!r} is not a path: {error}", "give the log of a boot of probe.elf") from error
+    except BadLog as error:
+        raise BadLog(f"{'standard input' if path == STANDARD_INPUT else path}: {error.what}", error.todo) from error
+    snapshot, warnings = log.snapshot, list(log.warnings)
+    if vmm is not None:
+        snapshot, said = _named(snapshot, vmm)
+        warnings += said
+    if kernel is not None:
+        if snapshot.kernel is not None and (kernel.entry, kernel.loads) != (snapshot.kernel.entry, snapshot.kernel.loads):
+            warnings.append(f"{kernel.path} is not the probe that wrote this log: its entry or its segments lie elsewhere")
+        snapshot = replace(snapshot, kernel=kernel)
+    return snapshot, warnings
+
+
+def _named(snapshot: Snapshot, vmm: str) -> tuple[Snapshot, list[str]]:
+    name, _, version = vmm.strip().partition(" ")
+    if not name:
+        raise BadInput("--vmm names no VMM", 'say it like this: --vmm "QEMU 7.2.22"')
+    name = {"qemu": "QEMU", "xen": "Xen"}.get(name.lower(), name)
+    seen = snapshot.vmm
+    warnings = []
+    if seen.name is not None and seen.name != name:
+        warnings.append(f"--vmm says {name}, and the CPU says that it is run by {seen.name}")
+    named = Vmm(name, version.strip() or seen.version, seen.accelerator)
+    return replace(snapshot, vmm=named, sources={**snapshot.sources, "vmm": "--vmm"}), warnings
+
+
+def _pieces(path: str) -> Iterator[bytes]:
+    """The file piece by piece; what was never written of a sparse one is passed over."""
+    if path == STANDARD_INPUT:
+        yield from _read(0)
+        return
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield from _read(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read(descriptor: int) -> Iterator[bytes]:
+    at, sparse = 0, True
+    while True:
+        if sparse:
+            try:
+                data_at = os.lseek(descriptor, at, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno == errno.ENXIO:  # nothing but a hole is left
+                    return
+                sparse = False  # a pipe, or a file system that does not tell
+            else:
+                if data_at != at:
+                    yield b"\0"  # no line goes on across a hole
+                at = data_at
+        piece = os.read(descriptor, _PIECE)
+        if not piece:
+            return
+        at += len(piece)
+        yield piece

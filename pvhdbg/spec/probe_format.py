@@ -1,0 +1,168 @@
+"""The lines that the sample guest `probe` prints: each kind once, with its words. docs/probe.md is checked against this.
+
+::
+
+    PVHPROBE1 <boot> <number> <kind> <words> *<crc>
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+MARK = "PVHPROBE"
+VERSION = 1
+LINE_LIMIT = 200  # characters; Xen cuts what a guest writes to its debug console beyond that
+LINES_LIMIT = 1 << 16  # the number has 4 digits
+HEAD = (
+    ("boot", "8 hex digits that differ from boot to boot: the low half of the time stamp counter"),
+    ("number", "4 hex digits: the line's number in its boot, from 0"),
+    ("kind", "one of the kinds below"),
+    ("crc", "8 hex digits: CRC-32 (as in zlib) of the line from its first P up to the last character in front of ` *`"),
+)
+
+
+class Form(Enum):
+    """How a word is written: a pattern, and what it is in words."""
+
+    WORD = ("[0-9a-f]{8}", "8 hex digits")
+    HALF = ("[0-9a-f]{4}", "4 hex digits")
+    NAME = ("[a-z]{2,4}", "letters")
+    BYTES = ("(?:[0-9a-f]{2}){1,64}", "2 hex digits a byte")
+
+    @property
+    def pattern(self) -> str:
+        return str(self.value[0])
+
+    @property
+    def title(self) -> str:
+        return str(self.value[1])
+
+
+@dataclass(frozen=True)
+class Word:
+    """One word of a line."""
+
+    name: str
+    meaning: str
+    form: Form = Form.WORD
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of line. `many` says that there is more than one of it in a boot."""
+
+    name: str
+    meaning: str
+    words: tuple[Word, ...] = ()
+    many: bool = False
+
+
+# Bits of the word `tests` of a `segment` line. The guest has the same numbers (probe.S, TEST_*).
+TEST_READ = 1
+TEST_SAME = 2
+TEST_ZERO = 4
+TEST_TOP = 8
+TEST_LAST = 16
+TEST_WRITE = 32
+TESTS = {
+    TEST_READ: "the segment can be read",
+    TEST_SAME: "what was stored through ds is read back through it at the same offset",
+    TEST_ZERO: "offset 0 can be read, so it is no expand-down segment",
+    TEST_TOP: "offset 0xffffffff can be read",
+    TEST_LAST: "0xffffffff cannot; the last offset that can was searched for",
+    TEST_WRITE: "the segment can be written",
+}
+# Bits of the word `found` of a `table` line.
+FOUND_RIGHTS = 1
+FOUND_LIMIT = 2
+
+SEGMENTS = ("cs", "ss", "ds", "es", "fs", "gs", "ldt", "tr")
+GENERAL = ("eax", "ebx", "ecx", "edx", "esi", "edi", "ebp", "esp", "eip", "eflags")
+CONTROL = ("cr0", "cr2", "cr3", "cr4")
+MSRS = {0xC0000080: "efer", 0xC0000100: "fs_base", 0xC0000101: "gs_base", 0xC0000102: "k_gs_base"}
+GAPS = {
+    "void": "what was written there did not stay: no RAM is there",
+    "far": "it lies beyond 4 GiB, where a 32-bit guest without paging cannot look",
+    "fill": "nothing but 00 or nothing but ff was read, and whether memory is there was not tried",
+    "cut": "it is longer than the probe prints",
+}
+
+_NAME = Word("name", f"one of {' '.join(SEGMENTS)}", Form.NAME)
+_TRUTH = "0 or 1"
+
+KINDS: tuple[Kind, ...] = (
+    Kind("begin", "the first line of a boot"),
+    Kind(
+        "general",
+        "the general registers before the guest changed any, where it runs as an offset in cs, and eflags",
+        tuple(Word(name, name) for name in GENERAL),
+    ),
+    Kind("control", "control registers", tuple(Word(name, name) for name in CONTROL)),
+    Kind("gdt", "sgdt", (Word("base", "linear address"), Word("limit", "bytes minus one", Form.HALF))),
+    Kind("idt", "sidt", (Word("base", "linear address"), Word("limit", "bytes minus one", Form.HALF))),
+    Kind(
+        "segment",
+        "a selector, and what accesses through its segment found; of ldt and tr the selector alone",
+        (_NAME, Word("selector", "16 bits"), Word("tests", "bits, see below"), Word("last", "the offset that was searched for")),
+        many=True,
+    ),
+    Kind(
+        "hidden",
+        "what the CPU has cached, as it is in a VMCB: fs, gs, ldt and tr by VMSAVE on a CPU with SVM; under QEMU's TCG "
+        "also es, cs, ss and ds, from the host save area of a VMRUN that is refused",
+        (
+            _NAME,
+            Word("selector", "16 bits"),
+            Word("attributes", "descriptor bits 40-47 in bits 0-7, 52-55 in bits 8-11"),
+            Word("limit", "bytes, scaled"),
+            Word("base_high", "bits 32-63 of the base"),
+            Word("base_low", "bits 0-31 of the base"),
+        ),
+        many=True,
+    ),
+    Kind(
+        "msr",
+        "a model specific register that this CPU has: " + ", ".join(f"{number:x} {name}" for number, name in MSRS.items()),
+        (Word("number", "its number"), Word("high", "bits 32-63"), Word("low", "bits 0-31")),
+        many=True,
+    ),
+    Kind(
+        "tests",
+        "what the other tests are worth, and the A20 gate",
+        (
+            Word("limits", f"{_TRUTH}: this CPU refuses an access beyond a segment's limit (QEMU's TCG never does)"),
+            Word("null", f"{_TRUTH}: it refuses an access through a null selector"),
+            Word("ds_at_0", f"{_TRUTH}: what was stored through ds lies where a base of 0 puts it"),
+            Word("a20", f"{_TRUTH}: an odd megabyte and the even one below it are different memory"),
+        ),
+    ),
+    Kind("entry", "the address in the probe's own PHYS32_ENTRY note", (Word("address", "physical address"),)),
+    Kind("load", "a PT_LOAD of the probe", (Word("start", "physical address"), Word("size", "bytes in memory")), many=True),
+    Kind("cpuid", "cpuid", tuple(Word(name, name) for name in ("leaf", "eax", "ebx", "ecx", "edx")), many=True),
+    Kind("mem", "guest memory", (Word("address", "physical address"), Word("data", "the bytes", Form.BYTES)), many=True),
+    Kind(
+        "gap",
+        "memory that was to be printed and was not",
+        (
+            Word("high", "bits 32-63 of its address"),
+            Word("low", "bits 0-31"),
+            Word("size", "bytes"),
+            Word("reason", "one of the reasons below", Form.NAME),
+        ),
+        many=True,
+    ),
+    Kind(
+        "table",
+        "what lar and lsl say of a selector, that is the loader's descriptor table; some KVM hosts end the machine here",
+        (
+            _NAME,
+            Word("found", f"bits: {FOUND_RIGHTS} lar found it, {FOUND_LIMIT} lsl did"),
+            Word("rights", "lar"),
+            Word("limit", "lsl, bytes"),
+        ),
+        many=True,
+    ),
+    Kind("end", "the report is complete; once in front of the table lines and once behind", (Word("lines", "lines so far"),), many=True),
+)
+BY_NAME = {kind.name: kind for kind in KINDS}
