@@ -162,3 +162,71 @@ class ElfSpec:
 def build_elf(**changes: Any) -> bytes:
     """The bytes of `ElfSpec(**changes)`."""
     return ElfSpec(**changes).encode()
+
+
+# --- any number of segments -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A program header and the bytes that it points to. Sizes follow the content unless they are given."""
+
+    type: int = PT_LOAD
+    content: bytes = b""
+    paddr: int = ENTRY
+    vaddr: int | None = None  # as paddr
+    filesz: int | None = None
+    memsz: int | None = None
+    flags: int = 7
+    align: int = 4
+
+
+@dataclass(frozen=True)
+class Program:
+    """An ELF of pieces, in this order in the program headers and in the file; `front` lies before and `tail` behind them."""
+
+    pieces: tuple[Piece, ...]
+    bits: int = 64
+    machine: int = 62
+    entry: int = ENTRY
+    flags: int = 0
+    front: bytes = b""
+    tail: bytes = b""
+    step: int = 4  # alignment of the contents in the file
+
+    @property
+    def front_offset(self) -> int:
+        """File offset of `front`, a multiple of 4."""
+        sizes = (Header64, Segment64) if self.bits == 64 else (Header32, Segment32)
+        return Ident.sizeof() + sizes[0].sizeof() + len(self.pieces) * sizes[1].sizeof()
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """File offset of each piece's content."""
+        at, found = self.front_offset + len(self.front), []
+        for piece in self.pieces:
+            at += -at % self.step
+            found.append(at)
+            at += len(piece.content)
+        return tuple(found)
+
+    def encode(self) -> bytes:
+        wide = self.bits == 64
+        layout: type[Segment32] | type[Segment64] = Segment64 if wide else Segment32
+        header: type[Header32] | type[Header64] = Header64 if wide else Header32
+        head = Ident.sizeof() + header.sizeof()
+        fields = header(
+            e_type=2, e_machine=self.machine, e_version=1, e_entry=self.entry, e_phoff=head, e_shoff=0, e_flags=self.flags,
+            e_ehsize=head, e_phentsize=layout.sizeof(), e_phnum=len(self.pieces), e_shentsize=0, e_shnum=0, e_shstrndx=0,
+        )  # fmt: skip
+        data = bytearray(Ident(b"\x7fELF", 2 if wide else 1, 1, 1, 0, bytes(8)).encode() + fields.encode())
+        for piece, at in zip(self.pieces, self.offsets, strict=True):
+            filesz = len(piece.content) if piece.filesz is None else piece.filesz
+            data += layout(
+                p_type=piece.type, p_flags=piece.flags, p_offset=at, p_vaddr=piece.paddr if piece.vaddr is None else piece.vaddr,
+                p_paddr=piece.paddr, p_filesz=filesz, p_memsz=filesz if piece.memsz is None else piece.memsz, p_align=piece.align,
+            ).encode()  # fmt: skip
+        data += self.front
+        for piece, at in zip(self.pieces, self.offsets, strict=True):
+            data += bytes(at - len(data)) + piece.content
+        return bytes(data + self.tail)

@@ -38,6 +38,10 @@ def _enter(attempt: Attempt) -> tuple[str, int | None]:
             attempt.remark("without a note in a PT_NOTE the sections are searched", _SOURCE + "load")
     if entry is None:
         raise Refused("Cannot find payload entry point")
+    attempt.remark_padding("by p_align", _SOURCE + "search_pvh_note")
+    attempt.remark_entry(entry, _SOURCE + "load")
+    if len(kernel.entry_notes) > 1:
+        attempt.remark("of several notes the very first counts", _SOURCE + "load")
     if entry >> 32:
         attempt.remark("the note's 64 bits are kept", _SOURCE + "search_pvh_note")
     if not kernel.entry_notes:

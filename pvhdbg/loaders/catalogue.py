@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 from pvhdbg.decode.kernel_file import KernelFile
@@ -30,6 +29,8 @@ def find(names: Iterable[str]) -> tuple[Loader, ...]:
     found: dict[str, Loader] = {}
     for name in names:
         if name not in BY_NAME:
+            import difflib  # which nobody needs who spells well
+
             near = difflib.get_close_matches(name.lower(), BY_NAME, n=3, cutoff=0.5)
             todo = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(BY_NAME)}"
             raise BadInput(f"no loader is called {name!r}", todo)

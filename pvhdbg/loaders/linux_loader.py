@@ -18,7 +18,6 @@ from pvhdbg.spec.elf import PT_LOAD, PT_NOTE, Header64, Ident, NoteHeader, Segme
 from pvhdbg.spec.elf_notes import PHYS32_ENTRY
 
 _ELF = "linux-loader src/loader/elf/mod.rs "
-_BZIMAGE = "linux-loader src/loader/bzimage/mod.rs BzImage::load"
 _HIGH_RAM = 0x100000
 _HEAD = NoteHeader.sizeof()
 _NO_NOTE = "Unable to read note header"
@@ -50,9 +49,10 @@ class _Loaded:
 
 @dataclass(frozen=True)
 class _Crate:
-    """One generation of linux-loader. `align` gives the padding of notes in a segment."""
+    """One generation of linux-loader: how notes are padded, as a function of p_align and in words."""
 
     align: Callable[[int], int]
+    rule: str
 
     def load(self, attempt: Attempt, lowest: int | None) -> _Loaded:
         """Elf::load without a kernel offset. Raises _Error."""
@@ -61,6 +61,7 @@ class _Crate:
         if lowest is not None and header.e_entry < lowest:
             attempt.remark(f"e_entry {header.e_entry:#x} is checked though PVH does not use it", _ELF + "Elf::load")
             raise _Error("Invalid entry address")
+        attempt.remark_padding(self.rule, _ELF + "parse_elf_note")
         pvh: int | None = None
         for index, segment in enumerate(_segments(data, header)):
             if segment.p_type == PT_NOTE:
@@ -83,6 +84,13 @@ class _Crate:
             at = segment.p_offset + done
             head = NoteHeader.decode(_read(data, at, _HEAD, _NO_NOTE))
             if head.n_type == PHYS32_ENTRY and head.n_namesz == 4 and _read(data, at + _HEAD, 4, _NO_NOTE) == b"Xen\0":
+                same = [
+                    note
+                    for note in attempt.kernel.entry_notes
+                    if segment.p_offset <= note.offset < segment.p_offset + segment.p_filesz
+                ]
+                if len(same) > 1:
+                    attempt.remark("of several notes in a segment the first counts", _ELF + "parse_elf_note")
                 return _entry(attempt, data, at + _HEAD + _padded(4, align), head.n_descsz)
             if head.n_type == PHYS32_ENTRY:
                 attempt.remark("a note of type 18 that is not Xen's is passed over", _ELF + "parse_elf_note")
@@ -141,24 +149,31 @@ def _entry(attempt: Attempt, data: Buffer, at: int, size: int) -> int:
     return value
 
 
-NEW = _Crate(lambda p_align: 4)
-OLD = _Crate(lambda p_align: p_align)  # up to 0.8.1
+NEW = _Crate(lambda p_align: 4, "to 4, whatever p_align says")
+OLD = _Crate(lambda p_align: p_align, "by p_align")  # up to 0.8.1
 
 
 # --- the VMMs -------------------------------------------------------------------------------------------------------
 
 
-def _not_elf(attempt: Attempt, crate: _Crate, lowest: int | None) -> _Loaded:
+def _load(attempt: Attempt, crate: _Crate, lowest: int | None) -> _Loaded:
     """What Elf::load says of the file as given, which may be packed."""
     if attempt.kernel.head[:4] != b"\x7fELF":
         raise _Error("Invalid Elf magic number")
-    return crate.load(attempt, lowest)
+    if attempt.kernel.elf.bits == 32:
+        attempt.remark("the file is read as an ELF64, whatever its class says", _ELF + "Elf::load")
+    loaded = crate.load(attempt, lowest)
+    if loaded.pvh is None:
+        attempt.remark_sections(_ELF + "Elf::load")
+    else:
+        attempt.remark_entry(loaded.pvh, _ELF + "Elf::load")
+    return loaded
 
 
 def _cloud_hypervisor(attempt: Attempt) -> tuple[str, int | None]:
     source = "cloud-hypervisor vmm/src/vm.rs load_kernel"
     try:
-        loaded = _not_elf(attempt, NEW, _HIGH_RAM)
+        loaded = _load(attempt, NEW, _HIGH_RAM)
     except _Error as error:
         try:
             return LINUX32, _bzimage(attempt.kernel)
@@ -173,7 +188,7 @@ def _cloud_hypervisor(attempt: Attempt) -> tuple[str, int | None]:
 
 def _cloud_hypervisor_old(attempt: Attempt) -> tuple[str, int | None]:
     try:
-        loaded = _not_elf(attempt, OLD, _HIGH_RAM)
+        loaded = _load(attempt, OLD, _HIGH_RAM)
     except _Error as error:
         raise Refused(f"Cannot load the kernel into memory: {error.message}") from None
     if loaded.pvh is None:
@@ -217,7 +232,7 @@ def _firecracker_old(attempt: Attempt) -> tuple[str, int | None]:
 
 def _firecracker_elf(attempt: Attempt) -> _Loaded:
     try:
-        return _not_elf(attempt, NEW, _HIGH_RAM)
+        return _load(attempt, NEW, _HIGH_RAM)
     except _Error as error:
         raise Refused(_FIRECRACKER_SAYS + error.message) from None
 
@@ -233,7 +248,7 @@ def _libkrun(attempt: Attempt) -> tuple[str, int | None]:
         if packed in _KRUN_IMAGES:
             attempt.remark("a compressed image is unpacked, and its PVH note not used", source)
             return LINUX64, NEW.load(attempt, None).entry
-        loaded = _not_elf(attempt, NEW, None)
+        loaded = _load(attempt, NEW, None)
     except _Error as error:
         raise Refused(f"Cannot load the kernel into the VM: {error.message}") from None
     if loaded.pvh is not None:

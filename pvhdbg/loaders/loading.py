@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pvhdbg.decode.kernel_file import KernelFile
+from pvhdbg.spec.elf_notes import PHYS32_ENTRY
 
 # Values of Loading.protocol: pvh, and the keys of spec.protocols for the others.
 PVH, MULTIBOOT1, LINUX16, LINUX32, LINUX64 = "pvh", "multiboot1", "linux16", "linux32", "linux64"
@@ -36,8 +37,8 @@ class FwCfgItem:
 class Boot:
     """What a run adds to the file. Sizes are in bytes.
 
-    `memory` is the machine's RAM. QEMU alone looks at `machine` ("pc", "q35", "microvm"), at the paths, which it copies into
-    multiboot's command line, and (the RFC) at `device_memory`: base and size of the hotplug area.
+    `memory` is the machine's RAM. QEMU alone looks at `machine` ("pc", "q35", "microvm"; the last adds to the command line), at
+    the paths, which it copies into multiboot's command line, and (the RFC) at `device_memory`: base and size of the hotplug area.
     """
 
     command_line: bytes = b""
@@ -54,11 +55,10 @@ NOTHING_SAID = Boot()
 
 @dataclass(frozen=True)
 class Loading:
-    """One loader's answer. At most one of `protocol`, `refusal`, `undefined` and `crash` is there.
+    """One loader's answer. Exactly one of `protocol`, `refusal`, `undefined` and `crash` is there.
 
-    `entry` is the physical address (virtual for linux64, which is entered with an identity map), `bits` the CPU's mode there.
-    `refusal` is the VMM's own message with its values; `undefined` says why bytes outside the file decide; `crash` why the
-    VMM itself dies.
+    `entry` is the physical address that is jumped to, `bits` the CPU's mode there. `refusal` is the VMM's own message with its
+    values; `undefined` says why the file alone does not tell; `crash` why the VMM itself dies or hangs.
     """
 
     loader: str
@@ -73,11 +73,6 @@ class Loading:
     @property
     def bits(self) -> int | None:
         return None if self.protocol is None else MODE_BITS[self.protocol]
-
-    @property
-    def enters(self) -> bool:
-        """Whether the guest is entered at all, by whatever protocol."""
-        return self.protocol is not None
 
 
 # --- how the simulators are written ---------------------------------------------------------------------------------
@@ -120,6 +115,24 @@ class Attempt:
         quirk = Quirk(text, source)
         if quirk not in self.quirks:
             self.quirks.append(quirk)
+
+    def remark_sections(self, source: str) -> None:
+        """Note that this loader looks at PT_NOTEs only, where a section has the note."""
+        if any(note.type == PHYS32_ENTRY for note in self.kernel.section_notes):
+            self.remark("the note is in a section that no PT_NOTE covers, and sections are not searched", source)
+
+    def remark_entry(self, entry: int, source: str) -> None:
+        """Note an entry that lies in no segment, for a loader that does not check it."""
+        if not any(load.p_paddr <= entry < load.p_paddr + load.p_memsz for load in self.kernel.elf.loads):
+            self.remark(f"the entry {entry:#x} lies in no PT_LOAD, which is not checked", source)
+
+    def remark_padding(self, rule: str, source: str) -> None:
+        """Note by what `rule` the loader pads notes, where a PT_NOTE's p_align leaves room for opinions."""
+        for span in self.kernel.elf.note_spans:
+            if span.align not in (0, 1, 4):
+                self.remark(
+                    f"owner and descriptor are padded {rule} (program header {span.holder} has p_align {span.align})", source
+                )
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,13 @@ messages as in 7.2 and 10.0. Machine types up to pc-i440fx-3.1 pass over PVH. It
 
 from __future__ import annotations
 
+from pvhdbg.decode.container import HEAD_SIZE
 from pvhdbg.loaders import qemu_fw_cfg, qemu_linux, qemu_multiboot
 from pvhdbg.loaders.loading import PVH, Attempt, FwCfgItem, Loader, Refused
-from pvhdbg.loaders.qemu_elf import Image, NoteReader, check_overlaps, load_elf
+from pvhdbg.loaders.qemu_elf import FIND, MERGED, OPS, Generation, Image, complete, load_elf
 from pvhdbg.loaders.qemu_fw_cfg import number
 
-HEADER = 8192  # bytes of the file that QEMU looks at, and passes on
 _UNSUPPORTED_FLAGS = 0x00010004
-_ELFBOOT = "hw/i386/x86-common.c load_elfboot"
 _LOAD_LINUX = "hw/i386/x86-common.c x86_load_linux"
 NO_NOTE = "Error loading uncompressed kernel without PVH ELF Note"
 
@@ -29,38 +28,37 @@ def _enter(attempt: Attempt) -> tuple[str, int | None]:
         return qemu_multiboot.enter(attempt, header)
     if attempt.kernel.head[:4] != b"\x7fELF":
         return qemu_linux.enter_ancient(attempt)
-    return enter_elf(attempt, NoteReader())
+    return enter_elf(attempt, MERGED)
 
 
-def enter_elf(attempt: Attempt, reader: NoteReader) -> tuple[str, int | None]:
+def enter_elf(attempt: Attempt, generation: Generation) -> tuple[str, int | None]:
     """Load an ELF for PVH and fill fw_cfg. Raises what ends QEMU."""
     flags = attempt.kernel.elf.header.e_flags
     if flags & _UNSUPPORTED_FLAGS:
-        attempt.remark("e_flags is read as if it were multiboot's flags", _ELFBOOT)
+        attempt.remark("e_flags is read as if it were multiboot's flags", generation.elfboot)
         raise Refused(f"elfboot unsupported flags = {flags:x}")
-    image = load_elf(attempt, reader)
+    attempt.remark_padding("by p_align", FIND)
+    image = load_elf(attempt, generation)
     if not image.note:
+        attempt.remark_sections(OPS)
         raise Refused(NO_NOTE)
     entry = image.note & 0xFFFFFFFF
-    _remark_entry(attempt, image, entry)
+    _remark_note(attempt, entry, generation)
     attempt.fw_cfg += [*_items(attempt, image, entry), *qemu_fw_cfg.initrd(attempt)]
-    check_overlaps(attempt, image.roms)
+    complete(attempt, image.roms, generation)
     return PVH, entry
 
 
-def _remark_entry(attempt: Attempt, image: Image, entry: int) -> None:
-    if not any(rom.start <= entry < rom.start + rom.size for rom in image.roms):
-        attempt.remark("the entry lies in no segment, which QEMU does not look at", _ELFBOOT)
-    usable = {note.segment for note in attempt.kernel.entry_notes}
-    if not usable:
-        attempt.remark("neither owner nor size of a note of type 18 is looked at", "include/hw/elf_ops.h.inc get_elf_note_type")
+def _remark_note(attempt: Attempt, entry: int, generation: Generation) -> None:
+    attempt.remark_entry(entry, generation.elfboot)
+    if not attempt.kernel.entry_notes:
+        attempt.remark("neither owner nor size of a note of type 18 is looked at", FIND)
     elif len(attempt.kernel.numbered_18) > 1:
+        attempt.remark("of several notes the first in a segment counts, of several segments the last", OPS)
+    if attempt.kernel.elf.bits == 32 and generation is MERGED:
         attempt.remark(
-            "of several notes the first in a segment counts, of several segments the last", "include/hw/elf_ops.h.inc load_elf"
-        )
-    if attempt.kernel.elf.bits == 32:
-        attempt.remark(
-            "QEMU 4.0 to 5.2 reads the p_align of an ELF32 as 64 bits and looks in the wrong place", "include/hw/elf_ops.h load_elf"
+            "QEMU 4.0 to 5.2 takes the p_align of an ELF32 for 64 bits wide, and may look in the wrong place",
+            "include/hw/elf_ops.h load_elf",
         )
 
 
@@ -70,8 +68,8 @@ def _items(attempt: Attempt, image: Image, entry: int) -> list[FwCfgItem]:
         number("KERNEL_ADDR", image.low),
         number("KERNEL_SIZE", image.high - image.low),
         *qemu_fw_cfg.command_line(attempt.boot),
-        number("SETUP_SIZE", HEADER),
-        FwCfgItem("SETUP_DATA", attempt.kernel.head if len(attempt.kernel.head) == HEADER else None, HEADER),
+        number("SETUP_SIZE", HEAD_SIZE),
+        FwCfgItem("SETUP_DATA", attempt.kernel.head if len(attempt.kernel.head) == HEAD_SIZE else None, HEAD_SIZE),
     ]
 
 

@@ -20,7 +20,6 @@ OPS = "include/hw/elf_ops.h.inc load_elf"
 FIND = "include/hw/elf_ops.h.inc get_elf_note_type"
 ROMS = "hw/core/loader.c rom_check_and_register_reset"
 FAILED = "Error while loading elf kernel"
-OVERLAP = "Some ROM regions are overlapping"
 
 _PAGE = 4096
 _HEAD = NoteHeader.sizeof()
@@ -28,6 +27,8 @@ _TYPE = NoteHeader.offset_of("n_type")
 _STEPS_BOUND = 1 << 16
 _ZEROS = 1 << 16  # bytes that are looked at at once for a run of zeros
 _U64 = (1 << 64) - 1
+_SSIZE_MAX = (1 << 63) - 1
+_MANY = 1 << 30  # bytes of zeros: 4 s for each GiB where there is no RAM
 _FIRMWARE = 0xFFFC0000  # SeaBIOS; qboot and others are smaller, OVMF lies in flash
 
 
@@ -45,11 +46,19 @@ class Rom(NamedTuple):
 
 
 @dataclass(frozen=True)
-class NoteReader:
-    """How one QEMU reads notes: whether the file goes on behind a segment, and the width of an ELF32's descriptor."""
+class Generation:
+    """One generation of this code: its source, whether the file goes on behind a note segment, the width of an ELF32's
+    descriptor, what it says of overlaps, and whether zeros are written behind a segment when the machine is reset.
+    """
 
+    elfboot: str = "hw/i386/x86-common.c load_elfboot"
     mapped: bool = True
     width32: int = 4
+    overlap: str = "Some ROM regions are overlapping"
+    clears: bool = True
+
+
+MERGED = Generation()  # as of 7.2 and 10.0
 
 
 @dataclass(frozen=True)
@@ -63,8 +72,8 @@ class Image:
     note: int
 
 
-def load_elf(attempt: Attempt, notes: NoteReader | None) -> Image:
-    """Load the file; without a note reader, PT_NOTEs are passed over. Raises what ends QEMU."""
+def load_elf(attempt: Attempt, notes: Generation | None) -> Image:
+    """Load the file; without a generation whose notes are wanted, PT_NOTEs are passed over. Raises what ends QEMU."""
     elf, data = attempt.kernel.elf, attempt.kernel.data
     spans = {span.holder: span for span in elf.note_spans}
     roms: list[Rom] = []
@@ -72,14 +81,14 @@ def load_elf(attempt: Attempt, notes: NoteReader | None) -> Image:
     entry = elf.header.e_entry
     for index, segment in enumerate(elf.segments):
         if segment.p_type == PT_LOAD:
-            if segment.p_filesz > segment.p_memsz:
-                attempt.remark(f"program header {index} has more bytes in the file than in memory", OPS)
-                raise Refused(FAILED)
             size = _memory_size(attempt, index)
             if segment.p_vaddr != segment.p_paddr and segment.p_flags & PF_X:
                 offset = elf.header.e_entry - segment.p_vaddr
                 if 0 <= offset < segment.p_filesz:
                     entry = offset + segment.p_paddr & _U64
+            if size > _SSIZE_MAX - total:
+                attempt.remark(f"program header {index} brings the sizes in memory to {size + total:#x}", OPS)
+                raise Refused(FAILED)
             if size:
                 roms.append(Rom(index, segment.p_paddr, segment.p_filesz, size))
             total += size
@@ -88,7 +97,7 @@ def load_elf(attempt: Attempt, notes: NoteReader | None) -> Image:
             found = _Search(attempt, data, spans[index], elf.bits, notes).value()
             note = note if found is None else found
     if total >> 31 & 1:  # the size comes back as a signed int
-        attempt.remark(f"the segments take {total:#x} bytes together, which as an int is negative", "hw/i386/x86.c load_elfboot")
+        attempt.remark(f"the segments take {total:#x} bytes together, which as an int is negative", OPS)
         raise Refused(FAILED)
     return Image(tuple(sorted(roms, key=lambda rom: rom.start)), low, high, entry, note)
 
@@ -109,8 +118,8 @@ def _memory_size(attempt: Attempt, index: int) -> int:
     return segment.p_memsz
 
 
-def check_overlaps(attempt: Attempt, roms: Iterable[Rom]) -> None:
-    """What QEMU finds when the machine is complete: pieces of the kernel, in order of address, may not overlap."""
+def complete(attempt: Attempt, roms: Iterable[Rom], generation: Generation = MERGED) -> None:
+    """What happens when the machine is complete: pieces of the kernel, in order of address, may not overlap."""
     last: Rom | None = None
     wrong = False
     for rom in roms:
@@ -122,8 +131,14 @@ def check_overlaps(attempt: Attempt, roms: Iterable[Rom]) -> None:
             )
         last = rom
     if wrong:
-        raise Refused(OVERLAP)
+        raise Refused(generation.overlap)
     for rom in roms:
+        if rom.data > rom.size and generation.clears:
+            attempt.remark("after 10.2 QEMU refuses more bytes in the file than in memory", OPS)
+            raise Crashed(f"QEMU hangs: program header {rom.header} has p_filesz {rom.data:#x} above p_memsz {rom.size:#x}")
+        if generation.clears and rom.data and rom.size - rom.data >= _MANY:
+            zeros = rom.size - rom.data
+            attempt.remark(f"the {zeros:#x} zeros of program header {rom.header} take long to write where there is no RAM", ROMS)
         if rom.start < 1 << 32 and rom.start + rom.size > _FIRMWARE:
             raise Undefined(f"program header {rom.header} goes to {rom.start:#x}, where the firmware lies: its size decides")
 
@@ -131,11 +146,11 @@ def check_overlaps(attempt: Attempt, roms: Iterable[Rom]) -> None:
 class _Search:
     """The search for a note of type 18 in one PT_NOTE, with the arithmetic of the ELF's class."""
 
-    def __init__(self, attempt: Attempt, data: Buffer, span: Span, bits: int, reader: NoteReader) -> None:
+    def __init__(self, attempt: Attempt, data: Buffer, span: Span, bits: int, generation: Generation) -> None:
         self.attempt, self.data, self.span = attempt, data, span
         self.mask = (1 << bits) - 1
-        self.width = 8 if bits == 64 else reader.width32
-        self.limit = -(-len(data) // _PAGE) * _PAGE if reader.mapped else span.end
+        self.width = 8 if bits == 64 else generation.width32
+        self.limit = -(-len(data) // _PAGE) * _PAGE if generation.mapped else span.end
         self.size = span.end - span.start
 
     def value(self) -> int | None:
@@ -161,14 +176,15 @@ class _Search:
     def _note(self) -> int | None:
         at = self.span.start
         for _ in range(_STEPS_BOUND):
-            if self._number(at + _TYPE, 4) == PHYS32_ENTRY:
+            kind = self._number(at + _TYPE, 4)
+            if kind == PHYS32_ENTRY:
                 return at
             step = _HEAD + self._padded(self._number(at, 4)) + self._padded(self._number(at + 4, 4)) & self.mask
             if step > self.size:
                 return None
             if not step:
                 raise Crashed(f"QEMU hangs: the lengths of the note at file offset {at:#x} add up to 0 in 32 bits")
-            at += max(step, self._zeros(at)) if step == _HEAD else step
+            at += max(step, self._zeros(at)) if step == _HEAD and not kind else step
         raise Undefined(f"it walks through more than {_STEPS_BOUND} “notes”, far behind the note segment")
 
     def _zeros(self, at: int) -> int:

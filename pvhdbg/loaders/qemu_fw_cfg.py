@@ -14,7 +14,9 @@ def number(name: str, value: int | None) -> FwCfgItem:
 
 
 def command_line(boot: Boot) -> list[FwCfgItem]:
-    """CMDLINE_SIZE and CMDLINE_DATA, its NUL included."""
+    """CMDLINE_SIZE and CMDLINE_DATA, its NUL included. The machine type microvm appends a word for each virtio-mmio device."""
+    if boot.machine == "microvm":
+        return [number("CMDLINE_SIZE", None), FwCfgItem("CMDLINE_DATA", None)]
     data = boot.command_line + b"\0"
     return [number("CMDLINE_SIZE", len(data)), FwCfgItem("CMDLINE_DATA", data, len(data))]
 

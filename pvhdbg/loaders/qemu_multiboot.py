@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from pvhdbg.decode.boot_headers import MULTIBOOT1 as MAGIC
 from pvhdbg.loaders.loading import MULTIBOOT1, Attempt, Crashed, FwCfgItem, Refused, Undefined
-from pvhdbg.loaders.qemu_elf import Image, Rom, check_overlaps, load_elf
+from pvhdbg.loaders.qemu_elf import Image, Rom, complete, load_elf
 from pvhdbg.spec.elf import EM_X86_64
 
 _SOURCE = "hw/i386/multiboot.c load_multiboot"
@@ -59,8 +59,10 @@ def enter(attempt: Attempt, header: Header) -> tuple[str, int | None]:
         load, size, entry = image.low & _U32, image.high - image.low & _U32, image.entry & _U32
         _copy(image, load, size)
         roms = image.roms
+    if _pages(size) + attempt.boot.initrd_size + _PAGE > _U32:
+        raise Undefined(f"the size of kernel and module, {size + attempt.boot.initrd_size:#x}, wraps in QEMU's 32 bits")
     _fill(attempt, load, size, entry)
-    check_overlaps(attempt, roms)
+    complete(attempt, roms)
     return MULTIBOOT1, entry
 
 

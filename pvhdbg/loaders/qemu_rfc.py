@@ -11,11 +11,11 @@ from dataclasses import replace
 from pvhdbg.loaders import qemu_linux, qemu_multiboot
 from pvhdbg.loaders.loading import Attempt, FwCfgItem, Loader
 from pvhdbg.loaders.qemu import enter_elf
-from pvhdbg.loaders.qemu_elf import NoteReader
+from pvhdbg.loaders.qemu_elf import Generation
 from pvhdbg.spec.start_info import ModuleEntry
 
 _MAIL = "[RFC v2 4/4] hw/i386/pc.c "
-_READER = NoteReader(mapped=False, width32=8)
+_THEN = Generation(_MAIL + "load_elfboot", mapped=False, width32=8, overlap="rom check and register reset failed", clears=False)
 
 
 def _enter(attempt: Attempt) -> tuple[str, int | None]:
@@ -33,7 +33,7 @@ def _enter(attempt: Attempt) -> tuple[str, int | None]:
 def _enter_elf(attempt: Attempt) -> tuple[str, int | None]:
     initrd = attempt.boot.initrd_size
     attempt.boot = replace(attempt.boot, initrd_size=0)
-    result = enter_elf(attempt, _READER)
+    result = enter_elf(attempt, _THEN)
     hotplug = attempt.boot.device_memory
     module = None if hotplug is None else ModuleEntry(*hotplug, 0, 0).encode()
     attempt.fw_cfg.append(FwCfgItem("KERNEL_DATA", module, ModuleEntry.sizeof()))

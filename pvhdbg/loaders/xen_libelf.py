@@ -1,17 +1,20 @@
 """Xen's libelf, in both its users: the toolstack's domain builder (xl with type="pvh") and the hypervisor's dom0 builder.
 
 Sources: xen/common/libelf/libelf-dominfo.c (elf_xen_parse and what it calls), libelf-tools.c, libelf-loader.c; tools/libs/guest/
-xg_dom_core.c, xg_dom_elfloader.c, xg_dom_hvmloader.c, xg_dom_bzimageloader.c; xen/arch/x86/hvm/dom0_build.c. As of Xen 4.19;
-4.7 to 4.14 lack the hvm distinction of elf_xen_parse, and PHYS32_RELOC came with 4.19 (dfc9fab003).
+xg_dom_core.c, xg_dom_elfloader.c, xg_dom_hvmloader.c, xg_dom_bzimageloader.c; xen/arch/x86/hvm/dom0_build.c. As of 4.17 to
+4.19; 4.7 to 4.14 lack the hvm distinction of elf_xen_parse, and PHYS32_RELOC came with 4.19 (dfc9fab003).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pvhdbg.decode.boot_headers import linux_setup
 from pvhdbg.decode.elf import Buffer
-from pvhdbg.loaders.loading import PVH, Attempt, Loader, Refused, Undefined
-from pvhdbg.spec.elf import PF_R, PF_W, PF_X, PT_LOAD, PT_NOTE, SHT_NOTE, NoteHeader
+from pvhdbg.decode.kernel_file import KernelFile
+from pvhdbg.loaders.loading import PVH, Attempt, Loader, Refused
+from pvhdbg.spec import linux_boot
+from pvhdbg.spec.elf import PF_R, PF_W, PF_X, PT_LOAD, PT_NOTE, SHT_NOTE, NoteHeader, Section32
 from pvhdbg.spec.elf_notes import PHYS32_ENTRY, PHYS32_RELOC
 
 _INFO = "xen/common/libelf/libelf-dominfo.c "
@@ -59,9 +62,21 @@ class _Parser:
         self.start = min((s.p_paddr for s in loads), default=_U64)
         self.end = max((s.p_paddr + s.p_memsz & _U64 for s in loads), default=0)
 
+    def check(self) -> bool:
+        """elf_init(): the tables of headers have to lie in the file, the sections' too."""
+        header = self.attempt.kernel.elf.header
+        count = min(header.e_shnum, len(self.data) // Section32.sizeof())  # elf_shdr_count: more cannot be there
+        end = header.e_shoff + header.e_shentsize * count
+        if end > len(self.data):
+            self.attempt.remark(
+                f"the section headers end at {end:#x}, behind the file", "xen/common/libelf/libelf-loader.c elf_init"
+            )
+        return end <= len(self.data)
+
     def parse(self) -> _Parms:
         """Raises Refused with the message of libelf."""
         kernel = self.attempt.kernel
+        self.attempt.remark_padding("to 4, whatever p_align says", "xen/common/libelf/libelf-tools.c elf_note_next")
         found = 0
         for segment in kernel.elf.segments:
             if segment.p_type == PT_NOTE and segment.p_offset:
@@ -166,26 +181,32 @@ def _words(text: bytes, bound: int) -> str:
 # --- the toolstack --------------------------------------------------------------------------------------------------
 
 
+_NONE_FOUND = "xc_dom_find_loader: no loader found"
+
+
 def _toolstack(attempt: Attempt) -> tuple[str, int | None]:
     core = "tools/libs/guest/xg_dom_core.c xc_dom_find_loader"
     container = attempt.kernel.container
     if container.setup is None and container.compression not in (None, "gzip"):
         attempt.remark("a compressed ELF is unpacked when it is gzip, or inside a bzImage", "tools/libs/guest/xg_dom_core.c")
-        raise Refused("xc_dom_find_loader: no loader found")
-    if container.setup is not None and container.compression == "uncompressed":
-        attempt.remark("the payload of a bzImage has to be compressed", "tools/libs/guest/xg_dom_bzimageloader.c")
-        raise Refused("xc_dom_probe_bzimage_kernel: unknown compression format")
+        raise Refused(_NONE_FOUND)
+    parser = _Parser(attempt)
+    if not parser.check():
+        raise Refused(_NONE_FOUND)
     try:
-        parms = _Parser(attempt).parse()
+        parms = parser.parse()
     except Refused as error:
         if error.words:
             attempt.remark(f"libelf's own reason, “{error.words}”, is not logged while loaders are probed", core)
         if container.setup is not None:
-            raise Refused("xc_dom_find_loader: no loader found") from None
+            raise Refused(_NONE_FOUND) from None
         attempt.remark("an ELF that libelf refuses is taken for firmware by the HVM loader", "tools/libs/guest/xg_dom_hvmloader.c")
         if attempt.kernel.elf.bits == 64:
             raise Refused("xc_dom_parse_hvm_kernel: ELF image is not 32bit") from None
         return PVH, attempt.kernel.elf.header.e_entry & 0xFFFFFFFF
+    if container.setup is None and _hides_payload(attempt.kernel):
+        attempt.remark("HdrS at 0x202 makes the bzImage loader, which is asked before, take the file apart", core)
+        raise Refused(_NONE_FOUND)
     if b"dom0" in parms.required:
         raise Refused("xc_dom_parse_elf_kernel: Kernel does not support unprivileged (DomU) operation")
     if parms.entry == _UNSET:
@@ -193,11 +214,22 @@ def _toolstack(attempt: Attempt) -> tuple[str, int | None]:
     return PVH, parms.entry
 
 
+def _hides_payload(kernel: KernelFile) -> bool:
+    """Whether an ELF passes for a bzImage whose payload lies in the file."""
+    setup = linux_setup(kernel.data)
+    if setup is None or setup.version < linux_boot.PAYLOAD_SINCE:
+        return False
+    start = (setup.setup_sects + 1) * linux_boot.SECTOR + setup.payload_offset
+    return start < len(kernel.data) and start + setup.payload_length <= len(kernel.data)
+
+
 # --- the hypervisor's dom0 builder ----------------------------------------------------------------------------------
 
 
 def _dom0(attempt: Attempt) -> tuple[str, int | None]:
     parser = _Parser(attempt)
+    if not parser.check():
+        raise Refused("Unable to init ELF")
     try:
         parms = parser.parse()
     except Refused as error:
@@ -216,7 +248,9 @@ def _dom0(attempt: Attempt) -> tuple[str, int | None]:
         largest = max((segment.p_align for segment in attempt.kernel.elf.loads), default=0)
         align = largest if largest >= _PAGE else _DEFAULT_ALIGN
     if not align or align & align - 1:
-        raise Undefined(f"the alignment {align:#x} of PHYS32_RELOC is no power of two")
+        attempt.remark(
+            f"the alignment {align:#x} of PHYS32_RELOC is no power of two: a move goes wrong", _DOM0 + "find_kernel_memory"
+        )
     attempt.remark(
         f"where the host has no RAM at {parser.start:#x}, kernel and entry are moved: by {align:#x}, from {parms.lowest:#x}, to {parms.highest:#x}",
         _DOM0 + "check_and_adjust_load_address",
@@ -224,5 +258,5 @@ def _dom0(attempt: Attempt) -> tuple[str, int | None]:
     return PVH, parms.entry
 
 
-XEN = Loader("xen", "Xen, type=pvh", "xen/common/libelf and tools/libs/guest, Xen 4.19", _toolstack)
+XEN = Loader("xen", "Xen, type=pvh", "xen/common/libelf and tools/libs/guest, Xen 4.17 and later", _toolstack)
 XEN_DOM0 = Loader("xen-dom0", "Xen, PVH dom0", "xen/common/libelf and xen/arch/x86/hvm/dom0_build.c, Xen 4.19", _dom0)

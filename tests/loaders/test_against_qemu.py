@@ -1,0 +1,135 @@
+"""The installed QEMU and its simulator, on hundreds of generated kernels: the same refusal, the same death, the same entry."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from tempfile import mkdtemp
+
+import pytest
+
+from pvhdbg.decode.fw_cfg import NUMBERS
+from pvhdbg.decode.kernel_file import survey
+from pvhdbg.errors import BadInput
+from pvhdbg.loaders.loading import MULTIBOOT1, PVH, Boot, Loading
+from pvhdbg.loaders.qemu import QEMU
+from pvhdbg.loaders.qemu_elf import FAILED
+from pvhdbg.spec.start_info import START_MAGIC
+from tests.loaders import real_qemu
+from tests.loaders.generated import MEMORY, MIB, Case, cases
+from tests.loaders.real_qemu import Entered
+
+CASES = cases(600)
+_CHUNKS = 12
+_AT_ONCE = 2
+_HANG = 1.5  # seconds in which every other start has long ended
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    path = Path(mkdtemp(prefix="pvhdbg-loaders-", dir="/tmp"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _qemu_is_here() -> None:
+    if shutil.which("qemu-system-x86_64") is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("QEMU is not installed")
+        pytest.skip("QEMU is not installed")
+
+
+def simulated(case: Case, path: Path) -> tuple[Loading, Boot] | None:
+    """The simulator's answer for the file at `path`; None for a file that is refused before any loader is asked."""
+    boot = replace(case.boot, kernel_path=str(path).encode(), initrd_path=str(path.with_suffix(".initrd")).encode())
+    try:
+        return QEMU.load(survey(case.data), boot), boot
+    except BadInput:
+        return None
+
+
+def spot(case: Case, loading: Loading) -> int:
+    """The number of the code that the simulator has QEMU enter, in RAM where nobody else writes; 0 where there is none."""
+    items = {item.name: item.value for item in loading.fw_cfg}
+    start, size = items.get("KERNEL_ADDR"), items.get("KERNEL_SIZE")
+    multiboot = loading.protocol == MULTIBOOT1
+    if not isinstance(start, int) or not isinstance(size, int) or not (multiboot or loading.protocol == PVH):
+        return 0
+    if multiboot and not MIB <= start <= start + size <= MEMORY:  # the option ROM copies it over itself, or to nowhere
+        return 0
+    by_header = multiboot and any("says where to load" in quirk.text for quirk in loading.quirks)
+    spots = case.header_spots if by_header else case.spots
+    return next((number for number, address in spots.items() if address == loading.entry), 0)
+
+
+def differences(case: Case, folder: Path) -> list[str]:
+    """What the real QEMU does otherwise than the simulator says."""
+    path = folder / f"{case.number}.elf"
+    path.write_bytes(case.data)
+    answer = simulated(case, path)
+    if answer is None or answer[0].undefined is not None:
+        return []
+    loading, boot = answer
+    expected = spot(case, loading)
+    hangs = loading.crash is not None and "hangs" in loading.crash
+    try:
+        seen = real_qemu.start(path, boot, bool(expected), _HANG if hangs else real_qemu.TIME)
+    except subprocess.TimeoutExpired:
+        return [] if hangs else [f"{case.number}: it hangs, {loading}"]
+    wrong = []
+    if hangs and "p_filesz" in str(loading.crash) and FAILED in seen.words:  # after 10.2
+        return []
+    if loading.crash is not None:
+        wrong += [f"it lives, status {seen.status}"] if hangs or seen.status >= 0 else []
+    elif loading.refusal is not None:
+        wrong += [] if seen.status == 1 and loading.refusal in seen.words else [f"status {seen.status}, {seen.words.strip()[:200]!r}"]
+    else:
+        wrong += [] if seen.items else [f"status {seen.status}, {seen.words.strip()[:200]!r}"]
+        for item in loading.fw_cfg:
+            if item.name in NUMBERS and item.value is not None and seen.items and seen.items[item.name] != item.value:
+                wrong.append(f"{item.name} is {seen.items[item.name]:#x}")
+        if seen.option_rom != {"pvh": "pvh", "multiboot1": "multiboot", "linux16": "linuxboot"}[str(loading.protocol)]:
+            wrong.append(f"the option ROM is {seen.option_rom}")
+        wrong += _not_entered(loading, expected, seen.entered)
+    return [f"{case.number}: {what}; simulated: {loading}" for what in wrong]
+
+
+def _not_entered(loading: Loading, expected: int, entered: Entered | None) -> list[str]:
+    if not expected:
+        return []
+    if entered is None or entered.spot != expected:
+        return [f"{entered} is entered, not {expected}"]
+    by_pvh = entered.word == START_MAGIC
+    by_multiboot = entered.eax == 0x2BADB002 and not by_pvh
+    return [] if (by_pvh if loading.protocol == PVH else by_multiboot) else [f"by another protocol: {entered}"]
+
+
+@pytest.mark.boot
+@pytest.mark.parametrize("chunk", range(_CHUNKS))
+def test_qemu_does_what_is_simulated(chunk: int, folder: Path) -> None:
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        found = list(pool.map(lambda case: differences(case, folder), CASES[chunk::_CHUNKS]))
+    assert [line for lines in found for line in lines] == []
+
+
+def test_the_cases_meet_everything_that_qemu_does() -> None:
+    answers = [(case, answer[0]) for case in CASES if (answer := simulated(case, Path("/tmp/x.elf"))) is not None]
+    undefined = [loading for _, loading in answers if loading.undefined is not None]
+    assert len(answers) - len(undefined) >= 500
+    assert all("QEMU reads at file offset" in str(one.undefined) or "wraps" in str(one.undefined) for one in undefined)
+    entered = Counter(loading.protocol for case, loading in answers if spot(case, loading))
+    assert entered[PVH] >= 70
+    assert entered[MULTIBOOT1] >= 20
+    refusals = {loading.refusal for _, loading in answers}
+    for words in ("without PVH ELF Note", "give a 32bit one", "elfboot unsupported flags", "overlapping", "invalid header_addr",
+                  "initrd is too large", "while loading elf kernel", "while fetching elf kernel"):  # fmt: skip
+        assert any(refusal is not None and words in refusal for refusal in refusals), words
+    assert any("SIGFPE" in str(loading.crash) for _, loading in answers)
+    assert any("hangs" in str(loading.crash) for _, loading in answers)
