@@ -68,6 +68,18 @@ def grub_pvh() -> Path:
     return _kept("grub-pvh", _grub_image)
 
 
+def xen_toolstack() -> Path:
+    """A folder with the libraries of Xen's toolstack and their headers, as they would lie under /."""
+    place = cache() / "xen-toolstack"
+    with _locked("xen-toolstack"):
+        if not place.exists():
+            partial = place.with_name(f".xen-toolstack.{os.getpid()}")
+            with _unpacked(*_xen_libraries()) as root:
+                shutil.copytree(root, partial, symlinks=True)
+            partial.replace(place)
+    return place
+
+
 def or_skip(get: Callable[[], Path]) -> Path:
     """The file; where it cannot be had the test fails under CI=true and is skipped elsewhere."""
     try:
@@ -167,6 +179,12 @@ def _unpacked(*packages: str) -> Iterator[Path]:
         for archive in work.glob("*.deb"):
             _run("dpkg-deb", "-x", str(archive), str(work / "root"))
         yield work / "root"
+
+
+def _xen_libraries() -> list[str]:
+    """libxen-dev and the libraries that it is for."""
+    listing = _run("apt-cache", *_apt_options(), "depends", "libxen-dev")
+    return ["libxen-dev", *re.findall(r"Depends: (libxen\S+)", listing)]
 
 
 def _grub_image(place: Path) -> None:
