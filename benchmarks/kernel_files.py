@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 import time
@@ -53,6 +54,10 @@ def rows(bench: Bench) -> Iterator[Row]:
     pyelftools = [sys.executable, str(script), kernel]
     both = bench.pair(lambda: bench.timed(elf), lambda: bench.timed(pyelftools))
     yield Row("`elf` / a pyelftools script", *both, "<= 0.5", lambda r: r <= 0.5)
+    for debug in sorted(Path("/usr/lib/debug/boot").glob("vmlinux-*"))[:1]:  # package linux-image-…-dbg, 590 MB
+        whole = functools.partial(bench.timed, [str(PVHDBG), "elf", str(debug)])
+        both = bench.pair(whole, functools.partial(bench.timed, ["readelf", "-nlW", str(debug)]), 3)
+        yield Row("`elf` on the kernel with all debug info / `readelf -nlW`", *both, "<= 1.0", lambda r: r <= 1.0)
     both = bench.pair(lambda: peak(elf), lambda: peak(pyelftools), 1)
     yield Row("peak memory of `elf` / of that script", *both, "<= 4", lambda r: r <= 4, "MB")
     big = symbols_file(bench)

@@ -19,7 +19,8 @@ from pvhdbg.frontends.verbs import Request
 from pvhdbg.kernel_image import open_kernel
 from pvhdbg.loaders.catalogue import LOADERS
 from pvhdbg.report import kernel_json, kernel_text
-from tests.elf_writer import NoteSpec, RawNotes, SymbolSpec, build_elf
+from pvhdbg.spec.elf import PT_LOAD, PT_NOTE
+from tests.elf_writer import NoteSpec, Piece, Program, RawNotes, SymbolSpec, build_elf
 from tests.frontends.cli_runner import HELLO, HELLO_ENTRY, Cli, Machine, need
 
 SCHEMAS = Path(kernel_json.__file__).parent / "schemas"
@@ -317,16 +318,39 @@ def test_the_legacy_section_is_shown(cli: Cli) -> None:
     assert "section .note.Xen" in ran.out
 
 
-def test_the_text_names_both_readings_of_p_paddr() -> None:
-    """The kernel of the mails of 2015: p_paddr is the virtual address, and PADDR_OFFSET says what to subtract."""
-    kernbase = 0xFFFFFFFF80000000
-    notes = ((NoteSpec(4, desc=kernbase.to_bytes(8, "little")), NoteSpec(desc=(0x200000).to_bytes(4, "little"))),)
-    data = build_elf(paddr=kernbase + 0x200000, entry=kernbase + 0x200000, notes=notes)
-    text, document = _both(data)
-    assert "p_paddr - PADDR_OFFSET (0xffffffff80000000): 0x200000" in text
-    failed = {one["rule"] for one in document["verdicts"] if one["outcome"] == "fail"}
-    assert {"ELF-PADDR", "ELF-ENTRY-RANGE"} <= failed
-    assert document["paddr_offset"] == "0xffffffff80000000"
+FREEBSD = 0xFFFFFFFF80000000  # KERNBASE
+
+
+def freebsd(paddr_offset: int) -> bytes:
+    """FreeBSD's kernel of 2015 by the program headers in the Draft A mail: p_paddr is p_vaddr. Contents are cut to the headers' room."""
+    notes = NoteSpec(4, desc=paddr_offset.to_bytes(8, "little")).encode() + NoteSpec(desc=(0x200000).to_bytes(4, "little")).encode()
+    return Program(
+        (
+            Piece(PT_LOAD, b"\xf4" * 64, FREEBSD + 0x200000, memsz=0x1055B30, flags=5, align=0x200000),
+            Piece(PT_LOAD, b"\0" * 64, FREEBSD + 0x1455B30, memsz=0x532348, flags=6, align=0x200000),
+            Piece(PT_NOTE, notes, 0, memsz=0, flags=4),
+        ),
+        entry=FREEBSD + 0x200000,
+    ).encode()
+
+
+def test_freebsds_kernel_of_2015_by_both_readings_of_p_paddr() -> None:
+    text, document = _both(freebsd(FREEBSD))
+    assert [one["paddr"] for one in document["segments"][:2]] == ["0xffffffff80200000", "0xffffffff81455b30"]
+    assert "p_paddr - PADDR_OFFSET (0xffffffff80000000): 0x200000 … 0x1455b30" in text
+    assert text.count("above 4 GiB, where a 32-bit entry cannot reach") == 2
+    failed = {one["rule"]: one for one in document["verdicts"] if one["outcome"] == "fail"}
+    assert {"ELF-PADDR", "ELF-ENTRY-RANGE"} <= set(failed)
+    assert "(minus PADDR_OFFSET 0xffffffff80000000: 0x200000)" in failed["ELF-PADDR"]["violations"][0]["found"]
+    assert "AT(ADDR(.text) - VIRT_BASE)" in failed["ELF-PADDR"]["violations"][0]["fix"]
+    # As is, which is how all loaders read it: Xen does not find the entry in the image.
+    assert next(one for one in document["loaders"] if one["loader"] == "xen")["refusal"]
+
+
+def test_without_paddr_offset_there_is_one_reading() -> None:
+    text, document = _both(freebsd(0))
+    assert "Draft A reads" not in text
+    assert document["paddr_offset"] == "0x0"
 
 
 def _both(data: bytes) -> tuple[str, Any]:
