@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from pvhdbg.decode.boot_state import BootState
 from pvhdbg.model import Registers
-from pvhdbg.rules.declare import FileRule, Outcome, Severity, Verdict
+from pvhdbg.report.findings import Standing, standing
+from pvhdbg.rules.declare import FileRule, Outcome, Verdict
 from pvhdbg.spec.x86 import CR0
 
 CONFORMS, VIOLATED, UNDECIDED = 0, 1, 4
@@ -15,12 +16,16 @@ CONFORMS, VIOLATED, UNDECIDED = 0, 1, 4
 
 @dataclass(frozen=True)
 class Report:
-    """What `check`, `attach` and `run` answer with. `warnings` are sentences about how the answer came about."""
+    """What `check`, `attach` and `run` answer with. `warnings` are sentences about how the answer came about.
+
+    `serial` holds the last lines that the guest wrote to its serial port up to then; empty, too, when nobody listened.
+    """
 
     boot: BootState
     verdicts: tuple[Verdict, ...]
     strict: bool = False
     warnings: tuple[str, ...] = field(default=())
+    serial: tuple[str, ...] = field(default=())
 
     @property
     def summary(self) -> dict[Outcome, int]:
@@ -30,10 +35,10 @@ class Report:
     @property
     def exit_code(self) -> int:
         """0 conforms, 1 violated, 4 undecided under --strict."""
-        if self.boot.other_protocol is not None or any(violates(verdict, self.strict) for verdict in self.verdicts):
+        standings = {standing(verdict, self.strict) for verdict in self.verdicts}
+        if self.boot.other_protocol is not None or Standing.FAILED in standings:
             return VIOLATED
-        undecided = any(v.outcome is Outcome.UNKNOWN and v.severity is not Severity.INFO for v in self.verdicts)
-        return UNDECIDED if self.strict and undecided else CONFORMS
+        return UNDECIDED if Standing.UNDECIDED in standings else CONFORMS
 
     @property
     def conclusion(self) -> str:
@@ -64,9 +69,7 @@ def summary(verdicts: Iterable[Verdict]) -> dict[Outcome, int]:
 
 def violates(verdict: Verdict, strict: bool) -> bool:
     """Whether it makes a check fail: a MUST rule, and under --strict a SHOULD rule or a known deviation too."""
-    if verdict.outcome is Outcome.FAIL:
-        return verdict.severity is Severity.MUST or strict
-    return verdict.outcome is Outcome.KNOWN and strict and verdict.severity is not Severity.INFO
+    return standing(verdict, strict) is Standing.FAILED
 
 
 def count(number: int, noun: str) -> str:

@@ -1,13 +1,13 @@
-"""What every format says of a verdict, in the same words: the shape of a verdict, its sentences, how loud it is.
+"""What every format says of a verdict, in the same words: the shape of a verdict, its sentences, how loud it is, what it counts.
 
 The shape is a protocol, so that the formats also render verdicts on something other than a boot, such as a kernel file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from pvhdbg.decode.text import printable
 from pvhdbg.rules.declare import Outcome, Severity, Violation
@@ -55,6 +55,18 @@ class Level(Enum):
     NOTE = "note"
 
 
+class Standing(Enum):
+    """What a finding counts for: the exit code follows from these, and so does what a test format calls each rule."""
+
+    PASSED = "passed"
+    ADVICE = "advice"  # not a failure, and worth reading: a remark, or a recommendation that is not followed
+    EXCUSED = "excused"  # a recorded deviation
+    OPEN = "open"  # undecided
+    ABSENT = "absent"  # the rule speaks of nothing that is here
+    FAILED = "failed"
+    UNDECIDED = "undecided"  # undecided, where --strict wants a decision
+
+
 _LEVELS = {Severity.MUST: Level.ERROR, Severity.SHOULD: Level.WARNING, Severity.INFO: Level.NOTE}
 WORDS = {outcome: outcome.name.replace("NOT_APPLICABLE", "N/A") for outcome in Outcome}
 
@@ -62,6 +74,44 @@ WORDS = {outcome: outcome.name.replace("NOT_APPLICABLE", "N/A") for outcome in O
 def level(severity: Severity) -> Level:
     """MUST is an error, SHOULD a warning, INFO a note."""
     return _LEVELS[severity]
+
+
+def standing(finding: Finding, strict: bool = False) -> Standing:
+    """What the finding counts for; under `strict` a violated recommendation, a deviation and an open question fail too."""
+    outcome, weighs = finding.outcome, finding.severity is not Severity.INFO
+    if outcome is Outcome.FAIL:
+        return Standing.FAILED if strict or finding.severity is Severity.MUST else Standing.ADVICE
+    if outcome is Outcome.KNOWN:
+        return Standing.FAILED if strict and weighs else Standing.EXCUSED
+    if outcome is Outcome.UNKNOWN:
+        return Standing.UNDECIDED if strict and weighs else Standing.OPEN
+    return {Outcome.PASS: Standing.PASSED, Outcome.REMARK: Standing.ADVICE}.get(outcome, Standing.ABSENT)
+
+
+F = TypeVar("F", bound=Finding)
+Chapters = Iterable[tuple[str, Iterable[RuleFacts]]]
+
+
+def by_chapter(findings: Iterable[F], chapters: Chapters) -> list[tuple[str, list[F]]]:
+    """The findings under the titles of their rules' chapters, in the chapters' order; a chapter without any is left out."""
+    left = {finding.rule.id: finding for finding in findings}
+    found = [(title, [left[rule.id] for rule in rules if rule.id in left]) for title, rules in chapters]
+    return [(title, inside) for title, inside in found if inside]
+
+
+def tally(findings: Iterable[Finding]) -> list[tuple[Outcome, int]]:
+    """How many findings there are of each outcome that occurs."""
+    outcomes = [finding.outcome for finding in findings]
+    return [(outcome, outcomes.count(outcome)) for outcome in Outcome if outcome in outcomes]
+
+
+def by_reason(findings: Iterable[Finding]) -> dict[str, list[str]]:
+    """The ids of the undecided rules by the reason: one thing that is missing leaves many open."""
+    reasons: dict[str, list[str]] = {}
+    for finding in findings:
+        if finding.outcome is Outcome.UNKNOWN:
+            reasons.setdefault(finding.reason, []).append(finding.rule.id)
+    return reasons
 
 
 def sentence(violation: Violation) -> str:

@@ -10,13 +10,12 @@ from collections.abc import Iterable
 from pvhdbg.decode import acpi
 from pvhdbg.decode.boot_state import BootState, StartInfo, Text, Unread
 from pvhdbg.decode.text import printable, shorten
-from pvhdbg.model import Segment
-from pvhdbg.report import memory_picture, verdict_text
-from pvhdbg.report.document import Report, is_64_bit, mode, register_names
+from pvhdbg.report import machine, memory_picture, verdict_text
+from pvhdbg.report.document import Report, is_64_bit, register_names
 from pvhdbg.report.style import PLAIN, Style
 from pvhdbg.rules.declare import Rule
 from pvhdbg.spec.start_info import flag_names
-from pvhdbg.spec.x86 import REGISTER_BITS, SYSTEM_TYPES, TYPE_CODE, TYPE_READABLE, TYPE_WRITABLE, bit_names
+from pvhdbg.spec.x86 import REGISTER_BITS, bit_names
 
 _LINE = 120  # characters of a guest's string that the report shows; `info` shows all
 
@@ -58,57 +57,10 @@ def _titled(title: str, lines: list[str], style: Style) -> list[str]:
 
 def _header(boot: BootState, warnings: Iterable[str], style: Style) -> list[str]:
     snapshot = boot.snapshot
-    rows = [("VMM", _vmm(boot)), ("kernel", _kernel(boot)), ("entry", _entry(boot)), ("protocol", _protocol(boot))]
-    lines = [f"{style('head', f'{name:<9}')} {text}" for name, text in rows]
+    lines = [f"{style('head', f'{name:<9}')} {text}" for name, text in machine.rows(boot)]
     if not snapshot.entry.is_entry:
         lines.append(style("warn", "caution   decoded as the machine stands (--here): this need not be its entry"))
     return lines + [style("warn", f"note      {printable(warning)}") for warning in warnings]
-
-
-def _vmm(boot: BootState) -> str:
-    vmm = boot.snapshot.vmm
-    if vmm.name is None and vmm.accelerator is None:
-        return "not observed (no monitor answers)"
-    words = " ".join(part for part in (vmm.name or "not named", vmm.version) if part)
-    accelerator = f", {printable(vmm.accelerator)}" if vmm.accelerator else ""
-    firmware = boot.firmware.name if boot.firmware else "not recognised"
-    return f"{printable(words)}{accelerator}; firmware: {firmware}"
-
-
-def _kernel(boot: BootState) -> str:
-    kernel = boot.snapshot.kernel
-    if kernel is None:
-        return "not seen (name it with --kernel)"
-    parts = [printable(kernel.path or "no path")] if kernel.source != "probe log" else ["the guest probe, by its own words"]
-    if kernel.source == "info roms":
-        parts.append("known from the monitor only")
-    if kernel.build_id:
-        parts.append(f"build-id {printable(kernel.build_id[:16])}")
-    if kernel.loads:
-        parts.append(f"at {min(load.start for load in kernel.loads):#x} - {max(load.end for load in kernel.loads):#x}")
-    return ", ".join(parts)
-
-
-def _entry(boot: BootState) -> str:
-    entry = boot.snapshot.entry
-    where = "unknown" if entry.address is None else f"{entry.address:#x}"
-    symbol = f" <{printable(entry.symbol)}>" if entry.symbol else ""
-    return f"{where}{symbol}, found by {printable(entry.found_by)}; {mode(boot.registers, _cs_long(boot))}"
-
-
-def _cs_long(boot: BootState) -> bool | None:
-    flags = boot.segments["cs"].flags
-    return None if flags is None else bool(flags >> 21 & 1)
-
-
-def _protocol(boot: BootState) -> str:
-    if boot.other_protocol is not None:
-        return f"{boot.other_protocol.title}, not PVH"
-    if not isinstance(boot.start_info_part, Unread):
-        return f"PVH boot ABI, start_info version {boot.start_info.raw.version} at {boot.start_info.address:#x}"
-    if not isinstance(boot.draft_a_part, Unread):
-        return f"PVH boot ABI, Draft A of 2015, {boot.draft_a.width}-bit structure at {boot.draft_a.address:#x}"
-    return f"judged as PVH; {printable(boot.start_info_part.reason)}"
 
 
 def registers(boot: BootState) -> list[str]:
@@ -138,25 +90,12 @@ def segments(boot: BootState) -> list[str]:
     for name in ("cs", "ds", "es", "ss", "fs", "gs", "tr", "ldt"):
         one = boot.segments[name]
         row = f"  {name:<3}  {_value(one.selector, 4)}  {_value(one.base, 8)}  {_value(one.limit, 8)}  {_value(one.flags, 8)}"
-        lines.append(f"{row}  {_meaning(one)}")
+        lines.append(f"{row}  {machine.segment_meaning(one)}")
     for name, table in (("gdt", boot.segments.gdt), ("idt", boot.segments.idt)):
         lines.append(f"  {name}        " + (f"{table.base:08x}  {table.limit:08x}" if table else "not observed"))
     if boot.snapshot.a20 is not None:
         lines.append(f"  A20 gate   {'enabled' if boot.snapshot.a20 else 'disabled'}")
     return lines
-
-
-def _meaning(segment: Segment) -> str:
-    if segment.flags is None:
-        return "not observed"
-    if not segment.present:
-        return "not present"
-    if not segment.s:
-        return SYSTEM_TYPES.get(segment.type, f"system type {segment.type:#x}")
-    width = "64-bit" if segment.long else "32-bit" if segment.db else "16-bit"
-    if segment.type & TYPE_CODE:
-        return f"{width} code, {'read/execute' if segment.type & TYPE_READABLE else 'execute-only'}"
-    return f"{width} data, {'read/write' if segment.type & TYPE_WRITABLE else 'read-only'}"
 
 
 # --- start_info ---------------------------------------------------------------------------------------------------

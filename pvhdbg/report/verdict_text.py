@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from textwrap import wrap
 
 from pvhdbg.decode.text import printable
-from pvhdbg.report.findings import WORDS, sentence
+from pvhdbg.report.findings import WORDS, by_chapter, by_reason, sentence, tally
 from pvhdbg.report.style import Style
 from pvhdbg.rules.catalogue import CHAPTERS
 from pvhdbg.rules.declare import Outcome, Verdict
@@ -24,10 +24,8 @@ _MEANING = {
 def checks(verdicts: Sequence[Verdict], title: str, style: Style) -> list[str]:
     """The tallies and the findings; of rules that passed only what there is to say."""
     lines = [style("head", title)]
-    by_rule = {verdict.rule.id: verdict for verdict in verdicts}
-    for chapter, rules in CHAPTERS:
-        judged = [by_rule[rule.id] for rule in rules if rule.id in by_rule]
-        if judged and not all(v.outcome is Outcome.NOT_APPLICABLE for v in judged):
+    for chapter, judged in by_chapter(verdicts, CHAPTERS):
+        if not all(verdict.outcome is Outcome.NOT_APPLICABLE for verdict in judged):
             lines.append(f"  {chapter:<16} {_tally(judged, style)}")
     for outcome in (Outcome.FAIL, Outcome.KNOWN, Outcome.REMARK):
         for verdict in verdicts:
@@ -50,12 +48,7 @@ def conclusion(sentence: str, summary: Mapping[Outcome, int], exit_code: int, st
 
 
 def _tally(verdicts: list[Verdict], style: Style) -> str:
-    counts = []
-    for outcome in Outcome:
-        number = sum(1 for verdict in verdicts if verdict.outcome is outcome)
-        if number:
-            counts.append(style(_MEANING[outcome], f"{number} {WORDS[outcome]}"))
-    return ", ".join(counts)
+    return ", ".join(style(_MEANING[outcome], f"{number} {WORDS[outcome]}") for outcome, number in tally(verdicts))
 
 
 def _finding(verdict: Verdict, style: Style) -> list[str]:
@@ -78,12 +71,8 @@ def _finding(verdict: Verdict, style: Style) -> list[str]:
 
 def _unknown(verdicts: Iterable[Verdict], style: Style) -> list[str]:
     """What could not be decided, by reason: one thing that is missing leaves many rules open."""
-    by_reason: dict[str, list[str]] = {}
-    for verdict in verdicts:
-        if verdict.outcome is Outcome.UNKNOWN:
-            by_reason.setdefault(verdict.reason, []).append(verdict.rule.id)
     lines = []
-    for reason, ids in by_reason.items():
+    for reason, ids in by_reason(verdicts).items():
         lines += ["", f"{style('warn', 'UNKNOWN')} {printable(reason)}"]
         lines += wrap(", ".join(ids), 112, initial_indent=" " * 8, subsequent_indent=" " * 8, break_on_hyphens=False)
     return lines

@@ -1,0 +1,74 @@
+"""The machine in words that every format shares: who ran what, where it stands, what a segment is."""
+
+from __future__ import annotations
+
+from pvhdbg.decode.boot_state import BootState, Unread
+from pvhdbg.decode.text import printable
+from pvhdbg.model import Segment
+from pvhdbg.report.document import mode
+from pvhdbg.spec.x86 import SYSTEM_TYPES, TYPE_CODE, TYPE_READABLE, TYPE_WRITABLE
+
+
+def rows(boot: BootState) -> list[tuple[str, str]]:
+    """What the head of a report says, as pairs of a title and one line of safe text."""
+    return [("VMM", _vmm(boot)), ("kernel", _kernel(boot)), ("entry", _entry(boot)), ("protocol", _protocol(boot))]
+
+
+def _vmm(boot: BootState) -> str:
+    vmm = boot.snapshot.vmm
+    if vmm.name is None and vmm.accelerator is None:
+        return "not observed (no monitor answers)"
+    words = " ".join(part for part in (vmm.name or "not named", vmm.version) if part)
+    accelerator = f", {printable(vmm.accelerator)}" if vmm.accelerator else ""
+    firmware = boot.firmware.name if boot.firmware else "not recognised"
+    return f"{printable(words)}{accelerator}; firmware: {firmware}"
+
+
+def _kernel(boot: BootState) -> str:
+    kernel = boot.snapshot.kernel
+    if kernel is None:
+        return "not seen (name it with --kernel)"
+    parts = [printable(kernel.path or "no path")] if kernel.source != "probe log" else ["the guest probe, by its own words"]
+    if kernel.source == "info roms":
+        parts.append("known from the monitor only")
+    if kernel.build_id:
+        parts.append(f"build-id {printable(kernel.build_id[:16])}")
+    if kernel.loads:
+        parts.append(f"at {min(load.start for load in kernel.loads):#x} - {max(load.end for load in kernel.loads):#x}")
+    return ", ".join(parts)
+
+
+def _entry(boot: BootState) -> str:
+    entry = boot.snapshot.entry
+    where = "unknown" if entry.address is None else f"{entry.address:#x}"
+    symbol = f" <{printable(entry.symbol)}>" if entry.symbol else ""
+    return f"{where}{symbol}, found by {printable(entry.found_by)}; {mode(boot.registers, _cs_long(boot))}"
+
+
+def _cs_long(boot: BootState) -> bool | None:
+    flags = boot.segments["cs"].flags
+    return None if flags is None else bool(flags >> 21 & 1)
+
+
+def _protocol(boot: BootState) -> str:
+    if boot.other_protocol is not None:
+        return f"{boot.other_protocol.title}, not PVH"
+    if not isinstance(boot.start_info_part, Unread):
+        return f"PVH boot ABI, start_info version {boot.start_info.raw.version} at {boot.start_info.address:#x}"
+    if not isinstance(boot.draft_a_part, Unread):
+        return f"PVH boot ABI, Draft A of 2015, {boot.draft_a.width}-bit structure at {boot.draft_a.address:#x}"
+    return f"judged as PVH; {printable(boot.start_info_part.reason)}"
+
+
+def segment_meaning(segment: Segment) -> str:
+    """What the descriptor cache says: "32-bit code, read/execute", "TSS32-busy", "not present"."""
+    if segment.flags is None:
+        return "not observed"
+    if not segment.present:
+        return "not present"
+    if not segment.s:
+        return SYSTEM_TYPES.get(segment.type, f"system type {segment.type:#x}")
+    width = "64-bit" if segment.long else "32-bit" if segment.db else "16-bit"
+    if segment.type & TYPE_CODE:
+        return f"{width} code, {'read/execute' if segment.type & TYPE_READABLE else 'execute-only'}"
+    return f"{width} data, {'read/write' if segment.type & TYPE_WRITABLE else 'read-only'}"
