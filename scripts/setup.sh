@@ -2,7 +2,8 @@
 # Make a checkout ready: the programs pvhdbg uses, and pvhdbg itself (editable, with its test tools) in .venv.
 # Does only what is missing, so it is quick the second time. Exit status 0: everything is there.
 #
-#   --tests      also what only the tests use: gcc, which is asked how it lays structures out
+#   --tests      also what only the tests use: gcc, which is asked how it lays structures out, Chromium, which the HTML report is
+#                looked at with, and Perl's TAP parser
 #   PYTHON=...   the Python to make .venv with (default: python3, or the newest python3.N there is; 3.10 is the oldest)
 
 set -euo pipefail
@@ -38,6 +39,7 @@ step() {
 }
 
 have() { command -v "$1" >/dev/null 2>&1; }
+have_browser() { have chromium || have chromium-browser || have google-chrome || have google-chrome-stable || have chrome; }
 recent() { "$1" -c "import sys; sys.exit(sys.version_info < $OLDEST)" >/dev/null 2>&1; }
 
 # ---- Python ----
@@ -69,6 +71,9 @@ missing_packages() {
     if [ -n "$tests" ]; then
         have gcc || echo gcc
         [ -e /usr/include/stdio.h ] || echo libc6-dev
+        perl -MTAP::Parser -e1 >/dev/null 2>&1 || echo perl
+        # Ubuntu has Chromium as a snap only, which containers do not run: there, Chrome has to be installed by hand
+        have_browser || grep -qs '^ID=ubuntu' /etc/os-release || echo chromium
     fi
     installed && return
     if [ -z "$python" ]; then

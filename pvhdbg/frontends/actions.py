@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from pvhdbg.frontends.formats import of_boot
 from pvhdbg.frontends.verbs import Answer, Request
 from pvhdbg.report.style import Style
 
@@ -58,13 +59,7 @@ def _judged(request: Request, observe: Any) -> Answer:
 
         return json_report.render(report)
 
-    def as_sarif() -> str:
-        from pvhdbg.frontends.location import location_of
-        from pvhdbg.report import sarif
-
-        return sarif.render(report, location_of(str(request.kernel or request.subject)))  # a gdbstub's address has none
-
-    return Answer(as_text, as_json, report.exit_code, {"sarif": as_sarif})
+    return Answer(as_text, as_json, report.exit_code, of_boot(report, str(request.kernel or request.subject)))
 
 
 def regs(request: Request) -> Answer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from typing import Any, NoReturn
 
@@ -37,7 +38,27 @@ def parse(words: list[str]) -> tuple[Verb, dict[str, Any]]:
             values[name] = [part for word in given for part in word.replace(",", " ").split()]
             if given and not values[name]:
                 raise BadInput(f"--{name} names no rule", "list all with: pvhdbg rules")
+    if "report" in values:
+        values["report"] = [_report(word, verb) for word in values["report"]]
+        _refuse_twice([*([values["output"]] if values["output"] else []), *(path for _, path in values["report"])])
     return verb, {**values, "extra": tuple(passed_on)}
+
+
+def _report(word: str, verb: Verb) -> tuple[str, str]:
+    format, _, path = word.partition("=")
+    if format not in verb.formats:
+        raise BadInput(f"--report {word}: there is no format {format!r}", f"choose one of {', '.join(verb.formats)}")
+    if not path:
+        raise BadInput(f"--report {word} names no file", f"write it as {format}=FILE")
+    return format, path
+
+
+def _refuse_twice(paths: list[str]) -> None:
+    """Two answers would overwrite each other in one file; a device or standard output takes both."""
+    files = [os.path.realpath(path) for path in paths if path != "-" and (not os.path.exists(path) or os.path.isfile(path))]
+    for path in files:
+        if files.count(path) > 1:
+            raise BadInput(f"{path} is to be written twice", "give each --report and --output a file of its own")
 
 
 def _split(words: list[str]) -> tuple[list[str], list[str]]:
@@ -83,6 +104,8 @@ def _parser(verb: Verb) -> argparse.ArgumentParser:
     if "json" in verb.formats:
         parser.add_argument("--format", choices=verb.formats, default="text", help="how to print the answer")
         parser.add_argument("--output", metavar="FILE", help="write the answer there instead of to the terminal")
+        parser.add_argument("--report", action="append", metavar="FORMAT=FILE", default=[],
+                            help="write it in that format to that file as well; may be given several times")
     parser.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="colour (NO_COLOR is honoured)")
     return parser
 

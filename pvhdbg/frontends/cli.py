@@ -67,18 +67,23 @@ def _catch_sigterm() -> None:
 
 
 def _run(words: list[str]) -> int:
+    from contextlib import ExitStack
+
     from pvhdbg.frontends.arguments import parse
+    from pvhdbg.frontends.formats import APPENDED
     from pvhdbg.frontends.output import open_output, style_for
     from pvhdbg.frontends.progress import Progress
     from pvhdbg.frontends.verbs import Request
 
     verb, values = parse(words)
     to_file = values.get("output") if "json" in verb.formats else None
-    with open_output(to_file) as output:
+    with ExitStack() as stack:  # all are opened before the work begins, and appear together
+        output = stack.enter_context(open_output(to_file))
+        reports = [(one, stack.enter_context(open_output(path, one in APPENDED))) for one, path in values.get("report") or ()]
         with Progress(_stderr()) as progress:
             answer = verb(Request(values, progress))
-        style = style_for(values.get("color") or "auto", output.stream)
-        output.write(answer.render(values.get("format") or "text", style))
+        for one, report in ((values.get("format") or "text", output), *reports):
+            report.write(answer.render(one, style_for(values.get("color") or "auto", report.stream)))
     return answer.exit_code
 
 

@@ -18,4 +18,4 @@ def report(observed: Observed, rules: Iterable[Rule], strict: bool = False) -> R
     verdicts = (*about_file, *judge(observed.boot, rules))
     if not verdicts:
         raise BadInput("the chosen rules judge a kernel file, and none was seen", "name it with --kernel")
-    return Report(observed.boot, verdicts, strict, observed.warnings)
+    return Report(observed.boot, verdicts, strict, observed.warnings, observed.serial)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pvhdbg.errors import BadInput
+from pvhdbg.frontends.formats import of_file
 from pvhdbg.frontends.verbs import Answer, Request
 from pvhdbg.report.style import Style
 
@@ -100,14 +101,7 @@ def _answer(report: FileReport) -> Answer:
 
         return kernel_json.render(report)
 
-    def as_sarif() -> str:
-        from pvhdbg.frontends.location import location_of
-        from pvhdbg.report import sarif
-
-        about = sarif.About(report.exit_code, (), {"conclusion": report.conclusion, "strict": report.strict})
-        return sarif.rendered(sarif.document(report.verdicts, location_of(report.path), about))
-
-    return Answer(as_text, as_json, report.exit_code, {"sarif": as_sarif})
+    return Answer(as_text, as_json, report.exit_code, of_file(report))
 
 
 # --- symbols and types --------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TextIO
+from typing import Literal, TextIO
 
 from pvhdbg.errors import BadInput
 from pvhdbg.report.style import Style
@@ -43,16 +43,19 @@ def drop(stream: TextIO) -> None:
 
 
 @contextmanager
-def open_output(path: str | None) -> Iterator[Output]:
-    """Standard output, or `path`. Raises BadInput when that cannot be written, before anything else is done."""
+def open_output(path: str | None, append: bool = False) -> Iterator[Output]:
+    """Standard output, or `path`. Raises BadInput when that cannot be written, before anything else is done.
+
+    With `append` the file keeps what is in it.
+    """
     if path is None or path == "-":
         if sys.stdout is None:
             raise BadInput("standard output is closed", "name a file with --output")
         yield Output(sys.stdout)
         return
     # A device, a FIFO or a link (/dev/stdout is one, even when it leads to a file) is written to, never replaced.
-    if os.path.islink(path) or (os.path.exists(path) and not os.path.isfile(path)):
-        with _opened(path, path) as stream:
+    if append or os.path.islink(path) or (os.path.exists(path) and not os.path.isfile(path)):
+        with _opened(path, "a" if append else "w") as stream:
             yield Output(stream)
         return
     if not os.path.basename(path):
@@ -74,11 +77,11 @@ def open_output(path: str | None) -> Iterator[Output]:
 
 
 @contextmanager
-def _opened(path: str, named: str) -> Iterator[TextIO]:
+def _opened(path: str, how: Literal["a", "w"]) -> Iterator[TextIO]:
     try:
-        stream = open(path, "w", encoding="utf-8")  # noqa: SIM115 - closed below, after the error is told apart
+        stream = open(path, how, encoding="utf-8")  # noqa: SIM115 - closed below, after the error is told apart
     except OSError as error:
-        raise BadInput(f"{named} cannot be written: {error.strerror}", "choose another --output") from error
+        raise BadInput(f"{path} cannot be written: {error.strerror}", "choose another --output") from error
     with stream:
         yield stream
 

@@ -26,16 +26,20 @@ if TYPE_CHECKING:
     from pvhdbg.vmm.qemu import QemuOptions
 
 _SNAPSHOT_HEAD = b"{"
+_SERIAL_LINES = 1000  # of the guest's log, in a report
 _MARK = b'"pvhdbg/snapshot/'
 
 
 @dataclass(frozen=True)
 class Observed:
-    """A decoded machine, sentences about how it was come by, and its kernel file where that could be read."""
+    """A decoded machine, sentences about how it was come by, its kernel file where that could be read, and
+    the end of its serial log where there is one.
+    """
 
     boot: BootState
     warnings: tuple[str, ...] = ()
     file: KernelFile | None = None
+    serial: tuple[str, ...] = ()
 
 
 def observe(request: Request) -> Observed:
@@ -176,7 +180,7 @@ def _run_kernel(request: Request) -> Observed:
         if leave is not Leave.KILLED:
             warnings.append(f"QEMU (pid {qemu.pid}) was left {leave.value}; its gdbstub is {qemu.gdb_socket}")
             qemu.release()
-        return Observed(boot, tuple(warnings), file)
+        return Observed(boot, tuple(warnings), file, tuple(qemu.serial_tail(_SERIAL_LINES)))
 
 
 def _qemu_options(request: Request, image: KernelImage) -> QemuOptions:

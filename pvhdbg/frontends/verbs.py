@@ -12,6 +12,8 @@ from importlib import import_module
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from pvhdbg.frontends.formats import FILE_JUDGED, JUDGED
+
 if TYPE_CHECKING:
     from pvhdbg.report.style import Style
 
@@ -109,7 +111,6 @@ _LOG = (
     argument("--vmm", metavar="VMM", help='name and version of what a probe\'s log was made on, as in "QEMU 7.2.22"'),
 )
 _ACTIONS = "pvhdbg.frontends.actions"
-_FORMATS = ("text", "json", "sarif")
 
 VERBS: tuple[Verb, ...] = (
     Verb(
@@ -118,7 +119,7 @@ VERBS: tuple[Verb, ...] = (
         "pvhdbg run vmlinux --append console=ttyS0 --initrd initrd.img -- -device pvpanic",
         f"{_ACTIONS}:run",
         (argument("subject", metavar="KERNEL", help="an ELF kernel, or a bzImage that holds one"), *_QEMU, *_JUDGE, *_WALK),
-        formats=_FORMATS,
+        formats=JUDGED,
         passes_on=True,
     ),
     Verb(
@@ -127,7 +128,7 @@ VERBS: tuple[Verb, ...] = (
         "pvhdbg attach :1234 --kernel vmlinux",
         f"{_ACTIONS}:attach",
         (argument("subject", metavar="TARGET", help="a gdbstub: :1234, host:1234, unix:PATH, a socket path"), *_JUDGE, *_WALK),
-        formats=_FORMATS,
+        formats=JUDGED,
     ),
     Verb(
         "check",
@@ -135,7 +136,7 @@ VERBS: tuple[Verb, ...] = (
         "pvhdbg check vmlinux --machine q35 --strict --format json --output report.json",
         f"{_ACTIONS}:check",
         (_SUBJECT, *_QEMU, *_JUDGE, *_WALK, *_LOG),
-        formats=_FORMATS,
+        formats=JUDGED,
         passes_on=True,
     ),
     Verb(
@@ -149,7 +150,7 @@ VERBS: tuple[Verb, ...] = (
             *_LOG,
             *_JUDGE,
         ),
-        formats=_FORMATS,
+        formats=JUDGED,
     ),
     Verb(
         "elf",
@@ -163,7 +164,7 @@ VERBS: tuple[Verb, ...] = (
             argument("--type", metavar="STRUCT", help="the layout of a structure, by the kernel's debug info"),
             *_JUDGE,
         ),
-        formats=_FORMATS,
+        formats=FILE_JUDGED,
     ),
     Verb(
         "regs",

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+
 from pvhdbg.decode.text import printable
 
-_PUNCTUATION = frozenset("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
-_HARMLESS = frozenset("\"%',/;?")  # they format nothing anywhere; escaping them too would only be harder to read
+_ALWAYS = frozenset("\\`*_[]<>&!|~#@$:")  # emphasis, code, links, entities, tables; GitHub's mentions, math and :emoji:
+_FIRST = frozenset("-+=")  # a list, a rule or the underline of a heading, when a line begins with it
+_NUMBERED = re.compile(r"\d+(?=[.)])", re.ASCII)
+_WWW = re.compile(r"www(?=\.)", re.IGNORECASE)  # GitHub makes a link of it
 
 
 def escaped(text: str) -> str:
@@ -14,6 +19,18 @@ def escaped(text: str) -> str:
     Control characters become visible as in `printable`, but line breaks are spaces: a rule's explanation has several lines.
     """
     flat = " ".join(text.split("\n"))
-    shown = "".join(letter if letter.isprintable() else printable(letter) for letter in flat)
-    marked = "".join(f"\\{letter}" if letter in _PUNCTUATION - _HARMLESS else letter for letter in shown)
-    return marked.strip()
+    shown = "".join(letter if letter.isprintable() else printable(letter) for letter in flat).strip()
+    marked = "".join(f"\\{letter}" if letter in _ALWAYS else letter for letter in shown)
+    marked = _WWW.sub(lambda found: f"{found[0]}\\", marked)
+    number = _NUMBERED.match(marked)
+    if number is not None:
+        return f"{number[0]}\\{marked[number.end() :]}"
+    return f"\\{marked}" if marked[:1] in _FIRST and marked else marked
+
+
+def fenced(lines: Iterable[str]) -> str:
+    """Lines of any text as a code block, behind a fence that none of them can close (CommonMark 4.5)."""
+    shown = ["".join(letter if letter.isprintable() else printable(letter) for letter in line) for line in lines]
+    longest = max((len(run) for line in shown for run in re.findall("`+", line)), default=0)
+    fence = "`" * max(longest + 1, 3)
+    return "\n".join([f"{fence}text", *shown, fence])

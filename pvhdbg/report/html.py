@@ -1,0 +1,129 @@
+"""The report as one HTML file to look at: no script, no network, light and dark by the reader's setting.
+
+Everything foreign goes through `markup`, and a content security policy in the file forbids whatever could still run or load:
+the one style sheet is allowed by its hash. Folding is HTML's own `<details>`.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Sequence
+from hashlib import sha256
+
+from pvhdbg.report import html_machine, machine
+from pvhdbg.report.document import VIOLATED, Report
+from pvhdbg.report.findings import WORDS, Finding, by_chapter, sentence, sentences, tally
+from pvhdbg.report.html_style import STYLE
+from pvhdbg.report.markup import Markup, join, tag
+from pvhdbg.rules.catalogue import CHAPTERS
+from pvhdbg.rules.declare import Outcome
+from pvhdbg.version import VERSION
+
+_CLASSES = {
+    Outcome.PASS: "good",
+    Outcome.FAIL: "bad",
+    Outcome.KNOWN: "warn",
+    Outcome.UNKNOWN: "warn",
+    Outcome.REMARK: "note",
+    Outcome.NOT_APPLICABLE: "dim",
+}
+_OPEN = (Outcome.FAIL, Outcome.KNOWN, Outcome.REMARK)  # what a reader came for is unfolded
+
+
+def render(report: Report) -> str:
+    """The whole page."""
+    sections = [
+        ("checks", "Checks", _checks(report)),
+        ("registers", "Registers", html_machine.registers(report.boot)),
+        ("segments", "Segments", html_machine.segments(report.boot)),
+        ("start-info", "start_info", html_machine.start_info(report.boot)),
+        ("memory", "Physical memory", html_machine.memory(report.boot)),
+        ("serial", "Serial port", tag("pre", "\n".join(report.serial)) if report.serial else None),
+    ]
+    shown = [(anchor, title, body) for anchor, title, body in sections if body is not None]
+    body = join(
+        _head(report),
+        tag("nav", *(tag("a", title, href=f"#{anchor}") for anchor, title, _ in shown)),
+        tag("main", *(tag("section", tag("h2", title), body, id=anchor) for anchor, title, body in shown)),
+        _foot(report),
+    )
+    return f"<!DOCTYPE html>\n{tag('html', _meta(report), tag('body', body), lang='en')}\n"
+
+
+def _meta(report: Report) -> Markup:
+    allowed = b64encode(sha256(STYLE.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'sha256-{allowed}'; base-uri 'none'; form-action 'none'"
+    return tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=policy),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("meta", name="referrer", content="no-referrer"),
+        tag("title", f"{_word(report)}: {dict(machine.rows(report.boot))['kernel']}"),
+        tag("style", Markup(STYLE)),
+    )
+
+
+def _word(report: Report) -> str:
+    return "violated" if report.exit_code == VIOLATED else "undecided" if report.exit_code else "conforms"
+
+
+def _head(report: Report) -> Markup:
+    other = report.boot.other_protocol
+    kind = {"violated": "bad", "undecided": "warn"}.get(_word(report), "good")
+    rows = [*machine.rows(report.boot), ("judged by", report.boot.revision.title), ("captured", report.boot.snapshot.captured)]
+    entry = report.boot.snapshot.entry
+    caution = None if entry.is_entry else "Decoded as the machine stood (--here): this need not be its entry."
+    notes = [note for note in (other.advice if other else None, caution, *report.warnings) if note]
+    return tag(
+        "header",
+        tag("h1", report.conclusion[:1].upper() + report.conclusion[1:], class_=kind),
+        tag("p", *(_chip(outcome, number) for outcome, number in tally(report.verdicts)), class_="chips"),
+        tag("dl", *(join(tag("dt", title), tag("dd", value)) for title, value in rows if value)),
+        *(tag("p", note, class_="caution") for note in notes),
+    )
+
+
+def _chip(outcome: Outcome, number: int | None = None) -> Markup:
+    return tag("span", WORDS[outcome] if number is None else f"{number} {WORDS[outcome]}", class_=f"chip {_CLASSES[outcome]}")
+
+
+def _foot(report: Report) -> Markup:
+    sources = ", ".join(f"{part} by {how}" for part, how in sorted(report.boot.snapshot.sources.items()))
+    return tag("footer", f"pvhdbg {VERSION}, exit code {report.exit_code}", f"; seen: {sources}" if sources else None)
+
+
+# --- checks -------------------------------------------------------------------------------------------------------
+
+
+def _checks(report: Report) -> Markup:
+    return join(*(_chapter(title, verdicts) for title, verdicts in by_chapter(report.verdicts, CHAPTERS)))
+
+
+def _chapter(title: str, findings: Sequence[Finding]) -> Markup:
+    shown = any(finding.outcome in _OPEN for finding in findings)
+    chips = [_chip(outcome, number) for outcome, number in tally(findings)]
+    head = tag("summary", tag("span", title, class_="title"), *chips)
+    return tag("details", head, *map(_finding, findings), class_="chapter", open="" if shown else None)
+
+
+def _finding(finding: Finding) -> Markup:
+    rule = finding.rule
+    head = tag("summary", _chip(finding.outcome), tag("code", rule.id), " ", rule.title, tag("small", finding.severity.value))
+    found = [tag("li", sentence(one)) for one in finding.violations]
+    rest = [tag("p", line) for line in sentences(finding)[len(finding.violations) :]]
+    clause = rule.clause
+    place = f", {clause.where}" if clause.where else ""
+    link = tag("a", clause.document.name, href=clause.document.url, rel="noreferrer noopener")
+    return tag(
+        "details",
+        head,
+        tag("ul", *found) if found else None,
+        *rest,
+        tag("blockquote", f"“{clause.words}”", tag("cite", link, place)),
+        *(tag("p", " ".join(part.split("\n"))) for part in rule.why.split("\n\n")),
+        tag("p", finding.deviation.source, class_="dim") if finding.deviation is not None else None,
+        class_="rule",
+        open="" if finding.outcome in _OPEN else None,
+    )

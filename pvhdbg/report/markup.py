@@ -1,0 +1,41 @@
+"""Elements of XML and HTML as text that is safe by construction: what is not `Markup` is escaped where it is put in.
+
+The result is well formed as XML 1.0 and as HTML: every element but HTML's void ones is closed by name, attributes are quoted,
+and characters that XML 1.0 forbids (all controls but tab and newline) are shown as `printable` shows them.
+"""
+
+from __future__ import annotations
+
+from pvhdbg.decode.text import printable
+
+_VOID = frozenset({"meta", "br", "hr", "col"})
+_ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;"})
+
+
+class Markup(str):
+    """Text that is markup already."""
+
+    __slots__ = ()
+
+
+def text(foreign: str) -> Markup:
+    """`foreign` as character data or an attribute's value; newlines stay, other controls become visible."""
+    if foreign.isprintable():
+        return Markup(foreign.translate(_ENTITIES))
+    shown = "".join(letter if letter.isprintable() or letter in "\n\t" else printable(letter) for letter in foreign)
+    return Markup(shown.translate(_ENTITIES))
+
+
+def join(*parts: str | None) -> Markup:
+    """The parts one after the other, each escaped unless it is Markup; None adds nothing."""
+    return Markup("".join(part if isinstance(part, Markup) else text(part) for part in parts if part is not None))
+
+
+def tag(name: str, /, *children: str | None, **attributes: str | int | None) -> Markup:
+    """One element. An attribute that is None is left out; `class_` is "class", `stroke_width` is "stroke-width"."""
+    given = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{text(str(value))}"' for key, value in attributes.items() if value is not None
+    )
+    if name in _VOID:
+        return Markup(f"<{name}{given}/>")
+    return Markup(f"<{name}{given}>{join(*children)}</{name}>")
