@@ -48,17 +48,25 @@ def observe(request: Request) -> Observed:
     The machine is left as the request says, on every way out. Raises PvhdbgError.
     """
     subject = str(request.subject)
-    if _is_snapshot(subject):
-        _refuse(request, ("kernel", "entry", "here", "reset", "leave", *_QEMU_OPTIONS), "a snapshot is only read")
+    kind = kind_of(subject)
+    _refuse_all(request, kind)
+    if kind == "snapshot":
         return Observed(_from_snapshot(subject, _spec(request)))
-    if _is_log(subject):
+    if kind == "log":
         return probe(request)
-    _refuse(request, ("vmm",), "it is for a probe's log, which does not tell")
-    if _is_file(subject):
-        return _run_kernel(request)
-    address = parse_address(subject)
-    _refuse(request, _QEMU_OPTIONS, "the machine at a gdbstub is already running; these are for a kernel file")
-    return _attach(request, address)
+    return _run_kernel(request) if kind == "kernel" else _attach(request, parse_address(subject))
+
+
+def kind_of(subject: str) -> str:
+    """What a subject is: "snapshot", "log", "kernel", or else the address of a "stub"."""
+    if _is_snapshot(subject):
+        return "snapshot"
+    return "log" if _is_log(subject) else "kernel" if _is_file(subject) else "stub"
+
+
+def refused(subject: str) -> frozenset[str]:
+    """The names of the options that `observe` does not take for this subject."""
+    return frozenset(name for names, _ in _REFUSED[kind_of(subject)] for name in names)
 
 
 def attach(request: Request) -> Observed:
@@ -86,7 +94,7 @@ def probe(request: Request) -> Observed:
     from pvhdbg.targets.recorded import RecordedTarget
 
     path = str(request.subject)
-    _refuse(request, ("entry", "here", "reset", "leave", *_QEMU_OPTIONS), "a log is only read")
+    _refuse_all(request, "log")
     request.progress(f"reading {path}")
     with ExitStack() as stack:
         kernel, file = None, None
@@ -101,6 +109,18 @@ def probe(request: Request) -> Observed:
 
 
 _QEMU_OPTIONS = ("append", "initrd", "machine", "memory", "cpus", "cpu", "accel", "qemu", "extra")
+_VMM = (("vmm",), "it is for a probe's log, which does not tell")
+_REFUSED = {
+    "snapshot": (_VMM, (("kernel", "entry", "here", "reset", "leave", *_QEMU_OPTIONS), "a snapshot is only read")),
+    "log": ((("entry", "here", "reset", "leave", *_QEMU_OPTIONS), "a log is only read"),),
+    "kernel": (_VMM, (("kernel", "reset"), "the subject is the kernel, and it is started afresh")),
+    "stub": (_VMM, (_QEMU_OPTIONS, "the machine at a gdbstub is already running; these are for a kernel file")),
+}
+
+
+def _refuse_all(request: Request, kind: str) -> None:
+    for names, why in _REFUSED[kind]:
+        _refuse(request, names, why)
 
 
 def _refuse(request: Request, names: tuple[str, ...], why: str) -> None:
@@ -157,7 +177,7 @@ def _run_kernel(request: Request) -> Observed:
     from pvhdbg.kernel_image import open_kernel
     from pvhdbg.vmm.qemu import start
 
-    _refuse(request, ("kernel", "reset"), "the subject is the kernel, and it is started afresh")
+    _refuse_all(request, "kernel")
     with ExitStack() as stack:
         request.progress("reading the kernel")
         image = stack.enter_context(open_kernel(str(request.subject)))

@@ -204,6 +204,21 @@ VERBS: tuple[Verb, ...] = (
         passes_on=True,
     ),
     Verb(
+        "diff",
+        "compare what two machines were handed: the exit code says whether it is the same where it matters",
+        "pvhdbg diff good.pvhsnap vmlinux --machine q35",
+        "pvhdbg.frontends.comparing:diff",
+        (
+            argument("a", metavar="A", help="a kernel file, a gdbstub or a snapshot, as for check"),
+            argument("b", metavar="B", help="another; options that only a kernel or a gdbstub takes go to the side that is one"),
+            *_QEMU,
+            *_JUDGE,
+            *_WALK,
+            *_LOG,
+        ),
+        passes_on=True,
+    ),
+    Verb(
         "extract",
         "write the ELF kernel that is inside a bzImage or a compressed file",
         "pvhdbg extract /boot/vmlinuz -o vmlinux",
