@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pvhdbg.capture import Plan, capture
-from pvhdbg.errors import BadInput, BadSnapshot, PvhdbgError, VmmFailed
+from pvhdbg.errors import BadInput, PvhdbgError, VmmFailed
 from pvhdbg.frontends.verbs import Request
 from pvhdbg.model import Kernel
 from pvhdbg.targets.address import StubAddress, parse_address
@@ -158,16 +158,10 @@ def _is_log(path: str) -> bool:
 
 def _from_snapshot(path: str, spec: str) -> BootState:
     from pvhdbg.capture import decoded
-    from pvhdbg.decode.snapshot_file import FILE_BOUND, decode
-    from pvhdbg.targets.recorded import RecordedTarget
+    from pvhdbg.targets.recorded import open_snapshot
 
-    try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read(FILE_BOUND + 1)
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadSnapshot(f"{path} cannot be read: {error}", "give a file that `pvhdbg snapshot save` wrote") from error
-    snapshot = decode(text)
-    return decoded(RecordedTarget(snapshot, path), snapshot, spec)
+    target = open_snapshot(path)
+    return decoded(target, target.snapshot, spec)
 
 
 # --- a kernel file ------------------------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pvhdbg.errors import MemoryUnreadable, TargetError
+from pvhdbg.decode.snapshot_file import FILE_BOUND, decode
+from pvhdbg.errors import BadSnapshot, MemoryUnreadable, TargetError
 from pvhdbg.model import NeedMemory, Registers, Snapshot, Unavailable
 from pvhdbg.targets.target import Capabilities, Leave, Stop
 
@@ -70,3 +71,13 @@ class RecordedTarget:
 
     def close(self, leave: Leave) -> None:
         pass
+
+
+def open_snapshot(path: str) -> RecordedTarget:
+    """The machine in a `.pvhsnap` file. Raises BadSnapshot."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read(FILE_BOUND + 1)
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadSnapshot(f"{path} cannot be read: {error}", "give a file that `pvhdbg snapshot save` wrote") from error
+    return RecordedTarget(decode(text), path)

@@ -1,0 +1,287 @@
+"""A kernel at its PVH entry in a QEMU of our own, to be asked, asserted on and run further: what a test holds in its hands.
+
+::
+
+    with boot("vmlinux", machine="q35", append="console=ttyS0") as guest:
+        guest.assert_conforms()
+        guest.until("start_kernel")
+
+The QEMU ends with the context, and with the process, whatever happens. Sockets are unix sockets in a private folder, so
+any number of boots go side by side.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pvhdbg.capture import Plan, capture, decoded, where
+from pvhdbg.decode.boot_state import BootState
+from pvhdbg.decode.kernel_file import KernelFile
+from pvhdbg.decode.snapshot_file import encode
+from pvhdbg.decode.text import safe
+from pvhdbg.errors import EntryNotReached, GuestDied, TargetError, TargetTimeout
+from pvhdbg.kernel_image import KernelImage, open_kernel
+from pvhdbg.model import Registers
+from pvhdbg.report import verdict_text
+from pvhdbg.report.document import Report
+from pvhdbg.report.findings import Standing, sentences, standing
+from pvhdbg.report.style import PLAIN
+from pvhdbg.rules.catalogue import find, judge, judge_file
+from pvhdbg.rules.declare import Verdict
+from pvhdbg.targets.address import StubAddress
+from pvhdbg.targets.recorded import RecordedTarget, open_snapshot
+from pvhdbg.targets.remote import RemoteTarget
+from pvhdbg.targets.target import Leave, StopKind, Target, run_until
+from pvhdbg.vmm.qemu import QemuOptions, QemuProcess, start
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+_SLICE = 0.02  # seconds between two looks at the serial log
+_SERIAL_BOUND = 4 << 20  # bytes of it that are looked at
+_BAD = (Standing.FAILED, Standing.UNDECIDED)
+
+
+class Handoff:
+    """What was handed over, decoded and judged. `entry` is the BootState, `verdicts` those of all rules, file rules first."""
+
+    def __init__(self, entry: BootState, file: KernelFile | None = None) -> None:
+        self.entry = entry
+        self.file = file
+        self.verdicts = self._judged(entry)
+
+    def _judged(self, entry: BootState) -> tuple[Verdict, ...]:
+        about_file = () if self.file is None else judge_file(self.file, revision=entry.revision)
+        return (*about_file, *judge(entry))
+
+    def report(self, spec: str | None = None, strict: bool = False) -> Report:
+        """The report, by the revision of that name, else by the one it was captured for."""
+        if spec is None or spec == self.entry.revision.name:
+            return Report(self.entry, self.verdicts, strict, serial=self._serial_lines())
+        entry = decoded(self._memory(), self.entry.snapshot, spec)
+        return Report(entry, self._judged(entry), strict, serial=self._serial_lines())
+
+    def assert_conforms(self, allow: Collection[str] = (), *, spec: str | None = None, strict: bool = False) -> None:
+        """Raise AssertionError with the violations as the text report shows them, unless there are none.
+
+        `allow` holds the ids of rules whose violation is accepted. Raises BadInput for an id that is no rule's.
+        """
+        __tracebackhide__ = True
+        report = self.report(spec, strict)
+        wrong = _wrong(report, allow)
+        # Another protocol is said by a rule that only remarks on it, so it has no violation to allow.
+        if wrong or report.boot.other_protocol is not None:
+            lines = verdict_text.checks(wrong, f"violated by {report.boot.revision.title}:", PLAIN)
+            raise AssertionError("\n".join([report.conclusion, "", *lines]))
+
+    def assert_each(self, subtests: Subtests, allow: Collection[str] = (), *, spec: str | None = None, strict: bool = False) -> None:
+        """As `assert_conforms`, with each rule as a subtest: `subtests` is pytest's fixture of that name (pytest 9)."""
+        __tracebackhide__ = True
+        report = self.report(spec, strict)
+        wrong = {one.rule.id for one in _wrong(report, allow)}
+        for verdict in report.verdicts:
+            with subtests.test(msg=verdict.rule.id):
+                if verdict.rule.id in wrong:
+                    raise AssertionError("\n".join([verdict.rule.title, *sentences(verdict), str(verdict.rule.clause)]))
+        if report.boot.other_protocol is not None:
+            raise AssertionError(report.conclusion)
+
+    def snapshot(self, path: str | PathLike[str]) -> None:
+        """Save the entry to a file that `pvhdbg check`, `info`, `regs` and `diff` read. Raises OSError."""
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(encode(self.entry.snapshot))
+
+    def _memory(self) -> Target:
+        return RecordedTarget(self.entry.snapshot, "the entry")
+
+    def _serial_lines(self) -> tuple[str, ...]:
+        return ()
+
+
+class Subtests(Protocol):
+    """What is used of pytest's fixture `subtests`."""
+
+    def test(self, msg: str) -> AbstractContextManager[Any]: ...
+
+
+def _wrong(report: Report, allow: Collection[str]) -> list[Verdict]:
+    allowed = {find(id).id for id in allow}
+    return [one for one in report.verdicts if standing(one, report.strict) in _BAD and one.rule.id not in allowed]
+
+
+def load(path: str | PathLike[str], spec: str = "v1") -> Handoff:
+    """The hand-off in a snapshot file. Raises BadSnapshot."""
+    target = open_snapshot(str(path))
+    return Handoff(decoded(target, target.snapshot, spec))
+
+
+class Boot(Handoff):
+    """A hand-off whose machine still stands there. Made by `boot`; gone with it."""
+
+    def __init__(self, entry: BootState, image: KernelImage, qemu: QemuProcess, target: Target) -> None:
+        super().__init__(entry, image.file())
+        self.qemu = qemu
+        self.target = target
+        self.serial = Serial(self)
+        self._image = image
+
+    @property
+    def registers(self) -> Registers:
+        """The registers as they are now."""
+        return self.target.read_registers()
+
+    def read_memory(self, address: int, size: int) -> bytes:
+        """Guest-physical memory as it is now. Raises MemoryUnreadable."""
+        return self.target.read_memory(address, size)
+
+    def symbol(self, name: str) -> int:
+        """The physical address of a symbol of the kernel. Raises BadInput with the nearest names."""
+        return self._image.symbols().physical_address(name)
+
+    def until(self, place: str | int, timeout: float = 30.0) -> Registers:
+        """Run to a symbol or a linear address, and return the registers there.
+
+        A symbol is stopped at in both views, by its physical and by its link-time address: which one counts depends on
+        paging. Raises GuestDied at once when the guest ends or reboots first, EntryNotReached when `timeout` seconds
+        pass; both say where the CPU was.
+        """
+        if isinstance(place, int):
+            addresses = {place}
+        else:
+            symbols = self._image.symbols()
+            addresses = {symbols.physical_address(place), symbols.virtual_address(place)}
+        try:
+            run_until(self.target, addresses, timeout)
+        except (EntryNotReached, GuestDied) as error:
+            raise self._explained(error) from error
+        return self.registers
+
+    def where(self) -> str:
+        """Where the CPU is, in words: "pc 0x100058, protected mode, paging off, halt+0x0". Raises TargetError."""
+        registers = self.registers
+        symbols = self._image.symbols()
+        near = symbols.nearest(registers["rip"]) or symbols.nearest_virtual(registers["rip"])
+        return where(registers) + (f", {safe(near[0])}+{near[1]:#x}" if near else "")
+
+    def _explained(self, error: TargetError) -> TargetError:
+        try:
+            place = self.where()
+        except TargetError:
+            place = "where it was cannot be asked any more"
+        return type(error)(f"{error.what} ({place})", _with_serial(error.todo or "look at the serial log", self.qemu))
+
+    def _serial_lines(self) -> tuple[str, ...]:
+        return tuple(self.qemu.serial_tail(1000))
+
+
+class Serial:
+    """What the guest wrote to COM1."""
+
+    def __init__(self, guest: Boot) -> None:
+        self._guest = guest
+
+    @property
+    def text(self) -> str:
+        """All of it up to now; bytes that are no UTF-8 are escaped."""
+        with open(self._guest.qemu.serial_log, "rb") as file:
+            return file.read(_SERIAL_BOUND).decode("utf-8", "backslashreplace")
+
+    def expect(self, pattern: str, timeout: float = 30.0) -> re.Match[str]:
+        """Run on until `pattern` is found in all that was written, and stop the machine there.
+
+        Raises GuestDied at once when the guest ends without it, TargetTimeout after `timeout` seconds.
+        """
+        wanted = re.compile(pattern)
+        if found := wanted.search(self.text):
+            return found
+        target, deadline = self._guest.target, time.monotonic() + timeout
+        target.resume()
+        while True:
+            ended = _ended(target)
+            if found := wanted.search(self.text):
+                if not ended:
+                    target.interrupt()
+                return found
+            if ended:
+                raise self._guest._explained(GuestDied(f"the guest ended before it wrote {pattern!r}: {ended}"))
+            if time.monotonic() > deadline:
+                target.interrupt()
+                raise self._guest._explained(TargetTimeout(f"the guest did not write {pattern!r} within {timeout:g} s"))
+
+
+def _with_serial(todo: str, qemu: QemuProcess) -> str:
+    last = " / ".join(qemu.serial_tail(3))
+    return "; ".join(part for part in (todo, f"last on the serial port: {last}" if last else "") if part)
+
+
+def _ended(target: Target) -> str:
+    """How the machine stopped within a slice of time, or nothing when it still runs."""
+    try:
+        stop = target.wait(_SLICE)
+    except TargetTimeout:
+        return ""
+    return stop.text or {StopKind.SHUTDOWN: "the guest shut down or triple-faulted"}.get(stop.kind, stop.kind.value)
+
+
+@contextmanager
+def boot(
+    kernel: str | PathLike[str],
+    *,
+    machine: str | None = None,
+    memory: str | None = None,
+    append: str | None = None,
+    initrd: str | PathLike[str] | None = None,
+    cpus: int | None = None,
+    cpu: str | None = None,
+    accel: str = "tcg",
+    qemu: str | None = None,
+    extra: Collection[str] = (),
+    spec: str = "v1",
+    timeout: float = 30.0,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Iterator[Boot]:
+    """Start QEMU with a kernel (ELF, bzImage or compressed), run to its PVH entry, and hold it there.
+
+    `spec` is the revision to judge by, `timeout` in seconds; `extra` are further words for QEMU. Raises PvhdbgError.
+    """
+    with ExitStack() as stack:
+        image = stack.enter_context(open_kernel(str(kernel)))
+        noted = image.kernel()
+        if noted.entry is None:
+            raise image.not_bootable()
+        options = QemuOptions(
+            kernel=image.elf_path,
+            append=append,
+            initrd=None if initrd is None else str(initrd),
+            machine=machine,
+            memory=memory,
+            cpus=cpus,
+            cpu=cpu,
+            accel=accel,
+            qemu=qemu,
+            extra=tuple(extra),
+        )
+        process = stack.enter_context(start(options, progress=progress))
+        target = RemoteTarget.connect(StubAddress(path=process.gdb_socket), timeout=timeout, progress=progress)
+        stack.callback(target.close, Leave.KILLED)
+        captured = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
+        symbol = image.symbols().name_at(noted.entry)
+        plan = Plan(spec, symbol=symbol, kernel=noted, timeout=timeout)
+        try:
+            entry = capture(target, plan, progress=progress, timestamp=captured)
+        except (EntryNotReached, GuestDied) as error:
+            raise type(error)(error.what, _with_serial(error.todo, process)) from error
+        yield Boot(entry, image, process, target)
+
+
+def told(report: Report) -> str:
+    """The report's verdicts as text, with its conclusion last."""
+    lines = verdict_text.checks(report.verdicts, f"Checks by {report.boot.revision.title}", PLAIN)
+    return "\n".join([*lines, "", report.conclusion])
+
+
+

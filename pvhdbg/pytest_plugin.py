@@ -1,0 +1,178 @@
+"""pytest plugin: boot a kernel through PVH in a test, assert on what it was handed, and see why it failed.
+
+::
+
+    def test_boots(pvh_boot):
+        boot = pvh_boot(append="console=ttyS0")   # the kernel of --pvh-kernel
+        boot.assert_conforms(allow=["PVH-TR-LIMIT"])
+        assert boot.entry.start_info.command_line == "console=ttyS0"
+
+Every boot of a test ends with it. When the test fails, its report shows the verdicts, the end of the serial log and where the
+CPU was; with --pvh-keep the snapshot, the logs and an HTML report are left in a folder.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from pvhdbg.booted import Boot, Handoff
+
+_LINES = 40  # of the serial log in a failure's report
+_BOOTS = pytest.StashKey["list[Boot]"]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("pvh", "booting kernels through PVH (pvhdbg)")
+    group.addoption("--pvh-kernel", metavar="FILE", help="the kernel that pvh_boot() boots (ini: pvh_kernel)")
+    group.addoption("--pvh-qemu", metavar="BINARY", action="append", help="the QEMU to use; several run each test with each (ini: pvh_qemu)")
+    group.addoption("--pvh-machine", metavar="TYPE", help="QEMU's machine type (ini: pvh_machine)")
+    group.addoption("--pvh-keep", metavar="FOLDER", help="leave snapshot, logs and report of failed tests there (ini: pvh_keep)")
+    parser.addini("pvh_kernel", "the kernel that pvh_boot() boots, relative to the ini file", default="")
+    parser.addini("pvh_qemu", "the QEMUs to use", type="args", default=[])
+    parser.addini("pvh_machine", "QEMU's machine type", default="")
+    parser.addini("pvh_keep", "where failed tests leave snapshot, logs and report, relative to the ini file", default="")
+
+
+def _option(config: pytest.Config, name: str, path: bool = False) -> str | None:
+    given = config.getoption(f"--pvh-{name}")
+    if given:
+        return str(given)
+    value = str(config.getini(f"pvh_{name}"))
+    if value and path and config.inipath is not None:
+        return str(config.inipath.parent / value)
+    return value or None
+
+
+def _qemus(config: pytest.Config) -> list[str]:
+    return list(config.getoption("--pvh-qemu") or config.getini("pvh_qemu"))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    qemus = _qemus(metafunc.config)
+    if "pvh_qemu" in metafunc.fixturenames and len(qemus) > 1:
+        metafunc.parametrize("pvh_qemu", qemus, indirect=True, scope="session", ids=[os.path.basename(one) for one in qemus])
+
+
+# --- fixtures -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def pvh_qemu(request: pytest.FixtureRequest) -> str | None:
+    """The QEMU that pvh_boot uses: of --pvh-qemu or pvh_qemu, None for pvhdbg's own choice."""
+    given = getattr(request, "param", None) or next(iter(_qemus(request.config)), None)
+    return None if given is None else str(given)
+
+
+@pytest.fixture(scope="session")
+def pvh_kernel(request: pytest.FixtureRequest) -> Path | None:
+    """The kernel of --pvh-kernel or pvh_kernel."""
+    kernel = _option(request.config, "kernel", path=True)
+    return None if kernel is None else Path(kernel)
+
+
+@pytest.fixture
+def pvh_boot(request: pytest.FixtureRequest, pvh_qemu: str | None, pvh_kernel: Path | None) -> Iterator[Callable[..., Boot]]:
+    """`pvh_boot(kernel=None, *, machine, memory, append, initrd, cpus, cpu, accel, qemu, extra, spec, timeout)` -> `Boot`.
+
+    The arguments are those of `pvhdbg.booted.boot`; what is not given comes from the options. Raises PvhdbgError.
+    """
+    boots = request.node.stash.setdefault(_BOOTS, [])
+    with ExitStack() as stack:
+
+        def start(kernel: str | os.PathLike[str] | None = None, **options: Any) -> Boot:
+            __tracebackhide__ = True
+            from pvhdbg.booted import boot
+
+            given = kernel or pvh_kernel
+            if given is None:
+                pytest.fail("pvh_boot() has no kernel: give one, or --pvh-kernel, or pvh_kernel in the ini file", pytrace=False)
+            defaults = {"qemu": pvh_qemu, "machine": _option(request.config, "machine")}
+            with _noted():
+                one = stack.enter_context(boot(given, **{**defaults, **options}))
+            boots.append(one)
+            return one
+
+        yield start
+        boots.clear()
+
+
+@pytest.fixture
+def pvh_snapshot() -> Callable[..., Handoff]:
+    """`pvh_snapshot(path, spec="v1")` -> the hand-off in a saved snapshot, to assert on as on a boot's."""
+
+    def read(path: str | os.PathLike[str], spec: str = "v1") -> Handoff:
+        __tracebackhide__ = True
+        from pvhdbg.booted import load
+
+        with _noted():
+            return load(path, spec)
+
+    return read
+
+
+@contextmanager
+def _noted() -> Iterator[None]:
+    """What to do next, beneath the error that pytest shows (Python 3.11 or newer)."""
+    __tracebackhide__ = True
+    from pvhdbg.errors import PvhdbgError
+
+    try:
+        yield
+    except PvhdbgError as error:
+        if error.todo and hasattr(error, "add_note"):
+            error.add_note(f"next: {error.todo}")
+        raise
+
+
+# --- when a test fails --------------------------------------------------------------------------------------------
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    outcome: Any = yield
+    report: pytest.TestReport = outcome.get_result()
+    if not report.failed or call.when != "call":
+        return
+    boots = item.stash.get(_BOOTS, [])
+    keep = _option(item.config, "keep", path=True)
+    for number, boot in enumerate(boots):
+        name = f"pvh boot {number}" if len(boots) > 1 else "pvh boot"
+        report.sections.append((name, _told(boot)))
+        if keep is not None:
+            report.sections.append((f"{name}, kept in", _kept(boot, Path(keep), f"{item.nodeid}-{number}")))
+
+
+def _told(boot: Boot) -> str:
+    from pvhdbg.booted import told
+    from pvhdbg.errors import TargetError
+
+    try:
+        place = boot.where()
+    except TargetError as error:
+        place = error.what
+    serial = boot.qemu.serial_tail(_LINES)
+    lines = [told(boot.report()), "", f"CPU: {place}"]
+    return "\n".join([*lines, *(["", f"serial port, last {len(serial)} lines:", *serial] if serial else ["", "serial port: nothing"])])
+
+
+def _kept(boot: Boot, folder: Path, test: str) -> str:
+    from pvhdbg.report import html
+
+    place = folder / re.sub(r"[^A-Za-z0-9._=-]+", "-", test).strip("-")[-150:]
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        boot.snapshot(place / "entry.pvhsnap")
+        (place / "report.html").write_text(html.render(boot.report()), encoding="utf-8")
+        (place / "serial.log").write_text(boot.serial.text, encoding="utf-8")
+        (place / "qemu.log").write_text("\n".join(boot.qemu.stderr_tail(1000)), encoding="utf-8")
+    except OSError as error:
+        return f"{place} cannot be written: {error.strerror}"
+    return str(place)
