@@ -69,21 +69,32 @@ def _catch_sigterm() -> None:
 def _run(words: list[str]) -> int:
     from contextlib import ExitStack
 
+    from pvhdbg.errors import PvhdbgError
     from pvhdbg.frontends.arguments import parse
-    from pvhdbg.frontends.formats import APPENDED
+    from pvhdbg.frontends.formats import APPENDED, of_error
     from pvhdbg.frontends.output import open_output, style_for
     from pvhdbg.frontends.progress import Progress
     from pvhdbg.frontends.verbs import Request
 
     verb, values = parse(words)
     to_file = values.get("output") if "json" in verb.formats else None
+    failed: PvhdbgError | None = None
     with ExitStack() as stack:  # all are opened before the work begins, and appear together
-        output = stack.enter_context(open_output(to_file))
-        reports = [(one, stack.enter_context(open_output(path, one in APPENDED))) for one, path in values.get("report") or ()]
-        with Progress(_stderr()) as progress:
-            answer = verb(Request(values, progress))
-        for one, report in ((values.get("format") or "text", output), *reports):
-            report.write(answer.render(one, style_for(values.get("color") or "auto", report.stream)))
+        outputs = [(values.get("format") or "text", stack.enter_context(open_output(to_file)))]
+        for one, path in values.get("report") or ():
+            outputs.append((one, stack.enter_context(open_output(path, one in APPENDED))))
+        try:
+            with Progress(_stderr()) as progress:
+                answer = verb(Request(values, progress))
+        except PvhdbgError as error:
+            failed = error
+        for one, output in outputs:
+            if failed is None:
+                output.write(answer.render(one, style_for(values.get("color") or "auto", output.stream)))
+            elif (told := of_error(one, str(values.get("subject") or values.get("file") or ""), failed)) is not None:
+                output.write(told)
+    if failed is not None:
+        raise failed
     return answer.exit_code
 
 

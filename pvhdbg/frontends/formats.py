@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pvhdbg.errors import PvhdbgError
     from pvhdbg.report.document import Report
     from pvhdbg.report.kernel_document import FileReport
 
@@ -72,6 +73,17 @@ def of_file(report: FileReport) -> dict[str, Callable[[], str]]:
         return sarif.rendered(sarif.document(report.verdicts, location_of(report.path), about))
 
     return {"sarif": as_sarif, **{name: partial(listed, target) for name, target in _LISTS.items()}}
+
+
+def of_error(format: str, subject: str, error: PvhdbgError) -> str | None:
+    """In a format that CI systems read, what could not be judged; None for the others, which have nothing to show."""
+    if format == "summary":
+        return _rendered("pvhdbg.report.markdown:render_error", error)
+    if format not in _LISTS:
+        return None
+    from pvhdbg.report import listing
+
+    return _rendered(_LISTS[format], listing.of_error(subject, error))
 
 
 def _rendered(target: str, report: Any) -> str:

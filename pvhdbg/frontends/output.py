@@ -15,14 +15,16 @@ from pvhdbg.errors import BadInput
 from pvhdbg.report.style import Style
 
 
-@dataclass(frozen=True)
+@dataclass
 class Output:
-    """A stream to write an answer to."""
+    """A stream to write an answer to. A file that was not `written` stays as it was."""
 
     stream: TextIO
+    written: bool = False
 
     def write(self, text: str) -> None:
         """Raises BadInput when the stream does not take it. A reader that has left early, as `head` does, is no failure."""
+        self.written = True
         encoding = self.stream.encoding or "ascii"
         try:
             # A terminal in the C locale shows what it can; it is no reason to lose the report.
@@ -67,9 +69,13 @@ def open_output(path: str | None, append: bool = False) -> Iterator[Output]:
         raise BadInput(f"{path} cannot be written: {error.strerror}", "choose another --output") from error
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            yield Output(stream)
-        os.chmod(partial, 0o666 & ~_umask())
-        os.replace(partial, path)
+            output = Output(stream)
+            yield output
+        if output.written:
+            os.chmod(partial, 0o666 & ~_umask())
+            os.replace(partial, path)
+        else:
+            os.unlink(partial)
     except BaseException:
         with suppress(OSError):
             os.unlink(partial)

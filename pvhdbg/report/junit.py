@@ -1,12 +1,13 @@
 """Findings as JUnit XML, which Jenkins, GitLab, Azure and most others read: a suite for each boot, a case for each rule.
 
 A case fails when it is what makes the exit code 1, is an error when --strict wants what could not be decided, and is skipped
-when the rule does not apply, is undecided, or its violation is on record. The document meets both of Jenkins' schemas, which
+when the rule does not apply, is undecided, or its violation is on record. A boot that could not be judged is one error. The document meets both of Jenkins' schemas, which
 is why the reason of a skipped case is its text and not an attribute.
 """
 
 from __future__ import annotations
 
+from pvhdbg.report.document import VIOLATED
 from pvhdbg.report.findings import Finding, RuleFacts, Standing, by_chapter, sentences, standing
 from pvhdbg.report.listing import Listing
 from pvhdbg.report.markup import Markup, tag
@@ -20,11 +21,12 @@ def render(listing: Listing) -> str:
     chapters = by_chapter(listing.findings, CHAPTERS)
     found = [(title, finding, standing(finding, listing.strict)) for title, inside in chapters for finding in inside]
     standings = [one for _, _, one in found]
-    failures = standings.count(Standing.FAILED)
+    failures, errors = standings.count(Standing.FAILED), standings.count(Standing.UNDECIDED)
     cases = [_verdict(title, finding, one) for title, finding, one in found]
     if listing.unexplained is not None:
-        cases.append(_case("conclusion", "pvh", tag("failure", listing.unexplained)))
-        failures += 1
+        violated = listing.exit_code == VIOLATED
+        cases.append(_case("conclusion", "pvh", tag("failure" if violated else "error", listing.unexplained)))
+        failures, errors = failures + violated, errors + (not violated)
     whole = tag(
         "testsuite",
         tag("properties", *(tag("property", name=name, value=value) for name, value in listing.facts.items())),
@@ -35,7 +37,7 @@ def render(listing: Listing) -> str:
         name=listing.name,
         tests=len(cases),
         failures=failures,
-        errors=standings.count(Standing.UNDECIDED),
+        errors=errors,
         skipped=sum(1 for one in standings if one in _SKIPPED),
         timestamp=listing.timestamp,
     )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pvhdbg.decode.text import printable
+from pvhdbg.decode.text import printable, safe
+from pvhdbg.errors import PvhdbgError
 from pvhdbg.report import machine, text
-from pvhdbg.report.document import VIOLATED, Report
+from pvhdbg.report.document import CONFORMS, Report
 from pvhdbg.report.findings import Finding, Standing, standing
 from pvhdbg.report.kernel_document import FileReport
 from pvhdbg.report.style import PLAIN
@@ -37,9 +38,11 @@ class Listing:
 
     @property
     def unexplained(self) -> str | None:
-        """What fails the whole without any finding saying so: another protocol, when its rule was not among those chosen."""
-        failed = any(standing(one, self.strict) is Standing.FAILED for one in self.findings)
-        return None if failed or self.exit_code != VIOLATED else self.conclusion
+        """What fails the whole without any finding saying so: another boot protocol, or that nothing could be judged."""
+        bad = (Standing.FAILED, Standing.UNDECIDED)
+        if self.exit_code == CONFORMS or any(standing(one, self.strict) in bad for one in self.findings):
+            return None
+        return self.conclusion
 
 
 def of_boot(report: Report) -> Listing:
@@ -92,6 +95,12 @@ def of_file(report: FileReport) -> Listing:
         facts=_facts(facts, report),
         rows=rows,
     )
+
+
+def of_error(subject: str, error: PvhdbgError) -> Listing:
+    """The listing of what could not be judged: no findings, and the error as its conclusion."""
+    todo = [f"next: {safe(error.todo)}"] if error.todo else []
+    return Listing(_name("PVH", subject, ""), (), safe(error.what), error.exit_code, rows=todo, output="\n".join(todo))
 
 
 def _name(kind: str, path: str | None, place: str) -> str:

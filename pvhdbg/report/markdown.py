@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from pvhdbg.errors import PvhdbgError
 from pvhdbg.report import machine, text
 from pvhdbg.report.document import VIOLATED, Report
 from pvhdbg.report.findings import WORDS, Finding, by_chapter, by_reason, sentence, sentences, tally
@@ -52,6 +53,12 @@ def render_summary(report: Report, bound: int = _SUMMARY_BOUND) -> str:
             break
         kept.append(block)
     return "\n\n".join(kept) + "\n\n"
+
+
+def render_error(error: PvhdbgError) -> str:
+    """What to append to $GITHUB_STEP_SUMMARY when nothing could be judged."""
+    todo = f"next: {escaped(error.todo)}\n\n" if error.todo else ""
+    return f"# ❌ {escaped(_sentence(error.what))}\n\n{todo}"
 
 
 def _head(report: Report) -> list[str]:

@@ -130,12 +130,31 @@ def test_a_violation_is_in_the_file_and_in_the_exit_code(cli: Cli) -> None:
 
 
 @pytest.mark.boot
-def test_a_boot_that_fails_leaves_the_old_files(cli: Cli) -> None:
+def test_a_boot_that_cannot_be_judged_is_an_error_for_ci_and_leaves_the_pages(cli: Cli) -> None:
     old = cli.file("old.html", "old")
-    ran = cli("check", cli.file("loop", kernel_elf(note=b"")), "--report", f"html={old}", "--report", "junit=new.xml")
-    ran.complaint(1)
+    loop = cli.file("loop", kernel_elf())
+    lists = ("junit", "tap", "ktap", "github", "summary")
+    words = [word for name in lists for word in ("--report", f"{name}=new.{name}")]
+    ran = cli("check", loop, "--entry", "0x100001", "--timeout", "0.5", "--report", f"html={old}", "--report", "sarif=new.sarif", *words)
+    told = ran.complaint(3)
+    what = told.splitlines()[-2].removeprefix("pvhdbg: ")
     assert Path(old).read_text() == "old"
-    assert sorted(os.listdir(cli.folder)) == ["loop", "old.html", "tmp"]
+    assert sorted(os.listdir(cli.folder)) == sorted(["loop", "old.html", "tmp", *(f"new.{name}" for name in lists)])
+    (suite,) = ElementTree.parse(cli.folder / "new.junit").getroot()
+    assert (suite.get("errors"), suite.get("failures"), suite.get("name")) == ("1", "0", "PVH loop")
+    assert suite.findtext("testcase/error") == what
+    assert (cli.folder / "new.summary").read_text().startswith(f"# ❌ {what[0].upper()}")
+    assert f"not ok 1 - {what}" in (cli.folder / "new.tap").read_text()
+    assert f"not ok 1 {what}" in (cli.folder / "new.ktap").read_text()
+    assert (cli.folder / "new.github").read_text() == f"::error title=PVH boot ABI::{what}\n"
+
+
+def test_a_kernel_without_an_entry_is_a_failure(cli: Cli) -> None:
+    ran = cli("check", cli.file("none", kernel_elf(note=b"")), "--format", "junit")
+    assert ran.code == 1
+    assert ran.err.startswith("pvhdbg: ")
+    (suite,) = ElementTree.fromstring(ran.out)
+    assert (suite.get("errors"), suite.get("failures")) == ("0", "1")
 
 
 @pytest.mark.parametrize("path", ["missing/folder/out.xml", "tmp", "file/out.xml", "tmp/"])

@@ -8,11 +8,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
+from pvhdbg.errors import PvhdbgError
 from pvhdbg.report import markdown
 from pvhdbg.report.document import Report
 from pvhdbg.report.markdown_text import escaped, fenced
 from pvhdbg.rules.catalogue import MACHINE_RULES
-from tests.report.reports import failing, golden, hostile
+from tests.report.reports import HOSTILE, failing, golden, hostile
 
 PARSER = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 LINKS = {rule.clause.document.url for rule in MACHINE_RULES}
@@ -64,6 +65,14 @@ def test_escaped_text_is_one_paragraph_of_text(foreign: str) -> None:
         assert all(token.type in ("text", "text_special") for token in parts)
         if source.startswith("| a") and escaped(foreign):
             assert len([token for token in found if token.type == "td_open"]) == 1
+
+
+def test_an_error_is_a_heading_and_what_to_do() -> None:
+    found = tokens(markdown.render_error(PvhdbgError(HOSTILE, HOSTILE)))
+    assert [token.tag for token in found if token.type.endswith("_open")] == ["h1", "p"]
+    assert {token.type for token in found} <= {
+        "heading_open", "heading_close", "paragraph_open", "paragraph_close", "inline", "text", "text_special"
+    }  # fmt: skip
 
 
 def test_what_github_alone_makes_links_of() -> None:
