@@ -85,10 +85,16 @@ def test_a_real_kernel_in_three_lines_and_in_more(project: Project, vmlinux: Pat
             again = pvh_snapshot(tmp_path / "boot.pvhsnap")
             assert again.entry.start_info == info
             again.assert_conforms()
+
+        def test_running_on(pvh_boot):
+            boot = pvh_boot(append="console=ttyS0")
+            assert boot.until("start_kernel", timeout=30)["rip"] >> 32 == 0xFFFFFFFF
+            assert "long mode, start_kernel+0x0" in boot.where()
+            boot.serial.expect(r"Linux version \\d", timeout=30)
         """
     )
     code, counts, out = project.run("--pvh-kernel", vmlinux)
-    assert (code, counts["passed"]) == (0, 2), out
+    assert (code, counts["passed"]) == (0, 3), out
     assert "PASS" not in out
 
 

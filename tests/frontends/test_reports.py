@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,7 +17,7 @@ from pvhdbg.errors import BadInput
 from pvhdbg.frontends.arguments import parse
 from pvhdbg.frontends.formats import FILE_JUDGED, JUDGED
 from pvhdbg.frontends.verbs import VERBS
-from tests.frontends.cli_runner import HELLO, Cli, Machine, kernel_elf, need, scratch
+from tests.frontends.cli_runner import HELLO, ROOT, Cli, Machine, kernel_elf, need, scratch
 
 NO_QEMU = ("--qemu", "/nonexistent/qemu")  # what is told before a boot is told before this is looked for
 
@@ -189,3 +191,12 @@ def test_a_verb_without_verdicts_has_its_own_formats() -> None:
     assert values["report"] == [("json", "x"), ("text", "y")]
     with pytest.raises(BadInput):
         parse(["regs", "vmlinux", "--report", "junit=x"])
+
+
+def test_the_commands_in_the_documentation_can_be_given() -> None:
+    page = (Path(ROOT) / "docs" / "ci.md").read_text()
+    commands = re.findall(r"(?:^|/)pvhdbg ((?:check|diff|snapshot) .*(?:\n +--.*)*)", page, re.MULTILINE)
+    commands += [" ".join(found.split()) for found in re.findall(r"^ +pvhdbg (check (?:.*\n)+?) +- ", page, re.MULTILINE)]
+    assert len(commands) >= 4
+    for command in commands:
+        parse(shlex.split(command))
