@@ -154,6 +154,22 @@ def _flat_mode(registers: Registers) -> bool:
     return cr0 is None or (bool(cr0 >> CR0["PE"] & 1) and not cr0 >> CR0["PG"] & 1)
 
 
+def recorded_entry(target: Target, plan: Plan) -> EntryPoint:
+    """The entry that a machine which cannot be run stands at. Raises EntryNotReached unless `plan` takes it as it stands."""
+    registers = target.read_registers()
+    pc, noted = registers["rip"], plan.kernel.entry if plan.kernel else None
+    if plan.here:
+        return EntryPoint(pc, "here", plan.symbol)
+    if noted is not None and pc == noted and _flat_mode(registers):
+        return EntryPoint(pc, "ELF note", plan.symbol)
+    if noted is None and _at_pvh_entry(target, registers):
+        return EntryPoint(pc, "first stop")
+    where_to = f"the entry {noted:#x}" if noted is not None else "a PVH entry"
+    raise EntryNotReached(
+        f"{target.name} was not taken at {where_to} ({where(registers)})", "decode it as it stands with --here, or take it at the entry"
+    )
+
+
 def _at_pvh_entry(target: Target, registers: Registers) -> bool:
     if not _flat_mode(registers):
         return False

@@ -277,9 +277,15 @@ class MemoryView(Protocol):
     def read(self, address: int, size: int) -> bytes: ...
 
 
+UNKNOWN = "unknown"
+
+
 @dataclass(frozen=True)
 class Backing:
-    """A range of the machine's physical address space and what answers there: `ram`, `rom` or `i/o` (QEMU's words)."""
+    """A range of the machine's physical address space and what answers there: `ram`, `rom` or `i/o` (QEMU's words).
+
+    `unknown` is a range that its observer does not speak of.
+    """
 
     start: int
     size: int

@@ -23,6 +23,7 @@ def _beside(name: str) -> ModuleType:
 
 real_kernel = _beside("real_kernel")
 elf_writer = _beside("elf_writer")
+core_writer = _beside("core_writer")
 defects = _beside("defects")
 broken_notes = _beside("broken_notes")
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 from pvhdbg.decode import acpi, payload
 from pvhdbg.decode.firmware import Firmware, identify
 from pvhdbg.decode.protocol import is_pvh, recognise
-from pvhdbg.model import Backing, NeedMemory, NotLookedAt, Registers, Segments, Snapshot, Unavailable
+from pvhdbg.model import UNKNOWN, Backing, NeedMemory, NotLookedAt, Registers, Segments, Snapshot, Unavailable
 from pvhdbg.spec.protocols import DRAFT_A_SIGNATURE, Signature
 from pvhdbg.spec.revisions import DRAFT_A, Revision
 from pvhdbg.spec.start_info import (
@@ -165,10 +165,10 @@ class BootState:
 
 
 def _memories(snapshot: Snapshot) -> list[Backing] | None:
-    """What holds memory of the machine, by address; None when that is not known."""
+    """What holds memory of the machine, or may, by address; None when that is not known at all."""
     if snapshot.backing is None:
         return None
-    return sorted((area for area in snapshot.backing if area.kind in ("ram", "rom", "nv-ram")), key=lambda area: area.start)
+    return sorted((area for area in snapshot.backing if area.kind in ("ram", "rom", "nv-ram", UNKNOWN)), key=lambda area: area.start)
 
 
 def _backed(memories: list[Backing] | None, address: int, size: int) -> bool | None:
@@ -177,6 +177,8 @@ def _backed(memories: list[Backing] | None, address: int, size: int) -> bool | N
     end = address + max(size, 1)
     for area in memories:
         if area.start <= address < area.end:
+            if area.kind == UNKNOWN:
+                return None
             address = min(area.end, end)
         if address >= end:
             return True

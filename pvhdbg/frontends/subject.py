@@ -52,15 +52,19 @@ def observe(request: Request) -> Observed:
     _refuse_all(request, kind)
     if kind == "snapshot":
         return Observed(_from_snapshot(subject, _spec(request)))
+    if kind == "core":
+        return _from_core(request)
     if kind == "log":
         return probe(request)
     return _run_kernel(request) if kind == "kernel" else _attach(request, parse_address(subject))
 
 
 def kind_of(subject: str) -> str:
-    """What a subject is: "snapshot", "log", "kernel", or else the address of a "stub"."""
+    """What a subject is: "snapshot", "core", "log", "kernel", or else the address of a "stub"."""
     if _is_snapshot(subject):
         return "snapshot"
+    if _is_core(subject):
+        return "core"
     return "log" if _is_log(subject) else "kernel" if _is_file(subject) else "stub"
 
 
@@ -79,6 +83,8 @@ def run(request: Request) -> Observed:
     subject = str(request.subject)
     if _is_snapshot(subject):
         raise BadInput(f"{subject} is a snapshot, which cannot be run", f"judge it with: pvhdbg check {subject}")
+    if _is_core(subject):
+        raise BadInput(f"{subject} is a core, which cannot be run", f"judge it with: pvhdbg check {subject}")
     if _is_log(subject):
         raise BadInput(f"{subject} is a probe's log, which cannot be run", f"judge it with: pvhdbg probe {subject}")
     if not _is_file(subject):
@@ -112,6 +118,7 @@ _QEMU_OPTIONS = ("append", "initrd", "machine", "memory", "cpus", "cpu", "accel"
 _VMM = (("vmm",), "it is for a probe's log, which does not tell")
 _REFUSED = {
     "snapshot": (_VMM, (("kernel", "entry", "here", "reset", "leave", *_QEMU_OPTIONS), "a snapshot is only read")),
+    "core": (_VMM, (("entry", "reset", "leave", *_QEMU_OPTIONS), "a core is only read")),
     "log": ((("entry", "here", "reset", "leave", *_QEMU_OPTIONS), "a log is only read"),),
     "kernel": (_VMM, (("kernel", "reset"), "the subject is the kernel, and it is started afresh")),
     "stub": (_VMM, (_QEMU_OPTIONS, "the machine at a gdbstub is already running; these are for a kernel file")),
@@ -128,6 +135,22 @@ def _refuse(request: Request, names: tuple[str, ...], why: str) -> None:
         if request.values.get(name):
             option = "words after --" if name == "extra" else f"--{name}"
             raise BadInput(f"{option} cannot be used with {request.subject}: {why}", "leave it out")
+
+
+def _is_core(path: str) -> bool:
+    """Whether the subject is a regular file that begins as an ELF core does, or one in kdump's formats."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return False
+        with open(path, "rb") as file:
+            head = file.read(32)
+    except (OSError, ValueError):
+        return False
+    if not head.startswith((b"\x7fELF", b"KDUMP", b"makedumpfile")):
+        return False
+    from pvhdbg.decode import core_file  # only now: it costs time that a kernel's start needs
+
+    return core_file.is_core(head)
 
 
 def _is_file(path: str) -> bool:
@@ -162,6 +185,19 @@ def _from_snapshot(path: str, spec: str) -> BootState:
 
     target = open_snapshot(path)
     return decoded(target, target.snapshot, spec)
+
+
+def _from_core(request: Request) -> Observed:
+    from pvhdbg.frontends.core_subject import decoded_core
+    from pvhdbg.kernel_image import open_kernel
+
+    with ExitStack() as stack:
+        image = stack.enter_context(open_kernel(str(request.kernel))) if request.kernel else None
+        kernel = image.kernel() if image else None
+        if image is not None and kernel is not None and kernel.entry is None and not request.here:
+            raise image.not_bootable()
+        boot, warnings = decoded_core(str(request.subject), _plan(request, kernel, image), image)
+        return Observed(boot, tuple(warnings), image.file().without_data() if image else None)
 
 
 # --- a kernel file ------------------------------------------------------------------------------------------------
@@ -305,8 +341,8 @@ def halted(request: Request) -> Iterator[tuple[Target, KernelImage | None]]:
     from pvhdbg.vmm.qemu import start
 
     subject = str(request.subject)
-    if _is_snapshot(subject):
-        raise BadInput(f"{subject} is a snapshot: there is no machine to ask", "name a kernel file or a gdbstub")
+    if _is_snapshot(subject) or _is_core(subject):
+        raise BadInput(f"{subject} is a recording: there is no machine to ask", "name a kernel file or a gdbstub")
     with ExitStack() as stack:
         if _is_file(subject):
             image = stack.enter_context(open_kernel(subject))

@@ -1,0 +1,272 @@
+"""ELF cores of machines, as QEMU's `dump-guest-memory` writes them: registers from their notes, memory from their PT_LOADs.
+
+QEMU's own note holds what no debug stub shows: segments with their hidden part, GDT and IDT, control registers. EFER, cr8, A20,
+QEMU's version and what lies where no PT_LOAD speaks of are not in a core: they are unobserved. A dump may be a part of
+memory (`dump-guest-memory FILE BEGIN LENGTH`), which the file does not tell: what it lacks is unknown, not absent.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+
+from pvhdbg.decode.notes import Buffer, Note, Span
+from pvhdbg.decode.notes import read as read_notes
+from pvhdbg.errors import BadInput
+from pvhdbg.model import UNKNOWN, Backing, DescriptorTable, Registers, Segment, Segments, Snapshot, Vmm
+from pvhdbg.spec.elf import (
+    EM_386,
+    EM_X86_64,
+    MACHINES,
+    PT_LOAD,
+    PT_NOTE,
+    Header32,
+    Header64,
+    Ident,
+    Section32,
+    Section64,
+    Segment32,
+    Segment64,
+)
+from pvhdbg.spec.elf_core import (
+    CORE_OWNER,
+    ET_CORE,
+    NT_PRPSINFO,
+    NT_PRSTATUS,
+    PN_XNUM,
+    QEMU_NOTE,
+    QEMU_OWNER,
+    QEMU_SEGMENTS,
+    QEMU_VERSION,
+    PrStatus32,
+    PrStatus64,
+    QemuControl,
+    QemuCpu,
+    QemuSegment,
+)
+
+SEGMENTS_BOUND = 1 << 16  # program headers that are read; a paging dump of a running kernel has thousands
+_REDUMP = "make it again: dump-guest-memory FILE"
+_QEMU_REGISTERS = tuple(field.name for field in fields(QemuCpu) if field.name not in ("version", "size"))
+_STATUS_REGISTERS = (*_QEMU_REGISTERS, "cs", "ss", "ds", "es", "fs", "gs", "fs_base", "gs_base")
+
+
+@dataclass(frozen=True)
+class Part:
+    """`size` bytes of guest-physical memory at `address`, which begin at `offset` of the file."""
+
+    address: int
+    size: int
+    offset: int
+
+    @property
+    def end(self) -> int:
+        return self.address + self.size
+
+
+class FlatMemory:
+    """The parts as one address space: sorted, without overlap. Bytes are read from `data` when they are asked for."""
+
+    def __init__(self, data: Buffer, parts: Iterable[Part]) -> None:
+        self._data = data
+        self.parts = _apart(parts)
+        self._starts = [part.address for part in self.parts]
+
+    def read(self, address: int, size: int) -> bytes | None:
+        """`size` bytes at `address`, or None where the core does not hold all of them."""
+        found = bytearray()
+        while len(found) < size:
+            at = address + len(found)
+            index = bisect_right(self._starts, at) - 1
+            if index < 0 or at >= self.parts[index].end:
+                return None
+            part = self.parts[index]
+            offset = part.offset + at - part.address
+            found += self._data[offset : offset + min(part.end - at, size - len(found))]
+        return bytes(found)
+
+
+def _apart(parts: Iterable[Part]) -> tuple[Part, ...]:
+    """By address, each byte once: a paging dump lists memory as often as it is mapped."""
+    apart: list[Part] = []
+    for part in sorted(parts, key=lambda one: (one.address, one.offset)):
+        begin = max(part.address, apart[-1].end if apart else 0)
+        if begin < part.end:
+            apart.append(Part(begin, part.end - begin, part.offset + begin - part.address))
+    return tuple(apart)
+
+
+@dataclass(frozen=True)
+class Core:
+    """A parsed core: the machine that it shows (without memory), its memory, and how many CPUs it has."""
+
+    snapshot: Snapshot
+    memory: FlatMemory
+    cpus: int
+
+
+def is_core(head: bytes) -> bool:
+    """Whether a file that begins so is an ELF core, or a dump that only its maker's tools read."""
+    if head.startswith(_FOREIGN):
+        return True
+    at = Ident.sizeof()
+    return head.startswith(b"\x7fELF") and len(head) > at + 1 and ET_CORE in (head[at], head[at + 1])
+
+
+_FOREIGN = (b"KDUMP   ", b"makedumpfile\0\0\0\0")
+
+
+def parse(data: Buffer) -> Core:
+    """The core in `data`, which must outlive it. Raises BadInput for what is no whole core of an x86 machine."""
+    headers = _program_headers(data)
+    notes = _notes(data, headers)
+    parts = [_part(data, index, one) for index, one in enumerate(headers) if one.p_type == PT_LOAD and one.p_filesz]
+    ours = [note for note in notes if note.owner == QEMU_OWNER and note.type == QEMU_NOTE]
+    statuses = [note for note in notes if note.owner == CORE_OWNER and note.type == NT_PRSTATUS]
+    if not ours and any(note.owner == CORE_OWNER and note.type == NT_PRPSINFO for note in notes):
+        raise BadInput("the core is of a process, not of a machine", "give one that QEMU's dump-guest-memory wrote")
+    if not parts:
+        raise BadInput("the core holds no memory: it has no PT_LOAD with bytes in the file", _REDUMP)
+    if ours:
+        registers, segments = _of_qemu(ours[0])
+        sources = {"registers": "QEMU note", "segments": "QEMU note"}
+    elif statuses:
+        registers, segments = _of_status(statuses[0]), Segments(missing="the core has no QEMU note that would show it")
+        sources = {"registers": "NT_PRSTATUS"}
+    else:
+        raise BadInput("the core holds no registers: neither a QEMU note nor NT_PRSTATUS", _REDUMP)
+    memory = FlatMemory(data, parts)
+    snapshot = Snapshot(
+        registers=registers,
+        segments=segments,
+        backing=_backing(memory.parts),
+        vmm=Vmm("QEMU" if ours else None),
+        sources={**sources, "memory": "PT_LOAD", "backing": "PT_LOAD"},
+    )
+    return Core(snapshot, memory, max(len(ours), len(statuses)))
+
+
+def _program_headers(data: Buffer) -> list[Segment32 | Segment64]:
+    if bytes(data[:16]).startswith(_FOREIGN):
+        raise BadInput("the dump is in a format of kdump's, not an ELF core", "make it again without compression (no -z, -l, -s)")
+    if len(data) < Ident.sizeof():
+        raise BadInput(f"the core has {len(data)} bytes: it is cut", _REDUMP)
+    ident = Ident.decode(data)
+    if ident.magic != b"\x7fELF" or ident.elf_class not in (1, 2) or ident.data not in (1, 2):
+        raise BadInput(f"the core's e_ident is damaged: class {ident.elf_class}, data encoding {ident.data}", _REDUMP)
+    if ident.data == 2:
+        raise BadInput("the core is big-endian: it is of another machine than x86", "give a core of an x86 machine")
+    wide = ident.elf_class == 2
+    header: Header32 | Header64
+    if len(data) < Ident.sizeof() + (Header64 if wide else Header32).sizeof():
+        raise BadInput(f"the core has {len(data)} bytes: its ELF header is cut", _REDUMP)
+    header = (Header64 if wide else Header32).decode(data, Ident.sizeof())
+    if header.e_type != ET_CORE:
+        raise BadInput(f"the ELF is no core: its e_type is {header.e_type}", _REDUMP)
+    if header.e_machine not in (EM_386, EM_X86_64):
+        name = MACHINES.get(header.e_machine, f"machine {header.e_machine}")
+        raise BadInput(f"the core is of {name}, not of x86", "give a core of an x86 machine")
+    layout: type[Segment32] | type[Segment64] = Segment64 if wide else Segment32
+    if header.e_phentsize != layout.sizeof():
+        raise BadInput(f"the core's e_phentsize is {header.e_phentsize}, not {layout.sizeof()}", _REDUMP)
+    count = _count(data, header, wide)
+    if header.e_phoff + count * layout.sizeof() > len(data):
+        raise BadInput(
+            f"the core is cut: its {count} program headers end at {header.e_phoff + count * layout.sizeof():#x}, "
+            f"and the file at {len(data):#x}",
+            _REDUMP,
+        )
+    return [layout.decode(data, header.e_phoff + index * layout.sizeof()) for index in range(count)]
+
+
+def _count(data: Buffer, header: Header32 | Header64, wide: bool) -> int:
+    count = header.e_phnum
+    if count == PN_XNUM:
+        section = Section64 if wide else Section32
+        if not header.e_shoff or header.e_shoff + section.sizeof() > len(data):
+            raise BadInput("the core's number of program headers is in section header 0, which is not there", _REDUMP)
+        count = section.decode(data, header.e_shoff).sh_info
+    if count > SEGMENTS_BOUND:
+        raise BadInput(f"the core says that it has {count} program headers, more than {SEGMENTS_BOUND}", "dump it without paging (-p)")
+    return count
+
+
+def _notes(data: Buffer, headers: list[Segment32 | Segment64]) -> tuple[Note, ...]:
+    spans = []
+    for index, one in enumerate(headers):
+        if one.p_type == PT_NOTE and one.p_filesz:
+            if one.p_offset + one.p_filesz > len(data):
+                raise _cut(index, "notes", one, data)
+            spans.append(Span(one.p_offset, one.p_offset + one.p_filesz, one.p_align, index))
+    notes, damage = read_notes(data, spans)
+    if damage:
+        raise BadInput(f"the core's notes are damaged: {damage}", _REDUMP)
+    return notes
+
+
+def _part(data: Buffer, index: int, one: Segment32 | Segment64) -> Part:
+    if one.p_offset + one.p_filesz > len(data):
+        raise _cut(index, "memory", one, data)
+    if one.p_paddr + one.p_filesz > 1 << 64:
+        raise BadInput(f"the core's program header {index} ends past any address: p_paddr {one.p_paddr:#x}", _REDUMP)
+    return Part(one.p_paddr, one.p_filesz, one.p_offset)
+
+
+def _cut(index: int, what: str, one: Segment32 | Segment64, data: Buffer) -> BadInput:
+    end = one.p_offset + one.p_filesz
+    return BadInput(f"the core is cut: program header {index} has {what} up to {end:#x}, and the file ends at {len(data):#x}", _REDUMP)
+
+
+def _of_qemu(note: Note) -> tuple[Registers, Segments]:
+    begin = QemuCpu.sizeof()
+    control_at = begin + len(QEMU_SEGMENTS) * QemuSegment.sizeof()
+    if len(note.desc) < control_at + QemuControl.sizeof():
+        raise BadInput(f"the core's QEMU note has {len(note.desc)} bytes, too few for a CPU", _REDUMP)
+    cpu = QemuCpu.decode(note.desc)
+    if cpu.version != QEMU_VERSION:
+        raise BadInput(f"the core's QEMU note is of version {cpu.version}, not {QEMU_VERSION}", "read it with a newer pvhdbg")
+    found = {
+        name: QemuSegment.decode(note.desc, begin + index * QemuSegment.sizeof()) for index, name in enumerate(QEMU_SEGMENTS)
+    }
+    control = QemuControl.decode(note.desc, control_at)
+    tables = {name: DescriptorTable(found[name].base, found[name].limit) for name in ("gdt", "idt")}
+    segments = {
+        name: Segment(one.selector & 0xFFFF, one.base, one.limit, one.flags) for name, one in found.items() if name not in tables
+    }
+    values = {name: getattr(cpu, name) for name in _QEMU_REGISTERS}
+    values |= {name: segments[name].selector for name in ("cs", "ss", "ds", "es", "fs", "gs")}
+    values |= {name: getattr(control, name) for name in ("cr0", "cr2", "cr3", "cr4")}
+    values |= {"fs_base": found["fs"].base, "gs_base": found["gs"].base}
+    kernel_gs_base = note.desc[control_at + QemuControl.sizeof() :][:8]
+    if len(kernel_gs_base) == 8:  # older versions of QEMU end before it
+        values["k_gs_base"] = int.from_bytes(kernel_gs_base, "little")
+    registers = Registers(values, "a core does not hold it")
+    return registers, Segments(segments, tables["gdt"], tables["idt"], "the core's QEMU note does not hold it")
+
+
+def _of_status(note: Note) -> Registers:
+    for layout in (PrStatus64, PrStatus32):
+        if len(note.desc) == layout.sizeof():
+            status = layout.decode(note.desc)
+            values = {name: getattr(status, name) for name in _STATUS_REGISTERS if hasattr(status, name)}
+            values |= {name: values[name] & 0xFFFF for name in ("cs", "ss", "ds", "es", "fs", "gs")}
+            return Registers(values, "NT_PRSTATUS does not hold it")
+    raise BadInput(f"the core's NT_PRSTATUS has {len(note.desc)} bytes: it is none of x86", _REDUMP)
+
+
+def _backing(parts: tuple[Part, ...]) -> tuple[Backing, ...]:
+    """The parts as memory, and everything between them as what nobody looked at."""
+    areas: list[Backing] = []
+    end = 0
+    for part in parts:
+        if part.address > end:
+            areas.append(Backing(end, part.address - end, UNKNOWN))
+        if areas and areas[-1].kind == "ram" and areas[-1].end == part.address:
+            areas[-1] = Backing(areas[-1].start, areas[-1].size + part.size, "ram", "PT_LOAD")
+        else:
+            areas.append(Backing(part.address, part.size, "ram", "PT_LOAD"))
+        end = part.end
+    if end < 1 << 64:
+        areas.append(Backing(end, (1 << 64) - end, UNKNOWN))
+    return tuple(areas)
