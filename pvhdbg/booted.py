@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pvhdbg.capture import Plan, capture, decoded, where
+from pvhdbg.capture import Plan, capture, decoded, where, with_command
 from pvhdbg.decode.boot_state import BootState
 from pvhdbg.decode.kernel_file import KernelFile
 from pvhdbg.decode.snapshot_file import encode
@@ -270,12 +270,12 @@ def boot(
         stack.callback(target.close, Leave.KILLED)
         captured = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
         symbol = image.symbols().name_at(noted.entry)
-        plan = Plan(spec, symbol=symbol, kernel=noted, timeout=timeout)
+        plan = Plan(spec, symbol=symbol, kernel=noted, timeout=timeout, whole=True)
         try:
             entry = capture(target, plan, progress=progress, timestamp=captured)
         except (EntryNotReached, GuestDied) as error:
             raise type(error)(error.what, _with_serial(error.todo, process)) from error
-        yield Boot(entry, image, process, target)
+        yield Boot(with_command(entry, process.command), image, process, target)
 
 
 def told(report: Report) -> str:

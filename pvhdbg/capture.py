@@ -22,6 +22,7 @@ from pvhdbg.model import (
     EntryPoint,
     Kernel,
     LoadRange,
+    Memory,
     NeedMemory,
     Registers,
     Segments,
@@ -55,6 +56,7 @@ class Plan:
     here: bool = False
     reset: bool = False
     timeout: float = 30.0
+    whole: bool = False  # read what the machine uses besides the hand-off too: tables and code
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,8 @@ def capture(
     """
     entry = _reach(target, plan, progress, meanwhile)
     progress("reading the machine")
-    snapshot = observe(target, plan, entry, confirm, timestamp)
-    return decoded(target, snapshot, plan.spec)
+    boot = decoded(target, observe(target, plan, entry, confirm, timestamp), plan.spec)
+    return with_tables(target, boot) if plan.whole else boot
 
 
 # --- to the entry -------------------------------------------------------------------------------------------------
@@ -309,9 +311,32 @@ def decoded(target: Target, snapshot: Snapshot, spec: str) -> BootState:
         if budget < 0:
             memory = snapshot.memory.with_hole(state.address, state.size, "the hand-off is larger than is read of one")
         else:
-            try:
-                memory = snapshot.memory.with_piece(state.address, target.read_memory(state.address, state.size))
-            except MemoryUnreadable as hole:
-                memory = snapshot.memory.with_hole(state.address, state.size, hole.why, looked=hole.looked)
+            memory = _with(snapshot.memory, target, state)
         snapshot = dataclasses.replace(snapshot, memory=memory)
     raise TargetError("the hand-off could not be read within bounds", "report this with the output of `pvhdbg snapshot save`")
+
+
+def with_tables(target: Target, boot: BootState) -> BootState:
+    """The same with what a snapshot holds besides the hand-off: GDT, IDT, first code pages, page tables."""
+    from pvhdbg.decode.in_use import needed
+
+    for _ in range(_READS):
+        need = needed(boot)
+        if need is None:
+            return boot
+        memory = _with(boot.snapshot.memory, target, need)
+        boot = dataclasses.replace(boot, snapshot=dataclasses.replace(boot.snapshot, memory=memory))
+    raise TargetError("the tables in use could not be read within bounds", "report this with the output of `pvhdbg regs`")
+
+
+def with_command(boot: BootState, command: tuple[str, ...]) -> BootState:
+    """The same with the arguments that its VMM was started with."""
+    snapshot = boot.snapshot
+    return dataclasses.replace(boot, snapshot=dataclasses.replace(snapshot, vmm=dataclasses.replace(snapshot.vmm, command=command)))
+
+
+def _with(memory: Memory, target: Target, need: NeedMemory) -> Memory:
+    try:
+        return memory.with_piece(need.address, target.read_memory(need.address, need.size))
+    except MemoryUnreadable as hole:
+        return memory.with_hole(need.address, need.size, hole.why, looked=hole.looked)

@@ -302,11 +302,12 @@ class Backing:
 
 @dataclass(frozen=True)
 class Vmm:
-    """The virtual machine monitor as it names itself; None is "not observed"."""
+    """The virtual machine monitor as it names itself, and the arguments that it runs with; None is "not observed"."""
 
     name: str | None = None
     version: str | None = None
     accelerator: str | None = None
+    command: tuple[str, ...] | None = None
 
     def release(self) -> tuple[int, ...]:
         """The version as numbers, `(7, 2, 22)`; empty when it is unknown."""

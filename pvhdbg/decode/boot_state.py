@@ -7,6 +7,7 @@ bounds below before they are believed, and a part that cannot be had is an `Unre
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -175,7 +176,11 @@ def _backed(memories: list[Backing] | None, address: int, size: int) -> bool | N
     if memories is None:
         return None
     end = address + max(size, 1)
-    for area in memories:
+    first = max(bisect_right(memories, address, key=lambda area: area.start) - 1, 0)  # they do not overlap
+    for index in range(first, len(memories)):
+        area = memories[index]
+        if area.start > end:
+            return False
         if area.start <= address < area.end:
             if area.kind == UNKNOWN:
                 return None

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
+from pvhdbg.decode import snapshot_file
 from pvhdbg.decode.notes import Buffer, Note, Span
 from pvhdbg.decode.notes import read as read_notes
 from pvhdbg.errors import BadInput
-from pvhdbg.model import UNKNOWN, Backing, DescriptorTable, Registers, Segment, Segments, Snapshot, Vmm
+from pvhdbg.model import UNKNOWN, Backing, DescriptorTable, Memory, Registers, Segment, Segments, Snapshot, Vmm
 from pvhdbg.spec.elf import (
     EM_386,
     EM_X86_64,
@@ -35,6 +36,8 @@ from pvhdbg.spec.elf_core import (
     NT_PRPSINFO,
     NT_PRSTATUS,
     PN_XNUM,
+    PVHDBG_OWNER,
+    PVHDBG_SNAPSHOT,
     QEMU_NOTE,
     QEMU_OWNER,
     QEMU_SEGMENTS,
@@ -46,7 +49,7 @@ from pvhdbg.spec.elf_core import (
     QemuSegment,
 )
 
-SEGMENTS_BOUND = 1 << 16  # program headers that are read; a paging dump of a running kernel has thousands
+SEGMENTS_BOUND = 1 << 14  # program headers that are read; a paging dump of a running kernel has thousands
 _REDUMP = "make it again: dump-guest-memory FILE"
 _QEMU_REGISTERS = tuple(field.name for field in fields(QemuCpu) if field.name not in ("version", "size"))
 _STATUS_REGISTERS = (*_QEMU_REGISTERS, "cs", "ss", "ds", "es", "fs", "gs", "fs_base", "gs_base")
@@ -99,7 +102,10 @@ def _apart(parts: Iterable[Part]) -> tuple[Part, ...]:
 
 @dataclass(frozen=True)
 class Core:
-    """A parsed core: the machine that it shows (without memory), its memory, and how many CPUs it has."""
+    """A parsed core: the machine that it shows (without memory), its memory, and how many CPUs it has.
+
+    One that `snapshot export` wrote also shows which entry the machine stood at; else the snapshot's has no address.
+    """
 
     snapshot: Snapshot
     memory: FlatMemory
@@ -122,12 +128,15 @@ def parse(data: Buffer) -> Core:
     headers = _program_headers(data)
     notes = _notes(data, headers)
     parts = [_part(data, index, one) for index, one in enumerate(headers) if one.p_type == PT_LOAD and one.p_filesz]
+    exported = next((note for note in notes if note.owner == PVHDBG_OWNER and note.type == PVHDBG_SNAPSHOT), None)
     ours = [note for note in notes if note.owner == QEMU_OWNER and note.type == QEMU_NOTE]
     statuses = [note for note in notes if note.owner == CORE_OWNER and note.type == NT_PRSTATUS]
     if not ours and any(note.owner == CORE_OWNER and note.type == NT_PRPSINFO for note in notes):
         raise BadInput("the core is of a process, not of a machine", "give one that QEMU's dump-guest-memory wrote")
     if not parts:
         raise BadInput("the core holds no memory: it has no PT_LOAD with bytes in the file", _REDUMP)
+    if exported is not None:
+        return Core(_exported(exported), FlatMemory(data, parts), 1)
     if ours:
         registers, segments = _of_qemu(ours[0])
         sources = {"registers": "QEMU note", "segments": "QEMU note"}
@@ -216,6 +225,11 @@ def _part(data: Buffer, index: int, one: Segment32 | Segment64) -> Part:
 def _cut(index: int, what: str, one: Segment32 | Segment64, data: Buffer) -> BadInput:
     end = one.p_offset + one.p_filesz
     return BadInput(f"the core is cut: program header {index} has {what} up to {end:#x}, and the file ends at {len(data):#x}", _REDUMP)
+
+
+def _exported(note: Note) -> Snapshot:
+    snapshot = snapshot_file.decode(note.desc.decode("utf-8", "replace"))
+    return replace(snapshot, memory=Memory((), snapshot.memory.holes))
 
 
 def _of_qemu(note: Note) -> tuple[Registers, Segments]:

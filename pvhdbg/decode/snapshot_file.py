@@ -34,6 +34,7 @@ SUFFIX = ".pvhsnap"
 MEMORY_BOUND = 64 << 20  # bytes of guest memory in one file
 FILE_BOUND = 128 << 20
 _ITEMS = 1 << 16
+_ARGUMENT = 1 << 18  # characters; Linux allows 128 KiB
 
 _NUMBER = re.compile("0x[0-9a-fA-F]{1,16}")
 
@@ -47,7 +48,12 @@ def encode(snapshot: Snapshot) -> str:
         "schema": SCHEMA,
         "captured": snapshot.captured,
         "sources": dict(snapshot.sources),
-        "vmm": {"name": snapshot.vmm.name, "version": snapshot.vmm.version, "accelerator": snapshot.vmm.accelerator},
+        "vmm": {
+            "name": snapshot.vmm.name,
+            "version": snapshot.vmm.version,
+            "accelerator": snapshot.vmm.accelerator,
+            "command": None if snapshot.vmm.command is None else list(snapshot.vmm.command),
+        },
         "entry": {
             "address": _hex(snapshot.entry.address),
             "found_by": snapshot.entry.found_by,
@@ -139,7 +145,7 @@ def decode(text: str) -> Snapshot:
         else tuple(
             reader.rows("backing", lambda r: Backing(r.at(0, r.number), r.at(1, r.number), r.at(2, r.word), r.at(3, r.word)))
         ),
-        vmm=reader.optional("vmm", lambda r: Vmm(r.text("name"), r.text("version"), r.text("accelerator"))) or Vmm(),
+        vmm=reader.optional("vmm", _vmm) or Vmm(),
         kernel=reader.optional("kernel", _kernel),
         entry=reader.optional("entry", lambda r: EntryPoint(r.hex("address"), r.text("found_by") or "here", r.text("symbol")))
         or EntryPoint(None, "here"),
@@ -230,6 +236,18 @@ def _backing(row: _Reader) -> Backing:
 
 def _descriptor_table(one: _Reader) -> DescriptorTable:
     return DescriptorTable(one.at(0, one.number), one.at(1, one.number))
+
+
+def _argument(one: _Reader) -> str:
+    if not isinstance(one.value, str) or len(one.value) > _ARGUMENT:
+        raise one.fail("a string")
+    return one.value
+
+
+def _vmm(one: _Reader) -> Vmm:
+    command = one.child("command")  # files of older versions have none
+    words = None if command.value is None else tuple(one.rows("command", _argument))
+    return Vmm(one.text("name"), one.text("version"), one.text("accelerator"), words)
 
 
 def _kernel(one: _Reader) -> Kernel:

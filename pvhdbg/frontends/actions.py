@@ -91,21 +91,6 @@ def _shown(request: Request, kind: str, parts: tuple[str, ...]) -> Answer:
     return Answer(as_text, as_json)
 
 
-def snapshot_save(request: Request) -> Answer:
-    """`snapshot save`: write the machine at its entry to a file."""
-    from pvhdbg.decode.snapshot_file import encode
-    from pvhdbg.frontends.output import open_output
-    from pvhdbg.frontends.subject import observe
-
-    with open_output(str(request.output)) as output:
-        snapshot = observe(request).boot.snapshot
-        output.write(encode(snapshot))
-    held = sum(len(piece.data) for piece in snapshot.memory.pieces)
-    if request.output == "-":  # it is the answer
-        return Answer(lambda _: "")
-    return Answer(lambda _: f"{request.output}: {len(snapshot.registers.values)} registers and {held} bytes of memory saved\n")
-
-
 def extract(request: Request) -> Answer:
     """`extract`: write the ELF inside a compressed kernel."""
     from pvhdbg.kernel_image import extract as extract_elf

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pvhdbg.capture import Plan, decoded, recorded_entry
+from pvhdbg.capture import Plan, decoded, recorded_entry, with_tables
 from pvhdbg.decode import core_file
 from pvhdbg.errors import BadInput
 from pvhdbg.targets.core import CoreTarget
@@ -33,13 +33,17 @@ def decoded_core(path: str, plan: Plan, image: KernelImage | None) -> tuple[Boot
     """The machine that the core at `path` shows, and sentences about it. Raises BadInput and EntryNotReached."""
     with opened_core(path) as core:
         target = CoreTarget(core, path)
-        entry = recorded_entry(target, plan)
-        boot = decoded(target, replace(core.snapshot, kernel=plan.kernel, entry=entry), plan.spec)
+        snapshot = core.snapshot
+        recorded = snapshot.entry.address is not None and not plan.here
+        entry = snapshot.entry if recorded else recorded_entry(target, plan)
+        boot = decoded(target, replace(snapshot, kernel=plan.kernel or snapshot.kernel, entry=entry), plan.spec)
+        if plan.whole:
+            boot = with_tables(target, boot)
         warnings = []
         if core.cpus > 1:
             warnings.append(f"the core shows {core.cpus} CPUs: the first is judged")
-        if image is None:
+        if boot.snapshot.kernel is None:
             warnings.append("the kernel file was not seen: rules that need it are undecided; name it with --kernel")
-        elif not image.is_loaded(target.read_memory):
+        elif image is not None and not image.is_loaded(target.read_memory):
             warnings.append(f"{image.path} is not what lies in the core's memory: another kernel, or a changed one, was loaded")
         return boot, warnings

@@ -36,6 +36,21 @@ class Output:
             drop(self.stream)
             raise BadInput(f"the answer cannot be written: {error.strerror}", "make room, or choose another --output") from error
 
+    def write_bytes(self, data: bytes) -> None:
+        """As `write`, for what is no text."""
+        self.written = True
+        binary = getattr(self.stream, "buffer", None)
+        if binary is None:
+            raise BadInput("the output takes text only", "name a file with --output")
+        try:
+            binary.write(data)
+            binary.flush()
+        except BrokenPipeError:
+            drop(self.stream)
+        except OSError as error:
+            drop(self.stream)
+            raise BadInput(f"the answer cannot be written: {error.strerror}", "make room, or choose another --output") from error
+
 
 def drop(stream: TextIO) -> None:
     """Throw away what `stream` still buffers: it must not raise once more when it is closed or the interpreter ends."""

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pvhdbg.capture import Plan, capture
+from pvhdbg.capture import Plan, capture, with_command
 from pvhdbg.errors import BadInput, PvhdbgError, VmmFailed
 from pvhdbg.frontends.verbs import Request
 from pvhdbg.model import Kernel
@@ -213,7 +213,7 @@ def _run_kernel(request: Request) -> Observed:
         image = stack.enter_context(open_kernel(str(request.subject)))
         file = image.file().without_data()
         warnings = [] if image.was == "ELF" else [f"{request.subject} is a {image.was}; the ELF inside it is booted"]
-        kernel = image.kernel()
+        kernel = image.with_hash() if request.whole else image.kernel()
         if kernel.entry is None and request.entry is None and not request.here:
             raise image.not_bootable()
         plan = _plan(request, kernel, image)
@@ -230,7 +230,7 @@ def _run_kernel(request: Request) -> Observed:
         if leave is not Leave.KILLED:
             warnings.append(f"QEMU (pid {qemu.pid}) was left {leave.value}; its gdbstub is {qemu.gdb_socket}")
             qemu.release()
-        return Observed(boot, tuple(warnings), file, tuple(qemu.serial_tail(_SERIAL_LINES)))
+        return Observed(with_command(boot, qemu.command), tuple(warnings), file, tuple(qemu.serial_tail(_SERIAL_LINES)))
 
 
 def _qemu_options(request: Request, image: KernelImage) -> QemuOptions:
@@ -279,12 +279,12 @@ def _attach(request: Request, address: StubAddress) -> Observed:
             from pvhdbg.kernel_image import open_kernel
 
             image = stack.enter_context(open_kernel(str(request.kernel)))
-            kernel, file = image.kernel(), image.file().without_data()
+            kernel, file = image.with_hash() if request.whole else image.kernel(), image.file().without_data()
             if kernel.entry is None and request.entry is None and not request.here:
                 raise image.not_bootable()
         plan = _plan(request, kernel, image)
         target = stack.enter_context(_connected(request, address, Leave(request.leave or "stopped")))
-        confirm = _Confirm()
+        confirm = _Confirm(plan.whole)
         boot = capture(target, plan, progress=request.progress, confirm=confirm, meanwhile=_prepare, timestamp=_now())
         if image is not None and not image.is_loaded(target.read_memory):
             warnings.append(
@@ -298,7 +298,9 @@ def _attach(request: Request, address: StubAddress) -> Observed:
 class _Confirm:
     """The kernel that the monitor names, if its file can be read here and is what the guest's memory holds."""
 
-    file: KernelFile | None = None
+    def __init__(self, hashed: bool = False) -> None:
+        self.file: KernelFile | None = None
+        self._hashed = hashed
 
     def __call__(self, target: Target, loaded: LoadedKernel) -> Kernel | None:
         from pvhdbg.kernel_image import open_kernel
@@ -307,7 +309,7 @@ class _Confirm:
             with open_kernel(loaded.path) as image:
                 if image.was == "ELF" and image.is_loaded(target.read_memory):
                     self.file = image.file().without_data()
-                    return image.kernel()
+                    return image.with_hash() if self._hashed else image.kernel()
         except PvhdbgError:
             return None  # another machine's path: the ranges that the monitor gave have to do
         return None
@@ -371,7 +373,14 @@ def _timeout(request: Request) -> float:
 
 
 def _plan(request: Request, kernel: Kernel | None, image: KernelImage | None) -> Plan:
-    plan = Plan(_spec(request), kernel=kernel, here=bool(request.here), reset=bool(request.reset), timeout=_timeout(request))
+    plan = Plan(
+        _spec(request),
+        kernel=kernel,
+        here=bool(request.here),
+        reset=bool(request.reset),
+        timeout=_timeout(request),
+        whole=bool(request.whole),
+    )
     if request.entry is not None:
         address, symbol = _address(str(request.entry), image)
         return replace(plan, entry=address, symbol=symbol)

@@ -79,7 +79,7 @@ class Verb:
 
 _SUBJECT = argument(
     "subject", metavar="SUBJECT", help="a kernel file, a gdbstub (:1234, host:1234, unix:PATH, a socket path), a snapshot, "
-    "or a log of the guest probe"
+    "an ELF core, or a log of the guest probe"
 )
 _JUDGE = (
     argument("--spec", choices=("draft-a", "v0", "v1"), default="v1", help="the revision to judge by (default: v1)"),
@@ -198,8 +198,16 @@ VERBS: tuple[Verb, ...] = (
         "snapshot save",
         "save what was handed over to a file that check, regs and info read",
         "pvhdbg snapshot save vmlinux -o boot.pvhsnap",
-        f"{_ACTIONS}:snapshot_save",
-        (_SUBJECT, argument("-o", "--output", metavar="FILE", required=True, help="the file to write"), *_QEMU, *_WALK, *_LOG),
+        "pvhdbg.frontends.snapshot_actions:save",
+        (
+            _SUBJECT,
+            argument("-o", "--output", metavar="FILE", required=True, help="the file to write"),
+            argument("--redact", action="append", metavar="PART", choices=("cmdline",), default=[],
+                     help="leave out: cmdline is the command lines, also the VMM's -append"),
+            *_QEMU,
+            *_WALK,
+            *_LOG,
+        ),
         formats=("text",),
         passes_on=True,
     ),
@@ -217,6 +225,17 @@ VERBS: tuple[Verb, ...] = (
             *_LOG,
         ),
         passes_on=True,
+    ),
+    Verb(
+        "snapshot export",
+        "write a snapshot as a plain ELF core, which GDB opens",
+        "pvhdbg snapshot export boot.pvhsnap -o boot.core",
+        "pvhdbg.frontends.snapshot_actions:export",
+        (
+            argument("file", metavar="FILE", help="a snapshot"),
+            argument("-o", "--output", metavar="CORE", required=True, help="the file to write"),
+        ),
+        formats=("text",),
     ),
     Verb(
         "extract",

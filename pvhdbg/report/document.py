@@ -99,7 +99,12 @@ def register_names(registers: Registers, cs_long: bool) -> tuple[str, ...]:
 
 
 def is_64_bit(boot: BootState) -> bool:
-    """Whether the CPU runs 64-bit code: CS.L with EFER.LMA; without hidden state LMA has to do."""
-    efer = boot.registers.get("efer") or 0
+    """Whether the CPU runs 64-bit code: CS.L with EFER.LMA; without hidden state LMA has to do.
+
+    A core has no EFER: there CS.L with paging has to do, as the bit is reserved outside of long mode.
+    """
+    efer, cr0 = boot.registers.get("efer"), boot.registers.get("cr0") or 0
     flags = boot.segments["cs"].flags
+    if efer is None:
+        return flags is not None and bool(flags >> 21 & 1) and bool(cr0 >> CR0["PG"] & 1)
     return bool(efer >> 10 & 1) and (flags is None or bool(flags >> 21 & 1))

@@ -13,6 +13,8 @@ ET_CORE = 4
 NT_PRSTATUS, NT_PRPSINFO = 1, 3
 CORE_OWNER, QEMU_OWNER = b"CORE\0", b"QEMU\0"
 QEMU_NOTE = 0
+PVHDBG_OWNER = b"PVHDBG\0"
+PVHDBG_SNAPSHOT = 1  # the text of a snapshot file without its memory, which is in the PT_LOADs
 QEMU_VERSION = 1
 PN_XNUM = 0xFFFF  # e_phnum when there are more: the number is in section header 0's sh_info
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pvhdbg.capture import decoded
 from pvhdbg.decode.snapshot_file import MEMORY_BOUND, SCHEMA, decode, encode
 from pvhdbg.errors import BadSnapshot
+from pvhdbg.model import Vmm
 from pvhdbg.rules.catalogue import judge
 from pvhdbg.rules.declare import Outcome
 from pvhdbg.rules.examples import at_draft_a_entry, at_entry
@@ -23,7 +24,13 @@ TEXT = encode(at_entry().snapshot())
 
 
 @pytest.mark.parametrize(
-    "example", [at_entry(), at_entry(segments=False, backing=None, kernel=None, a20=None), at_draft_a_entry(32)]
+    "example",
+    [
+        at_entry(),
+        at_entry(vmm=Vmm("QEMU", "7.2", "tcg", ("qemu", "-append", "x" * 131071, "\udcff", ""))),
+        at_entry(segments=False, backing=None, kernel=None, a20=None),
+        at_draft_a_entry(32),
+    ],
 )
 def test_round_trip(example: object) -> None:
     snapshot = example.snapshot()  # type: ignore[attr-defined]
@@ -43,6 +50,9 @@ def test_round_trip(example: object) -> None:
         ({"memory": [{"address": "0x0", "size": 4, "zlib": base64.b64encode(zlib.compress(bytes(5))).decode()}]}, "4 bytes"),
         ({"gdt": ["0x1"]}, "gdt"),
         ({"a20": "yes"}, "a20"),
+        ({"vmm": {"command": "qemu"}}, "vmm.command"),
+        ({"vmm": {"command": [3]}}, "vmm.command[0]"),
+        ({"vmm": {"command": ["x" * (1 << 19)]}}, "vmm.command[0]"),
         ({"kernel": {"loads": 3}}, "kernel.loads"),
         ({"holes": [["0x0", "0x8", "why", "no"]]}, "holes[0][3]"),
         ({"holes": ["0x0"]}, "holes[0]"),

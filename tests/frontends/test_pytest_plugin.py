@@ -84,6 +84,8 @@ def test_a_real_kernel_in_three_lines_and_in_more(project: Project, vmlinux: Pat
             boot.snapshot(tmp_path / "boot.pvhsnap")
             again = pvh_snapshot(tmp_path / "boot.pvhsnap")
             assert again.entry.start_info == info
+            assert "console=ttyS0 quiet" in again.entry.snapshot.vmm.command
+            assert len(again.entry.snapshot.memory.read(boot.registers["rip"] & -4096, 8192)) == 8192
             again.assert_conforms()
 
         def test_running_on(pvh_boot):

@@ -1,0 +1,89 @@
+"""What a machine uses besides what it was handed: GDT, IDT, the code at its pc, and the page tables that lead to them.
+
+A snapshot holds them so that a later reader can disassemble, translate and look up a descriptor without the machine. As the
+decoder does, this never reads: `needed` names the memory that is still missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pvhdbg.decode.boot_state import BootState
+from pvhdbg.decode.paging import physical_address
+from pvhdbg.model import NeedMemory, Unavailable
+
+PAGE = 4096
+CODE_PAGES = 2
+_GDT_BOUND = 1 << 16  # bytes; the architecture's
+_IDT_BOUND = 256 * 16
+
+
+def linear_ranges(boot: BootState) -> Iterator[tuple[int, int]]:
+    """Linear address and size in bytes of each: code pages, GDT, IDT, and the stack of a machine that is past its entry."""
+    registers, segments = boot.registers, boot.segments
+    rip, rsp = registers.get("rip"), registers.get("rsp")
+    if rip is not None:
+        base = segments["cs"].base or 0
+        yield (rip + base) % (1 << 64) & -PAGE, CODE_PAGES * PAGE
+    if segments.gdt is not None:
+        yield segments.gdt.base, min(segments.gdt.limit + 1, _GDT_BOUND)
+    if segments.idt is not None:
+        yield segments.idt.base, min(segments.idt.limit + 1, _IDT_BOUND)
+    if rsp is not None and not boot.snapshot.entry.is_entry:
+        yield rsp & -PAGE, PAGE
+
+
+def mapped(boot: BootState) -> Iterator[tuple[int, int, int]]:
+    """Linear address, physical address and size of each piece of `linear_ranges`, no larger than a page, that is mapped.
+
+    Raises NeedMemory for a page table that the snapshot does not hold.
+    """
+    for start, size in linear_ranges(boot):
+        while size > 0:
+            step = min(PAGE - start % PAGE, size)
+            try:
+                yield start, physical_address(start, boot.registers, _Tables(boot)), step
+            except Unavailable:
+                pass  # it is not mapped, or cannot be told: the control registers were not observed
+            start, size = (start + step) % (1 << 64), size - step
+
+
+def needed(boot: BootState) -> NeedMemory | None:
+    """The first memory in use that the snapshot neither holds nor lacks for a reason; None when it has all."""
+    try:
+        for _, physical, size in mapped(boot):
+            try:
+                _read(boot, physical, size)
+            except Unavailable:
+                continue  # it stays a hole, or is nothing to read
+    except NeedMemory as need:
+        return need
+    return None
+
+
+class _Tables:
+    """The snapshot's memory as the page tables' walk reads it: a table is asked for whole."""
+
+    def __init__(self, boot: BootState) -> None:
+        self._boot = boot
+
+    def read(self, address: int, size: int) -> bytes:
+        try:
+            return _read(self._boot, address, size)
+        except NeedMemory:
+            if _whole_page(self._boot, address):
+                raise NeedMemory(address & -PAGE, PAGE) from None
+            raise
+
+
+def _read(boot: BootState, address: int, size: int) -> bytes:
+    if boot.snapshot.backing is not None and not boot.readable(address, size):
+        raise Unavailable("the machine has no RAM or ROM there")
+    return boot.snapshot.memory.read(address, size)
+
+
+def _whole_page(boot: BootState, address: int) -> bool:
+    try:
+        return boot.readable(address & -PAGE, PAGE)
+    except Unavailable:
+        return False
