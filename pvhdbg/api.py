@@ -11,7 +11,7 @@ def check(subject: str, **options: Any) -> Report:
     """Bring `subject` (kernel file, gdbstub address, snapshot or probe's log) to its entry and judge it.
 
     Options are those of `pvhdbg check` by their long names (`machine="q35"`, `append=...`, `spec="v0"`, `strict=True`,
-    `timeout=10`, `select=["PVH"]`). Raises PvhdbgError where the command would exit with 2 or 3.
+    `timeout=10`, `select=["PVH"]`, `expect="boot.toml"`). Raises PvhdbgError where the command would exit with 2 or 3.
     """
     from pvhdbg.frontends.judging import report
     from pvhdbg.frontends.subject import observe
@@ -20,4 +20,10 @@ def check(subject: str, **options: Any) -> Report:
 
     rules = choose(options.pop("select", ()), options.pop("ignore", ()))
     strict = bool(options.pop("strict", False))
-    return report(observe(Request({"subject": subject, **options})), rules, strict)
+    request = Request({"subject": subject, **options})
+    if request.expect is None:
+        return report(observe(request), rules, strict)
+    from pvhdbg.frontends import expecting
+
+    expectations = expecting.load(str(request.expect))
+    return expecting.judged(report(observe(expecting.request_for(request, expectations)), rules, strict), expectations)

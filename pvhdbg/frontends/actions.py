@@ -43,11 +43,19 @@ def _judged(request: Request, observe: Any) -> Answer:
         from pvhdbg.rules.catalogue import choose
 
         choose(request.select or (), request.ignore or ())  # a wrong id is told before a machine is started for nothing
+    expectations = None
+    if request.expect:
+        from pvhdbg.frontends import expecting
+
+        expectations = expecting.load(str(request.expect))
+        request = expecting.request_for(request, expectations)
     observed = observe(request)
     from pvhdbg.frontends.judging import report as judged
     from pvhdbg.rules.catalogue import choose
 
     report = judged(observed, choose(request.select or (), request.ignore or ()), bool(request.strict))
+    if expectations is not None:
+        report = expecting.judged(report, expectations)
 
     def as_text(style: Style) -> str:
         from pvhdbg.report import text

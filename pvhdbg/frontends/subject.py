@@ -153,6 +153,16 @@ def _is_core(path: str) -> bool:
     return core_file.is_core(head)
 
 
+def is_recording(path: str) -> bool:
+    """Whether the subject is a saved snapshot or a core: a machine that is only read."""
+    return kind_of(path) in ("snapshot", "core")
+
+
+def is_kernel_file(path: str) -> bool:
+    """Whether the subject is a file that is booted."""
+    return kind_of(path) == "kernel"
+
+
 def _is_file(path: str) -> bool:
     try:
         mode = os.stat(path).st_mode
@@ -343,7 +353,7 @@ def halted(request: Request) -> Iterator[tuple[Target, KernelImage | None]]:
     from pvhdbg.vmm.qemu import start
 
     subject = str(request.subject)
-    if _is_snapshot(subject) or _is_core(subject):
+    if is_recording(subject):
         raise BadInput(f"{subject} is a recording: there is no machine to ask", "name a kernel file or a gdbstub")
     with ExitStack() as stack:
         if _is_file(subject):

@@ -135,7 +135,14 @@ VERBS: tuple[Verb, ...] = (
         "judge a hand-off, for scripts: the exit code is the verdict",
         "pvhdbg check vmlinux --machine q35 --strict --format json --output report.json",
         f"{_ACTIONS}:check",
-        (_SUBJECT, *_QEMU, *_JUDGE, *_WALK, *_LOG),
+        (
+            _SUBJECT,
+            argument("--expect", metavar="FILE", help="a TOML file of what this boot has to be besides"),
+            *_QEMU,
+            *_JUDGE,
+            *_WALK,
+            *_LOG,
+        ),
         formats=JUDGED,
         passes_on=True,
     ),
@@ -234,6 +241,17 @@ VERBS: tuple[Verb, ...] = (
         (
             argument("file", metavar="FILE", help="a snapshot"),
             argument("-o", "--output", metavar="CORE", required=True, help="the file to write"),
+        ),
+        formats=("text",),
+    ),
+    Verb(
+        "expect",
+        "write a first file for check --expect from what a snapshot holds",
+        "pvhdbg expect --from boot.pvhsnap -o boot.toml",
+        "pvhdbg.frontends.expecting:expect",
+        (
+            argument("--from", dest="source", metavar="SNAPSHOT", required=True, help="a snapshot, or an ELF core"),
+            argument("-o", "--output", metavar="FILE", help="the file to write (default: standard output)"),
         ),
         formats=("text",),
     ),

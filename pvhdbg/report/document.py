@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pvhdbg.decode.boot_state import BootState
 from pvhdbg.model import Registers
 from pvhdbg.report.findings import Standing, standing
-from pvhdbg.rules.declare import FileRule, Outcome, Verdict
+from pvhdbg.rules.declare import FileRule, MachineRule, Outcome, Rule, Verdict
 from pvhdbg.spec.x86 import CR0
 
 CONFORMS, VIOLATED, UNDECIDED = 0, 1, 4
@@ -49,16 +49,20 @@ class Report:
         counts = self.summary
         deviations = count(counts[Outcome.KNOWN], "known deviation")
         if self.exit_code == VIOLATED:
-            wrong = [verdict.rule for verdict in self.verdicts if violates(verdict, self.strict)]
-            names = {True: "the kernel file", False: "the hand-off"}
-            who = " and ".join(names[kind] for kind in names if any(isinstance(rule, FileRule) is kind for rule in wrong))
-            return f"{who} VIOLATE{'' if ' and ' in who else 'S'} the PVH boot ABI"
+            return self._violated([verdict.rule for verdict in self.verdicts if violates(verdict, self.strict)])
         unknown = count(counts[Outcome.UNKNOWN], "check") + " undecided" if counts[Outcome.UNKNOWN] else ""
         if self.exit_code == UNDECIDED:
             return f"undecided: {unknown}"
         advice = count(counts[Outcome.FAIL], "recommendation") + " not followed" if counts[Outcome.FAIL] else ""
         extra = [part for part in (advice, deviations if counts[Outcome.KNOWN] else "", unknown) if part]
         return "the hand-off conforms to the PVH boot ABI" + (f", with {' and '.join(extra)}" if extra else "")
+
+    def _violated(self, wrong: list[Rule]) -> str:
+        names: dict[str, type[Rule]] = {"the kernel file": FileRule, "the hand-off": MachineRule}
+        who = " and ".join(name for name, kind in names.items() if any(isinstance(rule, kind) for rule in wrong))
+        said = [f"{who} VIOLATE{'' if ' and ' in who else 'S'} the PVH boot ABI"] if who else []
+        own = sum(1 for rule in wrong if not isinstance(rule, FileRule | MachineRule))  # what the user's own file expects
+        return "; ".join([*said, f"{count(own, 'expectation')} NOT met"] if own else said)
 
 
 def summary(verdicts: Iterable[Verdict]) -> dict[Outcome, int]:

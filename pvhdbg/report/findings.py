@@ -89,14 +89,18 @@ def standing(finding: Finding, strict: bool = False) -> Standing:
 
 
 F = TypeVar("F", bound=Finding)
+OWN_CHAPTER = "Expectations"
 Chapters = Iterable[tuple[str, Iterable[RuleFacts]]]
 
 
 def by_chapter(findings: Iterable[F], chapters: Chapters) -> list[tuple[str, list[F]]]:
-    """The findings under the titles of their rules' chapters, in the chapters' order; a chapter without any is left out."""
+    """The findings under the titles of their rules' chapters, in the chapters' order; a chapter without any is left out.
+
+    What is in no chapter is not the ABI's but the user's own, and comes last.
+    """
     left = {finding.rule.id: finding for finding in findings}
-    found = [(title, [left[rule.id] for rule in rules if rule.id in left]) for title, rules in chapters]
-    return [(title, inside) for title, inside in found if inside]
+    found = [(title, [left.pop(rule.id) for rule in rules if rule.id in left]) for title, rules in chapters]
+    return [(title, inside) for title, inside in (*found, (OWN_CHAPTER, list(left.values()))) if inside]
 
 
 def tally(findings: Iterable[Finding]) -> list[tuple[Outcome, int]]:

@@ -1,0 +1,134 @@
+"""The conditions that an expectation may put on a field: each once, with the kinds of field and of value that it takes."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pvhdbg.expect.fields import Kind
+from pvhdbg.expect.quantity import number, size_words
+
+_NUMERIC = frozenset({Kind.NUMBER, Kind.SIZE})
+_ALL = frozenset(Kind)
+_LONGEST = 200  # characters of a value that are shown
+
+
+class BadValue(Exception):
+    """The value does not fit the field or the condition; the message says what would."""
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One way to compare. `kinds` are the fields that it is for."""
+
+    name: str
+    kinds: frozenset[Kind]
+    holds: Callable[[Any, Any], bool]
+    value: Callable[[Kind, Any], Any]
+
+
+def _value(kind: Kind, given: Any) -> Any:
+    if kind is Kind.FLAG:
+        if not isinstance(given, bool):
+            raise BadValue(f"the field is {kind.value}, and this is {_said(given)}")
+        return given
+    if kind is Kind.TEXT:
+        return _string(kind, given)
+    if isinstance(given, str):
+        read = number(given)
+        if read is None:
+            raise BadValue(f"the field is {kind.value}, and this is {_said(given)}: write 31, 0x1f or a size like 400M")
+        return read
+    if not isinstance(given, int) or isinstance(given, bool) or not 0 <= given < 1 << 64:
+        raise BadValue(f"the field is {kind.value}, and this is {_said(given)}: write 31, 0x1f or a size like 400M")
+    return given
+
+
+def _string(kind: Kind, given: Any) -> str:
+    if not isinstance(given, str):
+        raise BadValue(f"it takes text, and this is {_said(given)}")
+    return given
+
+
+def _pattern(kind: Kind, given: Any) -> re.Pattern[str]:
+    try:
+        return re.compile(_string(kind, given))
+    except (re.error, RecursionError, OverflowError) as error:
+        raise BadValue(f"{given!r:.80} is not a regular expression: {error}") from None
+
+
+def _several(kind: Kind, given: Any) -> tuple[Any, ...]:
+    if not isinstance(given, list) or not given:
+        raise BadValue(f"it takes a list of values, and this is {_said(given)}")
+    return tuple(_value(kind, one) for one in given)
+
+
+def _flag(kind: Kind, given: Any) -> bool:
+    if not isinstance(given, bool):
+        raise BadValue(f"it takes true or false, and this is {_said(given)}")
+    return given
+
+
+def _said(given: Any) -> str:
+    names = {bool: "true or false", int: "a number", float: "a number with a fraction", str: "the text", list: "a list", dict: "a table"}
+    name = names.get(type(given), "a date or time")
+    return f"{name} {given!r:.40}" if isinstance(given, int | float | str) and not isinstance(given, bool) else name
+
+
+EXISTS = "exists"
+OPERATORS = {
+    one.name: one
+    for one in (
+        Operator("==", _ALL, operator.eq, _value),
+        Operator("!=", _ALL, operator.ne, _value),
+        Operator("<", _NUMERIC, operator.lt, _value),
+        Operator("<=", _NUMERIC, operator.le, _value),
+        Operator(">", _NUMERIC, operator.gt, _value),
+        Operator(">=", _NUMERIC, operator.ge, _value),
+        Operator("matches", frozenset({Kind.TEXT}), lambda found, wanted: wanted.search(found) is not None, _pattern),
+        Operator("contains", frozenset({Kind.TEXT}), lambda found, wanted: wanted in found, _string),
+        Operator("in", _ALL, lambda found, wanted: found in wanted, _several),
+        Operator(EXISTS, _ALL, lambda found, wanted: wanted is True, _flag),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Condition:
+    """An operator with its value, for a field of one kind."""
+
+    operator: Operator
+    value: Any
+    kind: Kind
+
+    def holds(self, found: Any) -> bool:
+        """Whether a value that was found meets it."""
+        return self.operator.holds(found, self.value)
+
+    def __str__(self) -> str:
+        if isinstance(self.value, tuple):
+            return f"{self.operator.name} [{', '.join(words(self.kind, one) for one in self.value)}]"
+        if isinstance(self.value, re.Pattern):
+            return f"{self.operator.name} {self.value.pattern!r}"
+        return f"{self.operator.name} {words(self.kind, self.value)}"
+
+
+def condition(kind: Kind, name: str, given: Any) -> Condition:
+    """The condition `name = given` on a field of that kind. Raises BadValue."""
+    found = OPERATORS[name]
+    if kind not in found.kinds:
+        raise BadValue(f"the field is {kind.value}, which {name} is not for")
+    return Condition(found, found.value(kind, given), kind)
+
+
+def words(kind: Kind, value: Any) -> str:
+    """A value as a report shows it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int):
+        return f"{value:#x} ({size_words(value)})" if kind is Kind.SIZE and value > 9 else f"{value:#x}" if value > 9 else str(value)
+    shown = repr(value)
+    return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}… ({len(value)} characters)"

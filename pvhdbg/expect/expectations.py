@@ -1,0 +1,196 @@
+"""A file of expectations, as the values that TOML makes of it, becomes what is judged; every error names its place in the file.
+
+::
+
+    [machine]                       # how a kernel file is booted
+    memory = "512M"
+
+    [[expect]]
+    field = "start_info.command_line"
+    matches = "console="
+
+    [[allow]]
+    rule = "PVH-SEG-ACCESSED"
+    reason = "TCG never sets them"
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pvhdbg.decode.text import printable
+from pvhdbg.errors import BadInput
+from pvhdbg.expect.conditions import OPERATORS, BadValue, Condition, condition
+from pvhdbg.expect.fields import Field, NoSuchField, resolve
+from pvhdbg.rules.catalogue import find
+
+BOUND = 1000  # expectations in one file
+_TODO = "see docs/expectations.md for what a file of expectations may say"
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What one field has to be. `place` is its own in the file: `expect[2]`."""
+
+    place: str
+    field: Field
+    conditions: tuple[Condition, ...]
+    why: str = ""
+
+    @property
+    def words(self) -> str:
+        """The whole expectation on one line of safe text."""
+        return printable(f"{self.field.path} {' and '.join(str(one) for one in self.conditions)}")
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """A rule of the ABI that may be violated here, and why."""
+
+    rule: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Expectations:
+    """The whole file; `name` is what it is called in reports. `machine` holds options of `check` by name."""
+
+    name: str
+    machine: Mapping[str, Any]
+    expected: tuple[Expectation, ...]
+    allowed: tuple[Allowance, ...]
+
+
+class _Wrong(Exception):
+    """A part of the file that cannot be meant: `path` in it, and what is wrong there."""
+
+    def __init__(self, path: str, what: str) -> None:
+        super().__init__(path, what)
+        self.path = path
+        self.what = what
+
+
+def read(document: Mapping[str, Any], name: str) -> Expectations:
+    """The expectations in a parsed TOML document. Raises BadInput that names the place, `expect[2].matches`."""
+    try:
+        _keys(document, "", ("machine", "expect", "allow"), _UNSUPPORTED)
+        return Expectations(
+            name,
+            _machine(_table(document.get("machine", {}), "machine")),
+            tuple(_expectation(one, f"expect[{index}]") for index, one in enumerate(_rows(document, "expect"))),
+            _allowed(document),
+        )
+    except _Wrong as wrong:
+        raise BadInput(f"{name}: {wrong.path}: {wrong.what}", _TODO) from None
+
+
+_UNSUPPORTED = {"milestone": "milestones are not supported by this pvhdbg: it judges a boot at its entry"}
+
+
+def _keys(table: Mapping[str, Any], path: str, known: Iterable[str], unsupported: Mapping[str, str] = {}) -> None:
+    known = tuple(known)
+    for key in table:
+        at = f"{path}.{printable(key)[:60]}".lstrip(".")
+        if key in unsupported:
+            raise _Wrong(at, unsupported[key])
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            raise _Wrong(at, f"there is no such key{f': did you mean {near[0]}?' if near else '; there are ' + ', '.join(known)}")
+
+
+def _table(value: Any, path: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise _Wrong(path, "it has to be a table")
+    return value
+
+
+def _rows(document: Mapping[str, Any], name: str) -> list[Any]:
+    rows = document.get(name, [])
+    if not isinstance(rows, list):
+        raise _Wrong(name, f"it has to be a list of tables: write [[{name}]]")
+    if len(rows) > BOUND:
+        raise _Wrong(name, f"there are {len(rows)} of them, more than {BOUND}")
+    return rows
+
+
+def _text(table: Mapping[str, Any], key: str, path: str) -> str:
+    value = table.get(key)
+    if value is None:
+        raise _Wrong(f"{path}.{key}", "it is missing")
+    if not isinstance(value, str) or not value:
+        raise _Wrong(f"{path}.{key}", "it has to be text in quotes")
+    return value
+
+
+def _expectation(value: Any, path: str) -> Expectation:
+    table = _table(value, path)
+    _keys(table, path, ("field", "why", *OPERATORS))
+    try:
+        field = resolve(_text(table, "field", path))
+    except NoSuchField as error:
+        raise _Wrong(f"{path}.field", str(error)) from None
+    conditions = []
+    for key, given in table.items():
+        if key in OPERATORS:
+            try:
+                conditions.append(condition(field.kind, key, given))
+            except BadValue as error:
+                raise _Wrong(f"{path}.{key}", str(error)) from None
+    if not conditions:
+        raise _Wrong(path, f"it says nothing of {field.path}: add one of {', '.join(OPERATORS)}")
+    return Expectation(path, field, tuple(conditions), printable(_text(table, "why", path)) if "why" in table else "")
+
+
+def _allowed(document: Mapping[str, Any]) -> tuple[Allowance, ...]:
+    found: list[Allowance] = []
+    for index, value in enumerate(_rows(document, "allow")):
+        path = f"allow[{index}]"
+        if isinstance(value, str):
+            raise _Wrong(path, f'it needs a reason: write {{ rule = "{printable(value)[:40]}", reason = "…" }}')
+        table = _table(value, path)
+        _keys(table, path, ("rule", "reason"))
+        try:
+            rule = find(_text(table, "rule", path))
+        except BadInput as error:
+            raise _Wrong(f"{path}.rule", f"{error.what}: {error.todo}") from None
+        if any(one.rule == rule.id for one in found):
+            raise _Wrong(f"{path}.rule", f"{rule.id} is allowed twice")
+        found.append(Allowance(rule.id, printable(_text(table, "reason", path))))
+    return tuple(found)
+
+
+# --- [machine] ----------------------------------------------------------------------------------------------------
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 16
+
+
+def _is_words(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+
+# Named as the options of `pvhdbg check`; `extra` are the words after `--`.
+_MACHINE: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(("append", "initrd", "machine", "memory", "cpu", "accel", "qemu"), (_is_text, "text in quotes")),
+    "cpus": (_is_count, "a number from 1 on"),
+    "extra": (_is_words, "a list of words for QEMU"),
+}
+
+
+def _machine(table: Mapping[str, Any]) -> Mapping[str, Any]:
+    _keys(table, "machine", _MACHINE)
+    for key, value in table.items():
+        fits, wanted = _MACHINE[key]
+        if not fits(value):
+            raise _Wrong(f"machine.{key}", f"it has to be {wanted}")
+    if table.get("accel", "tcg") not in ("tcg", "kvm", "auto"):
+        raise _Wrong("machine.accel", "it is none of tcg, kvm, auto")
+    return {key: tuple(value) if key == "extra" else value for key, value in table.items()}

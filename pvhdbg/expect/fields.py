@@ -1,0 +1,366 @@
+"""The names by which an expectation speaks of what was decoded, and how each is read.
+
+`resolve("modules[0].kind")` gives a `Field`; whether a name exists is known before any machine runs. Names are those of the JSON
+report, with short ones for what is asked for most. Reading raises `Unavailable` for what was not observed, and `Absent` for
+what this machine does not have.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import partial
+from operator import attrgetter, itemgetter
+from typing import Any
+
+from pvhdbg.decode.boot_state import BootState, Text, Unread, seen
+from pvhdbg.model import CONTROL, EXTENDED, GENERAL, LOW_HALVES, SELECTORS, DescriptorTable, Segment, Unavailable
+from pvhdbg.spec.start_info import MEMORY_TYPES, MemoryMapEntry
+from pvhdbg.spec.x86 import REGISTER_BITS
+
+INDEX_BOUND = 4096
+_STEP = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)((?:\[\d{1,6}\])*)")
+
+
+class Absent(Exception):
+    """The machine has no such thing; the message says what there is instead."""
+
+
+class NoSuchField(Exception):
+    """There is no field of that name; the message names those that there are."""
+
+
+class Kind(Enum):
+    """What a field holds; the value is how a person would say it."""
+
+    NUMBER = "a number"
+    SIZE = "a size in bytes"
+    TEXT = "text"
+    FLAG = "true or false"
+
+
+Read = Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field: its name as written, what it holds, and how it is read of a decoded machine."""
+
+    path: str
+    kind: Kind
+    read: Callable[[BootState], Any]
+
+
+@dataclass(frozen=True)
+class _Leaf:
+    kind: Kind
+    read: Read
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Fields below a name. `item` is there for a list: what each entry of it holds."""
+
+    read: Read
+    names: Mapping[str, _Leaf | _Group]
+    item: _Group | None = field(default=None)
+
+
+def _number(read: Read) -> _Leaf:
+    return _Leaf(Kind.NUMBER, read)
+
+
+def _text(read: Read) -> _Leaf:
+    return _Leaf(Kind.TEXT, read)
+
+
+def _attributes(kind: Kind, *names: str) -> dict[str, _Leaf | _Group]:
+    return {name: _Leaf(kind, attrgetter(name)) for name in names}
+
+
+def _required(value: Any, what: str) -> Any:
+    """The value, or Unavailable where nobody saw one."""
+    if value is None:
+        raise Unavailable(f"{what} was not observed")
+    return value
+
+
+def _observed(kind: Kind, *names: str) -> dict[str, _Leaf | _Group]:
+    return {name: _Leaf(kind, partial(_seen_in, name=name)) for name in names}
+
+
+def _seen_in(one: object, name: str, of: str = "") -> Any:
+    return _required(getattr(one, name), of + name)
+
+
+def _string(part: Text | Unread | None) -> str:
+    if part is None:
+        raise Absent("there is none")
+    return str(seen(part))
+
+
+# --- registers and segments ---------------------------------------------------------------------------------------
+
+
+def _register(name: str) -> _Leaf | _Group:
+    if name not in REGISTER_BITS:
+        return _number(itemgetter(name))
+    bits = {bit: _number(partial(_bit, position=position)) for bit, position in REGISTER_BITS[name].items()}
+    return _Group(itemgetter(name), {"": _number(lambda value: value), **bits})
+
+
+def _bit(value: int, position: int) -> int:
+    return value >> position & 1
+
+
+_REGISTER_NAMES = (*GENERAL, *EXTENDED, *LOW_HALVES, "rip", "eflags", *SELECTORS, *CONTROL, "fs_base", "gs_base")
+_REGISTERS = _Group(lambda boot: boot.registers, {name: _register(name) for name in _REGISTER_NAMES})
+
+
+def _hidden(one: Segment, name: str) -> int:
+    value = getattr(one, name)
+    if value is None:
+        raise Unavailable(one.missing)
+    return int(value)
+
+
+_PARTS = ("selector", "base", "limit", "flags", "type", "s", "dpl", "present", "avl", "long", "db", "granularity")
+_SEGMENT = {name: _number(partial(_hidden, name=name)) for name in _PARTS}
+
+
+def _segment(boot: BootState, name: str) -> Segment:
+    return boot.segments[name]
+
+
+def _table(boot: BootState, name: str) -> DescriptorTable:
+    table: DescriptorTable | None = getattr(boot.segments, name)
+    if table is None:
+        raise Unavailable(f"{name}: {boot.segments.missing}")
+    return table
+
+
+_SEGMENTS = _Group(
+    lambda boot: boot,
+    {
+        **{
+            name: _Group(partial(_segment, name=name), _SEGMENT)
+            for name in ("cs", "ds", "es", "ss", "fs", "gs", "ldt", "tr")
+        },
+        **{
+            name: _Group(partial(_table, name=name), _attributes(Kind.NUMBER, "base", "limit"))
+            for name in ("gdt", "idt")
+        },
+    },
+)
+
+# --- start_info ---------------------------------------------------------------------------------------------------
+
+
+def _modules(boot: BootState) -> Any:
+    return seen(boot.start_info.modules)
+
+
+_MODULES = _Group(
+    _modules,
+    {"count": _number(len)},
+    _Group(
+        lambda one: one,
+        {
+            "address": _number(lambda one: one.address),
+            **{name: _number(attrgetter(f"entry.{name}")) for name in ("paddr", "cmdline_paddr", "reserved")},
+            "size": _Leaf(Kind.SIZE, lambda one: one.entry.size),
+            "command_line": _text(lambda one: _string(one.command_line)),
+            "kind": _text(lambda one: one.kind.split(" (")[0]),  # cpio, whichever of its formats
+        },
+    ),
+)
+
+
+def _memory_map(boot: BootState) -> Any:
+    entries = boot.start_info.memory_map
+    if entries is None:
+        raise Absent("there is none")
+    return seen(entries)
+
+
+def _sum(type: int) -> Read:
+    return lambda entries: sum(entry.size for entry in entries if entry.type == type)
+
+
+_TYPE_NAMES = {name.lower().replace(" ", "_"): type for type, name in MEMORY_TYPES.items()}
+_MEMORY_MAP = _Group(
+    _memory_map,
+    {"count": _number(len), **{name: _Leaf(Kind.SIZE, _sum(type)) for name, type in _TYPE_NAMES.items()}},
+    _Group(
+        lambda one: one,
+        {
+            **_attributes(Kind.NUMBER, "addr", "type", "reserved"),
+            **_attributes(Kind.SIZE, "size"),
+            "type_name": _text(lambda one: _type_name(one)),
+        },
+    ),
+)
+
+
+def _type_name(entry: MemoryMapEntry) -> str:
+    if entry.type not in MEMORY_TYPES:
+        raise Absent(f"type {entry.type} has no name")
+    return MEMORY_TYPES[entry.type]
+
+
+def _rsdp(boot: BootState) -> Any:
+    rsdp = boot.start_info.rsdp
+    if rsdp is None:
+        raise Absent("there is none: rsdp_paddr is 0")
+    return seen(rsdp)
+
+
+_RSDP = _Group(
+    _rsdp,
+    {
+        **_attributes(Kind.NUMBER, "address", "revision"),
+        "rsdt": _number(lambda rsdp: rsdp.head.rsdt_address),
+        "xsdt": _number(lambda rsdp: rsdp.xsdt_address),
+    },
+)
+
+
+def _of_version_1(boot: BootState, name: str) -> int:
+    v1 = boot.start_info.v1
+    if v1 is None:
+        raise Absent("a version 0 start_info has no such field")
+    return int(getattr(v1, name))
+
+
+_RAW = ("magic", "version", "flags", "nr_modules", "modlist_paddr", "cmdline_paddr", "rsdp_paddr")
+_START_INFO = _Group(
+    lambda boot: boot,
+    {
+        "address": _number(lambda boot: boot.start_info.address),
+        **{name: _number(attrgetter(f"start_info.raw.{name}")) for name in _RAW},
+        **{name: _number(partial(_of_version_1, name=name)) for name in ("memmap_paddr", "memmap_entries", "reserved")},
+        "command_line": _text(lambda boot: _string(boot.start_info.command_line)),
+        "modules": _MODULES,
+        "memory_map": _MEMORY_MAP,
+        "rsdp": _RSDP,
+    },
+)
+
+# --- everything ---------------------------------------------------------------------------------------------------
+
+
+def _of_vmm(boot: BootState, name: str) -> str:
+    return str(_seen_in(boot.snapshot.vmm, name, "the VMM's "))
+
+
+def _firmware(boot: BootState) -> str:
+    if isinstance(boot.firmware_part, Unread):
+        raise Unavailable(boot.firmware_part.reason)
+    if boot.firmware_part is None:
+        raise Absent("it is none that is known here")
+    return boot.firmware_part.name
+
+
+def _kernel(boot: BootState) -> Any:
+    if boot.snapshot.kernel is None:
+        raise Unavailable("the kernel file was not seen; name it with --kernel")
+    return boot.snapshot.kernel
+
+
+def _build_id(kernel: Any) -> str:
+    if kernel.build_id is None:
+        raise Absent("the kernel has none") if kernel.source == "ELF file" else Unavailable("the kernel file was not seen")
+    return str(kernel.build_id)
+
+
+_ROOT = _Group(
+    lambda boot: boot,
+    {
+        "vmm": _Group(
+            lambda boot: boot,
+            {
+                **{
+                    name: _text(partial(_of_vmm, name=name))
+                    for name in ("name", "version", "accelerator")
+                },
+                "firmware": _text(_firmware),
+            },
+        ),
+        "kernel": _Group(_kernel, {**_observed(Kind.TEXT, "path"), "build_id": _text(_build_id), **_observed(Kind.NUMBER, "entry")}),
+        "entry": _Group(
+            lambda boot: boot.snapshot.entry,
+            {**_observed(Kind.NUMBER, "address"), **_attributes(Kind.TEXT, "found_by"), **_observed(Kind.TEXT, "symbol")},
+        ),
+        "registers": _REGISTERS,
+        "segments": _SEGMENTS,
+        "a20": _Leaf(Kind.FLAG, lambda boot: _required(boot.snapshot.a20, "the A20 gate")),
+        "start_info": _START_INFO,
+        "command_line": _START_INFO.names["command_line"],
+        "modules": _MODULES,
+        "memory_map": _MEMORY_MAP,
+    },
+)
+
+
+def resolve(path: str) -> Field:
+    """The field of that name. Raises NoSuchField."""
+    node: _Leaf | _Group = _ROOT
+    reads: list[Read] = []
+    said = ""
+    for part in path.split("."):
+        step = _STEP.fullmatch(part)
+        if step is None:
+            raise NoSuchField(f"{path!r:.80} is not a field: write it like start_info.command_line or modules[0].kind")
+        node = _below(node, step[1], said)
+        said = f"{said}.{step[1]}".lstrip(".")
+        reads.append(node.read)
+        for index in re.findall(r"\d+", step[2]):
+            if isinstance(node, _Leaf) or node.item is None:
+                raise NoSuchField(f"{said} is not a list: it has no [{index}]")
+            if int(index) >= INDEX_BOUND:
+                raise NoSuchField(f"{said}[{index}] is further than is read")
+            node = node.item
+            reads += [_entry(int(index)), node.read]
+            said += f"[{index}]"
+    if isinstance(node, _Group):
+        whole = node.names.get("")
+        if not isinstance(whole, _Leaf):
+            raise NoSuchField(f"{said} is not a single value: name one of {_listed(node, said)}")
+        node = whole
+        reads.append(whole.read)
+    return Field(path, node.kind, lambda boot: _through(boot, reads))
+
+
+def _through(value: Any, reads: list[Read]) -> Any:
+    for read in reads:
+        value = read(value)
+    return value
+
+
+def _entry(index: int) -> Read:
+    def read(entries: Any) -> Any:
+        if index >= len(entries):
+            raise Absent(f"there {'is' if len(entries) == 1 else 'are'} {len(entries) or 'none'}")
+        return entries[index]
+
+    return read
+
+
+def _below(node: _Leaf | _Group, name: str, said: str) -> _Leaf | _Group:
+    if isinstance(node, _Leaf):
+        raise NoSuchField(f"{said} is {node.kind.value}: it has no .{name:.40}")
+    found = node.names.get(name)
+    if found is None:
+        near = difflib.get_close_matches(name, [one for one in node.names if one], 3)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {_listed(node, said)}"
+        raise NoSuchField(f"there is no {f'{said}.' if said else ''}{name:.40}: {hint}")
+    return found
+
+
+def _listed(node: _Group, said: str) -> str:
+    names = [name for name in node.names if name]
+    shown = ", ".join(names[:16]) + (", …" if len(names) > 16 else "")
+    return f"{shown}, or {said}[0]" if node.item else shown

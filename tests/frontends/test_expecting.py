@@ -1,0 +1,166 @@
+"""`check --expect` and `expect --from` on the real command line: what is wrong is told before anything is booted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from pvhdbg.decode import snapshot_file
+from pvhdbg.frontends.expecting import FILE_BOUND
+from pvhdbg.rules.examples import at_entry
+from pvhdbg.spec.revisions import V1
+from tests.frontends.cli_runner import HELLO, Cli, scratch
+
+EXPECTED = """
+[machine]
+memory = "96M"
+append = "console=ttyS0 mark=7"
+
+[[expect]]
+field = "start_info.command_line"
+matches = "mark=[0-9]$"
+
+[[expect]]
+field = "memory_map.ram"
+">=" = "94M"
+"<" = "96M"
+
+[[expect]]
+field = "registers.cr4"
+"==" = 0
+"""
+
+
+@pytest.fixture
+def files() -> Iterator[Cli]:
+    """A folder with a snapshot in it."""
+    with scratch() as folder:
+        cli = Cli(folder)
+        cli.file("a.pvhsnap", snapshot_file.encode(at_entry(cr4=0x20).boot(V1).snapshot))
+        yield cli
+        cli.nothing_left()
+
+
+@pytest.mark.boot
+def test_a_boot_as_expected_and_one_that_is_not(cli: Cli) -> None:
+    cli.file("boot.toml", EXPECTED)
+    ran = cli("check", HELLO, "--expect", "boot.toml").ok()
+    assert "Expectations     3 PASS" in ran.out
+    ran = cli("check", HELLO, "--expect", "boot.toml", "--memory", "64M", "--format", "json").ok(1)
+    document = ran.json()
+    failed = [one for one in document["verdicts"] if one["outcome"] == "fail"]
+    assert [(one["rule"], one["violations"][0]["at"]) for one in failed] == [("expect[1]", "memory_map.ram")]
+    assert document["conclusion"] == "1 expectation NOT met"
+    assert document["start_info"]["command_line"] == "console=ttyS0 mark=7"
+
+
+@pytest.mark.boot
+def test_the_first_file_passes_on_its_snapshot_and_on_a_new_boot(cli: Cli) -> None:
+    cli("snapshot", "save", HELLO, "--append", "one two", "--memory", "80M", "-o", "a.pvhsnap").ok()
+    assert "check with" in cli("expect", "--from", "a.pvhsnap", "-o", "boot.toml").ok().out
+    cli("check", "a.pvhsnap", "--expect", "boot.toml").ok()
+    cli("check", HELLO, "--expect", "boot.toml").ok()
+    ran = cli("check", HELLO, "--expect", "boot.toml", "--append", "three").ok(1)
+    assert "start_info.command_line: expected == 'one two', found 'three'" in ran.out
+
+
+@pytest.mark.boot
+def test_an_initrd_lies_beside_the_file(cli: Cli) -> None:
+    (cli.folder / "below").mkdir()
+    (cli.folder / "below" / "initrd").write_bytes(b"070701" + bytes(1000))
+    (cli.folder / "below" / "boot.toml").write_text('machine.initrd = "initrd"\n[[expect]]\nfield = "modules[0].kind"\n"==" = "cpio"\n')
+    cli("check", HELLO, "--expect", "below/boot.toml").ok()
+
+
+def test_a_snapshot_is_judged_by_it_too(files: Cli) -> None:
+    files.file("boot.toml", EXPECTED)
+    document = files("check", "a.pvhsnap", "--expect", "boot.toml", "--format", "json").ok(1).json()
+    assert {one["rule"]: one["outcome"] for one in document["verdicts"] if one["rule"].startswith("expect")} == {
+        "expect[0]": "fail", "expect[1]": "fail", "expect[2]": "fail"
+    }  # fmt: skip
+    assert document["conclusion"] == "the hand-off VIOLATES the PVH boot ABI; 3 expectations NOT met"
+
+
+@pytest.mark.parametrize("format", ["text", "json", "sarif", "junit", "tap", "ktap", "github", "markdown", "html"])
+def test_every_format_shows_them(files: Cli, format: str) -> None:
+    files.file("boot.toml", EXPECTED)
+    out = files("check", "a.pvhsnap", "--expect", "boot.toml", "--format", format).ok(1).out
+    shown = out.replace("\\", "")  # Markdown's escapes
+    assert "expect[2]" in shown
+    assert "registers.cr4" in shown
+    assert "0x20" in shown
+    assert "expectations NOT met" in shown or format == "junit"
+
+
+def test_what_is_allowed_is_not_a_failure(files: Cli) -> None:
+    files("check", "a.pvhsnap").ok(1)
+    files("expect", "--from", "a.pvhsnap", "-o", "boot.toml").ok()
+    text = (files.folder / "boot.toml").read_text()
+    assert "[[allow]]" in text
+    ran = files("check", "a.pvhsnap", "--expect", "boot.toml", "--format", "json").ok()
+    excused = [one for one in ran.json()["verdicts"] if (one["reason"] or "").startswith("allowed by boot.toml")]
+    assert [one["outcome"] for one in excused] == ["remark"] * text.count("[[allow]]")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[[expect]]\nfield =\n", ("boot.toml", "line 2", "column 8")),
+        ("x", ("boot.toml", "is not TOML")),
+        ("[[expect]]\nfield = 'a20'\nmatches = 'x'\n", ("boot.toml: expect[0].matches",)),
+        ("[[expect]]\nfield = 'a21'\nexists = true\n", ("boot.toml: expect[0].field", "a20")),
+        ("[[milestone]]\nsymbol = 'start_kernel'\n", ("boot.toml: milestone", "not supported")),
+        ("a = " + "[" * 100_000, ("is not TOML",)),
+        ("a = " + "9" * 10_000, ("is not TOML",)),
+        ("#" * (FILE_BOUND + 1), ("larger than",)),
+        ("\x00", ("line 1",)),
+    ],
+)
+def test_a_bad_file_is_one_complaint_and_nothing_is_booted(files: Cli, text: str, words: tuple[str, ...]) -> None:
+    files.file("boot.toml", text)
+    ran = files("check", HELLO, "--expect", "boot.toml", "--qemu", "/nonexistent")
+    ran.complaint(2, *words)
+
+
+def test_a_file_that_is_not_utf_8(files: Cli) -> None:
+    files.file("boot.toml", b"a = 1\nb = '\xff'\n")
+    files("check", "a.pvhsnap", "--expect", "boot.toml").complaint(2, "line 2, column 6")
+
+
+@pytest.mark.parametrize("path", ["none.toml", ".", "a\udcffb"])
+def test_a_file_that_cannot_be_read(files: Cli, path: str) -> None:
+    files("check", "a.pvhsnap", "--expect", path).complaint(2, "cannot be read", "pvhdbg expect --from")
+
+
+def test_expect_takes_recordings_only(files: Cli) -> None:
+    files("expect", "--from", HELLO).complaint(2, "is no snapshot", "pvhdbg snapshot save")
+    files("expect", "--from", "none").complaint(2, "is no snapshot")
+    files("expect", "--from", "a.pvhsnap", "-o", "none/x").complaint(2, "cannot be written")
+    files("expect").complaint(2, "--from")
+
+
+def test_expect_writes_to_standard_output(files: Cli) -> None:
+    out = files("expect", "--from", "a.pvhsnap").ok().out
+    assert out.startswith("# What a.pvhsnap was")
+    assert out.count("\n[[expect]]") > 8
+
+
+def test_not_of_a_pvh_entry(files: Cli) -> None:
+    boot = at_entry(magic=0, eax=0x2BADB002).boot(V1)
+    files.file("b.pvhsnap", snapshot_file.encode(boot.snapshot))
+    assert json.loads((files.folder / "b.pvhsnap").read_text())["schema"] == "pvhdbg/snapshot/1"
+    if boot.other_protocol is None:
+        files("expect", "--from", "b.pvhsnap").ok()
+    else:
+        files("expect", "--from", "b.pvhsnap").complaint(2, "not of a PVH hand-off")
+
+
+def test_from_python(files: Cli) -> None:
+    import pvhdbg
+
+    path = files.file("boot.toml", '[[expect]]\nfield = "registers.cr4"\n"==" = 0\n')
+    report = pvhdbg.check(str(files.folder / "a.pvhsnap"), expect=path)
+    assert report.exit_code == 1
+    assert report.verdicts[-1].rule.id == "expect[0]"
