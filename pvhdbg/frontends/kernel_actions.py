@@ -24,11 +24,14 @@ _INSTRUCTIONS = 10
 def elf(request: Request) -> Answer:
     """`elf`: what is in a kernel file, where each loader would enter it, and what is wrong."""
     from pvhdbg.kernel_image import open_kernel
+    from pvhdbg.spec.elf_core import ET_CORE
 
     if request.symbol is not None and request.type is not None:
         raise BadInput("--symbol and --type are two questions", "ask one after the other")
     request.progress("reading the kernel")
     with open_kernel(str(request.file)) as image:
+        if image.elf.header.e_type == ET_CORE:
+            raise BadInput(f"{image.path} is a core, not a kernel", f"judge the machine in it: pvhdbg check {image.path}")
         if request.symbol is not None:
             return _symbol(image, str(request.symbol))
         if request.type is not None:
