@@ -110,10 +110,10 @@ def _reach(target: Target, plan: Plan, progress: Progress, meanwhile: Callable[[
         _reset(target)
     registers = target.read_registers()
     pc = registers["rip"]
-    if plan.here:
-        return EntryPoint(pc, "here", plan.symbol)
     noted = plan.kernel.entry if plan.kernel else None
     wanted = plan.entry if plan.entry is not None else noted
+    if plan.here:
+        return EntryPoint(pc, "here", plan.symbol if pc == wanted else None)
     found_by = "--entry" if plan.entry is not None else "ELF note"
     if wanted is not None and pc == wanted and _flat_mode(registers):
         return EntryPoint(pc, found_by, plan.symbol)
