@@ -138,6 +138,33 @@ def _reach(target: Target, plan: Plan, progress: Progress, meanwhile: Callable[[
     return EntryPoint(stopped, found_by if stopped == wanted else "fw_cfg", plan.symbol if stopped == wanted else None)
 
 
+def stands_at(target: Target, plan: Plan, known: EntryPoint | None = None) -> EntryPoint:
+    """Where the machine stands, without letting it run: its entry (the noted one, a `known` one, or one that looks like it)
+    or, as `here`, somewhere else."""
+    registers = target.read_registers()
+    pc = registers["rip"]
+    if _flat_mode(registers):
+        noted = plan.kernel.entry if plan.kernel else None
+        if pc == noted:
+            return EntryPoint(pc, "ELF note", plan.symbol)
+        if known is not None:
+            return known if known.address == pc else EntryPoint(pc, "here")
+        if noted is None and _at_pvh_entry(target, registers) and _told_by_fw_cfg(target, registers) in (None, pc):
+            return EntryPoint(pc, "first stop")
+    return EntryPoint(pc, "here")
+
+
+def entry_of(target: Target, plan: Plan) -> EntryPoint | None:
+    """Where the machine will be entered, or was, as far as that can be told where it stands; None if it cannot."""
+    if plan.kernel is not None and plan.kernel.entry is not None:
+        return EntryPoint(plan.kernel.entry, "ELF note", plan.symbol)
+    here = stands_at(target, plan)
+    if here.is_entry:
+        return here
+    told = _told_by_fw_cfg(target, target.read_registers())
+    return None if told is None else EntryPoint(told, "fw_cfg")
+
+
 def _reset(target: Target) -> None:
     if not target.capabilities.monitor:
         raise TargetError(f"{target.name} has no monitor to reset it by", "restart the machine by hand, and attach again")

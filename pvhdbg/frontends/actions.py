@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from pvhdbg.frontends.formats import of_boot
 from pvhdbg.frontends.verbs import Answer, Request
 from pvhdbg.report.style import Style
+
+if TYPE_CHECKING:
+    from pvhdbg.frontends.subject import Observed
 
 
 def check(request: Request) -> Answer:
@@ -38,7 +42,7 @@ def probe(request: Request) -> Answer:
     return _judged(request, read_probe)
 
 
-def _judged(request: Request, observe: Any) -> Answer:
+def _judged(request: Request, observe: Callable[[Request], Observed]) -> Answer:
     if request.select or request.ignore:
         from pvhdbg.rules.catalogue import choose
 
@@ -49,11 +53,12 @@ def _judged(request: Request, observe: Any) -> Answer:
 
         expectations = expecting.load(str(request.expect))
         request = expecting.request_for(request, expectations)
-    observed = observe(request)
+    observed = _handed_over(request, observe)
     from pvhdbg.frontends.judging import report as judged
     from pvhdbg.rules.catalogue import choose
 
-    report = judged(observed, choose(request.select or (), request.ignore or ()), bool(request.strict))
+    strict = bool(request.strict or (request.session is not None and request.session.settings.strict))
+    report = judged(observed, choose(request.select or (), request.ignore or ()), strict)
     if expectations is not None:
         report = expecting.judged(report, expectations)
 
@@ -70,8 +75,20 @@ def _judged(request: Request, observe: Any) -> Answer:
     return Answer(as_text, as_json, report.exit_code, of_boot(report, str(request.kernel or request.subject)))
 
 
+def _handed_over(request: Request, observe: Callable[[Request], Observed]) -> Observed:
+    """The machine at its entry: on the command line brought there, in a live session as it was seen there (else as it is)."""
+    session = request.session
+    if session is None:
+        return observe(request)
+    from pvhdbg.frontends.subject import Observed
+
+    with session.judging_by(request.spec):
+        boot = session.hand_off(bool(request.here))
+        return Observed(boot, session.doubts(boot), session.file)
+
+
 def regs(request: Request) -> Answer:
-    """`regs`: registers and hidden segment state."""
+    """`regs`: registers and hidden segment state; in a live session as they are now, with what changed marked."""
     return _shown(request, "regs", ("vmm", "entry", "registers", "registers_missing", "segments", "a20"))
 
 
@@ -83,12 +100,14 @@ def info(request: Request) -> Answer:
 def _shown(request: Request, kind: str, parts: tuple[str, ...]) -> Answer:
     from pvhdbg.frontends.subject import observe
 
-    boot = observe(request).boot
+    session = request.session
+    boot = _handed_over(request, observe).boot if session is None or kind == "info" else session.boot()
+    before = session.before if session is not None else None
 
     def as_text(style: Style) -> str:
         from pvhdbg.report import text
 
-        return (text.render_registers if kind == "regs" else text.render_info)(boot, style)
+        return text.render_registers(boot, style, before) if kind == "regs" else text.render_info(boot, style)
 
     def as_json() -> str:
         from pvhdbg.report.json_report import machine

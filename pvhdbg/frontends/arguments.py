@@ -20,7 +20,7 @@ class _Parser(argparse.ArgumentParser):
 def parse(words: list[str]) -> tuple[Verb, dict[str, Any]]:
     """The verb and its arguments' values. Raises BadInput for words that do not fit; `--help` exits as argparse does."""
     words, passed_on = _split(words)
-    words = _gathered(words)
+    words = gathered(words)
     verb = _verb(words)
     if verb is None:
         overview = _overview()
@@ -30,18 +30,24 @@ def parse(words: list[str]) -> tuple[Verb, dict[str, Any]]:
         overview.parse_args(words[:1])  # --help, --version, or an error that lists the verbs
         raise BadInput(f"{' '.join(words[:2])} is not a command", "see: pvhdbg --help")
     if passed_on and not verb.passes_on:
-        raise BadInput(f"pvhdbg {verb.name} passes nothing on to QEMU", f"see: pvhdbg {verb.name} --help")
+        raise BadInput(f"pvhdbg {verb.name} passes nothing on to {verb.passes_to}", f"see: pvhdbg {verb.name} --help")
     values = vars(_parser(verb).parse_args(words[len(verb.name.split()) :]))
+    with_rules(values)
+    if "report" in values:
+        values["report"] = [_report(word, verb) for word in values["report"]]
+        _refuse_twice([*([values["output"]] if values["output"] else []), *(path for _, path in values["report"])])
+    return verb, {**values, "extra": tuple(passed_on)}
+
+
+def with_rules(values: dict[str, Any]) -> dict[str, Any]:
+    """The same with `--select`, `--ignore` and `--as` as lists of words. Raises BadInput for one that names none."""
     for name in ("select", "ignore", "as"):
         if name in values:
             given = values[name]
             values[name] = [part for word in given for part in word.replace(",", " ").split()]
             if given and not values[name]:
                 raise BadInput(f"--{name} names no rule", "list all with: pvhdbg rules")
-    if "report" in values:
-        values["report"] = [_report(word, verb) for word in values["report"]]
-        _refuse_twice([*([values["output"]] if values["output"] else []), *(path for _, path in values["report"])])
-    return verb, {**values, "extra": tuple(passed_on)}
+    return values
 
 
 def _report(word: str, verb: Verb) -> tuple[str, str]:
@@ -71,7 +77,7 @@ def _split(words: list[str]) -> tuple[list[str], list[str]]:
 _RULE = re.compile(r"(?:PVH|SI|DA|ELF)(?:[-,][A-Z0-9,-]*)?", re.ASCII | re.IGNORECASE)
 
 
-def _gathered(words: list[str]) -> list[str]:
+def gathered(words: list[str]) -> list[str]:
     """`--select PVH-CR0 SI-MM vmlinux` as `--select PVH-CR0,SI-MM vmlinux`: what is no rule's id ends the list."""
     joined: list[str] = []
     for word in words:
@@ -95,11 +101,11 @@ def _parser(verb: Verb) -> argparse.ArgumentParser:
     parser = _Parser(
         prog=f"pvhdbg {verb.name}",
         description=verb.help,
-        epilog=f"example: {verb.example}" + ("\nwords after -- are passed on to QEMU" if verb.passes_on else ""),
+        epilog=f"example: {verb.example}" + (f"\nwords after -- are passed on to {verb.passes_to}" if verb.passes_on else ""),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    for one in verb.arguments:
+    for one in verb.arguments_for(live=False):
         parser.add_argument(*one.names, **one.options)
     if "json" in verb.formats:
         parser.add_argument("--format", choices=verb.formats, default="text", help="how to print the answer")

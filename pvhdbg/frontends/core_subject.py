@@ -29,8 +29,9 @@ def opened_core(path: str) -> Iterator[core_file.Core]:
         yield core_file.parse(stack.enter_context(memoryview(mapped)))
 
 
-def decoded_core(path: str, plan: Plan, image: KernelImage | None) -> tuple[BootState, list[str]]:
-    """The machine that the core at `path` shows, and sentences about it. Raises BadInput and EntryNotReached."""
+@contextmanager
+def opened_machine(path: str, plan: Plan, image: KernelImage | None) -> Iterator[tuple[CoreTarget, BootState, list[str]]]:
+    """The machine that the core at `path` shows, decoded, and sentences about it. Raises BadInput and EntryNotReached."""
     with opened_core(path) as core:
         target = CoreTarget(core, path)
         snapshot = core.snapshot
@@ -46,4 +47,4 @@ def decoded_core(path: str, plan: Plan, image: KernelImage | None) -> tuple[Boot
             warnings.append("the kernel file was not seen: rules that need it are undecided; name it with --kernel")
         elif image is not None and not image.is_loaded(target.read_memory):
             warnings.append(f"{image.path} is not what lies in the core's memory: another kernel, or a changed one, was loaded")
-        return boot, warnings
+        yield target, boot, warnings

@@ -10,14 +10,21 @@ from pvhdbg.frontends.verbs import Answer, Request
 
 
 def save(request: Request) -> Answer:
-    """`snapshot save`: write the machine at its entry to a file."""
+    """`snapshot save`: write the machine at its entry to a file; in a live session as it stands."""
+    from pvhdbg.capture import with_tables
     from pvhdbg.decode.redact import without_command_lines
     from pvhdbg.decode.snapshot_file import encode
     from pvhdbg.frontends.output import open_output
     from pvhdbg.frontends.subject import observe
 
+    session = request.session
+    if session is not None and request.output == "-":
+        raise BadInput("a session saves to files only", "name one: snapshot save boot.pvhsnap")
     with open_output(str(request.output)) as output:
-        boot = observe(replace(request, values={**request.values, "whole": True})).boot
+        if session is None:
+            boot = observe(replace(request, values={**request.values, "whole": True})).boot
+        else:
+            boot = with_tables(session.target, session.boot())
         snapshot = without_command_lines(boot) if "cmdline" in (request.redact or ()) else boot.snapshot
         output.write(encode(snapshot))
     held = sum(len(piece.data) for piece in snapshot.memory.pieces)

@@ -7,8 +7,8 @@ import os
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from pvhdbg.capture import Plan, capture, with_command
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pvhdbg.decode.boot_state import BootState
     from pvhdbg.decode.kernel_file import KernelFile
     from pvhdbg.decode.qemu_monitor import LoadedKernel
+    from pvhdbg.frontends.session import Session
     from pvhdbg.kernel_image import KernelImage
     from pvhdbg.vmm.qemu import QemuOptions
 
@@ -42,21 +43,24 @@ class Observed:
     serial: tuple[str, ...] = ()
 
 
+@dataclass
+class Opened:
+    """A subject at its entry, with the target still at hand. `warnings` and `serial` are whole when it is left."""
+
+    target: Target
+    boot: BootState
+    image: KernelImage | None = None
+    warnings: list[str] = field(default_factory=list)
+    file: KernelFile | None = None
+    serial: tuple[str, ...] = ()
+
+
 def observe(request: Request) -> Observed:
     """Bring the request's subject to its entry (or read its snapshot) and decode it.
 
     The machine is left as the request says, on every way out. Raises PvhdbgError.
     """
-    subject = str(request.subject)
-    kind = kind_of(subject)
-    _refuse_all(request, kind)
-    if kind == "snapshot":
-        return Observed(_from_snapshot(subject, _spec(request)))
-    if kind == "core":
-        return _from_core(request)
-    if kind == "log":
-        return probe(request)
-    return _run_kernel(request) if kind == "kernel" else _attach(request, parse_address(subject))
+    return _observed(_opened(request))
 
 
 def kind_of(subject: str) -> str:
@@ -75,7 +79,7 @@ def refused(subject: str) -> frozenset[str]:
 
 def attach(request: Request) -> Observed:
     """As `observe`, for a subject that has to be a gdbstub's address."""
-    return _attach(request, parse_address(str(request.subject)))
+    return _observed(_attached(request, parse_address(str(request.subject))))
 
 
 def run(request: Request) -> Observed:
@@ -90,11 +94,53 @@ def run(request: Request) -> Observed:
     if not _is_file(subject):
         address = parse_address(subject)
         raise BadInput(f"{address} is a gdbstub, not a kernel file", f"use: pvhdbg attach {subject}")
-    return _run_kernel(request)
+    return _observed(_run_kernel(request))
+
+
+@contextmanager
+def session_of(request: Request) -> Iterator[Session]:
+    """The live session of the request; or, on the command line, one around its subject at the entry, for this verb alone."""
+    if request.session is not None:
+        yield request.session
+        return
+    from pvhdbg.frontends.session import Session, Settings
+
+    with _opened(request) as opened:
+        settings = Settings(_spec(request), bool(request.strict))
+        session = Session(opened.target, opened.image, settings, warnings=opened.warnings, confirm=Confirm())
+        session.adopt(opened.boot)
+        yield session
+
+
+def _observed(subject: AbstractContextManager[Opened]) -> Observed:
+    with subject as opened:
+        pass
+    return Observed(opened.boot, tuple(opened.warnings), opened.file, opened.serial)
+
+
+@contextmanager
+def _opened(request: Request) -> Iterator[Opened]:
+    subject = str(request.subject)
+    kind = kind_of(subject)
+    _refuse_all(request, kind)
+    if kind == "snapshot":
+        yield _from_snapshot(subject, _spec(request))
+        return
+    if kind in ("log", "core"):
+        opening = _read_log(request) if kind == "log" else _read_core(request)
+    else:
+        opening = _run_kernel(request) if kind == "kernel" else _attached(request, parse_address(subject))
+    with opening as opened:
+        yield opened
 
 
 def probe(request: Request) -> Observed:
     """As `observe`, for a subject that has to be a log of the guest `probe`; `-` is standard input."""
+    return _observed(_read_log(request))
+
+
+@contextmanager
+def _read_log(request: Request) -> Iterator[Opened]:
     from pvhdbg.capture import decoded
     from pvhdbg.frontends.probe_log import read_log
     from pvhdbg.targets.recorded import RecordedTarget
@@ -103,15 +149,15 @@ def probe(request: Request) -> Observed:
     _refuse_all(request, "log")
     request.progress(f"reading {path}")
     with ExitStack() as stack:
-        kernel, file = None, None
+        image, kernel, file = None, None, None
         if request.kernel:
             from pvhdbg.kernel_image import open_kernel
 
             image = stack.enter_context(open_kernel(str(request.kernel)))
             kernel, file = image.kernel(), image.file().without_data()
         snapshot, warnings = read_log(path, request.vmm, kernel)
-        boot = decoded(RecordedTarget(snapshot, path, "log"), snapshot, _spec(request))
-        return Observed(boot, tuple(warnings), file)
+        target = RecordedTarget(snapshot, path, "log")
+        yield Opened(target, decoded(target, snapshot, _spec(request)), image, list(warnings), file)
 
 
 _QEMU_OPTIONS = ("append", "initrd", "machine", "memory", "cpus", "cpu", "accel", "qemu", "extra")
@@ -189,16 +235,17 @@ def _is_log(path: str) -> bool:
     return is_log(path)
 
 
-def _from_snapshot(path: str, spec: str) -> BootState:
+def _from_snapshot(path: str, spec: str) -> Opened:
     from pvhdbg.capture import decoded
     from pvhdbg.targets.recorded import open_snapshot
 
     target = open_snapshot(path)
-    return decoded(target, target.snapshot, spec)
+    return Opened(target, decoded(target, target.snapshot, spec))
 
 
-def _from_core(request: Request) -> Observed:
-    from pvhdbg.frontends.core_subject import decoded_core
+@contextmanager
+def _read_core(request: Request) -> Iterator[Opened]:
+    from pvhdbg.frontends.core_subject import opened_machine
     from pvhdbg.kernel_image import open_kernel
 
     with ExitStack() as stack:
@@ -206,14 +253,16 @@ def _from_core(request: Request) -> Observed:
         kernel = image.kernel() if image else None
         if image is not None and kernel is not None and kernel.entry is None and not request.here:
             raise image.not_bootable()
-        boot, warnings = decoded_core(str(request.subject), _plan(request, kernel, image), image)
-        return Observed(boot, tuple(warnings), image.file().without_data() if image else None)
+        machine = opened_machine(str(request.subject), _plan(request, kernel, image), image)
+        target, boot, warnings = stack.enter_context(machine)
+        yield Opened(target, boot, image, warnings, image.file().without_data() if image else None)
 
 
 # --- a kernel file ------------------------------------------------------------------------------------------------
 
 
-def _run_kernel(request: Request) -> Observed:
+@contextmanager
+def _run_kernel(request: Request) -> Iterator[Opened]:
     from pvhdbg.kernel_image import open_kernel
     from pvhdbg.vmm.qemu import start
 
@@ -233,14 +282,16 @@ def _run_kernel(request: Request) -> Observed:
             raise _with_note(error, image) from error
         leave = Leave(request.leave or "killed")
         try:
-            with _connected(request, StubAddress(path=qemu.gdb_socket), leave) as target:
-                boot = capture(target, plan, progress=request.progress, meanwhile=_prepare, timestamp=_now())
+            target = stack.enter_context(_connected(request, StubAddress(path=qemu.gdb_socket), leave))
+            boot = capture(target, plan, progress=request.progress, meanwhile=_prepare, timestamp=_now())
         except PvhdbgError as error:
             raise _with_serial(error, qemu.serial_tail(3)) from error
+        opened = Opened(target, with_command(boot, qemu.command), image, warnings, file)
+        yield opened
+        opened.serial = tuple(qemu.serial_tail(_SERIAL_LINES))
         if leave is not Leave.KILLED:
             warnings.append(f"QEMU (pid {qemu.pid}) was left {leave.value}; its gdbstub is {qemu.gdb_socket}")
             qemu.release()
-        return Observed(with_command(boot, qemu.command), tuple(warnings), file, tuple(qemu.serial_tail(_SERIAL_LINES)))
 
 
 def _qemu_options(request: Request, image: KernelImage) -> QemuOptions:
@@ -279,7 +330,8 @@ def _with_serial(error: PvhdbgError, serial: list[str]) -> PvhdbgError:
 # --- a gdbstub ----------------------------------------------------------------------------------------------------
 
 
-def _attach(request: Request, address: StubAddress) -> Observed:
+@contextmanager
+def _attached(request: Request, address: StubAddress) -> Iterator[Opened]:
     warnings: list[str] = []
     with ExitStack() as stack:
         image: KernelImage | None = None
@@ -294,18 +346,23 @@ def _attach(request: Request, address: StubAddress) -> Observed:
                 raise image.not_bootable()
         plan = _plan(request, kernel, image)
         target = stack.enter_context(_connected(request, address, Leave(request.leave or "stopped")))
-        confirm = _Confirm(plan.whole)
+        confirm = Confirm(plan.whole)
         boot = capture(target, plan, progress=request.progress, confirm=confirm, meanwhile=_prepare, timestamp=_now())
-        if image is not None and not image.is_loaded(target.read_memory):
-            warnings.append(
-                f"{request.kernel} is not what lies in the guest's memory: another kernel, or a changed one, was loaded"
-            )
-        if boot.snapshot.kernel is None or boot.snapshot.kernel.entry is None:
-            warnings.append("the kernel file was not seen: rules that need it are undecided; name it with --kernel")
-    return Observed(boot, tuple(warnings), file or confirm.file)
+        warnings += doubts(target, image, boot, str(request.kernel))
+        yield Opened(target, boot, image, warnings, file or confirm.file)
 
 
-class _Confirm:
+def doubts(target: Target, image: KernelImage | None, boot: BootState, named: str) -> list[str]:
+    """What a reader of a report has to know of how the kernel's file was seen; `named` is how the user wrote its path."""
+    found = []
+    if image is not None and not image.is_loaded(target.read_memory):
+        found.append(f"{named} is not what lies in the guest's memory: another kernel, or a changed one, was loaded")
+    if boot.snapshot.kernel is None or boot.snapshot.kernel.entry is None:
+        found.append("the kernel file was not seen: rules that need it are undecided; name it with --kernel")
+    return found
+
+
+class Confirm:
     """The kernel that the monitor names, if its file can be read here and is what the guest's memory holds."""
 
     def __init__(self, hashed: bool = False) -> None:

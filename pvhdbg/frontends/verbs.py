@@ -1,103 +1,44 @@
 """Each verb once: its name, help, example, arguments, and the function that does it.
 
-CLI, REPL, GDB and the Python API mount this table. Importing it costs nothing but the declarations: a verb's function
-lives in another module, named by `action`, that is imported when the verb is used.
+CLI, REPL, GDB and the Python API mount these tables: `VERBS` is the command line's, `LIVE` a session's; most verbs of a session
+are both. Importing it costs nothing but the declarations: a verb's function lives in another module, named by `action`, that is
+imported when the verb is used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from importlib import import_module
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
-
 from pvhdbg.frontends.formats import FILE_JUDGED, JUDGED
+from pvhdbg.frontends.verb import Answer, Argument, Request, Verb, argument, of_command_line
 
-if TYPE_CHECKING:
-    from pvhdbg.report.style import Style
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a verb returns: how to show it as text, its JSON where it has one, and the exit code that it amounts to.
-
-    `others` are further formats by name; a verb declares all of its names in `formats`.
-    """
-
-    text: Callable[[Style], str]
-    json: Callable[[], str] | None = None
-    exit_code: int = 0
-    others: Mapping[str, Callable[[], str]] = field(default_factory=dict)
-
-    def render(self, format: str, style: Style) -> str:
-        """The answer in the format of that name; text, when it has no other."""
-        if format == "json" and self.json is not None:
-            return self.json()
-        return self.others[format]() if format in self.others else self.text(style)
-
-
-@dataclass(frozen=True)
-class Request:
-    """A verb's arguments by name, and where its progress goes."""
-
-    values: Mapping[str, Any]
-    progress: Callable[[str], None] = lambda _: None
-
-    def __getattr__(self, name: str) -> Any:
-        return self.values.get(name)
-
-
-@dataclass(frozen=True)
-class Argument:
-    """One argument, in argparse's words."""
-
-    names: tuple[str, ...]
-    options: Mapping[str, Any]
-
-
-def argument(*names: str, **options: Any) -> Argument:
-    return Argument(names, MappingProxyType(options))
-
-
-@dataclass(frozen=True)
-class Verb:
-    """One verb. `action` is "module:function"; `passes_on` says that words after `--` belong to QEMU."""
-
-    name: str
-    help: str
-    example: str
-    action: str
-    arguments: tuple[Argument, ...] = ()
-    formats: tuple[str, ...] = ("text", "json")
-    passes_on: bool = field(default=False)
-
-    def __call__(self, request: Request) -> Answer:
-        module, function = self.action.split(":")
-        answer: Answer = getattr(import_module(module), function)(request)
-        return answer
+__all__ = ["LIVE", "VERBS", "Answer", "Argument", "Request", "Verb", "argument"]
 
 _SUBJECT = argument(
-    "subject", metavar="SUBJECT", help="a kernel file, a gdbstub (:1234, host:1234, unix:PATH, a socket path), a snapshot, "
-    "an ELF core, or a log of the guest probe"
+    "subject",
+    metavar="SUBJECT",
+    help="a kernel file, a gdbstub (:1234, host:1234, unix:PATH, a socket path), a snapshot, an ELF core, or a log of the guest probe",
+    completes="file",
+    live=False,
 )
+_HERE = argument("--here", action="store_true", help="decode the machine as it stands, wherever it is")
 _JUDGE = (
-    argument("--spec", choices=("draft-a", "v0", "v1"), default="v1", help="the revision to judge by (default: v1)"),
+    argument("--spec", choices=("draft-a", "v0", "v1"), help="the revision to judge by (default: v1)"),
     argument("--strict", action="store_true", help="SHOULD violations and known deviations fail too; undecided exits 4"),
-    argument("--select", action="append", metavar="ID,…", default=[], help="only these rules (a prefix will do)"),
-    argument("--ignore", action="append", metavar="ID,…", default=[], help="all rules but these"),
+    argument("--select", action="append", metavar="ID,…", default=[], help="only these rules (a prefix will do)", completes="rule"),
+    argument("--ignore", action="append", metavar="ID,…", default=[], help="all rules but these", completes="rule"),
 )
 _WALK = (
+    _HERE,
+    *of_command_line(
     argument("--kernel", metavar="ELF", help="the kernel that a gdbstub's machine was given"),
     argument("--entry", metavar="ADDRESS|SYMBOL", help="where to stop instead of at the noted entry"),
-    argument("--here", action="store_true", help="decode the machine as it stands, wherever it is"),
     argument("--reset", action="store_true", help="reboot the machine to its entry first"),
     argument("--leave", choices=("running", "stopped", "killed"), help="how the machine is left (default: a stub stopped, "
              "a QEMU that was started here killed)"),
     argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="how long the entry may take (default: 30)"),
     argument("--via", choices=("remote", "gdb"), default="remote", help="talk to the stub directly, or through GDB"),
+    ),
 )  # fmt: skip
-_QEMU = (
+_QEMU = of_command_line(
     argument("--append", metavar="STRING", help="the kernel's command line"),
     argument("--initrd", metavar="FILE", help="the ramdisk"),
     argument("--machine", "-M", metavar="TYPE", help="QEMU's machine type (default: QEMU's own)"),
@@ -107,10 +48,36 @@ _QEMU = (
     argument("--accel", choices=("tcg", "kvm", "auto"), help="accelerator (default: tcg)"),
     argument("--qemu", metavar="BINARY", help="the QEMU to start (default: qemu-system-x86_64)"),
 )
-_LOG = (
+_LOG = of_command_line(
     argument("--vmm", metavar="VMM", help='name and version of what a probe\'s log was made on, as in "QEMU 7.2.22"'),
 )
 _ACTIONS = "pvhdbg.frontends.actions"
+_MACHINE = "pvhdbg.frontends.machine_actions"
+_EXIT = argument("--exit", action="store_true", help="end GDB with the exit code, for scripts", live=True)
+_ADDRESS = argument(
+    "address", metavar="ADDRESS", nargs="+", help="a number, a $register or a symbol, with + and -", completes="register symbol"
+)
+_AN_ADDRESS = argument("address", metavar="ADDRESS", nargs="*", help="the same; the pc without one", completes="register symbol")
+
+
+def _part(name: str, help: str, words: str, *own: Argument, handed_over: bool = False) -> Verb:
+    """A verb that looks at one part of a machine, on the command line and in a live session; `words` are its example's.
+
+    In a session those for what was `handed_over` speak of the entry, and take `--here`; the others speak of now.
+    """
+    example = f"{name.split()[0]} {words}".strip()
+    return Verb(
+        name,
+        help,
+        f"pvhdbg {name} :1234 {words}".strip(),
+        f"{_MACHINE}:{name}",
+        (_SUBJECT, *own, *_QEMU, *(_WALK if handed_over else of_command_line(*_WALK)), *_LOG),
+        formats=("text",),
+        passes_on=True,
+        live=True,
+        live_example=example,
+    )
+
 
 VERBS: tuple[Verb, ...] = (
     Verb(
@@ -137,7 +104,8 @@ VERBS: tuple[Verb, ...] = (
         f"{_ACTIONS}:check",
         (
             _SUBJECT,
-            argument("--expect", metavar="FILE", help="a TOML file of what this boot has to be besides"),
+            argument("--expect", metavar="FILE", help="a TOML file of what this boot has to be besides", live=False),
+            _EXIT,
             *_QEMU,
             *_JUDGE,
             *_WALK,
@@ -145,6 +113,8 @@ VERBS: tuple[Verb, ...] = (
         ),
         formats=JUDGED,
         passes_on=True,
+        live=True,
+        live_example="check --select PVH-CR0 --strict",
     ),
     Verb(
         "probe",
@@ -178,8 +148,10 @@ VERBS: tuple[Verb, ...] = (
         "show the registers and the hidden segment state at the entry",
         "pvhdbg regs :1234",
         f"{_ACTIONS}:regs",
-        (_SUBJECT, *_QEMU, *_WALK),
+        (_SUBJECT, *_QEMU, *of_command_line(*_WALK)),
         passes_on=True,
+        live=True,
+        live_example="regs",
     ),
     Verb(
         "info",
@@ -188,6 +160,8 @@ VERBS: tuple[Verb, ...] = (
         f"{_ACTIONS}:info",
         (_SUBJECT, *_QEMU, *_WALK),
         passes_on=True,
+        live=True,
+        live_example="info",
     ),
     Verb(
         "fwcfg",
@@ -208,16 +182,53 @@ VERBS: tuple[Verb, ...] = (
         "pvhdbg.frontends.snapshot_actions:save",
         (
             _SUBJECT,
-            argument("-o", "--output", metavar="FILE", required=True, help="the file to write"),
+            argument("-o", "--output", metavar="FILE", required=True, help="the file to write", live=False),
+            argument("output", metavar="FILE", help="the file to write", completes="file", live=True),
             argument("--redact", action="append", metavar="PART", choices=("cmdline",), default=[],
                      help="leave out: cmdline is the command lines, also the VMM's -append"),
             *_QEMU,
-            *_WALK,
+            *of_command_line(*_WALK),
             *_LOG,
         ),
         formats=("text",),
         passes_on=True,
+        live=True,
+        live_example="snapshot save boot.pvhsnap",
     ),
+    _part("segments", "show the hidden segment state", ""),
+    _part("gdt", "decode the global descriptor table", ""),
+    _part("idt", "decode the interrupt descriptor table, or the real mode's vectors", ""),
+    _part("tss", "decode the task state segment", ""),
+    _part("mode", "say what mode the CPU is in, and how that is known", ""),
+    _part("modules", "list the modules that were handed over", "", handed_over=True),
+    _part("memmap", "draw the memory map that was handed over", "", handed_over=True),
+    _part("cmdline", "print the command line that was handed over", "", handed_over=True),
+    _part("rsdp", "list the ACPI tables, with the state of their checksums", "", handed_over=True),
+    _part("entry", "say where the entry is, how that is known, and where the machine is", ""),
+    _part("pagewalk", "walk the page tables for a linear address, each level shown", "$rip", _ADDRESS),
+    _part(
+        "xp",
+        "show physical memory, whatever paging says",
+        "/8w 0x100000",
+        argument("format_", metavar="/FORMAT", nargs="?", help="a count, and b, h, w or g (1, 2, 4 or 8 bytes): /16w"),
+        _ADDRESS,
+    ),
+    _part(
+        "disas",
+        "disassemble by the mode that the CPU is in",
+        "/5 $rip",
+        argument("format_", metavar="/COUNT", nargs="?", help="how many instructions (10)", completes="register symbol"),
+        _AN_ADDRESS,
+    ),
+    _part(
+        "symbols",
+        "say where the kernel's symbols are now, by name, name* or address",
+        "pvh_start*",
+        argument(
+            "name", metavar="NAME", nargs="?", help="a symbol, the beginning of one with *, or an address", completes="symbol"
+        ),
+    ),
+    _part("notes", "list the kernel's ELF notes", ""),
     Verb(
         "diff",
         "compare what two machines were handed: the exit code says whether it is the same where it matters",
@@ -271,7 +282,33 @@ VERBS: tuple[Verb, ...] = (
         "explain a rule: its clause, why it matters, who is known to violate it",
         "pvhdbg explain PVH-TR-LIMIT",
         f"{_ACTIONS}:explain",
-        (argument("id", metavar="ID", help="the rule's id"),),
+        (argument("id", metavar="ID", help="the rule's id", completes="rule"),),
+        live=True,
+        live_example="explain PVH-TR-LIMIT",
     ),
-    Verb("rules", "list all rules", "pvhdbg rules", f"{_ACTIONS}:rules"),
+    Verb("rules", "list all rules", "pvhdbg rules", f"{_ACTIONS}:rules", live=True, live_example="rules"),
+)
+
+LIVE: tuple[Verb, ...] = (
+    *(verb for verb in VERBS if verb.live),
+    Verb(
+        "help",
+        "list the verbs, or tell more about one",
+        "",
+        "pvhdbg.frontends.live:help",
+        (argument("verb", metavar="VERB", nargs="*", help="the verb", completes="verb"),),
+        formats=("text",),
+        live=True,
+        live_example="help check",
+    ),
+    Verb(
+        "apropos",
+        "list the verbs and the rules that speak of a word",
+        "",
+        "pvhdbg.frontends.live:apropos",
+        (argument("word", metavar="WORD", help="the word"),),
+        formats=("text",),
+        live=True,
+        live_example="apropos paging",
+    ),
 )

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pvhdbg.decode import acpi
 from pvhdbg.decode.boot_state import BootState, StartInfo, Text, Unread
 from pvhdbg.decode.text import printable, shorten
+from pvhdbg.model import Registers
 from pvhdbg.report import machine, memory_picture, verdict_text
 from pvhdbg.report.document import Report, is_64_bit, register_names
 from pvhdbg.report.style import PLAIN, Style
@@ -36,9 +37,10 @@ def render(report: Report, style: Style = PLAIN) -> str:
     return "\n".join("\n".join(block) + "\n" for block in blocks if block) + f"\n{last}{advice}\n"
 
 
-def render_registers(boot: BootState, style: Style = PLAIN) -> str:
-    """What `pvhdbg regs` prints."""
-    blocks = [_header(boot, (), style), _titled("Registers", registers(boot), style), _titled("Segments", segments(boot), style)]
+def render_registers(boot: BootState, style: Style = PLAIN, before: Registers | None = None) -> str:
+    """What `pvhdbg regs` prints; with the registers of the stop `before`, a `*` marks what changed since."""
+    shown = [_titled("Registers", registers(boot, before), style), _titled("Segments", segments(boot), style)]
+    blocks = [_header(boot, (), style), *shown]
     return "\n".join("\n".join(block) + "\n" for block in blocks)
 
 
@@ -63,19 +65,27 @@ def _header(boot: BootState, warnings: Iterable[str], style: Style) -> list[str]
     return lines + [style("warn", f"note      {printable(warning)}") for warning in warnings]
 
 
-def registers(boot: BootState) -> list[str]:
+def registers(boot: BootState, before: Registers | None = None) -> list[str]:
     """General registers four to a line, then the system registers with the names of their bits."""
     names = register_names(boot.registers, is_64_bit(boot))
     digits = 16 if is_64_bit(boot) else 8
-    cells = [f"{name:>3} {_value(boot.registers.get(name), digits)}" for name in names]
-    lines = ["  " + "  ".join(cells[index : index + 4]) for index in range(0, len(cells), 4)]
+    cells = [f"{_mark(boot.registers, before, name)}{name:>3} {_value(boot.registers.get(name), digits)}" for name in names]
+    lines = [" " + " ".join(cells[index : index + 4]) for index in range(0, len(cells), 4)]
     for name in ("eflags", "cr0", "cr3", "cr4", "efer"):
         value = boot.registers.get(name)
         bits = " ".join(bit_names(name, value)) if value is not None and name in REGISTER_BITS else ""
-        lines.append(f"  {name:>6} {_value(value, 8)}  {bits}".rstrip())
+        mark = _mark(boot.registers, before, name)
+        was = f"  (was {_value(before.get(name), 8)})" if mark == "*" and before is not None else ""
+        lines.append(f" {mark}{name:>6} {_value(value, 8)}  {bits}".rstrip() + was)
     if any(boot.registers.get(name) is None for name in ("cr0", "cr4", "eflags")):
         lines.append(f"  (not observed: {printable(boot.registers.missing)})")
     return lines
+
+
+def _mark(now: Registers, before: Registers | None, name: str) -> str:
+    """A star on what is not as it was at the stop before; what was not observed then is not called changed."""
+    known = None if before is None else before.get(name)
+    return "*" if known is not None and now.get(name) != known else " "
 
 
 def _value(value: int | None, digits: int) -> str:

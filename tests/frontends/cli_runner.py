@@ -254,3 +254,33 @@ def kernel_elf(code: bytes = LOOP, note: bytes | None = None, machine: int = 62)
     load = struct.pack("<IIQQQQQQ", 1, 5, headers, HELLO_ENTRY, HELLO_ENTRY, len(code), len(code), 1)
     notes = struct.pack("<IIQQQQQQ", 4 if note else 0, 4, note_at, 0, 0, len(note), len(note), 4)
     return head + load + notes + code + note
+
+
+_LINKER_SCRIPT = """
+ENTRY(entry)
+PHDRS {{ load PT_LOAD FLAGS(7); note PT_NOTE FLAGS(4); }}
+SECTIONS {{
+  . = {kva} + 0x100000;
+  .text : AT(ADDR(.text) - {kva}) {{ *(.text) }} :load
+  .note.Xen : AT(ADDR(.note.Xen) - {kva}) {{ *(.note.Xen) }} :load :note
+  .data : AT(ADDR(.data) - {kva}) {{ *(.data) }} :load
+  .bss : AT(ADDR(.bss) - {kva}) {{ *(.bss) }} :load
+}}
+"""
+
+
+def paging_kernel(folder: Path, levels: int) -> str:
+    """paging.S for that many levels of page tables, in `folder`."""
+    need("as")
+    need("ld")
+    kernel, part, script = folder / f"paging{levels}.elf", folder / f"{levels}.o", folder / f"{levels}.ld"
+    if not kernel.exists():
+        bits, emulation, kva = (64, "elf_x86_64", 0xFFFFFFFF80000000) if levels >= 4 else (32, "elf_i386", 0xC0000000)
+        script.write_text(_LINKER_SCRIPT.format(kva=hex(kva)))
+        source = Path(__file__).parent / "paging.S"
+        for command in (
+            ["as", f"--{bits}", "-mx86-used-note=no", "--defsym", f"LEVELS={levels}", "--defsym", f"KVA={kva:#x}", "-o", part, source],
+            ["ld", "-m", emulation, "-nostdlib", "-static", "--build-id=none", "--no-warn-rwx-segments", "-T", script, "-o", kernel, part],
+        ):
+            subprocess.run([str(word) for word in command], check=True)
+    return str(kernel)

@@ -19,7 +19,7 @@ if _NAME not in sys.modules:
     sys.modules[_NAME] = _module
     _spec.loader.exec_module(_module)
 
-from tests.frontends.cli_runner import Cli, Machine, need, scratch  # noqa: E402
+from tests.frontends.cli_runner import Cli, Machine, need, paging_kernel, scratch  # noqa: E402
 
 
 @pytest.fixture
@@ -48,3 +48,10 @@ def machine() -> Iterator[Callable[..., Machine]]:
     yield start
     for one in started:
         one.close()
+
+
+@pytest.fixture(scope="session")
+def paging_kernels() -> Iterator[Callable[[int], str]]:
+    """Kernels that turn on paging of 2, 3, 4 or 5 levels (2: 32-bit, 3: PAE), made when they are first asked for."""
+    with scratch() as folder:
+        yield lambda levels: paging_kernel(folder, levels)
