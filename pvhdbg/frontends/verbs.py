@@ -267,6 +267,26 @@ VERBS: tuple[Verb, ...] = (
         formats=("text",),
     ),
     Verb(
+        "gdb",
+        "start GDB with the command pvh, the kernel's symbols at both aliases, and the machine",
+        "pvhdbg gdb vmlinux :1234 -- -ex 'pvh run-to-entry'",
+        "pvhdbg.frontends.gdb_program:gdb",
+        (
+            argument("kernel", metavar="KERNEL", nargs="?", help="the kernel that the machine was given"),
+            argument("target", metavar="TARGET", nargs="?", help="a gdbstub: :1234, host:1234, unix:PATH, a socket path"),
+        ),
+        formats=("text",),
+        passes_on=True,
+        passes_to="GDB",
+    ),
+    Verb(
+        "gdb-path",
+        "print the file that makes GDB know pvh: source it",
+        "pvhdbg gdb-path",
+        "pvhdbg.frontends.gdb_program:gdb_path",
+        formats=("text",),
+    ),
+    Verb(
         "extract",
         "write the ELF kernel that is inside a bzImage or a compressed file",
         "pvhdbg extract /boot/vmlinuz -o vmlinux",

@@ -1,0 +1,1 @@
+../pvhdbg/frontends/pvhdbg-gdb.py

@@ -1,0 +1,277 @@
+"""`InsideGdb`: the machine that the GDB around us holds, as a Target. Only what GDB's own Python runs imports this module.
+
+Registers are GDB's, so that an unwritten change is seen. Memory is read by packets of our own through GDB's connection: GDB's
+cache speaks of virtual addresses, and would remember what was read in physical mode. The guest runs only while `wait` waits:
+GDB gives no prompt in between. Needs GDB 12 (gdb.RemoteTargetConnection).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import gdb
+
+from pvhdbg.errors import MemoryUnreadable, PvhdbgError, TargetError, TargetLost, TargetTimeout
+from pvhdbg.model import CONTROL, EXTENDED, GENERAL, LOW_HALVES, SELECTORS, Registers
+from pvhdbg.targets.target import Capabilities, Leave, Stop, StopKind
+
+_REGISTERS = (*GENERAL, *EXTENDED, "rip", "eflags", *SELECTORS, *CONTROL, "fs_base", "gs_base", "k_gs_base")
+_GONE = ("onnection closed", "not being run", "disconnected", "Broken pipe")
+_NARROW = {full: half for half, full in LOW_HALVES.items()}
+_PIECE = 0x800  # bytes that every stub answers in one `m`
+_PG = 1 << 31
+_SIGNALS = {"SIGINT": StopKind.INTERRUPT, "SIGTRAP": StopKind.BREAKPOINT, "SIGQUIT": StopKind.SHUTDOWN, "0": StopKind.INTERRUPT}
+
+
+def connection() -> gdb.RemoteTargetConnection:
+    """The connection of GDB's current inferior. Raises TargetError where there is none to a gdbstub."""
+    found = gdb.selected_inferior().connection
+    if not isinstance(found, gdb.RemoteTargetConnection) or not found.is_valid():
+        raise TargetError("GDB is not connected to a gdbstub", "target remote :1234")
+    return found
+
+
+class InsideGdb:
+    """A `Target` by way of the surrounding GDB, for as long as its connection lasts."""
+
+    via = "GDB"
+
+    def __init__(self, stub: gdb.RemoteTargetConnection) -> None:
+        self._stub = stub
+        self._name = stub.details if isinstance(stub.details, str) else stub.description
+        self._breakpoints: dict[int, gdb.Breakpoint] = {}
+        self._last = Stop(StopKind.INTERRUPT, 2, "already stopped")
+        self._has_monitor = self._ask_monitor()
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(monitor=self._has_monitor, width=64)
+
+    def _ask_monitor(self) -> bool:
+        try:
+            return bool(self.monitor("info version"))
+        except TargetError:
+            return False
+
+    def _stopped(self) -> gdb.Frame:
+        """Frame 0 of a machine that stands still; GDB calls a thread running whose breakpoint's condition it evaluates."""
+        if not self._stub.is_valid():
+            raise TargetLost(f"GDB's connection to {self._name} is gone", "target remote it again")
+        try:
+            return gdb.newest_frame()
+        except gdb.error as error:
+            if any(words in str(error) for words in _GONE):
+                raise _gone(error) from error
+            if "is running" in str(error):
+                raise TargetError("the machine is running", "interrupt it first") from error
+            raise TargetError(f"GDB shows no registers: {error}", "connect it to a gdbstub: target remote :1234") from error
+
+    # --- registers ------------------------------------------------------------------------------------------------
+
+    def read_registers(self) -> Registers:
+        """All registers that GDB has of the stub, at frame 0 whichever frame is selected."""
+        frame = self._stopped()
+        values = {}
+        for name in _REGISTERS:
+            for known in (name, _NARROW.get(name)):
+                value = None if known is None else _value(frame, known)
+                if value is not None:
+                    values[name] = value
+                    break
+        if "rip" not in values:
+            raise TargetError("GDB shows no pc of an x86 CPU", "set architecture i386:x86-64")
+        return Registers(values, "this stub does not show it")
+
+    def write_register(self, name: str, value: int) -> None:
+        self._stopped()
+        _execute(f"set var ${name} = {value:#x}")
+
+    # --- memory ---------------------------------------------------------------------------------------------------
+
+    def read_memory(self, address: int, size: int) -> bytes:
+        """Guest-physical memory. Raises MemoryUnreadable with the reason."""
+        data = b""
+        with self._physical(address, size):
+            while len(data) < size:
+                at, step = address + len(data), min(_PIECE, size - len(data))
+                reply = self._packet(f"m{at:x},{step:x}")
+                try:
+                    piece = bytes.fromhex(reply.decode("ascii"))
+                except ValueError:
+                    piece = b""
+                if not piece or len(piece) > step:
+                    raise MemoryUnreadable(at, step, f"the stub answers {reply[:20].decode('ascii', 'replace') or 'nothing'}")
+                data += piece
+        return data
+
+    def write_memory(self, address: int, data: bytes) -> None:
+        with self._physical(address, len(data)):
+            for offset in range(0, len(data), _PIECE // 2):
+                piece = data[offset : offset + _PIECE // 2]
+                reply = self._packet(f"M{address + offset:x},{len(piece):x}:{piece.hex()}")
+                if reply != b"OK":
+                    raise MemoryUnreadable(address + offset, len(piece), f"the stub answers {reply[:20]!r} to a write")
+        _execute("maintenance flush dcache")
+
+    @contextmanager
+    def _physical(self, address: int, size: int) -> Iterator[None]:
+        cr0 = _value(self._stopped(), "cr0")
+        if not (cr0 or 0) & _PG:
+            yield
+            return
+        before = self._packet("qqemu.PhyMemMode")
+        if before not in (b"0", b"1"):
+            raise MemoryUnreadable(address, size, "paging is on, and this stub reads virtual addresses only")
+        if before == b"0":
+            self._packet("Qqemu.PhyMemMode:1")
+        try:
+            yield
+        finally:
+            if before == b"0":
+                self._packet("Qqemu.PhyMemMode:0")
+
+    def _packet(self, packet: str) -> bytes:
+        try:
+            return self._stub.send_packet(packet) or b""
+        except (gdb.error, RuntimeError) as error:
+            raise TargetLost(f"{self._name} does not answer GDB: {error}", "target remote it again") from error
+
+    # --- running --------------------------------------------------------------------------------------------------
+
+    def set_breakpoint(self, address: int) -> None:
+        if address not in self._breakpoints:
+            try:
+                made = gdb.Breakpoint(f"*{address:#x}", type=gdb.BP_HARDWARE_BREAKPOINT, internal=True)
+            except gdb.error as error:
+                raise TargetError(f"no hardware breakpoint at {address:#x}: {error}", "delete one of GDB's") from error
+            made.silent = True
+            self._breakpoints[address] = made
+
+    def clear_breakpoint(self, address: int) -> None:
+        found = self._breakpoints.pop(address, None)
+        if found is not None and found.is_valid():
+            found.delete()
+
+    def resume(self) -> None:
+        """Nothing yet: the guest runs while `wait` waits."""
+        self._stopped()
+
+    def wait(self, timeout: float) -> Stop:
+        """Let the guest run to its next stop. After `timeout` seconds it is interrupted, and TargetTimeout raised."""
+        expired = threading.Event()
+
+        def expire() -> None:
+            expired.set()
+            gdb.post_event(lambda: _quietly("interrupt"))
+
+        timer = threading.Timer(timeout, expire)
+        timer.daemon = True
+        timer.start()
+        try:
+            stop = self._run("continue")
+        finally:
+            timer.cancel()
+        if expired.is_set() and stop.kind is StopKind.INTERRUPT:
+            raise TargetTimeout(f"the guest did not stop within {timeout:g} s", "give it more time")
+        return stop
+
+    def step(self) -> Stop:
+        return self._run("stepi")
+
+    def interrupt(self) -> Stop:
+        """The guest runs only while `wait` waits, which stops it."""
+        return Stop(StopKind.INTERRUPT, 2, "already stopped")
+
+    def _run(self, command: str) -> Stop:
+        self._last = Stop(StopKind.BREAKPOINT, 5, "stopped")
+        gdb.events.stop.connect(self._on_stop)
+        gdb.events.exited.connect(self._on_exit)
+        try:
+            with _silence():
+                _execute(command)
+        finally:
+            gdb.events.stop.disconnect(self._on_stop)
+            gdb.events.exited.disconnect(self._on_exit)
+        return self._last
+
+    def _on_stop(self, event: object) -> None:
+        if isinstance(event, gdb.SignalEvent):
+            words = "the guest shut down or triple-faulted" if event.stop_signal == "SIGQUIT" else event.stop_signal
+            self._last = Stop(_SIGNALS.get(event.stop_signal, StopKind.ERROR), 5, words)
+        elif isinstance(event, gdb.BreakpointEvent) and not any(one in self._breakpoints.values() for one in event.breakpoints):
+            self._last = Stop(StopKind.INTERRUPT, 5, f"breakpoint {event.breakpoints[0].number}")
+        else:
+            self._last = Stop(StopKind.BREAKPOINT, 5, "stopped")
+
+    def _on_exit(self, event: object) -> None:
+        self._last = Stop(StopKind.EXITED, 0, "the VMM exited")
+
+    # --- monitor --------------------------------------------------------------------------------------------------
+
+    def monitor(self, command: str) -> str:
+        """QEMU's human monitor, through GDB's `monitor`. A reset by it makes GDB's registers stale: they are read anew."""
+        self._stopped()
+        said = _execute(f"monitor {command}")
+        if command == "system_reset":
+            _execute("maintenance flush register-cache")
+        return said
+
+    def close(self, leave: Leave) -> None:
+        """Only our breakpoints go: the machine is GDB's."""
+        for address in tuple(self._breakpoints):
+            try:
+                self.clear_breakpoint(address)
+            except (gdb.error, PvhdbgError):
+                pass
+
+
+def _value(frame: gdb.Frame, name: str) -> int | None:
+    """A register's value; None where GDB has none of that name, or the stub does not show it."""
+    try:
+        text = frame.read_register(name).format_string(format="x")
+        return int(text, 16) & (1 << 64) - 1
+    except (ValueError, gdb.error):
+        return None
+
+
+def _gone(error: Exception) -> TargetLost:
+    return TargetLost(f"the machine is gone: {error}", "start it again, and target remote it")
+
+
+def _execute(command: str) -> str:
+    try:
+        return gdb.execute(command, False, True)
+    except gdb.error as error:
+        text = str(error)
+        if any(words in text for words in _GONE):
+            raise _gone(error) from error
+        raise TargetError(text, "see what GDB says: info target") from error
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """GDB announces stops to the terminal even where a command's output is caught; those on the way are not the user's."""
+    name = "suppress-cli-notifications"
+    try:
+        before = gdb.parameter(name)
+        gdb.execute(f"set {name} on")
+    except (gdb.error, RuntimeError):  # GDB 12 does not have it
+        yield
+        return
+    try:
+        yield
+    finally:
+        gdb.execute(f"set {name} {'on' if before else 'off'}")
+
+
+def _quietly(command: str) -> None:
+    try:
+        gdb.execute(command, False, True)
+    except gdb.error:
+        pass  # it stopped by itself meanwhile
