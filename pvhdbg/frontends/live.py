@@ -181,8 +181,7 @@ def _rules(_session: Session | None, last: str) -> list[str]:
 
 
 def _symbols(session: Session | None, last: str) -> list[str]:
-    symbols = session.symbols if session is not None else None
-    return sorted(symbols.names(last))[:_MOST] if symbols is not None and last else []
+    return session.symbols_like(last, _MOST) if session is not None and last else []
 
 
 def _registers(_session: Session | None, last: str) -> list[str]:

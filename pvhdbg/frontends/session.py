@@ -8,6 +8,7 @@ memory, is no longer the same.
 from __future__ import annotations
 
 import dataclasses
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -67,6 +68,7 @@ class Session:
         self._hand_off_doubts: tuple[str, ...] = ()
         self._entry: EntryPoint | None = None
         self._symbols: Symbols | None = None
+        self._names: list[str] | None = None
 
     # --- verbs ----------------------------------------------------------------------------------------------------
 
@@ -193,7 +195,7 @@ class Session:
 
     def use_image(self, image: KernelImage | None) -> None:
         """Another kernel file, or none: what was decoded with the old one is decoded anew."""
-        self.image, self._symbols = image, None
+        self.image, self._symbols, self._names = image, None, None
         self._now = _Stop(self._now.registers)
 
     # --- the kernel -----------------------------------------------------------------------------------------------
@@ -214,6 +216,13 @@ class Session:
         if self._symbols is None and self.image is not None:
             self._symbols = self.image.symbols()
         return self._symbols or None
+
+    def symbols_like(self, prefix: str, most: int) -> list[str]:
+        """The first symbols in order that begin so. The first question reads and sorts all names."""
+        if self._names is None:
+            self._names = sorted(self.symbols.names()) if self.symbols is not None else []
+        at = bisect_left(self._names, prefix)
+        return [name for name in self._names[at : at + most] if name.startswith(prefix)]
 
     def _plan(self) -> Plan:
         return Plan(self.settings.spec, kernel=self.kernel, symbol=self._entry_symbol())
@@ -284,17 +293,25 @@ class Session:
     def run_to_entry(self, timeout: float = 30.0, reset: bool = False) -> BootState:
         """Bring the machine to its entry, over a reset if asked for. Raises EntryNotReached, GuestDied and the like."""
         plan = dataclasses.replace(self._plan(), reset=reset, timeout=timeout)
+        before = self.registers()
         self.resumed()
-        if reset:
-            self.forget()
         try:
             boot = capture(self.target, plan, progress=self.progress, confirm=self.confirm, timestamp=_timestamp())
-        finally:
+        except BaseException:
             self.changed()
+            if reset and self._moved_from(before):  # a reset that failed leaves what was seen of this boot true
+                self.forget()
+            raise
         self.adopt(boot)
         self._before = None  # what was before the boot is nothing to compare with
         self._now.doubts = self._hand_off_doubts = self._doubts(boot)
         return boot
+
+    def _moved_from(self, before: Registers) -> bool:
+        try:
+            return self.target.read_registers().values != before.values
+        except TargetError:
+            return True
 
     def needs_control(self, verb: str) -> None:
         """Raises TargetError where the machine cannot be run."""

@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 
 # --import-mode=importlib puts no folder on the path: the helpers are loaded by file, under the name they have for mypy.
-_NAME = "tests.frontends.cli_runner"
-if _NAME not in sys.modules:
-    _spec = importlib.util.spec_from_file_location(_NAME, Path(__file__).parent / "cli_runner.py")
-    assert _spec is not None
-    assert _spec.loader is not None
-    _module = importlib.util.module_from_spec(_spec)
-    sys.modules[_NAME] = _module
-    _spec.loader.exec_module(_module)
+for _file in ("cli_runner", "terminal"):
+    _name = f"tests.frontends.{_file}"
+    if _name not in sys.modules:
+        _spec = importlib.util.spec_from_file_location(_name, Path(__file__).parent / f"{_file}.py")
+        assert _spec is not None
+        assert _spec.loader is not None
+        _module = importlib.util.module_from_spec(_spec)
+        sys.modules[_name] = _module
+        _spec.loader.exec_module(_module)
 
 from tests.frontends.cli_runner import Cli, Machine, need, paging_kernel, scratch  # noqa: E402
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-import pty
 import re
-import select
 import shutil
 import subprocess
 import sys
-import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +15,7 @@ import pytest
 
 from pvhdbg.frontends.verbs import LIVE
 from tests.frontends.cli_runner import HELLO, ROOT, TRIPLE_FAULT, Cli, Machine, eventually, kernel_elf, need, pvh_note
+from tests.frontends.terminal import Terminal
 
 Start = Callable[..., Machine]
 SCRIPT = ROOT / "gdb" / "pvhdbg-gdb.py"
@@ -428,57 +426,22 @@ def test_a_timeout_gives_the_prompt_back(machine: Start, cli: Cli) -> None:
     assert "CPL 0" in gdb["pvh mode"]
 
 
-class Terminal:
-    """A GDB at a true terminal."""
-
-    def __init__(self, *commands: str) -> None:
-        need("gdb")
-        words = ["gdb", "-nx", "-q", "-ex", "set pagination off", "-ex", f"source {SCRIPT}"]
-        words += [word for command in commands for word in ("-ex", command)]
-        self._terminal, its = pty.openpty()
-        # setsid makes it the controlling terminal, whose Ctrl-C is a signal; a fork of our own would be one beside threads.
-        self._gdb = subprocess.Popen(
-            ["setsid", "--ctty", *words], stdin=its, stdout=its, stderr=its, env={**os.environ, "TERM": "dumb", "NO_COLOR": "1"}
-        )
-        os.close(its)
-        self.seen = ""
-
-    def until(self, text: str, within: float = 20.0) -> str:
-        """What is printed until `text` is, with it."""
-        deadline = time.monotonic() + within
-        while text not in self.seen:
-            assert time.monotonic() < deadline, f"{text!r} does not come after:\n{self.seen}"
-            if select.select([self._terminal], [], [], 0.1)[0]:
-                self.seen += os.read(self._terminal, 1 << 16).decode(errors="replace")
-        found, _, self.seen = self.seen.partition(text)
-        return found + text
-
-    def type(self, keys: str, until: str = "(gdb) ") -> str:
-        os.write(self._terminal, keys.encode())
-        return self.until(until)
-
-    def close(self) -> None:
-        self._gdb.kill()
-        self._gdb.wait()
-        os.close(self._terminal)
-
-
 @pytest.mark.boot
 def test_ctrl_c_on_the_way_to_the_entry(machine: Start, cli: Cli) -> None:
     """The prompt comes back, and GDB goes on with the machine where it is."""
+    need("gdb")
     stub = machine()
     elsewhere = cli.file("elsewhere.elf", kernel_elf(note=pvh_note(0x3000000)))
-    gdb = Terminal(f"target remote {stub.socket}", "pvh run-to-entry", "stepi 3", f"set pvh kernel {elsewhere}")
-    try:
-        gdb.until("(gdb) ")
-        gdb.type("pvh run-to-entry --timeout 60\n", "run-to-entry --timeout 60")
+    prompt = "(gdb) "
+    lines = (f"source {SCRIPT}", f"target remote {stub.socket}", "pvh run-to-entry", "stepi 3", f"set pvh kernel {elsewhere}")
+    with Terminal("gdb", "-nx", "-q", *(word for line in lines for word in ("-ex", line))) as gdb:
+        gdb.until(prompt)
+        gdb.enter("pvh run-to-entry --timeout 60\n", "run-to-entry --timeout 60")
         eventually(lambda: "hello from PVH" in stub.serial(), "the guest does not run")
-        assert "before it reached 0x100000 or 0x3000000" in gdb.type("\x03")
-        assert "CPL 0" in gdb.type("pvh mode\n")
-        assert "CPL 0" not in gdb.type("\n"), "an empty line repeats it"
-        assert "No breakpoints" in gdb.type("maint info breakpoints\n")
-    finally:
-        gdb.close()
+        assert "before it reached 0x100000 or 0x3000000" in gdb.enter("\x03", prompt)
+        assert "CPL 0" in gdb.enter("pvh mode\n", prompt)
+        assert "CPL 0" not in gdb.enter("\n", prompt), "an empty line repeats it"
+        assert "No breakpoints" in gdb.enter("maint info breakpoints\n", prompt)
 
 
 # --- for scripts --------------------------------------------------------------------------------------------------

@@ -184,6 +184,17 @@ def test_what_changed_is_marked() -> None:
         assert one("cmdline") == "\n"
 
 
+@pytest.mark.boot
+def test_a_reset_that_fails_leaves_what_was_seen() -> None:
+    with live_session(HELLO, "-no-reboot", "-no-shutdown") as one:
+        one.session.run_to_entry()
+        one.session.resumed()
+        one.target.step()
+        with pytest.raises(TargetError, match="did not reset"):
+            one.session.run_to_entry(reset=True)
+        assert "shown as it was at the entry" in one("check")
+
+
 # --- paging -------------------------------------------------------------------------------------------------------
 
 
