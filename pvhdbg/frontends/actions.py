@@ -107,7 +107,9 @@ def _shown(request: Request, kind: str, parts: tuple[str, ...]) -> Answer:
     def as_text(style: Style) -> str:
         from pvhdbg.report import text
 
-        return text.render_registers(boot, style, before) if kind == "regs" else text.render_info(boot, style)
+        if kind == "regs":
+            return text.render_registers(boot, style, before, bool(request.bits))
+        return text.render_info(boot, style)
 
     def as_json() -> str:
         from pvhdbg.report.json_report import machine

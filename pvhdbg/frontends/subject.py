@@ -405,7 +405,12 @@ def halted(request: Request) -> Iterator[tuple[Target, KernelImage | None]]:
     """The request's subject as it stands: a kernel file's QEMU before its first instruction, or the machine at a gdbstub.
 
     The kernel is that of the file, or of --kernel. Raises PvhdbgError, also for a snapshot, which is no machine.
+    In a live session it is that session's machine.
     """
+    if request.session is not None:
+        request.session.needs_control("fwcfg")
+        yield request.session.target, request.session.image
+        return
     from pvhdbg.kernel_image import open_kernel
     from pvhdbg.vmm.qemu import start
 

@@ -148,7 +148,12 @@ VERBS: tuple[Verb, ...] = (
         "show the registers and the hidden segment state at the entry",
         "pvhdbg regs :1234",
         f"{_ACTIONS}:regs",
-        (_SUBJECT, *_QEMU, *of_command_line(*_WALK)),
+        (
+            _SUBJECT,
+            argument("--bits", action="store_true", help="a line for each bit that is set, with its meaning"),
+            *_QEMU,
+            *of_command_line(*_WALK),
+        ),
         passes_on=True,
         live=True,
         live_example="regs",
@@ -169,11 +174,18 @@ VERBS: tuple[Verb, ...] = (
         "pvhdbg fwcfg vmlinux --append console=ttyS0",
         "pvhdbg.frontends.fw_cfg_action:fwcfg",
         (
-            argument("subject", metavar="SUBJECT", help="a kernel file, or a gdbstub (:1234, host:1234, unix:PATH, a socket path)"),
+            argument(
+                "subject",
+                metavar="SUBJECT",
+                help="a kernel file, or a gdbstub (:1234, host:1234, unix:PATH, a socket path)",
+                live=False,
+            ),
             *_QEMU,
             *(one for one in _WALK if one.names[0] in ("--kernel", "--leave", "--timeout", "--via")),
         ),
         passes_on=True,
+        live=True,
+        live_example="fwcfg",
     ),
     Verb(
         "snapshot save",

@@ -16,7 +16,7 @@ from pvhdbg.report.document import Report, is_64_bit, register_names
 from pvhdbg.report.style import PLAIN, Style
 from pvhdbg.rules.declare import Rule
 from pvhdbg.spec.start_info import flag_names
-from pvhdbg.spec.x86 import REGISTER_BITS, bit_names
+from pvhdbg.spec.x86 import BIT_WORDS, REGISTER_BITS, bit_names
 
 _LINE = 120  # characters of a guest's string that the report shows; `info` shows all
 
@@ -37,9 +37,11 @@ def render(report: Report, style: Style = PLAIN) -> str:
     return "\n".join("\n".join(block) + "\n" for block in blocks if block) + f"\n{last}{advice}\n"
 
 
-def render_registers(boot: BootState, style: Style = PLAIN, before: Registers | None = None) -> str:
-    """What `pvhdbg regs` prints; with the registers of the stop `before`, a `*` marks what changed since."""
+def render_registers(boot: BootState, style: Style = PLAIN, before: Registers | None = None, bits: bool = False) -> str:
+    """What `pvhdbg regs` prints; with the registers of the stop `before`, a `*` marks what changed since; `bits` explains."""
     shown = [_titled("Registers", registers(boot, before), style), _titled("Segments", segments(boot), style)]
+    if bits:
+        shown.append(_titled("Bits", _bits(boot), style))
     blocks = [_header(boot, (), style), *shown]
     return "\n".join("\n".join(block) + "\n" for block in blocks)
 
@@ -80,6 +82,15 @@ def registers(boot: BootState, before: Registers | None = None) -> list[str]:
     if any(boot.registers.get(name) is None for name in ("cr0", "cr4", "eflags")):
         lines.append(f"  (not observed: {printable(boot.registers.missing)})")
     return lines
+
+
+def _bits(boot: BootState) -> list[str]:
+    """A line for each bit that is set in a system register."""
+    return [
+        f"  {name:>6}.{bit:<10} {BIT_WORDS[name].get(bit, 'reserved')}"
+        for name in REGISTER_BITS
+        for bit in bit_names(name, boot.registers.get(name) or 0)
+    ]
 
 
 def _mark(now: Registers, before: Registers | None, name: str) -> str:

@@ -25,6 +25,40 @@ EFLAGS = MappingProxyType(
 REGISTER_BITS = MappingProxyType({"cr0": CR0, "cr4": CR4, "efer": EFER, "eflags": EFLAGS})
 
 
+# What each bit means, in a few words; "reserved" ones have no name and none here.
+BIT_WORDS = MappingProxyType(
+    {
+        "cr0": MappingProxyType({
+            "PE": "protection enable: protected mode", "MP": "monitor coprocessor: WAIT heeds TS", "EM": "no x87: its instructions fault",
+            "TS": "task switched: the next x87 or SSE instruction faults", "ET": "extension type: always 1 since the 486",
+            "NE": "x87 errors are #MF, not an interrupt line", "WP": "write protect: read-only pages hold for ring 0 too",
+            "AM": "alignment mask: eflags.AC may cause #AC", "NW": "not write-through", "CD": "cache disable", "PG": "paging",
+        }),
+        "cr4": MappingProxyType({
+            "VME": "virtual-8086 extensions", "PVI": "protected-mode virtual interrupts", "TSD": "RDTSC for ring 0 only",
+            "DE": "debug registers 4 and 5 are gone, I/O breakpoints", "PSE": "pages of 4 MiB in 32-bit paging",
+            "PAE": "page table entries of 64 bits", "MCE": "machine-check exceptions", "PGE": "global pages",
+            "PCE": "RDPMC for every ring", "OSFXSR": "the OS saves SSE state by FXSAVE", "OSXMMEXCPT": "the OS handles #XM",
+            "UMIP": "SGDT and the like for ring 0 only", "LA57": "5-level paging", "VMXE": "VMX", "SMXE": "SMX",
+            "FSGSBASE": "RDFSBASE and the like", "PCIDE": "process-context identifiers", "OSXSAVE": "the OS uses XSAVE",
+            "KL": "key locker", "SMEP": "ring 0 does not execute user pages", "SMAP": "ring 0 does not read user pages by mistake",
+            "PKE": "protection keys for user pages", "CET": "control-flow enforcement", "PKS": "protection keys for supervisor pages",
+        }),
+        "efer": MappingProxyType({
+            "SCE": "SYSCALL and SYSRET", "LME": "long mode enable: paging will mean long mode", "LMA": "long mode active",
+            "NXE": "no-execute pages", "SVME": "AMD's virtualization", "LMSLE": "segment limits in long mode",
+            "FFXSR": "fast FXSAVE", "TCE": "translation cache extension",
+        }),
+        "eflags": MappingProxyType({
+            "CF": "carry", "PF": "parity even", "AF": "auxiliary carry", "ZF": "zero", "SF": "sign", "TF": "trap: single step",
+            "IF": "interrupts are taken", "DF": "direction: string instructions go down", "OF": "overflow", "NT": "nested task",
+            "RF": "resume: no instruction breakpoint for the next one", "VM": "virtual-8086 mode", "AC": "alignment check",
+            "VIF": "virtual interrupt flag", "VIP": "virtual interrupt pending", "ID": "CPUID can be asked for by this flag",
+        }),
+    }
+)  # fmt: skip
+
+
 def bit_names(register: str, value: int) -> list[str]:
     """The names of the bits set in a system register; bits without a name are given as `bitN`."""
     names = {bit: name for name, bit in REGISTER_BITS[register].items()}

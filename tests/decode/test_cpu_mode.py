@@ -6,6 +6,7 @@ import pytest
 
 from pvhdbg.decode.cpu_mode import mode_of
 from pvhdbg.model import Registers, Segment, Segments
+from pvhdbg.spec.x86 import BIT_WORDS, REGISTER_BITS
 
 CODE_16, CODE_32, CODE_64 = 0x9B00, 0xC09B00, 0xA09B00
 
@@ -34,6 +35,10 @@ def segments(flags: int | None) -> Segments:
 def test_modes(cr0: int, cr4: int, efer: int, cs: int, name: str, paging: str, code: int) -> None:
     found = mode_of(Registers({"cr0": cr0, "cr4": cr4, "efer": efer, "eflags": 2}), segments(cs))
     assert (found.name, found.paging, found.code) == (name, paging, code)
+
+
+def test_every_bit_that_has_a_name_has_words() -> None:
+    assert {name: set(words) for name, words in BIT_WORDS.items()} == {name: set(bits) for name, bits in REGISTER_BITS.items()}
 
 
 def test_virtual_8086() -> None:

@@ -99,7 +99,9 @@ def command_line(cli: Cli, verb: str, machine: Machine, *more: str) -> str:
 @pytest.mark.boot
 @pytest.mark.parametrize("verb", READING)
 def test_the_command_lines_answer_at_the_entry(at_entry: Gdb, stopped: Machine, cli: Cli, verb: str) -> None:
-    assert at_entry[line_of(verb)] == command_line(cli, verb, stopped, *([] if verb in ("explain", "rules") else ["--kernel", HELLO]))
+    by_cli = command_line(cli, verb, stopped, *([] if verb in ("explain", "rules") else ["--kernel", HELLO]))
+    # QEMU's SETUP_DATA item of a PVH kernel points into a stack frame that is gone (x86_load_linux, hw/i386/x86.c).
+    assert re.sub("SETUP_DATA .*", "", at_entry[line_of(verb)]) == re.sub("SETUP_DATA .*", "", by_cli)
 
 
 @pytest.mark.boot

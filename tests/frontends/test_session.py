@@ -148,6 +148,14 @@ def test_a_verdict_needs_no_second_look(hello: Live) -> None:
 
 
 @pytest.mark.boot
+def test_words_for_bits(hello: Live) -> None:
+    shown = hello("regs --bits")
+    assert shown.startswith(hello("regs"))
+    assert re.search(r"cr0\.PE +protection enable: protected mode\n", shown)
+    assert len(re.findall(r"cr0\.\w+", shown)) == hello.session.registers()["cr0"].bit_count()
+
+
+@pytest.mark.boot
 def test_capstone_agrees_with_the_monitor(hello: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("capstone")
     from pvhdbg.frontends import disassemble
