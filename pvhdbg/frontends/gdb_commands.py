@@ -34,10 +34,13 @@ _HERE = "pvhdbg.frontends.gdb_commands"
 OWN: tuple[Verb, ...] = (
     Verb(
         "break",
-        "set a hardware breakpoint at the PVH entry",
+        "set a hardware breakpoint at the PVH entry, or at a symbol before paging and after",
         "",
-        f"{_HERE}:break_at_entry",
-        (argument("--temporary", action="store_true", help="delete it when it is hit"),),
+        f"{_HERE}:set_break",
+        (
+            argument("symbol", metavar="SYMBOL", nargs="?", help="a symbol of the kernel; the entry without it", completes="symbol"),
+            argument("--temporary", action="store_true", help="delete it when it is hit"),
+        ),
         formats=("text",),
         live=True,
         live_example="break",
@@ -281,18 +284,27 @@ class _Subcommand(gdb.Command):
         return [one[len(last) - len(word) :] for one in found] if last.endswith(word) else found
 
 
-def break_at_entry(request: Request) -> Answer:
-    """`pvh break`: a hardware breakpoint of GDB's own at the entry."""
+def set_break(request: Request) -> Answer:
+    """`pvh break`: hardware breakpoints of GDB's own, at the entry or at every address of a symbol."""
     session = request.session
     assert session is not None
+    if request.symbol is None:
+        addresses: tuple[int, ...] = (_entry_of(session),)
+    else:
+        addresses = session.placement.aliases(str(request.symbol))
+    for address in addresses:
+        try:
+            gdb.Breakpoint(f"*{address:#x}", type=gdb.BP_HARDWARE_BREAKPOINT, temporary=bool(request.temporary))
+        except gdb.error as error:
+            raise TargetError(f"no hardware breakpoint at {address:#x}: {error}", "delete one of the others") from error
+    return Answer(lambda _: "")  # GDB has said it already
+
+
+def _entry_of(session: Session) -> int:
     entry = session.find_entry()
     if entry is None or entry.address is None:
         raise TargetError("where the entry is could not be learnt", _NAMING)
-    try:
-        gdb.Breakpoint(f"*{entry.address:#x}", type=gdb.BP_HARDWARE_BREAKPOINT, temporary=bool(request.temporary))
-    except gdb.error as error:
-        raise TargetError(f"no hardware breakpoint at {entry.address:#x}: {error}", "delete one of the others") from error
-    return Answer(lambda _: "")  # GDB has said it already
+    return entry.address
 
 
 def run_to_entry(request: Request) -> Answer:
@@ -419,10 +431,7 @@ class _Function(gdb.Function):
 
 
 def _entry_address() -> int:
-    entry = STATE.session().find_entry()
-    if entry is None or entry.address is None:
-        raise TargetError("where the entry is could not be learnt", _NAMING)
-    return entry.address
+    return _entry_of(STATE.session())
 
 
 def _start_info() -> Any:

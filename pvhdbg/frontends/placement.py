@@ -70,6 +70,13 @@ class Placement:
             raise BadInput(f"there is no kernel file to look {name} up in", self.session.naming)
         return self.symbols.physical_address(name) + self.moved
 
+    def aliases(self, name: str) -> tuple[int, ...]:
+        """Every linear address at which the symbol will be met: before paging, and after. Raises BadInput as `address_of`."""
+        physical = self.physical_of(name)
+        assert self.symbols is not None
+        virtual = self.symbols.virtual_address(name) + (self.slide or 0) & _WRAP
+        return tuple(dict.fromkeys((physical, virtual)))
+
     def address_of(self, name: str) -> int:
         """Where the symbol can be reached now: its linear address. Raises BadInput for one that does not exist."""
         if self.symbols is None:

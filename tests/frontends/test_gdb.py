@@ -227,6 +227,21 @@ int main(void) { return 0; }
 
 
 @pytest.mark.boot
+def test_a_breakpoint_at_both_aliases_without_symbols_in_gdb(machine: Start, paging_kernels: Callable[[int], str]) -> None:
+    kernel = paging_kernels(4)
+    stub = machine(kernel=kernel)
+    lines = (f"target remote {stub.socket}", f"set pvh kernel {kernel}", "pvh run-to-entry", "pvh break there", "continue", "pvh symbols $pc")
+    gdb = Gdb(*lines, "pvh break no_such", "info breakpoints")
+    assert re.fullmatch(
+        r"Hardware assisted breakpoint 1 at (0x10\w+)\nHardware assisted breakpoint 2 at 0xffffffff80\w+\n", gdb["pvh break there"]
+    )
+    assert re.match(r"0xffffffff80\w+ is there\n", gdb["pvh symbols $pc"])
+    assert gdb["info breakpoints"].count("hw breakpoint") == 2
+    (said,) = gdb.complaints()
+    assert "no symbol no_such" in said
+
+
+@pytest.mark.boot
 def test_settings_and_overview(machine: Start) -> None:
     stub = machine()
     gdb = Gdb(
