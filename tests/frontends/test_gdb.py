@@ -157,6 +157,20 @@ def test_a_real_kernel(vmlinux: Path, machine: Start, cli: Cli) -> None:
     assert gdb["p/x $pvh_entry()"] == "$1 = 0x1000850\n"
 
 
+@pytest.mark.boot
+def test_from_the_entry_to_start_kernel(vmlinux: Path, machine: Start) -> None:
+    """On a kernel without a symbol table, by what its kallsyms name."""
+    stub = machine("-append", "quiet", "-m", "256M", kernel=str(vmlinux))
+    lines = (f"target remote {stub.socket}", f"set pvh kernel {vmlinux}", "pvh run-to-entry", "pvh break start_kernel", "continue")
+    gdb = Gdb(*lines, "pvh disas/1", "pvh mode", "pvh pagewalk $rip", "pvh idt", "pvh check")
+    assert gdb["pvh run-to-entry"] == "at the entry 0x1000850 <pvh_start_xen>, found by ELF note\n"
+    assert re.match(r"64-bit long mode\n<start_kernel>:\n=> 0xffffffff8\w+:", gdb["pvh disas/1"])
+    assert re.search(r"physical 0x3\w+, in a page of 2 MiB; supervisor only, writable, executable\n$", gdb["pvh pagewalk $rip"])
+    assert re.search(r"14 #PF +0010:ffffffff8\w+ .*interrupt gate 64 <early_idt_handler_array\+0x7e>", gdb["pvh idt"])
+    assert "shown as it was at the entry" in gdb["pvh check"]
+    assert gdb.complaints() == []
+
+
 # --- what GDB has besides -----------------------------------------------------------------------------------------
 
 

@@ -284,10 +284,11 @@ def test_a_saved_snapshot_says_the_same(hello: Live, cli: Cli) -> None:
     assert cli("check", path, "--select", "PVH,SI").ok().out == hello("check --select PVH,SI")
     for verb in ("regs", "info"):
         assert cli(verb, path).ok().out == hello(verb)
-    for verb in ("segments", "mode", "cmdline", "memmap", "modules", "tss"):
+    for verb in ("segments", "mode", "cmdline", "memmap", "modules", "tss", "gdt"):
         assert cli(verb, path).ok().out == hello(verb)
     assert cli("pagewalk", path, "$rip").ok().out == "paging is off: linear 0x100000 is physical 0x100000\n"
-    cli("xp", path, "0x100000").complaint(3, "not in the snapshot")
+    assert cli("xp", path, "/8w", "0x100000").ok().out == hello("xp/8w 0x100000")
+    cli("xp", path, "0x3000000").complaint(3, "not in the snapshot")
     cli("notes", path).complaint(2, "no kernel file")
 
 
