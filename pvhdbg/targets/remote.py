@@ -30,7 +30,9 @@ from pvhdbg.targets.wire import Wire
 _PIECE = 0x800  # bytes that every QEMU answers in one `m`
 _PIECE_BOUND = 0x8000
 _MONITOR_BOUND = 8 << 20
+_COMMAND_BOUND = 1 << 20  # bytes of a command line
 _PG = 1 << 31
+_STANDS = (StopKind.BREAKPOINT, StopKind.INTERRUPT, StopKind.SHUTDOWN)
 
 
 class RemoteTarget:
@@ -157,6 +159,17 @@ class RemoteTarget:
                 data += replies.unhex(reply, step)
         return bytes(data)
 
+    def read_linear(self, address: int, size: int) -> bytes:
+        """Up to one piece of memory at a linear address, as the CPU that stands there translates it: one round trip.
+
+        Raises MemoryUnreadable where it is not mapped. (QEMU: unless somebody switched PhyMemMode on.)
+        """
+        self._stopped()
+        reply = self._wire.request(b"m%x,%x" % (address, min(size, self._piece)), self._timeout)
+        if replies.error_code(reply) is not None or not reply:
+            raise MemoryUnreadable(address, size, "it is not mapped")
+        return replies.unhex(reply, min(size, self._piece))
+
     def write_memory(self, address: int, data: bytes) -> None:
         """Write guest-physical memory."""
         self._stopped()
@@ -234,6 +247,28 @@ class RemoteTarget:
             if here:
                 self._expect_ok(f"Z1,{pc:x},1", "the breakpoint could not be set again after a step")
 
+    @property
+    def layout(self) -> RegisterLayout:
+        """How this stub's `g` packets are laid out."""
+        return self._known_layout()
+
+    def packet(self) -> bytes:
+        """The registers as the stub sends them, in hexadecimal: for who reads many, and decodes few."""
+        self._stopped()
+        return self._wire.request(b"g", self._timeout)
+
+    def step_packet(self, pc: int) -> tuple[Stop, bytes]:
+        """One instruction from `pc`, where the machine stands, and the registers after it; empty when it did not stop there.
+
+        Two round trips instead of the three or more of `step` and `read_registers`.
+        """
+        if pc in self._breakpoints:
+            stop = self.step()
+        else:
+            self._cr0_hint = None
+            stop = self._take(self._wire.request(b"s", self._timeout))
+        return stop, self._wire.request(b"g", self._timeout) if stop.kind in _STANDS else b""
+
     def interrupt(self) -> Stop:
         """Stop a running machine."""
         if not self._running:
@@ -281,6 +316,18 @@ class RemoteTarget:
             else:
                 text = reply.decode("ascii", "replace")
                 raise TargetError(f"{self.name} does not take monitor commands ({text[:20] or 'empty reply'})", "use QEMU's stub")
+
+    def peer_command(self) -> tuple[str, ...]:
+        """The command line of the VMM behind a unix socket, as the kernel shows it; empty where that cannot be learnt."""
+        pid = self._wire.peer()
+        if pid is None:
+            return ()
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                words = file.read(_COMMAND_BOUND).split(b"\0")
+        except OSError:
+            return ()  # it is somebody else's, or in another PID namespace
+        return tuple(word.decode("utf-8", "surrogateescape") for word in words[:-1])
 
     # --- leaving --------------------------------------------------------------------------------------------------
 

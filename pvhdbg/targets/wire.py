@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import select
 import socket
+import struct
 import time
 from collections import deque
 from collections.abc import Callable
@@ -97,6 +98,16 @@ class Wire:
             self._write(b"+")
         except TargetLost:  # a VMM that says that it exits does not wait for the answer
             pass
+
+    def peer(self) -> int | None:
+        """The process that listens at the other end of a unix socket (SO_PEERCRED); None where that cannot be learnt."""
+        if self._socket.family != socket.AF_UNIX:
+            return None
+        try:
+            pid: int = struct.unpack("3i", self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+        except OSError:
+            return None
+        return pid or None
 
     def close(self) -> None:
         """Close the connection; safe to call twice."""

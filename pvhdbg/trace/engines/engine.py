@@ -1,0 +1,60 @@
+"""What every engine answers to: where to stop, and how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from pvhdbg.targets.target import Stop
+from pvhdbg.trace.event import Batch
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """When to stop by itself: before the instruction at one of `addresses` (linear), after `count` events or `seconds`."""
+
+    addresses: Sequence[int] = ()
+    count: int | None = None
+    seconds: float = 60.0
+
+
+@dataclass(frozen=True)
+class End:
+    """Why a trace ended.
+
+    `why` is one of: "address", "count", "enough" (the reader had what it wanted), "time", "interrupted", "shutdown" (the guest
+    shut down or triple-faulted and QEMU kept it), "reset", "halted" (hlt with interrupts off), "exited" (QEMU is gone), "stopped".
+    """
+
+    why: str
+    stop: Stop | None = None
+    pc: int | None = None
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        at = "" if self.pc is None else f" at {self.pc:#x}"
+        return {
+            "address": f"reached{at}",
+            "count": "as many instructions as asked for",
+            "enough": "all that was asked for was seen",
+            "time": "the time was up",
+            "interrupted": "interrupted",
+            "shutdown": f"the guest triple-faulted or shut down{at}",
+            "reset": "the guest rebooted",
+            "halted": f"the CPU halted with interrupts off{at}",
+            "exited": "the machine is gone: the guest ended it",
+        }.get(self.why, f"the machine stopped{at}")
+
+
+class Engine(Protocol):
+    """Yields batches until its bounds are met or the reader stops. Afterwards the machine stands still and `end` says why."""
+
+    name: str
+    end: End
+    warnings: list[str]
+
+    def batches(self, bounds: Bounds) -> Iterator[Batch]: ...
+
+    def stop(self) -> None: ...
