@@ -1,0 +1,221 @@
+"""The `step` engine: one instruction at a time over the remote protocol, for any stub anywhere.
+
+It observes in another way than the log engine and yields the same events: that is how both are tested. Hidden segment state and
+tables are asked of the monitor after each system instruction, where there is a monitor; else they are not observed. QEMU masks
+interrupts and timers while it steps (qqemu.sstep), so a guest that waits for one does not get on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+
+from pvhdbg.disassembly import disassemble
+from pvhdbg.errors import MemoryUnreadable, TargetError, TargetTimeout
+from pvhdbg.rsp.registers import RegisterLayout
+from pvhdbg.spec.x86 import EFER
+from pvhdbg.targets.remote import RemoteTarget
+from pvhdbg.targets.target import Stop, StopKind, Target
+from pvhdbg.trace.cpu_text import decode
+from pvhdbg.trace.engines.engine import Bounds, End
+from pvhdbg.trace.event import Batch, Delta, Mode, mode_of
+from pvhdbg.trace.opcodes import is_system, kind_of
+
+_BATCH = 256
+_LONGEST = 15  # bytes of an instruction
+_ITERATIONS = 64  # of a REP that are stepped before the rest is run to a breakpoint behind it
+_IDLE = 16  # steps that change nothing, after which the instruction is believed to do so
+_REP_TIME = 30.0
+_RESET_PC = 0xFFF0
+_GENERAL = ("cr0", "cr2", "cr3", "cr4", "efer", "eflags", "cs", "ss", "ds", "es", "fs", "gs")
+
+
+class PacketDelta(Delta):
+    """The `g` packets before and after an instruction, and the hidden state where it was asked for."""
+
+    __slots__ = ("_after", "_before", "_hidden", "_layout", "_old")
+
+    def __init__(self, layout: RegisterLayout, before: bytes, after: bytes, old: Mapping[str, int], hidden: Mapping[str, int]) -> None:
+        self._layout = layout
+        self._before = before
+        self._after = after
+        self._old = old
+        self._hidden = hidden
+
+    def state(self) -> Mapping[str, int]:
+        return {**self._old, **self._layout.decode(self._before)}
+
+    def decode(self) -> Mapping[str, int]:
+        old, new = self._layout.decode(self._before), self._layout.decode(self._after)
+        changed = {name: value for name, value in new.items() if name != "rip" and old.get(name) != value}
+        if self._hidden is not self._old:
+            changed |= {
+                name: value for name, value in self._hidden.items() if name not in new and self._old.get(name, value) != value
+            }
+        return changed
+
+
+class StepEngine:
+    """See `Engine`. Raises TargetError for a target that is not a stub of ours."""
+
+    name = "step"
+
+    def __init__(self, target: Target, *, base: int = 0) -> None:
+        if not isinstance(target, RemoteTarget):
+            raise TargetError("the step engine talks to the stub itself", "leave out --via gdb")
+        self.end = End("stopped")
+        self.warnings: list[str] = []
+        self.steps = 0  # instructions and iterations that were stepped
+        self._target = target
+        self._seq = base
+        self._asked = False
+        self._codes: dict[tuple[int, int], bytes] = {}
+        self._layout = target.layout
+        slots = {name: self._layout.slot(name) for name in ("rip", *_GENERAL)}
+        self._at = {name: (2 * slot.offset, 2 * (slot.offset + slot.size)) for name, slot in slots.items() if slot is not None}
+
+    def stop(self) -> None:
+        """End the trace soon. Can be called from a signal handler or another thread."""
+        self._asked = True
+
+    def batches(self, bounds: Bounds) -> Iterator[Batch]:
+        """Step, and yield what was done. Raises TargetError."""
+        deadline = time.monotonic() + bounds.seconds
+        packet = self._target.packet()
+        hidden = self._hidden()
+        mode = self._mode(packet, hidden)
+        wanted = frozenset(bounds.addresses)
+        left = bounds.count
+        self.end = End("enough")
+        while True:
+            pcs: list[int] = []
+            modes: list[Mode] = []
+            codes: list[bytes] = []
+            deltas: list[Delta | None] = []
+            system: list[int] = []
+            ended: End | None = None
+            while ended is None and len(pcs) < _BATCH:
+                pc = self._value(packet, "rip")
+                if pc in wanted and (self._seq or pcs):
+                    ended = End("address", None, pc)
+                elif left is not None and left <= len(pcs):
+                    ended = End("count")
+                elif self._asked or time.monotonic() > deadline:
+                    ended = End("interrupted" if self._asked else "time", None, pc)
+                else:
+                    code = self._code(pc, mode, hidden)
+                    before, old = packet, hidden
+                    stop, packet = self._step(pc, code, mode, packet)
+                    special = is_system(code, mode.bits)
+                    if packet and special:
+                        hidden = self._hidden()
+                    pcs.append(pc)
+                    modes.append(mode)
+                    codes.append(code)
+                    deltas.append(PacketDelta(self._layout, before, packet, old, hidden) if packet else None)
+                    if special:
+                        system.append(len(pcs) - 1)
+                    if packet and (special or packet[slice(*self._at["cs"])] != before[slice(*self._at["cs"])]):
+                        mode = self._mode(packet, hidden)
+                    ended = self._ended(stop, packet, code)
+            if pcs:
+                seq = self._seq
+                self._seq += len(pcs)
+                left = None if left is None else left - len(pcs)
+                yield Batch(seq, pcs, modes, codes, deltas, None, system)
+            if ended is not None:
+                self.end = ended
+                return
+
+    def _step(self, pc: int, code: bytes, mode: Mode, packet: bytes) -> tuple[Stop, bytes]:
+        """One instruction; all iterations of a REP."""
+        kind = kind_of(code, mode.bits)
+        if kind == "hlt":
+            return Stop(StopKind.INTERRUPT, 2, "hlt"), packet  # a step would wait for an interrupt that stepping masks
+        iterations = idle = 0
+        while True:
+            self.steps += 1
+            iterations += 1
+            before = packet
+            stop, packet = self._target.step_packet(pc)
+            if packet == before and stop.kind is StopKind.BREAKPOINT and not _leads_to_itself(code) and idle < _IDLE:
+                idle += 1
+                continue  # it did not run: QEMU was interrupted before it could
+            if kind != "rep" or stop.kind is not StopKind.BREAKPOINT or self._value(packet, "rip") != pc:
+                return stop, packet
+            if iterations > _ITERATIONS:
+                return self._run_rep(pc + len(code))
+
+    def _run_rep(self, behind: int) -> tuple[Stop, bytes]:
+        self._target.set_breakpoint(behind)
+        try:
+            self._target.resume()
+            try:
+                stop = self._target.wait(_REP_TIME)
+            except TargetTimeout:
+                self._target.interrupt()
+                raise TargetError(f"a REP did not end within {_REP_TIME:g} s", "trace with --engine log") from None
+            return stop, self._target.packet() if stop.kind is not StopKind.EXITED else b""
+        finally:
+            try:
+                self._target.clear_breakpoint(behind)
+            except TargetError:
+                pass  # the machine is gone
+
+    def _ended(self, stop: Stop, packet: bytes, code: bytes) -> End | None:
+        if stop.kind is StopKind.EXITED:
+            return End("exited", stop)
+        pc = self._value(packet, "rip") if packet else None
+        if stop.kind is StopKind.SHUTDOWN:
+            return End("shutdown", stop, pc)
+        if stop.text == "hlt" and code:
+            return End("halted", stop, None if pc is None else pc + len(code))
+        if pc == _RESET_PC:
+            return End("reset", stop, pc)
+        return None if stop.kind is StopKind.BREAKPOINT else End("stopped", stop, pc)
+
+    # --- what is read ---------------------------------------------------------------------------------------------
+
+    def _value(self, packet: bytes, name: str) -> int:
+        start, end = self._at[name]
+        return int.from_bytes(bytes.fromhex(packet[start:end].decode("ascii")), "little")
+
+    def _hidden(self) -> Mapping[str, int]:
+        """Segments, tables and all else that the monitor shows and `g` does not."""
+        if not self._target.capabilities.monitor:
+            return {}
+        return decode(self._target.monitor("info registers").replace("\r", "").encode("latin-1", "replace"))
+
+    def _mode(self, packet: bytes, hidden: Mapping[str, int]) -> Mode:
+        if "cr0" not in self._at:
+            return Mode.PROTECTED  # the stub shows no control registers: this is what an entry is
+        cr0, cr4, efer, eflags = (self._value(packet, name) for name in ("cr0", "cr4", "efer", "eflags"))
+        flags = hidden.get("cs_flags")
+        if flags is None and efer >> EFER["LMA"] & 1:
+            flags = 1 << 21  # not observed: kernels leave compatibility mode at once
+        return mode_of(cr0, cr4, efer, flags, eflags)
+
+    def _code(self, pc: int, mode: Mode, hidden: Mapping[str, int]) -> bytes:
+        """The bytes of the instruction; empty where they cannot be read."""
+        key = (pc, mode.bits)
+        if key not in self._codes:
+            self._codes[key] = self._fetched(pc, mode, hidden)
+        return self._codes[key]
+
+    def _fetched(self, pc: int, mode: Mode, hidden: Mapping[str, int]) -> bytes:
+        linear = pc if mode is Mode.LONG else pc + hidden.get("cs_base", 0) & 0xFFFFFFFF
+        for size in (_LONGEST, min(_LONGEST, 0x1000 - (linear & 0xFFF))):  # the next page may not be there
+            try:
+                data = self._target.read_linear(linear, size)
+            except MemoryUnreadable:
+                continue
+            return next((one.data for one in disassemble(data, pc, mode.bits, 1)), b"")
+        return b""
+
+
+def _leads_to_itself(code: bytes) -> bool:
+    """Whether it is a direct jump to where it stands, which changes nothing when it has run."""
+    return code in _SELF_JUMPS or (len(code) == 6 and code[0] == 0x0F and code[1] & 0xF0 == 0x80 and code[2:] == b"\xfa\xff\xff\xff")
+
+
+_SELF_JUMPS = frozenset((b"\xeb\xfe", b"\xe9\xfb\xff\xff\xff", *(bytes((0x70 + condition, 0xFE)) for condition in range(16))))
