@@ -24,12 +24,17 @@ class Output:
 
     def write(self, text: str) -> None:
         """Raises BadInput when the stream does not take it. A reader that has left early, as `head` does, is no failure."""
+        self.put(text, flush=True)
+
+    def put(self, text: str, flush: bool = False) -> None:
+        """As `write`, for a part of a long answer: it stays in the buffer."""
         self.written = True
         encoding = self.stream.encoding or "ascii"
         try:
             # A terminal in the C locale shows what it can; it is no reason to lose the report.
             self.stream.write(text.encode(encoding, "replace").decode(encoding))
-            self.stream.flush()
+            if flush:
+                self.stream.flush()
         except BrokenPipeError:
             drop(self.stream)
         except OSError as error:

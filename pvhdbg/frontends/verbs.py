@@ -78,6 +78,10 @@ def _part(name: str, help: str, words: str, *own: Argument, handed_over: bool = 
         live_example=example,
     )
 
+_TRACE_ACTIONS = "pvhdbg.frontends.trace_actions"
+_SAVED_ACTIONS = "pvhdbg.frontends.saved_trace_actions"
+_TRACE = argument("subject", metavar="FILE", help="a saved trace: what `pvhdbg trace -o` wrote")
+_FOR = argument("--for", dest="seconds", type=float, metavar="SECONDS", help="how long to follow the guest (default: 60)")
 
 VERBS: tuple[Verb, ...] = (
     Verb(
@@ -186,6 +190,79 @@ VERBS: tuple[Verb, ...] = (
         passes_on=True,
         live=True,
         live_example="fwcfg",
+    ),
+    Verb(
+        "timeline",
+        "draw a boot: how long it stayed in each mode, and the milestones",
+        "pvhdbg timeline boot.jsonl",
+        f"{_SAVED_ACTIONS}:timeline",
+        (
+            argument("subject", metavar="FILE|SUBJECT", help="a saved trace, or a kernel file or gdbstub to trace now"),
+            argument("--until", metavar="SYMBOL|0xADDRESS|MODE|N", help="where to end"),
+            argument("--milestone", action="append", default=[], metavar="SYMBOL|0xADDRESS", help="a milestone of your own"),
+            _FOR,
+            *_QEMU,
+            *_WALK,
+        ),
+        formats=("text",),
+        passes_on=True,
+    ),
+    Verb(
+        "trace query",
+        "ask a saved trace: who changed a register, or what happened at a sequence number",
+        "pvhdbg trace query boot.jsonl cr0",
+        f"{_SAVED_ACTIONS}:query",
+        (
+            _TRACE,
+            argument("what", metavar="REGISTER|N", help="a register (cr0, rsp, cs, gdt_base, idt_limit …), or a sequence number"),
+            argument("--around", type=int, default=5, metavar="COUNT", help="instructions to show around N (default: 5)"),
+        ),
+        formats=("text",),
+    ),
+    Verb(
+        "trace diff",
+        "compare two saved traces up to where they part; exit code 1 when they do",
+        "pvhdbg trace diff good.jsonl bad.jsonl",
+        f"{_SAVED_ACTIONS}:diff",
+        (_TRACE, argument("other", metavar="OTHER", help="the saved trace to compare with")),
+        formats=("text",),
+    ),
+    Verb(
+        "trace export",
+        "write a saved trace in another tool's format",
+        "pvhdbg trace export boot.jsonl --as perfetto -o boot.json",
+        f"{_SAVED_ACTIONS}:export",
+        (
+            _TRACE,
+            argument("--as", dest="format_name", choices=("perfetto", "tenet", "drcov", "csv", "folded"), required=True,
+                     help="Perfetto and Chrome, Tenet, Lighthouse (drcov), CSV, or folded stacks for a flame graph"),
+            argument("-o", "--output", metavar="FILE", required=True, help="the file to write"),
+        ),
+        formats=("text",),
+    ),
+    Verb(
+        "trace",
+        "follow the CPU from the entry: every instruction, or the milestones of the boot; or show a saved trace",
+        "pvhdbg trace vmlinux --what state --until long -o boot.jsonl",
+        f"{_TRACE_ACTIONS}:trace",
+        (
+            argument("subject", metavar="SUBJECT", help="a kernel file, a gdbstub, or a saved trace"),
+            argument("--until", metavar="SYMBOL|0xADDRESS|MODE|N", help="where to end: at a place, in a mode (protected, paged, pae, "
+                     "compatibility, long), or after N instructions"),
+            argument("--what", choices=("milestones", "pc", "state", "calls"), default="milestones",
+                     help="what to show: the steps of the boot, places, places with all that each instruction changed, or each "
+                     "function when it is first come to"),
+            argument("--milestone", action="append", default=[], metavar="SYMBOL|0xADDRESS", help="a milestone of your own"),
+            argument("--engine", choices=("auto", "log", "step", "first"), help="how to look: QEMU's log (fast), single "
+                     "steps (any gdbstub), or each block once (for --what calls)"),
+            argument("-o", "--output", metavar="FILE", help="write all of it there, as JSON Lines (pvhdbg/trace/1)"),
+            argument("--tail", type=int, metavar="N", help="keep only the last N events: a flight recorder"),
+            _FOR,
+            *_QEMU,
+            *_WALK,
+        ),
+        formats=("text",),
+        passes_on=True,
     ),
     Verb(
         "snapshot save",

@@ -1,0 +1,65 @@
+"""A trace as text: the milestones as a table, events as lines, faults in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from pvhdbg.decode.text import printable
+from pvhdbg.report.style import PLAIN, Style
+from pvhdbg.trace.event import Event, Fault
+from pvhdbg.trace.first import Reached
+from pvhdbg.trace.milestones import Milestone
+
+Name = Callable[[int], "str | None"]
+Disassemble = Callable[[bytes, int, int], str]
+
+
+def milestones(found: Sequence[Milestone], name: Name, style: Style = PLAIN) -> str:
+    """The table of a boot: how many instructions from the beginning, where, what."""
+    if not found:
+        return "no instruction was seen\n"
+    wide = max(len(one.name) for one in found)
+    rows = []
+    for one in found:
+        what = " ".join(part for part in (one.title, f"({one.detail})" if one.detail else "") if part)
+        place = f"{one.pc:#x}{_named(name(one.pc))}"
+        rows.append(f"{one.seq:>12,}  {style('head', f'{printable(one.name):<{wide}}')}  {place:<44}  {what}".rstrip())
+    return f"{'instructions':>12}  {'milestone':<{wide}}  where\n" + "\n".join(rows) + "\n"
+
+
+def events(shown: Iterable[Event | Fault], name: Name, disassemble: Disassemble, style: Style = PLAIN) -> str:
+    """One line each: sequence number, mode, place, instruction, what it changed."""
+    lines = []
+    symbol = None
+    for one in shown:
+        if isinstance(one, Fault):
+            lines.append(style("bad", fault(one)))
+            continue
+        here = name(one.pc)
+        base = None if here is None else here.partition("+")[0]
+        if base is not None and base != symbol:
+            lines.append(style("note", f"{printable(base)}:"))
+        symbol = base
+        text = disassemble(one.code, one.pc, one.mode.bits)
+        changes = "" if not one.changes else "  " + " ".join(f"{key}={value:#x}" for key, value in one.changes.items())
+        lines.append(f"{one.seq:>10} {one.mode.value:<13} {one.pc:#x}  {text:<34}{changes}".rstrip())
+    return "\n".join(lines) + "\n" if lines else ""
+
+
+def functions(reached: Iterable[Reached], style: Style = PLAIN) -> str:
+    """The functions in the order in which they were first come to."""
+    lines = [f"{one.order:>6}  {style('note', printable(one.name))}  at {one.pc:#x}, block {one.block:,}" for one in reached]
+    return "\n".join(lines) + "\n" if lines else "no function with a name was reached\n"
+
+
+def fault(one: Fault) -> str:
+    """One fault on one line."""
+    vector = "" if one.vector is None else f" {one.vector:#x}"
+    error = "" if one.error is None else f", error code {one.error:#x}"
+    where = "" if one.pc is None else f" at {one.pc:#x}"
+    cr2 = "" if one.cr2 is None else f", cr2 {one.cr2:#x}"
+    return f"{one.seq:>10} *** {one.kind}{vector}{where}{error}{cr2}"
+
+
+def _named(symbol: str | None) -> str:
+    return "" if symbol is None else f" {printable(symbol)}"

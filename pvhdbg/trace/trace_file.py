@@ -1,0 +1,160 @@
+"""A saved trace: JSON Lines, one object a line, readable as far as it goes when it is cut at any byte.
+
+::
+
+    {"schema": "pvhdbg/trace/1", "engine": "log", "what": "state", "entry": "0x100000", …}     the head
+    {"seq": 0, "pc": "0x100000", "mode": "protected", "code": "bc10901000", "changes": {"rsp": "0x109010"}}
+    {"milestone": "cr0.pg", "seq": 10279, "pc": "0x100035", "mode": "protected", "detail": "cr0 0x80000011"}
+    {"fault": "exception", "seq": 365, "vector": 14, "error": 2, "pc": "0x1000fe", "cr2": "0xcffffffc", "state": {…}}
+    {"function": "start_kernel", "order": 27, "pc": "0xffffffff8304ee41", "block": 412}
+    {"end": "shutdown", "events": 365}
+
+Numbers that are addresses or register values are hexadecimal strings: JSON's own have 53 bits. Sequence numbers are numbers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pvhdbg.errors import BadInput
+from pvhdbg.trace.event import Changes, Event, Fault, Mode
+from pvhdbg.trace.first import Reached
+from pvhdbg.trace.milestones import Milestone
+
+SCHEMA = "pvhdbg/trace/1"
+_LINE_BOUND = 1 << 16  # characters
+
+
+@dataclass(frozen=True)
+class Head:
+    """Where the trace comes from: engine, what was seen, the entry, VMM, kernel; all but the first two may be unknown."""
+
+    engine: str
+    what: str
+    entry: int | None = None
+    vmm: str | None = None
+    kernel: str | None = None
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Why it ended, and how many events it has in all."""
+
+    why: str
+    events: int
+
+
+Record = Head | Event | Milestone | Fault | Reached | Ending
+
+
+def encode(record: Record, symbol: str | None = None) -> str:
+    """One line. `symbol` is an event's or a milestone's place by name."""
+    return json.dumps(_object(record, symbol), separators=(",", ":")) + "\n"
+
+
+def _object(record: Record, symbol: str | None) -> dict[str, Any]:
+    named = {} if symbol is None else {"symbol": symbol}
+    if isinstance(record, Event):
+        row: dict[str, Any] = {"seq": record.seq, "pc": hex(record.pc), "mode": record.mode.value, **named}
+        if record.code:
+            row["code"] = record.code.hex()
+        changes = record.changes
+        if changes is not None:
+            row["changes"] = _hex(changes)
+        if record.cpu:
+            row["cpu"] = record.cpu
+        return row
+    if isinstance(record, Milestone):
+        mode = {} if record.mode is None else {"mode": record.mode.value}
+        return {"milestone": record.name, "seq": record.seq, "pc": hex(record.pc), **mode, "detail": record.detail, **named}
+    if isinstance(record, Fault):
+        row = {"fault": record.kind, "seq": record.seq, "vector": record.vector, "error": record.error}
+        row |= {name: None if value is None else hex(value) for name, value in (("pc", record.pc), ("cr2", record.cr2))}
+        return {**row, "state": _hex(record.state)}
+    if isinstance(record, Reached):
+        return {"function": record.name, "order": record.order, "pc": hex(record.pc), "block": record.block}
+    if isinstance(record, Ending):
+        return {"end": record.why, "events": record.events}
+    entry = None if record.entry is None else hex(record.entry)
+    return {
+        "schema": SCHEMA, "engine": record.engine, "what": record.what, "entry": entry, "vmm": record.vmm, "kernel": record.kernel,
+    }  # fmt: skip
+
+
+def _hex(values: Mapping[str, int]) -> dict[str, str]:
+    return {name: hex(value) for name, value in values.items()}
+
+
+def is_trace(head: bytes) -> bool:
+    """Whether a file that begins with these bytes is a saved trace."""
+    return head.startswith(b'{"schema":"pvhdbg/trace/')
+
+
+def decode(lines: Iterable[str], names: dict[int, str] | None = None) -> Iterator[Record]:
+    """The records of a saved trace. A last line that is cut is left out; any other damage raises BadInput with its number.
+
+    `names` is filled with the symbols that the trace gives its places.
+    """
+    damaged = 0
+    for number, line in enumerate(lines, 1):
+        if damaged:
+            raise BadInput(f"line {damaged} of the trace is damaged", "save it again")
+        try:
+            record = _record(line, names)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            damaged = number
+            continue
+        if number == 1 and not isinstance(record, Head):
+            raise BadInput("the file is not a saved trace", "give a file that `pvhdbg trace -o` wrote")
+        if isinstance(record, Head) and number > 1:
+            raise BadInput(f"line {number} of the trace is a second head", "give one trace")
+        yield record
+    if damaged == 1:
+        raise BadInput("the file is not a saved trace, or is cut within its first line", "give a file that `pvhdbg trace -o` wrote")
+
+
+def _record(line: str, names: dict[int, str] | None) -> Record:
+    if len(line) > _LINE_BOUND or not line.endswith("\n"):
+        raise ValueError("a cut line")
+    row = json.loads(line)
+    if names is not None and "symbol" in row:
+        names[int(row["pc"], 16)] = str(row["symbol"])
+    if "schema" in row:
+        if row["schema"] != SCHEMA:
+            raise BadInput(f"the trace is in the format {str(row['schema'])[:40]}, not {SCHEMA}", "use the pvhdbg that wrote it")
+        return Head(str(row["engine"]), str(row["what"]), _number(row.get("entry")), _text(row.get("vmm")), _text(row.get("kernel")))
+    if "milestone" in row:
+        mode = Mode(row["mode"]) if "mode" in row else None
+        return Milestone(str(row["milestone"]), _count(row["seq"]), int(row["pc"], 16), str(row["detail"]), mode)
+    if "fault" in row:
+        vector, error = (None if row[name] is None else _count(row[name]) for name in ("vector", "error"))
+        return Fault(_count(row["seq"]), str(row["fault"]), vector, error, _number(row["pc"]), _number(row["cr2"]), _values(row["state"]))
+    if "function" in row:
+        return Reached(_count(row["order"]), str(row["function"]), int(row["pc"], 16), _count(row["block"]))
+    if "end" in row:
+        return Ending(str(row["end"]), _count(row["events"]))
+    changes = row.get("changes")
+    delta = None if changes is None else Changes(_values(changes))
+    cpu = _count(row.get("cpu", 0))
+    return Event(_count(row["seq"]), int(row["pc"], 16), Mode(row["mode"]), bytes.fromhex(row.get("code", "")), delta, cpu)
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or value < 0:
+        raise ValueError(value)
+    return value
+
+
+def _number(value: Any) -> int | None:
+    return None if value is None else int(value, 16)
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _values(row: Any) -> dict[str, int]:
+    return {str(name): int(value, 16) for name, value in row.items()}
