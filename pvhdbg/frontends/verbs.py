@@ -265,6 +265,14 @@ VERBS: tuple[Verb, ...] = (
         passes_on=True,
     ),
     Verb(
+        "why",
+        "boot, watch for the guest's death, and explain it",
+        "pvhdbg why vmlinux --cpu qemu32",
+        "pvhdbg.frontends.why_actions:why",
+        (argument("subject", metavar="SUBJECT", help="a kernel file, or a gdbstub"), _FOR, *_QEMU, *_WALK),
+        passes_on=True,
+    ),
+    Verb(
         "snapshot save",
         "save what was handed over to a file that check, regs and info read",
         "pvhdbg snapshot save vmlinux -o boot.pvhsnap",

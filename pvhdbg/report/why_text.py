@@ -1,0 +1,110 @@
+"""Why a boot died, as text and as JSON (pvhdbg/why/1)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from textwrap import wrap
+from typing import Any
+
+from pvhdbg.decode.page_walk import Walk
+from pvhdbg.decode.text import printable
+from pvhdbg.report import trace_text
+from pvhdbg.report.style import PLAIN, Style
+from pvhdbg.trace.death import Death
+from pvhdbg.trace.explain import Explanation
+
+_REGISTERS = (
+    ("rax", "rbx", "rcx", "rdx"), ("rsi", "rdi", "rbp", "rsp"), ("rip", "eflags", "cs", "ss"), ("cr0", "cr2", "cr3", "cr4"),
+    ("efer", "gdt_base", "idt_base", "idt_limit"),
+)  # fmt: skip
+
+
+def render(
+    death: Death,
+    why: Explanation,
+    name: trace_text.Name,
+    disassemble: trace_text.Disassemble,
+    serial: Sequence[str] = (),
+    warnings: Sequence[str] = (),
+    style: Style = PLAIN,
+) -> str:
+    """The verdict first, then what it rests on."""
+    lines = [*(style("bad", line) for line in wrap(printable(why.verdict), max(min(style.width, 110), 40))), ""]
+    if death.path:
+        lines += [style("head", "The last instructions that matter"), trace_text.events(death.path, name, disassemble, style).rstrip("\n"), ""]
+    elif death.kind not in ("alive", "shutdown", "exited", "reset", "panic"):
+        lines += [style("dim", "The way there was not recorded: it died after the instructions that are followed one by one."), ""]
+    if why.chain:
+        lines += [style("head", "The faults"), *(f"  {number}. {printable(link)}" for number, link in enumerate(why.chain, 1)), ""]
+    if why.place is not None:
+        lines += [style("head", f"The address {why.place.address:#x}"), f"  {printable(why.place.words)}"]
+        lines += [*(f"  {line}" for line in walk(why.place.walk)), ""]
+    if death.state:
+        lines += [style("head", "Registers, at the fault" if death.first is not None else "Registers"), *registers(death), ""]
+    for title, part in (("What the ABI promises", why.promises), ("What was wrong with the hand-off", why.complaints),
+                        ("The serial port's last words", serial)):  # fmt: skip
+        if part:
+            lines += [style("head", title), *(f"  {printable(line)}" for line in part), ""]
+    lines += [style("warn", f"note: {printable(warning)}") for warning in warnings]
+    if why.next:
+        lines.append(f"{style('head', 'next:')} {printable(why.next)}")
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def walk(way: Walk | None) -> list[str]:
+    """The page walk, one level a line; nothing where paging is off."""
+    if way is None or way.scheme is None:
+        return []
+    lines = [f"{way.scheme.name}:"]
+    for level in way.levels:
+        entry = "cannot be read" if level.entry is None else f"{level.entry:#x} {level.words() or 'not present'}"
+        lines.append(f"  {level.name}[{level.index}] at {level.address:#x}: {entry}")
+    lines.append(f"  {way.problem}" if way.physical is None else f"  physical {way.physical:#x}")
+    return lines
+
+
+def registers(death: Death) -> list[str]:
+    """Those that matter for a death, four on a line."""
+    rows = []
+    for row in _REGISTERS:
+        shown = [f"{name} {death.state[name]:#x}" for name in row if name in death.state]
+        if shown:
+            rows.append("  " + "  ".join(f"{part:<26}" for part in shown).rstrip())
+    return rows
+
+
+def document(death: Death, why: Explanation, name: trace_text.Name, serial: Sequence[str] = (), warnings: Sequence[str] = ()) -> str:
+    """The same as JSON."""
+    return json.dumps(_document(death, why, name, serial, warnings), indent=2) + "\n"
+
+
+def _document(death: Death, why: Explanation, name: trace_text.Name, serial: Sequence[str], warnings: Sequence[str]) -> dict[str, Any]:
+    return {
+        "schema": "pvhdbg/why/1",
+        "kind": death.kind,
+        "cause": why.cause,
+        "verdict": why.verdict,
+        "instructions": death.begun,
+        "pc": None if death.pc is None else hex(death.pc),
+        "symbol": None if death.pc is None else name(death.pc),
+        "mode": None if death.mode is None else death.mode.value,
+        "path": [{"seq": one.seq, "pc": hex(one.pc), "mode": one.mode.value, "code": one.code.hex()} for one in death.path],
+        "faults": [
+            {"kind": one.kind, "vector": one.vector, "error": one.error, "cr2": None if one.cr2 is None else hex(one.cr2), "words": words}
+            for one, words in zip(_told(death), why.chain, strict=False)
+        ],
+        "address": None if why.place is None else {
+            "address": hex(why.place.address), "class": why.place.kind, "words": why.place.words, "walk": walk(why.place.walk),
+        },
+        "registers": {key: hex(value) for key, value in death.state.items()},
+        "promises": list(why.promises),
+        "handoff": list(why.complaints),
+        "serial": list(serial),
+        "next": why.next,
+        "warnings": list(warnings),
+    }  # fmt: skip
+
+
+def _told(death: Death) -> list[Any]:
+    return list(death.faults)
