@@ -5,6 +5,7 @@ They come from .symtab, or from the table that a stripped Linux carries for itse
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
@@ -38,6 +39,7 @@ class _LinuxTable:
 
     def __init__(self, kallsyms: Kallsyms) -> None:
         self._kallsyms = kallsyms
+        self._near: dict[int, str] = {}  # names that were decoded, by address: one costs a walk over a block of them
 
     def __len__(self) -> int:
         return len(self._kallsyms)
@@ -56,8 +58,16 @@ class _LinuxTable:
         return self._kallsyms.exact(address)
 
     def nearest(self, address: int, lowest: int) -> tuple[str, int] | None:
-        found = self._kallsyms.nearest(address)
-        return found if found is not None and address - found[1] >= lowest else None
+        addresses = self._kallsyms.addresses
+        row = bisect_right(addresses, address) - 1
+        if row < 0 or addresses[row] < lowest:
+            return None
+        start = addresses[row]
+        if start not in self._near:
+            found = self._kallsyms.nearest(start)
+            assert found is not None
+            self._near[start] = found[0]
+        return self._near[start], address - start
 
     def names(self) -> Iterator[str]:
         return iter(self._by_name)
