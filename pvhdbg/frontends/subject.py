@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pvhdbg.decode.qemu_monitor import LoadedKernel
     from pvhdbg.frontends.session import Session
     from pvhdbg.kernel_image import KernelImage
-    from pvhdbg.vmm.qemu import QemuOptions
+    from pvhdbg.vmm.qemu import QemuOptions, QemuProcess
 
 _SNAPSHOT_HEAD = b"{"
 _SERIAL_LINES = 1000  # of the guest's log, in a report
@@ -53,6 +53,7 @@ class Opened:
     warnings: list[str] = field(default_factory=list)
     file: KernelFile | None = None
     serial: tuple[str, ...] = ()
+    qemu: QemuProcess | None = None  # where it was started here
 
 
 def observe(request: Request) -> Observed:
@@ -60,7 +61,7 @@ def observe(request: Request) -> Observed:
 
     The machine is left as the request says, on every way out. Raises PvhdbgError.
     """
-    return _observed(_opened(request))
+    return _observed(open_subject(request))
 
 
 def kind_of(subject: str) -> str:
@@ -105,7 +106,7 @@ def session_of(request: Request) -> Iterator[Session]:
         return
     from pvhdbg.frontends.session import Session, Settings
 
-    with _opened(request) as opened:
+    with open_subject(request) as opened:
         settings = Settings(_spec(request), bool(request.strict))
         session = Session(opened.target, opened.image, settings, warnings=opened.warnings, confirm=Confirm())
         session.adopt(opened.boot)
@@ -119,7 +120,8 @@ def _observed(subject: AbstractContextManager[Opened]) -> Observed:
 
 
 @contextmanager
-def _opened(request: Request) -> Iterator[Opened]:
+def open_subject(request: Request) -> Iterator[Opened]:
+    """As `observe`, with the target at hand until the block is left."""
     subject = str(request.subject)
     kind = kind_of(subject)
     _refuse_all(request, kind)
@@ -286,7 +288,7 @@ def _run_kernel(request: Request) -> Iterator[Opened]:
             boot = capture(target, plan, progress=request.progress, meanwhile=_prepare, timestamp=_now())
         except PvhdbgError as error:
             raise _with_serial(error, qemu.serial_tail(3)) from error
-        opened = Opened(target, with_command(boot, qemu.command), image, warnings, file)
+        opened = Opened(target, with_command(boot, qemu.command), image, warnings, file, qemu=qemu)
         yield opened
         opened.serial = tuple(qemu.serial_tail(_SERIAL_LINES))
         if leave is not Leave.KILLED:

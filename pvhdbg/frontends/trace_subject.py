@@ -7,15 +7,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pvhdbg.capture import capture
 from pvhdbg.errors import BadInput
 from pvhdbg.frontends import subject as subjects
 from pvhdbg.frontends.verbs import Request
 from pvhdbg.kernel_image import KernelImage, open_kernel
-from pvhdbg.targets.address import StubAddress, parse_address
-from pvhdbg.targets.target import Leave, Target
+from pvhdbg.targets.target import Target
 from pvhdbg.vmm.options import option_names
-from pvhdbg.vmm.qemu import QemuOptions, QemuProcess, start
+from pvhdbg.vmm.qemu import QemuProcess
 
 if TYPE_CHECKING:
     from pvhdbg.decode.boot_state import BootState
@@ -94,56 +92,14 @@ class Machine:
 def at_entry(request: Request) -> Iterator[Machine]:
     """Bring the subject, a kernel file or a gdbstub, to its entry; leave it as the request says. Raises PvhdbgError."""
     path = str(request.subject)
-    if subjects._is_snapshot(path):
-        raise BadInput(f"{path} is a snapshot, which does not run", "give the kernel, or a gdbstub")
-    with ExitStack() as stack:
-        machine = _started(request, stack) if subjects._is_file(path) else _attached(request, stack, parse_address(path))
-        yield machine
-
-
-def _started(request: Request, stack: ExitStack) -> Machine:
-    subjects._refuse(request, ("kernel", "reset"), "the subject is the kernel, and it is started afresh")
+    kind = subjects.kind_of(path)
+    if kind not in ("kernel", "stub"):
+        raise BadInput(f"{path} is a {kind}, which does not run", "give the kernel, or a gdbstub")
     if option_names(tuple(request.extra or ())) & {"d", "D"}:
         raise BadInput("QEMU's options -d and -D cannot be passed on", "leave them out: the tracer switches QEMU's log by itself")
-    request.progress("reading the kernel")
-    image = stack.enter_context(open_kernel(str(request.subject)))
-    kernel = image.kernel()
-    if kernel.entry is None and request.entry is None and not request.here:
-        raise image.not_bootable()
-    plan = subjects._plan(request, kernel, image)
-    options = QemuOptions(
-        kernel=image.elf_path,
-        append=request.append,
-        initrd=request.initrd,
-        machine=request.machine,
-        memory=request.memory,
-        cpus=request.cpus,
-        cpu=request.cpu,
-        accel=request.accel or "tcg",
-        qemu=request.qemu,
-        extra=tuple(request.extra or ()),
-    )
-    qemu = stack.enter_context(start(options, timeout=subjects._timeout(request), progress=request.progress))
-    leave = Leave(request.leave or "killed")
-    machine_warnings: list[str] = []
-    if leave is not Leave.KILLED:
-        stack.callback(qemu.release)
-        machine_warnings.append(f"QEMU (pid {qemu.pid}) is left {leave.value}; its gdbstub is {qemu.gdb_socket}")
-    target = stack.enter_context(subjects._connected(request, StubAddress(path=qemu.gdb_socket), leave))
-    boot = capture(target, plan, progress=request.progress, timestamp=subjects._now())
-    return Machine(target, boot, Names(image), image, qemu, machine_warnings)
-
-
-def _attached(request: Request, stack: ExitStack, address: StubAddress) -> Machine:
-    subjects._refuse(request, subjects._QEMU_OPTIONS, "the machine at a gdbstub is already running; these are for a kernel file")
-    image = None
-    if request.kernel:
-        image = stack.enter_context(open_kernel(str(request.kernel)))
-    plan = subjects._plan(request, None if image is None else image.kernel(), image)
-    target = stack.enter_context(subjects._connected(request, address, Leave(request.leave or "stopped")))
-    boot = capture(target, plan, progress=request.progress, confirm=subjects._Confirm(), timestamp=subjects._now())
-    kernel = boot.snapshot.kernel
-    if image is None and kernel is not None and kernel.path is not None and kernel.source == "ELF file":
-        image = stack.enter_context(open_kernel(kernel.path))  # it was compared with the guest's memory
-    warnings = [] if image is not None else ["the kernel file was not seen: places have no names; give it with --kernel"]
-    return Machine(target, boot, Names(image), image, None, warnings)
+    with ExitStack() as stack:
+        opened = stack.enter_context(subjects.open_subject(request))
+        image, kernel = opened.image, opened.boot.snapshot.kernel
+        if image is None and kernel is not None and kernel.path is not None and kernel.source == "ELF file":
+            image = stack.enter_context(open_kernel(kernel.path))  # it was compared with the guest's memory
+        yield Machine(opened.target, opened.boot, Names(image), image, opened.qemu, opened.warnings)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from textwrap import wrap
 from typing import Any
 
-from pvhdbg.decode.page_walk import Walk
+from pvhdbg.decode.paging import Walk
 from pvhdbg.decode.text import printable
 from pvhdbg.report import trace_text
 from pvhdbg.report.style import PLAIN, Style

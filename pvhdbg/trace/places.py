@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from pvhdbg.decode.page_walk import Walk, translate
+from pvhdbg.decode.paging import Walk, translate
 from pvhdbg.model import Backing, LoadRange, Registers, Unavailable
 
 _PAGE = 0x1000

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
-from pvhdbg.decode.page_walk import translate
+from pvhdbg.decode.paging import translate
 from pvhdbg.errors import MemoryUnreadable, TargetError, TargetLost, TargetTimeout
 from pvhdbg.model import Registers, Unavailable
 from pvhdbg.targets.target import RESET_VECTOR, Stop, StopKind, Target
