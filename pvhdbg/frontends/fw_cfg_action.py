@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pvhdbg.kernel_image import KernelImage
 
 _HEAD = 32  # bytes of a data item that are read: each is a monitor command
+# QEMU keeps a pointer to a buffer on x86_load_linux's stack (hw/i386/x86-common.c), which is gone when somebody reads the item.
+_NOT_KEPT = "SETUP_DATA"
 _LINE_BOUND = 2048  # of the command line, which the prediction starts from
 
 
@@ -86,7 +88,7 @@ def _expected(image: KernelImage, real: dict[str, int | bytes]) -> tuple[dict[st
     assert isinstance(line, bytes)
     assert isinstance(initrd, int)
     loading = QEMU.load(image.file(), Boot(line.split(b"\0")[0], initrd, kernel_path=image.elf_path.encode("utf-8", "surrogateescape")))
-    return {item.name: item for item in loading.fw_cfg}, loading.protocol
+    return {item.name: item for item in loading.fw_cfg if item.name != _NOT_KEPT}, loading.protocol
 
 
 def _value(item: FwCfgItem | None) -> int | bytes | None:
