@@ -10,6 +10,7 @@ import mmap
 import os
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from pvhdbg.decode import elf as elf_format
 from pvhdbg.decode.boot_headers import is_efi, linux_setup, payload_range
 from pvhdbg.decode.container import HEAD_SIZE, Container
 from pvhdbg.errors import BadInput, NotBootable, PvhdbgError
+from pvhdbg.file_bytes import FileBytes, pieces
 from pvhdbg.model import Kernel
 from pvhdbg.spec.linux_boot import PAYLOAD_SINCE, SetupHeader
 from pvhdbg.unpack import compression, unpack
@@ -32,12 +34,12 @@ _SAMPLE = 256
 class KernelImage:
     """An opened kernel. `data` is its ELF, which may lie packed in the file that was opened: the `container`."""
 
-    def __init__(self, path: str, data: memoryview, container: Container, mapped: mmap.mmap) -> None:
+    def __init__(self, path: str, data: elf_format.Buffer, container: Container, close: Callable[[], None]) -> None:
         self.path = path
         self.container = container
         self.data = data
         self.elf = elf_format.parse(data)
-        self._mapped: mmap.mmap | None = mapped
+        self._close = close
         self._folder: str | None = None
 
     def __enter__(self) -> KernelImage:
@@ -72,7 +74,7 @@ class KernelImage:
             try:
                 folder = tempfile.mkdtemp(prefix="pvhdbg-")
                 with open(os.path.join(folder, "vmlinux"), "wb") as file:
-                    file.write(self.data)
+                    file.writelines(pieces(self.data))
             except BaseException as error:
                 _remove(folder)
                 if not isinstance(error, OSError):
@@ -90,7 +92,10 @@ class KernelImage:
         """The same with the SHA-256 of the file's ELF."""
         import hashlib
 
-        return replace(self.kernel(), sha256=hashlib.sha256(self.data).hexdigest())
+        digest = hashlib.sha256()
+        for piece in pieces(self.data):
+            digest.update(piece)
+        return replace(self.kernel(), sha256=digest.hexdigest())
 
     def not_bootable(self) -> NotBootable:
         """Why it has no usable PVH entry, or none that QEMU finds, as an error to raise."""
@@ -124,29 +129,33 @@ class KernelImage:
         if self._folder is not None:
             _remove(self._folder)
             self._folder = None
-        self.data.release()
-        if self._mapped is not None:
-            self._mapped.close()
-            self._mapped = None
+        self._close()
 
 
 def open_kernel(path: str) -> KernelImage:
     """Open a kernel file. Raises BadInput with the next step for whatever is not one."""
-    mapped = _mapped(path)
-    view = memoryview(mapped)
+    file = _opened(path)
     try:
-        container, payload = _payload(view, path)
-        if payload is not None:
-            inner = _unpacked(payload, path)
-            payload.release()
-            view.release()
-            mapped.close()
-            mapped, view = inner, memoryview(inner)
-        return KernelImage(path, view, container, mapped)
+        container, payload = _payload(file, path)
+        if payload is None:
+            return KernelImage(path, file, container, file.close)
+        mapped = _unpacked(payload, path)
+    except BaseException:
+        file.close()
+        raise
+    file.close()
+    view = memoryview(mapped)
+
+    def close() -> None:
+        view.release()
+        mapped.close()
+
+    try:
+        return KernelImage(path, view, container, close)
     except BaseException as error:
         error.__traceback__ = None  # its frames hold slices of the mapping, which then could not be closed
-        view.release()
-        _close(mapped)
+        with suppress(BufferError):  # an exception in flight still holds a view; the mapping goes with it
+            close()
         raise
 
 
@@ -161,7 +170,7 @@ def extract(path: str, output: str) -> str:
         try:
             if os.path.islink(output) or (os.path.exists(output) and not os.path.isfile(output)):
                 with open(output, "wb") as file:
-                    file.write(image.data)
+                    file.writelines(pieces(image.data))
             else:
                 _write_whole(image.data, output)
         except OSError as error:
@@ -186,7 +195,7 @@ def _write_whole(data: elf_format.Buffer, output: str) -> None:
     descriptor, partial = tempfile.mkstemp(prefix=".pvhdbg-", dir=os.path.dirname(output) or ".")
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+            file.writelines(pieces(data))
         os.chmod(partial, 0o644)
         os.replace(partial, output)
     except BaseException:
@@ -201,14 +210,7 @@ def _unlink(path: str) -> None:
         pass
 
 
-def _close(mapped: mmap.mmap) -> None:
-    try:
-        mapped.close()
-    except BufferError:  # an exception in flight still holds a view; the mapping goes with it
-        pass
-
-
-def _mapped(path: str) -> mmap.mmap:
+def _opened(path: str) -> FileBytes:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -220,7 +222,8 @@ def _mapped(path: str) -> mmap.mmap:
         todo = f"kernels in /boot may be readable by root only: sudo cp {shlex.quote(path)} . && sudo chown $USER {copy}"
         raise BadInput(f"{path} cannot be read: permission denied", todo) from None
     except (OSError, ValueError) as error:
-        raise BadInput(f"{path} cannot be opened: {error}", "give a regular file") from error
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise BadInput(f"{path} cannot be opened: {reason}", "give a regular file") from error
     try:
         about = os.fstat(descriptor)
         if stat.S_ISDIR(about.st_mode):
@@ -229,29 +232,28 @@ def _mapped(path: str) -> mmap.mmap:
             raise BadInput(f"{path} is not a regular file", "copy it to a file first")
         if about.st_size == 0:
             raise BadInput(f"{path} is empty", "fetch or build it again")
-        return mmap.mmap(descriptor, 0, prot=mmap.PROT_READ, flags=mmap.MAP_PRIVATE)
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read: {error.strerror}", "copy it to a local file first") from error
-    finally:
+        return FileBytes(descriptor, path, about.st_size)
+    except BaseException:
         os.close(descriptor)
+        raise
 
 
-def _payload(view: memoryview, path: str) -> tuple[Container, memoryview | None]:
+def _payload(view: FileBytes, path: str) -> tuple[Container, FileBytes | None]:
     """What the file is, and its compressed payload; None when the file is the ELF itself."""
-    head = bytes(view[:16])
+    head = view[:16]
     if head[:4] == b"\x7fELF":
         return Container(size=len(view)), None
     setup = linux_setup(view)
     if setup is not None:
         kind, payload = _bzimage(view, setup, path)
-        return Container(kind, setup, is_efi(view), len(view), bytes(view[:HEAD_SIZE])), payload
+        return Container(kind, setup, is_efi(view), len(view), view[:HEAD_SIZE]), payload
     outer = compression(head)
     if outer is not None:
-        return Container(outer, size=len(view), head=bytes(view[:HEAD_SIZE])), view[:]
+        return Container(outer, size=len(view), head=view[:HEAD_SIZE]), view
     raise _foreign(head, path)
 
 
-def _bzimage(view: memoryview, setup: SetupHeader, path: str) -> tuple[str, memoryview]:
+def _bzimage(view: FileBytes, setup: SetupHeader, path: str) -> tuple[str, FileBytes]:
     if setup.version < PAYLOAD_SINCE:
         raise BadInput(
             f"{path} is a bzImage of boot protocol {setup.version >> 8}.{setup.version & 0xFF:02d}, which does not say where its kernel is",
@@ -261,22 +263,21 @@ def _bzimage(view: memoryview, setup: SetupHeader, path: str) -> tuple[str, memo
     if start + length > len(view) or not length:
         raise BadInput(f"{path} is a bzImage whose payload ends at {start + length:#x}, but the file has {len(view):#x} bytes",
                        "it is truncated: fetch it again")  # fmt: skip
-    payload = view[start : start + length]
-    if bytes(payload[:4]) == b"\x7fELF":
+    payload = view.part(start, length)
+    if payload[:4] == b"\x7fELF":
         return "uncompressed", payload
-    kind = compression(bytes(payload[:8]))
+    kind = compression(payload[:8])
     if kind is None:
-        first = bytes(payload[:8]).hex()
-        payload.release()
+        first = payload[:8].hex()
         raise BadInput(f"the payload of the bzImage {path} is in an unknown format ({first})", "give the vmlinux of that build")
     return kind, payload
 
 
-def _unpacked(payload: memoryview, path: str) -> mmap.mmap:
+def _unpacked(payload: FileBytes, path: str) -> mmap.mmap:
     """The ELF in `payload`, on disk: a debug kernel need not fit into memory. The file has no name and goes with the mapping."""
     import tempfile  # here: with shutil it imports every compressor that Python has
 
-    kind = compression(bytes(payload[:8])) or "payload"
+    kind = compression(payload[:8]) or "payload"
     try:
         with tempfile.TemporaryFile(prefix="pvhdbg-") as file:
             for piece in unpack(payload, path):

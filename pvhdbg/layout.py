@@ -16,10 +16,17 @@ from __future__ import annotations
 
 import dataclasses
 import struct
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 _LAYOUT = "layout"
 _DOC = "doc"
+
+
+class Buffer(Protocol):
+    """Bytes that structures are read from, wherever they are kept: `bytes`, a memoryview, a file. A slice holds no more than asked."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, part: slice, /) -> bytes | memoryview: ...
 
 
 class Kind(NamedTuple):
@@ -97,12 +104,12 @@ class Structure:
         return {field.name: field.offset for field in cls.fields()}[name]
 
     @classmethod
-    def decode(cls: type[S], data: bytes | memoryview, offset: int = 0) -> S:
+    def decode(cls: type[S], data: Buffer, offset: int = 0) -> S:
         """The structure at `offset` of `data`. Raises ValueError when `data` ends before it does."""
         codec = _laid_out(cls)[0]
         if len(data) - offset < codec.size or offset < 0:
             raise ValueError(f"{cls.__name__} needs {codec.size} bytes, {max(len(data) - offset, 0)} are there")
-        return cls(*codec.unpack_from(data, offset))
+        return cls(*codec.unpack(data[offset : offset + codec.size]))
 
     def encode(self) -> bytes:
         """The structure's bytes. Raises `struct.error` for a value that does not fit its field."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
 from pvhdbg.decode.elf import Buffer, ElfFile, symbol_table
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pvhdbg.decode.kallsyms import Kallsyms
 
 _SUGGESTIONS = 3
+_SUGGEST_FOR = 128  # letters of a misspelt name: comparing is quadratic in them
 _SUGGEST_AMONG = 4096  # names of about the same length that are compared with a misspelt one
 
 
@@ -33,7 +35,7 @@ class _Table(Protocol):
 
 
 class _LinuxTable:
-    """Kallsyms as a table; the dictionary of all names is made when the first name is asked for."""
+    """Kallsyms as a table. Names are unpacked as they are compared, and not kept: how long they get is the file's choice."""
 
     origin = "kallsyms"
 
@@ -44,15 +46,8 @@ class _LinuxTable:
     def __len__(self) -> int:
         return len(self._kallsyms)
 
-    @cached_property
-    def _by_name(self) -> dict[str, int]:
-        found: dict[str, int] = {}
-        for name, address in self._kallsyms.rows():
-            found.setdefault(name, address)
-        return found
-
     def value(self, name: str) -> int | None:
-        return self._by_name.get(name)
+        return next((address for one, address in self._kallsyms.rows() if one == name), None)
 
     def exact(self, address: int) -> str | None:
         return self._kallsyms.exact(address)
@@ -70,7 +65,7 @@ class _LinuxTable:
         return self._near[start], address - start
 
     def names(self) -> Iterator[str]:
-        return iter(self._by_name)
+        return (name for name, _ in self._kallsyms.rows())
 
 
 class Symbols:
@@ -158,8 +153,11 @@ class Symbols:
         """The names that are most like `name`, best first."""
         import difflib
 
-        near = [one for one in self.names() if abs(len(one) - len(name)) <= 2 and (one[:1] == name[:1] or one[-2:] == name[-2:])]
-        return difflib.get_close_matches(name, near[:_SUGGEST_AMONG], _SUGGESTIONS)
+        if self._table is None or len(name) > _SUGGEST_FOR:
+            return []
+        near = (one for one in self._table.names() if abs(len(one) - len(name)) <= 2)
+        alike = (one for one in near if one[:1] == name[:1] or one[-2:] == name[-2:])
+        return difflib.get_close_matches(name, dict.fromkeys(islice(alike, _SUGGEST_AMONG)), _SUGGESTIONS)
 
     def names(self, prefix: str = "") -> list[str]:
         """The names of all symbols that begin so, in the table's order, each once."""

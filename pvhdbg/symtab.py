@@ -15,6 +15,7 @@ from pvhdbg.decode.elf import Buffer, SymbolTable
 _NAMED = frozenset({0, 1, 2, 10})  # STT_NOTYPE, STT_OBJECT, STT_FUNC, STT_GNU_IFUNC: not sections, not files
 _SHN_UNDEF = 0
 _NAME_BOUND = 4096  # bytes of one name that are shown
+_PLACES_BOUND = 256  # of a name among the strings: beyond, each entry is asked instead
 
 
 class Symtab:
@@ -93,13 +94,16 @@ class Symtab:
         """The first entry of that name. Linkers let a name share another's tail, so every place of the bytes is a candidate."""
         if not name or b"\0" in name:
             return None
-        places = set()
-        at = -1
-        while (at := self._strings.find(name + b"\0", at + 1)) >= 0:
+        places: set[int] = set()
+        at, wanted = -1, name + b"\0"
+        while len(places) <= _PLACES_BOUND and (at := self._strings.find(wanted, at + 1)) >= 0:
             places.add(at)
         if not places:
             return None
         column = self._column("I", 0)
+        if len(places) > _PLACES_BOUND:
+            strings = self._strings
+            return next((row for row, place in enumerate(column) if strings.startswith(wanted, place) and self._is_named(row)), None)
         if len(places) == 1:
             at = -1
             while (at := _index(column, min(places), at + 1)) >= 0:
@@ -118,7 +122,7 @@ class Symtab:
         start = row * (24 if self._wide else 16)
         offset = int.from_bytes(self._table[start : start + 4], "little")
         end = self._strings.find(b"\0", offset, offset + _NAME_BOUND)
-        return self._strings[offset:end].decode("utf-8", "backslashreplace") if 0 < offset < end else None
+        return self._strings[offset:end].decode("utf-8", "surrogateescape") if 0 < offset < end else None
 
     def _by_value(self) -> tuple[array[int], array[int]]:
         """Values in rising order, and the row of each; of equal ones the first of the table comes first."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import NoReturn, Protocol
 
 from pvhdbg.errors import BadInput
+from pvhdbg.layout import Buffer
 
 UNPACKED_BOUND = 1 << 30  # bytes: the largest debug kernels have about 600 MB
 _RATIO_BOUND = 256  # to one: kernels, debug information included, pack to a third or a tenth
@@ -37,7 +38,7 @@ def compression(head: bytes) -> str | None:
     return next((name for magic, name in _FORMATS if head.startswith(magic)), None)
 
 
-def unpack(payload: memoryview, path: str) -> Iterator[bytes]:
+def unpack(payload: Buffer, path: str) -> Iterator[bytes]:
     """What is packed in `payload` (or `payload` itself where it is not), in pieces of bounded size.
 
     Raises BadInput, for which `path` is named, for damage and for what unpacks to more than any kernel does.
@@ -60,7 +61,7 @@ def unpack(payload: memoryview, path: str) -> Iterator[bytes]:
         raise BadInput(f"the {kind} data in {path} cannot be unpacked: {error}", todo) from error
 
 
-def _pieces(payload: memoryview) -> Iterator[bytes]:
+def _pieces(payload: Buffer) -> Iterator[bytes]:
     for start in range(0, len(payload), _CHUNK):
         yield bytes(payload[start : start + _CHUNK])
 
@@ -69,7 +70,7 @@ def _truncated() -> NoReturn:
     raise EOFError("the data ends too early")
 
 
-def _gunzip(payload: memoryview) -> Iterator[bytes]:
+def _gunzip(payload: Buffer) -> Iterator[bytes]:
     import zlib
 
     inflater = zlib.decompressobj(16 + zlib.MAX_WBITS)
@@ -96,7 +97,7 @@ class _Decoder(Protocol):
     def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
 
 
-def _fed(decoder: _Decoder, payload: memoryview) -> Iterator[bytes]:
+def _fed(decoder: _Decoder, payload: Buffer) -> Iterator[bytes]:
     """One stream, piece by piece in and out. What follows it (a bzImage appends the size in 4 bytes) is left alone."""
     at = 0
     while not decoder.eof:
@@ -109,25 +110,25 @@ def _fed(decoder: _Decoder, payload: memoryview) -> Iterator[bytes]:
         yield decoder.decompress(piece, _CHUNK)
 
 
-def _unxz(payload: memoryview) -> Iterator[bytes]:
+def _unxz(payload: Buffer) -> Iterator[bytes]:
     import lzma
 
     return _fed(lzma.LZMADecompressor(lzma.FORMAT_AUTO, memlimit=_MEMORY_BOUND), payload)
 
 
-def _unbzip2(payload: memoryview) -> Iterator[bytes]:
+def _unbzip2(payload: Buffer) -> Iterator[bytes]:
     import bz2
 
     return _fed(bz2.BZ2Decompressor(), payload)
 
 
-def _unlz4(payload: memoryview) -> Iterator[bytes]:
+def _unlz4(payload: Buffer) -> Iterator[bytes]:
     """lz4's legacy format: magic, then blocks of up to 8 MiB, each behind its compressed size."""
     import lz4.block
 
     at, count = 4, 0
     while at + 4 <= len(payload):
-        size = int.from_bytes(payload[at : at + 4], "little")
+        size = int.from_bytes(bytes(payload[at : at + 4]), "little")
         at, count = at + 4, count + 1
         if count > _LZ4_BLOCKS_BOUND:
             raise ValueError(f"it has more than {_LZ4_BLOCKS_BOUND} blocks")
@@ -141,7 +142,7 @@ def _unlz4(payload: memoryview) -> Iterator[bytes]:
         at += size
 
 
-def _unzstd(payload: memoryview) -> Iterator[bytes]:
+def _unzstd(payload: Buffer) -> Iterator[bytes]:
     import zstandard
 
     # Its output cannot be bounded, its input can: 4 bytes of a frame say at most 128 KiB.
@@ -153,7 +154,7 @@ def _unzstd(payload: memoryview) -> Iterator[bytes]:
     _truncated()
 
 
-_UNPACKERS: dict[str, Callable[[memoryview], Iterator[bytes]]] = {
+_UNPACKERS: dict[str, Callable[[Buffer], Iterator[bytes]]] = {
     "gzip": _gunzip,
     "xz": _unxz,
     "lzma": _unxz,

@@ -85,16 +85,16 @@ def test_a_table_of_one_letter_names_is_searched_once(tmp_path: Path) -> None:
     assert time.process_time() - since < 5
 
 
-def peak(path: Path) -> int:
+def peak(path: Path, *words: str) -> int:
     """Peak memory of `pvhdbg elf` on the file, in bytes."""
     script = (
         "import resource, sys; from pvhdbg.frontends.cli import main\n"
-        "try: main(['elf', sys.argv[1]])\n"
+        "try: main(['elf', *sys.argv[1:]])\n"
         "except SystemExit: pass\n"
         "sys.stderr.write(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script, str(path)], capture_output=True, text=True, cwd=ROOT, check=False, timeout=60
+        [sys.executable, "-c", script, str(path), *words], capture_output=True, text=True, cwd=ROOT, check=False, timeout=60
     )
     return int(done.stderr.split()[-1]) * 1024
 

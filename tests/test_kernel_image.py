@@ -60,7 +60,7 @@ def test_a_bzimage_is_unpacked(tmp_path: Path, packer: str) -> None:
     path.write_bytes(bzimage(PACKERS[packer](ELF), len(ELF)))
     with open_kernel(str(path)) as image:
         assert image.was == f"bzImage ({packer})"
-        assert bytes(image.data) == ELF
+        assert bytes(image.data[:]) == ELF
         loadable = Path(image.elf_path)
         assert loadable.read_bytes() == ELF
         assert os.stat(loadable.parent).st_mode & 0o777 == 0o700
@@ -73,7 +73,7 @@ def test_a_compressed_elf_is_unpacked(tmp_path: Path, packer: str) -> None:
     path.write_bytes(PACKERS[packer](ELF))
     with open_kernel(str(path)) as image:
         assert image.was == packer
-        assert bytes(image.data) == ELF
+        assert bytes(image.data[:]) == ELF
 
 
 def test_an_elf_is_used_where_it_lies(tmp_path: Path) -> None:

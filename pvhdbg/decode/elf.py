@@ -34,6 +34,7 @@ from pvhdbg.spec.elf import (
 from pvhdbg.spec.elf_notes import PHYS32_ENTRY, PHYS32_RELOC
 
 _SEGMENTS_BOUND = 512
+_SYMBOLS_BOUND = 64 << 20  # bytes of a symbol table, or of its strings: Debian's kernel has 3 MB, one of all drivers 30 MB
 _NT_GNU_BUILD_ID = 3
 
 S = TypeVar("S", bound=Structure)
@@ -221,9 +222,16 @@ def sections(data: Buffer, elf: ElfFile) -> tuple[Section32 | Section64, ...]:
     size = layout.sizeof()
     if not header.e_shoff or header.e_shentsize != size:
         return ()
-    return tuple(
-        _structure(layout, data, header.e_shoff + index * size, f"section header {index}") for index in range(header.e_shnum)
-    )
+    table = bytes(data[header.e_shoff : header.e_shoff + header.e_shnum * size])
+    whole = len(table) // size
+    if whole < header.e_shnum:
+        _structure(layout, data, header.e_shoff + whole * size, f"section header {whole}")
+    return tuple(layout.decode(table, index * size) for index in range(header.e_shnum))
+
+
+def _section_field(elf: ElfFile, index: int, name: str) -> int:
+    layout: type[Section32] | type[Section64] = Section64 if elf.bits == 64 else Section32
+    return elf.header.e_shoff + index * layout.sizeof() + layout.offset_of(name)
 
 
 def symbol_table(data: Buffer, elf: ElfFile) -> SymbolTable | None:
@@ -233,12 +241,15 @@ def symbol_table(data: Buffer, elf: ElfFile) -> SymbolTable | None:
         if section.sh_type != SHT_SYMTAB:
             continue
         if section.sh_link >= len(table):
-            raise BadInput(f"section header {index} links to section {section.sh_link}, which is not there", _DAMAGED)
+            at = _section_field(elf, index, "sh_link")
+            raise BadInput(f"section header {index} links to section {section.sh_link}, which is not there (sh_link at file offset {at:#x})", _DAMAGED)
         strings = table[section.sh_link]
-        for name, one in (("symbol table", section), ("string table", strings)):
-            if one.sh_offset + one.sh_size > len(data):
-                raise BadInput(
-                    f"the ELF is truncated: the {name} ends at {one.sh_offset + one.sh_size:#x}, the file at {len(data):#x}", _DAMAGED
-                )
+        for name, one, number in (("symbol table", section, index), ("string table", strings, section.sh_link)):
+            place = f"section header {number}, sh_offset at file offset {_section_field(elf, number, 'sh_offset'):#x}"
+            end = one.sh_offset + one.sh_size
+            if end > len(data):
+                raise BadInput(f"the ELF is truncated: the {name} ends at {end:#x}, the file at {len(data):#x} ({place})", _DAMAGED)
+            if one.sh_size > _SYMBOLS_BOUND:
+                raise BadInput(f"the {name} has {one.sh_size >> 20} MiB, which no kernel's has ({place})", _DAMAGED)
         return SymbolTable(section.sh_offset, section.sh_size, 24 if elf.bits == 64 else 16, strings.sh_offset, strings.sh_size)
     return None

@@ -19,22 +19,24 @@ from itertools import islice, pairwise
 from pvhdbg.decode.notes import Buffer
 
 _DIGITS = re.compile(re.escape(b"".join(bytes([digit, 0]) for digit in b"0123456789")))
+_DIGITS_SIZE = 20
 _TOKENS = 256
 _TOKEN_BOUND = 64  # bytes of one token; the longest known has about 20
 _FEWEST, _MOST = 256, 1 << 21  # symbols of one kernel: 60 000 to 250 000
 _NAME_BOUND = 512  # bytes of a name (KSYM_NAME_LEN)
 _BLOCK = 256  # symbols between two markers
 _REACH = 16 << 20  # bytes in front of the token table that hold the names: 1 to 4 MB
-_TABLES_BOUND, _TRIES_BOUND = 4, 1024  # token tables, and numbers that could be that of the names, before it is given up
+_SEARCHED, _PIECE = 1 << 28, 1 << 20  # bytes of the file that are looked through, and at once
+_DIGITS_BOUND, _TABLES_BOUND = 1024, 4  # rows of digits, and token tables, before it is given up
+_TRIES_BOUND, _CHAINS_BOUND = 1024, 16  # numbers that could be that of the names; those that names do follow
 _HIGH = 0xFFFF800000000000  # where x86-64 kernels are linked
 
 
 @dataclass(frozen=True)
 class Kallsyms:
-    """The table: names are decoded when they are asked for, addresses lie in rising order."""
+    """The table: `packed` names are decoded when they are asked for, addresses lie in rising order."""
 
-    data: Buffer = field(repr=False)
-    names_at: int
+    packed: bytes = field(repr=False)
     markers: array[int] = field(repr=False)
     tokens: tuple[bytes, ...] = field(repr=False)
     addresses: array[int] = field(repr=False)
@@ -44,18 +46,18 @@ class Kallsyms:
 
     def name(self, row: int) -> str:
         """The name of the symbol in that row, without its type letter."""
-        at = self.names_at + self.markers[row // _BLOCK]
+        at = self.markers[row // _BLOCK]
         for _ in range(row % _BLOCK):
-            length, at = _length(self.data, at)
+            length, at = _length(self.packed, at)
             at += length
         return self._expand(at)[1:]
 
     def rows(self) -> Iterator[tuple[str, int]]:
         """All names, without type letters, and their addresses."""
-        at = self.names_at
+        at = 0
         for address in self.addresses:
             yield self._expand(at)[1:], address
-            length, at = _length(self.data, at)
+            length, at = _length(self.packed, at)
             at += length
 
     def exact(self, address: int) -> str | None:
@@ -72,14 +74,21 @@ class Kallsyms:
         return self.name(first), address - self.addresses[row]
 
     def _expand(self, at: int) -> str:
-        length, at = _length(self.data, at)
-        return b"".join(self.tokens[token] for token in bytes(self.data[at : at + length])).decode("utf-8", "backslashreplace")
+        length, at = _length(self.packed, at)
+        return b"".join([self.tokens[token] for token in self.packed[at : at + length]]).decode("utf-8", "surrogateescape")
 
 
 def find(data: Buffer) -> Kallsyms | None:
     """The table in a kernel's ELF, or None. Raises nothing: what does not fit together is not one."""
-    tables = (table for match in _DIGITS.finditer(data) if (table := _token_table(data, match.start())))
+    tables = (table for place in islice(_digits(data), _DIGITS_BOUND) if (table := _token_table(data, place)))
     return next((found for table in islice(tables, _TABLES_BOUND) if (found := _names(data, *table))), None)
+
+
+def _digits(data: Buffer) -> Iterator[int]:
+    """Every place where the digits stand in a row."""
+    for start in range(0, min(len(data), _SEARCHED), _PIECE):
+        for match in _DIGITS.finditer(data[start : start + _PIECE + _DIGITS_SIZE - 1]):
+            yield start + match.start()
 
 
 def _token_table(data: Buffer, digits: int) -> tuple[int, int, tuple[bytes, ...]] | None:
@@ -113,7 +122,7 @@ def _names(data: Buffer, start: int, end: int, tokens: tuple[bytes, ...]) -> Kal
     low = max(start - _REACH, 0)
     low += -low % 8
     region = bytes(data[low:start])
-    tries = 0
+    tries = chains = 0
     # The number is 32 bits, padded with zeros: look for what can be one, nearest first, since the names follow it at once.
     for at in range(len(region) - 16 & ~7, -1, -8):
         if region[at + 3] or region[at + 4 : at + 8] != b"\0\0\0\0":
@@ -124,18 +133,21 @@ def _names(data: Buffer, start: int, end: int, tokens: tuple[bytes, ...]) -> Kal
         tries += 1
         if tries > _TRIES_BOUND:
             return None
-        markers = _markers(region, at + 8, count)
-        if markers is None:
+        after = _after_block(region, at + 8)
+        if after is None:
             continue
-        addresses = _addresses(data, low + at, end, count)
-        if addresses is not None:
-            return Kallsyms(data, low + at + 8, markers, tokens, addresses)
+        chains += 1
+        if chains > _CHAINS_BOUND:
+            return None
+        markers = _markers(region, at + 8, after, count)
+        addresses = None if markers is None else _addresses(data, low + at, end, count)
+        if markers is not None and addresses is not None:
+            return Kallsyms(region[at + 8 :], markers, tokens, addresses)
     return None
 
 
-def _markers(region: bytes, names: int, count: int) -> array[int] | None:
-    """The offset of every 256th name, if the names lead to them."""
-    block = names
+def _after_block(region: bytes, block: int) -> int | None:
+    """Where the 257th name begins, if 256 follow each other from `block` on."""
     for _ in range(_BLOCK):
         if block >= len(region):
             return None
@@ -143,6 +155,11 @@ def _markers(region: bytes, names: int, count: int) -> array[int] | None:
         block += length
         if not 1 < length < _NAME_BOUND:
             return None
+    return block
+
+
+def _markers(region: bytes, names: int, block: int, count: int) -> array[int] | None:
+    """The offset of every 256th name; `block` is where the 257th begins, which the second one says."""
     place = region.find(struct.pack("<II", 0, block - names), block)
     number = -(-count // _BLOCK)
     if place < 0 or place % 4 or place + 4 * number > len(region):
@@ -177,7 +194,7 @@ def _absolute(offsets: array[int], base: int) -> array[int] | None:
     return None
 
 
-def _length(data: Buffer, at: int) -> tuple[int, int]:
+def _length(data: bytes, at: int) -> tuple[int, int]:
     """The length of a name in tokens, and where they begin: one byte, or two from 128 on (Linux 6.1)."""
     if at >= len(data):
         return 0, at  # names that run past the end are empty

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from pvhdbg.errors import BadInput
+from pvhdbg.layout import Buffer as Buffer
 from pvhdbg.spec.elf import NoteHeader
 
-Buffer = bytes | memoryview
 COUNT_BOUND = 1 << 12  # notes in one file; kernels have about 20
 SPANS_BOUND = 32  # PT_NOTE segments; kernels have one or two
 BYTES_BOUND = 16 << 20  # bytes of owners and descriptors in one file, since segments may overlap

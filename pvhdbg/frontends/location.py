@@ -16,7 +16,10 @@ def location_of(path: str) -> Location | None:
     """
     if not os.path.isfile(path):
         return None
-    here = Path.cwd()
+    try:
+        here = Path.cwd()
+    except OSError:  # the folder we are in is gone: nothing is relative to it
+        return Location(Path(path).as_uri())
     root = next((folder for folder in (here, *here.parents) if (folder / ".git").exists()), here)
     # The file's own name stays, also when it is a link: that is the name which the repository knows.
     file = Path(os.path.abspath(path))

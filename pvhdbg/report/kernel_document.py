@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from pvhdbg.decode.toolchain import Tool, maker
 from pvhdbg.loaders.loading import Loading
 from pvhdbg.report.document import CONFORMS, VIOLATED, count, summary, violates
 from pvhdbg.rules.declare import Outcome, Verdict
-from pvhdbg.spec.elf import PT_LOAD
+from pvhdbg.spec.elf import PT_LOAD, SHT_NOBITS
 
 
 class Line(NamedTuple):
@@ -101,10 +102,13 @@ def overlaps(kernel: KernelFile) -> tuple[Overlap, ...]:
     return tuple(found)
 
 
-def sections_at(kernel: KernelFile, offset: int) -> Sequence[str]:
-    """The names of the sections that hold a byte of the file; several only in a damaged one."""
-    sht_nobits = 8
-    return [
-        section.name for section in kernel.sections
-        if section.type != sht_nobits and section.name and section.offset <= offset < section.offset + section.size
-    ]  # fmt: skip
+def sections_of_notes(kernel: KernelFile) -> Mapping[int, str]:
+    """For the file offset of each note the name of the first section that holds it, where one does; one pass over the sections."""
+    left = sorted({note.offset for note in (*kernel.elf.notes, *kernel.section_notes)})
+    found: dict[int, str] = {}
+    for section in kernel.sections:
+        if section.type != SHT_NOBITS and section.name:
+            low, high = bisect_left(left, section.offset), bisect_left(left, section.offset + section.size)
+            found.update(dict.fromkeys(left[low:high], section.name))
+            del left[low:high]
+    return found

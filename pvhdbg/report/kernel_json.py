@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from pvhdbg.decode.kernel_file import KernelFile
@@ -11,7 +12,7 @@ from pvhdbg.decode.notes import Note
 from pvhdbg.decode.text import printable
 from pvhdbg.loaders.loading import Loading
 from pvhdbg.report.json_report import shown_verdict
-from pvhdbg.report.kernel_document import FileReport, overlaps, sections_at
+from pvhdbg.report.kernel_document import FileReport, overlaps, sections_of_notes
 from pvhdbg.rules.kernel_file import paddr_offset
 from pvhdbg.spec.elf import MACHINES, SEGMENT_TYPES
 
@@ -28,6 +29,7 @@ def document(report: FileReport) -> dict[str, Any]:
     """The document as plain values: addresses and offsets are hexadecimal strings, sizes and counts numbers."""
     kernel = report.kernel
     setup, header = kernel.container.setup, kernel.elf.header
+    sections = sections_of_notes(kernel)
     return {
         "schema": SCHEMA,
         "file": {
@@ -53,8 +55,8 @@ def document(report: FileReport) -> dict[str, Any]:
             "damage": kernel.damage or None,
         },
         "entry": _entry(report),
-        "notes": [_note(kernel, note, True) for note in kernel.elf.notes]
-        + [_note(kernel, note, False) for note in kernel.section_notes],
+        "notes": [_note(note, sections, True) for note in kernel.elf.notes]
+        + [_note(note, sections, False) for note in kernel.section_notes],
         "segments": _segments(kernel),
         "overlaps": [
             {"segments": [one.first, one.second], "start": f"{one.start:#x}", "end": f"{one.end:#x}"} for one in overlaps(kernel)
@@ -83,9 +85,8 @@ def _entry(report: FileReport) -> dict[str, Any]:
     }
 
 
-def _note(kernel: KernelFile, note: Note, in_segment: bool) -> dict[str, Any]:
+def _note(note: Note, sections: Mapping[int, str], in_segment: bool) -> dict[str, Any]:
     said = value(note)
-    names = sections_at(kernel, note.offset)
     return {
         "owner": owner_name(note),
         "type": note.type,
@@ -97,7 +98,7 @@ def _note(kernel: KernelFile, note: Note, in_segment: bool) -> dict[str, Any]:
         "desc_size": len(note.desc),
         "offset": f"{note.offset:#x}",
         "segment": note.segment if in_segment else None,
-        "section": names[0] if names else None,
+        "section": sections.get(note.offset),
         "p_align": note.align,
         "padding": note.padding,
     }

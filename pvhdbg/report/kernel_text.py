@@ -8,7 +8,7 @@ from pvhdbg.decode.notes import Note
 from pvhdbg.decode.text import printable
 from pvhdbg.loaders.loading import FwCfgItem, Loading
 from pvhdbg.report import load_picture, verdict_text
-from pvhdbg.report.kernel_document import FileReport, sections_at
+from pvhdbg.report.kernel_document import FileReport, sections_of_notes
 from pvhdbg.report.memory_picture import human
 from pvhdbg.report.style import PLAIN, Style
 from pvhdbg.rules.kernel_file import paddr_offset
@@ -102,22 +102,21 @@ def _named(symbol: str | None, offset: int) -> str:
 
 
 def _notes(kernel: KernelFile, style: Style) -> list[str]:
-    lines = []
+    lines, sections = [], sections_of_notes(kernel)
     found = [(note, True) for note in kernel.elf.notes] + [(note, False) for note in kernel.section_notes]
     for note, in_segment in found[:_NOTES]:
         said = value(note)
         name = f"{owner_name(note):<6} {note.type if note.type < 0x1000 else hex(note.type):>4}  {said.name:<18}"
         mark = style("good", name) if note.is_xen and note.type == PHYS32_ENTRY else name
-        lines.append(f"  {mark} {said.text:<22} {style('dim', _place(kernel, note, in_segment))}")
+        lines.append(f"  {mark} {said.text:<22} {style('dim', _place(note, sections.get(note.offset), in_segment))}")
         lines += [style("dim", f"         {line}") for line in said.lines]
     if len(found) > _NOTES:
         lines.append(f"  … and {len(found) - _NOTES} more")
     return lines or ["  none"]
 
 
-def _place(kernel: KernelFile, note: Note, in_segment: bool) -> str:
-    names = sections_at(kernel, note.offset)
-    section = f", section {names[0]}" if names else ""
+def _place(note: Note, name: str | None, in_segment: bool) -> str:
+    section = f", section {name}" if name else ""
     holder = f"program header {note.segment}" if in_segment else "no program header"
     return f"at {note.offset:#x} in {holder}{section}, p_align {note.align}, {len(note.desc)} bytes, padding {note.padding}"
 

@@ -29,12 +29,14 @@ def render(kernel: KernelFile, entry: EntryPlace | None, paddr_offset: int, styl
         start, end = load.p_paddr, load.p_paddr + load.p_memsz
         if start > reached:
             lines.append(style("dim", f"     {reached:#014x} - {start:#014x}  {human(start - reached):>10}  not loaded"))
-        filled = load.p_filesz * 8 // load.p_memsz
+        filled = min(load.p_filesz, load.p_memsz) * 8 // load.p_memsz
         bar = style("good", "█" * filled) + style("dim", "░" * (8 - filled))
         line = f"  {index:>2} {start:#014x} - {end:#014x}  {human(load.p_memsz):>10}  {rights(load.p_flags)} {bar}"
         parts = [f"file {load.p_offset:#x}", f"p_vaddr {load.p_vaddr:#x}"]
         if load.p_filesz < load.p_memsz:
             parts.append(f"{human(load.p_memsz - load.p_filesz)} of zeros")
+        if load.p_filesz > load.p_memsz:
+            parts.append(f"p_filesz {load.p_filesz:#x} is more than p_memsz")
         lines.append(f"{line} {', '.join(parts)}")
         lines += [style("bad", f"     └ {remark}") for remark in _remarks(start, end)]
         if entry is not None and entry.segment == index:

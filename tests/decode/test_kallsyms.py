@@ -23,8 +23,8 @@ def table(vmlinux: Path) -> Kallsyms:
 def cut(vmlinux: Path, table: Kallsyms) -> bytes:
     """The part of the file that holds the table."""
     data = vmlinux.read_bytes()
-    offsets = 4 * len(table) + 32
-    return data[table.names_at - offsets & ~7 : table.names_at + table.markers[-1] + (2 << 20)]
+    offsets, names_at = 4 * len(table) + 32, data.index(table.packed[:65536])
+    return data[names_at - offsets & ~7 : names_at + table.markers[-1] + (2 << 20)]
 
 
 def test_every_row_is_found_again(table: Kallsyms) -> None:
@@ -74,3 +74,22 @@ def test_what_looks_like_many_tables_is_given_up() -> None:
     since = time.process_time()
     assert find((block + bytes(-len(block) % 8) + tokens) * 6) is None
     assert time.process_time() - since < 20
+
+
+def test_rows_of_digits_are_not_followed_for_ever() -> None:
+    digits = b"".join(bytes([letter, 0]) for letter in b"0123456789")
+    since = time.process_time()
+    assert find((b"a\0" * 48 + digits) * 50_000) is None
+    assert time.process_time() - since < 3
+
+
+def test_chains_of_names_are_not_followed_for_ever() -> None:
+    """Each number is followed by 256 names, of which the first hides the next number."""
+    words = [bytes([code]) if 0x21 <= code < 0x7F else b"t" for code in range(256)]
+    text = b"".join(word + b"\0" for word in words)
+    index = b"".join(sum(len(word) + 1 for word in words[:row]).to_bytes(2, "little") for row in range(256))
+    step = b"\x40\x42\x0f\0\0\0\0\0" + b"\xf6\x03" + bytes([7]) * 500 + bytes(2)
+    block = step * 8_000
+    since = time.process_time()
+    assert find(block + bytes(-len(block) % 8) + text + bytes(-len(text) % 8) + index) is None
+    assert time.process_time() - since < 3

@@ -8,6 +8,7 @@ from urllib.parse import unquote, urlparse
 import pytest
 
 from pvhdbg.frontends.location import location_of
+from pvhdbg.report.sarif import Location
 
 
 @pytest.fixture
@@ -52,3 +53,12 @@ def test_a_link_keeps_the_name_that_the_repository_knows(repository: Path) -> No
 @pytest.mark.parametrize("address", [":1234", "unix:/run/gdb", "host:1", "no\0name"])
 def test_an_address_has_no_location(address: str) -> None:
     assert location_of(address) is None
+
+
+def test_a_folder_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, gone = tmp_path / "k", tmp_path / "gone"
+    file.write_bytes(b"x")
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert location_of(str(file)) == Location(file.as_uri())

@@ -1,0 +1,56 @@
+"""A file as the bytes that decoders look at: read piece by piece where they look, and never mapped.
+
+A mapped file that somebody cuts short (`cp` over a kernel that is being looked at) ends the process by SIGBUS, and every page
+of a sparse one that is looked at counts as memory. Here the first is a BadInput, and only what is asked for is held.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from pvhdbg.errors import BadInput
+from pvhdbg.layout import Buffer
+
+_PIECE = 1 << 20
+
+
+class FileBytes:
+    """`size` bytes of an open file from `start` on. Slices are `bytes`, read anew each time; raises BadInput if they are gone."""
+
+    def __init__(self, descriptor: int, path: str, size: int, start: int = 0) -> None:
+        self._descriptor, self._path, self._size, self._start = descriptor, path, size, start
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, part: slice) -> bytes:
+        start, end, _ = part.indices(self._size)
+        pieces: list[bytes] = []
+        while start < end:
+            try:
+                piece = os.pread(self._descriptor, end - start, self._start + start)
+            except OSError as error:
+                raise BadInput(f"{self._path} cannot be read: {error.strerror}", "copy it to a local file first") from error
+            if not piece:
+                what = f"{self._path} was cut short while it was read: it ended at {self._start + start:#x}"
+                raise BadInput(what, "wait until it is written, and try again")
+            pieces.append(piece)
+            start += len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def part(self, start: int, size: int) -> FileBytes:
+        """`size` bytes from `start` on, as such bytes again; they are closed with these."""
+        return FileBytes(self._descriptor, self._path, size, self._start + start)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def pieces(data: Buffer) -> Iterator[bytes | memoryview]:
+    """All of it in order, in pieces of a size that can be held."""
+    for start in range(0, len(data), _PIECE):
+        yield data[start : start + _PIECE]
