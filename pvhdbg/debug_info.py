@@ -8,46 +8,29 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
+from pvhdbg.debug_types import KINDS, Layout, entry_name, layout
 from pvhdbg.decode.notes import Buffer
 from pvhdbg.errors import BadInput
 
-_DEPTH = 16  # typedefs, qualifiers and pointers that are followed to name a type
-_TAGS = ("DW_TAG_structure_type", "DW_TAG_union_type")
-
-
-@dataclass(frozen=True)
-class Member:
-    """One member of a structure: its offset and size in bytes (None where DWARF does not say), and its type in C's words."""
-
-    name: str
-    offset: int
-    size: int | None
-    type: str
-
-
-@dataclass(frozen=True)
-class Layout:
-    """A structure or union as the compiler laid it out."""
-
-    name: str
-    size: int
-    members: tuple[Member, ...]
+_SECTIONS_BOUND = 1 << 30  # bytes of debug info, unpacked: the largest kernels have about 500 MB
+_PLACES_BOUND = 64  # of a name among the strings: beyond, all units are looked into
 
 
 class DebugInfo:
     """The debug info of one ELF. False where it has none."""
 
     def __init__(self, data: Buffer) -> None:
-        from elftools.common.exceptions import ELFError
         from elftools.elf.elffile import ELFFile
 
         try:
             elf = ELFFile(_View(data))  # type: ignore[arg-type]
+            _bounded(elf, len(data))
             self._dwarf: Any = elf.get_dwarf_info(relocate_dwarf_sections=False) if elf.has_dwarf_info() else None
-        except (ELFError, ValueError, KeyError, IndexError, OverflowError, TypeError, AttributeError) as error:
+        except BadInput:
+            raise
+        except Exception as error:  # pyelftools raises whatever its parsers meet in hostile bytes
             raise _damaged(error) from error
 
     def __bool__(self) -> bool:
@@ -60,7 +43,9 @@ class DebugInfo:
         try:
             unit = self._unit_at(address)
             return None if unit is None else self._line_in(unit, address)
-        except Exception as error:  # pyelftools raises whatever its parsers meet in hostile bytes
+        except BadInput:
+            raise
+        except Exception as error:  # as above
             raise _damaged(error) from error
 
     def structure(self, name: str) -> Layout | None:
@@ -70,8 +55,10 @@ class DebugInfo:
         try:
             for unit in self._units_that_mention(name):
                 for entry in unit.iter_DIEs():
-                    if entry.tag in _TAGS and _name(entry) == name and "DW_AT_byte_size" in entry.attributes:
-                        return _layout(entry, name)
+                    if entry.tag in KINDS and entry_name(entry) == name and "DW_AT_byte_size" in entry.attributes:
+                        return layout(entry, name)
+        except BadInput:
+            raise
         except Exception as error:  # as above
             raise _damaged(error) from error
         return None
@@ -117,21 +104,37 @@ class DebugInfo:
         return None
 
     def _units_that_mention(self, name: str) -> Iterator[Any]:
-        """The compile units that can hold the name: by its offset in .debug_str, or inline; all, where names are indexed."""
+        """The units that can hold the name: by its offset in .debug_str, or inline; all, where that cannot be told.
+
+        Linkers let a name share another's tail, so every place of its bytes counts.
+        """
         wanted = name.encode("utf-8", "surrogateescape") + b"\0"
         strings = self._dwarf.debug_str_sec
         text = strings.stream.getvalue() if strings is not None and hasattr(strings.stream, "getvalue") else b""
         places: list[bytes] = []
         at = -1
-        while (at := text.find(wanted, at + 1)) >= 0 and len(places) < 64:
-            if at == 0 or text[at - 1] == 0:
-                places.append(at.to_bytes(4, "little"))
+        while (at := text.find(wanted, at + 1)) >= 0 and len(places) <= _PLACES_BOUND:
+            places.append(at.to_bytes(4, "little"))
+        many = len(places) > _PLACES_BOUND
         info = self._dwarf.debug_info_sec.stream.getvalue()
         for unit in self._dwarf.iter_CUs():
             end = unit.cu_offset + unit.size
             indexed = unit["version"] >= 5 and self._dwarf.debug_str_offsets_sec is not None
-            if indexed or any(info.find(one, unit.cu_offset, end) >= 0 for one in (*places, wanted)):
+            if many or indexed or any(info.find(one, unit.cu_offset, end) >= 0 for one in (*places, wanted)):
                 yield unit
+        if self._dwarf.debug_types_sec is not None:  # DWARF 4's type units
+            yield from self._dwarf.iter_TUs()
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the file has the skeleton only of what lies in .dwo files (-gsplit-dwarf)."""
+        try:
+            top = next(self._dwarf.iter_CUs()).get_top_DIE() if self else None
+        except BadInput:
+            raise
+        except Exception as error:  # as above
+            raise _damaged(error) from error
+        return top is not None and bool({"DW_AT_dwo_name", "DW_AT_GNU_dwo_name"} & top.attributes.keys())
 
 
 class _View(io.RawIOBase):
@@ -160,14 +163,25 @@ class _View(io.RawIOBase):
         return piece
 
 
+def _bounded(elf: Any, size: int) -> None:
+    """Raises BadInput for sections that would take more memory, unpacked, than any kernel's; pyelftools asks nothing first."""
+    whole = 0
+    for section in elf.iter_sections():
+        if section.name.startswith(".zdebug"):
+            raise BadInput(f"its debug info is packed in the old way, {section.name}", "unpack it: objcopy --decompress-debug-sections")
+        if section.name.startswith((".debug", ".eh_frame", ".gnu_debug")):
+            whole += section.data_size
+            if whole > _SECTIONS_BOUND or (not section.compressed and section["sh_offset"] + section["sh_size"] > size):
+                what = f"section {section.name} says {section.data_size:#x} bytes at file offset {section['sh_offset']:#x}"
+                raise BadInput(f"the debug info is damaged: {what}, the file has {size:#x}", _NEXT)
+
+
+_NEXT = "build the kernel again, or strip its debug info"
+
+
 def _damaged(error: Exception) -> BadInput:
     detail = str(error).split("\n")[0] or type(error).__name__
-    return BadInput(f"the debug info is damaged: {detail}", "build the kernel again, or strip its debug info")
-
-
-def _name(entry: Any) -> str:
-    attribute = entry.attributes.get("DW_AT_name")
-    return attribute.value.decode("utf-8", "backslashreplace") if attribute is not None else ""
+    return BadInput(f"the debug info is damaged: {detail}", _NEXT)
 
 
 def _file(program: Any, index: int) -> str:
@@ -182,58 +196,3 @@ def _file(program: Any, index: int) -> str:
     name = one.name.decode("utf-8", "backslashreplace")
     folder = folder.decode("utf-8", "backslashreplace")
     return name if name.startswith("/") or not folder else f"{folder}/{name}"
-
-
-def _layout(entry: Any, name: str) -> Layout:
-    members = []
-    for child in entry.iter_children():
-        if child.tag == "DW_TAG_member":
-            at = child.attributes.get("DW_AT_data_member_location")
-            offset = at.value if at is not None and isinstance(at.value, int) else 0
-            target = _type(child)
-            members.append(Member(_name(child) or "(unnamed)", offset, _size(target), _spelled(target)))
-    return Layout(name, entry.attributes["DW_AT_byte_size"].value, tuple(members))
-
-
-def _type(entry: Any) -> Any:
-    return entry.get_DIE_from_attribute("DW_AT_type") if "DW_AT_type" in entry.attributes else None
-
-
-def _size(entry: Any) -> int | None:
-    for _ in range(_DEPTH):
-        if entry is None:
-            return None
-        if entry.tag == "DW_TAG_array_type":
-            one, count = _size(_type(entry)), _count(entry)
-            return None if one is None or count is None else one * count
-        if "DW_AT_byte_size" in entry.attributes:
-            return int(entry.attributes["DW_AT_byte_size"].value)
-        entry = _type(entry)
-    return None
-
-
-def _count(array: Any) -> int | None:
-    for child in array.iter_children():
-        if child.tag == "DW_TAG_subrange_type":
-            if "DW_AT_count" in child.attributes:
-                return int(child.attributes["DW_AT_count"].value)
-            upper = child.attributes.get("DW_AT_upper_bound")
-            return int(upper.value) + 1 if upper is not None and isinstance(upper.value, int) else None
-    return None
-
-
-def _spelled(entry: Any, depth: int = 0) -> str:
-    if entry is None or depth == _DEPTH:
-        return "void"
-    if entry.tag == "DW_TAG_const_type" and (target := _type(entry)) is not None and target.tag == "DW_TAG_array_type":
-        return _spelled(target, depth + 1)  # its elements say it again
-    inner = {"DW_TAG_pointer_type": "{} *", "DW_TAG_const_type": "const {}", "DW_TAG_volatile_type": "volatile {}"}
-    if entry.tag in inner:
-        return inner[entry.tag].format(_spelled(_type(entry), depth + 1))
-    if entry.tag == "DW_TAG_array_type":
-        count = _count(entry)
-        return f"{_spelled(_type(entry), depth + 1)}[{'' if count is None else count}]"
-    if entry.tag == "DW_TAG_subroutine_type":
-        return "function"
-    kind = {"DW_TAG_structure_type": "struct ", "DW_TAG_union_type": "union ", "DW_TAG_enumeration_type": "enum "}
-    return kind.get(entry.tag, "") + (_name(entry) or "(unnamed)")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pvhdbg.errors import BadInput
 from pvhdbg.frontends.formats import of_file
+from pvhdbg.frontends.time_limit import time_limit
 from pvhdbg.frontends.verbs import Answer, Request
 from pvhdbg.report.style import Style
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _CODE = 64  # bytes that are disassembled at the entry
 _INSTRUCTIONS = 10
+_LINE_SECONDS, _TYPE_SECONDS, _BYTES_A_SECOND = 60, 60, 1 << 20  # what a look into debug info may take
 
 
 def elf(request: Request) -> Answer:
@@ -132,7 +134,11 @@ def _symbol(image: KernelImage, wanted: str) -> Answer:
         if found is None:
             raise BadInput(f"there is no symbol at or below {address:#x} in any segment", "list what is loaded with: pvhdbg elf FILE")
         name, offset = found
-    line = DebugInfo(image.data).line(virtual)
+    try:
+        with time_limit(_LINE_SECONDS):
+            line, unknown = DebugInfo(image.data).line(virtual), ""
+    except BadInput as error:  # where it lies was asked, and is known
+        line, unknown = None, error.what
     shown = printable(name)
     facts: dict[str, Any] = {
         "name": shown,
@@ -143,6 +149,7 @@ def _symbol(image: KernelImage, wanted: str) -> Answer:
     }
     shown += f"+{offset:#x}" if offset else ""
     text = f"{shown}  virtual {facts['virtual']}  physical {facts['physical']}" + (f"  {facts['line']}" if line else "") + "\n"
+    text += f"  no line: {printable(unknown)}\n" if unknown else ""
     return Answer(lambda _: text, lambda: json.dumps({"schema": "pvhdbg/symbol/1", **facts}, indent=2) + "\n")
 
 
@@ -151,20 +158,29 @@ def _type(image: KernelImage, name: str) -> Answer:
     from pvhdbg.debug_info import DebugInfo
     from pvhdbg.decode.text import printable
 
-    debug = DebugInfo(image.data)
-    if not debug:
-        raise BadInput(f"{image.path} has no debug info", "build it with -g (Linux: CONFIG_DEBUG_INFO), or give the unstripped file")
-    layout = debug.structure(name)
+    with time_limit(_TYPE_SECONDS + len(image.data) // _BYTES_A_SECOND):
+        debug = DebugInfo(image.data)
+        if not debug:
+            raise BadInput(f"{image.path} has no debug info", "build it with -g (Linux: CONFIG_DEBUG_INFO), or give the unstripped file")
+        layout = debug.structure(name)
+        if layout is None and debug.is_elsewhere:
+            raise BadInput("the debug info lies in .dwo files beside the kernel", "build it without -gsplit-dwarf")
     if layout is None:
         raise BadInput(f"the debug info has no struct or union {name}", "give its tag, without struct in front")
     rows = [
-        {"name": printable(one.name), "offset": one.offset, "size": one.size, "type": printable(one.type)} for one in layout.members
-    ]
+        {"name": printable(one.name), "offset": one.offset, "size": one.size, "type": printable(one.type),
+         "bit_offset": one.bit_offset, "bit_size": one.bit_size}
+        for one in layout.members
+    ]  # fmt: skip
 
     def as_text(style: Style) -> str:
-        lines = [style("head", f"struct {printable(name)}, {layout.size} bytes")]
-        lines += [f"  {row['offset']:>5}  {row['size'] if row['size'] is not None else '?':>5}  {row['type']} {row['name']}" for row in rows]
+        lines = [style("head", f"{layout.kind} {printable(name)}, {layout.size} bytes")]
+        for row in rows:
+            offset, size = ("?" if row[key] is None else str(row[key]) for key in ("offset", "size"))
+            offset += "" if row["bit_offset"] is None else f":{row['bit_offset']}"
+            bits = "" if row["bit_size"] is None else f" : {row['bit_size']}"
+            lines.append(f"  {offset:>5}  {size:>5}  {row['type']} {row['name']}{bits}")
         return "\n".join(lines) + "\n"
 
-    document: dict[str, Any] = {"schema": "pvhdbg/type/1", "name": printable(name), "size": layout.size, "members": rows}
+    document: dict[str, Any] = {"schema": "pvhdbg/type/1", "name": printable(name), "kind": layout.kind, "size": layout.size, "members": rows}
     return Answer(as_text, lambda: json.dumps(document, indent=2) + "\n")
