@@ -31,7 +31,7 @@ def words(chosen: Fix, kernel: KernelFile) -> str:
 _ASM = '.pushsection .note.Xen, "a", @note; .p2align 2; .long 4, 4, 18; .asciz "Xen"; .long ENTRY; .popsection'
 _SCRIPT = "PHDRS { text PT_LOAD; note PT_NOTE; } and .note.Xen : { KEEP(*(.note.Xen)) } :text :note"
 _RUST = (
-    '#[used] #[link_section = ".note.Xen"] static NOTE: Note = Note(4, 8, 18, *b"Xen\\0", entry), with '
+    '#[used] #[unsafe(link_section = ".note.Xen")] static NOTE: Note = Note(4, 8, 18, *b"Xen\\0", entry), with '
     "#[repr(C, packed(4))] struct Note(u32, u32, u32, [u8; 4], unsafe extern \"C\" fn() -> !)"
 )
 _ZIG = (
@@ -61,14 +61,15 @@ DESCRIBE_ENTRY = fix(
     rust=f"the descriptor is the entry's physical address: {_RUST}",
 )
 ALIGN_NOTE = fix(
-    "p_align 8 comes from .note.gnu.property: /DISCARD/ : { *(.note.gnu.property) } in the linker script, or "
-    "objcopy --remove-section .note.gnu.property on the object files (assembler: -Wa,-mx86-used-note=no); an alignment of 0 "
+    "p_align 8 comes from .note.gnu.property: /DISCARD/ : { *(.note.gnu.property) } in the linker script, in front of any "
+    "*(.note.*), or objcopy --remove-section .note.gnu.property on the object files (assembler: -Wa,-mx86-used-note=no); an alignment of 0 "
     "or another one is set where the headers are written",
-    rust="/DISCARD/ : { *(.note.gnu.property) } in the linker script, and #[repr(C, packed(4))] on the note's struct",
+    rust="/DISCARD/ : { *(.note.gnu.property) } in the linker script, in front of any *(.note.*), and #[repr(C, packed(4))] on the note's struct",
     linux="objcopy --remove-section .note.gnu.property on the object files, as arch/x86/kernel/vmlinux.lds.S discards it",
 )
 LAST_NOTE = fix(
-    "list the PT_NOTE of .note.Xen last in PHDRS, or put all notes into one: .notes : { KEEP(*(.note.Xen)) *(.note.*) } :text :note",
+    "list the PT_NOTE of .note.Xen last in PHDRS, or put all notes into one: /DISCARD/ : { *(.note.gnu.property) } and behind it "
+    ".notes : { KEEP(*(.note.Xen)) *(.note.*) } :text :note",
 )
 ONE_NOTE = fix(
     "remove all but one: KEEP(*(.note.Xen)) once in the linker script, and objcopy --remove-section for the others",
