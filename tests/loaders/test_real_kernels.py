@@ -81,7 +81,7 @@ def test_xen_itself_is_no_pvh_kernel(xen_gz: Path, folder: Path) -> None:
     assert (packed.protocol, seen.option_rom, seen.items["SETUP_ADDR"]) == ("linux16", "linuxboot", 0x90000)
     with open_kernel(str(xen_gz)) as image:
         unpacked = folder / "xen"
-        unpacked.write_bytes(image.data)
+        unpacked.write_bytes(image.data[:])
     boot = Boot(b"", 0, 256 << 20, "pc", str(unpacked).encode())
     found = answers(unpacked, boot)
     agrees_with_qemu(found["qemu"], unpacked, boot)
