@@ -106,3 +106,14 @@ def test_memory_stays_below_64_mb_beyond_the_interpreter(tmp_path: Path) -> None
         file.write(hostile)
         file.truncate(1 << 30)  # a sparse file of 1 GiB
     assert peak(tmp_path / "big") - peak(tmp_path / "small") < 64 << 20
+
+
+def test_a_walk_through_a_file_full_of_holes_ends(tmp_path: Path) -> None:
+    """QEMU looks for its note behind the segment too, as far as the file goes."""
+    with open(tmp_path / "holes", "wb") as file:
+        file.write(build_elf(notes=((NoteSpec(1),),)))
+        file.truncate(5 << 30)
+    since = time.process_time()
+    with open_kernel(str(tmp_path / "holes")) as image:
+        assert file_report(image, Request({})).exit_code == 1
+    assert time.process_time() - since < 10

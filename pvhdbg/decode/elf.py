@@ -6,7 +6,7 @@ before they are used, and what does not fit is a BadInput that names the field a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -174,9 +174,9 @@ def phys32_entry(elf: ElfFile) -> PhysEntry | None:
     return PhysEntry(_entry(chosen), chosen, tuple(_entry(note) for note in notes if note is not chosen))
 
 
-def build_id(elf: ElfFile) -> str | None:
-    """The GNU build-id in hexadecimal."""
-    for note in elf.notes:
+def build_id(notes: Iterable[Note]) -> str | None:
+    """The GNU build-id among these notes, in hexadecimal."""
+    for note in notes:
         if note.owner == b"GNU\0" and note.type == _NT_GNU_BUILD_ID and 4 <= len(note.desc) <= 64:
             return note.desc.hex()
     return None
@@ -192,7 +192,7 @@ def describe(elf: ElfFile, path: str, size: int) -> Kernel:
     entry = phys32_entry(elf)
     return Kernel(
         path=path,
-        build_id=build_id(elf),
+        build_id=build_id(elf.notes),
         size=size,
         entry=None if entry is None else entry.address,
         relocatable=any(note.is_xen and note.type == PHYS32_RELOC for note in elf.notes),

@@ -59,7 +59,7 @@ def file_report(image: KernelImage, request: Request) -> FileReport:
         verdicts=judge_file(file, rules, REVISIONS[request.spec or "v1"]),
         loadings=simulate(file, loaders=loaders),
         entry=_entry(image, symbols),
-        build_id=build_id(image.elf),
+        build_id=build_id((*file.elf.notes, *file.section_notes)),
         symbols=len(symbols),
         symbols_from=symbols.origin,
         strict=bool(request.strict),

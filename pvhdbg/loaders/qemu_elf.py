@@ -25,6 +25,7 @@ _PAGE = 4096
 _HEAD = NoteHeader.sizeof()
 _TYPE = NoteHeader.offset_of("n_type")
 _STEPS_BOUND = 1 << 16
+_WALK_BOUND = 256 << 20  # bytes behind the note segment that are walked through, which takes a second
 _ZEROS = 1 << 16  # bytes that are looked at at once for a run of zeros
 _U64 = (1 << 64) - 1
 _SSIZE_MAX = (1 << 63) - 1
@@ -176,6 +177,8 @@ class _Search:
     def _note(self) -> int | None:
         at = self.span.start
         for _ in range(_STEPS_BOUND):
+            if at - self.span.end > _WALK_BOUND:
+                raise Undefined(f"it walks through more than {_WALK_BOUND >> 20} MiB behind the note segment")
             kind = self._number(at + _TYPE, 4)
             if kind == PHYS32_ENTRY:
                 return at

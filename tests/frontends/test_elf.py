@@ -366,3 +366,8 @@ def _both(data: bytes) -> tuple[str, Any]:
         with open_kernel(file.name) as image:
             report = file_report(image, Request({}))
     return kernel_text.render(report), checked(kernel_json.document(report))
+
+
+def test_a_build_id_in_a_section_alone_is_one_too() -> None:
+    _, document = _both(build_elf(section_notes=(NoteSpec(3, b"GNU\0", bytes(range(20))),)))
+    assert document["file"]["build_id"] == bytes(range(20)).hex()
