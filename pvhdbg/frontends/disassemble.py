@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pvhdbg.frontends.session import Session
 
 _LINE = re.compile(r"^(?:0x)?([0-9a-f]{8,16}):  (.*\S)\s*$")
+_BYTES = re.compile(r"[0-9a-f]{2}(?: [0-9a-f]{2})*")
 _LONGEST = 15  # bytes of one instruction
 
 
@@ -56,12 +57,19 @@ def lines(session: Session, address: int, count: int) -> list[str]:
 def _by_monitor(session: Session, address: int, count: int) -> list[tuple[int, str]]:
     if not session.target.capabilities.monitor:
         return []
-    found = []
+    found: list[tuple[int, str]] = []
     for line in session.target.monitor(f"x/{count}i {address:#x}").splitlines():
         match = _LINE.match(line)
-        if match is not None:
+        if match is not None and found and _BYTES.fullmatch(match[2]):
+            found[-1] = found[-1][0], _longer(found[-1][1], match[2])  # QEMU breaks after 8 bytes of an instruction
+        elif match is not None:
             found.append((int(match[1], 16), match[2]))
     return found
+
+
+def _longer(line: str, more: str) -> str:
+    data, _, words = line.partition("  ")
+    return f"{f'{data} {more}':<24} {words.strip()}"
 
 
 def _by_capstone(session: Session, address: int, count: int, bits: int | None) -> list[tuple[int, str]]:

@@ -169,6 +169,15 @@ def test_capstone_agrees_with_the_monitor(hello: Live, monkeypatch: pytest.Monke
     assert len(by_monitor) == 8
 
 
+@pytest.mark.boot
+def test_a_long_instruction_is_one(paging_kernels: Kernels) -> None:
+    with live_session(paging_kernels(4)) as one:
+        one.session.run_to_entry()
+        lines = one("disas/3").splitlines()[2:]
+        assert [line.split(":")[0].split()[-1] for line in lines] == ["0x100000", "0x10000a", "0x100014"]
+        assert re.search(r": +c7 05 (?:\w\w ){8} *movl ", lines[0])
+
+
 # --- from stop to stop --------------------------------------------------------------------------------------------
 
 
