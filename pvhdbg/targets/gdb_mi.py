@@ -6,6 +6,7 @@ set first, so that GDB expects what QEMU sends.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -65,6 +66,9 @@ _WANTED = frozenset(
 )
 _SETTINGS = ("confirm off", "pagination off", "width 0", "mi-async on", "may-call-functions off", "architecture i386:x86-64")
 _PIECE = 1 << 16
+_PATIENCE = 3600.0  # seconds that a user's own command may take
+_BETWEEN = 1.0  # seconds between two questions whether the connection still stands
+_LOOK = 0.1  # seconds between two looks at the serial port and at Ctrl-C
 _PG = 1 << 31
 _SIGNALS = {"SIGTRAP": 5, "SIGINT": 2, "SIGQUIT": 3, "SIGABRT": 6, "0": 0}
 
@@ -80,6 +84,7 @@ class GdbTarget:
         self._breakpoints: dict[int, str] = {}
         self._running = False
         self._closed = False
+        self._asked = time.monotonic()
         self._cr0: int | None = None  # as last seen, while nothing can have changed it
         seconds = max(int(timeout), 1)
         self._gdb = MachineInterface(settings=(*_SETTINGS, f"tcp connect-timeout {seconds}", f"remotetimeout {seconds}"))
@@ -262,9 +267,9 @@ class GdbTarget:
         self._gdb.command("-exec-interrupt", self._timeout)
         return self._await(time.monotonic() + self._timeout)
 
-    def _await(self, deadline: float) -> Stop:
+    def _await(self, deadline: float, show: Callable[[str], None] | None = None) -> Stop:
         while True:
-            record = self._gdb.event(deadline)
+            record = self._gdb.event(deadline, show)
             if record.get("message") == "thread-group-exited":
                 self._running, self._closed = False, True
                 return Stop(StopKind.EXITED, 0, "the VMM exited")
@@ -299,6 +304,76 @@ class GdbTarget:
                 f"GDB answers {command.split()[0]}: {reply['payload'].get('msg', 'error')}", "look at the VMM's own messages"
             )
         return reply.get("payload") or {}
+
+    # --- GDB's own words ------------------------------------------------------------------------------------------
+
+    def alive(self) -> bool:
+        """Whether GDB and its connection still stand, asked at most once a second; a running machine is taken for alive."""
+        if self._closed or self._running:
+            return not self._closed
+        if not self._gdb.poll() or any(event.get("message") == "thread-group-exited" for event in self._gdb.events):
+            return False
+        if time.monotonic() - self._asked < _BETWEEN:
+            return True
+        self._asked = time.monotonic()  # GDB does not notice by itself while the machine stands still
+        reply = self._gdb.command('-interpreter-exec console "maintenance packet qC"', self._timeout)
+        return bool(reply["message"] != "error")
+
+    def gdb_alive(self) -> bool:
+        """Whether GDB itself still runs."""
+        return self._gdb.poll()
+
+    def passed_on(
+        self, line: str, show: Callable[[str], None], interrupted: threading.Event, watch: Callable[[], None]
+    ) -> tuple[str | None, bool]:
+        """Give GDB a line as typed, and wait until it is done, the machine's run included.
+
+        Returns GDB's error in its own words (None: no error), and whether the machine ran. Raises TargetLost.
+        """
+        self._stopped()
+        self._gdb.events.clear()
+        reply = self._gdb.command(f"-interpreter-exec console {quoted(line)}", _PATIENCE, show, interrupted)
+        self._cr0 = None
+        ran = reply["message"] == "running" or any(event.get("message") == "running" for event in self._gdb.events)
+        if ran:
+            self._running = True
+            self._wait_out(show, interrupted, watch)
+        if reply["message"] == "error":
+            return str((reply.get("payload") or {}).get("msg", "error")), ran
+        return None, ran
+
+    def _wait_out(self, show: Callable[[str], None], interrupted: threading.Event, watch: Callable[[], None]) -> None:
+        while True:
+            try:
+                stop = self._await(time.monotonic() + _LOOK, show)
+            except TargetTimeout:
+                watch()
+                if interrupted.is_set():
+                    interrupted.clear()
+                    self._gdb.interrupt()  # a console's command blocks GDB's input until it is done
+                continue
+            if stop.kind is StopKind.EXITED:
+                raise TargetLost(stop.text)
+            return
+
+    def let_go(self) -> None:
+        """Leave the stub to somebody else for a while; GDB keeps its symbols, breakpoints and values. Raises TargetError."""
+        self._stopped()
+        for address in tuple(self._breakpoints):
+            self.clear_breakpoint(address)
+        self._done("-target-disconnect")
+
+    def take_again(self) -> None:
+        """Hold the stub again after `let_go`. Raises TargetLost when it is gone."""
+        self._connect()
+        self._cr0 = None
+
+    def words(self, line: str) -> list[str]:
+        """How GDB would complete a line: whole lines, as it gives them."""
+        if self._running or self._closed:
+            return []
+        payload = self._gdb.command(f"-complete {quoted(line)}", 1.0).get("payload") or {}
+        return [str(match) for match in payload.get("matches", [])]
 
     # --- leaving --------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,8 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from threading import Event
 from typing import Any
 
 from pvhdbg.decode.text import printable
@@ -25,6 +26,7 @@ OLDEST = 12
 _LAST_WORDS = 2000
 _START = 10.0
 _OUTPUT_BOUND = 64 << 20
+_LOOK = 0.1  # seconds between two looks at who wants to interrupt
 
 
 class MachineInterface:
@@ -68,10 +70,13 @@ class MachineInterface:
                 f"this is GDB {words[-1]}; GDB {OLDEST} is the oldest that works", "install a newer one, or leave --via gdb out"
             )
 
-    def command(self, text: str, timeout: float = 10.0) -> dict[str, Any]:
+    def command(
+        self, text: str, timeout: float = 10.0, show: Callable[[str], None] | None = None, interrupted: Event | None = None
+    ) -> dict[str, Any]:
         """Send one command and return its result record, with what was printed under "console" and "target".
 
-        Raises TargetLost when GDB ends, TargetTimeout when it does not answer in time. An ^error is a reply like others.
+        `show` is given what is printed as it comes, and `interrupted` stops the command. Raises TargetLost when GDB ends,
+        TargetTimeout when it does not answer in time. An ^error is a reply like others.
         """
         self._token += 1
         self._write(f"{self._token}{text}\n".encode())
@@ -79,7 +84,7 @@ class MachineInterface:
         size = 0
         deadline = time.monotonic() + timeout
         while True:
-            record = self._record(deadline)
+            record = self._record(deadline) if interrupted is None else self._interruptible(deadline, interrupted)
             if record["type"] == "result" and record.get("token") == self._token:
                 return {**record, **printed}
             if record["type"] in printed:
@@ -88,16 +93,45 @@ class MachineInterface:
                 if size > _OUTPUT_BOUND:
                     raise TargetLost("GDB prints without end", "start over")
                 printed[record["type"]].append(payload)
+                if show is not None and record["type"] != "log":
+                    show(payload)
             elif record["type"] == "notify":
                 self.events.append(record)
             # A result with another token belongs to a command that was given up: it answers nobody.
 
-    def event(self, deadline: float) -> dict[str, Any]:
-        """The next asynchronous record. Raises as `command` does."""
+    def _interruptible(self, deadline: float, interrupted: Event) -> dict[str, Any]:
+        while True:
+            try:
+                return self._record(min(deadline, time.monotonic() + _LOOK))
+            except TargetTimeout:
+                if time.monotonic() >= deadline:
+                    raise
+            if interrupted.is_set():
+                interrupted.clear()
+                self.interrupt()
+
+    def poll(self) -> bool:
+        """Take in what has come unasked; False once GDB has ended."""
+        assert self._process.stdout is not None
+        try:
+            while b"\n" in self._pending or select.select([self._process.stdout.fileno()], [], [], 0)[0]:
+                record = self._record(time.monotonic() + _LOOK)
+                if record["type"] == "notify":
+                    self.events.append(record)
+        except TargetTimeout:
+            pass
+        except (TargetLost, ValueError):
+            return False
+        return self._process.poll() is None
+
+    def event(self, deadline: float, show: Callable[[str], None] | None = None) -> dict[str, Any]:
+        """The next asynchronous record. Raises as `command` does; `show` is given what is printed meanwhile."""
         while not self.events:
             record = self._record(deadline)
             if record["type"] == "notify":
                 self.events.append(record)
+            elif show is not None and record["type"] in ("console", "target"):
+                show(str(record.get("payload") or ""))
         return self.events.popleft()
 
     def interrupt(self) -> None:

@@ -49,6 +49,7 @@ class RemoteTarget:
         self._closed = False
         self._thread: str | None = None
         self._cr0_hint: int | None = None
+        self._pc: int | None = None  # as last read, while nothing can have changed it: a step then needs one request less
         self._described = False
         self._features = self._handshake()
         self._piece = self._piece_size()
@@ -74,6 +75,15 @@ class RemoteTarget:
     @property
     def capabilities(self) -> Capabilities:
         return Capabilities(monitor=self._has_monitor, width=self._known_layout().width)
+
+    @property
+    def cpu(self) -> int | None:
+        """The number of the CPU that is looked at, from 0, where the stub's threads are CPUs (QEMU)."""
+        _, dot, number = (self._thread or "").rpartition(".")
+        try:
+            return int(number, 16) - 1 if dot else None
+        except ValueError:
+            return None
 
     # --- getting to know each other -------------------------------------------------------------------------------
 
@@ -116,7 +126,9 @@ class RemoteTarget:
                               "is this the stub of an x86 guest?")  # fmt: skip
         if self._layout is None:
             self._layout = layout_for(len(data) // 2)
-        return self._layout.decode(data)
+        values = self._layout.decode(data)
+        self._pc = values.get("rip")
+        return values
 
     def read_registers(self) -> Registers:
         """All registers that the stub shows. Control registers that it does not know are absent, never 0."""
@@ -136,6 +148,7 @@ class RemoteTarget:
         if slot is None:
             raise TargetError(f"{self.name} has no register {name}", "write another one")
         self._stopped()
+        self._pc = None
         if not self._described:
             # QEMU answers nothing to `P` before the target description was asked for.
             self._wire.request(b"qXfer:features:read:target.xml:0,ffb", self._timeout)
@@ -236,7 +249,7 @@ class RemoteTarget:
     def step(self) -> Stop:
         """One instruction; a breakpoint at the current pc is lifted for it."""
         self._stopped()
-        pc = self._read_g().get("rip", -1)
+        pc = self._pc if self._pc is not None else self._read_g().get("rip", -1)
         here = pc in self._breakpoints
         if here:
             self._expect_ok(f"z1,{pc:x},1", "the breakpoint could not be lifted for a step")
@@ -278,7 +291,7 @@ class RemoteTarget:
 
     def _take(self, data: bytes) -> Stop:
         reply = replies.stop_reply(data)
-        self._running = False
+        self._running, self._pc = False, None
         if reply.kind in "WX":
             self._closed = True
             return Stop(StopKind.EXITED, reply.number, reply.words)
@@ -296,7 +309,7 @@ class RemoteTarget:
         if not self._has_monitor:
             raise TargetError(f"{self.name} has no monitor", "a gdbstub of QEMU has one")
         self._stopped()
-        self._cr0_hint = None
+        self._cr0_hint = self._pc = None
         return self._command(command)
 
     def _command(self, command: str) -> str:
@@ -350,6 +363,10 @@ class RemoteTarget:
             pass  # it is gone, or does not answer: there is nothing left to put back
         finally:
             self._wire.close()
+
+    def alive(self) -> bool:
+        """Whether the connection still stands. Asks the stub nothing; a running machine is taken for alive."""
+        return not self._closed and (self._running or not self._wire.gone())
 
     def _stopped(self) -> None:
         if self._running:

@@ -92,6 +92,17 @@ class Wire:
                     self._accept(event)
         return self._packets.popleft()
 
+    def gone(self) -> bool:
+        """Whether the peer has left, told without asking it anything; for when no answer is awaited."""
+        try:
+            while select.select([self._socket], [], [], 0)[0]:
+                for event in self._reader.feed(self._read(time.monotonic() + 1)):
+                    if isinstance(event, Packet) and event.sound:
+                        self.stops.append(event.data)
+        except (TargetLost, OSError, ValueError):
+            return True
+        return any(stop.startswith((b"W", b"X")) for stop in self.stops)
+
     def _accept(self, packet: Packet) -> None:
         self._packets.append(packet.data)
         try:
