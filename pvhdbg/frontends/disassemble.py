@@ -24,11 +24,11 @@ _LONGEST = 15  # bytes of one instruction
 
 def linear_pc(session: Session) -> int:
     """The linear address of the next instruction: outside 64-bit code the base of CS counts. Raises TargetError."""
-    boot = session.boot()
-    rip, cs = boot.registers.get("rip"), boot.segments["cs"]
+    registers, segments = session.registers(), session.segments()
+    rip, cs = registers.get("rip"), segments["cs"]
     if rip is None:
         raise TargetError("the pc was not observed", "give an address")
-    if mode_of(boot.registers, boot.segments).code == 64:
+    if mode_of(registers, segments).code == 64:
         return rip
     try:
         return cs.known_base() + rip & 0xFFFFFFFF
@@ -38,7 +38,7 @@ def linear_pc(session: Session) -> int:
 
 def lines(session: Session, address: int, count: int) -> list[str]:
     """`count` instructions from a linear address, each with its bytes, and a name where one is known. Raises TargetError."""
-    mode = mode_of(session.boot().registers, session.boot().segments)
+    mode = mode_of(session.registers(), session.segments())
     session.linear(address, 1)  # so that what is not there is told in our words
     found = _by_monitor(session, address, count) or _by_capstone(session, address, count, mode.code)
     if not found:

@@ -72,15 +72,19 @@ def _options(kernel: str | None, target: StubAddress | None) -> list[str]:
         from pvhdbg.kernel_image import open_kernel
 
         with open_kernel(kernel) as image:
-            commands += _symbols(image, connected=target is not None)
+            commands += [*_named(image), *symbol_commands(image, connected=target is not None)]
     return [word for command in commands for word in ("-ex", command)]
 
 
-def _symbols(image: KernelImage, connected: bool) -> list[str]:
-    path = os.path.abspath(image.path)
-    commands = [f"set pvh kernel {_plain(path)}"]
+def _named(image: KernelImage) -> list[str]:
+    return [f"set pvh kernel {_plain(os.path.abspath(image.path))}"]
+
+
+def symbol_commands(image: KernelImage, connected: bool = True) -> list[str]:
+    """What gives GDB the kernel's symbols at both aliases. Raises BadInput for a path that GDB cannot be given."""
+    path, commands = os.path.abspath(image.path), []
     if image.was != "ELF":
-        return [*commands, f"echo {_escaped(f'pvh: the symbols of a {image.was} are not for GDB: unpack it with pvhdbg extract')}\\n"]
+        return [f"echo {_escaped(f'pvh: the symbols of a {image.was} are not for GDB: unpack it with pvhdbg extract')}\\n"]
     if image.elf.bits == 32 and not connected:
         commands.append("set architecture i386:x86-64")  # or the file's own would make GDB refuse QEMU's registers later
     commands.append(f"symbol-file {_quoted(path)}")

@@ -33,7 +33,7 @@ def usage_of(parser: argparse.ArgumentParser) -> str:
 
 def run(session: Session, line: str) -> Answer:
     """Parse and do one line. Raises UnknownVerb, BadInput with the usage, and what the verb raises."""
-    verb, rest = find(line)
+    verb, rest = find(line, session.verbs or LIVE)
     try:
         return verb(Request(values(verb, rest), session.progress, session))
     except Unavailable as gap:
@@ -46,8 +46,9 @@ def find(line: str, verbs: tuple[Verb, ...] = LIVE, *, abbreviated: bool = True)
     for count in (2, 1):
         name = " ".join(words[:count])
         for verb in verbs:
-            if len(words) >= count and verb.name == name:
-                return verb, _after(line, words, count)
+            if len(words) >= count and name in (verb.name, *verb.aliases):
+                longer = _longer(verb, words, verbs) if abbreviated and count == 1 else None
+                return (longer, _after(line, words, 2)) if longer is not None else (verb, _after(line, words, count))
     first = words[0] if words else ""
     candidates = [verb for verb in verbs if abbreviated and verb.name.split()[0].startswith(first)]
     if len(candidates) > 1:
@@ -64,6 +65,12 @@ def find(line: str, verbs: tuple[Verb, ...] = LIVE, *, abbreviated: bool = True)
     names = [verb.name for verb in candidates]
     near = difflib.get_close_matches(first, [verb.name for verb in verbs], 3)
     raise UnknownVerb(" ".join(words[:1]), names if len(names) > 1 else (), names or near)
+
+
+def _longer(verb: Verb, words: list[str], verbs: tuple[Verb, ...]) -> Verb | None:
+    """`info registers` for `info reg`, where `info` is a verb as well."""
+    found = [one for one in verbs if len(words) > 1 and one.name.startswith(f"{verb.name} {words[1]}")]
+    return found[0] if len(found) == 1 else None
 
 
 def _after(line: str, words: list[str], count: int) -> str:
@@ -105,12 +112,17 @@ def help_text(verb: Verb, prefix: str = "") -> str:
     return "\n".join(lines) + "\n"
 
 
+def _verbs_of(session: Session | None) -> tuple[Verb, ...]:
+    return session.verbs or LIVE if session is not None else LIVE
+
+
 def help(request: Request) -> Answer:
     """`help`: a line a verb, or all about one."""
+    verbs = _verbs_of(request.session)
     if request.verb:
-        text = help_text(find(" ".join(request.verb))[0])
+        text = help_text(find(" ".join(request.verb), verbs)[0])
     else:
-        text = "".join(f"  {verb.name:<14} {verb.help}\n" for verb in LIVE)
+        text = "".join(f"  {verb.name:<14} {verb.help}\n" for verb in verbs)
     return Answer(lambda _: text)
 
 
@@ -119,7 +131,8 @@ def apropos(request: Request) -> Answer:
     from pvhdbg.rules.catalogue import RULES
 
     word = str(request.word).lower()
-    lines = [f"  {verb.name:<20} {verb.help}\n" for verb in LIVE if word in f"{verb.name} {verb.help}".lower()]
+    verbs = _verbs_of(request.session)
+    lines = [f"  {verb.name:<20} {verb.help}\n" for verb in verbs if word in f"{verb.name} {verb.help}".lower()]
     lines += [f"  {rule.id:<20} {rule.title}\n" for rule in RULES if word in f"{rule.id} {rule.title} {rule.why}".lower()]
     if not lines:
         raise BadInput(f"no verb and no rule speaks of {request.word}", "list all with: help, rules")
@@ -133,17 +146,19 @@ def complete(session: Session | None, line: str) -> list[str]:
     """What the last word of `line` can become. Only looks at what is known already; the machine is not asked."""
     words = line.split()
     last = "" if not line or line[-1].isspace() else words.pop()
+    verbs = _verbs_of(session)
     try:
-        verb, rest = find(" ".join(words)) if words else (None, "")
+        verb, rest = find(" ".join(words), verbs) if words else (None, "")
     except UnknownVerb:
         verb, rest = None, ""
-        names = [one.name.split() for one in LIVE]
+        names = [one.name.split() for one in verbs]
         return sorted(
             {name[len(words)] for name in names if name[: len(words)] == words and name[len(words) :][:1]} if words else ()
         )
     if verb is None:
-        return sorted({one.name.split()[0] for one in LIVE if one.name.startswith(last)})
-    return argument_words(session, verb, rest.split(), last)
+        return sorted({one.name.split()[0] for one in verbs if one.name.startswith(last)})
+    seconds = [one.name.split()[1] for one in verbs if one.name.startswith(f"{verb.name} {last}")] if not rest else []
+    return seconds + argument_words(session, verb, rest.split(), last)
 
 
 def argument_words(session: Session | None, verb: Verb, before: list[str], last: str) -> list[str]:
@@ -191,8 +206,8 @@ def _registers(_session: Session | None, last: str) -> list[str]:
     return [f"${name}" for name in names if f"${name}".startswith(last)] if last.startswith("$") else []
 
 
-def _verbs(_session: Session | None, last: str) -> list[str]:
-    return [verb.name for verb in LIVE if verb.name.startswith(last)]
+def _verbs(session: Session | None, last: str) -> list[str]:
+    return [verb.name for verb in _verbs_of(session) if verb.name.startswith(last)]
 
 
 def _files(_session: Session | None, last: str) -> list[str]:
@@ -205,4 +220,10 @@ def _files(_session: Session | None, last: str) -> list[str]:
     return [os.path.join(folder, one) for one in sorted(found)[:_MOST]]
 
 
-_KINDS = {"rule": _rules, "symbol": _symbols, "register": _registers, "verb": _verbs, "file": _files}
+def _modes(_session: Session | None, last: str) -> list[str]:
+    from pvhdbg.frontends.repl.own_verbs import MODES
+
+    return [name for name in MODES if name.startswith(last)]
+
+
+_KINDS = {"mode": _modes, "rule": _rules, "symbol": _symbols, "register": _registers, "verb": _verbs, "file": _files}

@@ -12,19 +12,19 @@ from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pvhdbg.capture import RESET_VECTOR, Plan, capture, decoded, entry_of, observe, stands_at
 from pvhdbg.errors import BadInput, MemoryUnreadable, TargetError
 from pvhdbg.frontends.subject import Confirm, doubts
-from pvhdbg.model import EntryPoint, Kernel, Registers, Unavailable
+from pvhdbg.model import EntryPoint, Kernel, Registers, Segments, Unavailable
 from pvhdbg.targets.target import Leave, Target
 
 if TYPE_CHECKING:
     from pvhdbg.decode.boot_state import BootState
     from pvhdbg.decode.kernel_file import KernelFile
     from pvhdbg.frontends.placement import Placement
-    from pvhdbg.frontends.verb import Answer
+    from pvhdbg.frontends.verb import Answer, Verb
     from pvhdbg.kernel_image import KernelImage
     from pvhdbg.symbols import Symbols
 
@@ -42,6 +42,7 @@ class _Stop:
     """What was read of the machine since it last stood still, in the order in which it is asked for."""
 
     registers: Registers | None = None
+    segments: Segments | None = None
     boot: BootState | None = None
     placement: Placement | None = None
     doubts: tuple[str, ...] = ()
@@ -60,6 +61,8 @@ class Session:
     evaluate: Callable[[str], int] | None = None
     naming: str = "name the kernel: --kernel ELF"  # how the face is told which file it is
     confirm: Confirm = field(default_factory=Confirm)
+    verbs: tuple[Verb, ...] = ()  # those of this face; LIVE's where it has none of its own
+    face: Any = None  # what the face's own verbs work on
 
     def __post_init__(self) -> None:
         self._now = _Stop()
@@ -67,6 +70,7 @@ class Session:
         self._hand_off: BootState | None = None
         self._hand_off_doubts: tuple[str, ...] = ()
         self._entry: EntryPoint | None = None
+        self._layout: BootState | None = None  # one that knows where the machine has memory, of whatever stop
         self._symbols: Symbols | None = None
         self._names: list[str] | None = None
 
@@ -107,7 +111,7 @@ class Session:
 
     def forget(self) -> None:
         """The machine was reset: neither the last stop nor the hand-off speaks of it any more."""
-        self._now, self._before, self._hand_off, self._entry = _Stop(), None, None, None
+        self._now, self._before, self._hand_off, self._entry, self._layout = _Stop(), None, None, None, None
 
     def registers(self) -> Registers:
         """The registers as they are now."""
@@ -115,6 +119,22 @@ class Session:
         if self._now.registers is None or self._now.registers.values != found.values:
             self._now = _Stop(found)
         return found
+
+    def segments(self) -> Segments:
+        """The hidden segment state as it is now, without a look at anything else."""
+        self.registers()
+        if self._now.boot is not None:
+            return self._now.boot.segments
+        if self._now.segments is None:
+            self._now.segments = self._ask_segments()
+        return self._now.segments
+
+    def _ask_segments(self) -> Segments:
+        if not self.target.capabilities.monitor:
+            return self.boot().segments
+        from pvhdbg.decode import qemu_monitor
+
+        return qemu_monitor.cpu_state(self.target.monitor("info registers")).segments
 
     @property
     def before(self) -> Registers | None:
@@ -128,6 +148,7 @@ class Session:
         if known is None or known.revision.name != self.settings.spec:
             known = self._decode()
             self._now.boot, self._now.doubts = known, self._doubts(known)
+            self._layout = known
             if known.snapshot.entry.is_entry:
                 self._at_entry(known)
             elif registers.get("rip") == RESET_VECTOR:
@@ -173,7 +194,7 @@ class Session:
 
     def adopt(self, boot: BootState) -> None:
         """Take over a capture that was made of the machine as it stands."""
-        self._now = _Stop(boot.registers, boot)
+        self._now, self._layout = _Stop(boot.registers, boot=boot), boot
         if boot.snapshot.entry.is_entry:
             self._at_entry(boot)
 
@@ -257,7 +278,10 @@ class Session:
     def physical(self, address: int, size: int) -> bytes:
         """Guest-physical memory, whatever paging says. Raises MemoryUnreadable, also where the machine has none."""
         try:
-            there = (self._now.boot or self.boot()).readable(address, size)
+            known = self._now.boot or self._layout
+            there = known is not None and known.readable(address, size)
+            if known is None or (not there and known is not self._now.boot):
+                there = self.boot().readable(address, size)  # it may have memory there by now
         except Unavailable:
             there = True  # the layout is not known: the stub has to say
         if not there:

@@ -85,7 +85,11 @@ def attach(request: Request) -> Observed:
 
 def run(request: Request) -> Observed:
     """As `observe`, for a subject that has to be a kernel file."""
-    subject = str(request.subject)
+    _refuse_all_but_kernels(str(request.subject))
+    return _observed(_run_kernel(request))
+
+
+def _refuse_all_but_kernels(subject: str) -> None:
     if _is_snapshot(subject):
         raise BadInput(f"{subject} is a snapshot, which cannot be run", f"judge it with: pvhdbg check {subject}")
     if _is_core(subject):
@@ -95,7 +99,16 @@ def run(request: Request) -> Observed:
     if not _is_file(subject):
         address = parse_address(subject)
         raise BadInput(f"{address} is a gdbstub, not a kernel file", f"use: pvhdbg attach {subject}")
-    return _observed(_run_kernel(request))
+
+
+def opened_for(verb: str, request: Request) -> AbstractContextManager[Opened]:
+    """The subject at its entry for as long as the context lasts: what `run`, `attach` or any other verb takes. Raises PvhdbgError."""
+    if verb == "attach":
+        return _attached(request, parse_address(str(request.subject)))
+    if verb == "run":
+        _refuse_all_but_kernels(str(request.subject))
+        return _run_kernel(request)
+    return open_subject(request)
 
 
 @contextmanager

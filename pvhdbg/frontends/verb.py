@@ -62,6 +62,16 @@ def argument(*names: str, completes: str = "", live: bool | None = None, **optio
     return Argument(names, MappingProxyType(options), completes, live)
 
 
+def command(text: str) -> tuple[str, str]:
+    """The value of -ex, a line of the prompt; it shares a list with -x, because their order counts."""
+    return "line", text
+
+
+def script(text: str) -> tuple[str, str]:
+    """The value of -x, a file of such lines."""
+    return "file", text
+
+
 def of_command_line(*arguments: Argument) -> tuple[Argument, ...]:
     """The same arguments, for the command line only."""
     return tuple(replace(one, live=False) for one in arguments)
@@ -84,6 +94,9 @@ class Verb:
     passes_to: str = "QEMU"
     live: bool = False
     live_example: str = ""
+    aliases: tuple[str, ...] = ()  # in a session
+    repeats: bool = False  # an empty line at the prompt does it once more
+    converses: bool = False  # on a terminal it goes on to the prompt
 
     def __call__(self, request: Request) -> Answer:
         module, function = self.action.split(":")
