@@ -21,7 +21,7 @@ setup:
 
 .PHONY: demo
 demo: setup
-	@$(BIN)/pvhdbg run pvhdbg/guests/hello.elf
+	@$(BIN)/pvhdbg run --batch pvhdbg/guests/hello.elf
 
 # Each part runs, whatever became of the one before; the sum fails if one failed.
 .PHONY: test

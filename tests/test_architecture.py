@@ -56,6 +56,7 @@ ALLOWED: dict[str, set[str]] = {
 FOREIGN = {
     "pygdbmi": {"targets/mi.py"},
     "capstone": {"disassembly.py"},
+    "prompt_toolkit": {"frontends/repl/terminal.py"},
     "elftools": {"debug_info.py"},
     "pytest": {"pytest_plugin.py"},
     "lz4": {"unpack.py"},

@@ -77,6 +77,11 @@ def _run(words: list[str]) -> int:
     from pvhdbg.frontends.verbs import Request
 
     verb, values = parse(words)
+    if verb.converses:
+        from pvhdbg.frontends.repl.start import converse, converses
+
+        if converses(verb, values):
+            return converse(verb, values, _stderr())
     to_file = values.get("output") if "json" in verb.formats else None
     failed: PvhdbgError | None = None
     with ExitStack() as stack:  # all are opened before the work begins, and appear together

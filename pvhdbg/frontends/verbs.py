@@ -8,7 +8,7 @@ imported when the verb is used.
 from __future__ import annotations
 
 from pvhdbg.frontends.formats import FILE_JUDGED, JUDGED
-from pvhdbg.frontends.verb import Answer, Argument, Request, Verb, argument, of_command_line
+from pvhdbg.frontends.verb import Answer, Argument, Request, Verb, argument, command, of_command_line, script
 
 __all__ = ["LIVE", "VERBS", "Answer", "Argument", "Request", "Verb", "argument"]
 
@@ -35,7 +35,7 @@ _WALK = (
     argument("--leave", choices=("running", "stopped", "killed"), help="how the machine is left (default: a stub stopped, "
              "a QEMU that was started here killed)"),
     argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="how long the entry may take (default: 30)"),
-    argument("--via", choices=("remote", "gdb"), default="remote", help="talk to the stub directly, or through GDB"),
+    argument("--via", choices=("remote", "gdb"), help="talk to the stub directly (the default), or through GDB"),
     ),
 )  # fmt: skip
 _QEMU = of_command_line(
@@ -47,6 +47,12 @@ _QEMU = of_command_line(
     argument("--cpu", metavar="MODEL", help="QEMU's CPU model"),
     argument("--accel", choices=("tcg", "kvm", "auto"), help="accelerator (default: tcg)"),
     argument("--qemu", metavar="BINARY", help="the QEMU to start (default: qemu-system-x86_64)"),
+)
+_PROMPT = of_command_line(
+    argument("-ex", metavar="LINE", dest="commands", action="append", default=[], type=command, help="do a line of the prompt"),
+    argument("-x", metavar="FILE", dest="commands", action="append", default=[], type=script, help="do the lines of a file"),
+    argument("--batch", action="store_true", help="no prompt, also on a terminal"),
+    argument("--show-gdb", action="store_true", help="tell what GDB's user would have typed for each verb"),
 )
 _LOG = of_command_line(
     argument("--vmm", metavar="VMM", help='name and version of what a probe\'s log was made on, as in "QEMU 7.2.22"'),
@@ -89,17 +95,29 @@ VERBS: tuple[Verb, ...] = (
         "start QEMU with a kernel, run to its PVH entry, and report",
         "pvhdbg run vmlinux --append console=ttyS0 --initrd initrd.img -- -device pvpanic",
         f"{_ACTIONS}:run",
-        (argument("subject", metavar="KERNEL", help="an ELF kernel, or a bzImage that holds one"), *_QEMU, *_JUDGE, *_WALK),
+        (argument("subject", metavar="KERNEL", help="an ELF kernel, or a bzImage that holds one"), *_QEMU, *_JUDGE, *_WALK, *_PROMPT),
         formats=JUDGED,
         passes_on=True,
+        converses=True,
     ),
     Verb(
         "attach",
         "attach to a waiting gdbstub, run to the PVH entry, and report",
         "pvhdbg attach :1234 --kernel vmlinux",
         f"{_ACTIONS}:attach",
-        (argument("subject", metavar="TARGET", help="a gdbstub: :1234, host:1234, unix:PATH, a socket path"), *_JUDGE, *_WALK),
+        (argument("subject", metavar="TARGET", help="a gdbstub: :1234, host:1234, unix:PATH, a socket path"), *_JUDGE, *_WALK, *_PROMPT),
         formats=JUDGED,
+        converses=True,
+    ),
+    Verb(
+        "repl",
+        "go to the prompt without a report: all verbs, and running, breakpoints, memory",
+        "pvhdbg repl vmlinux -x boot.pvh -ex regs",
+        "pvhdbg.frontends.repl.start:repl",
+        (_SUBJECT, *_QEMU, *_JUDGE[:2], *_WALK, *_PROMPT),
+        formats=("text",),
+        passes_on=True,
+        converses=True,
     ),
     Verb(
         "check",

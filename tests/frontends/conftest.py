@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 # --import-mode=importlib puts no folder on the path: the helpers are loaded by file, under the name they have for mypy.
-for _file in ("cli_runner", "terminal"):
+for _file in ("cli_runner", "terminal", "emulator"):
     _name = f"tests.frontends.{_file}"
     if _name not in sys.modules:
         _spec = importlib.util.spec_from_file_location(_name, Path(__file__).parent / f"{_file}.py")

@@ -1,0 +1,48 @@
+"""A line at the prompt: its comment, what it is piped into, which file it goes to."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from pvhdbg.errors import BadInput
+
+_QUOTED = re.compile(r""""(?:[^"\\]|\\.)*"|'[^']*'""")
+_SIGN = re.compile(r"(>>|>|\|)\s*")
+
+
+@dataclass(frozen=True)
+class Line:
+    """`command`, and where its output goes: a `shell` command, or a `file` (`appending` to it)."""
+
+    command: str
+    shell: str = ""
+    file: str = ""
+    appending: bool = False
+
+
+def parse(text: str) -> Line:
+    """`VERB … | COMMAND`, `VERB … > FILE`, `VERB … >> FILE`; a sign in quotes is none. Raises BadInput for an empty rest."""
+    hidden = _QUOTED.sub(lambda found: "x" * len(found[0]), text)
+    sign = _SIGN.search(hidden)
+    if sign is None:
+        return Line(text.strip())
+    command, rest = text[: sign.start()].strip(), text[sign.end() :].strip()
+    if not rest or not command:
+        raise BadInput(f"{sign[1]} needs a command before it and {'a file' if sign[1] != '|' else 'another'} behind it",
+                       "write: regs | grep cr0, or: regs > FILE")  # fmt: skip
+    if sign[1] == "|":
+        return Line(command, shell=rest)
+    file = rest[1:-1] if len(rest) > 1 and rest[0] == rest[-1] and rest[0] in "\"'" else rest
+    return Line(command, file=file, appending=sign[1] == ">>")
+
+
+def command_of(text: str) -> str:
+    """What stands before a sign, whatever is behind it."""
+    sign = _SIGN.search(_QUOTED.sub(lambda found: "x" * len(found[0]), text))
+    return text if sign is None else text[: sign.start()]
+
+
+def is_comment(text: str) -> bool:
+    """A line that says nothing to us."""
+    return text.lstrip().startswith("#")

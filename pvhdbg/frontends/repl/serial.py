@@ -1,0 +1,56 @@
+"""What a guest writes to COM1, as lines that are safe to show, and never more of them than somebody can read."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from pvhdbg.decode.text import safe, shorten
+
+_RATE = 400  # lines a second
+_WIDTH = 400  # characters of a line
+_PIECE = 1 << 20  # bytes that are read at once
+
+
+class Follower:
+    """Reads on in a log that a VMM writes. Lines beyond `rate` a second are counted, not shown."""
+
+    def __init__(self, path: Path, rate: int = _RATE) -> None:
+        self._path, self._rate = path, rate
+        self._offset = 0
+        self._partial = b""
+        self._allowance = float(rate)
+        self._since = time.monotonic()
+        self._left_out = 0
+
+    def lines(self, whole: bool = False) -> list[str]:
+        """What has come since the last call; with `whole` also a line that has not ended yet."""
+        data = self._partial + self._read()
+        *lines, self._partial = data.split(b"\n")
+        if len(self._partial) > _PIECE or (whole and self._partial):
+            lines.append(self._partial)
+            self._partial = b""
+        return self._limited(lines, whole)
+
+    def _read(self) -> bytes:
+        try:
+            with open(self._path, "rb") as file:
+                file.seek(self._offset)
+                data = file.read(_PIECE)
+        except OSError:  # the VMM is gone, and its folder with it
+            return b""
+        self._offset += len(data)
+        return data
+
+    def _limited(self, lines: list[bytes], whole: bool) -> list[str]:
+        now = time.monotonic()
+        self._allowance = min(self._allowance + (now - self._since) * self._rate, self._rate)
+        self._since = now
+        shown = lines[: int(self._allowance)]
+        self._allowance -= len(shown)
+        self._left_out += len(lines) - len(shown)
+        found = [shorten(safe(line.rstrip(b"\r").expandtabs()), _WIDTH) for line in shown]
+        if self._left_out and (found or whole):
+            found.append(f"… {self._left_out} lines more than can be shown at once")
+            self._left_out = 0
+        return found

@@ -1,0 +1,97 @@
+"""A target that tells what GDB's user would have typed for what is done to it: `--show-gdb`."""
+
+from __future__ import annotations
+
+from pvhdbg.model import Registers
+from pvhdbg.targets.target import Capabilities, Leave, Stop, Target
+
+_MOST = 24  # commands of one verb that are told
+
+
+class ShownTarget:
+    """A `Target` around another one. `told()` gives the commands since it was last called."""
+
+    def __init__(self, target: Target) -> None:
+        self.inner = target
+        self._commands: list[str] = []
+        self._more = 0
+
+    def told(self) -> list[str]:
+        """Each command once, with a word about those beyond a screenful."""
+        found, more = self._commands, self._more
+        self._commands, self._more = [], 0
+        return [*found, f"and {more} more"] if more else found
+
+    def _tell(self, command: str) -> None:
+        if command in self._commands:
+            return
+        if len(self._commands) < _MOST:
+            self._commands.append(command)
+        else:
+            self._more += 1
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
+    @property
+    def via(self) -> str:
+        return self.inner.via
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self.inner.capabilities
+
+    def alive(self) -> bool:
+        return bool(getattr(self.inner, "alive", lambda: True)())
+
+    @property
+    def cpu(self) -> int | None:
+        found: int | None = getattr(self.inner, "cpu", None)
+        return found
+
+    def read_registers(self) -> Registers:
+        self._tell("info registers")
+        return self.inner.read_registers()
+
+    def write_register(self, name: str, value: int) -> None:
+        self._tell(f"set ${name} = {value:#x}")
+        self.inner.write_register(name, value)
+
+    def read_memory(self, address: int, size: int) -> bytes:
+        self._tell(f"monitor xp /{size}bx {address:#x}")
+        return self.inner.read_memory(address, size)
+
+    def write_memory(self, address: int, data: bytes) -> None:
+        self._tell(f"maintenance packet M{address:x},{len(data):x}:…")
+        self.inner.write_memory(address, data)
+
+    def set_breakpoint(self, address: int) -> None:
+        self._tell(f"hbreak *{address:#x}")
+        self.inner.set_breakpoint(address)
+
+    def clear_breakpoint(self, address: int) -> None:
+        self._tell(f"clear *{address:#x}")
+        self.inner.clear_breakpoint(address)
+
+    def resume(self) -> None:
+        self._tell("continue")
+        self.inner.resume()
+
+    def wait(self, timeout: float) -> Stop:
+        return self.inner.wait(timeout)
+
+    def step(self) -> Stop:
+        self._tell("stepi")
+        return self.inner.step()
+
+    def interrupt(self) -> Stop:
+        self._tell("interrupt")
+        return self.inner.interrupt()
+
+    def monitor(self, command: str) -> str:
+        self._tell(f"monitor {command}")
+        return self.inner.monitor(command)
+
+    def close(self, leave: Leave) -> None:
+        self.inner.close(leave)
