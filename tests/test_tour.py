@@ -1,0 +1,175 @@
+"""docs/tour.md is a recording: these walks are typed at a true terminal, and what is seen there is the page.
+
+`PVHDBG_TOUR=write` writes it anew. Elsewhere the page has to tell of the same walk: the same lines typed, and answers of the same
+words, where numbers, and what differs from one kernel or QEMU to the next, may differ.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from pvhdbg.guests import path as guest
+from tests.frontends.cli_runner import Cli, Machine, need, scratch
+from tests.frontends.emulator import PROMPT, Terminal
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "tour.md"
+HEAD = """# A tour of the prompt
+
+This page is a recording: `tests/test_tour.py` types these lines at a terminal, and what it sees there stands here. In a terminal
+of its own waits the machine, held at its very first instruction by `-S`, with a gdbstub at port 1234 by `-s`.
+"""
+
+GUEST = str(guest("long_mode"))
+GUEST_WALK = (
+    (
+        """
+## From the reset vector to the first 64-bit instruction
+
+```
+$ qemu-system-x86_64 -kernel pvhdbg/guests/long_mode.elf -nic none -display none -S -s &
+```
+
+`attach` lets the firmware run, stops at the PVH entry, and reports. At a terminal it then gives a prompt.
+""",
+        None,
+    ),
+    ("Where are we, and how is that known?", "entry"),
+    ("", "mode"),
+    ("The guest will switch modes. `until` steps there one instruction at a time, because no breakpoint knows of modes:", "until paging"),
+    ("What changed since the last stop is marked:", "regs | head -n 16 | tail -n 11"),
+    ("Paging is on, but the code is still 32-bit code. One load of CS later it is not:", "until long-mode"),
+    ("", "mode | head -n 1"),
+    ("", "gdt"),
+    ("Disassembled by the mode that the CPU is in, not by the file's:", "disas/4"),
+    ("", "pagewalk $rip"),
+    ("An empty line does the last one again where that makes sense, as here:", "stepi"),
+    ("", ""),
+    ("Leaving without a word about the machine leaves it as it stands; `detach` would let it run on.", "quit"),
+)
+LINUX_WALK = (
+    (
+        """
+## A Linux kernel, from its entry to start_kernel
+
+A distribution's kernel, as it comes: stripped, so its names are read out of the table that it carries for itself.
+
+```
+$ pvhdbg extract /boot/vmlinuz -o vmlinux
+$ qemu-system-x86_64 -kernel vmlinux -nic none -display none -S -s &
+```
+
+`repl` is the same prompt without the report.
+""",
+        None,
+    ),
+    ("", "entry"),
+    ("One breakpoint, at both of the addresses where the symbol will ever be:", "b start_kernel"),
+    ("The first 64-bit instruction:", "until long-mode"),
+    ("", "disas/3"),
+    ("And on, at full speed:", "c"),
+    ("", "pagewalk $rip"),
+    ("", "symbols start_kernel"),
+    ("", "x/s linux_banner"),
+    ("What the loader handed over was seen at the entry, and is still known:", "check --select PVH-CR0 | tail -n 1"),
+    ("", "quit"),
+)
+
+
+@contextmanager
+def attached(kernel: str, verb: str) -> Iterator[tuple[Terminal, str, int]]:
+    need("setsid")
+    need("qemu-system-x86_64")
+    with scratch() as folder:
+        cli = Cli(folder)
+        machine = Machine("-m", "512M", kernel=kernel, gdb="tcp:127.0.0.1:0")
+        port = machine.port()
+        assert port is not None
+        words = [sys.executable, "-m", "pvhdbg", verb, f":{port}", "--kernel", kernel]
+        env = {**cli.env, "XDG_STATE_HOME": str(folder / "state"), "NO_COLOR": "1", "PYTHONPATH": str(ROOT)}
+        try:
+            with Terminal(words, env, str(ROOT)) as at:
+                yield at, f"pvhdbg {verb} :1234 --kernel {kernel}", port
+        finally:
+            machine.close()
+
+
+def recorded(walk: tuple[tuple[str, str | None], ...], kernel: str, shown: str, verb: str) -> str:
+    """The walk as Markdown."""
+    parts: list[str] = []
+    with attached(kernel, verb) as (at, command, port):
+        for text, line in walk:
+            if line is None:
+                seen = f"$ {command}\n{at.prompt()}".rstrip()
+            elif line == "quit":
+                at.press("quit\r")
+                assert at.ended() == 0
+                seen = f"{PROMPT}quit"
+            else:
+                seen = f"{PROMPT}{line}\n{at.enter(line)}".rstrip()
+            parts += [text, f"```\n{seen}\n```"] if text else [f"```\n{seen}\n```"]
+        whole = "\n\n".join(part.strip("\n") for part in parts)
+    whole = whole.replace("```\n\n```\n", "")  # lines without a word between them are one block
+    return whole.replace(f":{port}", ":1234").replace(kernel, shown).replace(f"{ROOT}/", "") + "\n"
+
+
+def shape(text: str) -> list[str]:
+    """What has to be the same on every machine: what was typed, and the words of the first section's answers."""
+    lines = []
+    for line in text.splitlines():
+        if line.startswith((PROMPT, "$ ")):
+            lines.append(line)
+    return lines
+
+
+def section(text: str, number: int) -> str:
+    return text.split("\n## ")[number]
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return PAGE.read_text() if PAGE.exists() else ""
+
+
+def written(title: str, found: str, page: str) -> str:
+    """Put a section into the page, when that was asked for."""
+    if os.environ.get("PVHDBG_TOUR") != "write":
+        return page
+    sections = [one for one in re.split(r"\n(?=## )", PAGE.read_text() if PAGE.exists() else HEAD) if not one.startswith(title)]
+    text = "\n".join([*sections, found]) if title != "## From" else "\n".join([HEAD, found, *sections[1:]])
+    PAGE.write_text(text)
+    return text
+
+
+@pytest.mark.boot
+def test_the_tour_of_a_guest(page: str) -> None:
+    found = recorded(GUEST_WALK, GUEST, "pvhdbg/guests/long_mode.elf", "attach")
+    page = written("## From", found, page)
+    assert "the hand-off conforms to the PVH boot ABI" in found
+    assert "<in_long_mode>" in found
+    assert "64-bit long mode" in found
+    assert shape(section(page, 1)) == shape(found)
+    assert numberless(section(page, 1), "until long-mode") == numberless(found, "until long-mode")
+
+
+@pytest.mark.boot
+def test_the_tour_of_linux(page: str, vmlinux: Path) -> None:
+    found = recorded(LINUX_WALK, str(vmlinux), "vmlinux", "repl")
+    page = written("## A Linux", found, page)
+    assert re.search(r"breakpoint 1, 0xffffffff\w+ <start_kernel>, 64-bit long mode", found)
+    assert re.search(r"long-mode after \d{2} instructions", found)
+    assert "Linux version " in found
+    assert shape(section(page, 2)) == shape(found)
+
+
+def numberless(text: str, line: str) -> str:
+    """The answer to a line, without its numbers."""
+    answer = text.split(f"{PROMPT}{line}\n")[1].split("```")[0].split(PROMPT)[0]
+    return re.sub(r"\d+(?:\.\d+)?", "#", answer)
