@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import re
 from typing import Any, NoReturn
 
 from pvhdbg.errors import BadInput
-from pvhdbg.frontends.verbs import VERBS, Verb
+from pvhdbg.frontends.overview import CLOSING, family, overview
+from pvhdbg.frontends.verbs import VERBS, Verb, section_of
 from pvhdbg.version import VERSION
 
 
@@ -21,22 +23,52 @@ def parse(words: list[str]) -> tuple[Verb, dict[str, Any]]:
     """The verb and its arguments' values. Raises BadInput for words that do not fit; `--help` exits as argparse does."""
     words, passed_on = _split(words)
     words = gathered(words)
+    if words[:1] == ["help"]:
+        words = [*words[1:], "--help"]
     verb = _verb(words)
     if verb is None:
-        overview = _overview()
-        if not words:
-            overview.print_help()
-            raise SystemExit(BadInput.exit_code)
-        overview.parse_args(words[:1])  # --help, --version, or an error that lists the verbs
-        raise BadInput(f"{' '.join(words[:2])} is not a command", "see: pvhdbg --help")
+        raise _no_verb(words)
     if passed_on and not verb.passes_on:
         raise BadInput(f"pvhdbg {verb.name} passes nothing on to {verb.passes_to}", f"see: pvhdbg {verb.name} --help")
-    values = vars(_parser(verb).parse_args(words[len(verb.name.split()) :]))
+    values = _values(verb, words[len(verb.name.split()) :])
     with_rules(values)
     if "report" in values:
         values["report"] = [_report(word, verb) for word in values["report"]]
         _refuse_twice([*([values["output"]] if values["output"] else []), *(path for _, path in values["report"])])
     return verb, {**values, "extra": tuple(passed_on)}
+
+
+def _no_verb(words: list[str]) -> BadInput:
+    """What to say to words that begin with no verb. Leaves with SystemExit after an overview that was asked for."""
+    if not words or words[0].startswith("-"):
+        overview = _overview()
+        if not words:
+            overview.print_help()
+            raise SystemExit(BadInput.exit_code)
+        overview.parse_args(words[:1])  # --help, --version, or an option that belongs behind a verb
+    if (verbs := family(words[0])) and words[1:] and words[1] in ("-h", "--help"):
+        _shown(f"pvhdbg {words[0]}", f"commands:\n{verbs}", f"pvhdbg {words[0]} COMMAND --help tells more.").print_help()
+        raise SystemExit(0)
+    said = " ".join(words[: 2 if verbs else 1])
+    near = difflib.get_close_matches(said, [verb.name for verb in VERBS], 2) or sorted(
+        verb.name for verb in VERBS if verb.name.startswith(f"{words[0]} ")
+    )
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    return BadInput(f"{said} is not a command", f"{hint}see: pvhdbg --help")
+
+
+def _values(verb: Verb, words: list[str]) -> dict[str, Any]:
+    parser = _parser(verb)
+    values, unknown = parser.parse_known_args(words)
+    if not unknown:
+        return vars(values)
+    option = next((word for word in unknown if word.startswith("-")), "")
+    known = [name for action in parser._actions for name in action.option_strings]
+    near = difflib.get_close_matches(option.partition("=")[0], known, 1) if option.startswith("--") else []
+    todo = f"did you mean {near[0]}? " if near else ""
+    if option and not near and verb.passes_on:
+        todo = f"give {verb.passes_to}'s own options at the end, behind --; "
+    raise BadInput(f"unrecognized arguments: {' '.join(unknown)}", f"{todo}see: {parser.prog} --help")
 
 
 def with_rules(values: dict[str, Any]) -> dict[str, Any]:
@@ -100,33 +132,61 @@ def _verb(words: list[str]) -> Verb | None:
 def _parser(verb: Verb) -> argparse.ArgumentParser:
     parser = _Parser(
         prog=f"pvhdbg {verb.name}",
-        description=verb.help,
-        epilog=f"example: {verb.example}" + (f"\nwords after -- are passed on to {verb.passes_to}" if verb.passes_on else ""),
+        usage=_usage(verb),
+        description=f"{verb.help[0].upper()}{verb.help[1:]}.\n\nexample: {verb.example}",
+        epilog=_epilog(verb),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    sections: dict[str, argparse._ArgumentGroup] = {}
     for one in verb.arguments_for(live=False):
-        parser.add_argument(*one.names, **one.options)
+        title = one.names[0].startswith("-") and section_of(one)
+        if title and title not in sections:
+            sections[title] = parser.add_argument_group(title)
+        (sections[title] if title else parser).add_argument(*one.names, **one.options)
+    output = parser.add_argument_group("output")
     if "json" in verb.formats:
-        parser.add_argument("--format", choices=verb.formats, default="text", help="how to print the answer")
-        parser.add_argument("--output", metavar="FILE", help="write the answer there instead of to the terminal")
-        parser.add_argument("--report", action="append", metavar="FORMAT=FILE", default=[],
+        output.add_argument("--format", choices=verb.formats, default="text", help="how to print the answer")
+        output.add_argument("--output", metavar="FILE", help="write the answer there instead of to the terminal")
+        output.add_argument("--report", action="append", metavar="FORMAT=FILE", default=[],
                             help="write it in that format to that file as well; may be given several times")
-    parser.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="colour (NO_COLOR is honoured)")
+    output.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="colour (NO_COLOR is honoured)")
     return parser
+
+
+def _usage(verb: Verb) -> str:
+    """What has to be given, in its order; the options have their lines below."""
+    needed, places = [], []
+    for one in verb.arguments_for(live=False):
+        shown = str(one.options.get("metavar") or one.names[0])
+        if one.options.get("required"):
+            shown = shown if "metavar" in one.options else f"{{{','.join(one.options['choices'])}}}"
+            needed.append(f"{one.names[0]} {shown}")
+        elif not one.names[0].startswith("-"):
+            places.append({"?": f"[{shown}]", "*": f"[{shown} …]", "+": f"{shown} …"}.get(one.options.get("nargs", ""), shown))
+    words = [f"pvhdbg {verb.name}", *places, *needed, "[OPTION …]", *([f"[-- {verb.passes_to}'s own]"] if verb.passes_on else [])]
+    return " ".join(words).replace("%", "%%")
+
+
+def _epilog(verb: Verb) -> str | None:
+    lines = [f"words after -- are passed on to {verb.passes_to}"] if verb.passes_on else []
+    if others := family(verb.name):
+        lines += [*([""] if lines else []), "commands that begin so:", others.rstrip("\n")]
+    return "\n".join(lines) or None
 
 
 def _overview() -> argparse.ArgumentParser:
-    lines = [f"  {verb.name:<14} {verb.help}" for verb in VERBS]
-    parser = _Parser(
-        prog="pvhdbg",
-        usage="pvhdbg COMMAND …",
-        description="Boot debugger for the Xen PVH (x86/HVM direct boot) ABI.\n\ncommands:\n" + "\n".join(lines),
-        epilog="pvhdbg COMMAND --help tells more.\n\nexit codes: 0 conforms, 1 violated, 2 usage or unreadable input, "
-        "3 not observed up to the entry,\n4 undecided under --strict, 70 internal error",
+    parser = _shown("pvhdbg", overview(), CLOSING)
+    parser.add_argument("-V", "--version", action="version", version=f"pvhdbg {VERSION}")
+    return parser
+
+
+def _shown(prog: str, description: str, epilog: str) -> argparse.ArgumentParser:
+    return _Parser(
+        prog=prog,
+        usage=f"{prog} COMMAND …",
+        description=description,
+        epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("-V", "--version", action="version", version=f"pvhdbg {VERSION}")
-    parser.add_argument("command", metavar="COMMAND", choices=[verb.name.split()[0] for verb in VERBS])
-    return parser

@@ -57,6 +57,14 @@ _PROMPT = of_command_line(
 _LOG = of_command_line(
     argument("--vmm", metavar="VMM", help='name and version of what a probe\'s log was made on, as in "QEMU 7.2.22"'),
 )
+_SECTIONS = (("judging", _JUDGE), ("the QEMU that is started", _QEMU), ("the way to the entry", _WALK))
+
+
+def section_of(one: Argument) -> str:
+    """The heading of a help text that an option of several verbs stands below; empty for a verb's own."""
+    return next((title for title, shared in _SECTIONS for other in shared if (one.names, one.options) == (other.names, other.options)), "")
+
+
 _ACTIONS = "pvhdbg.frontends.actions"
 _MACHINE = "pvhdbg.frontends.machine_actions"
 _EXIT = argument("--exit", action="store_true", help="end GDB with the exit code, for scripts", live=True)
