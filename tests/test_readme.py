@@ -1,0 +1,112 @@
+"""README.md as somebody new reads it: its links lead somewhere, its commands are commands, and what it shows is what is printed."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pvhdbg.frontends.arguments import parse
+from pvhdbg.rules.catalogue import RULES
+from pvhdbg.version import VERSION
+from tests.defects import declared
+from tests.frontends.cli_runner import Cli, need, scratch
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.fixture
+def cli() -> Iterator[Cli]:
+    with scratch() as folder:
+        yield Cli(folder)
+
+
+def _blocks(text: str) -> list[str]:
+    return re.findall(r"^```\w*\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def _anchors(page: Path) -> set[str]:
+    """The headings' names, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.replace("\\_", "_").lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_what_is_there(page: Path) -> None:
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)<>\s]+)\)", text):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        there = page.parent / path if path else page
+        assert there.exists(), target
+        assert not anchor or anchor in _anchors(there), target
+
+
+def _commands() -> list[str]:
+    lines = [line.removeprefix("$ ") for block in _blocks(README) for line in block.splitlines()]
+    return [*(line for line in lines if line.startswith("pvhdbg ")), *re.findall(r"`(pvhdbg [a-z][^`]*)`", README)]
+
+
+@pytest.mark.parametrize("command", sorted(set(_commands())))
+def test_its_commands_are_commands(command: str) -> None:
+    words = shlex.split(command, comments=True)[1:]
+    if words[-1] == "--help" or "|" in words or not {"FILE", "COMMAND", "TARGET", "KERNEL", "SUBJECT"}.isdisjoint(words):
+        return  # a pattern, not a command
+    if len(words) > 1 or words[0] in ("rules", "gdb-path"):
+        parse(words)
+
+
+def test_its_numbers() -> None:
+    assert re.findall(r"# all (\d+)", README) == [str(len(RULES))]
+    assert VERSION in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    broken = [one for one in declared() if one.spoils]
+    assert re.findall(r"out of \[(\d+)\]", README) == [str(len(broken))]
+
+
+def _pieces(block: str) -> list[str]:
+    """What is shown between the places that are left out."""
+    shown = "\n".join(line for line in block.splitlines() if not line.startswith("$ "))
+    return [piece.strip("\n") for piece in re.split(r"^…$", shown, flags=re.MULTILINE) if piece.strip()]
+
+
+def _in_order(block: str, printed: str) -> None:
+    at = 0
+    for piece in _pieces(block):
+        at = printed.find(piece, at)
+        assert at >= 0, f"README shows, and this is not printed:\n{piece}\nbut:\n{printed}"
+
+
+@pytest.mark.boot
+def test_what_make_demo_prints(cli: Cli) -> None:
+    need("qemu-system-x86_64")
+    block = next(block for block in _blocks(README) if block.startswith("VMM "))
+    printed = cli("run", str(ROOT / "pvhdbg/guests/hello.elf"), "--batch").ok().out
+    printed = re.sub(r"(?m)^kernel    \S*/pvhdbg/guests", "kernel    /home/you/pvhdbg/pvhdbg/guests", printed)
+    if printed.splitlines()[0] != block.splitlines()[0]:  # another QEMU lays its memory out in another way
+        assert printed.splitlines()[-1].split(":")[0] == block.splitlines()[-1].split(":")[0]
+        return
+    _in_order(block, printed)
+
+
+def _shown(verb: str) -> tuple[list[str], str]:
+    block = next(block for block in _blocks(README) if block.startswith(f"$ pvhdbg {verb} pvhdbg/guests/"))
+    words = shlex.split(block.splitlines()[0].removeprefix("$ pvhdbg "))
+    return [str(ROOT / word) if word.startswith("pvhdbg/") else word for word in words], block
+
+
+def test_what_elf_prints(cli: Cli) -> None:
+    words, block = _shown("elf")
+    _in_order(block, cli(*words).ok().out)
+
+
+@pytest.mark.boot
+def test_what_the_prompt_prints(cli: Cli) -> None:
+    need("qemu-system-x86_64")
+    words, block = _shown("repl")
+    _in_order(block, cli(*words).ok().out)
