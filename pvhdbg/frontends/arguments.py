@@ -65,6 +65,8 @@ def _values(verb: Verb, words: list[str]) -> dict[str, Any]:
     option = next((word for word in unknown if word.startswith("-")), "")
     known = [name for action in parser._actions for name in action.option_strings]
     near = difflib.get_close_matches(option.partition("=")[0], known, 1) if option.startswith("--") else []
+    longer = [one.name for one in VERBS if one.name.startswith(f"{verb.name} ")]
+    near = near or difflib.get_close_matches(f"{verb.name} {words[0]}", longer, 1, 0.8)  # `trace qurey boot.jsonl`
     todo = f"did you mean {near[0]}? " if near else ""
     if option and not near and verb.passes_on:
         todo = f"give {verb.passes_to}'s own options at the end, behind --; "

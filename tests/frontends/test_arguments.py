@@ -54,6 +54,8 @@ def test_every_verb_has_help_and_an_example_that_parses(verb: object) -> None:
         (["chekc"], "did you mean check?"),
         (["snapshot"], "did you mean snapshot save or snapshot export?"),
         (["snapshot", "sve", "vmlinux"], "did you mean snapshot save"),
+        (["trace", "qurey", "boot.jsonl", "cr0"], "did you mean trace query?"),
+        (["trace", "vmlinux", "boot.jsonl"], "see: pvhdbg trace --help"),
         (["check", "vmlinux", "--machin", "q35"], "did you mean --machine?"),
         (["check", "vmlinux", "--machin=q35"], "did you mean --machine?"),
         (["check", "vmlinux", "-device", "pvpanic"], "give QEMU's own options at the end, behind --;"),
