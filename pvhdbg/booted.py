@@ -16,6 +16,7 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pvhdbg.capture import Plan, capture, decoded, where, with_command
@@ -23,7 +24,7 @@ from pvhdbg.decode.boot_state import BootState
 from pvhdbg.decode.kernel_file import KernelFile
 from pvhdbg.decode.snapshot_file import encode
 from pvhdbg.decode.text import safe
-from pvhdbg.errors import EntryNotReached, GuestDied, TargetError, TargetTimeout
+from pvhdbg.errors import BadInput, EntryNotReached, GuestDied, TargetTimeout
 from pvhdbg.kernel_image import KernelImage, open_kernel
 from pvhdbg.model import Registers
 from pvhdbg.report import verdict_text
@@ -35,13 +36,18 @@ from pvhdbg.rules.declare import Verdict
 from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.recorded import RecordedTarget, open_snapshot
 from pvhdbg.targets.remote import RemoteTarget
-from pvhdbg.targets.target import Leave, StopKind, Target, run_until
+from pvhdbg.targets.target import Leave, Target
+from pvhdbg.trace.event import Mode
 from pvhdbg.vmm.qemu import QemuOptions, QemuProcess, start
 
 if TYPE_CHECKING:
     from os import PathLike
 
-_SLICE = 0.02  # seconds between two looks at the serial log
+    from pvhdbg.trace.engines.wait import Goal
+    from pvhdbg.trace.explain import Explanation
+    from pvhdbg.trace.milestones import Milestone
+    from pvhdbg.watching import Vigil
+
 _SERIAL_BOUND = 4 << 20  # bytes of it that are looked at
 _BAD = (Standing.FAILED, Standing.UNDECIDED)
 
@@ -128,6 +134,13 @@ class Boot(Handoff):
         self.target = target
         self.serial = Serial(self)
         self._image = image
+        self._death: Explanation | None = None
+
+    @cached_property
+    def _vigil(self) -> Vigil:
+        from pvhdbg.watching import Vigil  # only for who waits: it is as much again as all the rest
+
+        return Vigil(self.target, self.entry, self._image, self.qemu)
 
     @property
     def registers(self) -> Registers:
@@ -142,23 +155,58 @@ class Boot(Handoff):
         """The physical address of a symbol of the kernel. Raises BadInput with the nearest names."""
         return self._image.symbols().physical_address(name)
 
+    @property
+    def milestones(self) -> tuple[Milestone, ...]:
+        """The steps of the boot in order (`lgdt`, `cr0.pg`, `64-bit` …), as far as `until` and `expect` followed it.
+
+        They follow the first 20 000 instructions, or half a second, one by one; what came later is not in it. None with KVM.
+        """
+        return self._vigil.milestones
+
+    @property
+    def death(self) -> Explanation | None:
+        """Why the guest died, once a wait has ended with its death."""
+        return self._death
+
     def until(self, place: str | int, timeout: float = 30.0) -> Registers:
         """Run to a symbol or a linear address, and return the registers there.
 
         A symbol is stopped at in both views, by its physical and by its link-time address: which one counts depends on
-        paging. Raises GuestDied at once when the guest ends or reboots first, EntryNotReached when `timeout` seconds
-        pass; both say where the CPU was.
+        paging. Raises GuestDied with the cause as soon as the guest is dead (a triple fault, a reset, a power-off, a panic, an
+        endless loop or a halt with interrupts off, the end of QEMU), EntryNotReached when `timeout` seconds pass.
         """
+        from pvhdbg.trace.engines.wait import Goal
+
         if isinstance(place, int):
-            addresses = {place}
+            self._wait(Goal((place,)), f"{place:#x}", timeout)
         else:
             symbols = self._image.symbols()
             addresses = {symbols.physical_address(place), symbols.virtual_address(place)}
-        try:
-            run_until(self.target, addresses, timeout)
-        except (EntryNotReached, GuestDied) as error:
-            raise self._explained(error) from error
+            self._wait(Goal(tuple(sorted(addresses))), place, timeout)
         return self.registers
+
+    def until_mode(self, mode: str, timeout: float = 30.0) -> Registers:
+        """Run until the CPU is in a mode: protected, paged, pae, compatibility or long; return the registers a little after.
+
+        Raises as `until` does, and BadInput for what is no mode.
+        """
+        from pvhdbg.trace.engines.wait import Goal
+
+        modes = {one.value: one for one in Mode}
+        if mode not in modes:
+            raise BadInput(f"{mode!r} is no mode of the CPU", f"choose one of {', '.join(modes)}")
+        self._wait(Goal(mode=modes[mode]), f"{mode} mode", timeout)
+        return self.registers
+
+    def _wait(self, goal: Goal, name: str, timeout: float) -> None:
+        end = self._vigil.until(goal, timeout)
+        if end is None:
+            return
+        if end.died:
+            self._death = end.why
+            raise GuestDied(f"the guest died before it reached {name}: {end.words}", _with_serial(end.why.next, self.qemu))
+        what = f"the guest did not reach {name} within {timeout:g} s: {end.words}"
+        raise EntryNotReached(what, _with_serial("allow more time, or see where it is", self.qemu))
 
     def where(self) -> str:
         """Where the CPU is, in words: "pc 0x100058, protected mode, paging off, halt+0x0". Raises TargetError."""
@@ -166,13 +214,6 @@ class Boot(Handoff):
         symbols = self._image.symbols()
         near = symbols.nearest(registers["rip"]) or symbols.nearest_virtual(registers["rip"])
         return where(registers) + (f", {safe(near[0])}+{near[1]:#x}" if near else "")
-
-    def _explained(self, error: TargetError) -> TargetError:
-        try:
-            place = self.where()
-        except TargetError:
-            place = "where it was cannot be asked any more"
-        return type(error)(f"{error.what} ({place})", _with_serial(error.todo or "look at the serial log", self.qemu))
 
     def _serial_lines(self) -> tuple[str, ...]:
         return tuple(self.qemu.serial_tail(1000))
@@ -193,38 +234,30 @@ class Serial:
     def expect(self, pattern: str, timeout: float = 30.0) -> re.Match[str]:
         """Run on until `pattern` is found in all that was written, and stop the machine there.
 
-        Raises GuestDied at once when the guest ends without it, TargetTimeout after `timeout` seconds.
+        Raises GuestDied with the cause as soon as the guest is dead, as `until` does, TargetTimeout after `timeout` seconds.
         """
         wanted = re.compile(pattern)
         if found := wanted.search(self.text):
             return found
-        target, deadline = self._guest.target, time.monotonic() + timeout
-        target.resume()
-        while True:
-            ended = _ended(target)
-            if found := wanted.search(self.text):
-                if not ended:
-                    target.interrupt()
-                return found
-            if ended:
-                raise self._guest._explained(GuestDied(f"the guest ended before it wrote {pattern!r}: {ended}"))
-            if time.monotonic() > deadline:
-                target.interrupt()
-                raise self._guest._explained(TargetTimeout(f"the guest did not write {pattern!r} within {timeout:g} s"))
+        from pvhdbg.trace.engines.wait import Goal
+
+        end = self._guest._vigil.until(Goal(done=lambda: wanted.search(self.text) is not None), timeout)
+        if found := wanted.search(self.text):  # a guest may say it, and die of it
+            return found
+        assert end is not None
+        if end.died:
+            self._guest._death = end.why
+            what = f"the guest died before it wrote {pattern!r}: {end.words}"
+            raise GuestDied(what, _with_serial(end.why.next, self._guest.qemu))
+        raise TargetTimeout(
+            f"the guest did not write {pattern!r} within {timeout:g} s: {end.words}",
+            _with_serial("allow more time, or see what it does", self._guest.qemu),
+        )
 
 
 def _with_serial(todo: str, qemu: QemuProcess) -> str:
     last = " / ".join(qemu.serial_tail(3))
     return "; ".join(part for part in (todo, f"last on the serial port: {last}" if last else "") if part)
-
-
-def _ended(target: Target) -> str:
-    """How the machine stopped within a slice of time, or nothing when it still runs."""
-    try:
-        stop = target.wait(_SLICE)
-    except TargetTimeout:
-        return ""
-    return stop.text or {StopKind.SHUTDOWN: "the guest shut down or triple-faulted"}.get(stop.kind, stop.kind.value)
 
 
 @contextmanager

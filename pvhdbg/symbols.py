@@ -6,7 +6,7 @@ They come from .symtab, or from the table that a stripped Linux carries for itse
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
@@ -41,13 +41,27 @@ class _LinuxTable:
 
     def __init__(self, kallsyms: Kallsyms) -> None:
         self._kallsyms = kallsyms
+        self._values: dict[str, int | None] = {}  # those that were asked for: each look is a walk over all names
         self._near: dict[int, str] = {}  # names that were decoded, by address: one costs a walk over a block of them
 
     def __len__(self) -> int:
         return len(self._kallsyms)
 
     def value(self, name: str) -> int | None:
-        return next((address for one, address in self._kallsyms.rows() if one == name), None)
+        if name not in self._values:
+            self.learn((name,))
+        return self._values[name]
+
+    def learn(self, names: Collection[str]) -> None:
+        """Look several names up in one walk."""
+        missing = {name for name in names if name not in self._values}
+        self._values.update(dict.fromkeys(missing))
+        for one, address in self._kallsyms.rows() if missing else ():
+            if one in missing:
+                self._values[one] = address  # of several, the first
+                missing.remove(one)
+                if not missing:
+                    break
 
     def exact(self, address: int) -> str | None:
         return self._kallsyms.exact(address)
@@ -109,6 +123,14 @@ class Symbols:
             return value
         near = self.like(name)
         raise BadInput(f"the kernel has no symbol {name}", f"did you mean {', '.join(near)}?" if near else "check its spelling")
+
+    def values(self, names: Collection[str]) -> dict[str, int]:
+        """The link-time addresses of those names that there are."""
+        table = self._table
+        if isinstance(table, _LinuxTable):
+            table.learn(names)
+        found = {} if table is None else {name: table.value(name) for name in names}
+        return {name: value for name, value in found.items() if value is not None}
 
     def physical_address(self, name: str) -> int:
         """Where the symbol lies in physical memory. Raises BadInput as `virtual_address`."""

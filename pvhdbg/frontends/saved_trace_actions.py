@@ -10,7 +10,7 @@ from itertools import islice
 
 from pvhdbg.decode.text import printable
 from pvhdbg.errors import BadInput
-from pvhdbg.frontends.trace_actions import instruction, is_saved, milestones, saved
+from pvhdbg.frontends.trace_actions import is_saved, milestones, saved
 from pvhdbg.frontends.verbs import Answer, Request
 from pvhdbg.report import trace_text
 from pvhdbg.trace import queries
@@ -18,6 +18,7 @@ from pvhdbg.trace.engines.engine import End
 from pvhdbg.trace.event import Event
 from pvhdbg.trace.milestones import Milestone
 from pvhdbg.trace.trace_file import Ending
+from pvhdbg.watching import instruction
 
 _WRITES = 1000  # changes that are shown
 

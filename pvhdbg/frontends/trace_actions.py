@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Protocol
 
 from pvhdbg.errors import BadInput
@@ -21,6 +20,7 @@ from pvhdbg.trace.event import Batch, Event, Fault, Mode
 from pvhdbg.trace.first import Reached
 from pvhdbg.trace.milestones import SYMBOLS, Finder, Milestone
 from pvhdbg.trace.trace_file import Ending, Head, Record, decode, encode, is_trace
+from pvhdbg.watching import addresses_of, instruction
 
 _SHOWN = 200  # events that are shown when nothing says how many
 _SECONDS = 60.0
@@ -50,20 +50,7 @@ def until(text: str | None, names: Names) -> Until:
         return Until(count=int(text), text=text)
     if text in {mode.value for mode in Mode}:
         return Until(mode=Mode(text), text=text)
-    return Until(_addresses(text, names, "--until"), text=text)
-
-
-def _addresses(text: str, names: Names, option: str) -> tuple[int, ...]:
-    """0xADDRESS, or a symbol at both of its addresses. Raises BadInput."""
-    try:
-        address = int(text, 16) if text.lower().startswith("0x") else None
-    except ValueError:
-        address = None
-    if address is None:
-        return tuple(names.addresses(text))
-    if not 0 <= address < 1 << 64:
-        raise BadInput(f"{option} {text} is not an address", "give a number below 2^64")
-    return (address,)
+    return Until(addresses_of(text, names, "--until"), text=text)
 
 
 @dataclass
@@ -183,7 +170,7 @@ def _wanted(request: Request, names: Names) -> dict[int, str]:
     """The user's own milestones by address. Raises BadInput for one that is no number and no symbol."""
     found: dict[int, str] = {}
     for text in request.milestone or ():
-        found.update(dict.fromkeys(_addresses(text, names, "--milestone"), text))
+        found.update(dict.fromkeys(addresses_of(text, names, "--milestone"), text))
     return found
 
 
@@ -281,14 +268,6 @@ def _shown(seen: Seen, what: str, saved: bool, goal: Until, missed: bool, style:
     rate = f", {seen.events / seen.seconds:,.0f} a second" if seen.seconds > 0 else ""
     last = f"{seen.events:,} instructions in {seen.seconds:.2f} s{rate} (engine {seen.head.engine}); ended: {seen.end.words}"
     return text + "\n".join([*notes, last]) + "\n"
-
-
-@lru_cache(maxsize=1 << 12)
-def instruction(code: bytes, pc: int, bits: int) -> str:
-    """The instruction as text; the bytes of what is none."""
-    from pvhdbg.disassembly import disassemble
-
-    return next((one.text for one in disassemble(code, pc, bits, 1)), code.hex(" "))
 
 
 def is_saved(path: str) -> bool:

@@ -20,6 +20,7 @@ class Death:
     `state` are the registers at the first fault, else as the CPU stands. `path` are the last instructions that matter, `system` the
     system instructions before; `begun` counts all since the entry, None where they were not counted. `loop` are the places of an
     endless loop; `polls` says that it reads memory or a port. "panic" is a kernel that says so itself, and goes on waiting.
+    `reason` is QEMU's own word for how the guest ended ("guest-panic"); `blind` says that faults could not be seen (KVM).
     """
 
     kind: str
@@ -31,6 +32,8 @@ class Death:
     loop: tuple[int, ...] = ()
     polls: bool = False
     status: int | None = None
+    reason: str = ""
+    blind: bool = False
 
     @property
     def first(self) -> Fault | None:

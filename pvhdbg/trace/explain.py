@@ -258,13 +258,19 @@ def _left(draft: _Draft, death: Death, around: Surroundings) -> None:
         draft.sentences.append(f"{draft.place.address:#x} is {draft.place.words}")
 
 
+_BLIND = "Faults are not seen here: it asked for it itself, or died of a triple fault"
+
+
 def _rebooted(draft: _Draft, death: Death, around: Surroundings, _: Disassemble) -> None:
-    draft.sentences.append("No fault was seen: it asked for the reset itself (keyboard controller, port 0xcf9 or ACPI)")
+    draft.sentences.append(
+        _BLIND if death.blind else "No fault was seen: it asked for the reset itself (keyboard controller, port 0xcf9 or ACPI)"
+    )
     _last_words(draft, around)
 
 
 def _shutdown(draft: _Draft, death: Death, around: Surroundings, _: Disassemble) -> None:
-    draft.sentences.append("No fault was seen: it asked for a power-off or a reboot")
+    off = "a power-off" if death.reason == "guest-shutdown" else "a power-off or a reboot"
+    draft.sentences.append(_BLIND if death.blind and death.reason != "guest-shutdown" else f"No fault was seen: it asked for {off}")
     _last_words(draft, around)
 
 
@@ -277,7 +283,8 @@ def _last_words(draft: _Draft, around: Surroundings) -> None:
 
 
 def _panic(draft: _Draft, death: Death, around: Surroundings, _: Disassemble) -> None:
-    draft.sentences.append(panicked(around.serial) or "its words on the serial port say so")
+    told = "it told QEMU so, by its panic device" if death.reason == "guest-panic" else "its words on the serial port say so"
+    draft.sentences.append(panicked(around.serial) or told)
     draft.next = "the reason is in its own words; what it was handed is judged by: pvhdbg check"
 
 

@@ -1,6 +1,6 @@
-"""A minimal client of QEMU's machine protocol: one command, its reply; events are passed over.
+"""A minimal client of QEMU's machine protocol: one command, its reply; of the events, why the guest ended.
 
-Enough to learn the version, to know that QEMU is up and to end it. Lines are bounded and waits have a deadline.
+Enough to learn the version, to know that QEMU is up, how the guest left, and to end it. Lines are bounded and waits have a deadline.
 """
 
 from __future__ import annotations
@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import socket
 import time
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
 from pvhdbg.decode.text import safe, shorten
-from pvhdbg.errors import ProtocolError, TargetLost, TargetTimeout, VmmFailed
+from pvhdbg.errors import ProtocolError, TargetError, TargetLost, TargetTimeout, VmmFailed
 
 LONGEST_LINE = 1 << 20  # bytes; the longest reply in use is under 1 kB
 
@@ -23,6 +24,7 @@ class Qmp:
     def __init__(self, path: str, timeout: float = 5.0) -> None:
         """Connect to the unix socket `path`. Raises OSError if nobody listens there, TargetErrors from then on."""
         self.version = ""
+        self.ended = ""  # why the guest ended, as QEMU's event says: "guest-shutdown", "guest-reset", "guest-panic"
         self._timeout = timeout
         self._received = b""
         self._next_id = 0
@@ -52,12 +54,27 @@ class Qmp:
         while True:
             reply = self._message(deadline)
             if reply.get("id") != self._next_id:
-                continue  # an event
+                self._event(reply)
+                continue
             if "return" in reply:
                 return reply["return"]
             error = reply.get("error")
             why = error.get("desc", "") if isinstance(error, dict) else error
             raise VmmFailed(f"QEMU refused {command}: {shorten(safe(str(why)), 300)}")
+
+    def why_ended(self) -> str:
+        """`ended`, with the events that wait to be read; "" where QEMU has not said so."""
+        with suppress(TargetError):  # it may be gone, with its last words still to be read
+            self.execute("query-status")
+        return self.ended
+
+    def _event(self, message: dict[str, Any]) -> None:
+        data = message.get("data")
+        reason = data.get("reason") if isinstance(data, dict) else None
+        if message.get("event") == "GUEST_PANICKED":
+            self.ended = "guest-panic"
+        elif message.get("event") == "SHUTDOWN" and not self.ended and isinstance(reason, str):
+            self.ended = shorten(safe(reason), 40)
 
     def close(self) -> None:
         self._socket.close()

@@ -58,6 +58,7 @@ class Watch:
         self._faults: deque[Fault] = deque(maxlen=_KEPT)
         self._counted = True
         self._asked = False
+        self._late: Stop | None = None  # a stop that came while the machine was only looked at
         self.warnings: list[str] = []
 
     def stop(self) -> None:
@@ -126,7 +127,7 @@ class Watch:
                     self._progress("watching the guest for its death")
                     stop = self._run(switch, reader, pause)
                     self._faults.extend(reader.tap(switch.rest()))
-                    death = self._stopped(stop) or self._standing()
+                    death = self._stopped(stop) or self._standing() or self._stopped_late()
                     if death is not None:
                         return death
                     if self._asked:
@@ -148,7 +149,7 @@ class Watch:
         """Let it run for a while; it stands still afterwards."""
         until = time.monotonic() + pause
         self._target.resume()
-        while time.monotonic() < until and not self._asked:
+        while time.monotonic() < until and not self._asked and not self._content():
             self._faults.extend(reader.tap(switch.read(_TURN)))
             try:
                 return self._target.wait(0.001)
@@ -173,6 +174,18 @@ class Watch:
             return self._ended(End("reset", stop))
         return None
 
+    def _stopped_late(self) -> Death | None:
+        stop, self._late = self._late, None
+        return None if stop is None else self._stopped(stop)
+
+    def _content(self) -> bool:
+        """Whether the machine need not run any longer."""
+        return False
+
+    def _arrives(self, pc: int) -> bool:
+        """Whether the machine is not to be stepped on from `pc`."""
+        return pc == _RESET_PC
+
     # --- deaths that make no fault --------------------------------------------------------------------------------
 
     def _standing(self) -> Death | None:
@@ -180,7 +193,8 @@ class Watch:
         state = self._state()
         pc = state.get("rip", 0) + (state.get("cs_base", 0) if not state.get("cs_flags", 0) >> 21 & 1 else 0)
         off = interrupts_off(state)
-        if off and "HLT=1" in self._target.monitor("info registers"):
+        # A CPU that waits to be started is halted, too: only where all are is the machine dead.
+        if off and "HLT=0" not in (said := self._target.monitor("info registers -a")) and "HLT=1" in said:
             return self._death("halted", state)
         physical = self._physical(pc, state)
         if physical is not None and self._around.backing is not None and self._around.backed(physical) is None:
@@ -200,10 +214,12 @@ class Watch:
             return ()
         self._target.resume()
         try:
-            self._target.wait(_PAUSES[0])
+            self._late = self._target.wait(_PAUSES[0])
         except TargetTimeout:
             self._target.interrupt()
         except TargetLost:
+            self._late = Stop(StopKind.EXITED, 0, "the connection closed")
+        if self._late is not None:
             return ()
         second = self._period()
         return first if set(first) == set(second) else ()
@@ -213,12 +229,17 @@ class Watch:
         places: list[int] = []
         for index in range(_LOOP):
             values = dict(self._target.read_registers().values)
+            if self._arrives(values["rip"]):
+                self._late = Stop(StopKind.BREAKPOINT)
+                return ()
             key = tuple(sorted(values.items()))
             if key in seen:
                 return tuple(places[seen[key] : index])
             seen[key] = index
             places.append(values["rip"])
-            if self._target.step().kind is not StopKind.BREAKPOINT:
+            stop = self._target.step()
+            if stop.kind is not StopKind.BREAKPOINT:
+                self._late = stop
                 return ()
         return ()
 
