@@ -127,7 +127,7 @@ class Vigil:
             serial=self._serial,
             ended=lambda: "" if self._qmp is None else self._qmp.why_ended(),
             finder=Finder(self.names.found(SYMBOLS), {name: registers[name] for name in registers}),
-            blind=bool(own_log) or boot.snapshot.vmm.accelerator == "kvm",
+            blind=bool(own_log) or boot.snapshot.vmm.accelerator == "kvm" or not target.capabilities.monitor,
             progress=progress,
         )
 
@@ -137,8 +137,10 @@ class Vigil:
         return tuple(self.wait.milestones)
 
     def goal(self, text: str) -> Goal:
-        """What a user means by a symbol, 0xADDRESS, or a mode's name. Raises BadInput."""
+        """What a user means by a symbol, 0xADDRESS, or a mode's name. Raises BadInput, and TargetError where no mode is shown."""
         if text in {mode.value for mode in Mode}:
+            if not self._target.capabilities.monitor:
+                raise TargetError(f"{self._target.name} does not show the CPU's mode", "wait for a symbol or an address")
             return Goal(mode=Mode(text))
         return Goal(addresses_of(text, self.names))
 
@@ -162,8 +164,14 @@ class Vigil:
     def _serial(self) -> Sequence[str]:
         return () if self._qemu is None else self._qemu.serial_tail(_SERIAL)
 
+    def here(self) -> str:
+        """Where the CPU stands, by symbol and mode."""
+        return self._words(self.wait.here())
+
     def _place(self, death: Death) -> str:
-        seen = self.wait.last if death.pc is None else (death.pc, death.mode)
+        return self._words(self.wait.last if death.pc is None else (death.pc, death.mode))
+
+    def _words(self, seen: tuple[int, Mode | None] | None) -> str:
         if seen is None:
             return ""
         pc, mode = seen

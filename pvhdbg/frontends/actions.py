@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from pvhdbg.errors import BadInput
 from pvhdbg.frontends.formats import of_boot
 from pvhdbg.frontends.verbs import Answer, Request
 from pvhdbg.report.style import Style
@@ -53,7 +54,15 @@ def _judged(request: Request, observe: Callable[[Request], Observed]) -> Answer:
 
         expectations = expecting.load(str(request.expect))
         request = expecting.request_for(request, expectations)
-    observed = _handed_over(request, observe)
+    if request.seconds is not None and not request.until:
+        raise BadInput("--for is how long --until may take", "add --until SYMBOL, or leave it out")
+    waited = None
+    if request.until and request.session is None:
+        from pvhdbg.frontends import waiting
+
+        observed, waited = waiting.observe(request)
+    else:
+        observed = _handed_over(request, observe)
     from pvhdbg.frontends.judging import report as judged
     from pvhdbg.rules.catalogue import choose
 
@@ -61,6 +70,8 @@ def _judged(request: Request, observe: Callable[[Request], Observed]) -> Answer:
     report = judged(observed, choose(request.select or (), request.ignore or ()), strict)
     if expectations is not None:
         report = expecting.judged(report, expectations)
+    if waited is not None:
+        report = waiting.with_goal(report, waited)
 
     def as_text(style: Style) -> str:
         from pvhdbg.report import text

@@ -20,6 +20,7 @@ __all__ = ["Machine", "Names", "at_entry"]
 
 if TYPE_CHECKING:
     from pvhdbg.decode.boot_state import BootState
+    from pvhdbg.decode.kernel_file import KernelFile
 
 
 @dataclass
@@ -32,6 +33,7 @@ class Machine:
     image: KernelImage | None = None
     qemu: QemuProcess | None = None
     warnings: list[str] = field(default_factory=list)
+    file: KernelFile | None = None
 
 
 @contextmanager
@@ -48,4 +50,4 @@ def at_entry(request: Request) -> Iterator[Machine]:
         image, kernel = opened.image, opened.boot.snapshot.kernel
         if image is None and kernel is not None and kernel.path is not None and kernel.source == "ELF file":
             image = stack.enter_context(open_kernel(kernel.path))  # it was compared with the guest's memory
-        yield Machine(opened.target, opened.boot, Names(image), image, opened.qemu, opened.warnings)
+        yield Machine(opened.target, opened.boot, Names(image), image, opened.qemu, opened.warnings, opened.file)

@@ -135,6 +135,9 @@ VERBS: tuple[Verb, ...] = (
         (
             _SUBJECT,
             argument("--expect", metavar="FILE", help="a TOML file of what this boot has to be besides", live=False),
+            argument("--until", metavar="SYMBOL|0xADDRESS|MODE", help="let it run on, to a place or into a mode (protected, paged, pae, "
+                     "compatibility, long): a guest that dies before, or does not come there in time, fails", live=False),
+            *of_command_line(_FOR),
             _EXIT,
             *_QEMU,
             *_JUDGE,
@@ -296,6 +299,21 @@ VERBS: tuple[Verb, ...] = (
         "pvhdbg why vmlinux --cpu qemu32",
         "pvhdbg.frontends.why_actions:why",
         (argument("subject", metavar="SUBJECT", help="a kernel file, or a gdbstub"), _FOR, *_QEMU, *_WALK),
+        passes_on=True,
+    ),
+    Verb(
+        "wait",
+        "let a machine run from its entry to a place or into a mode; a guest that dies before is explained at once",
+        "pvhdbg wait vmlinux --until start_kernel --for 30",
+        "pvhdbg.frontends.waiting:wait",
+        (
+            argument("subject", metavar="SUBJECT", help="a kernel file, or a gdbstub"),
+            argument("--until", metavar="SYMBOL|0xADDRESS|MODE", required=True, help="what to wait for: exit code 0 when it is "
+                     "reached, 1 when the guest dies before, 3 when the time is up"),
+            _FOR,
+            *_QEMU,
+            *_WALK,
+        ),
         passes_on=True,
     ),
     Verb(

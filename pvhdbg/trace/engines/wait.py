@@ -202,11 +202,12 @@ class Wait(Watch):
         if self._at_goal(stop):
             return True, None
         state = self._state()
-        if "rip" in state:
-            self.last = state["rip"], self._mode(state)
+        self.last = self._seen(state) or self.last
         if self._goal.mode is not None and self._mode(state) is self._goal.mode:
             return True, None
-        death = self._stopped(stop) or self._standing()
+        death = self._stopped(stop)
+        if death is None and state:  # without a monitor only what the stub tells is known
+            death = self._standing()
         late, self._late = self._late, None
         if death is None and late is not None:
             if self._at_goal(late):
@@ -227,10 +228,10 @@ class Wait(Watch):
 
     def _refused(self, stop: Stop) -> Death:
         """The VMM stopped the machine itself. Raises EntryNotReached when that was not the guest's doing."""
-        status = self._target.monitor("info status")
+        status = self._target.monitor("info status") if self._target.capabilities.monitor else ""
         if "guest-panicked" in status:
             return replace(self._death("panic", self._state()), reason="guest-panic")
-        raise EntryNotReached(f"the VMM stopped the machine ({stop.text}; {status.strip()})", "see what QEMU itself said")
+        raise EntryNotReached(f"the VMM stopped the machine ({status.strip() or stop.text})", "see what QEMU itself said")
 
     def _ended(self, end: End) -> Death | None:
         death = super()._ended(end)
@@ -253,6 +254,13 @@ class Wait(Watch):
 
     def _arrives(self, pc: int) -> bool:
         return super()._arrives(pc) or pc in self._goal.addresses
+
+    def here(self) -> tuple[int, Mode | None] | None:
+        """Where a machine stands that stands still, and its mode."""
+        return self._seen(self._state())
+
+    def _seen(self, state: dict[str, int]) -> tuple[int, Mode | None] | None:
+        return (state["rip"], self._mode(state)) if "rip" in state else None
 
     def _mode(self, state: dict[str, int]) -> Mode | None:
         if any(name not in state for name in ("cr0", "cr4", "efer")):
