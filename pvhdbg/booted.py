@@ -38,7 +38,7 @@ from pvhdbg.targets.recorded import RecordedTarget, open_snapshot
 from pvhdbg.targets.remote import RemoteTarget
 from pvhdbg.targets.target import Leave, Target
 from pvhdbg.trace.event import Mode
-from pvhdbg.vmm.qemu import QemuOptions, QemuProcess, start
+from pvhdbg.vmm.qemu import QemuOptions, QemuProcess, start, version_of
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -309,6 +309,11 @@ def boot(
         except (EntryNotReached, GuestDied) as error:
             raise type(error)(error.what, _with_serial(error.todo, process)) from error
         yield Boot(with_command(entry, process.command), image, process, target)
+
+
+def qemu_version(qemu: str | None = None) -> str:
+    """The version of a QEMU (pvhdbg's own choice without a name), as it says itself. Raises VmmFailed."""
+    return version_of(qemu)
 
 
 def told(report: Report) -> str:

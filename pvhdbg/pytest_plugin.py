@@ -72,6 +72,19 @@ def pvh_qemu(request: pytest.FixtureRequest) -> str | None:
 
 
 @pytest.fixture(scope="session")
+def pvh_qemu_versions(request: pytest.FixtureRequest) -> dict[str, str]:
+    """Each QEMU that tests run with, by the name that was given, and its version: {"qemu-system-x86_64": "7.2.22 (Debian …)"}.
+
+    Without --pvh-qemu or pvh_qemu it is pvhdbg's own choice. Raises VmmFailed for one that cannot be started.
+    """
+    from pvhdbg.booted import qemu_version
+    from pvhdbg.vmm.options import DEFAULT_QEMU
+
+    with _noted():
+        return {one: qemu_version(one) for one in _qemus(request.config) or [DEFAULT_QEMU]}
+
+
+@pytest.fixture(scope="session")
 def pvh_kernel(request: pytest.FixtureRequest) -> Path | None:
     """The kernel of --pvh-kernel or pvh_kernel."""
     kernel = _option(request.config, "kernel", path=True)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,7 +25,7 @@ from pvhdbg.vmm.guardian import Guardian
 from pvhdbg.vmm.options import DEFAULT_QEMU, QemuOptions, Sockets, command_line
 from pvhdbg.vmm.qmp import Qmp
 
-__all__ = ["QemuOptions", "QemuProcess", "start"]
+__all__ = ["QemuOptions", "QemuProcess", "start", "version_of"]
 
 Watch = Callable[[str], None]
 
@@ -165,6 +167,22 @@ def start(options: QemuOptions, timeout: float = START_TIMEOUT, progress: Watch 
         raise
     progress(f"QEMU {process.version} is up, with {process.accelerator}")
     return process
+
+
+def version_of(qemu: str | None = None, timeout: float = START_TIMEOUT) -> str:
+    """The version of a QEMU by its own words, without booting: "7.2.22 (Debian 1:7.2+dfsg-7)". Raises VmmFailed."""
+    name = qemu or DEFAULT_QEMU
+    found = shutil.which(name)
+    if found is None:
+        raise not_installed(name)
+    try:
+        done = subprocess.run([found, "--version"], capture_output=True, stdin=subprocess.DEVNULL, timeout=timeout, check=False)
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        raise VmmFailed(f"{name} does not say its version", f"see what it does: {name} --version") from exc
+    said = re.search(rb"version (\d+\.\d+\.\d+(?: \([^()\n]{1,100}\))?)", done.stdout[:TAIL_BYTES])
+    if said is None:
+        raise VmmFailed(f"{name} does not say its version as QEMU does", f"see what it says: {name} --version")
+    return safe(said[1])
 
 
 def _await_ready(process: QemuProcess, deadline: float, timeout: float) -> None:

@@ -93,10 +93,17 @@ def test_a_real_kernel_in_three_lines_and_in_more(project: Project, vmlinux: Pat
             assert boot.until("start_kernel", timeout=30)["rip"] >> 32 == 0xFFFFFFFF
             assert "long mode, start_kernel+0x0" in boot.where()
             boot.serial.expect(r"Linux version \\d", timeout=30)
+
+        def test_the_way_there(pvh_boot, pvh_qemu_versions):
+            boot = pvh_boot()
+            boot.until_mode("long", timeout=30)
+            assert [one.name for one in boot.milestones][:2] == ["entry", "lgdt"]
+            assert [name.count("qemu") for name in pvh_qemu_versions] == [1]
+            assert boot.qemu.version in pvh_qemu_versions.values()
         """
     )
     code, counts, out = project.run("--pvh-kernel", vmlinux)
-    assert (code, counts["passed"]) == (0, 3), out
+    assert (code, counts["passed"]) == (0, 4), out
     assert "PASS" not in out
 
 
@@ -192,8 +199,10 @@ def test_the_ini_file_says_it_once_and_several_qemus_run_each_test(project: Proj
     project.ini("pvh_kernel = kernel.elf\npvh_machine = q35\n")
     project.test(
         """
-        def test_it(pvh_boot, pvh_qemu, pvh_kernel):
+        def test_it(pvh_boot, pvh_qemu, pvh_kernel, pvh_qemu_versions):
             boot = pvh_boot()
+            assert len(pvh_qemu_versions) == 2
+            assert pvh_qemu_versions[pvh_qemu] == boot.qemu.version
             assert pvh_kernel.name == "kernel.elf"
             assert boot.qemu.command[0].endswith(pvh_qemu.rsplit("/", 1)[-1])
             assert any(one.addr == 0xB0000000 for one in boot.entry.start_info.memory_map)  # q35's MMCONFIG

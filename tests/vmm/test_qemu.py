@@ -19,7 +19,7 @@ import pytest
 
 from pvhdbg.errors import BadInput, TargetLost, TargetTimeout, VmmFailed
 from pvhdbg.guests import path as guest
-from pvhdbg.vmm.qemu import QemuOptions, start
+from pvhdbg.vmm.qemu import QemuOptions, start, version_of
 from pvhdbg.vmm.qmp import Qmp
 
 pytestmark = pytest.mark.boot
@@ -291,7 +291,7 @@ def test_qemu_stopped_by_a_signal_is_killed(place: str) -> None:
 
 USER = """
 import sys, tempfile, subprocess
-from pvhdbg.vmm.qemu import QemuOptions, start
+from pvhdbg.vmm.qemu import QemuOptions, start, version_of
 tempfile.tempdir = sys.argv[1]
 print("here", flush=True)
 with start(QemuOptions(sys.argv[2])) as qemu:
@@ -414,3 +414,15 @@ def test_a_flood_of_messages_never_makes_qemu_wait(place: str, flood: Path) -> N
     assert qemu.stderr_tail(0) == []
 
 
+
+
+def test_a_version_without_a_boot(tmp_path: Path) -> None:
+    with start(QemuOptions(guest("hello"), memory="64M")) as qemu:
+        assert version_of() == version_of("qemu-system-x86_64") == qemu.version
+    with pytest.raises(VmmFailed, match="not a program"):
+        version_of("/nonexistent/qemu")
+    other = tmp_path / "qemu"
+    other.write_text("#!/bin/sh\necho hello\n")
+    other.chmod(0o755)
+    with pytest.raises(VmmFailed, match="does not say its version as QEMU does"):
+        version_of(str(other))
