@@ -14,7 +14,7 @@ TOPICS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("what was handed over", ("info", "cmdline", "memmap", "modules", "rsdp", "fwcfg")),
     ("the CPU and its tables", ("regs", "segments", "mode", "gdt", "idt", "tss")),
     ("memory, code and names", ("entry", "pagewalk", "xp", "disas", "symbols", "notes")),
-    ("after the entry", ("why", "trace", "trace query", "trace diff", "trace export", "timeline")),
+    ("after the entry", ("why", "wait", "trace", "trace query", "trace diff", "trace export", "timeline")),
     ("prompt and GDB", ("repl", "gdb", "gdb-path")),
     ("keep a hand-off", ("snapshot save", "snapshot export")),
     ("the rules", ("explain", "rules")),
