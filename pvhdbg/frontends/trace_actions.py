@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from pvhdbg.errors import BadInput
+from pvhdbg.errors import BadInput, TargetError, TargetLost
 from pvhdbg.frontends.trace_subject import Machine, Names, at_entry
 from pvhdbg.frontends.verbs import Answer, Request
 from pvhdbg.report.style import Style
@@ -26,6 +26,8 @@ _SHOWN = 200  # events that are shown when nothing says how many
 _SECONDS = 60.0
 _RATE_EVERY = 0.5  # seconds between two looks at the rate
 NOT_REACHED = 3
+KVM_SLOTS = 4  # hardware breakpoints: the debug registers of the CPU
+MOST_BREAKPOINTS = 20
 
 
 class Named(Protocol):
@@ -115,9 +117,17 @@ def head_of(engine: Named, what: str, machine: Machine) -> Head:
 def _engine(request: Request, machine: Machine, *, states: bool) -> Engine:
     """The engine that was asked for; `auto` takes the log where QEMU has one for this machine."""
     wanted = request.engine or "auto"
-    vmm = machine.boot.snapshot.vmm
     if wanted == "auto":
-        wanted = "log" if machine.target.capabilities.monitor and vmm.accelerator != "kvm" else "step"
+        reason = _no_log(machine)
+        wanted = "log" if reason is None else "breakpoints" if request.what in (None, "milestones") else "step"
+        if reason is not None:
+            machine.warnings.append(f"engine {wanted}, because {reason}")
+    if wanted == "breakpoints":
+        from pvhdbg.trace.engines.breakpoints import BreakpointEngine
+
+        machine.warnings.append("the engine breakpoints sees the instructions that it stops at: the numbers count those stops")
+        slots = KVM_SLOTS if machine.boot.snapshot.vmm.accelerator == "kvm" else MOST_BREAKPOINTS
+        return BreakpointEngine(machine.target, _places(request, machine.names), slots=slots)
     if wanted == "first":
         raise BadInput("--engine first shows functions, not instructions", "use it with --what calls")
     if wanted == "step":
@@ -127,6 +137,47 @@ def _engine(request: Request, machine: Machine, *, states: bool) -> Engine:
     from pvhdbg.trace.engines.log import LogEngine
 
     return LogEngine(machine.target, states=states, peek=machine.names.code)
+
+
+def _no_log(machine: Machine) -> str | None:
+    """Why QEMU's log cannot be had of this machine; None where it can."""
+    if not machine.target.capabilities.monitor:
+        return "the stub has no monitor, so there is no log"
+    if machine.boot.snapshot.vmm.accelerator == "kvm":
+        return "QEMU does not log what KVM executes"
+    if machine.qemu is not None:
+        return None  # it runs here
+    from pvhdbg.trace.engines.log_switch import LogSwitch
+
+    attempt = _Attempt()
+    try:
+        with interruptible(attempt), LogSwitch(machine.target, "cpu_reset", single=True):
+            pass
+    except TargetLost:
+        raise
+    except TargetError as error:
+        return f"QEMU's log cannot be had: {error.what}"
+    if attempt.interrupted:
+        raise KeyboardInterrupt
+    return None
+
+
+class _Attempt:
+    """Something short that is not to be torn by Ctrl-C."""
+
+    interrupted = False
+
+    def stop(self) -> None:
+        self.interrupted = True
+
+
+def _places(request: Request, names: Names) -> list[tuple[int, ...]]:
+    """The milestones whose addresses are known, in the order of most boots, each with all of them."""
+    by_name: dict[str, list[int]] = {}
+    for address, name in {**names.found(SYMBOLS), **_wanted(request, names)}.items():
+        by_name.setdefault(name, []).append(address)
+    first = [name for name in SYMBOLS if name in by_name]
+    return [tuple(by_name[name]) for name in [*first, *(name for name in by_name if name not in first)]]
 
 
 def _follow(
@@ -266,7 +317,8 @@ def _shown(seen: Seen, what: str, saved: bool, goal: Until, missed: bool, style:
     if missed:
         notes.append(style("bad", f"{goal.text} was not reached"))
     rate = f", {seen.events / seen.seconds:,.0f} a second" if seen.seconds > 0 else ""
-    last = f"{seen.events:,} instructions in {seen.seconds:.2f} s{rate} (engine {seen.head.engine}); ended: {seen.end.words}"
+    unit = "stops" if seen.head.engine == "breakpoints" else "instructions"
+    last = f"{seen.events:,} {unit} in {seen.seconds:.2f} s{rate} (engine {seen.head.engine}); ended: {seen.end.words}"
     return text + "\n".join([*notes, last]) + "\n"
 
 

@@ -282,8 +282,8 @@ VERBS: tuple[Verb, ...] = (
                      help="what to show: the steps of the boot, places, places with all that each instruction changed, or each "
                      "function when it is first come to"),
             argument("--milestone", action="append", default=[], metavar="SYMBOL|0xADDRESS", help="a milestone of your own"),
-            argument("--engine", choices=("auto", "log", "step", "first"), help="how to look: QEMU's log (fast), single "
-                     "steps (any gdbstub), or each block once (for --what calls)"),
+            argument("--engine", choices=("auto", "log", "step", "breakpoints", "first"), help="how to look: QEMU's log "
+                     "(fast), single steps (any gdbstub), stops at the milestones alone, or each block once (for --what calls)"),
             argument("-o", "--output", metavar="FILE", help="write all of it there, as JSON Lines (pvhdbg/trace/1)"),
             argument("--tail", type=int, metavar="N", help="keep only the last N events: a flight recorder"),
             _FOR,

@@ -81,6 +81,26 @@ def test_both_engines_find_the_same_milestones(cli: Cli) -> None:
     assert "(engine step)" in cli("trace", LONG_MODE, "--engine", "step", "--until", "5", "--what", "state").ok().out
 
 
+def test_where_qemus_log_cannot_be_had_another_engine_does_it_and_says_why(cli: Cli, machine: object) -> None:
+    strange = cli.folder / "not\nto be quoted"  # QEMU cannot be told the path of a FIFO there
+    strange.mkdir()
+    theirs: Machine = machine(kernel=LONG_MODE)  # type: ignore[operator]
+    text = cli("trace", theirs.socket, env={"TMPDIR": str(strange)}).ok().out
+    assert "note: engine breakpoints, because QEMU's log cannot be had: the path" in text
+    assert "the numbers count those stops" in text
+    assert "10 stops in" in text
+    text = cli("trace", theirs.socket, "--here", "--what", "pc", "--until", "1", env={"TMPDIR": str(strange)}).ok().out
+    assert "note: engine step, because QEMU's log cannot be had: the path" in text
+
+
+def test_the_mode_switch_by_breakpoints_is_the_one_of_the_log(cli: Cli) -> None:
+    def rows(*words: str) -> list[str]:
+        lines = cli("trace", LONG_MODE, "--milestone", "print_fields", *words).ok().out.splitlines()
+        return [line[12:] for line in lines if line[:12].strip().replace(",", "").isdigit()]
+
+    assert rows("--engine", "breakpoints") == rows("--engine", "log")
+
+
 def test_a_timeline_is_drawn_of_a_file_and_of_a_boot(cli: Cli) -> None:
     file = cli.folder / "boot.jsonl"
     cli("trace", LONG_MODE, "--until", "10300", "--milestone", "print_fields", "--milestone", "0x100011", "-o", file).ok()
