@@ -28,6 +28,7 @@ _RATE_EVERY = 0.5  # seconds between two looks at the rate
 NOT_REACHED = 3
 KVM_SLOTS = 4  # hardware breakpoints: the debug registers of the CPU
 MOST_BREAKPOINTS = 20
+MOST_CPUS = 4096
 
 
 class Named(Protocol):
@@ -74,6 +75,8 @@ def trace(request: Request) -> Answer:
     if is_saved(str(request.subject)):
         return _saved(request)
     what = str(request.what)
+    if request.vcpu is not None and not 0 <= request.vcpu < MOST_CPUS:
+        raise BadInput(f"--vcpu {request.vcpu} is not a CPU's number", "0 is the first")
     if request.tail is not None and request.tail < 1:
         raise BadInput(f"--tail {request.tail} keeps nothing", "give 1 or more")
     with ExitStack() as stack:
@@ -122,6 +125,8 @@ def _engine(request: Request, machine: Machine, *, states: bool) -> Engine:
         wanted = "log" if reason is None else "breakpoints" if request.what in (None, "milestones") else "step"
         if reason is not None:
             machine.warnings.append(f"engine {wanted}, because {reason}")
+    if request.vcpu and wanted != "log":
+        raise BadInput(f"--engine {wanted} follows the first CPU only", "leave out --vcpu, or trace with --engine log")
     if wanted == "breakpoints":
         from pvhdbg.trace.engines.breakpoints import BreakpointEngine
 
@@ -136,7 +141,7 @@ def _engine(request: Request, machine: Machine, *, states: bool) -> Engine:
         return StepEngine(machine.target)
     from pvhdbg.trace.engines.log import LogEngine
 
-    return LogEngine(machine.target, states=states, peek=machine.names.code)
+    return LogEngine(machine.target, states=states, cpu=request.vcpu or 0, peek=machine.names.code)
 
 
 def _no_log(machine: Machine) -> str | None:

@@ -286,6 +286,7 @@ VERBS: tuple[Verb, ...] = (
                      "(fast), single steps (any gdbstub), stops at the milestones alone, or each block once (for --what calls)"),
             argument("-o", "--output", metavar="FILE", help="write all of it there, as JSON Lines (pvhdbg/trace/1)"),
             argument("--tail", type=int, metavar="N", help="keep only the last N events: a flight recorder"),
+            argument("--vcpu", type=int, metavar="N", help="which of several CPUs is followed, from QEMU's log (0)"),
             _FOR,
             *_QEMU,
             *_WALK,

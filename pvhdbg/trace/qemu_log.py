@@ -29,6 +29,7 @@ _RECORD = re.compile(rb"Trace " + _HEAD.pattern)
 _OTHER_LINE = re.compile(rb"\n(?!Trace )")
 _NEXT = b"\nTrace "
 _STOPPED = b"Stopped execution of TB chain"
+_STOPPED_AT = re.compile(rb"\[([0-9a-f]{8,16})\]")
 _ASM = re.compile(rb"^0x([0-9a-f]+):  ((?:[0-9a-f]{2} )*[0-9a-f]{2})(?: +(\S)|$)")
 _EXCEPTION = re.compile(
     rb"^ *\d+: v=([0-9a-f]{2}) e=([0-9a-f]{4}) i=([01]) cpl=\d IP=[0-9a-f]{4}:([0-9a-f]{8,16}) pc=[0-9a-f]{8,16} SP=\S+(?: CR2=([0-9a-f]+))?"
@@ -100,6 +101,7 @@ class LogReader:
             pcs=[*batch.pcs, pc],
             modes=[*batch.modes, mode],
             codes=[*batch.codes, self.codes.get(pc, b"")],
+            cpus=None if batch.cpus is None else [*batch.cpus, int(self._cpu)],
             deltas=[*(batch.deltas or ()), None if state is None else TextDelta(before, state)],
             system=[*batch.system, *([len(batch)] if state is not None and system != _system(state) else ())],
             faults=faults,
@@ -124,7 +126,8 @@ class LogReader:
         at = 0
         for start, end in _blocks(text):
             self._places(text[at:start], pcs, modes)
-            if self._others(text[start:end], self.seq + len(pcs)) and pcs and not self._folded:
+            stopped = self._others(text[start:end], self.seq + len(pcs), pcs[-1] if pcs else None)
+            if stopped and pcs and not self._folded:
                 del pcs[-1], modes[-1]
                 self._last_pc = -1
             at = end
@@ -184,12 +187,8 @@ class LogReader:
                 self.iterations = self.iterations + 1 if self._folded else 0
                 if not self._folded:
                     records.append(record)
-            if (
-                following > end
-                and self._others(text[end:following], self.seq + len(records))
-                and record is not None
-                and not self._folded
-            ):
+            last = records[-1][0] if records else None
+            if following > end and self._others(text[end:following], self.seq + len(records), last) and records and not self._folded:
                 records.pop()
             at = following
         if not records:
@@ -251,17 +250,22 @@ class LogReader:
         seq = self.seq
         self.seq += len(pcs)
         codes = list(map(self.codes.get, pcs, repeat(b"")))
-        return Batch(seq, pcs, modes, codes, deltas, None, system, self._taken_faults())
+        cpus = None if self._cpu == b"0" else [int(self._cpu)] * len(pcs)
+        return Batch(seq, pcs, modes, codes, deltas, cpus, system, self._taken_faults())
 
     # --- what stands between records ------------------------------------------------------------------------------
 
-    def _others(self, text: bytes, begun: int) -> bool:
-        """Read lines that are no records, `begun` events having begun; whether they say that the last record did not run."""
+    def _others(self, text: bytes, begun: int, last: int | None = None) -> bool:
+        """Read lines that are no records, `begun` events having begun; whether they say that the last record did not run.
+
+        Such a line names no CPU: with several of them it is about the last record here only if it names its place.
+        """
         stopped = False
         self._begun = begun
         for line in text.split(b"\n"):
             if line.startswith(_STOPPED):
-                stopped = True
+                place = _STOPPED_AT.search(line)
+                stopped |= place is None or last is None or int(place[1], 16) == last
             elif line:
                 self._other_line(line)
         return stopped

@@ -123,6 +123,8 @@ def test_what_was_not_reached_is_exit_code_3(cli: Cli) -> None:
         (["--until", "no_such_symbol"], "no symbol no_such_symbol"),
         (["--until", "0x10000000000000000"], "not an address"),
         (["--tail", "0"], "keeps nothing"),
+        (["--vcpu", "-1"], "not a CPU's number"),
+        (["--vcpu", "1", "--engine", "step"], "the first CPU only"),
         (["--for", "0"], "not a time"),
         (["-o", "/nonexistent/x"], "cannot be written"),
         (["--", "-d", "int"], "-d and -D"),
@@ -177,6 +179,23 @@ def test_the_functions_of_a_boot_in_the_order_of_their_first_call(cli: Cli, vmli
     assert [places[name] for name in in_order] == sorted(places[name] for name in in_order)
     assert "start_kernel" not in places  # it ends before that is run
     assert "xen_prepare_pvh" in cli("trace", file).ok().out
+
+
+@pytest.mark.parametrize("what", ["pc", "state"])
+def test_two_cpus_that_run_at_once_are_followed_one_at_a_time(cli: Cli, machine: object, vmlinux: Path, what: str) -> None:
+    words = ("-smp", "2", "-m", "512M", "-append", "console=ttyS0")
+    theirs: Machine = machine(*words, kernel=str(vmlinux))  # type: ignore[operator]
+    with theirs.debugger() as target:
+        target.resume()
+        eventually(lambda: "Brought up 1 node, 2 CPUs" in theirs.serial(), "the second CPU does not come up", 20)
+        target.interrupt()
+    for cpu in (0, 1):
+        file = cli.folder / f"{cpu}.jsonl"
+        options = ("--here", "--what", what, "--until", "2000", "--for", "3", "--vcpu", str(cpu), "-o", file)
+        cli("trace", theirs.socket, *options).ok()
+        rows = [row for row in map(json.loads, file.read_text().splitlines()) if "mode" in row and "milestone" not in row]
+        assert len(rows) == 2000
+        assert {row.get("cpu", 0) for row in rows} == {cpu}
 
 
 def test_a_log_that_qemu_keeps_for_somebody_else_goes_on(cli: Cli, machine: object) -> None:

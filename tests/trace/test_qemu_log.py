@@ -163,3 +163,18 @@ def test_nothing_that_a_stranger_writes_breaks_it(pieces: list[bytes], states: b
             assert event.changes is None or all(isinstance(value, int) for value in event.changes.values())
     except ProtocolError:
         pass  # it says which line it cannot read; any other exception fails
+
+
+def test_of_several_cpus_one_is_followed_and_named() -> None:
+    other = NEW.replace(b"Trace 0", b"Trace 1")
+    stopped = b"Stopped execution of TB chain before 0x7f5b1c036ac0 [%016x] \n"
+    log = NEW % (1, LONG) + other % (0x100, LONG) + NEW % (2, LONG) + stopped % 0x100 + other % (0x101, LONG) + NEW % (3, LONG) + stopped % 3
+    assert [(event.pc, event.cpu) for event in read(log)[0]] == [(1, 0), (2, 0)]  # the first stop was the other's
+    assert [(event.pc, event.cpu) for event in read(log, cpu=1)[0]] == [(0x101, 1)]
+
+
+def test_states_of_several_cpus_are_told_apart() -> None:
+    other = NEW.replace(b"Trace 0", b"Trace 1")
+    log = b"".join(line % (at, FLAT) + state(at) for at, line in enumerate((NEW, other, NEW, other, NEW), 1))
+    events, _ = read(log, states=True, final=state(9), cpu=1)
+    assert [(event.pc, event.cpu, dict(event.changes or {})) for event in events] == [(2, 1, {"rax": 4}), (4, 1, {"rax": 9})]

@@ -219,7 +219,7 @@ def _joined(one: Batch, two: Batch) -> Batch:
         [*one.modes, *two.modes],
         [*one.codes, *two.codes],
         deltas,
-        None,
+        None if one.cpus is None and two.cpus is None else [*(one.cpus or ()), *(two.cpus or ())],
         [*one.system, *(index + len(one) for index in two.system)],
         [*one.faults, *two.faults],
     )
