@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import closing, suppress
 from itertools import islice
 
 from pvhdbg.decode.text import printable
@@ -91,13 +91,14 @@ def export(request: Request) -> Answer:
     output, size = str(request.output), 0
     if os.path.exists(output) and os.path.samefile(output, str(request.subject)):
         raise BadInput(f"{output} is the trace itself", "choose another -o")
-    written = pieces(str(request.format_name), saved(str(request.subject), names), names.get)
     try:
-        if os.path.islink(output) or (os.path.exists(output) and not os.path.isfile(output)):
-            with open(output, "wb") as file:
-                size = sum(file.write(piece) for piece in written)
-        else:
-            size = _whole(output, written)
+        with closing(saved(str(request.subject), names)) as records:
+            written = pieces(str(request.format_name), records, names.get)
+            if os.path.islink(output) or (os.path.exists(output) and not os.path.isfile(output)):
+                with open(output, "wb") as file:
+                    size = sum(file.write(piece) for piece in written)
+            else:
+                size = _whole(output, written)
     except OSError as error:
         raise BadInput(f"{output} cannot be written: {error.strerror}", "make room, or choose another -o") from error
     return Answer(lambda _: f"{output}: {size} bytes, {request.format_name}\n")

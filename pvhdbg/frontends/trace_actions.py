@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from pvhdbg.errors import BadInput, TargetError, TargetLost
+from pvhdbg.errors import BadInput
+from pvhdbg.frontends.trace_engine import choose, interruptible, own_milestones
+from pvhdbg.frontends.trace_scope import Scope, code_of
 from pvhdbg.frontends.trace_subject import Machine, Names, at_entry
 from pvhdbg.frontends.verbs import Answer, Request
 from pvhdbg.report.style import Style
+from pvhdbg.targets.target import run_until
 from pvhdbg.trace.engines.engine import Bounds, End, Engine
 from pvhdbg.trace.event import Batch, Event, Fault, Mode
 from pvhdbg.trace.first import Reached
@@ -26,8 +27,6 @@ _SHOWN = 200  # events that are shown when nothing says how many
 _SECONDS = 60.0
 _RATE_EVERY = 0.5  # seconds between two looks at the rate
 NOT_REACHED = 3
-KVM_SLOTS = 4  # hardware breakpoints: the debug registers of the CPU
-MOST_BREAKPOINTS = 20
 MOST_CPUS = 4096
 
 
@@ -45,15 +44,15 @@ class Until:
     text: str = ""
 
 
-def until(text: str | None, names: Names) -> Until:
-    """What `--until` means: a number of instructions, 0xADDRESS, a mode's name, or a symbol. Raises BadInput."""
+def until(text: str | None, names: Names, option: str = "--until") -> Until:
+    """What `--until` (or `--from`) means: a number of instructions, 0xADDRESS, a mode's name, or a symbol. Raises BadInput."""
     if text is None:
         return Until()
     if text.isdecimal() and text.isascii():
         return Until(count=int(text), text=text)
     if text in {mode.value for mode in Mode}:
         return Until(mode=Mode(text), text=text)
-    return Until(addresses_of(text, names, "--until"), text=text)
+    return Until(addresses_of(text, names, option), text=text)
 
 
 @dataclass
@@ -83,15 +82,16 @@ def trace(request: Request) -> Answer:
         write = _writer(request, stack)
         machine = stack.enter_context(at_entry(request))
         goal = until(request.until, machine.names)
+        scope = _scope(request, machine)
         if what == "calls":
             from pvhdbg.frontends.trace_calls import calls
 
             return calls(request, machine, goal, write)
-        engine = _engine(request, machine, states=what != "pc")
+        engine = choose(request, machine, states=what != "pc")
         seen = Seen(head_of(engine, what, machine), machine.names, warnings=machine.warnings)
         kept = request.tail or (None if request.output else _SHOWN)
         seen.last = deque(maxlen=kept or 1)
-        _follow(request, engine, machine, goal, seen, None if request.tail else write)
+        _follow(request, engine, machine, goal, seen, None if request.tail else write, scope)
         if write is not None:
             _finish(write, seen, bool(request.tail))
         shown = [one.pc for one in seen.last if isinstance(one, Event)] if what != "milestones" and not request.output else []
@@ -104,11 +104,25 @@ def milestones(request: Request) -> Seen:
     """Trace the subject for its milestones alone; their names are kept. Raises PvhdbgError."""
     with at_entry(request) as machine:
         goal = until(request.until, machine.names)
-        engine = _engine(request, machine, states=True)
+        engine = choose(request, machine, states=True)
         seen = Seen(head_of(engine, "milestones", machine), machine.names, warnings=machine.warnings)
         _follow(request, engine, machine, goal, seen, None)
         seen.names = machine.names.kept([one.pc for one in seen.milestones])
     return seen
+
+
+def _scope(request: Request, machine: Machine) -> Scope:
+    """What `--from` and `--filter` leave. A place to begin at is run to at full speed. Raises BadInput, EntryNotReached, GuestDied."""
+    inside = code_of(request.filter, machine.names) if request.filter else None
+    if str(request.what) in ("milestones", "calls") and request.filter:
+        raise BadInput(f"--filter does not go with --what {request.what}", "use --what pc or --what state")
+    start = until(request.start, machine.names, "--from")
+    if start.addresses:
+        run_until(machine.target, start.addresses, seconds(request), progress=request.progress)
+        return Scope(inside=inside)
+    if start.text and str(request.what) in ("milestones", "calls"):
+        raise BadInput(f"--from {start.text} does not go with --what {request.what}", "give a place, or use --what pc")
+    return Scope(start.count or 0, start.mode, inside)
 
 
 def head_of(engine: Named, what: str, machine: Machine) -> Head:
@@ -117,82 +131,23 @@ def head_of(engine: Named, what: str, machine: Machine) -> Head:
     return Head(engine.name, what, snapshot.entry.address, vmm, None if snapshot.kernel is None else snapshot.kernel.path)
 
 
-def _engine(request: Request, machine: Machine, *, states: bool) -> Engine:
-    """The engine that was asked for; `auto` takes the log where QEMU has one for this machine."""
-    wanted = request.engine or "auto"
-    if wanted == "auto":
-        reason = _no_log(machine)
-        wanted = "log" if reason is None else "breakpoints" if request.what in (None, "milestones") else "step"
-        if reason is not None:
-            machine.warnings.append(f"engine {wanted}, because {reason}")
-    if request.vcpu and wanted != "log":
-        raise BadInput(f"--engine {wanted} follows the first CPU only", "leave out --vcpu, or trace with --engine log")
-    if wanted == "breakpoints":
-        from pvhdbg.trace.engines.breakpoints import BreakpointEngine
-
-        machine.warnings.append("the engine breakpoints sees the instructions that it stops at: the numbers count those stops")
-        slots = KVM_SLOTS if machine.boot.snapshot.vmm.accelerator == "kvm" else MOST_BREAKPOINTS
-        return BreakpointEngine(machine.target, _places(request, machine.names), slots=slots)
-    if wanted == "first":
-        raise BadInput("--engine first shows functions, not instructions", "use it with --what calls")
-    if wanted == "step":
-        from pvhdbg.trace.engines.step import StepEngine
-
-        return StepEngine(machine.target)
-    from pvhdbg.trace.engines.log import LogEngine
-
-    return LogEngine(machine.target, states=states, cpu=request.vcpu or 0, peek=machine.names.code)
-
-
-def _no_log(machine: Machine) -> str | None:
-    """Why QEMU's log cannot be had of this machine; None where it can."""
-    if not machine.target.capabilities.monitor:
-        return "the stub has no monitor, so there is no log"
-    if machine.boot.snapshot.vmm.accelerator == "kvm":
-        return "QEMU does not log what KVM executes"
-    if machine.qemu is not None:
-        return None  # it runs here
-    from pvhdbg.trace.engines.log_switch import LogSwitch
-
-    attempt = _Attempt()
-    try:
-        with interruptible(attempt), LogSwitch(machine.target, "cpu_reset", single=True):
-            pass
-    except TargetLost:
-        raise
-    except TargetError as error:
-        return f"QEMU's log cannot be had: {error.what}"
-    if attempt.interrupted:
-        raise KeyboardInterrupt
-    return None
-
-
-class _Attempt:
-    """Something short that is not to be torn by Ctrl-C."""
-
-    interrupted = False
-
-    def stop(self) -> None:
-        self.interrupted = True
-
-
-def _places(request: Request, names: Names) -> list[tuple[int, ...]]:
-    """The milestones whose addresses are known, in the order of most boots, each with all of them."""
-    by_name: dict[str, list[int]] = {}
-    for address, name in {**names.found(SYMBOLS), **_wanted(request, names)}.items():
-        by_name.setdefault(name, []).append(address)
-    first = [name for name in SYMBOLS if name in by_name]
-    return [tuple(by_name[name]) for name in [*first, *(name for name in by_name if name not in first)]]
-
-
 def _follow(
-    request: Request, engine: Engine, machine: Machine, goal: Until, seen: Seen, write: Callable[[str], None] | None
+    request: Request,
+    engine: Engine,
+    machine: Machine,
+    goal: Until,
+    seen: Seen,
+    write: Callable[[str], None] | None,
+    scope: Scope | None = None,
 ) -> None:
     """Run the engine to the goal, and keep what is to be shown."""
-    registers = machine.boot.snapshot.registers
-    finder = Finder({**machine.names.found(SYMBOLS), **_wanted(request, machine.names)}, {name: registers[name] for name in registers})
+    scope = scope or Scope()
+    registers = machine.target.read_registers() if request.start else machine.boot.snapshot.registers
+    finder = Finder({**machine.names.found(SYMBOLS), **own_milestones(request, machine.names)}, {name: registers[name] for name in registers})
     what = str(request.what or "milestones")
     endless = goal.text or request.output or request.tail or what == "milestones"
+    if not endless and not scope.everything:
+        scope.most, endless = _SHOWN, True
     bounds = Bounds(goal.addresses, goal.count if endless else _SHOWN, seconds(request))
     began = looked = time.monotonic()
     if write is not None:
@@ -200,11 +155,11 @@ def _follow(
     with interruptible(engine):
         for batch in engine.batches(bounds):
             batch, enough = _cut(batch, goal)
-            found = finder.feed(batch)
+            found = [one for one in finder.feed(batch) if one.name != "entry" or not request.start]
             seen.milestones += found
             seen.events += len(batch)
             if what != "milestones":
-                _keep(batch, seen, write)
+                _keep(batch, seen, write, scope)
             elif write is not None:
                 for fault in batch.faults:
                     write(encode(fault))
@@ -215,19 +170,11 @@ def _follow(
                 rate = seen.events / (now - began)
                 request.progress(f"tracing: {seen.events:,} instructions, {rate:,.0f} a second, at {batch.pcs[-1]:#x}")
                 looked = now
-            if enough or (what == "milestones" and not goal.text and finder.complete):
+            if enough or scope.full or (what == "milestones" and not goal.text and finder.complete):
                 break
     seen.seconds = time.monotonic() - began
     seen.end = engine.end
     seen.warnings += engine.warnings
-
-
-def _wanted(request: Request, names: Names) -> dict[int, str]:
-    """The user's own milestones by address. Raises BadInput for one that is no number and no symbol."""
-    found: dict[int, str] = {}
-    for text in request.milestone or ():
-        found.update(dict.fromkeys(addresses_of(text, names, "--milestone"), text))
-    return found
 
 
 def _cut(batch: Batch, goal: Until) -> tuple[Batch, bool]:
@@ -236,7 +183,14 @@ def _cut(batch: Batch, goal: Until) -> tuple[Batch, bool]:
     return batch.cut(batch.modes.index(goal.mode) + 1), True
 
 
-def _keep(batch: Batch, seen: Seen, write: Callable[[str], None] | None) -> None:
+def _keep(batch: Batch, seen: Seen, write: Callable[[str], None] | None, scope: Scope) -> None:
+    if not scope.everything:
+        for row in _merged(scope.rows(batch), batch.faults):
+            if write is None:
+                seen.last.append(row)
+            else:
+                write(encode(row, seen.names(row.pc) if isinstance(row, Event) else None))
+        return
     if write is None:
         kept = seen.last.maxlen or 1
         start = max(len(batch) - kept, 0)
@@ -283,29 +237,6 @@ def seconds(request: Request) -> float:
     return wanted
 
 
-class Stoppable(Protocol):
-    def stop(self) -> None: ...
-
-
-@contextmanager
-def interruptible(engine: Stoppable) -> Iterator[None]:
-    """The first Ctrl-C ends the trace with what there is; a second one is an interruption as everywhere."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(_signal: int, _frame: object) -> None:
-        signal.signal(signal.SIGINT, before)
-        engine.stop()
-
-    before = signal.getsignal(signal.SIGINT)
-    signal.signal(signal.SIGINT, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 # --- showing ------------------------------------------------------------------------------------------------------
 
 
@@ -341,7 +272,7 @@ def is_saved(path: str) -> bool:
 
 def _saved(request: Request) -> Answer:
     """Show a saved trace: what it holds, by the same options."""
-    for name in ("until", "output", "engine", "seconds", "milestone"):
+    for name in ("until", "start", "filter", "output", "engine", "seconds", "milestone", "vcpu"):
         if request.values.get(name):
             raise BadInput(f"{request.subject} is a saved trace, which is only shown", "leave out all but --what and --tail")
     names: dict[int, str] = {}
@@ -372,7 +303,7 @@ def _saved(request: Request) -> Answer:
     return Answer(lambda style: _shown(seen, what, False, Until(), False, style))
 
 
-def saved(path: str, names: dict[int, str] | None = None) -> Iterator[Record]:
+def saved(path: str, names: dict[int, str] | None = None) -> Generator[Record, None, None]:
     """The records of a saved trace; `names` is filled with its symbols. Raises BadInput."""
     if not is_saved(path):
         raise BadInput(f"{path} is not a saved trace", "give a file that `pvhdbg trace -o` wrote")

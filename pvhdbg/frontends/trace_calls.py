@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import Callable
 
 from pvhdbg.errors import BadInput
-from pvhdbg.frontends.trace_actions import NOT_REACHED, Until, head_of, interruptible, seconds
+from pvhdbg.frontends.trace_actions import NOT_REACHED, Until, head_of, seconds
+from pvhdbg.frontends.trace_engine import interruptible
 from pvhdbg.frontends.trace_subject import Machine
 from pvhdbg.frontends.verbs import Answer, Request
 from pvhdbg.report import trace_text

@@ -278,6 +278,9 @@ VERBS: tuple[Verb, ...] = (
             argument("subject", metavar="SUBJECT", help="a kernel file, a gdbstub, or a saved trace"),
             argument("--until", metavar="SYMBOL|0xADDRESS|MODE|N", help="where to end: at a place, in a mode (protected, paged, pae, "
                      "compatibility, long), or after N instructions"),
+            argument("--from", dest="start", metavar="SYMBOL|0xADDRESS|MODE|N", help="where to begin: a place is run to at full "
+                     "speed and counted from; a mode, or a number of instructions, is counted from the entry"),
+            argument("--filter", metavar="SYMBOL|0xFROM-0xTO", help="keep only what runs in this function, or at these addresses"),
             argument("--what", choices=("milestones", "pc", "state", "calls"), default="milestones",
                      help="what to show: the steps of the boot, places, places with all that each instruction changed, or each "
                      "function when it is first come to"),

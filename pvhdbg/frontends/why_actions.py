@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pvhdbg.frontends.trace_actions import NOT_REACHED, interruptible, seconds
+from pvhdbg.frontends.trace_actions import NOT_REACHED, seconds
+from pvhdbg.frontends.trace_engine import interruptible
 from pvhdbg.frontends.trace_subject import at_entry
 from pvhdbg.frontends.verbs import Answer, Request
 from pvhdbg.watching import instruction, surroundings

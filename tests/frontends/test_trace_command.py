@@ -101,6 +101,23 @@ def test_the_mode_switch_by_breakpoints_is_the_one_of_the_log(cli: Cli) -> None:
     assert rows("--engine", "breakpoints") == rows("--engine", "log")
 
 
+def test_a_trace_begins_where_it_is_told_to(cli: Cli) -> None:
+    def rows(*words: str) -> list[list[str]]:
+        lines = cli("trace", LONG_MODE, "--what", "pc", "--engine", "log", *words).ok().out.splitlines()
+        return [line.split()[:3] for line in lines if line[:10].strip().isdigit()]
+
+    whole = rows("--until", "in_long_mode", "--tail", "20000")
+    assert len(whole) == TO_LONG_MODE
+    assert rows("--from", "10270", "--until", "in_long_mode") == whole[10270:]
+    assert rows("--from", "compatibility", "--until", "in_long_mode") == [row for row in whole if row[1] == "compatibility"]
+    from_there = rows("--from", "far_jump", "--until", "1")
+    assert from_there == [["0", "compatibility", "0x100042"]]
+    assert len(rows("--from", "100")) == 200
+    in_function = rows("--filter", "load_cr3", "--until", "in_long_mode")
+    assert [row[2] for row in in_function] == ["0x10001a", "0x10001f"]
+    assert rows("--filter", "0x10001a-0x100022", "--until", "in_long_mode") == in_function
+
+
 def test_a_timeline_is_drawn_of_a_file_and_of_a_boot(cli: Cli) -> None:
     file = cli.folder / "boot.jsonl"
     cli("trace", LONG_MODE, "--until", "10300", "--milestone", "print_fields", "--milestone", "0x100011", "-o", file).ok()
@@ -123,6 +140,11 @@ def test_what_was_not_reached_is_exit_code_3(cli: Cli) -> None:
         (["--until", "no_such_symbol"], "no symbol no_such_symbol"),
         (["--until", "0x10000000000000000"], "not an address"),
         (["--tail", "0"], "keeps nothing"),
+        (["--from", "no_such_symbol"], "no symbol no_such_symbol"),
+        (["--from", "long"], "does not go with"),
+        (["--filter", "load_cr3"], "does not go with"),
+        (["--what", "pc", "--filter", "no_such_symbol"], "no symbol no_such_symbol"),
+        (["--what", "pc", "--filter", "0x20-0x10"], "holds no address"),
         (["--vcpu", "-1"], "not a CPU's number"),
         (["--vcpu", "1", "--engine", "step"], "the first CPU only"),
         (["--for", "0"], "not a time"),

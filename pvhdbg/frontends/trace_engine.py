@@ -1,0 +1,117 @@
+"""Which engine traces a machine, what it is told to look for, and how Ctrl-C ends it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from pvhdbg.errors import BadInput, TargetError, TargetLost
+from pvhdbg.frontends.trace_subject import Machine
+from pvhdbg.frontends.verbs import Request
+from pvhdbg.trace.engines.engine import Engine
+from pvhdbg.trace.milestones import SYMBOLS
+from pvhdbg.watching import Names, addresses_of
+
+KVM_SLOTS = 4  # hardware breakpoints: the debug registers of the CPU
+
+
+def choose(request: Request, machine: Machine, *, states: bool) -> Engine:
+    """The engine that was asked for; `auto` takes the log where QEMU has one for this machine."""
+    wanted = request.engine or "auto"
+    if wanted == "auto":
+        reason = _no_log(machine)
+        wanted = "log" if reason is None else "breakpoints" if request.what in (None, "milestones") else "step"
+        if reason is not None:
+            machine.warnings.append(f"engine {wanted}, because {reason}")
+    if request.vcpu and wanted != "log":
+        raise BadInput(f"--engine {wanted} follows the first CPU only", "leave out --vcpu, or trace with --engine log")
+    if wanted == "breakpoints":
+        from pvhdbg.trace.engines.breakpoints import MOST, BreakpointEngine
+
+        machine.warnings.append("the engine breakpoints sees the instructions that it stops at: the numbers count those stops")
+        slots = KVM_SLOTS if machine.boot.snapshot.vmm.accelerator == "kvm" else MOST
+        return BreakpointEngine(machine.target, _places(request, machine.names), slots=slots)
+    if wanted == "first":
+        raise BadInput("--engine first shows functions, not instructions", "use it with --what calls")
+    if wanted == "step":
+        from pvhdbg.trace.engines.step import StepEngine
+
+        return StepEngine(machine.target)
+    from pvhdbg.trace.engines.log import LogEngine
+
+    return LogEngine(machine.target, states=states, cpu=request.vcpu or 0, peek=machine.names.code)
+
+
+def _no_log(machine: Machine) -> str | None:
+    """Why QEMU's log cannot be had of this machine; None where it can."""
+    if not machine.target.capabilities.monitor:
+        return "the stub has no monitor, so there is no log"
+    if machine.boot.snapshot.vmm.accelerator == "kvm":
+        return "QEMU does not log what KVM executes"
+    if machine.qemu is not None:
+        return None  # it runs here
+    from pvhdbg.trace.engines.log_switch import LogSwitch
+
+    attempt = _Attempt()
+    try:
+        with interruptible(attempt), LogSwitch(machine.target, "cpu_reset", single=True):
+            pass
+    except TargetLost:
+        raise
+    except TargetError as error:
+        return f"QEMU's log cannot be had: {error.what}"
+    if attempt.interrupted:
+        raise KeyboardInterrupt
+    return None
+
+
+class _Attempt:
+    """Something short that is not to be torn by Ctrl-C."""
+
+    interrupted = False
+
+    def stop(self) -> None:
+        self.interrupted = True
+
+
+def _places(request: Request, names: Names) -> list[tuple[int, ...]]:
+    """The milestones whose addresses are known, in the order of most boots, each with all of them."""
+    by_name: dict[str, list[int]] = {}
+    for address, name in {**names.found(SYMBOLS), **own_milestones(request, names)}.items():
+        by_name.setdefault(name, []).append(address)
+    first = [name for name in SYMBOLS if name in by_name]
+    return [tuple(by_name[name]) for name in [*first, *(name for name in by_name if name not in first)]]
+
+
+def own_milestones(request: Request, names: Names) -> dict[int, str]:
+    """The user's own milestones by address. Raises BadInput for one that is no number and no symbol."""
+    found: dict[int, str] = {}
+    for text in request.milestone or ():
+        found.update(dict.fromkeys(addresses_of(text, names, "--milestone"), text))
+    return found
+
+
+class Stoppable(Protocol):
+    def stop(self) -> None: ...
+
+
+@contextmanager
+def interruptible(engine: Stoppable) -> Iterator[None]:
+    """The first Ctrl-C ends the trace with what there is; a second one is an interruption as everywhere."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(_signal: int, _frame: object) -> None:
+        signal.signal(signal.SIGINT, before)
+        engine.stop()
+
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

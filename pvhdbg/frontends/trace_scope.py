@@ -1,0 +1,62 @@
+"""Which part of a trace is kept: `--from` says where it begins, `--filter` which code it is about."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pvhdbg.errors import BadInput
+from pvhdbg.frontends.trace_subject import Names
+from pvhdbg.trace.event import Batch, Event, Mode
+
+_RANGE = re.compile(r"(0x[0-9a-fA-F]{1,16})-(0x[0-9a-fA-F]{1,16})")
+
+
+@dataclass
+class Scope:
+    """Feed it batches in order. What it leaves out is traced all the same: numbers count from where the trace began."""
+
+    seq: int = 0
+    mode: Mode | None = None
+    inside: Callable[[int], bool] | None = None
+    most: int | None = None  # events that are kept
+
+    def __post_init__(self) -> None:
+        self._kept = 0
+
+    @property
+    def everything(self) -> bool:
+        return not self.seq and self.mode is None and self.inside is None
+
+    @property
+    def full(self) -> bool:
+        """Whether it keeps no more."""
+        return self.most is not None and self._kept >= self.most
+
+    def rows(self, batch: Batch) -> list[Event]:
+        """The events of a batch that belong to it."""
+        start = max(self.seq - batch.seq, 0)
+        if self.mode is not None:
+            try:
+                start = batch.modes.index(self.mode, start)
+            except ValueError:
+                return []
+            self.mode = None
+        inside = self.inside
+        rows = [batch.event(index) for index in range(start, len(batch)) if inside is None or inside(batch.pcs[index])]
+        rows = rows if self.most is None else rows[: self.most - self._kept]
+        self._kept += len(rows)
+        return rows
+
+
+def code_of(text: str, names: Names) -> Callable[[int], bool]:
+    """What `--filter` means: linear addresses 0xFROM-0xTO (the last excluded), or a function. Raises BadInput."""
+    bounds = _RANGE.fullmatch(text)
+    if bounds is not None:
+        low, high = int(bounds[1], 16), int(bounds[2], 16)
+        if low >= high:
+            raise BadInput(f"--filter {text} holds no address", "give 0xFROM-0xTO, with the smaller one first")
+        return lambda pc: low <= pc < high
+    names.addresses(text)  # or it complains
+    return lambda pc: (names(pc) or "").partition("+")[0] == text
