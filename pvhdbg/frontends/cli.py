@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TextIO
 
 INTERNAL_ERROR = 70
@@ -25,18 +25,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     from pvhdbg.errors import PvhdbgError
 
     _catch_sigterm()
+    coded = _coded(words)
     try:
-        return _run(words)
+        return coded(_run(words))
     except PvhdbgError as error:
-        return _fail(error.what, error.todo, error.exit_code)
+        return _fail(error.what, error.todo, coded(error.exit_code, error))
     except KeyboardInterrupt:
         return _fail("interrupted", "", INTERRUPTED)
     except BrokenPipeError:  # argparse printed help to a reader that has gone (Python 3.10)
         return 0
     except Exception as error:
-        return _internal(error)
+        return coded(_internal(error))
     finally:
         _flush()
+
+
+def _coded(words: list[str]) -> Callable[..., int]:
+    """What turns an exit code, and the error that it stands for, into the one to end with. Words that do not parse count too."""
+    if "--bisect" in words[: words.index("--") if "--" in words else len(words)]:
+        from pvhdbg.frontends.bisecting import exit_code
+
+        return exit_code
+    return lambda code, error=None: code
 
 
 def _flush() -> None:

@@ -138,6 +138,8 @@ VERBS: tuple[Verb, ...] = (
             argument("--until", metavar="SYMBOL|0xADDRESS|MODE", help="let it run on, to a place or into a mode (protected, paged, pae, "
                      "compatibility, long): a guest that dies before, or does not come there in time, fails", live=False),
             *of_command_line(_FOR),
+            argument("--bisect", action="store_true", help="exit codes for `git bisect run`: 0 good, 1 bad, 125 for what could "
+                     "not be told", live=False),
             _EXIT,
             *_QEMU,
             *_JUDGE,
