@@ -32,7 +32,12 @@ def diff(request: Request) -> Answer:
 
         return diff_text.render_json(comparison)
 
-    return Answer(as_text, as_json, comparison.exit_code)
+    def as_html() -> str:
+        from pvhdbg.report import diff_html
+
+        return diff_html.render(comparison)
+
+    return Answer(as_text, as_json, comparison.exit_code, {"html": as_html})
 
 
 def _sides(request: Request) -> list[Request]:

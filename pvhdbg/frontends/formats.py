@@ -35,6 +35,7 @@ _PAGES: Mapping[str, str] = MappingProxyType(
 )
 FILE_JUDGED = ("text", "json", "sarif", *_LISTS)
 JUDGED = (*FILE_JUDGED, *_PAGES)
+COMPARED = ("text", "json", "html")
 # GitHub gives one summary file to all commands of a step, so it is added to and never replaced.
 APPENDED = frozenset({"summary"})
 

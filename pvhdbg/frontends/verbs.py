@@ -7,7 +7,7 @@ imported when the verb is used.
 
 from __future__ import annotations
 
-from pvhdbg.frontends.formats import FILE_JUDGED, JUDGED
+from pvhdbg.frontends.formats import COMPARED, FILE_JUDGED, JUDGED
 from pvhdbg.frontends.verb import Answer, Argument, Request, Verb, argument, command, of_command_line, script
 
 __all__ = ["LIVE", "VERBS", "Answer", "Argument", "Request", "Verb", "argument"]
@@ -389,6 +389,7 @@ VERBS: tuple[Verb, ...] = (
             *_WALK,
             *_LOG,
         ),
+        formats=COMPARED,
         passes_on=True,
     ),
     Verb(

@@ -229,13 +229,14 @@ def _texts(at: str, a: Text | Unread | None, b: Text | Unread | None) -> Iterato
     if datas[0] == datas[1] and None not in datas:
         return
     # Where they begin to differ is shown, also in a string of thousands.
-    start = max(_common(datas[0] or b"", datas[1] or b"") - 20, 0)
+    start = max(common(datas[0] or b"", datas[1] or b"") - 20, 0)
     shown = [_shown(one, start) for one in (a, b)]
     if shown[0] != shown[1]:
         yield _differ("start_info", at, shown, Weight.MATTERS if None not in datas else Weight.UNSEEN)
 
 
-def _common(a: bytes, b: bytes) -> int:
+def common(a: Sequence[object], b: Sequence[object]) -> int:
+    """How many elements two sequences begin with in common."""
     return next((at for at, (one, two) in enumerate(zip(a, b, strict=False)) if one != two), min(len(a), len(b)))
 
 

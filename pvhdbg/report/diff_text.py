@@ -12,7 +12,8 @@ from pvhdbg.report.diff import Comparison, Difference, Weight
 from pvhdbg.report.style import PLAIN, Style
 
 SCHEMA = "pvhdbg/diff/1"
-_TITLES = {
+# How each weight is shown: a meaning of Style, and a heading.
+TITLES = {
     Weight.MATTERS: ("bad", "What matters"),
     Weight.UNSEEN: ("warn", "Not seen on one side"),
     Weight.FREE: ("dim", "What the ABI leaves free"),
@@ -27,7 +28,7 @@ def render(comparison: Comparison, style: Style = PLAIN) -> str:
         lines.append(f"{style('head', letter)}  {printable(name)}: {rows['VMM']}")
         lines.append(f"   kernel {rows['kernel']}; {report.conclusion}")
         lines += [style("warn", f"   note: {printable(warning)}") for warning in report.warnings]
-    for weight, (meaning, title) in _TITLES.items():
+    for weight, (meaning, title) in TITLES.items():
         found = comparison.of(weight)
         if found:
             lines += ["", style("head", title), *_block(found, meaning, style)]

@@ -1,19 +1,13 @@
-"""The report as one HTML file to look at: no script, no network, light and dark by the reader's setting.
-
-Everything foreign goes through `markup`, and a content security policy in the file forbids whatever could still run or load:
-the one style sheet is allowed by its hash. Folding is HTML's own `<details>`.
-"""
+"""The report as one HTML file to look at. Folding is HTML's own `<details>`; what a page may hold is told in `html_page`."""
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Sequence
-from hashlib import sha256
 
 from pvhdbg.report import html_machine, machine
 from pvhdbg.report.document import VIOLATED, Report
 from pvhdbg.report.findings import WORDS, Finding, by_chapter, sentence, sentences, tally
-from pvhdbg.report.html_style import STYLE
+from pvhdbg.report.html_page import page
 from pvhdbg.report.markup import Markup, join, tag
 from pvhdbg.rules.catalogue import CHAPTERS
 from pvhdbg.rules.declare import Outcome
@@ -47,22 +41,7 @@ def render(report: Report) -> str:
         tag("main", *(tag("section", tag("h2", title), body, id=anchor) for anchor, title, body in shown)),
         _foot(report),
     )
-    return f"<!DOCTYPE html>\n{tag('html', _meta(report), tag('body', body), lang='en')}\n"
-
-
-def _meta(report: Report) -> Markup:
-    allowed = b64encode(sha256(STYLE.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'sha256-{allowed}'; base-uri 'none'; form-action 'none'"
-    return tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=policy),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="color-scheme", content="light dark"),
-        tag("meta", name="referrer", content="no-referrer"),
-        tag("title", f"{_word(report)}: {dict(machine.rows(report.boot))['kernel']}"),
-        tag("style", Markup(STYLE)),
-    )
+    return page(f"{_word(report)}: {dict(machine.rows(report.boot))['kernel']}", body)
 
 
 def _word(report: Report) -> str:

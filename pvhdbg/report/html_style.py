@@ -41,6 +41,7 @@ details.chapter > summary { padding: 0.45rem 0.8rem; display: flex; flex-wrap: w
 details.chapter > summary .title { font-weight: 600; flex: 1 1 10rem; }
 details.chapter > summary .title::before { content: "▸ "; color: var(--dim); }
 details.chapter[open] > summary .title::before { content: "▾ "; }
+details.chapter > .wide { padding: 0 0.8rem 0.5rem; }
 details.rule { border-top: 1px solid var(--line); padding: 0 0.8rem; background: var(--page); }
 details.rule > summary { padding: 0.3rem 0; }
 details.rule:last-child { border-radius: 0 0 0.5rem 0.5rem; }

@@ -38,7 +38,7 @@ def test_the_same_boot_twice_is_the_same(cli: Cli, snapshot: Path) -> None:
 def test_what_was_changed_is_what_differs(cli: Cli, snapshot: Path) -> None:
     initrd = cli.file("initrd", b"070701" + bytes(5000))
     words = ("--memory", "1G", "--append", "one two", "--initrd", initrd, "--machine", "q35")
-    ran = cli("diff", snapshot, HELLO, *words, "--format", "json", "--report", "text=diff.txt").ok(1)
+    ran = cli("diff", snapshot, HELLO, *words, "--format", "json", "--report", "text=diff.txt", "--report", "html=diff.html").ok(1)
     matters = found(ran.json(), "matters")
     assert matters.pop("command line") == ("“”", "“one two”")
     assert matters.pop("nr_modules") == ("0", "1")
@@ -47,6 +47,8 @@ def test_what_was_changed_is_what_differs(cli: Cli, snapshot: Path) -> None:
     assert "rsdp_paddr" in found(ran.json(), "free")
     text = (cli.folder / "diff.txt").read_text()
     assert text.index("What matters") < text.index("command line") < text.index("What the ABI leaves free")
+    assert ">The same where" not in (page := (cli.folder / "diff.html").read_text())
+    assert "“<mark>one two</mark>”" in page
 
 
 @pytest.mark.boot

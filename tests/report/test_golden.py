@@ -10,16 +10,20 @@ from pathlib import Path
 import pytest
 
 from pvhdbg.frontends.formats import JUDGED, of_boot
-from pvhdbg.report import json_report, text
+from pvhdbg.report import diff_html, json_report, text
+from pvhdbg.report.diff import compare
 from pvhdbg.report.document import Report
+from pvhdbg.rules.examples import RAM_MAP, at_entry
+from pvhdbg.spec.start_info import MemoryMapEntry
 from pvhdbg.version import VERSION
-from tests.report.reports import golden
+from tests.report.reports import golden, report_of
 
 GOLDEN = Path(__file__).parent / "golden"
 FILES = {
     "text": "boot.txt", "json": "boot.json", "sarif": "boot.sarif", "junit": "boot.junit.xml", "tap": "boot.tap", "ktap": "boot.ktap",
     "github": "boot.github.txt", "summary": "boot.summary.md", "markdown": "boot.md", "html": "boot.html",
 }  # fmt: skip
+DIFF = "diff.html"
 
 
 # One for each outcome and severity: what is reviewed here is a format, not the catalogue.
@@ -32,15 +36,24 @@ def few_rules(report: Report) -> Report:
 
 def test_every_format_has_a_golden_file() -> None:
     assert set(FILES) == set(JUDGED)
-    assert sorted(path.name for path in GOLDEN.iterdir()) == sorted(FILES.values())
+    assert sorted(path.name for path in GOLDEN.iterdir()) == sorted([*FILES.values(), DIFF])
 
 
 @pytest.mark.parametrize("format", JUDGED)
 def test_golden(format: str) -> None:
     report = few_rules(golden())
     render = {"text": lambda: text.render(report), "json": lambda: json_report.render(report), **of_boot(report, "no such file")}
-    written = render[format]().replace(VERSION, "@VERSION@")
-    path = GOLDEN / FILES[format]
+    agrees(GOLDEN / FILES[format], render[format]())
+
+
+def test_golden_diff() -> None:
+    a, b = (few_rules(report) for report in (golden(), report_of(at_entry(cr4=0x20, memory_map=[*RAM_MAP, MemoryMapEntry(1 << 32, 1 << 30, 1, 0)]))))
+    agrees(GOLDEN / DIFF, diff_html.render(compare(("good.pvhsnap", "vmlinux"), a, b)))
+
+
+def agrees(path: Path, written: str) -> None:
+    """Fail with the differing lines, unless the file says the same."""
+    written = written.replace(VERSION, "@VERSION@")
     if os.environ.get("PVHDBG_GOLDEN") == "write":
         path.parent.mkdir(exist_ok=True)
         path.write_text(written, encoding="utf-8")
