@@ -9,6 +9,10 @@
     field = "start_info.command_line"
     matches = "console="
 
+    [[milestone]]                   # one after the other, from the entry on
+    reaches = "start_kernel"
+    timeout = 20
+
     [[allow]]
     rule = "PVH-SEG-ACCESSED"
     reason = "TCG never sets them"
@@ -17,6 +21,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -47,6 +52,26 @@ class Expectation:
 
 
 @dataclass(frozen=True)
+class Milestone:
+    """A step of the boot, to come after those before it in the file: a symbol, "0x" address or mode, or words on the serial port.
+
+    `timeout` is in seconds, from the step before.
+    """
+
+    place: str
+    reaches: str | None
+    serial: re.Pattern[str] | None
+    timeout: float
+    why: str = ""
+
+    @property
+    def words(self) -> str:
+        """The whole milestone on one line of safe text."""
+        what = f"reaches {self.reaches}" if self.serial is None else f"serial matches {self.serial.pattern!r}"
+        return printable(f"{what} within {self.timeout:g} s")
+
+
+@dataclass(frozen=True)
 class Allowance:
     """A rule of the ABI that may be violated here, and why."""
 
@@ -62,6 +87,7 @@ class Expectations:
     machine: Mapping[str, Any]
     expected: tuple[Expectation, ...]
     allowed: tuple[Allowance, ...]
+    milestones: tuple[Milestone, ...] = ()
 
 
 class _Wrong(Exception):
@@ -76,26 +102,22 @@ class _Wrong(Exception):
 def read(document: Mapping[str, Any], name: str) -> Expectations:
     """The expectations in a parsed TOML document. Raises BadInput that names the place, `expect[2].matches`."""
     try:
-        _keys(document, "", ("machine", "expect", "allow"), _UNSUPPORTED)
+        _keys(document, "", ("machine", "expect", "milestone", "allow"))
         return Expectations(
             name,
             _machine(_table(document.get("machine", {}), "machine")),
             tuple(_expectation(one, f"expect[{index}]") for index, one in enumerate(_rows(document, "expect"))),
             _allowed(document),
+            tuple(_milestone(one, f"milestone[{index}]") for index, one in enumerate(_rows(document, "milestone"))),
         )
     except _Wrong as wrong:
         raise BadInput(f"{name}: {wrong.path}: {wrong.what}", _TODO) from None
 
 
-_UNSUPPORTED = {"milestone": "milestones are not supported by this pvhdbg: it judges a boot at its entry"}
-
-
-def _keys(table: Mapping[str, Any], path: str, known: Iterable[str], unsupported: Mapping[str, str] = {}) -> None:
+def _keys(table: Mapping[str, Any], path: str, known: Iterable[str]) -> None:
     known = tuple(known)
     for key in table:
         at = f"{path}.{printable(key)[:60]}".lstrip(".")
-        if key in unsupported:
-            raise _Wrong(at, unsupported[key])
         if key not in known:
             near = difflib.get_close_matches(key, known, 1)
             raise _Wrong(at, f"there is no such key{f': did you mean {near[0]}?' if near else '; there are ' + ', '.join(known)}")
@@ -142,6 +164,28 @@ def _expectation(value: Any, path: str) -> Expectation:
     if not conditions:
         raise _Wrong(path, f"it says nothing of {field.path}: add one of {', '.join(OPERATORS)}")
     return Expectation(path, field, tuple(conditions), printable(_text(table, "why", path)) if "why" in table else "")
+
+
+_TIMEOUT = 30.0  # seconds
+_LONGEST = 86400.0
+
+
+def _milestone(value: Any, path: str) -> Milestone:
+    table = _table(value, path)
+    _keys(table, path, ("reaches", "serial", "timeout", "why"))
+    if ("reaches" in table) == ("serial" in table):
+        raise _Wrong(path, "it has to have one of reaches (a symbol, 0xADDRESS or mode) and serial (a regular expression)")
+    timeout = table.get("timeout", _TIMEOUT)
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= _LONGEST:
+        raise _Wrong(f"{path}.timeout", f"it has to be a number of seconds, from more than 0 to {_LONGEST:g}")
+    serial = None
+    if "serial" in table:
+        try:
+            serial = re.compile(_text(table, "serial", path))
+        except (re.error, RecursionError, OverflowError) as error:
+            raise _Wrong(f"{path}.serial", f"it is not a regular expression: {printable(str(error))}") from None
+    reaches = _text(table, "reaches", path) if serial is None else None
+    return Milestone(path, reaches, serial, float(timeout), printable(_text(table, "why", path)) if "why" in table else "")
 
 
 def _allowed(document: Mapping[str, Any]) -> tuple[Allowance, ...]:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from pvhdbg.decode.boot_state import BootState
 from pvhdbg.decode.text import printable
 from pvhdbg.expect.conditions import EXISTS, words
-from pvhdbg.expect.expectations import Expectation, Expectations
+from pvhdbg.expect.expectations import Expectation, Expectations, Milestone
 from pvhdbg.expect.fields import Absent
 from pvhdbg.model import Unavailable
 from pvhdbg.rules.declare import Outcome, Rule, Severity, Verdict, Violation
@@ -40,10 +40,42 @@ class ExpectationRule(Rule):
         return Verdict(self, Outcome.FAIL if violations else Outcome.PASS, self.severity, tuple(violations))
 
 
+@dataclass(frozen=True)
+class Reached:
+    """What became of a milestone: `seconds` after the entry, or `missed` says in safe text why it was not reached."""
+
+    milestone: Milestone
+    seconds: float
+    missed: str = ""
+
+
+def milestone_verdicts(expectations: Expectations, reached: Iterable[Reached] | None) -> tuple[Verdict, ...]:
+    """A verdict for each milestone: UNKNOWN when nothing ran (`reached` is None), or when one before it was missed already."""
+    found = {one.milestone.place: one for one in reached or ()}
+    because = "a milestone before it was not reached" if found else "nothing was run: a recording ends at the entry"
+    return tuple(_milestone(expectations, one, found.get(one.place), because) for one in expectations.milestones)
+
+
+def _milestone(expectations: Expectations, milestone: Milestone, reached: Reached | None, because: str) -> Verdict:
+    name = printable(expectations.name)
+    clause = Clause(_document(expectations), milestone.words, milestone.place)
+    why = milestone.why or f"A milestone of {name}."
+    rule = Rule(milestone.place, milestone.words, clause, Severity.MUST, frozenset(REVISIONS), why)
+    if reached is None:
+        return Verdict(rule, Outcome.UNKNOWN, rule.severity, reason=because)
+    if reached.missed:
+        return Verdict(rule, Outcome.FAIL, rule.severity, (Violation("the boot", milestone.words, reached.missed),))
+    return Verdict(rule, Outcome.PASS, rule.severity)
+
+
+def _document(expectations: Expectations) -> Document:
+    return Document(printable(expectations.name), quote(expectations.name), "the user's own")
+
+
 def rules(expectations: Expectations) -> tuple[ExpectationRule, ...]:
     """The rules that the file declares, in its order."""
     name = printable(expectations.name)
-    document = Document(name, quote(expectations.name), "the user's own")
+    document = _document(expectations)
     return tuple(
         ExpectationRule(
             one.place,
@@ -58,8 +90,13 @@ def rules(expectations: Expectations) -> tuple[ExpectationRule, ...]:
     )
 
 
-def judged(expectations: Expectations, boot: BootState, verdicts: Iterable[Verdict]) -> tuple[tuple[Verdict, ...], tuple[str, ...]]:
-    """All verdicts: those of the ABI with what the file allows excused, then the file's own; and sentences about it."""
+def judged(
+    expectations: Expectations, boot: BootState, verdicts: Iterable[Verdict], reached: Iterable[Reached] | None = None
+) -> tuple[tuple[Verdict, ...], tuple[str, ...]]:
+    """All verdicts: those of the ABI with what the file allows excused, then the file's own; and sentences about it.
+
+    `reached` is what became of the milestones, in their order; None where nothing was run.
+    """
     reasons = {one.rule: one.reason for one in expectations.allowed}
     name = printable(expectations.name)
     found, idle = [], []
@@ -72,7 +109,8 @@ def judged(expectations: Expectations, boot: BootState, verdicts: Iterable[Verdi
             idle.append(f"{name} allows {verdict.rule.id}, which is not violated here")
         else:
             found.append(_allowed(verdict, f"allowed by {name}: {reason}"))
-    return (*found, *(one.judge(boot) for one in rules(expectations))), tuple(idle)
+    own = (*(one.judge(boot) for one in rules(expectations)), *milestone_verdicts(expectations, reached))
+    return (*found, *own), tuple(idle)
 
 
 def _allowed(verdict: Verdict, reason: str) -> Verdict:

@@ -51,13 +51,18 @@ def _judged(request: Request, observe: Callable[[Request], Observed]) -> Answer:
     expectations = None
     if request.expect:
         from pvhdbg.frontends import expecting
+        from pvhdbg.frontends.subject import kind_of
 
         expectations = expecting.load(str(request.expect))
         request = expecting.request_for(request, expectations)
     if request.seconds is not None and not request.until:
         raise BadInput("--for is how long --until may take", "add --until SYMBOL, or leave it out")
-    waited = None
-    if request.until and request.session is None:
+    waited, reached = None, None
+    if expectations is not None and expectations.milestones and request.until:
+        raise BadInput("--until and [[milestone]] both say where to run", "write the place of --until as the last milestone")
+    if expectations is not None and expectations.milestones and kind_of(str(request.subject)) in ("kernel", "stub"):
+        observed, reached = expecting.observe(request, expectations)
+    elif request.until and request.session is None:
         from pvhdbg.frontends import waiting
 
         observed, waited = waiting.observe(request)
@@ -69,7 +74,7 @@ def _judged(request: Request, observe: Callable[[Request], Observed]) -> Answer:
     strict = bool(request.strict or (request.session is not None and request.session.settings.strict))
     report = judged(observed, choose(request.select or (), request.ignore or ()), strict)
     if expectations is not None:
-        report = expecting.judged(report, expectations)
+        report = expecting.judged(report, expectations, reached)
     if waited is not None:
         report = waiting.with_goal(report, waited)
 

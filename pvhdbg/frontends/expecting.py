@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+import time
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
+from pvhdbg.decode.text import printable
 from pvhdbg.errors import BadInput
 from pvhdbg.expect.expectations import Expectations, read
 from pvhdbg.frontends.verbs import Answer, Request
@@ -17,8 +21,12 @@ else:
     import tomli as tomllib
 
 if TYPE_CHECKING:
+    from pvhdbg.expect.judging import Reached
+    from pvhdbg.frontends.subject import Observed
     from pvhdbg.report.document import Report
+    from pvhdbg.vmm.qemu import QemuProcess
 
+_SERIAL = 1000  # lines of the serial port, in a report and for milestones
 FILE_BOUND = 1 << 20  # bytes
 _EXAMPLE = "write a first one with: pvhdbg expect --from SNAPSHOT -o boot.toml"
 
@@ -56,11 +64,50 @@ def request_for(request: Request, expectations: Expectations) -> Request:
     return replace(request, values={**request.values, **wanted, **given})
 
 
-def judged(report: Report, expectations: Expectations) -> Report:
-    """The report with the file's verdicts in it, and what the file allows excused."""
+def observe(request: Request, expectations: Expectations) -> tuple[Observed, tuple[Reached, ...]]:
+    """As `subject.observe`, with the machine run on to one milestone after the other, up to the first that it misses.
+
+    Raises PvhdbgError; BadInput for a symbol that the kernel does not have.
+    """
+    from pvhdbg.expect.judging import Reached
+    from pvhdbg.frontends.subject import Observed
+    from pvhdbg.frontends.trace_actions import interruptible
+    from pvhdbg.frontends.trace_subject import at_entry
+    from pvhdbg.trace.engines.wait import Goal
+    from pvhdbg.watching import Vigil
+
+    found: list[Reached] = []
+    with at_entry(request) as machine:
+        qemu = machine.qemu
+        vigil = Vigil(machine.target, machine.boot, machine.image, qemu, request.progress)
+        if qemu is None and any(one.serial is not None for one in expectations.milestones):
+            raise BadInput("a milestone of the serial port needs a machine that is started here", "give the kernel, not a gdbstub")
+        goals = [
+            Goal(done=partial(_written, qemu, one.serial)) if one.serial is not None else vigil.goal(str(one.reaches))
+            for one in expectations.milestones
+        ]
+        began = time.monotonic()
+        with interruptible(vigil.wait):
+            for milestone, goal in zip(expectations.milestones, goals, strict=True):
+                end = vigil.until(goal, milestone.timeout)
+                late = "" if end is None or end.died else f"not within {milestone.timeout:g} s: "
+                found.append(Reached(milestone, time.monotonic() - began, "" if end is None else printable(late + end.words)))
+                if end is not None:
+                    break
+        serial = tuple(qemu.serial_tail(_SERIAL)) if qemu is not None else ()
+        warnings = (*machine.warnings, *vigil.wait.warnings)
+    return Observed(machine.boot, warnings, machine.file, serial), tuple(found)
+
+
+def _written(qemu: QemuProcess | None, wanted: re.Pattern[str]) -> bool:
+    return qemu is not None and wanted.search("\n".join(qemu.serial_tail(_SERIAL))) is not None
+
+
+def judged(report: Report, expectations: Expectations, reached: tuple[Reached, ...] | None = None) -> Report:
+    """The report with the file's verdicts in it, and what the file allows excused; `reached` is None where nothing was run."""
     from pvhdbg.expect.judging import judged as judge
 
-    verdicts, notes = judge(expectations, report.boot, report.verdicts)
+    verdicts, notes = judge(expectations, report.boot, report.verdicts, reached)
     return replace(report, verdicts=verdicts, warnings=(*report.warnings, *notes))
 
 

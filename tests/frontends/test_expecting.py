@@ -9,9 +9,10 @@ import pytest
 
 from pvhdbg.decode import snapshot_file
 from pvhdbg.frontends.expecting import FILE_BOUND
+from pvhdbg.guests import path as guest
 from pvhdbg.rules.examples import at_entry
 from pvhdbg.spec.revisions import V1
-from tests.frontends.cli_runner import HELLO, Cli, scratch
+from tests.frontends.cli_runner import HELLO, TRIPLE_FAULT, Cli, Ran, kernel_elf, scratch
 
 EXPECTED = """
 [machine]
@@ -111,7 +112,7 @@ def test_what_is_allowed_is_not_a_failure(files: Cli) -> None:
         ("x", ("boot.toml", "is not TOML")),
         ("[[expect]]\nfield = 'a20'\nmatches = 'x'\n", ("boot.toml: expect[0].matches",)),
         ("[[expect]]\nfield = 'a21'\nexists = true\n", ("boot.toml: expect[0].field", "a20")),
-        ("[[milestone]]\nsymbol = 'start_kernel'\n", ("boot.toml: milestone", "not supported")),
+        ("[[milestone]]\nsymbol = 'start_kernel'\n", ("boot.toml: milestone[0].symbol", "no such key")),
         ("a = " + "[" * 100_000, ("is not TOML",)),
         ("a = " + "9" * 10_000, ("is not TOML",)),
         ("#" * (FILE_BOUND + 1), ("larger than",)),
@@ -164,3 +165,52 @@ def test_from_python(files: Cli) -> None:
     report = pvhdbg.check(str(files.folder / "a.pvhsnap"), expect=path)
     assert report.exit_code == 1
     assert report.verdicts[-1].rule.id == "expect[0]"
+
+
+# --- milestones ---------------------------------------------------------------------------------------------------
+
+
+def milestones(*wanted: str) -> str:
+    return "".join(f"[[milestone]]\n{one}\ntimeout = 10\n" for one in wanted)
+
+
+def outcomes(ran: Ran) -> dict[str, str]:
+    return {one["rule"]: one["outcome"] for one in ran.json()["verdicts"] if one["rule"].startswith("milestone")}
+
+
+@pytest.mark.boot
+def test_milestones_are_reached_one_after_the_other(cli: Cli) -> None:
+    cli.file("boot.toml", milestones("reaches = 'compatibility'", "reaches = 'long'", "serial = 'memmap_entries 0x'"))
+    ran = cli("check", str(guest("long_mode")), "--expect", "boot.toml", "--format", "json", "--report", "junit=out.xml").ok()
+    assert outcomes(ran) == {"milestone[0]": "pass", "milestone[1]": "pass", "milestone[2]": "pass"}
+    assert "milestone[2]" in (cli.folder / "out.xml").read_text()
+
+
+@pytest.mark.boot
+def test_a_guest_that_dies_misses_the_milestone_and_leaves_the_next_open(cli: Cli) -> None:
+    cli.file("boot.toml", milestones("reaches = 'pvh_start'", "reaches = '0x100800'", "reaches = 'long'"))
+    kernel = cli.file("dies.elf", kernel_elf(TRIPLE_FAULT + bytes(64)))
+    cli("check", kernel, "--expect", "boot.toml").complaint(2, "no symbol table")
+    cli.file("boot.toml", milestones("reaches = '0x100007'", "reaches = '0x100040'", "reaches = 'long'"))
+    ran = cli("check", kernel, "--expect", "boot.toml", "--format", "json").ok(1)
+    assert outcomes(ran) == {"milestone[0]": "pass", "milestone[1]": "fail", "milestone[2]": "unknown"}
+    found = next(one for one in ran.json()["verdicts"] if one["rule"] == "milestone[1]")["violations"][0]["found"]
+    assert "triple" in found.lower()
+    cli("check", kernel, "--expect", "boot.toml", "--until", "long").complaint(2, "--until and [[milestone]]")
+    cli("check", kernel, "--expect", "boot.toml", "--bisect").ok(1)
+
+
+@pytest.mark.boot
+def test_a_guest_that_does_not_write_is_told_when_the_time_is_up(cli: Cli) -> None:
+    cli.file("boot.toml", "[[milestone]]\nserial = 'never written'\ntimeout = 0.3\n")
+    loop = b"\x40\xeb\xfd"  # inc eax; jmp: it never comes back to the same state
+    ran = cli("check", cli.file("loops.elf", kernel_elf(loop)), "--expect", "boot.toml", "--format", "json").ok(1)
+    assert outcomes(ran) == {"milestone[0]": "fail"}
+    assert "not within 0.3 s" in ran.out
+
+
+def test_milestones_of_a_recording_are_open(files: Cli) -> None:
+    files.file("boot.toml", milestones("reaches = 'long'"))
+    ran = files("check", "a.pvhsnap", "--expect", "boot.toml", "--format", "json")
+    assert outcomes(ran) == {"milestone[0]": "unknown"}
+    assert "a recording ends at the entry" in ran.out
