@@ -71,7 +71,7 @@ def observe(request: Request, expectations: Expectations) -> tuple[Observed, tup
     """
     from pvhdbg.expect.judging import Reached
     from pvhdbg.frontends.subject import Observed
-    from pvhdbg.frontends.trace_actions import interruptible
+    from pvhdbg.frontends.trace_engine import interruptible
     from pvhdbg.frontends.trace_subject import at_entry
     from pvhdbg.trace.engines.wait import Goal
     from pvhdbg.watching import Vigil
