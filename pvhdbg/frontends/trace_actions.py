@@ -55,6 +55,9 @@ def until(text: str | None, names: Names, option: str = "--until") -> Until:
     return Until(addresses_of(text, names, option), text=text)
 
 
+_ENTERED = ("entry", "64-bit")  # no milestones of a trace that begins behind them
+
+
 @dataclass
 class Seen:
     """What is kept of a trace for showing it."""
@@ -111,6 +114,16 @@ def milestones(request: Request) -> Seen:
     return seen
 
 
+def milestones_from_here(machine: Machine, request: Request) -> tuple[Seen, Answer]:
+    """Follow a machine that is already at hand from where it stands, for the milestones alone. Raises PvhdbgError."""
+    goal = until(request.until, machine.names)
+    engine = choose(request, machine, states=True)
+    seen = Seen(head_of(engine, "milestones", machine), machine.names, warnings=machine.warnings)
+    _follow(request, engine, machine, goal, seen, None)
+    seen.names = machine.names.kept([one.pc for one in seen.milestones])
+    return seen, Answer(lambda style: _shown(seen, "milestones", False, goal, False, style))
+
+
 def _scope(request: Request, machine: Machine) -> Scope:
     """What `--from` and `--filter` leave. A place to begin at is run to at full speed. Raises BadInput, EntryNotReached, GuestDied."""
     inside = code_of(request.filter, machine.names) if request.filter else None
@@ -155,7 +168,7 @@ def _follow(
     with interruptible(engine):
         for batch in engine.batches(bounds):
             batch, enough = _cut(batch, goal)
-            found = [one for one in finder.feed(batch) if one.name != "entry" or not request.start]
+            found = [one for one in finder.feed(batch) if not request.start or one.seq or one.name not in _ENTERED]
             seen.milestones += found
             seen.events += len(batch)
             if what != "milestones":

@@ -17,7 +17,7 @@ Disassemble = Callable[[bytes, int, int], str]
 def milestones(found: Sequence[Milestone], name: Name, style: Style = PLAIN) -> str:
     """The table of a boot: how many instructions from the beginning, where, what."""
     if not found:
-        return "no instruction was seen\n"
+        return "no milestone was come by\n"
     wide = max(len(one.name) for one in found)
     rows = []
     for one in found:

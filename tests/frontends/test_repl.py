@@ -494,3 +494,30 @@ def test_commands_from_the_command_line(cli: Cli) -> None:
     apart = cli("run", HELLO, "--format", "json", "--output", "report.json", "-ex", "mode").ok()
     assert apart.out.startswith("32-bit protected mode")
     assert json.loads((cli.folder / "report.json").read_text())["schema"] == "pvhdbg/report/1"
+
+
+@pytest.mark.boot
+@pytest.mark.parametrize("via", ["remote", "gdb"])
+def test_milestones_from_where_the_machine_stands(via: str) -> None:
+    with talking(LONG_MODE, via=via) as talk:
+        talk("b exit")
+        talk("b load_cr3")
+        assert "load_cr3" in talk("c")
+        shown = talk("milestones long")
+        rows = [line.split()[1] for line in shown.splitlines() if re.match(r" +[\d,]+  ", line)]
+        assert [row for row in rows if row != "efer.lma"] == ["cr3", "efer.lme", "cr0.pg", "lgdt", "far", "64-bit"]
+        assert "64-bit long mode" in talk("mode")
+        assert "exit" in talk("c")  # the breakpoints that were there are there again
+        assert "no milestone was come by" in talk("milestones")  # to the guest's end
+        assert "halted" in talk.wrong("c")
+        talk("restart")
+        assert "no symbol nowhere" in talk.wrong("milestones nowhere")
+        assert "protected mode" in talk("mode")
+
+
+@pytest.mark.boot
+def test_milestones_of_a_real_linux_lead_to_start_kernel(vmlinux: Path) -> None:
+    with talking(str(vmlinux)) as talk:
+        shown = talk("milestones start_kernel")
+        assert "x86_64_start_kernel" in shown
+        assert re.search(r"=> 0x\w+ <start_kernel>", shown)

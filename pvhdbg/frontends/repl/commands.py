@@ -98,6 +98,34 @@ def _until_mode(request: Request, mode: str) -> Answer:
     return _lines([*([_of(found, request)] if found is not None else []), said, *_instruction(request)])
 
 
+_ENDS = frozenset({"shutdown", "reset", "halted", "exited"})  # a trace's ends that leave nothing to run
+
+
+def milestones(request: Request) -> Answer:
+    """`milestones`: as `pvhdbg trace`, from where the machine stands."""
+    from pvhdbg.frontends.trace_actions import milestones_from_here
+    from pvhdbg.frontends.trace_subject import Machine, Names
+
+    session, machine = _session(request), _face(request).machine
+    session.needs_control("milestones")
+    machine.needs_machine()
+    wanted = Request({"until": request.until, "start": True, "what": "milestones"}, request.progress, session)
+    with machine.directly():
+        machine.runner.disarm()  # the trace stops at what it is told to alone
+        boot = session.boot()
+        try:
+            traced = Machine(session.target, boot, Names(session.image), session.image, machine.qemu)
+            seen, answer = milestones_from_here(traced, wanted)
+        finally:
+            session.resumed()
+    if seen.end.why in _ENDS:
+        machine.ended = seen.end.words
+        return answer
+    session.stopped()
+    shown, here = answer.text, _lines(_instruction(request)).text
+    return Answer(lambda style: shown(style) + here(style))
+
+
 class _reaches:
     """Whether registers show that a mode is on; for 64-bit code CS is asked for, at each step once long mode is active."""
 
