@@ -106,9 +106,11 @@ def _written(qemu: QemuProcess | None, wanted: re.Pattern[str]) -> bool:
 def judged(report: Report, expectations: Expectations, reached: tuple[Reached, ...] | None = None) -> Report:
     """The report with the file's verdicts in it, and what the file allows excused; `reached` is None where nothing was run."""
     from pvhdbg.expect.judging import judged as judge
+    from pvhdbg.report.document import Passed
 
     verdicts, notes = judge(expectations, report.boot, report.verdicts, reached)
-    return replace(report, verdicts=verdicts, warnings=(*report.warnings, *notes))
+    passed = tuple(Passed(printable(one.milestone.words), one.seconds, one.missed) for one in reached or ())
+    return replace(report, verdicts=verdicts, warnings=(*report.warnings, *notes), milestones=passed)
 
 
 def expect(request: Request) -> Answer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from pvhdbg.frontends.trace_actions import NOT_REACHED, seconds
 from pvhdbg.frontends.trace_engine import interruptible
 from pvhdbg.frontends.trace_subject import Machine, at_entry
 from pvhdbg.frontends.verbs import Answer, Request
-from pvhdbg.report.document import VIOLATED
+from pvhdbg.report.document import VIOLATED, Passed
 from pvhdbg.rules.declare import Outcome, Rule, Severity, Verdict, Violation
 from pvhdbg.spec.documents import Clause, Document
 from pvhdbg.spec.revisions import REVISIONS
@@ -37,6 +38,7 @@ class Waited:
     place: str
     serial: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    took: float = 0.0  # seconds
 
 
 def observe(request: Request) -> tuple[Observed, Waited]:
@@ -54,16 +56,20 @@ def _waited(request: Request, machine: Machine, limit: float) -> Waited:
 
     vigil = Vigil(machine.target, machine.boot, machine.image, machine.qemu, request.progress)
     goal = vigil.goal(str(request.until))
+    began = time.monotonic()
     with interruptible(vigil.wait):
         end = vigil.until(goal, limit)
+    took = time.monotonic() - began
     serial = tuple(machine.qemu.serial_tail(_SERIAL)) if machine.qemu is not None else ()
     place = end.place if end is not None else vigil.here()
-    return Waited(str(request.until), limit, end, place, serial, tuple(vigil.wait.warnings))
+    return Waited(str(request.until), limit, end, place, serial, tuple(vigil.wait.warnings), took)
 
 
 def with_goal(report: Report, waited: Waited) -> Report:
     """The report with the wait as one more check."""
-    return replace(report, verdicts=(*report.verdicts, verdict(waited)))
+    missed = "" if waited.end is None else printable(waited.end.words)
+    passed = Passed(printable(waited.goal), waited.took, missed)
+    return replace(report, verdicts=(*report.verdicts, verdict(waited)), milestones=(passed,))
 
 
 def verdict(waited: Waited) -> Verdict:

@@ -15,6 +15,15 @@ CONFORMS, VIOLATED, UNDECIDED = 0, 1, 4
 
 
 @dataclass(frozen=True)
+class Passed:
+    """A place that the boot was to come by after its entry: when it did, in seconds, or in `missed` why it did not."""
+
+    name: str
+    seconds: float
+    missed: str = ""
+
+
+@dataclass(frozen=True)
 class Report:
     """What `check`, `attach` and `run` answer with. `warnings` are sentences about how the answer came about.
 
@@ -26,6 +35,7 @@ class Report:
     strict: bool = False
     warnings: tuple[str, ...] = field(default=())
     serial: tuple[str, ...] = field(default=())
+    milestones: tuple[Passed, ...] = field(default=())
 
     @property
     def summary(self) -> dict[Outcome, int]:

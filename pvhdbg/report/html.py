@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pvhdbg.report import html_machine, machine
+from pvhdbg.report import html_machine, machine, timeline_svg
 from pvhdbg.report.document import VIOLATED, Report
 from pvhdbg.report.findings import WORDS, Finding, by_chapter, sentence, sentences, tally
 from pvhdbg.report.html_page import page
@@ -32,6 +32,7 @@ def render(report: Report) -> str:
         ("segments", "Segments", html_machine.segments(report.boot)),
         ("start-info", "start_info", html_machine.start_info(report.boot)),
         ("memory", "Physical memory", html_machine.memory(report.boot)),
+        ("milestones", "Milestones", timeline_svg.render(report.milestones) if report.milestones else None),
         ("serial", "Serial port", tag("pre", "\n".join(report.serial)) if report.serial else None),
     ]
     shown = [(anchor, title, body) for anchor, title, body in sections if body is not None]

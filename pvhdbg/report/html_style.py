@@ -98,6 +98,7 @@ svg .bad { fill: var(--unusable); }
 svg .pmem { fill: var(--pmem); }
 svg .gap, svg .other { fill: none; stroke: var(--line); stroke-dasharray: 3 3; }
 svg .part { fill: var(--part); fill-opacity: 0.85; }
+svg .axis { stroke-width: 3; }
 svg .line { fill: none; stroke: var(--part); stroke-width: 1; }
 footer { margin-top: 3rem; font-size: 0.85rem; }
 @media print { nav { display: none; } body { max-width: none; } pre { max-height: none; } }

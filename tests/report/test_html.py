@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from lxml import etree
 
 from pvhdbg.model import LoadRange
 from pvhdbg.report import html, memory_svg
-from pvhdbg.report.document import Report
+from pvhdbg.report.document import Passed, Report
 from pvhdbg.report.memory_picture import Part
 from pvhdbg.report.memory_svg import Band
 from pvhdbg.rules.catalogue import MACHINE_RULES
@@ -75,6 +76,22 @@ def test_hostile_text_stays_text(chromium: Any, tmp_path: Path) -> None:
     assert "</script><script>alert(1)</script><img src=x onerror=alert(2)>" in shown
     assert HOSTILE.split("\n")[0] in tab.ask("document.querySelector('#serial').textContent")
     assert tab.ask("/[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u202e]/.test(document.documentElement.textContent)") is False
+
+
+def test_milestones_are_a_timeline(chromium: Any, tmp_path: Path) -> None:
+    passed = (Passed("long", 0.01), Passed(HOSTILE.split("\n")[0], 0.5), Passed("start_kernel", 2.0, "the guest died: a triple fault"))
+    tab = opened(chromium, page(tmp_path, replace(golden(), milestones=passed)))
+    assert tab.ask("document.querySelectorAll('svg.timeline g').length") == 3
+    assert tab.ask("[...document.querySelectorAll('svg.timeline rect.bad')].length") == 1
+    xs = tab.ask("[...document.querySelectorAll('svg.timeline rect')].map(one => one.getBoundingClientRect().x)")
+    assert xs == sorted(xs)
+    box = "document.querySelector('svg.timeline').getBoundingClientRect()"
+    assert tab.ask(f"[...document.querySelectorAll('svg.timeline rect')].every(one => one.getBoundingClientRect().right <= {box}.right)")
+    assert HOSTILE.split("\n")[0] in tab.ask("document.querySelector('#milestones').textContent")
+    assert "a triple fault" in tab.ask("document.querySelector('#milestones').textContent")
+    assert tab.ask("document.querySelectorAll('script, img').length") == 0
+    etree.fromstring(html.render(replace(golden(), milestones=passed * 30)).encode().split(b"\n", 1)[1])
+    assert "42 more milestones are not drawn" in html.render(replace(golden(), milestones=passed * 30))
 
 
 def test_the_policy_forbids_what_escaping_might_miss(chromium: Any, tmp_path: Path) -> None:
