@@ -130,7 +130,8 @@ class Wait(Watch):
         death = None if met else self._ended(engine.end)
         arrived = met or self._goal.done()
         if not arrived and death is None:
-            arrived, death = self._judged(engine.end.stop)
+            with self._places_held():  # looking for a loop lets the machine run for a moment
+                arrived, death = self._judged(engine.end.stop)
         if arrived and len(self._pcs) < FIRST:
             return True, None  # the next wait follows it on
         self._lose_count()
@@ -143,38 +144,43 @@ class Wait(Watch):
     def _at_full_speed(self, deadline: float) -> tuple[bool, Death | None]:
         self._lose_count()
         reader = LogReader(states=False)
-        watched = (*self._goal.addresses, RESET_VECTOR)
         suspect: Death | None = None
         looked = False
+        with self._places_held(), self._tap() as switch:
+            for pause in self._looks():
+                left = deadline - time.monotonic()
+                if looked and left <= 0:
+                    break
+                looked = True
+                self._progress("waiting for the guest")
+                stop = self._run(switch, reader, max(min(pause, left), 0.001))
+                self._faults.extend(reader.tap(switch.rest()))
+                arrived, death = self._judged(stop)
+                if death is not None and death.kind == "panic" and not death.reason and suspect is None:
+                    suspect, deadline = death, min(deadline, time.monotonic() + _PANIC_GRACE)
+                    continue
+                if death is not None and death.kind == "loop" and death.polls:
+                    suspect = death  # it may wait for something that comes: only the end of the time tells
+                    continue
+                if arrived or death is not None:
+                    return arrived, death
+                suspect = suspect if suspect is not None and suspect.kind == "panic" else None
+                if self._asked:
+                    break
+        return False, suspect or self._death("alive", self._state())
+
+    @contextmanager
+    def _places_held(self) -> Iterator[None]:
+        """Breakpoints at the goal's addresses and at the reset vector for as long as this lasts."""
+        places = (*self._goal.addresses, RESET_VECTOR)
         try:
-            for address in watched:
+            for address in places:
                 self._target.set_breakpoint(address)
-            with self._tap() as switch:
-                for pause in self._looks():
-                    left = deadline - time.monotonic()
-                    if looked and left <= 0:
-                        break
-                    looked = True
-                    self._progress("waiting for the guest")
-                    stop = self._run(switch, reader, max(min(pause, left), 0.001))
-                    self._faults.extend(reader.tap(switch.rest()))
-                    arrived, death = self._judged(stop)
-                    if death is not None and death.kind == "panic" and not death.reason and suspect is None:
-                        suspect, deadline = death, min(deadline, time.monotonic() + _PANIC_GRACE)
-                        continue
-                    if death is not None and death.kind == "loop" and death.polls:
-                        suspect = death  # it may wait for something that comes: only the end of the time tells
-                        continue
-                    if arrived or death is not None:
-                        return arrived, death
-                    suspect = suspect if suspect is not None and suspect.kind == "panic" else None
-                    if self._asked:
-                        break
+            yield
         finally:
-            for address in watched:
+            for address in places:
                 with suppress(TargetError):  # the machine may be gone
                     self._target.clear_breakpoint(address)
-        return False, suspect or self._death("alive", self._state())
 
     def _looks(self) -> Iterator[float]:
         yield from (_MODE_PAUSE,) if self._goal.mode is not None else _PAUSES
