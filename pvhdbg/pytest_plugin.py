@@ -29,6 +29,20 @@ _LINES = 40  # of the serial log in a failure's report
 _BOOTS = pytest.StashKey["list[Boot]"]()
 
 
+def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
+    """A string of the guest against a `str`: what differs, letter by letter, as pytest shows it for two `str`."""
+    from pvhdbg.decode.boot_state import Text
+
+    if op != "==" or {type(left), type(right)} != {Text, str}:
+        return None
+    from difflib import ndiff
+
+    from pvhdbg.decode.text import printable
+
+    lines = [line.rstrip("\n") for line in ndiff([printable(str(right))], [printable(str(left))])]
+    return [f"{str(left)!r} == {str(right)!r}", *lines]
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("pvh", "booting kernels through PVH (pvhdbg)")
     group.addoption("--pvh-kernel", metavar="FILE", help="the kernel that pvh_boot() boots (ini: pvh_kernel)")

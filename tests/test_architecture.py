@@ -49,7 +49,7 @@ ALLOWED: dict[str, set[str]] = {
     "frontends": {*PURE, "targets", "trace.engines", "vmm", "kernel_image", "symbols", "disassembly", "debug_info", "capture", "guests", "api", "watching"},
     "watching": {*PURE, "targets", "trace.engines", "vmm", "kernel_image", "symbols", "disassembly"},
     "booted": {*PURE, "targets", "vmm", "kernel_image", "symbols", "capture", "trace.engines", "watching"},
-    "pytest_plugin": {"booted", "errors", "report", "vmm"},
+    "pytest_plugin": {"booted", "decode", "errors", "report", "vmm"},
     "__init__": {"*"},
     "__main__": {"frontends"},
 }

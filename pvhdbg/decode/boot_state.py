@@ -59,9 +59,12 @@ def looked_at(part: T | Unread) -> T | Unread:
     return part
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Text:
-    """A string in guest memory: its bytes without the NUL, and whether a NUL was found within TEXT_BOUND."""
+    """A string in guest memory: its bytes without the NUL, and whether a NUL was found within TEXT_BOUND.
+
+    It equals a `str` of the same letters, wherever it lies, and another Text of the same place and bytes.
+    """
 
     address: int
     data: bytes
@@ -69,6 +72,16 @@ class Text:
 
     def __str__(self) -> str:
         return self.data.decode("utf-8", "backslashreplace")
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, str):
+            return str(self) == other
+        if isinstance(other, Text):
+            return (self.address, self.data, self.terminated) == (other.address, other.data, other.terminated)
+        return NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(str(self))  # as that of the str that it equals
 
 
 @dataclass(frozen=True)

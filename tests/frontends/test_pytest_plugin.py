@@ -71,7 +71,7 @@ def test_a_real_kernel_in_three_lines_and_in_more(project: Project, vmlinux: Pat
             initrd.write_bytes(b"070701" + bytes(5000))
             boot = pvh_boot(append="console=ttyS0 quiet", initrd=initrd, memory="300M", machine="q35")
             info = boot.entry.start_info
-            assert str(info.command_line) == "console=ttyS0 quiet"
+            assert info.command_line == "console=ttyS0 quiet"
             assert [module.kind for module in info.modules] == ["cpio (newc)"]
             assert boot.registers["rip"] == boot.entry.snapshot.kernel.entry
             assert boot.read_memory(boot.registers["ebx"], 4) == (0x336EC578).to_bytes(4, "little")
@@ -162,7 +162,7 @@ def test_a_failure_shows_the_verdicts_and_keeps_what_a_colleague_needs(project: 
             boot.assert_conforms(strict=True)
 
         def test_plain(pvh_boot):
-            assert str(pvh_boot(append="console=ttyS0").entry.start_info.command_line) == "console=ttyS1"
+            assert pvh_boot(append="console=ttyS0").entry.start_info.command_line == "console=ttyS1"
 
         def test_no_kernel(pvh_boot):
             pvh_boot("/nonexistent/vmlinux")
