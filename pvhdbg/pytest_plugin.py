@@ -13,18 +13,22 @@ CPU was; with --pvh-keep the snapshot, the logs and an HTML report are left in a
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pvhdbg.errors import PvhdbgError
+
 if TYPE_CHECKING:
     from pvhdbg.booted import Boot, Handoff
 
+_PACKAGE = Path(__file__).parent  # whose frames say nothing to the author of a test
 _LINES = 40  # of the serial log in a failure's report
 _BOOTS = pytest.StashKey["list[Boot]"]()
 
@@ -53,6 +57,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini("pvh_qemu", "the QEMUs to use", type="args", default=[])
     parser.addini("pvh_machine", "QEMU's machine type", default="")
     parser.addini("pvh_keep", "where failed tests leave snapshot, logs and report, relative to the ini file", default="")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """pytest looks for its root folder before it knows our options: a word behind one of them is then taken for a test's path,
+    and a kernel elsewhere moves the root there, away from the project's ini file. Raises UsageError where that has happened.
+    """
+    here, words = config.invocation_params.dir, config.invocation_params.args
+    if hasattr(config, "workerinput") or config.rootpath in (here, *here.parents):
+        return
+    for name in ("--pvh-kernel", "--pvh-qemu", "--pvh-keep"):
+        if name in words:
+            what = f"pytest took the path behind {name} for that of a test, and {config.rootpath} for the project"
+            raise pytest.UsageError(f"{what}: write {name}=PATH, or put pvh_{name[6:]} into the ini file")
 
 
 def _option(config: pytest.Config, name: str, path: bool = False) -> str | None:
@@ -94,8 +111,7 @@ def pvh_qemu_versions(request: pytest.FixtureRequest) -> dict[str, str]:
     from pvhdbg.booted import qemu_version
     from pvhdbg.vmm.options import DEFAULT_QEMU
 
-    with _noted():
-        return {one: qemu_version(one) for one in _qemus(request.config) or [DEFAULT_QEMU]}
+    return {one: qemu_version(one) for one in _qemus(request.config) or [DEFAULT_QEMU]}
 
 
 @pytest.fixture(scope="session")
@@ -122,8 +138,7 @@ def pvh_boot(request: pytest.FixtureRequest, pvh_qemu: str | None, pvh_kernel: P
             if given is None:
                 pytest.fail("pvh_boot() has no kernel: give one, or --pvh-kernel, or pvh_kernel in the ini file", pytrace=False)
             defaults = {"qemu": pvh_qemu, "machine": _option(request.config, "machine")}
-            with _noted():
-                one = stack.enter_context(boot(given, **{**defaults, **options}))
+            one = stack.enter_context(boot(given, **{**defaults, **options}))
             boots.append(one)
             return one
 
@@ -139,24 +154,9 @@ def pvh_snapshot() -> Callable[..., Handoff]:
         __tracebackhide__ = True
         from pvhdbg.booted import load
 
-        with _noted():
-            return load(path, spec)
+        return load(path, spec)
 
     return read
-
-
-@contextmanager
-def _noted() -> Iterator[None]:
-    """What to do next, beneath the error that pytest shows (Python 3.11 or newer)."""
-    __tracebackhide__ = True
-    from pvhdbg.errors import PvhdbgError
-
-    try:
-        yield
-    except PvhdbgError as error:
-        if error.todo and hasattr(error, "add_note"):
-            error.add_note(f"next: {error.todo}")
-        raise
 
 
 # --- when a test fails --------------------------------------------------------------------------------------------
@@ -164,8 +164,13 @@ def _noted() -> Iterator[None]:
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    error = None if call.excinfo is None else call.excinfo.value
+    if isinstance(error, PvhdbgError):
+        _end_in_the_test(error)
     outcome: Any = yield
     report: pytest.TestReport = outcome.get_result()
+    if isinstance(error, PvhdbgError) and error.todo:
+        report.sections.append(("next", error.todo))
     if not report.failed or call.when != "call":
         return
     boots = item.stash.get(_BOOTS, [])
@@ -175,6 +180,18 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         report.sections.append((name, _told(boot)))
         if keep is not None:
             report.sections.append((f"{name}, kept in", _kept(boot, Path(keep), f"{item.nodeid}-{number}")))
+
+
+def _end_in_the_test(error: PvhdbgError) -> None:
+    """Cut the traceback behind the last frame that is not ours: its words say all that the way through the package would."""
+    last, step = None, error.__traceback__
+    while step is not None:
+        file = step.tb_frame.f_code.co_filename
+        if _PACKAGE not in Path(file).parents and file != contextlib.__file__:
+            last = step
+        step = step.tb_next
+    if last is not None:
+        last.tb_next = None
 
 
 def _told(boot: Boot) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -102,7 +103,7 @@ def test_a_real_kernel_in_three_lines_and_in_more(project: Project, vmlinux: Pat
             assert boot.qemu.version in pvh_qemu_versions.values()
         """
     )
-    code, counts, out = project.run("--pvh-kernel", vmlinux)
+    code, counts, out = project.run(f"--pvh-kernel={vmlinux}")
     assert (code, counts["passed"]) == (0, 4), out
     assert "PASS" not in out
 
@@ -148,7 +149,7 @@ def test_running_on(project: Project) -> None:
                 pvh_boot("../dies").serial.expect("never", timeout=30)
         """
     )
-    code, counts, out = project.run("--pvh-kernel", HELLO)
+    code, counts, out = project.run(f"--pvh-kernel={HELLO}")
     assert (code, counts["passed"]) == (0, 4), out
 
 
@@ -169,11 +170,15 @@ def test_a_failure_shows_the_verdicts_and_keeps_what_a_colleague_needs(project: 
 
         def test_wrong_allowance(pvh_boot):
             pvh_boot().assert_conforms(allow=["PVH-TR-LIMITS"])
+
+        def test_wrong_name(pvh_boot):
+            pvh_boot().until("pvh_stort")
         """
     )
-    code, counts, out = project.run("--pvh-kernel", HELLO, "--pvh-keep", "kept")
-    assert (code, counts["failed"]) == (1, 4), out
-    strict, plain, missing, wrong = (out.split(f"_ {name} _")[1] for name in ("test_strict", "test_plain", "test_no_kernel", "test_wrong_allowance"))
+    code, counts, out = project.run(f"--pvh-kernel={HELLO}", "--pvh-keep=kept")
+    assert (code, counts["failed"]) == (1, 5), out
+    names = ("test_strict", "test_plain", "test_no_kernel", "test_wrong_allowance", "test_wrong_name")
+    strict, plain, missing, wrong, misspelt = (out.split(f"_ {name} _")[1] for name in names)
     strict = strict.split("_ test_plain _")[0]
     assert "the hand-off VIOLATES the PVH boot ABI" in strict
     assert "tr.limit: expected 0x67, found 0xffff" in strict
@@ -184,6 +189,9 @@ def test_a_failure_shows_the_verdicts_and_keeps_what_a_colleague_needs(project: 
     assert "- console=ttyS1" in plain
     assert "/nonexistent/vmlinux" in missing.split("_ test_wrong")[0]
     assert "there is no rule 'PVH-TR-LIMITS'" in wrong
+    assert "the kernel has no symbol pvh_stort" in misspelt
+    assert re.search(r"-+ next -+\ndid you mean pvh_start", misspelt)
+    assert "symbols.py" not in misspelt  # nor are those of the package
     place = project.folder / "kept" / "test_boot.py-test_strict-0"
     assert str(place.relative_to(project.folder)) in strict
     assert {one.name for one in place.iterdir()} == {"entry.pvhsnap", "report.html", "serial.log", "qemu.log"}
@@ -208,7 +216,7 @@ def test_the_ini_file_says_it_once_and_several_qemus_run_each_test(project: Proj
             assert any(one.addr == 0xB0000000 for one in boot.entry.start_info.memory_map)  # q35's MMCONFIG
         """
     )
-    code, counts, out = project.run("-v", "--pvh-qemu", "qemu-system-x86_64", "--pvh-qemu", project.folder / "qemu-of-old")
+    code, counts, out = project.run("-v", "--pvh-qemu=qemu-system-x86_64", f"--pvh-qemu={project.folder / 'qemu-of-old'}")
     assert (code, counts["passed"]) == (0, 2), out
     assert "test_it[qemu-system-x86_64]" in out
     assert "test_it[qemu-of-old]" in out
@@ -227,7 +235,7 @@ def test_side_by_side_under_xdist(project: Project) -> None:
             assert str(two.entry.start_info.command_line) == f"b{number}"
         """
     )
-    code, counts, out = project.run("--pvh-kernel", HELLO, "-n", "2")
+    code, counts, out = project.run(f"--pvh-kernel={HELLO}", "-n", "2")
     assert (code, counts["passed"]) == (0, 6), out
 
 
@@ -243,7 +251,7 @@ def test_each_rule_as_a_subtest(project: Project) -> None:
             pvh_boot().assert_each(subtests, allow=["PVH-TR-LIMIT"], strict=True)
         """
     )
-    code, counts, out = project.run("--pvh-kernel", HELLO)
+    code, counts, out = project.run(f"--pvh-kernel={HELLO}")
     assert (code, counts["passed"], counts["failed"]) == (1, 1, 2), out  # the subtest, and its test for it
     assert "[PVH-TR-LIMIT]" in out
     assert "tr.limit: expected 0x67, found 0xffff" in out
@@ -261,7 +269,19 @@ def test_a_pytest_that_is_killed_leaves_nothing(project: Project) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         """
     )
-    assert project.run("--pvh-kernel", HELLO)[0] == -9
+    assert project.run(f"--pvh-kernel={HELLO}")[0] == -9
+
+
+def test_a_kernel_elsewhere_does_not_move_the_project(project: Project, tmp_path: Path) -> None:
+    project.ini("pvh_machine = q35\n")
+    project.test("def test_it(pvh_boot):\n    assert pvh_boot().qemu.command\n")
+    kernel = shutil.copy(HELLO, tmp_path / "kernel.elf")
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    code, _, out = project.run("--pvh-kernel", kernel)
+    assert code == 4
+    assert "write --pvh-kernel=PATH" in out
+    code, counts, out = project.run(f"--pvh-kernel={kernel}")
+    assert (code, counts["passed"]) == (0, 1), out
 
 
 def test_what_is_missing_is_said(project: Project) -> None:
@@ -269,7 +289,7 @@ def test_what_is_missing_is_said(project: Project) -> None:
     code, counts, out = project.run()
     assert (code, counts["failed"]) == (1, 1)
     assert "--pvh-kernel" in out
-    code, _, out = project.run("--pvh-kernel", HELLO, "--pvh-qemu", "/nonexistent/qemu")
+    code, _, out = project.run(f"--pvh-kernel={HELLO}", "--pvh-qemu=/nonexistent/qemu")
     assert code == 1
     assert "/nonexistent/qemu" in out
     code, _, out = project.run("--help")
