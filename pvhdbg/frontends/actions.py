@@ -51,7 +51,7 @@ def _judged(request: Request, observe: Callable[[Request], Observed]) -> Answer:
     expectations = None
     if request.expect:
         from pvhdbg.frontends import expecting
-        from pvhdbg.frontends.subject import kind_of
+        from pvhdbg.frontends.subject_kind import kind_of
 
         expectations = expecting.load(str(request.expect))
         request = expecting.request_for(request, expectations)

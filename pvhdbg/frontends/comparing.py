@@ -42,7 +42,7 @@ def diff(request: Request) -> Answer:
 
 def _sides(request: Request) -> list[Request]:
     """A request for each side, with the options that it takes. Raises BadInput for an option that neither takes."""
-    from pvhdbg.frontends.subject import refused
+    from pvhdbg.frontends.subject_kind import refused
 
     not_for = [refused(str(request.values[side])) for side in _SIDES]
     given = {name: value for name, value in request.values.items() if name not in _SIDES}

@@ -53,7 +53,7 @@ def load(path: str) -> Expectations:
 
 def request_for(request: Request, expectations: Expectations) -> Request:
     """The request with the file's [machine] where the subject is a kernel and the command line does not say otherwise."""
-    from pvhdbg.frontends.subject import is_kernel_file
+    from pvhdbg.frontends.subject_kind import is_kernel_file
 
     if not is_kernel_file(str(request.subject)):
         return request
@@ -117,7 +117,8 @@ def expect(request: Request) -> Answer:
     """`expect`: a first file of expectations, from a recording."""
     from pvhdbg.expect.first_file import first_file
     from pvhdbg.frontends.output import open_output
-    from pvhdbg.frontends.subject import is_recording, observe
+    from pvhdbg.frontends.subject import observe
+    from pvhdbg.frontends.subject_kind import is_recording
     from pvhdbg.rules.catalogue import judge
 
     source = str(request.source)

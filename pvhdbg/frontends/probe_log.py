@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pvhdbg.decode import payload
 from pvhdbg.decode.probe_log import decode, holds_line
 from pvhdbg.errors import BadInput, BadLog
 from pvhdbg.model import Snapshot, Vmm
@@ -20,19 +18,12 @@ if TYPE_CHECKING:
 
 STANDARD_INPUT = "-"
 _PIECE = 1 << 20
-_HDRS_AT = 0x202  # Documentation/arch/x86/boot.rst: "HdrS" in the setup header of a bzImage
 
 
-def is_log(path: str) -> bool:
-    """Whether a probe's line is anywhere in the regular file `path`, and the file is nothing that is booted."""
+def holds_log(path: str) -> bool:
+    """Whether a probe's line is anywhere in the file `path`."""
+    rest = b""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            return False
-        with open(path, "rb") as file:
-            head = file.read(4096)
-        if payload.kind(head) not in ("unknown", "zeros") or head[_HDRS_AT : _HDRS_AT + 4] == b"HdrS":
-            return False
-        rest = b""
         for piece in _pieces(path):
             if holds_line(rest + piece):
                 return True

@@ -37,7 +37,7 @@ def export(request: Request) -> Answer:
     """`snapshot export`: write a snapshot as an ELF core."""
     from pvhdbg.capture import decoded
     from pvhdbg.frontends.output import open_output
-    from pvhdbg.frontends.subject import kind_of
+    from pvhdbg.frontends.subject_kind import kind_of
     from pvhdbg.report.core_export import core
     from pvhdbg.spec.revisions import V1
     from pvhdbg.targets.recorded import open_snapshot

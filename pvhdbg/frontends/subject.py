@@ -1,10 +1,7 @@
-"""A SUBJECT is told by what it is: a kernel file, a gdbstub's address, a saved snapshot, or a probe's log; this brings it to
-its entry."""
+"""A SUBJECT brought to its entry, whatever it is (`subject_kind` tells): booted, attached to, or read."""
 
 from __future__ import annotations
 
-import os
-import stat
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -13,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pvhdbg.capture import Plan, capture, with_command
 from pvhdbg.errors import BadInput, PvhdbgError, VmmFailed
+from pvhdbg.frontends.subject_kind import kind_of, refuse_all_but_kernels, refuse_options
 from pvhdbg.frontends.verbs import Request
 from pvhdbg.model import Kernel
 from pvhdbg.targets.address import StubAddress, parse_address
@@ -26,9 +24,7 @@ if TYPE_CHECKING:
     from pvhdbg.kernel_image import KernelImage
     from pvhdbg.vmm.qemu import QemuOptions, QemuProcess
 
-_SNAPSHOT_HEAD = b"{"
 _SERIAL_LINES = 1000  # of the guest's log, in a report
-_MARK = b'"pvhdbg/snapshot/'
 
 
 @dataclass(frozen=True)
@@ -64,20 +60,6 @@ def observe(request: Request) -> Observed:
     return _observed(open_subject(request))
 
 
-def kind_of(subject: str) -> str:
-    """What a subject is: "snapshot", "core", "log", "kernel", or else the address of a "stub"."""
-    if _is_snapshot(subject):
-        return "snapshot"
-    if _is_core(subject):
-        return "core"
-    return "log" if _is_log(subject) else "kernel" if _is_file(subject) else "stub"
-
-
-def refused(subject: str) -> frozenset[str]:
-    """The names of the options that `observe` does not take for this subject."""
-    return frozenset(name for names, _ in _REFUSED[kind_of(subject)] for name in names)
-
-
 def attach(request: Request) -> Observed:
     """As `observe`, for a subject that has to be a gdbstub's address."""
     return _observed(_attached(request, parse_address(str(request.subject))))
@@ -85,20 +67,8 @@ def attach(request: Request) -> Observed:
 
 def run(request: Request) -> Observed:
     """As `observe`, for a subject that has to be a kernel file."""
-    _refuse_all_but_kernels(str(request.subject))
+    refuse_all_but_kernels(str(request.subject))
     return _observed(_run_kernel(request))
-
-
-def _refuse_all_but_kernels(subject: str) -> None:
-    if _is_snapshot(subject):
-        raise BadInput(f"{subject} is a snapshot, which cannot be run", f"judge it with: pvhdbg check {subject}")
-    if _is_core(subject):
-        raise BadInput(f"{subject} is a core, which cannot be run", f"judge it with: pvhdbg check {subject}")
-    if _is_log(subject):
-        raise BadInput(f"{subject} is a probe's log, which cannot be run", f"judge it with: pvhdbg probe {subject}")
-    if not _is_file(subject):
-        address = parse_address(subject)
-        raise BadInput(f"{address} is a gdbstub, not a kernel file", f"use: pvhdbg attach {subject}")
 
 
 def opened_for(verb: str, request: Request) -> AbstractContextManager[Opened]:
@@ -106,7 +76,7 @@ def opened_for(verb: str, request: Request) -> AbstractContextManager[Opened]:
     if verb == "attach":
         return _attached(request, parse_address(str(request.subject)))
     if verb == "run":
-        _refuse_all_but_kernels(str(request.subject))
+        refuse_all_but_kernels(str(request.subject))
         return _run_kernel(request)
     return open_subject(request)
 
@@ -137,7 +107,7 @@ def open_subject(request: Request) -> Iterator[Opened]:
     """As `observe`, with the target at hand until the block is left."""
     subject = str(request.subject)
     kind = kind_of(subject)
-    _refuse_all(request, kind)
+    refuse_options(request, kind)
     if kind == "snapshot":
         yield _from_snapshot(subject, _spec(request))
         return
@@ -161,7 +131,7 @@ def _read_log(request: Request) -> Iterator[Opened]:
     from pvhdbg.targets.recorded import RecordedTarget
 
     path = str(request.subject)
-    _refuse_all(request, "log")
+    refuse_options(request, "log")
     request.progress(f"reading {path}")
     with ExitStack() as stack:
         image, kernel, file = None, None, None
@@ -173,81 +143,6 @@ def _read_log(request: Request) -> Iterator[Opened]:
         snapshot, warnings = read_log(path, request.vmm, kernel)
         target = RecordedTarget(snapshot, path, "log")
         yield Opened(target, decoded(target, snapshot, _spec(request)), image, list(warnings), file)
-
-
-_QEMU_OPTIONS = ("append", "initrd", "machine", "memory", "cpus", "cpu", "accel", "qemu", "extra")
-_VMM = (("vmm",), "it is for a probe's log, which does not tell")
-_REFUSED = {
-    "snapshot": (_VMM, (("kernel", "entry", "here", "reset", "leave", *_QEMU_OPTIONS), "a snapshot is only read")),
-    "core": (_VMM, (("entry", "reset", "leave", *_QEMU_OPTIONS), "a core is only read")),
-    "log": ((("entry", "here", "reset", "leave", *_QEMU_OPTIONS), "a log is only read"),),
-    "kernel": (_VMM, (("kernel", "reset"), "the subject is the kernel, and it is started afresh")),
-    "stub": (_VMM, (_QEMU_OPTIONS, "the machine at a gdbstub is already running; these are for a kernel file")),
-}
-
-
-def _refuse_all(request: Request, kind: str) -> None:
-    for names, why in _REFUSED[kind]:
-        _refuse(request, names, why)
-
-
-def _refuse(request: Request, names: tuple[str, ...], why: str) -> None:
-    for name in names:
-        if request.values.get(name):
-            option = "words after --" if name == "extra" else f"--{name}"
-            raise BadInput(f"{option} cannot be used with {request.subject}: {why}", "leave it out")
-
-
-def _is_core(path: str) -> bool:
-    """Whether the subject is a regular file that begins as an ELF core does, or one in kdump's formats."""
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            return False
-        with open(path, "rb") as file:
-            head = file.read(32)
-    except (OSError, ValueError):
-        return False
-    if not head.startswith((b"\x7fELF", b"KDUMP", b"makedumpfile")):
-        return False
-    from pvhdbg.decode import core_file  # only now: it costs time that a kernel's start needs
-
-    return core_file.is_core(head)
-
-
-def is_recording(path: str) -> bool:
-    """Whether the subject is a saved snapshot or a core: a machine that is only read."""
-    return kind_of(path) in ("snapshot", "core")
-
-
-def is_kernel_file(path: str) -> bool:
-    """Whether the subject is a file that is booted."""
-    return kind_of(path) == "kernel"
-
-
-def _is_file(path: str) -> bool:
-    try:
-        mode = os.stat(path).st_mode
-    except (OSError, ValueError):
-        # Something that looks like a path is meant as one: let its opener say that it is not there.
-        return os.sep in path and not path.startswith("unix:")
-    return not stat.S_ISSOCK(mode)
-
-
-def _is_snapshot(path: str) -> bool:
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            return False
-        with open(path, "rb") as file:
-            head = file.read(256)
-    except (OSError, ValueError):
-        return False
-    return path.endswith(".pvhsnap") or (head.lstrip().startswith(_SNAPSHOT_HEAD) and _MARK in head)
-
-
-def _is_log(path: str) -> bool:
-    from pvhdbg.frontends.probe_log import is_log
-
-    return is_log(path)
 
 
 def _from_snapshot(path: str, spec: str) -> Opened:
@@ -281,7 +176,7 @@ def _run_kernel(request: Request) -> Iterator[Opened]:
     from pvhdbg.kernel_image import open_kernel
     from pvhdbg.vmm.qemu import start
 
-    _refuse_all(request, "kernel")
+    refuse_options(request, "kernel")
     with ExitStack() as stack:
         request.progress("reading the kernel")
         image = stack.enter_context(open_kernel(str(request.subject)))
@@ -430,17 +325,18 @@ def halted(request: Request) -> Iterator[tuple[Target, KernelImage | None]]:
     from pvhdbg.vmm.qemu import start
 
     subject = str(request.subject)
-    if is_recording(subject):
+    kind = kind_of(subject)
+    if kind not in ("kernel", "stub"):
         raise BadInput(f"{subject} is a recording: there is no machine to ask", "name a kernel file or a gdbstub")
     with ExitStack() as stack:
-        if _is_file(subject):
+        if kind == "kernel":
             image = stack.enter_context(open_kernel(subject))
             qemu = stack.enter_context(start(_qemu_options(request, image), timeout=_timeout(request), progress=request.progress))
             address, leave = StubAddress(path=qemu.gdb_socket), Leave.KILLED
             yield stack.enter_context(_connected(request, address, leave)), image
             return
         address = parse_address(subject)
-        _refuse(request, _QEMU_OPTIONS, "the machine at a gdbstub is already running; these are for a kernel file")
+        refuse_options(request, "stub")
         named = stack.enter_context(open_kernel(str(request.kernel))) if request.kernel else None
         yield stack.enter_context(_connected(request, address, Leave(request.leave or "stopped"))), named
 

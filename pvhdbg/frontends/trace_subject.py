@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pvhdbg.errors import BadInput
 from pvhdbg.frontends import subject as subjects
+from pvhdbg.frontends.subject_kind import kind_of
 from pvhdbg.frontends.verbs import Request
 from pvhdbg.kernel_image import KernelImage, open_kernel
 from pvhdbg.targets.target import Target
@@ -40,7 +41,7 @@ class Machine:
 def at_entry(request: Request) -> Iterator[Machine]:
     """Bring the subject, a kernel file or a gdbstub, to its entry; leave it as the request says. Raises PvhdbgError."""
     path = str(request.subject)
-    kind = subjects.kind_of(path)
+    kind = kind_of(path)
     if kind not in ("kernel", "stub"):
         raise BadInput(f"{path} is a {kind}, which does not run", "give the kernel, or a gdbstub")
     if option_names(tuple(request.extra or ())) & {"d", "D"}:
