@@ -69,6 +69,14 @@ class Standing(Enum):
 
 _LEVELS = {Severity.MUST: Level.ERROR, Severity.SHOULD: Level.WARNING, Severity.INFO: Level.NOTE}
 WORDS = {outcome: outcome.name.replace("NOT_APPLICABLE", "N/A") for outcome in Outcome}
+MEANINGS = {  # the kinds of text that the terminal and the HTML page colour
+    Outcome.PASS: "good",
+    Outcome.FAIL: "bad",
+    Outcome.KNOWN: "warn",
+    Outcome.UNKNOWN: "warn",
+    Outcome.REMARK: "note",
+    Outcome.NOT_APPLICABLE: "dim",
+}
 
 
 def level(severity: Severity) -> Level:

@@ -6,21 +6,13 @@ from collections.abc import Sequence
 
 from pvhdbg.report import html_machine, machine, timeline_svg
 from pvhdbg.report.document import VIOLATED, Report
-from pvhdbg.report.findings import WORDS, Finding, by_chapter, sentence, sentences, tally
+from pvhdbg.report.findings import MEANINGS, WORDS, Finding, by_chapter, sentence, sentences, tally
 from pvhdbg.report.html_page import page
 from pvhdbg.report.markup import Markup, join, tag
 from pvhdbg.rules.catalogue import CHAPTERS
 from pvhdbg.rules.declare import Outcome
 from pvhdbg.version import VERSION
 
-_CLASSES = {
-    Outcome.PASS: "good",
-    Outcome.FAIL: "bad",
-    Outcome.KNOWN: "warn",
-    Outcome.UNKNOWN: "warn",
-    Outcome.REMARK: "note",
-    Outcome.NOT_APPLICABLE: "dim",
-}
 _OPEN = (Outcome.FAIL, Outcome.KNOWN, Outcome.REMARK)  # what a reader came for is unfolded
 
 
@@ -66,7 +58,7 @@ def _head(report: Report) -> Markup:
 
 
 def _chip(outcome: Outcome, number: int | None = None) -> Markup:
-    return tag("span", WORDS[outcome] if number is None else f"{number} {WORDS[outcome]}", class_=f"chip {_CLASSES[outcome]}")
+    return tag("span", WORDS[outcome] if number is None else f"{number} {WORDS[outcome]}", class_=f"chip {MEANINGS[outcome]}")
 
 
 def _foot(report: Report) -> Markup:

@@ -6,19 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from textwrap import wrap
 
 from pvhdbg.decode.text import printable
-from pvhdbg.report.findings import WORDS, by_chapter, by_reason, sentence, tally
+from pvhdbg.report.findings import MEANINGS, WORDS, by_chapter, by_reason, sentence, tally
 from pvhdbg.report.style import Style
 from pvhdbg.rules.catalogue import CHAPTERS
 from pvhdbg.rules.declare import Outcome, Verdict
-
-_MEANING = {
-    Outcome.PASS: "good",
-    Outcome.FAIL: "bad",
-    Outcome.KNOWN: "warn",
-    Outcome.UNKNOWN: "warn",
-    Outcome.REMARK: "note",
-    Outcome.NOT_APPLICABLE: "dim",
-}
 
 
 def checks(verdicts: Sequence[Verdict], title: str, style: Style) -> list[str]:
@@ -48,12 +39,12 @@ def conclusion(sentence: str, summary: Mapping[Outcome, int], exit_code: int, st
 
 
 def _tally(verdicts: list[Verdict], style: Style) -> str:
-    return ", ".join(style(_MEANING[outcome], f"{number} {WORDS[outcome]}") for outcome, number in tally(verdicts))
+    return ", ".join(style(MEANINGS[outcome], f"{number} {WORDS[outcome]}") for outcome, number in tally(verdicts))
 
 
 def _finding(verdict: Verdict, style: Style) -> list[str]:
     rule = verdict.rule
-    word = style(_MEANING[verdict.outcome], f"{WORDS[verdict.outcome]:<7}")
+    word = style(MEANINGS[verdict.outcome], f"{WORDS[verdict.outcome]:<7}")
     lines = ["", f"{word} {style('head', rule.id)}  {rule.title}  [{verdict.severity.value}]"]
     lines += [f"        {sentence(one)}" for one in verdict.violations]
     lines.append(style("dim", f"        {rule.clause}"))
