@@ -31,7 +31,7 @@ from pvhdbg.model import (
     Vmm,
 )
 from pvhdbg.spec.x86 import CR0, EFER
-from pvhdbg.targets.target import Target, run_until
+from pvhdbg.targets.target import RESET_RIP, Target, run_until
 
 if TYPE_CHECKING:
     # Imported while the guest runs its firmware (`_prepare`), where it costs no time.
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 _READS = 8192  # requests of the decoder in one capture: more is a decoder that cannot be satisfied
 _READ_BOUND = 16 << 20  # bytes
 _OWN_REBOOTS = 2  # what firmware may need after a warm reset: SeaBIOS reboots once more to get a fresh copy of itself
-RESET_VECTOR = 0xFFF0  # rip at reset; its linear address is 0xfffffff0
 _FIRMWARE = (range(0xC0000, 0x100000), range(0xFFC00000, 1 << 32))
 
 
@@ -170,7 +169,7 @@ def _reset(target: Target) -> None:
         raise TargetError(f"{target.name} has no monitor to reset it by", "restart the machine by hand, and attach again")
     target.monitor("system_reset")
     deadline = time.monotonic() + 2
-    while target.read_registers()["rip"] != RESET_VECTOR:  # the request is carried out by the main loop, not by the command
+    while target.read_registers()["rip"] != RESET_RIP:  # the request is carried out by the main loop, not by the command
         if time.monotonic() > deadline:
             raise TargetError(
                 "the machine did not reset within 2 s", "a QEMU that was started with -no-reboot never does: start it without"
@@ -225,7 +224,7 @@ def _told_by_fw_cfg(target: Target, registers: Registers) -> int | None:
 def firmware_runs(registers: Registers) -> bool:
     """Whether the machine stands inside firmware, which may be in the middle of reading fw_cfg: reading it then spoils that."""
     pc, cr0 = registers["rip"], registers.get("cr0") or 0
-    return pc != RESET_VECTOR and not cr0 >> CR0["PG"] & 1 and any(pc in area for area in _FIRMWARE)
+    return pc != RESET_RIP and not cr0 >> CR0["PG"] & 1 and any(pc in area for area in _FIRMWARE)
 
 
 def _how_to_learn(target: Target) -> str:

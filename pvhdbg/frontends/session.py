@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pvhdbg.capture import RESET_VECTOR, Plan, capture, decoded, entry_of, observe, stands_at
+from pvhdbg.capture import Plan, capture, decoded, entry_of, observe, stands_at
 from pvhdbg.errors import BadInput, MemoryUnreadable, TargetError
 from pvhdbg.frontends.subject import Confirm, doubts
 from pvhdbg.model import EntryPoint, Kernel, Registers, Segments, Unavailable
-from pvhdbg.targets.target import Leave, Target
+from pvhdbg.targets.target import RESET_RIP, Leave, Target
 
 if TYPE_CHECKING:
     from pvhdbg.decode.boot_state import BootState
@@ -151,7 +151,7 @@ class Session:
             self._layout = known
             if known.snapshot.entry.is_entry:
                 self._at_entry(known)
-            elif registers.get("rip") == RESET_VECTOR:
+            elif registers.get("rip") == RESET_RIP:
                 self._hand_off = None
         return known
 

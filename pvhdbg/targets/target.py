@@ -108,7 +108,7 @@ Watch = Callable[[str], None]
 
 
 RESET_VECTOR = 0xFFFFFFF0  # the linear address of the first instruction after a reset
-_RESET_RIP = 0xFFF0
+RESET_RIP = RESET_VECTOR & 0xFFFF  # rip there: cs.base is 0xffff0000
 
 
 def run_until(
@@ -129,9 +129,9 @@ def run_until(
     """
     names = " or ".join(f"{address:#x}" for address in sorted(addresses))
     deadline = time.monotonic() + timeout
-    if target.read_registers()["rip"] == _RESET_RIP:
+    if target.read_registers()["rip"] == RESET_RIP:
         target.step()  # off the reset vector, so that the breakpoint there means a reboot
-        if target.read_registers()["rip"] == _RESET_RIP:
+        if target.read_registers()["rip"] == RESET_RIP:
             raise EntryNotReached("the machine does not leave its reset vector", "does it wait for a migration (-incoming)?")
     watched = (*addresses, RESET_VECTOR)
     try:
@@ -154,9 +154,9 @@ def run_until(
             pc = target.read_registers()["rip"]
             if pc in addresses:
                 return pc
-            if stop.kind is StopKind.BREAKPOINT and pc != _RESET_RIP and (linear := _linear(target, pc)) in addresses:
+            if stop.kind is StopKind.BREAKPOINT and pc != RESET_RIP and (linear := _linear(target, pc)) in addresses:
                 return linear
-            if pc == _RESET_RIP:
+            if pc == RESET_RIP:
                 if reboots <= 0:
                     raise GuestDied(f"the guest rebooted before it reached {names}")
                 reboots -= 1

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pvhdbg.errors import PvhdbgError, TargetError, TargetLost
 from pvhdbg.frontends.repl.breakpoints import Breakpoints
-from pvhdbg.frontends.repl.running import RESET_RIP, Runner
+from pvhdbg.frontends.repl.running import Runner
 from pvhdbg.frontends.repl.serial import Follower
 from pvhdbg.frontends.repl.shown import ShownTarget
 from pvhdbg.frontends.session import Session, Settings
@@ -24,7 +24,7 @@ from pvhdbg.frontends.subject import Confirm, Opened, opened_for
 from pvhdbg.frontends.verb import Request, Verb
 from pvhdbg.targets.address import StubAddress, parse_address
 from pvhdbg.targets.recorded import RecordedTarget
-from pvhdbg.targets.target import Leave, Target
+from pvhdbg.targets.target import RESET_RIP, Leave, Target
 
 if TYPE_CHECKING:
     from pvhdbg.targets.gdb_mi import GdbTarget

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING
 
 from pvhdbg.errors import PvhdbgError, TargetError, TargetLost, TargetTimeout
 from pvhdbg.model import Registers
-from pvhdbg.targets.target import RESET_VECTOR, Stop, StopKind
+from pvhdbg.targets.target import RESET_RIP, RESET_VECTOR, Stop, StopKind
 
 if TYPE_CHECKING:
     from pvhdbg.frontends.repl.breakpoints import Breakpoint
     from pvhdbg.frontends.repl.machine import Machine
 
 _POLL = 0.1  # seconds between two looks at the serial port, the VMM and Ctrl-C while the guest runs
-RESET_RIP = 0xFFF0
 
 
 class Runner:

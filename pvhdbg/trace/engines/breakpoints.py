@@ -18,7 +18,7 @@ from pvhdbg.disassembly import disassemble
 from pvhdbg.errors import MemoryUnreadable, TargetError, TargetLost, TargetTimeout
 from pvhdbg.model import Registers, Unavailable
 from pvhdbg.spec.x86 import EFER, EFLAGS
-from pvhdbg.targets.target import RESET_VECTOR, Stop, StopKind, Target
+from pvhdbg.targets.target import RESET_RIP, RESET_VECTOR, Stop, StopKind, Target
 from pvhdbg.trace.cpu_text import decode
 from pvhdbg.trace.engines.engine import Bounds, End
 from pvhdbg.trace.engines.sites import next_sites
@@ -30,7 +30,6 @@ _STEPS = 512  # system instructions and unknown jumps that are stopped at before
 _CALLS = 4  # indirect calls whose returns are waited for
 _FEW = 4  # slots, of which none is spent on telling a reboot
 _TURN = 0.1  # seconds
-_RESET_PC = 0xFFF0
 _HIGHER_HALF = 1 << 63
 
 
@@ -209,7 +208,7 @@ class BreakpointEngine:
         pc = state.get("rip")
         if stop.kind is StopKind.SHUTDOWN:
             return End("shutdown", stop, pc)
-        if pc == _RESET_PC:
+        if pc == RESET_RIP:
             return End("reset", stop, pc)
         return None if stop.kind is StopKind.BREAKPOINT else End("stopped", stop, pc)
 

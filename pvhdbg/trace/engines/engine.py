@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from pvhdbg.targets.target import Stop
+from pvhdbg.targets.target import RESET_RIP, Stop, StopKind, Target
 from pvhdbg.trace.event import Batch
 
 
@@ -46,6 +46,18 @@ class End:
             "halted": f"the CPU halted with interrupts off{at}",
             "exited": "the machine is gone: the guest ended it",
         }.get(self.why, f"the machine stopped{at}")
+
+
+def end_of(stop: Stop, target: Target, bounds: Bounds) -> End:
+    """What a stop of the machine means for a trace: the goal, a death, a reboot, or somebody else's stop."""
+    if stop.kind is StopKind.EXITED:
+        return End("exited", stop)
+    pc = target.read_registers()["rip"]
+    if stop.kind is StopKind.SHUTDOWN:
+        return End("shutdown", stop, pc)
+    if pc in bounds.addresses:
+        return End("address", stop, pc)
+    return End("reset" if pc == RESET_RIP else "stopped", stop, pc)
 
 
 class Engine(Protocol):

@@ -8,13 +8,12 @@ from collections.abc import Iterator
 from pvhdbg.errors import TargetError, TargetLost, TargetTimeout
 from pvhdbg.spec.x86 import EFLAGS
 from pvhdbg.targets.target import RESET_VECTOR, Stop, StopKind, Target
-from pvhdbg.trace.engines.engine import Bounds, End
+from pvhdbg.trace.engines.engine import Bounds, End, end_of
 from pvhdbg.trace.engines.log_switch import LogSwitch
 from pvhdbg.trace.first import Block, BlockReader
 
 _TURN = 0.005
 _SILENCE = 1.0  # seconds without a new block after which the CPU may be halted for good
-_RESET_PC = 0xFFF0
 
 
 class FirstEngine:
@@ -76,7 +75,7 @@ class FirstEngine:
                 if stop is not None:
                     running = False
                     if self.end.why == "enough":
-                        self.end = self._end_of(stop, bounds)
+                        self.end = end_of(stop, self._target, bounds)
                     yield [*reader.feed(switch.rest()), *reader.finish()]
                     return
                 over = bounds.count is not None and seen >= bounds.count
@@ -114,13 +113,3 @@ class FirstEngine:
             self.end = End("halted", stop, registers["rip"])
             return stop
         return None
-
-    def _end_of(self, stop: Stop, bounds: Bounds) -> End:
-        if stop.kind is StopKind.EXITED:
-            return End("exited", stop)
-        pc = self._target.read_registers()["rip"]
-        if stop.kind is StopKind.SHUTDOWN:
-            return End("shutdown", stop, pc)
-        if pc in bounds.addresses:
-            return End("address", stop, pc)
-        return End("reset" if pc == _RESET_PC else "stopped", stop, pc)

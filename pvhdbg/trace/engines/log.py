@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pvhdbg.errors import TargetError, TargetLost, TargetTimeout
 from pvhdbg.spec.x86 import EFLAGS
 from pvhdbg.targets.target import RESET_VECTOR, Stop, StopKind, Target
-from pvhdbg.trace.engines.engine import Bounds, End
+from pvhdbg.trace.engines.engine import Bounds, End, end_of
 from pvhdbg.trace.engines.log_switch import LogSwitch
 from pvhdbg.trace.event import Batch
 from pvhdbg.trace.opcodes import kind_of
@@ -19,7 +19,6 @@ from pvhdbg.trace.qemu_log import LogReader
 
 _TURN = 0.005  # seconds that the FIFO is waited for before the stub is looked at
 _SILENCE = 0.3  # seconds without a record after which the CPU may be halted for good
-_RESET_PC = 0xFFF0
 _ALWAYS = "in_asm,int,cpu_reset"
 _ITERATIONS = 8192  # of one REP in the log after which the rest of them runs unlogged to a breakpoint behind it
 _REP_TIME = 30.0
@@ -92,7 +91,7 @@ class LogEngine:
                     self._resume()
             if stop is not None:
                 if self.end.why == "enough":
-                    self.end = self._end_of(stop, bounds)
+                    self.end = end_of(stop, self._target, bounds)
                 yield self._last(switch.rest(), bounds, first)
                 return
             if now > deadline or self._asked:
@@ -192,16 +191,6 @@ class LogEngine:
             return None
         start, end = text.find(b"AX=") - 1, text.find(b"EFER=")
         return None if start < 0 or end < 0 else text[start : end + 21]
-
-    def _end_of(self, stop: Stop, bounds: Bounds) -> End:
-        if stop.kind is StopKind.EXITED:
-            return End("exited", stop)
-        pc = self._target.read_registers()["rip"]
-        if stop.kind is StopKind.SHUTDOWN:
-            return End("shutdown", stop, pc)
-        if pc in bounds.addresses:
-            return End("address", stop, pc)
-        return End("reset" if pc == _RESET_PC else "stopped", stop, pc)
 
     def _clear(self, addresses: tuple[int, ...]) -> None:
         for address in addresses:

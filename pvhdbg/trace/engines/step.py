@@ -15,7 +15,7 @@ from pvhdbg.errors import MemoryUnreadable, TargetError, TargetTimeout
 from pvhdbg.rsp.registers import RegisterLayout
 from pvhdbg.spec.x86 import EFER
 from pvhdbg.targets.remote import RemoteTarget
-from pvhdbg.targets.target import Stop, StopKind, Target
+from pvhdbg.targets.target import RESET_RIP, Stop, StopKind, Target
 from pvhdbg.trace.cpu_text import decode
 from pvhdbg.trace.engines.engine import Bounds, End
 from pvhdbg.trace.event import Batch, Delta, Mode, mode_of
@@ -26,7 +26,6 @@ _LONGEST = 15  # bytes of an instruction
 _ITERATIONS = 64  # of a REP that are stepped before the rest is run to a breakpoint behind it
 _IDLE = 16  # steps that change nothing, after which the instruction is believed to do so
 _REP_TIME = 30.0
-_RESET_PC = 0xFFF0
 _GENERAL = ("cr0", "cr2", "cr3", "cr4", "efer", "eflags", "cs", "ss", "ds", "es", "fs", "gs")
 
 
@@ -170,7 +169,7 @@ class StepEngine:
             return End("shutdown", stop, pc)
         if stop.text == "hlt" and code:
             return End("halted", stop, None if pc is None else pc + len(code))
-        if pc == _RESET_PC:
+        if pc == RESET_RIP:
             return End("reset", stop, pc)
         return None if stop.kind is StopKind.BREAKPOINT else End("stopped", stop, pc)
 

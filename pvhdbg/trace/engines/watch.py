@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pvhdbg.decode.paging import translate
 from pvhdbg.errors import MemoryUnreadable, TargetError, TargetLost, TargetTimeout
 from pvhdbg.model import Registers, Unavailable
-from pvhdbg.targets.target import RESET_VECTOR, Stop, StopKind, Target
+from pvhdbg.targets.target import RESET_RIP, RESET_VECTOR, Stop, StopKind, Target
 from pvhdbg.trace.cpu_text import decode
 from pvhdbg.trace.death import Death, chain_of, interrupts_off, panicked
 from pvhdbg.trace.engines.engine import Bounds, End
@@ -33,7 +33,6 @@ _ZEROS = 32  # bytes of zeros at the pc
 _PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 2.0)  # seconds between two looks; each look costs the guest its translated code
 _TURN = 0.005
 _KEPT = 4096  # faults, and system instructions
-_RESET_PC = 0xFFF0
 
 
 class Watch:
@@ -170,7 +169,7 @@ class Watch:
             return self._ended(End("exited", stop))
         if stop.kind is StopKind.SHUTDOWN:
             return self._ended(End("shutdown", stop))
-        if self._target.read_registers()["rip"] == _RESET_PC:
+        if self._target.read_registers()["rip"] == RESET_RIP:
             return self._ended(End("reset", stop))
         return None
 
@@ -184,7 +183,7 @@ class Watch:
 
     def _arrives(self, pc: int) -> bool:
         """Whether the machine is not to be stepped on from `pc`."""
-        return pc == _RESET_PC
+        return pc == RESET_RIP
 
     # --- deaths that make no fault --------------------------------------------------------------------------------
 
