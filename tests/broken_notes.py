@@ -12,12 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from tests.elf_writer import ENTRY, ElfSpec, NoteSpec, RawNotes
-else:
-    from elf_writer import ENTRY, ElfSpec, NoteSpec, RawNotes
+from tests.elf_writer import ENTRY, ElfSpec, NoteSpec, RawNotes
 
 REFUSED = "without PVH ELF Note"  # the words with which QEMU ends
 KILLED = "SIGFPE"

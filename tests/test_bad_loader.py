@@ -13,9 +13,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-import defects as declarations  # type: ignore[import-not-found]
 import pytest
-from defects import GUEST, Defect, matching
 
 from pvhdbg import api, guests
 from pvhdbg.capture import Plan, capture
@@ -27,6 +25,8 @@ from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.remote import RemoteTarget
 from pvhdbg.targets.target import Leave, run_until
 from pvhdbg.vmm.qemu import QemuOptions, start
+from tests import defects as declarations
+from tests.defects import GUEST, Defect, matching
 
 ROOT = Path(__file__).parents[1]
 ENTRY = "second_entry"

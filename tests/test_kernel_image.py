@@ -15,13 +15,13 @@ from pathlib import Path
 import lz4.block
 import pytest
 import zstandard
-from elf_writer import ElfSpec  # type: ignore[import-not-found]
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pvhdbg.unpack
 from pvhdbg.errors import BadInput
 from pvhdbg.kernel_image import extract, open_kernel
+from tests.elf_writer import ElfSpec
 
 ELF: bytes = ElfSpec(code=b"\xeb\xfe" + bytes(range(256)) * 400).encode()
 

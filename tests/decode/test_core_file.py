@@ -6,7 +6,13 @@ import struct
 from collections.abc import Mapping
 
 import pytest
-from core_writer import (  # type: ignore[import-not-found]
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pvhdbg.decode.core_file import FlatMemory, Part, is_core, parse
+from pvhdbg.errors import BadInput
+from pvhdbg.model import DescriptorTable, Unavailable
+from tests.core_writer import (
     MEMORY,
     REGISTERS,
     build_core,
@@ -15,12 +21,6 @@ from core_writer import (  # type: ignore[import-not-found]
     prstatus64,
     qemu_note,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from pvhdbg.decode.core_file import FlatMemory, Part, is_core, parse
-from pvhdbg.errors import BadInput
-from pvhdbg.model import DescriptorTable, Unavailable
 
 CORE = build_core()
 

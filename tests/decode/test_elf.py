@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from elf_writer import ENTRY, ElfSpec, NoteSpec  # type: ignore[import-not-found]
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +16,7 @@ from pvhdbg.decode import boot_headers, elf
 from pvhdbg.decode.kernel_file import survey
 from pvhdbg.errors import BadInput
 from pvhdbg.spec.elf_notes import PHYS32_ENTRY, XEN_NOTES
+from tests.elf_writer import ENTRY, ElfSpec, NoteSpec
 
 GOOD = ElfSpec().encode()
 

@@ -2,25 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
-# --import-mode=importlib puts no folder on the path: the helpers are loaded by file, under the name they have for mypy.
-for _file in ("cli_runner", "terminal", "emulator"):
-    _name = f"tests.frontends.{_file}"
-    if _name not in sys.modules:
-        _spec = importlib.util.spec_from_file_location(_name, Path(__file__).parent / f"{_file}.py")
-        assert _spec is not None
-        assert _spec.loader is not None
-        _module = importlib.util.module_from_spec(_spec)
-        sys.modules[_name] = _module
-        _spec.loader.exec_module(_module)
-
-from tests.frontends.cli_runner import Cli, Machine, need, paging_kernel, scratch  # noqa: E402
+from tests.frontends.cli_runner import Cli, Machine, need, paging_kernel, scratch
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from core_writer import build_core, prstatus64, qemu_note  # type: ignore[import-not-found]
 
 from pvhdbg.decode import snapshot_file
 from pvhdbg.model import Vmm
 from pvhdbg.rules.examples import Example, at_entry
 from pvhdbg.spec.revisions import V1
+from tests.core_writer import build_core, prstatus64, qemu_note
 from tests.frontends.cli_runner import HELLO, Cli, Machine, scratch
 
 SCHEMA = json.loads((Path(snapshot_file.__file__).parents[1] / "report" / "schemas" / "snapshot-1.json").read_text())

@@ -157,7 +157,6 @@ def test_words_for_bits(hello: Live) -> None:
 
 @pytest.mark.boot
 def test_capstone_agrees_with_the_monitor(hello: Live, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("capstone")
     from pvhdbg.frontends import disassemble
 
     def instructions() -> list[tuple[str, str]]:

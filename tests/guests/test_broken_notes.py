@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from broken_notes import BROKEN_NOTES, CHANCE, KILLED, REFUSED, BrokenNote, write_all  # type: ignore[import-not-found]
 
 import pvhdbg
 from pvhdbg.decode import elf
@@ -22,6 +21,7 @@ from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.remote import RemoteTarget
 from pvhdbg.targets.target import Leave, run_until
 from pvhdbg.vmm.qemu import QemuOptions, start
+from tests.broken_notes import BROKEN_NOTES, CHANCE, KILLED, REFUSED, BrokenNote, write_all
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,6 +72,7 @@ def test_what_pvhdbg_says_of_it(files: dict[str, Path], name: str) -> None:
     if note.entry is None:
         assert ("QEMU refuses it" in caught.value.what) == (note.qemu == REFUSED)
     else:
+        assert isinstance(note.qemu, str)
         assert note.qemu in caught.value.what  # QEMU's own words
 
 

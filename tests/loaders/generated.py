@@ -9,10 +9,9 @@ import random
 import struct
 from dataclasses import dataclass
 
-from elf_writer import NoteSpec, Piece, Program  # type: ignore[import-not-found]
-
 from pvhdbg.loaders.loading import Boot
 from pvhdbg.spec.elf import EM_386, EM_X86_64, PT_LOAD, PT_NOTE
+from tests.elf_writer import NoteSpec, Piece, Program
 
 MIB = 1 << 20
 MEMORY = 64 * MIB

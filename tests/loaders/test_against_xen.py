@@ -12,13 +12,13 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 import pytest
-import real_kernel  # type: ignore[import-not-found]
-from elf_writer import ElfSpec, NoteSpec, SymbolSpec  # type: ignore[import-not-found]
 
 from pvhdbg.decode.kernel_file import KernelFile, survey
 from pvhdbg.errors import BadInput
 from pvhdbg.loaders.loading import Loading
 from pvhdbg.loaders.xen_libelf import XEN
+from tests import real_kernel
+from tests.elf_writer import ElfSpec, NoteSpec, SymbolSpec
 from tests.loaders import test_cases
 from tests.loaders.generated import cases
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import pytest
-from elf_writer import ENTRY, ElfSpec, NoteSpec, Piece, Program, RawNotes  # type: ignore[import-not-found]
 
 from pvhdbg.decode.kernel_file import survey
 from pvhdbg.loaders.catalogue import BY_NAME
 from pvhdbg.loaders.loading import Loading
 from pvhdbg.spec.elf import PT_NOTE
+from tests.elf_writer import ENTRY, ElfSpec, NoteSpec, Piece, Program, RawNotes
 
 GOOD, OTHER = ENTRY, ENTRY + 0x10
 A, B = NoteSpec(), NoteSpec(desc=OTHER.to_bytes(4, "little"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from elf_writer import ElfSpec, NoteSpec, SymbolSpec  # type: ignore[import-not-found]
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +15,7 @@ from pvhdbg.loaders.catalogue import LOADERS, find, simulate
 from pvhdbg.loaders.loading import MODE_BITS, Boot
 from pvhdbg.loaders.why_not import why_not
 from pvhdbg.spec.protocols import SIGNATURES
+from tests.elf_writer import ElfSpec, NoteSpec, SymbolSpec
 from tests.loaders.generated import cases
 
 

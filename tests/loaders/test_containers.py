@@ -12,12 +12,12 @@ from shutil import rmtree
 from tempfile import mkdtemp
 
 import pytest
-from elf_writer import ENTRY, ElfSpec  # type: ignore[import-not-found]
 
 from pvhdbg.decode.fw_cfg import NUMBERS
 from pvhdbg.kernel_image import open_kernel
 from pvhdbg.loaders.catalogue import simulate
 from pvhdbg.loaders.loading import Boot, Loading
+from tests.elf_writer import ENTRY, ElfSpec
 from tests.loaders import real_qemu
 
 BOOT = Boot(b"console=ttyS0", memory=64 << 20, machine="pc")

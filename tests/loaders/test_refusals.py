@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from elf_writer import ENTRY, NoteSpec, Piece, Program, RawNotes  # type: ignore[import-not-found]
 
 from pvhdbg.decode.kernel_file import survey
 from pvhdbg.loaders.catalogue import BY_NAME
 from pvhdbg.loaders.loading import Boot, Loading
 from pvhdbg.spec.elf import PT_LOAD, PT_NOTE, NoteHeader
+from tests.elf_writer import ENTRY, NoteSpec, Piece, Program, RawNotes
 
 CODE = Piece(content=b"\xeb\xfe" + bytes(62))
 MIB = 1 << 20

@@ -5,11 +5,10 @@ from __future__ import annotations
 import struct
 from dataclasses import replace
 
-from elf_writer import ENTRY, ElfSpec, NoteSpec  # type: ignore[import-not-found]
-
 from pvhdbg.decode.kernel_file import survey
 from pvhdbg.loaders.catalogue import BY_NAME
 from pvhdbg.loaders.loading import Boot, Loading
+from tests.elf_writer import ENTRY, ElfSpec, NoteSpec
 
 BOOT = Boot(b"quiet", memory=64 << 20, machine="pc")
 

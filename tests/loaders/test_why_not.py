@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from elf_writer import ElfSpec, NoteSpec  # type: ignore[import-not-found]
 
 from pvhdbg.decode import elf
 from pvhdbg.decode.kernel_file import survey
 from pvhdbg.errors import NotBootable
 from pvhdbg.loaders.why_not import why_not
+from tests.elf_writer import ElfSpec, NoteSpec
 
 
 @pytest.mark.parametrize(
