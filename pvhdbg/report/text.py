@@ -5,14 +5,14 @@ All foreign text passes through `printable`, so that a command line cannot steer
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from pvhdbg.decode import acpi
 from pvhdbg.decode.boot_state import BootState, StartInfo, Text, Unread
 from pvhdbg.decode.text import printable, shorten
 from pvhdbg.model import Registers
 from pvhdbg.report import machine, memory_picture, verdict_text
-from pvhdbg.report.document import Report, is_64_bit, register_names
+from pvhdbg.report.document import Passed, Report, is_64_bit, register_names
 from pvhdbg.report.style import PLAIN, Style
 from pvhdbg.rules.declare import Rule
 from pvhdbg.spec.start_info import flag_names
@@ -30,6 +30,7 @@ def render(report: Report, style: Style = PLAIN) -> str:
         _titled("Segments", segments(boot), style),
         _titled("start_info", info(boot, style, _LINE), style),
         verdict_text.checks(report.verdicts, f"Checks by {boot.revision.title}", style),
+        _milestones(report.milestones, style),
     ]
     other = boot.other_protocol
     last = verdict_text.conclusion(report.conclusion, report.summary, report.exit_code, style)
@@ -50,6 +51,14 @@ def render_info(boot: BootState, style: Style = PLAIN) -> str:
     """What `pvhdbg info` prints."""
     blocks = [_header(boot, (), style), _titled("start_info", info(boot, style, 1 << 16), style)]
     return "\n".join("\n".join(block) + "\n" for block in blocks)
+
+
+def _milestones(passed: Sequence[Passed], style: Style) -> list[str]:
+    """What `--until` and expected milestones waited for, in seconds since the entry; nothing when nobody waited."""
+    if not passed:
+        return []
+    rows = [f"  {one.seconds:8.3f} s  {printable(one.name)}" + (f"  {style('bad', printable(one.missed))}" if one.missed else "") for one in passed]
+    return _titled("Milestones", rows, style)
 
 
 def _titled(title: str, lines: list[str], style: Style) -> list[str]:

@@ -18,6 +18,9 @@ _ON_THE_STACK = (
 )
 
 
+_ONE_TOO_MANY = "qboot's extract_e820() counts one entry too many when it does not add the MMCONFIG range"
+
+
 _OVER_THE_TABLES = (
     "QEMU puts the ramdisk at the top of low memory, where SeaBIOS has built microvm's ACPI tables: pc and q35 keep room for "
     "them, microvm calls x86_load_linux() with acpi_data_size 0. A ramdisk whose size is a multiple of 4096 ends before the page"
@@ -72,7 +75,7 @@ DEVIATIONS = (
         "QEMU",
         frozenset({QBOOT}),
         frozenset({"0x0 (entry is all zero)"}),
-        "qboot's extract_e820() counts one entry too many when it does not add the MMCONFIG range",
+        _ONE_TOO_MANY,
         "qboot main.c; measured with QEMU 7.2.22 and 10.0.2 on microvm and pc",
         since=(7, 2),
         until=(10, 0),
@@ -84,7 +87,7 @@ DEVIATIONS = (
         "QEMU",
         frozenset({QBOOT}),
         frozenset({"0x0 (entry is all zero)"}),
-        "qboot's extract_e820() counts one entry too many when it does not add the MMCONFIG range",
+        _ONE_TOO_MANY,
         "qboot main.c; measured with QEMU 7.2.22 and 10.0.2 on microvm and pc",
         since=(7, 2),
         until=(10, 0),

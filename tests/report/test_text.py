@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import pytest
 
 from pvhdbg.report import text
-from pvhdbg.report.document import Report
+from pvhdbg.report.document import Passed, Report
 from pvhdbg.report.style import PLAIN, Style
 from pvhdbg.rules.catalogue import CHAPTERS, MACHINE_RULES, RULES, judge
 from pvhdbg.rules.declare import MachineRule, Outcome
 from pvhdbg.rules.examples import Example, at_entry
 from pvhdbg.spec.revisions import REVISIONS, V1
 from pvhdbg.spec.start_info import MemoryMapEntry
+from tests.report.reports import report_of
 
 
 def rendered(example: Example, style: Style = PLAIN) -> str:
@@ -48,6 +50,13 @@ def test_terminal_escapes_are_shown_not_sent() -> None:
     output = rendered(at_entry(command_line=line))
     assert all(letter.isprintable() or letter == "\n" for letter in output)
     assert "\\x1b]0;owned\\x07" in output
+
+
+def test_what_was_waited_for_is_shown_before_the_conclusion() -> None:
+    passed = (Passed("long", 0.0125), Passed("a\x1b[2Jb", 2.0, "the guest died"))
+    shown = text.render(dataclasses.replace(report_of(at_entry()), milestones=passed))
+    assert "Milestones\n     0.013 s  long\n     2.000 s  a\\x1b[2Jb  the guest died\n\n" in shown
+    assert "Milestones" not in text.render(report_of(at_entry()))
 
 
 def test_colour_adds_nothing_but_colour() -> None:
