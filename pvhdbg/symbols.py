@@ -99,7 +99,7 @@ class Symbols:
             return None
         from pvhdbg.decode import kallsyms
 
-        found = kallsyms.find(self._data)
+        found = kallsyms.find(self._data, self._elf.bits)
         return None if found is None else _LinuxTable(found)
 
     def __bool__(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,14 @@ def vmlinux() -> Path:
 def vmlinuz() -> Path:
     """The same kernel as a bzImage."""
     return real_kernel.or_skip(real_kernel.vmlinuz)
+
+
+@pytest.fixture(scope="session")
+def vmlinux32() -> Path:
+    """The ELF32 of Debian's kernel for 32-bit PCs. Ubuntu has no such kernel, so there is none to be had."""
+    if platform.freedesktop_os_release().get("ID") == "ubuntu":
+        pytest.skip("Ubuntu has no kernel for 32-bit PCs")
+    return real_kernel.or_skip(real_kernel.vmlinux32)
 
 
 @pytest.fixture(scope="session")

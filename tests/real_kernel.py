@@ -1,6 +1,6 @@
 """Real kernels for the tests, from the distribution's own packages: fetched once, without root, and kept in one place.
 
-Debian's linux-image-cloud-amd64 (on Ubuntu linux-image-virtual), the xen-shim of the newest xen-utils, the hypervisor of the
+Debian's linux-image-cloud-amd64 (on Ubuntu linux-image-virtual) and, for 32 bits, its linux-image-686-pae, the xen-shim of the newest xen-utils, the hypervisor of the
 newest xen-hypervisor, and GRUB's PVH image, made of grub-xen-bin's modules by its own grub-mkimage. The ELF is taken out of the
 bzImage by the project's own code.
 """
@@ -22,6 +22,7 @@ import pytest
 from pvhdbg.kernel_image import extract
 
 KERNEL_PACKAGES = ("linux-image-cloud-amd64", "linux-image-virtual")
+KERNEL_PACKAGES_32 = ("linux-image-686-pae",)
 _FETCH_TIME = 300
 
 
@@ -51,6 +52,11 @@ def vmlinux() -> Path:
 def vmlinuz() -> Path:
     """That kernel as the distribution ships it: a bzImage."""
     return _kept("vmlinuz", lambda place: _from_package(_kernel_package(), "boot/vmlinuz-*", place))
+
+
+def vmlinux32() -> Path:
+    """The ELF32 inside the distribution's kernel for 32-bit PCs."""
+    return _kept("vmlinux32", _kernel_for_32_bits)
 
 
 def xen_shim() -> Path:
@@ -90,6 +96,15 @@ def or_skip(get: Callable[[], Path]) -> Path:
         pytest.skip(str(error))
 
 
+def _kernel_for_32_bits(place: Path) -> None:
+    image = place.with_name(f"{place.name}.bz")
+    try:
+        _from_package(_kernel_package(KERNEL_PACKAGES_32, "i386"), "boot/vmlinuz-*", image, "i386")
+        _extracted(image, place)
+    finally:
+        image.unlink(missing_ok=True)
+
+
 def _extracted(source: Path, place: Path) -> None:
     extract(str(source), str(place))
 
@@ -114,17 +129,22 @@ def _locked(name: str) -> Iterator[None]:
 # --- apt, without root --------------------------------------------------------------------------------------------
 
 
-def _apt_options() -> list[str]:
+def _apt_options(architecture: str = "") -> list[str]:
     """Options that let apt keep its lists in our cache; empty where the system's lists are there to be used."""
-    if any(Path("/var/lib/apt/lists").glob("*Packages*")):
+    if not architecture and any(Path("/var/lib/apt/lists").glob("*Packages*")):
         return []
-    state = cache() / "apt"
+    state = cache() / f"apt{architecture}"
     for folder in ("lists/partial", "cache/archives/partial"):
         (state / folder).mkdir(parents=True, exist_ok=True)
     options = [f"Dir::State::Lists={state}/lists", f"Dir::Cache={state}/cache", "APT::Sandbox::User="]
+    options += [f"{name}={architecture}" for name in ("APT::Architecture", "APT::Architectures") if architecture]
     words = [word for option in options for word in ("-o", option)]
     if not any((state / "lists").glob("*Packages*")):
-        _run("apt-get", *words, "update")
+        try:
+            _run("apt-get", *words, "update")
+        except Unobtainable:
+            if not any((state / "lists").glob("*Packages*")):  # one list of several may be between two states of the mirror
+                raise
     return words
 
 
@@ -140,16 +160,16 @@ def _run(*words: str, cwd: Path | None = None) -> str:
     return done.stdout
 
 
-def _kernel_package() -> str:
-    for meta in KERNEL_PACKAGES:
+def _kernel_package(packages: tuple[str, ...] = KERNEL_PACKAGES, architecture: str = "") -> str:
+    for meta in packages:
         try:
-            listing = _run("apt-cache", *_apt_options(), "depends", meta)
+            listing = _run("apt-cache", *_apt_options(architecture), "depends", meta)
         except Unobtainable:
             continue
         found = re.search(r"Depends: (linux-image-[0-9]\S+)", listing)
         if found is not None:
             return found[1]
-    raise Unobtainable(f"apt knows none of {', '.join(KERNEL_PACKAGES)}")
+    raise Unobtainable(f"apt knows none of {', '.join(packages)}")
 
 
 def _newest(before: str, after: str = "") -> str:
@@ -162,8 +182,8 @@ def _newest(before: str, after: str = "") -> str:
     return f"{before}{max(numbers)}{after}"
 
 
-def _from_package(package: str, pattern: str, place: Path) -> None:
-    with _unpacked(package) as root:
+def _from_package(package: str, pattern: str, place: Path, architecture: str = "") -> None:
+    with _unpacked(package, architecture=architecture) as root:
         found = sorted(root.glob(pattern))
         if not found:
             raise Unobtainable(f"{package} holds no {pattern}")
@@ -171,11 +191,11 @@ def _from_package(package: str, pattern: str, place: Path) -> None:
 
 
 @contextmanager
-def _unpacked(*packages: str) -> Iterator[Path]:
+def _unpacked(*packages: str, architecture: str = "") -> Iterator[Path]:
     """The files of the packages, in a folder that is there as long as the block runs."""
     with tempfile.TemporaryDirectory(prefix="pvhdbg-deb-") as folder:
         work = Path(folder)
-        _run("apt-get", *_apt_options(), "-o", "APT::Sandbox::User=", "download", *packages, cwd=work)
+        _run("apt-get", *_apt_options(architecture), "-o", "APT::Sandbox::User=", "download", *packages, cwd=work)
         for archive in work.glob("*.deb"):
             _run("dpkg-deb", "-x", str(archive), str(work / "root"))
         yield work / "root"

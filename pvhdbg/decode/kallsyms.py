@@ -2,8 +2,8 @@
 
 Nothing in the file says where it is. It is found by its token table, in which the digits stand one after the other, and is
 believed only when the parts agree: the token index with the token table, the markers with the names that they point to, as
-many rising addresses as there are names. Layouts: scripts/kallsyms.c of Linux 4.6 to 6.16 (KALLSYMS_BASE_RELATIVE on x86-64, where
-a negative offset counts down from the base as long as per-CPU symbols are absolute).
+many rising addresses as there are names. Layouts: scripts/kallsyms.c of Linux 4.6 to 6.16 (KALLSYMS_BASE_RELATIVE, where on x86-64
+a negative offset counts down from the base as long as per-CPU symbols are absolute). Each part is aligned to the kernel's word.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _BLOCK = 256  # symbols between two markers
 _REACH = 16 << 20  # bytes in front of the token table that hold the names: 1 to 4 MB
 _SEARCHED, _PIECE = 1 << 28, 1 << 20  # bytes of the file that are looked through, and at once
 _DIGITS_BOUND, _TABLES_BOUND = 1024, 4  # rows of digits, and token tables, before it is given up
-_TRIES_BOUND, _CHAINS_BOUND = 1024, 16  # numbers that could be that of the names; those that names do follow
-_HIGH = 0xFFFF800000000000  # where x86-64 kernels are linked
+_TRIES_BOUND, _CHAINS_BOUND = 4096, 16  # numbers that could be that of the names; those that names do follow
+_HIGH = {8: 0xFFFF800000000000, 4: 0x40000000}  # by the bytes of a word: from where on kernels are linked (VMSPLIT_1G)
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,11 @@ class Kallsyms:
         return b"".join([self.tokens[token] for token in self.packed[at : at + length]]).decode("utf-8", "surrogateescape")
 
 
-def find(data: Buffer) -> Kallsyms | None:
-    """The table in a kernel's ELF, or None. Raises nothing: what does not fit together is not one."""
-    tables = (table for place in islice(_digits(data), _DIGITS_BOUND) if (table := _token_table(data, place)))
-    return next((found for table in islice(tables, _TABLES_BOUND) if (found := _names(data, *table))), None)
+def find(data: Buffer, bits: int = 64) -> Kallsyms | None:
+    """The table in a kernel's ELF of `bits`, 32 or 64, or None. Raises nothing: what does not fit together is not one."""
+    word = bits // 8
+    tables = (table for place in islice(_digits(data), _DIGITS_BOUND) if (table := _token_table(data, place, word)))
+    return next((found for table in islice(tables, _TABLES_BOUND) if (found := _names(data, *table, word))), None)
 
 
 def _digits(data: Buffer) -> Iterator[int]:
@@ -91,7 +92,7 @@ def _digits(data: Buffer) -> Iterator[int]:
             yield start + match.start()
 
 
-def _token_table(data: Buffer, digits: int) -> tuple[int, int, tuple[bytes, ...]] | None:
+def _token_table(data: Buffer, digits: int, word: int) -> tuple[int, int, tuple[bytes, ...]] | None:
     """Where the token table begins and the token index ends, and the tokens, if the index says the same."""
     first = max(digits - ord("0") * _TOKEN_BOUND, 0)
     before = bytes(data[first:digits])
@@ -111,21 +112,22 @@ def _token_table(data: Buffer, digits: int) -> tuple[int, int, tuple[bytes, ...]
         at = end + 1
     index = struct.pack(f"<{_TOKENS}H", *offsets) if offsets[-1] < 1 << 16 else b""
     place = first + start + at
-    place += -place % 8
+    place += -place % word
     if not index or bytes(data[place : place + len(index)]) != index:
         return None
     return first + start, place + len(index), tuple(words)
 
 
-def _names(data: Buffer, start: int, end: int, tokens: tuple[bytes, ...]) -> Kallsyms | None:
-    """The names in front of the token table: their number, 8-aligned, then they, then the markers."""
+def _names(data: Buffer, start: int, end: int, tokens: tuple[bytes, ...], word: int) -> Kallsyms | None:
+    """The names in front of the token table: their number, word-aligned, then they, then the markers."""
     low = max(start - _REACH, 0)
-    low += -low % 8
+    low += -low % word
     region = bytes(data[low:start])
+    padding = bytes(word - 4)
     tries = chains = 0
     # The number is 32 bits, padded with zeros: look for what can be one, nearest first, since the names follow it at once.
-    for at in range(len(region) - 16 & ~7, -1, -8):
-        if region[at + 3] or region[at + 4 : at + 8] != b"\0\0\0\0":
+    for at in range(len(region) - 16 & -word, -1, -word):
+        if region[at + 3] or region[at + 4 : at + word] != padding:
             continue
         count = int.from_bytes(region[at : at + 4], "little")
         if not _FEWEST <= count <= _MOST or count > len(region) - at:
@@ -133,16 +135,16 @@ def _names(data: Buffer, start: int, end: int, tokens: tuple[bytes, ...]) -> Kal
         tries += 1
         if tries > _TRIES_BOUND:
             return None
-        after = _after_block(region, at + 8)
+        after = _after_block(region, at + word)
         if after is None:
             continue
         chains += 1
         if chains > _CHAINS_BOUND:
             return None
-        markers = _markers(region, at + 8, after, count)
-        addresses = None if markers is None else _addresses(data, low + at, end, count)
+        markers = _markers(region, at + word, after, count)
+        addresses = None if markers is None else _addresses(data, low + at, end, count, word)
         if markers is not None and addresses is not None:
-            return Kallsyms(region[at + 8 :], markers, tokens, addresses)
+            return Kallsyms(region[at + word :], markers, tokens, addresses)
     return None
 
 
@@ -169,27 +171,27 @@ def _markers(region: bytes, names: int, block: int, count: int) -> array[int] | 
     return markers if rising and names + markers[-1] < place else None
 
 
-def _addresses(data: Buffer, number_at: int, after_tokens: int, count: int) -> array[int] | None:
+def _addresses(data: Buffer, number_at: int, after_tokens: int, count: int, word: int) -> array[int] | None:
     """The addresses: 32-bit offsets and their base in front of the number (up to 6.3) or behind the token index."""
-    size = 4 * count + (4 * count) % 8
-    for offsets, base_at in ((number_at - 8 - size, number_at - 8), (after_tokens, after_tokens + size)):
-        if offsets < 0 or base_at + 8 > len(data):
+    size = 4 * count + -4 * count % word
+    for offsets, base_at in ((number_at - word - size, number_at - word), (after_tokens, after_tokens + size)):
+        if offsets < 0 or base_at + word > len(data):
             continue
-        base = int.from_bytes(bytes(data[base_at : base_at + 8]), "little")
-        if base < _HIGH:
+        base = int.from_bytes(bytes(data[base_at : base_at + word]), "little")
+        if base < _HIGH[word]:
             continue
-        found = _absolute(_array("i", bytes(data[offsets : offsets + 4 * count])), base)
+        found = _absolute(_array("i", bytes(data[offsets : offsets + 4 * count])), base, 1 << 8 * word)
         if found is not None:
             return found
     return None
 
 
-def _absolute(offsets: array[int], base: int) -> array[int] | None:
+def _absolute(offsets: array[int], base: int, limit: int) -> array[int] | None:
     """Offsets as addresses: below the base by what is negative, absolute where it is not; or, newer, all above the base."""
     below = [offset if offset >= 0 else base - 1 - offset for offset in offsets]
     above = [base + (offset & 0xFFFFFFFF) for offset in offsets]
     for values in (below, above):
-        if base <= values[-1] < 1 << 64 and all(a <= b for a, b in pairwise(values)):
+        if base <= values[-1] < limit and all(a <= b for a, b in pairwise(values)):
             return array("Q", values)
     return None
 
