@@ -92,7 +92,7 @@ def _document(death: Death, why: Explanation, name: trace_text.Name, serial: Seq
         "path": [{"seq": one.seq, "pc": hex(one.pc), "mode": one.mode.value, "code": one.code.hex()} for one in death.path],
         "faults": [
             {"kind": one.kind, "vector": one.vector, "error": one.error, "cr2": None if one.cr2 is None else hex(one.cr2), "words": words}
-            for one, words in zip(_told(death), why.chain, strict=False)
+            for one, words in zip(death.told, why.chain, strict=False)
         ],
         "address": None if why.place is None else {
             "address": hex(why.place.address), "class": why.place.kind, "words": why.place.words, "walk": walk(why.place.walk),
@@ -104,7 +104,3 @@ def _document(death: Death, why: Explanation, name: trace_text.Name, serial: Seq
         "next": why.next,
         "warnings": list(warnings),
     }  # fmt: skip
-
-
-def _told(death: Death) -> list[Any]:
-    return list(death.faults)

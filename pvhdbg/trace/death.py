@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -21,6 +22,8 @@ class Death:
     system instructions before; `begun` counts all since the entry, None where they were not counted. `loop` are the places of an
     endless loop; `polls` says that it reads memory or a port. "panic" is a kernel that says so itself, and goes on waiting.
     `reason` is QEMU's own word for how the guest ended ("guest-panic"); `blind` says that faults could not be seen (KVM).
+    `handling` are the exceptions that the guest's own handlers had taken and not returned from, the outermost first, and `struck`
+    the instruction that the first of them, or of `faults`, hit; `lately` is the last exception seen, where returns were not observed.
     """
 
     kind: str
@@ -34,11 +37,19 @@ class Death:
     status: int | None = None
     reason: str = ""
     blind: bool = False
+    handling: tuple[Fault, ...] = ()
+    struck: Event | None = None
+    lately: Fault | None = None
 
     @property
     def first(self) -> Fault | None:
         """The fault that began it: an exception mostly, or an interrupt that could not be delivered."""
         return next((one for one in self.faults if one.kind in TAKEN), None)
+
+    @property
+    def told(self) -> tuple[Fault, ...]:
+        """The faults that are told of: those that killed, else those that its own handlers were busy with."""
+        return self.faults or self.handling
 
     @property
     def pc(self) -> int | None:
@@ -72,6 +83,22 @@ def chain_of(seen: Iterable[Fault]) -> tuple[Fault, ...]:
     while start > 0 and seen[start - 1].kind in TAKEN and seen[start - 1].pc == seen[end - 1].pc:
         start -= 1
     return tuple(seen[start : end + 2 if end + 1 < len(seen) and seen[end + 1].kind == "reset" else end + 1])
+
+
+def unreturned(taken: Iterable[Fault], returns: Iterable[int]) -> tuple[Fault, ...]:
+    """Of faults whose handlers were called, those that had not returned at the end, the outermost first; () without an exception.
+
+    `returns` are the sequence numbers of all `iret`s, rising, as are those of `taken`.
+    """
+    waiting = deque(taken)
+    inside: list[Fault] = []
+    for number in returns:
+        while waiting and waiting[0].seq <= number:
+            inside.append(waiting.popleft())
+        if inside:
+            inside.pop()
+    inside += waiting
+    return tuple(inside) if any(one.kind == "exception" for one in inside) else ()
 
 
 def panicked(serial: Iterable[str]) -> str | None:

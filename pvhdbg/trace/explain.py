@@ -7,7 +7,7 @@ nothing was, the explanation says so instead of guessing.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pvhdbg.spec.x86 import CR4, EFER
 from pvhdbg.trace import faults
@@ -94,8 +94,18 @@ def _opening(death: Death, around: Surroundings) -> str:
 
 
 def _fault(draft: _Draft, death: Death, fault: Fault, around: Surroundings, disassemble: Disassemble) -> None:
+    event = death.struck or (death.path[-1] if death.path and death.path[-1].pc == fault.pc else None)
+    _cause(draft, death, fault, event, around, disassemble)
+    why = faults.undeliverable(fault.vector or 0, death.state, around)
+    if why:
+        draft.sentences.append(f"The fault could not be handled: {why}")
+        if faults.untouched_idt(death.state, around):
+            draft.promises.append("the IDT: unspecified at the entry; until the kernel's own lidt, every fault ends the machine")
+
+
+def _cause(draft: _Draft, death: Death, fault: Fault, event: Event | None, around: Surroundings, disassemble: Disassemble) -> None:
+    """What the instruction did that the CPU refused."""
     draft.cause = faults.name(fault.vector).split()[0]
-    event = death.path[-1] if death.path and death.path[-1].pc == fault.pc else None
     text = "" if event is None or not event.code else disassemble(event.code, event.pc, event.mode.bits)
     kind = "" if event is None else kind_of(event.code, event.mode.bits)
     if fault.kind == "interrupt":
@@ -116,11 +126,6 @@ def _fault(draft: _Draft, death: Death, fault: Fault, around: Surroundings, disa
             draft.sentences.append(faults.selector(fault.error))
             _firmware_gdt(draft, death, around)
         draft.next = "look at the operands of the instruction in the registers above"
-    why = faults.undeliverable(fault.vector or 0, death.state, around)
-    if why:
-        draft.sentences.append(f"The fault could not be handled: {why}")
-        if faults.untouched_idt(death.state, around):
-            draft.promises.append("the IDT: unspecified at the entry; until the kernel's own lidt, every fault ends the machine")
 
 
 def _page_fault(draft: _Draft, death: Death, fault: Fault, around: Surroundings, text: str) -> None:
@@ -211,10 +216,31 @@ def _linked(draft: _Draft) -> None:
 # --- deaths without a fault ---------------------------------------------------------------------------------------
 
 
-def _halted(draft: _Draft, death: Death, around: Surroundings, _: Disassemble) -> None:
+def _in_handler(draft: _Draft, death: Death, around: Surroundings, disassemble: Disassemble) -> None:
+    """A kernel that stops in its own handler died of what the handler was called for."""
+    if death.lately is not None:
+        draft.sentences.append(f"The last exception that was seen before is {_link(death.lately, None, around)}")
+    if not death.handling:
+        return
+    first = death.handling[0]
+    if first.kind != "exception":
+        return
+    inner = _Draft(draft.cause)
+    _cause(inner, replace(death, state=first.state or death.state, path=()), first, death.struck, around, disassemble)
+    where = "" if first.pc is None else f" at {around.named(first.pc)}"
+    before = "" if death.struck is None else f", {death.struck.seq:,} instructions after the entry"
+    name = faults.name(first.vector)
+    draft.sentences.append(f"It is in the guest's own handler, which has not returned, of {name}{where}{before}: {inner.sentences[0]}")
+    draft.sentences += inner.sentences[1:]
+    draft.cause, draft.place, draft.next = inner.cause, inner.place, inner.next
+    draft.promises[:] = inner.promises
+
+
+def _halted(draft: _Draft, death: Death, around: Surroundings, disassemble: Disassemble) -> None:
     draft.sentences.append("`hlt` with interrupts off (eflags.IF is 0): only an NMI or a reset could wake it")
     draft.promises.append("eflags.IF: 0 at the entry; it stays so until the kernel has an IDT and says sti")
     draft.next = "see who called the code that halts: it is often the end of a panic or exit path"
+    _in_handler(draft, death, around, disassemble)
 
 
 def _loop(draft: _Draft, death: Death, around: Surroundings, disassemble: Disassemble) -> None:
@@ -228,6 +254,7 @@ def _loop(draft: _Draft, death: Death, around: Surroundings, disassemble: Disass
     else:
         draft.sentences.append("Nothing in it can end it")
         draft.next = "see who jumps there: it is often where a kernel stops on purpose"
+    _in_handler(draft, death, around, disassemble)
 
 
 def _zeros(draft: _Draft, death: Death, around: Surroundings, disassemble: Disassemble) -> None:
@@ -319,7 +346,7 @@ def _handed(draft: _Draft, death: Death, around: Surroundings) -> None:
 def _chain(death: Death, around: Surroundings) -> list[str]:
     words = []
     prior: Fault | None = None
-    for one in death.faults:
+    for one in death.told:
         if one.kind == "triple fault":
             words.append("triple fault: the double fault could not be delivered either; the CPU shuts down")
         elif one.kind == "reset":

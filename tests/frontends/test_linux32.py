@@ -29,3 +29,16 @@ def test_it_conforms_and_its_way_ends_at_start_kernel(cli: Cli, vmlinux32: Path)
     assert [name for _, name in found] == STEPS
     assert "all that was asked for was seen" in done.out  # no long mode is waited for
     cli("check", vmlinux32, "--until", "start_kernel").ok()
+
+
+@pytest.mark.boot
+def test_a_halt_in_the_kernels_own_handler_is_laid_to_what_it_handles(cli: Cli, vmlinux32: Path) -> None:
+    """A 486 has no cmov, with which this kernel is full; early_fixup_exception halts when it happens again and again."""
+    found = cli("why", vmlinux32, "--cpu", "486", "--for", "30", "--format", "json").ok().json()
+    assert (found["kind"], found["cause"], found["mode"]) == ("halted", "#UD", "pae")
+    assert found["symbol"].startswith("early_fixup_exception+")
+    assert re.search(r"has not returned, of #UD invalid opcode at 0xc1\w+ \(\w+\+0x\w+\), [\d,]+ instructions after the entry: "
+                     r"the CPU does not know the instruction `cmov", found["verdict"])  # fmt: skip
+    assert {one["vector"] for one in found["faults"]} == {6}
+    assert {one["mode"] for one in found["path"]} == {"pae"}
+    assert "--cpu max" in found["next"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from pvhdbg.errors import MemoryUnreadable
 from pvhdbg.model import Backing
 from pvhdbg.trace import faults
-from pvhdbg.trace.death import Death, chain_of
+from pvhdbg.trace.death import Death, chain_of, unreturned
 from pvhdbg.trace.event import Event, Fault, Mode
 from pvhdbg.trace.explain import explain
 from pvhdbg.trace.places import Surroundings, View, place
@@ -154,6 +155,33 @@ def test_only_the_faults_that_killed_are_the_chain() -> None:
     assert chain_of([]) == ()
 
 
+def test_handlers_that_returned_are_over() -> None:
+    one, two, three = (Fault(seq, "exception", vector) for seq, vector in ((10, 6), (20, 14), (30, 13)))
+    tick = Fault(5, "interrupt", 8)
+    assert unreturned([one, two, three], []) == (one, two, three)
+    assert unreturned([one, two, three], [12, 25]) == (three,)  # each had ended before the next
+    assert unreturned([one, two, three], [2, 25]) == (one, three)  # an iret that ends nothing: a jump to another segment
+    assert unreturned([one, two, three], [31, 32, 33]) == ()
+    assert unreturned([tick, one], []) == (tick, one)
+    assert unreturned([tick], []) == ()
+
+
+@pytest.mark.parametrize("kind", ["halted", "loop"])
+def test_a_kernel_that_stops_in_its_handler_died_of_what_it_handles(kind: str) -> None:
+    taken = Fault(9, "exception", 14, 0, 0x100010, 0xC1000010, {**FLAT, "rsp": 0x8000})
+    struck = Event(8, 0x100010, Mode.PROTECTED, b"\x8b\x03")
+    death = Death(kind, FLAT, path=(Event(20, 0x100100, Mode.PROTECTED, b"\xf4"),), begun=21, loop=(5,), handling=(taken,), struck=struck)
+    found = explain(death, around())
+    assert "has not returned, of #PF page fault at 0x100010" in found.verdict
+    assert "8 instructions after the entry" in found.verdict
+    assert found.cause == "virtual address too early"
+    assert len(found.chain) == 1
+    assert explain(replace(death, handling=()), around()).cause in ("halted", "endless loop")
+    late = explain(replace(death, handling=(), lately=taken), around())
+    assert "The last exception that was seen before is #PF page fault" in late.verdict
+    assert late.cause in ("halted", "endless loop")  # it may be over: nothing is blamed on it
+
+
 def test_panics_are_told_in_the_kernels_own_words() -> None:
     serial = ("[ 1.2] Kernel panic - not syncing: VFS: no root", "[ 1.3] Kernel Offset: disabled")
     assert explain(Death("shutdown", FLAT), around(serial=serial)).cause == "panic"
@@ -173,5 +201,9 @@ def test_whatever_a_guest_does_it_is_explained(
 ) -> None:
     chain = (Fault(1, "exception", vector, error, cr2, cr2, state), Fault(1, "triple fault"))
     path = (Event(0, 5, Mode.PROTECTED, code), Event(1, cr2 or 0, Mode.LONG, code))
-    found = explain(Death(kind, state, chain, path, path, 2, (5,)), around())
-    assert found.verdict.endswith(".")
+    for death in (
+        Death(kind, state, chain, path, path, 2, (5,)),
+        Death(kind, state, (), path, path, 2, (5,), handling=chain[:1], struck=path[0]),
+        Death(kind, state, (), lately=chain[0]),
+    ):
+        assert explain(death, around()).verdict.endswith(".")

@@ -15,12 +15,13 @@ from pvhdbg.errors import MemoryUnreadable, TargetError, TargetLost, TargetTimeo
 from pvhdbg.model import Registers, Unavailable
 from pvhdbg.targets.target import RESET_RIP, RESET_VECTOR, Stop, StopKind, Target
 from pvhdbg.trace.cpu_text import decode
-from pvhdbg.trace.death import Death, chain_of, interrupts_off, panicked
+from pvhdbg.trace.death import TAKEN, Death, chain_of, interrupts_off, panicked, unreturned
 from pvhdbg.trace.engines.engine import Bounds, End
 from pvhdbg.trace.engines.log import LogEngine
 from pvhdbg.trace.engines.log_switch import LogSwitch
 from pvhdbg.trace.event import Batch, Event, Fault, Mode, mode_of
-from pvhdbg.trace.opcodes import is_system
+from pvhdbg.trace.faults import UD
+from pvhdbg.trace.opcodes import is_system, kind_of
 from pvhdbg.trace.places import Surroundings
 from pvhdbg.trace.qemu_log import LogReader
 
@@ -276,6 +277,7 @@ class Watch:
 
     def _death(self, kind: str, state: dict[str, int], chain: tuple[Fault, ...] = (), loop: tuple[int, ...] = ()) -> Death:
         first = chain[0] if chain else None
+        handling = self._handling() if self._counted and not chain else ()
         return Death(
             kind,
             dict(first.state) if first is not None and first.state else state,
@@ -286,7 +288,26 @@ class Watch:
             loop,
             bool(loop) and self._polls(loop, state),
             self._status() if kind == "exited" else None,
+            handling=handling,
+            struck=self._struck((*chain, *handling)[0], state) if chain or handling else None,
+            lately=None if self._counted else next((one for one in reversed(self._faults) if one.kind == "exception"), None),
         )
+
+    def _handling(self) -> tuple[Fault, ...]:
+        """The exceptions whose handlers were called and did not come to their iret; none where code was not seen since."""
+        taken = [one for one in self._faults if one.kind in TAKEN]
+        if not taken or b"" in self._codes[taken[0].seq :]:
+            return ()
+        irets = {code for code in set(self._codes) if "iret" in (kind_of(code, 32), kind_of(code, 64))}
+        return unreturned(taken, (index for index, code in enumerate(self._codes) if code in irets))
+
+    def _struck(self, fault: Fault, state: dict[str, int]) -> Event | None:
+        """The instruction that was begun when the fault came; of one that is not known, QEMU logs what it read of it only."""
+        index = fault.seq - 1
+        if not self._counted or not 0 <= index < len(self._pcs) or self._pcs[index] != fault.pc:
+            return None
+        code = self._bytes(fault.pc, {**state, **fault.state}) if fault.vector == UD else b""
+        return Event(index, fault.pc, self._modes[index], code or self._codes[index])
 
     def _path(self, kind: str, loop: tuple[int, ...], state: dict[str, int]) -> tuple[Event, ...]:
         """The instructions that lead to the death: the last ones, or those before it went astray."""
@@ -303,10 +324,20 @@ class Watch:
         if kind in ("alive", "shutdown", "exited", "panic"):
             return ()  # nothing went wrong in them
         known = {event.seq: event for event in self._last}
+        start = max(end - _PATH, 0)
+        modes = self._modes_since(start, end, state)
         return tuple(
-            known.get(index) or Event(index, self._pcs[index], self._modes[index], self._codes[index])
-            for index in range(max(end - _PATH, 0), end)
+            known.get(index, Event(index, self._pcs[index], mode, self._codes[index]))._replace(mode=mode)
+            for index, mode in zip(range(start, end), modes, strict=True)
         )
+
+    def _modes_since(self, start: int, end: int, state: dict[str, int]) -> list[Mode]:
+        """The modes of some last events. Places alone do not show paging in 32-bit code: there the last state tells it."""
+        modes = list(self._modes[start:end])
+        last = mode_of(state.get("cr0", 1), state.get("cr4", 0), state.get("efer", 0), state.get("cs_flags"))
+        if last in (Mode.PAGED, Mode.PAE) and not any(kind_of(code, 32) in _PAGING for code in self._codes[start:]):
+            modes = [last if mode is Mode.PROTECTED else mode for mode in modes]
+        return modes
 
     def _astray(self, state: dict[str, int]) -> int:
         """The index of the first instruction of the last stretch that lies where no memory is."""
@@ -317,6 +348,7 @@ class Watch:
         return 0
 
 
+_PAGING = ("write cr0", "write cr4", "lmsw")  # what turns paging on or off
 _READS = frozenset((0x8B, 0x8A, 0x3A, 0x3B, 0x38, 0x39, 0x84, 0x85, 0x80, 0x81, 0x83, 0xF6, 0xF7, 0xA0, 0xA1, 0xC3, 0xC2, 0xFF))
 _PORTS = frozenset((0xE4, 0xE5, 0xEC, 0xED))
 
