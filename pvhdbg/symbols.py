@@ -99,8 +99,15 @@ class Symbols:
             return None
         from pvhdbg.decode import kallsyms
 
-        found = kallsyms.find(self._data, self._elf.bits)
+        found = kallsyms.find(self._data, self._elf.bits, self._linked_at)
         return None if found is None else _LinuxTable(found)
+
+    def _linked_at(self, offset: int) -> int | None:
+        """The link-time address of a byte of the file."""
+        for load in self._elf.loads:
+            if load.p_offset <= offset < load.p_offset + load.p_filesz:
+                return offset - load.p_offset + load.p_vaddr
+        return None
 
     def __bool__(self) -> bool:
         return self._table is not None

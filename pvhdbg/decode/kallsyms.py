@@ -2,8 +2,9 @@
 
 Nothing in the file says where it is. It is found by its token table, in which the digits stand one after the other, and is
 believed only when the parts agree: the token index with the token table, the markers with the names that they point to, as
-many rising addresses as there are names. Layouts: scripts/kallsyms.c of Linux 4.6 to 6.16 (KALLSYMS_BASE_RELATIVE, where on x86-64
-a negative offset counts down from the base as long as per-CPU symbols are absolute). Each part is aligned to the kernel's word.
+many rising addresses as there are names. Layouts: scripts/kallsyms.c of Linux 4.6 to 7.2. Each part is aligned to the kernel's word,
+in the newest to 4 bytes. Addresses are 32-bit offsets: from a base that stands beside them (on x86-64 a negative one counts down
+from it as long as per-CPU symbols are absolute), in the newest each from its own place.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import re
 import struct
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
 
@@ -28,7 +29,10 @@ _BLOCK = 256  # symbols between two markers
 _REACH = 16 << 20  # bytes in front of the token table that hold the names: 1 to 4 MB
 _SEARCHED, _PIECE = 1 << 28, 1 << 20  # bytes of the file that are looked through, and at once
 _DIGITS_BOUND, _TABLES_BOUND = 1024, 4  # rows of digits, and token tables, before it is given up
-_TRIES_BOUND, _CHAINS_BOUND = 4096, 16  # numbers that could be that of the names; those that names do follow
+_TRIES_BOUND = 4096  # numbers that could be that of the names
+_SEQUENCE = 3  # bytes a name in the list of names by order, which Linux 6.2 put between markers and tokens
+LinkedAt = Callable[[int], int | None]
+
 _HIGH = {8: 0xFFFF800000000000, 4: 0x40000000}  # by the bytes of a word: from where on kernels are linked (VMSPLIT_1G)
 
 
@@ -78,11 +82,18 @@ class Kallsyms:
         return b"".join([self.tokens[token] for token in self.packed[at : at + length]]).decode("utf-8", "surrogateescape")
 
 
-def find(data: Buffer, bits: int = 64) -> Kallsyms | None:
-    """The table in a kernel's ELF of `bits`, 32 or 64, or None. Raises nothing: what does not fit together is not one."""
-    word = bits // 8
-    tables = (table for place in islice(_digits(data), _DIGITS_BOUND) if (table := _token_table(data, place, word)))
-    return next((found for table in islice(tables, _TABLES_BOUND) if (found := _names(data, *table, word))), None)
+def find(data: Buffer, bits: int = 64, linked_at: LinkedAt = lambda _: None) -> Kallsyms | None:
+    """The table in a kernel's ELF of `bits`, 32 or 64, or None. Raises nothing: what does not fit together is not one.
+
+    `linked_at` gives the link-time address of a file offset, None where it has none.
+    """
+    tries = ((place, grain) for place in islice(_digits(data), _DIGITS_BOUND) for grain in ((8, 4) if bits == 64 else (4,)))
+    tables = ((table, grain) for place, grain in tries if (table := _token_table(data, place, grain)))
+    for (start, end, tokens), grain in islice(tables, _TABLES_BOUND):
+        found = _names(data, start, end, tokens, grain, lambda number_at, end, count: _addresses(data, number_at, end, count, bits // 8, linked_at))
+        if found is not None:
+            return found
+    return None
 
 
 def _digits(data: Buffer) -> Iterator[int]:
@@ -92,7 +103,7 @@ def _digits(data: Buffer) -> Iterator[int]:
             yield start + match.start()
 
 
-def _token_table(data: Buffer, digits: int, word: int) -> tuple[int, int, tuple[bytes, ...]] | None:
+def _token_table(data: Buffer, digits: int, grain: int) -> tuple[int, int, tuple[bytes, ...]] | None:
     """Where the token table begins and the token index ends, and the tokens, if the index says the same."""
     first = max(digits - ord("0") * _TOKEN_BOUND, 0)
     before = bytes(data[first:digits])
@@ -112,22 +123,27 @@ def _token_table(data: Buffer, digits: int, word: int) -> tuple[int, int, tuple[
         at = end + 1
     index = struct.pack(f"<{_TOKENS}H", *offsets) if offsets[-1] < 1 << 16 else b""
     place = first + start + at
-    place += -place % word
+    place += -place % grain
     if not index or bytes(data[place : place + len(index)]) != index:
         return None
     return first + start, place + len(index), tuple(words)
 
 
-def _names(data: Buffer, start: int, end: int, tokens: tuple[bytes, ...], word: int) -> Kallsyms | None:
-    """The names in front of the token table: their number, word-aligned, then they, then the markers."""
+def _names(
+    data: Buffer, start: int, end: int, tokens: tuple[bytes, ...], grain: int, addresses_of: Callable[[int, int, int], array[int] | None]
+) -> Kallsyms | None:
+    """The names in front of the token table: their number, `grain` bytes, then they, then the markers.
+
+    `addresses_of` takes where that number is, where the token index ends, and the number.
+    """
     low = max(start - _REACH, 0)
-    low += -low % word
+    low += -low % grain
     region = bytes(data[low:start])
-    padding = bytes(word - 4)
-    tries = chains = 0
+    padding = bytes(grain - 4)
+    tries = 0
     # The number is 32 bits, padded with zeros: look for what can be one, nearest first, since the names follow it at once.
-    for at in range(len(region) - 16 & -word, -1, -word):
-        if region[at + 3] or region[at + 4 : at + word] != padding:
+    for at in range(len(region) - 16 & -grain, -1, -grain):
+        if region[at + 3] or region[at + 4 : at + grain] != padding:
             continue
         count = int.from_bytes(region[at : at + 4], "little")
         if not _FEWEST <= count <= _MOST or count > len(region) - at:
@@ -135,16 +151,13 @@ def _names(data: Buffer, start: int, end: int, tokens: tuple[bytes, ...], word: 
         tries += 1
         if tries > _TRIES_BOUND:
             return None
-        after = _after_block(region, at + word)
+        after = _after_block(region, at + grain)
         if after is None:
             continue
-        chains += 1
-        if chains > _CHAINS_BOUND:
-            return None
-        markers = _markers(region, at + word, after, count)
-        addresses = None if markers is None else _addresses(data, low + at, end, count, word)
+        markers = _markers(region, at + grain, after, count, grain)
+        addresses = None if markers is None else addresses_of(low + at, end, count)
         if markers is not None and addresses is not None:
-            return Kallsyms(region[at + word :], markers, tokens, addresses)
+            return Kallsyms(region[at + grain :], markers, tokens, addresses)
     return None
 
 
@@ -160,30 +173,38 @@ def _after_block(region: bytes, block: int) -> int | None:
     return block
 
 
-def _markers(region: bytes, names: int, block: int, count: int) -> array[int] | None:
-    """The offset of every 256th name; `block` is where the 257th begins, which the second one says."""
-    place = region.find(struct.pack("<II", 0, block - names), block)
+def _markers(region: bytes, names: int, block: int, count: int, grain: int) -> array[int] | None:
+    """The offset of every 256th name; `block` is where the 257th begins, which the second one says. The tokens come next, or soon."""
     number = -(-count // _BLOCK)
-    if place < 0 or place % 4 or place + 4 * number > len(region):
-        return None
-    markers = _array("I", region[place : place + 4 * number])
-    rising = all(a < b for a, b in pairwise(markers))
-    return markers if rising and names + markers[-1] < place else None
+    size = 4 * number + -4 * number % grain
+    for place in (len(region) - size, len(region) - size - _SEQUENCE * count - -_SEQUENCE * count % grain):
+        if place < block or region[place : place + 8] != struct.pack("<II", 0, block - names):
+            continue
+        markers = _array("I", region[place : place + 4 * number])
+        if all(a < b for a, b in pairwise(markers)) and names + markers[-1] < place:
+            return markers
+    return None
 
 
-def _addresses(data: Buffer, number_at: int, after_tokens: int, count: int, word: int) -> array[int] | None:
-    """The addresses: 32-bit offsets and their base in front of the number (up to 6.3) or behind the token index."""
+def _addresses(data: Buffer, number_at: int, after_tokens: int, count: int, word: int, linked_at: LinkedAt) -> array[int] | None:
+    """The addresses: offsets and their base in front of the number (up to 6.3) or behind the token index, there without one last."""
     size = 4 * count + -4 * count % word
+    limit = 1 << 8 * word
     for offsets, base_at in ((number_at - word - size, number_at - word), (after_tokens, after_tokens + size)):
         if offsets < 0 or base_at + word > len(data):
             continue
         base = int.from_bytes(bytes(data[base_at : base_at + word]), "little")
         if base < _HIGH[word]:
             continue
-        found = _absolute(_array("i", bytes(data[offsets : offsets + 4 * count])), base, 1 << 8 * word)
+        found = _absolute(_array("i", bytes(data[offsets : offsets + 4 * count])), base, limit)
         if found is not None:
             return found
-    return None
+    here = linked_at(after_tokens)
+    if here is None or here < _HIGH[word] or after_tokens + 4 * count > len(data):
+        return None
+    from_themselves = _array("i", bytes(data[after_tokens : after_tokens + 4 * count]))
+    values = [here + 4 * row + offset for row, offset in enumerate(from_themselves)]
+    return array("Q", values) if _HIGH[word] <= values[0] and values[-1] < limit and _rising(values) else None
 
 
 def _absolute(offsets: array[int], base: int, limit: int) -> array[int] | None:
@@ -191,9 +212,13 @@ def _absolute(offsets: array[int], base: int, limit: int) -> array[int] | None:
     below = [offset if offset >= 0 else base - 1 - offset for offset in offsets]
     above = [base + (offset & 0xFFFFFFFF) for offset in offsets]
     for values in (below, above):
-        if base <= values[-1] < limit and all(a <= b for a, b in pairwise(values)):
+        if base <= values[-1] < limit and _rising(values):
             return array("Q", values)
     return None
+
+
+def _rising(values: list[int]) -> bool:
+    return all(a <= b for a, b in pairwise(values))
 
 
 def _length(data: bytes, at: int) -> tuple[int, int]:

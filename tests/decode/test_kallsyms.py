@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import time
+from array import array
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,45 @@ def test_the_part_alone_is_enough(cut: bytes, table: Kallsyms) -> None:
     assert list(found.addresses) == list(table.addresses)
 
 
+BASE = 0xFFFFFFFF82A00000
+
+
+def newest(table: Kallsyms, bits: int, skew: int, order: int) -> tuple[bytes, array[int]]:
+    """The same names as Linux 7.2 lays them out: all parts 4-aligned, each address an offset from where the offset itself lies.
+
+    `order` bytes for each name stand between markers and tokens: 3 since Linux 6.2.
+    """
+    last = (len(table) - 1) // 256 * 256
+    end = table.markers[-1]
+    for _ in range(len(table) - last):
+        length = table.packed[end]
+        end += 1 + length if length < 0x80 else 2 + (length & 0x7F | table.packed[end + 1] << 7)
+    tokens = b"".join(token + b"\0" for token in table.tokens)
+    starts, at = [], 0
+    for token in table.tokens:
+        starts.append(at)
+        at += len(token) + 1
+    names = len(table).to_bytes(4, "little") + table.packed[:end]
+    parts = [bytes(skew), names, table.markers.tobytes(), bytes(order * len(table)), tokens, struct.pack("<256H", *starts)]
+    data = b"".join(part + bytes(-len(part) % 4) for part in parts)
+    high = 0xFFFFFFFF81000000 if bits == 64 else 0xC1000000
+    addresses = array("Q", (high + 16 * (row // 2) for row in range(len(table))))
+    base = BASE & (1 << bits) - 1
+    return data + struct.pack(f"<{len(table)}i", *(address - (base + len(data) + 4 * row) for row, address in enumerate(addresses))), addresses
+
+
+@pytest.mark.parametrize(("skew", "order"), [(0, 0), (4, 0), (0, 3), (4, 3)])
+@pytest.mark.parametrize("bits", [64, 32])
+def test_offsets_from_their_own_place(table: Kallsyms, bits: int, skew: int, order: int) -> None:
+    data, addresses = newest(table, bits, skew, order)
+    found = find(data, bits, lambda at: (BASE & (1 << bits) - 1) + at)
+    assert found is not None
+    assert found.addresses == addresses
+    assert [found.name(row) for row in (0, 255, 256, len(table) - 1)] == [table.name(row) for row in (0, 255, 256, len(table) - 1)]
+    assert find(data, bits) is None  # where the file's bytes are linked to be is not known
+    assert find(data[:-1], bits, lambda at: BASE + at) is None
+
+
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_spoilt_table_is_none_or_bounded(data: st.DataObject, cut: bytes) -> None:
@@ -68,7 +109,7 @@ def test_a_spoilt_table_is_none_or_bounded(data: st.DataObject, cut: bytes) -> N
         spoilt[at : at + 4] = data.draw(st.binary(min_size=4, max_size=4))
     end = data.draw(st.one_of(st.just(len(spoilt)), st.integers(0, len(spoilt))))
     since = time.process_time()
-    found = find(bytes(spoilt[:end]))
+    found = find(bytes(spoilt[:end]), 64, lambda at: BASE + at)
     if found is not None:
         assert sum(1 for _ in found.rows()) == len(found)
     assert time.process_time() - since < 10
