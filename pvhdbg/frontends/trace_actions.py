@@ -15,12 +15,13 @@ from pvhdbg.frontends.trace_scope import Scope, code_of
 from pvhdbg.frontends.trace_subject import Machine, Names, at_entry
 from pvhdbg.frontends.verbs import Answer, Request
 from pvhdbg.report.style import Style
+from pvhdbg.spec.elf import PF_X
 from pvhdbg.targets.target import run_until
 from pvhdbg.trace.engines.engine import Bounds, End, Engine
 from pvhdbg.trace.event import Batch, Event, Fault, Mode
 from pvhdbg.trace.first import Reached
 from pvhdbg.trace.milestones import SYMBOLS, Finder, Milestone
-from pvhdbg.trace.trace_file import Ending, Head, Record, decode, encode, is_trace
+from pvhdbg.trace.trace_file import Encoder, Ending, Head, Load, Record, decode, encode, is_trace
 from pvhdbg.watching import addresses_of, instruction
 
 _SHOWN = 200  # events that are shown when nothing says how many
@@ -70,6 +71,9 @@ class Seen:
     seconds: float = 0.0
     end: End = field(default_factory=lambda: End("stopped"))
     warnings: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.lines = Encoder(self.names)
 
 
 def trace(request: Request) -> Answer:
@@ -141,7 +145,16 @@ def _scope(request: Request, machine: Machine) -> Scope:
 def head_of(engine: Named, what: str, machine: Machine) -> Head:
     snapshot = machine.boot.snapshot
     vmm = " ".join(part for part in (snapshot.vmm.name, snapshot.vmm.version) if part) or None
-    return Head(engine.name, what, snapshot.entry.address, vmm, None if snapshot.kernel is None else snapshot.kernel.path)
+    kernel, segments = snapshot.kernel, () if machine.image is None else machine.image.elf.loads
+    return Head(
+        engine.name,
+        what,
+        snapshot.entry.address,
+        vmm,
+        None if kernel is None else kernel.path,
+        None if kernel is None else kernel.elf_class,
+        tuple(Load(one.p_vaddr, one.p_paddr, one.p_memsz, bool(one.p_flags & PF_X)) for one in segments if one.p_memsz),
+    )
 
 
 def _follow(
@@ -177,7 +190,7 @@ def _follow(
                 for fault in batch.faults:
                     write(encode(fault))
             for one in found if write is not None else ():
-                write(encode(one, machine.names(one.pc)))  # type: ignore[misc]
+                write(seen.lines.line(one))  # type: ignore[misc]
             now = time.monotonic()
             if now - looked > _RATE_EVERY and len(batch):
                 rate = seen.events / (now - began)
@@ -202,7 +215,7 @@ def _keep(batch: Batch, seen: Seen, write: Callable[[str], None] | None, scope: 
             if write is None:
                 seen.last.append(row)
             else:
-                write(encode(row, seen.names(row.pc) if isinstance(row, Event) else None))
+                write(seen.lines.line(row))
         return
     if write is None:
         kept = seen.last.maxlen or 1
@@ -211,7 +224,7 @@ def _keep(batch: Batch, seen: Seen, write: Callable[[str], None] | None, scope: 
         seen.last.extend(_merged(rows, batch.faults))
         return
     for row in _merged(list(batch), batch.faults):
-        write(encode(row, seen.names(row.pc) if isinstance(row, Event) else None))
+        write(seen.lines.line(row))
 
 
 def _merged(rows: list[Event] | list[Event | Fault], faults: object) -> Iterator[Event | Fault]:
@@ -227,9 +240,9 @@ def _finish(write: Callable[[str], None], seen: Seen, tail: bool) -> None:
     if tail:
         write(encode(seen.head))
         for row in seen.last:
-            write(encode(row, seen.names(row.pc) if isinstance(row, Event) else None))
+            write(seen.lines.line(row))
         for one in seen.milestones:
-            write(encode(one, seen.names(one.pc)))
+            write(seen.lines.line(one))
     write(encode(Ending(seen.end.why, seen.events)))
 
 

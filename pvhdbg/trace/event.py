@@ -81,15 +81,19 @@ class Delta:
 
 
 class Changes(Delta):
-    """Changes that are decoded already."""
+    """Changes that are decoded already, and the registers before them where those were kept."""
 
-    __slots__ = ("_values",)
+    __slots__ = ("_state", "_values")
 
-    def __init__(self, values: Mapping[str, int]) -> None:
+    def __init__(self, values: Mapping[str, int], state: Mapping[str, int] | None = None) -> None:
         self._values = values
+        self._state = state or {}
 
     def decode(self) -> Mapping[str, int]:
         return self._values
+
+    def state(self) -> Mapping[str, int]:
+        return self._state
 
 
 class Event(NamedTuple):

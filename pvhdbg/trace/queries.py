@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
@@ -30,6 +30,8 @@ def writes(records: Iterable[Record], register: str) -> Iterator[Write]:
     old: int | None = None
     for event in events(records):
         changes = event.changes or {}
+        if event.delta is not None:
+            old = event.delta.state().get(register, old)
         if register in changes:
             yield Write(event, old, changes[register])
             old = changes[register]
@@ -65,6 +67,11 @@ def divergence(one: Iterable[Record], other: Iterable[Record], shared: int = 3) 
             return Divergence(tuple(common), a, b, why)
         common.append(a)
     return None
+
+
+def parting(one: Sequence[str], other: Sequence[str]) -> int | None:
+    """The first place at which two lists differ; None when they are the same."""
+    return next((at for at, (a, b) in enumerate(zip_longest(one, other)) if a != b), None)
 
 
 def _difference(a: Event | None, b: Event | None) -> str:

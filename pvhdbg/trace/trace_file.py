@@ -3,19 +3,23 @@
 ::
 
     {"schema": "pvhdbg/trace/1", "engine": "log", "what": "state", "entry": "0x100000", …}     the head
-    {"seq": 0, "pc": "0x100000", "mode": "protected", "code": "bc10901000", "changes": {"rsp": "0x109010"}}
+    {"seq": 0, "pc": "0x100000", "mode": "protected", "code": "bc10901000", "changes": {"rsp": "0x109010"}, "state": {…}}
     {"milestone": "cr0.pg", "seq": 10279, "pc": "0x100035", "mode": "protected", "detail": "cr0 0x80000011"}
     {"fault": "exception", "seq": 365, "vector": 14, "error": 2, "pc": "0x1000fe", "cr2": "0xcffffffc", "state": {…}}
     {"function": "start_kernel", "order": 27, "pc": "0xffffffff8304ee41", "block": 412}
     {"end": "shutdown", "events": 365}
 
 Numbers that are addresses or register values are hexadecimal strings: JSON's own have 53 bits. Sequence numbers are numbers.
+`state` is what the registers held before an event that no other leads up to: the first one, the first after a gap, and the first
+64-bit one, before which nobody shows r8 to r15.
+The schema is report/schemas/trace-1.json.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,17 +30,34 @@ from pvhdbg.trace.milestones import Milestone
 
 SCHEMA = "pvhdbg/trace/1"
 _LINE_BOUND = 1 << 16  # characters
+_LOADS_BOUND = 256
+_HEX = re.compile(r"0x[0-9a-fA-F]{1,16}")
+
+
+@dataclass(frozen=True)
+class Load:
+    """A PT_LOAD of the traced kernel: where it is linked to be, where it lies in memory, its size there, and whether it is code."""
+
+    virtual: int
+    physical: int
+    size: int
+    execute: bool
 
 
 @dataclass(frozen=True)
 class Head:
-    """Where the trace comes from: engine, what was seen, the entry, VMM, kernel; all but the first two may be unknown."""
+    """Where the trace comes from: engine, what was seen, the entry, VMM, kernel; all but the first two may be unknown.
+
+    `elf_class` (32 or 64) and `loads` are those of the kernel's file; None and empty where there was none at hand.
+    """
 
     engine: str
     what: str
     entry: int | None = None
     vmm: str | None = None
     kernel: str | None = None
+    elf_class: int | None = None
+    loads: tuple[Load, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,9 +71,29 @@ class Ending:
 Record = Head | Event | Milestone | Fault | Reached | Ending
 
 
-def encode(record: Record, symbol: str | None = None) -> str:
-    """One line. `symbol` is an event's or a milestone's place by name."""
-    return json.dumps(_object(record, symbol), separators=(",", ":")) + "\n"
+def encode(record: Record, symbol: str | None = None, state: bool = False) -> str:
+    """One line. `symbol` is an event's or a milestone's place by name; with `state` an event keeps the registers before it."""
+    row = _object(record, symbol)
+    if state and isinstance(record, Event) and record.delta is not None:
+        row["state"] = _hex(record.delta.state())
+    return json.dumps(row, separators=(",", ":")) + "\n"
+
+
+class Encoder:
+    """Records as lines, in order. An event whose registers do not follow from the events before keeps its state."""
+
+    def __init__(self, name: Callable[[int], str | None]) -> None:
+        self._name = name
+        self._next: int | None = None
+        self._bits = 0
+
+    def line(self, record: Record) -> str:
+        """As `encode`; an event's and a milestone's place is named."""
+        if isinstance(record, Event):
+            alone = record.seq != self._next or record.mode.bits > self._bits
+            self._next, self._bits = record.seq + 1, record.mode.bits
+            return encode(record, self._name(record.pc), alone)
+        return encode(record, self._name(record.pc) if isinstance(record, Milestone) else None)
 
 
 def _object(record: Record, symbol: str | None) -> dict[str, Any]:
@@ -79,8 +120,13 @@ def _object(record: Record, symbol: str | None) -> dict[str, Any]:
     if isinstance(record, Ending):
         return {"end": record.why, "events": record.events}
     entry = None if record.entry is None else hex(record.entry)
+    loads = [
+        {"virtual": hex(one.virtual), "physical": hex(one.physical), "size": hex(one.size), "execute": one.execute}
+        for one in record.loads[:_LOADS_BOUND]
+    ]
     return {
         "schema": SCHEMA, "engine": record.engine, "what": record.what, "entry": entry, "vmm": record.vmm, "kernel": record.kernel,
+        "elf_class": record.elf_class, "loads": loads,
     }  # fmt: skip
 
 
@@ -121,35 +167,53 @@ def _record(line: str, names: dict[int, str] | None) -> Record:
         raise ValueError("a cut line")
     row = json.loads(line)
     if names is not None and "symbol" in row:
-        names[int(row["pc"], 16)] = str(row["symbol"])
+        names[_number(row["pc"])] = str(row["symbol"])
     if "schema" in row:
         if row["schema"] != SCHEMA:
             raise BadInput(f"the trace is in the format {str(row['schema'])[:40]}, not {SCHEMA}", "use the pvhdbg that wrote it")
-        return Head(str(row["engine"]), str(row["what"]), _number(row.get("entry")), _text(row.get("vmm")), _text(row.get("kernel")))
+        return _head(row)
     if "milestone" in row:
         mode = Mode(row["mode"]) if "mode" in row else None
-        return Milestone(str(row["milestone"]), _count(row["seq"]), int(row["pc"], 16), str(row["detail"]), mode)
+        return Milestone(str(row["milestone"]), _count(row["seq"]), _number(row["pc"]), str(row["detail"]), mode)
     if "fault" in row:
         vector, error = (None if row[name] is None else _count(row[name]) for name in ("vector", "error"))
-        return Fault(_count(row["seq"]), str(row["fault"]), vector, error, _number(row["pc"]), _number(row["cr2"]), _values(row["state"]))
+        return Fault(_count(row["seq"]), str(row["fault"]), vector, error, _maybe(row["pc"]), _maybe(row["cr2"]), _values(row["state"]))
     if "function" in row:
-        return Reached(_count(row["order"]), str(row["function"]), int(row["pc"], 16), _count(row["block"]))
+        return Reached(_count(row["order"]), str(row["function"]), _number(row["pc"]), _count(row["block"]))
     if "end" in row:
         return Ending(str(row["end"]), _count(row["events"]))
     changes = row.get("changes")
-    delta = None if changes is None else Changes(_values(changes))
+    delta = None if changes is None else Changes(_values(changes), _values(row.get("state", {})))
     cpu = _count(row.get("cpu", 0))
-    return Event(_count(row["seq"]), int(row["pc"], 16), Mode(row["mode"]), bytes.fromhex(row.get("code", "")), delta, cpu)
+    return Event(_count(row["seq"]), _number(row["pc"]), Mode(row["mode"]), bytes.fromhex(row.get("code", "")), delta, cpu)
+
+
+def _head(row: Mapping[str, Any]) -> Head:
+    loads = tuple(
+        Load(_number(one["virtual"]), _number(one["physical"]), _number(one["size"]), bool(one["execute"]))
+        for one in row.get("loads", ())[:_LOADS_BOUND]
+    )
+    elf_class = row.get("elf_class")
+    known = elf_class if elf_class in (32, 64) else None
+    return Head(
+        str(row["engine"]), str(row["what"]), _maybe(row.get("entry")), _text(row.get("vmm")), _text(row.get("kernel")), known, loads
+    )
 
 
 def _count(value: Any) -> int:
-    if not isinstance(value, int) or value < 0:
+    if type(value) is not int or not 0 <= value < 1 << 53:
         raise ValueError(value)
     return value
 
 
-def _number(value: Any) -> int | None:
-    return None if value is None else int(value, 16)
+def _number(value: Any) -> int:
+    if not _HEX.fullmatch(value):
+        raise ValueError(value)
+    return int(value, 16)
+
+
+def _maybe(value: Any) -> int | None:
+    return None if value is None else _number(value)
 
 
 def _text(value: Any) -> str | None:
@@ -157,4 +221,4 @@ def _text(value: Any) -> str | None:
 
 
 def _values(row: Any) -> dict[str, int]:
-    return {str(name): int(value, 16) for name, value in row.items()}
+    return {str(name): _number(value) for name, value in row.items()}
