@@ -21,6 +21,7 @@ class Output:
 
     stream: TextIO
     written: bool = False
+    unread: bool = False  # whoever read it has left
 
     def write(self, text: str) -> None:
         """Raises BadInput when the stream does not take it. A reader that has left early, as `head` does, is no failure."""
@@ -51,6 +52,7 @@ class Output:
             binary.write(data)
             binary.flush()
         except BrokenPipeError:
+            self.unread = True
             drop(self.stream)
         except OSError as error:
             drop(self.stream)

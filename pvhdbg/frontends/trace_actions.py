@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from pvhdbg.decode.text import safe
 from pvhdbg.errors import BadInput
 from pvhdbg.frontends.trace_engine import choose, interruptible, own_milestones
 from pvhdbg.frontends.trace_scope import Scope, code_of
@@ -280,7 +281,7 @@ def _shown(seen: Seen, what: str, saved: bool, goal: Until, missed: bool, style:
         notes.append(style("bad", f"{goal.text} was not reached"))
     rate = f", {seen.events / seen.seconds:,.0f} a second" if seen.seconds > 0 else ""
     unit = "stops" if seen.head.engine == "breakpoints" else "instructions"
-    last = f"{seen.events:,} {unit} in {seen.seconds:.2f} s{rate} (engine {seen.head.engine}); ended: {seen.end.words}"
+    last = f"{seen.events:,} {unit} in {seen.seconds:.2f} s{rate} (engine {safe(seen.head.engine)}); ended: {seen.end.words}"
     return text + "\n".join([*notes, last]) + "\n"
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pvhdbg.errors import BadInput
 from pvhdbg.frontends.trace_subject import Names
 from pvhdbg.trace.event import Batch, Event, Mode
+from pvhdbg.trace.symbol_text import base
 
 _RANGE = re.compile(r"(0x[0-9a-fA-F]{1,16})-(0x[0-9a-fA-F]{1,16})")
 
@@ -59,4 +60,4 @@ def code_of(text: str, names: Names) -> Callable[[int], bool]:
             raise BadInput(f"--filter {text} holds no address", "give 0xFROM-0xTO, with the smaller one first")
         return lambda pc: low <= pc < high
     names.addresses(text)  # or it complains
-    return lambda pc: (names(pc) or "").partition("+")[0] == text
+    return lambda pc: base(names(pc) or "") == text

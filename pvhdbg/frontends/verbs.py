@@ -267,7 +267,7 @@ VERBS: tuple[Verb, ...] = (
             _TRACE,
             argument("--as", dest="format_name", choices=("perfetto", "tenet", "drcov", "csv", "folded"), required=True,
                      help="Perfetto and Chrome, Tenet, Lighthouse (drcov), CSV, or folded stacks for a flame graph"),
-            argument("-o", "--output", metavar="FILE", required=True, help="the file to write"),
+            argument("-o", "--output", metavar="FILE", required=True, help="the file to write; - for standard output"),
         ),
         formats=("text",),
     ),

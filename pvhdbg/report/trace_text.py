@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from pvhdbg.decode.text import printable
+from pvhdbg.decode.text import printable, safe
 from pvhdbg.report.style import PLAIN, Style
 from pvhdbg.trace.event import Event, Fault
 from pvhdbg.trace.first import Reached
 from pvhdbg.trace.milestones import Milestone
+from pvhdbg.trace.symbol_text import base
 
 Name = Callable[[int], "str | None"]
 Disassemble = Callable[[bytes, int, int], str]
@@ -21,7 +22,7 @@ def milestones(found: Sequence[Milestone], name: Name, style: Style = PLAIN) -> 
     wide = max(len(one.name) for one in found)
     rows = []
     for one in found:
-        what = " ".join(part for part in (one.title, f"({one.detail})" if one.detail else "") if part)
+        what = " ".join(part for part in (one.title, f"({safe(one.detail)})" if one.detail else "") if part)
         place = f"{one.pc:#x}{_named(name(one.pc))}"
         rows.append(f"{one.seq:>12,}  {style('head', f'{printable(one.name):<{wide}}')}  {place:<44}  {what}".rstrip())
     return f"{'instructions':>12}  {'milestone':<{wide}}  where\n" + "\n".join(rows) + "\n"
@@ -36,12 +37,12 @@ def events(shown: Iterable[Event | Fault], name: Name, disassemble: Disassemble,
             lines.append(style("bad", fault(one)))
             continue
         here = name(one.pc)
-        base = None if here is None else here.partition("+")[0]
-        if base is not None and base != symbol:
-            lines.append(style("note", f"{printable(base)}:"))
-        symbol = base
+        function = None if here is None else base(here)
+        if function is not None and function != symbol:
+            lines.append(style("note", f"{printable(function)}:"))
+        symbol = function
         text = disassemble(one.code, one.pc, one.mode.bits)
-        changes = "" if not one.changes else "  " + " ".join(f"{key}={value:#x}" for key, value in one.changes.items())
+        changes = "" if not one.changes else "  " + " ".join(f"{safe(key)}={value:#x}" for key, value in one.changes.items())
         lines.append(f"{one.seq:>10} {one.mode.value:<13} {one.pc:#x}  {text:<34}{changes}".rstrip())
     return "\n".join(lines) + "\n" if lines else ""
 
@@ -58,7 +59,7 @@ def fault(one: Fault) -> str:
     error = "" if one.error is None else f", error code {one.error:#x}"
     where = "" if one.pc is None else f" at {one.pc:#x}"
     cr2 = "" if one.cr2 is None else f", cr2 {one.cr2:#x}"
-    return f"{one.seq:>10} *** {one.kind}{vector}{where}{error}{cr2}"
+    return f"{one.seq:>10} *** {safe(one.kind)}{vector}{where}{error}{cr2}"
 
 
 def _named(symbol: str | None) -> str:

@@ -1,110 +1,26 @@
 """A saved trace in the formats of other tools: Perfetto and Chrome (JSON), Tenet, drcov (Lighthouse), CSV, folded stacks.
 
-Each is a function from records to pieces of text or bytes, so that a trace of any length is written as it is read. Time in them
-is the sequence number: one microsecond is one instruction.
+Each is a function from records to pieces of text or bytes, so that a trace of any length is written as it is read. What they take
+for time is the sequence number. Names come from a file that anybody may have made: no format is left by what is in them.
 """
 
 from __future__ import annotations
 
 import csv
-import json
-import struct
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 from pvhdbg.errors import BadInput
+from pvhdbg.trace.chrome import chrome
+from pvhdbg.trace.coverage import drcov
 from pvhdbg.trace.event import Event, Fault
+from pvhdbg.trace.first import Reached
 from pvhdbg.trace.milestones import Milestone
-from pvhdbg.trace.opcodes import kind_of
-from pvhdbg.trace.trace_file import Record
+from pvhdbg.trace.stacks import folded
+from pvhdbg.trace.symbol_text import Name, label
+from pvhdbg.trace.tenet import tenet
+from pvhdbg.trace.trace_file import Head, Record
 
-Name = Callable[[int], "str | None"]
-_TENET = ("rax", "rbx", "rcx", "rdx", "rbp", "rsp", "rsi", "rdi", *(f"r{number}" for number in range(8, 16)), "rip")
-_DEEPEST = 256  # calls that a stack may hold; deeper ones are counted with their caller
-
-
-def perfetto(records: Iterable[Record], name: Name) -> Iterator[str]:
-    """Chrome trace events: functions and modes as slices, milestones and faults as instants. Opens in ui.perfetto.dev."""
-    yield '{"displayTimeUnit":"ns","traceEvents":[\n'
-    yield _json({"ph": "M", "pid": 1, "tid": 1, "name": "thread_name", "args": {"name": "functions"}})
-    yield ",\n" + _json({"ph": "M", "pid": 1, "tid": 2, "name": "thread_name", "args": {"name": "mode"}})
-    for row in _slices(records, name):
-        yield ",\n" + _json(row)
-    yield "\n]}\n"
-
-
-def _slices(records: Iterable[Record], name: Name) -> Iterator[dict[str, Any]]:
-    open_slices: dict[int, tuple[str, int]] = {}
-    end = 0
-    for record in records:
-        if isinstance(record, Event):
-            symbol = name(record.pc)
-            here = {1: "?" if symbol is None else symbol.partition("+")[0], 2: record.mode.value}
-            for thread, label in here.items():
-                was = open_slices.get(thread)
-                if was is None or was[0] != label:
-                    if was is not None:
-                        yield _slice(thread, was, record.seq)
-                    open_slices[thread] = (label, record.seq)
-            end = record.seq + 1
-        elif isinstance(record, Milestone | Fault):
-            label = record.name if isinstance(record, Milestone) else record.kind
-            yield {"ph": "i", "pid": 1, "tid": 1, "s": "p", "ts": record.seq, "name": label}
-    for thread, was in open_slices.items():
-        yield _slice(thread, was, end)
-
-
-def _slice(thread: int, was: tuple[str, int], end: int) -> dict[str, Any]:
-    return {"ph": "X", "pid": 1, "tid": thread, "ts": was[1], "dur": end - was[1], "name": was[0]}
-
-
-def _json(row: dict[str, Any]) -> str:
-    return json.dumps(row, separators=(",", ":"))
-
-
-def tenet(records: Iterable[Record], _: Name) -> Iterator[str]:
-    """Tenet's text deltas, with the names of 64-bit registers: each line is where the CPU is and what changed since the line before."""
-    changed: dict[str, int] = {}
-    for record in records:
-        if not isinstance(record, Event):
-            continue
-        if record.changes is None and not changed:
-            raise BadInput("Tenet shows registers, and this trace has places only", "trace with --what state")
-        state = {**changed, "rip": record.pc}
-        yield ",".join(f"{register}={state[register]:#x}" for register in _TENET if register in state) + "\n"
-        changed = {**(record.changes or {}), "rip": record.pc}
-
-
-def drcov(records: Iterable[Record], _: Name) -> Iterator[bytes]:
-    """drcov version 2, as Lighthouse loads it: one module that spans all code, and each instruction that was executed as a block."""
-    blocks: dict[int, int] = {}
-    for record in records:
-        if isinstance(record, Event):
-            blocks.setdefault(record.pc, max(len(record.code), 1))
-    if not blocks:
-        raise BadInput("the trace has no instructions", "trace with --what pc or state")
-    modules = _modules(sorted(blocks))
-    yield b"DRCOV VERSION: 2\nDRCOV FLAVOR: drcov\n"
-    yield f"Module Table: version 2, count {len(modules)}\nColumns: id, base, end, entry, path\n".encode()
-    for number, (start, end) in enumerate(modules):
-        yield f"{number}, {start:#x}, {end:#x}, 0x0, guest-{start:x}\n".encode()
-    yield f"BB Table: {len(blocks)} bbs\n".encode()
-    for pc, size in sorted(blocks.items()):
-        number = next(index for index, (start, end) in enumerate(modules) if start <= pc < end)
-        yield struct.pack("<IHH", pc - modules[number][0], size, number)
-
-
-def _modules(pcs: list[int]) -> list[tuple[int, int]]:
-    """Stretches of addresses of less than 4 GiB each: a block's offset has 32 bits."""
-    modules: list[tuple[int, int]] = []
-    for pc in pcs:
-        page, end = pc & ~0xFFF, (pc | 0xFFF) + 1
-        if modules and pc - modules[-1][0] < 1 << 31 and pc - modules[-1][1] < 1 << 24:
-            modules[-1] = (modules[-1][0], max(end, modules[-1][1]))
-        else:
-            modules.append((page, end))
-    return modules
+_FORMULA = ("=", "+", "-", "@")  # with which a spreadsheet's formula begins
 
 
 class _Sink(list[str]):
@@ -114,50 +30,51 @@ class _Sink(list[str]):
 
 
 def table(records: Iterable[Record], name: Name) -> Iterator[str]:
-    """CSV: one row for each instruction."""
+    """CSV (RFC 4180): one row for each instruction, or for each function of a trace of those."""
     sink = _Sink()
-    yield "seq,pc,mode,symbol,code,changes\r\n"
+    rows = csv.writer(sink)
+    functions = False
     for record in records:
-        if isinstance(record, Event):
+        if isinstance(record, Head):
+            functions = record.what == "calls"
+            yield ("order,function,pc,block" if functions else "seq,pc,mode,symbol,code,changes") + "\r\n"
+        elif isinstance(record, Event) and not functions:
             changes = " ".join(f"{key}={value:#x}" for key, value in (record.changes or {}).items())
-            row = [record.seq, hex(record.pc), record.mode.value, name(record.pc) or "", record.code.hex(), changes]
-            csv.writer(sink).writerow(row)
+            place = hex(record.pc)
+            rows.writerow((record.seq, place, record.mode.value, _cell(name(record.pc)), record.code.hex(), _cell(changes)))
+            yield sink.pop()
+        elif isinstance(record, Reached) and functions:
+            rows.writerow((record.order, _cell(record.name), hex(record.pc), record.block))
             yield sink.pop()
 
 
-def folded(records: Iterable[Record], name: Name) -> Iterator[str]:
-    """Folded stacks for flame graphs: how many instructions each chain of calls took, by the calls and returns that were seen."""
-    counts: Counter[str] = Counter()
-    stack: list[str] = []
-    before = ""
-    for record in records:
-        if not isinstance(record, Event):
-            continue
-        symbol = name(record.pc)
-        here = "?" if symbol is None else symbol.partition("+")[0].replace(";", ":")
-        if before == "call" and len(stack) < _DEEPEST:
-            stack.append(here)
-        elif before == "return" and len(stack) > 1:
-            stack.pop()
-        if stack:
-            stack[-1] = here  # a tail call takes its caller's place
-        else:
-            stack.append(here)
-        counts[";".join(stack)] += 1
-        before = kind_of(record.code, record.mode.bits)
-    yield from (f"{line} {count}\n" for line, count in sorted(counts.items()))
+def _cell(text: str | None) -> str:
+    """Text that a spreadsheet shows and does not compute."""
+    shown = label(text or "")
+    return f"'{shown}" if shown.startswith(_FORMULA) else shown
 
 
 FORMATS: dict[str, Callable[[Iterable[Record], Name], Iterator[str] | Iterator[bytes]]] = {
-    "perfetto": perfetto, "tenet": tenet, "drcov": drcov, "csv": table, "folded": folded,
+    "perfetto": chrome, "tenet": tenet, "drcov": drcov, "csv": table, "folded": folded,
 }  # fmt: skip
+# What else than instructions a format shows.
+_SHOWN: dict[str, tuple[type, ...]] = {"perfetto": (Milestone, Fault, Reached), "csv": (Reached,)}
 
 
 def export(format: str, records: Iterable[Record], name: Name) -> Iterator[bytes]:
     """A trace in one of FORMATS, as bytes. Raises BadInput where it lacks what the format shows."""
-    empty = True
-    for piece in FORMATS[format](records, name):
-        empty = False
+    shown = False
+    kinds = (Event, *_SHOWN.get(format, ()))
+
+    def looked_at() -> Iterator[Record]:
+        nonlocal shown
+        for record in records:
+            if isinstance(record, Head) and record.what == "calls" and Reached not in kinds:
+                raise BadInput(f"{format} is about instructions, and this trace has functions only", "trace with --what state")
+            shown = shown or isinstance(record, kinds)
+            yield record
+
+    for piece in FORMATS[format](looked_at(), name):
         yield piece if isinstance(piece, bytes) else piece.encode("utf-8", "backslashreplace")
-    if empty:
-        raise BadInput("the trace has nothing for this format", "trace with --what pc or state")
+    if not shown:
+        raise BadInput(f"the trace holds nothing that {format} shows", "trace with --what pc or state, and longer")

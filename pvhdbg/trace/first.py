@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from pvhdbg.trace.symbol_text import base
+
 _BLOCK = re.compile(rb"^IN:[^\n]*\n((?:0x[0-9a-f]+:[^\n]*\n)+)(?=\n)", re.MULTILINE)
 _HALF_BLOCK = b"\nIN:"
 _UNFINISHED_BOUND = 8 << 20  # bytes without the end of a block, after which they are dropped
@@ -74,8 +76,8 @@ class Functions:
             self.blocks += 1
             for pc in (block.pc, block.last):
                 name = self._name(pc)
-                base = None if name is None else name.partition("+")[0]
-                if base is not None and base not in self._known:
-                    self._known.add(base)
-                    found.append(Reached(len(self._known) - 1, base, pc, self.blocks - 1))
+                function = None if name is None else base(name)
+                if function is not None and function not in self._known:
+                    self._known.add(function)
+                    found.append(Reached(len(self._known) - 1, function, pc, self.blocks - 1))
         return found

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
+from collections import Counter
 from pathlib import Path
 
 import jsonschema
 import pytest
+from elftools.elf.elffile import ELFFile
 
 import pvhdbg
 from pvhdbg import guests
-from tests.frontends.cli_runner import Cli, Machine, eventually
+from pvhdbg.frontends.trace_actions import saved
+from pvhdbg.trace.exports import export
+from tests.frontends.cli_runner import HELLO, Cli, Machine, eventually
+from tests.trace import readers
 
 pytestmark = pytest.mark.boot
 
@@ -46,8 +52,9 @@ def test_a_saved_trace_is_whole_valid_and_can_be_shown_again(cli: Cli) -> None:
     cli("trace", LONG_MODE, "--what", "state", "--until", "long", "-o", file).ok()
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     validator = jsonschema.Draft202012Validator(SCHEMA)
-    for line in lines[:50] + lines[-50:]:
+    for line in (*lines[:50], *lines[-50:], *(one for one in lines if "milestone" in one or "fault" in one)):
         validator.validate(line)
+    assert lines[1]["state"]["rsp"] != lines[1]["changes"]["rsp"]
     events = [line for line in lines if "mode" in line and "milestone" not in line]
     assert [event["seq"] for event in events] == list(range(TO_LONG_MODE + 1))
     assert (events[-1]["mode"], events[-1]["symbol"]) == ("long", "in_long_mode")
@@ -201,6 +208,17 @@ def test_the_functions_of_a_boot_in_the_order_of_their_first_call(cli: Cli, vmli
     assert [places[name] for name in in_order] == sorted(places[name] for name in in_order)
     assert "start_kernel" not in places  # it ends before that is run
     assert "xen_prepare_pvh" in cli("trace", file).ok().out
+    assert [row["function"] for row in readers.table(_exported(file, "csv"))] == names
+    assert sorted(name for name, _, _ in readers.chrome(_exported(file, "perfetto")).slices["functions"]) == sorted(names)
+    cli("trace", "export", file, "--as", "drcov", "-o", cli.folder / "t").complaint(2, "functions only")
+    assert f"the same {len(names)} functions" in cli("trace", "diff", file, file).ok().out
+    cli("timeline", file).complaint(2, "functions", "modes")
+    other = cli.folder / "without.jsonl"
+    lines = file.read_text().splitlines(True)
+    other.write_text("".join(lines[:6] + lines[7:]))
+    parted = cli("trace", "diff", file, other).ok(1).out
+    assert "they part at function 5" in parted
+    assert f"1 functions of {len(names)} only here: {names[5]}" in parted
 
 
 @pytest.mark.parametrize("what", ["pc", "state"])
@@ -234,21 +252,144 @@ def test_a_log_that_qemu_keeps_for_somebody_else_goes_on(cli: Cli, machine: obje
     assert theirs_log.read_text().startswith(before)
 
 
-def test_a_saved_trace_is_asked_compared_and_exported(cli: Cli) -> None:
+def test_a_saved_trace_is_asked_and_compared(cli: Cli) -> None:
     one, other = cli.folder / "a.jsonl", cli.folder / "b.jsonl"
     for file, count in ((one, "10300"), (other, "10290")):
         cli("trace", LONG_MODE, "--what", "state", "--until", count, "-o", file).ok()
     asked = cli("trace", "query", one, "efer").ok().out.splitlines()
-    assert [line.split()[0] for line in asked] == ["10278", "10281"]
+    assert [line.split()[:2] for line in asked] == [["10278", "0x0"], ["10281", "0x100"]]
     assert "wrmsr" in asked[0]
     assert "ljmp" in cli("trace", "query", one, str(TO_LONG_MODE - 1)).ok().out
     assert "the same" in cli("trace", "diff", one, one).ok().out
     assert "they part at 10290: one trace ends here" in cli("trace", "diff", one, other).ok(1).out
-    for format in ("perfetto", "tenet", "drcov", "csv", "folded"):
-        cli("trace", "export", one, "--as", format, "-o", cli.folder / format).ok()
-        assert (cli.folder / format).stat().st_size > 100
     cli("trace", "query", one, "cr9").complaint(2, "no change of cr9")
     cli("trace", "query", one, "99999").complaint(2, "no instruction 99999")
     cli("trace", "query", LONG_MODE, "cr0").complaint(2, "not a saved trace")
     cli("trace", "export", one, "--as", "csv", "-o", one).complaint(2, "the trace itself")
     cli("trace", "export", one, "--as", "csv", "-o", "/dev/full").complaint(2, "cannot be written")
+
+
+def _exported(file: Path, format: str) -> bytes:
+    names: dict[int, str] = {}
+    return b"".join(export(format, saved(str(file), names), names.get))
+
+
+def _exports_tell_the_trace(file: Path, kernel: Path) -> None:
+    """Every export against the lines of the trace, which JSON alone has read."""
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    events = [row for row in rows if "seq" in row and "milestone" not in row and "fault" not in row]
+    functions = [re.sub(r"\+0x[0-9a-f]+$", "", row["symbol"]) for row in events]
+
+    chrome = readers.chrome(_exported(file, "perfetto"))
+    assert chrome.process == kernel.name
+    drawn = Counter[str]()
+    for name, _, length in chrome.slices["functions"]:
+        drawn[name] += length
+    assert drawn == Counter(functions)
+    assert sum(length for _, _, length in chrome.slices["mode"]) == len(events)
+    milestones = [(row["milestone"], row["seq"]) for row in rows if "milestone" in row]
+    assert [instant[:2] for instant in chrome.instants if instant[0] in dict(milestones)] == milestones
+
+    state: dict[str, int] = {}
+    for event, line in zip(events, readers.tenet(_exported(file, "tenet")), strict=True):
+        state |= {name: int(value, 16) for name, value in event.get("state", {}).items()} | {"rip": int(event["pc"], 16)}
+        assert {name: value for name, value in line.items() if name in state} == {name: state[name] for name in line if name in state}
+        state |= {name: int(value, 16) for name, value in event["changes"].items()}
+
+    (base, blocks), *others = readers.drcov(_exported(file, "drcov")).values()
+    with kernel.open("rb") as stream:
+        loads = [one for one in ELFFile(stream).iter_segments("PT_LOAD") if one["p_flags"] & 1]
+    linked = {int(row["pc"], 16): len(row["code"]) // 2 for row in events}
+    for load in loads:
+        moved = load["p_vaddr"] - load["p_paddr"]
+        inside = range(load["p_paddr"], load["p_paddr"] + load["p_memsz"])
+        linked = {pc + moved if pc in inside else pc: size for pc, size in linked.items()}
+    assert base == min(load["p_vaddr"] for load in loads)
+    assert {base + offset: size for offset, size in blocks.items()} == linked
+    assert not others
+
+    table = readers.table(_exported(file, "csv"))
+    assert [(int(row["seq"]), row["pc"], row["mode"], row["symbol"], row["code"]) for row in table] == [
+        (row["seq"], row["pc"], row["mode"], row["symbol"], row["code"]) for row in events
+    ]
+    alone = Counter[str]()
+    for stack, count in readers.folded(_exported(file, "folded")).items():
+        alone[stack[-1]] += count
+    assert alone == Counter(functions)
+
+
+@pytest.mark.parametrize(("guest", "words"), [("long_mode", ("--from", "10000")), ("hello", ("--tail", "50")), ("long_mode", ("--filter", "print"))])
+def test_what_is_exported_of_a_guest_is_what_happened(cli: Cli, guest: str, words: tuple[str, ...]) -> None:
+    file, kernel = cli.folder / "boot.jsonl", guests.path(guest)
+    cli("trace", kernel, "--what", "state", *words, "-o", file).ok()
+    _exports_tell_the_trace(file, kernel)
+
+
+def test_what_is_exported_of_a_distributions_kernel_is_what_happened(cli: Cli, vmlinux: Path) -> None:
+    file = cli.folder / "boot.jsonl"
+    cli("trace", vmlinux, "--what", "state", "--until", "3000", "-o", file).ok()
+    _exports_tell_the_trace(file, vmlinux)
+
+
+def test_an_export_is_written_and_a_call_is_under_its_caller_in_it(cli: Cli) -> None:
+    file = cli.folder / "boot.jsonl"
+    cli("trace", HELLO, "--what", "pc", "-o", file).ok()
+    assert "the trace is cut" not in cli("trace", "export", file, "--as", "folded", "-o", cli.folder / "f").ok().out
+    for output in ("-", "/dev/stdout"):  # for a pipe: nothing else is printed
+        assert cli("trace", "export", file, "--as", "folded", "-o", output).ok().out == (cli.folder / "f").read_text()
+    stacks = readers.folded((cli.folder / "f").read_bytes())
+    assert {stack[:-1] for stack in stacks if stack[-1] == "print"} == {("pvh_start",)}
+    assert sum(stacks.values()) == len([line for line in file.read_text().splitlines() if line.startswith('{"seq"')])
+    cli("trace", "export", file, "--as", "tenet", "-o", cli.folder / "t").complaint(2, "registers", "--what state")
+
+
+def test_an_export_ends_when_its_reader_leaves(cli: Cli) -> None:
+    file = cli.folder / "boot.jsonl"
+    cli("trace", LONG_MODE, "--what", "pc", "--until", "3", "-o", file).ok()
+    head, first, *_ = file.read_text().splitlines(True)
+    whole = [first.replace('"seq":0,', f'"seq":{seq},') for seq in range(20_000)]
+    file.write_text("".join([head, *whole, "damage\n", *whole]))
+    with cli.start("trace", "export", file, "--as", "csv", "-o", "-") as process:
+        assert process.stdout is not None
+        process.stdout.read(1)
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == ""  # it did not come to the damage
+        assert process.wait() == 0
+
+
+def test_traces_that_are_cut_or_empty(cli: Cli) -> None:
+    file = cli.folder / "boot.jsonl"
+    cli("trace", HELLO, "--what", "state", "-o", file).ok()
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-30])
+    assert "the trace is cut" in cli("trace", "export", file, "--as", "tenet", "-o", cli.folder / "tenet").ok().out
+    assert len(readers.tenet((cli.folder / "tenet").read_bytes())) == whole.count(b'"code"')
+    file.write_bytes(whole.splitlines(True)[0])
+    cli("trace", "export", file, "--as", "perfetto", "-o", cli.folder / "none").complaint(2, "perfetto", "trace with")
+    assert not (cli.folder / "none").exists()
+    cli("trace", "diff", file, file).complaint(2, "no instructions")
+    cli("trace", "query", file, "0").complaint(2, "no instruction 0")
+    file.write_bytes(whole[:100])
+    cli("trace", "export", file, "--as", "csv", "-o", cli.folder / "none").complaint(2, "cut within its first line")
+
+
+def test_what_a_strangers_trace_holds_does_not_steer_the_terminal(cli: Cli) -> None:
+    nasty = "x\x1b[2J\n\r=1;\ud800\u202e"
+    head = {"schema": "pvhdbg/trace/1", "engine": nasty, "what": "state", "entry": None, "vmm": nasty, "kernel": nasty}
+    event = {"seq": 0, "pc": "0x1", "mode": "long", "symbol": nasty, "code": "90", "changes": {nasty: "0x1", "rax": "0x2"}}
+    fault = {"fault": nasty, "seq": 1, "vector": None, "error": None, "pc": None, "cr2": None, "state": {}}
+    rows = [head, event, {"milestone": nasty, "seq": 1, "pc": "0x1", "detail": nasty, "symbol": nasty}, fault, {"end": nasty, "events": 1}]
+    calls = [head | {"what": "calls"}, {"function": nasty, "order": 0, "pc": "0x1", "block": 0}, rows[-1]]
+    files = cli.folder / "a.jsonl", cli.folder / "b.jsonl", cli.folder / "c.jsonl", cli.folder / "d.jsonl"
+    other = [head, event | {"pc": "0x2"}, rows[-1]]
+    for file, lines in zip(files, (rows, other, calls, [calls[0], calls[-1]]), strict=True):
+        file.write_text("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))
+    asked = (
+        ("trace", files[0]), ("trace", files[0], "--what", "state"), ("timeline", files[0]), ("trace", "query", files[0], "0"),
+        ("trace", "query", files[0], "rax"), ("trace", "diff", *files[:2]), ("trace", files[2]), ("trace", "diff", *files[2:]),
+    )  # fmt: skip
+    for words in asked:
+        printed = cli(*words).ok(1 if "diff" in words else 0).out
+        assert all(letter == "\n" or letter.isprintable() for letter in printed), (words, printed)
+        assert "x\\x1b[2J" in printed, words
