@@ -1,0 +1,65 @@
+"""docs/tracing.md: its commands are run one after the other, and print what stands there; its lines of a trace are valid ones."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from pvhdbg import guests
+from pvhdbg.trace.exports import FORMATS
+from pvhdbg.trace.trace_file import decode
+from tests.frontends.cli_runner import ROOT, Cli, need, scratch
+
+PAGE = (ROOT / "docs" / "tracing.md").read_text(encoding="utf-8")
+SCHEMA = json.loads((ROOT / "pvhdbg/report/schemas/trace-1.json").read_text())
+# What is another on another machine or with another QEMU: how fast it was, and how long the VMM's name is.
+VARIES = re.compile(r"[\d.]+ s, [\d,]+ a second|: \d+ bytes")
+
+
+@pytest.fixture
+def cli() -> Iterator[Cli]:
+    with scratch() as folder:
+        yield Cli(folder)
+
+
+def _blocks() -> list[str]:
+    return re.findall(r"^```\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.boot
+def test_what_its_commands_print(cli: Cli) -> None:
+    need("qemu-system-x86_64")
+    for guest in ("long_mode", "crashers"):
+        shutil.copy(guests.path(guest), cli.folder)
+    shown = [part for block in _blocks() for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]]
+    assert len(shown) > 5
+    for part in shown:
+        command, _, output = part.partition("\n")
+        program, *words = shlex.split(command)
+        assert program == "pvhdbg"
+        printed = cli(*words).ok(1 if words[:2] == ["trace", "diff"] else 0).out
+        assert VARIES.sub("-", printed) == VARIES.sub("-", output), command
+
+
+def test_its_lines_of_a_trace_are_valid() -> None:
+    (lines,) = (block for block in _blocks() if block.startswith("{"))
+    validator = jsonschema.Draft202012Validator(SCHEMA)
+    for line in lines.splitlines():
+        validator.validate(json.loads(line))
+    assert len({type(record) for record in decode(lines.splitlines(True))}) == len(SCHEMA["oneOf"])
+
+
+def test_it_tells_of_every_format() -> None:
+    assert set(re.findall(r"^\| `(\w+)` \| ", PAGE[PAGE.index("## In other tools") :], re.MULTILINE)) == set(FORMATS)
+
+
+def test_the_files_that_it_names_are_there() -> None:
+    for path in re.findall(r"`((?:tests|pvhdbg)/[\w./-]+\.\w+)`", PAGE):
+        assert Path(ROOT, path).exists(), path
