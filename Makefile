@@ -1,6 +1,7 @@
 # make setup   what is missing of QEMU, GDB and binutils, and pvhdbg itself in .venv
 # make demo    boot the sample guest `hello` and judge its hand-off
 # make test    all tests, ruff and mypy
+# make test-gdbs   the tests that use GDB, with GDB 16, 17 and 18 from PyPI and each Python that is found (see scripts/test-gdbs.sh)
 # make bench   the benchmarks, as one table
 # make conformance   boot every sample guest on every machine and firmware, and write docs/conformance.md and docs/rules.md
 #                    (CONFORMANCE_ARGS="--qemu PATH --qemu PATH -j 2"; see `python -m conformance --help`)
@@ -33,6 +34,12 @@ test:
 	timeout 600 $(BIN)/mypy || failed="$$failed mypy"; \
 	if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi; \
 	echo "all passed: pytest, ruff, mypy"
+
+# Not part of `make test`: it loads 40 MB for each GDB, and takes a quarter of a minute with each.
+.PHONY: test-gdbs
+test-gdbs:
+	@scripts/setup.sh --tests
+	@scripts/test-gdbs.sh
 
 .PHONY: lint
 lint: setup

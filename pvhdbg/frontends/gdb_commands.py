@@ -273,8 +273,10 @@ class _Subcommand(gdb.Command):
             self._failed = error.exit_code
             raise
 
-    def complete(self, text: str, word: str) -> Sequence[str]:
+    def complete(self, text: str, word: str | None) -> Sequence[str]:
         """What the last word can become. GDB wants only what follows its own idea of where that word begins."""
+        if word is None:
+            return []  # GDB asks first whether its idea is to be another one
         words = text.split()
         last = "" if not text or text[-1].isspace() else words.pop()
         try:

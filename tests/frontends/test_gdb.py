@@ -307,7 +307,7 @@ def test_from_stop_to_stop(machine: Start) -> None:
     assert re.search(r"ebx 00000007", gdb["pvh regs  "])
     assert gdb["pvh run-to-entry --reset"].endswith("at the entry 0x100000 <pvh_start>, found by ELF note\n")
     assert gdb["pvh regs   "] == gdb["pvh regs"]
-    assert gdb["info breakpoints"] == "No breakpoints or watchpoints.\n"
+    assert gdb["info breakpoints"].startswith("No breakpoints")
 
 
 @pytest.mark.boot
@@ -445,7 +445,7 @@ def test_an_entry_that_is_not_reached(machine: Start, cli: Cli) -> None:
     (said,) = gdb.complaints()
     assert re.search(r"past its entry|ended before|rebooted before|did not reach", said)
     assert "mode" in gdb["pvh mode"]
-    assert gdb["info breakpoints"] == "No breakpoints or watchpoints.\n"
+    assert gdb["info breakpoints"].startswith("No breakpoints")
 
 
 @pytest.mark.boot
@@ -548,10 +548,11 @@ def test_the_installed_script(cli: Cli) -> None:
     path = Path(ran.out.rstrip("\n"))
     assert path.is_relative_to(installed)
     where = "python import pvhdbg.version; print(pvhdbg.version.__file__)"
-    gdb = Gdb("pvh explain PVH-CR0-PE", where, "python print([p for p in sys.path if 'site-packages' in p])", script=path)
+    left = f"python print({str(installed)!r} in sys.path)"
+    gdb = Gdb("pvh explain PVH-CR0-PE", where, left, script=path)
     assert "cr0.PE is set" in gdb["pvh explain PVH-CR0-PE"]
     assert gdb[where].startswith(str(installed))
-    assert gdb["python print([p for p in sys.path if 'site-packages' in p])"] == "[]\n"
+    assert gdb[left] == "False\n"
 
 
 def test_sourced_twice() -> None:
