@@ -299,7 +299,8 @@ def set_break(request: Request) -> Answer:
             gdb.Breakpoint(f"*{address:#x}", type=gdb.BP_HARDWARE_BREAKPOINT, temporary=bool(request.temporary))
         except gdb.error as error:
             raise TargetError(f"no hardware breakpoint at {address:#x}: {error}", "delete one of the others") from error
-    return Answer(lambda _: "")  # GDB has said it already
+    doubt = session.placement.missing if request.symbol is not None else ""
+    return Answer(lambda _: doubt and f"{doubt}\n")  # where it is, GDB has said already
 
 
 def _entry_of(session: Session) -> int:

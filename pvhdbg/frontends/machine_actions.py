@@ -285,7 +285,12 @@ def entry(request: Request) -> Answer:
         if found is None or found.address is None:
             raise TargetError("where the entry is could not be learnt", session.naming)
         symbol = f" <{printable(found.symbol)}>" if found.symbol else ""
-        return _lines([f"entry {found.address:#x}{symbol}, found by {found.found_by}", f"now   {where(session.registers())}"])
+        lines = [f"entry {found.address:#x}{symbol}, found by {found.found_by}", f"now   {where(session.registers())}"]
+        placement = session.placement
+        if placement.moved or placement.slide or placement.relocated:
+            slide = placement.relocated if placement.slide is None else placement.slide
+            lines.append(f"moved by {placement.moved:#x} in physical memory{f', slid by {slide:#x}' if slide is not None else ''}")
+        return _lines(lines)
 
 
 def symbols(request: Request) -> Answer:
@@ -319,16 +324,24 @@ def _symbol(session: Session, name: str) -> str:
     assert session.symbols is not None
     link = session.symbols.virtual_address(name)
     placement = session.placement
+    if placement.found is False:
+        return f"{name}  not in memory; by the file it is to be at physical {placement.physical_of(name):#x}, linked at {link:#x}"
     return f"{name}  now {placement.address_of(name):#x}, physical {placement.physical_of(name):#x}, linked at {link:#x}"
 
 
 def _placed(session: Session) -> list[str]:
     placement = session.placement
+    if placement.found is False:
+        return [f"  {placement.missing}"]
     lines = []
     if placement.moved:
         lines.append(f"  the kernel was moved by {placement.moved:#x} from where its segments ask to be")
+    if placement.relocated and placement.slide is None:
+        lines.append(f"  it was relocated to be mapped slid by {placement.relocated:#x}")
     if not placement.paging:
         return [*lines, "  paging is off: symbols are at their physical addresses"]
+    if placement.slide is None and placement.unread:
+        return [*lines, "  its page tables were not observed: symbols are at the virtual addresses that it is linked to"]
     if placement.slide is None:
         return [*lines, "  the kernel's virtual addresses are not mapped yet: symbols are at their physical addresses"]
     slid = f"slid by {placement.slide:#x}" if placement.slide else "as it was linked"

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pvhdbg.decode.kernel_file import KernelFile
     from pvhdbg.frontends.placement import Placement
     from pvhdbg.frontends.verb import Answer, Verb
+    from pvhdbg.frontends.whereabouts import Marks
     from pvhdbg.kernel_image import KernelImage
     from pvhdbg.symbols import Symbols
 
@@ -73,6 +74,8 @@ class Session:
         self._layout: BootState | None = None  # one that knows where the machine has memory, of whatever stop
         self._symbols: Symbols | None = None
         self._names: list[str] | None = None
+        self._marks: Marks | None = None
+        self.whereabouts: tuple[int, int | None] | None = None  # how far the kernel was found moved, and its pointers
 
     # --- verbs ----------------------------------------------------------------------------------------------------
 
@@ -112,6 +115,7 @@ class Session:
     def forget(self) -> None:
         """The machine was reset: neither the last stop nor the hand-off speaks of it any more."""
         self._now, self._before, self._hand_off, self._entry, self._layout = _Stop(), None, None, None, None
+        self.whereabouts = None
 
     def registers(self) -> Registers:
         """The registers as they are now."""
@@ -217,6 +221,7 @@ class Session:
     def use_image(self, image: KernelImage | None) -> None:
         """Another kernel file, or none: what was decoded with the old one is decoded anew."""
         self.image, self._symbols, self._names = image, None, None
+        self._marks = self.whereabouts = None
         self._now = _Stop(self._now.registers)
 
     # --- the kernel -----------------------------------------------------------------------------------------------
@@ -237,6 +242,15 @@ class Session:
         if self._symbols is None and self.image is not None:
             self._symbols = self.image.symbols()
         return self._symbols or None
+
+    @property
+    def marks(self) -> Marks | None:
+        """What its bytes in memory are known by; None without a file."""
+        if self._marks is None and self.image is not None:
+            from pvhdbg.frontends.whereabouts import Marks
+
+            self._marks = Marks(self.image.data, self.image.elf)
+        return self._marks
 
     def symbols_like(self, prefix: str, most: int) -> list[str]:
         """The first symbols in order that begin so. The first question reads and sorts all names."""

@@ -265,11 +265,24 @@ def _attached(request: Request, address: StubAddress) -> Iterator[Opened]:
 def doubts(target: Target, image: KernelImage | None, boot: BootState, named: str) -> list[str]:
     """What a reader of a report has to know of how the kernel's file was seen; `named` is how the user wrote its path."""
     found = []
-    if image is not None and not image.is_loaded(target.read_memory):
+    if image is not None and not _is_there(target, image, boot):
         found.append(f"{named} is not what lies in the guest's memory: another kernel, or a changed one, was loaded")
     if boot.snapshot.kernel is None or boot.snapshot.kernel.entry is None:
         found.append("the kernel file was not seen: rules that need it are undecided; name it with --kernel")
     return found
+
+
+def _is_there(target: Target, image: KernelImage, boot: BootState) -> bool:
+    """Whether the machine has that kernel: byte for byte where it is entered; once it runs, its code, wherever it was moved."""
+    if image.is_loaded(target.read_memory):
+        return True
+    if boot.snapshot.entry.is_entry:
+        return False
+    from pvhdbg.frontends.session import Session
+
+    session = Session(target, image)
+    session.adopt(boot)
+    return session.placement.found is True
 
 
 class Confirm:

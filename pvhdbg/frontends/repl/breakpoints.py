@@ -90,5 +90,4 @@ def resolve(session: Session, where: str) -> Breakpoint:
     if session.symbols is None:
         return Breakpoint(0, plain, (session.address(plain),))  # raises with what to do about it, or the face knows it
     physical = placement.physical_of(name) + offset & _WRAP
-    virtual = session.symbols.virtual_address(name) + (placement.slide or 0) + offset & _WRAP
-    return Breakpoint(0, plain, tuple(dict.fromkeys((physical, virtual))), physical)
+    return Breakpoint(0, plain, placement.aliases(name, offset), physical)

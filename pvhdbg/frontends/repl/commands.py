@@ -205,7 +205,8 @@ def break_(request: Request) -> Answer:
     session.needs_control("break")
     one = _face(request).machine.breakpoints.add(session, " ".join(request.where) or "$pc")
     at = " and ".join(f"{address:#x}" for address in one.addresses)
-    return _lines([f"breakpoint {one.number}: {one.where} at {at}"])
+    doubt = session.placement.missing if one.physical is not None else ""
+    return _lines([f"breakpoint {one.number}: {one.where} at {at}", *([doubt] if doubt else [])])
 
 
 def delete(request: Request) -> Answer:
