@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _SUGGESTIONS = 3
 _SUGGEST_FOR = 128  # letters of a misspelt name: comparing is quadratic in them
+_SORTED_AT_ONCE = 4096  # names; more are not kept, as they may be long
 _SUGGEST_AMONG = 4096  # names of about the same length that are compared with a misspelt one
 
 
@@ -31,7 +32,7 @@ class _Table(Protocol):
     def value(self, name: str) -> int | None: ...
     def exact(self, address: int) -> str | None: ...
     def nearest(self, address: int, lowest: int) -> tuple[str, int] | None: ...
-    def names(self) -> Iterator[str]: ...
+    def names(self, prefix: bytes = b"") -> Iterator[bytes]: ...
 
 
 class _LinuxTable:
@@ -78,8 +79,8 @@ class _LinuxTable:
             self._near[start] = found[0]
         return self._near[start], address - start
 
-    def names(self) -> Iterator[str]:
-        return (name for name, _ in self._kallsyms.rows())
+    def names(self, prefix: bytes = b"") -> Iterator[bytes]:
+        return self._kallsyms.names(prefix)
 
 
 class Symbols:
@@ -184,11 +185,26 @@ class Symbols:
 
         if self._table is None or len(name) > _SUGGEST_FOR:
             return []
-        near = (one for one in self._table.names() if abs(len(one) - len(name)) <= 2)
+        near = (_text(one) for one in self._table.names() if abs(len(one) - len(name)) <= 2)
         alike = (one for one in near if one[:1] == name[:1] or one[-2:] == name[-2:])
         return difflib.get_close_matches(name, dict.fromkeys(islice(alike, _SUGGEST_AMONG)), _SUGGESTIONS)
 
     def names(self, prefix: str = "") -> list[str]:
         """The names of all symbols that begin so, in the table's order, each once."""
-        table = self._table
-        return [] if table is None else list(dict.fromkeys(name for name in table.names() if name.startswith(prefix)))
+        return [_text(name) for name in dict.fromkeys(self._beginning(prefix))]
+
+    def first(self, prefix: str, most: int) -> list[str]:
+        """The first names in order that begin so, not more than `most`."""
+        from heapq import nsmallest
+
+        names, found = self._beginning(prefix), list[bytes]()
+        while piece := set(islice(names, _SORTED_AT_ONCE)):
+            found = nsmallest(most, piece.union(found))
+        return [_text(name) for name in found]
+
+    def _beginning(self, prefix: str) -> Iterator[bytes]:
+        return iter(()) if self._table is None else self._table.names(prefix.encode("utf-8", "surrogateescape"))
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")

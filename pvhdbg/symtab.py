@@ -58,12 +58,16 @@ class Symtab:
         name = self._name(rows[bisect_left(values, values[index])])
         return None if name is None else (name, address - values[index])
 
-    def names(self) -> Iterator[str]:
-        """The names of all symbols, in the table's order."""
-        for row in self._named_rows():
-            name = self._name(row)
-            if name is not None:
-                yield name
+    def names(self, prefix: bytes = b"") -> Iterator[bytes]:
+        """The names that begin so, in the table's order. They may share their bytes: whoever keeps all needs room for more than that."""
+        strings, begins, end = self._strings, self._strings.startswith, self._strings.find
+        columns = zip(self._column("I", 0), self._infos(), self._sections(), strict=True)
+        return (
+            strings[place:stop]
+            for place, info, section in columns
+            if begins(prefix, place) and place and info & 0xF in _NAMED and section != _SHN_UNDEF
+            if (stop := end(b"\0", place, place + _NAME_BOUND)) > place
+        )
 
     # --- columns of the table -------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from tests.elf_writer import build_elf
 SOURCE = """
 static int local_one(int x) { return x + 1; }
 int global_two(int x) { return local_one(x) * 2; }
-int data_three = 3;
+int data_three = 3, three = 3; /* linkers let a name share another's tail */
 int _start(void) { return global_two(data_three); }
 """
 
@@ -65,6 +65,14 @@ def test_every_symbol_is_found_by_name_and_by_address(linked: Path) -> None:
             nearest = symbols.nearest(physical + 1)
             assert nearest is not None
             assert wanted[nearest[0]] + nearest[1] == value + 1
+
+
+@pytest.mark.parametrize("prefix", ["", "t", "th", "three", "three_", "g", "global_two", "_", "é", "\udc80"])
+def test_names_that_begin_so(linked: Path, prefix: str) -> None:
+    with open_kernel(str(linked)) as image:
+        wanted = {name for name in oracle(linked) if name.startswith(prefix)}
+        assert set(image.symbols().names(prefix)) == wanted
+        assert image.symbols().first(prefix, 2) == sorted(wanted)[:2]
 
 
 def test_the_sample_guests_entry_has_a_name() -> None:

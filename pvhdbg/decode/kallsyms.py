@@ -64,6 +64,27 @@ class Kallsyms:
             length, at = _length(self.packed, at)
             at += length
 
+    def names(self, prefix: bytes = b"") -> Iterator[bytes]:
+        """The names that begin so, in the table's order. Only those whose first letters may fit are decoded."""
+        packed, at, last = self.packed, 0, len(self.packed) - 4
+        # The first token is the type's letter alone, or that with the first letters of the name.
+        first = bytes(_fits(token[1:], prefix) for token in self.tokens)
+        second = bytes(_fits(token, prefix) for token in self.tokens)
+        alone = bytes(len(token) == 1 for token in self.tokens)
+        for _ in range(len(self)):
+            if at > last:
+                break  # names that run past the end are empty
+            length = packed[at]
+            if length & 0x80:
+                length, at = _length(packed, at)
+            else:
+                at += 1
+            if first[packed[at]] and (second[packed[at + 1]] or not alone[packed[at]]):
+                name = b"".join([self.tokens[token] for token in packed[at : at + min(length, _NAME_BOUND)]])
+                if name.startswith(prefix, 1):
+                    yield name[1:]
+            at += length
+
     def exact(self, address: int) -> str | None:
         """The first symbol at exactly that address."""
         row = bisect_left(self.addresses, address)
@@ -139,12 +160,9 @@ def _names(
     low = max(start - _REACH, 0)
     low += -low % grain
     region = bytes(data[low:start])
-    padding = bytes(grain - 4)
     tries = 0
     # The number is 32 bits, padded with zeros: look for what can be one, nearest first, since the names follow it at once.
-    for at in range(len(region) - 16 & -grain, -1, -grain):
-        if region[at + 3] or region[at + 4 : at + grain] != padding:
-            continue
+    for at in _small_numbers(region, grain):
         count = int.from_bytes(region[at : at + 4], "little")
         if not _FEWEST <= count <= _MOST or count > len(region) - at:
             continue
@@ -159,6 +177,17 @@ def _names(
         if markers is not None and addresses is not None:
             return Kallsyms(region[at + grain :], markers, tokens, addresses)
     return None
+
+
+def _small_numbers(region: bytes, grain: int) -> Iterator[int]:
+    """Every multiple of `grain` where a number below 2^24 stands in as many bytes, the last one first."""
+    zeros = bytes(grain - 3)
+    at = len(region) - 16 + grain
+    while (place := region.rfind(zeros, 0, at)) >= 3:
+        at = place - 3 & -grain
+        if region.startswith(zeros, at + 3):
+            yield at
+        at += grain - 1  # what is found next begins before this one's zeros
 
 
 def _after_block(region: bytes, block: int) -> int | None:
@@ -209,16 +238,21 @@ def _addresses(data: Buffer, number_at: int, after_tokens: int, count: int, word
 
 def _absolute(offsets: array[int], base: int, limit: int) -> array[int] | None:
     """Offsets as addresses: below the base by what is negative, absolute where it is not; or, newer, all above the base."""
-    below = [offset if offset >= 0 else base - 1 - offset for offset in offsets]
-    above = [base + (offset & 0xFFFFFFFF) for offset in offsets]
-    for values in (below, above):
+    for values in (
+        [offset if offset >= 0 else base - 1 - offset for offset in offsets],
+        [base + (offset & 0xFFFFFFFF) for offset in offsets],
+    ):
         if base <= values[-1] < limit and _rising(values):
             return array("Q", values)
     return None
 
 
 def _rising(values: list[int]) -> bool:
-    return all(a <= b for a, b in pairwise(values))
+    return values == sorted(values)
+
+
+def _fits(token: bytes, prefix: bytes) -> bool:
+    return token.startswith(prefix) or prefix.startswith(token)
 
 
 def _length(data: bytes, at: int) -> tuple[int, int]:

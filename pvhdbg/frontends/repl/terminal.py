@@ -10,7 +10,6 @@ import asyncio
 import os
 import signal
 import sys
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,14 +87,6 @@ class Terminal:
 
     def run(self) -> int:
         """Until somebody leaves; returns 0."""
-        warming = threading.Thread(target=self._warm, daemon=True)
-        warming.start()
-        try:
-            return self._conversed()
-        finally:
-            warming.join()  # it reads the kernel's file, which is about to be closed
-
-    def _conversed(self) -> int:
         talk = self._talk
         while not talk.leaving:
             try:
@@ -112,13 +103,6 @@ class Terminal:
             if result.error:
                 talk.write(f"{talk.style('bad', 'error:')} {result.error}\n")
         return 0
-
-    def _warm(self) -> None:
-        """Sort the symbols while the user still reads the report: the first completion shall not wait for it."""
-        try:
-            self._talk.complete("break _")
-        except Exception:
-            pass
 
     def _watch(self) -> None:
         from prompt_toolkit.application import get_app

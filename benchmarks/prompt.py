@@ -1,0 +1,107 @@
+"""The prompt: how soon it is there after the report, and the first completion of a symbol, beside GDB's."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import signal
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.bench import PVHDBG, Bench, Row
+from benchmarks.kernel_files import SYMBOLS, symbols_file
+from pvhdbg.frontends.repl.terminal import PROMPT
+from pvhdbg.frontends.session import Session
+from pvhdbg.kernel_image import open_kernel
+from pvhdbg.model import Snapshot
+from pvhdbg.targets.mi import MachineInterface
+from pvhdbg.targets.recorded import RecordedTarget
+
+PROMPT_GOAL, COMPLETION_GOAL = 0.5, 0.05  # seconds
+REPORTED = b"(exit "  # the last line of a report
+LONGEST = 60.0
+
+
+def rows(bench: Bench) -> Iterator[Row]:
+    """Both goals are of ours alone, in seconds; the ratio says what that is to a user of GDB."""
+    ours, theirs = bench.pair(lambda: to_prompt(bench), gdb_to_prompt)
+    yield Row(
+        "from the report to the prompt, at a terminal / `gdb` from its start to its own",
+        ours, theirs, f"ours <= {PROMPT_GOAL} s", lambda _: statistics.median(ours) <= PROMPT_GOAL,
+    )  # fmt: skip
+    big = symbols_file(bench)
+    found, others = bench.pair(lambda: completed(big), lambda: completed_by_gdb(big))
+    yield Row(
+        "first completion among 116 000 symbols / GDB's `-complete`",
+        found, others, f"ours <= {COMPLETION_GOAL} s", lambda _: statistics.median(found) <= COMPLETION_GOAL,
+    )  # fmt: skip
+
+
+# --- at a terminal ------------------------------------------------------------------------------------------------
+
+
+def to_prompt(bench: Bench) -> float:
+    """Seconds between the end of `run`'s report and its prompt."""
+    _, reported, prompted = _watched([str(PVHDBG), "run", str(bench.kernel)], REPORTED, PROMPT.rstrip().encode())
+    return prompted - reported
+
+
+def gdb_to_prompt() -> float:
+    began, prompted = _watched(["gdb", "-nx", "-q"], b"(gdb) ")
+    return prompted - began
+
+
+def _watched(command: list[str], *wanted: bytes) -> list[float]:
+    """When a command at a terminal of its own was started, and when it had written each of `wanted`, one after the other."""
+    times, seen = [time.perf_counter()], b""
+    child, terminal = pty.fork()
+    if not child:
+        os.execvpe(command[0], command, {**os.environ, "TERM": "xterm", "COLUMNS": "120", "LINES": "40"})
+    try:
+        for words in wanted:
+            while words not in seen:
+                if not select.select([terminal], [], [], LONGEST)[0] or time.perf_counter() - times[0] > LONGEST:
+                    raise SystemExit(f"{command} does not write {words!r}: {seen[-500:]!r}")
+                seen += os.read(terminal, 1 << 16)
+            seen = seen.partition(words)[2]
+            times.append(time.perf_counter())
+        return times
+    finally:
+        os.kill(child, signal.SIGTERM)
+        os.close(terminal)
+        os.waitpid(child, 0)
+
+
+# --- completion ---------------------------------------------------------------------------------------------------
+
+WORD = f"a_symbol_of_usual_length_{SYMBOLS // 2}"
+
+
+def completed(path: Path) -> float:
+    """Seconds for the first completion of a session, which opens the symbol table."""
+    with open_kernel(str(path)) as image:
+        session = Session(RecordedTarget(Snapshot(), "nothing"), image)
+        began = time.perf_counter()
+        words = session.complete(f"symbols {WORD}")
+        took = time.perf_counter() - began
+    if words != [WORD]:
+        raise SystemExit(f"the completion is wrong: {words}")
+    return took
+
+
+def completed_by_gdb(path: Path) -> float:
+    """The same of GDB, which has read the file."""
+    gdb = MachineInterface()
+    try:
+        gdb.command(f'-file-symbol-file "{path}"', 60)
+        began = time.perf_counter()
+        reply = gdb.command(f'-complete "info symbol {WORD}"', 60)
+        took = time.perf_counter() - began
+    finally:
+        gdb.close()
+    if reply["payload"]["matches"] != [f"info symbol {WORD}"]:
+        raise SystemExit(f"GDB's completion is wrong: {reply}")
+    return took
