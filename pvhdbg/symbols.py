@@ -64,6 +64,9 @@ class _LinuxTable:
                 if not missing:
                     break
 
+    def lettered(self) -> Iterator[tuple[str, bytes, int]]:
+        return self._kallsyms.lettered()
+
     def exact(self, address: int) -> str | None:
         return self._kallsyms.exact(address)
 
@@ -121,6 +124,10 @@ class Symbols:
     def origin(self) -> str | None:
         """Where they come from: ".symtab", "kallsyms", or None without any."""
         return None if self._table is None else self._table.origin
+
+    def lettered(self) -> Iterator[tuple[str, bytes, int]]:
+        """nm's letter, name and link-time address of what a stripped Linux knows of itself; nothing of a .symtab, which all can read."""
+        return self._table.lettered() if isinstance(self._table, _LinuxTable) else iter(())
 
     def virtual_address(self, name: str) -> int:
         """The symbol's link-time address; of several with the name, the first. Raises BadInput, with the nearest names, for none."""

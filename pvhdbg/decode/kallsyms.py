@@ -64,6 +64,15 @@ class Kallsyms:
             length, at = _length(self.packed, at)
             at += length
 
+    def lettered(self) -> Iterator[tuple[str, bytes, int]]:
+        """All symbols: nm's letter for its kind, the name, the address."""
+        at = 0
+        for address in self.addresses:
+            length, at = _length(self.packed, at)
+            word = b"".join([self.tokens[token] for token in self.packed[at : at + min(length, _NAME_BOUND)]])
+            yield word[:1].decode("latin-1"), word[1:], address
+            at += length
+
     def names(self, prefix: bytes = b"") -> Iterator[bytes]:
         """The names that begin so, in the table's order. Only those whose first letters may fit are decoded."""
         packed, at, last = self.packed, 0, len(self.packed) - 4

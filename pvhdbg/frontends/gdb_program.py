@@ -80,18 +80,41 @@ def _named(image: KernelImage) -> list[str]:
     return [f"set pvh kernel {_plain(os.path.abspath(image.path))}"]
 
 
-def symbol_commands(image: KernelImage, connected: bool = True) -> list[str]:
-    """What gives GDB the kernel's symbols at both aliases. Raises BadInput for a path that GDB cannot be given."""
+def symbol_commands(image: KernelImage, connected: bool = True, moved: int = 0, slid: int = 0) -> list[str]:
+    """What gives GDB the kernel's symbols at both aliases. Raises BadInput for a path that GDB cannot be given.
+
+    `moved` and `slid` are how far the kernel lies from its physical and its virtual link-time addresses.
+    """
     path, commands = os.path.abspath(image.path), []
-    if image.was != "ELF":
-        return [f"echo {_escaped(f'pvh: the symbols of a {image.was} are not for GDB: unpack it with pvhdbg extract')}\\n"]
+    if _names_itself(image):
+        from pvhdbg.frontends.symbol_cache import symbols_of
+
+        try:
+            path = symbols_of(image)
+        except OSError as error:
+            return [_said(f"the kernel's own symbols cannot be kept for GDB: {error.strerror}")]
+    elif image.was != "ELF":
+        return [_said(f"there are no symbols in this {image.was}")]
     if image.elf.bits == 32 and not connected:
         commands.append("set architecture i386:x86-64")  # or the file's own would make GDB refuse QEMU's registers later
-    commands.append(f"symbol-file {_quoted(path)}")
-    offset = _physical_offset(image)
-    if offset:
+    commands.append(f"symbol-file {_quoted(path)}" + (f" -o {slid % (1 << 64):#x}" if slid else ""))
+    offset = (_physical_offset(image) + moved) % (1 << 64)
+    if offset != slid % (1 << 64):
         commands.append(f"with confirm off -- add-symbol-file {_quoted(path)} -o {offset:#x}")
     return commands
+
+
+def _names_itself(image: KernelImage) -> bool:
+    """Whether the kernel is a stripped Linux with a table of its own, which GDB does not know."""
+    try:
+        return image.symbols().origin == "kallsyms"
+    except BadInput:
+        return False  # a damaged .symtab: GDB has its own words for it
+
+
+def _said(text: str) -> str:
+    """A command that says something."""
+    return f"echo {_escaped(_plain(f'pvh: {text}'))}\\n"
 
 
 def _physical_offset(image: KernelImage) -> int:

@@ -108,7 +108,7 @@ class Placement:
         """Every linear address at which the symbol will be met: before paging, and after. Raises BadInput as `address_of`."""
         physical = self.physical_of(name)
         assert self.symbols is not None
-        virtual = self.symbols.virtual_address(name) + self._slid
+        virtual = self.symbols.virtual_address(name) + self.slid
         return tuple(dict.fromkeys((physical + offset & _WRAP, virtual + offset & _WRAP)))
 
     def address_of(self, name: str) -> int:
@@ -119,10 +119,11 @@ class Placement:
         physical = self.physical_of(name)
         if not self.paging or (self.slide is None and self.physical(physical) == physical):
             return physical
-        return link + self._slid & _WRAP
+        return link + self.slid & _WRAP
 
     @property
-    def _slid(self) -> int:
+    def slid(self) -> int:
+        """How far the kernel's virtual addresses are moved, as far as that is known."""
         return (self.relocated if self.slide is None else self.slide) or 0
 
 

@@ -101,7 +101,8 @@ class Cli:
         self.folder = folder
         self.tmp = folder / "tmp"
         self.tmp.mkdir()
-        self.env = {**_ENVIRONMENT, "TMPDIR": str(self.tmp), "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
+        self.env = {**_ENVIRONMENT, "TMPDIR": str(self.tmp), "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error",
+                    "XDG_CACHE_HOME": str(folder / "cache")}  # fmt: skip
         for name in ("NO_COLOR", "PVHDBG_TRACEBACK"):
             self.env.pop(name, None)
 

@@ -209,8 +209,8 @@ class Machine:
     def _give_symbols(self, gdb: GdbTarget) -> None:
         from pvhdbg.frontends.gdb_program import symbol_commands
 
-        image = self.session.image
-        for command in symbol_commands(image) if image is not None and image.was == "ELF" else ():
+        image, place = self.session.image, self.session.placement
+        for command in symbol_commands(image, moved=place.moved, slid=place.slid) if image is not None else ():
             gdb.passed_on(command, lambda _: None, self.interrupted, lambda: None)  # GDB says itself what it lacks
 
     def _directly(self) -> Target:
