@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from pvhdbg.decode.pattern import BadPattern, compiled
 from pvhdbg.expect.fields import Kind
 from pvhdbg.expect.quantity import number, size_words
 
@@ -55,8 +56,8 @@ def _string(kind: Kind, given: Any) -> str:
 
 def _pattern(kind: Kind, given: Any) -> re.Pattern[str]:
     try:
-        return re.compile(_string(kind, given))
-    except (re.error, RecursionError, OverflowError) as error:
+        return compiled(_string(kind, given))
+    except BadPattern as error:
         raise BadValue(f"{given!r:.80} is not a regular expression: {error}") from None
 
 
