@@ -12,7 +12,6 @@ Rules that keep it honest:
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -31,7 +30,7 @@ from pvhdbg.model import (
     Vmm,
 )
 from pvhdbg.spec.x86 import CR0, EFER
-from pvhdbg.targets.target import RESET_RIP, Target, run_until
+from pvhdbg.targets.target import RESET_RIP, Target, reset_machine, run_until
 
 if TYPE_CHECKING:
     # Imported while the guest runs its firmware (`_prepare`), where it costs no time.
@@ -167,13 +166,7 @@ def entry_of(target: Target, plan: Plan) -> EntryPoint | None:
 def _reset(target: Target) -> None:
     if not target.capabilities.monitor:
         raise TargetError(f"{target.name} has no monitor to reset it by", "restart the machine by hand, and attach again")
-    target.monitor("system_reset")
-    deadline = time.monotonic() + 2
-    while target.read_registers()["rip"] != RESET_RIP:  # the request is carried out by the main loop, not by the command
-        if time.monotonic() > deadline:
-            raise TargetError(
-                "the machine did not reset within 2 s", "a QEMU that was started with -no-reboot never does: start it without"
-            )
+    reset_machine(target)
 
 
 def _flat_mode(registers: Registers) -> bool:

@@ -15,6 +15,7 @@ The rules that keep QEMU's stub, and the guest, unharmed (measured on 7.2 and 10
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,6 +33,8 @@ _PIECE_BOUND = 0x8000
 _MONITOR_BOUND = 8 << 20
 _COMMAND_BOUND = 1 << 20  # bytes of a command line
 _PG = 1 << 31
+_CPUS = 4096
+_THREAD = re.compile(r"p[0-9a-fA-F]{1,8}\.[0-9a-fA-F]{1,8}")
 _STANDS = (StopKind.BREAKPOINT, StopKind.INTERRUPT, StopKind.SHUTDOWN)
 
 
@@ -48,6 +51,7 @@ class RemoteTarget:
         self._running = False
         self._closed = False
         self._thread: str | None = None
+        self._followed: str | None = None  # the thread that is looked at, whichever stopped
         self._cr0_hint: int | None = None
         self._pc: int | None = None  # as last read, while nothing can have changed it: a step then needs one request less
         self._described = False
@@ -84,6 +88,33 @@ class RemoteTarget:
             return int(number, 16) - 1 if dot else None
         except ValueError:
             return None
+
+    def follow(self, cpu: int | None) -> None:
+        """Look at one CPU of several and step that one, the others running meanwhile, from now on; None: the one that stopped last.
+
+        Raises TargetError for a CPU that is not there.
+        """
+        if cpu is None:
+            self._followed = None
+            return
+        self._stopped()
+        thread = self._threads().get(cpu)
+        if thread is None:
+            raise TargetError(f"{self.name} has no CPU {cpu}", "the first is 0; --cpus says how many a machine has")
+        self._pc = self._cr0_hint = None
+        self._expect_ok(f"Hg{thread}", f"CPU {cpu} cannot be looked at")
+        self._thread = self._followed = thread
+
+    def _threads(self) -> dict[int, str]:
+        """The stub's threads by the number of their CPU."""
+        found: dict[int, str] = {}
+        reply = self._ask_text("qfThreadInfo")
+        while reply.startswith("m") and len(found) < _CPUS:
+            for thread in reply[1:].split(","):
+                if _THREAD.fullmatch(thread):
+                    found[int(thread.rpartition(".")[2], 16) - 1] = thread
+            reply = self._ask_text("qsThreadInfo")
+        return found
 
     # --- getting to know each other -------------------------------------------------------------------------------
 
@@ -255,7 +286,7 @@ class RemoteTarget:
             self._expect_ok(f"z1,{pc:x},1", "the breakpoint could not be lifted for a step")
         try:
             self._cr0_hint = None
-            return self._take(self._wire.request(b"s", self._timeout))
+            return self._take(self._wire.request(self._one_step(), self._timeout))
         finally:
             if here:
                 self._expect_ok(f"Z1,{pc:x},1", "the breakpoint could not be set again after a step")
@@ -279,8 +310,11 @@ class RemoteTarget:
             stop = self.step()
         else:
             self._cr0_hint = None
-            stop = self._take(self._wire.request(b"s", self._timeout))
+            stop = self._take(self._wire.request(self._one_step(), self._timeout))
         return stop, self._wire.request(b"g", self._timeout) if stop.kind in _STANDS else b""
+
+    def _one_step(self) -> bytes:
+        return b"s" if self._followed is None else f"vCont;s:{self._followed};c".encode("ascii")
 
     def interrupt(self) -> Stop:
         """Stop a running machine."""
@@ -295,9 +329,10 @@ class RemoteTarget:
         if reply.kind in "WX":
             self._closed = True
             return Stop(StopKind.EXITED, reply.number, reply.words)
-        if reply.thread is not None and reply.thread != self._thread:
-            self._thread = reply.thread
-            self._wire.request(b"Hg" + reply.thread.encode("ascii"), self._timeout)
+        looked_at = reply.thread if self._followed is None else self._followed
+        if looked_at is not None and (looked_at != self._thread or looked_at != reply.thread):
+            self._thread = looked_at
+            self._wire.request(b"Hg" + looked_at.encode("ascii"), self._timeout)
         kinds = {2: StopKind.INTERRUPT, 3: StopKind.SHUTDOWN, 5: StopKind.BREAKPOINT}
         words = "the guest shut down or triple-faulted" if reply.number == 3 else reply.words
         return Stop(kinds.get(reply.number, StopKind.ERROR), reply.number, words)

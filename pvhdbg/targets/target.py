@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from pvhdbg.errors import EntryNotReached, GuestDied, TargetTimeout
+from pvhdbg.errors import EntryNotReached, GuestDied, TargetError, TargetTimeout
 from pvhdbg.model import Registers
 
 
@@ -160,9 +160,7 @@ def run_until(
                 if reboots <= 0:
                     raise GuestDied(f"the guest rebooted before it reached {names}")
                 reboots -= 1
-                target.clear_breakpoint(RESET_VECTOR)
-                target.step()
-                target.set_breakpoint(RESET_VECTOR)
+                leave_reset_vector(target)
                 target.resume()
                 continue
             if stop.kind is not StopKind.BREAKPOINT:
@@ -176,6 +174,27 @@ def run_until(
                 target.clear_breakpoint(address)
             except Exception:
                 pass
+
+
+def reset_machine(target: Target, seconds: float = 2.0) -> None:
+    """Reset a machine that stands still: it stands at its reset vector then. Raises TargetError where it does not get there."""
+    target.monitor("system_reset")
+    deadline = time.monotonic() + seconds
+    while target.read_registers()["rip"] != RESET_RIP:  # the request is carried out by the main loop, not by the command
+        if time.monotonic() > deadline:
+            raise TargetError(
+                f"the machine did not reset within {seconds:g} s", "a QEMU that was started with -no-reboot never does: start it without"
+            )
+
+
+def leave_reset_vector(target: Target) -> None:
+    """Step a machine that stands at its reset vector off it, and watch the vector from then on.
+
+    `resume` does not: in real mode the pc is an offset, which is not where the breakpoint is. Raises TargetError.
+    """
+    target.clear_breakpoint(RESET_VECTOR)
+    target.step()
+    target.set_breakpoint(RESET_VECTOR)
 
 
 def _linear(target: Target, pc: int) -> int:

@@ -49,6 +49,12 @@ def decode(text: bytes) -> dict[str, int]:
     return values
 
 
+def of_cpu(text: str, cpu: int) -> str:
+    """One CPU's part of `info registers -a`; empty for one that is not there."""
+    _, _, part = f"\n{text}".replace("\r", "").partition(f"\nCPU#{cpu}\n")
+    return part.partition("\nCPU#")[0]
+
+
 class TextDelta(Delta):
     """The dumps before and after an instruction, compared when somebody asks."""
 

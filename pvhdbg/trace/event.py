@@ -137,11 +137,28 @@ class Fault:
 
 
 @dataclass(frozen=True)
+class Reset:
+    """The machine was reset, which is no event: `seq` is the number of events that had begun before it.
+
+    `number` counts the resets of a trace from 1. `pc` and `mode` are those of the last event before it (None: there was none).
+    `why` holds the reason in words where it was seen; "" for a guest that asked for it, or where nothing tells. `goes_on` says that the trace goes
+    on at the reset vector.
+    """
+
+    seq: int
+    number: int
+    pc: int | None
+    mode: Mode | None
+    why: str = ""
+    goes_on: bool = False
+
+
+@dataclass(frozen=True)
 class Batch:
     """Consecutive events as columns, with the faults that were taken between them. Iterating it makes `Event`s.
 
     `system` lists the indexes of events that changed more than general registers and flags; `deltas` is None when the engine
-    saw places only. The columns have the same length.
+    saw places only. The columns have the same length. A batch with a `reset` holds nothing else.
     """
 
     seq: int
@@ -152,6 +169,7 @@ class Batch:
     cpus: Sequence[int] | None = None
     system: Sequence[int] = ()
     faults: Sequence[Fault] = ()
+    reset: Reset | None = None
 
     def __len__(self) -> int:
         return len(self.pcs)
@@ -187,4 +205,19 @@ class Batch:
             None if self.cpus is None else self.cpus[:length],
             [index for index in self.system if index < length],
             [fault for fault in self.faults if fault.seq <= self.seq + length],
+        )
+
+    def since(self, index: int) -> Batch:
+        """The events from `index` on, and the faults behind the one before it."""
+        if index <= 0:
+            return self
+        return Batch(
+            self.seq + index,
+            self.pcs[index:],
+            self.modes[index:],
+            self.codes[index:],
+            None if self.deltas is None else self.deltas[index:],
+            None if self.cpus is None else self.cpus[index:],
+            [at - index for at in self.system if at >= index],
+            [fault for fault in self.faults if fault.seq > self.seq + index],
         )

@@ -36,7 +36,7 @@ _EXCEPTION = re.compile(
 )
 _HARDWARE = re.compile(rb"^Servicing hardware INT=0x([0-9a-f]{2})")
 _RESET = re.compile(rb"^CPU Reset \(CPU (\d+)\)")
-_REGISTERS = re.compile(rb"^(?:[RE][A-Z0-9]{1,2} ?=|(?:ES|CS|SS|DS|FS|GS|LDT|TR) ?=|[GI]DT=|CR0=|DR[0-7]=|CC[SDO]=)")
+_REGISTERS = re.compile(rb"^(?:[RE][A-Z0-9]{1,2} ?=|(?:ES|CS|SS|DS|FS|GS|LDT|TR) ?=|[GI]DT=|CR0=|DR[0-7]=|CC[SDO]=|FCW=|FPR\d=|[XYZ]MM\d\d=|Opmask)")
 _CR_LINE = re.compile(rb"CR0=([0-9a-f]+) CR2=[0-9a-f]+ CR3=[0-9a-f]+ CR4=([0-9a-f]+)")
 _CONTROL_LOGS = (b"CR0 update", b"CR3 update", b"CR4 update")
 _UNFINISHED_BOUND = 8 << 20  # bytes without a record after which the log is not believed
@@ -296,8 +296,9 @@ class LogReader:
             self._interrupt = int(hardware[1], 16)  # the line that says where follows
         elif line.startswith(b"Triple fault"):
             self._open_fault("triple fault")
-        elif _RESET.match(line):
-            self._open_fault("reset")
+        elif reset := _RESET.match(line):
+            if reset[1] == b"0":  # of another CPU it is an INIT, with which a kernel starts that one
+                self._open_fault("reset")
         elif not line.startswith((*_CONTROL_LOGS, b"check_exception", b"SMM:")) and not _REGISTERS.match(line) and line[:5] != b"EFER=":
             self._strange_line(line)
 

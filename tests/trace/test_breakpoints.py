@@ -24,8 +24,9 @@ pytestmark = pytest.mark.boot
 AtEntry = Callable[..., RemoteTarget]
 
 
-def found(engine: BreakpointEngine | LogEngine, watched: dict[int, str] | None = None, until: str = "") -> list[tuple[str, int, str]]:
-    finder, rows = Finder(watched), []
+def found(engine: BreakpointEngine | LogEngine, watched: dict[int, str] | None = None, until: str = "") -> list[tuple[str, int | None, str]]:
+    finder = Finder(watched)
+    rows: list[tuple[str, int | None, str]] = []
     for batch in engine.batches(Bounds(seconds=20)):
         rows += [(one.name, one.pc, one.detail) for one in finder.feed(batch)]
         if rows and rows[-1][0] == until:

@@ -12,17 +12,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from pvhdbg.decode.paging import translate
 from pvhdbg.disassembly import disassemble
 from pvhdbg.errors import MemoryUnreadable, TargetError, TargetLost, TargetTimeout
 from pvhdbg.model import Registers, Unavailable
 from pvhdbg.spec.x86 import EFER, EFLAGS
-from pvhdbg.targets.target import RESET_RIP, RESET_VECTOR, Stop, StopKind, Target
+from pvhdbg.targets.target import RESET_RIP, RESET_VECTOR, Stop, StopKind, Target, leave_reset_vector
 from pvhdbg.trace.cpu_text import decode
 from pvhdbg.trace.engines.engine import Bounds, End
 from pvhdbg.trace.engines.sites import next_sites
-from pvhdbg.trace.event import Batch, Delta, Mode, mode_of
+from pvhdbg.trace.engines.tap import Tap
+from pvhdbg.trace.event import Batch, Delta, Fault, Mode, mode_of
 from pvhdbg.trace.opcodes import is_system, kind_of
 
 MOST = 20
@@ -30,6 +32,7 @@ _STEPS = 512  # system instructions and unknown jumps that are stopped at before
 _CALLS = 4  # indirect calls whose returns are waited for
 _FEW = 4  # slots, of which none is spent on telling a reboot
 _TURN = 0.1  # seconds
+_FAULTS = 4096  # that are kept of one run
 _HIGHER_HALF = 1 << 63
 
 
@@ -51,12 +54,14 @@ class StateDelta(Delta):
 
 class BreakpointEngine:
     """See `Engine`. `places` are the milestones with known addresses, in the order that is expected, each with all its addresses;
-    `slots` is how many breakpoints are used at most.
+    `slots` is how many breakpoints are used at most. From the reset vector it runs to `entry`: firmware is not walked.
     """
 
     name = "breakpoints"
 
-    def __init__(self, target: Target, places: Sequence[Sequence[int]] = (), *, slots: int = MOST, base: int = 0) -> None:
+    def __init__(
+        self, target: Target, places: Sequence[Sequence[int]] = (), *, slots: int = MOST, base: int = 0, entry: int | None = None
+    ) -> None:
         self.end = End("stopped")
         self.warnings: list[str] = []
         self.stops = 0
@@ -64,6 +69,9 @@ class BreakpointEngine:
         self._places = [tuple(place) for place in places]
         self._slots = max(min(slots, MOST), 1)
         self._seq = base
+        self._entry = entry
+        self._faults: list[Fault] = []
+        self._tap = Tap(target)
         self._asked = False
         self._steps = 0
         self._returns: list[int] = []  # behind indirect calls that were stepped into
@@ -76,43 +84,65 @@ class BreakpointEngine:
 
     def batches(self, bounds: Bounds) -> Iterator[Batch]:
         """Run from stop to stop, and yield one event for each. Raises TargetError."""
+        with self._tap:
+            self.warnings += self._tap.warnings
+            try:
+                yield from self._stops_of(bounds)
+            finally:
+                self._window((), reboots=False)
+
+    def _stops_of(self, bounds: Bounds) -> Iterator[Batch]:
         deadline = time.monotonic() + bounds.seconds
         state, first, left = self._state(), True, bounds.count
+        ended = self._through_firmware(bounds, deadline) if state["rip"] == RESET_RIP else None
+        if ended is not None:
+            self.end = ended
+            yield Batch(self._seq, [], [], [], faults=self._taken(self._seq))
+            return
+        if state["rip"] == RESET_RIP:
+            state = self._state()
+            first = state["rip"] == self._entry
         self.end = End("enough")
-        try:
-            while True:
-                pc, mode = state["rip"], self._mode(state)
-                code = self._code(pc, mode, state)
-                if not first and self._linear(pc, mode, state) in bounds.addresses:
-                    self.end = End("address", None, pc)
-                    return
-                if left is not None and left <= 0:
-                    self.end = End("count")
-                    return
-                self._pass(self._linear(pc, mode, state))
-                if kind_of(code, mode.bits) == "hlt" and not state.get("eflags", 0) >> EFLAGS["IF"] & 1:
-                    yield self._event(pc, mode, code, None)
-                    self.end = End("halted", None, pc + len(code))
-                    return
-                stop, after = self._step()
-                yield self._event(pc, mode, code, StateDelta(state, after) if after else None)
-                left = None if left is None else left - 1
-                ended = self._ended(stop, after)
-                if ended is None:
-                    if kind_of(code, mode.bits) == "call":
-                        self._returns = [*self._returns, self._linear(pc + len(code), mode, state)][-_CALLS:]
-                    fresh = self._mode(after) is not mode or (after["rip"] >= _HIGHER_HALF > pc)
-                    state, first = after, False
-                    if fresh:
-                        continue  # the first instruction in a mode, or at its virtual address, is a milestone itself
-                    if self._linear(state["rip"], self._mode(state), state) not in self._wanted(state, bounds):
-                        ended = self._run(self._wanted(state, bounds), deadline)
-                        state = state if ended else self._state()
-                if ended is not None:
-                    self.end = ended
-                    return
-        finally:
-            self._window(())
+        while True:
+            pc, mode = state["rip"], self._mode(state)
+            code = self._code(pc, mode, state)
+            if not first and self._linear(pc, mode, state) in bounds.addresses:
+                self.end = End("address", None, pc)
+                return
+            if left is not None and left <= 0:
+                self.end = End("count")
+                return
+            self._pass(self._linear(pc, mode, state))
+            if kind_of(code, mode.bits) == "hlt" and not state.get("eflags", 0) >> EFLAGS["IF"] & 1:
+                yield self._event(pc, mode, code, None)
+                self.end = End("halted", None, pc + len(code))
+                return
+            stop, after = self._step()
+            faults = self._taken(self._seq + 1)
+            ended = self._ended(stop, after, any(one.kind == "reset" for one in faults))
+            seen = bool(after) and (ended is None or ended.why != "reset")  # a reset's registers are not the instruction's doing
+            yield replace(self._event(pc, mode, code, StateDelta(state, after) if seen else None), faults=faults)
+            left = None if left is None else left - 1
+            if ended is None:
+                if kind_of(code, mode.bits) == "call":
+                    self._returns = [*self._returns, self._linear(pc + len(code), mode, state)][-_CALLS:]
+                fresh = self._mode(after) is not mode or (after["rip"] >= _HIGHER_HALF > pc)
+                state, first = after, False
+                if fresh:
+                    continue  # the first instruction in a mode, or at its virtual address, is a milestone itself
+                if self._linear(state["rip"], self._mode(state), state) not in self._wanted(state, bounds):
+                    ended = self._run(self._wanted(state, bounds), deadline)
+                    state = state if ended else self._state()
+            if ended is not None:
+                self.end = ended
+                yield Batch(self._seq, [], [], [], faults=self._taken(self._seq))
+                return
+
+    def _through_firmware(self, bounds: Bounds, deadline: float) -> End | None:
+        """From the reset vector to the entry."""
+        leave_reset_vector(self._target)
+        self._set.add(RESET_VECTOR)
+        return self._run([*bounds.addresses, *(() if self._entry is None else (self._entry,))], deadline)
 
     # --- what is waited for ---------------------------------------------------------------------------------------
 
@@ -146,11 +176,11 @@ class BreakpointEngine:
         self._returns = [one for one in self._returns if one != linear]
         self._places = [place for place in self._places if linear not in place]
 
-    def _window(self, wanted: Sequence[int]) -> None:
-        """Set the first of `wanted` that there is room for, and no others."""
+    def _window(self, wanted: Sequence[int], *, reboots: bool = True) -> None:
+        """Set the first of `wanted` that there is room for, and no others but the one that tells of `reboots`."""
         few = self._slots <= _FEW
         free = self._slots if few else self._slots - 1
-        room = [*wanted[:free], *(() if few or not wanted else (RESET_VECTOR,))]
+        room = [*wanted[:free], *((RESET_VECTOR,) if reboots and not few else ())]
         for address in self._set - set(room):
             self._set.discard(address)
             try:
@@ -183,16 +213,22 @@ class BreakpointEngine:
         self._window(wanted)
         self._target.resume()
         while True:
+            self._faults = [*self._faults, *self._tap.faults(self._seq)][-_FAULTS:]
             try:
                 stop = self._target.wait(_TURN)
                 break
             except TargetTimeout:
                 if self._asked or time.monotonic() > deadline:
-                    stop = self._target.interrupt()
+                    with self._tap.drained():
+                        stop = self._target.interrupt()
                     return End("interrupted" if self._asked else "time", stop, self._target.read_registers()["rip"])
             except TargetLost:
                 return End("exited", Stop(StopKind.EXITED, 0, "the connection closed"))
         return self._ended(stop, {"rip": 0} if stop.kind is StopKind.EXITED else self._target.read_registers().values)
+
+    def _taken(self, begun: int) -> list[Fault]:
+        taken, self._faults = self._faults, []
+        return [*taken, *self._tap.faults(begun)]
 
     def _step(self) -> tuple[Stop, Mapping[str, int]]:
         self._steps += 1
@@ -202,13 +238,13 @@ class BreakpointEngine:
             return Stop(StopKind.EXITED, 0, "the connection closed"), {}
         return stop, {} if stop.kind is StopKind.EXITED else self._state()
 
-    def _ended(self, stop: Stop, state: Mapping[str, int]) -> End | None:
+    def _ended(self, stop: Stop, state: Mapping[str, int], reset: bool = False) -> End | None:
         if stop.kind is StopKind.EXITED:
             return End("exited", stop)
         pc = state.get("rip")
         if stop.kind is StopKind.SHUTDOWN:
             return End("shutdown", stop, pc)
-        if pc == RESET_RIP:
+        if reset or pc == RESET_RIP:
             return End("reset", stop, pc)
         return None if stop.kind is StopKind.BREAKPOINT else End("stopped", stop, pc)
 

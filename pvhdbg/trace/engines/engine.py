@@ -64,8 +64,10 @@ class Engine(Protocol):
     """Yields batches until its bounds are met or the reader stops. Afterwards the machine stands still and `end` says why."""
 
     name: str
-    end: End
     warnings: list[str]
+
+    @property
+    def end(self) -> End: ...
 
     def batches(self, bounds: Bounds) -> Iterator[Batch]: ...
 

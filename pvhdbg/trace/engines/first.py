@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator
 
 from pvhdbg.errors import TargetError, TargetLost, TargetTimeout
 from pvhdbg.spec.x86 import EFLAGS
-from pvhdbg.targets.target import RESET_VECTOR, Stop, StopKind, Target
+from pvhdbg.targets.target import RESET_RIP, RESET_VECTOR, Stop, StopKind, Target, leave_reset_vector
 from pvhdbg.trace.engines.engine import Bounds, End, end_of
 from pvhdbg.trace.engines.log_switch import LogSwitch
+from pvhdbg.trace.engines.tap import FaultLines
+from pvhdbg.trace.event import Fault
 from pvhdbg.trace.first import Block, BlockReader
 
 _TURN = 0.005
+_FAULTS = 256  # that are kept: what killed is among the last
 _SILENCE = 1.0  # seconds without a new block after which the CPU may be halted for good
 
 
@@ -24,6 +28,7 @@ class FirstEngine:
     def __init__(self, target: Target) -> None:
         self.end = End("stopped")
         self.warnings: list[str] = []
+        self.faults: deque[Fault] = deque(maxlen=_FAULTS)
         self._target = target
         self._asked = False
 
@@ -35,7 +40,7 @@ class FirstEngine:
         """Let the machine run and yield what it comes to. `bounds.count` counts blocks. Raises TargetError."""
         watched = (*bounds.addresses, RESET_VECTOR)
         try:
-            with LogSwitch(self._target, "in_asm", single=False) as switch:
+            with LogSwitch(self._target, "in_asm,int,cpu_reset", single=False) as switch:
                 self.warnings += switch.warnings
                 for address in watched:
                     self._target.set_breakpoint(address)
@@ -48,9 +53,11 @@ class FirstEngine:
                     pass  # it is gone: there is nothing left to put back
 
     def _run(self, switch: LogSwitch, bounds: Bounds) -> Iterator[list[Block]]:
-        reader = BlockReader()
+        reader, lines = BlockReader(), FaultLines()
         deadline = time.monotonic() + bounds.seconds
         silent_since = time.monotonic()
+        if self._target.read_registers()["rip"] == RESET_RIP:
+            leave_reset_vector(self._target)
         self._target.resume()
         running = True
         seen = 0
@@ -63,6 +70,7 @@ class FirstEngine:
                 if data:
                     silent_since = now
                     found = reader.feed(data)
+                    self.faults.extend(lines.feed(data, seen))
                     seen += len(found)
                     yield found
                 if stop is None and not data and now - silent_since > _SILENCE:
@@ -76,7 +84,9 @@ class FirstEngine:
                     running = False
                     if self.end.why == "enough":
                         self.end = end_of(stop, self._target, bounds)
-                    yield [*reader.feed(switch.rest()), *reader.finish()]
+                    rest = switch.rest()
+                    self.faults.extend(lines.feed(rest, seen))
+                    yield [*reader.feed(rest), *reader.finish()]
                     return
                 over = bounds.count is not None and seen >= bounds.count
                 if now > deadline or self._asked or over:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 from pvhdbg.errors import TargetError, TargetLost, TargetTimeout
 from pvhdbg.spec.x86 import EFLAGS
-from pvhdbg.targets.target import RESET_VECTOR, Stop, StopKind, Target
+from pvhdbg.targets.target import RESET_RIP, RESET_VECTOR, Stop, StopKind, Target, leave_reset_vector
 from pvhdbg.trace.engines.engine import Bounds, End, end_of
 from pvhdbg.trace.engines.log_switch import LogSwitch
 from pvhdbg.trace.event import Batch
@@ -65,6 +65,8 @@ class LogEngine:
     def _run(self, switch: LogSwitch, bounds: Bounds) -> Iterator[Batch]:
         deadline = time.monotonic() + bounds.seconds
         first = self.reader.seq
+        if self._target.read_registers()["rip"] == RESET_RIP:
+            leave_reset_vector(self._target)
         self._resume()
         silent_since = time.monotonic()
         while True:
@@ -183,8 +185,8 @@ class LogEngine:
         return None
 
     def _state(self) -> bytes | None:
-        if not self._states or self._gone:
-            return None
+        if not self._states or self._gone or self.end.why == "reset":
+            return None  # what a reset made of the registers, the last instruction did not
         try:
             text = self._target.monitor("info registers").replace("\r", "").encode("latin-1", "replace")
         except TargetError:

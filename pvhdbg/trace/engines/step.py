@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 
 from pvhdbg.disassembly import disassemble
 from pvhdbg.errors import MemoryUnreadable, TargetError, TargetTimeout
 from pvhdbg.rsp.registers import RegisterLayout
 from pvhdbg.spec.x86 import EFER
 from pvhdbg.targets.remote import RemoteTarget
-from pvhdbg.targets.target import RESET_RIP, Stop, StopKind, Target
-from pvhdbg.trace.cpu_text import decode
+from pvhdbg.targets.target import RESET_RIP, RESET_VECTOR, Stop, StopKind, Target
+from pvhdbg.trace.cpu_text import decode, of_cpu
 from pvhdbg.trace.engines.engine import Bounds, End
-from pvhdbg.trace.event import Batch, Delta, Mode, mode_of
+from pvhdbg.trace.engines.tap import Tap
+from pvhdbg.trace.event import Batch, Delta, Fault, Mode, mode_of
 from pvhdbg.trace.opcodes import is_system, kind_of
 
 _BATCH = 256
@@ -55,11 +57,14 @@ class PacketDelta(Delta):
 
 
 class StepEngine:
-    """See `Engine`. Raises TargetError for a target that is not a stub of ours."""
+    """See `Engine`. Raises TargetError for a target that is not a stub of ours.
+
+    Of several CPUs it steps `cpu`, and the others run meanwhile: what two of them do to each other is not as in a free run.
+    """
 
     name = "step"
 
-    def __init__(self, target: Target, *, base: int = 0) -> None:
+    def __init__(self, target: Target, *, base: int = 0, cpu: int = 0) -> None:
         if not isinstance(target, RemoteTarget):
             raise TargetError("the step engine talks to the stub itself", "leave out --via gdb")
         self.end = End("stopped")
@@ -67,7 +72,8 @@ class StepEngine:
         self.steps = 0  # instructions and iterations that were stepped
         self._target = target
         self._seq = base
-        self._asked = False
+        self._cpu = cpu
+        self._asked = self._armed = False
         self._codes: dict[tuple[int, int], bytes] = {}
         self._layout = target.layout
         slots = {name: self._layout.slot(name) for name in ("rip", *_GENERAL)}
@@ -79,6 +85,19 @@ class StepEngine:
 
     def batches(self, bounds: Bounds) -> Iterator[Batch]:
         """Step, and yield what was done. Raises TargetError."""
+        if self._cpu:
+            self._target.follow(self._cpu)
+            if "HLT=1" in self._registers():
+                raise TargetError(f"CPU {self._cpu} is halted: a step would wait for what wakes it", "trace with --engine log")
+        with Tap(self._target) as tap:
+            self.warnings += tap.warnings
+            try:
+                yield from self._steps_of(bounds, tap)
+            finally:
+                self._disarm()
+                self._target.follow(None)
+
+    def _steps_of(self, bounds: Bounds, tap: Tap) -> Iterator[Batch]:
         deadline = time.monotonic() + bounds.seconds
         packet = self._target.packet()
         hidden = self._hidden()
@@ -92,9 +111,10 @@ class StepEngine:
             codes: list[bytes] = []
             deltas: list[Delta | None] = []
             system: list[int] = []
+            faults: list[Fault] = []
             ended: End | None = None
             while ended is None and len(pcs) < _BATCH:
-                pc = self._value(packet, "rip")
+                pc = self._linear(packet, mode, hidden)
                 if pc in wanted and (self._seq or pcs):
                     ended = End("address", None, pc)
                 elif left is not None and left <= len(pcs):
@@ -102,26 +122,32 @@ class StepEngine:
                 elif self._asked or time.monotonic() > deadline:
                     ended = End("interrupted" if self._asked else "time", None, pc)
                 else:
-                    code = self._code(pc, mode, hidden)
+                    code = self._code(pc, mode)
                     before, old = packet, hidden
+                    if not tap.open and self._value(packet, "rip") != RESET_RIP:
+                        self._arm()
                     stop, packet = self._step(pc, code, mode, packet)
                     special = is_system(code, mode.bits)
-                    if packet and special:
+                    elsewhere = bool(packet) and packet[slice(*self._at["cs"])] != before[slice(*self._at["cs"])]
+                    if packet and (special or elsewhere):
                         hidden = self._hidden()
                     pcs.append(pc)
                     modes.append(mode)
                     codes.append(code)
-                    deltas.append(PacketDelta(self._layout, before, packet, old, hidden) if packet else None)
+                    taken = tap.faults(self._seq + len(pcs))
+                    faults += taken
+                    ended = self._ended(stop, packet, code, any(one.kind == "reset" for one in taken))
+                    seen = bool(packet) and (ended is None or ended.why != "reset")  # a reset's registers are not the instruction's doing
+                    deltas.append(PacketDelta(self._layout, before, packet, old, hidden) if seen else None)
                     if special:
                         system.append(len(pcs) - 1)
-                    if packet and (special or packet[slice(*self._at["cs"])] != before[slice(*self._at["cs"])]):
+                    if packet and (special or elsewhere):
                         mode = self._mode(packet, hidden)
-                    ended = self._ended(stop, packet, code)
             if pcs:
                 seq = self._seq
                 self._seq += len(pcs)
                 left = None if left is None else left - len(pcs)
-                yield Batch(seq, pcs, modes, codes, deltas, None, system)
+                yield Batch(seq, pcs, modes, codes, deltas, [self._cpu] * len(pcs) if self._cpu else None, system, faults)
             if ended is not None:
                 self.end = ended
                 return
@@ -132,15 +158,16 @@ class StepEngine:
         if kind == "hlt":
             return Stop(StopKind.INTERRUPT, 2, "hlt"), packet  # a step would wait for an interrupt that stepping masks
         iterations = idle = 0
+        rip = self._value(packet, "rip")
         while True:
             self.steps += 1
             iterations += 1
             before = packet
-            stop, packet = self._target.step_packet(pc)
+            stop, packet = self._target.step_packet(rip)
             if packet == before and stop.kind is StopKind.BREAKPOINT and not _leads_to_itself(code) and idle < _IDLE:
                 idle += 1
                 continue  # it did not run: QEMU was interrupted before it could
-            if kind != "rep" or stop.kind is not StopKind.BREAKPOINT or self._value(packet, "rip") != pc:
+            if kind != "rep" or stop.kind is not StopKind.BREAKPOINT or self._value(packet, "rip") != rip:
                 return stop, packet
             if iterations > _ITERATIONS:
                 return self._run_rep(pc + len(code))
@@ -161,7 +188,7 @@ class StepEngine:
             except TargetError:
                 pass  # the machine is gone
 
-    def _ended(self, stop: Stop, packet: bytes, code: bytes) -> End | None:
+    def _ended(self, stop: Stop, packet: bytes, code: bytes, reset: bool) -> End | None:
         if stop.kind is StopKind.EXITED:
             return End("exited", stop)
         pc = self._value(packet, "rip") if packet else None
@@ -169,11 +196,28 @@ class StepEngine:
             return End("shutdown", stop, pc)
         if stop.text == "hlt" and code:
             return End("halted", stop, None if pc is None else pc + len(code))
-        if pc == RESET_RIP:
+        if reset or pc == RESET_RIP:
             return End("reset", stop, pc)
         return None if stop.kind is StopKind.BREAKPOINT else End("stopped", stop, pc)
 
+    def _arm(self) -> None:
+        """Where no log tells of a reset, a breakpoint at its vector does (KVM); QEMU's TCG looks at none while it steps."""
+        if not self._armed:
+            self._armed = True
+            with suppress(TargetError):  # a stub without breakpoints
+                self._target.set_breakpoint(RESET_VECTOR)
+
+    def _disarm(self) -> None:
+        if self._armed:
+            self._armed = False
+            with suppress(TargetError):  # the machine is gone
+                self._target.clear_breakpoint(RESET_VECTOR)
+
     # --- what is read ---------------------------------------------------------------------------------------------
+
+    def _linear(self, packet: bytes, mode: Mode, hidden: Mapping[str, int]) -> int:
+        pc = self._value(packet, "rip")
+        return pc if mode is Mode.LONG else pc + hidden.get("cs_base", 0) & 0xFFFFFFFF
 
     def _value(self, packet: bytes, name: str) -> int:
         start, end = self._at[name]
@@ -183,7 +227,12 @@ class StepEngine:
         """Segments, tables and all else that the monitor shows and `g` does not."""
         if not self._target.capabilities.monitor:
             return {}
-        return decode(self._target.monitor("info registers").replace("\r", "").encode("latin-1", "replace"))
+        return decode(self._registers().encode("latin-1", "replace"))
+
+    def _registers(self) -> str:
+        """The monitor speaks of the first CPU, whichever the stub speaks of."""
+        text = self._target.monitor("info registers -a" if self._cpu else "info registers").replace("\r", "")
+        return of_cpu(text, self._cpu) if self._cpu else text
 
     def _mode(self, packet: bytes, hidden: Mapping[str, int]) -> Mode:
         if "cr0" not in self._at:
@@ -194,18 +243,17 @@ class StepEngine:
             flags = 1 << 21  # not observed: kernels leave compatibility mode at once
         return mode_of(cr0, cr4, efer, flags, eflags)
 
-    def _code(self, pc: int, mode: Mode, hidden: Mapping[str, int]) -> bytes:
+    def _code(self, pc: int, mode: Mode) -> bytes:
         """The bytes of the instruction; empty where they cannot be read."""
         key = (pc, mode.bits)
         if key not in self._codes:
-            self._codes[key] = self._fetched(pc, mode, hidden)
+            self._codes[key] = self._fetched(pc, mode)
         return self._codes[key]
 
-    def _fetched(self, pc: int, mode: Mode, hidden: Mapping[str, int]) -> bytes:
-        linear = pc if mode is Mode.LONG else pc + hidden.get("cs_base", 0) & 0xFFFFFFFF
-        for size in (_LONGEST, min(_LONGEST, 0x1000 - (linear & 0xFFF))):  # the next page may not be there
+    def _fetched(self, pc: int, mode: Mode) -> bytes:
+        for size in (_LONGEST, min(_LONGEST, 0x1000 - (pc & 0xFFF))):  # the next page may not be there
             try:
-                data = self._target.read_linear(linear, size)
+                data = self._target.read_linear(pc, size)
             except MemoryUnreadable:
                 continue
             return next((one.data for one in disassemble(data, pc, mode.bits, 1)), b"")
