@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from pvhdbg.decode.text import safe
 from pvhdbg.errors import BadInput
-from pvhdbg.frontends.trace_engine import choose, interruptible, own_milestones
+from pvhdbg.frontends.serial_milestones import looked_for, pattern_of
+from pvhdbg.frontends.trace_engine import choose, entry_of, interruptible, own_milestones
 from pvhdbg.frontends.trace_scope import Scope, code_of
 from pvhdbg.frontends.trace_subject import Machine, Names, at_entry
 from pvhdbg.frontends.verbs import Answer, Request
 from pvhdbg.report.style import Style
 from pvhdbg.spec.elf import PF_X
 from pvhdbg.targets.target import run_until
+from pvhdbg.trace.boots import Boots
 from pvhdbg.trace.engines.engine import Bounds, End, Engine
-from pvhdbg.trace.event import Batch, Event, Fault, Mode
+from pvhdbg.trace.event import Batch, Event, Fault, Mode, Reset
 from pvhdbg.trace.first import Reached
 from pvhdbg.trace.milestones import SYMBOLS, Finder, Milestone
 from pvhdbg.trace.trace_file import Encoder, Ending, Head, Load, Record, decode, encode, is_trace
@@ -30,6 +33,7 @@ _SECONDS = 60.0
 _RATE_EVERY = 0.5  # seconds between two looks at the rate
 NOT_REACHED = 3
 MOST_CPUS = 4096
+RESETS = 1000  # that are kept for showing them
 
 
 class Named(Protocol):
@@ -38,12 +42,13 @@ class Named(Protocol):
 
 @dataclass(frozen=True)
 class Until:
-    """Where a trace ends: at addresses, in a mode, or after a number of instructions."""
+    """Where a trace ends: at addresses, in a mode, after a number of instructions, or when words were written to the serial port."""
 
     addresses: tuple[int, ...] = ()
     mode: Mode | None = None
     count: int | None = None
     text: str = ""
+    serial: re.Pattern[str] | None = None
 
 
 def until(text: str | None, names: Names, option: str = "--until") -> Until:
@@ -54,6 +59,8 @@ def until(text: str | None, names: Names, option: str = "--until") -> Until:
         return Until(count=int(text), text=text)
     if text in {mode.value for mode in Mode}:
         return Until(mode=Mode(text), text=text)
+    if (serial := pattern_of(text, option)) is not None:
+        return Until(text=text, serial=serial)
     return Until(addresses_of(text, names, option), text=text)
 
 
@@ -67,7 +74,8 @@ class Seen:
     head: Head
     names: Callable[[int], str | None]
     milestones: list[Milestone] = field(default_factory=list)
-    last: deque[Event | Fault] = field(default_factory=deque)
+    last: deque[Event | Fault | Reset] = field(default_factory=deque)
+    resets: deque[Reset] = field(default_factory=lambda: deque(maxlen=RESETS))
     events: int = 0
     seconds: float = 0.0
     end: End = field(default_factory=lambda: End("stopped"))
@@ -82,6 +90,8 @@ def trace(request: Request) -> Answer:
     if is_saved(str(request.subject)):
         return _saved(request)
     what = str(request.what)
+    for option, text in (*(("--milestone", one) for one in request.milestone or ()), ("--until", str(request.until or ""))):
+        pattern_of(text, option)  # or it complains, before a machine is started
     if request.vcpu is not None and not 0 <= request.vcpu < MOST_CPUS:
         raise BadInput(f"--vcpu {request.vcpu} is not a CPU's number", "0 is the first")
     if request.tail is not None and request.tail < 1:
@@ -103,8 +113,9 @@ def trace(request: Request) -> Answer:
         if write is not None:
             _finish(write, seen, bool(request.tail))
         shown = [one.pc for one in seen.last if isinstance(one, Event)] if what != "milestones" and not request.output else []
-        seen.names = machine.names.kept([*shown, *(one.pc for one in seen.milestones)])
-    missed = bool(goal.text) and goal.count is None and seen.end.why not in ("address", "enough")
+        seen.names = machine.names.kept([*shown, *_places(seen)])
+    said = any(one.pc is None and one.name == goal.text for one in seen.milestones)
+    missed = bool(goal.text) and goal.count is None and not said and seen.end.why not in ("address", "enough")
     return Answer(lambda style: _shown(seen, what, bool(request.output), goal, missed, style), exit_code=NOT_REACHED if missed else 0)
 
 
@@ -115,8 +126,14 @@ def milestones(request: Request) -> Seen:
         engine = choose(request, machine, states=True)
         seen = Seen(head_of(engine, "milestones", machine), machine.names, warnings=machine.warnings)
         _follow(request, engine, machine, goal, seen, None)
-        seen.names = machine.names.kept([one.pc for one in seen.milestones])
+        seen.names = machine.names.kept(_places(seen))
     return seen
+
+
+def _places(seen: Seen) -> list[int]:
+    """Where milestones and resets were."""
+    places = [*(one.pc for one in seen.milestones), *(one.pc for one in seen.resets)]
+    return [pc for pc in places if pc is not None]
 
 
 def milestones_from_here(machine: Machine, request: Request) -> tuple[Seen, Answer]:
@@ -125,7 +142,7 @@ def milestones_from_here(machine: Machine, request: Request) -> tuple[Seen, Answ
     engine = choose(request, machine, states=True)
     seen = Seen(head_of(engine, "milestones", machine), machine.names, warnings=machine.warnings)
     _follow(request, engine, machine, goal, seen, None)
-    seen.names = machine.names.kept([one.pc for one in seen.milestones])
+    seen.names = machine.names.kept(_places(seen))
     return seen, Answer(lambda style: _shown(seen, "milestones", False, goal, False, style))
 
 
@@ -135,6 +152,8 @@ def _scope(request: Request, machine: Machine) -> Scope:
     if str(request.what) in ("milestones", "calls") and request.filter:
         raise BadInput(f"--filter does not go with --what {request.what}", "use --what pc or --what state")
     start = until(request.start, machine.names, "--from")
+    if start.serial is not None:
+        raise BadInput(f"--from {start.text} is no place to begin at", "begin at a place, in a mode, or after a number of instructions")
     if start.addresses:
         run_until(machine.target, start.addresses, seconds(request), progress=request.progress)
         return Scope(inside=inside)
@@ -170,8 +189,10 @@ def _follow(
     """Run the engine to the goal, and keep what is to be shown."""
     scope = scope or Scope()
     registers = machine.target.read_registers() if request.start else machine.boot.snapshot.registers
-    finder = Finder({**machine.names.found(SYMBOLS), **own_milestones(request, machine.names)}, {name: registers[name] for name in registers})
+    watched = {**machine.names.found(SYMBOLS), **own_milestones(request, machine.names)}
+    finder = Boots(lambda: Finder(watched, {name: registers[name] for name in registers}), entry_of(machine))
     what = str(request.what or "milestones")
+    serial = looked_for(request, machine, engine.name, goal.text if goal.serial is not None else None)
     endless = goal.text or request.output or request.tail or what == "milestones"
     if not endless and not scope.everything:
         scope.most, endless = _SHOWN, True
@@ -183,25 +204,45 @@ def _follow(
         for batch in engine.batches(bounds):
             batch, enough = _cut(batch, goal)
             found = [one for one in finder.feed(batch) if not request.start or one.seq or one.name not in _ENTERED]
-            seen.milestones += found
             seen.events += len(batch)
+            found += serial.look(seen.events)
+            enough |= any(one.name == goal.text for one in found if one.pc is None)
+            seen.milestones += found
             if what != "milestones":
                 _keep(batch, seen, write, scope)
             elif write is not None:
                 for fault in batch.faults:
                     write(encode(fault))
-            for one in found if write is not None else ():
-                write(seen.lines.line(one))  # type: ignore[misc]
+            if batch.reset is not None:
+                _note_reset(batch.reset, seen, write)
+            _write(write, found, seen)
             now = time.monotonic()
             if now - looked > _RATE_EVERY and len(batch):
                 rate = seen.events / (now - began)
                 request.progress(f"tracing: {seen.events:,} instructions, {rate:,.0f} a second, at {batch.pcs[-1]:#x}")
                 looked = now
-            if enough or scope.full or (what == "milestones" and not goal.text and finder.complete):
+            if enough or scope.full or (what == "milestones" and not goal.text and finder.complete and serial.complete):
                 break
+    if goal.serial is None or not enough:
+        left = serial.finish(seen.events)
+        seen.milestones += left
+        _write(write, left, seen)
     seen.seconds = time.monotonic() - began
     seen.end = engine.end
-    seen.warnings += engine.warnings
+    seen.warnings += [*engine.warnings, *serial.warnings]
+
+
+def _write(write: Callable[[str], None] | None, found: Sequence[Milestone], seen: Seen) -> None:
+    for one in found if write is not None else ():
+        write(seen.lines.line(one))  # type: ignore[misc]
+
+
+def _note_reset(reset: Reset, seen: Seen, write: Callable[[str], None] | None) -> None:
+    seen.resets.append(reset)
+    if write is not None:
+        write(seen.lines.line(reset))
+    elif reset.goes_on:
+        seen.last.append(reset)
 
 
 def _cut(batch: Batch, goal: Until) -> tuple[Batch, bool]:
@@ -242,8 +283,9 @@ def _finish(write: Callable[[str], None], seen: Seen, tail: bool) -> None:
         write(encode(seen.head))
         for row in seen.last:
             write(seen.lines.line(row))
-        for one in seen.milestones:
-            write(seen.lines.line(one))
+        if seen.resets and not seen.resets[-1].goes_on:
+            write(seen.lines.line(seen.resets[-1]))
+        _write(write, seen.milestones, seen)
     write(encode(Ending(seen.end.why, seen.events)))
 
 
@@ -271,7 +313,7 @@ def _shown(seen: Seen, what: str, saved: bool, goal: Until, missed: bool, style:
     from pvhdbg.report import trace_text
 
     if what == "milestones":
-        text = trace_text.milestones(seen.milestones, seen.names, style)
+        text = trace_text.milestones(seen.milestones, seen.names, style, seen.resets)
     elif saved:
         text = ""
     else:
@@ -280,6 +322,9 @@ def _shown(seen: Seen, what: str, saved: bool, goal: Until, missed: bool, style:
     if missed:
         notes.append(style("bad", f"{goal.text} was not reached"))
     rate = f", {seen.events / seen.seconds:,.0f} a second" if seen.seconds > 0 else ""
+    if seen.resets and not seen.resets[-1].goes_on:
+        told = trace_text.reset(seen.resets[-1], seen.names, "stop" if seen.head.engine == "breakpoints" else "instruction")
+        notes.append(style("bad", f"the guest reset the machine: {told}"))
     unit = "stops" if seen.head.engine == "breakpoints" else "instructions"
     last = f"{seen.events:,} {unit} in {seen.seconds:.2f} s{rate} (engine {safe(seen.head.engine)}); ended: {seen.end.words}"
     return text + "\n".join([*notes, last]) + "\n"
@@ -316,6 +361,10 @@ def _saved(request: Request) -> Answer:
             seen.events = record.events
         elif isinstance(record, Reached):
             reached.append(record)
+        elif isinstance(record, Reset):
+            seen.resets.append(record)
+            if record.goes_on:
+                seen.last.append(record)
         else:
             seen.events += isinstance(record, Event)
             seen.last.append(record)

@@ -7,34 +7,60 @@ from collections import deque
 from collections.abc import Callable
 
 from pvhdbg.errors import BadInput
-from pvhdbg.frontends.trace_actions import NOT_REACHED, Until, head_of, seconds
-from pvhdbg.frontends.trace_engine import interruptible
+from pvhdbg.frontends.trace_actions import NOT_REACHED, RESETS, Until, head_of, seconds
+from pvhdbg.frontends.trace_engine import entry_of, interruptible
+from pvhdbg.frontends.trace_resets import goes_on, watched
 from pvhdbg.frontends.trace_subject import Machine
 from pvhdbg.frontends.verbs import Answer, Request
 from pvhdbg.report import trace_text
 from pvhdbg.report.style import Style
 from pvhdbg.trace.engines.engine import Bounds
 from pvhdbg.trace.engines.first import FirstEngine
+from pvhdbg.trace.engines.resets import blocks_through_resets
+from pvhdbg.trace.event import Reset
 from pvhdbg.trace.first import Functions, Reached
+from pvhdbg.trace.milestones import Milestone
 from pvhdbg.trace.trace_file import Ending, encode
 
 
 def calls(request: Request, machine: Machine, goal: Until, write: Callable[[str], None] | None) -> Answer:
     """Follow the machine to the goal; the functions are written as they are found."""
+    if goal.serial is not None:
+        raise BadInput("--what calls does not look at the serial port", "give a symbol, an address, or a number of blocks")
     if goal.mode is not None:
         raise BadInput("--what calls does not see modes", "give a symbol, an address, or a number of blocks")
     if request.engine not in (None, "auto", "first"):
         raise BadInput(f"--engine {request.engine} does not go with --what calls", "leave it out")
+    if request.vcpu:
+        raise BadInput("--vcpu does not go with --what calls: QEMU does not say which CPU came to a block", "use --what pc or --what state")
+    if request.milestone:
+        raise BadInput("--milestone does not go with --what calls", "use another --what, or --until to end there")
     engine = FirstEngine(machine.target)
     functions = Functions(machine.names)
     reached: deque[Reached] = deque(maxlen=request.tail)
     head, began = head_of(engine, "calls", machine), time.monotonic()
     if write is not None:
         write(encode(head))
-    count = 0
-    with interruptible(engine):
-        for blocks in engine.blocks(Bounds(goal.addresses, goal.count, seconds(request))):
-            for one in functions.feed(blocks):
+    count, go = 0, goes_on(request)
+    resets: deque[Reset] = deque(maxlen=RESETS)
+    boots: deque[Milestone] = deque(maxlen=RESETS)
+    boot, entry = 1, None  # where the next boot begins, behind a reset
+    with interruptible(engine), watched(machine, go) as ended:
+        for found in blocks_through_resets(engine, Bounds(goal.addresses, goal.count, seconds(request)), go=go, ended=ended):
+            if isinstance(found, Reset):
+                resets.append(found)
+                if write is not None:
+                    write(encode(found, None if found.pc is None else machine.names(found.pc)))
+                entry = entry_of(machine)
+                continue
+            at = next((index for index, block in enumerate(found) if block.pc == entry), None)
+            if at is not None and entry is not None:
+                boot += 1
+                boots.append(Milestone("entry", functions.blocks + at, entry, f"boot {boot}"))
+                entry = None
+                if write is not None:
+                    write(encode(boots[-1], machine.names(boots[-1].pc or 0)))
+            for one in functions.feed(found):
                 count += 1
                 reached.append(one)
                 if write is not None:
@@ -44,10 +70,14 @@ def calls(request: Request, machine: Machine, goal: Until, write: Callable[[str]
         write(encode(Ending(engine.end.why, functions.blocks)))
     took = time.monotonic() - began
     missed = bool(goal.addresses) and engine.end.why != "address"
+    names = machine.names.kept([one.pc for one in resets if one.pc is not None])
 
     def shown(style: Style) -> str:
         text = "" if write is not None else trace_text.functions(reached, style)
         notes = [style("warn", f"note: {warning}") for warning in (*machine.warnings, *engine.warnings)]
+        told = [(one.seq, style("bad", f"the guest reset the machine: {trace_text.reset(one, names, 'block')}")) for one in resets]
+        told += [(one.seq, style("note", f"{one.detail} came to its entry at block {one.seq:,}")) for one in boots]
+        notes += [line for _, line in sorted(told, key=lambda pair: pair[0])]
         last = f"{count:,} functions, {functions.blocks:,} blocks in {took:.2f} s (engine first); ended: {engine.end.words}"
         return text + "\n".join([*notes, last]) + "\n"
 

@@ -9,8 +9,11 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from pvhdbg.errors import BadInput, TargetError, TargetLost
+from pvhdbg.frontends.serial_milestones import pattern_of
+from pvhdbg.frontends.trace_resets import through_resets
 from pvhdbg.frontends.trace_subject import Machine
 from pvhdbg.frontends.verbs import Request
+from pvhdbg.trace.cpu_text import of_cpu
 from pvhdbg.trace.engines.engine import Engine
 from pvhdbg.trace.milestones import SYMBOLS
 from pvhdbg.watching import Names, addresses_of
@@ -26,23 +29,37 @@ def choose(request: Request, machine: Machine, *, states: bool) -> Engine:
         wanted = "log" if reason is None else "breakpoints" if request.what in (None, "milestones") else "step"
         if reason is not None:
             machine.warnings.append(f"engine {wanted}, because {reason}")
-    if request.vcpu and wanted != "log":
-        raise BadInput(f"--engine {wanted} follows the first CPU only", "leave out --vcpu, or trace with --engine log")
+    if request.vcpu and wanted == "breakpoints":
+        raise BadInput("--engine breakpoints stops every CPU, and follows the first", "leave out --vcpu, or trace with --engine log or step")
+    cpu = request.vcpu or 0
+    if cpu and machine.target.capabilities.monitor and not of_cpu(machine.target.monitor("info registers -a"), cpu):
+        raise BadInput(f"--vcpu {cpu}: the machine has no such CPU", "0 is the first; --cpus says how many a machine gets")
     if wanted == "breakpoints":
         from pvhdbg.trace.engines.breakpoints import MOST, BreakpointEngine
 
         machine.warnings.append("the engine breakpoints sees the instructions that it stops at: the numbers count those stops")
-        slots = KVM_SLOTS if machine.boot.snapshot.vmm.accelerator == "kvm" else MOST
-        return BreakpointEngine(machine.target, _places(request, machine.names), slots=slots)
+        kvm = machine.boot.snapshot.vmm.accelerator == "kvm"
+        places, slots = _places(request, machine.names), KVM_SLOTS if kvm else MOST
+        entry = entry_of(machine)
+        return through_resets(
+            request, machine, wanted, lambda base: BreakpointEngine(machine.target, places, slots=slots, base=base, entry=entry), few=kvm
+        )
     if wanted == "first":
         raise BadInput("--engine first shows functions, not instructions", "use it with --what calls")
     if wanted == "step":
         from pvhdbg.trace.engines.step import StepEngine
 
-        return StepEngine(machine.target)
+        return through_resets(request, machine, wanted, lambda base: StepEngine(machine.target, base=base, cpu=cpu))
     from pvhdbg.trace.engines.log import LogEngine
 
-    return LogEngine(machine.target, states=states, cpu=request.vcpu or 0, peek=machine.names.code)
+    peek = machine.names.code
+    return through_resets(request, machine, wanted, lambda base: LogEngine(machine.target, states=states, cpu=cpu, base=base, peek=peek))
+
+
+def entry_of(machine: Machine) -> int | None:
+    """Where a boot of this machine begins, if that is known."""
+    snapshot = machine.boot.snapshot
+    return snapshot.entry.address if snapshot.entry.is_entry else None if snapshot.kernel is None else snapshot.kernel.entry
 
 
 def _no_log(machine: Machine) -> str | None:
@@ -53,12 +70,12 @@ def _no_log(machine: Machine) -> str | None:
         return "QEMU does not log what KVM executes"
     if machine.qemu is not None:
         return None  # it runs here
-    from pvhdbg.trace.engines.log_switch import LogSwitch
+    from pvhdbg.trace.engines.log_switch import LEFT_ON, LogSwitch
 
     attempt = _Attempt()
     try:
-        with interruptible(attempt), LogSwitch(machine.target, "cpu_reset", single=True):
-            pass
+        with interruptible(attempt), LogSwitch(machine.target, "cpu_reset", single=True) as switch:
+            machine.warnings += [LEFT_ON] if switch.left_on else []  # the engine finds it switched off
     except TargetLost:
         raise
     except TargetError as error:
@@ -90,7 +107,8 @@ def own_milestones(request: Request, names: Names) -> dict[int, str]:
     """The user's own milestones by address. Raises BadInput for one that is no number and no symbol."""
     found: dict[int, str] = {}
     for text in request.milestone or ():
-        found.update(dict.fromkeys(addresses_of(text, names, "--milestone"), text))
+        if pattern_of(text, "--milestone") is None:
+            found.update(dict.fromkeys(addresses_of(text, names, "--milestone"), text))
     return found
 
 

@@ -230,7 +230,8 @@ VERBS: tuple[Verb, ...] = (
         (
             argument("subject", metavar="FILE|SUBJECT", help="a saved trace, or a kernel file or gdbstub to trace now"),
             argument("--until", metavar="SYMBOL|0xADDRESS|MODE|N", help="where to end"),
-            argument("--milestone", action="append", default=[], metavar="SYMBOL|0xADDRESS", help="a milestone of your own"),
+            argument("--milestone", action="append", default=[], metavar="SYMBOL|0xADDRESS|serial:REGEX", help="a milestone of "
+                     "your own; serial: is a line that the guest writes to COM1"),
             _FOR,
             *_QEMU,
             *_WALK,
@@ -278,20 +279,23 @@ VERBS: tuple[Verb, ...] = (
         f"{_TRACE_ACTIONS}:trace",
         (
             argument("subject", metavar="SUBJECT", help="a kernel file, a gdbstub, or a saved trace"),
-            argument("--until", metavar="SYMBOL|0xADDRESS|MODE|N", help="where to end: at a place, in a mode (protected, paged, pae, "
-                     "compatibility, long), or after N instructions"),
+            argument("--until", metavar="SYMBOL|0xADDRESS|MODE|N|serial:REGEX", help="where to end: at a place, in a mode (protected, "
+                     "paged, pae, compatibility, long), after N instructions, or when the guest wrote such a line to COM1"),
             argument("--from", dest="start", metavar="SYMBOL|0xADDRESS|MODE|N", help="where to begin: a place is run to at full "
                      "speed and counted from; a mode, or a number of instructions, is counted from the entry"),
             argument("--filter", metavar="SYMBOL|0xFROM-0xTO", help="keep only what runs in this function, or at these addresses"),
             argument("--what", choices=("milestones", "pc", "state", "calls"), default="milestones",
                      help="what to show: the steps of the boot, places, places with all that each instruction changed, or each "
                      "function when it is first come to"),
-            argument("--milestone", action="append", default=[], metavar="SYMBOL|0xADDRESS", help="a milestone of your own"),
+            argument("--milestone", action="append", default=[], metavar="SYMBOL|0xADDRESS|serial:REGEX", help="a milestone of "
+                     "your own; serial: is a line that the guest writes to COM1"),
             argument("--engine", choices=("auto", "log", "step", "breakpoints", "first"), help="how to look: QEMU's log "
                      "(fast), single steps (any gdbstub), stops at the milestones alone, or each block once (for --what calls)"),
             argument("-o", "--output", metavar="FILE", help="write all of it there, as JSON Lines (pvhdbg/trace/1)"),
             argument("--tail", type=int, metavar="N", help="keep only the last N events: a flight recorder"),
-            argument("--vcpu", type=int, metavar="N", help="which of several CPUs is followed, from QEMU's log (0)"),
+            argument("--on-reset", choices=("stop", "go"), default="stop", help="where the guest resets the machine: end, or go on "
+                     "through the reset vector (stop)"),
+            argument("--vcpu", type=int, metavar="N", help="which of several CPUs is followed, by QEMU's log or by steps (0)"),
             _FOR,
             *_QEMU,
             *_WALK,

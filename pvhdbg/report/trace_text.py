@@ -4,37 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from pvhdbg.decode.text import printable, safe
+from pvhdbg.decode.text import printable, safe, shorten
 from pvhdbg.report.style import PLAIN, Style
-from pvhdbg.trace.event import Event, Fault
+from pvhdbg.trace.event import Event, Fault, Reset
 from pvhdbg.trace.first import Reached
 from pvhdbg.trace.milestones import Milestone
 from pvhdbg.trace.symbol_text import base
+
+_DETAIL = 120  # characters of it that are shown
 
 Name = Callable[[int], "str | None"]
 Disassemble = Callable[[bytes, int, int], str]
 
 
-def milestones(found: Sequence[Milestone], name: Name, style: Style = PLAIN) -> str:
-    """The table of a boot: how many instructions from the beginning, where, what."""
+def milestones(found: Sequence[Milestone], name: Name, style: Style = PLAIN, resets: Sequence[Reset] = ()) -> str:
+    """The table of a boot: how many instructions from the beginning, where, what. Resets that were gone over stand in their places."""
     if not found:
         return "no milestone was come by\n"
     wide = max(len(one.name) for one in found)
     rows = []
+    over = [one for one in resets if one.goes_on]
     for one in found:
-        what = " ".join(part for part in (one.title, f"({safe(one.detail)})" if one.detail else "") if part)
-        place = f"{one.pc:#x}{_named(name(one.pc))}"
+        while over and over[0].seq <= one.seq:
+            rows.append(style("bad", f"{over[0].seq:>12,}  {reset(over.pop(0), name)}"))
+        what = " ".join(part for part in (one.title, f"({shorten(safe(one.detail), _DETAIL)})" if one.detail else "") if part)
+        place = f"no later than {one.until:,}" if one.pc is None else f"{one.pc:#x}{_named(name(one.pc))}"
         rows.append(f"{one.seq:>12,}  {style('head', f'{printable(one.name):<{wide}}')}  {place:<44}  {what}".rstrip())
+    rows += [style("bad", f"{one.seq:>12,}  {reset(one, name)}") for one in over]
     return f"{'instructions':>12}  {'milestone':<{wide}}  where\n" + "\n".join(rows) + "\n"
 
 
-def events(shown: Iterable[Event | Fault], name: Name, disassemble: Disassemble, style: Style = PLAIN) -> str:
+def events(shown: Iterable[Event | Fault | Reset], name: Name, disassemble: Disassemble, style: Style = PLAIN) -> str:
     """One line each: sequence number, mode, place, instruction, what it changed."""
     lines = []
     symbol = None
     for one in shown:
         if isinstance(one, Fault):
             lines.append(style("bad", fault(one)))
+            continue
+        if isinstance(one, Reset):
+            lines.append(style("bad", f"{one.seq:>10} *** {reset(one, name)}"))
+            symbol = None
             continue
         here = name(one.pc)
         function = None if here is None else base(here)
@@ -60,6 +70,13 @@ def fault(one: Fault) -> str:
     where = "" if one.pc is None else f" at {one.pc:#x}"
     cr2 = "" if one.cr2 is None else f", cr2 {one.cr2:#x}"
     return f"{one.seq:>10} *** {safe(one.kind)}{vector}{where}{error}{cr2}"
+
+
+def reset(one: Reset, name: Name, unit: str = "instruction") -> str:
+    """A reset in words: the last that was seen before it, and why it came where that is known."""
+    last = "" if one.pc is None else f", after {unit} {one.seq - 1:,} at {one.pc:#x}{_named(name(one.pc))}"
+    mode = "" if one.mode is None else f" in {one.mode.value} mode"
+    return f"reset {one.number}{last}{mode}{f': {printable(one.why)}' if one.why else ''}"
 
 
 def _named(symbol: str | None) -> str:

@@ -1,4 +1,4 @@
-"""Chrome's trace events, which ui.perfetto.dev and speedscope open: functions and modes as slices, milestones and faults as instants.
+"""Chrome's trace events, which ui.perfetto.dev and speedscope open: functions and modes as slices, milestones, faults and resets as instants.
 
 Format: "Trace Event Format" of the Chromium project. Its clock counts microseconds: one of them is one instruction here (one stop
 with the engine `breakpoints`, one block with --what calls), in whole numbers, which no reader rounds. Slices have no arguments:
@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from pvhdbg.trace.event import Event, Fault
+from pvhdbg.trace.event import Event, Fault, Reset
 from pvhdbg.trace.first import Reached
 from pvhdbg.trace.milestones import Milestone
 from pvhdbg.trace.symbol_text import Name, function, label
@@ -71,7 +71,11 @@ class _Slices:
                 self._open[_FUNCTIONS] = label(record.name), record.block
                 self._end = record.block + 1
             elif isinstance(record, Milestone):
-                yield _instant(label(record.name), record.seq, {"pc": hex(record.pc), "detail": label(record.detail)})
+                place = {"until": record.until} if record.pc is None else {"pc": hex(record.pc)}
+                yield _instant(label(record.name), record.seq, {**place, "detail": label(record.detail)})
+            elif isinstance(record, Reset):
+                yield from self._close()
+                yield _instant("reset", record.seq, {"why": label(record.why)})
             elif isinstance(record, Fault):
                 yield _fault(record)
         yield from self._close()

@@ -38,16 +38,22 @@ _HIGHER_HALF_32 = 0xC0000000
 
 @dataclass(frozen=True)
 class Milestone:
-    """`name` is a key of TITLES or a symbol; `seq` counts the instructions before it, from the beginning of the trace."""
+    """`name` is a key of TITLES, a symbol, or serial:REGEX; `seq` counts the instructions before it, from the beginning of the trace.
+
+    What was seen on the serial port has no place: `pc` is None, and between `seq` and `until` instructions had begun. Its line is `detail`.
+    """
 
     name: str
     seq: int
-    pc: int
+    pc: int | None
     detail: str = ""
     mode: Mode | None = None  # that the instruction ran in; None where it was not kept
+    until: int | None = None
 
     @property
     def title(self) -> str:
+        if self.pc is None:
+            return "the guest wrote it"
         return TITLES.get(self.name, "")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from pvhdbg.trace.event import Event
+from pvhdbg.trace.event import Event, Reset
 from pvhdbg.trace.trace_file import Record
 
 
@@ -28,7 +28,11 @@ def events(records: Iterable[Record]) -> Iterator[Event]:
 def writes(records: Iterable[Record], register: str) -> Iterator[Write]:
     """Every change of a register, in order."""
     old: int | None = None
-    for event in events(records):
+    for event in records:
+        if isinstance(event, Reset):
+            old = None  # what it made of the register was not seen
+        if not isinstance(event, Event):
+            continue
         changes = event.changes or {}
         if event.delta is not None:
             old = event.delta.state().get(register, old)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from pvhdbg.trace.event import Event
+from pvhdbg.trace.event import Event, Reset
 from pvhdbg.trace.opcodes import kind_of
 from pvhdbg.trace.symbol_text import Name, function
 from pvhdbg.trace.trace_file import Record
@@ -64,6 +64,8 @@ def folded(records: Iterable[Record], name: Name) -> Iterator[str]:
     callers: list[int] = [_ROOT]  # of the function that runs, outermost first
     chain, before, following = _ROOT, "", -1
     for record in records:
+        if isinstance(record, Reset):
+            callers, before = [_ROOT], ""  # nobody returns over it
         if not isinstance(record, Event):
             continue
         here = _BLANK.sub("_", function(name(record.pc)).replace(";", ":"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from pvhdbg.errors import BadInput
-from pvhdbg.trace.event import Event
+from pvhdbg.trace.event import Event, Reset
 from pvhdbg.trace.symbol_text import Name
 from pvhdbg.trace.trace_file import Head, Record
 
@@ -25,6 +25,8 @@ def tenet(records: Iterable[Record], _: Name) -> Iterator[str]:
     for record in records:
         if isinstance(record, Head) and record.elf_class == 32:
             names, last = _NARROW, (1 << 32) - 1
+        if isinstance(record, Reset):
+            changed = None  # of nothing before it
         if not isinstance(record, Event):
             continue
         state = {} if record.delta is None else record.delta.state()

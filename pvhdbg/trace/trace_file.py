@@ -5,7 +5,9 @@
     {"schema": "pvhdbg/trace/1", "engine": "log", "what": "state", "entry": "0x100000", …}     the head
     {"seq": 0, "pc": "0x100000", "mode": "protected", "code": "bc10901000", "changes": {"rsp": "0x109010"}, "state": {…}}
     {"milestone": "cr0.pg", "seq": 10279, "pc": "0x100035", "mode": "protected", "detail": "cr0 0x80000011"}
+    {"milestone": "serial:Linux version", "seq": 901822, "until": 903410, "detail": "[    0.000000] Linux version …"}
     {"fault": "exception", "seq": 365, "vector": 14, "error": 2, "pc": "0x1000fe", "cr2": "0xcffffffc", "state": {…}}
+    {"reset": 1, "seq": 365, "pc": "0x1000fe", "mode": "paged", "why": "a triple fault, …", "goes_on": true}
     {"function": "start_kernel", "order": 27, "pc": "0xffffffff8304ee41", "block": 412}
     {"end": "shutdown", "events": 365}
 
@@ -24,7 +26,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pvhdbg.errors import BadInput
-from pvhdbg.trace.event import Changes, Event, Fault, Mode
+from pvhdbg.trace.event import Changes, Event, Fault, Mode, Reset
 from pvhdbg.trace.first import Reached
 from pvhdbg.trace.milestones import Milestone
 
@@ -68,11 +70,11 @@ class Ending:
     events: int
 
 
-Record = Head | Event | Milestone | Fault | Reached | Ending
+Record = Head | Event | Milestone | Fault | Reset | Reached | Ending
 
 
 def encode(record: Record, symbol: str | None = None, state: bool = False) -> str:
-    """One line. `symbol` is an event's or a milestone's place by name; with `state` an event keeps the registers before it."""
+    """One line. `symbol` is an event's, a milestone's or a reset's place by name; with `state` an event keeps the registers before it."""
     row = _object(record, symbol)
     if state and isinstance(record, Event) and record.delta is not None:
         row["state"] = _hex(record.delta.state())
@@ -88,12 +90,15 @@ class Encoder:
         self._bits = 0
 
     def line(self, record: Record) -> str:
-        """As `encode`; an event's and a milestone's place is named."""
+        """As `encode`; the place of an event, a milestone and a reset is named."""
+        if isinstance(record, Reset):
+            self._next = None  # nothing follows from what was before
         if isinstance(record, Event):
             alone = record.seq != self._next or record.mode.bits > self._bits
             self._next, self._bits = record.seq + 1, record.mode.bits
             return encode(record, self._name(record.pc), alone)
-        return encode(record, self._name(record.pc) if isinstance(record, Milestone) else None)
+        place = record.pc if isinstance(record, Milestone | Reset) else None
+        return encode(record, None if place is None else self._name(place))
 
 
 def _object(record: Record, symbol: str | None) -> dict[str, Any]:
@@ -110,11 +115,15 @@ def _object(record: Record, symbol: str | None) -> dict[str, Any]:
         return row
     if isinstance(record, Milestone):
         mode = {} if record.mode is None else {"mode": record.mode.value}
-        return {"milestone": record.name, "seq": record.seq, "pc": hex(record.pc), **mode, "detail": record.detail, **named}
+        place: dict[str, Any] = {"until": record.until} if record.pc is None else {"pc": hex(record.pc)}
+        return {"milestone": record.name, "seq": record.seq, **place, **mode, "detail": record.detail, **named}
     if isinstance(record, Fault):
         row = {"fault": record.kind, "seq": record.seq, "vector": record.vector, "error": record.error}
         row |= {name: None if value is None else hex(value) for name, value in (("pc", record.pc), ("cr2", record.cr2))}
         return {**row, "state": _hex(record.state)}
+    if isinstance(record, Reset):
+        place = {"pc": None if record.pc is None else hex(record.pc), "mode": None if record.mode is None else record.mode.value}
+        return {"reset": record.number, "seq": record.seq, **place, **named, "why": record.why, "goes_on": record.goes_on}
     if isinstance(record, Reached):
         return {"function": record.name, "order": record.order, "pc": hex(record.pc), "block": record.block}
     if isinstance(record, Ending):
@@ -166,7 +175,7 @@ def _record(line: str, names: dict[int, str] | None) -> Record:
     if len(line) > _LINE_BOUND or not line.endswith("\n"):
         raise ValueError("a cut line")
     row = json.loads(line)
-    if names is not None and "symbol" in row:
+    if names is not None and "symbol" in row and row.get("pc") is not None:
         names[_number(row["pc"])] = str(row["symbol"])
     if "schema" in row:
         if row["schema"] != SCHEMA:
@@ -174,10 +183,14 @@ def _record(line: str, names: dict[int, str] | None) -> Record:
         return _head(row)
     if "milestone" in row:
         mode = Mode(row["mode"]) if "mode" in row else None
-        return Milestone(str(row["milestone"]), _count(row["seq"]), _number(row["pc"]), str(row["detail"]), mode)
+        until = None if "pc" in row else _count(row["until"])
+        return Milestone(str(row["milestone"]), _count(row["seq"]), _maybe(row.get("pc")), str(row["detail"]), mode, until)
     if "fault" in row:
         vector, error = (None if row[name] is None else _count(row[name]) for name in ("vector", "error"))
         return Fault(_count(row["seq"]), str(row["fault"]), vector, error, _maybe(row["pc"]), _maybe(row["cr2"]), _values(row["state"]))
+    if "reset" in row:
+        last = None if row["mode"] is None else Mode(row["mode"])
+        return Reset(_count(row["seq"]), _count(row["reset"]), _maybe(row["pc"]), last, str(row["why"]), row["goes_on"] is True)
     if "function" in row:
         return Reached(_count(row["order"]), str(row["function"]), _number(row["pc"]), _count(row["block"]))
     if "end" in row:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
+import subprocess
+import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import jsonschema
@@ -16,7 +20,7 @@ import pvhdbg
 from pvhdbg import guests
 from pvhdbg.frontends.trace_actions import saved
 from pvhdbg.trace.exports import export
-from tests.frontends.cli_runner import HELLO, Cli, Machine, eventually
+from tests.frontends.cli_runner import HELLO, TRIPLE_FAULT, Cli, Machine, eventually, kernel_elf
 from tests.trace import readers
 
 pytestmark = pytest.mark.boot
@@ -153,7 +157,9 @@ def test_what_was_not_reached_is_exit_code_3(cli: Cli) -> None:
         (["--what", "pc", "--filter", "no_such_symbol"], "no symbol no_such_symbol"),
         (["--what", "pc", "--filter", "0x20-0x10"], "holds no address"),
         (["--vcpu", "-1"], "not a CPU's number"),
-        (["--vcpu", "1", "--engine", "step"], "the first CPU only"),
+        (["--vcpu", "1", "--engine", "breakpoints"], "stops every CPU"),
+        (["--vcpu", "1", "--what", "calls"], "does not say which CPU"),
+        (["--milestone", "far_jump", "--what", "calls"], "does not go with"),
         (["--for", "0"], "not a time"),
         (["-o", "/nonexistent/x"], "cannot be written"),
         (["--", "-d", "int"], "-d and -D"),
@@ -171,10 +177,19 @@ def test_a_full_disk_is_told(cli: Cli) -> None:
     cli("trace", LONG_MODE, "--what", "state", "-o", "/dev/full").complaint(2, "cannot be written")
 
 
+def test_no_half_of_a_trace_is_left_where_there_is_no_room(cli: Cli) -> None:
+    file = cli.folder / "t.jsonl"
+    command = [sys.executable, "-m", "pvhdbg", "trace", LONG_MODE, "--what", "state", "-o", str(file)]
+    ran = subprocess.run(["sh", "-c", 'ulimit -f 64; exec "$@"', "sh", *command], env=cli.env, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr.splitlines()[-2:][0] == "pvhdbg: the answer cannot be written: File too large"
+    assert list(cli.folder.iterdir()) == [cli.tmp]
+
+
 def test_ctrl_c_ends_it_with_what_there_is(cli: Cli) -> None:
     file = cli.folder / "t.jsonl"
     with cli.start("trace", CRASHERS, "--append", "crash=endless-loop", "--what", "pc", "--tail", "5", "-o", file) as process:
-        eventually(lambda: any(path.name == "log" for path in cli.tmp.rglob("*")), "the trace does not begin", 10)
+        eventually(lambda: reads_the_log(process), "the trace does not begin", 10)
         process.send_signal(signal.SIGINT)
         ran = cli.ended(process)
     ran.ok()
@@ -393,3 +408,112 @@ def test_what_a_strangers_trace_holds_does_not_steer_the_terminal(cli: Cli) -> N
         printed = cli(*words).ok(1 if "diff" in words else 0).out
         assert all(letter == "\n" or letter.isprintable() for letter in printed), (words, printed)
         assert "x\\x1b[2J" in printed, words
+
+
+def reads_the_log(process: subprocess.Popen[str]) -> bool:
+    """Whether a tracer has its FIFO open, and QEMU too: then it has no name any more."""
+    try:
+        return any(os.readlink(link).endswith("/log (deleted)") for link in Path(f"/proc/{process.pid}/fd").iterdir())
+    except OSError:  # a descriptor was closed meanwhile
+        return False
+
+
+def test_a_tracer_that_is_killed_leaves_a_machine_that_runs(cli: Cli, machine: object) -> None:
+    theirs: Machine = machine("-append", "crash=endless-loop", kernel=CRASHERS)  # type: ignore[operator]
+    cli("trace", theirs.socket, "--until", "1").ok()
+    with cli.start("trace", theirs.socket, "--here", "--engine", "log", "--what", "pc", "--tail", "5", "--for", "30") as process:
+        eventually(lambda: reads_the_log(process), "the trace does not begin", 10)
+        process.kill()
+        process.communicate()
+    cli.nothing_left()
+    assert theirs.running()
+    text = cli("trace", theirs.socket, "--here", "--what", "pc", "--until", "10").ok().out
+    assert "note: QEMU was in its one-instruction mode already, as a killed tracer leaves it: it is switched off" in text
+    with theirs.debugger() as target:
+        assert "single step mode" not in target.monitor("info status")
+        assert "one-insn-per-tb: on" not in target.monitor("info jit")
+
+
+def rows_of(path: Path) -> list[dict[str, object]]:
+    validator = jsonschema.Draft202012Validator(SCHEMA)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        if "code" not in row or row["seq"] < 20:
+            validator.validate(row)
+    return rows
+
+
+def test_a_guest_that_resets_is_left_there_or_followed(cli: Cli) -> None:
+    resets = cli.file("resets.elf", kernel_elf(TRIPLE_FAULT))
+    file = cli.folder / "boot.jsonl"
+    text = cli("trace", resets, "--what", "pc").ok().out
+    assert "the guest reset the machine: reset 1, after instruction 1 at 0x100007 in protected mode: a triple fault, begun by #BP" in text
+    cli("trace", resets, "--machine", "microvm", "--on-reset", "go", "--what", "pc", "--until", "16000", "-o", file).ok()
+    rows = rows_of(file)
+    first, second = (row for row in rows if "reset" in row)
+    assert (first["seq"], first["pc"], first["goes_on"]) == (2, "0x100007", True)
+    (again,) = (row for row in rows if row.get("milestone") == "entry" and row["seq"])
+    assert (again["pc"], again["detail"], second["seq"]) == ("0x100000", "boot 2", int(str(again["seq"])) + 2)
+    seqs = [row["seq"] for row in rows if "code" in row]
+    assert seqs == list(range(16000))
+    shown = cli("trace", file).ok().out
+    assert shown.index("reset 1") < shown.index("(boot 2)") < shown.index("reset 2")
+    assert "*** reset 2, after instruction" in cli("trace", file, "--what", "pc", "--tail", "3000").ok().out
+
+
+def test_a_machine_of_somebody_elses_is_followed_over_its_reset(cli: Cli, machine: object) -> None:
+    theirs: Machine = machine("-M", "microvm", kernel=cli.file("resets.elf", kernel_elf(TRIPLE_FAULT)))  # type: ignore[operator]
+    text = cli("trace", theirs.socket, "--on-reset", "go", "--until", "16000").ok().out
+    assert "(boot 2)" in text
+    text = cli("trace", theirs.socket, "--here", "--what", "calls", "--for", "5").ok().out
+    assert "the guest reset the machine: reset 1, after block" in text
+    text = cli("trace", theirs.socket, "--reset", "--what", "calls", "--until", "400", "--on-reset", "go").ok().out
+    lines = [line for line in text.splitlines() if "reset 1" in line or "boot 2" in line or "reset 2" in line]
+    assert [line.split()[0] for line in lines[:3]] == ["the", "boot", "the"]
+    with theirs.debugger() as target:
+        assert target.read_registers()["rip"] == 0xFFF0
+    deaf: Machine = machine("-M", "microvm", "-no-reboot", kernel=cli.file("resets.elf", kernel_elf(TRIPLE_FAULT)))  # type: ignore[operator]
+    text = cli("trace", deaf.socket, "--on-reset", "go").ok().out
+    assert "note: the VMM stops or ends where its guest resets (QEMU's -no-reboot)" in text
+    assert "the guest reset the machine: reset 1" in text
+
+
+# mov dword [0x8000], code; INIT to all others; a pause; SIPI with vector 8; inc edx; jmp .-1. The code for CPU 1: inc ax; nop; jmp .-2
+TWO_CPUS = bytes.fromhex(
+    "c70500800000 4090ebfc c7050003e0fe 00450c00 b900000200 e2fe c7050003e0fe 08460c00 b900000200 e2fe 42 ebfd"
+)
+
+
+@pytest.mark.parametrize("engine", ["log", "step"])
+def test_the_second_cpu_is_followed_where_it_is(cli: Cli, machine: object, engine: str) -> None:
+    theirs: Machine = machine("-smp", "2", kernel=cli.file("two.elf", kernel_elf(TWO_CPUS)))  # type: ignore[operator]
+    if engine == "step":
+        cli("trace", theirs.socket, "--engine", "step", "--vcpu", "1").complaint(3, "CPU 1 is halted")
+    cli("trace", theirs.socket, "--here", "--engine", engine, "--vcpu", "2").complaint(2, "no such CPU")
+    cli("wait", theirs.socket, "--here", "--until", hex(0x100000 + len(TWO_CPUS) - 3)).ok()
+    file = cli.folder / "t.jsonl"
+    cli("trace", theirs.socket, "--here", "--engine", engine, "--vcpu", "1", "--what", "state", "--until", "60", "-o", file).ok()
+    rows = [row for row in rows_of(file) if "mode" in row and "milestone" not in row]
+    assert {(row["cpu"], row["mode"]) for row in rows} == {(1, "real")}
+    assert len(rows) == 60
+    places = [0x8000, 0x8001, 0x8002]
+    first = places.index(int(str(rows[0]["pc"]), 16))
+    assert [int(str(row["pc"]), 16) for row in rows] == [places[(first + index) % 3] for index in range(60)]
+    counted = [int(row["changes"]["rax"], 16) & 0xFFFF for row in rows if row["pc"] == "0x8000"]  # type: ignore[index]
+    assert counted == [counted[0] + index & 0xFFFF for index in range(len(counted))]
+    with theirs.debugger() as target:
+        assert 0x100000 <= target.read_registers()["rip"] < 0x100100  # the stub speaks of the first again
+
+
+def test_a_kernel_that_lies_elsewhere_is_told(cli: Cli, machine: object, paging_kernels: Callable[[int], str]) -> None:
+    kernel = paging_kernels(4)
+    data = bytearray(Path(kernel).read_bytes())
+    header, count = int.from_bytes(data[32:40], "little"), int.from_bytes(data[56:58], "little")
+    for at in range(header, header + 56 * count, 56):  # p_vaddr of each program header, 256 MiB further up
+        data[at + 16 : at + 24] = (int.from_bytes(data[at + 16 : at + 24], "little") + (1 << 28)).to_bytes(8, "little")
+    theirs: Machine = machine(kernel=kernel)  # type: ignore[operator]
+    cli("wait", theirs.socket, "--kernel", kernel, "--until", "there").ok()
+    words = ("--here", "--what", "pc", "--until", "2")
+    assert "KASLR" not in cli("trace", theirs.socket, "--kernel", kernel, *words).ok().out
+    text = cli("trace", theirs.socket, "--kernel", cli.file("moved.elf", bytes(data)), *words).ok().out
+    assert "note: the kernel does not lie at the addresses of its file (KASLR)" in text

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pvhdbg.errors import BadInput
-from pvhdbg.trace.event import Changes, Event, Fault, Mode
+from pvhdbg.trace.event import Changes, Event, Fault, Mode, Reset
 from pvhdbg.trace.exports import FORMATS, export
 from pvhdbg.trace.first import Reached
 from pvhdbg.trace.milestones import Milestone
@@ -235,6 +235,27 @@ def test_a_long_trace_takes_no_more_memory_than_a_short_one(format: str) -> None
 
 
 # --- queries --------------------------------------------------------------------------------------------------------
+
+
+def over_a_reset() -> list[Record]:
+    again = [event._replace(seq=event.seq + 6) for event in EVENTS]
+    again[0] = again[0]._replace(delta=Changes(again[0].changes or {}, {"rbx": 7}))
+    return [*RECORDS[:-1], Reset(6, 1, HIGH, L, "a triple fault", True), *again, Ending("count", 12)]
+
+
+def test_nothing_is_carried_over_a_reset() -> None:
+    rows = json.loads(exported("perfetto", over_a_reset()))["traceEvents"]
+    modes = [(row["name"], row["ts"], row["dur"]) for row in rows if row["ph"] == "X" and row["tid"] == 2]
+    assert modes == [("protected", 0, 5), ("long", 5, 1), ("protected", 6, 5), ("long", 11, 1)]
+    assert [(row["ts"], row["args"]) for row in rows if row["name"] == "reset"] == [(6, {"why": "a triple fault"})]
+    in_a_call: list[Record] = [Event(0, 0x100005, P, b"\xe8\0\0\0\0"), Reset(1, 1, 0x100005, P), Event(1, 0x200000, P, b"\x90")]
+    assert exported("folded", in_a_call) == b"main 1\nhelper 1\n"
+    assert exported("tenet", over_a_reset()).splitlines()[6] == b"rbx=0x7,rip=0x100000"
+    unseen = [one._replace(delta=Changes({})) if isinstance(one, Event) and one.seq == 6 else one for one in over_a_reset()]
+    with pytest.raises(BadInput, match="does not begin with any"):
+        exported("tenet", unseen)
+    assert [write.old for write in writes(over_a_reset(), "cr0")] == [None, 0x80000011, None, 0x80000011]
+    assert divergence(over_a_reset(), over_a_reset()) is None
 
 
 def test_who_changed_a_register() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import pvhdbg
 from pvhdbg.errors import BadInput
-from pvhdbg.trace.event import Changes, Event, Fault, Mode
+from pvhdbg.trace.event import Changes, Event, Fault, Mode, Reset
 from pvhdbg.trace.first import Reached
 from pvhdbg.trace.milestones import Milestone
 from pvhdbg.trace.trace_file import Encoder, Ending, Head, Load, Record, decode, encode, is_trace
@@ -26,8 +26,11 @@ RECORDS: list[Record] = [
     Event(0, 0x100000, Mode.PROTECTED, b"\xfc", Changes({"rsp": (1 << 64) - 1}, STATE)),
     Milestone("cr0.pg", 1, 0x100001, "cr0 0x80000011", Mode.PAGED),
     Event(1, 0x100001, Mode.PAGED),
+    Milestone("serial:crash", 1, None, "crash: hlt", None, 2),
     Fault(2, "exception", 14, 2, 0x1000FE, 0xCFFFFFFC, {"rax": 1}),
     Fault(2, "triple fault"),
+    Reset(2, 1, 0x100001, Mode.PAGED, "a triple fault", True),
+    Reset(2, 2, None, None),
     Reached(0, "main", 0x100000, 0),
     Ending("shutdown", 2),
 ]
@@ -78,12 +81,13 @@ def test_other_files_and_versions_are_refused() -> None:
 
 def test_the_schema_knows_every_kind_of_record_and_every_field_of_it() -> None:
     kinds = {kind["required"][0]: kind for kind in SCHEMA["oneOf"]}
-    assert kinds.keys() == {"schema", "seq", "milestone", "fault", "function", "end"}
+    assert kinds.keys() == {"schema", "seq", "milestone", "fault", "reset", "function", "end"}
     written: dict[str, set[str]] = {kind: set() for kind in kinds}
     cpu = Event(2, 1, Mode.LONG, cpu=1)
-    for line in (*TEXT.splitlines(), encode(cpu, "main"), encode(RECORDS[2], "main")):
+    reset = Reset(2, 1, 1, Mode.LONG)
+    for line in (*TEXT.splitlines(), encode(cpu, "main"), encode(RECORDS[2], "main"), encode(reset, "main")):
         row = json.loads(line)
-        kind = next(name for name in ("schema", "milestone", "fault", "function", "end", "seq") if name in row)
+        kind = next(name for name in ("schema", "milestone", "fault", "reset", "function", "end", "seq") if name in row)
         written[kind] |= row.keys()
     assert written == {kind: set(kinds[kind]["properties"]) for kind in kinds}  # nothing is told of that is never written
 
@@ -96,6 +100,8 @@ modes = st.sampled_from(Mode)
 records = st.one_of(
     st.builds(Event, seqs, numbers, modes, st.binary(max_size=15), st.none() | st.builds(Changes, values, values), st.integers(0, 255)),
     st.builds(Milestone, words, seqs, numbers, words, st.none() | modes),
+    st.builds(Milestone, words, seqs, st.none(), words, st.none(), seqs),
+    st.builds(Reset, seqs, st.integers(1, 99), st.none() | numbers, st.none() | modes, words, st.booleans()),
     st.builds(
         Fault, seqs, st.sampled_from(("exception", "software interrupt", "interrupt", "triple fault", "reset")),
         st.none() | st.integers(0, 255), st.none() | st.integers(0, 0xFFFF), st.none() | numbers, st.none() | numbers, values,
@@ -112,7 +118,8 @@ def test_any_record_is_valid_and_comes_back(record: Record, symbol: str | None) 
     names: dict[int, str] = {}
     (_, read) = decode([encode(RECORDS[0]), line], names)
     assert plain(read) == plain(record)
-    assert names == ({record.pc: symbol} if symbol is not None and isinstance(record, Event | Milestone) else {})
+    place = record.pc if isinstance(record, Event | Milestone | Reset) else None
+    assert names == ({place: symbol} if symbol is not None and place is not None else {})
 
 
 def test_state_is_kept_where_nothing_leads_up_to_it() -> None:
@@ -127,6 +134,8 @@ def test_state_is_kept_where_nothing_leads_up_to_it() -> None:
     assert "state" not in row(8)
     assert row(9, Mode.LONG)["state"] == {"rax": "0x9"}  # r8 to r15 are seen from here on
     assert "state" not in row(10, Mode.LONG)
+    lines.line(Reset(11, 1, 1, Mode.LONG, goes_on=True))
+    assert row(11, Mode.REAL)["state"] == {"rax": "0xb"}
 
 
 def test_a_kernel_of_any_number_of_segments_has_a_head_that_is_read() -> None:

@@ -26,6 +26,7 @@ from pvhdbg.decode.text import safe, shorten
 from pvhdbg.errors import TargetError
 from pvhdbg.targets.target import Target
 
+LEFT_ON = "QEMU was in its one-instruction mode already, as a killed tracer leaves it: it is switched off"
 _PIPE = 1 << 20  # bytes: what the kernel grants without privileges
 _DRAIN = 64 << 20  # bytes that are kept of what still comes while the machine is stopped
 _ENOUGH = _PIPE // 4  # bytes that are read at once
@@ -53,7 +54,7 @@ class LogSwitch:
         self.left_on = bool(self._mode and _is_on(target, self._mode))  # somebody's, or left by a tracer that was killed
         self.warnings: list[str] = []
         if self.left_on:
-            self.warnings.append("QEMU was in its one-instruction mode already, as a killed tracer leaves it: it is switched off")
+            self.warnings.append(LEFT_ON)
         if self._theirs is not None:
             self.warnings.append(f"QEMU runs with a log of its own (-d {self._theirs[0]}): it has a gap, and goes on behind it")
         if accelerator(target.monitor("info kvm")) == "kvm":
@@ -72,6 +73,7 @@ class LogSwitch:
             self._on = True
             self._tell(f"logfile {_quoted(path)}")
             self._tell(f"log {self._items}")
+            self._unlink()  # QEMU has it open: so nothing is left on disk even when we are killed
         except BaseException:
             self.close()
             raise
@@ -152,7 +154,12 @@ class LogSwitch:
         if self._reader >= 0:
             os.close(self._reader)
             self._reader = -1
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._unlink()
+
+    def _unlink(self) -> None:
+        if self._folder:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = ""
 
 
 def _single_step_mode(target: Target) -> str:
