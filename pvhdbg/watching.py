@@ -107,10 +107,13 @@ class End:
 
 
 class Vigil:
-    """The watch over one machine. `until` may be called again and again: what was followed is not followed twice."""
+    """The watch over one machine. `until` may be called again and again: what was followed is not followed twice.
+
+    `count` is how many instructions are to be counted from the entry on; 0 for as many as cost no time that is noticed.
+    """
 
     def __init__(self, target: Target, boot: BootState, image: KernelImage | None, qemu: QemuProcess | None = None,
-                 progress: Callable[[str], None] = lambda _: None) -> None:  # fmt: skip
+                 progress: Callable[[str], None] = lambda _: None, count: int = 0) -> None:  # fmt: skip
         self.names = Names(image)
         self._target = target
         self._boot = boot
@@ -127,6 +130,7 @@ class Vigil:
             serial=self._serial,
             ended=lambda: "" if self._qmp is None else self._qmp.why_ended(),
             finder=Finder(self.names.found(SYMBOLS), {name: registers[name] for name in registers}),
+            count=count,
             blind=bool(own_log) or boot.snapshot.vmm.accelerator == "kvm" or not target.capabilities.monitor,
             progress=progress,
         )

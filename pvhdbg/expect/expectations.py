@@ -12,6 +12,7 @@
     [[milestone]]                   # one after the other, from the entry on
     reaches = "start_kernel"
     timeout = 20
+    max_instructions = 20000        # from the entry on
 
     [[allow]]
     rule = "PVH-SEG-ACCESSED"
@@ -26,6 +27,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pvhdbg.decode.pattern import BadPattern, compiled
 from pvhdbg.decode.text import printable
 from pvhdbg.errors import BadInput
 from pvhdbg.expect.conditions import OPERATORS, BadValue, Condition, condition
@@ -55,7 +57,7 @@ class Expectation:
 class Milestone:
     """A step of the boot, to come after those before it in the file: a symbol, "0x" address or mode, or words on the serial port.
 
-    `timeout` is in seconds, from the step before.
+    `timeout` is in seconds, from the step before; `instructions` is how many may run before it, from the entry on (None: any number).
     """
 
     place: str
@@ -63,12 +65,14 @@ class Milestone:
     serial: re.Pattern[str] | None
     timeout: float
     why: str = ""
+    instructions: int | None = None
 
     @property
     def words(self) -> str:
         """The whole milestone on one line of safe text."""
         what = f"reaches {self.reaches}" if self.serial is None else f"serial matches {self.serial.pattern!r}"
-        return printable(f"{what} within {self.timeout:g} s")
+        budget = "" if self.instructions is None else f" and {self.instructions:,} instructions"
+        return printable(f"{what} within {self.timeout:g} s{budget}")
 
 
 @dataclass(frozen=True)
@@ -168,11 +172,12 @@ def _expectation(value: Any, path: str) -> Expectation:
 
 _TIMEOUT = 30.0  # seconds
 _LONGEST = 86400.0
+_MOST_COUNTED = 2_000_000  # instructions: some 20 seconds
 
 
 def _milestone(value: Any, path: str) -> Milestone:
     table = _table(value, path)
-    _keys(table, path, ("reaches", "serial", "timeout", "why"))
+    _keys(table, path, ("reaches", "serial", "timeout", "max_instructions", "why"))
     if ("reaches" in table) == ("serial" in table):
         raise _Wrong(path, "it has to have one of reaches (a symbol, 0xADDRESS or mode) and serial (a regular expression)")
     timeout = table.get("timeout", _TIMEOUT)
@@ -181,11 +186,23 @@ def _milestone(value: Any, path: str) -> Milestone:
     serial = None
     if "serial" in table:
         try:
-            serial = re.compile(_text(table, "serial", path))
-        except (re.error, RecursionError, OverflowError) as error:
+            serial = compiled(_text(table, "serial", path))
+        except BadPattern as error:
             raise _Wrong(f"{path}.serial", f"it is not a regular expression: {printable(str(error))}") from None
     reaches = _text(table, "reaches", path) if serial is None else None
-    return Milestone(path, reaches, serial, float(timeout), printable(_text(table, "why", path)) if "why" in table else "")
+    why = printable(_text(table, "why", path)) if "why" in table else ""
+    return Milestone(path, reaches, serial, float(timeout), why, _budget(table, path))
+
+
+def _budget(table: Mapping[str, Any], path: str) -> int | None:
+    budget = table.get("max_instructions")
+    if budget is None:
+        return None
+    if "serial" in table:
+        raise _Wrong(f"{path}.max_instructions", "it is for reaches: when a line was written is not known to the instruction")
+    if isinstance(budget, bool) or not isinstance(budget, int) or not 0 < budget <= _MOST_COUNTED:
+        raise _Wrong(f"{path}.max_instructions", f"it has to be a whole number from 1 to {_MOST_COUNTED}")
+    return budget
 
 
 def _allowed(document: Mapping[str, Any]) -> tuple[Allowance, ...]:

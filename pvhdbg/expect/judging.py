@@ -42,11 +42,16 @@ class ExpectationRule(Rule):
 
 @dataclass(frozen=True)
 class Reached:
-    """What became of a milestone: `seconds` after the entry, or `missed` says in safe text why it was not reached."""
+    """What became of a milestone: `seconds` after the entry, or `missed` says in safe text why it was not reached.
+
+    `instructions` is how many ran before it, None where that was not counted; `counted` is how many were, in all.
+    """
 
     milestone: Milestone
     seconds: float
     missed: str = ""
+    instructions: int | None = None
+    counted: int = 0
 
 
 def milestone_verdicts(expectations: Expectations, reached: Iterable[Reached] | None) -> tuple[Verdict, ...]:
@@ -65,7 +70,19 @@ def _milestone(expectations: Expectations, milestone: Milestone, reached: Reache
         return Verdict(rule, Outcome.UNKNOWN, rule.severity, reason=because)
     if reached.missed:
         return Verdict(rule, Outcome.FAIL, rule.severity, (Violation("the boot", milestone.words, reached.missed),))
+    if milestone.instructions is not None:
+        return _in_budget(rule, milestone.instructions, reached)
     return Verdict(rule, Outcome.PASS, rule.severity)
+
+
+def _in_budget(rule: Rule, most: int, reached: Reached) -> Verdict:
+    if reached.instructions is not None and reached.instructions <= most:
+        return Verdict(rule, Outcome.PASS, rule.severity)
+    if reached.instructions is None and reached.counted < most:
+        because = f"its instructions were counted up to {reached.counted:,} only" if reached.counted else "its instructions were not counted"
+        return Verdict(rule, Outcome.UNKNOWN, rule.severity, reason=because)
+    found = f"{reached.instructions:,}" if reached.instructions is not None else f"more than {reached.counted:,}"
+    return Verdict(rule, Outcome.FAIL, rule.severity, (Violation("instructions before it", f"at most {most:,}", found),))
 
 
 def _document(expectations: Expectations) -> Document:

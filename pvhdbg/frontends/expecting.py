@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pvhdbg.decode.text import printable
 from pvhdbg.errors import BadInput
 from pvhdbg.expect.expectations import Expectations, read
+from pvhdbg.frontends.bounded_search import TooSlow, search
 from pvhdbg.frontends.verbs import Answer, Request
 
 if sys.version_info >= (3, 11):
@@ -70,6 +71,7 @@ def observe(request: Request, expectations: Expectations) -> tuple[Observed, tup
     Raises PvhdbgError; BadInput for a symbol that the kernel does not have.
     """
     from pvhdbg.expect.judging import Reached
+    from pvhdbg.frontends.serial_milestones import need_own_serial
     from pvhdbg.frontends.subject import Observed
     from pvhdbg.frontends.trace_engine import interruptible
     from pvhdbg.frontends.trace_subject import at_entry
@@ -79,9 +81,10 @@ def observe(request: Request, expectations: Expectations) -> tuple[Observed, tup
     found: list[Reached] = []
     with at_entry(request) as machine:
         qemu = machine.qemu
-        vigil = Vigil(machine.target, machine.boot, machine.image, qemu, request.progress)
-        if qemu is None and any(one.serial is not None for one in expectations.milestones):
-            raise BadInput("a milestone of the serial port needs a machine that is started here", "give the kernel, not a gdbstub")
+        budget = max((one.instructions for one in expectations.milestones if one.instructions is not None), default=0)
+        vigil = Vigil(machine.target, machine.boot, machine.image, qemu, request.progress, count=budget + 1 if budget else 0)
+        if any(one.serial is not None for one in expectations.milestones):
+            need_own_serial(qemu)
         goals = [
             Goal(done=partial(_written, qemu, one.serial)) if one.serial is not None else vigil.goal(str(one.reaches))
             for one in expectations.milestones
@@ -91,7 +94,9 @@ def observe(request: Request, expectations: Expectations) -> tuple[Observed, tup
             for milestone, goal in zip(expectations.milestones, goals, strict=True):
                 end = vigil.until(goal, milestone.timeout)
                 late = "" if end is None or end.died else f"not within {milestone.timeout:g} s: "
-                found.append(Reached(milestone, time.monotonic() - began, "" if end is None else printable(late + end.words)))
+                missed = "" if end is None else printable(late + end.words)
+                ran = vigil.wait.instructions if end is None else None
+                found.append(Reached(milestone, time.monotonic() - began, missed, ran, vigil.wait.counted))
                 if end is not None:
                     break
         serial = tuple(qemu.serial_tail(_SERIAL)) if qemu is not None else ()
@@ -100,7 +105,12 @@ def observe(request: Request, expectations: Expectations) -> tuple[Observed, tup
 
 
 def _written(qemu: QemuProcess | None, wanted: re.Pattern[str]) -> bool:
-    return qemu is not None and wanted.search("\n".join(qemu.serial_tail(_SERIAL))) is not None
+    try:
+        return qemu is not None and search(wanted, "\n".join(qemu.serial_tail(_SERIAL)))
+    except TooSlow:
+        raise BadInput(
+            f"the expression {printable(wanted.pattern)} takes too long on what the guest writes", "repeat nothing that repeats itself"
+        ) from None
 
 
 def judged(report: Report, expectations: Expectations, reached: tuple[Reached, ...] | None = None) -> Report:

@@ -12,7 +12,7 @@ from pvhdbg.errors import BadInput
 from pvhdbg.expect.conditions import OPERATORS
 from pvhdbg.expect.expectations import BOUND, Expectations, read
 from pvhdbg.expect.fields import Kind
-from pvhdbg.expect.judging import judged, rules
+from pvhdbg.expect.judging import Reached, judged, milestone_verdicts, rules
 from pvhdbg.expect.quantity import number, size_words
 from pvhdbg.report.document import Report
 from pvhdbg.rules.catalogue import judge
@@ -94,6 +94,11 @@ def test_a_violation_shows_both_sides() -> None:
         ({"milestone": [{"reaches": "a", "timeout": 0}]}, "milestone[0].timeout", "seconds"),
         ({"milestone": [{"reaches": "a", "timeout": True}]}, "milestone[0].timeout", "seconds"),
         ({"milestone": [{"reaches": "a", "timeout": float("nan")}]}, "milestone[0].timeout", "seconds"),
+        ({"milestone": [{"reaches": "a", "max_instructions": 0}]}, "milestone[0].max_instructions", "whole number"),
+        ({"milestone": [{"reaches": "a", "max_instructions": True}]}, "milestone[0].max_instructions", "whole number"),
+        ({"milestone": [{"reaches": "a", "max_instructions": 1.5}]}, "milestone[0].max_instructions", "whole number"),
+        ({"milestone": [{"reaches": "a", "max_instructions": 1 << 40}]}, "milestone[0].max_instructions", "whole number"),
+        ({"milestone": [{"serial": "a", "max_instructions": 9}]}, "milestone[0].max_instructions", "it is for reaches"),
         ({"milestone": [{"reach": "a"}]}, "milestone[0].reach", "did you mean reaches?"),
         ({"expect": {}}, "expect", "[[expect]]"),
         ({"expect": [{}] * (BOUND + 1)}, "expect", "1001"),
@@ -244,3 +249,22 @@ def test_a_size_in_words_is_that_size(value: int) -> None:
 
 def test_each_operator_is_for_some_kind() -> None:
     assert all(one.kinds <= set(Kind) and one.kinds for one in OPERATORS.values())
+
+
+@pytest.mark.parametrize(
+    ("ran", "counted", "outcome", "words"),
+    [
+        (20, 30, Outcome.PASS, ""),
+        (21, 30, Outcome.FAIL, "21"),
+        (None, 20, Outcome.FAIL, "more than 20"),
+        (None, 19, Outcome.UNKNOWN, "counted up to 19 only"),
+        (None, 0, Outcome.UNKNOWN, "not counted"),
+    ],
+)
+def test_a_budget_is_judged_by_what_was_counted(ran: int | None, counted: int, outcome: Outcome, words: str) -> None:
+    expectations = read({"milestone": [{"reaches": "long", "max_instructions": 20}]}, "boot.toml")
+    (milestone,) = expectations.milestones
+    (verdict,) = milestone_verdicts(expectations, [Reached(milestone, 0.1, "", ran, counted)])
+    assert verdict.outcome is outcome
+    assert words in (verdict.reason or "".join(one.found for one in verdict.violations))
+    assert verdict.rule.title == "reaches long within 30 s and 20 instructions"

@@ -167,6 +167,9 @@ def test_from_python(files: Cli) -> None:
     assert report.verdicts[-1].rule.id == "expect[0]"
 
 
+TO_LONG_MODE = 10284  # see tests/trace/test_log_engine.py
+
+
 # --- milestones ---------------------------------------------------------------------------------------------------
 
 
@@ -207,6 +210,32 @@ def test_a_guest_that_does_not_write_is_told_when_the_time_is_up(cli: Cli) -> No
     ran = cli("check", cli.file("loops.elf", kernel_elf(loop)), "--expect", "boot.toml", "--format", "json").ok(1)
     assert outcomes(ran) == {"milestone[0]": "fail"}
     assert "not within 0.3 s" in ran.out
+
+
+@pytest.mark.boot
+def test_a_budget_of_instructions_is_held_to_the_instruction(cli: Cli) -> None:
+    kernel = guest("long_mode")
+    cli.file("boot.toml", milestones(
+        "reaches = 'protected'\nmax_instructions = 1", "reaches = 'load_gdt'\nmax_instructions = 10282",
+        f"reaches = 'long'\nmax_instructions = {TO_LONG_MODE}",
+    ))  # fmt: skip
+    assert set(outcomes(cli("check", kernel, "--expect", "boot.toml", "--format", "json").ok()).values()) == {"pass"}
+    cli.file("boot.toml", milestones(f"reaches = 'long'\nmax_instructions = {TO_LONG_MODE - 1}"))
+    ran = cli("check", kernel, "--expect", "boot.toml", "--format", "json").ok(1)
+    (found,) = next(one for one in ran.json()["verdicts"] if one["rule"] == "milestone[0]")["violations"]
+    assert (found["expected"], found["found"]) == (f"at most {TO_LONG_MODE - 1:,}", f"{TO_LONG_MODE:,}")
+
+
+@pytest.mark.boot
+def test_a_budget_that_is_far_exceeded_and_one_that_is_large(cli: Cli) -> None:
+    # dec ecx; jnz; nop; jmp . with ecx = 50 000
+    kernel = cli.file("counts.elf", kernel_elf(b"\xb9\x50\xc3\0\0\x49\x75\xfd\x90\xeb\xfe"))
+    cli.file("boot.toml", milestones("reaches = '0x100008'\nmax_instructions = 20"))
+    ran = cli("check", kernel, "--expect", "boot.toml", "--format", "json").ok(1)
+    (found,) = next(one for one in ran.json()["verdicts"] if one["rule"] == "milestone[0]")["violations"]
+    assert found["found"] == "more than 20,000"
+    cli.file("boot.toml", milestones("reaches = '0x100008'\nmax_instructions = 100001"))
+    assert outcomes(cli("check", kernel, "--expect", "boot.toml", "--format", "json").ok()) == {"milestone[0]": "pass"}
 
 
 def test_milestones_of_a_recording_are_open(files: Cli) -> None:

@@ -44,12 +44,13 @@ class Goal:
 class Wait(Watch):
     """See `Watch`. With `blind` nothing is logged (KVM, or a log of the user's own): faults are then not seen.
 
-    `ended` gives QEMU's word for how the guest ended. `milestones` are those of the instructions that were followed.
+    `ended` gives QEMU's word for how the guest ended. `milestones` are those of the instructions that were followed: the first
+    20 000, as many as half a second allows, or with `count` that many, however long it takes.
     """
 
     def __init__(self, target: Target, around: Surroundings, *, code: Callable[[int], bytes] = lambda _: b"",
                  status: Callable[[], int | None] = lambda: None, serial: Callable[[], Sequence[str]] = tuple,
-                 ended: Callable[[], str] = str, finder: Finder | None = None, blind: bool = False,
+                 ended: Callable[[], str] = str, finder: Finder | None = None, blind: bool = False, count: int = 0,
                  progress: Callable[[str], None] = lambda _: None) -> None:  # fmt: skip
         super().__init__(target, around, code=code, status=status, serial=serial, progress=progress)
         self._ended_by = ended
@@ -57,10 +58,13 @@ class Wait(Watch):
         self._blind = blind
         self._goal = Goal()
         self._following = not blind
+        self._first = max(count, FIRST)
+        self._patient = bool(count)
         self._stood: Registers | None = None
         self._death_seen: Death | None = None
         self.milestones: list[Milestone] = []
         self.last: tuple[int, Mode | None] | None = None  # where the CPU was seen last
+        self.instructions: int | None = None  # that ran before the goal that was reached last; None where they were not counted
 
     def until(self, goal: Goal, seconds: float) -> Death | None:
         """None when the goal was reached, else the death, or "alive" after `seconds`. The machine stands still afterwards.
@@ -71,8 +75,10 @@ class Wait(Watch):
         if self._death_seen is not None:
             return self._death_seen
         self._goal = goal
+        self.instructions = None
         deadline = time.monotonic() + seconds
         if goal.done() or (goal.mode is not None and self._mode(self._state()) is goal.mode):
+            self._count_to_mode()
             return None
         with self._remembered():
             try:
@@ -84,10 +90,22 @@ class Wait(Watch):
                 if death is None or death.status is None:
                     raise  # it is the connection that ended, as far as is known
         if arrived or goal.done():
+            self._count_to_mode()
             return None
         if death is not None and death.kind in _FINAL:
             self._death_seen = death
         return death
+
+    @property
+    def counted(self) -> int:
+        """How many instructions were followed from the entry on."""
+        return len(self._pcs)
+
+    def _count_to_mode(self) -> None:
+        if self._goal.mode is not None and self._goal.mode in self._modes:
+            self.instructions = self._modes.index(self._goal.mode)
+        elif self._goal.mode is not None and self._following and not self._pcs:
+            self.instructions = 0  # it began there
 
     @contextmanager
     def _remembered(self) -> Iterator[None]:
@@ -113,7 +131,8 @@ class Wait(Watch):
     def _approach(self, deadline: float) -> tuple[bool, Death | None]:
         self._progress("following the guest's first instructions")
         engine = LogEngine(self._target, states=True, base=len(self._pcs), peek=self._code)
-        bounds = Bounds(self._goal.addresses, FIRST - len(self._pcs), min(max(deadline - time.monotonic(), 0.01), _LONGEST))
+        left = max(deadline - time.monotonic(), 0.01)
+        bounds = Bounds(self._goal.addresses, self._first - len(self._pcs), left if self._patient else min(left, _LONGEST))
         met = False
         for batch in engine.batches(bounds):
             self._record(batch)
@@ -125,14 +144,15 @@ class Wait(Watch):
                 engine.stop()
         self.warnings += [warning for warning in engine.warnings if warning not in self.warnings]
         if engine.end.why == "address":
-            self._following = len(self._pcs) < FIRST
+            self._following = len(self._pcs) < self._first
+            self.instructions = len(self._pcs)
             return True, None
         death = None if met else self._ended(engine.end)
         arrived = met or self._goal.done()
         if not arrived and death is None:
             with self._places_held():  # looking for a loop lets the machine run for a moment
                 arrived, death = self._judged(engine.end.stop)
-        if arrived and len(self._pcs) < FIRST:
+        if arrived and len(self._pcs) < self._first:
             return True, None  # the next wait follows it on
         self._lose_count()
         if death is not None and (death.kind == "panic" or death.polls) and death.kind not in _FINAL and not death.reason:
