@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
+from importlib.util import find_spec
 from typing import NamedTuple
 
 
@@ -12,6 +14,12 @@ class Instruction(NamedTuple):
     address: int
     data: bytes
     text: str
+
+
+@cache
+def available() -> bool:
+    """Whether there is a disassembler: GDB's own Python may have none."""
+    return find_spec("capstone") is not None
 
 
 def disassemble(code: bytes, address: int, bits: int = 32, count: int = 0) -> Iterator[Instruction]:

@@ -15,6 +15,11 @@ import gdb
 
 from pvhdbg.errors import MemoryUnreadable, PvhdbgError, TargetError, TargetLost, TargetTimeout
 from pvhdbg.model import CONTROL, EXTENDED, GENERAL, LOW_HALVES, SELECTORS, Registers
+from pvhdbg.rsp import replies
+from pvhdbg.rsp.registers import RegisterLayout, layout_for
+from pvhdbg.targets.gdb_quiet import muted, silence
+from pvhdbg.targets.peer import command_behind
+from pvhdbg.targets.remote import stop_of
 from pvhdbg.targets.target import Capabilities, Leave, Stop, StopKind
 
 _REGISTERS = (*GENERAL, *EXTENDED, "rip", "eflags", *SELECTORS, *CONTROL, "fs_base", "gs_base", "k_gs_base")
@@ -42,6 +47,10 @@ class InsideGdb:
         self._stub = stub
         self._name = stub.details if isinstance(stub.details, str) else stub.description
         self._breakpoints: dict[int, gdb.Breakpoint] = {}
+        self._runs = 0  # that are over
+        self._layout: RegisterLayout | None = None
+        self._moved = False  # behind GDB's back
+        self.disabled: list[gdb.Breakpoint] = []  # the user's; still so when the machine is gone, which GDB cannot enable them in
         self._last = Stop(StopKind.INTERRUPT, 2, "already stopped")
         self._has_monitor = self._ask_monitor()
 
@@ -63,6 +72,9 @@ class InsideGdb:
         """Frame 0 of a machine that stands still; GDB calls a thread running whose breakpoint's condition it evaluates."""
         if not self._stub.is_valid():
             raise TargetLost(f"GDB's connection to {self._name} is gone", "target remote it again")
+        if self._moved:
+            self._moved = False
+            _execute("maintenance flush register-cache")
         try:
             return gdb.newest_frame()
         except gdb.error as error:
@@ -142,6 +154,44 @@ class InsideGdb:
         except (gdb.error, RuntimeError) as error:
             raise TargetLost(f"{self._name} does not answer GDB: {error}", "target remote it again") from error
 
+    # --- packets, for who steps thousands of times: GDB's own step costs ten times as much -----------------------
+
+    @property
+    def layout(self) -> RegisterLayout:
+        """How this stub's `g` packets are laid out."""
+        if self._layout is None:
+            self._layout = layout_for(len(self.packet()) // 2)
+        return self._layout
+
+    def follow(self, cpu: int | None) -> None:
+        """The CPU of GDB's own thread is followed. Raises TargetError for a choice of another."""
+        if cpu is not None:
+            raise TargetError("inside GDB only the CPU of GDB's thread is stepped", "trace with --engine log, or choose it with: thread N")
+
+    def packet(self) -> bytes:
+        """The registers as the stub sends them, in hexadecimal."""
+        return self._packet("g")
+
+    def step_packet(self, pc: int) -> tuple[Stop, bytes]:
+        """One instruction, and the registers after it. GDB learns of it when it is asked next; its breakpoints are not in the machine.
+
+        Not for what may wait: GDB gives up after `remotetimeout`.
+        """
+        self._moved = True
+        stop = stop_of(replies.stop_reply(self._packet("s")))
+        return stop, self._packet("g") if stop.kind is not StopKind.EXITED else b""
+
+    def read_linear(self, address: int, size: int) -> bytes:
+        """A little memory at a linear address, as the CPU translates it. Raises MemoryUnreadable."""
+        reply = self._packet(f"m{address:x},{min(size, _PIECE):x}")
+        if not reply or replies.error_code(reply) is not None:
+            raise MemoryUnreadable(address, size, "it is not mapped")
+        return replies.unhex(reply, min(size, _PIECE))
+
+    def peer_command(self) -> tuple[str, ...]:
+        """The command line of the VMM, where GDB's connection is a unix socket here; empty where that cannot be learnt."""
+        return command_behind(self._name)
+
     # --- running --------------------------------------------------------------------------------------------------
 
     def set_breakpoint(self, address: int) -> None:
@@ -168,18 +218,30 @@ class InsideGdb:
 
         def expire() -> None:
             expired.set()
-            gdb.post_event(lambda: _quietly("interrupt"))
+            self.stop_soon()
 
         timer = threading.Timer(timeout, expire)
         timer.daemon = True
         timer.start()
         try:
-            stop = self._run("continue")
+            stop = self.run()
         finally:
             timer.cancel()
         if expired.is_set() and stop.kind is StopKind.INTERRUPT:
             raise TargetTimeout(f"the guest did not stop within {timeout:g} s", "give it more time")
         return stop
+
+    def run(self) -> Stop:
+        """Let the guest run, and return at its next stop."""
+        try:
+            return self._run("continue")
+        finally:
+            self._runs += 1
+
+    def stop_soon(self) -> None:
+        """Make `run` return, the present one or the next. Can be called from any thread."""
+        which = self._runs  # GDB may come to the event when that run is over
+        gdb.post_event(lambda: _quietly("interrupt") if self._runs == which else None)
 
     def step(self) -> Stop:
         return self._run("stepi")
@@ -193,7 +255,7 @@ class InsideGdb:
         gdb.events.stop.connect(self._on_stop)
         gdb.events.exited.connect(self._on_exit)
         try:
-            with _silence():
+            with silence(), muted():
                 _execute(command)
         finally:
             gdb.events.stop.disconnect(self._on_stop)
@@ -211,6 +273,20 @@ class InsideGdb:
 
     def _on_exit(self, event: object) -> None:
         self._last = Stop(StopKind.EXITED, 0, "the VMM exited")
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """For a run that stops at what it is told to alone: without the user's breakpoints, and without a page's end to confirm."""
+        self.disabled += [one for one in gdb.breakpoints() if one.enabled]
+        paged = gdb.parameter("pagination")
+        try:
+            gdb.execute("set pagination off")
+            for one in self.disabled:
+                one.enabled = False
+            yield
+        finally:
+            self.disabled = [one for one in self.disabled if one.is_valid() and not _enabled(one)]
+            gdb.execute(f"set pagination {'on' if paged else 'off'}")
 
     # --- monitor --------------------------------------------------------------------------------------------------
 
@@ -254,20 +330,12 @@ def _execute(command: str) -> str:
         raise TargetError(text, "see what GDB says: info target") from error
 
 
-@contextmanager
-def _silence() -> Iterator[None]:
-    """GDB announces stops to the terminal even where a command's output is caught; those on the way are not the user's."""
-    name = "suppress-cli-notifications"
+def _enabled(breakpoint: gdb.Breakpoint) -> bool:
     try:
-        before = gdb.parameter(name)
-        gdb.execute(f"set {name} on")
-    except (gdb.error, RuntimeError):  # GDB 12 does not have it
-        yield
-        return
-    try:
-        yield
-    finally:
-        gdb.execute(f"set {name} {'on' if before else 'off'}")
+        breakpoint.enabled = True
+    except gdb.error:
+        return False
+    return True
 
 
 def _quietly(command: str) -> None:

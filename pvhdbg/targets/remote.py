@@ -25,13 +25,13 @@ from pvhdbg.model import SELECTORS, Registers
 from pvhdbg.rsp import replies
 from pvhdbg.rsp.registers import RegisterLayout, layout_for
 from pvhdbg.targets.address import StubAddress
+from pvhdbg.targets.peer import command_of
 from pvhdbg.targets.target import Capabilities, Leave, Stop, StopKind
 from pvhdbg.targets.wire import Wire
 
 _PIECE = 0x800  # bytes that every QEMU answers in one `m`
 _PIECE_BOUND = 0x8000
 _MONITOR_BOUND = 8 << 20
-_COMMAND_BOUND = 1 << 20  # bytes of a command line
 _PG = 1 << 31
 _CPUS = 4096
 _THREAD = re.compile(r"p[0-9a-fA-F]{1,8}\.[0-9a-fA-F]{1,8}")
@@ -328,14 +328,12 @@ class RemoteTarget:
         self._running, self._pc = False, None
         if reply.kind in "WX":
             self._closed = True
-            return Stop(StopKind.EXITED, reply.number, reply.words)
+            return stop_of(reply)
         looked_at = reply.thread if self._followed is None else self._followed
         if looked_at is not None and (looked_at != self._thread or looked_at != reply.thread):
             self._thread = looked_at
             self._wire.request(b"Hg" + looked_at.encode("ascii"), self._timeout)
-        kinds = {2: StopKind.INTERRUPT, 3: StopKind.SHUTDOWN, 5: StopKind.BREAKPOINT}
-        words = "the guest shut down or triple-faulted" if reply.number == 3 else reply.words
-        return Stop(kinds.get(reply.number, StopKind.ERROR), reply.number, words)
+        return stop_of(reply)
 
     # --- monitor --------------------------------------------------------------------------------------------------
 
@@ -367,15 +365,7 @@ class RemoteTarget:
 
     def peer_command(self) -> tuple[str, ...]:
         """The command line of the VMM behind a unix socket, as the kernel shows it; empty where that cannot be learnt."""
-        pid = self._wire.peer()
-        if pid is None:
-            return ()
-        try:
-            with open(f"/proc/{pid}/cmdline", "rb") as file:
-                words = file.read(_COMMAND_BOUND).split(b"\0")
-        except OSError:
-            return ()  # it is somebody else's, or in another PID namespace
-        return tuple(word.decode("utf-8", "surrogateescape") for word in words[:-1])
+        return command_of(self._wire.peer())
 
     # --- leaving --------------------------------------------------------------------------------------------------
 
@@ -412,3 +402,12 @@ class RemoteTarget:
         if reply != b"OK":
             answer = reply.decode("ascii", "replace")[:20] or "not supported"
             raise TargetError(f"{what} ({self.name} answers: {answer})", "use another VMM, or fewer breakpoints")
+
+
+def stop_of(reply: replies.StopReply) -> Stop:
+    """What a stop reply means."""
+    if reply.kind in "WX":
+        return Stop(StopKind.EXITED, reply.number, reply.words)
+    kinds = {2: StopKind.INTERRUPT, 3: StopKind.SHUTDOWN, 5: StopKind.BREAKPOINT}
+    words = "the guest shut down or triple-faulted" if reply.number == 3 else reply.words
+    return Stop(kinds.get(reply.number, StopKind.ERROR), reply.number, words)

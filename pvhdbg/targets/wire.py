@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import select
 import socket
-import struct
 import time
 from collections import deque
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from pvhdbg.errors import ProtocolError, TargetLost, TargetTimeout
 from pvhdbg.rsp.packets import INTERRUPT, Acknowledgement, Packet, PacketReader, frame
 from pvhdbg.rsp.replies import is_stop
 from pvhdbg.targets.address import StubAddress
+from pvhdbg.targets.peer import peer_of
 
 _CHUNK = 1 << 16
 _RETRIES = 3
@@ -112,13 +112,7 @@ class Wire:
 
     def peer(self) -> int | None:
         """The process that listens at the other end of a unix socket (SO_PEERCRED); None where that cannot be learnt."""
-        if self._socket.family != socket.AF_UNIX:
-            return None
-        try:
-            pid: int = struct.unpack("3i", self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
-        except OSError:
-            return None
-        return pid or None
+        return peer_of(self._socket)
 
     def close(self) -> None:
         """Close the connection; safe to call twice."""

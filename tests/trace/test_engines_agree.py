@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pvhdbg.targets.remote import RemoteTarget
-from pvhdbg.trace.engines.engine import Bounds
+from pvhdbg.trace.engines.engine import Bounds, Engine
 from pvhdbg.trace.engines.log import LogEngine
 from pvhdbg.trace.engines.step import StepEngine
 from pvhdbg.trace.event import Event
@@ -62,3 +62,14 @@ def test_a_jump_to_itself_is_stepped_each_time(at_entry: AtEntry) -> None:
     by_step = seen(StepEngine(at_entry("crashers", "crash=endless-loop")), 600)
     assert len(by_step) == 600
     assert [event.code for event in by_step[-3:]] == [b"\xeb\xfe"] * 3
+
+
+@pytest.mark.parametrize("crash", ["wild-esp", "page-fault", "wrmsr"])
+def test_faults_stand_in_the_same_places(crash: str, at_entry: AtEntry) -> None:
+    def faults(engine: Engine) -> list[tuple[int, str, int | None, int | None]]:
+        return [(one.seq, one.kind, one.vector, one.pc) for batch in engine.batches(Bounds(count=2000)) for one in batch.faults]
+
+    by_log = faults(LogEngine(at_entry("crashers", f"crash={crash}"), states=True))
+    target = at_entry("crashers", f"crash={crash}")
+    assert by_log
+    assert faults(StepEngine(target)) == by_log

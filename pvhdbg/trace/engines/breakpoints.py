@@ -21,7 +21,7 @@ from pvhdbg.model import Registers, Unavailable
 from pvhdbg.spec.x86 import EFER, EFLAGS
 from pvhdbg.targets.target import RESET_RIP, RESET_VECTOR, Stop, StopKind, Target, leave_reset_vector
 from pvhdbg.trace.cpu_text import decode
-from pvhdbg.trace.engines.engine import Bounds, End
+from pvhdbg.trace.engines.engine import Bounds, End, halted, needs_disassembler
 from pvhdbg.trace.engines.sites import next_sites
 from pvhdbg.trace.engines.tap import Tap
 from pvhdbg.trace.event import Batch, Delta, Fault, Mode, mode_of
@@ -62,6 +62,7 @@ class BreakpointEngine:
     def __init__(
         self, target: Target, places: Sequence[Sequence[int]] = (), *, slots: int = MOST, base: int = 0, entry: int | None = None
     ) -> None:
+        needs_disassembler("breakpoints")
         self.end = End("stopped")
         self.warnings: list[str] = []
         self.stops = 0
@@ -93,6 +94,10 @@ class BreakpointEngine:
 
     def _stops_of(self, bounds: Bounds) -> Iterator[Batch]:
         deadline = time.monotonic() + bounds.seconds
+        over = halted(self._target)
+        if over is not None:
+            self.end = over
+            return
         state, first, left = self._state(), True, bounds.count
         ended = self._through_firmware(bounds, deadline) if state["rip"] == RESET_RIP else None
         if ended is not None:

@@ -6,6 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from pvhdbg.disassembly import available
+from pvhdbg.errors import TargetError
+from pvhdbg.spec.x86 import EFLAGS
 from pvhdbg.targets.target import RESET_RIP, Stop, StopKind, Target
 from pvhdbg.trace.event import Batch
 
@@ -30,6 +33,11 @@ class End:
     why: str
     stop: Stop | None = None
     pc: int | None = None
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing is left to run."""
+        return self.why in ("shutdown", "halted", "exited")
 
     @property
     def words(self) -> str:
@@ -57,7 +65,29 @@ def end_of(stop: Stop, target: Target, bounds: Bounds) -> End:
         return End("shutdown", stop, pc)
     if pc in bounds.addresses:
         return End("address", stop, pc)
+    if stop.kind is StopKind.INTERRUPT:
+        return End("interrupted", stop, pc)  # by who holds the machine
     return End("reset" if pc == RESET_RIP else "stopped", stop, pc)
+
+
+def halted(target: Target) -> End | None:
+    """The end of a trace that would begin with a step, on a CPU that has executed `hlt`: a step would never come back.
+
+    None for a CPU that runs. Raises TargetError for one that waits for an interrupt, which QEMU masks while it steps.
+    """
+    if not target.capabilities.monitor or "HLT=1" not in target.monitor("info registers"):
+        return None
+    registers = target.read_registers()
+    if registers["eflags"] >> EFLAGS["IF"] & 1:
+        raise TargetError("the CPU waits for an interrupt, and stepping masks them", "use --engine log, or let it run on a little")
+    return End("halted", None, registers["rip"])
+
+
+def needs_disassembler(engine: str) -> None:
+    """Raises TargetError where there is none to tell how long an instruction is: GDB's own Python may lack it."""
+    if not available():
+        what = f"the engine {engine} needs a disassembler, and this Python has no capstone"
+        raise TargetError(what, "use --engine log, or install capstone for it (Debian: python3-capstone)")
 
 
 class Engine(Protocol):

@@ -10,15 +10,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from typing import Protocol, cast
 
-from pvhdbg.disassembly import disassemble
+from pvhdbg.decode.qemu_monitor import code_of
+from pvhdbg.disassembly import available, disassemble
 from pvhdbg.errors import MemoryUnreadable, TargetError, TargetTimeout
 from pvhdbg.rsp.registers import RegisterLayout
 from pvhdbg.spec.x86 import EFER
-from pvhdbg.targets.remote import RemoteTarget
 from pvhdbg.targets.target import RESET_RIP, RESET_VECTOR, Stop, StopKind, Target
 from pvhdbg.trace.cpu_text import decode, of_cpu
-from pvhdbg.trace.engines.engine import Bounds, End
+from pvhdbg.trace.engines.engine import Bounds, End, halted, needs_disassembler
 from pvhdbg.trace.engines.tap import Tap
 from pvhdbg.trace.event import Batch, Delta, Fault, Mode, mode_of
 from pvhdbg.trace.opcodes import is_system, kind_of
@@ -56,6 +57,21 @@ class PacketDelta(Delta):
         return changed
 
 
+class Steppable(Target, Protocol):
+    """A target that hands out the stub's own packets, of the CPU that it follows."""
+
+    def follow(self, cpu: int | None) -> None: ...
+
+    @property
+    def layout(self) -> RegisterLayout: ...
+
+    def packet(self) -> bytes: ...
+
+    def step_packet(self, pc: int) -> tuple[Stop, bytes]: ...
+
+    def read_linear(self, address: int, size: int) -> bytes: ...
+
+
 class StepEngine:
     """See `Engine`. Raises TargetError for a target that is not a stub of ours.
 
@@ -65,17 +81,19 @@ class StepEngine:
     name = "step"
 
     def __init__(self, target: Target, *, base: int = 0, cpu: int = 0) -> None:
-        if not isinstance(target, RemoteTarget):
+        if getattr(target, "step_packet", None) is None:
             raise TargetError("the step engine talks to the stub itself", "leave out --via gdb")
+        if not target.capabilities.monitor:
+            needs_disassembler("step")  # QEMU's monitor has one
         self.end = End("stopped")
         self.warnings: list[str] = []
         self.steps = 0  # instructions and iterations that were stepped
-        self._target = target
+        self._target = cast(Steppable, target)
         self._seq = base
         self._cpu = cpu
         self._asked = self._armed = False
         self._codes: dict[tuple[int, int], bytes] = {}
-        self._layout = target.layout
+        self._layout = self._target.layout
         slots = {name: self._layout.slot(name) for name in ("rip", *_GENERAL)}
         self._at = {name: (2 * slot.offset, 2 * (slot.offset + slot.size)) for name, slot in slots.items() if slot is not None}
 
@@ -99,6 +117,10 @@ class StepEngine:
 
     def _steps_of(self, bounds: Bounds, tap: Tap) -> Iterator[Batch]:
         deadline = time.monotonic() + bounds.seconds
+        over = halted(self._target)
+        if over is not None:
+            self.end = over
+            return
         packet = self._target.packet()
         hidden = self._hidden()
         mode = self._mode(packet, hidden)
@@ -134,7 +156,7 @@ class StepEngine:
                     pcs.append(pc)
                     modes.append(mode)
                     codes.append(code)
-                    taken = tap.faults(self._seq + len(pcs))
+                    taken = tap.faults(self._seq + len(pcs) - (not code))  # what could not be fetched was not begun
                     faults += taken
                     ended = self._ended(stop, packet, code, any(one.kind == "reset" for one in taken))
                     seen = bool(packet) and (ended is None or ended.why != "reset")  # a reset's registers are not the instruction's doing
@@ -256,6 +278,8 @@ class StepEngine:
                 data = self._target.read_linear(pc, size)
             except MemoryUnreadable:
                 continue
+            if not available():
+                return code_of(self._target.monitor(f"x/1i {pc:#x}"))
             return next((one.data for one in disassemble(data, pc, mode.bits, 1)), b"")
         return b""
 

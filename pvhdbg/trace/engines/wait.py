@@ -116,6 +116,11 @@ class Wait(Watch):
             with suppress(TargetError):
                 self._stood = self._target.read_registers()
 
+    def remember(self) -> None:
+        """Somebody else is about to let the machine run: what is counted from the entry ends here."""
+        if self._stood is None:
+            self._stood = self._target.read_registers()
+
     def _follows(self) -> bool:
         """Whether the machine stands where its first instructions were followed to: nobody else let it run."""
         if self._following and self._stood is not None and self._stood != self._target.read_registers():

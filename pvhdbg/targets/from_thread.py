@@ -1,0 +1,226 @@
+"""A machine that only one thread may touch, lent to another thread: how an engine watches a guest that a GDB around us runs.
+
+GDB's Python runs in GDB's own thread, and `continue` holds that thread until the guest stops. So the work (an engine that reads
+a log meanwhile) runs in a thread of its own, and this one, `serve`, does what the work asks of the machine, one call after
+the other. To the work it is a `Target` like any other: `resume` begins a run, `wait` waits for its end, `interrupt` ends it.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeVar
+
+from pvhdbg.errors import TargetError, TargetLost, TargetTimeout
+from pvhdbg.model import Registers
+from pvhdbg.targets.target import Leave, Stop, StopKind, Target
+
+T = TypeVar("T")
+_TURN = 0.05  # seconds between two looks at whether the work is done
+_STOPS = 10.0  # seconds in which a machine that was interrupted has to stand still
+_OURS = frozenset((signal.SIGINT,))
+# What a debugger handles in its own thread (GDB manual, "Threading in GDB"): no thread of ours may take it away.
+_THEIRS = frozenset((signal.SIGINT, signal.SIGCHLD, signal.SIGALRM, signal.SIGWINCH))
+
+
+class Runs(Target, Protocol):
+    """A target that runs in the thread that asks for it."""
+
+    def run(self) -> Stop:
+        """Let the guest run, and return at its next stop."""
+
+    def stop_soon(self) -> None:
+        """Make `run` return. Can be called from any thread."""
+
+
+class FromThread:
+    """The `Target` that the work gets. Its methods may be called by the work's thread only."""
+
+    def __init__(self, inner: Runs) -> None:
+        self.inner = inner
+        self.name, self.via, self.capabilities = inner.name, inner.via, inner.capabilities
+        self._jobs: deque[Callable[[], None]] = deque()
+        self._ready = threading.Event()
+        self._over = False
+        self._run: Future[Stop] | None = None
+        self._asked = False  # the stop that comes is one that the work asked for
+        self._on_ctrl_c: Callable[[], None] | None = None
+
+    # --- the thread that serves -----------------------------------------------------------------------------------
+
+    def serve(self, work: Callable[[], T]) -> T:
+        """Do `work` in a thread, and what it asks of the machine in this one, until it is done; returns or raises what it does.
+
+        Ctrl-C ends what `interruptible` names, else the run; it never cuts an answer of the machine's in two.
+        """
+        done: Future[T] = Future()
+
+        def worker() -> None:
+            try:
+                done.set_result(work())
+            except BaseException as error:
+                done.set_exception(error)
+
+        with _blocked(_THEIRS):
+            thread = threading.Thread(target=worker, name="pvhdbg", daemon=True)
+            thread.start()
+        with _blocked(_OURS):
+            while thread.is_alive() or self._jobs:
+                try:
+                    self._wait_for_work()
+                except KeyboardInterrupt:
+                    self._ctrl_c()
+                while self._jobs:
+                    self._jobs.popleft()()
+            self._over = True
+            thread.join()
+        return done.result()
+
+    def _wait_for_work(self) -> None:
+        with _unblocked(_OURS):
+            self._ready.wait(_TURN)
+        self._ready.clear()
+
+    def _ctrl_c(self) -> None:
+        if self._on_ctrl_c is not None:
+            self._on_ctrl_c()
+
+    # --- the work's thread ----------------------------------------------------------------------------------------
+
+    def _ask(self, what: Callable[[], T]) -> Future[T]:
+        answer: Future[T] = Future()
+
+        def job() -> None:
+            try:
+                try:
+                    answer.set_result(what())
+                except KeyboardInterrupt:  # a debugger that noted Ctrl-C before it began: once more, for the work's end
+                    if self._on_ctrl_c is None:
+                        raise
+                    self._on_ctrl_c()
+                    answer.set_result(what())
+            except BaseException as error:
+                answer.set_exception(error)
+
+        if self._over:
+            raise TargetLost("the machine is not lent any more", "do it again")
+        self._jobs.append(job)
+        self._ready.set()
+        return answer
+
+    def __getattr__(self, name: str) -> Any:
+        """What only some machines have (`peer_command`, packets of registers), asked for in the same way."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        found = self._ask(lambda: getattr(self.inner, name)).result()
+        if callable(found):
+            method = found
+            found = lambda *words: self._ask(lambda: method(*words)).result()  # noqa: E731 - it is one of many
+        setattr(self, name, found)
+        return found
+
+    @contextmanager
+    def interruptible(self, engine: Stops) -> Iterator[None]:
+        """While this lasts Ctrl-C ends `engine`, with what there is."""
+        self._on_ctrl_c = engine.stop
+        try:
+            yield
+        finally:
+            self._on_ctrl_c = None
+
+    def read_registers(self) -> Registers:
+        return self._ask(self.inner.read_registers).result()
+
+    def write_register(self, name: str, value: int) -> None:
+        self._ask(lambda: self.inner.write_register(name, value)).result()
+
+    def read_memory(self, address: int, size: int) -> bytes:
+        return self._ask(lambda: self.inner.read_memory(address, size)).result()
+
+    def write_memory(self, address: int, data: bytes) -> None:
+        self._ask(lambda: self.inner.write_memory(address, data)).result()
+
+    def set_breakpoint(self, address: int) -> None:
+        self._ask(lambda: self.inner.set_breakpoint(address)).result()
+
+    def clear_breakpoint(self, address: int) -> None:
+        self._ask(lambda: self.inner.clear_breakpoint(address)).result()
+
+    def step(self) -> Stop:
+        stop = self._ask(self.inner.step).result()
+        if stop.kind is StopKind.INTERRUPT:
+            self._ctrl_c()
+        return stop
+
+    def monitor(self, command: str) -> str:
+        return self._ask(lambda: self.inner.monitor(command)).result()
+
+    def resume(self) -> None:
+        """The run begins; `wait` and `interrupt` end it."""
+        if self._run is not None:
+            raise TargetError("the machine is running", "interrupt it first")
+        self._asked = False
+        self._run = self._ask(self._ran)
+
+    def _ran(self) -> Stop:
+        stop = Stop(StopKind.INTERRUPT, 2, "SIGINT")
+        try:
+            with _unblocked(_OURS):
+                stop = self.inner.run()
+        except KeyboardInterrupt:  # it came before the guest ran, or when it had stopped
+            self._ctrl_c()
+        if stop.kind is StopKind.INTERRUPT and not self._asked:
+            if self._on_ctrl_c is None:
+                raise KeyboardInterrupt
+            self._on_ctrl_c()
+        return stop
+
+    def wait(self, timeout: float) -> Stop:
+        if self._run is None:
+            raise TargetError("the machine is not running", "resume it first")
+        try:
+            stop = self._run.result(timeout)
+        except FutureTimeout:
+            raise TargetTimeout(f"the guest did not stop within {timeout:g} s", "give it more time") from None
+        except BaseException:
+            self._run = None
+            raise
+        self._run = None
+        return stop
+
+    def interrupt(self) -> Stop:
+        if self._run is None:
+            return Stop(StopKind.INTERRUPT, 2, "already stopped")
+        self._asked = True
+        self.inner.stop_soon()
+        return self.wait(_STOPS)
+
+    def close(self, leave: Leave) -> None:
+        """Nothing: it is lent."""
+
+
+class Stops(Protocol):
+    def stop(self) -> None: ...
+
+
+@contextmanager
+def _blocked(signals: frozenset[signal.Signals]) -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _unblocked(signals: frozenset[signal.Signals]) -> Iterator[None]:
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)  # raises KeyboardInterrupt for one that waited
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signals)

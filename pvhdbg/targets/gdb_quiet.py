@@ -1,0 +1,50 @@
+"""Stops that are not the user's, kept from GDB's terminal. Only what GDB's own Python runs imports this module."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import gdb
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """GDB announces stops to the terminal even where a command's output is caught; those on the way are not the user's."""
+    name = "suppress-cli-notifications"
+    try:
+        before = gdb.parameter(name)
+        gdb.execute(f"set {name} on")
+    except (gdb.error, RuntimeError):  # GDB 12 does not have it
+        yield
+        return
+    try:
+        yield
+    finally:
+        gdb.execute(f"set {name} {'on' if before else 'off'}")
+
+
+@contextmanager
+def muted() -> Iterator[None]:
+    """Nothing reaches the terminal: GDB tells of a SIGINT past every setting of its own, and an engine may stop a guest by the dozen."""
+    if "TUI is active" in _said("info win"):  # it draws on the terminal by itself
+        yield
+        return
+    gdb.flush()
+    terminal, sink = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(sink, 1)
+        yield
+    finally:
+        gdb.flush()
+        os.dup2(terminal, 1)
+        os.close(sink)
+        os.close(terminal)
+
+
+def _said(command: str) -> str:
+    try:
+        return gdb.execute(command, False, True)
+    except gdb.error:
+        return ""
