@@ -43,6 +43,7 @@ from pvhdbg.vmm.qemu import QemuOptions, QemuProcess, start, version_of
 if TYPE_CHECKING:
     from os import PathLike
 
+    from pvhdbg.trace.engines.events import Events
     from pvhdbg.trace.engines.wait import Goal
     from pvhdbg.trace.explain import Explanation
     from pvhdbg.trace.milestones import Milestone
@@ -207,6 +208,38 @@ class Boot(Handoff):
             raise GuestDied(f"the guest died before it reached {name}: {end.words}", _with_serial(end.why.next, self.qemu))
         what = f"the guest did not reach {name} within {timeout:g} s: {end.words}"
         raise EntryNotReached(what, _with_serial("allow more time, or see where it is", self.qemu))
+
+    def trace(
+        self, until: str | int | None = None, *, count: int | None = None, states: bool = False, timeout: float = 30.0
+    ) -> Events:
+        """The instructions from here on, one by one, and the faults between them: iterate it, best in a `with`.
+
+        `until` is a symbol, a linear address, or a mode (its first instruction is the last event); `count` a number of
+        instructions. `states` asks for what each instruction changed (`event.changes`), not only for places. By QEMU's log, with
+        KVM by single steps. Raises BadInput at once; TargetError while it is read.
+        """
+        from pvhdbg.trace.engines.engine import Bounds, Engine
+        from pvhdbg.trace.engines.events import Events
+
+        modes = {one.value: one for one in Mode}
+        mode = modes.get(until) if isinstance(until, str) else None
+        addresses: tuple[int, ...] = ()
+        if isinstance(until, int):
+            addresses = (until,)
+        elif until is not None and mode is None:
+            symbols = self._image.symbols()
+            addresses = (symbols.physical_address(until), symbols.virtual_address(until))
+        self._vigil.wait.remember()
+        engine: Engine
+        if self.entry.snapshot.vmm.accelerator == "kvm":
+            from pvhdbg.trace.engines.step import StepEngine
+
+            engine = StepEngine(self.target)
+        else:
+            from pvhdbg.trace.engines.log import LogEngine
+
+            engine = LogEngine(self.target, states=states or mode is not None, peek=self._vigil.names.code)
+        return Events(engine, Bounds(addresses, count, timeout), mode)
 
     def where(self) -> str:
         """Where the CPU is, in words: "pc 0x100058, protected mode, paging off, halt+0x0". Raises TargetError."""
