@@ -198,10 +198,10 @@ def addresses_of(text: str, names: Names, option: str = "--until") -> tuple[int,
 
 @lru_cache(maxsize=1 << 12)
 def instruction(code: bytes, pc: int, bits: int) -> str:
-    """The instruction as text; the bytes of what is none."""
-    from pvhdbg.disassembly import disassemble
+    """The instruction as text; the bytes of what is none, and where there is no disassembler."""
+    from pvhdbg.disassembly import available, disassemble
 
-    return next((one.text for one in disassemble(code, pc, bits, 1)), code.hex(" "))
+    return next((one.text for one in disassemble(code, pc, bits, 1)), code.hex(" ")) if available() else code.hex(" ")
 
 
 def surroundings(

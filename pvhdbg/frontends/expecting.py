@@ -71,9 +71,9 @@ def observe(request: Request, expectations: Expectations) -> tuple[Observed, tup
     Raises PvhdbgError; BadInput for a symbol that the kernel does not have.
     """
     from pvhdbg.expect.judging import Reached
+    from pvhdbg.frontends.lending import interruptible
     from pvhdbg.frontends.serial_milestones import need_own_serial
     from pvhdbg.frontends.subject import Observed
-    from pvhdbg.frontends.trace_engine import interruptible
     from pvhdbg.frontends.trace_subject import at_entry
     from pvhdbg.trace.engines.wait import Goal
     from pvhdbg.watching import Vigil

@@ -15,10 +15,12 @@ import gdb
 
 from pvhdbg.errors import BadInput, PvhdbgError, TargetError
 from pvhdbg.frontends import gdb_printers, live
+from pvhdbg.frontends.lending import Lent
 from pvhdbg.frontends.session import Session, Settings, UnknownVerb
 from pvhdbg.frontends.verb import Answer, Request, Verb, argument
 from pvhdbg.frontends.verbs import LIVE
 from pvhdbg.model import Unavailable
+from pvhdbg.targets.from_thread import FromThread
 from pvhdbg.targets.inside_gdb import InsideGdb, connection
 
 if TYPE_CHECKING:
@@ -80,7 +82,7 @@ class _State:
         stub = connection()
         if self._session is None or self._connection is not stub:
             self._connection = stub
-            self._session = Session(InsideGdb(stub), evaluate=_evaluated, naming=_NAMING)
+            self._session = Session(InsideGdb(stub), evaluate=_evaluated, naming=_NAMING, lender=_lend)
         self._configure(self._session)
         return self._session
 
@@ -125,6 +127,20 @@ class _State:
 
 
 STATE = _State()
+
+
+def _lend(session: Session, work: Callable[[Lent], Any]) -> Any:
+    """See `lending`: GDB runs the machine in this thread, its own, while the work looks on in another."""
+    machine = session.target
+    assert isinstance(machine, InsideGdb)
+    lent = FromThread(machine)
+    try:
+        with machine.alone():
+            return lent.serve(lambda: work(Lent(lent, lent.interruptible)))
+    finally:
+        numbers = " ".join(str(one.number) for one in machine.disabled)
+        if numbers:
+            gdb.write(f"pvh: the machine is gone, and GDB enables no hardware breakpoint without one: enable {numbers}\n", gdb.STDERR)
 
 
 def _file_of_gdb() -> str:

@@ -22,6 +22,7 @@ from pvhdbg.targets.target import RESET_RIP, Leave, Target
 if TYPE_CHECKING:
     from pvhdbg.decode.boot_state import BootState
     from pvhdbg.decode.kernel_file import KernelFile
+    from pvhdbg.frontends.lending import Lender
     from pvhdbg.frontends.placement import Placement
     from pvhdbg.frontends.verb import Answer, Verb
     from pvhdbg.frontends.whereabouts import Marks
@@ -63,6 +64,7 @@ class Session:
     confirm: Confirm = field(default_factory=Confirm)
     verbs: tuple[Verb, ...] = ()  # those of this face; LIVE's where it has none of its own
     face: Any = None  # what the face's own verbs work on
+    lender: Lender | None = None  # how the face lends its machine to who lets it run; None for the target as it is
 
     def __post_init__(self) -> None:
         self._now = _Stop()

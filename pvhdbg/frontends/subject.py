@@ -78,6 +78,10 @@ def opened_for(verb: str, request: Request) -> AbstractContextManager[Opened]:
     if verb == "run":
         refuse_all_but_kernels(str(request.subject))
         return _run_kernel(request)
+    if verb == "why":
+        from pvhdbg.frontends.trace_subject import refuse_what_does_not_run
+
+        refuse_what_does_not_run(request)
     return open_subject(request)
 
 

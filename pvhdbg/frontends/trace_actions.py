@@ -7,15 +7,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from pvhdbg.decode.text import safe
+from pvhdbg.disassembly import available
 from pvhdbg.errors import BadInput
 from pvhdbg.frontends.serial_milestones import looked_for, pattern_of
-from pvhdbg.frontends.trace_engine import choose, entry_of, interruptible, own_milestones
+from pvhdbg.frontends.standing import with_next
+from pvhdbg.frontends.trace_engine import choose, entry_of, own_milestones
 from pvhdbg.frontends.trace_scope import Scope, code_of
-from pvhdbg.frontends.trace_subject import Machine, Names, at_entry
+from pvhdbg.frontends.trace_subject import Machine, Names, at_entry, on_machine
 from pvhdbg.frontends.verbs import Answer, Request
 from pvhdbg.report.style import Style
 from pvhdbg.spec.elf import PF_X
@@ -32,6 +34,7 @@ _SHOWN = 200  # events that are shown when nothing says how many
 _SECONDS = 60.0
 _RATE_EVERY = 0.5  # seconds between two looks at the rate
 NOT_REACHED = 3
+NO_DISASSEMBLER = "there is no disassembler in this Python (capstone): instructions are shown as their bytes"
 MOST_CPUS = 4096
 RESETS = 1000  # that are kept for showing them
 
@@ -86,10 +89,9 @@ class Seen:
 
 
 def trace(request: Request) -> Answer:
-    """`trace`: follow the CPU from the entry, or show a saved trace."""
-    if is_saved(str(request.subject)):
+    """`trace`: follow the CPU from the entry, or where a session's machine stands; or show a saved trace."""
+    if request.session is None and is_saved(str(request.subject)):
         return _saved(request)
-    what = str(request.what)
     for option, text in (*(("--milestone", one) for one in request.milestone or ()), ("--until", str(request.until or ""))):
         pattern_of(text, option)  # or it complains, before a machine is started
     if request.vcpu is not None and not 0 <= request.vcpu < MOST_CPUS:
@@ -98,22 +100,31 @@ def trace(request: Request) -> Answer:
         raise BadInput(f"--tail {request.tail} keeps nothing", "give 1 or more")
     with ExitStack() as stack:
         write = _writer(request, stack)
-        machine = stack.enter_context(at_entry(request))
-        goal = until(request.until, machine.names)
-        scope = _scope(request, machine)
-        if what == "calls":
-            from pvhdbg.frontends.trace_calls import calls
+        answer = on_machine(request, "trace", lambda machine: _traced(request, machine, write))
+    return with_next(answer, request.session)
 
-            return calls(request, machine, goal, write)
-        engine = choose(request, machine, states=what != "pc")
-        seen = Seen(head_of(engine, what, machine), machine.names, warnings=machine.warnings)
-        kept = request.tail or (None if request.output else _SHOWN)
-        seen.last = deque(maxlen=kept or 1)
-        _follow(request, engine, machine, goal, seen, None if request.tail else write, scope)
-        if write is not None:
-            _finish(write, seen, bool(request.tail))
-        shown = [one.pc for one in seen.last if isinstance(one, Event)] if what != "milestones" and not request.output else []
-        seen.names = machine.names.kept([*shown, *_places(seen)])
+
+def _traced(request: Request, machine: Machine, write: Callable[[str], None] | None) -> Answer:
+    what = str(request.what)
+    goal = until(request.until, machine.names)
+    scope = _scope(request, machine)
+    if what == "calls":
+        from pvhdbg.frontends.trace_calls import calls
+
+        return calls(request, machine, goal, write)
+    engine = choose(request, machine, states=what != "pc", count=_count(request, goal, scope))
+    seen = Seen(head_of(engine, what, machine), machine.names, warnings=machine.warnings)
+    kept = request.tail or (None if request.output else _SHOWN)
+    seen.last = deque(maxlen=kept or 1)
+    _follow(request, engine, machine, goal, seen, None if request.tail else write, scope)
+    if write is not None:
+        _finish(write, seen, bool(request.tail))
+    shown = [one.pc for one in seen.last if isinstance(one, Event)] if what != "milestones" and not request.output else []
+    seen.names = machine.names.kept([*shown, *_places(seen)])
+    if shown and not available():
+        seen.warnings.append(NO_DISASSEMBLER)
+    if request.session is not None and engine.name == "log" and seen.end.why in ("count", "enough"):
+        seen.warnings.append("the log is read while the guest runs: it ran on a little, to where it stands now")
     said = any(one.pc is None and one.name == goal.text for one in seen.milestones)
     missed = bool(goal.text) and goal.count is None and not said and seen.end.why not in ("address", "enough")
     return Answer(lambda style: _shown(seen, what, bool(request.output), goal, missed, style), exit_code=NOT_REACHED if missed else 0)
@@ -136,14 +147,9 @@ def _places(seen: Seen) -> list[int]:
     return [pc for pc in places if pc is not None]
 
 
-def milestones_from_here(machine: Machine, request: Request) -> tuple[Seen, Answer]:
-    """Follow a machine that is already at hand from where it stands, for the milestones alone. Raises PvhdbgError."""
-    goal = until(request.until, machine.names)
-    engine = choose(request, machine, states=True)
-    seen = Seen(head_of(engine, "milestones", machine), machine.names, warnings=machine.warnings)
-    _follow(request, engine, machine, goal, seen, None)
-    seen.names = machine.names.kept(_places(seen))
-    return seen, Answer(lambda style: _shown(seen, "milestones", False, goal, False, style))
+def milestones_from_here(request: Request) -> Answer:
+    """`milestones`, in a session: `trace` for the milestones alone."""
+    return trace(Request({**request.values, "what": "milestones"}, request.progress, request.session))
 
 
 def _scope(request: Request, machine: Machine) -> Scope:
@@ -188,28 +194,29 @@ def _follow(
 ) -> None:
     """Run the engine to the goal, and keep what is to be shown."""
     scope = scope or Scope()
-    registers = machine.target.read_registers() if request.start else machine.boot.snapshot.registers
+    behind = bool(request.start) or machine.behind
+    registers = machine.target.read_registers() if behind else machine.boot.snapshot.registers
     watched = {**machine.names.found(SYMBOLS), **own_milestones(request, machine.names)}
     finder = Boots(lambda: Finder(watched, {name: registers[name] for name in registers}), entry_of(machine))
     what = str(request.what or "milestones")
     serial = looked_for(request, machine, engine.name, goal.text if goal.serial is not None else None)
-    endless = goal.text or request.output or request.tail or what == "milestones"
-    if not endless and not scope.everything:
-        scope.most, endless = _SHOWN, True
-    bounds = Bounds(goal.addresses, goal.count if endless else _SHOWN, seconds(request))
+    count = _count(request, goal, scope)
+    if count is None and not scope.everything and not _endless(request, goal):
+        scope.most = _SHOWN
+    bounds = Bounds(goal.addresses, count, seconds(request))
     began = looked = time.monotonic()
     if write is not None:
         write(encode(seen.head))
-    with interruptible(engine):
+    with machine.interruptible(engine):
         for batch in engine.batches(bounds):
             batch, enough = _cut(batch, goal)
-            found = [one for one in finder.feed(batch) if not request.start or one.seq or one.name not in _ENTERED]
+            found = [one for one in finder.feed(batch) if not behind or one.seq or one.name not in _ENTERED]
             seen.events += len(batch)
             found += serial.look(seen.events)
             enough |= any(one.name == goal.text for one in found if one.pc is None)
             seen.milestones += found
             if what != "milestones":
-                _keep(batch, seen, write, scope)
+                _keep(replace(batch, deltas=None) if what == "pc" else batch, seen, write, scope)
             elif write is not None:
                 for fault in batch.faults:
                     write(encode(fault))
@@ -230,6 +237,16 @@ def _follow(
     seen.seconds = time.monotonic() - began
     seen.end = engine.end
     seen.warnings += [*engine.warnings, *serial.warnings]
+    machine.ended = engine.end.words if engine.end.final else None
+
+
+def _endless(request: Request, goal: Until) -> bool:
+    return bool(goal.text or request.output or request.tail or str(request.what or "milestones") == "milestones")
+
+
+def _count(request: Request, goal: Until, scope: Scope) -> int | None:
+    """After how many instructions the trace ends by itself; None where something else ends it."""
+    return goal.count if _endless(request, goal) or not scope.everything else _SHOWN
 
 
 def _write(write: Callable[[str], None] | None, found: Sequence[Milestone], seen: Seen) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from pvhdbg.errors import BadInput
 from pvhdbg.frontends.trace_actions import NOT_REACHED, RESETS, Until, head_of, seconds
-from pvhdbg.frontends.trace_engine import entry_of, interruptible
+from pvhdbg.frontends.trace_engine import entry_of
 from pvhdbg.frontends.trace_resets import goes_on, watched
 from pvhdbg.frontends.trace_subject import Machine
 from pvhdbg.frontends.verbs import Answer, Request
@@ -45,7 +45,7 @@ def calls(request: Request, machine: Machine, goal: Until, write: Callable[[str]
     resets: deque[Reset] = deque(maxlen=RESETS)
     boots: deque[Milestone] = deque(maxlen=RESETS)
     boot, entry = 1, None  # where the next boot begins, behind a reset
-    with interruptible(engine), watched(machine, go) as ended:
+    with machine.interruptible(engine), watched(machine, go) as ended:
         for found in blocks_through_resets(engine, Bounds(goal.addresses, goal.count, seconds(request)), go=go, ended=ended):
             if isinstance(found, Reset):
                 resets.append(found)
@@ -66,6 +66,7 @@ def calls(request: Request, machine: Machine, goal: Until, write: Callable[[str]
                 if write is not None:
                     write(encode(one))
             request.progress(f"tracing: {count:,} functions in {functions.blocks:,} blocks")
+    machine.ended = engine.end.words if engine.end.final else None
     if write is not None:
         write(encode(Ending(engine.end.why, functions.blocks)))
     took = time.monotonic() - began

@@ -1,13 +1,8 @@
-"""Which engine traces a machine, what it is told to look for, and how Ctrl-C ends it."""
+"""Which engine traces a machine, and what it is told to look for."""
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Protocol
-
+from pvhdbg.disassembly import available
 from pvhdbg.errors import BadInput, TargetError, TargetLost
 from pvhdbg.frontends.serial_milestones import pattern_of
 from pvhdbg.frontends.trace_resets import through_resets
@@ -18,12 +13,19 @@ from pvhdbg.trace.engines.engine import Engine
 from pvhdbg.trace.milestones import SYMBOLS
 from pvhdbg.watching import Names, addresses_of
 
+FEW = 2000  # instructions that are stepped in half a second
 KVM_SLOTS = 4  # hardware breakpoints: the debug registers of the CPU
 
 
-def choose(request: Request, machine: Machine, *, states: bool) -> Engine:
-    """The engine that was asked for; `auto` takes the log where QEMU has one for this machine."""
+def choose(request: Request, machine: Machine, *, states: bool, count: int | None = None) -> Engine:
+    """The engine that was asked for; `auto` takes the log where QEMU has one for this machine.
+
+    In a session it steps a small `count` of instructions: behind a log the guest runs on a little, and who goes on from there
+    wants to stand where the trace ends.
+    """
     wanted = request.engine or "auto"
+    if wanted == "auto" and request.session is not None and count is not None and count <= FEW and not request.vcpu:
+        wanted = "step" if _steps(machine) else "auto"
     if wanted == "auto":
         reason = _no_log(machine)
         wanted = "log" if reason is None else "breakpoints" if request.what in (None, "milestones") else "step"
@@ -62,6 +64,13 @@ def entry_of(machine: Machine) -> int | None:
     return snapshot.entry.address if snapshot.entry.is_entry else None if snapshot.kernel is None else snapshot.kernel.entry
 
 
+def _steps(machine: Machine) -> bool:
+    target = machine.target
+    if target.capabilities.monitor and "HLT=1" in target.monitor("info registers"):
+        return False
+    return getattr(target, "step_packet", None) is not None and (available() or target.capabilities.monitor)
+
+
 def _no_log(machine: Machine) -> str | None:
     """Why QEMU's log cannot be had of this machine; None where it can."""
     if not machine.target.capabilities.monitor:
@@ -74,7 +83,7 @@ def _no_log(machine: Machine) -> str | None:
 
     attempt = _Attempt()
     try:
-        with interruptible(attempt), LogSwitch(machine.target, "cpu_reset", single=True) as switch:
+        with machine.interruptible(attempt), LogSwitch(machine.target, "cpu_reset", single=True) as switch:
             machine.warnings += [LEFT_ON] if switch.left_on else []  # the engine finds it switched off
     except TargetLost:
         raise
@@ -110,26 +119,3 @@ def own_milestones(request: Request, names: Names) -> dict[int, str]:
         if pattern_of(text, "--milestone") is None:
             found.update(dict.fromkeys(addresses_of(text, names, "--milestone"), text))
     return found
-
-
-class Stoppable(Protocol):
-    def stop(self) -> None: ...
-
-
-@contextmanager
-def interruptible(engine: Stoppable) -> Iterator[None]:
-    """The first Ctrl-C ends the trace with what there is; a second one is an interruption as everywhere."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(_signal: int, _frame: object) -> None:
-        signal.signal(signal.SIGINT, before)
-        engine.stop()
-
-    before = signal.getsignal(signal.SIGINT)
-    signal.signal(signal.SIGINT, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -95,6 +95,10 @@ def _part(name: str, help: str, words: str, *own: Argument, handed_over: bool = 
 _TRACE_ACTIONS = "pvhdbg.frontends.trace_actions"
 _SAVED_ACTIONS = "pvhdbg.frontends.saved_trace_actions"
 _TRACE = argument("subject", metavar="FILE", help="a saved trace: what `pvhdbg trace -o` wrote")
+_MILESTONE = argument("--milestone", action="append", default=[], metavar="SYMBOL|0xADDRESS", help="a milestone of your own",
+                      completes="symbol")
+_ENGINE = argument("--engine", choices=("auto", "log", "step", "breakpoints", "first"), help="how to look: QEMU's log "
+                   "(fast), single steps (any gdbstub), stops at the milestones alone, or each block once (for --what calls)")
 _FOR = argument("--for", dest="seconds", type=float, metavar="SECONDS", help="how long to follow the guest (default: 60)")
 
 VERBS: tuple[Verb, ...] = (
@@ -278,38 +282,49 @@ VERBS: tuple[Verb, ...] = (
         "pvhdbg trace vmlinux --what state --until long -o boot.jsonl",
         f"{_TRACE_ACTIONS}:trace",
         (
-            argument("subject", metavar="SUBJECT", help="a kernel file, a gdbstub, or a saved trace"),
+            argument("subject", metavar="SUBJECT", help="a kernel file, a gdbstub, or a saved trace", live=False),
             argument("--until", metavar="SYMBOL|0xADDRESS|MODE|N|serial:REGEX", help="where to end: at a place, in a mode (protected, "
-                     "paged, pae, compatibility, long), after N instructions, or when the guest wrote such a line to COM1"),
+                     "paged, pae, compatibility, long), after N instructions, or when the guest wrote such a line to COM1",
+                     completes="symbol mode"),
             argument("--from", dest="start", metavar="SYMBOL|0xADDRESS|MODE|N", help="where to begin: a place is run to at full "
-                     "speed and counted from; a mode, or a number of instructions, is counted from the entry"),
-            argument("--filter", metavar="SYMBOL|0xFROM-0xTO", help="keep only what runs in this function, or at these addresses"),
+                     "speed and counted from; a mode, or a number of instructions, is counted from the entry", live=False),
+            argument("--filter", metavar="SYMBOL|0xFROM-0xTO", help="keep only what runs in this function, or at these addresses",
+                     completes="symbol"),
             argument("--what", choices=("milestones", "pc", "state", "calls"), default="milestones",
                      help="what to show: the steps of the boot, places, places with all that each instruction changed, or each "
                      "function when it is first come to"),
-            argument("--milestone", action="append", default=[], metavar="SYMBOL|0xADDRESS|serial:REGEX", help="a milestone of "
-                     "your own; serial: is a line that the guest writes to COM1"),
-            argument("--engine", choices=("auto", "log", "step", "breakpoints", "first"), help="how to look: QEMU's log "
-                     "(fast), single steps (any gdbstub), stops at the milestones alone, or each block once (for --what calls)"),
-            argument("-o", "--output", metavar="FILE", help="write all of it there, as JSON Lines (pvhdbg/trace/1)"),
+            _MILESTONE,
+            _ENGINE,
+            argument("-o", "--output", metavar="FILE", help="write all of it there, as JSON Lines (pvhdbg/trace/1)", completes="file"),
             argument("--tail", type=int, metavar="N", help="keep only the last N events: a flight recorder"),
             argument("--on-reset", choices=("stop", "go"), default="stop", help="where the guest resets the machine: end, or go on "
                      "through the reset vector (stop)"),
             argument("--vcpu", type=int, metavar="N", help="which of several CPUs is followed, by QEMU's log or by steps (0)"),
             _FOR,
             *_QEMU,
-            *_WALK,
+            *of_command_line(*_WALK),
         ),
         formats=("text",),
         passes_on=True,
+        live=True,
+        live_example="trace --what pc --until 20",
     ),
     Verb(
         "why",
         "boot, watch for the guest's death, and explain it",
         "pvhdbg why vmlinux --cpu qemu32",
         "pvhdbg.frontends.why_actions:why",
-        (argument("subject", metavar="SUBJECT", help="a kernel file, or a gdbstub"), _FOR, *_QEMU, *_WALK),
+        (
+            argument("subject", metavar="SUBJECT", help="a kernel file, or a gdbstub", live=False),
+            _FOR,
+            *_QEMU,
+            *of_command_line(*_WALK),
+            *_PROMPT,
+        ),
         passes_on=True,
+        live=True,
+        live_example="why --for 10",
+        converses=True,
     ),
     Verb(
         "wait",
@@ -463,6 +478,21 @@ VERBS: tuple[Verb, ...] = (
 
 LIVE: tuple[Verb, ...] = (
     *(verb for verb in VERBS if verb.live),
+    Verb(
+        "milestones",
+        "follow the CPU from here, and name each step of the boot on the way: to long mode, to start_kernel",
+        "",
+        f"{_TRACE_ACTIONS}:milestones_from_here",
+        (
+            argument("until", metavar="SYMBOL|0xADDRESS|MODE|N", nargs="?", help="where to end", completes="symbol mode"),
+            _MILESTONE,
+            _ENGINE,
+            _FOR,
+        ),
+        formats=("text",),
+        live=True,
+        live_example="milestones start_kernel",
+    ),
     Verb(
         "help",
         "list the verbs, or tell more about one",

@@ -2,41 +2,51 @@
 
 from __future__ import annotations
 
-from pvhdbg.frontends.trace_actions import NOT_REACHED, seconds
-from pvhdbg.frontends.trace_engine import interruptible
-from pvhdbg.frontends.trace_subject import at_entry
+from pvhdbg.disassembly import available
+from pvhdbg.frontends.trace_actions import NO_DISASSEMBLER, NOT_REACHED, seconds
+from pvhdbg.frontends.trace_subject import Machine, on_machine
 from pvhdbg.frontends.verbs import Answer, Request
 from pvhdbg.watching import instruction, surroundings
 
 _SERIAL = 100  # lines of the serial port that are looked at
 _SHOWN = 5
+_FINAL = {  # deaths that leave nothing to run
+    "triple fault": "the guest triple-faulted",
+    "shutdown": "the guest shut down",
+    "halted": "the CPU halted with interrupts off",
+    "exited": "the machine is gone: the guest ended it",
+}
 
 
 def why(request: Request) -> Answer:
     """`why`: the answer holds the verdict and what it rests on; exit code 3 when nothing died."""
+    limit = seconds(request)
+    return on_machine(request, "why", lambda machine: _watched(request, machine, limit))
+
+
+def _watched(request: Request, machine: Machine, limit: float) -> Answer:
     from pvhdbg.report import why_text
     from pvhdbg.trace.engines.watch import Watch
     from pvhdbg.trace.explain import explain
 
-    limit = seconds(request)
-    with at_entry(request) as machine:
-        around = surroundings(machine.boot, machine.image, machine.target.read_memory, machine.names)
-        qemu = machine.qemu
-        watch = Watch(
-            machine.target,
-            around,
-            code=machine.names.code,
-            status=lambda: None if qemu is None else qemu.wait(1.0),
-            serial=lambda: () if qemu is None else qemu.serial_tail(_SERIAL),
-            progress=request.progress,
-        )
-        with interruptible(watch):
-            death = watch.until_dead(limit)
-        serial = tuple(qemu.serial_tail(_SERIAL)) if qemu is not None else ()
-        around = surroundings(machine.boot, machine.image, machine.target.read_memory, machine.names, serial)
-        found = explain(death, around, instruction)
-        names = machine.names.kept([event.pc for event in death.path] + [one for one in (death.pc,) if one is not None])
-    warnings = [*machine.warnings, *watch.warnings]
+    around = surroundings(machine.boot, machine.image, machine.target.read_memory, machine.names)
+    qemu = machine.qemu
+    watch = Watch(
+        machine.target,
+        around,
+        code=machine.names.code,
+        status=lambda: None if qemu is None else qemu.wait(1.0),
+        serial=lambda: () if qemu is None else qemu.serial_tail(_SERIAL),
+        progress=request.progress,
+    )
+    with machine.interruptible(watch):
+        death = watch.until_dead(limit)
+    serial = tuple(qemu.serial_tail(_SERIAL)) if qemu is not None else ()
+    around = surroundings(machine.boot, machine.image, machine.target.read_memory, machine.names, serial)
+    found = explain(death, around, instruction)
+    names = machine.names.kept([event.pc for event in death.path] + [one for one in (death.pc,) if one is not None])
+    machine.ended = _FINAL.get(death.kind)
+    warnings = [*machine.warnings, *watch.warnings, *([NO_DISASSEMBLER] if death.path and not available() else [])]
     return Answer(
         lambda style: why_text.render(death, found, names, instruction, serial[-_SHOWN:], warnings, style),
         lambda: why_text.document(death, found, names, serial[-_SHOWN:], warnings),

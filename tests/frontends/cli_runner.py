@@ -35,6 +35,14 @@ _PROGRESS = re.compile(r"pvhdbg: (waiting|starting|connecting|reading|QEMU|unpac
 _ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 
 
+def reads_the_log(process: subprocess.Popen[Any]) -> bool:
+    """Whether a tracer has its FIFO open, and QEMU too: then it has no name any more."""
+    try:
+        return any(os.readlink(link).endswith("/log (deleted)") for link in Path(f"/proc/{process.pid}/fd").iterdir())
+    except OSError:  # a descriptor was closed meanwhile
+        return False
+
+
 def need(program: str) -> None:
     """Skip the test where `program` is missing; fail it in CI, where nothing may be missing."""
     if shutil.which(program) is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -20,7 +19,7 @@ import pvhdbg
 from pvhdbg import guests
 from pvhdbg.frontends.trace_actions import saved
 from pvhdbg.trace.exports import export
-from tests.frontends.cli_runner import HELLO, TRIPLE_FAULT, Cli, Machine, eventually, kernel_elf
+from tests.frontends.cli_runner import HELLO, TRIPLE_FAULT, Cli, Machine, eventually, kernel_elf, reads_the_log
 from tests.trace import readers
 
 pytestmark = pytest.mark.boot
@@ -408,14 +407,6 @@ def test_what_a_strangers_trace_holds_does_not_steer_the_terminal(cli: Cli) -> N
         printed = cli(*words).ok(1 if "diff" in words else 0).out
         assert all(letter == "\n" or letter.isprintable() for letter in printed), (words, printed)
         assert "x\\x1b[2J" in printed, words
-
-
-def reads_the_log(process: subprocess.Popen[str]) -> bool:
-    """Whether a tracer has its FIFO open, and QEMU too: then it has no name any more."""
-    try:
-        return any(os.readlink(link).endswith("/log (deleted)") for link in Path(f"/proc/{process.pid}/fd").iterdir())
-    except OSError:  # a descriptor was closed meanwhile
-        return False
 
 
 def test_a_tracer_that_is_killed_leaves_a_machine_that_runs(cli: Cli, machine: object) -> None:

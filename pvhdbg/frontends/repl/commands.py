@@ -8,9 +8,10 @@ import time
 from typing import TYPE_CHECKING
 
 from pvhdbg.decode.text import printable, safe
-from pvhdbg.errors import BadInput, PvhdbgError, TargetError, TargetLost
+from pvhdbg.errors import BadInput, TargetError
 from pvhdbg.frontends.repl.breakpoints import Breakpoint, resolve
 from pvhdbg.frontends.repl.own_verbs import MODES
+from pvhdbg.frontends.standing import instruction, place
 from pvhdbg.frontends.verb import Answer, Request
 from pvhdbg.model import Registers
 from pvhdbg.spec.x86 import CR0, EFER
@@ -98,34 +99,6 @@ def _until_mode(request: Request, mode: str) -> Answer:
     return _lines([*([_of(found, request)] if found is not None else []), said, *_instruction(request)])
 
 
-_ENDS = frozenset({"shutdown", "reset", "halted", "exited"})  # a trace's ends that leave nothing to run
-
-
-def milestones(request: Request) -> Answer:
-    """`milestones`: as `pvhdbg trace`, from where the machine stands."""
-    from pvhdbg.frontends.trace_actions import milestones_from_here
-    from pvhdbg.frontends.trace_subject import Machine, Names
-
-    session, machine = _session(request), _face(request).machine
-    session.needs_control("milestones")
-    machine.needs_machine()
-    wanted = Request({"until": request.until, "start": True, "what": "milestones"}, request.progress, session)
-    with machine.directly():
-        machine.runner.disarm()  # the trace stops at what it is told to alone
-        boot = session.boot()
-        try:
-            traced = Machine(session.target, boot, Names(session.image), session.image, machine.qemu)
-            seen, answer = milestones_from_here(traced, wanted)
-        finally:
-            session.resumed()
-    if seen.end.why in _ENDS:
-        machine.ended = seen.end.words
-        return answer
-    session.stopped()
-    shown, here = answer.text, _lines(_instruction(request)).text
-    return Answer(lambda style: shown(style) + here(style))
-
-
 class _reaches:
     """Whether registers show that a mode is on; for 64-bit code CS is asked for, at each step once long mode is active."""
 
@@ -172,28 +145,8 @@ def _place(session: Session) -> str:
     return ", ".join(place(session))
 
 
-def place(session: Session) -> tuple[str, str]:
-    """Where the machine stands: "0x100000 <pvh_start+0x12>" and "32-bit protected mode"."""
-    from pvhdbg.decode.cpu_mode import mode_of
-    from pvhdbg.frontends import disassemble
-
-    pc = disassemble.linear_pc(session)
-    named = session.name_of(pc)
-    return f"{pc:#x}" + (f" <{printable(named)}>" if named else ""), mode_of(session.registers(), session.segments()).name
-
-
 def _instruction(request: Request, named: bool = True) -> list[str]:
-    from pvhdbg.frontends import disassemble
-
-    session = _session(request)
-    try:
-        *names, line = disassemble.lines(session, disassemble.linear_pc(session), 1)[1:]
-        address, _, rest = line.partition(": ")
-        return [f"{address} {names[0]}{rest}" if names and named else line]
-    except TargetLost:
-        raise
-    except PvhdbgError as gap:
-        return [f"the next instruction cannot be shown: {gap.what}"]
+    return instruction(_session(request), named)
 
 
 # --- breakpoints --------------------------------------------------------------------------------------------------

@@ -210,7 +210,7 @@ class Conversation:
 
     def look(self) -> None:
         """Remember where the machine stands."""
-        from pvhdbg.frontends.repl.commands import place
+        from pvhdbg.frontends.standing import place
 
         if self.leaving:
             return

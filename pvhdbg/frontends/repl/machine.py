@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pvhdbg.errors import PvhdbgError, TargetError, TargetLost
+from pvhdbg.frontends.lending import Lent
 from pvhdbg.frontends.repl.breakpoints import Breakpoints
 from pvhdbg.frontends.repl.running import Runner
 from pvhdbg.frontends.repl.serial import Follower
@@ -69,6 +70,7 @@ class Machine:
             naming="name the kernel: start again with --kernel ELF",
             verbs=self._verbs,
             face=self._face,
+            lender=self.lend,
         )
         self._adopt(opened)
 
@@ -205,6 +207,37 @@ class Machine:
         finally:
             self.session.target = shown
             gdb.take_again()
+
+    def lend(self, session: Session, work: Callable[[Lent], Any]) -> Any:
+        """See `lending`: without GDB in between, and without our breakpoints, so that it stops at what it is told to alone."""
+        self.needs_machine()
+        self.runner.ready_to_run("the trace")
+        found, done, lent = None, False, Lent(session.target)
+        self.running = True
+        try:
+            with self.directly():
+                self.runner.disarm()
+                lent = Lent(session.target, qemu=self.qemu)
+                found, done = work(lent), True
+        except TargetLost:
+            if not done:
+                raise  # else GDB cannot hold again what has ended meanwhile
+        finally:
+            self.running = False
+            self.interrupted.clear()
+            self._take_back(lent)
+        return found
+
+    def _take_back(self, lent: Lent) -> None:
+        self.ended = lent.ended
+        if self.lost() is not None:
+            return
+        try:
+            if self.session.target.read_registers()["rip"] == RESET_RIP:
+                self.ended, self.runner.reboots = None, _OWN_REBOOTS
+            self.breakpoints.place(self.session)
+        except PvhdbgError:
+            pass  # the next verb says what is wrong
 
     def _give_symbols(self, gdb: GdbTarget) -> None:
         from pvhdbg.frontends.gdb_program import symbol_commands

@@ -38,12 +38,6 @@ OWN: tuple[Verb, ...] = (
         aliases=("u",),
     ),
     _own(
-        "milestones",
-        "follow the CPU from here, and name each step of the boot on the way: to long mode, to start_kernel",
-        "milestones start_kernel",
-        argument("until", metavar="SYMBOL|0xADDRESS|MODE|N", nargs="?", help="where to end", completes="symbol"),
-    ),
-    _own(
         "break",
         "stop at a symbol, before paging and after, or at an address: hardware breakpoints",
         "break pvh_start+5",

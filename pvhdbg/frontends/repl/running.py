@@ -31,7 +31,7 @@ class Runner:
 
     def go(self, until: Collection[int] = ()) -> tuple[Stop, Breakpoint | None]:
         """Run to the next stop: a breakpoint, one of the linear addresses `until`, a reboot, the end, or an interrupt."""
-        self._ready_to_run("continue")
+        self.ready_to_run("continue")
         target = self._machine.session.target
         if target.read_registers()["rip"] == RESET_RIP:
             target.step()
@@ -63,7 +63,7 @@ class Runner:
         finally:
             self._leave_temporaries(until)
 
-    def _ready_to_run(self, verb: str) -> None:
+    def ready_to_run(self, verb: str) -> None:
         self._machine.session.needs_control(verb)
         self._machine.needs_machine()
         if self._machine.ended is not None:
@@ -155,7 +155,7 @@ class Runner:
 
     def step_until(self, true: Callable[[Registers], bool], most: int) -> tuple[bool, Breakpoint | None]:
         """Step until `true` of the registers (then True), a breakpoint, Ctrl-C, the guest's end, or `most` instructions."""
-        self._ready_to_run("stepi")
+        self.ready_to_run("stepi")
         target, addresses = self._machine.session.target, self._machine.breakpoints.addresses()
         self._machine.session.resumed()
         self._machine.running = True

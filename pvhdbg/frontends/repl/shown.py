@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pvhdbg.model import Registers
 from pvhdbg.targets.target import Capabilities, Leave, Stop, Target
 
@@ -41,6 +43,10 @@ class ShownTarget:
     @property
     def capabilities(self) -> Capabilities:
         return self.inner.capabilities
+
+    def __getattr__(self, name: str) -> Any:
+        """What only some machines have."""
+        return getattr(self.inner, name)
 
     def alive(self) -> bool:
         return bool(getattr(self.inner, "alive", lambda: True)())

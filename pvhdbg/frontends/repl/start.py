@@ -45,7 +45,7 @@ def converse(verb: Verb, values: Mapping[str, Any], stderr: TextIO) -> int:
                 talk.open()
             talk.progress = lambda _: None
             if verb.name != "repl":
-                answer = _report(talk, values)
+                answer = _report(verb, talk, values, stderr)
                 output.write(answer.render(values.get("format") or "text", style_for(values.get("color") or "auto", output.stream)))
                 code = answer.exit_code
         with open_output(None) as output:
@@ -60,11 +60,16 @@ def converse(verb: Verb, values: Mapping[str, Any], stderr: TextIO) -> int:
     return code or failed
 
 
-def _report(talk: Conversation, values: Mapping[str, Any]) -> Answer:
+def _report(verb: Verb, talk: Conversation, values: Mapping[str, Any], stderr: TextIO) -> Answer:
+    """What the verb would have said without a conversation behind it: `run` and `attach` judge, the others are a session's, too."""
+    from pvhdbg.frontends.progress import Progress
     from pvhdbg.frontends.verbs import LIVE
 
-    check = next(one for one in LIVE if one.name == "check")
-    return check(Request(values, talk.progress, talk.session))
+    said = next((one for one in LIVE if one.name == verb.name), None) or next(one for one in LIVE if one.name == "check")
+    with Progress(stderr) as progress:
+        answer = said(Request(values, progress, talk.session))
+    talk.look()
+    return answer
 
 
 def _talk(talk: Conversation, values: Mapping[str, Any], stderr: TextIO) -> int:
