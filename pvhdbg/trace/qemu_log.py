@@ -15,17 +15,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from itertools import repeat
+from itertools import islice, repeat
 from operator import eq, ne
 
-from pvhdbg.decode.text import safe, shorten
-from pvhdbg.errors import ProtocolError
 from pvhdbg.trace.cpu_text import TextDelta, decode_line
 from pvhdbg.trace.event import Batch, Delta, Fault, Mode, mode_of, mode_of_hflags
+from pvhdbg.trace.log_places import RECORD, Places, by_column, foreign, places
 from pvhdbg.trace.opcodes import kind_of
 
-_HEAD = re.compile(rb"(\d+): (?:0x)?[0-9a-f]+ \[[0-9a-f]+/([0-9a-f]{8,16})/([0-9a-f]{8})/[0-9a-f]{8}\][^\n]*\n")
-_RECORD = re.compile(rb"Trace " + _HEAD.pattern)
 _OTHER_LINE = re.compile(rb"\n(?!Trace )")
 _NEXT = b"\nTrace "
 _STOPPED = b"Stopped execution of TB chain"
@@ -59,11 +56,12 @@ class LogReader:
         self.iterations = 0  # of the REP that the log ends in so far
         self.strange: list[bytes] = []  # lines that could not be read
         self._states = states
+        self._number = cpu
         self._cpu = b"%d" % cpu
         self._peek = peek
         self._rest = b""
-        self._records = 0
-        self._modes: dict[bytes, Mode] = {}
+        self._believed = False  # until the first record
+        self._modes: dict[int, Mode] = {}
         self._mode_cache: dict[tuple[bytes, bytes], Mode] = {}
         self._held: _Record | None = None  # the last record, whose effect is not known yet
         self._length = 0  # of a dump with its last newline
@@ -81,7 +79,7 @@ class LogReader:
         end = buffer.rfind(_NEXT) + 1  # the last record stays: what follows it may say that it did not run
         self._rest = buffer[end:]
         if len(self._rest) > _UNFINISHED_BOUND:
-            raise _foreign(self._rest[:200])
+            raise foreign(self._rest[:200])
         return self._take(buffer[:end]) if end else Batch(self.seq, [], [], [])
 
     def finish(self, state: bytes | None = None) -> Batch:
@@ -101,7 +99,7 @@ class LogReader:
             pcs=[*batch.pcs, pc],
             modes=[*batch.modes, mode],
             codes=[*batch.codes, self.codes.get(pc, b"")],
-            cpus=None if batch.cpus is None else [*batch.cpus, int(self._cpu)],
+            cpus=None if batch.cpus is None else [*batch.cpus, self._number],
             deltas=[*(batch.deltas or ()), None if state is None else TextDelta(before, state)],
             system=[*batch.system, *([len(batch)] if state is not None and system != _system(state) else ())],
             faults=faults,
@@ -123,36 +121,28 @@ class LogReader:
     def _take_places(self, text: bytes) -> Batch:
         pcs: list[int] = []
         modes: list[Mode] = []
+        alike = by_column(text, self._cpu)
+        if alike is not None:  # most pieces
+            self._add(alike, pcs, modes)
+            return self._batch(pcs, modes, None)
         at = 0
         for start, end in _blocks(text):
-            self._places(text[at:start], pcs, modes)
+            self._add(places(text[at:start], self._cpu), pcs, modes)
             stopped = self._others(text[start:end], self.seq + len(pcs), pcs[-1] if pcs else None)
             if stopped and pcs and not self._folded:
                 del pcs[-1], modes[-1]
                 self._last_pc = -1
             at = end
-        self._places(text[at:], pcs, modes)
+        self._add(places(text[at:], self._cpu), pcs, modes)
         return self._batch(pcs, modes, None)
 
-    def _places(self, text: bytes, pcs: list[int], modes: list[Mode]) -> None:
+    def _add(self, found: Places, pcs: list[int], modes: list[Mode]) -> None:
         """Add the events of consecutive records."""
-        if not text:
+        if not found.pcs:
             return
-        found = _RECORD.findall(text)
-        if len(found) != text.count(b"\n"):
-            raise _foreign(next(line for line in text.split(b"\n") if not _RECORD.match(line + b"\n")))
-        self._records += len(found)
-        cpus, places, flags = zip(*found, strict=True)
-        if set(cpus) != {self._cpu}:
-            found = [row for row in found if row[0] == self._cpu]
-            if not found:
-                return
-            _, places, flags = zip(*found, strict=True)
-        known = self._modes
-        for one in set(flags) - known.keys():
-            known[one] = mode_of_hflags(int(one, 16))
-        new = list(map(int, places, repeat(16)))
-        new_modes = list(map(known.__getitem__, flags))
+        self._believed = True
+        new: Sequence[int] = found.pcs
+        new_modes = self._modes_of(found.flags)
         drop = self._iterations(new, new_modes)
         self._last_pc, self._folded = new[-1], bool(drop) and drop[-1] == len(new) - 1
         self.iterations = (self.iterations if len(drop) == len(new) else 0) + len(drop) if self._folded else 0
@@ -163,8 +153,18 @@ class LogReader:
         pcs += new
         modes += new_modes
 
-    def _iterations(self, pcs: list[int], modes: list[Mode]) -> list[int]:
+    def _modes_of(self, flags: Sequence[int]) -> list[Mode]:
+        known, count = self._modes, len(flags)
+        if flags.count(flags[0]) == count:
+            return [known.get(flags[0]) or known.setdefault(flags[0], mode_of_hflags(flags[0]))] * count
+        for one in set(flags) - known.keys():
+            known[one] = mode_of_hflags(one)
+        return list(map(known.__getitem__, flags))
+
+    def _iterations(self, pcs: Sequence[int], modes: list[Mode]) -> list[int]:
         """The indexes of second and later iterations of a REP."""
+        if pcs[0] != self._last_pc and True not in map(eq, pcs, islice(pcs, 1, None)):
+            return []
         again = [index for index, same in enumerate(map(eq, pcs, [self._last_pc, *pcs])) if same]
         if not again:
             return again
@@ -203,10 +203,10 @@ class LogReader:
 
     def _state(self, text: bytes, at: int) -> tuple[_Record | None, int, int]:
         """The record at `at`, if it is one of our CPU's; where its registers end, and where the next record begins."""
-        match = _RECORD.match(text, at)
+        match = RECORD.match(text, at)
         if match is None:
-            raise _foreign(text[at : text.find(b"\n", at)])
-        self._records += 1
+            raise foreign(text[at : text.find(b"\n", at)])
+        self._believed = True
         cpu, pc, flags = match.groups()
         start = match.end()
         # Most dumps are as long as the one before: then nothing has to be searched for.
@@ -250,7 +250,7 @@ class LogReader:
         seq = self.seq
         self.seq += len(pcs)
         codes = list(map(self.codes.get, pcs, repeat(b"")))
-        cpus = None if self._cpu == b"0" else [int(self._cpu)] * len(pcs)
+        cpus = None if self._cpu == b"0" else [self._number] * len(pcs)
         return Batch(seq, pcs, modes, codes, deltas, cpus, system, self._taken_faults())
 
     # --- what stands between records ------------------------------------------------------------------------------
@@ -313,8 +313,8 @@ class LogReader:
     def _strange_line(self, line: bytes) -> None:
         if len(self.strange) < _STRANGE_BOUND:
             self.strange.append(line[:200])
-        elif not self._records:
-            raise _foreign(self.strange[0])
+        elif not self._believed:
+            raise foreign(self.strange[0])
 
     def _open_fault(
         self, kind: str, vector: int | None = None, error: int | None = None, pc: int | None = None, cr2: int | None = None
@@ -353,10 +353,3 @@ def _system(state: bytes) -> tuple[bytes, bytes]:
     """The part of a dump that only system instructions change: segments, tables, control registers, EFER."""
     start = state.find(b"ES =", 100)
     return state[start : state.find(b"DR0=", start + 400)], state[-21:]
-
-
-def _foreign(line: bytes) -> ProtocolError:
-    return ProtocolError(
-        f"QEMU's log has a line that pvhdbg cannot read: {shorten(safe(line), 160)!r}",
-        "this QEMU writes another format: trace with --engine step, and report the line",
-    )
