@@ -17,7 +17,7 @@ from pvhdbg.trace.event import Batch
 from pvhdbg.trace.opcodes import kind_of
 from pvhdbg.trace.qemu_log import LogReader
 
-_TURN = 0.005  # seconds that the FIFO is waited for before the stub is looked at
+_TURN = 0.002  # seconds that the FIFO is waited for before the stub is looked at
 _SILENCE = 0.3  # seconds without a record after which the CPU may be halted for good
 _ALWAYS = "in_asm,int,cpu_reset"
 _ITERATIONS = 8192  # of one REP in the log after which the rest of them runs unlogged to a breakpoint behind it

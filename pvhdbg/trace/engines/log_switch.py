@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import os
 import re
-import select
 import shutil
 import struct
 import tempfile
@@ -30,7 +29,7 @@ LEFT_ON = "QEMU was in its one-instruction mode already, as a killed tracer leav
 _PIPE = 1 << 20  # bytes: what the kernel grants without privileges
 _DRAIN = 64 << 20  # bytes that are kept of what still comes while the machine is stopped
 _ENOUGH = _PIPE // 4  # bytes that are read at once
-_GATHER = 0.001  # seconds that a read waits for more than that to come
+_GATHER = 0.001  # seconds between looks, for it or for more than that to come
 _SINGLE = ("singlestep", "one-insn-per-tb")
 _DEFAULT_LOG = "/dev/stderr"
 _ITEMS = re.compile(r"[a-z0-9_,:*?-]+")
@@ -48,6 +47,7 @@ class LogSwitch:
         self._items = items
         self._folder = ""
         self._reader = -1
+        self._aside: tuple[int, ...] = ()
         self._on = False
         self._theirs = _own_log(target)
         self._mode = _single_step_mode(target) if single else None
@@ -65,9 +65,11 @@ class LogSwitch:
             self._folder = tempfile.mkdtemp(prefix="pvhdbg-")
             path = os.path.join(self._folder, "log")
             os.mkfifo(path, 0o600)
+            self._aside = os.pipe()
             self._reader = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-            with contextlib.suppress(OSError):  # a smaller one will do
+            with contextlib.suppress(OSError):  # smaller ones will do
                 fcntl.fcntl(self._reader, fcntl.F_SETPIPE_SZ, _PIPE)
+                fcntl.fcntl(self._aside[1], fcntl.F_SETPIPE_SZ, _PIPE)
             if self._mode and not self.left_on:
                 self._tell(f"{self._mode} on")
             self._on = True
@@ -96,14 +98,28 @@ class LogSwitch:
 
     def read(self, patience: float) -> bytes:
         """What QEMU has written; empty when nothing comes for `patience` seconds."""
-        if not select.select([self._reader], [], [], patience)[0]:
-            return b""
-        # QEMU writes line by line. Who reads each line as it comes wakes up for each, and slows the writer down.
-        if self._waiting() < _ENOUGH:
+        # QEMU writes line by line. A reader that waits in the kernel is woken by each line, and the writer pays for that.
+        until = time.monotonic() + patience
+        while not (waiting := self._waiting()):
+            if time.monotonic() >= until:
+                return b""
             time.sleep(_GATHER)
-        with contextlib.suppress(BlockingIOError):
-            return os.read(self._reader, _PIPE)
-        return b""
+        if waiting < _ENOUGH and patience:
+            time.sleep(_GATHER)
+        return self._taken()
+
+    def _taken(self) -> bytes:
+        """All that is in the FIFO. Its pages are moved aside first: while they are copied from the FIFO itself, QEMU has to wait."""
+        inlet, outlet = self._aside
+        try:
+            left = os.splice(self._reader, outlet, _PIPE)
+        except BlockingIOError:
+            return b""
+        pieces = []
+        while left:
+            pieces.append(os.read(inlet, left))
+            left -= len(pieces[-1])
+        return b"".join(pieces)
 
     def _waiting(self) -> int:
         """Bytes in the FIFO."""
@@ -126,7 +142,7 @@ class LogSwitch:
         def drain() -> None:
             size = 0
             while not done.is_set():
-                data = self.read(0.01)
+                data = self.read(_GATHER)
                 size += len(data)
                 if data and size <= _DRAIN:
                     pieces.append(data)
@@ -151,9 +167,10 @@ class LogSwitch:
             with self.drained(), contextlib.suppress(TargetError):
                 for command in commands:
                     self._target.monitor(command)
-        if self._reader >= 0:
-            os.close(self._reader)
-            self._reader = -1
+        for end in (self._reader, *self._aside):
+            if end >= 0:
+                os.close(end)
+        self._reader, self._aside = -1, ()
         self._unlink()
 
     def _unlink(self) -> None:
