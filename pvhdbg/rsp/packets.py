@@ -15,6 +15,7 @@ PACKET_BOUND = 1 << 20  # bytes of one packet's data, as sent
 DATA_BOUND = 1 << 22  # bytes after run lengths are expanded
 _NOISE_BOUND = 4096  # bytes outside of any packet, after which the peer is not a stub
 _HEAD = 16
+_SPECIAL = frozenset(b"#$}*")
 INTERRUPT = b"\x03"
 
 _OTHER_PROTOCOLS = (
@@ -46,6 +47,8 @@ class Acknowledgement:
 
 def frame(data: bytes) -> bytes:
     """`data` as a packet to send."""
+    if _SPECIAL.isdisjoint(data):
+        return b"$%s#%02x" % (data, sum(data) & 0xFF)
     escaped = bytearray()
     for byte in data:
         if byte in b"#$}*":
@@ -82,6 +85,16 @@ class PacketReader:
                     yield whole
             else:
                 self._skip()
+
+    def only(self, data: bytes) -> bytes | None:
+        """The data of the one sound packet that `data` is, as most that arrives; None for all else, which is to be fed."""
+        if self._buffer or len(self._head) < _HEAD or data[-3:-2] != b"#":
+            return None
+        start = 2 if data[:2] == b"+$" else 1 if data[:1] == b"$" else 0
+        body = data[start:-3]
+        if not start or b"#" in body or b"}" in body or b"*" in body:
+            return None
+        return body if b"%02x" % (sum(body) & 0xFF) == data[-2:] else None
 
     def _packet(self) -> Packet | None:
         end = self._buffer.find(b"#", 1)

@@ -9,9 +9,11 @@ from __future__ import annotations
 import errno
 import select
 import socket
+import struct
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 from pvhdbg.errors import ProtocolError, TargetLost, TargetTimeout
 from pvhdbg.rsp.packets import INTERRUPT, Acknowledgement, Packet, PacketReader, frame
@@ -21,6 +23,7 @@ from pvhdbg.targets.peer import peer_of
 
 _CHUNK = 1 << 16
 _RETRIES = 3
+_SLICE = 1.0  # seconds that the kernel lets one read wait: who waits for longer needs no more than that one system call
 _PATIENCE = 1.0  # seconds that a stub may take for its first answer before it is doubted
 
 
@@ -34,19 +37,31 @@ class Wire:
         self._reader = PacketReader()
         self._packets: deque[bytes] = deque()
         self._sent = b""
+        self._more = False  # the answer that comes is acknowledged with the next request
+        self._owed = b""
         self._silent = False
         progress(f"connecting to {self.name}")
         self._socket = _connected(address, timeout)
 
-    def request(self, data: bytes, timeout: float = 10.0) -> bytes:
-        """Send one packet and return its reply."""
+    def request(self, data: bytes, timeout: float = 10.0, *, more: bool = False) -> bytes:
+        """Send one packet and return its reply. `more` promises the next request at once: that takes the acknowledgement along."""
         self.send(data)
+        self._more = more
         try:
             # A peer that was silent once is not waited for again and again while things are put back.
             return self._reply(data, time.monotonic() + (min(timeout, _PATIENCE) if self._silent else timeout))
         except TargetTimeout:
             self._silent = True
             raise
+        finally:
+            self._more = False
+
+    def both(self, one: bytes, other: bytes, timeout: float) -> tuple[bytes, bytes]:
+        """The replies to two requests that are sent at once: for a machine that stands still, and a stub that reads on (QEMU)."""
+        self._sent = frame(one) + frame(other)
+        self._write_all()
+        deadline = time.monotonic() + timeout
+        return self._reply(one, deadline), self._reply(other, deadline)
 
     def greet(self, data: bytes, timeout: float) -> bytes:
         """The first request. A peer that stays silent is given an empty line, which makes other servers speak up."""
@@ -67,7 +82,11 @@ class Wire:
     def send(self, data: bytes) -> None:
         """Send one packet, without waiting for anything."""
         self._sent = frame(data)
-        self._write(self._sent)
+        self._write_all()
+
+    def _write_all(self) -> None:
+        owed, self._owed = self._owed, b""
+        self._write(owed + self._sent)
 
     def interrupt(self) -> None:
         """Ask a running machine to stop."""
@@ -76,8 +95,15 @@ class Wire:
     def receive(self, deadline: float) -> bytes:
         """The next packet's data. Raises TargetTimeout at `deadline` (monotonic seconds), TargetLost at the end."""
         tries = 0
+        if self._owed:
+            owed, self._owed = self._owed, b""
+            self._write(owed)
         while not self._packets:
             data = self._read(deadline)
+            only = self._reader.only(data)
+            if only is not None:
+                self._accept(only)
+                break
             for event in self._reader.feed(data):
                 if isinstance(event, Acknowledgement):
                     if not event.accepted and tries < _RETRIES:
@@ -89,7 +115,7 @@ class Wire:
                         raise ProtocolError(f"{self.name} sends packets with wrong checksums", "check what listens there")
                     self._write(b"-")
                 else:
-                    self._accept(event)
+                    self._accept(event.data)
         return self._packets.popleft()
 
     def gone(self) -> bool:
@@ -103,8 +129,11 @@ class Wire:
             return True
         return any(stop.startswith((b"W", b"X")) for stop in self.stops)
 
-    def _accept(self, packet: Packet) -> None:
-        self._packets.append(packet.data)
+    def _accept(self, data: bytes) -> None:
+        self._packets.append(data)
+        if self._more:
+            self._owed = b"+"
+            return
         try:
             self._write(b"+")
         except TargetLost:  # a VMM that says that it exits does not wait for the answer
@@ -119,12 +148,14 @@ class Wire:
         self._socket.close()
 
     def _read(self, deadline: float) -> bytes:
-        remaining = deadline - time.monotonic()
+        data: bytes | None = None
         try:
-            ready = remaining > 0 and select.select([self._socket], [], [], remaining)[0]
-            if not ready:
-                raise TargetTimeout(f"{self.name} does not answer", _SILENT)
-            data = self._socket.recv(_CHUNK)
+            while data is None:
+                remaining = deadline - time.monotonic()
+                if remaining < _SLICE and not (remaining > 0 and select.select([self._socket], [], [], remaining)[0]):
+                    raise TargetTimeout(f"{self.name} does not answer", _SILENT)
+                with suppress(BlockingIOError):  # the slice is over
+                    data = self._socket.recv(_CHUNK)
         except (OSError, ValueError) as error:
             raise TargetLost(f"the connection to {self.name} was lost: {error}", _LOST) from error
         if not data:
@@ -161,6 +192,10 @@ def _tcp(address: StubAddress, timeout: float) -> socket.socket:
         raise
 
 
+def _timeval(seconds: float) -> bytes:
+    return struct.pack("@ll", int(seconds), int(seconds % 1 * 1_000_000))
+
+
 def _connected(address: StubAddress, timeout: float) -> socket.socket:
     try:
         if address.path is not None:
@@ -174,7 +209,9 @@ def _connected(address: StubAddress, timeout: float) -> socket.socket:
         else:
             link = _tcp(address, timeout)
             link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        link.settimeout(timeout)
+        link.settimeout(None)
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(_SLICE))
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(timeout))
         return link
     except TimeoutError as error:
         raise TargetTimeout(f"no connection to {address} within {timeout:g} s", _SILENT) from error

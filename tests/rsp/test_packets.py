@@ -33,6 +33,25 @@ def test_any_chunking_gives_the_same_packets(packets: list[bytes], cuts: list[in
     assert [event.data for event in read(*chunks) if isinstance(event, Packet)] == packets
 
 
+@given(st.one_of(st.binary(max_size=40).map(frame), st.binary(max_size=40)), st.sampled_from([b"", b"+", b"-", b"++"]), st.binary(max_size=2))
+def test_what_is_one_packet_and_nothing_else_is_read_as_any_other(packet: bytes, before: bytes, behind: bytes) -> None:
+    reader = PacketReader()
+    assert [event.data for event in reader.feed(frame(b"x" * 20)) if isinstance(event, Packet)] == [b"x" * 20]
+    data = before + packet + behind
+    only = reader.only(data)
+    if only is not None:
+        assert [event for event in reader.feed(data) if isinstance(event, Packet)] == [Packet(only)]
+    else:
+        assert not (before in (b"", b"+") and not behind and packet == frame(packet[1:-3]))
+
+
+def test_the_middle_of_a_packet_is_not_taken_for_a_whole_one() -> None:
+    reader = PacketReader()
+    whole = frame(b"a" * 20)
+    assert list(reader.feed(whole + b"$b")) == [Packet(b"a" * 20)]
+    assert reader.only(whole) is None
+
+
 @given(st.lists(st.binary(max_size=200), max_size=5))
 def test_arbitrary_bytes_raise_nothing_but_protocol_errors(chunks: list[bytes]) -> None:
     try:

@@ -231,6 +231,44 @@ def test_a_lost_packet_is_asked_for_again() -> None:
         wire.close()
 
 
+def test_an_acknowledgement_may_go_with_the_request_that_was_promised_and_is_never_left_out() -> None:
+    got = bytearray()
+
+    def strict(client: socket.socket) -> None:
+        """Answers no packet before the answer to the one before was acknowledged, by itself or in front of it."""
+        answers = [b"T05thread:p01.01;", b"00" * 8, b"E14", b"O41", b"OK"]
+        for number in range(5):
+            while got.count(b"#") <= min(number, 3) or got.count(b"+") < number:
+                data = client.recv(4096)
+                if not data:
+                    return
+                got.extend(data)
+            client.sendall(b"+" + frame(answers[number]))
+        while data := client.recv(4096):
+            got.extend(data)
+
+    with peer(strict) as address:
+        wire = Wire(address, 2.0, lambda _: None)
+        assert wire.request(b"s", 2.0, more=True) == b"T05thread:p01.01;"
+        assert wire.request(b"g", 2.0) == b"00" * 8
+        assert wire.request(b"m1,1", 2.0, more=True) == b"E14"
+        wire.send(b"qRcmd,")
+        assert [wire.receive(time.monotonic() + 2) for _ in range(2)] == [b"O41", b"OK"]
+        wire.close()
+    assert bytes(got) == b"$s#73+$g#67+" + frame(b"m1,1") + b"+" + frame(b"qRcmd,") + b"++"
+
+
+def test_a_read_that_waits_for_longer_than_a_slice_ends_in_time() -> None:
+    with peer(answering()) as address:
+        wire = Wire(address, 5.0, lambda _: None)
+        wire.send(b"g")
+        began = time.monotonic()
+        with pytest.raises(TargetTimeout):
+            wire.receive(began + 1.3)
+        assert 1.3 <= time.monotonic() - began < 2.5
+        wire.close()
+
+
 def test_a_closed_port_says_what_to_do() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
