@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from capstone import Cs
 
 
 class Instruction(NamedTuple):
@@ -27,10 +30,14 @@ def disassemble(code: bytes, address: int, bits: int = 32, count: int = 0) -> It
 
     At most `count` of them, all for 0. It ends before what is no instruction, or is cut short.
     """
+    for at, size, mnemonic, operands in _engine(bits).disasm_lite(code, address, count):
+        start = at - address
+        yield Instruction(at, code[start : start + size], f"{mnemonic} {operands}".rstrip())
+
+
+@cache  # making one takes longer than most that is done with it
+def _engine(bits: int) -> Cs:
     import capstone
 
     modes = {16: capstone.CS_MODE_16, 32: capstone.CS_MODE_32, 64: capstone.CS_MODE_64}
-    engine = capstone.Cs(capstone.CS_ARCH_X86, modes[bits])
-    for at, size, mnemonic, operands in engine.disasm_lite(code, address, count):
-        start = at - address
-        yield Instruction(at, code[start : start + size], f"{mnemonic} {operands}".rstrip())
+    return capstone.Cs(capstone.CS_ARCH_X86, modes[bits])

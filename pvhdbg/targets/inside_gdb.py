@@ -172,14 +172,14 @@ class InsideGdb:
         """The registers as the stub sends them, in hexadecimal."""
         return self._packet("g")
 
-    def step_packet(self, pc: int) -> tuple[Stop, bytes]:
+    def step_packet(self, pc: int, ahead: tuple[int, int] | None = None) -> tuple[Stop, bytes, bytes]:
         """One instruction, and the registers after it. GDB learns of it when it is asked next; its breakpoints are not in the machine.
 
-        Not for what may wait: GDB gives up after `remotetimeout`.
+        Not for what may wait: GDB gives up after `remotetimeout`. Memory at `ahead` would cost a packet of its own, and is not read.
         """
         self._moved = True
         stop = stop_of(replies.stop_reply(self._packet("s")))
-        return stop, self._packet("g") if stop.kind is not StopKind.EXITED else b""
+        return stop, self._packet("g") if stop.kind is not StopKind.EXITED else b"", b""
 
     def read_linear(self, address: int, size: int) -> bytes:
         """A little memory at a linear address, as the CPU translates it. Raises MemoryUnreadable."""

@@ -301,17 +301,23 @@ class RemoteTarget:
         self._stopped()
         return self._wire.request(b"g", self._timeout)
 
-    def step_packet(self, pc: int) -> tuple[Stop, bytes]:
+    def step_packet(self, pc: int, ahead: tuple[int, int] | None = None) -> tuple[Stop, bytes, bytes]:
         """One instruction from `pc`, where the machine stands, and the registers after it; empty when it did not stop there.
 
-        Two round trips instead of the three or more of `step` and `read_registers`.
+        Two round trips instead of the three or more of `step` and `read_registers`. The third is memory at `ahead`, a linear
+        address and a size, as it is after the step: no round trip of its own. Empty where it cannot be had so.
         """
         if pc in self._breakpoints:
             stop = self.step()
         else:
             self._cr0_hint = None
-            stop = self._take(self._wire.request(self._one_step(), self._timeout))
-        return stop, self._wire.request(b"g", self._timeout) if stop.kind in _STANDS else b""
+            stop = self._take(self._wire.request(self._one_step(), self._timeout, more=True))
+        if stop.kind not in _STANDS:
+            return stop, b"", b""
+        if ahead is None or not self._has_monitor:
+            return stop, self._wire.request(b"g", self._timeout), b""
+        packet, memory = self._wire.both(b"g", b"m%x,%x" % ahead, self._timeout)
+        return stop, packet, b"" if replies.error_code(memory) is not None else replies.unhex(memory)
 
     def _one_step(self) -> bytes:
         return b"s" if self._followed is None else f"vCont;s:{self._followed};c".encode("ascii")

@@ -67,7 +67,7 @@ class Steppable(Target, Protocol):
 
     def packet(self) -> bytes: ...
 
-    def step_packet(self, pc: int) -> tuple[Stop, bytes]: ...
+    def step_packet(self, pc: int, ahead: tuple[int, int] | None = None) -> tuple[Stop, bytes, bytes]: ...
 
     def read_linear(self, address: int, size: int) -> bytes: ...
 
@@ -93,6 +93,7 @@ class StepEngine:
         self._cpu = cpu
         self._asked = self._armed = False
         self._codes: dict[tuple[int, int], bytes] = {}
+        self._ahead: tuple[tuple[int, int], bytes] | None = None  # memory as it is at this stop
         self._layout = self._target.layout
         slots = {name: self._layout.slot(name) for name in ("rip", *_GENERAL)}
         self._at = {name: (2 * slot.offset, 2 * (slot.offset + slot.size)) for name, slot in slots.items() if slot is not None}
@@ -179,13 +180,15 @@ class StepEngine:
         kind = kind_of(code, mode.bits)
         if kind == "hlt":
             return Stop(StopKind.INTERRUPT, 2, "hlt"), packet  # a step would wait for an interrupt that stepping masks
+        ahead = None if kind == "rep" else self._unseen(pc + len(code), mode)
         iterations = idle = 0
         rip = self._value(packet, "rip")
         while True:
             self.steps += 1
             iterations += 1
             before = packet
-            stop, packet = self._target.step_packet(rip)
+            stop, packet, data = self._target.step_packet(rip, ahead)
+            self._ahead = (ahead, data) if ahead and data else None
             if packet == before and stop.kind is StopKind.BREAKPOINT and not _leads_to_itself(code) and idle < _IDLE:
                 idle += 1
                 continue  # it did not run: QEMU was interrupted before it could
@@ -272,10 +275,16 @@ class StepEngine:
             self._codes[key] = self._fetched(pc, mode)
         return self._codes[key]
 
+    def _unseen(self, pc: int, mode: Mode) -> tuple[int, int] | None:
+        """What to read of the next instruction in the line, if it was not met yet; None if it was, or may not be there."""
+        if (pc, mode.bits) in self._codes or pc & 0xFFF > 0x1000 - _LONGEST:
+            return None
+        return pc, _LONGEST
+
     def _fetched(self, pc: int, mode: Mode) -> bytes:
         for size in (_LONGEST, min(_LONGEST, 0x1000 - (pc & 0xFFF))):  # the next page may not be there
             try:
-                data = self._target.read_linear(pc, size)
+                data = self._ahead[1] if self._ahead and self._ahead[0] == (pc, size) else self._target.read_linear(pc, size)
             except MemoryUnreadable:
                 continue
             if not available():
