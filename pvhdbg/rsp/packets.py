@@ -86,9 +86,14 @@ class PacketReader:
             else:
                 self._skip()
 
+    @property
+    def idle(self) -> bool:
+        """Whether the peer is known and nothing of a packet has come yet."""
+        return not self._buffer and len(self._head) >= _HEAD
+
     def only(self, data: bytes) -> bytes | None:
         """The data of the one sound packet that `data` is, as most that arrives; None for all else, which is to be fed."""
-        if self._buffer or len(self._head) < _HEAD or data[-3:-2] != b"#":
+        if not self.idle or data[-3:-2] != b"#":
             return None
         start = 2 if data[:2] == b"+$" else 1 if data[:1] == b"$" else 0
         body = data[start:-3]

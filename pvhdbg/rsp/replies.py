@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from pvhdbg.errors import ProtocolError
 
 _THREAD = re.compile(rb"thread:(p?[0-9a-fA-F.]{1,32}|p?-1);")
 _WATCH = re.compile(rb"(r|a)?watch:([0-9a-fA-F]{1,16});")
+_STOP = re.compile(rb"(?:T[0-9a-f]{2}|S[0-9a-f]{2}$|[WX][0-9a-f]{2}(?:;process:[0-9a-f]+)?$)")
 _SIGNALS = {2: "interrupted", 3: "shut down", 5: "trap", 6: "internal error of the VMM"}
 
 
@@ -32,9 +34,10 @@ class StopReply:
 
 def is_stop(data: bytes) -> bool:
     """Whether the packet is a stop reply, which a stub may also send unasked."""
-    return bool(re.match(rb"(?:T[0-9a-f]{2}|S[0-9a-f]{2}$|[WX][0-9a-f]{2}(?:;process:[0-9a-f]+)?$)", data))
+    return _STOP.match(data) is not None
 
 
+@lru_cache(maxsize=8)  # who steps gets the same one each time
 def stop_reply(data: bytes) -> StopReply:
     """Decode a stop reply. Raises ProtocolError for anything else."""
     if not is_stop(data):

@@ -13,7 +13,6 @@ import struct
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 
 from pvhdbg.errors import ProtocolError, TargetLost, TargetTimeout
 from pvhdbg.rsp.packets import INTERRUPT, Acknowledgement, Packet, PacketReader, frame
@@ -75,7 +74,7 @@ class Wire:
     def _reply(self, data: bytes, deadline: float) -> bytes:
         while True:
             reply = self.receive(deadline)
-            if not is_stop(reply) or data.startswith((b"?", b"s", b"vCont")):
+            if data.startswith((b"?", b"s", b"vCont")) or not is_stop(reply):
                 return reply
             self.stops.append(reply)
 
@@ -100,6 +99,8 @@ class Wire:
             self._write(owed)
         while not self._packets:
             data = self._read(deadline)
+            if data == b"+" and self._reader.idle:
+                continue
             only = self._reader.only(data)
             if only is not None:
                 self._accept(only)
@@ -154,8 +155,10 @@ class Wire:
                 remaining = deadline - time.monotonic()
                 if remaining < _SLICE and not (remaining > 0 and select.select([self._socket], [], [], remaining)[0]):
                     raise TargetTimeout(f"{self.name} does not answer", _SILENT)
-                with suppress(BlockingIOError):  # the slice is over
+                try:
                     data = self._socket.recv(_CHUNK)
+                except BlockingIOError:
+                    pass  # the slice is over
         except (OSError, ValueError) as error:
             raise TargetLost(f"the connection to {self.name} was lost: {error}", _LOST) from error
         if not data:
