@@ -38,6 +38,7 @@ from pvhdbg.targets.recorded import RecordedTarget, open_snapshot
 from pvhdbg.targets.remote import RemoteTarget
 from pvhdbg.targets.target import Leave, Target
 from pvhdbg.trace.event import Mode
+from pvhdbg.trace.mode_words import FOREMOST, MODES
 from pvhdbg.vmm.qemu import QemuOptions, QemuProcess, start, version_of
 
 if TYPE_CHECKING:
@@ -187,16 +188,17 @@ class Boot(Handoff):
         return self.registers
 
     def until_mode(self, mode: str, timeout: float = 30.0) -> Registers:
-        """Run until the CPU is in a mode: protected, paged, pae, compatibility or long; return the registers a little after.
+        """Run until the CPU is in a mode: protected, paged, pae, compatibility, long; or protected-mode, paging, long-mode.
+
+        Returns the registers a little after.
 
         Raises as `until` does, and BadInput for what is no mode.
         """
         from pvhdbg.trace.engines.wait import Goal
 
-        modes = {one.value: one for one in Mode}
-        if mode not in modes:
-            raise BadInput(f"{mode!r} is no mode of the CPU", f"choose one of {', '.join(modes)}")
-        self._wait(Goal(mode=modes[mode]), f"{mode} mode", timeout)
+        if mode not in MODES:
+            raise BadInput(f"{mode!r} is no mode of the CPU", f"choose one of {', '.join(MODES)}")
+        self._wait(Goal(modes=MODES[mode]), mode if mode in FOREMOST else f"{mode} mode", timeout)
         return self.registers
 
     def _wait(self, goal: Goal, name: str, timeout: float) -> None:

@@ -21,6 +21,7 @@ from pvhdbg.trace.engines.wait import Goal, Wait
 from pvhdbg.trace.event import Mode
 from pvhdbg.trace.explain import Explanation, explain
 from pvhdbg.trace.milestones import SYMBOLS, Finder, Milestone
+from pvhdbg.trace.mode_words import MODES
 from pvhdbg.trace.places import Surroundings, View
 from pvhdbg.vmm.options import option_names
 from pvhdbg.vmm.qemu import QemuProcess
@@ -142,10 +143,10 @@ class Vigil:
 
     def goal(self, text: str) -> Goal:
         """What a user means by a symbol, 0xADDRESS, or a mode's name. Raises BadInput, and TargetError where no mode is shown."""
-        if text in {mode.value for mode in Mode}:
+        if text in MODES:
             if not self._target.capabilities.monitor:
                 raise TargetError(f"{self._target.name} does not show the CPU's mode", "wait for a symbol or an address")
-            return Goal(mode=Mode(text))
+            return Goal(modes=MODES[text])
         return Goal(addresses_of(text, self.names))
 
     def until(self, goal: Goal, seconds: float) -> End | None:

@@ -221,9 +221,10 @@ def _files(_session: Session | None, last: str) -> list[str]:
 
 
 def _modes(_session: Session | None, last: str) -> list[str]:
-    from pvhdbg.frontends.repl.own_verbs import MODES
+    from pvhdbg.trace.mode_words import FOREMOST, MODES
 
-    return [name for name in MODES if name.startswith(last)]
+    words = (*FOREMOST, *(word for word in MODES if not any(one.startswith(word) for one in FOREMOST)))
+    return [word for word in words if word.startswith(last)]
 
 
 _KINDS = {"mode": _modes, "rule": _rules, "symbol": _symbols, "register": _registers, "verb": _verbs, "file": _files}

@@ -9,7 +9,8 @@ from itertools import islice
 
 from pvhdbg.decode.text import printable
 from pvhdbg.errors import BadInput
-from pvhdbg.frontends.trace_actions import is_saved, milestones, saved
+from pvhdbg.frontends.saved_traces import is_saved, saved
+from pvhdbg.frontends.trace_actions import milestones
 from pvhdbg.frontends.verbs import Answer, Request
 from pvhdbg.report import trace_text
 from pvhdbg.trace import queries

@@ -2,96 +2,43 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
-from typing import Protocol
+from dataclasses import replace
 
-from pvhdbg.decode.text import safe
 from pvhdbg.disassembly import available
 from pvhdbg.errors import BadInput
+from pvhdbg.frontends.saved_traces import is_saved, show
 from pvhdbg.frontends.serial_milestones import looked_for, pattern_of
 from pvhdbg.frontends.standing import with_next
 from pvhdbg.frontends.trace_engine import choose, entry_of, own_milestones
+from pvhdbg.frontends.trace_goal import NOT_REACHED, Until, seconds, until
 from pvhdbg.frontends.trace_scope import Scope, code_of
-from pvhdbg.frontends.trace_subject import Machine, Names, at_entry, on_machine
+from pvhdbg.frontends.trace_seen import NO_DISASSEMBLER, Seen, head_of, places, render
+from pvhdbg.frontends.trace_subject import Machine, at_entry, on_machine
 from pvhdbg.frontends.verbs import Answer, Request
-from pvhdbg.report.style import Style
-from pvhdbg.spec.elf import PF_X
 from pvhdbg.targets.target import run_until
 from pvhdbg.trace.boots import Boots
-from pvhdbg.trace.engines.engine import Bounds, End, Engine
-from pvhdbg.trace.event import Batch, Event, Fault, Mode, Reset
-from pvhdbg.trace.first import Reached
+from pvhdbg.trace.engines.engine import Bounds, Engine
+from pvhdbg.trace.event import Batch, Event, Fault, Reset
 from pvhdbg.trace.milestones import SYMBOLS, Finder, Milestone
-from pvhdbg.trace.trace_file import Encoder, Ending, Head, Load, Record, decode, encode, is_trace
-from pvhdbg.watching import addresses_of, instruction
+from pvhdbg.trace.mode_words import first_in
+from pvhdbg.trace.trace_file import Ending, encode
 
 _SHOWN = 200  # events that are shown when nothing says how many
-_SECONDS = 60.0
 _RATE_EVERY = 0.5  # seconds between two looks at the rate
-NOT_REACHED = 3
-NO_DISASSEMBLER = "there is no disassembler in this Python (capstone): instructions are shown as their bytes"
 MOST_CPUS = 4096
-RESETS = 1000  # that are kept for showing them
-
-
-class Named(Protocol):
-    name: str
-
-
-@dataclass(frozen=True)
-class Until:
-    """Where a trace ends: at addresses, in a mode, after a number of instructions, or when words were written to the serial port."""
-
-    addresses: tuple[int, ...] = ()
-    mode: Mode | None = None
-    count: int | None = None
-    text: str = ""
-    serial: re.Pattern[str] | None = None
-
-
-def until(text: str | None, names: Names, option: str = "--until") -> Until:
-    """What `--until` (or `--from`) means: a number of instructions, 0xADDRESS, a mode's name, or a symbol. Raises BadInput."""
-    if text is None:
-        return Until()
-    if text.isdecimal() and text.isascii():
-        return Until(count=int(text), text=text)
-    if text in {mode.value for mode in Mode}:
-        return Until(mode=Mode(text), text=text)
-    if (serial := pattern_of(text, option)) is not None:
-        return Until(text=text, serial=serial)
-    return Until(addresses_of(text, names, option), text=text)
 
 
 _ENTERED = ("entry", "64-bit")  # no milestones of a trace that begins behind them
 
 
-@dataclass
-class Seen:
-    """What is kept of a trace for showing it."""
-
-    head: Head
-    names: Callable[[int], str | None]
-    milestones: list[Milestone] = field(default_factory=list)
-    last: deque[Event | Fault | Reset] = field(default_factory=deque)
-    resets: deque[Reset] = field(default_factory=lambda: deque(maxlen=RESETS))
-    events: int = 0
-    seconds: float = 0.0
-    end: End = field(default_factory=lambda: End("stopped"))
-    warnings: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.lines = Encoder(self.names)
-
-
 def trace(request: Request) -> Answer:
     """`trace`: follow the CPU from the entry, or where a session's machine stands; or show a saved trace."""
     if request.session is None and is_saved(str(request.subject)):
-        return _saved(request)
+        return show(request)
     for option, text in (*(("--milestone", one) for one in request.milestone or ()), ("--until", str(request.until or ""))):
         pattern_of(text, option)  # or it complains, before a machine is started
     if request.vcpu is not None and not 0 <= request.vcpu < MOST_CPUS:
@@ -120,14 +67,14 @@ def _traced(request: Request, machine: Machine, write: Callable[[str], None] | N
     if write is not None:
         _finish(write, seen, bool(request.tail))
     shown = [one.pc for one in seen.last if isinstance(one, Event)] if what != "milestones" and not request.output else []
-    seen.names = machine.names.kept([*shown, *_places(seen)])
+    seen.names = machine.names.kept([*shown, *places(seen)])
     if shown and not available():
         seen.warnings.append(NO_DISASSEMBLER)
     if request.session is not None and engine.name == "log" and seen.end.why in ("count", "enough"):
         seen.warnings.append("the log is read while the guest runs: it ran on a little, to where it stands now")
     said = any(one.pc is None and one.name == goal.text for one in seen.milestones)
     missed = bool(goal.text) and goal.count is None and not said and seen.end.why not in ("address", "enough")
-    return Answer(lambda style: _shown(seen, what, bool(request.output), goal, missed, style), exit_code=NOT_REACHED if missed else 0)
+    return Answer(lambda style: render(seen, what, bool(request.output), goal, missed, style), exit_code=NOT_REACHED if missed else 0)
 
 
 def milestones(request: Request) -> Seen:
@@ -137,14 +84,8 @@ def milestones(request: Request) -> Seen:
         engine = choose(request, machine, states=True)
         seen = Seen(head_of(engine, "milestones", machine), machine.names, warnings=machine.warnings)
         _follow(request, engine, machine, goal, seen, None)
-        seen.names = machine.names.kept(_places(seen))
+        seen.names = machine.names.kept(places(seen))
     return seen
-
-
-def _places(seen: Seen) -> list[int]:
-    """Where milestones and resets were."""
-    places = [*(one.pc for one in seen.milestones), *(one.pc for one in seen.resets)]
-    return [pc for pc in places if pc is not None]
 
 
 def milestones_from_here(request: Request) -> Answer:
@@ -165,22 +106,7 @@ def _scope(request: Request, machine: Machine) -> Scope:
         return Scope(inside=inside)
     if start.text and str(request.what) in ("milestones", "calls"):
         raise BadInput(f"--from {start.text} does not go with --what {request.what}", "give a place, or use --what pc")
-    return Scope(start.count or 0, start.mode, inside)
-
-
-def head_of(engine: Named, what: str, machine: Machine) -> Head:
-    snapshot = machine.boot.snapshot
-    vmm = " ".join(part for part in (snapshot.vmm.name, snapshot.vmm.version) if part) or None
-    kernel, segments = snapshot.kernel, () if machine.image is None else machine.image.elf.loads
-    return Head(
-        engine.name,
-        what,
-        snapshot.entry.address,
-        vmm,
-        None if kernel is None else kernel.path,
-        None if kernel is None else kernel.elf_class,
-        tuple(Load(one.p_vaddr, one.p_paddr, one.p_memsz, bool(one.p_flags & PF_X)) for one in segments if one.p_memsz),
-    )
+    return Scope(start.count or 0, start.modes, inside)
 
 
 def _follow(
@@ -263,9 +189,8 @@ def _note_reset(reset: Reset, seen: Seen, write: Callable[[str], None] | None) -
 
 
 def _cut(batch: Batch, goal: Until) -> tuple[Batch, bool]:
-    if goal.mode is None or goal.mode not in batch.modes:
-        return batch, False
-    return batch.cut(batch.modes.index(goal.mode) + 1), True
+    met = first_in(batch.modes, goal.modes)
+    return (batch, False) if met is None else (batch.cut(met + 1), True)
 
 
 def _keep(batch: Batch, seen: Seen, write: Callable[[str], None] | None, scope: Scope) -> None:
@@ -315,90 +240,5 @@ def _writer(request: Request, stack: ExitStack) -> Callable[[str], None] | None:
     return output.put
 
 
-def seconds(request: Request) -> float:
-    """How long to follow the guest. Raises BadInput."""
-    wanted = _SECONDS if request.seconds is None else float(request.seconds)
-    if not 0 < wanted < 1e6:
-        raise BadInput(f"--for {wanted:g} is not a time", "give a number of seconds greater than 0")
-    return wanted
 
 
-# --- showing ------------------------------------------------------------------------------------------------------
-
-
-def _shown(seen: Seen, what: str, saved: bool, goal: Until, missed: bool, style: Style) -> str:
-    from pvhdbg.report import trace_text
-
-    if what == "milestones":
-        text = trace_text.milestones(seen.milestones, seen.names, style, seen.resets)
-    elif saved:
-        text = ""
-    else:
-        text = trace_text.events(seen.last, seen.names, instruction, style)
-    notes = [style("warn", f"note: {warning}") for warning in seen.warnings]
-    if missed:
-        notes.append(style("bad", f"{goal.text} was not reached"))
-    rate = f", {seen.events / seen.seconds:,.0f} a second" if seen.seconds > 0 else ""
-    if seen.resets and not seen.resets[-1].goes_on:
-        told = trace_text.reset(seen.resets[-1], seen.names, "stop" if seen.head.engine == "breakpoints" else "instruction")
-        notes.append(style("bad", f"the guest reset the machine: {told}"))
-    unit = "stops" if seen.head.engine == "breakpoints" else "instructions"
-    last = f"{seen.events:,} {unit} in {seen.seconds:.2f} s{rate} (engine {safe(seen.head.engine)}); ended: {seen.end.words}"
-    return text + "\n".join([*notes, last]) + "\n"
-
-
-def is_saved(path: str) -> bool:
-    import os
-
-    if not os.path.isfile(path):
-        return False
-    try:
-        with open(path, "rb") as file:
-            return is_trace(file.read(64))
-    except OSError:
-        return False
-
-
-def _saved(request: Request) -> Answer:
-    """Show a saved trace: what it holds, by the same options."""
-    for name in ("until", "start", "filter", "output", "engine", "seconds", "milestone", "vcpu"):
-        if request.values.get(name):
-            raise BadInput(f"{request.subject} is a saved trace, which is only shown", "leave out all but --what and --tail")
-    names: dict[int, str] = {}
-    seen = Seen(Head("?", "?"), names.get, last=deque(maxlen=request.tail or _SHOWN))
-    reached: deque[Reached] = deque(maxlen=request.tail)
-    cut = True
-    for record in saved(str(request.subject), names):
-        if isinstance(record, Head):
-            seen.head = record
-        elif isinstance(record, Milestone):
-            seen.milestones.append(record)
-        elif isinstance(record, Ending):
-            seen.end, cut = End(record.why), False
-            seen.events = record.events
-        elif isinstance(record, Reached):
-            reached.append(record)
-        elif isinstance(record, Reset):
-            seen.resets.append(record)
-            if record.goes_on:
-                seen.last.append(record)
-        else:
-            seen.events += isinstance(record, Event)
-            seen.last.append(record)
-    what = str(request.what)
-    if what == "milestones" and not seen.milestones:
-        what = seen.head.what
-    seen.warnings += ["the trace is cut: its end is missing"] if cut else []
-    if seen.head.what == "calls":
-        from pvhdbg.report import trace_text
-
-        return Answer(lambda style: trace_text.functions(reached, style) + "".join(f"note: {one}\n" for one in seen.warnings))
-    return Answer(lambda style: _shown(seen, what, False, Until(), False, style))
-
-
-def saved(path: str, names: dict[int, str] | None = None) -> Generator[Record, None, None]:
-    """The records of a saved trace; `names` is filled with its symbols. Raises BadInput."""
-    if not is_saved(path):
-        raise BadInput(f"{path} is not a saved trace", "give a file that `pvhdbg trace -o` wrote")
-    with open(path, encoding="utf-8", errors="replace", newline="\n") as file:
-        yield from decode(file, names)

@@ -7,9 +7,10 @@ from collections import deque
 from collections.abc import Callable
 
 from pvhdbg.errors import BadInput
-from pvhdbg.frontends.trace_actions import NOT_REACHED, RESETS, Until, head_of, seconds
 from pvhdbg.frontends.trace_engine import entry_of
+from pvhdbg.frontends.trace_goal import NOT_REACHED, Until, seconds
 from pvhdbg.frontends.trace_resets import goes_on, watched
+from pvhdbg.frontends.trace_seen import RESETS, head_of
 from pvhdbg.frontends.trace_subject import Machine
 from pvhdbg.frontends.verbs import Answer, Request
 from pvhdbg.report import trace_text
@@ -27,7 +28,7 @@ def calls(request: Request, machine: Machine, goal: Until, write: Callable[[str]
     """Follow the machine to the goal; the functions are written as they are found."""
     if goal.serial is not None:
         raise BadInput("--what calls does not look at the serial port", "give a symbol, an address, or a number of blocks")
-    if goal.mode is not None:
+    if goal.modes:
         raise BadInput("--what calls does not see modes", "give a symbol, an address, or a number of blocks")
     if request.engine not in (None, "auto", "first"):
         raise BadInput(f"--engine {request.engine} does not go with --what calls", "leave it out")

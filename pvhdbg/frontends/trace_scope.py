@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pvhdbg.errors import BadInput
 from pvhdbg.frontends.trace_subject import Names
 from pvhdbg.trace.event import Batch, Event, Mode
+from pvhdbg.trace.mode_words import first_in
 from pvhdbg.trace.symbol_text import base
 
 _RANGE = re.compile(r"(0x[0-9a-fA-F]{1,16})-(0x[0-9a-fA-F]{1,16})")
@@ -19,7 +20,7 @@ class Scope:
     """Feed it batches in order. What it leaves out is traced all the same: numbers count from where the trace began."""
 
     seq: int = 0
-    mode: Mode | None = None
+    modes: frozenset[Mode] = frozenset()
     inside: Callable[[int], bool] | None = None
     most: int | None = None  # events that are kept
 
@@ -28,7 +29,7 @@ class Scope:
 
     @property
     def everything(self) -> bool:
-        return not self.seq and self.mode is None and self.inside is None
+        return not self.seq and not self.modes and self.inside is None
 
     @property
     def full(self) -> bool:
@@ -38,12 +39,11 @@ class Scope:
     def rows(self, batch: Batch) -> list[Event]:
         """The events of a batch that belong to it."""
         start = max(self.seq - batch.seq, 0)
-        if self.mode is not None:
-            try:
-                start = batch.modes.index(self.mode, start)
-            except ValueError:
+        if self.modes:
+            met = first_in(batch.modes[start:], self.modes)
+            if met is None:
                 return []
-            self.mode = None
+            start, self.modes = start + met, frozenset()
         inside = self.inside
         rows = [batch.event(index) for index in range(start, len(batch)) if inside is None or inside(batch.pcs[index])]
         rows = rows if self.most is None else rows[: self.most - self._kept]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pvhdbg.decode.text import printable
 from pvhdbg.frontends.lending import interruptible
-from pvhdbg.frontends.trace_actions import NOT_REACHED, seconds
+from pvhdbg.frontends.trace_goal import NOT_REACHED, seconds
 from pvhdbg.frontends.trace_subject import Machine, at_entry
 from pvhdbg.frontends.verbs import Answer, Request
 from pvhdbg.report.document import VIOLATED, Passed

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pvhdbg.disassembly import available
-from pvhdbg.frontends.trace_actions import NO_DISASSEMBLER, NOT_REACHED, seconds
+from pvhdbg.frontends.trace_goal import NOT_REACHED, seconds
+from pvhdbg.frontends.trace_seen import NO_DISASSEMBLER
 from pvhdbg.frontends.trace_subject import Machine, on_machine
 from pvhdbg.frontends.verbs import Answer, Request
 from pvhdbg.watching import instruction, surroundings

@@ -399,6 +399,7 @@ def test_help_apropos_and_completion(shared: Talk) -> None:
     complete = shared.it.complete
     assert complete("unt") == ["until"]
     assert complete("until long") == ["long-mode"]
+    assert complete("until pa")[:2] == ["paging", "paged"]
     assert complete("b in_l") == ["in_long_mode"]
     assert complete("info ") == ["breakpoints", "registers"]
     assert "$rip" in complete("x/2i $r")

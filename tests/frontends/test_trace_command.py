@@ -17,7 +17,7 @@ from elftools.elf.elffile import ELFFile
 
 import pvhdbg
 from pvhdbg import guests
-from pvhdbg.frontends.trace_actions import saved
+from pvhdbg.frontends.saved_traces import saved
 from pvhdbg.trace.exports import export
 from tests.frontends.cli_runner import HELLO, TRIPLE_FAULT, Cli, Machine, eventually, kernel_elf, reads_the_log
 from tests.trace import readers

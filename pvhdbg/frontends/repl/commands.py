@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 from pvhdbg.decode.text import printable, safe
 from pvhdbg.errors import BadInput, TargetError
 from pvhdbg.frontends.repl.breakpoints import Breakpoint, resolve
-from pvhdbg.frontends.repl.own_verbs import MODES
 from pvhdbg.frontends.standing import instruction, place
 from pvhdbg.frontends.verb import Answer, Request
 from pvhdbg.model import Registers
-from pvhdbg.spec.x86 import CR0, EFER
+from pvhdbg.spec.x86 import EFER
 from pvhdbg.targets.target import Leave, Stop, StopKind
+from pvhdbg.trace.event import mode_of
+from pvhdbg.trace.mode_words import MODES
 
 if TYPE_CHECKING:
     from pvhdbg.frontends.repl.conversation import Conversation
@@ -100,7 +101,7 @@ def _until_mode(request: Request, mode: str) -> Answer:
 
 
 class _reaches:
-    """Whether registers show that a mode is on; for 64-bit code CS is asked for, at each step once long mode is active."""
+    """Whether registers show one of the modes of a word; for 64-bit code CS is asked for, at each step once long mode is active."""
 
     def __init__(self, session: Session, mode: str) -> None:
         self._session, self._mode = session, mode
@@ -108,20 +109,17 @@ class _reaches:
             raise TargetError("this stub does not show cr0: the mode cannot be followed", "use a symbol: until SYMBOL")
 
     def __call__(self, registers: Registers) -> bool:
-        cr0, efer = registers.get("cr0") or 0, registers.get("efer") or 0
-        if self._mode == "protected-mode":
-            return bool(cr0 >> CR0["PE"] & 1)
-        if self._mode == "paging":
-            return bool(cr0 >> CR0["PG"] & 1)
-        return bool(efer >> EFER["LMA"] & 1) and self._wide()  # a selector may stay the same: Linux keeps 8
+        cr0, cr4, efer, eflags = (registers.get(name) or 0 for name in ("cr0", "cr4", "efer", "eflags"))
+        flags = self._cs_flags() if efer >> EFER["LMA"] & 1 else None  # a selector may stay the same: Linux keeps 8
+        return mode_of(cr0, cr4, efer, flags, eflags) in MODES[self._mode]
 
-    def _wide(self) -> bool:
+    def _cs_flags(self) -> int:
+        """The cached descriptor of CS; where it is not shown, that of 64-bit code, for which kernels leave compatibility mode at once."""
         if not self._session.target.capabilities.monitor:
-            return True
+            return 1 << 21
         from pvhdbg.decode import qemu_monitor
 
-        cs = qemu_monitor.cpu_state(self._session.target.monitor("info registers")).segments["cs"]
-        return bool((cs.flags or 0) >> 21 & 1)
+        return qemu_monitor.cpu_state(self._session.target.monitor("info registers")).segments["cs"].flags or 0
 
 
 def _stopped(request: Request, stop: Stop, found: Breakpoint | None) -> list[str]:

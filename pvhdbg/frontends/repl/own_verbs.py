@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pvhdbg.frontends.verb import Verb, argument
 from pvhdbg.frontends.verbs import LIVE
+from pvhdbg.trace.mode_words import FOREMOST
 
 _HERE = "pvhdbg.frontends.repl.commands"
-MODES = ("protected-mode", "paging", "long-mode")
 _NUMBERS = argument("number", metavar="N", nargs="*", type=int, help="its number; all of them without one")
 _COUNT = argument("count", metavar="N", nargs="?", type=int, default=1, help="how many (1)")
 
@@ -32,7 +32,7 @@ OWN: tuple[Verb, ...] = (
     _own("stepi", "step an instruction, or some", "stepi 3", _COUNT, aliases=("si",), repeats=True),
     _own(
         "until",
-        "run to a symbol or an address, or step into a mode: " + ", ".join(MODES),
+        "run to a symbol or an address, or step into a mode: " + ", ".join(FOREMOST),
         "until long-mode",
         argument("where", metavar="SYMBOL|ADDRESS|MODE", nargs="+", help="where to", completes="mode symbol register"),
         aliases=("u",),

@@ -22,6 +22,7 @@ from pvhdbg.trace.engines.log_switch import LogSwitch
 from pvhdbg.trace.engines.watch import FIRST, Watch
 from pvhdbg.trace.event import Event, Fault, Mode, mode_of
 from pvhdbg.trace.milestones import Finder, Milestone
+from pvhdbg.trace.mode_words import first_in
 from pvhdbg.trace.places import Surroundings
 from pvhdbg.trace.qemu_log import LogReader
 
@@ -34,10 +35,10 @@ _FINAL = ("triple fault", "shutdown", "reset", "exited")  # such a machine does 
 
 @dataclass(frozen=True)
 class Goal:
-    """What is waited for: one of some linear addresses, a mode, or until `done` says so (asked while the machine runs)."""
+    """What is waited for: one of some linear addresses, one of some modes, or until `done` says so (asked while the machine runs)."""
 
     addresses: tuple[int, ...] = ()
-    mode: Mode | None = None
+    modes: frozenset[Mode] = frozenset()
     done: Callable[[], bool] = lambda: False
 
 
@@ -77,7 +78,7 @@ class Wait(Watch):
         self._goal = goal
         self.instructions = None
         deadline = time.monotonic() + seconds
-        if goal.done() or (goal.mode is not None and self._mode(self._state()) is goal.mode):
+        if goal.done() or (goal.modes and self._mode(self._state()) in goal.modes):
             self._count_to_mode()
             return None
         with self._remembered():
@@ -102,9 +103,10 @@ class Wait(Watch):
         return len(self._pcs)
 
     def _count_to_mode(self) -> None:
-        if self._goal.mode is not None and self._goal.mode in self._modes:
-            self.instructions = self._modes.index(self._goal.mode)
-        elif self._goal.mode is not None and self._following and not self._pcs:
+        met = first_in(self._modes, self._goal.modes)
+        if met is not None:
+            self.instructions = met
+        elif self._goal.modes and self._following and not self._pcs:
             self.instructions = 0  # it began there
 
     @contextmanager
@@ -144,7 +146,7 @@ class Wait(Watch):
             self.milestones += self._finder.feed(batch)
             if len(batch):
                 self.last = batch.pcs[-1], batch.modes[-1]
-            met = met or self._goal.mode in batch.modes or self._goal.done()
+            met = met or first_in(batch.modes, self._goal.modes) is not None or self._goal.done()
             if met or self._asked:
                 engine.stop()
         self.warnings += [warning for warning in engine.warnings if warning not in self.warnings]
@@ -208,9 +210,9 @@ class Wait(Watch):
                     self._target.clear_breakpoint(address)
 
     def _looks(self) -> Iterator[float]:
-        yield from (_MODE_PAUSE,) if self._goal.mode is not None else _PAUSES
+        yield from (_MODE_PAUSE,) if self._goal.modes else _PAUSES
         while True:
-            yield _MODE_PAUSE if self._goal.mode is not None else _PAUSES[-1]
+            yield _MODE_PAUSE if self._goal.modes else _PAUSES[-1]
 
     @contextmanager
     def _tap(self) -> Iterator[LogSwitch]:
@@ -234,7 +236,7 @@ class Wait(Watch):
             return True, None
         state = self._state()
         self.last = self._seen(state) or self.last
-        if self._goal.mode is not None and self._mode(state) is self._goal.mode:
+        if self._goal.modes and self._mode(state) in self._goal.modes:
             return True, None
         death = self._stopped(stop)
         if death is None and state:  # without a monitor only what the stub tells is known
