@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pvhdbg.errors import BadInput
 from pvhdbg.frontends.formats import of_boot
 from pvhdbg.frontends.verbs import Answer, Request
+from pvhdbg.report.json_text import written
 from pvhdbg.report.style import Style
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def _shown(request: Request, kind: str, parts: tuple[str, ...]) -> Answer:
         from pvhdbg.report.json_report import machine
 
         whole = machine(boot)
-        return json.dumps({"schema": f"pvhdbg/{kind}/1", **{part: whole[part] for part in parts}}, indent=2) + "\n"
+        return written({"schema": f"pvhdbg/{kind}/1", **{part: whole[part] for part in parts}})
 
     return Answer(as_text, as_json)
 
@@ -156,7 +156,7 @@ def explain(request: Request) -> Answer:
 
         return text.render_rule(rule, style)
 
-    return Answer(as_text, lambda: json.dumps({"schema": "pvhdbg/rule/1", **_rule(rule)}, indent=2) + "\n")
+    return Answer(as_text, lambda: written({"schema": "pvhdbg/rule/1", **_rule(rule)}))
 
 
 def rules(request: Request) -> Answer:
@@ -169,7 +169,7 @@ def rules(request: Request) -> Answer:
         return text.render_rules(CHAPTERS, style)
 
     return Answer(
-        as_text, lambda: json.dumps({"schema": "pvhdbg/rules/1", "rules": [_rule(rule) for rule in RULES]}, indent=2) + "\n"
+        as_text, lambda: written({"schema": "pvhdbg/rules/1", "rules": [_rule(rule) for rule in RULES]})
     )
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import re
+from functools import partial
 from typing import Any, NoReturn
 
 from pvhdbg.errors import BadInput
@@ -13,8 +13,15 @@ from pvhdbg.frontends.overview import CLOSING, family, overview
 from pvhdbg.frontends.verbs import VERBS, Verb, section_of
 from pvhdbg.version import VERSION
 
+# argparse makes one for each argument that it is told. Without a width each asks shutil, which imports every compressor that Python has.
+_UNSHOWN = partial(argparse.RawDescriptionHelpFormatter, width=80)
+
 
 class _Parser(argparse.ArgumentParser):
+    def format_help(self) -> str:
+        self.formatter_class = argparse.RawDescriptionHelpFormatter  # as wide as the terminal
+        return super().format_help()
+
     def error(self, message: str) -> NoReturn:
         raise BadInput(message, f"see: {self.prog} --help")
 
@@ -49,8 +56,10 @@ def _no_verb(words: list[str]) -> BadInput:
     if (verbs := family(words[0])) and words[1:] and words[1] in ("-h", "--help"):
         _shown(f"pvhdbg {words[0]}", f"commands:\n{verbs}", f"pvhdbg {words[0]} COMMAND --help tells more.").print_help()
         raise SystemExit(0)
+    from difflib import get_close_matches
+
     said = " ".join(words[: 2 if verbs else 1])
-    near = difflib.get_close_matches(said, [verb.name for verb in VERBS], 2) or sorted(
+    near = get_close_matches(said, [verb.name for verb in VERBS], 2) or sorted(
         verb.name for verb in VERBS if verb.name.startswith(f"{words[0]} ")
     )
     hint = f"did you mean {' or '.join(near)}? " if near else ""
@@ -62,11 +71,13 @@ def _values(verb: Verb, words: list[str]) -> dict[str, Any]:
     values, unknown = parser.parse_known_args(words)
     if not unknown:
         return vars(values)
+    from difflib import get_close_matches
+
     option = next((word for word in unknown if word.startswith("-")), "")
     known = [name for action in parser._actions for name in action.option_strings]
-    near = difflib.get_close_matches(option.partition("=")[0], known, 1) if option.startswith("--") else []
+    near = get_close_matches(option.partition("=")[0], known, 1) if option.startswith("--") else []
     longer = [one.name for one in VERBS if one.name.startswith(f"{verb.name} ")]
-    near = near or difflib.get_close_matches(f"{verb.name} {words[0]}", longer, 1, 0.8)  # `trace qurey boot.jsonl`
+    near = near or get_close_matches(f"{verb.name} {words[0]}", longer, 1, 0.8)  # `trace qurey boot.jsonl`
     todo = f"did you mean {near[0]}? " if near else ""
     if option and not near and verb.passes_on:
         todo = f"give {verb.passes_to}'s own options at the end, behind --; "
@@ -137,7 +148,7 @@ def _parser(verb: Verb) -> argparse.ArgumentParser:
         usage=_usage(verb),
         description=f"{verb.help[0].upper()}{verb.help[1:]}.\n\nexample: {verb.example}",
         epilog=_epilog(verb),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_UNSHOWN,
         allow_abbrev=False,
     )
     sections: dict[str, argparse._ArgumentGroup] = {}
@@ -189,6 +200,6 @@ def _shown(prog: str, description: str, epilog: str) -> argparse.ArgumentParser:
         usage=f"{prog} COMMAND …",
         description=description,
         epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_UNSHOWN,
         allow_abbrev=False,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from pvhdbg.frontends.subject import halted
 from pvhdbg.frontends.verbs import Answer, Request
 from pvhdbg.loaders.loading import Boot, FwCfgItem
 from pvhdbg.loaders.qemu import QEMU
+from pvhdbg.report.json_text import written
 from pvhdbg.report.style import Style
 from pvhdbg.targets.target import Target
 
@@ -59,7 +59,7 @@ def fwcfg(request: Request) -> Answer:
         "expected": loader,
         "items": [{"name": row.name, "value": _json(row.real), "expected": _json(row.expected), "agrees": row.agrees} for row in rows],
     }
-    return Answer(lambda style: _text(rows, loader, style), lambda: json.dumps(document, indent=2) + "\n", 1 if wrong else 0)
+    return Answer(lambda style: _text(rows, loader, style), lambda: written(document), 1 if wrong else 0)
 
 
 def _rows(target: Target, image: KernelImage | None) -> tuple[list[Row], str | None]:

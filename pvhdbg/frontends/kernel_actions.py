@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ from pvhdbg.errors import BadInput
 from pvhdbg.frontends.formats import of_file
 from pvhdbg.frontends.time_limit import time_limit
 from pvhdbg.frontends.verbs import Answer, Request
+from pvhdbg.report.json_text import written
 from pvhdbg.report.style import Style
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def _symbol(image: KernelImage, wanted: str) -> Answer:
     shown += f"+{offset:#x}" if offset else ""
     text = f"{shown}  virtual {facts['virtual']}  physical {facts['physical']}" + (f"  {facts['line']}" if line else "") + "\n"
     text += f"  no line: {printable(unknown)}\n" if unknown else ""
-    return Answer(lambda _: text, lambda: json.dumps({"schema": "pvhdbg/symbol/1", **facts}, indent=2) + "\n")
+    return Answer(lambda _: text, lambda: written({"schema": "pvhdbg/symbol/1", **facts}))
 
 
 def _type(image: KernelImage, name: str) -> Answer:
@@ -183,4 +183,4 @@ def _type(image: KernelImage, name: str) -> Answer:
         return "\n".join(lines) + "\n"
 
     document: dict[str, Any] = {"schema": "pvhdbg/type/1", "name": printable(name), "kind": layout.kind, "size": layout.size, "members": rows}
-    return Answer(as_text, lambda: json.dumps(document, indent=2) + "\n")
+    return Answer(as_text, lambda: written(document))

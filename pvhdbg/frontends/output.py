@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -85,6 +83,8 @@ def open_output(path: str | None, append: bool = False) -> Iterator[Output]:
     if not os.path.basename(path):
         raise BadInput(f"{path!r} names no file to write", "choose another --output")
     folder = os.path.dirname(path) or "."
+    import tempfile  # here, as shutil below: they import every compressor that Python has
+
     try:
         descriptor, partial = tempfile.mkstemp(prefix=".pvhdbg-", dir=folder)
     except OSError as error:
@@ -125,4 +125,8 @@ def style_for(choice: str, stream: TextIO) -> Style:
     terminal = stream.isatty()
     plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
     colour = choice == "always" or (choice == "auto" and terminal and not plain)
-    return Style(colour, shutil.get_terminal_size((100, 24)).columns if terminal else 100)
+    if not terminal:
+        return Style(colour, 100)
+    import shutil
+
+    return Style(colour, shutil.get_terminal_size((100, 24)).columns)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import textwrap
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from pvhdbg.frontends.verbs import VERBS, Verb
 
@@ -49,10 +47,15 @@ def overview() -> str:
 
 def family(word: str) -> str:
     """The verbs whose first of two words is that, as lines; nothing when there are none."""
-    return _listed(verb for verb in VERBS if verb.name.startswith(f"{word} "))
+    return _listed([verb for verb in VERBS if verb.name.startswith(f"{word} ")])
 
 
-def _listed(verbs: Iterable[Verb]) -> str:
+def _listed(verbs: Sequence[Verb]) -> str:
+    if not verbs:  # most verbs have no family: nothing is laid out for them
+        return ""
+    import shutil
+    import textwrap
+
     width = max(shutil.get_terminal_size().columns, _COLUMN + 20)
     return "".join(
         textwrap.fill(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from pvhdbg.frontends.trace_goal import NOT_REACHED, seconds
 from pvhdbg.frontends.trace_subject import Machine, at_entry
 from pvhdbg.frontends.verbs import Answer, Request
 from pvhdbg.report.document import VIOLATED, Passed
+from pvhdbg.report.json_text import written
 from pvhdbg.rules.declare import Outcome, Rule, Severity, Verdict, Violation
 from pvhdbg.spec.documents import Clause, Document
 from pvhdbg.spec.revisions import REVISIONS
@@ -90,7 +90,7 @@ def wait(request: Request) -> Answer:
     with at_entry(request) as machine:
         waited = _waited(request, machine, limit)
     code = 0 if waited.end is None else VIOLATED if waited.end.died else NOT_REACHED
-    return Answer(lambda style: _text(waited, style), lambda: json.dumps(_document(waited), indent=2) + "\n", code)
+    return Answer(lambda style: _text(waited, style), lambda: written(_document(waited)), code)
 
 
 def _text(waited: Waited, style: Style) -> str:

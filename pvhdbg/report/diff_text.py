@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from itertools import groupby
 from typing import Any
 
 from pvhdbg.decode.text import printable
 from pvhdbg.report import machine
 from pvhdbg.report.diff import Comparison, Difference, Weight
+from pvhdbg.report.json_text import written
 from pvhdbg.report.style import PLAIN, Style
 
 SCHEMA = "pvhdbg/diff/1"
@@ -52,7 +52,7 @@ def _block(found: list[Difference], meaning: str, style: Style) -> list[str]:
 
 def render_json(comparison: Comparison) -> str:
     """The document as text."""
-    return json.dumps(document(comparison), indent=2, ensure_ascii=True) + "\n"
+    return written(document(comparison))
 
 
 def document(comparison: Comparison) -> dict[str, Any]:

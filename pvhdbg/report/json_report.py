@@ -6,13 +6,13 @@ with a reason beside it.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from pvhdbg.decode import acpi
 from pvhdbg.decode.boot_state import BootState, Module, StartInfo, Text, Unread
 from pvhdbg.model import DescriptorTable, Segment
 from pvhdbg.report.document import Report, is_64_bit, register_names
+from pvhdbg.report.json_text import written
 from pvhdbg.rules.declare import Verdict
 from pvhdbg.spec.start_info import MEMORY_TYPES, MemoryMapEntry, flag_names
 
@@ -22,7 +22,7 @@ _SYSTEM = ("eflags", "cr0", "cr2", "cr3", "cr4", "cr8", "efer", "fs_base", "gs_b
 
 def render(report: Report) -> str:
     """The document as text."""
-    return json.dumps(document(report), indent=2, ensure_ascii=True) + "\n"
+    return written(document(report))
 
 
 def document(report: Report) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from pvhdbg.decode.notes import Note
 from pvhdbg.decode.text import printable
 from pvhdbg.loaders.loading import Loading
 from pvhdbg.report.json_report import shown_verdict
+from pvhdbg.report.json_text import written
 from pvhdbg.report.kernel_document import FileReport, overlaps, sections_of_notes
 from pvhdbg.rules.kernel_file import paddr_offset
 from pvhdbg.spec.elf import MACHINES, SEGMENT_TYPES
@@ -22,7 +22,7 @@ _DESC = 256  # bytes of a descriptor that are shown
 
 def render(report: FileReport) -> str:
     """The document as text."""
-    return json.dumps(document(report), indent=2, ensure_ascii=True) + "\n"
+    return written(document(report))
 
 
 def document(report: FileReport) -> dict[str, Any]:

@@ -7,7 +7,6 @@ listed among the tool's rules and give no result: GitHub shows every result as a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -16,6 +15,7 @@ from typing import Any
 from pvhdbg.decode.text import printable, safe
 from pvhdbg.report.document import Report
 from pvhdbg.report.findings import Finding, RuleFacts, level, sentences
+from pvhdbg.report.json_text import written
 from pvhdbg.report.markdown_text import escaped
 from pvhdbg.rules.declare import Outcome
 from pvhdbg.version import VERSION
@@ -72,7 +72,7 @@ def render(report: Report, location: Location | None = None) -> str:
 
 def rendered(log: Mapping[str, Any]) -> str:
     """A log as text."""
-    return json.dumps(log, indent=2, ensure_ascii=True) + "\n"
+    return written(log)
 
 
 def document(

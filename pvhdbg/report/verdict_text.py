@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from textwrap import wrap
 
 from pvhdbg.decode.text import printable
 from pvhdbg.report.findings import MEANINGS, WORDS, by_chapter, by_reason, sentence, tally
@@ -56,7 +55,7 @@ def _finding(verdict: Verdict, style: Style) -> list[str]:
     elif verdict.reason:
         lines.append(f"        {printable(verdict.reason)}")
     for fix in dict.fromkeys(one.fix for one in verdict.violations if one.fix):
-        lines += wrap(f"fix: {fix}", 128, initial_indent=" " * 8, subsequent_indent=" " * 13, break_long_words=False)
+        lines += _wrapped(f"fix: {fix}", 128, hang=5, long_words=False)
     return lines
 
 
@@ -65,5 +64,12 @@ def _unknown(verdicts: Iterable[Verdict], style: Style) -> list[str]:
     lines = []
     for reason, ids in by_reason(verdicts).items():
         lines += ["", f"{style('warn', 'UNKNOWN')} {printable(reason)}"]
-        lines += wrap(", ".join(ids), 112, initial_indent=" " * 8, subsequent_indent=" " * 8, break_on_hyphens=False)
+        lines += _wrapped(", ".join(ids), 112, hyphens=False)
     return lines
+
+
+def _wrapped(text: str, width: int, *, hang: int = 0, long_words: bool = True, hyphens: bool = True) -> list[str]:
+    from textwrap import wrap  # a report that has nothing long to say goes without
+
+    first, others = " " * 8, " " * (8 + hang)
+    return wrap(text, width, initial_indent=first, subsequent_indent=others, break_long_words=long_words, break_on_hyphens=hyphens)

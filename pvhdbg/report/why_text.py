@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from textwrap import wrap
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from pvhdbg.decode.paging import Walk
 from pvhdbg.decode.text import printable
 from pvhdbg.report import trace_text
+from pvhdbg.report.json_text import written
 from pvhdbg.report.style import PLAIN, Style
 from pvhdbg.trace.death import Death
 from pvhdbg.trace.explain import Explanation
@@ -76,7 +76,7 @@ def registers(death: Death) -> list[str]:
 
 def document(death: Death, why: Explanation, name: trace_text.Name, serial: Sequence[str] = (), warnings: Sequence[str] = ()) -> str:
     """The same as JSON."""
-    return json.dumps(_document(death, why, name, serial, warnings), indent=2) + "\n"
+    return written(_document(death, why, name, serial, warnings))
 
 
 def _document(death: Death, why: Explanation, name: trace_text.Name, serial: Sequence[str], warnings: Sequence[str]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 from pvhdbg.decode.boot_state import BootState
@@ -35,6 +34,8 @@ def find(id: str) -> Rule:
     for one in RULES:
         if one.id == id.upper():
             return one
+    import difflib
+
     near = difflib.get_close_matches(id.upper(), [one.id for one in RULES], 3)
     hint = f"did you mean {' or '.join(near)}?" if near else "list all with: pvhdbg rules"
     raise BadInput(f"there is no rule {id!r}", hint)
