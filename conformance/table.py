@@ -10,8 +10,9 @@ from conformance.host import size_of
 from conformance.matrix import Found
 from pvhdbg.decode.text import printable, shorten
 from pvhdbg.report.rules_page import code, escaped, link
-from pvhdbg.rules.catalogue import FILE_RULES, MACHINE_RULES
+from pvhdbg.rules.catalogue import MACHINE_RULES
 from pvhdbg.rules.declare import Outcome, Rule, Severity, Verdict
+from pvhdbg.rules.files import FILE_RULES
 
 RULES_PAGE = "rules.md"
 _FOUND = 4  # values of one rule that are shown of each machine

@@ -31,8 +31,9 @@ from pvhdbg.report import verdict_text
 from pvhdbg.report.document import Report
 from pvhdbg.report.findings import Standing, sentences, standing
 from pvhdbg.report.style import PLAIN
-from pvhdbg.rules.catalogue import find, judge, judge_file
+from pvhdbg.rules.catalogue import CHAPTERS, find, judge
 from pvhdbg.rules.declare import Verdict
+from pvhdbg.rules.files import judge_file
 from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.recorded import RecordedTarget, open_snapshot
 from pvhdbg.targets.remote import RemoteTarget
@@ -83,7 +84,7 @@ class Handoff:
         wrong = _wrong(report, allow)
         # Another protocol is said by a rule that only remarks on it, so it has no violation to allow.
         if wrong or report.boot.other_protocol is not None:
-            lines = verdict_text.checks(wrong, f"violated by {report.boot.revision.title}:", PLAIN)
+            lines = verdict_text.checks(wrong, CHAPTERS, f"violated by {report.boot.revision.title}:", PLAIN)
             raise AssertionError("\n".join([report.conclusion, "", *lines]))
 
     def assert_each(self, subtests: Subtests, allow: Collection[str] = (), *, spec: str | None = None, strict: bool = False) -> None:
@@ -353,7 +354,7 @@ def qemu_version(qemu: str | None = None) -> str:
 
 def told(report: Report) -> str:
     """The report's verdicts as text, with its conclusion last."""
-    lines = verdict_text.checks(report.verdicts, f"Checks by {report.boot.revision.title}", PLAIN)
+    lines = verdict_text.checks(report.verdicts, CHAPTERS, f"Checks by {report.boot.revision.title}", PLAIN)
     return "\n".join([*lines, "", report.conclusion])
 
 

@@ -19,6 +19,7 @@ from pvhdbg.model import UNKNOWN, Backing, DescriptorTable, Memory, Registers, S
 from pvhdbg.spec.elf import (
     EM_386,
     EM_X86_64,
+    ET_CORE,
     MACHINES,
     PT_LOAD,
     PT_NOTE,
@@ -32,7 +33,6 @@ from pvhdbg.spec.elf import (
 )
 from pvhdbg.spec.elf_core import (
     CORE_OWNER,
-    ET_CORE,
     NT_PRPSINFO,
     NT_PRSTATUS,
     PN_XNUM,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gdb
 import gdb.printing
 
-from pvhdbg.report.memory_picture import human
+from pvhdbg.report.sizes import human
 from pvhdbg.spec.start_info import MEMORY_TYPES, START_MAGIC, flag_names
 
 

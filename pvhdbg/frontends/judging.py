@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from pvhdbg.errors import BadInput
 from pvhdbg.frontends.subject import Observed
 from pvhdbg.report.document import Report
-from pvhdbg.rules.catalogue import judge, judge_file
+from pvhdbg.rules.catalogue import judge
 from pvhdbg.rules.declare import Rule
+from pvhdbg.rules.files import judge_file
 
 
 def report(observed: Observed, rules: Iterable[Rule], strict: bool = False) -> Report:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pvhdbg.kernel_image import KernelImage
     from pvhdbg.loaders.loading import Loader
     from pvhdbg.report.kernel_document import EntryPlace, FileReport
+    from pvhdbg.rules.declare import Rule
     from pvhdbg.symbols import Symbols
 
 _CODE = 64  # bytes that are disassembled at the entry
@@ -26,7 +27,7 @@ _LINE_SECONDS, _TYPE_SECONDS, _BYTES_A_SECOND = 60, 60, 1 << 20  # what a look i
 def elf(request: Request) -> Answer:
     """`elf`: what is in a kernel file, where each loader would enter it, and what is wrong."""
     from pvhdbg.kernel_image import open_kernel
-    from pvhdbg.spec.elf_core import ET_CORE
+    from pvhdbg.spec.elf import ET_CORE
 
     if request.symbol is not None and request.type is not None:
         raise BadInput("--symbol and --type are two questions", "ask one after the other")
@@ -47,11 +48,11 @@ def file_report(image: KernelImage, request: Request) -> FileReport:
     from pvhdbg.decode.elf import build_id
     from pvhdbg.loaders.catalogue import simulate
     from pvhdbg.report.kernel_document import FileReport
-    from pvhdbg.rules.catalogue import choose, judge_file
+    from pvhdbg.rules.files import judge_file
     from pvhdbg.spec.revisions import REVISIONS
 
     loaders = _loaders(request.values.get("as") or ())
-    rules = choose(request.select or (), request.ignore or ())
+    rules = _rules(request)
     file, symbols = image.file(), image.symbols()
     return FileReport(
         path=image.path,
@@ -64,6 +65,17 @@ def file_report(image: KernelImage, request: Request) -> FileReport:
         symbols_from=symbols.origin,
         strict=bool(request.strict),
     )
+
+
+def _rules(request: Request) -> tuple[Rule, ...]:
+    """Those that were chosen, of the whole catalogue; a file's own rules need it only to tell which ids there are."""
+    if not (request.select or request.ignore):
+        from pvhdbg.rules.files import FILE_RULES
+
+        return FILE_RULES
+    from pvhdbg.rules.catalogue import choose
+
+    return choose(request.select or (), request.ignore or ())
 
 
 def _loaders(names: list[str] | tuple[()]) -> tuple[Loader, ...]:

@@ -11,7 +11,8 @@ from pvhdbg.frontends.lending import interruptible
 from pvhdbg.frontends.trace_goal import NOT_REACHED, seconds
 from pvhdbg.frontends.trace_subject import Machine, at_entry
 from pvhdbg.frontends.verbs import Answer, Request
-from pvhdbg.report.document import VIOLATED, Passed
+from pvhdbg.report.document import Passed
+from pvhdbg.report.findings import VIOLATED
 from pvhdbg.report.json_text import written
 from pvhdbg.rules.declare import Outcome, Rule, Severity, Verdict, Violation
 from pvhdbg.spec.documents import Clause, Document

@@ -19,6 +19,7 @@ from pvhdbg.model import Memory, NeedMemory, Snapshot, Unavailable
 from pvhdbg.spec.elf import (
     EM_386,
     EM_X86_64,
+    ET_CORE,
     PF_R,
     PF_W,
     PF_X,
@@ -33,7 +34,6 @@ from pvhdbg.spec.elf import (
 )
 from pvhdbg.spec.elf_core import (
     CORE_OWNER,
-    ET_CORE,
     NT_PRSTATUS,
     PN_XNUM,
     PVHDBG_OWNER,

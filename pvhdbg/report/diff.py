@@ -15,9 +15,9 @@ from pvhdbg.decode import acpi
 from pvhdbg.decode.boot_state import BootState, Module, StartInfo, Text, Unread
 from pvhdbg.decode.text import printable, shorten
 from pvhdbg.model import Registers
-from pvhdbg.report.document import CONFORMS, UNDECIDED, VIOLATED, Report, count
-from pvhdbg.report.findings import WORDS
-from pvhdbg.report.memory_picture import human
+from pvhdbg.report.document import Report
+from pvhdbg.report.findings import CONFORMS, UNDECIDED, VIOLATED, WORDS, count
+from pvhdbg.report.sizes import human
 from pvhdbg.rules.declare import Outcome, Severity, Verdict
 from pvhdbg.spec import freedom
 from pvhdbg.spec.revisions import DRAFT_A

@@ -7,7 +7,7 @@ from itertools import groupby
 from pvhdbg.report import html_machine, machine
 from pvhdbg.report.diff import Comparison, Difference, Weight, common
 from pvhdbg.report.diff_text import TITLES
-from pvhdbg.report.document import VIOLATED
+from pvhdbg.report.findings import VIOLATED
 from pvhdbg.report.html_page import page
 from pvhdbg.report.markup import Markup, join, tag
 from pvhdbg.version import VERSION

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pvhdbg.decode.boot_state import BootState
 from pvhdbg.model import Registers
-from pvhdbg.report.findings import Standing, standing
+from pvhdbg.report.findings import CONFORMS, UNDECIDED, VIOLATED, Standing, count, standing, summary, violates
 from pvhdbg.rules.declare import FileRule, MachineRule, Outcome, Rule, Verdict
 from pvhdbg.spec.x86 import CR0
-
-CONFORMS, VIOLATED, UNDECIDED = 0, 1, 4
 
 
 @dataclass(frozen=True)
@@ -73,22 +70,6 @@ class Report:
         said = [f"{who} VIOLATE{'' if ' and ' in who else 'S'} the PVH boot ABI"] if who else []
         own = sum(1 for rule in wrong if not isinstance(rule, FileRule | MachineRule))  # what the user's own file expects
         return "; ".join([*said, f"{count(own, 'expectation')} NOT met"] if own else said)
-
-
-def summary(verdicts: Iterable[Verdict]) -> dict[Outcome, int]:
-    """How many verdicts there are of each outcome, all outcomes listed."""
-    outcomes = [verdict.outcome for verdict in verdicts]
-    return {outcome: outcomes.count(outcome) for outcome in Outcome}
-
-
-def violates(verdict: Verdict, strict: bool) -> bool:
-    """Whether it makes a check fail: a MUST rule, and under --strict a SHOULD rule or a known deviation too."""
-    return standing(verdict, strict) is Standing.FAILED
-
-
-def count(number: int, noun: str) -> str:
-    """A number with its noun in the right form."""
-    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def mode(registers: Registers, cs_long: bool | None = None) -> str:

@@ -67,6 +67,8 @@ class Standing(Enum):
     UNDECIDED = "undecided"  # undecided, where --strict wants a decision
 
 
+CONFORMS, VIOLATED, UNDECIDED = 0, 1, 4
+
 _LEVELS = {Severity.MUST: Level.ERROR, Severity.SHOULD: Level.WARNING, Severity.INFO: Level.NOTE}
 WORDS = {outcome: outcome.name.replace("NOT_APPLICABLE", "N/A") for outcome in Outcome}
 MEANINGS = {  # the kinds of text that the terminal and the HTML page colour
@@ -94,6 +96,22 @@ def standing(finding: Finding, strict: bool = False) -> Standing:
     if outcome is Outcome.UNKNOWN:
         return Standing.UNDECIDED if strict and weighs else Standing.OPEN
     return {Outcome.PASS: Standing.PASSED, Outcome.REMARK: Standing.ADVICE}.get(outcome, Standing.ABSENT)
+
+
+def violates(finding: Finding, strict: bool) -> bool:
+    """Whether it makes a check fail: a MUST rule, and under --strict a SHOULD rule or a known deviation too."""
+    return standing(finding, strict) is Standing.FAILED
+
+
+def summary(findings: Iterable[Finding]) -> dict[Outcome, int]:
+    """How many findings there are of each outcome, all outcomes listed."""
+    outcomes = [finding.outcome for finding in findings]
+    return {outcome: outcomes.count(outcome) for outcome in Outcome}
+
+
+def count(number: int, noun: str) -> str:
+    """A number with its noun in the right form."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 F = TypeVar("F", bound=Finding)

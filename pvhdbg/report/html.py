@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pvhdbg.report import html_machine, machine, timeline_svg
-from pvhdbg.report.document import VIOLATED, Report
-from pvhdbg.report.findings import MEANINGS, WORDS, Finding, by_chapter, sentence, sentences, tally
+from pvhdbg.report.document import Report
+from pvhdbg.report.findings import MEANINGS, VIOLATED, WORDS, Finding, by_chapter, sentence, sentences, tally
 from pvhdbg.report.html_page import page
 from pvhdbg.report.markup import Markup, join, tag
 from pvhdbg.rules.catalogue import CHAPTERS

@@ -13,7 +13,8 @@ from pvhdbg.model import DescriptorTable, Segment
 from pvhdbg.report import machine, memory_svg
 from pvhdbg.report.document import is_64_bit, register_names
 from pvhdbg.report.markup import Markup, join, tag
-from pvhdbg.report.memory_picture import human, parts
+from pvhdbg.report.memory_picture import parts
+from pvhdbg.report.sizes import human
 from pvhdbg.spec.start_info import MEMORY_TYPES, MemoryMapEntry, flag_names
 from pvhdbg.spec.x86 import REGISTER_BITS
 

@@ -7,8 +7,7 @@ is why the reason of a skipped case is its text and not an attribute.
 
 from __future__ import annotations
 
-from pvhdbg.report.document import VIOLATED
-from pvhdbg.report.findings import Finding, RuleFacts, Standing, by_chapter, sentences, standing
+from pvhdbg.report.findings import VIOLATED, Finding, RuleFacts, Standing, by_chapter, sentences, standing
 from pvhdbg.report.listing import Listing
 from pvhdbg.report.markup import Markup, tag
 from pvhdbg.rules.catalogue import CHAPTERS

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from pvhdbg.decode.kernel_file import KernelFile
 from pvhdbg.decode.toolchain import Tool, maker
 from pvhdbg.loaders.loading import Loading
-from pvhdbg.report.document import CONFORMS, VIOLATED, count, summary, violates
+from pvhdbg.report.findings import CONFORMS, VIOLATED, count, summary, violates
 from pvhdbg.rules.declare import Outcome, Verdict
 from pvhdbg.spec.elf import PT_LOAD, SHT_NOBITS
 

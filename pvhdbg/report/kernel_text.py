@@ -9,8 +9,9 @@ from pvhdbg.decode.text import printable
 from pvhdbg.loaders.loading import FwCfgItem, Loading
 from pvhdbg.report import load_picture, verdict_text
 from pvhdbg.report.kernel_document import FileReport, sections_of_notes
-from pvhdbg.report.memory_picture import human
+from pvhdbg.report.sizes import human
 from pvhdbg.report.style import PLAIN, Style
+from pvhdbg.rules.files import FILE_CHAPTERS
 from pvhdbg.rules.kernel_file import paddr_offset
 from pvhdbg.spec.elf import MACHINES
 from pvhdbg.spec.elf_notes import PHYS32_ENTRY, PHYS32_ENTRY_DRAFT_NAME
@@ -27,7 +28,7 @@ def render(report: FileReport, style: Style = PLAIN) -> str:
         _titled("Notes", _notes(kernel, style), style),
         _titled("Loaded at", load_picture.render(kernel, report.entry, paddr_offset(kernel), style), style),
         _titled("Loaders", _loaders(report.loadings, style), style) if report.loadings else [],
-        verdict_text.checks(report.verdicts, "Checks of the kernel file", style) if report.verdicts else [],
+        verdict_text.checks(report.verdicts, FILE_CHAPTERS, "Checks of the kernel file", style) if report.verdicts else [],
     ]
     last = verdict_text.conclusion(report.conclusion, report.summary, report.exit_code, style)
     return "\n".join("\n".join(block) + "\n" for block in blocks if block) + f"\n{last}\n"

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pvhdbg.decode.text import printable, safe
 from pvhdbg.errors import PvhdbgError
 from pvhdbg.report import machine, text
-from pvhdbg.report.document import CONFORMS, Report
-from pvhdbg.report.findings import Finding, Standing, standing
+from pvhdbg.report.document import Report
+from pvhdbg.report.findings import CONFORMS, Finding, Standing, standing
 from pvhdbg.report.kernel_document import FileReport
 from pvhdbg.report.style import PLAIN
 from pvhdbg.version import VERSION

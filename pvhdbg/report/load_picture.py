@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pvhdbg.decode.kernel_file import KernelFile
 from pvhdbg.report.kernel_document import EntryPlace, overlaps
-from pvhdbg.report.memory_picture import human
+from pvhdbg.report.sizes import human
 from pvhdbg.report.style import Style
 from pvhdbg.spec.elf import PT_LOAD
 

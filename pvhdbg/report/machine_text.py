@@ -15,7 +15,7 @@ from pvhdbg.decode.descriptors import VECTORS, Descriptor, Gate, TaskState
 from pvhdbg.decode.notes import Note
 from pvhdbg.decode.paging import PAE, Level, Walk
 from pvhdbg.decode.text import printable
-from pvhdbg.report.memory_picture import human
+from pvhdbg.report.sizes import human
 from pvhdbg.spec.elf_notes import XEN_NOTES
 
 Name = Callable[[int], "str | None"]

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from pvhdbg.errors import PvhdbgError
 from pvhdbg.report import machine, text
-from pvhdbg.report.document import VIOLATED, Report
-from pvhdbg.report.findings import WORDS, Finding, by_chapter, by_reason, sentence, sentences, tally
+from pvhdbg.report.document import Report
+from pvhdbg.report.findings import VIOLATED, WORDS, Finding, by_chapter, by_reason, sentence, sentences, tally
 from pvhdbg.report.markdown_text import escaped, fenced
 from pvhdbg.report.style import PLAIN
 from pvhdbg.rules.catalogue import CHAPTERS

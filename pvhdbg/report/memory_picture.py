@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from pvhdbg.decode.boot_state import BootState, StartInfo, Text, Unread
+from pvhdbg.report.sizes import human
 from pvhdbg.report.style import Style
 from pvhdbg.spec.start_info import MEMORY_TYPES, MemoryMapEntry
 
@@ -20,15 +21,6 @@ class Part(NamedTuple):
     name: str
     start: int
     end: int
-
-
-def human(size: int) -> str:
-    """A size in the largest unit that keeps it exact to a tenth: "512 MiB", "639 KiB"."""
-    for unit, power in (("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)):
-        if size >= 1 << power:
-            value = size / (1 << power)
-            return f"{value:.0f} {unit}" if value == int(value) else f"{value:.1f} {unit}"
-    return f"{size} B"
 
 
 def parts(boot: BootState, info: StartInfo) -> list[Part]:

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from pvhdbg.model import Kernel
 from pvhdbg.report.markup import Markup, join, tag
-from pvhdbg.report.memory_picture import Part, human
+from pvhdbg.report.memory_picture import Part
+from pvhdbg.report.sizes import human
 from pvhdbg.spec.start_info import MEMORY_TYPES
 
 _DRAWN = 48  # bands, and labels in all: a map of more is told by its number

@@ -13,7 +13,9 @@ from pvhdbg.decode.text import printable, shorten
 from pvhdbg.model import Registers
 from pvhdbg.report import machine, memory_picture, verdict_text
 from pvhdbg.report.document import Passed, Report, is_64_bit, register_names
+from pvhdbg.report.sizes import human
 from pvhdbg.report.style import PLAIN, Style
+from pvhdbg.rules.catalogue import CHAPTERS
 from pvhdbg.rules.declare import Rule
 from pvhdbg.spec.start_info import flag_names
 from pvhdbg.spec.x86 import BIT_WORDS, REGISTER_BITS, bit_names
@@ -29,7 +31,7 @@ def render(report: Report, style: Style = PLAIN) -> str:
         _titled("Registers", registers(boot), style),
         _titled("Segments", segments(boot), style),
         _titled("start_info", info(boot, style, _LINE), style),
-        verdict_text.checks(report.verdicts, f"Checks by {boot.revision.title}", style),
+        verdict_text.checks(report.verdicts, CHAPTERS, f"Checks by {boot.revision.title}", style),
         _milestones(report.milestones, style),
     ]
     other = boot.other_protocol
@@ -201,7 +203,7 @@ def _modules(start: StartInfo, width: int) -> list[str]:
     lines = []
     for index, module in enumerate(start.modules):
         entry = module.entry
-        line = f"  │   └ [{index}] {entry.paddr:#x}, {memory_picture.human(entry.size)} ({module.kind})"
+        line = f"  │   └ [{index}] {entry.paddr:#x}, {human(entry.size)} ({module.kind})"
         if module.command_line is not None:
             line += f", command line {entry.cmdline_paddr:#x} {_string(module.command_line, width)}"
         if entry.reserved:

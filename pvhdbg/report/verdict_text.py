@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from pvhdbg.decode.text import printable
-from pvhdbg.report.findings import MEANINGS, WORDS, by_chapter, by_reason, sentence, tally
+from pvhdbg.report.findings import MEANINGS, WORDS, Chapters, by_chapter, by_reason, sentence, tally
 from pvhdbg.report.style import Style
-from pvhdbg.rules.catalogue import CHAPTERS
 from pvhdbg.rules.declare import Outcome, Verdict
 
 
-def checks(verdicts: Sequence[Verdict], title: str, style: Style) -> list[str]:
+def checks(verdicts: Sequence[Verdict], chapters: Chapters, title: str, style: Style) -> list[str]:
     """The tallies and the findings; of rules that passed only what there is to say."""
     lines = [style("head", title)]
-    for chapter, judged in by_chapter(verdicts, CHAPTERS):
+    for chapter, judged in by_chapter(verdicts, chapters):
         if not all(verdict.outcome is Outcome.NOT_APPLICABLE for verdict in judged):
             lines.append(f"  {chapter:<16} {_tally(judged, style)}")
     for outcome in (Outcome.FAIL, Outcome.KNOWN, Outcome.REMARK):

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pvhdbg.decode.boot_state import BootState
-from pvhdbg.decode.kernel_file import KernelFile
 from pvhdbg.errors import BadInput
-from pvhdbg.rules import draft_a, kernel_file, machine_state, memory_map, modules, other_protocols, rsdp, segments, start_info
-from pvhdbg.rules.declare import FileRule, MachineRule, Rule, Verdict, collect
-from pvhdbg.spec.revisions import V1, Revision
+from pvhdbg.rules import draft_a, machine_state, memory_map, modules, other_protocols, rsdp, segments, start_info
+from pvhdbg.rules.declare import MachineRule, Rule, Verdict, collect
+from pvhdbg.rules.files import FILE_CHAPTERS
 
 # Chapter titles are what reports and the catalogue page print above them.
 CHAPTERS: tuple[tuple[str, tuple[Rule, ...]], ...] = (
-    ("Kernel file", kernel_file.CHAPTER),
+    *FILE_CHAPTERS,
     ("Machine state", machine_state.CHAPTER),
     ("Segments", segments.CHAPTER),
     ("Other protocols", other_protocols.CHAPTER),
@@ -25,7 +24,6 @@ CHAPTERS: tuple[tuple[str, tuple[Rule, ...]], ...] = (
     ("Draft A", draft_a.CHAPTER),
 )
 RULES = collect(*(rules for _, rules in CHAPTERS))
-FILE_RULES = tuple(one for one in RULES if isinstance(one, FileRule))
 MACHINE_RULES = tuple(one for one in RULES if isinstance(one, MachineRule))
 
 
@@ -64,8 +62,3 @@ def choose(select: Iterable[str] = (), ignore: Iterable[str] = ()) -> tuple[Rule
 def judge(boot: BootState, rules: Iterable[Rule] = RULES) -> tuple[Verdict, ...]:
     """The verdicts of the machine rules among `rules`, in their order."""
     return tuple(one.judge(boot) for one in rules if isinstance(one, MachineRule))
-
-
-def judge_file(kernel: KernelFile, rules: Iterable[Rule] = RULES, revision: Revision = V1) -> tuple[Verdict, ...]:
-    """The verdicts of the file rules among `rules`, in their order."""
-    return tuple(one.judge(kernel, revision) for one in rules if isinstance(one, FileRule))

@@ -11,15 +11,21 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from inspect import cleandoc
+from typing import TYPE_CHECKING
 
-from pvhdbg.decode.boot_state import BootState, Unread
-from pvhdbg.decode.kernel_file import KernelFile
 from pvhdbg.model import Unavailable
-from pvhdbg.rules.examples import Example
-from pvhdbg.rules.file_examples import FileExample
-from pvhdbg.spec.deviations import DEVIATIONS, Deviation
 from pvhdbg.spec.documents import Clause
 from pvhdbg.spec.revisions import V1, Revision
+
+if TYPE_CHECKING:  # who judges a kernel file does not import what machines are made of
+    from pvhdbg.decode.boot_state import BootState
+    from pvhdbg.decode.kernel_file import KernelFile
+    from pvhdbg.rules.examples import Example
+    from pvhdbg.rules.file_examples import FileExample
+    from pvhdbg.spec.deviations import Deviation
+
+    MachineCheck = Callable[[BootState], Iterator["Violation"]]
+    FileCheck = Callable[[KernelFile], Iterator["Violation"]]
 
 
 class Severity(Enum):
@@ -93,10 +99,6 @@ class Rule:
         return Verdict(self, outcome, severity, tuple(violations), reason)
 
 
-MachineCheck = Callable[[BootState], Iterator[Violation]]
-FileCheck = Callable[[KernelFile], Iterator[Violation]]
-
-
 @dataclass(frozen=True)
 class MachineRule(Rule):
     """A rule of the hand-off. `names_protocol` marks the rules that are judged whatever protocol the machine was entered by."""
@@ -143,6 +145,8 @@ class MachineRule(Rule):
 
     def _perhaps_recorded(self, boot: BootState, violations: list[Violation]) -> str:
         """Why it is open whether these violations are on record: not all of VMM, version and firmware was observed. Else ""."""
+        from pvhdbg.decode.boot_state import Unread
+
         vmm, firmware = boot.snapshot.vmm, boot.firmware
         told = {"VMM": vmm.name is not None, "version": bool(vmm.release()), "firmware": not isinstance(boot.firmware_part, Unread)}
         if all(told.values()) or not (told["VMM"] or firmware):  # without VMM and firmware nothing points to any record
@@ -163,6 +167,8 @@ class MachineRule(Rule):
     def _on_record(self, boot: BootState) -> list[Deviation]:
         if not boot.snapshot.entry.by_vmm:
             return []  # a guest made this entry: the VMM's habits excuse nothing
+        from pvhdbg.spec.deviations import DEVIATIONS
+
         return [deviation for deviation in DEVIATIONS if deviation.rule == self.id]
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pvhdbg.layout import Structure, raw, u8, u16, u32, u64
 
+ET_CORE = 4
 PT_LOAD, PT_NOTE = 1, 4
 SEGMENT_TYPES = {
     0: "NULL", 1: "LOAD", 2: "DYNAMIC", 3: "INTERP", 4: "NOTE", 6: "PHDR", 7: "TLS", 0x6474E550: "GNU_EH_FRAME",

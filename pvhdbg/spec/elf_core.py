@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from pvhdbg.layout import Structure, raw, u16, u32, u64
 
-ET_CORE = 4
 NT_PRSTATUS, NT_PRPSINFO = 1, 3
 CORE_OWNER, QEMU_OWNER = b"CORE\0", b"QEMU\0"
 QEMU_NOTE = 0

@@ -13,10 +13,11 @@ from conformance import cells, table
 from conformance.boots import Boot, Case, Setup
 from conformance.matrix import Found
 from pvhdbg.model import DescriptorTable, Vmm
-from pvhdbg.rules.catalogue import MACHINE_RULES, judge, judge_file
+from pvhdbg.rules.catalogue import MACHINE_RULES, judge
 from pvhdbg.rules.declare import Outcome
 from pvhdbg.rules.examples import at_entry
 from pvhdbg.rules.file_examples import a_kernel
+from pvhdbg.rules.files import judge_file
 from pvhdbg.spec.revisions import V1
 from pvhdbg.spec.start_info import ModuleEntry
 

@@ -15,8 +15,8 @@ from pvhdbg.decode import elf
 from pvhdbg.decode.kernel_file import survey
 from pvhdbg.errors import PvhdbgError, VmmFailed
 from pvhdbg.loaders.qemu import QEMU
-from pvhdbg.rules.catalogue import judge_file
 from pvhdbg.rules.declare import Outcome
+from pvhdbg.rules.files import judge_file
 from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.remote import RemoteTarget
 from pvhdbg.targets.target import Leave, run_until

@@ -7,10 +7,11 @@ from collections.abc import Iterable
 import pytest
 
 from pvhdbg.errors import BadInput
-from pvhdbg.rules.catalogue import CHAPTERS, FILE_RULES, MACHINE_RULES, RULES, choose, find
+from pvhdbg.rules.catalogue import CHAPTERS, MACHINE_RULES, RULES, choose, find
 from pvhdbg.rules.declare import FileRule, MachineRule, Outcome, Rule, Severity, collect
 from pvhdbg.rules.examples import Example
 from pvhdbg.rules.file_examples import FileExample
+from pvhdbg.rules.files import FILE_RULES
 from pvhdbg.spec.deviations import DEVIATIONS
 from pvhdbg.spec.protocols import SIGNATURES
 from pvhdbg.spec.revisions import REVISIONS, Revision

@@ -12,8 +12,8 @@ import pytest
 from pvhdbg.decode.toolchain import Tool
 from pvhdbg.kernel_image import open_kernel
 from pvhdbg.rules import fixes
-from pvhdbg.rules.catalogue import judge_file
 from pvhdbg.rules.declare import Outcome
+from pvhdbg.rules.files import judge_file
 from pvhdbg.rules.kernel_file import CHAPTER
 
 NOTE = '.pushsection .note.Xen, "a", @note; .p2align 2; .long 4, 4, 18; .asciz "Xen"; .long {}; .popsection\n'
