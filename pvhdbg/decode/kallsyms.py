@@ -31,6 +31,7 @@ _SEARCHED, _PIECE = 1 << 28, 1 << 20  # bytes of the file that are looked throug
 _DIGITS_BOUND, _TABLES_BOUND = 1024, 4  # rows of digits, and token tables, before it is given up
 _TRIES_BOUND = 4096  # numbers that could be that of the names
 _SEQUENCE = 3  # bytes a name in the list of names by order, which Linux 6.2 put between markers and tokens
+_BIG_ENDIAN = struct.pack("=H", 1) != struct.pack("<H", 1)  # the host
 LinkedAt = Callable[[int], int | None]
 
 _HIGH = {8: 0xFFFF800000000000, 4: 0x40000000}  # by the bytes of a word: from where on kernels are linked (VMSPLIT_1G)
@@ -275,4 +276,7 @@ def _length(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _array(code: str, raw: bytes) -> array[int]:
-    return array(code, struct.unpack(f"<{len(raw) // 4}{code}", raw))
+    found = array(code, raw)  # as one piece: a kernel has 150 thousand of them
+    if _BIG_ENDIAN:
+        found.byteswap()
+    return found
