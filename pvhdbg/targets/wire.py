@@ -103,8 +103,10 @@ class Wire:
                 continue
             only = self._reader.only(data)
             if only is not None:
-                self._accept(only)
+                self._packets.append(only)
+                self._answer(b"+")
                 break
+            answers = b""  # together: a monitor's answer comes as hundreds of packets
             for event in self._reader.feed(data):
                 if isinstance(event, Acknowledgement):
                     if not event.accepted and tries < _RETRIES:
@@ -114,9 +116,12 @@ class Wire:
                     tries += 1
                     if tries > _RETRIES:
                         raise ProtocolError(f"{self.name} sends packets with wrong checksums", "check what listens there")
-                    self._write(b"-")
+                    answers += b"-"
                 else:
-                    self._accept(event.data)
+                    self._packets.append(event.data)
+                    answers += b"+"
+            if answers:
+                self._answer(answers)
         return self._packets.popleft()
 
     def gone(self) -> bool:
@@ -130,13 +135,12 @@ class Wire:
             return True
         return any(stop.startswith((b"W", b"X")) for stop in self.stops)
 
-    def _accept(self, data: bytes) -> None:
-        self._packets.append(data)
-        if self._more:
-            self._owed = b"+"
+    def _answer(self, acknowledgements: bytes) -> None:
+        if self._more and b"-" not in acknowledgements:
+            self._owed += acknowledgements
             return
         try:
-            self._write(b"+")
+            self._write(acknowledgements)
         except TargetLost:  # a VMM that says that it exits does not wait for the answer
             pass
 
