@@ -2,6 +2,6 @@
 
 import sys
 
-from pvhdbg.frontends.cli import main
+from pvhdbg.frontends.cli import program
 
-sys.exit(main())
+sys.exit(program())
