@@ -24,7 +24,7 @@ from pvhdbg.decode.boot_state import BootState
 from pvhdbg.decode.kernel_file import KernelFile
 from pvhdbg.decode.snapshot_file import encode
 from pvhdbg.decode.text import safe
-from pvhdbg.errors import BadInput, EntryNotReached, GuestDied, TargetTimeout
+from pvhdbg.errors import BadInput, EntryNotReached, GuestDied, TargetLost, TargetTimeout
 from pvhdbg.kernel_image import KernelImage, open_kernel
 from pvhdbg.model import Registers
 from pvhdbg.report import verdict_text
@@ -193,22 +193,28 @@ class Boot(Handoff):
 
         Returns the registers a little after.
 
-        Raises as `until` does, and BadInput for what is no mode.
+        Raises as `until` does, and BadInput for what is no mode. GuestDied it is, too, when the guest ended QEMU so soon after
+        that there was nothing left to stop.
         """
         from pvhdbg.trace.engines.wait import Goal
 
         if mode not in MODES:
             raise BadInput(f"{mode!r} is no mode of the CPU", f"choose one of {', '.join(MODES)}")
-        self._wait(Goal(modes=MODES[mode]), mode if mode in FOREMOST else f"{mode} mode", timeout)
-        return self.registers
+        goal, name = Goal(modes=MODES[mode]), mode if mode in FOREMOST else f"{mode} mode"
+        self._wait(goal, name, timeout)
+        try:
+            return self.registers
+        except TargetLost:
+            self._wait(goal, name, timeout, "could be stopped in")  # which tells how it ended
+            raise
 
-    def _wait(self, goal: Goal, name: str, timeout: float) -> None:
+    def _wait(self, goal: Goal, name: str, timeout: float, how: str = "reached") -> None:
         end = self._vigil.until(goal, timeout)
         if end is None:
             return
         if end.died:
             self._death = end.why
-            raise GuestDied(f"the guest died before it reached {name}: {end.words}", _with_serial(end.why.next, self.qemu))
+            raise GuestDied(f"the guest died before it {how} {name}: {end.words}", _with_serial(end.why.next, self.qemu))
         what = f"the guest did not reach {name} within {timeout:g} s: {end.words}"
         raise EntryNotReached(what, _with_serial("allow more time, or see where it is", self.qemu))
 

@@ -11,7 +11,8 @@ import pytest
 
 from pvhdbg import guests
 from pvhdbg.booted import Boot, boot
-from pvhdbg.errors import BadInput, EntryNotReached, GuestDied, TargetTimeout
+from pvhdbg.errors import BadInput, EntryNotReached, GuestDied, TargetLost, TargetTimeout
+from pvhdbg.targets.target import Stop
 from pvhdbg.trace.milestones import TITLES
 from tests.frontends.cli_runner import kernel_elf, need
 
@@ -134,7 +135,7 @@ def test_a_guest_that_lives_and_does_not_come(tmp_path: Path) -> None:
 
 
 def test_modes_and_milestones_of_a_boot() -> None:
-    with boot(guests.path("long_mode"), memory="64M", extra=EXIT_DEVICE) as guest:
+    with boot(guests.path("long_mode"), memory="64M") as guest:  # it halts at its end: without an exit device it cannot get away
         assert not list(guest.milestones)
         at = guest.until("load_gdt")
         assert at["rip"] == guest.symbol("load_gdt")
@@ -146,7 +147,23 @@ def test_modes_and_milestones_of_a_boot() -> None:
         assert names[6:9] == ["lgdt", "far jump", "64-bit"]
         order = [one.seq for one in guest.milestones]
         assert order == sorted(order)
-        assert guest.serial.expect(r"magic (0x\w+)")[1] == "0x336ec578"
+        assert guest.serial.expect(r"magic (0x\w+)\r\n")[1] == "0x336ec578"
+
+
+def test_a_guest_that_ends_before_it_can_be_stopped_in_its_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    with boot(guests.path("long_mode"), memory="64M", extra=EXIT_DEVICE) as guest:
+        guest.until("load_gdt")
+        stop = guest.target.interrupt
+
+        def late() -> Stop:
+            guest.qemu.wait(10)
+            return stop()
+
+        monkeypatch.setattr(guest.target, "interrupt", late)
+        with pytest.raises(GuestDied, match=r"before it could be stopped in long mode: .*exit status 33.* in long mode"):
+            guest.until_mode("long")
+        with pytest.raises(TargetLost):
+            _ = guest.registers
 
 
 @pytest.mark.parametrize("crash", ["wild-esp", "endless-loop"])

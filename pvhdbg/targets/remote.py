@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from pvhdbg.errors import MemoryUnreadable, PvhdbgError, TargetError
+from pvhdbg.errors import MemoryUnreadable, PvhdbgError, TargetError, TargetLost
 from pvhdbg.model import SELECTORS, Registers
 from pvhdbg.rsp import replies
 from pvhdbg.rsp.registers import RegisterLayout, layout_for
@@ -275,7 +275,7 @@ class RemoteTarget:
         """The next stop of a running machine."""
         if not self._running:
             raise TargetError("the machine is not running", "resume it first")
-        return self._take(self._wire.receive(time.monotonic() + timeout))
+        return self._take(self._stop_reply(timeout))
 
     def step(self) -> Stop:
         """One instruction; a breakpoint at the current pc is lifted for it."""
@@ -326,8 +326,16 @@ class RemoteTarget:
         """Stop a running machine."""
         if not self._running:
             return Stop(StopKind.INTERRUPT, 2, "already stopped")
-        self._wire.interrupt()
-        return self._take(self._wire.receive(time.monotonic() + self._timeout))
+        return self._take(self._stop_reply(self._timeout, ask=True))
+
+    def _stop_reply(self, timeout: float, *, ask: bool = False) -> bytes:
+        try:
+            if ask:
+                self._wire.interrupt()
+            return self._wire.receive(time.monotonic() + timeout)
+        except TargetLost:
+            self._running = False  # or all that is asked of it from now on would be told to interrupt it first
+            raise
 
     def _take(self, data: bytes) -> Stop:
         reply = replies.stop_reply(data)
