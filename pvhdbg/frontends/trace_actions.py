@@ -15,13 +15,14 @@ from pvhdbg.frontends.serial_milestones import looked_for, pattern_of
 from pvhdbg.frontends.standing import with_next
 from pvhdbg.frontends.trace_engine import choose, entry_of, own_milestones
 from pvhdbg.frontends.trace_goal import NOT_REACHED, Until, seconds, until
+from pvhdbg.frontends.trace_on import run_on
 from pvhdbg.frontends.trace_scope import Scope, code_of
 from pvhdbg.frontends.trace_seen import NO_DISASSEMBLER, Seen, head_of, places, render
 from pvhdbg.frontends.trace_subject import Machine, at_entry, on_machine
 from pvhdbg.frontends.verbs import Answer, Request
 from pvhdbg.targets.target import run_until
 from pvhdbg.trace.boots import Boots
-from pvhdbg.trace.engines.engine import Bounds, Engine
+from pvhdbg.trace.engines.engine import Bounds, End, Engine
 from pvhdbg.trace.event import Batch, Event, Fault, Reset
 from pvhdbg.trace.milestones import SYMBOLS, Finder, Milestone
 from pvhdbg.trace.mode_words import first_in
@@ -130,6 +131,7 @@ def _follow(
     if count is None and not scope.everything and not _endless(request, goal):
         scope.most = _SHOWN
     bounds = Bounds(goal.addresses, count, seconds(request))
+    hurries, hurried = _hurries(request, engine, goal, what), False
     began = looked = time.monotonic()
     if write is not None:
         write(encode(seen.head))
@@ -154,16 +156,34 @@ def _follow(
                 rate = seen.events / (now - began)
                 request.progress(f"tracing: {seen.events:,} instructions, {rate:,.0f} a second, at {batch.pcs[-1]:#x}")
                 looked = now
-            if enough or scope.full or (what == "milestones" and not goal.text and finder.complete and serial.complete):
+            if hurries and not hurried and finder.settled and serial.complete:
+                hurried = True
+                engine.stop()  # what the guest ran meanwhile is in the log, and comes yet
+            if enough or scope.full or (not hurries and what == "milestones" and not goal.text and finder.complete and serial.complete):
                 break
     if goal.serial is None or not enough:
         left = serial.finish(seen.events)
         seen.milestones += left
         _write(write, left, seen)
-    seen.seconds = time.monotonic() - began
     seen.end = engine.end
     seen.warnings += [*engine.warnings, *serial.warnings]
+    arrived = finder.left.get(seen.end.pc) if seen.end.why == "address" and seen.end.pc is not None else None
+    if arrived is not None and seen.end.pc is not None:  # it stands there, and has not begun
+        seen.milestones.append(Milestone(arrived, seen.events, seen.end.pc))
+        _write(write, seen.milestones[-1:], seen)
+    if hurried and seen.end.why == "interrupted":
+        seen.end = End("enough")
+        if finder.left or goal.addresses:
+            time_left = max(bounds.seconds - (time.monotonic() - began), 0.001)
+            seen.end = run_on(machine, goal, finder.left, time_left, seen, lambda one: _write(write, [one], seen))
+    seen.seconds = time.monotonic() - began
     machine.ended = engine.end.words if engine.end.final else None
+
+
+def _hurries(request: Request, engine: Engine, goal: Until, what: str) -> bool:
+    """Whether the last places are run to at full speed: counting every instruction to them takes minutes, and nobody asked for it."""
+    counts = goal.modes or goal.count is not None or goal.serial is not None
+    return what == "milestones" and request.engine in (None, "auto") and engine.name == "log" and not counts
 
 
 def _endless(request: Request, goal: Until) -> bool:

@@ -29,7 +29,8 @@ def milestones(found: Sequence[Milestone], name: Name, style: Style = PLAIN, res
             rows.append(style("bad", f"{over[0].seq:>12,}  {reset(over.pop(0), name)}"))
         what = " ".join(part for part in (one.title, f"({shorten(safe(one.detail), _DETAIL)})" if one.detail else "") if part)
         place = f"no later than {one.until:,}" if one.pc is None else f"{one.pc:#x}{_named(name(one.pc))}"
-        rows.append(f"{one.seq:>12,}  {style('head', f'{printable(one.name):<{wide}}')}  {place:<44}  {what}".rstrip())
+        number = f"{'' if one.counted else '> '}{one.seq:,}"
+        rows.append(f"{number:>12}  {style('head', f'{printable(one.name):<{wide}}')}  {place:<44}  {what}".rstrip())
     rows += [style("bad", f"{one.seq:>12,}  {reset(one, name)}") for one in over]
     return f"{'instructions':>12}  {'milestone':<{wide}}  where\n" + "\n".join(rows) + "\n"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from pvhdbg.trace.event import Batch
@@ -23,6 +23,16 @@ class Boots:
     def complete(self) -> bool:
         """Whether nothing can be found any more in this boot."""
         return self._entered and self._finder.complete
+
+    @property
+    def settled(self) -> bool:
+        """See `Finder.settled`: of this boot."""
+        return self._entered and self._finder.settled
+
+    @property
+    def left(self) -> Mapping[int, str]:
+        """See `Finder.left`."""
+        return self._finder.left
 
     def feed(self, batch: Batch) -> list[Milestone]:
         """The milestones in a batch, in order; an entry that is come to again says which boot it begins."""

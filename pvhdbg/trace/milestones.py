@@ -28,7 +28,8 @@ TITLES: Mapping[str, str] = {
     "higher half": "the first instruction at its virtual address",
     "idt": "an IDT of the guest's own",
 }
-SYMBOLS = ("x86_64_start_kernel", "i386_start_kernel", "start_kernel")  # Linux, where its names are known
+SYMBOLS = ("x86_64_start_kernel", "i386_start_kernel", "start_kernel", "rest_init")  # Linux, where its names are known
+_MAIN, _LATE = "start_kernel", frozenset({"rest_init"})  # what comes behind it is millions of instructions away
 
 _BITS = (("cr4", CR4["PAE"], "cr4.pae"), ("efer", EFER["LME"], "efer.lme"), ("cr0", CR0["PG"], "cr0.pg"), ("efer", EFER["LMA"], "efer.lma"))
 _BY_CODE = {"lgdt": "lgdt", "lidt": "idt", "load ds": "segments", "far jump": "far jump", "far return": "far jump", "iret": "far jump"}
@@ -49,6 +50,7 @@ class Milestone:
     detail: str = ""
     mode: Mode | None = None  # that the instruction ran in; None where it was not kept
     until: int | None = None
+    counted: bool = True  # else `seq` is where the counting ended, somewhere before
 
     @property
     def title(self) -> str:
@@ -67,9 +69,19 @@ class Finder:
         self._known: set[bytes] = set()
 
     @property
+    def settled(self) -> bool:
+        """Whether only places are left to be found: what has a title was, or Linux is in its own main function."""
+        return _MAIN in self._found or (self._found >= TITLES.keys() and _MAIN not in self._watched.values())
+
+    @property
     def complete(self) -> bool:
-        """Whether nothing can be found any more: what has a title was, or Linux is in its own main function; and all own ones."""
-        return not self._watched and (self._found >= TITLES.keys() or SYMBOLS[-1] in self._found)
+        """Whether nothing is left that is worth counting to."""
+        return self.settled and _LATE.issuperset(self._watched.values())
+
+    @property
+    def left(self) -> Mapping[int, str]:
+        """The places that were not come by yet, by address."""
+        return dict(self._watched)
 
     def feed(self, batch: Batch) -> list[Milestone]:
         """The milestones in a batch, in order."""

@@ -116,6 +116,7 @@ def _object(record: Record, symbol: str | None) -> dict[str, Any]:
     if isinstance(record, Milestone):
         mode = {} if record.mode is None else {"mode": record.mode.value}
         place: dict[str, Any] = {"until": record.until} if record.pc is None else {"pc": hex(record.pc)}
+        place |= {} if record.counted else {"counted": False}
         return {"milestone": record.name, "seq": record.seq, **place, **mode, "detail": record.detail, **named}
     if isinstance(record, Fault):
         row = {"fault": record.kind, "seq": record.seq, "vector": record.vector, "error": record.error}
@@ -184,7 +185,7 @@ def _record(line: str, names: dict[int, str] | None) -> Record:
     if "milestone" in row:
         mode = Mode(row["mode"]) if "mode" in row else None
         until = None if "pc" in row else _count(row["until"])
-        return Milestone(str(row["milestone"]), _count(row["seq"]), _maybe(row.get("pc")), str(row["detail"]), mode, until)
+        return Milestone(str(row["milestone"]), _count(row["seq"]), _maybe(row.get("pc")), str(row["detail"]), mode, until, row.get("counted") is not False)
     if "fault" in row:
         vector, error = (None if row[name] is None else _count(row[name]) for name in ("vector", "error"))
         return Fault(_count(row["seq"]), str(row["fault"]), vector, error, _maybe(row["pc"]), _maybe(row["cr2"]), _values(row["state"]))

@@ -23,10 +23,11 @@ def test_its_symbols_are_where_its_segments_say(vmlinux32: Path) -> None:
 
 
 @pytest.mark.boot
-def test_it_conforms_and_its_way_ends_at_start_kernel(cli: Cli, vmlinux32: Path) -> None:
+def test_it_conforms_and_its_way_to_start_kernel_is_counted(cli: Cli, vmlinux32: Path) -> None:
     done = cli("trace", vmlinux32, "--for", "30").ok()
     found = re.findall(r"^ +([\d,]+)  (\S+(?: \S+)?)  +0x", done.out, re.MULTILINE)
     assert [name for _, name in found] == STEPS
+    assert re.search(r"^ +> [\d,]+  rest_init +0xc1", done.out, re.MULTILINE)  # run to at full speed
     assert "all that was asked for was seen" in done.out  # no long mode is waited for
     cli("check", vmlinux32, "--until", "start_kernel").ok()
 

@@ -409,6 +409,22 @@ def test_what_a_strangers_trace_holds_does_not_steer_the_terminal(cli: Cli) -> N
         assert "x\\x1b[2J" in printed, words
 
 
+def test_what_is_not_worth_counting_to_is_run_to(vmlinux: Path, cli: Cli) -> None:
+    saved = cli.folder / "t.jsonl"
+    cli("trace", vmlinux, "--until", "rest_init", "--milestone", "setup_arch", "--for", "30", "-o", saved).ok()
+    steps = {one["milestone"]: one for one in map(json.loads, saved.read_text().splitlines()) if "milestone" in one}
+    assert list(steps)[-3:] == ["start_kernel", "setup_arch", "rest_init"]
+    assert "counted" not in steps["start_kernel"]
+    assert steps["rest_init"]["counted"] is False
+    assert steps["rest_init"]["seq"] > steps["start_kernel"]["seq"]
+    assert re.search(r"^ +> [\d,]+  rest_init ", cli("trace", saved).ok().out, re.MULTILINE)
+    counted = cli("trace", vmlinux, "--until", "start_kernel").ok().out
+    assert re.search(rf"^ +{steps['start_kernel']['seq']:,}  start_kernel ", counted, re.MULTILINE)
+    assert "not counted" not in counted
+    gone = cli("trace", vmlinux, "--until", "rest_init", "--for", "3", "--append", "panic=-1 mem=1M").ok(3).out  # it panics, and waits
+    assert "rest_init was not reached" in gone
+
+
 def test_a_tracer_that_is_killed_leaves_a_machine_that_runs(cli: Cli, machine: object) -> None:
     theirs: Machine = machine("-append", "crash=endless-loop", kernel=CRASHERS)  # type: ignore[operator]
     cli("trace", theirs.socket, "--until", "1").ok()

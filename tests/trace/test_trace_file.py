@@ -27,6 +27,7 @@ RECORDS: list[Record] = [
     Milestone("cr0.pg", 1, 0x100001, "cr0 0x80000011", Mode.PAGED),
     Event(1, 0x100001, Mode.PAGED),
     Milestone("serial:crash", 1, None, "crash: hlt", None, 2),
+    Milestone("rest_init", 1, 0x100002, counted=False),
     Fault(2, "exception", 14, 2, 0x1000FE, 0xCFFFFFFC, {"rax": 1}),
     Fault(2, "triple fault"),
     Reset(2, 1, 0x100001, Mode.PAGED, "a triple fault", True),

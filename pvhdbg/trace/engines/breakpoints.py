@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from pvhdbg.decode.paging import translate
-from pvhdbg.disassembly import disassemble
+from pvhdbg.disassembly import available, disassemble
 from pvhdbg.errors import MemoryUnreadable, TargetError, TargetLost, TargetTimeout
 from pvhdbg.model import Registers, Unavailable
 from pvhdbg.spec.x86 import EFER, EFLAGS
@@ -54,15 +54,25 @@ class StateDelta(Delta):
 
 class BreakpointEngine:
     """See `Engine`. `places` are the milestones with known addresses, in the order that is expected, each with all its addresses;
-    `slots` is how many breakpoints are used at most. From the reset vector it runs to `entry`: firmware is not walked.
+    `slots` is how many breakpoints are used at most. From the reset vector it runs to `entry`: firmware is not walked. Without `walk`
+    it goes from place to place, and looks for no instructions that change the system.
     """
 
     name = "breakpoints"
 
     def __init__(
-        self, target: Target, places: Sequence[Sequence[int]] = (), *, slots: int = MOST, base: int = 0, entry: int | None = None
+        self,
+        target: Target,
+        places: Sequence[Sequence[int]] = (),
+        *,
+        slots: int = MOST,
+        base: int = 0,
+        entry: int | None = None,
+        walk: bool = True,
     ) -> None:
-        needs_disassembler("breakpoints")
+        if walk:
+            needs_disassembler("breakpoints")
+        self._walk = walk
         self.end = End("stopped")
         self.warnings: list[str] = []
         self.stops = 0
@@ -158,7 +168,7 @@ class BreakpointEngine:
     def _sites(self, state: Mapping[str, int]) -> list[int]:
         """The next system instructions, until the kernel runs at its virtual address: from there on there are too many ways."""
         pc, mode = state["rip"], self._mode(state)
-        if pc >= _HIGHER_HALF or self._steps >= _STEPS:
+        if not self._walk or pc >= _HIGHER_HALF or self._steps >= _STEPS:
             return []
         base = self._base(mode, state)
         pages: dict[int, bytes] = {}
@@ -295,5 +305,5 @@ class BreakpointEngine:
         return b""
 
     def _code(self, pc: int, mode: Mode, state: Mapping[str, int]) -> bytes:
-        data = self._read(self._linear(pc, mode, state), 15, state)
+        data = self._read(self._linear(pc, mode, state), 15, state) if available() else b""
         return next((one.data for one in disassemble(data, pc, mode.bits, 1)), b"")

@@ -1,0 +1,40 @@
+"""The end of a trace for milestones: from place to place at full speed, where nothing is left that is worth counting to.
+
+Linux needs a few thousand instructions from its entry to start_kernel, and tens of millions from there to rest_init. QEMU's log makes
+a fifth of a million a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from pvhdbg.frontends.trace_goal import Until
+from pvhdbg.frontends.trace_seen import Seen
+from pvhdbg.frontends.trace_subject import Machine
+from pvhdbg.trace.engines.breakpoints import BreakpointEngine
+from pvhdbg.trace.engines.engine import Bounds, End
+from pvhdbg.trace.milestones import Milestone
+
+
+def run_on(machine: Machine, goal: Until, left: Mapping[int, str], seconds: float, seen: Seen, write: Callable[[Milestone], None]) -> End:
+    """Come by the places that are `left`, and to the goal. Milestones go to `seen` and `write`. Raises TargetError."""
+    waiting = dict(left)
+    places = [tuple(address for address, name in waiting.items() if name == one) for one in dict.fromkeys(waiting.values())]
+    engine = BreakpointEngine(machine.target, places, walk=False)
+    seen.warnings.append(f"behind {seen.events:,} instructions at full speed, where they are not counted (--engine log counts on)")
+    with machine.interruptible(engine):
+        for batch in engine.batches(Bounds(goal.addresses, None, seconds)):
+            for event in batch:
+                name = waiting.get(event.pc)
+                if name is not None:
+                    waiting = {address: other for address, other in waiting.items() if other != name}
+                    seen.milestones.append(Milestone(name, seen.events, event.pc, mode=event.mode, counted=False))
+                    write(seen.milestones[-1])
+            if not waiting and not goal.addresses:
+                return End("enough")
+    end = engine.end
+    name = waiting.get(end.pc) if end.why == "address" and end.pc is not None else None
+    if name is not None and end.pc is not None:  # the goal itself, which did not run yet
+        seen.milestones.append(Milestone(name, seen.events, end.pc, counted=False))
+        write(seen.milestones[-1])
+    return end
