@@ -65,7 +65,7 @@ FOREIGN = {
     "zstandard": {"unpack.py"},
     "tomllib": {"frontends/expecting.py"},  # the standard library's from Python 3.11 on
     "tomli": {"frontends/expecting.py"},
-    "gdb": {"targets/inside_gdb.py", "targets/gdb_quiet.py", "frontends/gdb_commands.py", "frontends/gdb_printers.py", "frontends/pvhdbg-gdb.py"},
+    "gdb": {"targets/inside_gdb.py", "targets/gdb_quiet.py", "frontends/gdb_commands.py", "frontends/gdb_session.py", "frontends/gdb_settings.py", "frontends/gdb_functions.py", "frontends/gdb_printers.py", "frontends/pvhdbg-gdb.py"},
 }
 
 

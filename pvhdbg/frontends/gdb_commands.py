@@ -1,4 +1,4 @@
-"""GDB's face of the verbs: the command `pvh`, its settings, and its functions. Runs in GDB's own Python only.
+"""GDB's face of the verbs: the command `pvh`. Runs in GDB's own Python only.
 
 Every live verb is a subcommand; what GDB needs besides is declared here in the same way. Nothing of GDB's is redefined, and at a
 stop nothing is read but registers, and those only once `pvh` was used on this connection.
@@ -6,31 +6,18 @@ stop nothing is read but registers, and those only once `pvh` was used on this c
 
 from __future__ import annotations
 
-import os
-import traceback
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Sequence
 
 import gdb
 
 from pvhdbg.errors import BadInput, PvhdbgError, TargetError
-from pvhdbg.frontends import gdb_printers, live
-from pvhdbg.frontends.lending import Lent
-from pvhdbg.frontends.session import Session, Settings, UnknownVerb
+from pvhdbg.frontends import gdb_functions, gdb_printers, gdb_settings, live
+from pvhdbg.frontends.gdb_session import STATE, entry_of, guarded, line_of, one_line
+from pvhdbg.frontends.session import UnknownVerb
 from pvhdbg.frontends.verb import Answer, Request, Verb, argument
 from pvhdbg.frontends.verbs import LIVE
-from pvhdbg.model import Unavailable
-from pvhdbg.targets.from_thread import FromThread
-from pvhdbg.targets.inside_gdb import InsideGdb, connection
 
-if TYPE_CHECKING:
-    from pvhdbg.kernel_image import KernelImage
-    from pvhdbg.report.document import Report
-    from pvhdbg.rules.declare import Rule
-
-T = TypeVar("T")
 _PREFIX = "pvh "
-_NAMING = "name the kernel: set pvh kernel FILE"
 _HERE = "pvhdbg.frontends.gdb_commands"
 
 OWN: tuple[Verb, ...] = (
@@ -64,136 +51,6 @@ OWN: tuple[Verb, ...] = (
 SUBCOMMANDS: tuple[Verb, ...] = (*LIVE, *OWN)
 
 
-# --- one session for a connection ---------------------------------------------------------------------------------
-
-
-class _State:
-    """The session of GDB's current connection, and the kernel file that was opened for it."""
-
-    def __init__(self) -> None:
-        self._session: Session | None = None
-        self._connection: gdb.TargetConnection | None = None
-        self._image: KernelImage | None = None
-        self._opened: tuple[str, int] | None = None
-        self.busy = False  # the machine runs and stops on our own behalf
-
-    def session(self) -> Session:
-        """The session with the machine that GDB is connected to. Raises PvhdbgError."""
-        stub = connection()
-        if self._session is None or self._connection is not stub:
-            self._connection = stub
-            self._session = Session(InsideGdb(stub), evaluate=_evaluated, naming=_NAMING, lender=_lend)
-        self._configure(self._session)
-        return self._session
-
-    def offline(self) -> Session:
-        """A session for what needs no machine: the one there is, or one with the kernel file alone. Raises PvhdbgError."""
-        session = self._session or Session(_NO_MACHINE, naming=_NAMING)
-        self._configure(session)
-        return session
-
-    def watched(self) -> Session | None:
-        """The session whose machine runs and stops on the user's behalf; None while it does so on ours, or there is none."""
-        return None if self.busy else self._session
-
-    def _configure(self, session: Session) -> None:
-        session.settings = Settings(str(gdb.parameter("pvh spec")), bool(gdb.parameter("pvh strict")))
-        image = self.image()
-        if session.image is not image:
-            session.use_image(image)
-
-    def image(self) -> KernelImage | None:
-        """The kernel of `set pvh kernel`, or else the program or symbol file that GDB was given. Raises PvhdbgError."""
-        chosen = str(gdb.parameter("pvh kernel") or "")
-        path = os.path.expanduser(chosen) or _file_of_gdb()
-        if not path:
-            self._opened = self._image = None
-            return None
-        try:
-            stamp = (path, os.stat(path).st_mtime_ns)
-            if stamp != self._opened:
-                from pvhdbg.kernel_image import open_kernel
-
-                self._opened, self._image = None, None
-                self._image = open_kernel(path)
-                self._opened = stamp
-        except (OSError, PvhdbgError) as error:
-            if not chosen:
-                return None  # GDB's file may be anything
-            if isinstance(error, OSError):
-                raise BadInput(f"{path} cannot be read: {error.strerror}", "set pvh kernel to another file") from error
-            raise
-        return self._image
-
-
-STATE = _State()
-
-
-def _lend(session: Session, work: Callable[[Lent], Any]) -> Any:
-    """See `lending`: GDB runs the machine in this thread, its own, while the work looks on in another."""
-    machine = session.target
-    assert isinstance(machine, InsideGdb)
-    lent = FromThread(machine)
-    try:
-        with machine.alone():
-            return lent.serve(lambda: work(Lent(lent, lent.interruptible)))
-    finally:
-        numbers = " ".join(str(one.number) for one in machine.disabled)
-        if numbers:
-            gdb.write(f"pvh: the machine is gone, and GDB enables no hardware breakpoint without one: enable {numbers}\n", gdb.STDERR)
-
-
-def _file_of_gdb() -> str:
-    space = gdb.current_progspace()
-    if space is None:
-        return ""
-    return space.filename or next((one.filename or "" for one in space.objfiles() if one.filename), "")
-
-
-def _evaluated(text: str) -> int:
-    """An expression of GDB's as a number. Raises BadInput with GDB's own words."""
-    try:
-        value = gdb.parse_and_eval(text)
-        if value.type.strip_typedefs().code in (gdb.TYPE_CODE_FUNC, gdb.TYPE_CODE_ARRAY) and value.address is not None:
-            value = value.address
-        return int(value) & (1 << 64) - 1
-    except (gdb.error, ValueError, OverflowError) as error:
-        raise BadInput(str(error), "") from None
-
-
-# --- what every entry point from GDB does -------------------------------------------------------------------------
-
-
-def _guarded(work: Callable[[], T]) -> T:
-    """Do `work`; what goes wrong becomes one line of GDB's."""
-    try:
-        return work()
-    except PvhdbgError as error:
-        raise gdb.GdbError(one_line(error)) from None
-    except Unavailable as gap:
-        raise gdb.GdbError(_safe(gap.reason)) from None
-    except gdb.GdbError:
-        raise
-    except KeyboardInterrupt:
-        raise gdb.GdbError("interrupted") from None
-    except Exception as error:
-        if gdb.parameter("python print-stack") == "full":
-            gdb.write(traceback.format_exc(), gdb.STDERR)
-        raise gdb.GdbError(f"pvh: internal error: {type(error).__name__}: {_safe(str(error))} "
-                           "(report it, with what `set python print-stack full` shows)") from None  # fmt: skip
-
-
-def one_line(error: PvhdbgError) -> str:
-    """An error as one line of safe text: what happened, and what to do next."""
-    return _safe(f"{error.what} (next: {error.todo})" if error.todo else error.what)
-
-
-def _safe(text: str) -> str:
-    from pvhdbg.decode.text import safe
-
-    return safe(" ".join(text.split()))
-
-
 def _answer(verb: Verb, rest: str) -> Answer:
     values = live.values(verb, rest, _PREFIX)
     needs_machine = verb.name not in ("help", "apropos", "explain", "rules", "notes")
@@ -203,16 +60,6 @@ def _answer(verb: Verb, rest: str) -> Answer:
         return verb(Request(values, lambda _: None, session))
     finally:
         STATE.busy = False
-
-
-def _no_machine() -> Any:
-    from pvhdbg.model import Snapshot
-    from pvhdbg.targets.recorded import RecordedTarget
-
-    return RecordedTarget(Snapshot(), "nothing")
-
-
-_NO_MACHINE = _no_machine()
 
 
 # --- commands -----------------------------------------------------------------------------------------------------
@@ -226,7 +73,7 @@ class _Pvh(gdb.Command):
 
     def invoke(self, argument: str, from_tty: bool) -> None:
         """Without a subcommand; GDB also calls it with one that it does not know."""
-        _guarded(lambda: _unknown(argument))
+        guarded(lambda: _unknown(argument))
 
 
 def _unknown(text: str) -> None:
@@ -247,7 +94,7 @@ class _Group(gdb.Command):
 
     def invoke(self, argument: str, from_tty: bool) -> None:
         """Without the second word, or with one that there is not."""
-        raise gdb.GdbError(f"{self._name} {_safe(argument)}".rstrip() + f" is no verb (next: help {self._name})")
+        raise gdb.GdbError(f"{self._name} {line_of(argument)}".rstrip() + f" is no verb (next: help {self._name})")
 
 
 class _Subcommand(gdb.Command):
@@ -262,7 +109,7 @@ class _Subcommand(gdb.Command):
         self.dont_repeat()
         leaving = "--exit" in argument.split()
         try:
-            answer = _guarded(lambda: self._told(argument))
+            answer = guarded(lambda: self._told(argument))
         except gdb.GdbError as error:
             if not leaving:
                 raise
@@ -307,7 +154,7 @@ def set_break(request: Request) -> Answer:
     session = request.session
     assert session is not None
     if request.symbol is None:
-        addresses: tuple[int, ...] = (_entry_of(session),)
+        addresses: tuple[int, ...] = (entry_of(session),)
     else:
         addresses = session.placement.aliases(str(request.symbol))
     for address in addresses:
@@ -317,13 +164,6 @@ def set_break(request: Request) -> Answer:
             raise TargetError(f"no hardware breakpoint at {address:#x}: {error}", "delete one of the others") from error
     doubt = session.placement.missing if request.symbol is not None else ""
     return Answer(lambda _: doubt and f"{doubt}\n")  # where it is, GDB has said already
-
-
-def _entry_of(session: Session) -> int:
-    entry = session.find_entry()
-    if entry is None or entry.address is None:
-        raise TargetError("where the entry is could not be learnt", _NAMING)
-    return entry.address
 
 
 def run_to_entry(request: Request) -> Answer:
@@ -347,7 +187,7 @@ class _InfoPvh(gdb.Command):
 
     def invoke(self, argument: str, from_tty: bool) -> None:
         """One line each."""
-        gdb.write("".join(f"{line}\n" for line in _guarded(_overview)))
+        gdb.write("".join(f"{line}\n" for line in guarded(_overview)))
 
 
 def _overview() -> list[str]:
@@ -356,7 +196,7 @@ def _overview() -> list[str]:
     image = STATE.image()
     lines = [
         f"pvhdbg {VERSION}, judging by {gdb.parameter('pvh spec')}{', strict' if gdb.parameter('pvh strict') else ''}",
-        f"kernel  {_safe(image.path) if image is not None else 'not known (set pvh kernel FILE)'}",
+        f"kernel  {line_of(image.path) if image is not None else 'not known (set pvh kernel FILE)'}",
     ]
     try:
         session = STATE.session()
@@ -364,130 +204,7 @@ def _overview() -> list[str]:
         return [*lines, f"machine {one_line(error)}"]
     entry = session.find_entry()
     where = "not known" if entry is None or entry.address is None else f"{entry.address:#x}, found by {entry.found_by}"
-    return [*lines, f"machine {_safe(session.target.name)}", f"entry   {where}"]
-
-
-# --- settings -----------------------------------------------------------------------------------------------------
-
-
-class _SettingsPrefix(gdb.Command):
-    """The settings of pvhdbg."""
-
-    def __init__(self, name: str) -> None:
-        self._show = name.startswith("show")
-        super().__init__(name, gdb.COMMAND_DATA, gdb.COMPLETE_NONE, True)
-
-    def invoke(self, argument: str, from_tty: bool) -> None:
-        """Without a name: all of them are shown, none is set."""
-        if argument.strip() or not self._show:
-            raise gdb.GdbError("which setting? (next: help set pvh)")
-        for name in ("kernel", "spec", "strict"):
-            gdb.execute(f"show pvh {name}")
-
-
-class _Setting(gdb.Parameter):
-    """Base of ours: GDB prints nothing of its own when one is set."""
-
-    def get_set_string(self) -> str:
-        return ""
-
-
-class _Spec(_Setting):
-    """The revision of the PVH ABI to judge by: draft-a, v0 or v1."""
-
-    set_doc = "Set the revision of the PVH ABI to judge by."
-    show_doc = "Show the revision of the PVH ABI to judge by."
-
-    def __init__(self) -> None:
-        super().__init__("pvh spec", gdb.COMMAND_DATA, gdb.PARAM_ENUM, ("draft-a", "v0", "v1"))
-        self.value = "v1"
-
-    def get_show_string(self, value: str) -> str:
-        return f"The revision to judge by is {value}."
-
-
-class _Strict(_Setting):
-    """Whether SHOULD rules and known deviations fail too, and what is undecided exits with 4."""
-
-    set_doc = "Set whether SHOULD rules and known deviations fail too."
-    show_doc = "Show whether SHOULD rules and known deviations fail too."
-
-    def __init__(self) -> None:
-        super().__init__("pvh strict", gdb.COMMAND_DATA, gdb.PARAM_BOOLEAN)
-        self.value = False
-
-    def get_show_string(self, value: str) -> str:
-        return f"Strict judging is {value}."
-
-
-class _Kernel(_Setting):
-    """The kernel file that the machine was given; without one, the file that GDB has symbols of."""
-
-    set_doc = "Set the kernel file that the machine was given."
-    show_doc = "Show the kernel file that the machine was given."
-
-    def __init__(self) -> None:
-        super().__init__("pvh kernel", gdb.COMMAND_FILES, gdb.PARAM_OPTIONAL_FILENAME)
-        self.value = ""
-
-    def get_show_string(self, value: str) -> str:
-        return f"The kernel file is {value}." if value else "The kernel file is GDB's own."
-
-
-# --- functions ----------------------------------------------------------------------------------------------------
-
-
-class _Function(gdb.Function):
-    """A convenience function; `work` is what it returns."""
-
-    def __init__(self, name: str, work: Callable[..., Any]) -> None:
-        super().__init__(name)
-        self._work = work
-
-    def invoke(self, *arguments: gdb.Value) -> Any:
-        """Called by GDB's expressions."""
-        return _guarded(lambda: self._work(*arguments))
-
-
-def _entry_address() -> int:
-    return _entry_of(STATE.session())
-
-
-def _start_info() -> Any:
-    address = STATE.session().hand_off().start_info.address
-    try:
-        pointer = gdb.lookup_type("struct hvm_start_info").pointer()
-    except gdb.error:
-        return address
-    return gdb.Value(address).cast(pointer)
-
-
-def _report(rules: Iterable[Rule]) -> Report:
-    from pvhdbg.frontends.judging import report
-    from pvhdbg.frontends.subject import Observed
-
-    session = STATE.session()
-    return report(Observed(session.hand_off(), (), session.file), rules, session.settings.strict)
-
-
-def _ok() -> bool:
-    from pvhdbg.rules.catalogue import RULES
-
-    return _report(RULES).exit_code == 0
-
-
-def _verdict(id: gdb.Value) -> str:
-    from pvhdbg.rules.catalogue import find
-
-    return _report([find(id.string())]).verdicts[0].outcome.value
-
-
-_FUNCTIONS: tuple[tuple[str, str, Callable[..., Any]], ...] = (
-    ("pvh_entry", "The address of the machine's PVH entry: break *$pvh_entry()", _entry_address),
-    ("pvh_start_info", "The physical address of start_info; with debug information, a struct hvm_start_info *.", _start_info),
-    ("pvh_ok", "1 if the hand-off conforms, by `set pvh spec` and `set pvh strict`; else 0.", _ok),
-    ("pvh_verdict", 'The outcome of one rule, as a string: $_streq($pvh_verdict("PVH-CR0-PE"), "pass")', _verdict),
-)
+    return [*lines, f"machine {line_of(session.target.name)}", f"entry   {where}"]
 
 
 # --- events -------------------------------------------------------------------------------------------------------
@@ -516,10 +233,7 @@ def _on_change(event: object) -> None:
 
 def install() -> None:
     """Give GDB its commands, settings, functions and printers. A second `source` replaces what the first one made."""
-    _SettingsPrefix("set pvh")
-    _SettingsPrefix("show pvh")
-    for setting in (_Spec, _Strict, _Kernel):
-        setting()
+    gdb_settings.install()
     _Pvh()
     for group in sorted({verb.name.split()[0] for verb in SUBCOMMANDS if " " in verb.name}):
         type("_Words", (_Group,), {"__doc__": _Group.__doc__})(group)
@@ -527,8 +241,7 @@ def install() -> None:
         type("_Verb", (_Subcommand,), {"__doc__": live.help_text(verb, _PREFIX).rstrip("\n")})(verb)
     _InfoPvh()
     gdb_printers.register()
-    for name, doc, work in _FUNCTIONS:
-        type("_Named", (_Function,), {"__doc__": doc})(name, work)
+    gdb_functions.install()
     if not _INSTALLED:
         gdb.events.cont.connect(_on_continue)
         gdb.events.stop.connect(_on_stop)
