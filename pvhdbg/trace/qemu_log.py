@@ -21,6 +21,7 @@ from operator import eq, ne
 from pvhdbg.trace.cpu_text import TextDelta, decode_line
 from pvhdbg.trace.event import Batch, Delta, Fault, Mode, mode_of, mode_of_hflags
 from pvhdbg.trace.log_places import RECORD, Places, by_column, foreign, places
+from pvhdbg.trace.log_tangles import untangled
 from pvhdbg.trace.opcodes import kind_of
 
 _OTHER_LINE = re.compile(rb"\n(?!Trace )")
@@ -48,9 +49,10 @@ class LogReader:
 
     `states` tells that the log was made with `cpu`; `base` is the first event's sequence number. `peek` gives the code at a
     linear address where the log did not show it: QEMU shows each block once, and knows a block by its physical address.
+    `several` tells that more than one CPU writes to it.
     """
 
-    def __init__(self, *, states: bool, cpu: int = 0, base: int = 0, peek: Peek = lambda _: b"") -> None:
+    def __init__(self, *, states: bool, cpu: int = 0, base: int = 0, peek: Peek = lambda _: b"", several: bool = False) -> None:
         self.codes: dict[int, bytes] = {}  # by pc, as `in_asm` showed them
         self.seq = base  # of the next event
         self.iterations = 0  # of the REP that the log ends in so far
@@ -58,6 +60,7 @@ class LogReader:
         self._states = states
         self._number = cpu
         self._cpu = b"%d" % cpu
+        self._several = several
         self._peek = peek
         self._rest = b""
         self._believed = False  # until the first record
@@ -75,9 +78,11 @@ class LogReader:
 
     def feed(self, data: bytes) -> Batch:
         """The events that `data` completes. Raises ProtocolError for a log in another format."""
-        buffer = self._rest + data
+        buffer, torn = self._rest + data, b""
+        if self._states and self._several:
+            buffer, torn = untangled(buffer)
         end = buffer.rfind(_NEXT) + 1  # the last record stays: what follows it may say that it did not run
-        self._rest = buffer[end:]
+        self._rest = buffer[end:] + torn
         if len(self._rest) > _UNFINISHED_BOUND:
             raise foreign(self._rest[:200])
         return self._take(buffer[:end]) if end else Batch(self.seq, [], [], [])

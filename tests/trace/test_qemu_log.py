@@ -178,3 +178,29 @@ def test_states_of_several_cpus_are_told_apart() -> None:
     log = b"".join(line % (at, FLAT) + state(at) for at, line in enumerate((NEW, other, NEW, other, NEW), 1))
     events, _ = read(log, states=True, final=state(9), cpu=1)
     assert [(event.pc, event.cpu, dict(event.changes or {})) for event in events] == [(2, 1, {"rax": 4}), (4, 1, {"rax": 9})]
+
+
+@given(st.lists(st.booleans(), min_size=2, max_size=24), st.data())
+def test_registers_of_several_cpus_find_their_records(turns: list[bool], data: st.DataObject) -> None:
+    """Each record is two writes, and the other CPU may write between them. Cut anywhere, nothing is lost or taken for another's."""
+    steps, half, written = [0, 0], [b"", b""], []
+    for turn in [*turns, False, True]:
+        number = int(turn)
+        if half[number]:
+            written.append(half[number])
+            half[number] = b""
+        else:
+            at = 0x1000 * (number + 1) + steps[number]
+            head = (NEW % (at, FLAT)).replace(b"Trace 0", b"Trace %d" % number)
+            written.append(head)
+            half[number] = state(steps[number], eip=at)
+            steps[number] += 1
+    written += [one for one in half if one]  # what was begun is written to its end
+    log = b"".join(written)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(log)), max_size=4)))
+    for number in (0, 1):
+        reader = LogReader(states=True, cpu=number, several=True)
+        batches = [reader.feed(log[a:b]) for a, b in pairwise([0, *cuts, len(log)])] + [reader.finish(state(steps[number], eip=0))]
+        events = [event for batch in batches for event in batch]
+        assert [event.pc for event in events] == [0x1000 * (number + 1) + step for step in range(steps[number])]
+        assert [(event.changes or {}).get("rax") for event in events] == list(range(1, steps[number] + 1))

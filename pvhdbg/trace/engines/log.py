@@ -36,7 +36,8 @@ class LogEngine:
         self.warnings: list[str] = []
         self._target = target
         self._states = states
-        self.reader = LogReader(states=states, cpu=cpu, base=base, peek=peek)
+        several = target.capabilities.monitor and target.monitor("info cpus").count("CPU #") > 1
+        self.reader = LogReader(states=states, cpu=cpu, base=base, peek=peek, several=several)
         self._running = False
         self._gone = False
         self._asked = False
