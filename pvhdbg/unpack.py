@@ -1,7 +1,7 @@
 """Unpacking what a kernel is compressed with, piece by piece: nobody's data decides how much memory that takes.
 
 Formats: those of Linux' scripts/Makefile.lib, and as files of their own. lz4 is its legacy format, which the lz4 package only
-has blocks of.
+has blocks of. GDB's Python has no zstandard as a rule, while kernels are packed with zstd as a rule: there the program zstd does it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def compression(head: bytes) -> str | None:
 def unpack(payload: Buffer, path: str) -> Iterator[bytes]:
     """What is packed in `payload` (or `payload` itself where it is not), in pieces of bounded size.
 
-    Raises BadInput, for which `path` is named, for damage and for what unpacks to more than any kernel does.
+    Raises BadInput, for which `path` is named, for damage and for what unpacks to more than any kernel does; OSError for no room.
     """
     kind = compression(bytes(payload[:8]))
     bound = min(UNPACKED_BOUND, len(payload) * _RATIO_BOUND + _SMALL)
@@ -55,9 +55,11 @@ def unpack(payload: Buffer, path: str) -> Iterator[bytes]:
     except BadInput:
         raise
     except Exception as error:  # zlib.error, LZMAError, ZstdError and LZ4BlockError share no base class
+        if isinstance(error, OSError) and error.errno is not None:  # the system's; bz2's own has no number
+            raise
         todo = "it is damaged or truncated: fetch it again"
         if isinstance(error, ImportError):
-            todo = f"install what reads it: pip install {'zstandard' if kind == 'zstd' else 'lz4'}"
+            todo = f"unpack it before, by pvhdbg extract, or give this Python the module {'zstandard, or install zstd' if kind == 'zstd' else 'lz4'}"
         raise BadInput(f"the {kind} data in {path} cannot be unpacked: {error}", todo) from error
 
 
@@ -143,8 +145,11 @@ def _unlz4(payload: Buffer) -> Iterator[bytes]:
 
 
 def _unzstd(payload: Buffer) -> Iterator[bytes]:
-    import zstandard
-
+    try:
+        import zstandard
+    except ImportError:
+        yield from _unzstd_by_program(payload)
+        return
     # Its output cannot be bounded, its input can: 4 bytes of a frame say at most 128 KiB.
     decoder = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BOUND).decompressobj()
     for start in range(0, len(payload), _ZSTD_CHUNK):
@@ -152,6 +157,35 @@ def _unzstd(payload: Buffer) -> Iterator[bytes]:
         if decoder.eof:
             return
     _truncated()
+
+
+def _unzstd_by_program(payload: Buffer) -> Iterator[bytes]:
+    """The same by the program zstd, whose own bound on a decoder's memory is 128 MiB. Raises ImportError where there is none."""
+    import shutil
+
+    program = shutil.which("zstd")
+    if program is None:
+        raise ImportError("neither the module zstandard nor the program zstd is there")
+    import subprocess
+    import tempfile
+
+    with tempfile.TemporaryFile(prefix="pvhdbg-") as packed:  # a file, not a pipe: nobody has to write while we read
+        for piece in _pieces(payload):
+            packed.write(piece)
+        packed.seek(0)
+        words = [program, "-dcq", "-M128MB"]
+        with subprocess.Popen(words, stdin=packed, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+            size = 0
+            try:
+                while piece := child.stdout.read(_CHUNK) if child.stdout is not None else b"":
+                    size += len(piece)
+                    yield piece
+                status = child.wait()
+            finally:
+                child.kill()  # nothing where it has ended
+    # It calls the size that a bzImage appends in 4 bytes an error, after the whole of what was packed.
+    if status and int.from_bytes(bytes(payload[-4:]), "little") != size:
+        _truncated()
 
 
 _UNPACKERS: dict[str, Callable[[Buffer], Iterator[bytes]]] = {

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import lzma
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -102,6 +103,47 @@ def test_a_truncated_payload_is_told(tmp_path: Path, packer: str, cut: float) ->
         open_kernel(str(path))
     assert packer in error.value.what or "ELF" in error.value.what
     assert error.value.todo
+
+
+@pytest.fixture
+def no_zstandard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Python as GDB has it: without what pip installs, beside the program zstd."""
+    if shutil.which("zstd") is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("zstd is not installed")
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+
+
+@pytest.mark.usefixtures("no_zstandard")
+@pytest.mark.parametrize("wrap", [bzimage, lambda payload, _: payload], ids=["bzImage", "file"])
+def test_without_the_module_the_program_unpacks_zstd(tmp_path: Path, wrap: Callable[[bytes, int], bytes]) -> None:
+    path = tmp_path / "vmlinuz"
+    path.write_bytes(wrap(PACKERS["zstd"](ELF), len(ELF)))
+    with open_kernel(str(path)) as image:
+        assert bytes(image.data[:]) == ELF
+
+
+@pytest.mark.usefixtures("no_zstandard")
+def test_without_the_module_damage_and_bombs_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "vmlinuz"
+    big = ELF + bytes(range(256)) * 8192  # more than zstd unpacks before it finds the end missing
+    path.write_bytes(bzimage(PACKERS["zstd"](big)[:-300], len(big)))
+    with pytest.raises(BadInput, match="zstd data") as error:
+        open_kernel(str(path))
+    assert "damaged" in error.value.todo
+    monkeypatch.setattr(pvhdbg.unpack, "UNPACKED_BOUND", 1 << 20)
+    path.write_bytes(bzimage(PACKERS["zstd"](big), len(big)))
+    with pytest.raises(BadInput, match="unpacks to more"):
+        open_kernel(str(path))
+
+
+@pytest.mark.usefixtures("no_zstandard")
+def test_with_neither_it_says_what_helps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "vmlinuz"
+    path.write_bytes(bzimage(PACKERS["zstd"](ELF), len(ELF)))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BadInput, match="neither") as error:
+        open_kernel(str(path))
+    assert "pvhdbg extract" in error.value.todo
 
 
 @pytest.mark.parametrize("packer", ["gzip", "xz", "bzip2", "zstd", "lz4"])
