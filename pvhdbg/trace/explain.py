@@ -15,6 +15,7 @@ from pvhdbg.trace.death import TAKEN, Death, panicked
 from pvhdbg.trace.event import Event, Fault
 from pvhdbg.trace.opcodes import kind_of
 from pvhdbg.trace.places import Place, Surroundings, place
+from pvhdbg.trace.stack import panic_frame
 
 _STACK_REACH = 0x100  # bytes below and above the stack pointer that count as the stack
 _EFER_MSR = 0xC0000080
@@ -323,7 +324,12 @@ def _exited(draft: _Draft, death: Death, around: Surroundings, _: Disassemble) -
 
 def _alive(draft: _Draft, death: Death, around: Surroundings, _: Disassemble) -> None:
     draft.sentences.append("no fault that ended it, no endless loop, no halt")
-    draft.next = "watch longer (--for), or see where it is: pvhdbg attach"
+    draft.next = "watch longer (--for), or let it say what it waits for, on the serial port: --append console=ttyS0"
+    panic = panic_frame(death.state, around)
+    if panic is not None:
+        draft.cause = "panic"
+        draft.sentences.append(f"But its kernel has panicked: on its stack lies a return address in panic(), {around.named(panic)}")
+        draft.next = "let it say why, on the serial port: --append console=ttyS0"
 
 
 _OTHERS: dict[str, Callable[[_Draft, Death, Surroundings, Disassemble], None]] = {

@@ -188,6 +188,25 @@ def test_panics_are_told_in_the_kernels_own_words() -> None:
     assert "VFS: no root" in explain(Death("panic", FLAT), around(serial=serial)).verdict
 
 
+def test_a_panic_that_nobody_heard_is_seen_on_the_stack() -> None:
+    """Linux without a console panics in silence, and waits in panic() for ever: interrupts are on, and it loops nowhere exactly."""
+    names = {0xFFFFFFFF81000123: "panic+0x23", 0xFFFFFFFF81000100: "panic", 0xFFFFFFFF81000200: "vpanic+0x1"}
+    pointers = b"".join(value.to_bytes(8, "little") for value in (7, 0xFFFFFFFF81000100, 0xFFFFFFFF81000123))
+
+    def explained(stack: bytes, state: dict[str, int], at: int = 0x8000) -> Any:
+        return explain(Death("alive", state), around({**IDENTITY, at: stack.ljust(0x3000, b"\0")}, name=names.get))
+
+    found = explained(pointers, LONG)
+    assert (found.cause, found.next) == ("panic", "let it say why, on the serial port: --append console=ttyS0")
+    assert "in panic(), 0xffffffff81000123 (panic+0x23)" in found.verdict
+    assert explained(bytes(0xFF0) + pointers[16:], LONG).cause == "panic"
+    assert explained(pointers[:16], LONG).cause == "alive"  # the function's own address: somebody's pointer
+    assert explained(bytes(0x1000) + pointers, LONG).cause == "alive"  # too far above
+    assert explained(pointers, {**LONG, "rsp": 0x900000000000}).cause == "alive"
+    names[0x81000123] = "panic+0x23"
+    assert explained(bytes(4) + (0x81000123).to_bytes(4, "little"), FLAT).cause == "panic"
+
+
 @given(
     st.sampled_from(["triple fault", "reset", "loop", "zeros", "nowhere", "halted", "exited", "alive", "shutdown", "panic", "?"]),
     st.dictionaries(st.sampled_from([*FLAT, "rip", "rcx", "gdt_base"]), st.integers(0, (1 << 64) - 1)),
