@@ -35,9 +35,22 @@ def disassemble(code: bytes, address: int, bits: int = 32, count: int = 0) -> It
         yield Instruction(at, code[start : start + size], f"{mnemonic} {operands}".rstrip())
 
 
+def first_as_qemu(code: bytes, address: int, bits: int) -> Instruction | None:
+    """The first instruction of `code` in AT&T's syntax, laid out as QEMU's monitor does it; None for what is none.
+
+    Raises ImportError without capstone.
+    """
+    for at, size, mnemonic, operands in _engine(bits, att=True).disasm_lite(code, address, 1):
+        return Instruction(at, code[:size], f"{mnemonic:<8} {operands}".rstrip())
+    return None
+
+
 @cache  # making one takes longer than most that is done with it
-def _engine(bits: int) -> Cs:
+def _engine(bits: int, att: bool = False) -> Cs:
     import capstone
 
     modes = {16: capstone.CS_MODE_16, 32: capstone.CS_MODE_32, 64: capstone.CS_MODE_64}
-    return capstone.Cs(capstone.CS_ARCH_X86, modes[bits])
+    engine = capstone.Cs(capstone.CS_ARCH_X86, modes[bits])
+    if att:
+        engine.syntax = capstone.CS_OPT_SYNTAX_ATT
+    return engine

@@ -15,11 +15,13 @@ from pvhdbg.errors import MemoryUnreadable, TargetError
 from pvhdbg.model import Unavailable
 
 if TYPE_CHECKING:
+    from pvhdbg.disassembly import Instruction
     from pvhdbg.frontends.session import Session
 
 _LINE = re.compile(r"^(?:0x)?([0-9a-f]{8,16}):  (.*\S)\s*$")
 _BYTES = re.compile(r"[0-9a-f]{2}(?: [0-9a-f]{2})*")
 _LONGEST = 15  # bytes of one instruction
+_READ = 1024  # bytes: QEMU's monitor first reads to such a boundary, and takes what goes on behind it for a .byte (disas/capstone.c)
 
 
 def linear_pc(session: Session) -> int:
@@ -40,7 +42,7 @@ def lines(session: Session, address: int, count: int) -> list[str]:
     """`count` instructions from a linear address, each with its bytes, and a name where one is known. Raises TargetError."""
     mode = mode_of(session.registers(), session.segments())
     session.linear(address, 1)  # so that what is not there is told in our words
-    found = _by_monitor(session, address, count) or _by_capstone(session, address, count, mode.code)
+    found = _monitor_lines(session, address, count, mode.code) or _by_capstone(session, address, count, mode.code)
     if not found:
         raise TargetError(f"no instruction could be decoded at {address:#x}", "look at the bytes: xp")
     here, shown, named = linear_pc(session), [f"{mode.name}"], ""
@@ -52,6 +54,32 @@ def lines(session: Session, address: int, count: int) -> list[str]:
             named = symbol
         shown.append(f"{'=>' if at == here else '  '} {at:#x}:  {printable(text)}")
     return shown
+
+
+def _monitor_lines(session: Session, address: int, count: int, bits: int | None) -> list[tuple[int, str]]:
+    """What the monitor says, with a first instruction that it cannot see whole; without that one nothing behind it is in step."""
+    found: list[tuple[int, str]] = []
+    while len(found) < count:
+        more = _by_monitor(session, address, count - len(found))
+        blind = next((i for i, (at, text) in enumerate(more) if ".byte" in text and at % _READ > _READ - _LONGEST), None)
+        if blind is None:
+            return found + more
+        found += more[:blind]
+        address, one = more[blind][0], _across(session, more[blind][0], bits)
+        if one is None:
+            return [*found, more[blind]]
+        found.append((address, f"{one.data.hex(' '):<24} {one.text}"))
+        address += len(one.data)
+    return found
+
+
+def _across(session: Session, address: int, bits: int | None) -> Instruction | None:
+    from pvhdbg.disassembly import first_as_qemu
+
+    try:
+        return None if bits is None else first_as_qemu(_readable(session, address, _LONGEST), address, bits)
+    except ImportError:
+        return None
 
 
 def _by_monitor(session: Session, address: int, count: int) -> list[tuple[int, str]]:

@@ -14,7 +14,7 @@ import pytest
 from pvhdbg.frontends.verbs import VERBS
 from pvhdbg.targets.target import Leave
 from pvhdbg.version import VERSION
-from tests.frontends.cli_runner import HELLO, HELLO_ENTRY, Cli, Machine, eventually, need, scratch
+from tests.frontends.cli_runner import HELLO, HELLO_ENTRY, Cli, Machine, eventually, kernel_elf, need, scratch
 
 Start = Callable[..., Machine]
 GREETING = "hello from PVH"
@@ -440,3 +440,14 @@ def test_overview_and_version(cli: Cli) -> None:
 def test_leave_has_the_words_of_the_option() -> None:
     options = {name: one.options for verb in VERBS for one in verb.arguments for name in one.names}
     assert set(options["--leave"]["choices"]) == {leave.value for leave in Leave}
+
+
+def test_an_instruction_across_what_the_monitor_reads_at_first_is_whole(cli: Cli) -> None:
+    """QEMU's monitor first reads to the next KiB, takes what goes on behind it for a byte, and is out of step from there on."""
+    code = b"\x90" * 1021 + bytes.fromhex("85c0 b878563412 85db ebfe").ljust(2100, b"\x90")  # mov begins at 0x1003ff
+    kernel = cli.file("across", kernel_elf(code))
+    whole = [("0x1003fd", "85 c0"), ("0x1003ff", "b8 78 56 34 12"), ("0x100404", "85 db"), ("0x100406", "eb fe")]
+    for begin in (0, 1):
+        shown = cli("disas", kernel, f"/{4 - begin}", whole[begin][0]).ok().out
+        assert re.findall(r"(0x100[34]\w\w):  ((?:[0-9a-f]{2} )*[0-9a-f]{2})  ", shown) == whole[begin:]
+        assert "b8 78 56 34 12           movl     $0x12345678, %eax" in shown
