@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
+from pvhdbg.decode.text import safe
 from pvhdbg.disassembly import available
 from pvhdbg.errors import BadInput
 from pvhdbg.frontends.saved_traces import is_saved, show
@@ -33,7 +34,7 @@ _RATE_EVERY = 0.5  # seconds between two looks at the rate
 MOST_CPUS = 4096
 
 
-_ENTERED = ("entry", "64-bit")  # no milestones of a trace that begins behind them
+_ENTERED = ("entry", "64-bit", "higher half")  # no milestones of a trace that begins behind them
 
 
 def trace(request: Request) -> Answer:
@@ -73,6 +74,8 @@ def _traced(request: Request, machine: Machine, write: Callable[[str], None] | N
         seen.warnings.append(NO_DISASSEMBLER)
     if request.session is not None and engine.name == "log" and seen.end.why in ("count", "enough"):
         seen.warnings.append("the log is read while the guest runs: it ran on a little, to where it stands now")
+    met = {one.name for one in seen.milestones}
+    seen.warnings += [f"{safe(text)} was not come by" for text in request.milestone or () if text not in met]
     said = any(one.pc is None and one.name == goal.text for one in seen.milestones)
     missed = bool(goal.text) and goal.count is None and not said and seen.end.why not in ("address", "enough")
     return Answer(lambda style: render(seen, what, bool(request.output), goal, missed, style), exit_code=NOT_REACHED if missed else 0)

@@ -35,6 +35,8 @@ def render(report: Report, style: Style = PLAIN) -> str:
         _milestones(report.milestones, style),
     ]
     other = boot.other_protocol
+    if not boot.snapshot.entry.is_entry:
+        blocks.append([style("warn", "This was judged as the machine stands, which need not be its entry: a kernel that runs has left that state.")])
     last = verdict_text.conclusion(report.conclusion, report.summary, report.exit_code, style)
     advice = f"\n{other.advice}" if other is not None else ""
     return "\n".join("\n".join(block) + "\n" for block in blocks if block) + f"\n{last}{advice}\n"

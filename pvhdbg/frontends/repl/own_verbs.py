@@ -66,7 +66,7 @@ OWN: tuple[Verb, ...] = (
     _own("gdb", "a line for GDB as it stands, which then holds the machine; what is no verb goes there, too", "gdb info line",
          argument("command", metavar="LINE", nargs="+", help="the line")),
     _own("reset", "put the machine before its first instruction", "reset"),
-    _own("restart", "boot again to the entry, also when the machine is gone", "restart"),
+    _own("restart", "boot again to the entry, also when the machine is gone", "restart", aliases=("run-to-entry",)),
     _own("source", "do the lines of a file", "source boot.pvh",
          argument("file", metavar="FILE", help="the file", completes="file")),
     _own("shell", "a command of the system's shell", "shell ls",
