@@ -80,8 +80,9 @@ class Finder:
 
     @property
     def left(self) -> Mapping[int, str]:
-        """The places that were not come by yet, by address."""
-        return dict(self._watched)
+        """The places that may be come by yet, by address. Linux comes by its own in their order, and once."""
+        over = max((index for index, name in enumerate(SYMBOLS) if name in self._found), default=-1)
+        return {address: name for address, name in self._watched.items() if name not in SYMBOLS[: over + 1]}
 
     def feed(self, batch: Batch) -> list[Milestone]:
         """The milestones in a batch, in order."""

@@ -149,6 +149,15 @@ def test_bad_wishes(shared: Talk, line: str, words: str) -> None:
     assert "protected mode" in shared("mode")
 
 
+def test_milestones_from_the_middle_of_a_boot(vmlinux: Path) -> None:
+    with talking(str(vmlinux)) as one:
+        one("until start_kernel")
+        told = one("milestones")
+    assert re.search(r"^ +0  start_kernel .*\n +> [\d,]+  rest_init ", told, re.MULTILINE), told
+    assert "x86_64_start_kernel" not in told  # it is over, and not waited for
+    assert "higher half" not in told
+
+
 def test_completion(shared: Talk) -> None:
     assert shared.it.complete("trace --until far") == ["far_jump"]
     assert "state" in shared.it.complete("trace --what ")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pvhdbg.trace.event import Batch, Changes, Mode
-from pvhdbg.trace.milestones import TITLES, Finder, Milestone
+from pvhdbg.trace.milestones import SYMBOLS, TITLES, Finder, Milestone
 
 P, C, L = Mode.PROTECTED, Mode.COMPATIBILITY, Mode.LONG
 # code, mode, what it changes: the mode switch of any 64-bit kernel
@@ -58,6 +58,16 @@ def test_symbols_are_met_at_either_address_and_once() -> None:
     finder = Finder({0x100008: "start_kernel", 0xFFFFFFFF81000009: "start_kernel"})
     assert Milestone("start_kernel", 8, 0x100008, "", L) in finder.feed(batch())
     assert finder.complete
+
+
+def test_linux_does_not_come_by_its_own_symbols_again() -> None:
+    """A trace that begins behind one of them does not wait for it."""
+    addresses = {0x1000 * number: name for number, name in enumerate(SYMBOLS, 1)}
+    finder = Finder({**addresses, 0x9000: "mine"})
+    assert set(finder.left.values()) == {*SYMBOLS, "mine"}
+    finder.feed(Batch(0, [0x3000], [Mode.LONG], [b"\x90"]))
+    assert finder.settled
+    assert finder.left == {0x4000: "rest_init", 0x9000: "mine"}
 
 
 def test_an_address_at_3_gib_without_paging_is_no_higher_half() -> None:
