@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from pvhdbg.errors import MemoryUnreadable, PvhdbgError, TargetError, TargetLost
+from pvhdbg.errors import MemoryUnreadable, ProtocolError, PvhdbgError, TargetError, TargetLost
 from pvhdbg.model import SELECTORS, Registers
 from pvhdbg.rsp import replies
 from pvhdbg.rsp.registers import RegisterLayout, layout_for
@@ -34,6 +34,7 @@ _PIECE_BOUND = 0x8000
 _MONITOR_BOUND = 8 << 20
 _PG = 1 << 31
 _CPUS = 4096
+_DIGITS = b"0123456789abcdefABCDEFx"
 _THREAD = re.compile(r"p[0-9a-fA-F]{1,8}\.[0-9a-fA-F]{1,8}")
 _STANDS = (StopKind.BREAKPOINT, StopKind.INTERRUPT, StopKind.SHUTDOWN)
 
@@ -109,7 +110,9 @@ class RemoteTarget:
         """The stub's threads by the number of their CPU."""
         found: dict[int, str] = {}
         reply = self._ask_text("qfThreadInfo")
-        while reply.startswith("m") and len(found) < _CPUS:
+        for _ in range(_CPUS):  # each answer names one at least
+            if not reply.startswith("m") or len(found) >= _CPUS:
+                break
             for thread in reply[1:].split(","):
                 if _THREAD.fullmatch(thread):
                     found[int(thread.rpartition(".")[2], 16) - 1] = thread
@@ -299,7 +302,21 @@ class RemoteTarget:
     def packet(self) -> bytes:
         """The registers as the stub sends them, in hexadecimal: for who reads many, and decodes few."""
         self._stopped()
-        return self._wire.request(b"g", self._timeout)
+        return self._whole(self._wire.request(b"g", self._timeout))
+
+    def _whole(self, packet: bytes) -> bytes:
+        """A g packet as it is. Raises TargetError, or ProtocolError for what is none: cut out of that, registers would be 0.
+
+        "xx" may stand in it for what is not available.
+        """
+        layout = self._known_layout()
+        size = 2 * layout.length
+        if (len(packet) == size or (len(packet) > size and not layout.exact)) and not packet[:size].translate(None, _DIGITS):
+            return packet
+        if replies.error_code(packet) is not None or not packet:
+            raise TargetError(f"{self.name} does not show its registers any more ({packet.decode('ascii', 'replace') or 'empty'})",
+                              "look at the VMM's own messages")  # fmt: skip
+        raise ProtocolError(f"the stub answered {packet[:40]!r} where {layout.length} bytes of registers belong", "start the VMM again")
 
     def step_packet(self, pc: int, ahead: tuple[int, int] | None = None) -> tuple[Stop, bytes, bytes]:
         """One instruction from `pc`, where the machine stands, and the registers after it; empty when it did not stop there.
@@ -315,9 +332,9 @@ class RemoteTarget:
         if stop.kind not in _STANDS:
             return stop, b"", b""
         if ahead is None or not self._has_monitor:
-            return stop, self._wire.request(b"g", self._timeout), b""
+            return stop, self._whole(self._wire.request(b"g", self._timeout)), b""
         packet, memory = self._wire.both(b"g", b"m%x,%x" % ahead, self._timeout)
-        return stop, packet, b"" if replies.error_code(memory) is not None else replies.unhex(memory)
+        return stop, self._whole(packet), b"" if replies.error_code(memory) is not None else replies.unhex(memory)
 
     def _one_step(self) -> bytes:
         return b"s" if self._followed is None else f"vCont;s:{self._followed};c".encode("ascii")

@@ -23,6 +23,8 @@ from pvhdbg.targets.peer import peer_of
 _CHUNK = 1 << 16
 _RETRIES = 3
 _SLICE = 1.0  # seconds that the kernel lets one read wait: who waits for longer needs no more than that one system call
+_STOPS = 64  # unasked stop replies that are kept, the last ones
+_LEFT = 64  # reads of what a peer said unasked, after which it is taken for one that never ends
 _PATIENCE = 1.0  # seconds that a stub may take for its first answer before it is doubted
 
 
@@ -32,7 +34,7 @@ class Wire:
     def __init__(self, address: StubAddress, timeout: float, progress: Callable[[str], None]) -> None:
         """Connect. Raises TargetLost when nobody listens, TargetTimeout when no connection comes about."""
         self.name = str(address)
-        self.stops: deque[bytes] = deque()  # unasked stop replies
+        self.stops: deque[bytes] = deque(maxlen=_STOPS)  # unasked stop replies
         self._reader = PacketReader()
         self._packets: deque[bytes] = deque()
         self._sent = b""
@@ -127,11 +129,13 @@ class Wire:
     def gone(self) -> bool:
         """Whether the peer has left, told without asking it anything; for when no answer is awaited."""
         try:
-            while select.select([self._socket], [], [], 0)[0]:
+            for _ in range(_LEFT):
+                if not select.select([self._socket], [], [], 0)[0]:
+                    break
                 for event in self._reader.feed(self._read(time.monotonic() + 1)):
                     if isinstance(event, Packet) and event.sound:
                         self.stops.append(event.data)
-        except (TargetLost, OSError, ValueError):
+        except (TargetLost, ProtocolError, OSError, ValueError):
             return True
         return any(stop.startswith((b"W", b"X")) for stop in self.stops)
 
@@ -172,6 +176,8 @@ class Wire:
     def _write(self, data: bytes) -> None:
         try:
             self._socket.sendall(data)
+        except BlockingIOError as error:  # of a peer that talks without listening: nothing is gained by waiting again
+            raise TargetTimeout(f"{self.name} does not take what is sent to it", _LOST) from error
         except (OSError, ValueError) as error:
             raise TargetLost(f"the connection to {self.name} was lost: {error}", _LOST) from error
 

@@ -246,7 +246,10 @@ class StepEngine:
 
     def _value(self, packet: bytes, name: str) -> int:
         start, end = self._at[name]
-        return int.from_bytes(bytes.fromhex(packet[start:end].decode("ascii")), "little")
+        try:
+            return int.from_bytes(bytes.fromhex(packet[start:end].decode("ascii")), "little")
+        except ValueError:  # "xx": not available
+            raise TargetError(f"{self._target.name} does not show {name} any more", "trace with --engine log") from None
 
     def _hidden(self) -> Mapping[str, int]:
         """Segments, tables and all else that the monitor shows and `g` does not."""
