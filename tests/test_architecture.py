@@ -33,7 +33,7 @@ PURE: dict[str, set[str]] = {
 ALLOWED: dict[str, set[str]] = {
     **PURE,
     "guests": {"errors"},
-    "trace.engines": {*PURE, "targets", "disassembly"},
+    "trace.engines": {*PURE, "targets", "disassembly", "file_bytes"},
     "targets": {"errors", "model", "decode", "rsp", "spec"},
     "vmm": {"errors", "model", "decode"},
     "file_bytes": {"errors", "layout"},
@@ -43,7 +43,7 @@ ALLOWED: dict[str, set[str]] = {
     "debug_types": set(),
     "debug_info": {"debug_types", "errors", "decode"},
     "symtab": {"decode"},
-    "symbol_file": {"layout", "spec"},
+    "symbol_file": {"errors", "layout", "spec"},
     "symbols": {"symtab", "errors", "model", "decode", "layout", "spec"},
     "capture": {*PURE, "targets"},
     "api": {*PURE, "capture", "frontends"},

@@ -24,6 +24,7 @@ from pvhdbg.decode.qemu_monitor import accelerator
 from pvhdbg.decode.text import safe, shorten
 from pvhdbg.errors import TargetError
 from pvhdbg.targets.target import Target
+from pvhdbg.trace.engines.log_names import forges, kernel_of
 
 LEFT_ON = "QEMU was in its one-instruction mode already, as a killed tracer leaves it: it is switched off"
 _PIPE = 1 << 20  # bytes: what the kernel grants without privileges
@@ -57,6 +58,12 @@ class LogSwitch:
             self.warnings.append(LEFT_ON)
         if self._theirs is not None:
             self.warnings.append(f"QEMU runs with a log of its own (-d {self._theirs[0]}): it has a gap, and goes on behind it")
+        kernel = kernel_of(_command(target))
+        if kernel is not None and ("exec" in items or "in_asm" in items) and forges(kernel):
+            raise TargetError(
+                f"symbols of {kernel} have line ends in their names, which QEMU writes to its log: what that says could be the kernel's own words",
+                "boot it without symbols (strip -s), or trace with --engine step",
+            )
         if accelerator(target.monitor("info kvm")) == "kvm":
             raise TargetError(f"{target.name} runs with KVM, whose instructions QEMU does not see", "start QEMU with -accel tcg")
 
@@ -194,13 +201,18 @@ def _is_on(target: Target, command: str) -> bool:
 
 def _own_log(target: Target) -> tuple[str, str] | None:
     """What a QEMU that somebody else started logs by itself, and to which (quoted) file; None for nothing, or not known."""
-    command: tuple[str, ...] = getattr(target, "peer_command", tuple)()
+    command = _command(target)
     options = {name: value for name, value in pairwise(command) if name.lstrip("-") in ("d", "D") and name.startswith("-")}
     items = next((value for name, value in options.items() if name.lstrip("-") == "d"), None)
     if items is None or not _ITEMS.fullmatch(items):
         return None
     path = next((value for name, value in options.items() if name.lstrip("-") == "D"), _DEFAULT_LOG)
     return items, _quoted(path)  # a relative one is so for QEMU, too
+
+
+def _command(target: Target) -> tuple[str, ...]:
+    command: tuple[str, ...] = getattr(target, "peer_command", tuple)()
+    return command
 
 
 def _quoted(path: str) -> str:
