@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import NamedTuple
 
+from pvhdbg.errors import BadInput
 from pvhdbg.spec.elf import EM_386, EM_X86_64, SHT_NOBITS, SHT_STRTAB, SHT_SYMTAB, Header32, Header64, Ident, Section32, Section64
 
 _ET_EXEC = 2
@@ -20,6 +21,8 @@ _WRITE, _ALLOC, _CODE = 1, 2, 4  # SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR
 _ABSOLUTE = 0xFFF1  # SHN_ABS: no part of anything that is loaded
 _LOCAL, _GLOBAL, _WEAK = 0, 1, 2
 _OBJECT, _FUNCTION = 1, 2
+_NAMES_BOUND = 64 << 20  # bytes of all names; Debian's kernel has 4 MB
+_SHOWN = bytes(byte if 0x20 < byte < 0x7F else ord("?") for byte in range(256))
 _CODE_LETTERS = "tw"  # of nm's types, in any case
 
 
@@ -53,6 +56,7 @@ def stretches(symbols: Sequence[Named], loads: Iterable[tuple[int, int]]) -> lis
     """The loaded parts, (address, size) each, cut where code begins and ends in them; rising, without those that overlap another."""
     addresses = sorted(one.address for one in symbols if one.is_code)
     found: list[Stretch] = []
+    starts = sorted({one.address for one in symbols})
     for address, size in sorted(loads):
         if size <= 0 or (found and address < found[-1].end):
             continue
@@ -61,15 +65,19 @@ def stretches(symbols: Sequence[Named], loads: Iterable[tuple[int, int]]) -> lis
             found.append(Stretch(address, address + size, False))
             continue
         begin = addresses[first]
-        end = min((one.address for one in symbols if addresses[last - 1] < one.address <= address + size), default=address + size)
+        behind = bisect_right(starts, addresses[last - 1])
+        end = min([address + size, *starts[behind : behind + 1]])
         cuts = ((address, begin, False), (begin, end, True), (end, address + size, False))
         found += [Stretch(start, stop, code) for start, stop, code in cuts if start < stop]
     return found
 
 
 def symbol_file(symbols: Iterable[Named], loads: Iterable[tuple[int, int]], bits: int) -> bytes:
-    """The file. Symbols outside of what is loaded become absolute ones. `bits` is 32 or 64."""
-    ordered = sorted(symbols, key=lambda one: one.binding != _LOCAL)  # local ones come first, says the gABI
+    """The file. Symbols outside of what is loaded become absolute ones. `bits` is 32 or 64. Raises BadInput for too many letters.
+
+    Names are shown by who reads the file as they stand: what is no letter of ASCII's that a terminal shows becomes "?".
+    """
+    ordered = sorted(_bounded(symbols), key=lambda one: one.binding != _LOCAL)  # local ones come first, says the gABI
     parts = stretches(ordered, loads)
     starts = [one.start for one in parts]
     entry = struct.Struct("<IBBHQQ" if bits == 64 else "<IIIBBH")
@@ -87,6 +95,15 @@ def symbol_file(symbols: Iterable[Named], loads: Iterable[tuple[int, int]], bits
     strings = b"\0" + b"".join(one.name + b"\0" for one in ordered)
     local = 1 + sum(1 for one in ordered if one.binding == _LOCAL)
     return _file(parts, table, strings, entry.size, local, bits)
+
+
+def _bounded(symbols: Iterable[Named]) -> Iterator[Named]:
+    size = 0
+    for one in symbols:
+        size += len(one.name)
+        if size > _NAMES_BOUND:
+            raise BadInput(f"the kernel's own symbols have more than {_NAMES_BOUND >> 20} MiB of names", "it may be damaged: use the vmlinux with symbols")
+        yield one._replace(name=one.name.translate(_SHOWN))
 
 
 def _file(parts: Sequence[Stretch], table: bytes, strings: bytes, entry_size: int, local: int, bits: int) -> bytes:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import shutil
 import subprocess
+import time
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from elftools.elf.elffile import ELFFile
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pvhdbg.errors import BadInput
 from pvhdbg.symbol_file import Named, stretches, symbol_file
 
 HIGH = 0xFFFFFFFF81000000
@@ -80,3 +83,31 @@ def test_stretches_cover_what_is_loaded_and_never_overlap(kinds: list[tuple[str,
             assert around[0].code
     table: Any = ELFFile(io.BytesIO(symbol_file(rows, loads, 64))).get_section_by_name(".symtab")
     assert len(table.data()) == 24 * (len(rows) + 1)
+
+
+def test_no_name_speaks_to_a_terminal() -> None:
+    data = symbol_file([Named("T", b"a\x1b]0;b\x07\n\xc2\x9bc d", HIGH)], LOADS, 64)
+    table: Any = ELFFile(io.BytesIO(data)).get_section_by_name(".symtab")
+    assert [symbol.name for symbol in table.iter_symbols() if symbol.name] == ["a?]0;b??" + "??c?d"]
+
+
+def test_names_without_end_are_refused_before_they_are_all_there() -> None:
+    given = 0
+
+    def endless() -> Iterator[Named]:
+        nonlocal given
+        while True:
+            given += 1
+            yield Named("T", b"n" * (1 << 16), HIGH)
+
+    with pytest.raises(BadInput, match="64 MiB of names"):
+        symbol_file(endless(), LOADS, 64)
+    assert given == 1025
+
+
+def test_many_segments_of_many_symbols_take_no_longer_than_few() -> None:
+    """Each of 512 segments is cut at its own symbols, without a look at all."""
+    rows = [Named("t", b"f", HIGH + 16 * number) for number in range(200_000)]
+    begun = time.process_time()
+    assert len(stretches(rows, [(HIGH + 0x1000 * number, 0x1000) for number in range(512)])) >= 512
+    assert time.process_time() - begun < 3

@@ -149,6 +149,8 @@ def _token_table(data: Buffer, digits: int, grain: int) -> tuple[int, int, tuple
         end = text.find(b"\0", at)
         if end < 0:
             return None
+        if end - at > _TOKEN_BOUND:
+            return None  # a file of 2 MB could else hold 60 GB of names
         words.append(text[at:end])
         offsets.append(at)
         at = end + 1

@@ -93,6 +93,8 @@ def symbol_commands(image: KernelImage, connected: bool = True, moved: int = 0, 
             path = symbols_of(image)
         except OSError as error:
             return [_said(f"the kernel's own symbols cannot be kept for GDB: {error.strerror}")]
+        except BadInput as error:
+            return [_said(error.what)]
     elif image.was != "ELF":
         return [_said(f"there are no symbols in this {image.was}")]
     if image.elf.bits == 32 and not connected:

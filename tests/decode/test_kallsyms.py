@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import time
 from array import array
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -156,3 +157,10 @@ def test_chains_of_names_are_not_followed_for_ever() -> None:
     since = time.process_time()
     assert find(block + bytes(-len(block) % 8) + text + bytes(-len(text) % 8) + index) is None
     assert time.process_time() - since < 3
+
+
+@pytest.mark.parametrize(("length", "believed"), [(64, True), (65, False), (10_000, False)])
+def test_a_table_whose_tokens_are_pages_long_is_none(table: Kallsyms, length: int, believed: bool) -> None:
+    """2 MB of it would else be 60 GB of names."""
+    data, _ = newest(replace(table, tokens=(*table.tokens[:-1], b"x" * length)), 64, 0, 0)
+    assert (find(data, 64, lambda at: BASE + at) is not None) is believed
