@@ -5,8 +5,12 @@ They lie in the user's cache (XDG base directory specification), under the diges
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
+import time
+from contextlib import suppress
 from itertools import starmap
 from typing import TYPE_CHECKING
 
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
 
 _KEPT = 8  # files of some MB each
 _SUFFIX = ".symbols"
+_ABANDONED = 3600.0  # seconds after which a file that was begun is one of somebody who was killed
 
 
 def folder() -> str:
@@ -33,10 +38,12 @@ def symbols_of(image: KernelImage) -> str:
     """The path of a file with the kernel's symbols, made now or before. Raises OSError where it cannot be written."""
     place = folder()
     os.makedirs(place, 0o700, exist_ok=True)
+    _need_own(place)
     path = os.path.join(place, f"{_identity(image)}-{VERSION}{_SUFFIX}")
     try:
         os.utime(path)
     except FileNotFoundError:
+        _forget_old(place)
         partial = f"{path}.{os.getpid()}"
         try:
             with open(os.open(partial, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600), "wb") as file:
@@ -45,8 +52,17 @@ def symbols_of(image: KernelImage) -> str:
             os.replace(partial, path)
         finally:
             _remove(partial)
-        _forget_old(place)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise  # a file that is there is as good on a disk that nothing can be written to
     return path
+
+
+def _need_own(place: str) -> None:
+    """Raises PermissionError where somebody else could put a file for us: XDG_CACHE_HOME may be a folder like /tmp."""
+    about = os.stat(place)
+    if about.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or (os.geteuid() and about.st_uid != os.geteuid()):
+        raise PermissionError(errno.EPERM, f"others may write to {place}")
 
 
 def _identity(image: KernelImage) -> str:
@@ -58,10 +74,18 @@ def _identity(image: KernelImage) -> str:
 
 
 def _forget_old(place: str) -> None:
+    """Make room for one more."""
+    found: list[tuple[float, str]] = []
     with os.scandir(place) as entries:
-        files = sorted((one for one in entries if one.name.endswith(_SUFFIX)), key=lambda one: one.stat().st_mtime)
-    for one in files[:-_KEPT]:
-        _remove(one.path)
+        for one in entries:
+            with suppress(OSError):  # somebody else was faster
+                changed = one.stat().st_mtime
+                if one.name.endswith(_SUFFIX):
+                    found.append((changed, one.path))
+                elif f"{_SUFFIX}." in one.name and changed < time.time() - _ABANDONED:
+                    _remove(one.path)
+    for _, path in sorted(found)[: 1 - _KEPT]:
+        _remove(path)
 
 
 def _remove(path: str) -> None:

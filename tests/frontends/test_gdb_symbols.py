@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,25 @@ def test_a_cache_that_cannot_be_written_is_said(vmlinux: Path, tmp_path: Path) -
         commands = symbol_commands(image)
     assert len(commands) == 1
     assert "pvh: the kernel's own symbols cannot be kept for GDB: Not a directory" in asked(commands)
+
+
+def test_what_a_killed_one_left_is_removed_and_what_another_writes_now_is_not(vmlinux: Path, cache: Path) -> None:
+    cache.mkdir(parents=True)
+    for name, changed in (("1.symbols.11", 1.0), ("2.symbols.22", time.time())):
+        (cache / name).write_bytes(b"")
+        os.utime(cache / name, (changed, changed))
+    with open_kernel(str(vmlinux)) as image:
+        path = Path(symbols_of(image))
+    assert {one.name for one in cache.iterdir()} == {path.name, "2.symbols.22"}
+
+
+def test_a_file_that_another_could_have_put_there_is_not_given_to_gdb(vmlinux: Path, cache: Path) -> None:
+    with open_kernel(str(vmlinux)) as image:
+        symbols_of(image)
+        cache.chmod(0o777)
+        commands = symbol_commands(image)
+    assert len(commands) == 1
+    assert commands[0].startswith("echo pvh: the kernel's own symbols cannot be kept for GDB: others may write to ")
 
 
 @pytest.mark.boot
