@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     Segment = Segment32 | Segment64
 
+_LOADS = 16  # segments that are looked at; kernels have one to four that are not written to
 _PLACES = 32  # in a segment that are looked at
 _SIZE = 64
 _VARIED = 16  # different values among the bytes of a mark: less is filling
@@ -46,7 +47,7 @@ class Marks:
 
     def __init__(self, data: Buffer, elf: ElfFile) -> None:
         # What may be written is no longer what the file holds, and marks are not to overlap.
-        loads = [load for load in elf.loads if load.p_filesz >= _PLACES * _SIZE and not load.p_flags & _WRITABLE]
+        loads = [load for load in elf.loads if load.p_filesz >= _PLACES * _SIZE and not load.p_flags & _WRITABLE][:_LOADS]
         self._bytes = [mark for load in loads for mark in _constants(data, load)]
         self._pointers = [one for load in loads for one in _pointers(data, load, elf)]
         self._word = elf.bits // 8
