@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import signal
 import threading
+import time
 
 PATIENCE = 0.25  # seconds for one search; a line takes microseconds
 
@@ -21,13 +22,21 @@ def search(wanted: re.Pattern[str], text: str) -> bool:
     if threading.current_thread() is not threading.main_thread():
         return wanted.search(text) is not None
 
+    done = False
+
     def expired(_signal: int, _frame: object) -> None:
-        raise TooSlow
+        if not done:
+            raise TooSlow
 
     before = signal.signal(signal.SIGALRM, expired)
+    begun = time.monotonic()
     left, again = signal.setitimer(signal.ITIMER_REAL, PATIENCE)
     try:
-        return wanted.search(text) is not None
+        found = wanted.search(text) is not None
+        done = True
+        return found
     finally:
-        signal.setitimer(signal.ITIMER_REAL, left, again)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        if left:  # what somebody else waits for is not put off, however often it is searched
+            signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - begun), 1e-6), again)

@@ -7,6 +7,8 @@ least, and so many at most, had begun when it was complete.
 from __future__ import annotations
 
 import re
+import time
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -21,6 +23,7 @@ from pvhdbg.vmm.qemu import QemuProcess
 from pvhdbg.vmm.serial import SerialLines
 
 PREFIX = "serial:"
+_BUDGET = 5.0  # seconds that one expression may take in all; the 100 KB of a boot take a hundredth of that
 _HELD = 2  # events that QEMU may have logged and the log's reader not handed on: one torn, one whose effect is not known yet
 
 
@@ -67,6 +70,7 @@ class SerialMilestones:
         self._ahead = ahead
         self._begun = 0
         self._waiting: list[Milestone] = []
+        self._spent: defaultdict[str, float] = defaultdict(float)  # seconds, by expression
         self.warnings: list[str] = []
 
     @property
@@ -89,7 +93,7 @@ class SerialMilestones:
         """Those that the end of the trace completes; a line that was not ended counts now."""
         if self._lines is None:
             return []
-        while lines := self._lines.read():
+        while self._wanted and (lines := self._lines.read()):
             self._find(lines, begun)
         self._find([self._lines.unfinished()], begun)
         return self._stamped(begun)
@@ -101,13 +105,22 @@ class SerialMilestones:
 
     def _find(self, lines: list[str], begun: int) -> None:
         for line in lines:
+            if not self._wanted:
+                return
             for name, wanted in tuple(self._wanted.items()):
+                since = time.monotonic()
                 try:
                     met = search(wanted, line)
                 except TooSlow:
-                    del self._wanted[name]
-                    self.warnings.append(f"{name} takes more than {PATIENCE:g} s on a line of the guest's: it is not looked for any more")
+                    self._give_up(name, f"takes more than {PATIENCE:g} s on a line of the guest's")
                     continue
+                self._spent[name] += time.monotonic() - since
                 if met:
                     del self._wanted[name]
                     self._waiting.append(Milestone(name, self._begun, None, line))
+                elif self._spent[name] > _BUDGET:
+                    self._give_up(name, f"has taken {_BUDGET:g} s on what the guest writes")
+
+    def _give_up(self, name: str, why: str) -> None:
+        del self._wanted[name]
+        self.warnings.append(f"{name} {why}: it is not looked for any more")

@@ -7,12 +7,15 @@ import re
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pvhdbg import guests
+from pvhdbg.frontends import serial_milestones
 from pvhdbg.frontends.bounded_search import PATIENCE, TooSlow, search
+from pvhdbg.frontends.serial_milestones import SerialMilestones
 from tests.frontends.cli_runner import Cli, Machine, kernel_elf
 
 CRASHERS = str(guests.path("crashers"))
@@ -95,3 +98,34 @@ def test_a_search_is_bounded_and_leaves_the_timer_alone() -> None:
     assert not search(re.compile("d"), "abc")
     assert signal.getsignal(signal.SIGALRM) is before
     assert signal.getitimer(signal.ITIMER_REAL)[0] == pytest.approx(left, abs=10)
+
+
+def test_many_searches_put_nobody_elses_timer_off() -> None:
+    rang: list[int] = []
+    left = signal.setitimer(signal.ITIMER_REAL, 0.2)[0]
+    before = signal.signal(signal.SIGALRM, lambda *_: rang.append(1))
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        until = time.monotonic() + 5
+        while not rang and time.monotonic() < until:
+            search(re.compile("(a+)+$"), "a" * 14 + "!")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, left)
+        signal.signal(signal.SIGALRM, before)
+    assert rang
+
+
+@pytest.mark.parametrize("many", [b"a" * 20 + b"!\n", b"\n"])
+def test_lines_that_cost_a_little_each_have_an_end_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, many: bytes) -> None:
+    monkeypatch.setattr(serial_milestones, "_BUDGET", 0.3)
+    log = tmp_path / "serial"
+    log.write_bytes(b"")
+    qemu = SimpleNamespace(serial_log=log, command=("qemu", "-S"))
+    looks = SerialMilestones(SimpleNamespace(qemu=qemu), {"serial:x": re.compile(SLOW + "|x")}, ahead=True)  # type: ignore[arg-type]
+    log.write_bytes(many * (4 << 20 if many == b"\n" else 1000))
+    begun = time.monotonic()
+    looks.look(5)
+    assert looks.finish(9) == []
+    assert time.monotonic() - begun < 3
+    assert looks.complete
+    assert looks.warnings == ["serial:x has taken 0.3 s on what the guest writes: it is not looked for any more"]
