@@ -14,7 +14,7 @@ from pvhdbg.trace.engines.engine import End
 from pvhdbg.trace.event import Event, Reset
 from pvhdbg.trace.first import Reached
 from pvhdbg.trace.milestones import Milestone
-from pvhdbg.trace.trace_file import Ending, Head, Record, decode, is_trace
+from pvhdbg.trace.trace_file import Ending, Head, Record, decode, is_trace, lines
 
 _SHOWN = 200  # events that are shown when nothing says how many
 
@@ -35,7 +35,7 @@ def show(request: Request) -> Answer:
         if request.values.get(name):
             raise BadInput(f"{request.subject} is a saved trace, which is only shown", "leave out all but --what and --tail")
     names: dict[int, str] = {}
-    seen = Seen(Head("?", "?"), names.get, last=deque(maxlen=request.tail or _SHOWN))
+    seen = Seen(Head("?", "?"), names.get, last=deque(maxlen=request.tail or _SHOWN), end=End("cut"))
     reached: deque[Reached] = deque(maxlen=request.tail)
     cut = True
     for record in saved(str(request.subject), names):
@@ -71,4 +71,4 @@ def saved(path: str, names: dict[int, str] | None = None) -> Generator[Record, N
     if not is_saved(path):
         raise BadInput(f"{path} is not a saved trace", "give a file that `pvhdbg trace -o` wrote")
     with open(path, encoding="utf-8", errors="replace", newline="\n") as file:
-        yield from decode(file, names)
+        yield from decode(lines(file), names)

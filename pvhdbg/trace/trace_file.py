@@ -23,7 +23,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TextIO
 
 from pvhdbg.errors import BadInput
 from pvhdbg.trace.event import Changes, Event, Fault, Mode, Reset
@@ -147,6 +147,12 @@ def _hex(values: Mapping[str, int]) -> dict[str, str]:
 def is_trace(head: bytes) -> bool:
     """Whether a file that begins with these bytes is a saved trace."""
     return head.startswith(b'{"schema":"pvhdbg/trace/')
+
+
+def lines(file: TextIO) -> Iterator[str]:
+    """The lines of a file, in pieces where they are too long to be a trace's: such a file may have no line end at all."""
+    while line := file.readline(_LINE_BOUND + 1):
+        yield line
 
 
 def decode(lines: Iterable[str], names: dict[int, str] | None = None) -> Iterator[Record]:

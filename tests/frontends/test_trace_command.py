@@ -377,6 +377,9 @@ def test_traces_that_are_cut_or_empty(cli: Cli) -> None:
     cli("trace", HELLO, "--what", "state", "-o", file).ok()
     whole = file.read_bytes()
     file.write_bytes(whole[:-30])
+    shown = cli("trace", file).ok().out
+    assert "ended: unknown" in shown
+    assert "the machine stopped" not in shown
     assert "the trace is cut" in cli("trace", "export", file, "--as", "tenet", "-o", cli.folder / "tenet").ok().out
     assert len(readers.tenet((cli.folder / "tenet").read_bytes())) == whole.count(b'"code"')
     file.write_bytes(whole.splitlines(True)[0])

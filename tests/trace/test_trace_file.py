@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from pvhdbg.errors import BadInput
 from pvhdbg.trace.event import Changes, Event, Fault, Mode, Reset
 from pvhdbg.trace.first import Reached
 from pvhdbg.trace.milestones import Milestone
-from pvhdbg.trace.trace_file import Encoder, Ending, Head, Load, Record, decode, encode, is_trace
+from pvhdbg.trace.trace_file import Encoder, Ending, Head, Load, Record, decode, encode, is_trace, lines
 
 SCHEMA = json.loads((Path(pvhdbg.__file__).parent / "report/schemas/trace-1.json").read_text())
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
@@ -151,3 +152,12 @@ def test_a_trace_of_before_loads_and_states_were_kept_is_read() -> None:
     old = '{"schema":"pvhdbg/trace/1","engine":"log","what":"pc","entry":null,"vmm":null,"kernel":null}\n'
     VALIDATOR.validate(json.loads(old))
     assert list(decode([old])) == [Head("log", "pc")]
+
+
+def test_a_line_without_end_is_not_held() -> None:
+    text = encode(Head("log", "pc")) + " " * (8 << 20)
+    pieces = list(lines(io.StringIO(text, newline="\n")))
+    assert max(map(len, pieces)) <= (1 << 16) + 1
+    assert "".join(pieces) == text
+    with pytest.raises(BadInput, match="line 2 of the trace is damaged"):
+        list(decode(pieces))

@@ -27,7 +27,8 @@ class End:
     """Why a trace ended.
 
     `why` is one of: "address", "count", "enough" (the reader had what it wanted), "time", "interrupted", "shutdown" (the guest
-    shut down or triple-faulted and QEMU kept it), "reset", "halted" (hlt with interrupts off), "exited" (QEMU is gone), "stopped".
+    shut down or triple-faulted and QEMU kept it), "reset", "halted" (hlt with interrupts off), "exited" (QEMU is gone), "stopped",
+    "cut" (a saved trace does not say).
     """
 
     why: str
@@ -53,6 +54,7 @@ class End:
             "reset": "the guest rebooted",
             "halted": f"the CPU halted with interrupts off{at}",
             "exited": "the machine is gone: the guest ended it",
+            "cut": "unknown",
         }.get(self.why, f"the machine stopped{at}")
 
 
