@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager
+from itertools import count
 from typing import Any, Protocol, TypeVar
 
 from pvhdbg.errors import TargetError, TargetLost, TargetTimeout
@@ -21,6 +22,7 @@ from pvhdbg.model import Registers
 from pvhdbg.targets.target import Leave, Stop, StopKind, Target
 
 T = TypeVar("T")
+_NUMBERS = count(1)  # a machine may be lent again, and is to confuse no two runs
 _TURN = 0.05  # seconds between two looks at whether the work is done
 _STOPS = 10.0  # seconds in which a machine that was interrupted has to stand still
 _OURS = frozenset((signal.SIGINT,))
@@ -31,11 +33,11 @@ _THEIRS = frozenset((signal.SIGINT, signal.SIGCHLD, signal.SIGALRM, signal.SIGWI
 class Runs(Target, Protocol):
     """A target that runs in the thread that asks for it."""
 
-    def run(self) -> Stop:
-        """Let the guest run, and return at its next stop."""
+    def run(self, number: int) -> Stop:
+        """Let the guest run, and return at its next stop. Runs are numbered, so that none is ended in another's place."""
 
-    def stop_soon(self) -> None:
-        """Make `run` return. Can be called from any thread."""
+    def stop_soon(self, number: int) -> None:
+        """Make the run of that number return, also one that has not begun. Can be called from any thread."""
 
 
 class FromThread:
@@ -48,6 +50,7 @@ class FromThread:
         self._ready = threading.Event()
         self._over = False
         self._run: Future[Stop] | None = None
+        self._number = 0  # of the run that was begun last
         self._asked = False  # the stop that comes is one that the work asked for
         self._on_ctrl_c: Callable[[], None] | None = None
 
@@ -165,13 +168,14 @@ class FromThread:
         if self._run is not None:
             raise TargetError("the machine is running", "interrupt it first")
         self._asked = False
-        self._run = self._ask(self._ran)
+        number = self._number = next(_NUMBERS)
+        self._run = self._ask(lambda: self._ran(number))
 
-    def _ran(self) -> Stop:
+    def _ran(self, number: int) -> Stop:
         stop = Stop(StopKind.INTERRUPT, 2, "SIGINT")
         try:
             with _unblocked(_OURS):
-                stop = self.inner.run()
+                stop = self.inner.run(number)
         except KeyboardInterrupt:  # it came before the guest ran, or when it had stopped
             self._ctrl_c()
         if stop.kind is StopKind.INTERRUPT and not self._asked:
@@ -197,7 +201,7 @@ class FromThread:
         if self._run is None:
             return Stop(StopKind.INTERRUPT, 2, "already stopped")
         self._asked = True
-        self.inner.stop_soon()
+        self.inner.stop_soon(self._number)
         return self.wait(_STOPS)
 
     def close(self, leave: Leave) -> None:

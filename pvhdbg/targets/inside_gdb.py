@@ -47,7 +47,9 @@ class InsideGdb:
         self._stub = stub
         self._name = stub.details if isinstance(stub.details, str) else stub.description
         self._breakpoints: dict[int, gdb.Breakpoint] = {}
-        self._runs = 0  # that are over
+        self._waits = 0  # runs of our own, whose numbers are below zero
+        self._going: int | None = None  # the number of the run that lasts
+        self._ended: int | None = None  # of the one that is to end
         self._layout: RegisterLayout | None = None
         self._moved = False  # behind GDB's back
         self.disabled: list[gdb.Breakpoint] = []  # the user's; still so when the machine is gone, which GDB cannot enable them in
@@ -215,33 +217,40 @@ class InsideGdb:
     def wait(self, timeout: float) -> Stop:
         """Let the guest run to its next stop. After `timeout` seconds it is interrupted, and TargetTimeout raised."""
         expired = threading.Event()
+        self._waits += 1
+        number = -self._waits
 
         def expire() -> None:
             expired.set()
-            self.stop_soon()
+            self.stop_soon(number)
 
         timer = threading.Timer(timeout, expire)
         timer.daemon = True
         timer.start()
         try:
-            stop = self.run()
+            stop = self.run(number)
         finally:
             timer.cancel()
         if expired.is_set() and stop.kind is StopKind.INTERRUPT:
             raise TargetTimeout(f"the guest did not stop within {timeout:g} s", "give it more time")
         return stop
 
-    def run(self) -> Stop:
+    def run(self, number: int) -> Stop:
         """Let the guest run, and return at its next stop."""
-        try:
-            return self._run("continue")
-        finally:
-            self._runs += 1
+        self._going = number
+        if self._ended == number:
+            self._going = None
+            return Stop(StopKind.INTERRUPT, 2, "ended before it began")
+        return self._run("continue")
 
-    def stop_soon(self) -> None:
-        """Make `run` return, the present one or the next. Can be called from any thread."""
-        which = self._runs  # GDB may come to the event when that run is over
-        gdb.post_event(lambda: _quietly("interrupt") if self._runs == which else None)
+    def stop_soon(self, number: int) -> None:
+        """Make the run of that number return. Can be called from any thread.
+
+        Nothing is posted to a GDB that does not run the guest: an event that nobody came to makes GDB 13 crash at its end.
+        """
+        self._ended = number
+        if self._going == number:
+            gdb.post_event(lambda: _quietly("interrupt") if self._going == number else None)
 
     def step(self) -> Stop:
         return self._run("stepi")
@@ -258,11 +267,13 @@ class InsideGdb:
             with silence(), muted():
                 _execute(command)
         finally:
+            self._going = None
             gdb.events.stop.disconnect(self._on_stop)
             gdb.events.exited.disconnect(self._on_exit)
         return self._last
 
     def _on_stop(self, event: object) -> None:
+        self._going = None
         if isinstance(event, gdb.SignalEvent):
             words = "the guest shut down or triple-faulted" if event.stop_signal == "SIGQUIT" else event.stop_signal
             self._last = Stop(_SIGNALS.get(event.stop_signal, StopKind.ERROR), 5, words)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
+import subprocess
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -245,6 +247,20 @@ def test_ctrl_c_ends_it_with_what_there_is(machine: Start, verb: str, cli: Cli) 
         assert "No breakpoints" in gdb.enter("maint info breakpoints\n", prompt)
         gdb.enter("stepi\n", prompt)
         assert not list(tmp_path.glob("pvhdbg-*"))
+
+
+def test_ctrl_c_in_a_batch_leaves_gdb_nothing_to_come_to(machine: Start, cli: Cli) -> None:
+    """GDB 13 crashes at its end over an event that was posted to it and that it did not come to."""
+    need("gdb")
+    idle = cli.file("idle", kernel_elf(b"\x42\xeb\xfd"))
+    lines = (f"source {SCRIPT}", *begin(idle, machine(kernel=idle)), "pvh trace --engine log --for 30")
+    words = ["gdb", "-nx", "-q", "-batch", *(word for line in lines for word in ("-ex", line))]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as gdb:
+        eventually(lambda: reads_the_log(gdb), "it does not begin", 15)
+        gdb.send_signal(signal.SIGINT)
+        said, _ = gdb.communicate(timeout=20)
+    assert "ended: interrupted" in said
+    assert gdb.returncode == 0, said
 
 
 def test_a_real_kernel_to_start_kernel(vmlinux: Path, machine: Start, cli: Cli) -> None:
