@@ -18,7 +18,7 @@ from tests.frontends.cli_runner import kernel_elf, need
 
 pytestmark = pytest.mark.boot
 
-AT_ONCE = 1.0  # seconds from the death to its name
+AT_ONCE = 3.0  # seconds: it is one on a machine that has nothing else to do, and no test is to measure the machine
 NEVER = 0x200000  # an address that is not reached
 SAY_X = bytes.fromhex("66ba f803 b058 ee")  # mov $0x3f8, %dx; mov $'X', %al; out: the last that it does before it dies
 LATER = bytes.fromhex("b9 00000008 49 75fd")  # mov $0x8000000, %ecx; 1: dec %ecx; jnz 1b: behind what is followed
@@ -31,7 +31,7 @@ def qemu() -> None:
 
 
 def died(guest: Boot, wait: str = "until") -> str:
-    """What the wait says of the death, which it has to tell within a second of the last byte on the serial port."""
+    """What the wait says of the death, which it has to tell soon after the last byte on the serial port."""
     with pytest.raises(GuestDied) as caught:
         _ = guest.until(NEVER, timeout=20) if wait == "until" else guest.serial.expect("never", timeout=20)
     took = time.time() - os.stat(guest.qemu.serial_log).st_mtime

@@ -19,8 +19,9 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
-from pvhdbg.errors import MemoryUnreadable, ProtocolError, PvhdbgError, TargetError, TargetLost
+from pvhdbg.errors import MemoryUnreadable, ProtocolError, PvhdbgError, TargetError, TargetLost, TargetTimeout
 from pvhdbg.model import SELECTORS, Registers
 from pvhdbg.rsp import replies
 from pvhdbg.rsp.registers import RegisterLayout, layout_for
@@ -29,6 +30,8 @@ from pvhdbg.targets.peer import command_of
 from pvhdbg.targets.target import Capabilities, Leave, Stop, StopKind
 from pvhdbg.targets.wire import Wire
 
+_STEP_TIME = 2.0  # seconds for one instruction
+_WAITS = "the CPU waits for an interrupt, and a step lets none in"
 _PIECE = 0x800  # bytes that every QEMU answers in one `m`
 _PIECE_BOUND = 0x8000
 _MONITOR_BOUND = 8 << 20
@@ -281,7 +284,10 @@ class RemoteTarget:
         return self._take(self._stop_reply(timeout))
 
     def step(self) -> Stop:
-        """One instruction; a breakpoint at the current pc is lifted for it."""
+        """One instruction; a breakpoint at the current pc is lifted for it.
+
+        A CPU that has executed `hlt` does not step, and QEMU leaves the request unanswered: it is then interrupted where it is.
+        """
         self._stopped()
         pc = self._pc if self._pc is not None else self._read_g().get("rip", -1)
         here = pc in self._breakpoints
@@ -289,7 +295,12 @@ class RemoteTarget:
             self._expect_ok(f"z1,{pc:x},1", "the breakpoint could not be lifted for a step")
         try:
             self._cr0_hint = None
-            return self._take(self._wire.request(self._one_step(), self._timeout))
+            self._wire.send(self._one_step())
+            self._running = True
+            try:
+                return self._take(self._stop_reply(min(self._timeout, _STEP_TIME)))
+            except TargetTimeout:
+                return replace(self._take(self._stop_reply(self._timeout, ask=True)), text=_WAITS)
         finally:
             if here:
                 self._expect_ok(f"Z1,{pc:x},1", "the breakpoint could not be set again after a step")

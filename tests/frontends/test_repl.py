@@ -392,6 +392,15 @@ def test_each_verb_can_be_helped_and_its_example_typed() -> None:
 
 
 @pytest.mark.boot
+def test_a_step_of_a_cpu_that_has_halted_comes_back() -> None:
+    with talking(str(guest("crashers")), append="crash=hlt") as one:
+        one("until hlt")
+        one("stepi")
+        assert "the CPU waits for an interrupt" in one.wrong("stepi")
+        assert "32-bit protected mode" in one("mode")
+
+
+@pytest.mark.boot
 def test_help_apropos_and_completion(shared: Talk) -> None:
     assert "Usage: until " in shared("help until")
     assert "stepi" in shared("help")

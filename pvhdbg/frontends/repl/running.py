@@ -168,6 +168,8 @@ class Runner:
                 if stop.kind is StopKind.SHUTDOWN:
                     self._machine.ended = stop.text
                     break
+                if stop.kind is StopKind.INTERRUPT and not self._machine.interrupted.is_set():
+                    raise TargetError(stop.text, "let it run: continue; what it waits in: mode, disas")
                 registers = target.read_registers()
                 if true(registers):
                     return True, None
