@@ -151,7 +151,7 @@ def test_modes_and_milestones_of_a_boot() -> None:
 
 
 def test_a_guest_that_ends_before_it_can_be_stopped_in_its_mode(monkeypatch: pytest.MonkeyPatch) -> None:
-    with boot(guests.path("long_mode"), memory="64M", extra=EXIT_DEVICE) as guest:
+    with boot(guests.path("long_mode"), memory="64M", extra=(*EXIT_DEVICE, "-action", "shutdown=poweroff")) as guest:
         guest.until("load_gdt")
         stop = guest.target.interrupt
 

@@ -172,7 +172,6 @@ def test_a_log_that_qemu_keeps_for_somebody_else_goes_on(machine: Start, cli: Cl
     gdb = Gdb(*begin(LONG_MODE, stub), "pvh trace --until far_jump", f"shell cp '{log}' '{log}.before'", "monitor system_reset")
     assert "note: QEMU runs with a log of its own (-d cpu_reset)" in gdb["pvh trace --until far_jump"]
     before = (cli.folder / "their log.before").read_text()
-    assert "CPU Reset" in before
     assert "Trace" not in before
     assert log.read_text().startswith(before)
     eventually(lambda: log.read_text().count("CPU Reset") > before.count("CPU Reset"), "nothing more is logged")

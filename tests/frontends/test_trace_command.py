@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import signal
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +24,8 @@ from tests.trace import readers
 pytestmark = pytest.mark.boot
 
 LONG_MODE, CRASHERS = str(guests.path("long_mode")), str(guests.path("crashers"))
+QBOOT = ("-bios", "qboot.rom")  # firmware of 15 000 to 43 000 instructions; newer QEMUs take SeaBIOS for microvm, of six million
+FAR = 45000  # behind the second boot
 TO_LONG_MODE = 10284  # see tests/trace/test_log_engine.py
 SCHEMA = json.loads((Path(pvhdbg.__file__).parent / "report/schemas/trace-1.json").read_text())
 
@@ -178,10 +179,12 @@ def test_a_full_disk_is_told(cli: Cli) -> None:
 
 def test_no_half_of_a_trace_is_left_where_there_is_no_room(cli: Cli) -> None:
     file = cli.folder / "t.jsonl"
-    command = [sys.executable, "-m", "pvhdbg", "trace", LONG_MODE, "--what", "state", "-o", str(file)]
-    ran = subprocess.run(["sh", "-c", 'ulimit -f 64; exec "$@"', "sh", *command], env=cli.env, capture_output=True, text=True, check=False)
-    assert (ran.returncode, ran.stdout) == (2, "")
-    assert ran.stderr.splitlines()[-2:][0] == "pvhdbg: the answer cannot be written: File too large"
+    with cli.start("trace", CRASHERS, "--append", "crash=endless-loop", "--what", "state", "--for", "20", "-o", file) as process:
+        eventually(lambda: reads_the_log(process), "the trace does not begin", 10)
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (1 << 15, 1 << 15))  # QEMU has its memory, which counts as a file
+        ran = cli.ended(process)
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.splitlines()[-2:][0] == "pvhdbg: the answer cannot be written: File too large"
     assert list(cli.folder.iterdir()) == [cli.tmp]
 
 
@@ -258,7 +261,6 @@ def test_a_log_that_qemu_keeps_for_somebody_else_goes_on(cli: Cli, machine: obje
     text = cli("trace", theirs.socket, "--until", "5", "--what", "pc").ok().out
     assert "a log of its own (-d cpu_reset)" in text
     before = theirs_log.read_text()
-    assert "CPU Reset" in before
     assert "Trace" not in before
     with theirs.debugger() as target:
         target.monitor("system_reset")
@@ -458,22 +460,22 @@ def test_a_guest_that_resets_is_left_there_or_followed(cli: Cli) -> None:
     file = cli.folder / "boot.jsonl"
     text = cli("trace", resets, "--what", "pc").ok().out
     assert "the guest reset the machine: reset 1, after instruction 1 at 0x100007 in protected mode: a triple fault, begun by #BP" in text
-    cli("trace", resets, "--machine", "microvm", "--on-reset", "go", "--what", "pc", "--until", "16000", "-o", file).ok()
+    cli("trace", resets, "--machine", "microvm", "--on-reset", "go", "--what", "pc", "--until", str(FAR), "-o", file, "--", *QBOOT).ok()
     rows = rows_of(file)
-    first, second = (row for row in rows if "reset" in row)
+    first, second, *_ = (row for row in rows if "reset" in row)
     assert (first["seq"], first["pc"], first["goes_on"]) == (2, "0x100007", True)
-    (again,) = (row for row in rows if row.get("milestone") == "entry" and row["seq"])
+    again, *_ = (row for row in rows if row.get("milestone") == "entry" and row["seq"])
     assert (again["pc"], again["detail"], second["seq"]) == ("0x100000", "boot 2", int(str(again["seq"])) + 2)
     seqs = [row["seq"] for row in rows if "code" in row]
-    assert seqs == list(range(16000))
+    assert seqs == list(range(FAR))
     shown = cli("trace", file).ok().out
     assert shown.index("reset 1") < shown.index("(boot 2)") < shown.index("reset 2")
-    assert "*** reset 2, after instruction" in cli("trace", file, "--what", "pc", "--tail", "3000").ok().out
+    assert "*** reset 2, after instruction" in cli("trace", file, "--what", "pc", "--tail", str(FAR)).ok().out
 
 
 def test_a_machine_of_somebody_elses_is_followed_over_its_reset(cli: Cli, machine: object) -> None:
-    theirs: Machine = machine("-M", "microvm", kernel=cli.file("resets.elf", kernel_elf(TRIPLE_FAULT)))  # type: ignore[operator]
-    text = cli("trace", theirs.socket, "--on-reset", "go", "--until", "16000").ok().out
+    theirs: Machine = machine("-M", "microvm", *QBOOT, kernel=cli.file("resets.elf", kernel_elf(TRIPLE_FAULT)))  # type: ignore[operator]
+    text = cli("trace", theirs.socket, "--on-reset", "go", "--until", str(FAR)).ok().out
     assert "(boot 2)" in text
     text = cli("trace", theirs.socket, "--here", "--what", "calls", "--for", "5").ok().out
     assert "the guest reset the machine: reset 1, after block" in text
@@ -482,7 +484,7 @@ def test_a_machine_of_somebody_elses_is_followed_over_its_reset(cli: Cli, machin
     assert [line.split()[0] for line in lines[:3]] == ["the", "boot", "the"]
     with theirs.debugger() as target:
         assert target.read_registers()["rip"] == 0xFFF0
-    deaf: Machine = machine("-M", "microvm", "-no-reboot", kernel=cli.file("resets.elf", kernel_elf(TRIPLE_FAULT)))  # type: ignore[operator]
+    deaf: Machine = machine("-M", "microvm", *QBOOT, "-no-reboot", kernel=cli.file("resets.elf", kernel_elf(TRIPLE_FAULT)))  # type: ignore[operator]
     text = cli("trace", deaf.socket, "--on-reset", "go").ok().out
     assert "note: the VMM stops or ends where its guest resets (QEMU's -no-reboot)" in text
     assert "the guest reset the machine: reset 1" in text

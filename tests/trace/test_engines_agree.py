@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from pvhdbg.kernel_image import open_kernel
 from pvhdbg.targets.remote import RemoteTarget
 from pvhdbg.trace.engines.engine import Bounds, Engine
 from pvhdbg.trace.engines.log import LogEngine
 from pvhdbg.trace.engines.step import StepEngine
 from pvhdbg.trace.event import Event
+from pvhdbg.watching import Names
 
 pytestmark = pytest.mark.boot
 AtEntry = Callable[..., RemoteTarget]
@@ -43,8 +45,10 @@ def test_long_mode_to_its_halt(at_entry: AtEntry) -> None:
 
 
 def test_the_distributions_kernel(at_entry: AtEntry, vmlinux: Path) -> None:
-    log, step = LogEngine(at_entry(vmlinux, memory="512M"), states=True), StepEngine(at_entry(vmlinux, memory="512M"))
-    by_log, by_step = seen(log), seen(step)
+    with open_kernel(str(vmlinux)) as image:
+        # QEMU 10 shows a block that it knows by another address once only: the file has its code.
+        log = LogEngine(at_entry(vmlinux, memory="512M"), states=True, peek=Names(image).code)
+        by_log, by_step = seen(log), seen(StepEngine(at_entry(vmlinux, memory="512M")))
     assert len(by_log) == COUNT
     compare(by_log, by_step)
 

@@ -23,6 +23,7 @@ from tests.frontends.cli_runner import TRIPLE_FAULT, kernel_elf
 
 AtEntry = Callable[..., RemoteTarget]
 ENTRY = 0x100000
+QBOOT = {"microvm": ("-bios", "qboot.rom"), "pc": ()}  # firmware of 15 000 instructions; newer QEMUs take SeaBIOS, of six million
 # inc edx; mov edx, 0xcf9; mov al, 6; out dx, al; jmp .
 BY_PORT = b"\x42\xba\xf9\x0c\x00\x00\xb0\x06\xee\xeb\xfe"
 MAKE: dict[str, Callable[[RemoteTarget, int], Engine]] = {
@@ -40,7 +41,7 @@ def booted(at_entry: AtEntry, tmp_path: Path) -> AtEntry:
     def boot(code: bytes, machine: str = "microvm", reboot: str = "reset") -> RemoteTarget:
         kernel = tmp_path / "kernel.elf"
         kernel.write_bytes(kernel_elf(code))
-        return at_entry(kernel, machine=machine, extra=("-action", f"reboot={reboot}"))
+        return at_entry(kernel, machine=machine, extra=(*QBOOT[machine], "-action", f"reboot={reboot}"))
 
     return boot
 
