@@ -6,6 +6,7 @@ that it is the same on every run.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -16,6 +17,9 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.bench import Bench, Row
+from pvhdbg import guests
+from pvhdbg.booted import boot as boot_guest
+from pvhdbg.errors import GuestDied
 from pvhdbg.frontends.trace_subject import Names
 from pvhdbg.kernel_image import open_kernel
 from pvhdbg.targets.address import StubAddress
@@ -106,6 +110,9 @@ def rows(bench: Bench) -> Iterator[Row]:
     yield Row("peak memory of 10 M events through the reader", [], [], "<= 150 MB", lambda _: peak <= 150, note=f"{peak:.0f} MB")
     took = min(why(bench) for _ in range(3))
     yield Row("`why`: from the entry of a boot that dies to its verdict", [], [], "<= 0.5 s", lambda _: took <= 0.5, note=f"{took:.2f} s")
+    told = max(wait_for_a_death(crash) for crash in ("wild-esp", "virtual-address", "endless-loop", "hlt"))
+    yield Row("a wait: from a guest's last words to the word of its death, the slowest of four deaths", [], [], "<= 1 s",
+              lambda _: told <= 1, note=f"{told:.2f} s")  # fmt: skip
 
 
 def _least(goal: float, ratio: float) -> bool:
@@ -240,6 +247,16 @@ def _to_its_end(target: RemoteTarget, meanwhile: Callable[[], object], began: fl
         if stop.kind is not StopKind.SHUTDOWN:
             raise SystemExit(f"the boot ended with {stop}")
         return time.perf_counter() - began
+
+
+def wait_for_a_death(crash: str) -> float:
+    """Seconds from the last byte that `crashers` writes to when a wait for something else is told that it died."""
+    with boot_guest(guests.path("crashers"), append=f"crash={crash}", memory="64M") as guest:
+        try:
+            guest.serial.expect("never", timeout=20)
+        except GuestDied:
+            return time.time() - os.stat(guest.qemu.serial_log).st_mtime
+    raise AssertionError(f"{crash} did not die")
 
 
 def why(bench: Bench) -> float:

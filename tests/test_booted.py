@@ -18,7 +18,7 @@ from tests.frontends.cli_runner import kernel_elf, need
 
 pytestmark = pytest.mark.boot
 
-AT_ONCE = 3.0  # seconds: it is one on a machine that has nothing else to do, and no test is to measure the machine
+AT_ONCE = 3.0  # seconds, on a machine that does all else, too; `make bench` holds it to one
 NEVER = 0x200000  # an address that is not reached
 SAY_X = bytes.fromhex("66ba f803 b058 ee")  # mov $0x3f8, %dx; mov $'X', %al; out: the last that it does before it dies
 LATER = bytes.fromhex("b9 00000008 49 75fd")  # mov $0x8000000, %ecx; 1: dec %ecx; jnz 1b: behind what is followed

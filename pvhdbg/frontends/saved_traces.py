@@ -8,15 +8,13 @@ from collections.abc import Generator
 
 from pvhdbg.errors import BadInput
 from pvhdbg.frontends.trace_goal import Until
-from pvhdbg.frontends.trace_seen import Seen, render
+from pvhdbg.frontends.trace_seen import SHOWN, Seen, render
 from pvhdbg.frontends.verbs import Answer, Request
 from pvhdbg.trace.engines.engine import End
 from pvhdbg.trace.event import Event, Reset
 from pvhdbg.trace.first import Reached
 from pvhdbg.trace.milestones import Milestone
 from pvhdbg.trace.trace_file import Ending, Head, Record, decode, is_trace, lines
-
-_SHOWN = 200  # events that are shown when nothing says how many
 
 
 def is_saved(path: str) -> bool:
@@ -35,7 +33,7 @@ def show(request: Request) -> Answer:
         if request.values.get(name):
             raise BadInput(f"{request.subject} is a saved trace, which is only shown", "leave out all but --what and --tail")
     names: dict[int, str] = {}
-    seen = Seen(Head("?", "?"), names.get, last=deque(maxlen=request.tail or _SHOWN), end=End("cut"))
+    seen = Seen(Head("?", "?"), names.get, last=deque(maxlen=request.tail or SHOWN), end=End("cut"))
     reached: deque[Reached] = deque(maxlen=request.tail)
     cut = True
     for record in saved(str(request.subject), names):

@@ -18,7 +18,7 @@ from pvhdbg.frontends.trace_engine import choose, entry_of, own_milestones
 from pvhdbg.frontends.trace_goal import NOT_REACHED, Until, seconds, until
 from pvhdbg.frontends.trace_on import run_on
 from pvhdbg.frontends.trace_scope import Scope, code_of
-from pvhdbg.frontends.trace_seen import NO_DISASSEMBLER, Seen, head_of, places, render
+from pvhdbg.frontends.trace_seen import NO_DISASSEMBLER, SHOWN, Seen, head_of, places, render
 from pvhdbg.frontends.trace_subject import Machine, at_entry, on_machine
 from pvhdbg.frontends.verbs import Answer, Request
 from pvhdbg.targets.target import run_until
@@ -29,7 +29,6 @@ from pvhdbg.trace.milestones import SYMBOLS, Finder, Milestone
 from pvhdbg.trace.mode_words import first_in
 from pvhdbg.trace.trace_file import Ending, encode
 
-_SHOWN = 200  # events that are shown when nothing says how many
 _RATE_EVERY = 0.5  # seconds between two looks at the rate
 MOST_CPUS = 4096
 
@@ -63,7 +62,7 @@ def _traced(request: Request, machine: Machine, write: Callable[[str], None] | N
         return calls(request, machine, goal, write)
     engine = choose(request, machine, states=what != "pc", count=_count(request, goal, scope))
     seen = Seen(head_of(engine, what, machine), machine.names, warnings=machine.warnings)
-    kept = request.tail or (None if request.output else _SHOWN)
+    kept = request.tail or (None if request.output else SHOWN)
     seen.last = deque(maxlen=kept or 1)
     _follow(request, engine, machine, goal, seen, None if request.tail else write, scope)
     if write is not None:
@@ -132,7 +131,7 @@ def _follow(
     serial = looked_for(request, machine, engine.name, goal.text if goal.serial is not None else None)
     count = _count(request, goal, scope)
     if count is None and not scope.everything and not _endless(request, goal):
-        scope.most = _SHOWN
+        scope.most = SHOWN
     bounds = Bounds(goal.addresses, count, seconds(request))
     hurries, hurried = _hurries(request, engine, goal, what), False
     began = looked = time.monotonic()
@@ -170,17 +169,18 @@ def _follow(
         _write(write, left, seen)
     seen.end = engine.end
     seen.warnings += [*engine.warnings, *serial.warnings]
-    arrived = finder.left.get(seen.end.pc) if seen.end.why == "address" and seen.end.pc is not None else None
-    if arrived is not None and seen.end.pc is not None:  # it stands there, and has not begun
-        seen.milestones.append(Milestone(arrived, seen.events, seen.end.pc))
-        _write(write, seen.milestones[-1:], seen)
-    if hurried and seen.end.why == "interrupted":
+    counted = not (hurried and seen.end.why == "interrupted")
+    if not counted:
         seen.end = End("enough")
         if finder.left or goal.addresses:
             time_left = max(bounds.seconds - (time.monotonic() - began), 0.001)
             seen.end = run_on(machine, goal, finder.left, time_left, seen, lambda one: _write(write, [one], seen))
+    arrived = finder.left.get(seen.end.pc) if seen.end.why == "address" and seen.end.pc is not None else None
+    if arrived is not None and seen.end.pc is not None:  # it stands there, and has not begun
+        seen.milestones.append(Milestone(arrived, seen.events, seen.end.pc, counted=counted))
+        _write(write, seen.milestones[-1:], seen)
     seen.seconds = time.monotonic() - began
-    machine.ended = engine.end.words if engine.end.final else None
+    machine.ended = seen.end.words if seen.end.final else None
 
 
 def _hurries(request: Request, engine: Engine, goal: Until, what: str) -> bool:
@@ -195,7 +195,7 @@ def _endless(request: Request, goal: Until) -> bool:
 
 def _count(request: Request, goal: Until, scope: Scope) -> int | None:
     """After how many instructions the trace ends by itself; None where something else ends it."""
-    return goal.count if _endless(request, goal) or not scope.everything else _SHOWN
+    return goal.count if _endless(request, goal) or not scope.everything else SHOWN
 
 
 def _write(write: Callable[[str], None] | None, found: Sequence[Milestone], seen: Seen) -> None:

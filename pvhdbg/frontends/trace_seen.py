@@ -19,6 +19,7 @@ from pvhdbg.trace.trace_file import Encoder, Head, Load
 from pvhdbg.watching import instruction
 
 NO_DISASSEMBLER = "there is no disassembler in this Python (capstone): instructions are shown as their bytes"
+SHOWN = 200  # events that are shown when nothing says how many
 RESETS = 1000  # that are kept for showing them
 
 
