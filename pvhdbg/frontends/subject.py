@@ -263,6 +263,10 @@ def _attached(request: Request, address: StubAddress) -> Iterator[Opened]:
         confirm = Confirm(plan.whole)
         boot = capture(target, plan, progress=request.progress, confirm=confirm, meanwhile=_prepare, timestamp=_now())
         warnings += doubts(target, image, boot, str(request.kernel))
+        if (request.here or request.reset) and "engine" not in request.values:  # a tracer finds it out by itself
+            from pvhdbg.trace.engines.log_switch import left_behind
+
+            warnings += [left] if (left := left_behind(target)) else []
         yield Opened(target, boot, image, warnings, file or confirm.file)
 
 

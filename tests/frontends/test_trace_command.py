@@ -430,6 +430,21 @@ def test_what_is_not_worth_counting_to_is_run_to(vmlinux: Path, cli: Cli) -> Non
     assert "rest_init was not reached" in gone
 
 
+def test_what_a_killed_tracer_left_on_is_told_at_the_next_attach(cli: Cli, machine: object) -> None:
+    theirs: Machine = machine("-append", "crash=endless-loop", kernel=CRASHERS)  # type: ignore[operator]
+    cli("trace", theirs.socket, "--until", "1").ok()
+    clean = cli("attach", theirs.socket, "--here", "--batch").out
+    assert "one-instruction mode" not in clean
+    with cli.start("trace", theirs.socket, "--here", "--engine", "log", "--what", "pc", "--tail", "5", "--for", "30") as process:
+        eventually(lambda: reads_the_log(process), "the trace does not begin", 10)
+        process.kill()
+        process.communicate()
+    told = cli("attach", theirs.socket, "--here", "--batch").out
+    assert "as a tracer leaves it that was killed. Put it back: any trace does (trace --here --until 1)" in told
+    cli("trace", theirs.socket, "--here", "--until", "1").ok()
+    assert "one-instruction mode" not in cli("attach", theirs.socket, "--here", "--batch").out
+
+
 def test_a_tracer_that_is_killed_leaves_a_machine_that_runs(cli: Cli, machine: object) -> None:
     theirs: Machine = machine("-append", "crash=endless-loop", kernel=CRASHERS)  # type: ignore[operator]
     cli("trace", theirs.socket, "--until", "1").ok()

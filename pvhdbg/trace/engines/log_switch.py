@@ -193,6 +193,15 @@ def _single_step_mode(target: Target) -> str:
     raise TargetError(f"{target.name} has no one-instruction mode", "the log engine needs QEMU 6.2 or newer, with TCG")
 
 
+def left_behind(target: Target) -> str | None:
+    """What a tracer that was killed left on in QEMU, and how it is put back; None for nothing. Raises TargetError."""
+    mode = next((command for command in _SINGLE if _is_on(target, command)), None) if target.capabilities.monitor else None
+    if mode is None:
+        return None
+    return (f"QEMU is in its one-instruction mode and slow, as a tracer leaves it that was killed. Put it back: any trace does "
+            f"(trace --here --until 1), or in the monitor: {mode} off, log none")  # fmt: skip
+
+
 def _is_on(target: Target, command: str) -> bool:
     if command == "singlestep":
         return "single step mode" in target.monitor("info status")
