@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pvhdbg.kernel_image import open_kernel
+from pvhdbg.kernel.image import open_kernel
 from pvhdbg.vmm.qemu import QemuOptions, QemuProcess, start
 
 PVHDBG = Path(sys.executable).with_name("pvhdbg")

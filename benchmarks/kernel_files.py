@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.bench import PVHDBG, Bench, Row
-from pvhdbg.kernel_image import open_kernel
+from pvhdbg.kernel.image import open_kernel
 
 SYMBOLS = 116_000  # as many as Debian's kernel has
 # What a user would write: every note and segment, by pyelftools.

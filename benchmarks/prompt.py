@@ -13,10 +13,10 @@ from pathlib import Path
 
 from benchmarks.bench import PVHDBG, Bench, Row
 from benchmarks.kernel_files import SYMBOLS, symbols_file
-from pvhdbg.frontends.repl.terminal import PROMPT
-from pvhdbg.frontends.session import Session
-from pvhdbg.kernel_image import open_kernel
+from pvhdbg.kernel.image import open_kernel
+from pvhdbg.machine.session import Session
 from pvhdbg.model import Snapshot
+from pvhdbg.repl.terminal import PROMPT
 from pvhdbg.targets.mi import MachineInterface
 from pvhdbg.targets.recorded import RecordedTarget
 

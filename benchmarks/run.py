@@ -84,7 +84,7 @@ def memory(bench: Bench) -> Row:
 def imports(bench: Bench) -> Row:
     """Which heavy packages the `check SOCKET` path imports."""
     code = (
-        "import sys\nfrom pvhdbg.frontends.cli import main\nmain(sys.argv[1:])\n"
+        "import sys\nfrom pvhdbg.cli.program import main\nmain(sys.argv[1:])\n"
         f"print(' '.join(m for m in {HEAVY!r} if m in sys.modules) or 'none', file=sys.stderr)"
     )
     with bench.machine() as qemu:

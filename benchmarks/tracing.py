@@ -19,21 +19,21 @@ from pathlib import Path
 from benchmarks.bench import Bench, Row
 from pvhdbg import guests
 from pvhdbg.booted import boot as boot_guest
+from pvhdbg.driver.trace_subject import Names
 from pvhdbg.errors import GuestDied
-from pvhdbg.frontends.trace_subject import Names
-from pvhdbg.kernel_image import open_kernel
+from pvhdbg.kernel.image import open_kernel
 from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.remote import RemoteTarget
 from pvhdbg.targets.target import Leave, StopKind, run_until
-from pvhdbg.trace.engines.engine import Bounds
-from pvhdbg.trace.engines.first import FirstEngine
-from pvhdbg.trace.engines.log import LogEngine
-from pvhdbg.trace.engines.log_switch import LogSwitch
-from pvhdbg.trace.engines.step import StepEngine
-from pvhdbg.trace.engines.watch import Watch
-from pvhdbg.trace.explain import explain
-from pvhdbg.trace.first import Functions
-from pvhdbg.trace.places import Surroundings
+from pvhdbg.tracing.engines.engine import Bounds
+from pvhdbg.tracing.engines.first import FirstEngine
+from pvhdbg.tracing.engines.log import LogEngine
+from pvhdbg.tracing.engines.log_switch import LogSwitch
+from pvhdbg.tracing.engines.step import StepEngine
+from pvhdbg.tracing.engines.watch import Watch
+from pvhdbg.tracing.explain import explain
+from pvhdbg.tracing.first import Functions
+from pvhdbg.tracing.places import Surroundings
 from pvhdbg.vmm.qemu import QemuOptions, start
 
 ROOT = Path(__file__).parents[1]
@@ -75,7 +75,7 @@ gdb.exit()
 """
 PIPELINE_SCRIPT = """
 import resource, sys
-from pvhdbg.trace.qemu_log import LogReader
+from pvhdbg.tracing.qemu_log import LogReader
 reader, count = LogReader(states=False), 0
 chunk = b"".join(b"Trace 0: 0x7fc638000100 [0000000000000000/%016x/0000c0b0/ff000201] name\\n" % (at * 4) for at in range(10_000))
 while count < int(sys.argv[1]):

@@ -1,1 +1,1 @@
-../pvhdbg/frontends/pvhdbg-gdb.py
+../pvhdbg/in_gdb/pvhdbg-gdb.py

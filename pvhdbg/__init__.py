@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pvhdbg.api import check
-    from pvhdbg.capture import Plan, capture
     from pvhdbg.decode.boot_state import BootState, decode
     from pvhdbg.errors import PvhdbgError
+    from pvhdbg.machine.capture import Plan, capture
     from pvhdbg.model import Registers, Segment, Snapshot, Unavailable
     from pvhdbg.report.document import Report
     from pvhdbg.rules.catalogue import RULES, judge

@@ -2,6 +2,6 @@
 
 import sys
 
-from pvhdbg.frontends.cli import program
+from pvhdbg.cli.program import program
 
 sys.exit(program())

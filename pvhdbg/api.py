@@ -13,9 +13,9 @@ def check(subject: str, **options: Any) -> Report:
     Options are those of `pvhdbg check` by their long names (`machine="q35"`, `append=...`, `spec="v0"`, `strict=True`,
     `timeout=10`, `select=["PVH"]`, `expect="boot.toml"`). Raises PvhdbgError where the command would exit with 2 or 3.
     """
-    from pvhdbg.frontends.judging import report
-    from pvhdbg.frontends.subject import observe
-    from pvhdbg.frontends.verbs import Request
+    from pvhdbg.commands.judging import report
+    from pvhdbg.commands.table import Request
+    from pvhdbg.machine.subject import observe
     from pvhdbg.rules.catalogue import choose
 
     rules = choose(options.pop("select", ()), options.pop("ignore", ()))
@@ -23,7 +23,7 @@ def check(subject: str, **options: Any) -> Report:
     request = Request({"subject": subject, **options})
     if request.expect is None:
         return report(observe(request), rules, strict)
-    from pvhdbg.frontends import expecting
+    from pvhdbg.commands import expecting
 
     expectations = expecting.load(str(request.expect))
     return expecting.judged(report(observe(expecting.request_for(request, expectations)), rules, strict), expectations)

@@ -19,13 +19,13 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pvhdbg.capture import Plan, capture, decoded, where, with_command
 from pvhdbg.decode.boot_state import BootState
 from pvhdbg.decode.kernel_file import KernelFile
 from pvhdbg.decode.snapshot_file import encode
 from pvhdbg.decode.text import safe
 from pvhdbg.errors import BadInput, EntryNotReached, GuestDied, TargetLost, TargetTimeout
-from pvhdbg.kernel_image import KernelImage, open_kernel
+from pvhdbg.kernel.image import KernelImage, open_kernel
+from pvhdbg.machine.capture import Plan, capture, decoded, where, with_command
 from pvhdbg.model import Registers
 from pvhdbg.report import verdict_text
 from pvhdbg.report.document import Report
@@ -38,18 +38,18 @@ from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.recorded import RecordedTarget, open_snapshot
 from pvhdbg.targets.remote import RemoteTarget
 from pvhdbg.targets.target import Leave, Target
-from pvhdbg.trace.event import Mode
-from pvhdbg.trace.mode_words import FOREMOST, MODES
+from pvhdbg.tracing.event import Mode
+from pvhdbg.tracing.mode_words import FOREMOST, MODES
 from pvhdbg.vmm.qemu import QemuOptions, QemuProcess, start, version_of
 
 if TYPE_CHECKING:
     from os import PathLike
 
-    from pvhdbg.trace.engines.events import Events
-    from pvhdbg.trace.engines.wait import Goal
-    from pvhdbg.trace.explain import Explanation
-    from pvhdbg.trace.milestones import Milestone
-    from pvhdbg.watching import Vigil
+    from pvhdbg.machine.waiter import Vigil
+    from pvhdbg.tracing.engines.events import Events
+    from pvhdbg.tracing.engines.wait import Goal
+    from pvhdbg.tracing.explain import Explanation
+    from pvhdbg.tracing.milestones import Milestone
 
 _SERIAL_BOUND = 4 << 20  # bytes of it that are looked at
 _BAD = (Standing.FAILED, Standing.UNDECIDED)
@@ -141,7 +141,7 @@ class Boot(Handoff):
 
     @cached_property
     def _vigil(self) -> Vigil:
-        from pvhdbg.watching import Vigil  # only for who waits: it is as much again as all the rest
+        from pvhdbg.machine.waiter import Vigil  # only for who waits: it is as much again as all the rest
 
         return Vigil(self.target, self.entry, self._image, self.qemu)
 
@@ -178,7 +178,7 @@ class Boot(Handoff):
         paging. Raises GuestDied with the cause as soon as the guest is dead (a triple fault, a reset, a power-off, a panic, an
         endless loop or a halt with interrupts off, the end of QEMU), EntryNotReached when `timeout` seconds pass.
         """
-        from pvhdbg.trace.engines.wait import Goal
+        from pvhdbg.tracing.engines.wait import Goal
 
         if isinstance(place, int):
             self._wait(Goal((place,)), f"{place:#x}", timeout)
@@ -196,7 +196,7 @@ class Boot(Handoff):
         Raises as `until` does, and BadInput for what is no mode. GuestDied it is, too, when the guest ended QEMU so soon after
         that there was nothing left to stop.
         """
-        from pvhdbg.trace.engines.wait import Goal
+        from pvhdbg.tracing.engines.wait import Goal
 
         if mode not in MODES:
             raise BadInput(f"{mode!r} is no mode of the CPU", f"choose one of {', '.join(MODES)}")
@@ -227,8 +227,8 @@ class Boot(Handoff):
         instructions. `states` asks for what each instruction changed (`event.changes`), not only for places. By QEMU's log, with
         KVM by single steps. Raises BadInput at once; TargetError while it is read.
         """
-        from pvhdbg.trace.engines.engine import Bounds, Engine
-        from pvhdbg.trace.engines.events import Events
+        from pvhdbg.tracing.engines.engine import Bounds, Engine
+        from pvhdbg.tracing.engines.events import Events
 
         modes = {one.value: one for one in Mode}
         mode = modes.get(until) if isinstance(until, str) else None
@@ -241,11 +241,11 @@ class Boot(Handoff):
         self._vigil.wait.remember()
         engine: Engine
         if self.entry.snapshot.vmm.accelerator == "kvm":
-            from pvhdbg.trace.engines.step import StepEngine
+            from pvhdbg.tracing.engines.step import StepEngine
 
             engine = StepEngine(self.target)
         else:
-            from pvhdbg.trace.engines.log import LogEngine
+            from pvhdbg.tracing.engines.log import LogEngine
 
             engine = LogEngine(self.target, states=states or mode is not None, peek=self._vigil.names.code)
         return Events(engine, Bounds(addresses, count, timeout), mode)
@@ -281,7 +281,7 @@ class Serial:
         wanted = re.compile(pattern)
         if found := wanted.search(self.text):
             return found
-        from pvhdbg.trace.engines.wait import Goal
+        from pvhdbg.tracing.engines.wait import Goal
 
         end = self._guest._vigil.until(Goal(done=lambda: wanted.search(self.text) is not None), timeout)
         if found := wanted.search(self.text):  # a guest may say it, and die of it

@@ -5,7 +5,7 @@
 # for: GDB's own sources, no changes of pwndbg's. Each of GDBS is run with .venv's Python, the newest one with each of PYTHONS
 # too. Each takes 40 MB in build/gdbs and about a quarter of a minute. An older GDB, or one of your own:
 #
-#   PATH=/opt/gdb-12/bin:$PATH .venv/bin/pytest tests/frontends/test_gdb.py tests/frontends/test_repl_gdb.py
+#   PATH=/opt/gdb-12/bin:$PATH .venv/bin/pytest tests/in_gdb/test_gdb.py tests/repl/test_repl_gdb.py
 #
 #   GDBS="..."      versions of the wheel (default: the last of each series that is published, pinned so that a run can be repeated)
 #   PYTHONS="..."   interpreters (default: every python3.10 and newer that is found and has a libpython to load)
@@ -15,7 +15,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 BIN=${BIN:-.venv/bin}
 GDBS=${GDBS:-16.3.0.post6 17.2.0.post5 18.1.0.post1}
-TESTS=(tests/frontends/test_gdb.py tests/frontends/test_repl_gdb.py tests/frontends/test_repl_terminal.py tests/targets
+TESTS=(tests/in_gdb/test_gdb.py tests/repl/test_repl_gdb.py tests/repl/test_repl_terminal.py tests/targets
     tests/boot/test_cores.py tests/test_architecture.py)
 FOLDER=$PWD/build/gdbs
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests import real_kernel
+from tests.support import real_kernel
+from tests.support.cli_runner import Cli, Machine, need, paging_kernel, scratch
 
 
 @pytest.fixture(scope="session")
@@ -46,3 +48,38 @@ def xen_gz() -> Path:
 def grub_pvh() -> Path:
     """GRUB as a PVH guest."""
     return real_kernel.or_skip(real_kernel.grub_pvh)
+
+
+@pytest.fixture
+def cli() -> Iterator[Cli]:
+    """The command line in a scratch TMPDIR of its own. Afterwards nothing of it may run, and nothing may be left."""
+    with scratch() as folder:
+        runner = Cli(folder)
+        try:
+            yield runner
+            runner.nothing_left()
+        finally:
+            runner.clear()
+
+
+@pytest.fixture
+def machine() -> Iterator[Callable[..., Machine]]:
+    """Starts QEMUs that are not pvhdbg's, and ends them."""
+    need("qemu-system-x86_64")
+    started: list[Machine] = []
+
+    def start(*words: str, **options: str) -> Machine:
+        one = Machine(*words, **options)
+        started.append(one)
+        return one
+
+    yield start
+    for one in started:
+        one.close()
+
+
+@pytest.fixture(scope="session")
+def paging_kernels() -> Iterator[Callable[[int], str]]:
+    """Kernels that turn on paging of 2, 3, 4 or 5 levels (2: 32-bit, 3: PAE), made when they are first asked for."""
+    with scratch() as folder:
+        yield lambda levels: paging_kernel(folder, levels)

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pvhdbg"
 
 # room: the rooms that it may import (itself always). A name is a module or folder right below pvhdbg/.
-GROUND = {"errors", "layout", "version"}
+FACES = {"cli", "repl", "in_gdb", "commands"}  # only these print
 PURE: dict[str, set[str]] = {
     "version": set(),
     "errors": set(),
@@ -25,47 +25,43 @@ PURE: dict[str, set[str]] = {
     "decode": {"errors", "layout", "spec", "model"},
     "loaders": {"errors", "layout", "spec", "model", "decode"},
     "rules": {"errors", "layout", "spec", "model", "decode"},
-    "report": {"errors", "layout", "version", "spec", "model", "decode", "loaders", "rules", "trace"},
+    "report": {"errors", "layout", "version", "spec", "model", "decode", "loaders", "rules", "tracing"},
     "rsp": {"errors"},
     "expect": {"errors", "layout", "spec", "model", "decode", "rules"},
-    "trace": {"errors", "layout", "spec", "model", "decode"},
+    "tracing": {"errors", "layout", "spec", "model", "decode"},
 }
 ALLOWED: dict[str, set[str]] = {
     **PURE,
     "guests": {"errors"},
-    "trace.engines": {*PURE, "targets", "disassembly", "file_bytes"},
+    "disassembly": set(),
+    "tracing.engines": {*PURE, "targets", "disassembly", "kernel"},
     "targets": {"errors", "model", "decode", "rsp", "spec"},
     "vmm": {"errors", "model", "decode"},
-    "file_bytes": {"errors", "layout"},
-    "unpack": {"errors", "layout"},
-    "kernel_image": {"loaders", "errors", "model", "spec", "decode", "symbols", "unpack", "file_bytes"},
-    "disassembly": set(),
-    "debug_types": set(),
-    "debug_info": {"debug_types", "errors", "decode"},
-    "symtab": {"decode"},
-    "symbol_file": {"errors", "layout", "spec"},
-    "symbols": {"symtab", "errors", "model", "decode", "layout", "spec"},
-    "capture": {*PURE, "targets"},
-    "api": {*PURE, "capture", "frontends"},
-    "frontends": {*PURE, "targets", "trace.engines", "vmm", "kernel_image", "symbols", "symbol_file", "file_bytes", "disassembly", "debug_info", "capture", "guests", "api", "watching"},
-    "watching": {*PURE, "targets", "trace.engines", "vmm", "kernel_image", "symbols", "disassembly"},
-    "booted": {*PURE, "targets", "vmm", "kernel_image", "symbols", "capture", "trace.engines", "watching"},
+    "kernel": {"errors", "layout", "version", "model", "spec", "decode", "loaders"},
+    "machine": {*PURE, "targets", "vmm", "kernel", "disassembly", "tracing.engines", "commands", "driver"},
+    "driver": {*PURE, "targets", "vmm", "kernel", "disassembly", "tracing.engines", "machine", "commands"},
+    "commands": {*PURE, "guests", "targets", "vmm", "kernel", "disassembly", "tracing.engines", "machine", "driver"},
+    "cli": {*PURE, "machine", "commands", "repl"},
+    "repl": {*PURE, "targets", "vmm", "kernel", "disassembly", "tracing.engines", "machine", "driver", "commands", "cli"},
+    "in_gdb": {*PURE, "targets", "kernel", "machine", "driver", "commands"},
+    "api": {*PURE, "machine", "commands"},
+    "booted": {*PURE, "targets", "vmm", "kernel", "machine", "tracing.engines"},
     "pytest_plugin": {"booted", "decode", "errors", "report", "vmm"},
     "__init__": {"*"},
-    "__main__": {"frontends"},
+    "__main__": {"cli"},
 }
 # Third-party packages, and the only modules that may import each.
 FOREIGN = {
     "pygdbmi": {"targets/mi.py"},
     "capstone": {"disassembly.py"},
-    "prompt_toolkit": {"frontends/repl/terminal.py"},
-    "elftools": {"debug_info.py"},
+    "prompt_toolkit": {"repl/terminal.py"},
+    "elftools": {"kernel/debug_info.py"},
     "pytest": {"pytest_plugin.py"},
-    "lz4": {"unpack.py"},
-    "zstandard": {"unpack.py"},
-    "tomllib": {"frontends/expecting.py"},  # the standard library's from Python 3.11 on
-    "tomli": {"frontends/expecting.py"},
-    "gdb": {"targets/inside_gdb.py", "targets/gdb_quiet.py", "frontends/gdb_commands.py", "frontends/gdb_session.py", "frontends/gdb_settings.py", "frontends/gdb_functions.py", "frontends/gdb_printers.py", "frontends/pvhdbg-gdb.py"},
+    "lz4": {"kernel/unpack.py"},
+    "zstandard": {"kernel/unpack.py"},
+    "tomllib": {"commands/expecting.py"},  # the standard library's from Python 3.11 on
+    "tomli": {"commands/expecting.py"},
+    "gdb": {"targets/inside_gdb.py", "targets/gdb_quiet.py", "in_gdb/commands.py", "in_gdb/session.py", "in_gdb/settings.py", "in_gdb/functions.py", "in_gdb/printers.py", "in_gdb/pvhdbg-gdb.py"},
 }
 
 
@@ -74,7 +70,7 @@ def modules() -> list[Path]:
 
 
 # A folder inside a room that is a room of its own, because it does what the rest of the room must not.
-INNER = {("trace", "engines"): "trace.engines"}
+INNER = {("tracing", "engines"): "tracing.engines"}
 
 
 def room(path: Path) -> str:
@@ -123,9 +119,9 @@ def test_pure_rooms_do_no_input_or_output() -> None:
                     assert node.func.id not in {"open", "print", "input"}, f"{path}:{node.lineno} does I/O"
 
 
-def test_only_front_ends_print() -> None:
+def test_only_faces_print() -> None:
     for path in modules():
-        if room(path) != "frontends":
+        if room(path) not in FACES:
             for node in ast.walk(ast.parse(path.read_text())):
                 assert not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"), path
 

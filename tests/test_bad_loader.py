@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from pvhdbg import api, guests
-from pvhdbg.capture import Plan, capture
-from pvhdbg.kernel_image import open_kernel
+from pvhdbg.kernel.image import open_kernel
+from pvhdbg.machine.capture import Plan, capture
 from pvhdbg.report.document import Report
 from pvhdbg.rules.catalogue import MACHINE_RULES, judge
 from pvhdbg.rules.declare import Outcome, Severity
@@ -25,8 +25,8 @@ from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.remote import RemoteTarget
 from pvhdbg.targets.target import Leave, run_until
 from pvhdbg.vmm.qemu import QemuOptions, start
-from tests import defects as declarations
-from tests.defects import GUEST, Defect, matching
+from tests.support import defects as declarations
+from tests.support.defects import GUEST, Defect, matching
 
 ROOT = Path(__file__).parents[1]
 ENTRY = "second_entry"
@@ -79,7 +79,7 @@ def test_every_rule_that_binds_has_a_boot_that_fails_it() -> None:
 
 
 def test_the_page_lists_what_is_declared() -> None:
-    assert declarations.page_and_table()[1] == declarations.table(), "run: PYTHONPATH=. python tests/defects.py"
+    assert declarations.page_and_table()[1] == declarations.table(), "run: PYTHONPATH=. python tests/support/defects.py"
 
 
 # --- the boots ----------------------------------------------------------------------------------------------------

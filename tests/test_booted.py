@@ -13,8 +13,8 @@ from pvhdbg import guests
 from pvhdbg.booted import Boot, boot
 from pvhdbg.errors import BadInput, EntryNotReached, GuestDied, TargetLost, TargetTimeout
 from pvhdbg.targets.target import Stop
-from pvhdbg.trace.milestones import TITLES
-from tests.frontends.cli_runner import kernel_elf, need
+from pvhdbg.tracing.milestones import TITLES
+from tests.support.cli_runner import kernel_elf, need
 
 pytestmark = pytest.mark.boot
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from pvhdbg.frontends.arguments import parse
+from pvhdbg.commands.line import parse
 from pvhdbg.rules.catalogue import RULES
 from pvhdbg.version import VERSION
-from tests.defects import declared
-from tests.frontends.cli_runner import Cli, need, scratch
+from tests.support.cli_runner import Cli, need, scratch
+from tests.support.defects import declared
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

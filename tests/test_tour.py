@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from pvhdbg.guests import path as guest
-from tests.frontends.cli_runner import Cli, Machine, need, scratch
-from tests.frontends.emulator import PROMPT, Terminal
+from tests.support.cli_runner import Cli, Machine, need, scratch
+from tests.support.emulator import PROMPT, Terminal
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "tour.md"

@@ -13,9 +13,9 @@ import jsonschema
 import pytest
 
 from pvhdbg import guests
-from pvhdbg.trace.exports import FORMATS
-from pvhdbg.trace.trace_file import decode
-from tests.frontends.cli_runner import ROOT, Cli, need, scratch
+from pvhdbg.tracing.exports import FORMATS
+from pvhdbg.tracing.trace_file import decode
+from tests.support.cli_runner import ROOT, Cli, need, scratch
 
 PAGE = (ROOT / "docs" / "tracing.md").read_text(encoding="utf-8")
 SCHEMA = json.loads((ROOT / "pvhdbg/report/schemas/trace-1.json").read_text())

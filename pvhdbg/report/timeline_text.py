@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from pvhdbg.report import trace_text
 from pvhdbg.report.style import PLAIN, Style
-from pvhdbg.trace.milestones import Milestone
+from pvhdbg.tracing.milestones import Milestone
 
 _WIDTH = 60  # columns of the scale
 _SWITCHES = ("cr0.pg", "efer.lma", "far jump")  # after these the next instruction runs in another mode

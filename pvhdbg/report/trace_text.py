@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 from pvhdbg.decode.text import printable, safe, shorten
 from pvhdbg.report.style import PLAIN, Style
-from pvhdbg.trace.event import Event, Fault, Reset
-from pvhdbg.trace.first import Reached
-from pvhdbg.trace.milestones import Milestone
-from pvhdbg.trace.symbol_text import base
+from pvhdbg.tracing.event import Event, Fault, Reset
+from pvhdbg.tracing.first import Reached
+from pvhdbg.tracing.milestones import Milestone
+from pvhdbg.tracing.symbol_text import base
 
 _DETAIL = 120  # characters of it that are shown
 

@@ -11,8 +11,8 @@ from pvhdbg.decode.text import printable
 from pvhdbg.report import trace_text
 from pvhdbg.report.json_text import written
 from pvhdbg.report.style import PLAIN, Style
-from pvhdbg.trace.death import Death
-from pvhdbg.trace.explain import Explanation
+from pvhdbg.tracing.death import Death
+from pvhdbg.tracing.explain import Explanation
 
 _REGISTERS = (
     ("rax", "rbx", "rcx", "rdx"), ("rsi", "rdi", "rbp", "rsp"), ("rip", "eflags", "cs", "ss"), ("cr0", "cr2", "cr3", "cr4"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pvhdbg.decode.core_file import FlatMemory, Part, is_core, parse
 from pvhdbg.errors import BadInput
 from pvhdbg.model import DescriptorTable, Unavailable
-from tests.core_writer import (
+from tests.support.core_writer import (
     MEMORY,
     REGISTERS,
     build_core,

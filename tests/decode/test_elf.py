@@ -16,7 +16,7 @@ from pvhdbg.decode import boot_headers, elf
 from pvhdbg.decode.kernel_file import survey
 from pvhdbg.errors import BadInput
 from pvhdbg.spec.elf_notes import PHYS32_ENTRY, XEN_NOTES
-from tests.elf_writer import ENTRY, ElfSpec, NoteSpec
+from tests.support.elf_writer import ENTRY, ElfSpec, NoteSpec
 
 GOOD = ElfSpec().encode()
 

@@ -1,4 +1,4 @@
-"""Page walks over tables that the tests lay out; real machines are walked in tests/frontends/test_session.py."""
+"""Page walks over tables that the tests lay out; real machines are walked in tests/machine/test_session.py."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pvhdbg import guests
 from pvhdbg.decode.paging import physical_address
-from pvhdbg.kernel_image import open_kernel
+from pvhdbg.kernel.image import open_kernel
 from pvhdbg.model import Memory, MemoryPiece, NeedMemory, Registers, Unavailable
 from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.remote import RemoteTarget

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pvhdbg.capture import decoded
 from pvhdbg.decode.probe_log import ProbeLog, decode, holds_line
 from pvhdbg.errors import BadLog
+from pvhdbg.machine.capture import decoded
 from pvhdbg.model import NotLookedAt, Unavailable, Vmm
 from pvhdbg.rules.catalogue import judge
 from pvhdbg.rules.declare import Outcome

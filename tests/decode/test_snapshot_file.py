@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pvhdbg.capture import decoded
 from pvhdbg.decode.snapshot_file import MEMORY_BOUND, SCHEMA, decode, encode
 from pvhdbg.errors import BadSnapshot
+from pvhdbg.machine.capture import decoded
 from pvhdbg.model import Vmm
 from pvhdbg.rules.catalogue import judge
 from pvhdbg.rules.declare import Outcome

@@ -11,9 +11,9 @@ from contextlib import ExitStack
 import pytest
 
 from pvhdbg import guests
-from pvhdbg.capture import Plan, capture
 from pvhdbg.decode.boot_state import BootState
-from pvhdbg.kernel_image import open_kernel
+from pvhdbg.kernel.image import open_kernel
+from pvhdbg.machine.capture import Plan, capture
 from pvhdbg.model import Registers
 from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.remote import RemoteTarget

@@ -21,7 +21,7 @@ from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.remote import RemoteTarget
 from pvhdbg.targets.target import Leave, run_until
 from pvhdbg.vmm.qemu import QemuOptions, start
-from tests.broken_notes import BROKEN_NOTES, CHANCE, KILLED, REFUSED, BrokenNote, write_all
+from tests.support.broken_notes import BROKEN_NOTES, CHANCE, KILLED, REFUSED, BrokenNote, write_all
 
 ROOT = Path(__file__).parents[2]
 
@@ -111,7 +111,7 @@ def test_what_qemu_does_is_foretold(files: dict[str, Path], name: str) -> None:
 
 def test_they_can_be_had_as_files(tmp_path: Path) -> None:
     ran = subprocess.run(
-        [sys.executable, "tests/broken_notes.py", str(tmp_path / "out")],
+        [sys.executable, "tests/support/broken_notes.py", str(tmp_path / "out")],
         capture_output=True, text=True, check=True, timeout=30, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert len(ran.stdout.splitlines()) == len(BROKEN_NOTES)

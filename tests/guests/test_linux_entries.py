@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pvhdbg.capture import Plan, capture
 from pvhdbg.decode.boot_state import BootState
+from pvhdbg.machine.capture import Plan, capture
 from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.remote import RemoteTarget
 from pvhdbg.targets.target import Leave

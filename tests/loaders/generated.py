@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from pvhdbg.loaders.loading import Boot
 from pvhdbg.spec.elf import EM_386, EM_X86_64, PT_LOAD, PT_NOTE
-from tests.elf_writer import NoteSpec, Piece, Program
+from tests.support.elf_writer import NoteSpec, Piece, Program
 
 MIB = 1 << 20
 MEMORY = 64 * MIB

@@ -17,10 +17,10 @@ from pvhdbg.decode.kernel_file import KernelFile, survey
 from pvhdbg.errors import BadInput
 from pvhdbg.loaders.loading import Loading
 from pvhdbg.loaders.xen_libelf import XEN
-from tests import real_kernel
-from tests.elf_writer import ElfSpec, NoteSpec, SymbolSpec
 from tests.loaders import test_cases
 from tests.loaders.generated import cases
+from tests.support import real_kernel
+from tests.support.elf_writer import ElfSpec, NoteSpec, SymbolSpec
 
 _SOURCE = Path(__file__).parent / "xen_builder.c"
 _ENTERED = "not supported by xen kernel"  # what it says in the end where it would go on, since there is no Xen

@@ -10,7 +10,7 @@ from pvhdbg.decode.kernel_file import survey
 from pvhdbg.loaders.catalogue import BY_NAME
 from pvhdbg.loaders.loading import Loading
 from pvhdbg.spec.elf import PT_NOTE
-from tests.elf_writer import ENTRY, ElfSpec, NoteSpec, Piece, Program, RawNotes
+from tests.support.elf_writer import ENTRY, ElfSpec, NoteSpec, Piece, Program, RawNotes
 
 GOOD, OTHER = ENTRY, ENTRY + 0x10
 A, B = NoteSpec(), NoteSpec(desc=OTHER.to_bytes(4, "little"))

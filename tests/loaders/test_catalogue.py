@@ -15,8 +15,8 @@ from pvhdbg.loaders.catalogue import LOADERS, find, simulate
 from pvhdbg.loaders.loading import MODE_BITS, Boot
 from pvhdbg.loaders.why_not import why_not
 from pvhdbg.spec.protocols import SIGNATURES
-from tests.elf_writer import ElfSpec, NoteSpec, SymbolSpec
 from tests.loaders.generated import cases
+from tests.support.elf_writer import ElfSpec, NoteSpec, SymbolSpec
 
 
 def test_loaders_are_found_by_name() -> None:

@@ -14,11 +14,11 @@ from tempfile import mkdtemp
 import pytest
 
 from pvhdbg.decode.fw_cfg import NUMBERS
-from pvhdbg.kernel_image import open_kernel
+from pvhdbg.kernel.image import open_kernel
 from pvhdbg.loaders.catalogue import simulate
 from pvhdbg.loaders.loading import Boot, Loading
-from tests.elf_writer import ENTRY, ElfSpec
 from tests.loaders import real_qemu
+from tests.support.elf_writer import ENTRY, ElfSpec
 
 BOOT = Boot(b"console=ttyS0", memory=64 << 20, machine="pc")
 ELF: bytes = ElfSpec(code=b"\xeb\xfe" + bytes(range(256)) * 20).encode()

@@ -10,7 +10,7 @@ from tempfile import mkdtemp
 import pytest
 
 from pvhdbg.decode.fw_cfg import NUMBERS
-from pvhdbg.kernel_image import open_kernel
+from pvhdbg.kernel.image import open_kernel
 from pvhdbg.loaders.catalogue import simulate
 from pvhdbg.loaders.loading import Boot, Loading
 from tests.loaders import real_qemu

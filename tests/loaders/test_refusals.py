@@ -10,7 +10,7 @@ from pvhdbg.decode.kernel_file import survey
 from pvhdbg.loaders.catalogue import BY_NAME
 from pvhdbg.loaders.loading import Boot, Loading
 from pvhdbg.spec.elf import PT_LOAD, PT_NOTE, NoteHeader
-from tests.elf_writer import ENTRY, NoteSpec, Piece, Program, RawNotes
+from tests.support.elf_writer import ENTRY, NoteSpec, Piece, Program, RawNotes
 
 CODE = Piece(content=b"\xeb\xfe" + bytes(62))
 MIB = 1 << 20

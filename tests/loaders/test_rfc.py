@@ -8,7 +8,7 @@ from dataclasses import replace
 from pvhdbg.decode.kernel_file import survey
 from pvhdbg.loaders.catalogue import BY_NAME
 from pvhdbg.loaders.loading import Boot, Loading
-from tests.elf_writer import ENTRY, ElfSpec, NoteSpec
+from tests.support.elf_writer import ENTRY, ElfSpec, NoteSpec
 
 BOOT = Boot(b"quiet", memory=64 << 20, machine="pc")
 

@@ -8,7 +8,7 @@ from pvhdbg.decode import elf
 from pvhdbg.decode.kernel_file import survey
 from pvhdbg.errors import NotBootable
 from pvhdbg.loaders.why_not import why_not
-from tests.elf_writer import ElfSpec, NoteSpec
+from tests.support.elf_writer import ElfSpec, NoteSpec
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pvhdbg.frontends.formats import JUDGED, of_boot
+from pvhdbg.commands.formats import JUDGED, of_boot
 from pvhdbg.report import diff_html, json_report, text
 from pvhdbg.report.diff import compare
 from pvhdbg.report.document import Report

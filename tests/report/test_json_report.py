@@ -11,9 +11,9 @@ import jsonschema
 import pytest
 
 import pvhdbg
+from pvhdbg.commands import handoff as actions
+from pvhdbg.commands.table import Request
 from pvhdbg.decode.snapshot_file import encode
-from pvhdbg.frontends import actions
-from pvhdbg.frontends.verbs import Request
 from pvhdbg.report import json_report
 from pvhdbg.report.document import Report
 from pvhdbg.rules.catalogue import MACHINE_RULES, judge

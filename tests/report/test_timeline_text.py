@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pvhdbg.report.timeline_text import render, spans
-from pvhdbg.trace.event import Mode
-from pvhdbg.trace.milestones import Milestone
+from pvhdbg.tracing.event import Mode
+from pvhdbg.tracing.milestones import Milestone
 
 P, C, L = Mode.PROTECTED, Mode.COMPATIBILITY, Mode.LONG
 FOUND = [

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from pvhdbg.decode.toolchain import Tool
-from pvhdbg.kernel_image import open_kernel
+from pvhdbg.kernel.image import open_kernel
 from pvhdbg.rules import fixes
 from pvhdbg.rules.declare import Outcome
 from pvhdbg.rules.files import judge_file

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from pvhdbg import guests
-from pvhdbg.capture import Plan, capture
 from pvhdbg.errors import EntryNotReached, GuestDied, MemoryUnreadable, TargetError, TargetTimeout
-from pvhdbg.kernel_image import open_kernel
+from pvhdbg.kernel.image import open_kernel
+from pvhdbg.machine.capture import Plan, capture
 from pvhdbg.model import Unavailable
 from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.gdb_mi import GdbTarget

@@ -16,8 +16,8 @@ from pvhdbg.rsp.packets import Packet, PacketReader, frame
 from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.remote import RemoteTarget
 from pvhdbg.targets.target import Leave
-from pvhdbg.trace.engines.engine import Bounds
-from pvhdbg.trace.engines.step import StepEngine
+from pvhdbg.tracing.engines.engine import Bounds
+from pvhdbg.tracing.engines.step import StepEngine
 
 Lie = Callable[[bytes], "bytes | None"]
 STOPPED = b"T05thread:p01.01;"

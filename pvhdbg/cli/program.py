@@ -1,0 +1,174 @@
+"""The command line: mounts the verbs with argparse, prints their answers, and turns errors into two lines and an exit code.
+
+0 conforms · 1 violated · 2 usage or unreadable input · 3 not observed up to the entry · 4 undecided under --strict ·
+70 internal error.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Callable, Sequence
+from typing import TextIO
+
+INTERNAL_ERROR = 70
+INTERRUPTED = 130
+TERMINATED = 143
+
+_OBJECTS = 50_000  # made before garbage is looked for: Python's 700 have a start look forty times, at what stays to the end
+
+
+def program() -> int:
+    """`main` as a process of its own, which need not take itself apart at its end."""
+    gc.set_threshold(_OBJECTS)
+    try:
+        return main()
+    finally:
+        gc.freeze()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code. Never raises, except SystemExit from argparse."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words in (["--version"], ["-V"]):  # answered before anything is imported
+        from pvhdbg.version import VERSION
+
+        return _put(f"pvhdbg {VERSION}\n")
+    from pvhdbg.errors import PvhdbgError
+
+    _catch_sigterm()
+    coded = _coded(words)
+    try:
+        return coded(_run(words))
+    except PvhdbgError as error:
+        return _fail(error.what, error.todo, coded(error.exit_code, error))
+    except KeyboardInterrupt:
+        return _fail("interrupted", "", INTERRUPTED)
+    except BrokenPipeError:  # argparse printed help to a reader that has gone (Python 3.10)
+        return 0
+    except Exception as error:
+        return coded(_internal(error))
+    finally:
+        _flush()
+
+
+def _coded(words: list[str]) -> Callable[..., int]:
+    """What turns an exit code, and the error that it stands for, into the one to end with. Words that do not parse count too."""
+    if "--bisect" in words[: words.index("--") if "--" in words else len(words)]:
+        from pvhdbg.cli.bisecting import exit_code
+
+        return exit_code
+    return lambda code, error=None: code
+
+
+def _flush() -> None:
+    """Hand over what is still buffered while it can be dealt with: at its own end Python would complain, or exit with 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError):
+            from pvhdbg.commands.output import drop
+
+            try:
+                drop(stream)
+            except (OSError, ValueError):  # it is closed: nothing is left in it
+                pass
+
+
+def _catch_sigterm() -> None:
+    import signal
+    import threading
+
+    def leave(_signal: int, _frame: object) -> None:
+        raise SystemExit(TERMINATED)  # an exception, so that every `finally` on the way puts the machine back
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, leave)
+        signal.signal(signal.SIGHUP, leave)
+
+
+def _run(words: list[str]) -> int:
+    from contextlib import ExitStack
+
+    from pvhdbg.cli.progress import Progress
+    from pvhdbg.commands.formats import APPENDED, of_error
+    from pvhdbg.commands.line import parse
+    from pvhdbg.commands.output import open_output, style_for
+    from pvhdbg.commands.table import Request
+    from pvhdbg.errors import PvhdbgError
+
+    verb, values = parse(words)
+    if verb.converses:
+        from pvhdbg.repl.start import converse, converses
+
+        if converses(verb, values):
+            return converse(verb, values, _stderr())
+    to_file = values.get("output") if "json" in verb.formats else None
+    failed: PvhdbgError | None = None
+    with ExitStack() as stack:  # all are opened before the work begins, and appear together
+        outputs = [(values.get("format") or "text", stack.enter_context(open_output(to_file)))]
+        for one, path in values.get("report") or ():
+            outputs.append((one, stack.enter_context(open_output(path, one in APPENDED))))
+        try:
+            with Progress(_stderr()) as progress:
+                answer = verb(Request(values, progress))
+        except PvhdbgError as error:
+            failed = error
+        for one, output in outputs:
+            if failed is None:
+                output.write(answer.render(one, style_for(values.get("color") or "auto", output.stream)))
+            elif (told := of_error(one, str(values.get("subject") or values.get("file") or ""), failed)) is not None:
+                output.write(told)
+    if failed is not None:
+        raise failed
+    return answer.exit_code
+
+
+def _put(text: str) -> int:
+    try:
+        if sys.stdout is not None:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+    except OSError:
+        from pvhdbg.commands.output import drop
+
+        drop(sys.stdout)
+    return 0
+
+
+def _stderr() -> TextIO:
+    if sys.stderr is None:  # closed by whoever started us
+        import os
+
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - it takes the place of standard error
+    return sys.stderr
+
+
+def _fail(what: str, todo: str, code: int) -> int:
+    from pvhdbg.decode.text import safe
+
+    try:
+        _stderr().write(f"pvhdbg: {safe(what)}\n" + (f"  next: {safe(todo)}\n" if todo else ""))
+    except OSError:  # nobody can be told but by the exit code
+        pass
+    return code
+
+
+def _internal(error: Exception) -> int:
+    import os
+    import traceback
+
+    if os.environ.get("PVHDBG_TRACEBACK"):
+        traceback.print_exception(error)
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{os.path.basename(frame.filename)}:{frame.lineno}"
+    return _fail(
+        f"internal error: {type(error).__name__}: {error} ({where})",
+        "report it, with the output of the same command under PVHDBG_TRACEBACK=1",
+        INTERNAL_ERROR,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(program())

@@ -1,0 +1,108 @@
+"""What a verb is made of: its declaration, the request that it is called with, and the answer that it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pvhdbg.machine.session import Session
+    from pvhdbg.report.style import Style
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a verb returns: how to show it as text, its JSON where it has one, and the exit code that it amounts to.
+
+    `others` are further formats by name; a verb declares all of its names in `formats`.
+    """
+
+    text: Callable[[Style], str]
+    json: Callable[[], str] | None = None
+    exit_code: int = 0
+    others: Mapping[str, Callable[[], str]] = field(default_factory=dict)
+
+    def render(self, format: str, style: Style) -> str:
+        """The answer in the format of that name; text, when it has no other."""
+        if format == "json" and self.json is not None:
+            return self.json()
+        return self.others[format]() if format in self.others else self.text(style)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A verb's arguments by name, where its progress goes, and the live session; on the command line there is none yet."""
+
+    values: Mapping[str, Any]
+    progress: Callable[[str], None] = lambda _: None
+    session: Session | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return self.values.get(name)
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument, in argparse's words.
+
+    `completes` says what its value is, for completion: "symbol", "rule", "file", "mode" or "register", several with a blank
+    between. `live` says which face takes it: None both, True a live session only, False the command line only.
+    """
+
+    names: tuple[str, ...]
+    options: Mapping[str, Any]
+    completes: str = ""
+    live: bool | None = None
+
+
+def argument(*names: str, completes: str = "", live: bool | None = None, **options: Any) -> Argument:
+    return Argument(names, MappingProxyType(options), completes, live)
+
+
+def command(text: str) -> tuple[str, str]:
+    """The value of -ex, a line of the prompt; it shares a list with -x, because their order counts."""
+    return "line", text
+
+
+def script(text: str) -> tuple[str, str]:
+    """The value of -x, a file of such lines."""
+    return "file", text
+
+
+def of_command_line(*arguments: Argument) -> tuple[Argument, ...]:
+    """The same arguments, for the command line only."""
+    return tuple(replace(one, live=False) for one in arguments)
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb. `action` is "module:function"; `passes_on` says that words after `--` belong to another program.
+
+    `live` is for those of the command line that a session has as well; `live_example` is how it looks there.
+    """
+
+    name: str
+    help: str
+    example: str
+    action: str
+    arguments: tuple[Argument, ...] = ()
+    formats: tuple[str, ...] = ("text", "json")
+    passes_on: bool = field(default=False)
+    passes_to: str = "QEMU"
+    live: bool = False
+    live_example: str = ""
+    aliases: tuple[str, ...] = ()  # in a session
+    repeats: bool = False  # an empty line at the prompt does it once more
+    converses: bool = False  # on a terminal it goes on to the prompt
+
+    def __call__(self, request: Request) -> Answer:
+        module, function = self.action.split(":")
+        answer: Answer = getattr(import_module(module), function)(request)
+        return answer
+
+    def arguments_for(self, live: bool) -> tuple[Argument, ...]:
+        """The arguments that a live session (or the command line) takes."""
+        return tuple(one for one in self.arguments if one.live is None or one.live is live)

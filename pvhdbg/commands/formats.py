@@ -1,0 +1,93 @@
+"""The formats in which findings can be written, by name: what --format and --report choose from.
+
+Importing it costs nothing but the tables: a renderer is imported when it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from importlib import import_module
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pvhdbg.errors import PvhdbgError
+    from pvhdbg.report.document import Report
+    from pvhdbg.report.kernel_document import FileReport
+
+# Formats that list findings, whatever they are about; they take a Listing.
+_LISTS: Mapping[str, str] = MappingProxyType(
+    {
+        "junit": "pvhdbg.report.junit:render",
+        "tap": "pvhdbg.report.tap:render",
+        "ktap": "pvhdbg.report.tap:render_ktap",
+        "github": "pvhdbg.report.github:render",
+    }
+)
+# Formats that show a boot; they take a Report.
+_PAGES: Mapping[str, str] = MappingProxyType(
+    {
+        "summary": "pvhdbg.report.markdown:render_summary",
+        "markdown": "pvhdbg.report.markdown:render",
+        "html": "pvhdbg.report.html:render",
+    }
+)
+FILE_JUDGED = ("text", "json", "sarif", *_LISTS)
+JUDGED = (*FILE_JUDGED, *_PAGES)
+COMPARED = ("text", "json", "html")
+# GitHub gives one summary file to all commands of a step, so it is added to and never replaced.
+APPENDED = frozenset({"summary"})
+
+
+def of_boot(report: Report, subject: str) -> dict[str, Callable[[], str]]:
+    """All of JUDGED but text and JSON, each as a function that writes it. `subject` names the file that was booted."""
+
+    def listed(target: str) -> str:
+        from pvhdbg.report import listing
+
+        return _rendered(target, listing.of_boot(report))
+
+    def as_sarif() -> str:
+        from pvhdbg.commands.code_location import location_of
+        from pvhdbg.report import sarif
+
+        return sarif.render(report, location_of(subject))  # a gdbstub's address has none
+
+    pages = {name: partial(_rendered, target, report) for name, target in _PAGES.items()}
+    return {"sarif": as_sarif, **{name: partial(listed, target) for name, target in _LISTS.items()}, **pages}
+
+
+def of_file(report: FileReport) -> dict[str, Callable[[], str]]:
+    """All of FILE_JUDGED but text and JSON."""
+
+    def listed(target: str) -> str:
+        from pvhdbg.report import listing
+
+        return _rendered(target, listing.of_file(report))
+
+    def as_sarif() -> str:
+        from pvhdbg.commands.code_location import location_of
+        from pvhdbg.report import sarif
+
+        about = sarif.About(report.exit_code, (), {"conclusion": report.conclusion, "strict": report.strict})
+        return sarif.rendered(sarif.document(report.verdicts, location_of(report.path), about))
+
+    return {"sarif": as_sarif, **{name: partial(listed, target) for name, target in _LISTS.items()}}
+
+
+def of_error(format: str, subject: str, error: PvhdbgError) -> str | None:
+    """In a format that CI systems read, what could not be judged; None for the others, which have nothing to show."""
+    if format == "summary":
+        return _rendered("pvhdbg.report.markdown:render_error", error)
+    if format not in _LISTS:
+        return None
+    from pvhdbg.report import listing
+
+    return _rendered(_LISTS[format], listing.of_error(subject, error))
+
+
+def _rendered(target: str, report: Any) -> str:
+    module, function = target.split(":")
+    render: Callable[[Any], str] = getattr(import_module(module), function)
+    return render(report)

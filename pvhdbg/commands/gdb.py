@@ -1,0 +1,143 @@
+"""`pvhdbg gdb-path` and `pvhdbg gdb`: the script for GDB's `source`, and a GDB that has sourced it.
+
+GDB connects before it gets symbols, and gets them as symbols only: an ELF32 program would make it refuse the 64-bit registers of
+qemu-system-x86_64. They are added at both aliases, so that a name is a breakpoint before paging and after.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+from pvhdbg.commands.declare import Answer, Request
+from pvhdbg.errors import BadInput, VmmFailed
+from pvhdbg.targets.address import StubAddress, parse_address
+
+if TYPE_CHECKING:
+    from pvhdbg.kernel.image import KernelImage
+
+_SCRIPT = "pvhdbg-gdb.py"
+
+
+def script_path() -> str:
+    """The file to source. Raises BadInput where the package was installed without it."""
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), _SCRIPT)
+    if not os.path.isfile(path):
+        raise BadInput(f"{path} is missing", "install pvhdbg again")
+    return path
+
+
+def gdb_path(request: Request) -> Answer:
+    """`gdb-path`: print it."""
+    path = script_path()
+    return Answer(lambda _: f"{path}\n")
+
+
+def gdb(request: Request) -> NoReturn:
+    """`gdb`: become a GDB with the extension, the kernel's symbols, and the machine. Raises PvhdbgError before that."""
+    program = shutil.which("gdb")
+    if program is None:
+        raise VmmFailed("gdb is not installed", "install it, or use: pvhdbg attach")
+    kernel, target = _told_apart(request)
+    words = [program, "-q", *_options(kernel, target), *(request.extra or ())]
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    try:
+        os.execv(program, words)  # noqa: S606 - GDB takes our place, terminal and signals with it
+    except OSError as error:
+        raise VmmFailed(f"gdb cannot be started: {error.strerror}", f"see: {program} --version") from error
+
+
+def _told_apart(request: Request) -> tuple[str | None, StubAddress | None]:
+    """The kernel and the machine of `gdb [KERNEL] [TARGET]`, by what they are."""
+    kernel, target = request.kernel, request.target
+    if kernel is not None and target is None and not _is_file(kernel):
+        kernel, target = None, kernel
+    return kernel, None if target is None else parse_address(target)
+
+
+def _is_file(path: str) -> bool:
+    return os.path.isfile(path) or (os.sep in path and not path.startswith("unix:") and not os.path.exists(path))
+
+
+def _options(kernel: str | None, target: StubAddress | None) -> list[str]:
+    commands = [f"source {_plain(script_path())}"]
+    if target is not None:
+        where = target.path or f"{target.host or 'localhost'}:{target.port}"
+        commands.append(f"target remote {_plain(where)}")
+    if kernel is not None:
+        from pvhdbg.kernel.image import open_kernel
+
+        with open_kernel(kernel) as image:
+            commands += [*_named(image), *symbol_commands(image, connected=target is not None)]
+    return [word for command in commands for word in ("-ex", command)]
+
+
+def _named(image: KernelImage) -> list[str]:
+    return [f"set pvh kernel {_plain(os.path.abspath(image.path))}"]
+
+
+def symbol_commands(image: KernelImage, connected: bool = True, moved: int = 0, slid: int = 0) -> list[str]:
+    """What gives GDB the kernel's symbols at both aliases. Raises BadInput for a path that GDB cannot be given.
+
+    `moved` and `slid` are how far the kernel lies from its physical and its virtual link-time addresses.
+    """
+    path, commands = os.path.abspath(image.path), []
+    if _names_itself(image):
+        from pvhdbg.kernel.symbol_cache import symbols_of
+
+        try:
+            path = symbols_of(image)
+        except OSError as error:
+            return [_said(f"the kernel's own symbols cannot be kept for GDB: {error.strerror}")]
+        except BadInput as error:
+            return [_said(error.what)]
+    elif image.was != "ELF":
+        return [_said(f"there are no symbols in this {image.was}")]
+    if image.elf.bits == 32 and not connected:
+        commands.append("set architecture i386:x86-64")  # or the file's own would make GDB refuse QEMU's registers later
+    commands.append(f"symbol-file {_quoted(path)}" + (f" -o {slid % (1 << 64):#x}" if slid else ""))
+    offset = (_physical_offset(image) + moved) % (1 << 64)
+    if offset != slid % (1 << 64):
+        commands.append(f"with confirm off -- add-symbol-file {_quoted(path)} -o {offset:#x}")
+    return commands
+
+
+def _names_itself(image: KernelImage) -> bool:
+    """Whether the kernel is a stripped Linux with a table of its own, which GDB does not know."""
+    try:
+        return image.symbols().origin == "kallsyms"
+    except BadInput:
+        return False  # a damaged .symtab: GDB has its own words for it
+
+
+def _said(text: str) -> str:
+    """A command that says something."""
+    return f"echo {_escaped(_plain(f'pvh: {text}'))}\\n"
+
+
+def _physical_offset(image: KernelImage) -> int:
+    """What turns the addresses of the segment with the entry into physical ones, modulo 2^64."""
+    entry = image.kernel().entry
+    for load in image.elf.loads:
+        if entry is not None and load.p_paddr <= entry < load.p_paddr + load.p_memsz:
+            return (load.p_paddr - load.p_vaddr) % (1 << 64)
+    return 0
+
+
+def _plain(text: str) -> str:
+    """Text for a command that takes the rest of its line as it stands."""
+    if not text.isprintable():
+        raise BadInput(f"GDB cannot be given {text!r}", "use a path of printable characters")
+    return text
+
+
+def _quoted(text: str) -> str:
+    return '"' + _escaped(_plain(text)) + '"'
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"')

@@ -1,0 +1,198 @@
+"""What the verbs about kernel files do: `elf`, and `fwcfg`, which lays a prediction beside a machine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pvhdbg.commands.formats import of_file
+from pvhdbg.commands.table import Answer, Request
+from pvhdbg.commands.time_limit import time_limit
+from pvhdbg.errors import BadInput
+from pvhdbg.report.json_text import written
+from pvhdbg.report.style import Style
+
+if TYPE_CHECKING:
+    from pvhdbg.kernel.image import KernelImage
+    from pvhdbg.kernel.symbols import Symbols
+    from pvhdbg.loaders.loading import Loader
+    from pvhdbg.report.kernel_document import EntryPlace, FileReport
+    from pvhdbg.rules.declare import Rule
+
+_CODE = 64  # bytes that are disassembled at the entry
+_INSTRUCTIONS = 10
+_LINE_SECONDS, _TYPE_SECONDS, _BYTES_A_SECOND = 60, 60, 1 << 20  # what a look into debug info may take
+
+
+def elf(request: Request) -> Answer:
+    """`elf`: what is in a kernel file, where each loader would enter it, and what is wrong."""
+    from pvhdbg.kernel.image import open_kernel
+    from pvhdbg.spec.elf import ET_CORE
+
+    if request.symbol is not None and request.type is not None:
+        raise BadInput("--symbol and --type are two questions", "ask one after the other")
+    request.progress("reading the kernel")
+    with open_kernel(str(request.file)) as image:
+        if image.elf.header.e_type == ET_CORE:
+            raise BadInput(f"{image.path} is a core, not a kernel", f"judge the machine in it: pvhdbg check {image.path}")
+        if request.symbol is not None:
+            return _symbol(image, str(request.symbol))
+        if request.type is not None:
+            return _type(image, str(request.type))
+        report = file_report(image, request)
+    return _answer(report)
+
+
+def file_report(image: KernelImage, request: Request) -> FileReport:
+    """The report on an opened file, which may be closed afterwards. Raises BadInput for a wrong rule or loader."""
+    from pvhdbg.decode.elf import build_id
+    from pvhdbg.loaders.catalogue import simulate
+    from pvhdbg.report.kernel_document import FileReport
+    from pvhdbg.rules.files import judge_file
+    from pvhdbg.spec.revisions import REVISIONS
+
+    loaders = _loaders(request.values.get("as") or ())
+    rules = _rules(request)
+    file, symbols = image.file(), image.symbols()
+    return FileReport(
+        path=image.path,
+        kernel=file.without_data(),
+        verdicts=judge_file(file, rules, REVISIONS[request.spec or "v1"]),
+        loadings=simulate(file, loaders=loaders),
+        entry=_entry(image, symbols),
+        build_id=build_id((*file.elf.notes, *file.section_notes)),
+        symbols=len(symbols),
+        symbols_from=symbols.origin,
+        strict=bool(request.strict),
+    )
+
+
+def _rules(request: Request) -> tuple[Rule, ...]:
+    """Those that were chosen, of the whole catalogue; a file's own rules need it only to tell which ids there are."""
+    if not (request.select or request.ignore):
+        from pvhdbg.rules.files import FILE_RULES
+
+        return FILE_RULES
+    from pvhdbg.rules.catalogue import choose
+
+    return choose(request.select or (), request.ignore or ())
+
+
+def _loaders(names: list[str] | tuple[()]) -> tuple[Loader, ...]:
+    from pvhdbg.loaders.catalogue import LOADERS, find
+
+    return find(names) if names else LOADERS
+
+
+def _entry(image: KernelImage, symbols: Symbols) -> EntryPlace | None:
+    from pvhdbg.disassembly import disassemble
+    from pvhdbg.report.kernel_document import EntryPlace, Line
+    from pvhdbg.spec.elf import PT_LOAD
+
+    address = image.kernel().entry
+    if address is None:
+        return None
+    near = symbols.nearest(address)
+    place = EntryPlace(address, *(near or (None, 0)))
+    for index, load in enumerate(image.elf.segments):
+        if load.p_type != PT_LOAD or not load.p_paddr <= address < load.p_paddr + load.p_memsz:
+            continue
+        place = replace(place, segment=index)
+        start = address - load.p_paddr
+        if start < load.p_filesz:
+            code = bytes(image.data[load.p_offset + start : load.p_offset + min(start + _CODE, load.p_filesz)])
+            lines = tuple(Line(*line) for line in disassemble(code, address, 32, _INSTRUCTIONS))
+            place = replace(place, offset=load.p_offset + start, code=lines)
+        break
+    return place
+
+
+def _answer(report: FileReport) -> Answer:
+    def as_text(style: Style) -> str:
+        from pvhdbg.report import kernel_text
+
+        return kernel_text.render(report, style)
+
+    def as_json() -> str:
+        from pvhdbg.report import kernel_json
+
+        return kernel_json.render(report)
+
+    return Answer(as_text, as_json, report.exit_code, of_file(report))
+
+
+# --- symbols and types --------------------------------------------------------------------------------------------
+
+
+def _symbol(image: KernelImage, wanted: str) -> Answer:
+    """A name's addresses, or what is at an address: in both views, with the source line where there is debug info."""
+    from pvhdbg.decode.text import printable
+    from pvhdbg.kernel.debug_info import DebugInfo
+
+    symbols = image.symbols()
+    try:
+        address: int | None = int(wanted, 0)
+    except ValueError:
+        address = None
+    if address is None:
+        name, offset, virtual = wanted, 0, symbols.virtual_address(wanted)
+    else:
+        if not 0 <= address < 1 << 64:
+            raise BadInput(f"{wanted} is not an address", "give a number below 2^64")
+        found = symbols.nearest_virtual(address)
+        virtual = address
+        for alias in symbols.to_virtual(address) if found is None else ():
+            found, virtual = symbols.nearest(address), alias
+        if found is None:
+            raise BadInput(f"there is no symbol at or below {address:#x} in any segment", "list what is loaded with: pvhdbg elf FILE")
+        name, offset = found
+    try:
+        with time_limit(_LINE_SECONDS):
+            line, unknown = DebugInfo(image.data).line(virtual), ""
+    except BadInput as error:  # where it lies was asked, and is known
+        line, unknown = None, error.what
+    shown = printable(name)
+    facts: dict[str, Any] = {
+        "name": shown,
+        "offset": offset,
+        "virtual": f"{virtual:#x}",
+        "physical": f"{symbols.to_physical(virtual):#x}",
+        "line": None if line is None else printable(line),
+    }
+    shown += f"+{offset:#x}" if offset else ""
+    text = f"{shown}  virtual {facts['virtual']}  physical {facts['physical']}" + (f"  {facts['line']}" if line else "") + "\n"
+    text += f"  no line: {printable(unknown)}\n" if unknown else ""
+    return Answer(lambda _: text, lambda: written({"schema": "pvhdbg/symbol/1", **facts}))
+
+
+def _type(image: KernelImage, name: str) -> Answer:
+    """The layout of a structure, by the kernel's own debug info."""
+    from pvhdbg.decode.text import printable
+    from pvhdbg.kernel.debug_info import DebugInfo
+
+    with time_limit(_TYPE_SECONDS + len(image.data) // _BYTES_A_SECOND):
+        debug = DebugInfo(image.data)
+        if not debug:
+            raise BadInput(f"{image.path} has no debug info", "build it with -g (Linux: CONFIG_DEBUG_INFO), or give the unstripped file")
+        layout = debug.structure(name)
+        if layout is None and debug.is_elsewhere:
+            raise BadInput("the debug info lies in .dwo files beside the kernel", "build it without -gsplit-dwarf")
+    if layout is None:
+        raise BadInput(f"the debug info has no struct or union {name}", "give its tag, without struct in front")
+    rows = [
+        {"name": printable(one.name), "offset": one.offset, "size": one.size, "type": printable(one.type),
+         "bit_offset": one.bit_offset, "bit_size": one.bit_size}
+        for one in layout.members
+    ]  # fmt: skip
+
+    def as_text(style: Style) -> str:
+        lines = [style("head", f"{layout.kind} {printable(name)}, {layout.size} bytes")]
+        for row in rows:
+            offset, size = ("?" if row[key] is None else str(row[key]) for key in ("offset", "size"))
+            offset += "" if row["bit_offset"] is None else f":{row['bit_offset']}"
+            bits = "" if row["bit_size"] is None else f" : {row['bit_size']}"
+            lines.append(f"  {offset:>5}  {size:>5}  {row['type']} {row['name']}{bits}")
+        return "\n".join(lines) + "\n"
+
+    document: dict[str, Any] = {"schema": "pvhdbg/type/1", "name": printable(name), "kind": layout.kind, "size": layout.size, "members": rows}
+    return Answer(as_text, lambda: written(document))

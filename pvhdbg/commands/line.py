@@ -1,0 +1,205 @@
+"""The verbs' declarations as argparse parsers."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from functools import partial
+from typing import Any, NoReturn
+
+from pvhdbg.commands.overview import CLOSING, family, overview
+from pvhdbg.commands.table import VERBS, Verb, section_of
+from pvhdbg.errors import BadInput
+from pvhdbg.version import VERSION
+
+# argparse makes one for each argument that it is told. Without a width each asks shutil, which imports every compressor that Python has.
+_UNSHOWN = partial(argparse.RawDescriptionHelpFormatter, width=80)
+
+
+class _Parser(argparse.ArgumentParser):
+    def format_help(self) -> str:
+        self.formatter_class = argparse.RawDescriptionHelpFormatter  # as wide as the terminal
+        return super().format_help()
+
+    def error(self, message: str) -> NoReturn:
+        raise BadInput(message, f"see: {self.prog} --help")
+
+
+def parse(words: list[str]) -> tuple[Verb, dict[str, Any]]:
+    """The verb and its arguments' values. Raises BadInput for words that do not fit; `--help` exits as argparse does."""
+    words, passed_on = _split(words)
+    words = gathered(words)
+    if words[:1] == ["help"]:
+        words = [*words[1:], "--help"]
+    verb = _verb(words)
+    if verb is None:
+        raise _no_verb(words)
+    if passed_on and not verb.passes_on:
+        raise BadInput(f"pvhdbg {verb.name} passes nothing on to {verb.passes_to}", f"see: pvhdbg {verb.name} --help")
+    values = _values(verb, words[len(verb.name.split()) :])
+    with_rules(values)
+    if "report" in values:
+        values["report"] = [_report(word, verb) for word in values["report"]]
+        _refuse_twice([*([values["output"]] if values["output"] else []), *(path for _, path in values["report"])])
+    return verb, {**values, "extra": tuple(passed_on)}
+
+
+def _no_verb(words: list[str]) -> BadInput:
+    """What to say to words that begin with no verb. Leaves with SystemExit after an overview that was asked for."""
+    if not words or words[0].startswith("-"):
+        overview = _overview()
+        if not words:
+            overview.print_help()
+            raise SystemExit(BadInput.exit_code)
+        overview.parse_args(words[:1])  # --help, --version, or an option that belongs behind a verb
+    if (verbs := family(words[0])) and words[1:] and words[1] in ("-h", "--help"):
+        _shown(f"pvhdbg {words[0]}", f"commands:\n{verbs}", f"pvhdbg {words[0]} COMMAND --help tells more.").print_help()
+        raise SystemExit(0)
+    from difflib import get_close_matches
+
+    said = " ".join(words[: 2 if verbs else 1])
+    near = get_close_matches(said, [verb.name for verb in VERBS], 2) or sorted(
+        verb.name for verb in VERBS if verb.name.startswith(f"{words[0]} ")
+    )
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    return BadInput(f"{said} is not a command", f"{hint}see: pvhdbg --help")
+
+
+def _values(verb: Verb, words: list[str]) -> dict[str, Any]:
+    parser = _parser(verb)
+    values, unknown = parser.parse_known_args(words)
+    if not unknown:
+        return vars(values)
+    from difflib import get_close_matches
+
+    option = next((word for word in unknown if word.startswith("-")), "")
+    known = [name for action in parser._actions for name in action.option_strings]
+    near = get_close_matches(option.partition("=")[0], known, 1) if option.startswith("--") else []
+    longer = [one.name for one in VERBS if one.name.startswith(f"{verb.name} ")]
+    near = near or get_close_matches(f"{verb.name} {words[0]}", longer, 1, 0.8)  # `trace qurey boot.jsonl`
+    todo = f"did you mean {near[0]}? " if near else ""
+    if option and not near and verb.passes_on:
+        todo = f"give {verb.passes_to}'s own options at the end, behind --; "
+    raise BadInput(f"unrecognized arguments: {' '.join(unknown)}", f"{todo}see: {parser.prog} --help")
+
+
+def with_rules(values: dict[str, Any]) -> dict[str, Any]:
+    """The same with `--select`, `--ignore` and `--as` as lists of words. Raises BadInput for one that names none."""
+    for name in ("select", "ignore", "as"):
+        if name in values:
+            given = values[name]
+            values[name] = [part for word in given for part in word.replace(",", " ").split()]
+            if given and not values[name]:
+                raise BadInput(f"--{name} names no rule", "list all with: pvhdbg rules")
+    return values
+
+
+def _report(word: str, verb: Verb) -> tuple[str, str]:
+    format, _, path = word.partition("=")
+    if format not in verb.formats:
+        raise BadInput(f"--report {word}: there is no format {format!r}", f"choose one of {', '.join(verb.formats)}")
+    if not path:
+        raise BadInput(f"--report {word} names no file", f"write it as {format}=FILE")
+    return format, path
+
+
+def _refuse_twice(paths: list[str]) -> None:
+    """Two answers would overwrite each other in one file; a device or standard output takes both."""
+    files = [os.path.realpath(path) for path in paths if path != "-" and (not os.path.exists(path) or os.path.isfile(path))]
+    for path in files:
+        if files.count(path) > 1:
+            raise BadInput(f"{path} is to be written twice", "give each --report and --output a file of its own")
+
+
+def _split(words: list[str]) -> tuple[list[str], list[str]]:
+    if "--" not in words:
+        return words, []
+    at = words.index("--")
+    return words[:at], words[at + 1 :]
+
+
+_RULE = re.compile(r"(?:PVH|SI|DA|ELF)(?:[-,][A-Z0-9,-]*)?", re.ASCII | re.IGNORECASE)
+
+
+def gathered(words: list[str]) -> list[str]:
+    """`--select PVH-CR0 SI-MM vmlinux` as `--select PVH-CR0,SI-MM vmlinux`: what is no rule's id ends the list."""
+    joined: list[str] = []
+    for word in words:
+        listing = len(joined) > 1 and joined[-2] in ("--select", "--ignore") and _RULE.fullmatch(joined[-1])
+        if listing and _RULE.fullmatch(word):
+            joined[-1] += f",{word}"
+        else:
+            joined.append(word)
+    return joined
+
+
+def _verb(words: list[str]) -> Verb | None:
+    for verb in VERBS:
+        name = verb.name.split()
+        if words[: len(name)] == name:
+            return verb
+    return None
+
+
+def _parser(verb: Verb) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=f"pvhdbg {verb.name}",
+        usage=_usage(verb),
+        description=f"{verb.help[0].upper()}{verb.help[1:]}.\n\nexample: {verb.example}",
+        epilog=_epilog(verb),
+        formatter_class=_UNSHOWN,
+        allow_abbrev=False,
+    )
+    sections: dict[str, argparse._ArgumentGroup] = {}
+    for one in verb.arguments_for(live=False):
+        title = one.names[0].startswith("-") and section_of(one)
+        if title and title not in sections:
+            sections[title] = parser.add_argument_group(title)
+        (sections[title] if title else parser).add_argument(*one.names, **one.options)
+    output = parser.add_argument_group("output")
+    if "json" in verb.formats:
+        output.add_argument("--format", choices=verb.formats, default="text", help="how to print the answer")
+        output.add_argument("--output", metavar="FILE", help="write the answer there instead of to the terminal")
+        output.add_argument("--report", action="append", metavar="FORMAT=FILE", default=[],
+                            help="write it in that format to that file as well; may be given several times")
+    output.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="colour (NO_COLOR is honoured)")
+    return parser
+
+
+def _usage(verb: Verb) -> str:
+    """What has to be given, in its order; the options have their lines below."""
+    needed, places = [], []
+    for one in verb.arguments_for(live=False):
+        shown = str(one.options.get("metavar") or one.names[0])
+        if one.options.get("required"):
+            shown = shown if "metavar" in one.options else f"{{{','.join(one.options['choices'])}}}"
+            needed.append(f"{one.names[0]} {shown}")
+        elif not one.names[0].startswith("-"):
+            places.append({"?": f"[{shown}]", "*": f"[{shown} …]", "+": f"{shown} …"}.get(one.options.get("nargs", ""), shown))
+    words = [f"pvhdbg {verb.name}", *places, *needed, "[OPTION …]", *([f"[-- {verb.passes_to}'s own]"] if verb.passes_on else [])]
+    return " ".join(words).replace("%", "%%")
+
+
+def _epilog(verb: Verb) -> str | None:
+    lines = [f"words after -- are passed on to {verb.passes_to}"] if verb.passes_on else []
+    if others := family(verb.name):
+        lines += [*([""] if lines else []), "commands that begin so:", others.rstrip("\n")]
+    return "\n".join(lines) or None
+
+
+def _overview() -> argparse.ArgumentParser:
+    parser = _shown("pvhdbg", overview(), CLOSING)
+    parser.add_argument("-V", "--version", action="version", version=f"pvhdbg {VERSION}")
+    return parser
+
+
+def _shown(prog: str, description: str, epilog: str) -> argparse.ArgumentParser:
+    return _Parser(
+        prog=prog,
+        usage=f"{prog} COMMAND …",
+        description=description,
+        epilog=epilog,
+        formatter_class=_UNSHOWN,
+        allow_abbrev=False,
+    )

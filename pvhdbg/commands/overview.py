@@ -1,0 +1,66 @@
+"""`pvhdbg --help`: all verbs by topic, and the verbs of one family (`pvhdbg snapshot --help`). Words only; nothing is parsed here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pvhdbg.commands.table import VERBS, Verb
+
+TOPICS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("judge a hand-off", ("check", "run", "attach", "probe", "diff", "expect")),
+    ("look into a kernel file, without a machine", ("elf", "extract")),
+    ("what was handed over", ("info", "cmdline", "memmap", "modules", "rsdp", "fwcfg")),
+    ("the CPU and its tables", ("regs", "segments", "mode", "gdt", "idt", "tss")),
+    ("memory, code and names", ("entry", "pagewalk", "xp", "disas", "symbols", "notes")),
+    ("after the entry", ("why", "wait", "trace", "trace query", "trace diff", "trace export", "timeline")),
+    ("prompt and GDB", ("repl", "gdb", "gdb-path")),
+    ("keep a hand-off", ("snapshot save", "snapshot export")),
+    ("the rules", ("explain", "rules")),
+)
+"""Each topic with its verbs, in the order in which somebody new needs them. A verb without a topic is shown at the end."""
+
+OPENING = """Boot debugger for the Xen PVH (x86/HVM direct boot) ABI.
+
+begin with:
+  pvhdbg check vmlinux         boot the kernel, stop at its entry, and judge what it was handed
+  pvhdbg why vmlinux           boot it, and explain why it dies
+  pvhdbg COMMAND --help        all about one command, with an example
+"""
+
+CLOSING = """exit codes: 0 conforms, 1 violated, 2 usage or unreadable input, 3 not observed up to the entry,
+4 undecided under --strict, 70 internal error"""
+
+_COLUMN = 19
+
+
+def by_topic() -> list[tuple[str, list[Verb]]]:
+    """Every verb of the command line once, below its topic; those that have none as "more"."""
+    verbs = {verb.name: verb for verb in VERBS}
+    groups = [(topic, [verbs.pop(name) for name in names if name in verbs]) for topic, names in TOPICS]
+    return [*groups, *([("more", list(verbs.values()))] if verbs else [])]
+
+
+def overview() -> str:
+    """What `pvhdbg --help` says of the verbs, for the width of the terminal."""
+    return OPENING + "".join(f"\n{topic}:\n{_listed(verbs)}" for topic, verbs in by_topic())
+
+
+def family(word: str) -> str:
+    """The verbs whose first of two words is that, as lines; nothing when there are none."""
+    return _listed([verb for verb in VERBS if verb.name.startswith(f"{word} ")])
+
+
+def _listed(verbs: Sequence[Verb]) -> str:
+    if not verbs:  # most verbs have no family: nothing is laid out for them
+        return ""
+    import shutil
+    import textwrap
+
+    width = max(shutil.get_terminal_size().columns, _COLUMN + 20)
+    return "".join(
+        textwrap.fill(
+            verb.help, width, initial_indent=f"  {verb.name:<{_COLUMN - 2}}", subsequent_indent=" " * _COLUMN, break_on_hyphens=False
+        )
+        + "\n"
+        for verb in verbs
+    )

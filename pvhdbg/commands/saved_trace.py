@@ -1,0 +1,181 @@
+"""What the verbs about saved traces do: timeline, query, diff, export."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from itertools import islice
+
+from pvhdbg.commands.table import Answer, Request
+from pvhdbg.commands.trace import milestones
+from pvhdbg.decode.text import printable
+from pvhdbg.driver.saved_traces import is_saved, saved
+from pvhdbg.errors import BadInput
+from pvhdbg.machine.waiter import instruction
+from pvhdbg.report import trace_text
+from pvhdbg.tracing import queries
+from pvhdbg.tracing.engines.engine import End
+from pvhdbg.tracing.event import Event
+from pvhdbg.tracing.first import Reached
+from pvhdbg.tracing.milestones import Milestone
+from pvhdbg.tracing.trace_file import Ending, Head, Record
+
+_WRITES = 1000  # changes that are shown
+_BLOCK = 1 << 16  # bytes that an export writes at once
+_NAMES = 1 << 14  # symbols that an export keeps
+_ONLY = 10  # functions that are named of those that one trace has
+
+
+def query(request: Request) -> Answer:
+    """`trace query`: the changes of a register, or the instructions around a sequence number."""
+    names: dict[int, str] = {}
+    records = saved(str(request.subject), names)
+    what = str(request.what)
+    if what.isdecimal() and what.isascii():
+        found = queries.around(records, int(what), int(request.around), int(request.around))
+        if not any(event.seq == int(what) for event in found):
+            first = next(queries.events(saved(str(request.subject))), None)
+            todo = "trace with --what pc or state" if first is None else f"its first one is {first.seq}"
+            raise BadInput(f"the trace has no instruction {what}", todo)
+        return Answer(lambda style: trace_text.events(found, names.get, instruction, style))
+    writes = list(islice(queries.writes(records, what), _WRITES))
+    if not writes:
+        raise BadInput(f"the trace shows no change of {printable(what)}", "name a register as the trace does, and trace with --what state")
+
+    def shown(write: queries.Write) -> str:
+        event = write.event
+        place = f"{event.pc:#x} {printable(names.get(event.pc, ''))}".rstrip()
+        old = "" if write.old is None else f"{write.old:#x} → "
+        return f"{event.seq:>10}  {old}{write.new:#x}  {instruction(event.code, event.pc, event.mode.bits)}  at {place}"
+
+    more = f"… and maybe more: the first {_WRITES} are shown\n" if len(writes) == _WRITES else ""
+    return Answer(lambda _: "\n".join(shown(write) for write in writes) + "\n" + more)
+
+
+def diff(request: Request) -> Answer:
+    """`trace diff`: exit code 1 when the traces part."""
+    names: dict[int, str] = {}
+    kinds = {_head(path).what for path in (str(request.subject), str(request.other))}
+    if "calls" in kinds:
+        return _functions(request, kinds)
+    one, other = saved(str(request.subject), names), saved(str(request.other), names)
+    parted = queries.divergence(one, other)
+    if parted is None:
+        if not any(True for _ in queries.events(saved(str(request.subject)))):
+            raise BadInput("the traces have no instructions to compare", "trace with --what pc or state")
+        return Answer(lambda _: "the same instructions in both\n")
+    at = next(event.seq for event in (parted.one, parted.other) if event is not None)
+    text = [f"they part at {at}: {parted.why}", trace_text.events(parted.shared, names.get, instruction).rstrip()]
+    for path, event in ((request.subject, parted.one), (request.other, parted.other)):
+        rows: list[Event] = [] if event is None else [event]
+        text.append(f"--- {printable(str(path))}\n{trace_text.events(rows, names.get, instruction).rstrip() or 'ends'}")
+    return Answer(lambda _: "\n".join(part for part in text if part) + "\n", exit_code=1)
+
+
+def _head(path: str) -> Head:
+    with closing(saved(path)) as records:
+        return next(record for record in records if isinstance(record, Head))
+
+
+def _functions(request: Request, kinds: set[str]) -> Answer:
+    """`trace diff` of two traces of functions: where their order parts, and what only one of them came to."""
+    if kinds != {"calls"}:
+        raise BadInput("one trace has functions and the other instructions", "give two traces of one kind")
+    paths = (str(request.subject), str(request.other))
+    one, other = ([record.name for record in saved(path) if isinstance(record, Reached)] for path in paths)
+    at = queries.parting(one, other)
+    if at is None:
+        return Answer(lambda _: f"the same {len(one):,} functions in both, in the same order\n")
+    text = [f"they part at function {at}", *(f"            {printable(name)}" for name in one[max(at - 3, 0) : at])]
+    for path, mine, theirs in ((paths[0], one, other), (paths[1], other, one)):
+        known = set(theirs)
+        only = [name for name in mine if name not in known]
+        shown = ", ".join(printable(name) for name in only[:_ONLY]) + (", …" if len(only) > _ONLY else "")
+        text += [f"--- {printable(path)}", f"            {printable(mine[at]) if at < len(mine) else 'ends'}"]
+        text.append(f"            {len(only):,} functions of {len(mine):,} only here{': ' if only else ''}{shown}")
+    return Answer(lambda _: "\n".join(text) + "\n", exit_code=1)
+
+
+def timeline(request: Request) -> Answer:
+    """`timeline`: of a saved trace, or of a boot that is traced for it now."""
+    from pvhdbg.report import timeline_text
+
+    path = str(request.subject)
+    if not is_saved(path):
+        seen = milestones(request)
+        return Answer(lambda style: timeline_text.render(seen.milestones, seen.events, seen.names, seen.end.words, style))
+    if _head(path).what == "calls":
+        raise BadInput("the trace has functions, and a timeline is about modes", "trace with --what milestones, pc or state")
+    names: dict[int, str] = {}
+    found: list[Milestone] = []
+    count, why = 0, "the trace is cut"
+    for record in saved(path, names):
+        if isinstance(record, Milestone):
+            found.append(record)
+        elif isinstance(record, Event):
+            count = record.seq + 1
+        elif isinstance(record, Ending):
+            count, why = record.events, End(record.why).words
+    return Answer(lambda style: timeline_text.render(found, count, names.get, why, style))
+
+
+class _LastNames(dict[int, str]):
+    """Symbols of the last places: who writes as it reads needs no more, and a trace may have a million."""
+
+    def __setitem__(self, address: int, symbol: str) -> None:
+        if len(self) >= _NAMES:
+            self.clear()
+        super().__setitem__(address, symbol)
+
+
+def export(request: Request) -> Answer:
+    """`trace export`: the file appears only when it is whole; `-` is standard output, for the next program."""
+    from pvhdbg.commands.output import open_output
+    from pvhdbg.tracing.exports import export as pieces
+
+    names = _LastNames()
+    output, format, size, cut = str(request.output), str(request.format_name), 0, True
+    if os.path.exists(output) and os.path.samefile(output, str(request.subject)):
+        raise BadInput(f"{output} is the trace itself", "choose another -o")
+
+    def looked_at(records: Iterable[Record]) -> Iterator[Record]:
+        nonlocal cut
+        for record in records:
+            cut = not isinstance(record, Ending)
+            yield record
+
+    with open_output(output) as file, closing(saved(str(request.subject), names)) as records:
+        for block in _blocks(pieces(format, looked_at(records), names.get)):
+            file.write_bytes(block)
+            size += len(block)
+            if file.unread:
+                return Answer(lambda _: "")
+    note = "note: the trace is cut: its end is missing\n" if cut else ""
+    if _is_stdout(output):
+        request.progress(note.rstrip())
+        return Answer(lambda _: "")
+    return Answer(lambda _: f"{note}{printable(output)}: {size} bytes, {format}\n")
+
+
+def _blocks(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes in larger pieces."""
+    waiting: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        waiting.append(piece)
+        size += len(piece)
+        if size >= _BLOCK:
+            yield b"".join(waiting)
+            waiting, size = [], 0
+    yield b"".join(waiting)
+
+
+def _is_stdout(path: str) -> bool:
+    """Also by another name: /dev/stdout."""
+    if path == "-":
+        return True
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(1))
+    except OSError:
+        return False

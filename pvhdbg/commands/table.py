@@ -1,0 +1,516 @@
+"""Each verb once: its name, help, example, arguments, and the function that does it.
+
+CLI, REPL, GDB and the Python API mount these tables: `VERBS` is the command line's, `LIVE` a session's; most verbs of a session
+are both. Importing it costs nothing but the declarations: a verb's function lives in another module, named by `action`, that is
+imported when the verb is used.
+"""
+
+from __future__ import annotations
+
+from pvhdbg.commands.declare import Answer, Argument, Request, Verb, argument, command, of_command_line, script
+from pvhdbg.commands.formats import COMPARED, FILE_JUDGED, JUDGED
+
+__all__ = ["LIVE", "VERBS", "Answer", "Argument", "Request", "Verb", "argument"]
+
+_SUBJECT = argument(
+    "subject",
+    metavar="SUBJECT",
+    help="a kernel file, a gdbstub (:1234, host:1234, unix:PATH, a socket path), a snapshot, an ELF core, or a log of the guest probe",
+    completes="file",
+    live=False,
+)
+_HERE = argument("--here", action="store_true", help="decode the machine as it stands, wherever it is")
+_JUDGE = (
+    argument("--spec", choices=("draft-a", "v0", "v1"), help="the revision to judge by (default: v1)"),
+    argument("--strict", action="store_true", help="SHOULD violations and known deviations fail too; undecided exits 4"),
+    argument("--select", action="append", metavar="ID,…", default=[], help="only these rules (a prefix will do)", completes="rule"),
+    argument("--ignore", action="append", metavar="ID,…", default=[], help="all rules but these", completes="rule"),
+)
+_WALK = (
+    _HERE,
+    *of_command_line(
+    argument("--kernel", metavar="ELF", help="the kernel that a gdbstub's machine was given"),
+    argument("--entry", metavar="ADDRESS|SYMBOL", help="where to stop instead of at the noted entry"),
+    argument("--reset", action="store_true", help="reboot the machine to its entry first"),
+    argument("--leave", choices=("running", "stopped", "killed"), help="how the machine is left (default: a stub stopped, "
+             "a QEMU that was started here killed)"),
+    argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="how long the entry may take (default: 30)"),
+    argument("--via", choices=("remote", "gdb"), help="talk to the stub directly (the default), or through GDB"),
+    ),
+)  # fmt: skip
+_QEMU = of_command_line(
+    argument("--append", metavar="STRING", help="the kernel's command line"),
+    argument("--initrd", metavar="FILE", help="the ramdisk"),
+    argument("--machine", "-M", metavar="TYPE", help="QEMU's machine type (default: QEMU's own)"),
+    argument("--memory", "-m", metavar="SIZE", help="guest memory (default: 512M)"),
+    argument("--cpus", type=int, metavar="N", help="number of CPUs"),
+    argument("--cpu", metavar="MODEL", help="QEMU's CPU model"),
+    argument("--accel", choices=("tcg", "kvm", "auto"), help="accelerator (default: tcg)"),
+    argument("--qemu", metavar="BINARY", help="the QEMU to start (default: qemu-system-x86_64)"),
+)
+_PROMPT = of_command_line(
+    argument("-ex", metavar="LINE", dest="commands", action="append", default=[], type=command, help="do a line of the prompt"),
+    argument("-x", metavar="FILE", dest="commands", action="append", default=[], type=script, help="do the lines of a file"),
+    argument("--batch", action="store_true", help="no prompt, also on a terminal"),
+    argument("--show-gdb", action="store_true", help="tell what GDB's user would have typed for each verb"),
+)
+_LOG = of_command_line(
+    argument("--vmm", metavar="VMM", help='name and version of what a probe\'s log was made on, as in "QEMU 7.2.22"'),
+)
+_SECTIONS = (("judging", _JUDGE), ("the QEMU that is started", _QEMU), ("the way to the entry", _WALK))
+
+
+def section_of(one: Argument) -> str:
+    """The heading of a help text that an option of several verbs stands below; empty for a verb's own."""
+    return next((title for title, shared in _SECTIONS for other in shared if (one.names, one.options) == (other.names, other.options)), "")
+
+
+_ACTIONS = "pvhdbg.commands.handoff"
+_MACHINE = "pvhdbg.commands.machine"
+_EXIT = argument("--exit", action="store_true", help="end GDB with the exit code, for scripts", live=True)
+_ADDRESS = argument(
+    "address", metavar="ADDRESS", nargs="+", help="a number, a $register or a symbol, with + and -", completes="register symbol"
+)
+_AN_ADDRESS = argument("address", metavar="ADDRESS", nargs="*", help="the same; the pc without one", completes="register symbol")
+
+
+def _part(name: str, help: str, words: str, *own: Argument, handed_over: bool = False) -> Verb:
+    """A verb that looks at one part of a machine, on the command line and in a live session; `words` are its example's.
+
+    In a session those for what was `handed_over` speak of the entry, and take `--here`; the others speak of now.
+    """
+    example = f"{name.split()[0]} {words}".strip()
+    return Verb(
+        name,
+        help,
+        f"pvhdbg {name} :1234 {words}".strip(),
+        f"{_MACHINE}:{name}",
+        (_SUBJECT, *own, *_QEMU, *(_WALK if handed_over else of_command_line(*_WALK)), *_LOG),
+        formats=("text",),
+        passes_on=True,
+        live=True,
+        live_example=example,
+    )
+
+_TRACE_ACTIONS = "pvhdbg.commands.trace"
+_SAVED_ACTIONS = "pvhdbg.commands.saved_trace"
+_TRACE = argument("subject", metavar="FILE", help="a saved trace: what `pvhdbg trace -o` wrote")
+_MILESTONE = argument("--milestone", action="append", default=[], metavar="SYMBOL|0xADDRESS", help="a milestone of your own",
+                      completes="symbol")
+_ENGINE = argument("--engine", choices=("auto", "log", "step", "breakpoints", "first"), help="how to look: QEMU's log "
+                   "(fast), single steps (any gdbstub), stops at the milestones alone, or each block once (for --what calls)")
+_FOR = argument("--for", dest="seconds", type=float, metavar="SECONDS", help="how long to follow the guest (default: 60)")
+
+VERBS: tuple[Verb, ...] = (
+    Verb(
+        "run",
+        "start QEMU with a kernel, run to its PVH entry, and report",
+        "pvhdbg run vmlinux --append console=ttyS0 --initrd initrd.img -- -device pvpanic",
+        f"{_ACTIONS}:run",
+        (argument("subject", metavar="KERNEL", help="an ELF kernel, or a bzImage that holds one"), *_QEMU, *_JUDGE, *_WALK, *_PROMPT),
+        formats=JUDGED,
+        passes_on=True,
+        converses=True,
+    ),
+    Verb(
+        "attach",
+        "attach to a waiting gdbstub, run to the PVH entry, and report",
+        "pvhdbg attach :1234 --kernel vmlinux",
+        f"{_ACTIONS}:attach",
+        (argument("subject", metavar="TARGET", help="a gdbstub: :1234, host:1234, unix:PATH, a socket path"), *_JUDGE, *_WALK, *_PROMPT),
+        formats=JUDGED,
+        converses=True,
+    ),
+    Verb(
+        "repl",
+        "go to the prompt without a report: all verbs, and running, breakpoints, memory",
+        "pvhdbg repl vmlinux -x boot.pvh -ex regs",
+        "pvhdbg.repl.start:repl",
+        (_SUBJECT, *_QEMU, *_JUDGE[:2], *_WALK, *_PROMPT),
+        formats=("text",),
+        passes_on=True,
+        converses=True,
+    ),
+    Verb(
+        "check",
+        "judge a hand-off, for scripts: the exit code is the verdict",
+        "pvhdbg check vmlinux --machine q35 --strict --format json --output report.json",
+        f"{_ACTIONS}:check",
+        (
+            _SUBJECT,
+            argument("--expect", metavar="FILE", help="a TOML file of what this boot has to be besides", live=False),
+            argument("--until", metavar="SYMBOL|0xADDRESS|MODE", help="let it run on, to a place or into a mode (protected, paged, pae, "
+                     "compatibility, long): a guest that dies before, or does not come there in time, fails", live=False),
+            *of_command_line(_FOR),
+            argument("--bisect", action="store_true", help="exit codes for `git bisect run`: 0 good, 1 bad, 125 for what could "
+                     "not be told", live=False),
+            _EXIT,
+            *_QEMU,
+            *_JUDGE,
+            *_WALK,
+            *_LOG,
+        ),
+        formats=JUDGED,
+        passes_on=True,
+        live=True,
+        live_example="check --select PVH-CR0 --strict",
+    ),
+    Verb(
+        "probe",
+        "judge a hand-off by what the sample guest probe printed of it, on any VMM",
+        "pvhdbg probe serial.log --format json",
+        f"{_ACTIONS}:probe",
+        (
+            argument("subject", metavar="LOG", help="what was logged of COM1 or port 0xe9; - is standard input"),
+            argument("--kernel", metavar="ELF", help="the probe.elf that was booted, to judge the file too"),
+            *_LOG,
+            *_JUDGE,
+        ),
+        formats=JUDGED,
+    ),
+    Verb(
+        "elf",
+        "look into a kernel file: its notes and entry, how each loader would boot it, what is wrong",
+        "pvhdbg elf vmlinux --as qemu,firecracker",
+        "pvhdbg.commands.kernel:elf",
+        (
+            argument("file", metavar="FILE", help="an ELF kernel, or a bzImage or compressed file that holds one"),
+            argument("--as", action="append", metavar="LOADER,…", default=[], help="only these loaders"),
+            argument("--symbol", metavar="NAME|ADDRESS", help="a symbol's addresses, or the symbol at an address, and its source line"),
+            argument("--type", metavar="STRUCT", help="the layout of a structure, by the kernel's debug info"),
+            *_JUDGE,
+        ),
+        formats=FILE_JUDGED,
+    ),
+    Verb(
+        "regs",
+        "show the registers and the hidden segment state at the entry",
+        "pvhdbg regs :1234",
+        f"{_ACTIONS}:regs",
+        (
+            _SUBJECT,
+            argument("--bits", action="store_true", help="a line for each bit that is set, with its meaning"),
+            *_QEMU,
+            *of_command_line(*_WALK),
+        ),
+        passes_on=True,
+        live=True,
+        live_example="regs",
+    ),
+    Verb(
+        "info",
+        "show start_info and everything that it points to",
+        "pvhdbg info vmlinux --initrd initrd.img",
+        f"{_ACTIONS}:info",
+        (_SUBJECT, *_QEMU, *_WALK),
+        passes_on=True,
+        live=True,
+        live_example="info",
+    ),
+    Verb(
+        "fwcfg",
+        "show what QEMU left for its firmware, beside what was to be expected of the kernel file",
+        "pvhdbg fwcfg vmlinux --append console=ttyS0",
+        "pvhdbg.commands.fw_cfg:fwcfg",
+        (
+            argument(
+                "subject",
+                metavar="SUBJECT",
+                help="a kernel file, or a gdbstub (:1234, host:1234, unix:PATH, a socket path)",
+                live=False,
+            ),
+            *_QEMU,
+            *(one for one in _WALK if one.names[0] in ("--kernel", "--leave", "--timeout", "--via")),
+        ),
+        passes_on=True,
+        live=True,
+        live_example="fwcfg",
+    ),
+    Verb(
+        "timeline",
+        "draw a boot: how long it stayed in each mode, and the milestones",
+        "pvhdbg timeline boot.jsonl",
+        f"{_SAVED_ACTIONS}:timeline",
+        (
+            argument("subject", metavar="FILE|SUBJECT", help="a saved trace, or a kernel file or gdbstub to trace now"),
+            argument("--until", metavar="SYMBOL|0xADDRESS|MODE|N", help="where to end"),
+            argument("--milestone", action="append", default=[], metavar="SYMBOL|0xADDRESS|serial:REGEX", help="a milestone of "
+                     "your own; serial: is a line that the guest writes to COM1"),
+            _FOR,
+            *_QEMU,
+            *_WALK,
+        ),
+        formats=("text",),
+        passes_on=True,
+    ),
+    Verb(
+        "trace query",
+        "ask a saved trace: who changed a register, or what happened at a sequence number",
+        "pvhdbg trace query boot.jsonl cr0",
+        f"{_SAVED_ACTIONS}:query",
+        (
+            _TRACE,
+            argument("what", metavar="REGISTER|N", help="a register (cr0, rsp, cs, gdt_base, idt_limit …), or a sequence number"),
+            argument("--around", type=int, default=5, metavar="COUNT", help="instructions to show around N (default: 5)"),
+        ),
+        formats=("text",),
+    ),
+    Verb(
+        "trace diff",
+        "compare two saved traces up to where they part; exit code 1 when they do",
+        "pvhdbg trace diff good.jsonl bad.jsonl",
+        f"{_SAVED_ACTIONS}:diff",
+        (_TRACE, argument("other", metavar="OTHER", help="the saved trace to compare with")),
+        formats=("text",),
+    ),
+    Verb(
+        "trace export",
+        "write a saved trace in another tool's format",
+        "pvhdbg trace export boot.jsonl --as perfetto -o boot.json",
+        f"{_SAVED_ACTIONS}:export",
+        (
+            _TRACE,
+            argument("--as", dest="format_name", choices=("perfetto", "tenet", "drcov", "csv", "folded"), required=True,
+                     help="Perfetto and Chrome, Tenet, Lighthouse (drcov), CSV, or folded stacks for a flame graph"),
+            argument("-o", "--output", metavar="FILE", required=True, help="the file to write; - for standard output"),
+        ),
+        formats=("text",),
+    ),
+    Verb(
+        "trace",
+        "follow the CPU from the entry: every instruction, or the milestones of the boot; or show a saved trace",
+        "pvhdbg trace vmlinux --what state --until long -o boot.jsonl",
+        f"{_TRACE_ACTIONS}:trace",
+        (
+            argument("subject", metavar="SUBJECT", help="a kernel file, a gdbstub, or a saved trace", live=False),
+            argument("--until", metavar="SYMBOL|0xADDRESS|MODE|N|serial:REGEX", help="where to end: at a place, in a mode (protected, "
+                     "paged, pae, compatibility, long), after N instructions, or when the guest wrote such a line to COM1",
+                     completes="symbol mode"),
+            argument("--from", dest="start", metavar="SYMBOL|0xADDRESS|MODE|N", help="where to begin: a place is run to at full "
+                     "speed and counted from; a mode, or a number of instructions, is counted from the entry", live=False),
+            argument("--filter", metavar="SYMBOL|0xFROM-0xTO", help="keep only what runs in this function, or at these addresses",
+                     completes="symbol"),
+            argument("--what", choices=("milestones", "pc", "state", "calls"), default="milestones",
+                     help="what to show: the steps of the boot, places, places with all that each instruction changed, or each "
+                     "function when it is first come to"),
+            _MILESTONE,
+            _ENGINE,
+            argument("-o", "--output", metavar="FILE", help="write all of it there, as JSON Lines (pvhdbg/trace/1)", completes="file"),
+            argument("--tail", type=int, metavar="N", help="keep only the last N events: a flight recorder"),
+            argument("--on-reset", choices=("stop", "go"), default="stop", help="where the guest resets the machine: end, or go on "
+                     "through the reset vector (stop)"),
+            argument("--vcpu", type=int, metavar="N", help="which of several CPUs is followed, by QEMU's log or by steps (0)"),
+            _FOR,
+            *_QEMU,
+            *of_command_line(*_WALK),
+        ),
+        formats=("text",),
+        passes_on=True,
+        live=True,
+        live_example="trace --what pc --until 20",
+    ),
+    Verb(
+        "why",
+        "boot, watch for the guest's death, and explain it",
+        "pvhdbg why vmlinux --cpu qemu32",
+        "pvhdbg.commands.why:why",
+        (
+            argument("subject", metavar="SUBJECT", help="a kernel file, or a gdbstub", live=False),
+            _FOR,
+            *_QEMU,
+            *of_command_line(*_WALK),
+            *_PROMPT,
+        ),
+        passes_on=True,
+        live=True,
+        live_example="why --for 10",
+        converses=True,
+    ),
+    Verb(
+        "wait",
+        "let a machine run from its entry to a place or into a mode; a guest that dies before is explained at once",
+        "pvhdbg wait vmlinux --until start_kernel --for 30",
+        "pvhdbg.commands.wait:wait",
+        (
+            argument("subject", metavar="SUBJECT", help="a kernel file, or a gdbstub"),
+            argument("--until", metavar="SYMBOL|0xADDRESS|MODE", required=True, help="what to wait for: exit code 0 when it is "
+                     "reached, 1 when the guest dies before, 3 when the time is up"),
+            _FOR,
+            *_QEMU,
+            *_WALK,
+        ),
+        passes_on=True,
+    ),
+    Verb(
+        "snapshot save",
+        "save what was handed over to a file that check, regs and info read",
+        "pvhdbg snapshot save vmlinux -o boot.pvhsnap",
+        "pvhdbg.commands.snapshot:save",
+        (
+            _SUBJECT,
+            argument("-o", "--output", metavar="FILE", required=True, help="the file to write", live=False),
+            argument("output", metavar="FILE", help="the file to write", completes="file", live=True),
+            argument("--redact", action="append", metavar="PART", choices=("cmdline",), default=[],
+                     help="leave out: cmdline is the command lines, also the VMM's -append"),
+            *_QEMU,
+            *of_command_line(*_WALK),
+            *_LOG,
+        ),
+        formats=("text",),
+        passes_on=True,
+        live=True,
+        live_example="snapshot save boot.pvhsnap",
+    ),
+    _part("segments", "show the hidden segment state", ""),
+    _part("gdt", "decode the global descriptor table", ""),
+    _part("idt", "decode the interrupt descriptor table, or the real mode's vectors", ""),
+    _part("tss", "decode the task state segment", ""),
+    _part("mode", "say what mode the CPU is in, and how that is known", ""),
+    _part("modules", "list the modules that were handed over", "", handed_over=True),
+    _part("memmap", "draw the memory map that was handed over", "", handed_over=True),
+    _part("cmdline", "print the command line that was handed over", "", handed_over=True),
+    _part("rsdp", "list the ACPI tables, with the state of their checksums", "", handed_over=True),
+    _part("entry", "say where the entry is, how that is known, and where the machine is", ""),
+    _part("pagewalk", "walk the page tables for a linear address, each level shown", "$rip", _ADDRESS),
+    _part(
+        "xp",
+        "show physical memory, whatever paging says",
+        "/8w 0x100000",
+        argument("format_", metavar="/FORMAT", nargs="?", help="a count, and b, h, w or g (1, 2, 4 or 8 bytes): /16w"),
+        _ADDRESS,
+    ),
+    _part(
+        "disas",
+        "disassemble by the mode that the CPU is in",
+        "/5 $rip",
+        argument("format_", metavar="/COUNT", nargs="?", help="how many instructions (10)", completes="register symbol"),
+        _AN_ADDRESS,
+    ),
+    _part(
+        "symbols",
+        "say where the kernel's symbols are now, by name, name* or address",
+        "pvh_start*",
+        argument(
+            "name", metavar="NAME", nargs="?", help="a symbol, the beginning of one with *, or an address", completes="symbol"
+        ),
+    ),
+    _part("notes", "list the kernel's ELF notes", ""),
+    Verb(
+        "diff",
+        "compare what two machines were handed: the exit code says whether it is the same where it matters",
+        "pvhdbg diff good.pvhsnap vmlinux --machine q35",
+        "pvhdbg.commands.comparing:diff",
+        (
+            argument("a", metavar="A", help="a kernel file, a gdbstub or a snapshot, as for check"),
+            argument("b", metavar="B", help="another; options that only a kernel or a gdbstub takes go to the side that is one"),
+            *_QEMU,
+            *_JUDGE,
+            *_WALK,
+            *_LOG,
+        ),
+        formats=COMPARED,
+        passes_on=True,
+    ),
+    Verb(
+        "snapshot export",
+        "write a snapshot as a plain ELF core, which GDB opens",
+        "pvhdbg snapshot export boot.pvhsnap -o boot.core",
+        "pvhdbg.commands.snapshot:export",
+        (
+            argument("file", metavar="FILE", help="a snapshot"),
+            argument("-o", "--output", metavar="CORE", required=True, help="the file to write"),
+        ),
+        formats=("text",),
+    ),
+    Verb(
+        "expect",
+        "write a first file for check --expect from what a snapshot holds",
+        "pvhdbg expect --from boot.pvhsnap -o boot.toml",
+        "pvhdbg.commands.expecting:expect",
+        (
+            argument("--from", dest="source", metavar="SNAPSHOT", required=True, help="a snapshot, or an ELF core"),
+            argument("-o", "--output", metavar="FILE", help="the file to write (default: standard output)"),
+        ),
+        formats=("text",),
+    ),
+    Verb(
+        "gdb",
+        "start GDB with the command pvh, the kernel's symbols at both aliases, and the machine",
+        "pvhdbg gdb vmlinux :1234 -- -ex 'pvh run-to-entry'",
+        "pvhdbg.commands.gdb:gdb",
+        (
+            argument("kernel", metavar="KERNEL", nargs="?", help="the kernel that the machine was given"),
+            argument("target", metavar="TARGET", nargs="?", help="a gdbstub: :1234, host:1234, unix:PATH, a socket path"),
+        ),
+        formats=("text",),
+        passes_on=True,
+        passes_to="GDB",
+    ),
+    Verb(
+        "gdb-path",
+        "print the file that makes GDB know pvh: source it",
+        "pvhdbg gdb-path",
+        "pvhdbg.commands.gdb:gdb_path",
+        formats=("text",),
+    ),
+    Verb(
+        "extract",
+        "write the ELF kernel that is inside a bzImage or a compressed file",
+        "pvhdbg extract /boot/vmlinuz -o vmlinux",
+        f"{_ACTIONS}:extract",
+        (
+            argument("image", metavar="BZIMAGE", help="the compressed kernel"),
+            argument("-o", "--output", metavar="ELF", required=True, help="the file to write"),
+        ),
+        formats=("text",),
+    ),
+    Verb(
+        "explain",
+        "explain a rule: its clause, why it matters, who is known to violate it",
+        "pvhdbg explain PVH-TR-LIMIT",
+        f"{_ACTIONS}:explain",
+        (argument("id", metavar="ID", help="the rule's id", completes="rule"),),
+        live=True,
+        live_example="explain PVH-TR-LIMIT",
+    ),
+    Verb("rules", "list all rules", "pvhdbg rules", f"{_ACTIONS}:rules", live=True, live_example="rules"),
+)
+
+LIVE: tuple[Verb, ...] = (
+    *(verb for verb in VERBS if verb.live),
+    Verb(
+        "milestones",
+        "follow the CPU from here, and name each step of the boot on the way: to long mode, to start_kernel",
+        "",
+        f"{_TRACE_ACTIONS}:milestones_from_here",
+        (
+            argument("until", metavar="SYMBOL|0xADDRESS|MODE|N", nargs="?", help="where to end", completes="symbol mode"),
+            _MILESTONE,
+            _ENGINE,
+            _FOR,
+        ),
+        formats=("text",),
+        live=True,
+        live_example="milestones start_kernel",
+    ),
+    Verb(
+        "help",
+        "list the verbs, or tell more about one",
+        "",
+        "pvhdbg.commands.live:help",
+        (argument("verb", metavar="VERB", nargs="*", help="the verb", completes="verb"),),
+        formats=("text",),
+        live=True,
+        live_example="help check",
+    ),
+    Verb(
+        "apropos",
+        "list the verbs and the rules that speak of a word",
+        "",
+        "pvhdbg.commands.live:apropos",
+        (argument("word", metavar="WORD", help="the word"),),
+        formats=("text",),
+        live=True,
+        live_example="apropos paging",
+    ),
+)

@@ -1,0 +1,132 @@
+"""`pvhdbg wait`, and `--until` of `check`: let the machine run on from its entry, to a goal or to its explained death."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from pvhdbg.commands.table import Answer, Request
+from pvhdbg.decode.text import printable
+from pvhdbg.driver.goal import NOT_REACHED, seconds
+from pvhdbg.driver.trace_subject import Machine, at_entry
+from pvhdbg.machine.lease import interruptible
+from pvhdbg.report.document import Passed
+from pvhdbg.report.findings import VIOLATED
+from pvhdbg.report.json_text import written
+from pvhdbg.rules.declare import Outcome, Rule, Severity, Verdict, Violation
+from pvhdbg.spec.documents import Clause, Document
+from pvhdbg.spec.revisions import REVISIONS
+
+if TYPE_CHECKING:
+    from pvhdbg.machine.subject import Observed
+    from pvhdbg.machine.waiter import End
+    from pvhdbg.report.document import Report
+    from pvhdbg.report.style import Style
+
+REACHED = "UNTIL"  # the id of the check that --until adds
+_SHOWN = 5  # lines of the serial port
+_SERIAL = 1000
+
+
+@dataclass(frozen=True)
+class Waited:
+    """What became of a wait: `end` is None when the goal was reached. `place` is where the machine was then."""
+
+    goal: str
+    seconds: float
+    end: End | None
+    place: str
+    serial: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    took: float = 0.0  # seconds
+
+
+def observe(request: Request) -> tuple[Observed, Waited]:
+    """As `subject.observe`, with the machine run on to `--until` afterwards. Raises PvhdbgError."""
+    from pvhdbg.machine.subject import Observed
+
+    limit = seconds(request)
+    with at_entry(request) as machine:
+        waited = _waited(request, machine, limit)
+    return Observed(machine.boot, (*machine.warnings, *waited.warnings), machine.file, waited.serial), waited
+
+
+def _waited(request: Request, machine: Machine, limit: float) -> Waited:
+    from pvhdbg.machine.waiter import Vigil
+
+    vigil = Vigil(machine.target, machine.boot, machine.image, machine.qemu, request.progress)
+    goal = vigil.goal(str(request.until))
+    began = time.monotonic()
+    with interruptible(vigil.wait):
+        end = vigil.until(goal, limit)
+    took = time.monotonic() - began
+    serial = tuple(machine.qemu.serial_tail(_SERIAL)) if machine.qemu is not None else ()
+    place = end.place if end is not None else vigil.here()
+    return Waited(str(request.until), limit, end, place, serial, tuple(vigil.wait.warnings), took)
+
+
+def with_goal(report: Report, waited: Waited) -> Report:
+    """The report with the wait as one more check."""
+    missed = "" if waited.end is None else printable(waited.end.words)
+    passed = Passed(printable(waited.goal), waited.took, missed)
+    return replace(report, verdicts=(*report.verdicts, verdict(waited)), milestones=(passed,))
+
+
+def verdict(waited: Waited) -> Verdict:
+    """The check that `--until` is: passed when the goal was reached, failed when the guest died or the time was up."""
+    goal = printable(waited.goal)
+    document = Document("the command line", "docs/ci.md", "the user's own")
+    rule = Rule(REACHED, f"the guest reaches {goal}", Clause(document, f"--until {goal}", ""), Severity.MUST, frozenset(REVISIONS),
+                "A milestone of the boot that was asked for on the command line.")  # fmt: skip
+    if waited.end is None:
+        return Verdict(rule, Outcome.PASS, Severity.MUST)
+    found = waited.end.words if waited.end.died else f"not within {waited.seconds:g} s: {waited.end.words}"
+    return Verdict(rule, Outcome.FAIL, Severity.MUST, (Violation("the boot", f"{goal} is reached", printable(found)),))
+
+
+def wait(request: Request) -> Answer:
+    """`wait`: the exit code says what came first: 0 the goal, 1 the guest's death, 3 the end of the time."""
+    limit = seconds(request)
+    with at_entry(request) as machine:
+        waited = _waited(request, machine, limit)
+    code = 0 if waited.end is None else VIOLATED if waited.end.died else NOT_REACHED
+    return Answer(lambda style: _text(waited, style), lambda: written(_document(waited)), code)
+
+
+def _text(waited: Waited, style: Style) -> str:
+    from textwrap import wrap
+
+    goal, end = printable(waited.goal), waited.end
+    if end is None:
+        lines = [style("good", f"{goal} was reached: {printable(waited.place)}")]
+    else:
+        how = f"the guest died before it reached {goal}" if end.died else f"the guest did not reach {goal} within {waited.seconds:g} s"
+        lines = [style("bad", line) for line in wrap(printable(f"{how}: {end.words}"), max(min(style.width, 110), 40))]
+        if waited.serial:
+            lines += ["", style("head", "The serial port's last words"), *(f"  {printable(one)}" for one in waited.serial[-_SHOWN:])]
+    lines += [style("warn", f"note: {printable(one)}") for one in waited.warnings]
+    if end is not None and end.why.next:
+        lines.append(f"{style('head', 'next:')} {printable(end.why.next)}")
+    return "\n".join(lines) + "\n"
+
+
+def _document(waited: Waited) -> dict[str, object]:
+    end = waited.end
+    death = None if end is None else end.death
+    return {
+        "schema": "pvhdbg/wait/1",
+        "goal": waited.goal,
+        "outcome": "reached" if end is None else "died" if end.died else "time",
+        "seconds": waited.seconds,
+        "place": waited.place,
+        "kind": None if death is None else death.kind,
+        "cause": None if end is None else end.why.cause,
+        "verdict": None if end is None else end.why.verdict,
+        "faults": [] if end is None else list(end.why.chain),
+        "pc": None if death is None or death.pc is None else hex(death.pc),
+        "mode": None if death is None or death.mode is None else death.mode.value,
+        "serial": list(waited.serial[-_SHOWN:]),
+        "next": "" if end is None else end.why.next,
+        "warnings": list(waited.warnings),
+    }

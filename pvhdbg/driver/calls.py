@@ -1,0 +1,86 @@
+"""`pvhdbg trace --what calls`: every function that a boot comes to, in order, at nearly full speed."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+from pvhdbg.commands.table import Answer, Request
+from pvhdbg.driver.engine_choice import entry_of
+from pvhdbg.driver.goal import NOT_REACHED, Until, seconds
+from pvhdbg.driver.resets import goes_on, watched
+from pvhdbg.driver.result import RESETS, head_of
+from pvhdbg.driver.trace_subject import Machine
+from pvhdbg.errors import BadInput
+from pvhdbg.report import trace_text
+from pvhdbg.report.style import Style
+from pvhdbg.tracing.engines.engine import Bounds
+from pvhdbg.tracing.engines.first import FirstEngine
+from pvhdbg.tracing.engines.resets import blocks_through_resets
+from pvhdbg.tracing.event import Reset
+from pvhdbg.tracing.first import Functions, Reached
+from pvhdbg.tracing.milestones import Milestone
+from pvhdbg.tracing.trace_file import Ending, encode
+
+
+def calls(request: Request, machine: Machine, goal: Until, write: Callable[[str], None] | None) -> Answer:
+    """Follow the machine to the goal; the functions are written as they are found."""
+    if goal.serial is not None:
+        raise BadInput("--what calls does not look at the serial port", "give a symbol, an address, or a number of blocks")
+    if goal.modes:
+        raise BadInput("--what calls does not see modes", "give a symbol, an address, or a number of blocks")
+    if request.engine not in (None, "auto", "first"):
+        raise BadInput(f"--engine {request.engine} does not go with --what calls", "leave it out")
+    if request.vcpu:
+        raise BadInput("--vcpu does not go with --what calls: QEMU does not say which CPU came to a block", "use --what pc or --what state")
+    if request.milestone:
+        raise BadInput("--milestone does not go with --what calls", "use another --what, or --until to end there")
+    engine = FirstEngine(machine.target)
+    functions = Functions(machine.names)
+    reached: deque[Reached] = deque(maxlen=request.tail)
+    head, began = head_of(engine, "calls", machine), time.monotonic()
+    if write is not None:
+        write(encode(head))
+    count, go = 0, goes_on(request)
+    resets: deque[Reset] = deque(maxlen=RESETS)
+    boots: deque[Milestone] = deque(maxlen=RESETS)
+    boot, entry = 1, None  # where the next boot begins, behind a reset
+    with machine.interruptible(engine), watched(machine, go) as ended:
+        for found in blocks_through_resets(engine, Bounds(goal.addresses, goal.count, seconds(request)), go=go, ended=ended):
+            if isinstance(found, Reset):
+                resets.append(found)
+                if write is not None:
+                    write(encode(found, None if found.pc is None else machine.names(found.pc)))
+                entry = entry_of(machine)
+                continue
+            at = next((index for index, block in enumerate(found) if block.pc == entry), None)
+            if at is not None and entry is not None:
+                boot += 1
+                boots.append(Milestone("entry", functions.blocks + at, entry, f"boot {boot}"))
+                entry = None
+                if write is not None:
+                    write(encode(boots[-1], machine.names(boots[-1].pc or 0)))
+            for one in functions.feed(found):
+                count += 1
+                reached.append(one)
+                if write is not None:
+                    write(encode(one))
+            request.progress(f"tracing: {count:,} functions in {functions.blocks:,} blocks")
+    machine.ended = engine.end.words if engine.end.final else None
+    if write is not None:
+        write(encode(Ending(engine.end.why, functions.blocks)))
+    took = time.monotonic() - began
+    missed = bool(goal.addresses) and engine.end.why != "address"
+    names = machine.names.kept([one.pc for one in resets if one.pc is not None])
+
+    def shown(style: Style) -> str:
+        text = "" if write is not None else trace_text.functions(reached, style)
+        notes = [style("warn", f"note: {warning}") for warning in (*machine.warnings, *engine.warnings)]
+        told = [(one.seq, style("bad", f"the guest reset the machine: {trace_text.reset(one, names, 'block')}")) for one in resets]
+        told += [(one.seq, style("note", f"{one.detail} came to its entry at block {one.seq:,}")) for one in boots]
+        notes += [line for _, line in sorted(told, key=lambda pair: pair[0])]
+        last = f"{count:,} functions, {functions.blocks:,} blocks in {took:.2f} s (engine first); ended: {engine.end.words}"
+        return text + "\n".join([*notes, last]) + "\n"
+
+    return Answer(shown, exit_code=NOT_REACHED if missed else 0)

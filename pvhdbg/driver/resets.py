@@ -1,0 +1,60 @@
+"""`--on-reset`: what a trace does where the guest resets its machine, and what QEMU has to be told for that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from pvhdbg.commands.table import Request
+from pvhdbg.driver.trace_subject import Machine
+from pvhdbg.errors import BadInput, TargetError
+from pvhdbg.tracing.engines.engine import Engine
+from pvhdbg.tracing.engines.resets import Ended, ThroughResets
+from pvhdbg.vmm.options import option_names
+
+STEPS_OVER = "step"  # QEMU lets a step go on over a reset that -no-reboot forbids: there the machine has to be reset indeed
+
+
+def through_resets(request: Request, machine: Machine, name: str, make: Callable[[int], Engine], *, few: bool = False) -> ThroughResets:
+    """The engine of that name as `make` makes it, with `--on-reset`. `few` says that it has no breakpoint to tell a reset by. Raises BadInput."""
+    go = goes_on(request)
+    if few and go:
+        raise BadInput("--on-reset go needs a breakpoint at the reset vector, and KVM's four are taken", "trace with --engine step")
+    if few and machine.qemu is None:
+        machine.warnings.append("a reset would not be seen: KVM's four breakpoints are taken")
+    if machine.qemu is None and name == STEPS_OVER and "no-reboot" in _options(machine):
+        machine.warnings.append("this QEMU runs with -no-reboot: a step does not show that the guest resets the machine")
+
+    return ThroughResets(machine.target, make, go=go, watched=lambda: watched(machine, go or name == STEPS_OVER))
+
+
+def goes_on(request: Request) -> bool:
+    """Whether a reset is gone through."""
+    return bool(request.on_reset == "go")
+
+
+@contextmanager
+def watched(machine: Machine, reboots: bool) -> Iterator[Ended]:
+    """QEMU's own word for how the guest ended. A QEMU that is started here does not reboot; with `reboots` it does meanwhile."""
+    try:
+        qmp = None if machine.qemu is None else machine.qemu.qmp()
+    except TargetError:
+        qmp = None  # somebody else speaks with it
+    if qmp is None:
+        yield str
+        return
+    with qmp:
+        if reboots:
+            qmp.execute("set-action", reboot="reset")
+        try:
+            yield qmp.why_ended
+        finally:
+            if reboots:
+                with suppress(TargetError):  # it is gone
+                    qmp.execute("set-action", reboot="shutdown")
+
+
+def _options(machine: Machine) -> frozenset[str]:
+    """The options of a QEMU that somebody else started, as far as they can be seen."""
+    command = machine.boot.snapshot.vmm.command or getattr(machine.target, "peer_command", tuple)()
+    return option_names(command)

@@ -1,0 +1,87 @@
+"""What is kept of a trace for showing it, and how it is shown."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pvhdbg.decode.text import safe
+from pvhdbg.driver.goal import Until
+from pvhdbg.driver.trace_subject import Machine
+from pvhdbg.machine.waiter import instruction
+from pvhdbg.report.style import Style
+from pvhdbg.spec.elf import PF_X
+from pvhdbg.tracing.engines.engine import End
+from pvhdbg.tracing.event import Event, Fault, Reset
+from pvhdbg.tracing.milestones import Milestone
+from pvhdbg.tracing.trace_file import Encoder, Head, Load
+
+NO_DISASSEMBLER = "there is no disassembler in this Python (capstone): instructions are shown as their bytes"
+SHOWN = 200  # events that are shown when nothing says how many
+RESETS = 1000  # that are kept for showing them
+
+
+class Named(Protocol):
+    name: str
+
+
+@dataclass
+class Seen:
+    """What is kept of a trace for showing it."""
+
+    head: Head
+    names: Callable[[int], str | None]
+    milestones: list[Milestone] = field(default_factory=list)
+    last: deque[Event | Fault | Reset] = field(default_factory=deque)
+    resets: deque[Reset] = field(default_factory=lambda: deque(maxlen=RESETS))
+    events: int = 0
+    seconds: float = 0.0
+    end: End = field(default_factory=lambda: End("stopped"))
+    warnings: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.lines = Encoder(self.names)
+
+
+def head_of(engine: Named, what: str, machine: Machine) -> Head:
+    snapshot = machine.boot.snapshot
+    vmm = " ".join(part for part in (snapshot.vmm.name, snapshot.vmm.version) if part) or None
+    kernel, segments = snapshot.kernel, () if machine.image is None else machine.image.elf.loads
+    return Head(
+        engine.name,
+        what,
+        snapshot.entry.address,
+        vmm,
+        None if kernel is None else kernel.path,
+        None if kernel is None else kernel.elf_class,
+        tuple(Load(one.p_vaddr, one.p_paddr, one.p_memsz, bool(one.p_flags & PF_X)) for one in segments if one.p_memsz),
+    )
+
+
+def places(seen: Seen) -> list[int]:
+    """Where milestones and resets were."""
+    places = [*(one.pc for one in seen.milestones), *(one.pc for one in seen.resets)]
+    return [pc for pc in places if pc is not None]
+
+
+def render(seen: Seen, what: str, saved: bool, goal: Until, missed: bool, style: Style) -> str:
+    from pvhdbg.report import trace_text
+
+    if what == "milestones":
+        text = trace_text.milestones(seen.milestones, seen.names, style, seen.resets)
+    elif saved:
+        text = ""
+    else:
+        text = trace_text.events(seen.last, seen.names, instruction, style)
+    notes = [style("warn", f"note: {warning}") for warning in seen.warnings]
+    if missed:
+        notes.append(style("bad", f"{goal.text} was not reached"))
+    rate = f", {seen.events / seen.seconds:,.0f} a second" if seen.seconds > 0 else ""
+    if seen.resets and not seen.resets[-1].goes_on:
+        told = trace_text.reset(seen.resets[-1], seen.names, "stop" if seen.head.engine == "breakpoints" else "instruction")
+        notes.append(style("bad", f"the guest reset the machine: {told}"))
+    unit = "stops" if seen.head.engine == "breakpoints" else "instructions"
+    last = f"{seen.events:,} {unit} in {seen.seconds:.2f} s{rate} (engine {safe(seen.head.engine)}); ended: {seen.end.words}"
+    return text + "\n".join([*notes, last]) + "\n"

@@ -1,1 +1,0 @@
-"""How one asks: thin mounts of the same verbs. Only these modules print."""

@@ -1,1 +1,0 @@
-"""The prompt: a conversation with one machine, over the same verbs as everywhere else."""

@@ -1,0 +1,1 @@
+"""Everything that runs in GDB's own Python: the command pvh, its settings, functions and printers."""

@@ -1,0 +1,256 @@
+"""GDB's face of the verbs: the command `pvh`. Runs in GDB's own Python only.
+
+Every live verb is a subcommand; what GDB needs besides is declared here in the same way. Nothing of GDB's is redefined, and at a
+stop nothing is read but registers, and those only once `pvh` was used on this connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import gdb
+
+from pvhdbg.commands import live
+from pvhdbg.commands.declare import Answer, Request, Verb, argument
+from pvhdbg.commands.table import LIVE
+from pvhdbg.errors import BadInput, PvhdbgError, TargetError
+from pvhdbg.in_gdb import functions as gdb_functions
+from pvhdbg.in_gdb import printers as gdb_printers
+from pvhdbg.in_gdb import settings as gdb_settings
+from pvhdbg.in_gdb.session import STATE, entry_of, guarded, line_of, one_line
+from pvhdbg.machine.session import UnknownVerb
+
+_PREFIX = "pvh "
+_HERE = "pvhdbg.in_gdb.commands"
+
+OWN: tuple[Verb, ...] = (
+    Verb(
+        "break",
+        "set a hardware breakpoint at the PVH entry, or at a symbol before paging and after",
+        "",
+        f"{_HERE}:set_break",
+        (
+            argument("symbol", metavar="SYMBOL", nargs="?", help="a symbol of the kernel; the entry without it", completes="symbol"),
+            argument("--temporary", action="store_true", help="delete it when it is hit"),
+        ),
+        formats=("text",),
+        live=True,
+        live_example="break",
+    ),
+    Verb(
+        "run-to-entry",
+        "let the guest run to its PVH entry",
+        "",
+        f"{_HERE}:run_to_entry",
+        (
+            argument("--reset", action="store_true", help="reboot the machine first"),
+            argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="how long it may take (default: 30)"),
+        ),
+        formats=("text",),
+        live=True,
+        live_example="run-to-entry --reset",
+    ),
+)
+SUBCOMMANDS: tuple[Verb, ...] = (*LIVE, *OWN)
+
+
+def _answer(verb: Verb, rest: str) -> Answer:
+    values = live.values(verb, rest, _PREFIX)
+    needs_machine = verb.name not in ("help", "apropos", "explain", "rules", "notes")
+    STATE.busy = True
+    try:
+        session = STATE.session() if needs_machine else STATE.offline()
+        return verb(Request(values, lambda _: None, session))
+    finally:
+        STATE.busy = False
+
+
+# --- commands -----------------------------------------------------------------------------------------------------
+
+
+class _Pvh(gdb.Command):
+    """Boot debugger for the Xen PVH ABI: `help pvh` lists what it can do, `pvh run-to-entry` is a beginning."""
+
+    def __init__(self) -> None:
+        super().__init__("pvh", gdb.COMMAND_USER, gdb.COMPLETE_NONE, True)
+
+    def invoke(self, argument: str, from_tty: bool) -> None:
+        """Without a subcommand; GDB also calls it with one that it does not know."""
+        guarded(lambda: _unknown(argument))
+
+
+def _unknown(text: str) -> None:
+    if text.split():
+        try:
+            live.find(text, SUBCOMMANDS)
+        except UnknownVerb as error:
+            raise BadInput(error.what, error.todo if error.candidates or error.near else "list them with: help pvh") from None
+    raise BadInput("which subcommand?", "list them with: help pvh")
+
+
+class _Group(gdb.Command):
+    """The word that several verbs begin with."""
+
+    def __init__(self, name: str) -> None:
+        self._name = f"{_PREFIX}{name}"
+        super().__init__(self._name, gdb.COMMAND_USER, gdb.COMPLETE_NONE, True)
+
+    def invoke(self, argument: str, from_tty: bool) -> None:
+        """Without the second word, or with one that there is not."""
+        raise gdb.GdbError(f"{self._name} {line_of(argument)}".rstrip() + f" is no verb (next: help {self._name})")
+
+
+class _Subcommand(gdb.Command):
+    """One verb; the docstring that GDB shows is made of its declaration."""
+
+    def __init__(self, verb: Verb) -> None:
+        self._verb = verb
+        super().__init__(f"{_PREFIX}{verb.name}", gdb.COMMAND_USER)
+
+    def invoke(self, argument: str, from_tty: bool) -> None:
+        """Print the answer; `--exit` ends GDB with the exit code."""
+        self.dont_repeat()
+        leaving = "--exit" in argument.split()
+        try:
+            answer = guarded(lambda: self._told(argument))
+        except gdb.GdbError as error:
+            if not leaving:
+                raise
+            gdb.write(f"{error}\n", gdb.STDERR)
+            code = self._failed
+        else:
+            code = answer.exit_code
+        if leaving:
+            gdb.flush()
+            gdb.execute("set confirm off")
+            gdb.execute(f"quit {code}")
+
+    _failed = 70
+
+    def _told(self, argument: str) -> Answer:
+        try:
+            answer = _answer(self._verb, argument)
+            words = live.values(self._verb, argument, _PREFIX)
+            from pvhdbg.report.style import PLAIN
+
+            gdb.write(answer.render(str(words.get("format") or "text"), PLAIN))
+            return answer
+        except PvhdbgError as error:
+            self._failed = error.exit_code
+            raise
+
+    def complete(self, text: str, word: str | None) -> Sequence[str]:
+        """What the last word can become. GDB wants only what follows its own idea of where that word begins."""
+        if word is None:
+            return []  # GDB asks first whether its idea is to be another one
+        words = text.split()
+        last = "" if not text or text[-1].isspace() else words.pop()
+        try:
+            found = live.argument_words(STATE.offline(), self._verb, words, last)
+        except Exception:  # a completion never complains
+            return []
+        return [one[len(last) - len(word) :] for one in found] if last.endswith(word) else found
+
+
+def set_break(request: Request) -> Answer:
+    """`pvh break`: hardware breakpoints of GDB's own, at the entry or at every address of a symbol."""
+    session = request.session
+    assert session is not None
+    if request.symbol is None:
+        addresses: tuple[int, ...] = (entry_of(session),)
+    else:
+        addresses = session.placement.aliases(str(request.symbol))
+    for address in addresses:
+        try:
+            gdb.Breakpoint(f"*{address:#x}", type=gdb.BP_HARDWARE_BREAKPOINT, temporary=bool(request.temporary))
+        except gdb.error as error:
+            raise TargetError(f"no hardware breakpoint at {address:#x}: {error}", "delete one of the others") from error
+    doubt = session.placement.missing if request.symbol is not None else ""
+    return Answer(lambda _: doubt and f"{doubt}\n")  # where it is, GDB has said already
+
+
+def run_to_entry(request: Request) -> Answer:
+    """`pvh run-to-entry`: to the entry, over a reset if asked for."""
+    from pvhdbg.decode.text import printable
+
+    session = request.session
+    assert session is not None
+    if not 0 < request.timeout < 1e6:
+        raise BadInput(f"--timeout {request.timeout:g} is not a time", "give a number of seconds greater than 0")
+    entry = session.run_to_entry(float(request.timeout), bool(request.reset)).snapshot.entry
+    symbol = f" <{printable(entry.symbol)}>" if entry.symbol else ""
+    return Answer(lambda _: f"at the entry {entry.address:#x}{symbol}, found by {entry.found_by}\n")
+
+
+class _InfoPvh(gdb.Command):
+    """Show what pvhdbg knows: its version, settings, kernel, and the machine's entry."""
+
+    def __init__(self) -> None:
+        super().__init__("info pvh", gdb.COMMAND_STATUS, gdb.COMPLETE_NONE)
+
+    def invoke(self, argument: str, from_tty: bool) -> None:
+        """One line each."""
+        gdb.write("".join(f"{line}\n" for line in guarded(_overview)))
+
+
+def _overview() -> list[str]:
+    from pvhdbg.version import VERSION
+
+    image = STATE.image()
+    lines = [
+        f"pvhdbg {VERSION}, judging by {gdb.parameter('pvh spec')}{', strict' if gdb.parameter('pvh strict') else ''}",
+        f"kernel  {line_of(image.path) if image is not None else 'not known (set pvh kernel FILE)'}",
+    ]
+    try:
+        session = STATE.session()
+    except TargetError as error:
+        return [*lines, f"machine {one_line(error)}"]
+    entry = session.find_entry()
+    where = "not known" if entry is None or entry.address is None else f"{entry.address:#x}, found by {entry.found_by}"
+    return [*lines, f"machine {line_of(session.target.name)}", f"entry   {where}"]
+
+
+# --- events -------------------------------------------------------------------------------------------------------
+
+
+def _on_continue(event: object) -> None:
+    session = STATE.watched()
+    if session is not None:
+        session.resumed()
+
+
+def _on_stop(event: object) -> None:
+    session = STATE.watched()
+    if session is not None:
+        try:
+            session.stopped()
+        except Exception:
+            session.forget()  # the machine is gone, or is another one: the next verb finds out
+
+
+def _on_change(event: object) -> None:
+    session = STATE.watched()
+    if session is not None:
+        session.changed()
+
+
+def install() -> None:
+    """Give GDB its commands, settings, functions and printers. A second `source` replaces what the first one made."""
+    gdb_settings.install()
+    _Pvh()
+    for group in sorted({verb.name.split()[0] for verb in SUBCOMMANDS if " " in verb.name}):
+        type("_Words", (_Group,), {"__doc__": _Group.__doc__})(group)
+    for verb in SUBCOMMANDS:
+        type("_Verb", (_Subcommand,), {"__doc__": live.help_text(verb, _PREFIX).rstrip("\n")})(verb)
+    _InfoPvh()
+    gdb_printers.register()
+    gdb_functions.install()
+    if not _INSTALLED:
+        gdb.events.cont.connect(_on_continue)
+        gdb.events.stop.connect(_on_stop)
+        gdb.events.memory_changed.connect(_on_change)
+        gdb.events.register_changed.connect(_on_change)
+        _INSTALLED.append(True)
+
+
+_INSTALLED: list[bool] = []

@@ -1,0 +1,164 @@
+"""GDB's connection as a session, and how its errors become GDB's own. Runs in GDB's own Python only."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import gdb
+
+from pvhdbg.errors import BadInput, PvhdbgError, TargetError
+from pvhdbg.machine.lease import Lent
+from pvhdbg.machine.session import Session, Settings
+from pvhdbg.model import Unavailable
+from pvhdbg.targets.from_thread import FromThread
+from pvhdbg.targets.inside_gdb import InsideGdb, connection
+
+if TYPE_CHECKING:
+    from pvhdbg.kernel.image import KernelImage
+
+T = TypeVar("T")
+NAMING = "name the kernel: set pvh kernel FILE"
+
+
+def _no_machine() -> Any:
+    from pvhdbg.model import Snapshot
+    from pvhdbg.targets.recorded import RecordedTarget
+
+    return RecordedTarget(Snapshot(), "nothing")
+
+
+_NO_MACHINE = _no_machine()
+
+
+class _State:
+    """The session of GDB's current connection, and the kernel file that was opened for it."""
+
+    def __init__(self) -> None:
+        self._session: Session | None = None
+        self._connection: gdb.TargetConnection | None = None
+        self._image: KernelImage | None = None
+        self._opened: tuple[str, int] | None = None
+        self.busy = False  # the machine runs and stops on our own behalf
+
+    def session(self) -> Session:
+        """The session with the machine that GDB is connected to. Raises PvhdbgError."""
+        stub = connection()
+        if self._session is None or self._connection is not stub:
+            self._connection = stub
+            self._session = Session(InsideGdb(stub), evaluate=_evaluated, naming=NAMING, lender=_lend)
+        self._configure(self._session)
+        return self._session
+
+    def offline(self) -> Session:
+        """A session for what needs no machine: the one there is, or one with the kernel file alone. Raises PvhdbgError."""
+        session = self._session or Session(_NO_MACHINE, naming=NAMING)
+        self._configure(session)
+        return session
+
+    def watched(self) -> Session | None:
+        """The session whose machine runs and stops on the user's behalf; None while it does so on ours, or there is none."""
+        return None if self.busy else self._session
+
+    def _configure(self, session: Session) -> None:
+        session.settings = Settings(str(gdb.parameter("pvh spec")), bool(gdb.parameter("pvh strict")))
+        image = self.image()
+        if session.image is not image:
+            session.use_image(image)
+
+    def image(self) -> KernelImage | None:
+        """The kernel of `set pvh kernel`, or else the program or symbol file that GDB was given. Raises PvhdbgError."""
+        chosen = str(gdb.parameter("pvh kernel") or "")
+        path = os.path.expanduser(chosen) or _file_of_gdb()
+        if not path:
+            self._opened = self._image = None
+            return None
+        try:
+            stamp = (path, os.stat(path).st_mtime_ns)
+            if stamp != self._opened:
+                from pvhdbg.kernel.image import open_kernel
+
+                self._opened, self._image = None, None
+                self._image = open_kernel(path)
+                self._opened = stamp
+        except (OSError, PvhdbgError) as error:
+            if not chosen:
+                return None  # GDB's file may be anything
+            if isinstance(error, OSError):
+                raise BadInput(f"{path} cannot be read: {error.strerror}", "set pvh kernel to another file") from error
+            raise
+        return self._image
+
+
+STATE = _State()
+
+
+def _lend(session: Session, work: Callable[[Lent], Any]) -> Any:
+    """See `lending`: GDB runs the machine in this thread, its own, while the work looks on in another."""
+    machine = session.target
+    assert isinstance(machine, InsideGdb)
+    lent = FromThread(machine)
+    try:
+        with machine.alone():
+            return lent.serve(lambda: work(Lent(lent, lent.interruptible)))
+    finally:
+        numbers = " ".join(str(one.number) for one in machine.disabled)
+        if numbers:
+            gdb.write(f"pvh: the machine is gone, and GDB enables no hardware breakpoint without one: enable {numbers}\n", gdb.STDERR)
+
+
+def _file_of_gdb() -> str:
+    space = gdb.current_progspace()
+    if space is None:
+        return ""
+    return space.filename or next((one.filename or "" for one in space.objfiles() if one.filename), "")
+
+
+def _evaluated(text: str) -> int:
+    """An expression of GDB's as a number. Raises BadInput with GDB's own words."""
+    try:
+        value = gdb.parse_and_eval(text)
+        if value.type.strip_typedefs().code in (gdb.TYPE_CODE_FUNC, gdb.TYPE_CODE_ARRAY) and value.address is not None:
+            value = value.address
+        return int(value) & (1 << 64) - 1
+    except (gdb.error, ValueError, OverflowError) as error:
+        raise BadInput(str(error), "") from None
+
+
+def guarded(work: Callable[[], T]) -> T:
+    """Do `work`; what goes wrong becomes one line of GDB's."""
+    try:
+        return work()
+    except PvhdbgError as error:
+        raise gdb.GdbError(one_line(error)) from None
+    except Unavailable as gap:
+        raise gdb.GdbError(line_of(gap.reason)) from None
+    except gdb.GdbError:
+        raise
+    except KeyboardInterrupt:
+        raise gdb.GdbError("interrupted") from None
+    except Exception as error:
+        if gdb.parameter("python print-stack") == "full":
+            gdb.write(traceback.format_exc(), gdb.STDERR)
+        raise gdb.GdbError(f"pvh: internal error: {type(error).__name__}: {line_of(str(error))} "
+                           "(report it, with what `set python print-stack full` shows)") from None  # fmt: skip
+
+
+def one_line(error: PvhdbgError) -> str:
+    """An error as one line of safe text: what happened, and what to do next."""
+    return line_of(f"{error.what} (next: {error.todo})" if error.todo else error.what)
+
+
+def line_of(text: str) -> str:
+    from pvhdbg.decode.text import safe
+
+    return safe(" ".join(text.split()))
+
+
+def entry_of(session: Session) -> int:
+    entry = session.find_entry()
+    if entry is None or entry.address is None:
+        raise TargetError("where the entry is could not be learnt", NAMING)
+    return entry.address

@@ -1,0 +1,309 @@
+"""Opening what a user hands over as a kernel: an ELF, a bzImage that holds one, or a compressed ELF.
+
+Only regular files are opened, without blocking; what is unpacked is bounded; and where QEMU needs a file, the unpacked ELF
+lies in a private folder that goes away with the image. bzImage: Linux Documentation/arch/x86/boot.rst.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from pvhdbg.decode import elf as elf_format
+from pvhdbg.decode.boot_headers import is_efi, linux_setup, payload_range
+from pvhdbg.decode.container import HEAD_SIZE, Container
+from pvhdbg.errors import BadInput, NotBootable, PvhdbgError
+from pvhdbg.kernel.file_bytes import FileBytes, pieces
+from pvhdbg.kernel.unpack import compression, unpack
+from pvhdbg.model import Kernel
+from pvhdbg.spec.linux_boot import PAYLOAD_SINCE, SetupHeader
+
+if TYPE_CHECKING:
+    from pvhdbg.decode.kernel_file import KernelFile
+    from pvhdbg.kernel.symbols import Symbols
+
+_SAMPLE = 256
+
+
+class KernelImage:
+    """An opened kernel. `data` is its ELF, which may lie packed in the file that was opened: the `container`."""
+
+    def __init__(self, path: str, data: elf_format.Buffer, container: Container, close: Callable[[], None]) -> None:
+        self.path = path
+        self.container = container
+        self.data = data
+        self.elf = elf_format.parse(data)
+        self._close = close
+        self._folder: str | None = None
+
+    def __enter__(self) -> KernelImage:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def was(self) -> str:
+        """What the file is: "ELF", "bzImage (lz4)", "gzip"…"""
+        kind = self.container.compression
+        if self.container.setup is not None:
+            return f"bzImage ({kind})"
+        return kind or "ELF"
+
+    def file(self) -> KernelFile:
+        """All that loaders and rules look at."""
+        from pvhdbg.decode.kernel_file import survey
+
+        return survey(self.data, self.container, self.elf)
+
+    @property
+    def elf_path(self) -> str:
+        """A file that QEMU can load: the one that was opened, or its ELF in a private folder until `close`."""
+        if self.container.compression is None:
+            return self.path
+        if self._folder is None:
+            import tempfile
+
+            folder = None
+            try:
+                folder = tempfile.mkdtemp(prefix="pvhdbg-")
+                with open(os.path.join(folder, "vmlinux"), "wb") as file:
+                    file.writelines(pieces(self.data))
+            except BaseException as error:
+                _remove(folder)
+                if not isinstance(error, OSError):
+                    raise
+                what = f"the ELF inside {self.path} cannot be unpacked to {folder or 'a temporary folder'}: {error.strerror}"
+                raise BadInput(what, f"make room for {len(self.data) >> 20} MiB there, or set TMPDIR") from error
+            self._folder = folder
+        return os.path.join(self._folder, "vmlinux")
+
+    def kernel(self) -> Kernel:
+        """What the rules need to know of it."""
+        return elf_format.describe(self.elf, os.path.abspath(self.path), len(self.data))
+
+    def with_hash(self) -> Kernel:
+        """The same with the SHA-256 of the file's ELF."""
+        import hashlib
+
+        digest = hashlib.sha256()
+        for piece in pieces(self.data):
+            digest.update(piece)
+        return replace(self.kernel(), sha256=digest.hexdigest())
+
+    def not_bootable(self) -> NotBootable:
+        """Why it has no usable PVH entry, or none that QEMU finds, as an error to raise."""
+        from pvhdbg.loaders.why_not import why_not
+
+        return why_not(self.file())
+
+    def symbols(self) -> Symbols:
+        """Its symbol table."""
+        from pvhdbg.kernel.symbols import Symbols
+
+        return Symbols(self.data, self.elf)
+
+    def is_loaded(self, read: Callable[[int, int], bytes]) -> bool:
+        """Whether guest memory holds this kernel: the beginning and end of each segment, and the notes, are compared."""
+        for load in self.elf.loads:
+            for offset in {0, max(load.p_filesz - _SAMPLE, 0)}:
+                size = min(_SAMPLE, load.p_filesz - offset)
+                if size > 0 and not self._same(read, load.p_paddr + offset, load.p_offset + offset, size):
+                    return False
+        return True
+
+    def _same(self, read: Callable[[int, int], bytes], address: int, offset: int, size: int) -> bool:
+        try:
+            return read(address, size) == bytes(self.data[offset : offset + size])
+        except PvhdbgError:
+            return False
+
+    def close(self) -> None:
+        """Let go of the file and remove what was unpacked. Safe to call twice."""
+        if self._folder is not None:
+            _remove(self._folder)
+            self._folder = None
+        self._close()
+
+
+def open_kernel(path: str) -> KernelImage:
+    """Open a kernel file. Raises BadInput with the next step for whatever is not one."""
+    file = _opened(path)
+    try:
+        container, payload = _payload(file, path)
+        if payload is None:
+            return KernelImage(path, file, container, file.close)
+        mapped = _unpacked(payload, path)
+    except BaseException:
+        file.close()
+        raise
+    file.close()
+    view = memoryview(mapped)
+
+    def close() -> None:
+        view.release()
+        mapped.close()
+
+    try:
+        return KernelImage(path, view, container, close)
+    except BaseException as error:
+        error.__traceback__ = None  # its frames hold slices of the mapping, which then could not be closed
+        with suppress(BufferError):  # an exception in flight still holds a view; the mapping goes with it
+            close()
+        raise
+
+
+def extract(path: str, output: str) -> str:
+    """Write the ELF inside `path` to `output`, whole or not at all; returns what `path` is.
+
+    Raises BadInput; `output` is never the input. A link, a FIFO or a device is written to, never replaced.
+    """
+    if os.path.exists(path) and os.path.exists(output) and os.path.samefile(path, output):
+        raise BadInput(f"{output} is the image itself", "choose another -o")
+    with open_kernel(path) as image:
+        try:
+            if os.path.islink(output) or (os.path.exists(output) and not os.path.isfile(output)):
+                with open(output, "wb") as file:
+                    file.writelines(pieces(image.data))
+            else:
+                _write_whole(image.data, output)
+        except OSError as error:
+            raise BadInput(f"{output} cannot be written: {error.strerror}", "make room, or choose another -o") from error
+        return image.was
+
+
+def _remove(folder: str | None) -> None:
+    """Remove a folder of ours with what we put into it."""
+    if folder is None:
+        return
+    for remove, path in ((os.unlink, os.path.join(folder, "vmlinux")), (os.rmdir, folder)):
+        try:
+            remove(path)
+        except OSError:  # it never came to be, or is gone already
+            pass
+
+
+def _write_whole(data: elf_format.Buffer, output: str) -> None:
+    import tempfile
+
+    descriptor, partial = tempfile.mkstemp(prefix=".pvhdbg-", dir=os.path.dirname(output) or ".")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.writelines(pieces(data))
+        os.chmod(partial, 0o644)
+        os.replace(partial, output)
+    except BaseException:
+        _unlink(partial)
+        raise
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:  # it was already renamed, or the folder is gone
+        pass
+
+
+def _opened(path: str) -> FileBytes:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise BadInput(f"there is no file {path}", "check the path; Debian keeps kernels in /boot") from None
+    except PermissionError:
+        import shlex
+
+        copy = shlex.quote(os.path.join(".", os.path.basename(path)))
+        todo = f"kernels in /boot may be readable by root only: sudo cp {shlex.quote(path)} . && sudo chown $USER {copy}"
+        raise BadInput(f"{path} cannot be read: permission denied", todo) from None
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise BadInput(f"{path} cannot be opened: {reason}", "give a regular file") from error
+    try:
+        about = os.fstat(descriptor)
+        if stat.S_ISDIR(about.st_mode):
+            raise BadInput(f"{path} is a directory", "give the kernel file in it")
+        if not stat.S_ISREG(about.st_mode):
+            raise BadInput(f"{path} is not a regular file", "copy it to a file first")
+        if about.st_size == 0:
+            raise BadInput(f"{path} is empty", "fetch or build it again")
+        return FileBytes(descriptor, path, about.st_size)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _payload(view: FileBytes, path: str) -> tuple[Container, FileBytes | None]:
+    """What the file is, and its compressed payload; None when the file is the ELF itself."""
+    head = view[:16]
+    if head[:4] == b"\x7fELF":
+        return Container(size=len(view)), None
+    setup = linux_setup(view)
+    if setup is not None:
+        kind, payload = _bzimage(view, setup, path)
+        return Container(kind, setup, is_efi(view), len(view), view[:HEAD_SIZE]), payload
+    outer = compression(head)
+    if outer is not None:
+        return Container(outer, size=len(view), head=view[:HEAD_SIZE]), view
+    raise _foreign(head, path)
+
+
+def _bzimage(view: FileBytes, setup: SetupHeader, path: str) -> tuple[str, FileBytes]:
+    if setup.version < PAYLOAD_SINCE:
+        raise BadInput(
+            f"{path} is a bzImage of boot protocol {setup.version >> 8}.{setup.version & 0xFF:02d}, which does not say where its kernel is",
+            "give the vmlinux of that build",
+        )
+    start, length = payload_range(setup)
+    if start + length > len(view) or not length:
+        raise BadInput(f"{path} is a bzImage whose payload ends at {start + length:#x}, but the file has {len(view):#x} bytes",
+                       "it is truncated: fetch it again")  # fmt: skip
+    payload = view.part(start, length)
+    if payload[:4] == b"\x7fELF":
+        return "uncompressed", payload
+    kind = compression(payload[:8])
+    if kind is None:
+        first = payload[:8].hex()
+        raise BadInput(f"the payload of the bzImage {path} is in an unknown format ({first})", "give the vmlinux of that build")
+    return kind, payload
+
+
+def _unpacked(payload: FileBytes, path: str) -> mmap.mmap:
+    """The ELF in `payload`, on disk: a debug kernel need not fit into memory. The file has no name and goes with the mapping."""
+    import tempfile  # here: with shutil it imports every compressor that Python has
+
+    kind = compression(payload[:8]) or "payload"
+    try:
+        with tempfile.TemporaryFile(prefix="pvhdbg-") as file:
+            for piece in unpack(payload, path):
+                if file.tell() < 4 <= file.tell() + len(piece):
+                    _is_elf(piece, kind, path)
+                file.write(piece)
+            file.flush()
+            if not file.tell():
+                raise BadInput(f"the {kind} data in {path} holds nothing", "it is damaged: fetch it again")
+            return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ, flags=mmap.MAP_PRIVATE)
+    except OSError as error:
+        what = f"the ELF inside {path} cannot be unpacked to {tempfile.gettempdir()}: {error.strerror or error}"
+        raise BadInput(what, "make room there, or set TMPDIR") from error
+
+
+def _is_elf(first: bytes, kind: str, path: str) -> None:
+    if first[:4] != b"\x7fELF":
+        raise BadInput(f"inside the {kind} data of {path} there is no ELF: it begins with {first[:4].hex()}", "give a kernel image")
+
+
+def _foreign(head: bytes, path: str) -> BadInput:
+    names = ((b"MZ", "an EFI application without a Linux kernel in it"), (b"#!", "a script"), (b"!<arch>", "an archive"),
+             (b"070701", "a cpio archive (an initrd?)"), (b"{", "a text or JSON file"))  # fmt: skip
+    kind = next(
+        (name for magic, name in names if head.startswith(magic)), f"an unknown kind of file (it begins with {head[:4].hex()})"
+    )
+    return BadInput(
+        f"{path} is not an ELF, and no bzImage either: it is {kind}", "give an uncompressed kernel (vmlinux) or a bzImage"
+    )

@@ -1,0 +1,95 @@
+"""Symbol files for GDB, made of what a stripped Linux knows of itself, and kept: GDB wants a file, and wants it again tomorrow.
+
+They lie in the user's cache (XDG base directory specification), under the digest of the kernel; the newest few are kept.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+import time
+from contextlib import suppress
+from itertools import starmap
+from typing import TYPE_CHECKING
+
+from pvhdbg.kernel.file_bytes import pieces
+from pvhdbg.kernel.symbol_file import Named, symbol_file
+from pvhdbg.version import VERSION
+
+if TYPE_CHECKING:
+    from pvhdbg.kernel.image import KernelImage
+
+_KEPT = 8  # files of some MB each
+_SUFFIX = ".symbols"
+_ABANDONED = 3600.0  # seconds after which a file that was begun is one of somebody who was killed
+
+
+def folder() -> str:
+    """$XDG_CACHE_HOME/pvhdbg/symbols."""
+    base = os.environ.get("XDG_CACHE_HOME") or ""
+    if not os.path.isabs(base):  # the specification says to ignore others
+        base = os.path.join(os.path.expanduser("~"), ".cache")
+    return os.path.join(base, "pvhdbg", "symbols")
+
+
+def symbols_of(image: KernelImage) -> str:
+    """The path of a file with the kernel's symbols, made now or before. Raises OSError where it cannot be written."""
+    place = folder()
+    os.makedirs(place, 0o700, exist_ok=True)
+    _need_own(place)
+    path = os.path.join(place, f"{_identity(image)}-{VERSION}{_SUFFIX}")
+    try:
+        os.utime(path)
+    except FileNotFoundError:
+        _forget_old(place)
+        partial = f"{path}.{os.getpid()}"
+        try:
+            with open(os.open(partial, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600), "wb") as file:
+                loads = [(load.p_vaddr, load.p_memsz) for load in image.elf.loads]
+                file.write(symbol_file(starmap(Named, image.symbols().lettered()), loads, image.elf.bits))
+            os.replace(partial, path)
+        finally:
+            _remove(partial)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise  # a file that is there is as good on a disk that nothing can be written to
+    return path
+
+
+def _need_own(place: str) -> None:
+    """Raises PermissionError where somebody else could put a file for us: XDG_CACHE_HOME may be a folder like /tmp."""
+    about = os.stat(place)
+    if about.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or (os.geteuid() and about.st_uid != os.geteuid()):
+        raise PermissionError(errno.EPERM, f"others may write to {place}")
+
+
+def _identity(image: KernelImage) -> str:
+    """The file's own bytes: build ids are claims, and two kernels may claim the same."""
+    digest = hashlib.sha256()
+    for piece in pieces(image.data):
+        digest.update(piece)
+    return digest.hexdigest()[:32]
+
+
+def _forget_old(place: str) -> None:
+    """Make room for one more."""
+    found: list[tuple[float, str]] = []
+    with os.scandir(place) as entries:
+        for one in entries:
+            with suppress(OSError):  # somebody else was faster
+                changed = one.stat().st_mtime
+                if one.name.endswith(_SUFFIX):
+                    found.append((changed, one.path))
+                elif f"{_SUFFIX}." in one.name and changed < time.time() - _ABANDONED:
+                    _remove(one.path)
+    for _, path in sorted(found)[: 1 - _KEPT]:
+        _remove(path)
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:  # somebody else was faster, or it never came to be
+        pass

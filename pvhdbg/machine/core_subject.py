@@ -1,0 +1,50 @@
+"""An ELF core as a SUBJECT: it is mapped, decoded at the entry that it was taken at, and judged like a machine."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pvhdbg.decode import core_file
+from pvhdbg.errors import BadInput
+from pvhdbg.machine.capture import Plan, decoded, recorded_entry, with_tables
+from pvhdbg.targets.core import CoreTarget
+
+if TYPE_CHECKING:
+    from pvhdbg.decode.boot_state import BootState
+    from pvhdbg.kernel.image import KernelImage
+
+@contextmanager
+def opened_core(path: str) -> Iterator[core_file.Core]:
+    """The core in a file, which stays mapped meanwhile. Raises BadInput."""
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(open(path, "rb"))
+            mapped = stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        except (OSError, ValueError) as error:
+            raise BadInput(f"{path} cannot be read: {error}", "give a core that you may read") from error
+        yield core_file.parse(stack.enter_context(memoryview(mapped)))
+
+
+@contextmanager
+def opened_machine(path: str, plan: Plan, image: KernelImage | None) -> Iterator[tuple[CoreTarget, BootState, list[str]]]:
+    """The machine that the core at `path` shows, decoded, and sentences about it. Raises BadInput and EntryNotReached."""
+    with opened_core(path) as core:
+        target = CoreTarget(core, path)
+        snapshot = core.snapshot
+        recorded = snapshot.entry.address is not None and not plan.here
+        entry = snapshot.entry if recorded else recorded_entry(target, plan)
+        boot = decoded(target, replace(snapshot, kernel=plan.kernel or snapshot.kernel, entry=entry), plan.spec)
+        if plan.whole:
+            boot = with_tables(target, boot)
+        warnings = []
+        if core.cpus > 1:
+            warnings.append(f"the core shows {core.cpus} CPUs: the first is judged")
+        if boot.snapshot.kernel is None:
+            warnings.append("the kernel file was not seen: rules that need it are undecided; name it with --kernel")
+        elif image is not None and not image.is_loaded(target.read_memory):
+            warnings.append(f"{image.path} is not what lies in the core's memory: another kernel, or a changed one, was loaded")
+        yield target, boot, warnings

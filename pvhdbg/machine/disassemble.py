@@ -1,0 +1,120 @@
+"""Instructions as the CPU decodes them at this stop: by the real mode of CS and EFER, never by a debugger's idea of it.
+
+QEMU's monitor disassembles by its CPU's mode (in AT&T's syntax), so it is asked first: GDB's own Python has no capstone, and
+both faces are to say the same. Elsewhere capstone does it, told the mode.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from pvhdbg.decode.cpu_mode import mode_of
+from pvhdbg.decode.text import printable
+from pvhdbg.errors import MemoryUnreadable, TargetError
+from pvhdbg.model import Unavailable
+
+if TYPE_CHECKING:
+    from pvhdbg.disassembly import Instruction
+    from pvhdbg.machine.session import Session
+
+_LINE = re.compile(r"^(?:0x)?([0-9a-f]{8,16}):  (.*\S)\s*$")
+_BYTES = re.compile(r"[0-9a-f]{2}(?: [0-9a-f]{2})*")
+_LONGEST = 15  # bytes of one instruction
+_READ = 1024  # bytes: QEMU's monitor first reads to such a boundary, and takes what goes on behind it for a .byte (disas/capstone.c)
+
+
+def linear_pc(session: Session) -> int:
+    """The linear address of the next instruction: outside 64-bit code the base of CS counts. Raises TargetError."""
+    registers, segments = session.registers(), session.segments()
+    rip, cs = registers.get("rip"), segments["cs"]
+    if rip is None:
+        raise TargetError("the pc was not observed", "give an address")
+    if mode_of(registers, segments).code == 64:
+        return rip
+    try:
+        return cs.known_base() + rip & 0xFFFFFFFF
+    except Unavailable:
+        return rip
+
+
+def lines(session: Session, address: int, count: int) -> list[str]:
+    """`count` instructions from a linear address, each with its bytes, and a name where one is known. Raises TargetError."""
+    mode = mode_of(session.registers(), session.segments())
+    session.linear(address, 1)  # so that what is not there is told in our words
+    found = _monitor_lines(session, address, count, mode.code) or _by_capstone(session, address, count, mode.code)
+    if not found:
+        raise TargetError(f"no instruction could be decoded at {address:#x}", "look at the bytes: xp")
+    here, shown, named = linear_pc(session), [f"{mode.name}"], ""
+    for at, text in found[:count]:
+        name = session.name_of(at) or ""
+        symbol = name.partition("+")[0]
+        if symbol and symbol != named:
+            shown.append(f"<{printable(name)}>:")
+            named = symbol
+        shown.append(f"{'=>' if at == here else '  '} {at:#x}:  {printable(text)}")
+    return shown
+
+
+def _monitor_lines(session: Session, address: int, count: int, bits: int | None) -> list[tuple[int, str]]:
+    """What the monitor says, with a first instruction that it cannot see whole; without that one nothing behind it is in step."""
+    found: list[tuple[int, str]] = []
+    while len(found) < count:
+        more = _by_monitor(session, address, count - len(found))
+        blind = next((i for i, (at, text) in enumerate(more) if ".byte" in text and at % _READ > _READ - _LONGEST), None)
+        if blind is None:
+            return found + more
+        found += more[:blind]
+        address, one = more[blind][0], _across(session, more[blind][0], bits)
+        if one is None:
+            return [*found, more[blind]]
+        found.append((address, f"{one.data.hex(' '):<24} {one.text}"))
+        address += len(one.data)
+    return found
+
+
+def _across(session: Session, address: int, bits: int | None) -> Instruction | None:
+    from pvhdbg.disassembly import first_as_qemu
+
+    try:
+        return None if bits is None else first_as_qemu(_readable(session, address, _LONGEST), address, bits)
+    except ImportError:
+        return None
+
+
+def _by_monitor(session: Session, address: int, count: int) -> list[tuple[int, str]]:
+    if not session.target.capabilities.monitor:
+        return []
+    found: list[tuple[int, str]] = []
+    for line in session.target.monitor(f"x/{count}i {address:#x}").splitlines():
+        match = _LINE.match(line)
+        if match is not None and found and _BYTES.fullmatch(match[2]):
+            found[-1] = found[-1][0], _longer(found[-1][1], match[2])  # QEMU breaks after 8 bytes of an instruction
+        elif match is not None:
+            found.append((int(match[1], 16), match[2]))
+    return found
+
+
+def _longer(line: str, more: str) -> str:
+    data, _, words = line.partition("  ")
+    return f"{f'{data} {more}':<24} {words.strip()}"
+
+
+def _by_capstone(session: Session, address: int, count: int, bits: int | None) -> list[tuple[int, str]]:
+    from pvhdbg.disassembly import disassemble
+
+    if bits is None:
+        raise TargetError("how wide the code is was not observed", "use a VMM whose gdbstub has QEMU's monitor")
+    try:
+        found = list(disassemble(_readable(session, address, count * _LONGEST), address, bits, count))
+    except ImportError:
+        raise TargetError("there is no disassembler here", "use QEMU's gdbstub, or: pip install capstone") from None
+    return [(one.address, f"{one.data.hex(' '):<24} {one.text}") for one in found]
+
+
+def _readable(session: Session, address: int, size: int) -> bytes:
+    """As much of the range as can be read from its beginning: the last page may be the end of what is mapped."""
+    try:
+        return session.linear(address, size)
+    except MemoryUnreadable:
+        return session.linear(address, min(size, 0x1000 - address % 0x1000))

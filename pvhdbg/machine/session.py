@@ -1,0 +1,379 @@
+"""A machine under a debugger, from stop to stop: what the REPL and GDB share beneath their verbs.
+
+`run("regs")` gives the verb's Answer, `complete("pagew")` the words that go on from there. Whoever lets the machine run tells
+the session with `resumed()`. Nothing is read before it is asked for; what was read of a stop is kept until the machine, or its
+memory, is no longer the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pvhdbg.errors import BadInput, MemoryUnreadable, TargetError
+from pvhdbg.machine.capture import Plan, capture, decoded, entry_of, observe, stands_at
+from pvhdbg.machine.subject import Confirm, doubts
+from pvhdbg.model import EntryPoint, Kernel, Registers, Segments, Unavailable
+from pvhdbg.targets.target import RESET_RIP, Leave, Target
+
+if TYPE_CHECKING:
+    from pvhdbg.commands.declare import Answer, Verb
+    from pvhdbg.decode.boot_state import BootState
+    from pvhdbg.decode.kernel_file import KernelFile
+    from pvhdbg.kernel.image import KernelImage
+    from pvhdbg.kernel.location import Marks
+    from pvhdbg.kernel.symbols import Symbols
+    from pvhdbg.machine.lease import Lender
+    from pvhdbg.machine.placement import Placement
+
+
+@dataclass
+class Settings:
+    """What `set spec` and `set strict` change: the revision to judge by, and whether advice and deviations count."""
+
+    spec: str = "v1"
+    strict: bool = False
+
+
+@dataclass
+class _Stop:
+    """What was read of the machine since it last stood still, in the order in which it is asked for."""
+
+    registers: Registers | None = None
+    segments: Segments | None = None
+    boot: BootState | None = None
+    placement: Placement | None = None
+    doubts: tuple[str, ...] = ()
+
+
+@dataclass
+class Session:
+    """One machine. `target` may be a recorded one; `evaluate` is the face's own way to turn words into an address."""
+
+    target: Target
+    image: KernelImage | None = None
+    settings: Settings = field(default_factory=Settings)
+    leave: Leave = Leave.STOPPED  # how the machine is left by whoever opened it
+    warnings: list[str] = field(default_factory=list)
+    progress: Callable[[str], None] = lambda _: None
+    evaluate: Callable[[str], int] | None = None
+    naming: str = "name the kernel: --kernel ELF"  # how the face is told which file it is
+    confirm: Confirm = field(default_factory=Confirm)
+    verbs: tuple[Verb, ...] = ()  # those of this face; LIVE's where it has none of its own
+    face: Any = None  # what the face's own verbs work on
+    lender: Lender | None = None  # how the face lends its machine to who lets it run; None for the target as it is
+
+    def __post_init__(self) -> None:
+        self._now = _Stop()
+        self._before: Registers | None = None
+        self._hand_off: BootState | None = None
+        self._hand_off_doubts: tuple[str, ...] = ()
+        self._entry: EntryPoint | None = None
+        self._layout: BootState | None = None  # one that knows where the machine has memory, of whatever stop
+        self._symbols: Symbols | None = None
+        self._marks: Marks | None = None
+        self.whereabouts: tuple[int, int | None] | None = None  # how far the kernel was found moved, and its pointers
+
+    # --- verbs ----------------------------------------------------------------------------------------------------
+
+    def run(self, line: str) -> Answer:
+        """Do what one line says, with a live verb first. Raises UnknownVerb for another word, else PvhdbgError."""
+        from pvhdbg.commands import live
+
+        return live.run(self, line)
+
+    def complete(self, line: str) -> list[str]:
+        """The words that the last word of `line` can become (it may be empty: then what can stand there)."""
+        from pvhdbg.commands import live
+
+        return live.complete(self, line)
+
+    # --- the stop -------------------------------------------------------------------------------------------------
+
+    def resumed(self) -> None:
+        """The machine has run, or is about to: what was seen of it becomes the stop before."""
+        if self._now.registers is not None:
+            self._before = self._now.registers
+        self._now = _Stop()
+
+    def stopped(self) -> None:
+        """It stands still again. Reads registers only, so that the stop after this one can be compared with it."""
+        self.registers()
+
+    def changed(self) -> None:
+        """Something was written to the machine behind the session's back: memory is no longer what was read."""
+        self._now = _Stop()
+
+    def replace_target(self, target: Target) -> None:
+        """Go on with another machine (the same one booted anew): nothing of the old one is kept."""
+        self.target = target
+        self.forget()
+
+    def forget(self) -> None:
+        """The machine was reset: neither the last stop nor the hand-off speaks of it any more."""
+        self._now, self._before, self._hand_off, self._entry, self._layout = _Stop(), None, None, None, None
+        self.whereabouts = None
+
+    def registers(self) -> Registers:
+        """The registers as they are now."""
+        found = self.target.read_registers()
+        if self._now.registers is None or self._now.registers.values != found.values:
+            self._now = _Stop(found)
+        return found
+
+    def segments(self) -> Segments:
+        """The hidden segment state as it is now, without a look at anything else."""
+        self.registers()
+        if self._now.boot is not None:
+            return self._now.boot.segments
+        if self._now.segments is None:
+            self._now.segments = self._ask_segments()
+        return self._now.segments
+
+    def _ask_segments(self) -> Segments:
+        if not self.target.capabilities.monitor:
+            return self.boot().segments
+        from pvhdbg.decode import qemu_monitor
+
+        return qemu_monitor.cpu_state(self.target.monitor("info registers")).segments
+
+    @property
+    def before(self) -> Registers | None:
+        """The registers at the last stop that was looked at, for marking what changed since."""
+        return self._before
+
+    def boot(self) -> BootState:
+        """The machine as it stands, decoded; at its entry that is the hand-off."""
+        registers = self.registers()
+        known = self._now.boot
+        if known is None or known.revision.name != self.settings.spec:
+            known = self._decode()
+            self._now.boot, self._now.doubts = known, self._doubts(known)
+            self._layout = known
+            if known.snapshot.entry.is_entry:
+                self._at_entry(known)
+            elif registers.get("rip") == RESET_RIP:
+                self._hand_off = None
+        return known
+
+    def _decode(self) -> BootState:
+        from pvhdbg.targets.recorded import RecordedTarget
+
+        if isinstance(self.target, RecordedTarget):
+            return decoded(self.target, self.target.snapshot, self.settings.spec)
+        plan = self._plan()
+        entry = stands_at(self.target, plan, self._entry)
+        return decoded(self.target, observe(self.target, plan, entry, self.confirm, _timestamp()), self.settings.spec)
+
+    def hand_off(self, here: bool = False) -> BootState:
+        """What the machine was handed at its entry, if that was seen in this session; else, or with `here`, what is there now."""
+        boot = self.boot()
+        if here or boot.snapshot.entry.is_entry or self._hand_off is None:
+            return boot
+        if self._hand_off.revision.name != self.settings.spec:
+            from pvhdbg.targets.recorded import RecordedTarget
+
+            kept = self._hand_off.snapshot  # its memory has changed since: what was not read of it then stays unknown
+            self._hand_off = decoded(RecordedTarget(kept, "the entry"), kept, self.settings.spec)
+        return self._hand_off
+
+    @property
+    def known_entry(self) -> EntryPoint | None:
+        """The entry at which the machine was seen in this session, if it was."""
+        return self._entry
+
+    @contextmanager
+    def judging_by(self, spec: str | None) -> Iterator[None]:
+        """Another revision for a while; None changes nothing. Raises BadInput."""
+        before = self.settings
+        if spec is not None:
+            self.set_spec(spec)
+        try:
+            yield
+        finally:
+            self.settings = before
+
+    def adopt(self, boot: BootState) -> None:
+        """Take over a capture that was made of the machine as it stands."""
+        self._now, self._layout = _Stop(boot.registers, boot=boot), boot
+        if boot.snapshot.entry.is_entry:
+            self._at_entry(boot)
+
+    def _at_entry(self, boot: BootState) -> None:
+        self._hand_off, self._hand_off_doubts, self._entry = boot, self._now.doubts, boot.snapshot.entry
+
+    def _doubts(self, boot: BootState) -> tuple[str, ...]:
+        from pvhdbg.targets.recorded import RecordedTarget
+
+        if isinstance(self.target, RecordedTarget):
+            return ()
+        return tuple(doubts(self.target, self.image, boot, self.image.path if self.image is not None else ""))
+
+    def doubts(self, boot: BootState) -> tuple[str, ...]:
+        """Sentences about how `boot` was come by, for the head of a report."""
+        if boot is self._now.boot:
+            return (*self.warnings, *self._now.doubts)
+        return (*self.warnings, *self._hand_off_doubts, "shown as it was at the entry: the machine has run since")
+
+    def use_image(self, image: KernelImage | None) -> None:
+        """Another kernel file, or none: what was decoded with the old one is decoded anew."""
+        self.image, self._symbols = image, None
+        self._marks = self.whereabouts = None
+        self._now = _Stop(self._now.registers)
+
+    # --- the kernel -----------------------------------------------------------------------------------------------
+
+    @property
+    def kernel(self) -> Kernel | None:
+        """What is known of the kernel's file; None while there is none."""
+        return self.image.kernel() if self.image is not None else None
+
+    @property
+    def file(self) -> KernelFile | None:
+        """The kernel's file as rules look at it: the one that was named, or the one that was found to be loaded."""
+        return self.image.file().without_data() if self.image is not None else self.confirm.file
+
+    @property
+    def symbols(self) -> Symbols | None:
+        """Its symbols; None without a file, or when it has none."""
+        if self._symbols is None and self.image is not None:
+            self._symbols = self.image.symbols()
+        return self._symbols or None
+
+    @property
+    def marks(self) -> Marks | None:
+        """What its bytes in memory are known by; None without a file."""
+        if self._marks is None and self.image is not None:
+            from pvhdbg.kernel.location import Marks
+
+            self._marks = Marks(self.image.data, self.image.elf)
+        return self._marks
+
+    def symbols_like(self, prefix: str, most: int) -> list[str]:
+        """The first symbols in order that begin so."""
+        return self.symbols.first(prefix, most) if self.symbols is not None else []
+
+    def _plan(self) -> Plan:
+        return Plan(self.settings.spec, kernel=self.kernel, symbol=self._entry_symbol())
+
+    def _entry_symbol(self) -> str | None:
+        kernel = self.kernel
+        symbols = self.symbols if kernel is not None and kernel.entry is not None else None
+        return symbols.name_at(kernel.entry) if symbols is not None and kernel is not None and kernel.entry is not None else None
+
+    @property
+    def placement(self) -> Placement:
+        """Where the kernel lies at this stop: its slides, and which of its addresses count."""
+        from pvhdbg.machine.placement import find
+
+        self.registers()
+        if self._now.placement is None:
+            self._now.placement = find(self)
+        return self._now.placement
+
+    def find_entry(self) -> EntryPoint | None:
+        """The machine's entry, as far as it can be told where it stands; None if it cannot."""
+        from pvhdbg.targets.recorded import RecordedTarget
+
+        if self._entry is not None:
+            return self._entry
+        if isinstance(self.target, RecordedTarget):
+            return None  # it was taken elsewhere
+        return entry_of(self.target, self._plan())
+
+    # --- memory and addresses -------------------------------------------------------------------------------------
+
+    def physical(self, address: int, size: int) -> bytes:
+        """Guest-physical memory, whatever paging says. Raises MemoryUnreadable, also where the machine has none."""
+        try:
+            known = self._now.boot or self._layout
+            there = known is not None and known.readable(address, size)
+            if known is None or (not there and known is not self._now.boot):
+                there = self.boot().readable(address, size)  # it may have memory there by now
+        except Unavailable:
+            there = True  # the layout is not known: the stub has to say
+        if not there:
+            raise MemoryUnreadable(address, size, "the machine has no RAM or ROM there")
+        return self.target.read_memory(address, size)
+
+    def linear(self, address: int, size: int) -> bytes:
+        """Memory at a linear address, through the machine's own page tables. Raises MemoryUnreadable."""
+        from pvhdbg.decode.paging import translate
+
+        registers, data = self.registers(), b""
+        while len(data) < size:
+            at = address + len(data)
+            walk = translate(registers, at, self.physical)
+            if walk.physical is None:
+                raise MemoryUnreadable(at, size - len(data), f"the page tables do not map it: {walk.problem}")
+            step = min(size - len(data), walk.page_size - walk.physical % walk.page_size)
+            data += self.physical(walk.physical, step)
+        return data
+
+    def address(self, text: str, *, physical: bool = False) -> int:
+        """The linear (or physical) address that `text` means: numbers, $registers, symbols with + and -. Raises BadInput."""
+        from pvhdbg.machine.placement import evaluate
+
+        return evaluate(self, text, physical=physical)
+
+    def name_of(self, address: int) -> str | None:
+        """`symbol+0x12` for a linear address as the machine stands, or None."""
+        return self.placement.name_of(address)
+
+    # --- running --------------------------------------------------------------------------------------------------
+
+    def run_to_entry(self, timeout: float = 30.0, reset: bool = False) -> BootState:
+        """Bring the machine to its entry, over a reset if asked for. Raises EntryNotReached, GuestDied and the like."""
+        plan = dataclasses.replace(self._plan(), reset=reset, timeout=timeout)
+        before = self.registers()
+        self.resumed()
+        try:
+            boot = capture(self.target, plan, progress=self.progress, confirm=self.confirm, timestamp=_timestamp())
+        except BaseException:
+            self.changed()
+            if reset and self._moved_from(before):  # a reset that failed leaves what was seen of this boot true
+                self.forget()
+            raise
+        self.adopt(boot)
+        self._before = None  # what was before the boot is nothing to compare with
+        self._now.doubts = self._hand_off_doubts = self._doubts(boot)
+        return boot
+
+    def _moved_from(self, before: Registers) -> bool:
+        try:
+            return self.target.read_registers().values != before.values
+        except TargetError:
+            return True
+
+    def needs_control(self, verb: str) -> None:
+        """Raises TargetError where the machine cannot be run."""
+        if not self.target.capabilities.control:
+            raise TargetError(f"{verb} needs a machine, and {self.target.name} is a recording", "boot it again: pvhdbg run KERNEL")
+
+    def set_spec(self, name: str) -> None:
+        """Judge by another revision from now on. Raises BadInput."""
+        from pvhdbg.spec.revisions import REVISIONS
+
+        if name not in REVISIONS:
+            raise BadInput(f"there is no revision {name!r}", f"choose one of {', '.join(REVISIONS)}")
+        self.settings = dataclasses.replace(self.settings, spec=name)
+
+
+def _timestamp() -> str:
+    import time
+
+    return time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
+
+
+class UnknownVerb(BadInput):
+    """The line begins with no verb of ours; `candidates` are those that it could be short for, if it is ambiguous."""
+
+    def __init__(self, word: str, candidates: Collection[str] = (), near: Collection[str] = ()) -> None:
+        if candidates:
+            super().__init__(f"{word!r} is ambiguous: {', '.join(candidates)}", "type more of it")
+        else:
+            super().__init__(f"{word!r} is no verb", f"did you mean {', '.join(near)}?" if near else "list them with: help")
+        self.candidates, self.near = tuple(candidates), tuple(near)

@@ -1,0 +1,1 @@
+"""The prompt: a conversation with one machine, with the commands that every face has."""

@@ -1,0 +1,321 @@
+"""The prompt without a terminal: `run(line)` gives a Result, `complete(line)` the words that go on from there.
+
+A line is a verb, with `| COMMAND` or `> FILE` behind it if need be. Whatever goes wrong, the conversation goes on: an error is one
+line of the Result, and so is the end of the machine.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pvhdbg.commands import live
+from pvhdbg.commands.declare import Answer, Request, Verb
+from pvhdbg.decode.text import safe
+from pvhdbg.errors import BadInput, PvhdbgError, TargetLost
+from pvhdbg.machine.session import Session, UnknownVerb
+from pvhdbg.model import Unavailable
+from pvhdbg.repl import lines, own_verbs
+from pvhdbg.repl.machine import Machine
+from pvhdbg.repl.shown import ShownTarget
+from pvhdbg.report.style import PLAIN, Style
+
+_DEEPEST = 16  # files that source one another
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a line came to: `text` to show, or `error` in one line; `exit_code` as on the command line; `leaves` ends it all."""
+
+    text: str = ""
+    error: str = ""
+    exit_code: int = 0
+    leaves: bool = False
+
+
+class Conversation:
+    """One conversation with one machine."""
+
+    def __init__(self, verb: str, request: Request) -> None:
+        self.verbs = own_verbs.ALL
+        self.machine = Machine(verb, request, self.verbs, self)
+        self.progress = request.progress
+        self.style: Style = PLAIN
+        self.write: Callable[[str], None] = lambda _: None  # what cannot wait for the Result: serial output, and sourced lines
+        self.confirm: Callable[[str], bool] = lambda _: True
+        self.leaving = False
+        self.where = ("", "")  # where the machine stood after the last line, for the toolbar
+        self._vmm = ""
+        self._repeat = ""
+        self._goes_on: str | None = None
+        self._depth = 0
+        self.machine.watch = self.show_serial
+
+    @property
+    def session(self) -> Session:
+        return self.machine.session
+
+    def open(self) -> None:
+        """Bring the machine to its entry. Raises PvhdbgError."""
+        self.machine.open()
+        vmm = self.session.boot().snapshot.vmm
+        self._vmm = " ".join(word for word in (vmm.name, vmm.version, vmm.accelerator) if word)
+        self.look()
+        self._told()  # nobody asked for that
+
+    # --- a line ---------------------------------------------------------------------------------------------------
+
+    def run(self, line: str) -> Result:
+        """Do a line; an empty one does the last repeatable verb again. Never raises."""
+        if lines.is_comment(line):
+            return Result()
+        line = line.strip() or self._repeat
+        if not line:
+            return Result()
+        self._repeat, self._goes_on = "", None
+        try:
+            return self._run(line)
+        except Unavailable as gap:
+            return Result(error=safe(gap.reason), exit_code=3)
+        except PvhdbgError as error:
+            return self._failed(error)
+        except KeyboardInterrupt:
+            self.machine.speak_anew()
+            return Result(error="interrupted", exit_code=130)
+        except Exception as error:
+            return _internal(error)
+        finally:
+            self.show_serial(whole=True)
+            self.look()
+            self._told()
+
+    def _run(self, text: str) -> Result:
+        if text.startswith("!"):
+            return self._shown(own_verbs_named("shell"), {"command": text[1:].strip()}, lines.Line(text), text)
+        verb = self._meant(lines.command_of(text).strip() or text)
+        if verb is None:
+            return self._passed_on(text)
+        rest = live.find(text, self.verbs)[1] if verb.name in own_verbs.RAW else ""
+        if verb.name == "gdb":
+            return self._passed_on(rest.strip())
+        if verb.name in own_verbs.RAW:
+            return self._shown(verb, {"command": rest.strip()}, lines.Line(text), text)
+        line = lines.parse(text)
+        verb, rest = live.find(line.command, self.verbs)
+        return self._shown(verb, live.values(verb, rest), line, text)
+
+    def _meant(self, text: str) -> Verb | None:
+        """The verb of ours that a line is; None for a line that is GDB's. Raises UnknownVerb where there is no GDB."""
+        first, *rest = text.replace("/", " /", 1).split()
+        gdb = self.machine.may_use_gdb and self.machine.gone is None
+        if gdb and first == "info" and rest and not rest[0].startswith("-") and not _second_word(rest[0]):
+            return None
+        try:
+            return live.find(text, self.verbs, abbreviated=False)[0]
+        except UnknownVerb:
+            if gdb and (first in own_verbs.GDB_WORDS or first == "x"):
+                return None
+        try:
+            return live.find(text, self.verbs)[0]
+        except UnknownVerb as unknown:
+            if not gdb or unknown.candidates:
+                raise
+            return None
+
+    def _passed_on(self, line: str) -> Result:
+        """GDB does it, and its output is written as it comes; an error is told in its own words."""
+        machine = self.machine
+        machine.needs_machine()
+        self.session.needs_control("gdb")
+        if not machine.may_use_gdb:
+            raise BadInput("GDB is not to be used here, or not installed", "leave --via remote out; list our verbs with: help")
+        if not line:
+            raise BadInput("gdb needs a line", "usage: gdb LINE")
+        gdb = machine.hand_to_gdb()
+        machine.running = True
+        try:
+            error, ran = gdb.passed_on(line, lambda text: self.write(_clean(text)), machine.interrupted, self.show_serial)
+        finally:
+            machine.running = False
+            machine.interrupted.clear()
+        if ran:
+            self.session.resumed()
+            self.session.stopped()
+        else:
+            self.session.changed()
+        if error is not None and error.startswith("Undefined command"):
+            raise self._unknown(line)
+        if ran or line.split()[0].partition("/")[0] in ("x", "list", "l"):
+            self._repeat = line
+        return Result(error=safe(" ".join((error or "").split())), exit_code=0 if error is None else 2)
+
+    def _unknown(self, line: str) -> PvhdbgError:
+        try:
+            live.find(line, self.verbs)
+        except UnknownVerb as error:
+            if error.candidates:
+                return error
+            near = f"did you mean {', '.join(error.near)}?" if error.near else "list them with: help"
+            return BadInput(f"{line.split()[0]!r} is no verb, and GDB does not know it either", near)
+        return BadInput(f"{line.split()[0]!r} is no verb, and GDB does not know it either", "list them with: help")
+
+    def _shown(self, verb: Verb, values: dict[str, Any], line: lines.Line, text: str) -> Result:
+        if verb.name not in own_verbs.NO_MACHINE:
+            self.machine.needs_machine()
+        answer = verb(Request(values, self.progress, self.session))
+        if verb.repeats:
+            self._repeat = self._goes_on or text
+        plain = bool(line.shell or line.file)
+        output = answer.render(str(values.get("format") or "text"), PLAIN if plain else self.style)
+        output = "".join(f"(gdb) {safe(one)}\n" for one in self._told()) + output
+        if line.shell:
+            output = _piped(line.shell, output)
+        elif line.file:
+            _written(line, output)
+            output = ""
+        return Result(output, exit_code=answer.exit_code, leaves=self.leaving)
+
+    def _told(self) -> list[str]:
+        target = self.session.target
+        return target.told() if isinstance(target, ShownTarget) else []
+
+    def goes_on(self, line: str) -> None:
+        """What an empty line does next, where that is not the same line again."""
+        self._goes_on = line
+
+    def _failed(self, error: PvhdbgError) -> Result:
+        gone = self.machine.lost(error if isinstance(error, TargetLost) and self.machine.gone is None else None)
+        if gone is not None:
+            return Result(error=f"the machine is gone: {safe(gone)} (boot it again: restart)", exit_code=3)
+        todo = f" ({safe(error.todo)})" if error.todo else ""
+        return Result(error=" ".join(f"{safe(error.what)}{todo}".split()), exit_code=error.exit_code)
+
+    def greeting(self) -> list[str]:
+        """What a report would have said first: where the machine stands, and what is doubtful about it."""
+        return [", ".join(word for word in self.where if word), *map(safe, self.session.warnings)]
+
+    # --- around it ------------------------------------------------------------------------------------------------
+
+    def news(self) -> str | None:
+        """A sentence when the machine has ended while nobody asked anything of it; for a prompt that waits."""
+        if self.leaving:
+            return None
+        gone = self.machine.lost()
+        if gone is None:
+            return None
+        self.look()
+        return f"the machine is gone: {safe(gone)} (boot it again: restart)"
+
+    def look(self) -> None:
+        """Remember where the machine stands."""
+        from pvhdbg.machine.stop_text import place
+
+        if self.leaving:
+            return
+        if self.machine.gone is not None:
+            self.where = ("no machine", "restart boots it again")
+            return
+        try:
+            self.where = place(self.session)
+        except (PvhdbgError, Unavailable):
+            self.where = ("", "")  # the next verb says what is wrong
+
+    def toolbar(self) -> str:
+        """Where the machine is, its mode, and who runs it, in one line."""
+        if self.machine.gone is not None:
+            return " · ".join(self.where)
+        cpu = getattr(self.session.target, "cpu", None)
+        words = (
+            self.where[0] and f"stopped at {self.where[0]}",
+            self.where[1],
+            "" if cpu is None else f"CPU {cpu}",
+            self._vmm,
+        )
+        return " · ".join(word for word in words if word)
+
+    def show_serial(self, whole: bool = False) -> None:
+        """Write on what the guest has written to COM1 meanwhile, where that can be followed."""
+        if self.machine.serial is not None:
+            for line in self.machine.serial.lines(whole):
+                self.write(f"{self.style('dim', '|')} {line}\n")
+
+    def complete(self, line: str) -> list[str]:
+        """What the last word of `line` can become. Asks the machine nothing, and GDB only where it holds it already."""
+        found = live.complete(self.session, line)
+        gdb = self.machine.gdb if not found and self.machine.gone is None and not self.machine.running else None
+        if gdb is None or not line.strip():
+            return found
+        head = line[: len(line) - len("" if line[-1].isspace() else line.split()[-1])]
+        return [whole[len(head) :] for whole in gdb.words(line) if whole.startswith(head)]
+
+    def source(self, path: str) -> Answer:
+        """Do the lines of a file, each one's output written as it comes. Raises BadInput where one fails, with its place."""
+        try:
+            with open(path, encoding="utf-8", errors="replace") as file:
+                script = file.read(1 << 20).splitlines()
+        except (OSError, ValueError) as error:
+            raise BadInput(f"{path} cannot be read: {getattr(error, 'strerror', error)}", "name a file of lines") from error
+        if self._depth >= _DEEPEST:
+            raise BadInput(f"{path}: files source one another without end", "leave one `source` out")
+        self._depth += 1
+        try:
+            for number, line in enumerate(script, 1):
+                if not line.strip():
+                    continue
+                result = self.run(line)
+                self.write(result.text)
+                if result.error:
+                    raise BadInput(f"{path}:{number}: {result.error}", "")
+                if result.leaves:
+                    break
+        finally:
+            self._depth -= 1
+        return Answer(lambda _: "")
+
+    def close(self) -> str:
+        """Leave the machine as the command line said; a line if something stays. Safe to call twice."""
+        left = "" if self.leaving else self.machine.close()
+        self.leaving = True
+        return f"{left}\n" if left else ""
+
+
+def _second_word(word: str) -> bool:
+    return any(verb.name.startswith(f"info {word}") for verb in own_verbs.OWN)
+
+
+def _clean(text: str) -> str:
+    """What GDB prints, with its own line ends and nothing else that steers a terminal."""
+    return "".join(letter if letter in "\n\t" else safe(letter) for letter in text)
+
+
+def own_verbs_named(name: str) -> Verb:
+    """One of the prompt's own verbs."""
+    return next(verb for verb in own_verbs.OWN if verb.name == name)
+
+
+def _piped(command: str, text: str) -> str:
+    done = subprocess.run(  # noqa: S602 - a shell is what was asked for
+        command, shell=True, input=text, capture_output=True, text=True, errors="replace", check=False
+    )
+    return done.stdout + done.stderr
+
+
+def _written(line: lines.Line, text: str) -> None:
+    try:
+        with open(line.file, "a" if line.appending else "w", encoding="utf-8") as file:
+            file.write(text)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{line.file} cannot be written: {getattr(error, 'strerror', error)}", "choose another file") from error
+
+
+def _internal(error: Exception) -> Result:
+    import os
+    import traceback
+
+    if os.environ.get("PVHDBG_TRACEBACK"):
+        traceback.print_exception(error)
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{os.path.basename(frame.filename)}:{frame.lineno}"
+    return Result(error=f"internal error: {type(error).__name__}: {safe(str(error))} ({where}; report it)", exit_code=70)

@@ -1,0 +1,320 @@
+"""The machine of a conversation: opened, run from stop to stop, and booted again when it is gone.
+
+It outlives its VMM: when the connection or QEMU ends, `gone` says so, the session stays, and `restart` brings the same subject
+to its entry anew. While the guest runs, `watch` is called about ten times a second, and `interrupted` stops it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from pvhdbg.commands.declare import Request, Verb
+from pvhdbg.errors import PvhdbgError, TargetError, TargetLost
+from pvhdbg.machine.lease import Lent
+from pvhdbg.machine.session import Session, Settings
+from pvhdbg.machine.subject import Confirm, Opened, opened_for
+from pvhdbg.repl.breakpoints import Breakpoints
+from pvhdbg.repl.running import Runner
+from pvhdbg.repl.serial import Follower
+from pvhdbg.repl.shown import ShownTarget
+from pvhdbg.targets.address import StubAddress, parse_address
+from pvhdbg.targets.recorded import RecordedTarget
+from pvhdbg.targets.target import RESET_RIP, Leave, Target
+
+if TYPE_CHECKING:
+    from pvhdbg.targets.gdb_mi import GdbTarget
+    from pvhdbg.vmm.qemu import QemuProcess
+
+_OWN_REBOOTS = 2  # what a firmware may need after a warm reset
+_LAST_WORDS = 0.5  # seconds in which a VMM that closed its connection is expected to have ended
+
+
+class Machine:
+    """One machine; made by `open`, and ended by `close`."""
+
+    session: Session
+
+    def __init__(self, verb: str, request: Request, verbs: tuple[Verb, ...] = (), face: Any = None) -> None:
+        self._verb, self._request = verb, request
+        self._verbs, self._face = verbs, face
+        self._stack = ExitStack()
+        self.qemu: QemuProcess | None = None
+        self.serial: Follower | None = None
+        self.breakpoints = Breakpoints()
+        self.interrupted = threading.Event()
+        self.running = False
+        self.watch: Callable[[], None] = lambda: None
+        self.gone: str | None = "it was not opened"  # what became of it; None while it is there
+        self.ended: str | None = None  # the guest shut down, and its VMM kept it
+        self.runner = Runner(self)
+        self._symbols_given = False
+
+    # --- coming and going -----------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Bring the subject to its entry. Raises PvhdbgError; nothing is left behind then."""
+        opened = self._enter(self._request)
+        settings = Settings(str(self._request.spec or "v1"), bool(self._request.strict))
+        self.session = Session(
+            self._target_of(opened),
+            opened.image,
+            settings,
+            warnings=opened.warnings,
+            confirm=Confirm(),
+            naming="name the kernel: start again with --kernel ELF",
+            verbs=self._verbs,
+            face=self._face,
+            lender=self.lend,
+        )
+        self._adopt(opened)
+
+    def _enter(self, request: Request) -> Opened:
+        with ExitStack() as stack:
+            opened = stack.enter_context(opened_for(self._verb, request))
+            self._stack = stack.pop_all()
+        self.qemu, self.gone, self.ended = opened.qemu, None, None
+        self.runner.armed, self._symbols_given = set(), False
+        self.serial = Follower(opened.qemu.serial_log) if opened.qemu is not None else None
+        return opened
+
+    def _target_of(self, opened: Opened) -> Target:
+        return ShownTarget(opened.target) if self._request.show_gdb else opened.target
+
+    def _adopt(self, opened: Opened) -> None:
+        self.session.confirm.file = opened.file
+        self.session.adopt(opened.boot)
+
+    @property
+    def recorded(self) -> bool:
+        """Whether it is a snapshot."""
+        return isinstance(self._plain_target, RecordedTarget)
+
+    @property
+    def _plain_target(self) -> Target:
+        target = self.session.target
+        return target.inner if isinstance(target, ShownTarget) else target
+
+    def close(self, leave: Leave | None = None) -> str:
+        """Leave the machine: as asked, else as the request says, else killed if it was started here and stopped if not.
+
+        Returns a sentence when something is left behind. Safe to call twice.
+        """
+        leave = leave or Leave(self._request.leave or ("killed" if self.qemu is not None else "stopped"))
+        left = ""
+        if self.gone is None:
+            self.session.target.close(leave)
+            if self.qemu is not None and leave is not Leave.KILLED and self.qemu.poll() is None:
+                left = f"QEMU (pid {self.qemu.pid}) was left {leave.value}; its gdbstub is {self.qemu.gdb_socket}"
+                self.qemu.release()
+        self._end()
+        self.gone = self.gone or ("killed" if leave is Leave.KILLED else "detached")
+        return left
+
+    def _end(self) -> None:
+        if self.qemu is not None:
+            self.qemu.close()  # not what was released
+        self._stack.close()
+
+    def restart(self) -> None:
+        """Boot the same subject again, to its entry. Raises PvhdbgError."""
+        self.session.needs_control("restart")
+        if self.gone is None and self.qemu is None:
+            self.runner.disarm()
+            self.ended = None
+            self.session.run_to_entry(self._timeout, reset=True)
+        else:
+            if self.gone is None:
+                self.gone = "it is started again"
+            self._end()
+            opened = self._enter(Request({**self._request.values, "reset": self.qemu is None}, self._request.progress))
+            self.session.replace_target(self._target_of(opened))
+            self.session.use_image(opened.image)
+            self.session.warnings[:] = opened.warnings
+            self._adopt(opened)
+        self.breakpoints.place(self.session)
+
+    def reset(self) -> None:
+        """The machine before its first instruction again. Raises PvhdbgError."""
+        self.session.needs_control("reset")
+        if self.qemu is not None:
+            with self.qemu.qmp() as qmp:  # it was started with -no-reboot; from here on it does reboot
+                qmp.execute("set-action", reboot="reset")
+        self.session.target.monitor("system_reset")
+        deadline = time.monotonic() + 2
+        while self.session.target.read_registers()["rip"] != RESET_RIP:
+            if time.monotonic() > deadline:
+                raise TargetError("the machine did not reset within 2 s", "a QEMU that was started with -no-reboot never does")
+        self.runner.reboots, self.ended = _OWN_REBOOTS, None
+        self.session.forget()
+
+    # --- GDB ------------------------------------------------------------------------------------------------------
+
+    @property
+    def gdb(self) -> GdbTarget | None:
+        """The GDB that holds the stub, if it is one that does."""
+        from pvhdbg.targets.gdb_mi import GdbTarget
+
+        target = self._plain_target
+        return target if isinstance(target, GdbTarget) else None
+
+    @property
+    def may_use_gdb(self) -> bool:
+        """Whether GDB can take over the stub: it is installed, and nobody said that it shall not."""
+        return self.gdb is not None or (self._request.via is None and not self.recorded and shutil.which("gdb") is not None)
+
+    def hand_to_gdb(self) -> GdbTarget:
+        """Let GDB hold the stub from now on, with the kernel's symbols; the machine stays as it is. Raises PvhdbgError."""
+        from pvhdbg.targets.gdb_mi import GdbTarget
+
+        held = self.gdb
+        if held is None:
+            self.needs_machine()
+            self.runner.disarm()
+            self.session.target.close(Leave.STOPPED)
+            try:
+                held = GdbTarget.connect(self._address(), timeout=self._timeout)
+            except PvhdbgError:
+                self._hold(self._directly())
+                raise
+            self._hold(held)
+        if not self._symbols_given:
+            self._symbols_given = True
+            self._give_symbols(held)
+        return held
+
+    @contextmanager
+    def directly(self) -> Iterator[None]:
+        """Hold the stub without GDB for as long as this lasts, for what is many times slower through it: steps by the thousand."""
+        gdb, shown = self.gdb, self.session.target
+        if gdb is None:
+            yield
+            return
+        self.runner.disarm()
+        gdb.let_go()
+        try:
+            target = self._directly()
+            self.session.target = target
+            try:
+                yield
+            finally:
+                target.close(Leave.STOPPED)
+        finally:
+            self.session.target = shown
+            gdb.take_again()
+
+    def lend(self, session: Session, work: Callable[[Lent], Any]) -> Any:
+        """See `lending`: without GDB in between, and without our breakpoints, so that it stops at what it is told to alone."""
+        self.needs_machine()
+        self.runner.ready_to_run("the trace")
+        found, done, lent = None, False, Lent(session.target)
+        self.running = True
+        try:
+            with self.directly():
+                self.runner.disarm()
+                lent = Lent(session.target, qemu=self.qemu)
+                found, done = work(lent), True
+        except TargetLost:
+            if not done:
+                raise  # else GDB cannot hold again what has ended meanwhile
+        finally:
+            self.running = False
+            self.interrupted.clear()
+            self._take_back(lent)
+        return found
+
+    def _take_back(self, lent: Lent) -> None:
+        self.ended = lent.ended
+        if self.lost() is not None:
+            return
+        try:
+            if self.session.target.read_registers()["rip"] == RESET_RIP:
+                self.ended, self.runner.reboots = None, _OWN_REBOOTS
+            self.breakpoints.place(self.session)
+        except PvhdbgError:
+            pass  # the next verb says what is wrong
+
+    def _give_symbols(self, gdb: GdbTarget) -> None:
+        from pvhdbg.commands.gdb import symbol_commands
+
+        image, place = self.session.image, self.session.placement
+        for command in symbol_commands(image, moved=place.moved, slid=place.slid) if image is not None else ():
+            gdb.passed_on(command, lambda _: None, self.interrupted, lambda: None)  # GDB says itself what it lacks
+
+    def _directly(self) -> Target:
+        from pvhdbg.targets.remote import RemoteTarget
+
+        return RemoteTarget.connect(self._address(), timeout=self._timeout)
+
+    def _hold(self, target: Target) -> None:
+        self._stack.callback(target.close, Leave.STOPPED)
+        self.runner.armed, self._symbols_given = set(), False
+        self.session.target = ShownTarget(target) if self._request.show_gdb else target
+
+    def _address(self) -> StubAddress:
+        if self.qemu is not None:
+            return StubAddress(path=self.qemu.gdb_socket)
+        return parse_address(str(self._request.subject))
+
+    @property
+    def _timeout(self) -> float:
+        return float(self._request.timeout or 30.0)
+
+    def speak_anew(self) -> None:
+        """A fresh connection, after an interrupt that may have cut a reply in two. Its failure is told by the next verb."""
+        if self.gone is None and not self.recorded and self.gdb is None:
+            self.session.target.close(Leave.STOPPED)
+            try:
+                self._hold(self._directly())
+            except PvhdbgError:
+                pass
+            self.session.changed()
+
+    # --- what became of it ----------------------------------------------------------------------------------------
+
+    def lost(self, error: PvhdbgError | None = None) -> str | None:
+        """A sentence when the machine has gone since it was last looked at; None while it is there, or was known to be gone."""
+        if self.gone is not None or self.recorded:
+            return None
+        gdb = self.gdb
+        if gdb is not None and not gdb.gdb_alive() and (self.qemu is None or self.qemu.poll() is None):
+            said = error.what if error is not None else "GDB ended"
+            try:
+                self._hold(self._directly())
+            except PvhdbgError:
+                pass  # the machine is gone with it
+            else:
+                self.session.changed()
+                return f"{said}; the machine is held without it now"
+        if error is None:
+            alive = getattr(self.session.target, "alive", None)
+            if (self.qemu is None or self.qemu.poll() is None) and (alive is None or alive()):
+                return None
+        self.gone = self._fate(error)
+        self.session.target.close(Leave.STOPPED)
+        return self.gone
+
+    def _fate(self, error: PvhdbgError | None) -> str:
+        status = self.qemu.wait(_LAST_WORDS) if self.qemu is not None else None
+        if self.qemu is not None and status is not None:
+            how = f"was killed by {_signal(-status)}" if status < 0 else f"ended with exit status {status}"
+            said = " / ".join(self.qemu.stderr_tail(2))
+            return f"QEMU {how}" + (f": {said}" if said else "")
+        return error.what if error is not None else f"{self.session.target.name} closed the connection"
+
+    def needs_machine(self) -> None:
+        """Raises TargetLost once it is gone."""
+        if self.gone is not None:
+            raise TargetLost(f"there is no machine any more: {self.gone}", "boot it again: restart")
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

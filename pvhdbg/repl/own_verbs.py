@@ -1,0 +1,90 @@
+"""The verbs that only the prompt has: running, breakpoints, leaving. Declared as all others are."""
+
+from __future__ import annotations
+
+from pvhdbg.commands.declare import Verb, argument
+from pvhdbg.commands.table import LIVE
+from pvhdbg.tracing.mode_words import FOREMOST
+
+_HERE = "pvhdbg.repl.commands"
+_NUMBERS = argument("number", metavar="N", nargs="*", type=int, help="its number; all of them without one")
+_COUNT = argument("count", metavar="N", nargs="?", type=int, default=1, help="how many (1)")
+
+
+def _own(name: str, help: str, example: str, *arguments: object, aliases: tuple[str, ...] = (), repeats: bool = False) -> Verb:
+    function = name.replace(" ", "_") + "_" if name in ("continue", "break") else name.replace(" ", "_")
+    return Verb(
+        name,
+        help,
+        "",
+        f"{_HERE}:{function}",
+        arguments,  # type: ignore[arg-type]
+        formats=("text",),
+        live=True,
+        live_example=example,
+        aliases=aliases,
+        repeats=repeats,
+    )
+
+
+OWN: tuple[Verb, ...] = (
+    _own("continue", "let the guest run to the next stop; Ctrl-C interrupts it", "continue", aliases=("c",), repeats=True),
+    _own("stepi", "step an instruction, or some", "stepi 3", _COUNT, aliases=("si",), repeats=True),
+    _own(
+        "until",
+        "run to a symbol or an address, or step into a mode: " + ", ".join(FOREMOST),
+        "until long-mode",
+        argument("where", metavar="SYMBOL|ADDRESS|MODE", nargs="+", help="where to", completes="mode symbol register"),
+        aliases=("u",),
+    ),
+    _own(
+        "break",
+        "stop at a symbol, before paging and after, or at an address: hardware breakpoints",
+        "break pvh_start+5",
+        argument("where", metavar="SYMBOL|ADDRESS", nargs="*", help="where; here without it", completes="symbol register"),
+        aliases=("b",),
+    ),
+    _own("delete", "delete breakpoints", "delete 1", _NUMBERS, aliases=("d",)),
+    _own("info breakpoints", "list the breakpoints", "info breakpoints"),
+    _own(
+        "info registers",
+        "show the registers, or some of them",
+        "info registers rip cr0",
+        argument("name", metavar="REGISTER", nargs="*", help="its name", completes="register"),
+    ),
+    _own(
+        "x",
+        "show memory at a linear address, as GDB's x does: x, d, u, s, i and b, h, w, g",
+        "x/4i $pc",
+        argument("format_", metavar="/FORMAT", nargs="?", help="a count, a format, a size: /8xw"),
+        argument("address", metavar="ADDRESS", nargs="*", help="a number, a $register or a symbol, with + and -",
+                 completes="register symbol"),
+        repeats=True,
+    ),
+    _own("monitor", "a command of QEMU's own monitor", "monitor info mtree",
+         argument("command", metavar="COMMAND", nargs="+", help="the command"), aliases=("mon",)),
+    _own("gdb", "a line for GDB as it stands, which then holds the machine; what is no verb goes there, too", "gdb info line",
+         argument("command", metavar="LINE", nargs="+", help="the line")),
+    _own("reset", "put the machine before its first instruction", "reset"),
+    _own("restart", "boot again to the entry, also when the machine is gone", "restart", aliases=("run-to-entry",)),
+    _own("source", "do the lines of a file", "source boot.pvh",
+         argument("file", metavar="FILE", help="the file", completes="file")),
+    _own("shell", "a command of the system's shell", "shell ls",
+         argument("command", metavar="COMMAND", nargs="+", help="the command")),
+    _own("detach", "let the machine run on without us, and leave", "detach"),
+    _own("kill", "end the machine's VMM; restart boots it again", "kill"),
+    _own("quit", "leave: a QEMU that was started here ends, a gdbstub's machine stays stopped", "quit", aliases=("q", "exit")),
+)  # fmt: skip
+ALL: tuple[Verb, ...] = tuple(sorted((*LIVE, *OWN), key=lambda verb: verb.name))
+RAW = frozenset({"monitor", "shell", "gdb"})  # their rest is handed on as it was typed
+NO_MACHINE = frozenset(
+    {"help", "apropos", "explain", "rules", "notes", "restart", "quit", "detach", "source", "shell", "info breakpoints", "delete", "kill"}
+)
+
+# GDB's own words, short ones foremost, which are never taken for abbreviations of ours while GDB can be had.
+_WORDS = """
+p print bt backtrace where l list n next ni nexti s step fin finish advance f frame up down ptype whatis display undisplay set show
+watch rwatch awatch hbreak thbreak tbreak rbreak call output printf echo find thread threads maint maintenance python py file
+symbol-file add-symbol-file directory dump restore handle signal jump return compile define
+"""
+GDB_WORDS = frozenset(_WORDS.split())

@@ -1,0 +1,196 @@
+"""Letting a machine run by hand: to the next stop, or instruction by instruction.
+
+Breakpoints are set before each run and stay set at a stop. While the machine runs, its reset vector is watched too: a guest that
+reboots is told at once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING
+
+from pvhdbg.errors import PvhdbgError, TargetError, TargetLost, TargetTimeout
+from pvhdbg.model import Registers
+from pvhdbg.targets.target import RESET_RIP, RESET_VECTOR, Stop, StopKind
+
+if TYPE_CHECKING:
+    from pvhdbg.repl.breakpoints import Breakpoint
+    from pvhdbg.repl.machine import Machine
+
+_POLL = 0.1  # seconds between two looks at the serial port, the VMM and Ctrl-C while the guest runs
+
+
+class Runner:
+    """Runs one machine. `armed` are the linear addresses where the stub stops it now."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self.armed: set[int] = set()
+        self.reboots = 0  # that the firmware may still need for itself
+
+    def go(self, until: Collection[int] = ()) -> tuple[Stop, Breakpoint | None]:
+        """Run to the next stop: a breakpoint, one of the linear addresses `until`, a reboot, the end, or an interrupt."""
+        self.ready_to_run("continue")
+        target = self._machine.session.target
+        if target.read_registers()["rip"] == RESET_RIP:
+            target.step()
+        self._arm(until)
+        try:
+            while True:
+                self._machine.session.resumed()
+                stop = self._run()
+                if stop.kind is StopKind.EXITED:
+                    raise TargetLost(stop.text)
+                if stop.kind is StopKind.SHUTDOWN:
+                    self._machine.ended = stop.text
+                if stop.kind is not StopKind.BREAKPOINT:
+                    break
+                pc = target.read_registers()["rip"]
+                if pc == RESET_RIP:
+                    if not self._passes_reboot():
+                        return Stop(StopKind.SHUTDOWN, 3, "the guest rebooted: it stands at its reset vector"), None
+                    continue
+                here = self._here(pc)
+                found = next((one for one in self._machine.breakpoints.all() if here & set(one.addresses) and self._is_meant(one, here)), None)
+                if found is not None:
+                    self._found_out()
+                    return stop, self._machine.breakpoints.hit(found.number)
+                if not here & self.armed or here & set(until):
+                    break  # something else stopped it: GDB's own breakpoint, a watchpoint
+            self._found_out()
+            return stop, None
+        finally:
+            self._leave_temporaries(until)
+
+    def ready_to_run(self, verb: str) -> None:
+        self._machine.session.needs_control(verb)
+        self._machine.needs_machine()
+        if self._machine.ended is not None:
+            raise TargetError(f"there is nothing left to run: {self._machine.ended}", "boot it again: restart")
+
+    def _found_out(self) -> None:
+        self.reboots = 0
+        self._machine.session.stopped()
+        self._machine.breakpoints.place(self._machine.session)
+
+    def _run(self) -> Stop:
+        target = self._machine.session.target
+        target.resume()
+        self._machine.running = True
+        try:
+            while True:
+                try:
+                    return target.wait(_POLL)
+                except TargetTimeout:
+                    pass
+                self._machine.watch()
+                if self._machine.interrupted.is_set():
+                    return target.interrupt()
+                if self._machine.qemu is not None and self._machine.qemu.poll() is not None:
+                    raise TargetLost("QEMU ended")
+        finally:
+            self._machine.running = False
+            self._machine.interrupted.clear()
+            self._machine.watch()
+
+    def _passes_reboot(self) -> bool:
+        if self.reboots <= 0:
+            self._machine.session.forget()
+            return False
+        self.reboots -= 1
+        target = self._machine.session.target
+        target.clear_breakpoint(RESET_VECTOR)
+        target.step()
+        target.set_breakpoint(RESET_VECTOR)
+        return True
+
+    def _here(self, pc: int) -> set[int]:
+        """The linear address of `pc`, in both readings where CS has a base."""
+        if pc in self.armed:
+            return {pc}
+        from pvhdbg.machine.disassemble import linear_pc
+
+        return {pc, linear_pc(self._machine.session)}
+
+    def _is_meant(self, one: Breakpoint, here: set[int]) -> bool:
+        """Whether the address that was hit leads to the symbol: a user's program may use the same low addresses."""
+        if one.physical is None:
+            return True
+        placement = self._machine.session.placement
+        return any(placement.physical(address) in (one.physical, None) for address in here)
+
+    def _arm(self, until: Collection[int]) -> None:
+        self._machine.breakpoints.place(self._machine.session)
+        wanted = self._machine.breakpoints.addresses() | set(until)
+        target = self._machine.session.target
+        for address in self.armed - wanted - {RESET_VECTOR}:
+            target.clear_breakpoint(address)
+        self.armed &= wanted
+        for address in sorted(wanted - self.armed):
+            target.set_breakpoint(address)
+            self.armed.add(address)
+        try:
+            target.set_breakpoint(RESET_VECTOR)  # tells a reboot at once
+            self.armed.add(RESET_VECTOR)
+        except TargetError:
+            pass  # the accelerator has no slot left: a reboot is then seen by what comes after it
+
+    def _leave_temporaries(self, until: Collection[int]) -> None:
+        try:
+            for address in set(until) - self._machine.breakpoints.addresses():
+                self._machine.session.target.clear_breakpoint(address)
+                self.armed.discard(address)
+        except PvhdbgError:
+            pass  # the machine is gone, and they with it
+
+    def disarm(self) -> None:
+        for address in self.armed:
+            self._machine.session.target.clear_breakpoint(address)
+        self.armed = set()
+
+    def step(self, count: int = 1) -> Breakpoint | None:
+        """Some instructions, or as many as there are to the next breakpoint, which is then returned."""
+        return self.step_until(lambda _: False, count)[1]
+
+    def step_until(self, true: Callable[[Registers], bool], most: int) -> tuple[bool, Breakpoint | None]:
+        """Step until `true` of the registers (then True), a breakpoint, Ctrl-C, the guest's end, or `most` instructions."""
+        self.ready_to_run("stepi")
+        target, addresses = self._machine.session.target, self._machine.breakpoints.addresses()
+        self._machine.session.resumed()
+        self._machine.running = True
+        last = time.monotonic()
+        try:
+            for _ in range(most):
+                stop = target.step()
+                if stop.kind is StopKind.EXITED:
+                    raise TargetLost(stop.text)
+                if stop.kind is StopKind.SHUTDOWN:
+                    self._machine.ended = stop.text
+                    break
+                if stop.kind is StopKind.INTERRUPT and not self._machine.interrupted.is_set():
+                    raise TargetError(stop.text, "let it run: continue; what it waits in: mode, disas")
+                registers = target.read_registers()
+                if true(registers):
+                    return True, None
+                if registers["rip"] in addresses:
+                    found = next(one for one in self._machine.breakpoints.all() if registers["rip"] in one.addresses)
+                    return False, self._machine.breakpoints.hit(found.number)
+                if time.monotonic() - last > _POLL:
+                    last = time.monotonic()
+                    self._machine.watch()
+                if self._machine.interrupted.is_set():
+                    break
+            return False, None
+        finally:
+            self._machine.running = False
+            self._machine.interrupted.clear()
+            if self._machine.gone is None:
+                self._stopped_quietly()
+            self._machine.watch()
+
+    def _stopped_quietly(self) -> None:
+        try:
+            self._machine.session.stopped()
+        except PvhdbgError:
+            pass  # it is being told already

@@ -1,0 +1,111 @@
+"""From the command line to the prompt: the report first, then the commands that were given, then the terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TextIO
+
+from pvhdbg.commands.declare import Answer, Request, Verb
+
+if TYPE_CHECKING:
+    from pvhdbg.repl.conversation import Conversation
+
+
+def converses(verb: Verb, values: Mapping[str, Any]) -> bool:
+    """Whether a command line leads to the prompt, or to commands that are done there."""
+    if not verb.converses:
+        return False
+    if verb.name == "repl" or values.get("commands"):
+        return True
+    plain = values.get("format") in (None, "text") and not values.get("output")
+    return plain and not values.get("batch") and on_terminal()
+
+
+def on_terminal() -> bool:
+    """Whether somebody sits there."""
+    return bool(sys.stdin is not None and sys.stdin.isatty() and sys.stdout is not None and sys.stdout.isatty())
+
+
+def converse(verb: Verb, values: Mapping[str, Any], stderr: TextIO) -> int:
+    """The whole conversation; returns the exit code: the report's, else that of the first command that failed.
+
+    Raises PvhdbgError where the machine does not come to its entry, or the report cannot be written.
+    """
+    from pvhdbg.cli.progress import Progress
+    from pvhdbg.commands.output import open_output, style_for
+    from pvhdbg.repl.conversation import Conversation
+
+    code = 0
+    talk: Conversation | None = None
+    try:
+        with open_output(values.get("output")) as output:
+            with Progress(stderr) as progress:
+                talk = Conversation(verb.name, Request(values, progress))
+                talk.open()
+            talk.progress = lambda _: None
+            if verb.name != "repl":
+                answer = _report(verb, talk, values, stderr)
+                output.write(answer.render(values.get("format") or "text", style_for(values.get("color") or "auto", output.stream)))
+                code = answer.exit_code
+        with open_output(None) as output:
+            talk.style, talk.write = style_for(values.get("color") or "auto", output.stream), output.write
+            if verb.name == "repl":
+                output.write("".join(f"{line}\n" for line in talk.greeting()))
+            failed = _talk(talk, values, stderr)
+            output.write(talk.close())
+    finally:
+        if talk is not None:
+            talk.close()
+    return code or failed
+
+
+def _report(verb: Verb, talk: Conversation, values: Mapping[str, Any], stderr: TextIO) -> Answer:
+    """What the verb would have said without a conversation behind it: `run` and `attach` judge, the others are a session's, too."""
+    from pvhdbg.cli.progress import Progress
+    from pvhdbg.commands.table import LIVE
+
+    said = next((one for one in LIVE if one.name == verb.name), None) or next(one for one in LIVE if one.name == "check")
+    with Progress(stderr) as progress:
+        answer = said(Request(values, progress, talk.session))
+    talk.look()
+    return answer
+
+
+def _talk(talk: Conversation, values: Mapping[str, Any], stderr: TextIO) -> int:
+    failed = 0
+    for kind, text in values.get("commands") or ():
+        code = _say(talk, f"source {text}" if kind == "file" else text, stderr)
+        failed = failed or code
+        if talk.leaving:
+            return failed
+    if values.get("batch"):
+        return failed
+    if on_terminal():
+        from pvhdbg.repl.terminal import Terminal
+
+        return Terminal(talk).run() or failed
+    if values.get("commands") or sys.stdin is None:
+        return failed
+    for line in sys.stdin:
+        code = _say(talk, line, stderr)
+        failed = failed or code
+        if talk.leaving:
+            break
+    return failed
+
+
+def _say(talk: Conversation, line: str, stderr: TextIO) -> int:
+    result = talk.run(line)
+    talk.write(result.text)
+    if result.error:
+        stderr.write(f"pvhdbg: {result.error}\n")
+    return result.exit_code
+
+
+def repl(request: Request) -> Answer:
+    """`repl`, where there is no command line to begin it from. Raises BadInput."""
+    from pvhdbg.errors import BadInput
+
+    raise BadInput("repl is a conversation", "start it from a shell: pvhdbg repl SUBJECT")
+

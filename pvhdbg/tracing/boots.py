@@ -1,0 +1,50 @@
+"""The milestones of one boot after the other, in a trace that goes on over resets: those of firmware between them are none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from pvhdbg.tracing.event import Batch
+from pvhdbg.tracing.milestones import Finder, Milestone
+
+
+class Boots:
+    """See `Finder`, which it makes anew for each boot. `entry` is where the next one begins; None: nobody knows."""
+
+    def __init__(self, fresh: Callable[[], Finder], entry: int | None) -> None:
+        self._fresh = fresh
+        self._entry = entry
+        self._finder = fresh()
+        self._boot = 1
+        self._entered = True
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing can be found any more in this boot."""
+        return self._entered and self._finder.complete
+
+    @property
+    def settled(self) -> bool:
+        """See `Finder.settled`: of this boot."""
+        return self._entered and self._finder.settled
+
+    @property
+    def left(self) -> Mapping[int, str]:
+        """See `Finder.left`."""
+        return self._finder.left
+
+    def feed(self, batch: Batch) -> list[Milestone]:
+        """The milestones in a batch, in order; an entry that is come to again says which boot it begins."""
+        if batch.reset is not None:
+            self._entered = False
+            return []
+        if self._entered:
+            return self._finder.feed(batch)
+        if self._entry is None or self._entry not in batch.pcs:
+            return []
+        self._entered = True
+        self._finder = self._fresh()
+        self._boot += 1
+        found = self._finder.feed(batch.since(batch.pcs.index(self._entry)))
+        return [replace(one, detail=f"boot {self._boot}") if one.name == "entry" else one for one in found]

@@ -1,0 +1,90 @@
+"""drcov version 2, as Lighthouse loads it: modules, and which of their instructions were executed.
+
+The format is DynamoRIO's (drcov, module table version 2). Lighthouse looks for the module that is named like the file in the
+disassembler, and counts its offsets from that file's lowest address. So the kernel is one module at its link-time addresses, under
+which a boot's first instructions are counted too, which run at physical ones.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterable, Iterator
+
+from pvhdbg.errors import BadInput
+from pvhdbg.tracing.event import Event
+from pvhdbg.tracing.symbol_text import Name, label
+from pvhdbg.tracing.trace_file import Head, Load, Record
+
+_REACH = 1 << 32  # an offset has 32 bits
+_NEAR = 1 << 24  # what is further away from a module begins another
+_MODULES_BOUND = 1 << 16  # a block names its module in 16 bits
+_SIZE_BOUND = (1 << 16) - 1
+_NO_NAME = re.compile(r"[,\\]")  # a comma ends a column, and a backslash is Windows' slash
+
+_Module = tuple[int, int, str]  # first address, the one behind the last, name
+
+
+def drcov(records: Iterable[Record], _: Name) -> Iterator[bytes]:
+    """Modules, then each instruction that was executed as a block of its own. Raises BadInput."""
+    head = Head("?", "?")
+    sizes: dict[int, int] = {}
+    for record in records:
+        if isinstance(record, Head):
+            head = record
+        elif isinstance(record, Event) and record.pc not in sizes:
+            sizes[record.pc] = min(max(len(record.code), 1), _SIZE_BOUND)
+    if not sizes:
+        raise BadInput("the trace has no instructions", "trace with --what pc or state")
+    blocks = {_linked(pc, head.loads): size for pc, size in sizes.items()}
+    places = sorted(blocks)
+    modules, owners = _modules(places, _kernel(head))
+    if len(modules) > _MODULES_BOUND:
+        raise BadInput(f"the code lies in {len(modules):,} places, and drcov has 16 bits for them", "export less of the trace")
+    yield b"DRCOV VERSION: 2\nDRCOV FLAVOR: drcov\n"
+    yield f"Module Table: version 2, count {len(modules)}\nColumns: id, base, end, entry, path\n".encode()
+    for number, (start, end, name) in enumerate(modules):
+        yield f"{number}, {start:#x}, {end:#x}, 0x0, {name}\n".encode()
+    yield f"BB Table: {len(blocks)} bbs\n".encode()
+    for pc, number in zip(places, owners, strict=True):
+        yield struct.pack("<IHH", pc - modules[number][0], blocks[pc], number)
+
+
+def _linked(pc: int, loads: tuple[Load, ...]) -> int:
+    """The link-time address of code that runs at it, or at its physical one; other code is where it is."""
+    code = [one for one in loads if one.execute]
+    if any(one.virtual <= pc < one.virtual + one.size for one in code):
+        return pc
+    return next((pc - one.physical + one.virtual for one in code if one.physical <= pc < one.physical + one.size), pc)
+
+
+def _kernel(head: Head) -> list[_Module]:
+    """The kernel's file: one module, or more where its code is linked further apart than an offset reaches."""
+    name = _NO_NAME.sub("_", label((head.kernel or "").rpartition("/")[2])).strip() or "kernel"
+    stretches: list[list[Load]] = []
+    for load in sorted((one for one in head.loads if 0 < one.size <= _REACH), key=lambda one: one.virtual):
+        if stretches and load.virtual + load.size - stretches[-1][0].virtual <= _REACH:
+            stretches[-1].append(load)
+        else:
+            stretches.append([load])
+    code = [loads for loads in stretches if any(one.execute for one in loads)]
+    ranges = [(loads[0].virtual, max(one.virtual + one.size for one in loads)) for loads in code]
+    return [(start, end, name if number == 0 else f"{name}-{start:x}") for number, (start, end) in enumerate(ranges)]
+
+
+def _modules(places: list[int], kernel: list[_Module]) -> tuple[list[_Module], list[int]]:
+    """All modules, and for each place the number of its own. Code that is not the kernel's lies in stretches of addresses."""
+    modules = list(kernel)
+    owners: list[int] = []
+    for pc in places:
+        number = next((index for index, (start, end, _) in enumerate(kernel) if start <= pc < end), len(modules) - 1)
+        start, end, name = modules[number] if modules else (0, 0, "")
+        if not start <= pc < end:
+            page, behind = pc & ~0xFFF, (pc | 0xFFF) + 1
+            if number >= len(kernel) and pc - end < _NEAR and behind - start <= _REACH:
+                modules[number] = start, behind, name
+            else:
+                number = len(modules)
+                modules.append((page, behind, f"outside-{page:x}"))
+        owners.append(number)
+    return modules, owners

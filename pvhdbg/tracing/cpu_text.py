@@ -1,0 +1,84 @@
+"""The register text that QEMU logs (target/i386/cpu-dump.c, both widths), as values by name, and what changed between two.
+
+Names are those of `model.Registers`; hidden segment state is NAME_base, NAME_limit, NAME_flags of es cs ss ds fs gs ldt tr, and
+gdt_base, gdt_limit, idt_base, idt_limit. What the text does not say is absent.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from pvhdbg.tracing.event import Delta
+
+_GENERAL = re.compile(rb"\b(R[A-Z0-9][A-Z0-9]?|E[A-Z]{2}|CR[0-9]) ?=([0-9a-f]{1,16})\b")
+_SEGMENT = re.compile(rb"^(ES|CS|SS|DS|FS|GS|LDT|TR) ?= ?([0-9a-f]{4}) ([0-9a-f]{8,16}) ([0-9a-f]{8}) ([0-9a-f]{8})")
+_TABLE = re.compile(rb"^(GDT|IDT)= +([0-9a-f]{8,16}) ([0-9a-f]{8})")
+_EFER = re.compile(rb"^EFER=([0-9a-f]{16})")
+_FLAGS = {"rfl": "eflags", "efl": "eflags"}
+
+
+def decode_line(line: bytes, into: dict[str, int]) -> None:
+    """Add the values that one line holds."""
+    segment = _SEGMENT.match(line)
+    if segment:
+        name = segment[1].decode().lower()
+        into[name] = int(segment[2], 16)
+        into[f"{name}_base"], into[f"{name}_limit"], into[f"{name}_flags"] = (int(part, 16) for part in segment.groups()[2:])
+        return
+    table = _TABLE.match(line)
+    if table:
+        name = table[1].decode().lower()
+        into[f"{name}_base"], into[f"{name}_limit"] = int(table[2], 16), int(table[3], 16)
+        return
+    efer = _EFER.match(line)
+    if efer:
+        into["efer"] = int(efer[1], 16)
+        return
+    for found, digits in _GENERAL.findall(line):
+        name = found.decode().lower()
+        name = _FLAGS.get(name, f"r{name[1:]}" if name[0] == "e" else name)
+        into[name] = int(digits, 16)
+
+
+def decode(text: bytes) -> dict[str, int]:
+    """All values in a register dump."""
+    values: dict[str, int] = {}
+    for line in text.split(b"\n"):
+        decode_line(line, values)
+    return values
+
+
+def of_cpu(text: str, cpu: int) -> str:
+    """One CPU's part of `info registers -a`; empty for one that is not there."""
+    _, _, part = f"\n{text}".replace("\r", "").partition(f"\nCPU#{cpu}\n")
+    return part.partition("\nCPU#")[0]
+
+
+class TextDelta(Delta):
+    """The dumps before and after an instruction, compared when somebody asks."""
+
+    __slots__ = ("after", "before")
+
+    def __init__(self, before: bytes, after: bytes) -> None:
+        self.before = before
+        self.after = after
+
+    def state(self) -> Mapping[str, int]:
+        return decode(self.before)
+
+    def decode(self) -> Mapping[str, int]:
+        """Only names that both dumps hold can have changed: a 32-bit dump says nothing of r8."""
+        if self.before == self.after:
+            return {}
+        before, after = self.before.split(b"\n"), self.after.split(b"\n")
+        old: dict[str, int] = {}
+        new: dict[str, int] = {}
+        if len(before) == len(after):
+            for one, other in zip(before, after, strict=True):
+                if one != other:
+                    decode_line(one, old)
+                    decode_line(other, new)
+        else:  # the width of the dump changed with the mode
+            old, new = decode(self.before), decode(self.after)
+        return {name: value for name, value in new.items() if name != "rip" and name in old and old[name] != value}

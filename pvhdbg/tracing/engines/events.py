@@ -1,0 +1,81 @@
+"""An engine's batches as an iterator over single events, for Python: it lets the machine run while it is read, and no longer."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from types import TracebackType
+
+from pvhdbg.tracing.engines.engine import Bounds, End, Engine
+from pvhdbg.tracing.event import Batch, Event, Fault, Mode
+
+
+class Events:
+    """The instructions and faults of a trace, in order. A context manager: leaving it stops the machine and puts QEMU's log back.
+
+    `mode` ends it with the first instruction in that mode. Between two events the machine may run ahead of the reader; after the
+    end it stands still, and `end` says why.
+    """
+
+    def __init__(self, engine: Engine, bounds: Bounds, mode: Mode | None = None) -> None:
+        self._engine = engine
+        self._batches = engine.batches(bounds)
+        self._mode = mode
+        self._waiting: deque[Event | Fault] = deque()
+        self._over = False
+
+    def __iter__(self) -> Iterator[Event | Fault]:
+        return self
+
+    def __next__(self) -> Event | Fault:
+        while not self._waiting:
+            if self._over:
+                raise StopIteration
+            batch = next(self._batches, None)
+            if batch is None:
+                self._over = True
+            else:
+                self._take(batch)
+        return self._waiting.popleft()
+
+    def _take(self, batch: Batch) -> None:
+        if self._mode is not None and self._mode in batch.modes:
+            batch, self._over = batch.cut(batch.modes.index(self._mode) + 1), True
+        faults = deque(batch.faults)
+        for event in batch:
+            while faults and faults[0].seq <= event.seq:
+                self._waiting.append(faults.popleft())
+            self._waiting.append(event)
+        self._waiting.extend(faults)
+        if self._over:
+            self._halt()
+
+    @property
+    def end(self) -> End:
+        """Why it ended; "enough" for a reader that left before."""
+        return self._engine.end
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is doubtful about what was seen."""
+        return self._engine.warnings
+
+    def close(self) -> None:
+        """Stop the machine where it is. Safe to call twice."""
+        self._over = True
+        self._waiting.clear()
+        self._halt()
+
+    def _halt(self) -> None:
+        close = getattr(self._batches, "close", None)  # a generator's, which runs its way out
+        if close is not None:
+            close()
+
+    def __enter__(self) -> Events:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self._halt()

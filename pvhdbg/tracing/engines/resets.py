@@ -1,0 +1,157 @@
+"""A trace through the resets of its machine: each is told with the last instruction before it, and ends the trace or does not.
+
+An engine ends at a reset. Going on is another engine, which begins at the reset vector with the next sequence number, so every
+engine can. QEMU's own `-no-reboot` makes a reset a stop (or its end): then the reason has to be asked for, by `ended`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import replace
+
+from pvhdbg.targets.target import RESET_RIP, Target, reset_machine
+from pvhdbg.tracing import faults
+from pvhdbg.tracing.death import TAKEN, chain_of
+from pvhdbg.tracing.engines.engine import Bounds, End, Engine
+from pvhdbg.tracing.engines.first import FirstEngine
+from pvhdbg.tracing.event import Batch, Fault, Mode, Reset
+from pvhdbg.tracing.first import Block
+
+NOTHING_LEFT = "the VMM stops or ends where its guest resets (QEMU's -no-reboot): there is nothing to go on with"
+_KEPT = 256  # faults: a chain is the last of them
+GUEST_RESET = "guest-reset"  # QEMU's word (qapi/run-state.json, ShutdownCause) for a reset that the guest asked for
+
+Ended = Callable[[], str]
+
+
+class ThroughResets:
+    """See `Engine`. `make` gives the engine that begins with a sequence number; `go` says whether a reset is gone through.
+
+    `watched` is held meanwhile and gives QEMU's own word for why the guest ended, "" where that cannot be asked.
+    """
+
+    def __init__(
+        self, target: Target, make: Callable[[int], Engine], *, go: bool = False,
+        watched: Callable[[], AbstractContextManager[Ended]] = lambda: nullcontext(str),
+    ) -> None:  # fmt: skip
+        self._target = target
+        self._make = make
+        self._go = go
+        self._watched = watched
+        self._engine = make(0)
+        self._asked = False
+        self._resets = 0
+        self._last: tuple[int, Mode] | None = None
+        self._faults: deque[Fault] = deque(maxlen=_KEPT)
+        self.name = self._engine.name
+        self.warnings: list[str] = []
+
+    @property
+    def end(self) -> End:
+        return self._engine.end
+
+    def stop(self) -> None:
+        """End the trace soon. Can be called from a signal handler or another thread."""
+        self._asked = True
+        self._engine.stop()
+
+    def batches(self, bounds: Bounds) -> Iterator[Batch]:
+        """As the engine's, with a batch of its own for each reset. Raises TargetError."""
+        deadline = time.monotonic() + bounds.seconds
+        begun = 0
+        with self._watched() as ended:
+            while True:
+                left = None if bounds.count is None else bounds.count - begun
+                try:
+                    with closing(self._engine.batches(replace(bounds, count=left, seconds=max(deadline - time.monotonic(), 0.001)))) as batches:  # type: ignore[type-var]
+                        for batch in batches:
+                            begun += len(batch)
+                            self._note(batch)
+                            yield batch
+                finally:
+                    self.warnings += [text for text in self._engine.warnings if text not in self.warnings]
+                if not self._was_reset(ended):
+                    return
+                reset = self._reset(begun, self._goes_on(deadline, bounds, begun))
+                yield Batch(begun, [], [], [], reset=reset)
+                if not reset.goes_on:
+                    return
+                self._back_to_the_vector()
+                self._engine = self._make(begun)
+                if self._asked:
+                    self._engine.stop()
+
+    def _note(self, batch: Batch) -> None:
+        if len(batch):
+            self._last = batch.pcs[-1], batch.modes[-1]
+        self._faults.extend(batch.faults)
+
+    def _was_reset(self, ended: Ended) -> bool:
+        return was_reset(self._engine.end, self._faults, ended)
+
+    def _goes_on(self, deadline: float, bounds: Bounds, begun: int) -> bool:
+        if not self._go:
+            return False
+        if self._engine.end.why != "reset":
+            self.warnings.append(NOTHING_LEFT)
+            return False
+        return not self._asked and time.monotonic() < deadline and (bounds.count is None or begun < bounds.count)
+
+    def _reset(self, begun: int, goes_on: bool) -> Reset:
+        self._resets += 1
+        pc, mode = self._last or (None, None)
+        why = why_reset(chain_of(self._faults))
+        self._last = None
+        self._faults.clear()
+        return Reset(begun, self._resets, pc, mode, why, goes_on)
+
+    def _back_to_the_vector(self) -> None:
+        """A step that reset the machine went one instruction too far; another reset brings that back."""
+        if self._target.read_registers()["rip"] != RESET_RIP:
+            reset_machine(self._target)
+
+
+def blocks_through_resets(engine: FirstEngine, bounds: Bounds, *, go: bool, ended: Ended) -> Iterator[list[Block] | Reset]:
+    """The same for blocks. The place of a reset is where the CPU stood then: blocks say when a place is new, not when it is left."""
+    deadline = time.monotonic() + bounds.seconds
+    begun = number = 0
+    while True:
+        left = None if bounds.count is None else bounds.count - begun
+        for blocks in engine.blocks(replace(bounds, count=left, seconds=max(deadline - time.monotonic(), 0.001))):
+            begun += len(blocks)
+            yield blocks
+        if not was_reset(engine.end, engine.faults, ended):
+            return
+        number += 1
+        goes_on = go and engine.end.why == "reset" and time.monotonic() < deadline and (bounds.count is None or begun < bounds.count)
+        if go and engine.end.why != "reset":
+            engine.warnings.append(NOTHING_LEFT)
+        yield Reset(begun, number, _stood(engine), None, why_reset(chain_of(engine.faults)), goes_on)
+        if not goes_on:
+            return
+        engine.faults.clear()
+
+
+def _stood(engine: FirstEngine) -> int | None:
+    if engine.end.why == "shutdown":
+        return engine.end.pc
+    state = next((fault.state for fault in engine.faults if fault.kind == "reset"), {})
+    return state["rip"] + (state.get("cs_base", 0) if not state.get("cs_flags", 0) >> 21 & 1 else 0) if "rip" in state else None
+
+
+def was_reset(end: End, faults: Iterable[Fault], ended: Ended) -> bool:
+    """Whether an engine ended because the guest reset its machine; a QEMU with -no-reboot stops or ends instead."""
+    return end.why == "reset" or (end.why in ("shutdown", "exited") and (bool(chain_of(faults)) or ended() == GUEST_RESET))
+
+
+def why_reset(chain: tuple[Fault, ...]) -> str:
+    """A chain of faults that reset the machine, in words; "" for none."""
+    first = next((one for one in chain if one.kind in TAKEN), None)
+    if first is None:
+        return "a triple fault" if chain else ""
+    where = "" if first.pc is None else f" at {first.pc:#x}"
+    what = f" ({faults.page_fault(first)})" if first.vector == faults.PF else ""
+    return f"a triple fault, begun by {faults.name(first.vector)}{where}{what}"

@@ -1,0 +1,398 @@
+"""Why a boot died: from what was seen of its last moments to one paragraph, the ABI's promise, and what to try next.
+
+Pure: everything that was observed comes in with `Death` and `Surroundings`. Each sentence follows from something seen; where
+nothing was, the explanation says so instead of guessing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from pvhdbg.spec.x86 import CR4, EFER
+from pvhdbg.tracing import faults
+from pvhdbg.tracing.death import TAKEN, Death, panicked
+from pvhdbg.tracing.event import Event, Fault
+from pvhdbg.tracing.opcodes import kind_of
+from pvhdbg.tracing.places import Place, Surroundings, place
+from pvhdbg.tracing.stack import panic_frame
+
+_STACK_REACH = 0x100  # bytes below and above the stack pointer that count as the stack
+_EFER_MSR = 0xC0000080
+_FIRMWARE_TIMER = 8  # IRQ 0 on the PIC as a PC's firmware sets it up
+_EDGE = 2  # instructions after a switch of paging within which the switch is to blame
+
+Disassemble = Callable[[bytes, int, int], str]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The answer. `cause` is one word for tests and scripts; `verdict` the paragraph; `chain` the faults in words, in order."""
+
+    cause: str
+    verdict: str
+    chain: tuple[str, ...] = ()
+    place: Place | None = None
+    promises: tuple[str, ...] = ()
+    complaints: tuple[str, ...] = ()
+    next: str = ""
+
+
+@dataclass
+class _Draft:
+    cause: str
+    sentences: list[str] = field(default_factory=list)
+    promises: list[str] = field(default_factory=list)
+    next: str = ""
+    place: Place | None = None
+
+
+def explain(death: Death, around: Surroundings, disassemble: Disassemble = lambda code, _pc, _bits: code.hex(" ")) -> Explanation:
+    """Explain a death from what was seen of it."""
+    draft = _Draft(death.kind)
+    if death.first is not None and death.kind in ("triple fault", "reset"):
+        _fault(draft, death, death.first, around, disassemble)
+    else:
+        _OTHERS.get(death.kind, _alive)(draft, death, around, disassemble)
+    _handed(draft, death, around)
+    verdict = f"{_opening(death, around)}: {'. '.join(draft.sentences)}." if draft.sentences else f"{_opening(death, around)}."
+    return Explanation(
+        draft.cause, verdict, tuple(_chain(death, around)), draft.place, tuple(draft.promises), around.complaints, draft.next
+    )
+
+
+_OPENINGS = {
+    "triple fault": "The CPU shut down with a triple fault",
+    "reset": "The guest rebooted",
+    "shutdown": "The guest shut itself down",
+    "exited": "The guest ended QEMU",
+    "halted": "The CPU halted for good",
+    "loop": "The CPU is in an endless loop",
+    "zeros": "The CPU runs through memory that was never written",
+    "nowhere": "The CPU executes where no memory is",
+    "panic": "The kernel panicked",
+    "alive": "It did not die while it was watched",
+}
+
+
+_ASTRAY = ("loop", "zeros", "nowhere")  # deaths that go on: where they began is what counts
+
+
+def _opening(death: Death, around: Surroundings) -> str:
+    words = _OPENINGS.get(death.kind, death.kind)
+    since = "the beginning of the watch" if around.entry is None else "the entry"
+    if death.begun is not None and death.kind in _ASTRAY and death.path:
+        words += f" since {death.path[-1].seq:,} instructions after {since}"
+    elif death.begun is not None and death.kind != "alive":
+        words += f", {death.begun:,} instructions after {since}"
+    if death.pc is not None and death.kind not in ("shutdown", "exited"):
+        words += f", at {around.named(death.pc)}"
+        words += "" if death.mode is None else f" in {death.mode.value} mode"
+    return words
+
+
+# --- faults -------------------------------------------------------------------------------------------------------
+
+
+def _fault(draft: _Draft, death: Death, fault: Fault, around: Surroundings, disassemble: Disassemble) -> None:
+    event = death.struck or (death.path[-1] if death.path and death.path[-1].pc == fault.pc else None)
+    _cause(draft, death, fault, event, around, disassemble)
+    why = faults.undeliverable(fault.vector or 0, death.state, around)
+    if why:
+        draft.sentences.append(f"The fault could not be handled: {why}")
+        if faults.untouched_idt(death.state, around):
+            draft.promises.append("the IDT: unspecified at the entry; until the kernel's own lidt, every fault ends the machine")
+
+
+def _cause(draft: _Draft, death: Death, fault: Fault, event: Event | None, around: Surroundings, disassemble: Disassemble) -> None:
+    """What the instruction did that the CPU refused."""
+    draft.cause = faults.name(fault.vector).split()[0]
+    text = "" if event is None or not event.code else disassemble(event.code, event.pc, event.mode.bits)
+    kind = "" if event is None else kind_of(event.code, event.mode.bits)
+    if fault.kind == "interrupt":
+        _interrupt(draft, fault)
+    elif fault.kind == "software interrupt":
+        draft.cause = "int"
+        draft.sentences.append(f"the guest called vector {fault.vector} itself{f', by `{text}`' if text else ''}")
+        draft.next = "load an IDT with a gate for it before"
+    elif fault.vector == faults.PF:
+        _page_fault(draft, death, fault, around, text)
+    elif fault.vector == faults.UD:
+        _invalid_opcode(draft, event, text)
+    elif fault.vector == faults.GP and kind in ("wrmsr", "rdmsr"):
+        _msr(draft, death, kind)
+    else:
+        draft.sentences.append(f"{faults.name(fault.vector)}{f' at `{text}`' if text else ''}")
+        if fault.vector in faults.WITH_SELECTOR and fault.error:
+            draft.sentences.append(faults.selector(fault.error))
+            _firmware_gdt(draft, death, around)
+        draft.next = "look at the operands of the instruction in the registers above"
+
+
+def _page_fault(draft: _Draft, death: Death, fault: Fault, around: Surroundings, text: str) -> None:
+    if fault.cr2 is not None:
+        draft.place = place(fault.cr2, death.state, around)
+    draft.sentences.append(f"{f'`{text}`: ' if text and not faults.is_fetch(fault) else ''}{faults.page_fault(fault)}")
+    if faults.is_fetch(fault):
+        if _long_mode_refused(death):
+            _no_long_mode(draft)
+            return
+        if _switched_paging(death):
+            draft.cause = "unmapped code"
+            draft.sentences.append("Paging was switched on just before, with page tables that do not map the code that is running")
+            draft.promises.append("paging: off at the entry; the first page tables are the kernel's, and must map where it runs")
+            draft.next = "map the code one to one, at its physical address, before CR0.PG is set"
+            return
+        draft.cause = "wild jump"
+        draft.next = "see where the last jump, call or return above took its target from"
+    elif _is_stack(death, fault.cr2):
+        draft.cause = "wild stack"
+        stack = death.state.get("rsp", 0)
+        draft.sentences.append(f"That is the stack: the stack pointer is {stack:#x}")
+        draft.promises.append("esp: unspecified at the entry, and no stack is promised; the kernel has to load one of its own")
+        draft.next = "load the stack pointer with the end of memory that is the kernel's own, and mapped, before the first push or call"
+    else:
+        draft.cause = "bad pointer"
+        draft.next = "see which register held the address, and who wrote it: pvhdbg trace --what state"
+    if draft.place is not None and draft.place.kind == "linked":
+        _linked(draft)
+
+
+def _interrupt(draft: _Draft, fault: Fault) -> None:
+    draft.cause = "interrupt"
+    timer = ": the timer, by the vectors that a PC's firmware uses" if fault.vector == _FIRMWARE_TIMER else ""
+    draft.sentences.append(f"a hardware interrupt came, vector {fault.vector:#x}{timer}, with interrupts on (eflags.IF)")
+    draft.promises.append("eflags.IF: 0 at the entry; interrupt controllers are as the firmware left them, and no IDT is promised")
+    draft.next = "load an IDT, and mask or reprogram the interrupt controllers, before sti"
+
+
+def _invalid_opcode(draft: _Draft, event: Event | None, text: str) -> None:
+    code = b"" if event is None else event.code
+    if kind_of(code, 64) == "ud2":
+        draft.cause = "stopped itself"
+        draft.sentences.append("`ud2`: the kernel stopped itself there (Linux: BUG()), because something was not as it needs it")
+        draft.next = "see what the function above checks; what the loader handed over is judged by: pvhdbg check"
+        return
+    draft.sentences.append(f"the CPU does not know the instruction{f' `{text}`' if text else ''}")
+    draft.next = "choose a CPU model that has it (--cpu max), or see whether this is code at all"
+
+
+def _msr(draft: _Draft, death: Death, kind: str) -> None:
+    number = death.state.get("rcx", 0) & 0xFFFFFFFF
+    value = (death.state.get("rdx", 0) & 0xFFFFFFFF) << 32 | death.state.get("rax", 0) & 0xFFFFFFFF
+    draft.cause = kind
+    if number == _EFER_MSR:
+        draft.sentences.append(f"{kind}: the CPU takes no {value:#x} in EFER: one of the features is not there (long mode? NX?)")
+        draft.next = "choose a CPU model that has them (--cpu max), and ask CPUID before"
+        return
+    value_words = f" does not take {value:#x}" if kind == "wrmsr" else " does not exist on this CPU"
+    draft.sentences.append(f"{kind}: MSR {number:#x}{value_words}{', or does not exist on this CPU' if kind == 'wrmsr' else ''} (#GP)")
+    draft.next = "ask CPUID for the feature before its MSR is used, or choose a CPU model that has it (--cpu max)"
+
+
+def _firmware_gdt(draft: _Draft, death: Death, around: Surroundings) -> None:
+    parts = ("gdt_base", "gdt_limit")
+    if all(death.state.get(part) is not None and death.state.get(part) == around.start.get(part) for part in parts):
+        draft.sentences.append("The GDT is still the one that was loaded at the entry: the loader's")
+        draft.promises.append("the GDT: unspecified at the entry; only the hidden state of CS, DS, ES and SS is promised, load your own")
+
+
+def _no_long_mode(draft: _Draft) -> None:
+    draft.cause = "no long mode"
+    draft.sentences.append(
+        "Long mode had been asked for (wrmsr to EFER with LME), but EFER.LME stayed 0: this CPU has no long mode, "
+        "and the tables that were made for it are read as PAE tables, which map nothing here"
+    )
+    draft.next = "give the machine a 64-bit CPU (--cpu qemu64 or max); a kernel would ask CPUID 0x80000001, EDX bit 29, before"
+
+
+def _linked(draft: _Draft) -> None:
+    draft.cause = "virtual address too early"
+    if draft.place is not None:
+        draft.sentences.append(f"{draft.place.address:#x} is {draft.place.words}")
+    draft.promises.append("paging: off at the entry; until the kernel's own page tables are on, every address is a physical one")
+    draft.next = "use physical addresses (link-time address minus the offset of its PT_LOAD) until paging is on"
+
+
+# --- deaths without a fault ---------------------------------------------------------------------------------------
+
+
+def _in_handler(draft: _Draft, death: Death, around: Surroundings, disassemble: Disassemble) -> None:
+    """A kernel that stops in its own handler died of what the handler was called for."""
+    if death.lately is not None:
+        draft.sentences.append(f"The last exception that was seen before is {_link(death.lately, None, around)}")
+    if not death.handling:
+        return
+    first = death.handling[0]
+    if first.kind != "exception":
+        return
+    inner = _Draft(draft.cause)
+    _cause(inner, replace(death, state=first.state or death.state, path=()), first, death.struck, around, disassemble)
+    where = "" if first.pc is None else f" at {around.named(first.pc)}"
+    before = "" if death.struck is None else f", {death.struck.seq:,} instructions after the entry"
+    name = faults.name(first.vector)
+    draft.sentences.append(f"It is in the guest's own handler, which has not returned, of {name}{where}{before}: {inner.sentences[0]}")
+    draft.sentences += inner.sentences[1:]
+    draft.cause, draft.place, draft.next = inner.cause, inner.place, inner.next
+    draft.promises[:] = inner.promises
+
+
+def _halted(draft: _Draft, death: Death, around: Surroundings, disassemble: Disassemble) -> None:
+    draft.sentences.append("`hlt` with interrupts off (eflags.IF is 0): only an NMI or a reset could wake it")
+    draft.promises.append("eflags.IF: 0 at the entry; it stays so until the kernel has an IDT and says sti")
+    draft.next = "see who called the code that halts: it is often the end of a panic or exit path"
+    _in_handler(draft, death, around, disassemble)
+
+
+def _loop(draft: _Draft, death: Death, around: Surroundings, disassemble: Disassemble) -> None:
+    count = len(death.loop)
+    draft.cause = "poll loop" if death.polls else "endless loop"
+    what = "one instruction that jumps to itself" if count == 1 else f"{count} instructions that come back to the same state"
+    draft.sentences.append(f"{what}, with interrupts off")
+    if death.polls:
+        draft.sentences.append("It reads memory or a port: it waits for something that does not come")
+        draft.next = "see which device or flag it waits for, and whether this machine has it"
+    else:
+        draft.sentences.append("Nothing in it can end it")
+        draft.next = "see who jumps there: it is often where a kernel stops on purpose"
+    _in_handler(draft, death, around, disassemble)
+
+
+def _zeros(draft: _Draft, death: Death, around: Surroundings, disassemble: Disassemble) -> None:
+    _left(draft, death, around)
+    bits = 32 if death.mode is None else death.mode.bits
+    draft.sentences.append(f"Zeros are code, too, `{disassemble(bytes(2), 0, bits)}`: it goes on until memory ends")
+    draft.next = "see where the jump took its target from; was the code to be loaded or copied there, and was it?"
+
+
+def _nowhere(draft: _Draft, death: Death, around: Surroundings, _: Disassemble) -> None:
+    _left(draft, death, around)
+    draft.next = "see where the jump took its target from"
+    if draft.place is not None and draft.place.kind == "linked":
+        draft.sentences.pop()
+        _linked(draft)
+
+
+def _left(draft: _Draft, death: Death, around: Surroundings) -> None:
+    """Where the last sound instruction jumped to."""
+    if len(death.path) >= 2:
+        jump, landed = death.path[-2], death.path[-1]
+        draft.sentences.append(f"It came there from {around.named(jump.pc)}, to {landed.pc:#x}")
+        draft.place = place(landed.pc, death.state, around)
+    elif death.pc is not None:
+        draft.sentences.append("How it came there was not observed")
+        draft.place = place(death.pc, death.state, around)
+    if draft.place is not None:
+        draft.sentences.append(f"{draft.place.address:#x} is {draft.place.words}")
+
+
+_BLIND = "Faults are not seen here: it asked for it itself, or died of a triple fault"
+
+
+def _rebooted(draft: _Draft, death: Death, around: Surroundings, _: Disassemble) -> None:
+    draft.sentences.append(
+        _BLIND if death.blind else "No fault was seen: it asked for the reset itself (keyboard controller, port 0xcf9 or ACPI)"
+    )
+    _last_words(draft, around)
+
+
+def _shutdown(draft: _Draft, death: Death, around: Surroundings, _: Disassemble) -> None:
+    off = "a power-off" if death.reason == "guest-shutdown" else "a power-off or a reboot"
+    draft.sentences.append(_BLIND if death.blind and death.reason != "guest-shutdown" else f"No fault was seen: it asked for {off}")
+    _last_words(draft, around)
+
+
+def _last_words(draft: _Draft, around: Surroundings) -> None:
+    draft.next = "read its last words on the serial port"
+    panic = panicked(around.serial)
+    if panic is not None:
+        draft.cause = "panic"
+        draft.sentences.append(f"Before, its kernel had panicked: {panic}")
+
+
+def _panic(draft: _Draft, death: Death, around: Surroundings, _: Disassemble) -> None:
+    told = "it told QEMU so, by its panic device" if death.reason == "guest-panic" else "its words on the serial port say so"
+    draft.sentences.append(panicked(around.serial) or told)
+    draft.next = "the reason is in its own words; what it was handed is judged by: pvhdbg check"
+
+
+def _exited(draft: _Draft, death: Death, around: Surroundings, _: Disassemble) -> None:
+    if death.status is not None:
+        draft.sentences.append(f"exit status {death.status}")
+    draft.next = "this is how a guest with isa-debug-exit ends; status = 2 * code + 1"
+
+
+def _alive(draft: _Draft, death: Death, around: Surroundings, _: Disassemble) -> None:
+    draft.sentences.append("no fault that ended it, no endless loop, no halt")
+    draft.next = "watch longer (--for), or let it say what it waits for, on the serial port: --append console=ttyS0"
+    panic = panic_frame(death.state, around)
+    if panic is not None:
+        draft.cause = "panic"
+        draft.sentences.append(f"But its kernel has panicked: on its stack lies a return address in panic(), {around.named(panic)}")
+        draft.next = "let it say why, on the serial port: --append console=ttyS0"
+
+
+_OTHERS: dict[str, Callable[[_Draft, Death, Surroundings, Disassemble], None]] = {
+    "halted": _halted, "loop": _loop, "zeros": _zeros, "nowhere": _nowhere, "reset": _rebooted, "triple fault": _rebooted,
+    "shutdown": _shutdown, "exited": _exited, "panic": _panic,
+}  # fmt: skip
+
+
+# --- what is common -----------------------------------------------------------------------------------------------
+
+
+def _handed(draft: _Draft, death: Death, around: Surroundings) -> None:
+    """What was wrong with the hand-off is the first suspect where the kernel stopped itself."""
+    if draft.cause == "stopped itself" and around.complaints:
+        draft.sentences.append(f"What it was handed was not right: {around.complaints[0]}")
+        draft.promises.append("start_info: its magic, version and memory map are the loader's promise; kernels check them and stop")
+        draft.next = "mend the hand-off: pvhdbg check tells all that is wrong with it"
+
+
+def _chain(death: Death, around: Surroundings) -> list[str]:
+    words = []
+    prior: Fault | None = None
+    for one in death.told:
+        if one.kind == "triple fault":
+            words.append("triple fault: the double fault could not be delivered either; the CPU shuts down")
+        elif one.kind == "reset":
+            words.append("CPU reset")
+        elif one.kind in TAKEN:
+            words.append(_link(one, prior, around))
+            prior = one
+    return words
+
+
+def _link(one: Fault, prior: Fault | None, around: Surroundings) -> str:
+    where = "" if one.pc is None else f" at {around.named(one.pc)}"
+    if one.kind != "exception":
+        return f"{one.kind}, vector {one.vector:#x}{where}"
+    if one.vector == faults.PF:
+        return f"{faults.name(one.vector)}{where}: {faults.page_fault(one)}"
+    if one.vector == faults.DF:
+        why = "" if prior is None or prior.vector is None else faults.undeliverable(prior.vector, one.state, around)
+        return f"{faults.name(one.vector)}{where}: the fault before could not be delivered{f': {why}' if why else ''}"
+    about = faults.selector(one.error or 0, None if prior is None else prior.vector) if one.vector in faults.WITH_SELECTOR else ""
+    return f"{faults.name(one.vector)}{where}{f': {about}' if about else ''}"
+
+
+def _is_stack(death: Death, address: int | None) -> bool:
+    stack = death.state.get("rsp")
+    return address is not None and stack is not None and abs(address - stack) <= _STACK_REACH
+
+
+def _switched_paging(death: Death) -> bool:
+    last = [kind_of(event.code, event.mode.bits) for event in death.path[-_EDGE:]]
+    return any(kind in ("write cr0", "write cr3", "write cr4") for kind in last)
+
+
+def _long_mode_refused(death: Death) -> bool:
+    """EFER was written with LME, and does not hold it; what was written is only known where states were seen."""
+    if death.state.get("efer", 0) >> EFER["LME"] & 1 or not death.state.get("cr4", 0) >> CR4["PAE"] & 1:
+        return False
+    for event in death.system:
+        if kind_of(event.code, event.mode.bits) == "wrmsr" and event.delta is not None:
+            before = event.delta.state()
+            if before.get("rcx", 0) & 0xFFFFFFFF == _EFER_MSR and before.get("rax", 0) >> EFER["LME"] & 1:
+                return True
+    return False

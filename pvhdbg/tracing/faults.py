@@ -1,0 +1,89 @@
+"""Exceptions in words: their names, their error codes, and why the CPU could not deliver them (Intel SDM volume 3A, chapter 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from pvhdbg.errors import MemoryUnreadable
+from pvhdbg.spec.x86 import EFER
+from pvhdbg.tracing.event import Fault
+from pvhdbg.tracing.places import Surroundings, place
+
+NAMES = MappingProxyType(
+    {
+        0: "#DE divide error", 1: "#DB debug", 2: "NMI", 3: "#BP breakpoint", 4: "#OF overflow", 5: "#BR bound range",
+        6: "#UD invalid opcode", 7: "#NM no FPU", 8: "#DF double fault", 10: "#TS invalid TSS", 11: "#NP segment not present",
+        12: "#SS stack segment", 13: "#GP general protection", 14: "#PF page fault", 16: "#MF x87", 17: "#AC alignment",
+        18: "#MC machine check", 19: "#XM SIMD", 20: "#VE virtualization", 21: "#CP control protection",
+    }
+)  # fmt: skip
+UD, DF, TS, NP, SS, GP, PF = 6, 8, 10, 11, 12, 13, 14
+WITH_SELECTOR = (TS, NP, SS, GP)
+_GATES = (0x5, 0x6, 0x7, 0xE, 0xF)  # task gate; 16- and 32-bit interrupt and trap gates
+
+
+def name(vector: int | None) -> str:
+    """ "#PF page fault", or "vector 0x21" for what has no name."""
+    return NAMES.get(vector if vector is not None else -1, f"vector {vector:#x}" if vector is not None else "a fault")
+
+
+def is_fetch(fault: Fault) -> bool:
+    """Whether a page fault is of the instruction itself; without NX the error code does not say so."""
+    return fault.vector == PF and (bool((fault.error or 0) >> 4 & 1) or (fault.cr2 is not None and fault.cr2 == fault.pc))
+
+
+def page_fault(fault: Fault) -> str:
+    """What was tried, and why it was refused."""
+    error = fault.error or 0
+    verb = "fetching the instruction" if is_fetch(fault) else "a write" if error >> 1 & 1 else "a read"
+    where = "an address that was not observed" if fault.cr2 is None else f"{fault.cr2:#x}"
+    if error >> 3 & 1:
+        why = "a page table entry has a reserved bit set"
+    elif not error & 1:
+        why = "not present"
+    elif is_fetch(fault):
+        why = "the page must not be executed"
+    else:
+        why = "the page is read-only" if error >> 1 & 1 else "the page is not readable there"
+    return f"{verb} at {where}: {why}"
+
+
+def selector(error: int, prior: int | None = None) -> str:
+    """An error code that names a descriptor (SDM 6.13). QEMU counts a long-mode IDT in its 16-byte entries, twice too far."""
+    if not error:
+        return ""
+    outside = ", met while delivering another" if error & 1 else ""
+    if error & 2:
+        vector = prior if prior is not None and prior in (error >> 3, error >> 4) else error >> 3
+        return f"the IDT's entry for vector {vector} ({name(vector)}) is no usable gate{outside}"
+    table = "LDT" if error & 4 else "GDT"
+    return f"selector {error & 0xFFF8:#x} in the {table} is not usable{outside}"
+
+
+def undeliverable(vector: int, state: Mapping[str, int], around: Surroundings) -> str:
+    """Why the CPU could not call the handler for `vector`; "" where its gate looks sound or was not observed."""
+    base, limit = state.get("idt_base"), state.get("idt_limit")
+    if base is None or limit is None:
+        return ""
+    size = 16 if state.get("efer", 0) >> EFER["LMA"] & 1 else 8
+    kept = "; it is still the loader's IDT" if untouched_idt(state, around) else ""
+    if vector * size + size - 1 > limit:
+        return f"the IDT (limit {limit:#x}) has no entry for vector {vector}{kept}"
+    at = place(base + vector * size, state, around)
+    if at.walk is None or at.walk.physical is None:
+        return f"the IDT at {base:#x} is not mapped{kept}"
+    try:
+        gate = around.read(at.walk.physical, size)
+    except MemoryUnreadable:
+        return f"the IDT at {base:#x} cannot be read{kept}"
+    if not gate[5] >> 7 & 1:
+        return f"the IDT's entry for vector {vector} is not present{kept}"
+    if gate[5] & 0x1F not in _GATES:
+        return f"the IDT's entry for vector {vector} is no gate (type {gate[5] & 0x1F:#x}){kept}"
+    return ""
+
+
+def untouched_idt(state: Mapping[str, int], around: Surroundings) -> bool:
+    """Whether the IDT is the one that was there at the entry."""
+    return all(state.get(part) is not None and state.get(part) == around.start.get(part) for part in ("idt_base", "idt_limit"))

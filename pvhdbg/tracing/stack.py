@@ -1,0 +1,48 @@
+"""What the stack says of who called whom: return addresses by name, without debug information.
+
+A word that looks like a return address may be left over from a call that is long done. Of a function that never returns that is
+no objection: whoever called it is in it still.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from pvhdbg.decode.paging import translate
+from pvhdbg.errors import MemoryUnreadable
+from pvhdbg.model import Registers, Unavailable
+from pvhdbg.spec.x86 import EFER
+from pvhdbg.tracing.places import Surroundings
+
+_DEPTH = 0x1000  # bytes above the stack pointer; Linux' stacks have 8 or 16 KiB
+_CHUNK = 0x100
+_PANICS = ("panic", "vpanic")  # kernel/panic.c; vpanic has the body from 6.16 on
+
+
+def panic_frame(state: Mapping[str, int], around: Surroundings) -> int | None:
+    """The first return address on the stack that lies in Linux' panic(); None where there is none, or it cannot be read."""
+    if "rsp" not in state:
+        return None
+    for word in _words(state, around):
+        name, plus, _ = (around.name(word) or "").partition("+")
+        if plus and name in _PANICS:
+            return word
+    return None
+
+
+def _words(state: Mapping[str, int], around: Surroundings) -> Iterator[int]:
+    size = 8 if state.get("efer", 0) >> EFER["LMA"] & 1 else 4
+    at = state["rsp"] & -size
+    end = at + _DEPTH
+    while at < end:
+        length = min(_CHUNK - at % _CHUNK, end - at)
+        try:
+            physical = translate(Registers(state), at, around.read).physical
+            data = b"" if physical is None else around.read(physical, length)
+        except (MemoryUnreadable, Unavailable):
+            return
+        for offset in range(0, len(data) - size + 1, size):
+            yield int.from_bytes(data[offset : offset + size], "little")
+        if not data:
+            return
+        at += length

@@ -1,0 +1,115 @@
+"""Command lines as values: what argparse alone would get wrong."""
+
+from __future__ import annotations
+
+import pytest
+
+from pvhdbg.commands.line import parse
+from pvhdbg.commands.overview import TOPICS, by_topic, overview
+from pvhdbg.commands.table import VERBS
+from pvhdbg.errors import BadInput
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["check", "--select", "PVH-CR0", "si-mm", "--ignore", "SI-MM-COUNT", "vmlinux"],
+        ["check", "vmlinux", "--select", "PVH-CR0", "si-mm", "--ignore", "SI-MM-COUNT"],
+        ["check", "--select", "PVH-CR0,si-mm", "vmlinux", "--ignore=SI-MM-COUNT"],
+        ["check", "--select", "PVH-CR0", "--select", "si-mm", "--ignore", "SI-MM-COUNT", "vmlinux"],
+    ],
+)
+def test_rules_are_chosen_in_every_way_of_writing_it(words: list[str]) -> None:
+    _, values = parse(words)
+    assert values["subject"] == "vmlinux"
+    assert values["select"] == ["PVH-CR0", "si-mm"]
+    assert values["ignore"] == ["SI-MM-COUNT"]
+
+
+def test_what_follows_two_dashes_is_qemus() -> None:
+    _, values = parse(["run", "vmlinux", "-m", "1G", "--", "-m", "2G", "--", "x"])
+    assert (values["memory"], values["extra"]) == ("1G", ("-m", "2G", "--", "x"))
+    with pytest.raises(BadInput):
+        parse(["attach", ":1", "--", "-m", "2G"])
+
+
+@pytest.mark.parametrize("words", [["nonsense"], ["snapshot"], ["snapshot", "load"], ["check"], ["check", "a", "b"], ["check", "a", "--leav", "x"], ["explain"]])
+def test_words_that_do_not_fit(words: list[str]) -> None:
+    with pytest.raises(BadInput) as error:
+        parse(words)
+    assert "--help" in error.value.todo
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.name)
+def test_every_verb_has_help_and_an_example_that_parses(verb: object) -> None:
+    with pytest.raises(SystemExit) as leaving:
+        parse([*verb.name.split(), "--help"])  # type: ignore[attr-defined]
+    assert leaving.value.code == 0
+    assert parse(verb.example.split()[1:])[0] is verb  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("words", "todo"),
+    [
+        (["chekc"], "did you mean check?"),
+        (["snapshot"], "did you mean snapshot save or snapshot export?"),
+        (["snapshot", "sve", "vmlinux"], "did you mean snapshot save"),
+        (["trace", "qurey", "boot.jsonl", "cr0"], "did you mean trace query?"),
+        (["trace", "vmlinux", "boot.jsonl"], "see: pvhdbg trace --help"),
+        (["check", "vmlinux", "--machin", "q35"], "did you mean --machine?"),
+        (["check", "vmlinux", "--machin=q35"], "did you mean --machine?"),
+        (["check", "vmlinux", "-device", "pvpanic"], "give QEMU's own options at the end, behind --;"),
+    ],
+)
+def test_what_is_mistyped_is_answered_with_what_was_meant(words: list[str], todo: str) -> None:
+    with pytest.raises(BadInput) as error:
+        parse(words)
+    assert error.value.todo.startswith(todo)
+    assert len(error.value.what) < 80
+
+
+def _printed(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    with pytest.raises(SystemExit) as leaving:
+        parse(list(words))
+    assert leaving.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_help_is_a_word_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _printed(capsys, "help") == _printed(capsys, "--help")
+    assert _printed(capsys, "help", "trace", "query") == _printed(capsys, "trace", "query", "--help")
+
+
+def test_a_family_has_its_own_help(capsys: pytest.CaptureFixture[str]) -> None:
+    text = _printed(capsys, "snapshot", "--help")
+    assert "snapshot save " in text
+    assert "snapshot export " in text
+    assert "trace query" not in text
+    assert "trace export " in _printed(capsys, "trace", "--help")
+
+
+def test_the_usage_names_what_must_be_given_and_the_options_stand_by_their_kind(capsys: pytest.CaptureFixture[str]) -> None:
+    usage = "usage: pvhdbg trace export FILE --as {perfetto,tenet,drcov,csv,folded} -o FILE [OPTION …]\n"
+    assert _printed(capsys, "trace", "export", "--help").startswith(usage)
+    text = _printed(capsys, "check", "--help")
+    assert text.startswith("usage: pvhdbg check SUBJECT [OPTION …] [-- QEMU's own]\n")
+    headings = ["judging:", "the QEMU that is started:", "the way to the entry:", "output:"]
+    places = [text.index(f"\n{heading}\n") for heading in headings]
+    assert text.index("\n  --expect") < min(places)
+    assert text.index("\n  --strict") > text.index("\njudging:\n")
+    own = _printed(capsys, "probe", "--help")
+    assert own.index("\n  --kernel") < own.index("\njudging:\n")  # another thing than the --kernel of a gdbstub
+
+
+def test_the_overview_has_every_verb_once_below_a_topic() -> None:
+    shown = [verb.name for _, verbs in by_topic() for verb in verbs]
+    assert sorted(shown) == sorted(verb.name for verb in VERBS)
+    assert {name for _, names in TOPICS for name in names} <= set(shown)
+
+
+@pytest.mark.parametrize("columns", [50, 80, 200])
+def test_the_overview_fits_the_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    verbs = overview().partition("\njudge a hand-off:\n")[2]
+    assert max(map(len, verbs.splitlines())) <= columns
+    assert f"  {'snapshot export':<16} " in verbs

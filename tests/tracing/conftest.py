@@ -1,0 +1,57 @@
+"""Machines that stand at the entry of a guest, for the tests of the tracer."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pvhdbg import guests
+from pvhdbg.kernel.image import open_kernel
+from pvhdbg.targets.address import StubAddress
+from pvhdbg.targets.remote import RemoteTarget
+from pvhdbg.targets.target import Leave, run_until
+from pvhdbg.vmm.qemu import QemuOptions, start
+
+AtEntry = Callable[..., RemoteTarget]
+
+
+@pytest.fixture
+def at_entry() -> Iterator[AtEntry]:
+    """Starts a guest, by name or path, and runs it to its entry; everything is ended afterwards."""
+    if shutil.which("qemu-system-x86_64") is None:
+        if os.environ.get("CI"):
+            pytest.fail("QEMU is missing")
+        pytest.skip("QEMU is not installed")
+    with ExitStack() as stack:
+
+        def boot(guest: str | Path, append: str | None = None, **options: Any) -> RemoteTarget:
+            path = guest if isinstance(guest, Path) else guests.path(guest)
+            with open_kernel(str(path)) as image:
+                entry = image.kernel().entry
+            assert entry is not None
+            qemu = stack.enter_context(start(QemuOptions(path, append=append, **{"memory": "64M", **options})))
+            target = RemoteTarget.connect(StubAddress(path=qemu.gdb_socket))
+            stack.callback(target.close, Leave.KILLED)
+            run_until(target, [entry], 20)
+            return target
+
+        yield boot
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The tracer's FIFO lies in TMPDIR, and is gone after each test."""
+    import tempfile
+
+    folder = tmp_path / "t"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    yield
+    left = [entry for entry in folder.rglob("*") if entry.name == "log"]
+    assert not left, left

@@ -1,0 +1,46 @@
+"""Instruction counts once interrupts are on: equal on every run with QEMU's -icount, by whichever log they are counted."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from pvhdbg.targets.remote import RemoteTarget
+from pvhdbg.tracing.engines.engine import Bounds
+from pvhdbg.tracing.engines.log import LogEngine
+from tests.support.cli_runner import kernel_elf, need
+
+pytestmark = pytest.mark.boot
+TICKS = 5
+PER_TICK = 119 / 1193182 / 8e-9  # instructions of 2^3 ns each, in one period of the timer
+
+
+@pytest.fixture
+def timer(tmp_path: Path) -> Path:
+    """timer.S as a kernel."""
+    need("as")
+    need("ld")
+    made, flat, kernel = tmp_path / "timer.o", tmp_path / "timer.bin", tmp_path / "timer.elf"
+    subprocess.run(["as", "--32", "-mx86-used-note=no", "-o", made, Path(__file__).parent / "timer.S"], check=True)
+    subprocess.run(["ld", "-m", "elf_i386", "-Ttext", "0x100000", "--oformat", "binary", "-o", flat, made], check=True)
+    kernel.write_bytes(kernel_elf(flat.read_bytes()))
+    return kernel
+
+
+def test_with_icount_a_boot_with_interrupts_is_the_same_each_time(at_entry: Callable[..., RemoteTarget], timer: Path) -> None:
+    runs = []
+    for states in (False, False, True):
+        target = at_entry(timer, extra=("-icount", "shift=3,sleep=off"))
+        engine = LogEngine(target, states=states)
+        batches = list(engine.batches(Bounds(seconds=20)))
+        ticks = [fault.seq for batch in batches for fault in batch.faults if fault.kind == "interrupt"]
+        runs.append(([event.pc for batch in batches for event in batch], ticks, engine.end.why))
+    assert runs[0] == runs[1] == runs[2]
+    pcs, ticks, why = runs[0]
+    assert (why, len(ticks)) == ("halted", TICKS)
+    assert all(abs(after - before - PER_TICK) < 50 for before, after in pairwise(ticks))
+    assert len(pcs) == pytest.approx(TICKS * PER_TICK, rel=0.01)
