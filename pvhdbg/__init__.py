@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _HOME = {
     "BootState": "decode.boot_state",
     "Outcome": "rules.declare",
-    "Plan": "capture",
+    "Plan": "machine.capture",
     "PvhdbgError": "errors",
     "REVISIONS": "spec.revisions",
     "RULES": "rules.catalogue",
@@ -38,7 +38,7 @@ _HOME = {
     "VERSION": "version",
     "Verdict": "rules.declare",
     "Violation": "rules.declare",
-    "capture": "capture",
+    "capture": "machine.capture",
     "check": "api",
     "decode": "decode.boot_state",
     "judge": "rules.catalogue",

@@ -1,4 +1,4 @@
-"""The Python face of the verbs."""
+"""The Python face of the commands."""
 
 from __future__ import annotations
 

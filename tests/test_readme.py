@@ -59,7 +59,7 @@ def _commands(page: Path) -> list[str]:
 )
 def test_commands_are_commands(page: str, command: str) -> None:
     words = shlex.split(command, comments=True)[1:]
-    if words[-1] != "--help" and (len(words) > 1 or words[0] in ("rules", "gdb-path")):  # `pvhdbg check` alone names the verb
+    if words[-1] != "--help" and (len(words) > 1 or words[0] in ("rules", "gdb-path")):  # `pvhdbg check` alone names the command
         parse(words)
 
 
@@ -95,8 +95,8 @@ def test_what_make_demo_prints(cli: Cli) -> None:
     _in_order(block, printed)
 
 
-def _shown(verb: str) -> tuple[list[str], str]:
-    block = next(block for block in _blocks(README) if block.startswith(f"$ pvhdbg {verb} pvhdbg/guests/"))
+def _shown(command: str) -> tuple[list[str], str]:
+    block = next(block for block in _blocks(README) if block.startswith(f"$ pvhdbg {command} pvhdbg/guests/"))
     words = shlex.split(block.splitlines()[0].removeprefix("$ pvhdbg "))
     return [str(ROOT / word) if word.startswith("pvhdbg/") else word for word in words], block
 

@@ -84,7 +84,7 @@ $ qemu-system-x86_64 -kernel vmlinux -nic none -display none -S -s &
 
 
 @contextmanager
-def attached(kernel: str, verb: str) -> Iterator[tuple[Terminal, str, int]]:
+def attached(kernel: str, command: str) -> Iterator[tuple[Terminal, str, int]]:
     need("setsid")
     need("qemu-system-x86_64")
     with scratch() as folder:
@@ -92,19 +92,19 @@ def attached(kernel: str, verb: str) -> Iterator[tuple[Terminal, str, int]]:
         machine = Machine("-m", "512M", kernel=kernel, gdb="tcp:127.0.0.1:0")
         port = machine.port()
         assert port is not None
-        words = [sys.executable, "-m", "pvhdbg", verb, f":{port}", "--kernel", kernel]
+        words = [sys.executable, "-m", "pvhdbg", command, f":{port}", "--kernel", kernel]
         env = {**cli.env, "XDG_STATE_HOME": str(folder / "state"), "NO_COLOR": "1", "PYTHONPATH": str(ROOT)}
         try:
             with Terminal(words, env, str(ROOT)) as at:
-                yield at, f"pvhdbg {verb} :1234 --kernel {kernel}", port
+                yield at, f"pvhdbg {command} :1234 --kernel {kernel}", port
         finally:
             machine.close()
 
 
-def recorded(walk: tuple[tuple[str, str | None], ...], kernel: str, shown: str, verb: str) -> str:
+def recorded(walk: tuple[tuple[str, str | None], ...], kernel: str, shown: str, command: str) -> str:
     """The walk as Markdown."""
     parts: list[str] = []
-    with attached(kernel, verb) as (at, command, port):
+    with attached(kernel, command) as (at, command, port):
         for text, line in walk:
             if line is None:
                 seen = f"$ {command}\n{at.prompt()}".rstrip()

@@ -1,4 +1,4 @@
-"""The command line: mounts the verbs with argparse, prints their answers, and turns errors into two lines and an exit code.
+"""The command line: mounts the commands with argparse, prints their answers, and turns errors into two lines and an exit code.
 
 0 conforms · 1 violated · 2 usage or unreadable input · 3 not observed up to the entry · 4 undecided under --strict ·
 70 internal error.
@@ -98,13 +98,13 @@ def _run(words: list[str]) -> int:
     from pvhdbg.commands.table import Request
     from pvhdbg.errors import PvhdbgError
 
-    verb, values = parse(words)
-    if verb.converses:
+    command, values = parse(words)
+    if command.converses:
         from pvhdbg.repl.start import converse, converses
 
-        if converses(verb, values):
-            return converse(verb, values, _stderr())
-    to_file = values.get("output") if "json" in verb.formats else None
+        if converses(command, values):
+            return converse(command, values, _stderr())
+    to_file = values.get("output") if "json" in command.formats else None
     failed: PvhdbgError | None = None
     with ExitStack() as stack:  # all are opened before the work begins, and appear together
         outputs = [(values.get("format") or "text", stack.enter_context(open_output(to_file)))]
@@ -112,7 +112,7 @@ def _run(words: list[str]) -> int:
             outputs.append((one, stack.enter_context(open_output(path, one in APPENDED))))
         try:
             with Progress(_stderr()) as progress:
-                answer = verb(Request(values, progress))
+                answer = command(Request(values, progress))
         except PvhdbgError as error:
             failed = error
         for one, output in outputs:

@@ -1,4 +1,4 @@
-"""What a verb is made of: its declaration, the request that it is called with, and the answer that it gives."""
+"""What a command is made of: its declaration, the request that it is called with, and the answer that it gives."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a verb returns: how to show it as text, its JSON where it has one, and the exit code that it amounts to.
+    """What a command returns: how to show it as text, its JSON where it has one, and the exit code that it amounts to.
 
-    `others` are further formats by name; a verb declares all of its names in `formats`.
+    `others` are further formats by name; a command declares all of its names in `formats`.
     """
 
     text: Callable[[Style], str]
@@ -34,7 +34,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Request:
-    """A verb's arguments by name, where its progress goes, and the live session; on the command line there is none yet."""
+    """A command's arguments by name, where its progress goes, and the live session; on the command line there is none yet."""
 
     values: Mapping[str, Any]
     progress: Callable[[str], None] = lambda _: None
@@ -62,12 +62,12 @@ def argument(*names: str, completes: str = "", live: bool | None = None, **optio
     return Argument(names, MappingProxyType(options), completes, live)
 
 
-def command(text: str) -> tuple[str, str]:
+def prompt_line(text: str) -> tuple[str, str]:
     """The value of -ex, a line of the prompt; it shares a list with -x, because their order counts."""
     return "line", text
 
 
-def script(text: str) -> tuple[str, str]:
+def prompt_file(text: str) -> tuple[str, str]:
     """The value of -x, a file of such lines."""
     return "file", text
 
@@ -78,8 +78,8 @@ def of_command_line(*arguments: Argument) -> tuple[Argument, ...]:
 
 
 @dataclass(frozen=True)
-class Verb:
-    """One verb. `action` is "module:function"; `passes_on` says that words after `--` belong to another program.
+class Command:
+    """One command. `action` is "module:function"; `passes_on` says that words after `--` belong to another program.
 
     `live` is for those of the command line that a session has as well; `live_example` is how it looks there.
     """

@@ -18,12 +18,12 @@ from pvhdbg.targets.address import StubAddress, parse_address
 if TYPE_CHECKING:
     from pvhdbg.kernel.image import KernelImage
 
-_SCRIPT = "pvhdbg-gdb.py"
+_SCRIPT = os.path.join("in_gdb", "pvhdbg-gdb.py")
 
 
 def script_path() -> str:
     """The file to source. Raises BadInput where the package was installed without it."""
-    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), _SCRIPT)
+    path = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), _SCRIPT)
     if not os.path.isfile(path):
         raise BadInput(f"{path} is missing", "install pvhdbg again")
     return path

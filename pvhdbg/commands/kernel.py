@@ -1,4 +1,4 @@
-"""What the verbs about kernel files do: `elf`, and `fwcfg`, which lays a prediction beside a machine."""
+"""What the commands about kernel files do: `elf`, and `fwcfg`, which lays a prediction beside a machine."""
 
 from __future__ import annotations
 

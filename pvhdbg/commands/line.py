@@ -1,4 +1,4 @@
-"""The verbs' declarations as argparse parsers."""
+"""The commands' declarations as argparse parsers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 from pvhdbg.commands.overview import CLOSING, family, overview
-from pvhdbg.commands.table import VERBS, Verb, section_of
+from pvhdbg.commands.table import COMMANDS, Command, section_of
 from pvhdbg.errors import BadInput
 from pvhdbg.version import VERSION
 
@@ -26,48 +26,48 @@ class _Parser(argparse.ArgumentParser):
         raise BadInput(message, f"see: {self.prog} --help")
 
 
-def parse(words: list[str]) -> tuple[Verb, dict[str, Any]]:
-    """The verb and its arguments' values. Raises BadInput for words that do not fit; `--help` exits as argparse does."""
+def parse(words: list[str]) -> tuple[Command, dict[str, Any]]:
+    """The command and its arguments' values. Raises BadInput for words that do not fit; `--help` exits as argparse does."""
     words, passed_on = _split(words)
     words = gathered(words)
     if words[:1] == ["help"]:
         words = [*words[1:], "--help"]
-    verb = _verb(words)
-    if verb is None:
-        raise _no_verb(words)
-    if passed_on and not verb.passes_on:
-        raise BadInput(f"pvhdbg {verb.name} passes nothing on to {verb.passes_to}", f"see: pvhdbg {verb.name} --help")
-    values = _values(verb, words[len(verb.name.split()) :])
+    command = _command(words)
+    if command is None:
+        raise _no_command(words)
+    if passed_on and not command.passes_on:
+        raise BadInput(f"pvhdbg {command.name} passes nothing on to {command.passes_to}", f"see: pvhdbg {command.name} --help")
+    values = _values(command, words[len(command.name.split()) :])
     with_rules(values)
     if "report" in values:
-        values["report"] = [_report(word, verb) for word in values["report"]]
+        values["report"] = [_report(word, command) for word in values["report"]]
         _refuse_twice([*([values["output"]] if values["output"] else []), *(path for _, path in values["report"])])
-    return verb, {**values, "extra": tuple(passed_on)}
+    return command, {**values, "extra": tuple(passed_on)}
 
 
-def _no_verb(words: list[str]) -> BadInput:
-    """What to say to words that begin with no verb. Leaves with SystemExit after an overview that was asked for."""
+def _no_command(words: list[str]) -> BadInput:
+    """What to say to words that name no command. Leaves with SystemExit after an overview that was asked for."""
     if not words or words[0].startswith("-"):
         overview = _overview()
         if not words:
             overview.print_help()
             raise SystemExit(BadInput.exit_code)
-        overview.parse_args(words[:1])  # --help, --version, or an option that belongs behind a verb
-    if (verbs := family(words[0])) and words[1:] and words[1] in ("-h", "--help"):
-        _shown(f"pvhdbg {words[0]}", f"commands:\n{verbs}", f"pvhdbg {words[0]} COMMAND --help tells more.").print_help()
+        overview.parse_args(words[:1])  # --help, --version, or an option that belongs behind a command
+    if (commands := family(words[0])) and words[1:] and words[1] in ("-h", "--help"):
+        _shown(f"pvhdbg {words[0]}", f"commands:\n{commands}", f"pvhdbg {words[0]} COMMAND --help tells more.").print_help()
         raise SystemExit(0)
     from difflib import get_close_matches
 
-    said = " ".join(words[: 2 if verbs else 1])
-    near = get_close_matches(said, [verb.name for verb in VERBS], 2) or sorted(
-        verb.name for verb in VERBS if verb.name.startswith(f"{words[0]} ")
+    said = " ".join(words[: 2 if commands else 1])
+    near = get_close_matches(said, [command.name for command in COMMANDS], 2) or sorted(
+        command.name for command in COMMANDS if command.name.startswith(f"{words[0]} ")
     )
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     return BadInput(f"{said} is not a command", f"{hint}see: pvhdbg --help")
 
 
-def _values(verb: Verb, words: list[str]) -> dict[str, Any]:
-    parser = _parser(verb)
+def _values(command: Command, words: list[str]) -> dict[str, Any]:
+    parser = _parser(command)
     values, unknown = parser.parse_known_args(words)
     if not unknown:
         return vars(values)
@@ -76,11 +76,11 @@ def _values(verb: Verb, words: list[str]) -> dict[str, Any]:
     option = next((word for word in unknown if word.startswith("-")), "")
     known = [name for action in parser._actions for name in action.option_strings]
     near = get_close_matches(option.partition("=")[0], known, 1) if option.startswith("--") else []
-    longer = [one.name for one in VERBS if one.name.startswith(f"{verb.name} ")]
-    near = near or get_close_matches(f"{verb.name} {words[0]}", longer, 1, 0.8)  # `trace qurey boot.jsonl`
+    longer = [one.name for one in COMMANDS if one.name.startswith(f"{command.name} ")]
+    near = near or get_close_matches(f"{command.name} {words[0]}", longer, 1, 0.8)  # `trace qurey boot.jsonl`
     todo = f"did you mean {near[0]}? " if near else ""
-    if option and not near and verb.passes_on:
-        todo = f"give {verb.passes_to}'s own options at the end, behind --; "
+    if option and not near and command.passes_on:
+        todo = f"give {command.passes_to}'s own options at the end, behind --; "
     raise BadInput(f"unrecognized arguments: {' '.join(unknown)}", f"{todo}see: {parser.prog} --help")
 
 
@@ -95,10 +95,10 @@ def with_rules(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _report(word: str, verb: Verb) -> tuple[str, str]:
+def _report(word: str, command: Command) -> tuple[str, str]:
     format, _, path = word.partition("=")
-    if format not in verb.formats:
-        raise BadInput(f"--report {word}: there is no format {format!r}", f"choose one of {', '.join(verb.formats)}")
+    if format not in command.formats:
+        raise BadInput(f"--report {word}: there is no format {format!r}", f"choose one of {', '.join(command.formats)}")
     if not path:
         raise BadInput(f"--report {word} names no file", f"write it as {format}=FILE")
     return format, path
@@ -134,32 +134,32 @@ def gathered(words: list[str]) -> list[str]:
     return joined
 
 
-def _verb(words: list[str]) -> Verb | None:
-    for verb in VERBS:
-        name = verb.name.split()
+def _command(words: list[str]) -> Command | None:
+    for command in COMMANDS:
+        name = command.name.split()
         if words[: len(name)] == name:
-            return verb
+            return command
     return None
 
 
-def _parser(verb: Verb) -> argparse.ArgumentParser:
+def _parser(command: Command) -> argparse.ArgumentParser:
     parser = _Parser(
-        prog=f"pvhdbg {verb.name}",
-        usage=_usage(verb),
-        description=f"{verb.help[0].upper()}{verb.help[1:]}.\n\nexample: {verb.example}",
-        epilog=_epilog(verb),
+        prog=f"pvhdbg {command.name}",
+        usage=_usage(command),
+        description=f"{command.help[0].upper()}{command.help[1:]}.\n\nexample: {command.example}",
+        epilog=_epilog(command),
         formatter_class=_UNSHOWN,
         allow_abbrev=False,
     )
     sections: dict[str, argparse._ArgumentGroup] = {}
-    for one in verb.arguments_for(live=False):
+    for one in command.arguments_for(live=False):
         title = one.names[0].startswith("-") and section_of(one)
         if title and title not in sections:
             sections[title] = parser.add_argument_group(title)
         (sections[title] if title else parser).add_argument(*one.names, **one.options)
     output = parser.add_argument_group("output")
-    if "json" in verb.formats:
-        output.add_argument("--format", choices=verb.formats, default="text", help="how to print the answer")
+    if "json" in command.formats:
+        output.add_argument("--format", choices=command.formats, default="text", help="how to print the answer")
         output.add_argument("--output", metavar="FILE", help="write the answer there instead of to the terminal")
         output.add_argument("--report", action="append", metavar="FORMAT=FILE", default=[],
                             help="write it in that format to that file as well; may be given several times")
@@ -167,23 +167,23 @@ def _parser(verb: Verb) -> argparse.ArgumentParser:
     return parser
 
 
-def _usage(verb: Verb) -> str:
+def _usage(command: Command) -> str:
     """What has to be given, in its order; the options have their lines below."""
     needed, places = [], []
-    for one in verb.arguments_for(live=False):
+    for one in command.arguments_for(live=False):
         shown = str(one.options.get("metavar") or one.names[0])
         if one.options.get("required"):
             shown = shown if "metavar" in one.options else f"{{{','.join(one.options['choices'])}}}"
             needed.append(f"{one.names[0]} {shown}")
         elif not one.names[0].startswith("-"):
             places.append({"?": f"[{shown}]", "*": f"[{shown} …]", "+": f"{shown} …"}.get(one.options.get("nargs", ""), shown))
-    words = [f"pvhdbg {verb.name}", *places, *needed, "[OPTION …]", *([f"[-- {verb.passes_to}'s own]"] if verb.passes_on else [])]
+    words = [f"pvhdbg {command.name}", *places, *needed, "[OPTION …]", *([f"[-- {command.passes_to}'s own]"] if command.passes_on else [])]
     return " ".join(words).replace("%", "%%")
 
 
-def _epilog(verb: Verb) -> str | None:
-    lines = [f"words after -- are passed on to {verb.passes_to}"] if verb.passes_on else []
-    if others := family(verb.name):
+def _epilog(command: Command) -> str | None:
+    lines = [f"words after -- are passed on to {command.passes_to}"] if command.passes_on else []
+    if others := family(command.name):
         lines += [*([""] if lines else []), "commands that begin so:", others.rstrip("\n")]
     return "\n".join(lines) or None
 

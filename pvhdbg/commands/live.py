@@ -1,4 +1,4 @@
-"""A line of a live session as a verb and its arguments: words, abbreviations, usage, help and completion."""
+"""A line of a live session as a command and its arguments: words, abbreviations, usage, help and completion."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import os
 import shlex
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pvhdbg.commands.declare import Answer, Argument, Request, Verb
+from pvhdbg.commands.declare import Answer, Argument, Command, Request
 from pvhdbg.commands.line import gathered, with_rules
 from pvhdbg.commands.table import LIVE
 from pvhdbg.errors import BadInput, TargetError
-from pvhdbg.machine.session import UnknownVerb
+from pvhdbg.machine.session import UnknownCommand
 from pvhdbg.model import Unavailable
 
 if TYPE_CHECKING:
@@ -32,28 +32,28 @@ def usage_of(parser: argparse.ArgumentParser) -> str:
 
 
 def run(session: Session, line: str) -> Answer:
-    """Parse and do one line. Raises UnknownVerb, BadInput with the usage, and what the verb raises."""
-    verb, rest = find(line, session.verbs or LIVE)
+    """Parse and do one line. Raises UnknownCommand, BadInput with the usage, and what the command raises."""
+    command, rest = find(line, session.commands or LIVE)
     try:
-        return verb(Request(values(verb, rest), session.progress, session))
+        return command(Request(values(command, rest), session.progress, session))
     except Unavailable as gap:
         raise TargetError(gap.reason, "use a VMM whose gdbstub has QEMU's monitor") from None
 
 
-def find(line: str, verbs: tuple[Verb, ...] = LIVE, *, abbreviated: bool = True) -> tuple[Verb, str]:
-    """The verb that the line begins with, and the rest of the line. A unique prefix of each word will do. Raises UnknownVerb."""
+def find(line: str, commands: tuple[Command, ...] = LIVE, *, abbreviated: bool = True) -> tuple[Command, str]:
+    """The command that the line begins with, and the rest of the line. A unique prefix of each word will do. Raises UnknownCommand."""
     words = line.replace("/", " /", 1).split(None, 2) if "/" in line.split(None, 1)[0] else line.split(None, 2)
     for count in (2, 1):
         name = " ".join(words[:count])
-        for verb in verbs:
-            if len(words) >= count and name in (verb.name, *verb.aliases):
-                longer = _longer(verb, words, verbs) if abbreviated and count == 1 else None
-                return (longer, _after(line, words, 2)) if longer is not None else (verb, _after(line, words, count))
+        for command in commands:
+            if len(words) >= count and name in (command.name, *command.aliases):
+                longer = _longer(command, words, commands) if abbreviated and count == 1 else None
+                return (longer, _after(line, words, 2)) if longer is not None else (command, _after(line, words, count))
     first = words[0] if words else ""
-    candidates = [verb for verb in verbs if abbreviated and verb.name.split()[0].startswith(first)]
+    candidates = [command for command in commands if abbreviated and command.name.split()[0].startswith(first)]
     if len(candidates) > 1:
         named = [
-            verb for verb in candidates if len(words) > 1 and verb.name.split()[1:2] and verb.name.split()[1].startswith(words[1])
+            command for command in candidates if len(words) > 1 and command.name.split()[1:2] and command.name.split()[1].startswith(words[1])
         ]
         candidates = named if len(named) == 1 else candidates
     if len(candidates) == 1:
@@ -62,14 +62,14 @@ def find(line: str, verbs: tuple[Verb, ...] = LIVE, *, abbreviated: bool = True)
             full.startswith(word) for full, word in zip(candidates[0].name.split(), words, strict=False)
         ):
             return candidates[0], _after(line, words, count)
-    names = [verb.name for verb in candidates]
-    near = difflib.get_close_matches(first, [verb.name for verb in verbs], 3)
-    raise UnknownVerb(" ".join(words[:1]), names if len(names) > 1 else (), names or near)
+    names = [command.name for command in candidates]
+    near = difflib.get_close_matches(first, [command.name for command in commands], 3)
+    raise UnknownCommand(" ".join(words[:1]), names if len(names) > 1 else (), names or near)
 
 
-def _longer(verb: Verb, words: list[str], verbs: tuple[Verb, ...]) -> Verb | None:
-    """`info registers` for `info reg`, where `info` is a verb as well."""
-    found = [one for one in verbs if len(words) > 1 and one.name.startswith(f"{verb.name} {words[1]}")]
+def _longer(command: Command, words: list[str], commands: tuple[Command, ...]) -> Command | None:
+    """`info registers` for `info reg`, where `info` is a command as well."""
+    found = [one for one in commands if len(words) > 1 and one.name.startswith(f"{command.name} {words[1]}")]
     return found[0] if len(found) == 1 else None
 
 
@@ -80,62 +80,62 @@ def _after(line: str, words: list[str], count: int) -> str:
     return rest
 
 
-def parser(verb: Verb, prefix: str = "") -> argparse.ArgumentParser:
-    """The verb's arguments in a live session. Its errors are BadInput with the usage; it never exits."""
-    found = _Parser(prog=prefix + verb.name, add_help=False, allow_abbrev=False)
-    for one in verb.arguments_for(live=True):
+def parser(command: Command, prefix: str = "") -> argparse.ArgumentParser:
+    """The command's arguments in a live session. Its errors are BadInput with the usage; it never exits."""
+    found = _Parser(prog=prefix + command.name, add_help=False, allow_abbrev=False)
+    for one in command.arguments_for(live=True):
         found.add_argument(*one.names, **one.options)
-    if len(verb.formats) > 1:
-        found.add_argument("--format", choices=verb.formats, default="text")
+    if len(command.formats) > 1:
+        found.add_argument("--format", choices=command.formats, default="text")
     return found
 
 
-def values(verb: Verb, rest: str, prefix: str = "") -> dict[str, Any]:
+def values(command: Command, rest: str, prefix: str = "") -> dict[str, Any]:
     """The arguments' values in the rest of a line. Raises BadInput with the usage."""
     try:
         words = shlex.split(rest)
     except ValueError as error:
-        raise BadInput(f"{error} in: {rest}", f"usage: {usage_of(parser(verb, prefix))}") from None
-    return with_rules(vars(parser(verb, prefix).parse_args(gathered(words))))
+        raise BadInput(f"{error} in: {rest}", f"usage: {usage_of(parser(command, prefix))}") from None
+    return with_rules(vars(parser(command, prefix).parse_args(gathered(words))))
 
 
-def help_text(verb: Verb, prefix: str = "") -> str:
-    """What `help VERB` shows: what it is for, how it is called, what its arguments mean, an example."""
-    shown = parser(verb, prefix)
-    lines = [f"{verb.help[0].upper()}{verb.help[1:]}.", f"Usage: {usage_of(shown)}"]
-    for one in verb.arguments_for(live=True):
+def help_text(command: Command, prefix: str = "") -> str:
+    """What `help COMMAND` shows: what it is for, how it is called, what its arguments mean, an example."""
+    shown = parser(command, prefix)
+    lines = [f"{command.help[0].upper()}{command.help[1:]}.", f"Usage: {usage_of(shown)}"]
+    for one in command.arguments_for(live=True):
         if one.options.get("help"):
             metavar = one.options.get("metavar")
             names = one.names[-1] if one.names[-1].startswith("-") else str(metavar or one.names[0])
             lines.append(f"  {names:<14} {one.options['help']}")
-    lines.append(f"Example: {prefix}{verb.live_example or verb.name}")
+    lines.append(f"Example: {prefix}{command.live_example or command.name}")
     return "\n".join(lines) + "\n"
 
 
-def _verbs_of(session: Session | None) -> tuple[Verb, ...]:
-    return session.verbs or LIVE if session is not None else LIVE
+def _commands_of(session: Session | None) -> tuple[Command, ...]:
+    return session.commands or LIVE if session is not None else LIVE
 
 
 def help(request: Request) -> Answer:
-    """`help`: a line a verb, or all about one."""
-    verbs = _verbs_of(request.session)
-    if request.verb:
-        text = help_text(find(" ".join(request.verb), verbs)[0])
+    """`help`: a line a command, or all about one."""
+    commands = _commands_of(request.session)
+    if request.command:
+        text = help_text(find(" ".join(request.command), commands)[0])
     else:
-        text = "".join(f"  {verb.name:<14} {verb.help}\n" for verb in verbs)
+        text = "".join(f"  {command.name:<14} {command.help}\n" for command in commands)
     return Answer(lambda _: text)
 
 
 def apropos(request: Request) -> Answer:
-    """`apropos`: verbs and rules in whose help a word stands. Raises BadInput for a word that is nowhere."""
+    """`apropos`: commands and rules in whose help a word stands. Raises BadInput for a word that is nowhere."""
     from pvhdbg.rules.catalogue import RULES
 
     word = str(request.word).lower()
-    verbs = _verbs_of(request.session)
-    lines = [f"  {verb.name:<20} {verb.help}\n" for verb in verbs if word in f"{verb.name} {verb.help}".lower()]
+    commands = _commands_of(request.session)
+    lines = [f"  {command.name:<20} {command.help}\n" for command in commands if word in f"{command.name} {command.help}".lower()]
     lines += [f"  {rule.id:<20} {rule.title}\n" for rule in RULES if word in f"{rule.id} {rule.title} {rule.why}".lower()]
     if not lines:
-        raise BadInput(f"no verb and no rule speaks of {request.word}", "list all with: help, rules")
+        raise BadInput(f"no command and no rule mentions {request.word}", "list all with: help, rules")
     return Answer(lambda _: "".join(lines))
 
 
@@ -146,24 +146,24 @@ def complete(session: Session | None, line: str) -> list[str]:
     """What the last word of `line` can become. Only looks at what is known already; the machine is not asked."""
     words = line.split()
     last = "" if not line or line[-1].isspace() else words.pop()
-    verbs = _verbs_of(session)
+    commands = _commands_of(session)
     try:
-        verb, rest = find(" ".join(words), verbs) if words else (None, "")
-    except UnknownVerb:
-        verb, rest = None, ""
-        names = [one.name.split() for one in verbs]
+        command, rest = find(" ".join(words), commands) if words else (None, "")
+    except UnknownCommand:
+        command, rest = None, ""
+        names = [one.name.split() for one in commands]
         return sorted(
             {name[len(words)] for name in names if name[: len(words)] == words and name[len(words) :][:1]} if words else ()
         )
-    if verb is None:
-        return sorted({one.name.split()[0] for one in verbs if one.name.startswith(last)})
-    seconds = [one.name.split()[1] for one in verbs if one.name.startswith(f"{verb.name} {last}")] if not rest else []
-    return seconds + argument_words(session, verb, rest.split(), last)
+    if command is None:
+        return sorted({one.name.split()[0] for one in commands if one.name.startswith(last)})
+    seconds = [one.name.split()[1] for one in commands if one.name.startswith(f"{command.name} {last}")] if not rest else []
+    return seconds + argument_words(session, command, rest.split(), last)
 
 
-def argument_words(session: Session | None, verb: Verb, before: list[str], last: str) -> list[str]:
-    """What `last` can become as an argument of `verb`, after the arguments `before`."""
-    arguments = verb.arguments_for(live=True)
+def argument_words(session: Session | None, command: Command, before: list[str], last: str) -> list[str]:
+    """What `last` can become as an argument of `command`, after the arguments `before`."""
+    arguments = command.arguments_for(live=True)
     if last.startswith("-"):
         return sorted(name for one in arguments for name in one.names if name.startswith(last) and name.startswith("-"))
     option = next((one for one in arguments if before and before[-1] in one.names and _takes_value(one)), None)
@@ -206,8 +206,8 @@ def _registers(_session: Session | None, last: str) -> list[str]:
     return [f"${name}" for name in names if f"${name}".startswith(last)] if last.startswith("$") else []
 
 
-def _verbs(session: Session | None, last: str) -> list[str]:
-    return [verb.name for verb in _verbs_of(session) if verb.name.startswith(last)]
+def _commands(session: Session | None, last: str) -> list[str]:
+    return [command.name for command in _commands_of(session) if command.name.startswith(last)]
 
 
 def _files(_session: Session | None, last: str) -> list[str]:
@@ -227,4 +227,4 @@ def _modes(_session: Session | None, last: str) -> list[str]:
     return [word for word in words if word.startswith(last)]
 
 
-_KINDS = {"mode": _modes, "rule": _rules, "symbol": _symbols, "register": _registers, "verb": _verbs, "file": _files}
+_KINDS = {"mode": _modes, "rule": _rules, "symbol": _symbols, "register": _registers, "command": _commands, "file": _files}

@@ -1,4 +1,4 @@
-"""What the verbs do that look at one part of a machine: at its entry on the command line, at every stop of a live session."""
+"""What the commands do that look at one part of a machine: at its entry on the command line, at every stop of a live session."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""`pvhdbg --help`: all verbs by topic, and the verbs of one family (`pvhdbg snapshot --help`). Words only; nothing is parsed here."""
+"""`pvhdbg --help`: all commands by topic, and the commands of one family (`pvhdbg snapshot --help`). Words only; nothing is parsed here."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pvhdbg.commands.table import VERBS, Verb
+from pvhdbg.commands.table import COMMANDS, Command
 
 TOPICS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("judge a hand-off", ("check", "run", "attach", "probe", "diff", "expect")),
@@ -17,7 +17,7 @@ TOPICS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("keep a hand-off", ("snapshot save", "snapshot export")),
     ("the rules", ("explain", "rules")),
 )
-"""Each topic with its verbs, in the order in which somebody new needs them. A verb without a topic is shown at the end."""
+"""Each topic with its commands, in the order in which somebody new needs them. A command without a topic is shown at the end."""
 
 OPENING = """Boot debugger for the Xen PVH (x86/HVM direct boot) ABI.
 
@@ -33,25 +33,25 @@ CLOSING = """exit codes: 0 conforms, 1 violated, 2 usage or unreadable input, 3 
 _COLUMN = 19
 
 
-def by_topic() -> list[tuple[str, list[Verb]]]:
-    """Every verb of the command line once, below its topic; those that have none as "more"."""
-    verbs = {verb.name: verb for verb in VERBS}
-    groups = [(topic, [verbs.pop(name) for name in names if name in verbs]) for topic, names in TOPICS]
-    return [*groups, *([("more", list(verbs.values()))] if verbs else [])]
+def by_topic() -> list[tuple[str, list[Command]]]:
+    """Every command of the command line once, below its topic; those that have none as "more"."""
+    commands = {command.name: command for command in COMMANDS}
+    groups = [(topic, [commands.pop(name) for name in names if name in commands]) for topic, names in TOPICS]
+    return [*groups, *([("more", list(commands.values()))] if commands else [])]
 
 
 def overview() -> str:
-    """What `pvhdbg --help` says of the verbs, for the width of the terminal."""
-    return OPENING + "".join(f"\n{topic}:\n{_listed(verbs)}" for topic, verbs in by_topic())
+    """What `pvhdbg --help` says of the commands, for the width of the terminal."""
+    return OPENING + "".join(f"\n{topic}:\n{_listed(commands)}" for topic, commands in by_topic())
 
 
 def family(word: str) -> str:
-    """The verbs whose first of two words is that, as lines; nothing when there are none."""
-    return _listed([verb for verb in VERBS if verb.name.startswith(f"{word} ")])
+    """The commands whose first of two words is that, as lines; nothing when there are none."""
+    return _listed([command for command in COMMANDS if command.name.startswith(f"{word} ")])
 
 
-def _listed(verbs: Sequence[Verb]) -> str:
-    if not verbs:  # most verbs have no family: nothing is laid out for them
+def _listed(commands: Sequence[Command]) -> str:
+    if not commands:  # most commands have no family: nothing is laid out for them
         return ""
     import shutil
     import textwrap
@@ -59,8 +59,8 @@ def _listed(verbs: Sequence[Verb]) -> str:
     width = max(shutil.get_terminal_size().columns, _COLUMN + 20)
     return "".join(
         textwrap.fill(
-            verb.help, width, initial_indent=f"  {verb.name:<{_COLUMN - 2}}", subsequent_indent=" " * _COLUMN, break_on_hyphens=False
+            command.help, width, initial_indent=f"  {command.name:<{_COLUMN - 2}}", subsequent_indent=" " * _COLUMN, break_on_hyphens=False
         )
         + "\n"
-        for verb in verbs
+        for command in commands
     )

@@ -1,4 +1,4 @@
-"""What the verbs about saved traces do: timeline, query, diff, export."""
+"""What the commands about saved traces do: timeline, query, diff, export."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the verbs `snapshot save` and `snapshot export` do."""
+"""What the commands `snapshot save` and `snapshot export` do."""
 
 from __future__ import annotations
 

@@ -1,16 +1,16 @@
-"""Each verb once: its name, help, example, arguments, and the function that does it.
+"""Each command once: its name, help, example, arguments, and the function that does it.
 
-CLI, REPL, GDB and the Python API mount these tables: `VERBS` is the command line's, `LIVE` a session's; most verbs of a session
-are both. Importing it costs nothing but the declarations: a verb's function lives in another module, named by `action`, that is
-imported when the verb is used.
+CLI, REPL, GDB and the Python API mount these tables: `COMMANDS` is the command line's, `LIVE` a session's; most commands of a session
+are both. Importing it costs nothing but the declarations: a command's function lives in another module, named by `action`, that is
+imported when the command is used.
 """
 
 from __future__ import annotations
 
-from pvhdbg.commands.declare import Answer, Argument, Request, Verb, argument, command, of_command_line, script
+from pvhdbg.commands.declare import Answer, Argument, Command, Request, argument, of_command_line, prompt_file, prompt_line
 from pvhdbg.commands.formats import COMPARED, FILE_JUDGED, JUDGED
 
-__all__ = ["LIVE", "VERBS", "Answer", "Argument", "Request", "Verb", "argument"]
+__all__ = ["COMMANDS", "LIVE", "Answer", "Argument", "Command", "Request", "argument"]
 
 _SUBJECT = argument(
     "subject",
@@ -49,10 +49,10 @@ _QEMU = of_command_line(
     argument("--qemu", metavar="BINARY", help="the QEMU to start (default: qemu-system-x86_64)"),
 )
 _PROMPT = of_command_line(
-    argument("-ex", metavar="LINE", dest="commands", action="append", default=[], type=command, help="do a line of the prompt"),
-    argument("-x", metavar="FILE", dest="commands", action="append", default=[], type=script, help="do the lines of a file"),
+    argument("-ex", metavar="LINE", dest="commands", action="append", default=[], type=prompt_line, help="do a line of the prompt"),
+    argument("-x", metavar="FILE", dest="commands", action="append", default=[], type=prompt_file, help="do the lines of a file"),
     argument("--batch", action="store_true", help="no prompt, also on a terminal"),
-    argument("--show-gdb", action="store_true", help="tell what GDB's user would have typed for each verb"),
+    argument("--show-gdb", action="store_true", help="tell what GDB's user would have typed for each command"),
 )
 _LOG = of_command_line(
     argument("--vmm", metavar="VMM", help='name and version of what a probe\'s log was made on, as in "QEMU 7.2.22"'),
@@ -61,7 +61,7 @@ _SECTIONS = (("judging", _JUDGE), ("the QEMU that is started", _QEMU), ("the way
 
 
 def section_of(one: Argument) -> str:
-    """The heading of a help text that an option of several verbs stands below; empty for a verb's own."""
+    """The heading of a help text that an option of several commands stands below; empty for a command's own."""
     return next((title for title, shared in _SECTIONS for other in shared if (one.names, one.options) == (other.names, other.options)), "")
 
 
@@ -74,13 +74,13 @@ _ADDRESS = argument(
 _AN_ADDRESS = argument("address", metavar="ADDRESS", nargs="*", help="the same; the pc without one", completes="register symbol")
 
 
-def _part(name: str, help: str, words: str, *own: Argument, handed_over: bool = False) -> Verb:
-    """A verb that looks at one part of a machine, on the command line and in a live session; `words` are its example's.
+def _part(name: str, help: str, words: str, *own: Argument, handed_over: bool = False) -> Command:
+    """A command that looks at one part of a machine, on the command line and in a live session; `words` are its example's.
 
     In a session those for what was `handed_over` speak of the entry, and take `--here`; the others speak of now.
     """
     example = f"{name.split()[0]} {words}".strip()
-    return Verb(
+    return Command(
         name,
         help,
         f"pvhdbg {name} :1234 {words}".strip(),
@@ -101,8 +101,8 @@ _ENGINE = argument("--engine", choices=("auto", "log", "step", "breakpoints", "f
                    "(fast), single steps (any gdbstub), stops at the milestones alone, or each block once (for --what calls)")
 _FOR = argument("--for", dest="seconds", type=float, metavar="SECONDS", help="how long to follow the guest (default: 60)")
 
-VERBS: tuple[Verb, ...] = (
-    Verb(
+COMMANDS: tuple[Command, ...] = (
+    Command(
         "run",
         "start QEMU with a kernel, run to its PVH entry, and report",
         "pvhdbg run vmlinux --append console=ttyS0 --initrd initrd.img -- -device pvpanic",
@@ -112,7 +112,7 @@ VERBS: tuple[Verb, ...] = (
         passes_on=True,
         converses=True,
     ),
-    Verb(
+    Command(
         "attach",
         "attach to a waiting gdbstub, run to the PVH entry, and report",
         "pvhdbg attach :1234 --kernel vmlinux",
@@ -121,9 +121,9 @@ VERBS: tuple[Verb, ...] = (
         formats=JUDGED,
         converses=True,
     ),
-    Verb(
+    Command(
         "repl",
-        "go to the prompt without a report: all verbs, and running, breakpoints, memory",
+        "go to the prompt without a report: all commands, and running, breakpoints, memory",
         "pvhdbg repl vmlinux -x boot.pvh -ex regs",
         "pvhdbg.repl.start:repl",
         (_SUBJECT, *_QEMU, *_JUDGE[:2], *_WALK, *_PROMPT),
@@ -131,7 +131,7 @@ VERBS: tuple[Verb, ...] = (
         passes_on=True,
         converses=True,
     ),
-    Verb(
+    Command(
         "check",
         "judge a hand-off, for scripts: the exit code is the verdict",
         "pvhdbg check vmlinux --machine q35 --strict --format json --output report.json",
@@ -155,7 +155,7 @@ VERBS: tuple[Verb, ...] = (
         live=True,
         live_example="check --select PVH-CR0 --strict",
     ),
-    Verb(
+    Command(
         "probe",
         "judge a hand-off by what the sample guest probe printed of it, on any VMM",
         "pvhdbg probe serial.log --format json",
@@ -168,7 +168,7 @@ VERBS: tuple[Verb, ...] = (
         ),
         formats=JUDGED,
     ),
-    Verb(
+    Command(
         "elf",
         "look into a kernel file: its notes and entry, how each loader would boot it, what is wrong",
         "pvhdbg elf vmlinux --as qemu,firecracker",
@@ -182,7 +182,7 @@ VERBS: tuple[Verb, ...] = (
         ),
         formats=FILE_JUDGED,
     ),
-    Verb(
+    Command(
         "regs",
         "show the registers and the hidden segment state at the entry",
         "pvhdbg regs :1234",
@@ -197,7 +197,7 @@ VERBS: tuple[Verb, ...] = (
         live=True,
         live_example="regs",
     ),
-    Verb(
+    Command(
         "info",
         "show start_info and everything that it points to",
         "pvhdbg info vmlinux --initrd initrd.img",
@@ -207,7 +207,7 @@ VERBS: tuple[Verb, ...] = (
         live=True,
         live_example="info",
     ),
-    Verb(
+    Command(
         "fwcfg",
         "show what QEMU left for its firmware, beside what was to be expected of the kernel file",
         "pvhdbg fwcfg vmlinux --append console=ttyS0",
@@ -226,7 +226,7 @@ VERBS: tuple[Verb, ...] = (
         live=True,
         live_example="fwcfg",
     ),
-    Verb(
+    Command(
         "timeline",
         "draw a boot: how long it stayed in each mode, and the milestones",
         "pvhdbg timeline boot.jsonl",
@@ -243,7 +243,7 @@ VERBS: tuple[Verb, ...] = (
         formats=("text",),
         passes_on=True,
     ),
-    Verb(
+    Command(
         "trace query",
         "ask a saved trace: who changed a register, or what happened at a sequence number",
         "pvhdbg trace query boot.jsonl cr0",
@@ -255,7 +255,7 @@ VERBS: tuple[Verb, ...] = (
         ),
         formats=("text",),
     ),
-    Verb(
+    Command(
         "trace diff",
         "compare two saved traces up to where they part; exit code 1 when they do",
         "pvhdbg trace diff good.jsonl bad.jsonl",
@@ -263,7 +263,7 @@ VERBS: tuple[Verb, ...] = (
         (_TRACE, argument("other", metavar="OTHER", help="the saved trace to compare with")),
         formats=("text",),
     ),
-    Verb(
+    Command(
         "trace export",
         "write a saved trace in another tool's format",
         "pvhdbg trace export boot.jsonl --as perfetto -o boot.json",
@@ -276,7 +276,7 @@ VERBS: tuple[Verb, ...] = (
         ),
         formats=("text",),
     ),
-    Verb(
+    Command(
         "trace",
         "follow the CPU from the entry: every instruction, or the milestones of the boot; or show a saved trace",
         "pvhdbg trace vmlinux --what state --until long -o boot.jsonl",
@@ -309,7 +309,7 @@ VERBS: tuple[Verb, ...] = (
         live=True,
         live_example="trace --what pc --until 20",
     ),
-    Verb(
+    Command(
         "why",
         "boot, watch for the guest's death, and explain it",
         "pvhdbg why vmlinux --cpu qemu32",
@@ -326,7 +326,7 @@ VERBS: tuple[Verb, ...] = (
         live_example="why --for 10",
         converses=True,
     ),
-    Verb(
+    Command(
         "wait",
         "let a machine run from its entry to a place or into a mode; a guest that dies before is explained at once",
         "pvhdbg wait vmlinux --until start_kernel --for 30",
@@ -341,7 +341,7 @@ VERBS: tuple[Verb, ...] = (
         ),
         passes_on=True,
     ),
-    Verb(
+    Command(
         "snapshot save",
         "save what was handed over to a file that check, regs and info read",
         "pvhdbg snapshot save vmlinux -o boot.pvhsnap",
@@ -395,7 +395,7 @@ VERBS: tuple[Verb, ...] = (
         ),
     ),
     _part("notes", "list the kernel's ELF notes", ""),
-    Verb(
+    Command(
         "diff",
         "compare what two machines were handed: the exit code says whether it is the same where it matters",
         "pvhdbg diff good.pvhsnap vmlinux --machine q35",
@@ -411,7 +411,7 @@ VERBS: tuple[Verb, ...] = (
         formats=COMPARED,
         passes_on=True,
     ),
-    Verb(
+    Command(
         "snapshot export",
         "write a snapshot as a plain ELF core, which GDB opens",
         "pvhdbg snapshot export boot.pvhsnap -o boot.core",
@@ -422,7 +422,7 @@ VERBS: tuple[Verb, ...] = (
         ),
         formats=("text",),
     ),
-    Verb(
+    Command(
         "expect",
         "write a first file for check --expect from what a snapshot holds",
         "pvhdbg expect --from boot.pvhsnap -o boot.toml",
@@ -433,7 +433,7 @@ VERBS: tuple[Verb, ...] = (
         ),
         formats=("text",),
     ),
-    Verb(
+    Command(
         "gdb",
         "start GDB with the command pvh, the kernel's symbols at both aliases, and the machine",
         "pvhdbg gdb vmlinux :1234 -- -ex 'pvh run-to-entry'",
@@ -446,14 +446,14 @@ VERBS: tuple[Verb, ...] = (
         passes_on=True,
         passes_to="GDB",
     ),
-    Verb(
+    Command(
         "gdb-path",
         "print the file that makes GDB know pvh: source it",
         "pvhdbg gdb-path",
         "pvhdbg.commands.gdb:gdb_path",
         formats=("text",),
     ),
-    Verb(
+    Command(
         "extract",
         "write the ELF kernel that is inside a bzImage or a compressed file",
         "pvhdbg extract /boot/vmlinuz -o vmlinux",
@@ -464,7 +464,7 @@ VERBS: tuple[Verb, ...] = (
         ),
         formats=("text",),
     ),
-    Verb(
+    Command(
         "explain",
         "explain a rule: its clause, why it matters, who is known to violate it",
         "pvhdbg explain PVH-TR-LIMIT",
@@ -473,12 +473,12 @@ VERBS: tuple[Verb, ...] = (
         live=True,
         live_example="explain PVH-TR-LIMIT",
     ),
-    Verb("rules", "list all rules", "pvhdbg rules", f"{_ACTIONS}:rules", live=True, live_example="rules"),
+    Command("rules", "list all rules", "pvhdbg rules", f"{_ACTIONS}:rules", live=True, live_example="rules"),
 )
 
-LIVE: tuple[Verb, ...] = (
-    *(verb for verb in VERBS if verb.live),
-    Verb(
+LIVE: tuple[Command, ...] = (
+    *(command for command in COMMANDS if command.live),
+    Command(
         "milestones",
         "follow the CPU from here, and name each step of the boot on the way: to long mode, to start_kernel",
         "",
@@ -493,19 +493,19 @@ LIVE: tuple[Verb, ...] = (
         live=True,
         live_example="milestones start_kernel",
     ),
-    Verb(
+    Command(
         "help",
-        "list the verbs, or tell more about one",
+        "list the commands, or tell more about one",
         "",
         "pvhdbg.commands.live:help",
-        (argument("verb", metavar="VERB", nargs="*", help="the verb", completes="verb"),),
+        (argument("command", metavar="COMMAND", nargs="*", help="the command", completes="command"),),
         formats=("text",),
         live=True,
         live_example="help check",
     ),
-    Verb(
+    Command(
         "apropos",
-        "list the verbs and the rules that speak of a word",
+        "list the commands and the rules that speak of a word",
         "",
         "pvhdbg.commands.live:apropos",
         (argument("word", metavar="WORD", help="the word"),),

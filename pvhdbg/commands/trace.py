@@ -1,4 +1,4 @@
-"""What the tracer's verbs do. Each function takes a Request and returns an Answer; nothing here prints."""
+"""What the tracer's commands do. Each function takes a Request and returns an Answer; nothing here prints."""
 
 from __future__ import annotations
 

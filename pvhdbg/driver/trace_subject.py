@@ -99,7 +99,7 @@ def _found_image(boot: BootState, stack: ExitStack) -> KernelImage | None:
     return stack.enter_context(open_kernel(kernel.path))
 
 
-def on_machine(request: Request, verb: str, work: Callable[[Machine], T]) -> T:
+def on_machine(request: Request, command: str, work: Callable[[Machine], T]) -> T:
     """Do `work` on the request's machine: its subject at the entry, or the session's as it stands. Raises PvhdbgError.
 
     In a session `work` may run in another thread: it has the machine that it is given, and nothing else of the session's.
@@ -107,7 +107,7 @@ def on_machine(request: Request, verb: str, work: Callable[[Machine], T]) -> T:
     if request.session is None:
         with at_entry(request) as machine:
             return work(machine)
-    return _in_session(request.session, verb, work)
+    return _in_session(request.session, command, work)
 
 
 def _refuse_ended(target: Target) -> None:
@@ -116,8 +116,8 @@ def _refuse_ended(target: Target) -> None:
         raise TargetError(f"there is nothing left to run: {SHUT_DOWN}", "boot it again to its entry")
 
 
-def _in_session(session: Session, verb: str, work: Callable[[Machine], T]) -> T:
-    session.needs_control(verb)
+def _in_session(session: Session, command: str, work: Callable[[Machine], T]) -> T:
+    session.needs_control(command)
     _refuse_ended(session.target)
     boot = session.boot()
     with ExitStack() as stack:

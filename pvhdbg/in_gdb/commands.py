@@ -1,6 +1,6 @@
-"""GDB's face of the verbs: the command `pvh`. Runs in GDB's own Python only.
+"""GDB's face of the commands: the command `pvh`. Runs in GDB's own Python only.
 
-Every live verb is a subcommand; what GDB needs besides is declared here in the same way. Nothing of GDB's is redefined, and at a
+Every live command is a subcommand; what GDB needs besides is declared here in the same way. Nothing of GDB's is redefined, and at a
 stop nothing is read but registers, and those only once `pvh` was used on this connection.
 """
 
@@ -11,20 +11,20 @@ from collections.abc import Sequence
 import gdb
 
 from pvhdbg.commands import live
-from pvhdbg.commands.declare import Answer, Request, Verb, argument
+from pvhdbg.commands.declare import Answer, Command, Request, argument
 from pvhdbg.commands.table import LIVE
 from pvhdbg.errors import BadInput, PvhdbgError, TargetError
 from pvhdbg.in_gdb import functions as gdb_functions
 from pvhdbg.in_gdb import printers as gdb_printers
 from pvhdbg.in_gdb import settings as gdb_settings
 from pvhdbg.in_gdb.session import STATE, entry_of, guarded, line_of, one_line
-from pvhdbg.machine.session import UnknownVerb
+from pvhdbg.machine.session import UnknownCommand
 
 _PREFIX = "pvh "
 _HERE = "pvhdbg.in_gdb.commands"
 
-OWN: tuple[Verb, ...] = (
-    Verb(
+OWN: tuple[Command, ...] = (
+    Command(
         "break",
         "set a hardware breakpoint at the PVH entry, or at a symbol before paging and after",
         "",
@@ -37,7 +37,7 @@ OWN: tuple[Verb, ...] = (
         live=True,
         live_example="break",
     ),
-    Verb(
+    Command(
         "run-to-entry",
         "let the guest run to its PVH entry",
         "",
@@ -51,16 +51,16 @@ OWN: tuple[Verb, ...] = (
         live_example="run-to-entry --reset",
     ),
 )
-SUBCOMMANDS: tuple[Verb, ...] = (*LIVE, *OWN)
+SUBCOMMANDS: tuple[Command, ...] = (*LIVE, *OWN)
 
 
-def _answer(verb: Verb, rest: str) -> Answer:
-    values = live.values(verb, rest, _PREFIX)
-    needs_machine = verb.name not in ("help", "apropos", "explain", "rules", "notes")
+def _answer(command: Command, rest: str) -> Answer:
+    values = live.values(command, rest, _PREFIX)
+    needs_machine = command.name not in ("help", "apropos", "explain", "rules", "notes")
     STATE.busy = True
     try:
         session = STATE.session() if needs_machine else STATE.offline()
-        return verb(Request(values, lambda _: None, session))
+        return command(Request(values, lambda _: None, session))
     finally:
         STATE.busy = False
 
@@ -83,13 +83,13 @@ def _unknown(text: str) -> None:
     if text.split():
         try:
             live.find(text, SUBCOMMANDS)
-        except UnknownVerb as error:
+        except UnknownCommand as error:
             raise BadInput(error.what, error.todo if error.candidates or error.near else "list them with: help pvh") from None
     raise BadInput("which subcommand?", "list them with: help pvh")
 
 
 class _Group(gdb.Command):
-    """The word that several verbs begin with."""
+    """The word that several commands begin with."""
 
     def __init__(self, name: str) -> None:
         self._name = f"{_PREFIX}{name}"
@@ -97,15 +97,15 @@ class _Group(gdb.Command):
 
     def invoke(self, argument: str, from_tty: bool) -> None:
         """Without the second word, or with one that there is not."""
-        raise gdb.GdbError(f"{self._name} {line_of(argument)}".rstrip() + f" is no verb (next: help {self._name})")
+        raise gdb.GdbError(f"{self._name} {line_of(argument)}".rstrip() + f" is not a command (next: help {self._name})")
 
 
 class _Subcommand(gdb.Command):
-    """One verb; the docstring that GDB shows is made of its declaration."""
+    """One command; the docstring that GDB shows is made of its declaration."""
 
-    def __init__(self, verb: Verb) -> None:
-        self._verb = verb
-        super().__init__(f"{_PREFIX}{verb.name}", gdb.COMMAND_USER)
+    def __init__(self, command: Command) -> None:
+        self._command = command
+        super().__init__(f"{_PREFIX}{command.name}", gdb.COMMAND_USER)
 
     def invoke(self, argument: str, from_tty: bool) -> None:
         """Print the answer; `--exit` ends GDB with the exit code."""
@@ -129,8 +129,8 @@ class _Subcommand(gdb.Command):
 
     def _told(self, argument: str) -> Answer:
         try:
-            answer = _answer(self._verb, argument)
-            words = live.values(self._verb, argument, _PREFIX)
+            answer = _answer(self._command, argument)
+            words = live.values(self._command, argument, _PREFIX)
             from pvhdbg.report.style import PLAIN
 
             gdb.write(answer.render(str(words.get("format") or "text"), PLAIN))
@@ -146,7 +146,7 @@ class _Subcommand(gdb.Command):
         words = text.split()
         last = "" if not text or text[-1].isspace() else words.pop()
         try:
-            found = live.argument_words(STATE.offline(), self._verb, words, last)
+            found = live.argument_words(STATE.offline(), self._command, words, last)
         except Exception:  # a completion never complains
             return []
         return [one[len(last) - len(word) :] for one in found] if last.endswith(word) else found
@@ -225,7 +225,7 @@ def _on_stop(event: object) -> None:
         try:
             session.stopped()
         except Exception:
-            session.forget()  # the machine is gone, or is another one: the next verb finds out
+            session.forget()  # the machine is gone, or is another one: the next command finds out
 
 
 def _on_change(event: object) -> None:
@@ -238,10 +238,10 @@ def install() -> None:
     """Give GDB its commands, settings, functions and printers. A second `source` replaces what the first one made."""
     gdb_settings.install()
     _Pvh()
-    for group in sorted({verb.name.split()[0] for verb in SUBCOMMANDS if " " in verb.name}):
+    for group in sorted({command.name.split()[0] for command in SUBCOMMANDS if " " in command.name}):
         type("_Words", (_Group,), {"__doc__": _Group.__doc__})(group)
-    for verb in SUBCOMMANDS:
-        type("_Verb", (_Subcommand,), {"__doc__": live.help_text(verb, _PREFIX).rstrip("\n")})(verb)
+    for command in SUBCOMMANDS:
+        type("_Command", (_Subcommand,), {"__doc__": live.help_text(command, _PREFIX).rstrip("\n")})(command)
     _InfoPvh()
     gdb_printers.register()
     gdb_functions.install()

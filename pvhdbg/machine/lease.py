@@ -75,4 +75,4 @@ def lend(session: Session, work: Callable[[Lent], T]) -> T:
             if session.registers().get("rip") == RESET_RIP:
                 session.forget()
         except PvhdbgError:
-            pass  # it is gone: the next verb says so
+            pass  # it is gone: the next command says so

@@ -1,6 +1,6 @@
-"""A machine under a debugger, from stop to stop: what the REPL and GDB share beneath their verbs.
+"""A machine under a debugger, from stop to stop: what the REPL and GDB share beneath their commands.
 
-`run("regs")` gives the verb's Answer, `complete("pagew")` the words that go on from there. Whoever lets the machine run tells
+`run("regs")` gives the command's Answer, `complete("pagew")` the words that go on from there. Whoever lets the machine run tells
 the session with `resumed()`. Nothing is read before it is asked for; what was read of a stop is kept until the machine, or its
 memory, is no longer the same.
 """
@@ -20,7 +20,7 @@ from pvhdbg.model import EntryPoint, Kernel, Registers, Segments, Unavailable
 from pvhdbg.targets.target import RESET_RIP, Leave, Target
 
 if TYPE_CHECKING:
-    from pvhdbg.commands.declare import Answer, Verb
+    from pvhdbg.commands.declare import Answer, Command
     from pvhdbg.decode.boot_state import BootState
     from pvhdbg.decode.kernel_file import KernelFile
     from pvhdbg.kernel.image import KernelImage
@@ -62,8 +62,8 @@ class Session:
     evaluate: Callable[[str], int] | None = None
     naming: str = "name the kernel: --kernel ELF"  # how the face is told which file it is
     confirm: Confirm = field(default_factory=Confirm)
-    verbs: tuple[Verb, ...] = ()  # those of this face; LIVE's where it has none of its own
-    face: Any = None  # what the face's own verbs work on
+    commands: tuple[Command, ...] = ()  # those of this face; LIVE's where it has none of its own
+    face: Any = None  # what the face's own commands work on
     lender: Lender | None = None  # how the face lends its machine to who lets it run; None for the target as it is
 
     def __post_init__(self) -> None:
@@ -77,10 +77,10 @@ class Session:
         self._marks: Marks | None = None
         self.whereabouts: tuple[int, int | None] | None = None  # how far the kernel was found moved, and its pointers
 
-    # --- verbs ----------------------------------------------------------------------------------------------------
+    # --- commands ----------------------------------------------------------------------------------------------------
 
     def run(self, line: str) -> Answer:
-        """Do what one line says, with a live verb first. Raises UnknownVerb for another word, else PvhdbgError."""
+        """Do what one line says, with a live command first. Raises UnknownCommand for another word, else PvhdbgError."""
         from pvhdbg.commands import live
 
         return live.run(self, line)
@@ -348,10 +348,10 @@ class Session:
         except TargetError:
             return True
 
-    def needs_control(self, verb: str) -> None:
+    def needs_control(self, command: str) -> None:
         """Raises TargetError where the machine cannot be run."""
         if not self.target.capabilities.control:
-            raise TargetError(f"{verb} needs a machine, and {self.target.name} is a recording", "boot it again: pvhdbg run KERNEL")
+            raise TargetError(f"{command} needs a machine, and {self.target.name} is a recording", "boot it again: pvhdbg run KERNEL")
 
     def set_spec(self, name: str) -> None:
         """Judge by another revision from now on. Raises BadInput."""
@@ -368,12 +368,12 @@ def _timestamp() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
 
 
-class UnknownVerb(BadInput):
-    """The line begins with no verb of ours; `candidates` are those that it could be short for, if it is ambiguous."""
+class UnknownCommand(BadInput):
+    """The line does not begin with a command of ours; `candidates` are those that it could be short for, if it is ambiguous."""
 
     def __init__(self, word: str, candidates: Collection[str] = (), near: Collection[str] = ()) -> None:
         if candidates:
             super().__init__(f"{word!r} is ambiguous: {', '.join(candidates)}", "type more of it")
         else:
-            super().__init__(f"{word!r} is no verb", f"did you mean {', '.join(near)}?" if near else "list them with: help")
+            super().__init__(f"{word!r} is not a command", f"did you mean {', '.join(near)}?" if near else "list them with: help")
         self.candidates, self.near = tuple(candidates), tuple(near)

@@ -37,7 +37,7 @@ def instruction(session: Session, named: bool = True) -> list[str]:
 
 
 def with_next(answer: Answer, session: Session | None) -> Answer:
-    """The answer of a verb that let the machine run, with the instruction that it stands at behind it; on the command line as it is."""
+    """The answer of a command that let the machine run, with the instruction that it stands at behind it; on the command line as it is."""
     if session is None:
         return answer
     try:

@@ -71,14 +71,14 @@ def run(request: Request) -> Observed:
     return _observed(_run_kernel(request))
 
 
-def opened_for(verb: str, request: Request) -> AbstractContextManager[Opened]:
-    """The subject at its entry for as long as the context lasts: what `run`, `attach` or any other verb takes. Raises PvhdbgError."""
-    if verb == "attach":
+def opened_for(command: str, request: Request) -> AbstractContextManager[Opened]:
+    """The subject at its entry for as long as the context lasts: what `run`, `attach` or any other command takes. Raises PvhdbgError."""
+    if command == "attach":
         return _attached(request, parse_address(str(request.subject)))
-    if verb == "run":
+    if command == "run":
         refuse_all_but_kernels(str(request.subject))
         return _run_kernel(request)
-    if verb == "why":
+    if command == "why":
         from pvhdbg.driver.trace_subject import refuse_what_does_not_run
 
         refuse_what_does_not_run(request)
@@ -87,7 +87,7 @@ def opened_for(verb: str, request: Request) -> AbstractContextManager[Opened]:
 
 @contextmanager
 def session_of(request: Request) -> Iterator[Session]:
-    """The live session of the request; or, on the command line, one around its subject at the entry, for this verb alone."""
+    """The live session of the request; or, on the command line, one around its subject at the entry, for this command alone."""
     if request.session is not None:
         yield request.session
         return

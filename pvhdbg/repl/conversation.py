@@ -1,6 +1,6 @@
 """The prompt without a terminal: `run(line)` gives a Result, `complete(line)` the words that go on from there.
 
-A line is a verb, with `| COMMAND` or `> FILE` behind it if need be. Whatever goes wrong, the conversation goes on: an error is one
+A line is a command, with `| COMMAND` or `> FILE` behind it if need be. Whatever goes wrong, the conversation goes on: an error is one
 line of the Result, and so is the end of the machine.
 """
 
@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from pvhdbg.commands import live
-from pvhdbg.commands.declare import Answer, Request, Verb
+from pvhdbg.commands.declare import Answer, Command, Request
 from pvhdbg.decode.text import safe
 from pvhdbg.errors import BadInput, PvhdbgError, TargetLost
-from pvhdbg.machine.session import Session, UnknownVerb
+from pvhdbg.machine.session import Session, UnknownCommand
 from pvhdbg.model import Unavailable
-from pvhdbg.repl import lines, own_verbs
+from pvhdbg.repl import lines, own_commands
 from pvhdbg.repl.machine import Machine
 from pvhdbg.repl.shown import ShownTarget
 from pvhdbg.report.style import PLAIN, Style
@@ -38,9 +38,9 @@ class Result:
 class Conversation:
     """One conversation with one machine."""
 
-    def __init__(self, verb: str, request: Request) -> None:
-        self.verbs = own_verbs.ALL
-        self.machine = Machine(verb, request, self.verbs, self)
+    def __init__(self, command: str, request: Request) -> None:
+        self.commands = own_commands.ALL
+        self.machine = Machine(command, request, self.commands, self)
         self.progress = request.progress
         self.style: Style = PLAIN
         self.write: Callable[[str], None] = lambda _: None  # what cannot wait for the Result: serial output, and sourced lines
@@ -68,7 +68,7 @@ class Conversation:
     # --- a line ---------------------------------------------------------------------------------------------------
 
     def run(self, line: str) -> Result:
-        """Do a line; an empty one does the last repeatable verb again. Never raises."""
+        """Do a line; an empty one does the last repeatable command again. Never raises."""
         if lines.is_comment(line):
             return Result()
         line = line.strip() or self._repeat
@@ -93,33 +93,33 @@ class Conversation:
 
     def _run(self, text: str) -> Result:
         if text.startswith("!"):
-            return self._shown(own_verbs_named("shell"), {"command": text[1:].strip()}, lines.Line(text), text)
-        verb = self._meant(lines.command_of(text).strip() or text)
-        if verb is None:
+            return self._shown(own_commands_named("shell"), {"command": text[1:].strip()}, lines.Line(text), text)
+        command = self._meant(lines.command_of(text).strip() or text)
+        if command is None:
             return self._passed_on(text)
-        rest = live.find(text, self.verbs)[1] if verb.name in own_verbs.RAW else ""
-        if verb.name == "gdb":
+        rest = live.find(text, self.commands)[1] if command.name in own_commands.RAW else ""
+        if command.name == "gdb":
             return self._passed_on(rest.strip())
-        if verb.name in own_verbs.RAW:
-            return self._shown(verb, {"command": rest.strip()}, lines.Line(text), text)
+        if command.name in own_commands.RAW:
+            return self._shown(command, {"command": rest.strip()}, lines.Line(text), text)
         line = lines.parse(text)
-        verb, rest = live.find(line.command, self.verbs)
-        return self._shown(verb, live.values(verb, rest), line, text)
+        command, rest = live.find(line.command, self.commands)
+        return self._shown(command, live.values(command, rest), line, text)
 
-    def _meant(self, text: str) -> Verb | None:
-        """The verb of ours that a line is; None for a line that is GDB's. Raises UnknownVerb where there is no GDB."""
+    def _meant(self, text: str) -> Command | None:
+        """The command of ours that a line is; None for a line that is GDB's. Raises UnknownCommand where there is no GDB."""
         first, *rest = text.replace("/", " /", 1).split()
         gdb = self.machine.may_use_gdb and self.machine.gone is None
         if gdb and first == "info" and rest and not rest[0].startswith("-") and not _second_word(rest[0]):
             return None
         try:
-            return live.find(text, self.verbs, abbreviated=False)[0]
-        except UnknownVerb:
-            if gdb and (first in own_verbs.GDB_WORDS or first == "x"):
+            return live.find(text, self.commands, abbreviated=False)[0]
+        except UnknownCommand:
+            if gdb and (first in own_commands.GDB_WORDS or first == "x"):
                 return None
         try:
-            return live.find(text, self.verbs)[0]
-        except UnknownVerb as unknown:
+            return live.find(text, self.commands)[0]
+        except UnknownCommand as unknown:
             if not gdb or unknown.candidates:
                 raise
             return None
@@ -130,7 +130,7 @@ class Conversation:
         machine.needs_machine()
         self.session.needs_control("gdb")
         if not machine.may_use_gdb:
-            raise BadInput("GDB is not to be used here, or not installed", "leave --via remote out; list our verbs with: help")
+            raise BadInput("GDB is not to be used here, or not installed", "leave --via remote out; list our commands with: help")
         if not line:
             raise BadInput("gdb needs a line", "usage: gdb LINE")
         gdb = machine.hand_to_gdb()
@@ -153,19 +153,19 @@ class Conversation:
 
     def _unknown(self, line: str) -> PvhdbgError:
         try:
-            live.find(line, self.verbs)
-        except UnknownVerb as error:
+            live.find(line, self.commands)
+        except UnknownCommand as error:
             if error.candidates:
                 return error
             near = f"did you mean {', '.join(error.near)}?" if error.near else "list them with: help"
-            return BadInput(f"{line.split()[0]!r} is no verb, and GDB does not know it either", near)
-        return BadInput(f"{line.split()[0]!r} is no verb, and GDB does not know it either", "list them with: help")
+            return BadInput(f"{line.split()[0]!r} is not a command, and GDB does not know it either", near)
+        return BadInput(f"{line.split()[0]!r} is not a command, and GDB does not know it either", "list them with: help")
 
-    def _shown(self, verb: Verb, values: dict[str, Any], line: lines.Line, text: str) -> Result:
-        if verb.name not in own_verbs.NO_MACHINE:
+    def _shown(self, command: Command, values: dict[str, Any], line: lines.Line, text: str) -> Result:
+        if command.name not in own_commands.NO_MACHINE:
             self.machine.needs_machine()
-        answer = verb(Request(values, self.progress, self.session))
-        if verb.repeats:
+        answer = command(Request(values, self.progress, self.session))
+        if command.repeats:
             self._repeat = self._goes_on or text
         plain = bool(line.shell or line.file)
         output = answer.render(str(values.get("format") or "text"), PLAIN if plain else self.style)
@@ -220,7 +220,7 @@ class Conversation:
         try:
             self.where = place(self.session)
         except (PvhdbgError, Unavailable):
-            self.where = ("", "")  # the next verb says what is wrong
+            self.where = ("", "")  # the next command says what is wrong
 
     def toolbar(self) -> str:
         """Where the machine is, its mode, and who runs it, in one line."""
@@ -282,7 +282,7 @@ class Conversation:
 
 
 def _second_word(word: str) -> bool:
-    return any(verb.name.startswith(f"info {word}") for verb in own_verbs.OWN)
+    return any(command.name.startswith(f"info {word}") for command in own_commands.OWN)
 
 
 def _clean(text: str) -> str:
@@ -290,9 +290,9 @@ def _clean(text: str) -> str:
     return "".join(letter if letter in "\n\t" else safe(letter) for letter in text)
 
 
-def own_verbs_named(name: str) -> Verb:
-    """One of the prompt's own verbs."""
-    return next(verb for verb in own_verbs.OWN if verb.name == name)
+def own_commands_named(name: str) -> Command:
+    """One of the prompt's own commands."""
+    return next(command for command in own_commands.OWN if command.name == name)
 
 
 def _piped(command: str, text: str) -> str:

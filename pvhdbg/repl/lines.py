@@ -22,7 +22,7 @@ class Line:
 
 
 def parse(text: str) -> Line:
-    """`VERB … | COMMAND`, `VERB … > FILE`, `VERB … >> FILE`; a sign in quotes is none. Raises BadInput for an empty rest."""
+    """`COMMAND … | COMMAND`, `COMMAND … > FILE`, `COMMAND … >> FILE`; a sign in quotes is none. Raises BadInput for an empty rest."""
     hidden = _QUOTED.sub(lambda found: "x" * len(found[0]), text)
     sign = _SIGN.search(hidden)
     if sign is None:

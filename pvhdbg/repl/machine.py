@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pvhdbg.commands.declare import Request, Verb
+from pvhdbg.commands.declare import Command, Request
 from pvhdbg.errors import PvhdbgError, TargetError, TargetLost
 from pvhdbg.machine.lease import Lent
 from pvhdbg.machine.session import Session, Settings
@@ -40,9 +40,9 @@ class Machine:
 
     session: Session
 
-    def __init__(self, verb: str, request: Request, verbs: tuple[Verb, ...] = (), face: Any = None) -> None:
-        self._verb, self._request = verb, request
-        self._verbs, self._face = verbs, face
+    def __init__(self, command: str, request: Request, commands: tuple[Command, ...] = (), face: Any = None) -> None:
+        self._command, self._request = command, request
+        self._commands, self._face = commands, face
         self._stack = ExitStack()
         self.qemu: QemuProcess | None = None
         self.serial: Follower | None = None
@@ -68,7 +68,7 @@ class Machine:
             warnings=opened.warnings,
             confirm=Confirm(),
             naming="name the kernel: start again with --kernel ELF",
-            verbs=self._verbs,
+            commands=self._commands,
             face=self._face,
             lender=self.lend,
         )
@@ -76,7 +76,7 @@ class Machine:
 
     def _enter(self, request: Request) -> Opened:
         with ExitStack() as stack:
-            opened = stack.enter_context(opened_for(self._verb, request))
+            opened = stack.enter_context(opened_for(self._command, request))
             self._stack = stack.pop_all()
         self.qemu, self.gone, self.ended = opened.qemu, None, None
         self.runner.armed, self._symbols_given = set(), False
@@ -237,7 +237,7 @@ class Machine:
                 self.ended, self.runner.reboots = None, _OWN_REBOOTS
             self.breakpoints.place(self.session)
         except PvhdbgError:
-            pass  # the next verb says what is wrong
+            pass  # the next command says what is wrong
 
     def _give_symbols(self, gdb: GdbTarget) -> None:
         from pvhdbg.commands.gdb import symbol_commands
@@ -266,7 +266,7 @@ class Machine:
         return float(self._request.timeout or 30.0)
 
     def speak_anew(self) -> None:
-        """A fresh connection, after an interrupt that may have cut a reply in two. Its failure is told by the next verb."""
+        """A fresh connection, after an interrupt that may have cut a reply in two. Its failure is told by the next command."""
         if self.gone is None and not self.recorded and self.gdb is None:
             self.session.target.close(Leave.STOPPED)
             try:

@@ -63,8 +63,8 @@ class Runner:
         finally:
             self._leave_temporaries(until)
 
-    def ready_to_run(self, verb: str) -> None:
-        self._machine.session.needs_control(verb)
+    def ready_to_run(self, command: str) -> None:
+        self._machine.session.needs_control(command)
         self._machine.needs_machine()
         if self._machine.ended is not None:
             raise TargetError(f"there is nothing left to run: {self._machine.ended}", "boot it again: restart")

@@ -7,7 +7,7 @@ from typing import Any
 from pvhdbg.model import Registers
 from pvhdbg.targets.target import Capabilities, Leave, Stop, Target
 
-_MOST = 24  # commands of one verb that are told
+_MOST = 24  # commands of one command that are told
 
 
 class ShownTarget:

@@ -6,17 +6,17 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
-from pvhdbg.commands.declare import Answer, Request, Verb
+from pvhdbg.commands.declare import Answer, Command, Request
 
 if TYPE_CHECKING:
     from pvhdbg.repl.conversation import Conversation
 
 
-def converses(verb: Verb, values: Mapping[str, Any]) -> bool:
+def converses(command: Command, values: Mapping[str, Any]) -> bool:
     """Whether a command line leads to the prompt, or to commands that are done there."""
-    if not verb.converses:
+    if not command.converses:
         return False
-    if verb.name == "repl" or values.get("commands"):
+    if command.name == "repl" or values.get("commands"):
         return True
     plain = values.get("format") in (None, "text") and not values.get("output")
     return plain and not values.get("batch") and on_terminal()
@@ -27,7 +27,7 @@ def on_terminal() -> bool:
     return bool(sys.stdin is not None and sys.stdin.isatty() and sys.stdout is not None and sys.stdout.isatty())
 
 
-def converse(verb: Verb, values: Mapping[str, Any], stderr: TextIO) -> int:
+def converse(command: Command, values: Mapping[str, Any], stderr: TextIO) -> int:
     """The whole conversation; returns the exit code: the report's, else that of the first command that failed.
 
     Raises PvhdbgError where the machine does not come to its entry, or the report cannot be written.
@@ -41,16 +41,16 @@ def converse(verb: Verb, values: Mapping[str, Any], stderr: TextIO) -> int:
     try:
         with open_output(values.get("output")) as output:
             with Progress(stderr) as progress:
-                talk = Conversation(verb.name, Request(values, progress))
+                talk = Conversation(command.name, Request(values, progress))
                 talk.open()
             talk.progress = lambda _: None
-            if verb.name != "repl":
-                answer = _report(verb, talk, values, stderr)
+            if command.name != "repl":
+                answer = _report(command, talk, values, stderr)
                 output.write(answer.render(values.get("format") or "text", style_for(values.get("color") or "auto", output.stream)))
                 code = answer.exit_code
         with open_output(None) as output:
             talk.style, talk.write = style_for(values.get("color") or "auto", output.stream), output.write
-            if verb.name == "repl":
+            if command.name == "repl":
                 output.write("".join(f"{line}\n" for line in talk.greeting()))
             failed = _talk(talk, values, stderr)
             output.write(talk.close())
@@ -60,12 +60,12 @@ def converse(verb: Verb, values: Mapping[str, Any], stderr: TextIO) -> int:
     return code or failed
 
 
-def _report(verb: Verb, talk: Conversation, values: Mapping[str, Any], stderr: TextIO) -> Answer:
-    """What the verb would have said without a conversation behind it: `run` and `attach` judge, the others are a session's, too."""
+def _report(command: Command, talk: Conversation, values: Mapping[str, Any], stderr: TextIO) -> Answer:
+    """What the command would have said without a conversation behind it: `run` and `attach` judge, the others are a session's, too."""
     from pvhdbg.cli.progress import Progress
     from pvhdbg.commands.table import LIVE
 
-    said = next((one for one in LIVE if one.name == verb.name), None) or next(one for one in LIVE if one.name == "check")
+    said = next((one for one in LIVE if one.name == command.name), None) or next(one for one in LIVE if one.name == "check")
     with Progress(stderr) as progress:
         answer = said(Request(values, progress, talk.session))
     talk.look()

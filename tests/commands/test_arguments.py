@@ -6,7 +6,7 @@ import pytest
 
 from pvhdbg.commands.line import parse
 from pvhdbg.commands.overview import TOPICS, by_topic, overview
-from pvhdbg.commands.table import VERBS
+from pvhdbg.commands.table import COMMANDS
 from pvhdbg.errors import BadInput
 
 
@@ -40,12 +40,12 @@ def test_words_that_do_not_fit(words: list[str]) -> None:
     assert "--help" in error.value.todo
 
 
-@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.name)
-def test_every_verb_has_help_and_an_example_that_parses(verb: object) -> None:
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_every_command_has_help_and_an_example_that_parses(command: object) -> None:
     with pytest.raises(SystemExit) as leaving:
-        parse([*verb.name.split(), "--help"])  # type: ignore[attr-defined]
+        parse([*command.name.split(), "--help"])  # type: ignore[attr-defined]
     assert leaving.value.code == 0
-    assert parse(verb.example.split()[1:])[0] is verb  # type: ignore[attr-defined]
+    assert parse(command.example.split()[1:])[0] is command  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -101,15 +101,15 @@ def test_the_usage_names_what_must_be_given_and_the_options_stand_by_their_kind(
     assert own.index("\n  --kernel") < own.index("\njudging:\n")  # another thing than the --kernel of a gdbstub
 
 
-def test_the_overview_has_every_verb_once_below_a_topic() -> None:
-    shown = [verb.name for _, verbs in by_topic() for verb in verbs]
-    assert sorted(shown) == sorted(verb.name for verb in VERBS)
+def test_the_overview_has_every_command_once_below_a_topic() -> None:
+    shown = [command.name for _, commands in by_topic() for command in commands]
+    assert sorted(shown) == sorted(command.name for command in COMMANDS)
     assert {name for _, names in TOPICS for name in names} <= set(shown)
 
 
 @pytest.mark.parametrize("columns", [50, 80, 200])
 def test_the_overview_fits_the_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
-    verbs = overview().partition("\njudge a hand-off:\n")[2]
-    assert max(map(len, verbs.splitlines())) <= columns
-    assert f"  {'snapshot export':<16} " in verbs
+    commands = overview().partition("\njudge a hand-off:\n")[2]
+    assert max(map(len, commands.splitlines())) <= columns
+    assert f"  {'snapshot export':<16} " in commands

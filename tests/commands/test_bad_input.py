@@ -31,16 +31,16 @@ from tests.support.cli_runner import (
 )
 
 Start = Callable[..., Machine]
-KERNEL_VERBS = ("check", "run", "regs", "info")
+KERNEL_COMMANDS = ("check", "run", "regs", "info")
 
 
 # --- files --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("verb", KERNEL_VERBS)
-def test_no_such_file(cli: Cli, verb: str) -> None:
-    cli(verb, "/nonexistent/vmlinux").complaint(2, "no file /nonexistent/vmlinux")
-    cli(verb, "vmlinux").complaint(2, "no file vmlinux")
+@pytest.mark.parametrize("command", KERNEL_COMMANDS)
+def test_no_such_file(cli: Cli, command: str) -> None:
+    cli(command, "/nonexistent/vmlinux").complaint(2, "no file /nonexistent/vmlinux")
+    cli(command, "vmlinux").complaint(2, "no file vmlinux")
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_a_timeout_that_is_none(cli: Cli, value: str) -> None:
     cli("check", HELLO, f"--timeout={value}").complaint(2, "timeout")
 
 
-def test_no_verb_and_wrong_verbs(cli: Cli) -> None:
+def test_no_command_and_wrong_commands(cli: Cli) -> None:
     assert cli().ok(2).out.startswith("usage: pvhdbg")
     cli("chekc").complaint(2, "chekc")
     cli("snapshot").complaint(2, "snapshot")

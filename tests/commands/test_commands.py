@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pvhdbg.commands.table import VERBS
+from pvhdbg.commands.table import COMMANDS
 from pvhdbg.targets.target import Leave
 from pvhdbg.version import VERSION
 from tests.support.cli_runner import HELLO, HELLO_ENTRY, Cli, Machine, eventually, kernel_elf, need, scratch
@@ -52,9 +52,9 @@ def verdicts(document: dict[str, Any]) -> dict[str, str]:
 
 
 @pytest.mark.boot
-@pytest.mark.parametrize("verb", ["check", "run"])
-def test_a_report(cli: Cli, verb: str) -> None:
-    ran = cli(verb, HELLO, "--append", "one two=3").ok()
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_a_report(cli: Cli, command: str) -> None:
+    ran = cli(command, HELLO, "--append", "one two=3").ok()
     assert ran.err == ""
     lines = ran.out.splitlines()
     assert re.match(r"VMM +QEMU \d+\.\d+", lines[0])
@@ -110,12 +110,12 @@ def test_the_json_verdicts(document: dict[str, Any]) -> None:
 
 
 @pytest.mark.boot
-@pytest.mark.parametrize("verb", ["regs", "info"])
-def test_regs_and_info(boot: Cli, verb: str) -> None:
-    text = boot(verb, "hello.pvhsnap").ok().out
-    document = boot(verb, "hello.pvhsnap", "--format", "json").ok().json()
-    assert document["schema"] == f"pvhdbg/{verb}/1"
-    if verb == "regs":
+@pytest.mark.parametrize("command", ["regs", "info"])
+def test_regs_and_info(boot: Cli, command: str) -> None:
+    text = boot(command, "hello.pvhsnap").ok().out
+    document = boot(command, "hello.pvhsnap", "--format", "json").ok().json()
+    assert document["schema"] == f"pvhdbg/{command}/1"
+    if command == "regs":
         assert f"ebx {int(document['registers']['ebx'], 16):08x}" in text
         assert document["segments"]["cs"]["limit"] == "0xffffffff"
     else:
@@ -124,9 +124,9 @@ def test_regs_and_info(boot: Cli, verb: str) -> None:
 
 
 @pytest.mark.boot
-@pytest.mark.parametrize("verb", ["regs", "info"])
-def test_regs_and_info_of_a_kernel(cli: Cli, verb: str) -> None:
-    assert "0x100000" in cli(verb, HELLO).ok().out
+@pytest.mark.parametrize("command", ["regs", "info"])
+def test_regs_and_info_of_a_kernel(cli: Cli, command: str) -> None:
+    assert "0x100000" in cli(command, HELLO).ok().out
 
 
 # --- snapshots ----------------------------------------------------------------------------------------------------
@@ -263,10 +263,10 @@ def test_a_failed_run_leaves_the_old_output(cli: Cli) -> None:
 
 
 @pytest.mark.boot
-@pytest.mark.parametrize("verb", ["check", "attach"])
-def test_an_attached_machine_at_its_reset_vector(cli: Cli, machine: Start, verb: str) -> None:
+@pytest.mark.parametrize("command", ["check", "attach"])
+def test_an_attached_machine_at_its_reset_vector(cli: Cli, machine: Start, command: str) -> None:
     stub = machine()
-    document = cli(verb, stub.socket, "--format", "json").ok().json()
+    document = cli(command, stub.socket, "--format", "json").ok().json()
     assert document["entry"]["address"] == "0x100000"
     assert document["entry"]["found_by"] == "fw_cfg"
     assert document["kernel"]["path"] == HELLO  # as the monitor names it, and confirmed by the guest's memory
@@ -421,24 +421,24 @@ def test_a_compressed_kernel_is_booted(cli: Cli) -> None:
     assert "is a gzip" in cli("check", packed).ok().out
 
 
-@pytest.mark.parametrize("verb", [verb.name for verb in VERBS])
-def test_help(cli: Cli, verb: str) -> None:
-    ran = cli(*verb.split(), "--help").ok()
-    assert ran.out.startswith(f"usage: pvhdbg {verb}")
+@pytest.mark.parametrize("command", [command.name for command in COMMANDS])
+def test_help(cli: Cli, command: str) -> None:
+    ran = cli(*command.split(), "--help").ok()
+    assert ran.out.startswith(f"usage: pvhdbg {command}")
     assert "example: pvhdbg" in ran.out
 
 
 def test_overview_and_version(cli: Cli) -> None:
     text = cli("--help").ok().out
-    for verb in VERBS:
-        assert verb.name in text
+    for command in COMMANDS:
+        assert command.name in text
     for code in ("0 conforms", "1 violated", "2 usage", "3 not observed", "4 undecided", "70 internal"):
         assert code in text
     assert cli("--version").ok().out == f"pvhdbg {VERSION}\n"
 
 
 def test_leave_has_the_words_of_the_option() -> None:
-    options = {name: one.options for verb in VERBS for one in verb.arguments for name in one.names}
+    options = {name: one.options for command in COMMANDS for one in command.arguments for name in one.names}
     assert set(options["--leave"]["choices"]) == {leave.value for leave in Leave}
 
 

@@ -1,4 +1,4 @@
-"""The verbs on cores and snapshots that were made by hand: what is refused, with which words, and what is written."""
+"""The commands on cores and snapshots that were made by hand: what is refused, with which words, and what is written."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def files() -> Iterator[Cli]:
         cli.nothing_left()
 
 
-@pytest.mark.parametrize("verb", ["check", "regs", "info"])
-def test_a_core_that_is_not_at_an_entry(files: Cli, verb: str) -> None:
-    files(verb, "core").complaint(3, "was not taken at a PVH entry", "--here", "protected mode")
-    assert files(verb, "core", "--here").code in (0, 1)
+@pytest.mark.parametrize("command", ["check", "regs", "info"])
+def test_a_core_that_is_not_at_an_entry(files: Cli, command: str) -> None:
+    files(command, "core").complaint(3, "was not taken at a PVH entry", "--here", "protected mode")
+    assert files(command, "core", "--here").code in (0, 1)
 
 
 def test_a_core_shows_its_registers(files: Cli) -> None:
@@ -60,8 +60,8 @@ def test_a_core_shows_its_registers(files: Cli) -> None:
 )
 def test_a_bad_core_is_one_complaint(files: Cli, data: bytes, words: tuple[str, ...]) -> None:
     files.file("bad", data)
-    for verb in ("check", "info", "regs"):
-        files(verb, "bad").complaint(2, *words)
+    for command in ("check", "info", "regs"):
+        files(command, "bad").complaint(2, *words)
 
 
 @pytest.mark.parametrize("words", [("--append", "x"), ("--machine", "q35"), ("--entry", "0x100000"), ("--reset",)])

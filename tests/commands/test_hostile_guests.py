@@ -337,11 +337,11 @@ def test_a_snapshot_that_steers_terminals(cli: Cli, saved: str, path: str) -> No
     if path == "segments.tr.missing":
         document["segments"]["tr"] |= {"base": None, "limit": None, "flags": None}
     file = cli.file("a.pvhsnap", _set(document, path, ESCAPES.decode("latin-1")))
-    for verb in ("check", "regs", "info"):
-        ran = cli(verb, file)
+    for command in ("check", "regs", "info"):
+        ran = cli(command, file)
         assert ran.code in (0, 1)
         safe(ran)
-        assert "\x1b" not in cli(verb, file, "--format", "json").out
+        assert "\x1b" not in cli(command, file, "--format", "json").out
 
 
 def test_holes_of_a_snapshot_that_steer_terminals(cli: Cli, saved: str) -> None:
@@ -355,8 +355,8 @@ def test_holes_of_a_snapshot_that_steer_terminals(cli: Cli, saved: str) -> None:
     document["backing"] = None
     document["holes"] = [["0x0", "0xffffffffffffffff", ESCAPES.decode("latin-1")]]
     document["memory"] = [piece for piece in document["memory"] if int(piece["address"], 16) in range(start - 4096, start + 1)]
-    for verb in ("check", "info"):
-        safe(cli(verb, cli.file("a.pvhsnap", json.dumps(document))))
+    for command in ("check", "info"):
+        safe(cli(command, cli.file("a.pvhsnap", json.dumps(document))))
 
 
 def test_a_zip_bomb(cli: Cli, saved: str) -> None:

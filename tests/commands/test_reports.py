@@ -15,7 +15,7 @@ import pytest
 
 from pvhdbg.commands.formats import FILE_JUDGED, JUDGED
 from pvhdbg.commands.line import parse
-from pvhdbg.commands.table import VERBS
+from pvhdbg.commands.table import COMMANDS
 from pvhdbg.errors import BadInput
 from tests.support.cli_runner import HELLO, ROOT, Cli, Machine, kernel_elf, need, scratch
 
@@ -80,13 +80,13 @@ def test_format_prints_any_of_them(cli: Cli) -> None:
 
 
 @pytest.mark.boot
-def test_the_verbs_that_judge_all_take_them(cli: Cli, machine: Callable[..., Machine]) -> None:
+def test_the_commands_that_judge_all_take_them(cli: Cli, machine: Callable[..., Machine]) -> None:
     one, two = cli.folder / "one.xml", cli.folder / "two.html"
     cli("run", HELLO, "--report", f"junit={one}").ok()
     cli("attach", machine().socket, "--kernel", HELLO, "--report", f"html={two}").ok()
     assert ElementTree.parse(one).getroot().tag == "testsuites"
     assert "conforms" in two.read_text()
-    assert {verb.name for verb in VERBS if verb.formats == JUDGED} >= {"run", "attach", "check"}
+    assert {command.name for command in COMMANDS if command.formats == JUDGED} >= {"run", "attach", "check"}
 
 
 @pytest.mark.parametrize("strict", [False, True])
@@ -186,7 +186,7 @@ def test_words_that_do_not_fit(words: list[str], complaint: str) -> None:
     assert error.value.todo
 
 
-def test_a_verb_without_verdicts_has_its_own_formats() -> None:
+def test_a_command_without_verdicts_has_its_own_formats() -> None:
     _, values = parse(["regs", "vmlinux", "--report", "json=x", "--report", "text=y"])
     assert values["report"] == [("json", "x"), ("text", "y")]
     with pytest.raises(BadInput):

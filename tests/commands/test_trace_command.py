@@ -13,7 +13,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 from elftools.elf.elffile import ELFFile
-from tests.trace import readers
+from tests.tracing import readers
 
 import pvhdbg
 from pvhdbg import guests

@@ -29,7 +29,7 @@ ARGUMENTS = {
     "explain": "PVH-TR-LIMIT",
 }
 NOT_COMPARED = {"snapshot save", "help", "apropos", "trace", "why", "milestones"}  # they have tests of their own
-READING = [verb.name for verb in LIVE if verb.name not in NOT_COMPARED]
+READING = [command.name for command in LIVE if command.name not in NOT_COMPARED]
 
 
 class Gdb:
@@ -60,8 +60,8 @@ class Gdb:
         return [line for line in self.err.splitlines() if line and "No executable" not in line and "determining exec" not in line]
 
 
-def line_of(verb: str) -> str:
-    return f"pvh {verb} {ARGUMENTS.get(verb, '')}".rstrip()
+def line_of(command: str) -> str:
+    return f"pvh {command} {ARGUMENTS.get(command, '')}".rstrip()
 
 
 @pytest.fixture(scope="module")
@@ -80,28 +80,28 @@ def at_entry(stopped: Machine) -> Gdb:
         f"set pvh kernel {HELLO}",
         f"target remote {stopped.socket}",
         "pvh run-to-entry",
-        *(line_of(verb) for verb in READING),
+        *(line_of(command) for command in READING),
         "disconnect",
     )
 
 
-def command_line(cli: Cli, verb: str, machine: Machine, *more: str) -> str:
-    """The same verb by the command line, at the same stop."""
-    words = verb.split()
-    if verb in ("explain", "rules"):
-        return cli(*words, *ARGUMENTS.get(verb, "").split()).ok().out
-    return cli(*words, machine.socket, *ARGUMENTS.get(verb, "").split(), *more).ok().out
+def command_line(cli: Cli, command: str, machine: Machine, *more: str) -> str:
+    """The same command by the command line, at the same stop."""
+    words = command.split()
+    if command in ("explain", "rules"):
+        return cli(*words, *ARGUMENTS.get(command, "").split()).ok().out
+    return cli(*words, machine.socket, *ARGUMENTS.get(command, "").split(), *more).ok().out
 
 
 # --- the same answers ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.boot
-@pytest.mark.parametrize("verb", READING)
-def test_the_command_lines_answer_at_the_entry(at_entry: Gdb, stopped: Machine, cli: Cli, verb: str) -> None:
-    by_cli = command_line(cli, verb, stopped, *([] if verb in ("explain", "rules") else ["--kernel", HELLO]))
+@pytest.mark.parametrize("command", READING)
+def test_the_command_lines_answer_at_the_entry(at_entry: Gdb, stopped: Machine, cli: Cli, command: str) -> None:
+    by_cli = command_line(cli, command, stopped, *([] if command in ("explain", "rules") else ["--kernel", HELLO]))
     # QEMU's SETUP_DATA item of a PVH kernel points into a stack frame that is gone (x86_load_linux, hw/i386/x86.c).
-    assert re.sub("SETUP_DATA .*", "", at_entry[line_of(verb)]) == re.sub("SETUP_DATA .*", "", by_cli)
+    assert re.sub("SETUP_DATA .*", "", at_entry[line_of(command)]) == re.sub("SETUP_DATA .*", "", by_cli)
 
 
 @pytest.mark.boot
@@ -114,8 +114,8 @@ def test_the_run_to_the_entry(at_entry: Gdb) -> None:
 def test_the_command_lines_answer_in_long_mode(paging_kernels: Callable[[int], str], machine: Start, cli: Cli) -> None:
     kernel = paging_kernels(4)
     stub = machine(kernel=kernel)
-    verbs = ("regs", "segments", "gdt", "idt", "tss", "mode", "notes", "pagewalk", "xp", "disas", "symbols", "entry")
-    lines = {verb: f"pvh {verb} {words}".rstrip() for verb in verbs for words in [{**ARGUMENTS, "symbols": "there"}.get(verb, "")]}
+    commands = ("regs", "segments", "gdt", "idt", "tss", "mode", "notes", "pagewalk", "xp", "disas", "symbols", "entry")
+    lines = {command: f"pvh {command} {words}".rstrip() for command in commands for words in [{**ARGUMENTS, "symbols": "there"}.get(command, "")]}
     lines |= {"check": "pvh check --here", "info": "pvh info --here"}
     gdb = Gdb(
         f"set pvh kernel {kernel}",
@@ -129,13 +129,13 @@ def test_the_command_lines_answer_in_long_mode(paging_kernels: Callable[[int], s
         "disconnect",
     )
     assert "there" in gdb["x/i $pc"]
-    for verb, line in lines.items():
+    for command, line in lines.items():
         words = line.split()[1:]
-        ran = cli(verb, stub.socket, *(word for word in words[1:] if word != "--here"), "--kernel", kernel, "--here")
-        if verb == "entry":  # the command line's own stop is the entry that it knows of
+        ran = cli(command, stub.socket, *(word for word in words[1:] if word != "--here"), "--kernel", kernel, "--here")
+        if command == "entry":  # the command line's own stop is the entry that it knows of
             assert gdb[line].splitlines()[0] == "entry 0x100000 <entry>, found by ELF note"
         else:
-            assert gdb[line] == ran.out, verb
+            assert gdb[line] == ran.out, command
     assert "64-bit long mode" in gdb["pvh mode"]
     assert re.search(r"PML4 +\[511\]", gdb["pvh pagewalk $rip"])
 
@@ -143,17 +143,17 @@ def test_the_command_lines_answer_in_long_mode(paging_kernels: Callable[[int], s
 @pytest.mark.boot
 def test_a_real_kernel(vmlinux: Path, machine: Start, cli: Cli) -> None:
     stub = machine("-append", "console=ttyS0 quiet", kernel=str(vmlinux))
-    verbs = ("check", "info", "regs", "cmdline")
+    commands = ("check", "info", "regs", "cmdline")
     gdb = Gdb(
         f"target remote {stub.socket}",
         f"set pvh kernel {vmlinux}",
         "pvh run-to-entry",
-        *(f"pvh {verb}" for verb in verbs),
+        *(f"pvh {command}" for command in commands),
         "p/x $pvh_entry()",
         "disconnect",
     )
-    for verb in verbs:
-        assert gdb[f"pvh {verb}"] == cli(verb, stub.socket, "--kernel", str(vmlinux)).ok().out
+    for command in commands:
+        assert gdb[f"pvh {command}"] == cli(command, stub.socket, "--kernel", str(vmlinux)).ok().out
     assert gdb["p/x $pvh_entry()"] == "$1 = 0x1000850\n"
 
 
@@ -323,7 +323,7 @@ def test_a_snapshot_saved_in_gdb(machine: Start, cli: Cli) -> None:
 def test_help_and_completion() -> None:
     gdb = Gdb(
         "help pvh",
-        *(f"help pvh {verb.name}" for verb in LIVE),
+        *(f"help pvh {command.name}" for command in LIVE),
         "help set pvh",
         "help info pvh",
         "pvh help pagewalk",
@@ -337,9 +337,9 @@ def test_help_and_completion() -> None:
         f"set pvh kernel {HELLO}",
         "complete pvh symbols pvh_",
     )
-    for verb in LIVE:
-        assert re.search(rf"^pvh {verb.name.split()[0]} -- ", gdb["help pvh"], re.MULTILINE)
-        assert f"Usage: pvh {verb.name}" in gdb[f"help pvh {verb.name}"]
+    for command in LIVE:
+        assert re.search(rf"^pvh {command.name.split()[0]} -- ", gdb["help pvh"], re.MULTILINE)
+        assert f"Usage: pvh {command.name}" in gdb[f"help pvh {command.name}"]
     assert "Usage: pagewalk" in gdb["pvh help pagewalk"]
     assert "pvh segments" in gdb["apropos hidden segment"]
     assert gdb["complete pvh ch"] == "pvh check\n"
@@ -367,10 +367,10 @@ def test_no_command_of_gdbs_is_shadowed() -> None:
 
 WRONG = {
     "pvh": "which subcommand?",
-    "pvh nonsense": "is no verb",
+    "pvh nonsense": "is not a command",
     "pvh chekc": "did you mean check?",
     "pvh s": 'Ambiguous pvh command "s": segments, snapshot, symbols.',
-    "pvh snapshot": "is no verb",
+    "pvh snapshot": "is not a command",
     "pvh pagewalk": "usage: pvh pagewalk",
     "pvh pagewalk pvh_strt": "did you mean pvh_start",
     "pvh pagewalk 1 +": "syntax error in expression",
@@ -405,7 +405,7 @@ def test_bad_input_is_one_line_each(machine: Start) -> None:
 
 
 def test_without_a_machine() -> None:
-    lines = [f"pvh {verb}" for verb in ("check", "regs", "entry", "break", "run-to-entry")]
+    lines = [f"pvh {command}" for command in ("check", "regs", "entry", "break", "run-to-entry")]
     gdb = Gdb(*lines, "p $pvh_ok()", "pvh explain PVH-CR0-PE", "pvh check --exit")
     assert gdb.complaints() == ["GDB is not connected to a gdbstub (next: target remote :1234)"] * (len(lines) + 2)
     assert "cr0.PE is set" in gdb["pvh explain PVH-CR0-PE"]

@@ -1,4 +1,4 @@
-"""The tracer's verbs inside a real GDB: what they see is what the command line sees, and GDB and the machine are left as they were."""
+"""The tracer's commands inside a real GDB: what they see is what the command line sees, and GDB and the machine are left as they were."""
 
 from __future__ import annotations
 
@@ -226,8 +226,8 @@ def test_without_a_machine_and_on_a_core(cli: Cli) -> None:
     assert len(gdb.complaints()) == 3
 
 
-@pytest.mark.parametrize("verb", ["trace --engine log", "why --for 60"])
-def test_ctrl_c_ends_it_with_what_there_is(machine: Start, verb: str, cli: Cli) -> None:
+@pytest.mark.parametrize("command", ["trace --engine log", "why --for 60"])
+def test_ctrl_c_ends_it_with_what_there_is(machine: Start, command: str, cli: Cli) -> None:
     need("gdb")
     idle, prompt = cli.file("idle", kernel_elf(b"\x42\xeb\xfd")), "(gdb) "  # it comes back to the same state after 2^32 rounds only
     stub, tmp_path = machine(kernel=idle), cli.tmp
@@ -235,11 +235,11 @@ def test_ctrl_c_ends_it_with_what_there_is(machine: Start, verb: str, cli: Cli) 
     with Terminal("gdb", "-nx", "-q", *(word for line in lines for word in ("-ex", line)), env={"TMPDIR": str(tmp_path)}) as gdb:
         gdb.until("at the entry")
         gdb.until(prompt)
-        gdb.press(f"pvh {verb}\n")
-        gdb.until(f"pvh {verb}")
+        gdb.press(f"pvh {command}\n")
+        gdb.until(f"pvh {command}")
         eventually(lambda: reads_the_log(gdb.process), "it does not begin", 10)
         said = gdb.enter("\x03", prompt)
-        assert "ended: interrupted" in said if verb.startswith("trace") else "It did not die" in said
+        assert "ended: interrupted" in said if command.startswith("trace") else "It did not die" in said
         assert "Program received" not in said
         assert "CPL 0" in gdb.enter("pvh mode\n", prompt)
         assert "single step" not in gdb.enter("monitor info status\n", prompt)

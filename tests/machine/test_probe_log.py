@@ -47,16 +47,16 @@ def outcomes(document: dict[str, Any]) -> dict[str, str]:
 
 
 @pytest.mark.boot
-@pytest.mark.parametrize("verb", ["check", "probe"])
-def test_the_verdicts_are_those_of_a_debugger(boot: tuple[Cli, dict[str, Any], bytes], verb: str) -> None:
+@pytest.mark.parametrize("command", ["check", "probe"])
+def test_the_verdicts_are_those_of_a_debugger(boot: tuple[Cli, dict[str, Any], bytes], command: str) -> None:
     cli, live, log = boot
     path = cli.file("serial.log", log)
     version = live["vmm"]["version"]
-    told = cli(verb, path, "--kernel", PROBE, "--vmm", f"qemu {version}", "--format", "json").ok().json()
+    told = cli(command, path, "--kernel", PROBE, "--vmm", f"qemu {version}", "--format", "json").ok().json()
     assert told["verdicts"] == live["verdicts"]
     assert told["start_info"] == live["start_info"]
     assert told["exit_code"] == live["exit_code"] == 0
-    alone = cli(verb, path, "--format", "json").ok().json()
+    alone = cli(command, path, "--format", "json").ok().json()
     known = {rule for rule, outcome in outcomes(live).items() if outcome == "known"}
     assert known == {"PVH-TR-LIMIT"}
     machine_rules = {rule: outcome for rule, outcome in outcomes(live).items() if not rule.startswith("ELF-")}

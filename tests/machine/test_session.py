@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from pvhdbg.commands import live
-from pvhdbg.commands.table import LIVE, VERBS
+from pvhdbg.commands.table import COMMANDS, LIVE
 from pvhdbg.errors import BadInput, MemoryUnreadable, PvhdbgError, TargetError
 from pvhdbg.kernel.image import open_kernel
-from pvhdbg.machine.session import Session, UnknownVerb
+from pvhdbg.machine.session import Session, UnknownCommand
 from pvhdbg.model import Snapshot
 from pvhdbg.report.style import PLAIN
 from pvhdbg.targets.recorded import RecordedTarget
@@ -290,10 +290,10 @@ def test_a_saved_snapshot_says_the_same(hello: Live, cli: Cli) -> None:
     assert hello(f"snapshot save {path}").startswith(f"{path}: ")
     # A snapshot holds no kernel file, so the rules of the machine are compared.
     assert cli("check", path, "--select", "PVH,SI").ok().out == hello("check --select PVH,SI")
-    for verb in ("regs", "info"):
-        assert cli(verb, path).ok().out == hello(verb)
-    for verb in ("segments", "mode", "cmdline", "memmap", "modules", "tss", "gdt"):
-        assert cli(verb, path).ok().out == hello(verb)
+    for command in ("regs", "info"):
+        assert cli(command, path).ok().out == hello(command)
+    for command in ("segments", "mode", "cmdline", "memmap", "modules", "tss", "gdt"):
+        assert cli(command, path).ok().out == hello(command)
     assert cli("pagewalk", path, "$rip").ok().out == "paging is off: linear 0x100000 is physical 0x100000\n"
     assert cli("xp", path, "/8w", "0x100000").ok().out == hello("xp/8w 0x100000")
     cli("xp", path, "0x3000000").complaint(3, "not in the snapshot")
@@ -308,49 +308,49 @@ def test_abbreviations() -> None:
     assert live.find("pa 0x1000") == (live.find("pagewalk")[0], "0x1000")
     assert live.find("sn sa file") == (live.find("snapshot save")[0], "file")
     assert live.find("xp/8w 0x10")[1] == "/8w 0x10"
-    with pytest.raises(UnknownVerb, match="ambiguous: snapshot save, segments, symbols"):
+    with pytest.raises(UnknownCommand, match="ambiguous: snapshot save, segments, symbols"):
         live.find("s")
-    with pytest.raises(UnknownVerb) as unknown:
+    with pytest.raises(UnknownCommand) as unknown:
         live.find("pagwalk 0")
     assert unknown.value.todo == "did you mean pagewalk?"
 
 
 def nowhere(line: str) -> str:
-    """What a verb answers that needs no machine."""
+    """What a command answers that needs no machine."""
     return Session(RecordedTarget(Snapshot())).run(line).text(PLAIN)
 
 
-@pytest.mark.parametrize("verb", [verb.name for verb in LIVE])
-def test_help_of_each_verb(verb: str) -> None:
-    text = nowhere(f"help {verb}")
+@pytest.mark.parametrize("command", [command.name for command in LIVE])
+def test_help_of_each_command(command: str) -> None:
+    text = nowhere(f"help {command}")
     usage = re.search(r"^Usage: (.+)$", text, re.MULTILINE)
     example = re.search(r"^Example: (.+)$", text, re.MULTILINE)
     assert usage
-    assert usage[1].startswith(verb)
+    assert usage[1].startswith(command)
     assert example
     found, rest = live.find(example[1])
-    assert found.name == verb
+    assert found.name == command
     live.values(found, rest)  # the example is one that can be typed
 
 
 def test_help_and_apropos() -> None:
     overview = nowhere("help")
-    for verb in LIVE:
-        assert verb.name in overview
+    for command in LIVE:
+        assert command.name in overview
     assert "pagewalk" in nowhere("apropos page")
     assert "PVH-TR-LIMIT" in nowhere("apropos tr")
 
 
 def test_every_part_is_on_the_command_line_too() -> None:
     # `milestones` is what `trace` shows there when nothing else is asked for.
-    assert {verb.name for verb in LIVE} - {verb.name for verb in VERBS} == {"help", "apropos", "milestones"}
+    assert {command.name for command in LIVE} - {command.name for command in COMMANDS} == {"help", "apropos", "milestones"}
 
 
 @pytest.mark.boot
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("nonsense", "is no verb"),
+        ("nonsense", "is not a command"),
         ("pagewalk", "usage: pagewalk"),
         ("pagewalk 1 2", "is no address"),
         ("pagewalk --x", "usage: pagewalk"),
@@ -372,8 +372,8 @@ def test_every_part_is_on_the_command_line_too() -> None:
         ("snapshot save /nonexistent/x", "cannot be written"),
         ("snapshot save -", "to files only"),
         ("symbols no_such", "no symbol no_such"),
-        ("apropos xyzzy", "no verb and no rule"),
-        ("help xyzzy", "is no verb"),
+        ("apropos xyzzy", "no command and no rule"),
+        ("help xyzzy", "is not a command"),
     ],
 )
 def test_bad_input_is_one_error_and_the_session_goes_on(hello: Live, line: str, words: str) -> None:
@@ -397,4 +397,4 @@ def test_completion(hello: Live) -> None:
     assert complete("check --spec ") == ["draft-a", "v0", "v1"]
     assert "--strict" in complete("check --s")
     assert complete("nonsense x") == []
-    assert set(complete("")) == {verb.name.split()[0] for verb in LIVE}
+    assert set(complete("")) == {command.name.split()[0] for command in LIVE}

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from pvhdbg.commands import live
 from pvhdbg.commands.declare import Request
 from pvhdbg.guests import path as guest
-from pvhdbg.repl import lines, own_verbs
+from pvhdbg.repl import lines, own_commands
 from pvhdbg.repl.conversation import Conversation, Result
 from pvhdbg.repl.serial import Follower
 from tests.support.cli_runner import HELLO, Cli, Machine, eventually, need
@@ -29,16 +29,16 @@ Start = Callable[..., Machine]
 
 
 _WORDS = st.sampled_from(
-    [*(verb.name for verb in own_verbs.ALL), "/4x", "/i", "/", "$pc", "$", "pvh_start", "pvh_start+1", "0x100000", "-1", "0", "'", "--here"]
+    [*(command.name for command in own_commands.ALL), "/4x", "/i", "/", "$pc", "$", "pvh_start", "pvh_start+1", "0x100000", "-1", "0", "'", "--here"]
 )
 
 
 class Talk:
     """A conversation, and all that it wrote besides its results."""
 
-    def __init__(self, subject: str, verb: str = "repl", **values: object) -> None:
+    def __init__(self, subject: str, command: str = "repl", **values: object) -> None:
         self.written: list[str] = []
-        self.it = Conversation(verb, Request({"subject": subject, "timeout": 20.0, **values}))
+        self.it = Conversation(command, Request({"subject": subject, "timeout": 20.0, **values}))
         self.it.write = self.written.append
 
     def __call__(self, line: str) -> str:
@@ -74,9 +74,9 @@ class Talk:
 
 
 @contextmanager
-def talking(subject: str, verb: str = "repl", **values: object) -> Iterator[Talk]:
+def talking(subject: str, command: str = "repl", **values: object) -> Iterator[Talk]:
     need("qemu-system-x86_64")
-    one = Talk(subject, verb, **values)
+    one = Talk(subject, command, **values)
     one.it.open()
     try:
         yield one
@@ -335,8 +335,8 @@ def test_a_real_linux(vmlinux: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("bogus", "'bogus' is no verb"),
-        ("rst", "is no verb"),
+        ("bogus", "'bogus' is not a command"),
+        ("rst", "is not a command"),
         ("re", "ambiguous: regs, reset, restart"),
         ("b pvh_strt", "did you mean pvh_start?"),
         ("until", "usage: until"),
@@ -356,7 +356,7 @@ def test_a_real_linux(vmlinux: Path) -> None:
         ("mode |", "another behind it"),
         ("gdb p 1", "GDB is not to be used"),
         ("continue 3", "usage: continue"),
-        ("help nonsense", "is no verb"),
+        ("help nonsense", "is not a command"),
         ("check --select NOPE", "no rule"),
         ("b 'unclosed", "No closing quotation"),
     ],
@@ -379,16 +379,16 @@ def test_a_snapshot_is_only_looked_at(cli: Cli) -> None:
         one("quit")
 
 
-def test_each_verb_can_be_helped_and_its_example_typed() -> None:
-    names = [name for verb in own_verbs.ALL for name in (verb.name, *verb.aliases)]
+def test_each_command_can_be_helped_and_its_example_typed() -> None:
+    names = [name for command in own_commands.ALL for name in (command.name, *command.aliases)]
     assert len(names) == len(set(names))
-    for verb in own_verbs.OWN:
-        found, rest = live.find(verb.live_example, own_verbs.ALL)
-        assert found is verb
-        if verb.name not in own_verbs.RAW:
+    for command in own_commands.OWN:
+        found, rest = live.find(command.live_example, own_commands.ALL)
+        assert found is command
+        if command.name not in own_commands.RAW:
             live.values(found, rest)
-        assert verb.live_example in live.help_text(verb)
-    assert {one for one in own_verbs.NO_MACHINE if " " not in one} <= set(names)
+        assert command.live_example in live.help_text(command)
+    assert {one for one in own_commands.NO_MACHINE if " " not in one} <= set(names)
 
 
 @pytest.mark.boot
@@ -496,7 +496,7 @@ def test_commands_from_the_command_line(cli: Cli) -> None:
     script = cli.file("script", "mode\n")
     ran = cli("repl", HELLO, "-ex", "b halt", "-x", script, "-ex", "nonsense", "-ex", "c", "--via", "remote").ok(2)
     assert re.match(r"0x100000 <pvh_start>, 32-bit protected mode\nbreakpoint 1: halt .*\n32-bit protected mode, (?:.*\n)+\| hello from PVH\nbreakpoint 1, ", ran.out)
-    assert ran.err == "pvhdbg: 'nonsense' is no verb (did you mean notes?)\n"
+    assert ran.err == "pvhdbg: 'nonsense' is not a command (did you mean notes?)\n"
     reported = cli("run", HELLO, "--strict", "-ex", "cmdline").ok(1)
     assert reported.out == cli("run", HELLO, "--strict").ok(1).out + "\n"
     apart = cli("run", HELLO, "--format", "json", "--output", "report.json", "-ex", "mode").ok()

@@ -1,4 +1,4 @@
-"""The prompt with a real GDB that holds the stub: what is no verb goes there, and the verbs go on through it."""
+"""The prompt with a real GDB that holds the stub: what is not a command goes there, and the commands go on through it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def gdbs() -> list[int]:
 
 
 @pytest.mark.boot
-def test_gdb_takes_over_where_the_verbs_left_off() -> None:
+def test_gdb_takes_over_where_the_commands_left_off() -> None:
     need("gdb")
     with talking(LONG_MODE) as one:
         verdicts = one("check")
@@ -102,7 +102,7 @@ def test_gdbs_own_runs(held: Talk) -> None:
         ("p nosuch", "No symbol"),
         ("p 1 +", "syntax error"),
         ("list", "No symbol table is loaded"),
-        ("bogus", "is no verb, and GDB does not know it either"),
+        ("bogus", "is not a command, and GDB does not know it either"),
         ("chekc", "did you mean check?"),
         ("gdb", "usage: gdb LINE"),
         ("gdb x/4x 0xffffffffffff0000", "Cannot access memory"),

@@ -1,4 +1,4 @@
-"""The tracer's verbs at the prompt: from where the machine stands, and the prompt knows afterwards where that is."""
+"""The tracer's commands at the prompt: from where the machine stands, and the prompt knows afterwards where that is."""
 
 from __future__ import annotations
 

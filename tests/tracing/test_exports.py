@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tests.trace import readers
+from tests.tracing import readers
 
 from pvhdbg.errors import BadInput
 from pvhdbg.tracing.event import Changes, Event, Fault, Mode, Reset

@@ -1,19 +1,19 @@
-"""The verbs that only the prompt has: running, breakpoints, leaving. Declared as all others are."""
+"""The commands that only the prompt has: running, breakpoints, leaving. Declared as all others are."""
 
 from __future__ import annotations
 
-from pvhdbg.commands.declare import Verb, argument
+from pvhdbg.commands.declare import Command, argument
 from pvhdbg.commands.table import LIVE
 from pvhdbg.tracing.mode_words import FOREMOST
 
-_HERE = "pvhdbg.repl.commands"
+_HERE = "pvhdbg.repl.actions"
 _NUMBERS = argument("number", metavar="N", nargs="*", type=int, help="its number; all of them without one")
 _COUNT = argument("count", metavar="N", nargs="?", type=int, default=1, help="how many (1)")
 
 
-def _own(name: str, help: str, example: str, *arguments: object, aliases: tuple[str, ...] = (), repeats: bool = False) -> Verb:
+def _own(name: str, help: str, example: str, *arguments: object, aliases: tuple[str, ...] = (), repeats: bool = False) -> Command:
     function = name.replace(" ", "_") + "_" if name in ("continue", "break") else name.replace(" ", "_")
-    return Verb(
+    return Command(
         name,
         help,
         "",
@@ -27,7 +27,7 @@ def _own(name: str, help: str, example: str, *arguments: object, aliases: tuple[
     )
 
 
-OWN: tuple[Verb, ...] = (
+OWN: tuple[Command, ...] = (
     _own("continue", "let the guest run to the next stop; Ctrl-C interrupts it", "continue", aliases=("c",), repeats=True),
     _own("stepi", "step an instruction, or some", "stepi 3", _COUNT, aliases=("si",), repeats=True),
     _own(
@@ -63,7 +63,7 @@ OWN: tuple[Verb, ...] = (
     ),
     _own("monitor", "a command of QEMU's own monitor", "monitor info mtree",
          argument("command", metavar="COMMAND", nargs="+", help="the command"), aliases=("mon",)),
-    _own("gdb", "a line for GDB as it stands, which then holds the machine; what is no verb goes there, too", "gdb info line",
+    _own("gdb", "a line for GDB as it stands, which then holds the machine; what is not a command goes there, too", "gdb info line",
          argument("command", metavar="LINE", nargs="+", help="the line")),
     _own("reset", "put the machine before its first instruction", "reset"),
     _own("restart", "boot again to the entry, also when the machine is gone", "restart", aliases=("run-to-entry",)),
@@ -75,7 +75,7 @@ OWN: tuple[Verb, ...] = (
     _own("kill", "end the machine's VMM; restart boots it again", "kill"),
     _own("quit", "leave: a QEMU that was started here ends, a gdbstub's machine stays stopped", "quit", aliases=("q", "exit")),
 )  # fmt: skip
-ALL: tuple[Verb, ...] = tuple(sorted((*LIVE, *OWN), key=lambda verb: verb.name))
+ALL: tuple[Command, ...] = tuple(sorted((*LIVE, *OWN), key=lambda command: command.name))
 RAW = frozenset({"monitor", "shell", "gdb"})  # their rest is handed on as it was typed
 NO_MACHINE = frozenset(
     {"help", "apropos", "explain", "rules", "notes", "restart", "quit", "detach", "source", "shell", "info breakpoints", "delete", "kill"}

@@ -1,4 +1,4 @@
-"""What the prompt's own verbs do. Each takes a Request whose session's `face` is the conversation, and returns an Answer."""
+"""What the prompt's own commands do. Each takes a Request whose session's `face` is the conversation, and returns an Answer."""
 
 from __future__ import annotations
 
