@@ -50,7 +50,9 @@ def rows(bench: Bench) -> Iterator[Row]:
     def readelf() -> float:
         return bench.timed(["readelf", "-nlW", kernel]) + bench.timed([sys.executable, "-c", "pass"])
 
-    yield Row("`elf` / `readelf -nlW` and `python -c pass`", *bench.pair(lambda: bench.timed(elf), readelf), "<= 1.0", lambda r: r <= 1.0)
+    yield Row(
+        "`elf` / `readelf -nlW` and `python -c pass`", *bench.pair(lambda: bench.timed(elf), readelf), "<= 1.0", lambda r: r <= 1.0
+    )
     pyelftools = [sys.executable, str(script), kernel]
     both = bench.pair(lambda: bench.timed(elf), lambda: bench.timed(pyelftools))
     yield Row("`elf` / a pyelftools script", *both, "<= 0.5", lambda r: r <= 0.5)
@@ -61,7 +63,12 @@ def rows(bench: Bench) -> Iterator[Row]:
     both = bench.pair(lambda: peak(elf), lambda: peak(pyelftools), 1)
     yield Row("peak memory of `elf` / of that script", *both, "<= 4", lambda r: r <= 4, "MB")
     big = symbols_file(bench)
-    yield Row("index of 116 000 symbols / `nm`", *bench.pair(lambda: index(big), lambda: bench.timed(["nm", str(big)])), "<= 1.0", lambda r: r <= 1.0)
+    yield Row(
+        "index of 116 000 symbols / `nm`",
+        *bench.pair(lambda: index(big), lambda: bench.timed(["nm", str(big)])),
+        "<= 1.0",
+        lambda r: r <= 1.0,
+    )
     both = bench.pair(lambda: index(big), lambda: by_pyelftools(bench, big), 3)
     yield Row("index of 116 000 symbols / pyelftools", *both, "<= 0.1", lambda r: r <= 0.1)
 

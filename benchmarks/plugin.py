@@ -36,7 +36,9 @@ def rows(bench: Bench) -> Iterator[Row]:
     over = [two - one for one, two in zip(bare, ours, strict=True)]
     median = statistics.median(over)
     said = f"{median:.3f} s ({min(over):.3f} to {max(over):.3f}); boot {statistics.median(ours):.3f} s, bare {statistics.median(bare):.3f} s"
-    yield Row("`pvh_boot` less a bare QEMU's start to the entry", [], [], f"<= {OVERHEAD} s", lambda _: median <= OVERHEAD, note=said)
+    yield Row(
+        "`pvh_boot` less a bare QEMU's start to the entry", [], [], f"<= {OVERHEAD} s", lambda _: median <= OVERHEAD, note=said
+    )
     cores = len(os.sched_getaffinity(0))
     what, goal = f"{BOOTS} boots one after the other / with xdist on {cores} cores", SHARE * cores
     if importlib.util.find_spec("pytest") is None or importlib.util.find_spec("xdist") is None:
@@ -57,7 +59,19 @@ def bare_start(bench: Bench) -> float:
     """Seconds for QEMU alone, from its start to the stop at the entry, by nothing but the three packets that it takes."""
     with tempfile.TemporaryDirectory(prefix="pvhdbg-") as folder:
         path = f"{folder}/gdb"
-        command = [DEFAULT_QEMU, "-kernel", str(bench.kernel), "-m", DEFAULT_MEMORY, "-accel", "tcg", "-nic", "none", "-display", "none"]
+        command = [
+            DEFAULT_QEMU,
+            "-kernel",
+            str(bench.kernel),
+            "-m",
+            DEFAULT_MEMORY,
+            "-accel",
+            "tcg",
+            "-nic",
+            "none",
+            "-display",
+            "none",
+        ]
         command += ["-monitor", "none", "-serial", "null", "-S", "-gdb", f"unix:{path},server=on,wait=off"]
         began = time.perf_counter()
         with subprocess.Popen(command, stdin=subprocess.DEVNULL) as qemu, socket.socket(socket.AF_UNIX) as stub:
@@ -103,7 +117,9 @@ def session(bench: Bench, workers: int) -> float:
     env = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": path}  # as it is here, installed or not
     env.pop("PYTEST_ADDOPTS", None)
     began = time.perf_counter()
-    done = subprocess.run([*command, str(test)], env=env, cwd=bench.folder, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(
+        [*command, str(test)], env=env, cwd=bench.folder, capture_output=True, text=True, timeout=600, check=False
+    )
     took = time.perf_counter() - began
     if done.returncode != 0 or f"{BOOTS} passed" not in done.stdout:
         raise SystemExit(f"the session failed:\n{done.stdout[-1000:]}{done.stderr[-1000:]}")

@@ -28,6 +28,7 @@ from pvhdbg.targets.target import Leave
 READ_SIZE = 16 << 20
 HEAVY = ("pygdbmi", "elftools", "prompt_toolkit", "rich", "lz4", "zstandard", "capstone")
 
+
 def rows(bench: Bench) -> Iterator[Row]:
     """The table's rows, as they are measured."""
 

@@ -92,7 +92,10 @@ def rows(bench: Bench) -> Iterator[Row]:
             return
         begin = image.symbols().virtual_address("start_kernel")
     end, count = stretch(bench, begin)
-    for states, items, goal, name in ((True, "exec,cpu,nochain", 230, "all registers"), (False, "exec,nochain", 600, "pc and mode")):
+    for states, items, goal, name in (
+        (True, "exec,cpu,nochain", 230, "all registers"),
+        (False, "exec,nochain", 600, "pc and mode"),
+    ):
         ours = partial(traced, bench, begin, end, count, states)
         both = bench.pair(ours, partial(raw, bench, begin, end, count, items), 3)
         yield Row(f"trace, {name} / QEMU's log to /dev/null", *both, ">= 0.8", lambda r: r >= 0.8, "events/s")
@@ -106,10 +109,16 @@ def rows(bench: Bench) -> Iterator[Row]:
               lambda r: r <= 1.05)  # fmt: skip
     yield Row("whole boot with --what calls / alone", *bench.pair(partial(calls, bench), partial(boot, bench, False), 3), "<= 2",
               lambda r: r <= 2)  # fmt: skip
-    peak = float(subprocess.run([sys.executable, "-c", PIPELINE_SCRIPT, str(PIPELINE)], capture_output=True, text=True, check=True, cwd=ROOT).stdout)
+    peak = float(
+        subprocess.run(
+            [sys.executable, "-c", PIPELINE_SCRIPT, str(PIPELINE)], capture_output=True, text=True, check=True, cwd=ROOT
+        ).stdout
+    )
     yield Row("peak memory of 10 M events through the reader", [], [], "<= 150 MB", lambda _: peak <= 150, note=f"{peak:.0f} MB")
     took = min(why(bench) for _ in range(3))
-    yield Row("`why`: from the entry of a boot that dies to its verdict", [], [], "<= 0.5 s", lambda _: took <= 0.5, note=f"{took:.2f} s")
+    yield Row(
+        "`why`: from the entry of a boot that dies to its verdict", [], [], "<= 0.5 s", lambda _: took <= 0.5, note=f"{took:.2f} s"
+    )
     told = max(wait_for_a_death(crash) for crash in ("wild-esp", "virtual-address", "endless-loop", "hlt"))
     yield Row("a wait: from a guest's last words to the word of its death, the slowest of four deaths", [], [], "<= 1 s",
               lambda _: told <= 1, note=f"{told:.2f} s")  # fmt: skip

@@ -87,7 +87,9 @@ class Handoff:
             lines = verdict_text.checks(wrong, CHAPTERS, f"violated by {report.boot.revision.title}:", PLAIN)
             raise AssertionError("\n".join([report.conclusion, "", *lines]))
 
-    def assert_each(self, subtests: Subtests, allow: Collection[str] = (), *, spec: str | None = None, strict: bool = False) -> None:
+    def assert_each(
+        self, subtests: Subtests, allow: Collection[str] = (), *, spec: str | None = None, strict: bool = False
+    ) -> None:
         """As `assert_conforms`, with each rule as a subtest: `subtests` is pytest's fixture of that name (pytest 9)."""
         __tracebackhide__ = True
         report = self.report(spec, strict)
@@ -362,6 +364,3 @@ def told(report: Report) -> str:
     """The report's verdicts as text, with its conclusion last."""
     lines = verdict_text.checks(report.verdicts, CHAPTERS, f"Checks by {report.boot.revision.title}", PLAIN)
     return "\n".join([*lines, "", report.conclusion])
-
-
-

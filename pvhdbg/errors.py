@@ -87,7 +87,9 @@ class MemoryUnreadable(TargetError):
     """
 
     def __init__(self, address: int, size: int, why: str = "nothing is there", *, looked: bool = True) -> None:
-        super().__init__(f"{size} bytes of guest memory at {address:#x} cannot be read: {why}", "see what is there: memmap, pagewalk")
+        super().__init__(
+            f"{size} bytes of guest memory at {address:#x} cannot be read: {why}", "see what is there: memmap, pagewalk"
+        )
         self.address = address
         self.size = size
         self.why = why

@@ -50,7 +50,9 @@ def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str]
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("pvh", "booting kernels through PVH (pvhdbg)")
     group.addoption("--pvh-kernel", metavar="FILE", help="the kernel that pvh_boot() boots (ini: pvh_kernel)")
-    group.addoption("--pvh-qemu", metavar="BINARY", action="append", help="the QEMU to use; several run each test with each (ini: pvh_qemu)")
+    group.addoption(
+        "--pvh-qemu", metavar="BINARY", action="append", help="the QEMU to use; several run each test with each (ini: pvh_qemu)"
+    )
     group.addoption("--pvh-machine", metavar="TYPE", help="QEMU's machine type (ini: pvh_machine)")
     group.addoption("--pvh-keep", metavar="FOLDER", help="leave snapshot, logs and report of failed tests there (ini: pvh_keep)")
     parser.addini("pvh_kernel", "the kernel that pvh_boot() boots, relative to the ini file", default="")
@@ -204,7 +206,9 @@ def _told(boot: Boot) -> str:
         place = error.what
     serial = boot.qemu.serial_tail(_LINES)
     lines = [told(boot.report()), "", f"CPU: {place}"]
-    return "\n".join([*lines, *(["", f"serial port, last {len(serial)} lines:", *serial] if serial else ["", "serial port: nothing"])])
+    return "\n".join(
+        [*lines, *(["", f"serial port, last {len(serial)} lines:", *serial] if serial else ["", "serial port: nothing"])]
+    )
 
 
 def _kept(boot: Boot, folder: Path, test: str) -> str:

@@ -61,7 +61,16 @@ FOREIGN = {
     "zstandard": {"kernel/unpack.py"},
     "tomllib": {"commands/expecting.py"},  # the standard library's from Python 3.11 on
     "tomli": {"commands/expecting.py"},
-    "gdb": {"targets/inside_gdb.py", "targets/gdb_quiet.py", "in_gdb/commands.py", "in_gdb/session.py", "in_gdb/settings.py", "in_gdb/functions.py", "in_gdb/printers.py", "in_gdb/pvhdbg-gdb.py"},
+    "gdb": {
+        "targets/inside_gdb.py",
+        "targets/gdb_quiet.py",
+        "in_gdb/commands.py",
+        "in_gdb/session.py",
+        "in_gdb/settings.py",
+        "in_gdb/functions.py",
+        "in_gdb/printers.py",
+        "in_gdb/pvhdbg-gdb.py",
+    },
 }
 
 

@@ -41,10 +41,21 @@ def died(guest: Boot, wait: str = "until") -> str:
 
 
 CRASHES = {
-    "wild-esp": ("wild stack", "(wild_push) in paged mode", "a write at 0xcffffffc: not present", "#PF page fault", "#DF double fault"),
+    "wild-esp": (
+        "wild stack",
+        "(wild_push) in paged mode",
+        "a write at 0xcffffffc: not present",
+        "#PF page fault",
+        "#DF double fault",
+    ),
     "page-fault": ("unmapped code", "(after_paging) in paged mode", "fetching the instruction", "not present", "#PF page fault"),
     "wrmsr": ("wrmsr", "(faulting_wrmsr) in protected mode", "MSR 0xc0010117 does not take 0x1", "#GP general protection"),
-    "virtual-address": ("virtual address too early", "in protected mode", "from 0x100121 (virtual_address+0x5)", "paging is still off"),
+    "virtual-address": (
+        "virtual address too early",
+        "in protected mode",
+        "from 0x100121 (virtual_address+0x5)",
+        "paging is still off",
+    ),
     "endless-loop": ("endless loop", "(endless_loop) in protected mode", "jumps to itself, with interrupts off"),
     "hlt": ("halted", "(hlt+0x1) in protected mode", "`hlt` with interrupts off"),
     "zeros": ("zeros", "in protected mode", "(zeros+0x7), to 0x400000", "never written"),
@@ -71,7 +82,12 @@ DEATHS: dict[str, tuple[str, str, tuple[str, ...], tuple[str, ...]]] = {
     "66baf90c b006 ee ebfe": ("reset", "reset", (), ("rebooted", "port 0xcf9")),
     "66ba0406 66b80020 66ef ebfe": ("power-off", "shutdown", (), ("shut itself down", "a power-off", "last seen at 0x1")),
     "66ba0505 b001 ee ebfe": ("pvpanic", "panic", ("-device", "pvpanic"), ("panicked", "its panic device", "in protected mode")),
-    "b010 e6f4 ebfe": ("exit", "exited", (*EXIT_DEVICE, "-action", "shutdown=poweroff"), ("ended QEMU", "exit status 33", "last seen at 0x1")),
+    "b010 e6f4 ebfe": (
+        "exit",
+        "exited",
+        (*EXIT_DEVICE, "-action", "shutdown=poweroff"),
+        ("ended QEMU", "exit status 33", "last seen at 0x1"),
+    ),
 }
 
 

@@ -31,7 +31,11 @@ def words_of(kind: Kind) -> str:
 
 def format_section() -> str:
     lines = [f"- `{name}`: {meaning}" for name, meaning in HEAD]
-    lines += ["", f"Each line has less than {LINE_LIMIT} characters. Words are {Form.WORD.title}, unless another form is named.", ""]
+    lines += [
+        "",
+        f"Each line has less than {LINE_LIMIT} characters. Words are {Form.WORD.title}, unless another form is named.",
+        "",
+    ]
     lines += ["| kind | how many | what it is | words |", "|---|---|---|---|"]
     lines += [f"| `{kind.name}` | {'some' if kind.many else 'one'} | {kind.meaning} | {words_of(kind)} |" for kind in KINDS]
     lines += ["", "Bits of the word `tests` of a `segment` line:", "", "| bit | meaning |", "|---|---|"]
@@ -92,7 +96,14 @@ def test_the_pages_qemu_commands_run(tmp_path: Path) -> None:
         shim.chmod(0o755)
     env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     ran = subprocess.run(
-        ["bash", "-euc", script], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL
+        ["bash", "-euc", script],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        stdin=subprocess.DEVNULL,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert ran.stdout.count("the hand-off conforms to the PVH boot ABI") == 3

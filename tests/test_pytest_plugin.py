@@ -41,14 +41,27 @@ class Project:
 
     def run(self, *words: str | Path) -> tuple[int, dict[str, int], str]:
         """pytest's exit code, its counts, and what it printed."""
-        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-W", "error", "--color=no", "--basetemp=../base", *map(str, words)]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "no:cacheprovider",
+            "-W",
+            "error",
+            "--color=no",
+            "--basetemp=../base",
+            *map(str, words),
+        ]
         path = os.pathsep.join([str(self.cli.folder / "site"), str(ROOT)])
         env = {name: value for name, value in self.cli.env.items() if not name.startswith("PYTEST")}
         ran = subprocess.run(
             command, cwd=self.folder, capture_output=True, text=True, timeout=LONGEST, check=False, env={**env, "PYTHONPATH": path}
         )
         last = ran.stdout.rstrip("\n").rsplit("\n", 1)[-1].strip("= ")
-        counts = {noun.rstrip(","): int(number) for number, noun in zip(last.split(), last.split()[1:], strict=False) if number.isdigit()}
+        counts = {
+            noun.rstrip(","): int(number) for number, noun in zip(last.split(), last.split()[1:], strict=False) if number.isdigit()
+        }
         return ran.returncode, counts, ran.stdout + ran.stderr
 
 

@@ -43,7 +43,10 @@ $ qemu-system-x86_64 -kernel pvhdbg/guests/long_mode.elf -nic none -display none
     ),
     ("Where are we, and how is that known?", "entry"),
     ("", "mode"),
-    ("The guest will switch modes. `until` steps there one instruction at a time, because no breakpoint knows of modes:", "until paging"),
+    (
+        "The guest will switch modes. `until` steps there one instruction at a time, because no breakpoint knows of modes:",
+        "until paging",
+    ),
     ("What changed since the last stop is marked:", "regs | head -n 16 | tail -n 11"),
     ("Paging is on, but the code is still 32-bit code. One load of CS later it is not:", "until long-mode"),
     ("", "mode | head -n 1"),

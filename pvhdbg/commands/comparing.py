@@ -51,6 +51,9 @@ def _sides(request: Request) -> list[Request]:
             option = "words after --" if name == "extra" else f"--{name}"
             raise BadInput(f"{option} is for neither {request.a} nor {request.b}", "leave it out")
     return [
-        Request({**{name: value for name, value in given.items() if name not in left_out}, "subject": request.values[side]}, request.progress)
+        Request(
+            {**{name: value for name, value in given.items() if name not in left_out}, "subject": request.values[side]},
+            request.progress,
+        )
         for side, left_out in zip(_SIDES, not_for, strict=True)
     ]

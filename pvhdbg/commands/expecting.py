@@ -109,7 +109,8 @@ def _written(qemu: QemuProcess | None, wanted: re.Pattern[str]) -> bool:
         return qemu is not None and search(wanted, "\n".join(qemu.serial_tail(_SERIAL)))
     except TooSlow:
         raise BadInput(
-            f"the expression {printable(wanted.pattern)} takes too long on what the guest writes", "repeat nothing that repeats itself"
+            f"the expression {printable(wanted.pattern)} takes too long on what the guest writes",
+            "repeat nothing that repeats itself",
         ) from None
 
 

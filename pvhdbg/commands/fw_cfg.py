@@ -48,7 +48,9 @@ def fwcfg(request: Request) -> Answer:
     """`fwcfg`: exit 1 where an item is not what was expected."""
     with halted(request) as (target, image):
         if not target.capabilities.monitor:
-            raise TargetError("this gdbstub has no monitor, through which fw_cfg is read", "fw_cfg is a device of QEMU: use its gdbstub")
+            raise TargetError(
+                "this gdbstub has no monitor, through which fw_cfg is read", "fw_cfg is a device of QEMU: use its gdbstub"
+            )
         if firmware_runs(target.read_registers()):
             what = "the machine stands inside its firmware, which may be reading fw_cfg itself"
             raise TargetError(what, "stop it at its reset vector (-S) or at the kernel's entry")
@@ -57,7 +59,9 @@ def fwcfg(request: Request) -> Answer:
     document = {
         "schema": "pvhdbg/fwcfg/1",
         "expected": loader,
-        "items": [{"name": row.name, "value": _json(row.real), "expected": _json(row.expected), "agrees": row.agrees} for row in rows],
+        "items": [
+            {"name": row.name, "value": _json(row.real), "expected": _json(row.expected), "agrees": row.agrees} for row in rows
+        ],
     }
     return Answer(lambda style: _text(rows, loader, style), lambda: written(document), 1 if wrong else 0)
 
@@ -65,7 +69,9 @@ def fwcfg(request: Request) -> Answer:
 def _rows(target: Target, image: KernelImage | None) -> tuple[list[Row], str | None]:
     monitor = target.monitor
     if not fw_cfg.is_there(monitor):
-        raise TargetError("no fw_cfg device answers at port 0x510", "it is a device of QEMU's PC machines; -machine isapc and none has none")
+        raise TargetError(
+            "no fw_cfg device answers at port 0x510", "it is a device of QEMU's PC machines; -machine isapc and none has none"
+        )
     real: dict[str, int | bytes] = {name: fw_cfg.number(monitor, name) or 0 for name in fw_cfg.NUMBERS}
     for name, key in fw_cfg.BYTES.items():
         size = real.get(f"{name.removesuffix('_DATA')}_SIZE", 0)
@@ -87,7 +93,9 @@ def _expected(image: KernelImage, real: dict[str, int | bytes]) -> tuple[dict[st
     line, initrd = real["CMDLINE_DATA"], real["INITRD_SIZE"]
     assert isinstance(line, bytes)
     assert isinstance(initrd, int)
-    loading = QEMU.load(image.file(), Boot(line.split(b"\0")[0], initrd, kernel_path=image.elf_path.encode("utf-8", "surrogateescape")))
+    loading = QEMU.load(
+        image.file(), Boot(line.split(b"\0")[0], initrd, kernel_path=image.elf_path.encode("utf-8", "surrogateescape"))
+    )
     return {item.name: item for item in loading.fw_cfg if item.name != _NOT_KEPT}, loading.protocol
 
 

@@ -168,9 +168,7 @@ def rules(request: Request) -> Answer:
 
         return text.render_rules(CHAPTERS, style)
 
-    return Answer(
-        as_text, lambda: written({"schema": "pvhdbg/rules/1", "rules": [_rule(rule) for rule in RULES]})
-    )
+    return Answer(as_text, lambda: written({"schema": "pvhdbg/rules/1", "rules": [_rule(rule) for rule in RULES]}))
 
 
 def _rule(rule: Any) -> dict[str, Any]:

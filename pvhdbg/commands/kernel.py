@@ -144,7 +144,9 @@ def _symbol(image: KernelImage, wanted: str) -> Answer:
         for alias in symbols.to_virtual(address) if found is None else ():
             found, virtual = symbols.nearest(address), alias
         if found is None:
-            raise BadInput(f"there is no symbol at or below {address:#x} in any segment", "list what is loaded with: pvhdbg elf FILE")
+            raise BadInput(
+                f"there is no symbol at or below {address:#x} in any segment", "list what is loaded with: pvhdbg elf FILE"
+            )
         name, offset = found
     try:
         with time_limit(_LINE_SECONDS):
@@ -173,7 +175,9 @@ def _type(image: KernelImage, name: str) -> Answer:
     with time_limit(_TYPE_SECONDS + len(image.data) // _BYTES_A_SECOND):
         debug = DebugInfo(image.data)
         if not debug:
-            raise BadInput(f"{image.path} has no debug info", "build it with -g (Linux: CONFIG_DEBUG_INFO), or give the unstripped file")
+            raise BadInput(
+                f"{image.path} has no debug info", "build it with -g (Linux: CONFIG_DEBUG_INFO), or give the unstripped file"
+            )
         layout = debug.structure(name)
         if layout is None and debug.is_elsewhere:
             raise BadInput("the debug info lies in .dwo files beside the kernel", "build it without -gsplit-dwarf")
@@ -194,5 +198,11 @@ def _type(image: KernelImage, name: str) -> Answer:
             lines.append(f"  {offset:>5}  {size:>5}  {row['type']} {row['name']}{bits}")
         return "\n".join(lines) + "\n"
 
-    document: dict[str, Any] = {"schema": "pvhdbg/type/1", "name": printable(name), "kind": layout.kind, "size": layout.size, "members": rows}
+    document: dict[str, Any] = {
+        "schema": "pvhdbg/type/1",
+        "name": printable(name),
+        "kind": layout.kind,
+        "size": layout.size,
+        "members": rows,
+    }
     return Answer(as_text, lambda: written(document))

@@ -161,8 +161,13 @@ def _parser(command: Command) -> argparse.ArgumentParser:
     if "json" in command.formats:
         output.add_argument("--format", choices=command.formats, default="text", help="how to print the answer")
         output.add_argument("--output", metavar="FILE", help="write the answer there instead of to the terminal")
-        output.add_argument("--report", action="append", metavar="FORMAT=FILE", default=[],
-                            help="write it in that format to that file as well; may be given several times")
+        output.add_argument(
+            "--report",
+            action="append",
+            metavar="FORMAT=FILE",
+            default=[],
+            help="write it in that format to that file as well; may be given several times",
+        )
     output.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="colour (NO_COLOR is honoured)")
     return parser
 
@@ -177,7 +182,13 @@ def _usage(command: Command) -> str:
             needed.append(f"{one.names[0]} {shown}")
         elif not one.names[0].startswith("-"):
             places.append({"?": f"[{shown}]", "*": f"[{shown} …]", "+": f"{shown} …"}.get(one.options.get("nargs", ""), shown))
-    words = [f"pvhdbg {command.name}", *places, *needed, "[OPTION …]", *([f"[-- {command.passes_to}'s own]"] if command.passes_on else [])]
+    words = [
+        f"pvhdbg {command.name}",
+        *places,
+        *needed,
+        "[OPTION …]",
+        *([f"[-- {command.passes_to}'s own]"] if command.passes_on else []),
+    ]
     return " ".join(words).replace("%", "%%")
 
 

@@ -53,7 +53,9 @@ def find(line: str, commands: tuple[Command, ...] = LIVE, *, abbreviated: bool =
     candidates = [command for command in commands if abbreviated and command.name.split()[0].startswith(first)]
     if len(candidates) > 1:
         named = [
-            command for command in candidates if len(words) > 1 and command.name.split()[1:2] and command.name.split()[1].startswith(words[1])
+            command
+            for command in candidates
+            if len(words) > 1 and command.name.split()[1:2] and command.name.split()[1].startswith(words[1])
         ]
         candidates = named if len(named) == 1 else candidates
     if len(candidates) == 1:

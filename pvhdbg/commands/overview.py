@@ -59,7 +59,11 @@ def _listed(commands: Sequence[Command]) -> str:
     width = max(shutil.get_terminal_size().columns, _COLUMN + 20)
     return "".join(
         textwrap.fill(
-            command.help, width, initial_indent=f"  {command.name:<{_COLUMN - 2}}", subsequent_indent=" " * _COLUMN, break_on_hyphens=False
+            command.help,
+            width,
+            initial_indent=f"  {command.name:<{_COLUMN - 2}}",
+            subsequent_indent=" " * _COLUMN,
+            break_on_hyphens=False,
         )
         + "\n"
         for command in commands

@@ -41,7 +41,9 @@ def query(request: Request) -> Answer:
         return Answer(lambda style: trace_text.events(found, names.get, instruction, style))
     writes = list(islice(queries.writes(records, what), _WRITES))
     if not writes:
-        raise BadInput(f"the trace shows no change of {printable(what)}", "name a register as the trace does, and trace with --what state")
+        raise BadInput(
+            f"the trace shows no change of {printable(what)}", "name a register as the trace does, and trace with --what state"
+        )
 
     def shown(write: queries.Write) -> str:
         event = write.event

@@ -62,7 +62,9 @@ _SECTIONS = (("judging", _JUDGE), ("the QEMU that is started", _QEMU), ("the way
 
 def section_of(one: Argument) -> str:
     """The heading of a help text that an option of several commands stands below; empty for a command's own."""
-    return next((title for title, shared in _SECTIONS for other in shared if (one.names, one.options) == (other.names, other.options)), "")
+    return next(
+        (title for title, shared in _SECTIONS for other in shared if (one.names, one.options) == (other.names, other.options)), ""
+    )
 
 
 _ACTIONS = "pvhdbg.commands.handoff"
@@ -92,13 +94,19 @@ def _part(name: str, help: str, words: str, *own: Argument, handed_over: bool = 
         live_example=example,
     )
 
+
 _TRACE_ACTIONS = "pvhdbg.commands.trace"
 _SAVED_ACTIONS = "pvhdbg.commands.saved_trace"
 _TRACE = argument("subject", metavar="FILE", help="a saved trace: what `pvhdbg trace -o` wrote")
-_MILESTONE = argument("--milestone", action="append", default=[], metavar="SYMBOL|0xADDRESS", help="a milestone of your own",
-                      completes="symbol")
-_ENGINE = argument("--engine", choices=("auto", "log", "step", "breakpoints", "first"), help="how to look: QEMU's log "
-                   "(fast), single steps (any gdbstub), stops at the milestones alone, or each block once (for --what calls)")
+_MILESTONE = argument(
+    "--milestone", action="append", default=[], metavar="SYMBOL|0xADDRESS", help="a milestone of your own", completes="symbol"
+)
+_ENGINE = argument(
+    "--engine",
+    choices=("auto", "log", "step", "breakpoints", "first"),
+    help="how to look: QEMU's log "
+    "(fast), single steps (any gdbstub), stops at the milestones alone, or each block once (for --what calls)",
+)
 _FOR = argument("--for", dest="seconds", type=float, metavar="SECONDS", help="how long to follow the guest (default: 60)")
 
 COMMANDS: tuple[Command, ...] = (
@@ -107,7 +115,13 @@ COMMANDS: tuple[Command, ...] = (
         "start QEMU with a kernel, run to its PVH entry, and report",
         "pvhdbg run vmlinux --append console=ttyS0 --initrd initrd.img -- -device pvpanic",
         f"{_ACTIONS}:run",
-        (argument("subject", metavar="KERNEL", help="an ELF kernel, or a bzImage that holds one"), *_QEMU, *_JUDGE, *_WALK, *_PROMPT),
+        (
+            argument("subject", metavar="KERNEL", help="an ELF kernel, or a bzImage that holds one"),
+            *_QEMU,
+            *_JUDGE,
+            *_WALK,
+            *_PROMPT,
+        ),
         formats=JUDGED,
         passes_on=True,
         converses=True,
@@ -117,7 +131,12 @@ COMMANDS: tuple[Command, ...] = (
         "attach to a waiting gdbstub, run to the PVH entry, and report",
         "pvhdbg attach :1234 --kernel vmlinux",
         f"{_ACTIONS}:attach",
-        (argument("subject", metavar="TARGET", help="a gdbstub: :1234, host:1234, unix:PATH, a socket path"), *_JUDGE, *_WALK, *_PROMPT),
+        (
+            argument("subject", metavar="TARGET", help="a gdbstub: :1234, host:1234, unix:PATH, a socket path"),
+            *_JUDGE,
+            *_WALK,
+            *_PROMPT,
+        ),
         formats=JUDGED,
         converses=True,
     ),
@@ -139,11 +158,20 @@ COMMANDS: tuple[Command, ...] = (
         (
             _SUBJECT,
             argument("--expect", metavar="FILE", help="a TOML file of what this boot has to be besides", live=False),
-            argument("--until", metavar="SYMBOL|0xADDRESS|MODE", help="let it run on, to a place or into a mode (protected, paged, pae, "
-                     "compatibility, long): a guest that dies before, or does not come there in time, fails", live=False),
+            argument(
+                "--until",
+                metavar="SYMBOL|0xADDRESS|MODE",
+                help="let it run on, to a place or into a mode (protected, paged, pae, "
+                "compatibility, long): a guest that dies before, or does not come there in time, fails",
+                live=False,
+            ),
             *of_command_line(_FOR),
-            argument("--bisect", action="store_true", help="exit codes for `git bisect run`: 0 good, 1 bad, 125 for what could "
-                     "not be told", live=False),
+            argument(
+                "--bisect",
+                action="store_true",
+                help="exit codes for `git bisect run`: 0 good, 1 bad, 125 for what could not be told",
+                live=False,
+            ),
             _EXIT,
             *_QEMU,
             *_JUDGE,
@@ -176,7 +204,9 @@ COMMANDS: tuple[Command, ...] = (
         (
             argument("file", metavar="FILE", help="an ELF kernel, or a bzImage or compressed file that holds one"),
             argument("--as", action="append", metavar="LOADER,…", default=[], help="only these loaders"),
-            argument("--symbol", metavar="NAME|ADDRESS", help="a symbol's addresses, or the symbol at an address, and its source line"),
+            argument(
+                "--symbol", metavar="NAME|ADDRESS", help="a symbol's addresses, or the symbol at an address, and its source line"
+            ),
             argument("--type", metavar="STRUCT", help="the layout of a structure, by the kernel's debug info"),
             *_JUDGE,
         ),
@@ -234,8 +264,13 @@ COMMANDS: tuple[Command, ...] = (
         (
             argument("subject", metavar="FILE|SUBJECT", help="a saved trace, or a kernel file or gdbstub to trace now"),
             argument("--until", metavar="SYMBOL|0xADDRESS|MODE|N", help="where to end"),
-            argument("--milestone", action="append", default=[], metavar="SYMBOL|0xADDRESS|serial:REGEX", help="a milestone of "
-                     "your own; serial: is a line that the guest writes to COM1"),
+            argument(
+                "--milestone",
+                action="append",
+                default=[],
+                metavar="SYMBOL|0xADDRESS|serial:REGEX",
+                help="a milestone of your own; serial: is a line that the guest writes to COM1",
+            ),
             _FOR,
             *_QEMU,
             *_WALK,
@@ -270,8 +305,13 @@ COMMANDS: tuple[Command, ...] = (
         f"{_SAVED_ACTIONS}:export",
         (
             _TRACE,
-            argument("--as", dest="format_name", choices=("perfetto", "tenet", "drcov", "csv", "folded"), required=True,
-                     help="Perfetto and Chrome, Tenet, Lighthouse (drcov), CSV, or folded stacks for a flame graph"),
+            argument(
+                "--as",
+                dest="format_name",
+                choices=("perfetto", "tenet", "drcov", "csv", "folded"),
+                required=True,
+                help="Perfetto and Chrome, Tenet, Lighthouse (drcov), CSV, or folded stacks for a flame graph",
+            ),
             argument("-o", "--output", metavar="FILE", required=True, help="the file to write; - for standard output"),
         ),
         formats=("text",),
@@ -283,22 +323,46 @@ COMMANDS: tuple[Command, ...] = (
         f"{_TRACE_ACTIONS}:trace",
         (
             argument("subject", metavar="SUBJECT", help="a kernel file, a gdbstub, or a saved trace", live=False),
-            argument("--until", metavar="SYMBOL|0xADDRESS|MODE|N|serial:REGEX", help="where to end: at a place, in a mode (protected, "
-                     "paged, pae, compatibility, long), after N instructions, or when the guest wrote such a line to COM1",
-                     completes="symbol mode"),
-            argument("--from", dest="start", metavar="SYMBOL|0xADDRESS|MODE|N", help="where to begin: a place is run to at full "
-                     "speed and counted from; a mode, or a number of instructions, is counted from the entry", live=False),
-            argument("--filter", metavar="SYMBOL|0xFROM-0xTO", help="keep only what runs in this function, or at these addresses",
-                     completes="symbol"),
-            argument("--what", choices=("milestones", "pc", "state", "calls"), default="milestones",
-                     help="what to show: the steps of the boot, places, places with all that each instruction changed, or each "
-                     "function when it is first come to"),
+            argument(
+                "--until",
+                metavar="SYMBOL|0xADDRESS|MODE|N|serial:REGEX",
+                help="where to end: at a place, in a mode (protected, "
+                "paged, pae, compatibility, long), after N instructions, or when the guest wrote such a line to COM1",
+                completes="symbol mode",
+            ),
+            argument(
+                "--from",
+                dest="start",
+                metavar="SYMBOL|0xADDRESS|MODE|N",
+                help="where to begin: a place is run to at full "
+                "speed and counted from; a mode, or a number of instructions, is counted from the entry",
+                live=False,
+            ),
+            argument(
+                "--filter",
+                metavar="SYMBOL|0xFROM-0xTO",
+                help="keep only what runs in this function, or at these addresses",
+                completes="symbol",
+            ),
+            argument(
+                "--what",
+                choices=("milestones", "pc", "state", "calls"),
+                default="milestones",
+                help="what to show: the steps of the boot, places, places with all that each instruction changed, or each "
+                "function when it is first come to",
+            ),
             _MILESTONE,
             _ENGINE,
-            argument("-o", "--output", metavar="FILE", help="write all of it there, as JSON Lines (pvhdbg/trace/1)", completes="file"),
+            argument(
+                "-o", "--output", metavar="FILE", help="write all of it there, as JSON Lines (pvhdbg/trace/1)", completes="file"
+            ),
             argument("--tail", type=int, metavar="N", help="keep only the last N events: a flight recorder"),
-            argument("--on-reset", choices=("stop", "go"), default="stop", help="where the guest resets the machine: end, or go on "
-                     "through the reset vector (stop)"),
+            argument(
+                "--on-reset",
+                choices=("stop", "go"),
+                default="stop",
+                help="where the guest resets the machine: end, or go on through the reset vector (stop)",
+            ),
             argument("--vcpu", type=int, metavar="N", help="which of several CPUs is followed, by QEMU's log or by steps (0)"),
             _FOR,
             *_QEMU,
@@ -333,8 +397,12 @@ COMMANDS: tuple[Command, ...] = (
         "pvhdbg.commands.wait:wait",
         (
             argument("subject", metavar="SUBJECT", help="a kernel file, or a gdbstub"),
-            argument("--until", metavar="SYMBOL|0xADDRESS|MODE", required=True, help="what to wait for: exit code 0 when it is "
-                     "reached, 1 when the guest dies before, 3 when the time is up"),
+            argument(
+                "--until",
+                metavar="SYMBOL|0xADDRESS|MODE",
+                required=True,
+                help="what to wait for: exit code 0 when it is reached, 1 when the guest dies before, 3 when the time is up",
+            ),
             _FOR,
             *_QEMU,
             *_WALK,
@@ -350,8 +418,14 @@ COMMANDS: tuple[Command, ...] = (
             _SUBJECT,
             argument("-o", "--output", metavar="FILE", required=True, help="the file to write", live=False),
             argument("output", metavar="FILE", help="the file to write", completes="file", live=True),
-            argument("--redact", action="append", metavar="PART", choices=("cmdline",), default=[],
-                     help="leave out: cmdline is the command lines, also the VMM's -append"),
+            argument(
+                "--redact",
+                action="append",
+                metavar="PART",
+                choices=("cmdline",),
+                default=[],
+                help="leave out: cmdline is the command lines, also the VMM's -append",
+            ),
             *_QEMU,
             *of_command_line(*_WALK),
             *_LOG,

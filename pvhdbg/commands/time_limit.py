@@ -20,7 +20,10 @@ def time_limit(seconds: float) -> Iterator[None]:
         return
 
     def over(_signal: int, _frame: object) -> NoReturn:
-        raise BadInput(f"the debug info is not read to its end in {seconds:g} seconds", "it may be damaged: strip it, or build the kernel again")
+        raise BadInput(
+            f"the debug info is not read to its end in {seconds:g} seconds",
+            "it may be damaged: strip it, or build the kernel again",
+        )
 
     signal.signal(signal.SIGALRM, over)
     signal.setitimer(signal.ITIMER_REAL, seconds)

@@ -77,7 +77,9 @@ def _traced(request: Request, machine: Machine, write: Callable[[str], None] | N
     seen.warnings += [f"{safe(text)} was not come by" for text in request.milestone or () if text not in met]
     said = any(one.pc is None and one.name == goal.text for one in seen.milestones)
     missed = bool(goal.text) and goal.count is None and not said and seen.end.why not in ("address", "enough")
-    return Answer(lambda style: render(seen, what, bool(request.output), goal, missed, style), exit_code=NOT_REACHED if missed else 0)
+    return Answer(
+        lambda style: render(seen, what, bool(request.output), goal, missed, style), exit_code=NOT_REACHED if missed else 0
+    )
 
 
 def milestones(request: Request) -> Seen:
@@ -103,7 +105,9 @@ def _scope(request: Request, machine: Machine) -> Scope:
         raise BadInput(f"--filter does not go with --what {request.what}", "use --what pc or --what state")
     start = until(request.start, machine.names, "--from")
     if start.serial is not None:
-        raise BadInput(f"--from {start.text} is no place to begin at", "begin at a place, in a mode, or after a number of instructions")
+        raise BadInput(
+            f"--from {start.text} is no place to begin at", "begin at a place, in a mode, or after a number of instructions"
+        )
     if start.addresses:
         run_until(machine.target, start.addresses, seconds(request), progress=request.progress)
         return Scope(inside=inside)
@@ -161,7 +165,11 @@ def _follow(
             if hurries and not hurried and finder.settled and serial.complete:
                 hurried = True
                 engine.stop()  # what the guest ran meanwhile is in the log, and comes yet
-            if enough or scope.full or (not hurries and what == "milestones" and not goal.text and finder.complete and serial.complete):
+            if (
+                enough
+                or scope.full
+                or (not hurries and what == "milestones" and not goal.text and finder.complete and serial.complete)
+            ):
                 break
     if goal.serial is None or not enough:
         left = serial.finish(seen.events)
@@ -261,7 +269,3 @@ def _writer(request: Request, stack: ExitStack) -> Callable[[str], None] | None:
 
     output = stack.enter_context(open_output(str(request.output)))
     return output.put
-
-
-
-

@@ -101,10 +101,18 @@ def _text(waited: Waited, style: Style) -> str:
     if end is None:
         lines = [style("good", f"{goal} was reached: {printable(waited.place)}")]
     else:
-        how = f"the guest died before it reached {goal}" if end.died else f"the guest did not reach {goal} within {waited.seconds:g} s"
+        how = (
+            f"the guest died before it reached {goal}"
+            if end.died
+            else f"the guest did not reach {goal} within {waited.seconds:g} s"
+        )
         lines = [style("bad", line) for line in wrap(printable(f"{how}: {end.words}"), max(min(style.width, 110), 40))]
         if waited.serial:
-            lines += ["", style("head", "The serial port's last words"), *(f"  {printable(one)}" for one in waited.serial[-_SHOWN:])]
+            lines += [
+                "",
+                style("head", "The serial port's last words"),
+                *(f"  {printable(one)}" for one in waited.serial[-_SHOWN:]),
+            ]
     lines += [style("warn", f"note: {printable(one)}") for one in waited.warnings]
     if end is not None and end.why.next:
         lines.append(f"{style('head', 'next:')} {printable(end.why.next)}")

@@ -182,7 +182,9 @@ def _memories(snapshot: Snapshot) -> list[Backing] | None:
     """What holds memory of the machine, or may, by address; None when that is not known at all."""
     if snapshot.backing is None:
         return None
-    return sorted((area for area in snapshot.backing if area.kind in ("ram", "rom", "nv-ram", UNKNOWN)), key=lambda area: area.start)
+    return sorted(
+        (area for area in snapshot.backing if area.kind in ("ram", "rom", "nv-ram", UNKNOWN)), key=lambda area: area.start
+    )
 
 
 def _backed(memories: list[Backing] | None, address: int, size: int) -> bool | None:

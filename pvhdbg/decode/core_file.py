@@ -197,7 +197,9 @@ def _count(data: Buffer, header: Header32 | Header64, wide: bool) -> int:
             raise BadInput("the core's number of program headers is in section header 0, which is not there", _REDUMP)
         count = section.decode(data, header.e_shoff).sh_info
     if count > SEGMENTS_BOUND:
-        raise BadInput(f"the core says that it has {count} program headers, more than {SEGMENTS_BOUND}", "dump it without paging (-p)")
+        raise BadInput(
+            f"the core says that it has {count} program headers, more than {SEGMENTS_BOUND}", "dump it without paging (-p)"
+        )
     return count
 
 
@@ -224,7 +226,9 @@ def _part(data: Buffer, index: int, one: Segment32 | Segment64) -> Part:
 
 def _cut(index: int, what: str, one: Segment32 | Segment64, data: Buffer) -> BadInput:
     end = one.p_offset + one.p_filesz
-    return BadInput(f"the core is cut: program header {index} has {what} up to {end:#x}, and the file ends at {len(data):#x}", _REDUMP)
+    return BadInput(
+        f"the core is cut: program header {index} has {what} up to {end:#x}, and the file ends at {len(data):#x}", _REDUMP
+    )
 
 
 def _exported(note: Note) -> Snapshot:
@@ -240,9 +244,7 @@ def _of_qemu(note: Note) -> tuple[Registers, Segments]:
     cpu = QemuCpu.decode(note.desc)
     if cpu.version != QEMU_VERSION:
         raise BadInput(f"the core's QEMU note is of version {cpu.version}, not {QEMU_VERSION}", "read it with a newer pvhdbg")
-    found = {
-        name: QemuSegment.decode(note.desc, begin + index * QemuSegment.sizeof()) for index, name in enumerate(QEMU_SEGMENTS)
-    }
+    found = {name: QemuSegment.decode(note.desc, begin + index * QemuSegment.sizeof()) for index, name in enumerate(QEMU_SEGMENTS)}
     control = QemuControl.decode(note.desc, control_at)
     tables = {name: DescriptorTable(found[name].base, found[name].limit) for name in ("gdt", "idt")}
     segments = {

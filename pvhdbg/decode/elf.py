@@ -242,7 +242,10 @@ def symbol_table(data: Buffer, elf: ElfFile) -> SymbolTable | None:
             continue
         if section.sh_link >= len(table):
             at = _section_field(elf, index, "sh_link")
-            raise BadInput(f"section header {index} links to section {section.sh_link}, which is not there (sh_link at file offset {at:#x})", _DAMAGED)
+            raise BadInput(
+                f"section header {index} links to section {section.sh_link}, which is not there (sh_link at file offset {at:#x})",
+                _DAMAGED,
+            )
         strings = table[section.sh_link]
         for name, one, number in (("symbol table", section, index), ("string table", strings, section.sh_link)):
             place = f"section header {number}, sh_offset at file offset {_section_field(elf, number, 'sh_offset'):#x}"

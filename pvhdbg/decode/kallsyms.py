@@ -121,7 +121,14 @@ def find(data: Buffer, bits: int = 64, linked_at: LinkedAt = lambda _: None) -> 
     tries = ((place, grain) for place in islice(_digits(data), _DIGITS_BOUND) for grain in ((8, 4) if bits == 64 else (4,)))
     tables = ((table, grain) for place, grain in tries if (table := _token_table(data, place, grain)))
     for (start, end, tokens), grain in islice(tables, _TABLES_BOUND):
-        found = _names(data, start, end, tokens, grain, lambda number_at, end, count: _addresses(data, number_at, end, count, bits // 8, linked_at))
+        found = _names(
+            data,
+            start,
+            end,
+            tokens,
+            grain,
+            lambda number_at, end, count: _addresses(data, number_at, end, count, bits // 8, linked_at),
+        )
         if found is not None:
             return found
     return None
@@ -163,7 +170,12 @@ def _token_table(data: Buffer, digits: int, grain: int) -> tuple[int, int, tuple
 
 
 def _names(
-    data: Buffer, start: int, end: int, tokens: tuple[bytes, ...], grain: int, addresses_of: Callable[[int, int, int], array[int] | None]
+    data: Buffer,
+    start: int,
+    end: int,
+    tokens: tuple[bytes, ...],
+    grain: int,
+    addresses_of: Callable[[int, int, int], array[int] | None],
 ) -> Kallsyms | None:
     """The names in front of the token table: their number, `grain` bytes, then they, then the markers.
 

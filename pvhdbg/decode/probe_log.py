@@ -180,11 +180,12 @@ class _Reader:
             what = f"{self.damaged} lines of a probe are in the log, and the checksum of none holds"
             return BadLog(what, "boot it again with nothing else on the same port, or log the debug console (port 0xe9) instead")
         if self.boots:
-            return BadLog("the log holds the first or last line of a probe and nothing in between", "boot it again and log all of it")
+            return BadLog(
+                "the log holds the first or last line of a probe and nothing in between", "boot it again and log all of it"
+            )
         return BadLog("no line of the guest `probe` is in the log", "boot probe.elf and log COM1 or port 0xe9; see docs/probe.md")
 
 
 def _versions(versions: set[int]) -> str:
     numbers = sorted(versions)
     return ("version " if len(numbers) == 1 else "versions ") + ", ".join(str(number) for number in numbers[:_NAMED])
-

@@ -156,9 +156,7 @@ def _segments(observed: _Observed, registers: Registers, memory: Memory) -> Segm
     return Segments(by_name, tables["gdt"], tables["idt"], "its line is missing in the probe's log")
 
 
-def _segment(
-    observed: _Observed, registers: Registers, name: str, gdt: DescriptorTable | None, memory: Memory
-) -> Segment | None:
+def _segment(observed: _Observed, registers: Registers, name: str, gdt: DescriptorTable | None, memory: Memory) -> Segment | None:
     hidden = observed.of("hidden", name)
     if hidden is not None:
         return _as_cached(hidden)

@@ -11,9 +11,7 @@ from dataclasses import dataclass
 
 from pvhdbg.model import Backing, DescriptorTable, LoadRange, Segment, Segments
 
-_SEGMENT = re.compile(
-    r"^(ES|CS|SS|DS|FS|GS|LDT|TR) ?= ?([0-9a-f]{4}) ([0-9a-f]{8,16}) ([0-9a-f]{8}) ([0-9a-f]{8})", re.MULTILINE
-)
+_SEGMENT = re.compile(r"^(ES|CS|SS|DS|FS|GS|LDT|TR) ?= ?([0-9a-f]{4}) ([0-9a-f]{8,16}) ([0-9a-f]{8}) ([0-9a-f]{8})", re.MULTILINE)
 _TABLE = re.compile(r"^(GDT|IDT)= +([0-9a-f]{8,16}) ([0-9a-f]{8})", re.MULTILINE)
 _A20 = re.compile(r"\bA20=([01])\b")
 _FLAT_RANGE = re.compile(

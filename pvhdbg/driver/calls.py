@@ -33,7 +33,9 @@ def calls(request: Request, machine: Machine, goal: Until, write: Callable[[str]
     if request.engine not in (None, "auto", "first"):
         raise BadInput(f"--engine {request.engine} does not go with --what calls", "leave it out")
     if request.vcpu:
-        raise BadInput("--vcpu does not go with --what calls: QEMU does not say which CPU came to a block", "use --what pc or --what state")
+        raise BadInput(
+            "--vcpu does not go with --what calls: QEMU does not say which CPU came to a block", "use --what pc or --what state"
+        )
     if request.milestone:
         raise BadInput("--milestone does not go with --what calls", "use another --what, or --until to end there")
     engine = FirstEngine(machine.target)

@@ -32,7 +32,9 @@ def choose(request: Request, machine: Machine, *, states: bool, count: int | Non
         if reason is not None:
             machine.warnings.append(f"engine {wanted}, because {reason}")
     if request.vcpu and wanted == "breakpoints":
-        raise BadInput("--engine breakpoints stops every CPU, and follows the first", "leave out --vcpu, or trace with --engine log or step")
+        raise BadInput(
+            "--engine breakpoints stops every CPU, and follows the first", "leave out --vcpu, or trace with --engine log or step"
+        )
     cpu = request.vcpu or 0
     if cpu and machine.target.capabilities.monitor and not of_cpu(machine.target.monitor("info registers -a"), cpu):
         raise BadInput(f"--vcpu {cpu}: the machine has no such CPU", "0 is the first; --cpus says how many a machine gets")
@@ -44,7 +46,11 @@ def choose(request: Request, machine: Machine, *, states: bool, count: int | Non
         places, slots = _places(request, machine.names), KVM_SLOTS if kvm else MOST
         entry = entry_of(machine)
         return through_resets(
-            request, machine, wanted, lambda base: BreakpointEngine(machine.target, places, slots=slots, base=base, entry=entry), few=kvm
+            request,
+            machine,
+            wanted,
+            lambda base: BreakpointEngine(machine.target, places, slots=slots, base=base, entry=entry),
+            few=kvm,
         )
     if wanted == "first":
         raise BadInput("--engine first shows functions, not instructions", "use it with --what calls")
@@ -55,7 +61,9 @@ def choose(request: Request, machine: Machine, *, states: bool, count: int | Non
     from pvhdbg.tracing.engines.log import LogEngine
 
     peek = machine.names.code
-    return through_resets(request, machine, wanted, lambda base: LogEngine(machine.target, states=states, cpu=cpu, base=base, peek=peek))
+    return through_resets(
+        request, machine, wanted, lambda base: LogEngine(machine.target, states=states, cpu=cpu, base=base, peek=peek)
+    )
 
 
 def entry_of(machine: Machine) -> int | None:

@@ -16,7 +16,9 @@ from pvhdbg.tracing.engines.engine import Bounds, End
 from pvhdbg.tracing.milestones import Milestone
 
 
-def run_on(machine: Machine, goal: Until, left: Mapping[int, str], seconds: float, seen: Seen, write: Callable[[Milestone], None]) -> End:
+def run_on(
+    machine: Machine, goal: Until, left: Mapping[int, str], seconds: float, seen: Seen, write: Callable[[Milestone], None]
+) -> End:
     """Come by the places that are `left`, and to the goal. Milestones go to `seen` and `write`. Raises TargetError."""
     waiting = dict(left)
     places = [tuple(address for address, name in waiting.items() if name == one) for one in dict.fromkeys(waiting.values())]

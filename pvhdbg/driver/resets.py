@@ -15,7 +15,9 @@ from pvhdbg.vmm.options import option_names
 STEPS_OVER = "step"  # QEMU lets a step go on over a reset that -no-reboot forbids: there the machine has to be reset indeed
 
 
-def through_resets(request: Request, machine: Machine, name: str, make: Callable[[int], Engine], *, few: bool = False) -> ThroughResets:
+def through_resets(
+    request: Request, machine: Machine, name: str, make: Callable[[int], Engine], *, few: bool = False
+) -> ThroughResets:
     """The engine of that name as `make` makes it, with `--on-reset`. `few` says that it has no breakpoint to tell a reset by. Raises BadInput."""
     go = goes_on(request)
     if few and go:

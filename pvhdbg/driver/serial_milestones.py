@@ -52,7 +52,10 @@ def need_own_serial(qemu: QemuProcess | None) -> QemuProcess:
 def looked_for(request: Request, machine: Machine, engine: str, until: str | None) -> SerialMilestones:
     """What a trace with the engine of that name looks for on the serial port; `until` is its goal, if that is there. Raises BadInput."""
     if until is not None and engine == "breakpoints":
-        raise BadInput("the engine breakpoints looks at its stops only, not at the serial port between", "give --milestone, or another --engine")
+        raise BadInput(
+            "the engine breakpoints looks at its stops only, not at the serial port between",
+            "give --milestone, or another --engine",
+        )
     wanted = {}
     for text, option in (*((one, "--milestone") for one in request.milestone or ()), (until or "", "--until")):
         pattern = pattern_of(text, option)

@@ -74,7 +74,14 @@ def _flag(kind: Kind, given: Any) -> bool:
 
 
 def _said(given: Any) -> str:
-    names = {bool: "true or false", int: "a number", float: "a number with a fraction", str: "the text", list: "a list", dict: "a table"}
+    names = {
+        bool: "true or false",
+        int: "a number",
+        float: "a number with a fraction",
+        str: "the text",
+        list: "a list",
+        dict: "a table",
+    }
     name = names.get(type(given), "a date or time")
     return f"{name} {given!r:.40}" if isinstance(given, int | float | str) and not isinstance(given, bool) else name
 
@@ -130,6 +137,8 @@ def words(kind: Kind, value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int):
-        return f"{value:#x} ({size_words(value)})" if kind is Kind.SIZE and value > 9 else f"{value:#x}" if value > 9 else str(value)
+        return (
+            f"{value:#x} ({size_words(value)})" if kind is Kind.SIZE and value > 9 else f"{value:#x}" if value > 9 else str(value)
+        )
     shown = repr(value)
     return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}… ({len(value)} characters)"

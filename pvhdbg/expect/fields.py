@@ -145,14 +145,8 @@ def _table(boot: BootState, name: str) -> DescriptorTable:
 _SEGMENTS = _Group(
     lambda boot: boot,
     {
-        **{
-            name: _Group(partial(_segment, name=name), _SEGMENT)
-            for name in ("cs", "ds", "es", "ss", "fs", "gs", "ldt", "tr")
-        },
-        **{
-            name: _Group(partial(_table, name=name), _attributes(Kind.NUMBER, "base", "limit"))
-            for name in ("gdt", "idt")
-        },
+        **{name: _Group(partial(_segment, name=name), _SEGMENT) for name in ("cs", "ds", "es", "ss", "fs", "gs", "ldt", "tr")},
+        **{name: _Group(partial(_table, name=name), _attributes(Kind.NUMBER, "base", "limit")) for name in ("gdt", "idt")},
     },
 )
 
@@ -282,14 +276,13 @@ _ROOT = _Group(
         "vmm": _Group(
             lambda boot: boot,
             {
-                **{
-                    name: _text(partial(_of_vmm, name=name))
-                    for name in ("name", "version", "accelerator")
-                },
+                **{name: _text(partial(_of_vmm, name=name)) for name in ("name", "version", "accelerator")},
                 "firmware": _text(_firmware),
             },
         ),
-        "kernel": _Group(_kernel, {**_observed(Kind.TEXT, "path"), "build_id": _text(_build_id), **_observed(Kind.NUMBER, "entry")}),
+        "kernel": _Group(
+            _kernel, {**_observed(Kind.TEXT, "path"), "build_id": _text(_build_id), **_observed(Kind.NUMBER, "entry")}
+        ),
         "entry": _Group(
             lambda boot: boot.snapshot.entry,
             {**_observed(Kind.NUMBER, "address"), **_attributes(Kind.TEXT, "found_by"), **_observed(Kind.TEXT, "symbol")},

@@ -79,7 +79,11 @@ def _in_budget(rule: Rule, most: int, reached: Reached) -> Verdict:
     if reached.instructions is not None and reached.instructions <= most:
         return Verdict(rule, Outcome.PASS, rule.severity)
     if reached.instructions is None and reached.counted < most:
-        because = f"its instructions were counted up to {reached.counted:,} only" if reached.counted else "its instructions were not counted"
+        because = (
+            f"its instructions were counted up to {reached.counted:,} only"
+            if reached.counted
+            else "its instructions were not counted"
+        )
         return Verdict(rule, Outcome.UNKNOWN, rule.severity, reason=because)
     found = f"{reached.instructions:,}" if reached.instructions is not None else f"more than {reached.counted:,}"
     return Verdict(rule, Outcome.FAIL, rule.severity, (Violation("instructions before it", f"at most {most:,}", found),))

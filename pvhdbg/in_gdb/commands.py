@@ -30,7 +30,9 @@ OWN: tuple[Command, ...] = (
         "",
         f"{_HERE}:set_break",
         (
-            argument("symbol", metavar="SYMBOL", nargs="?", help="a symbol of the kernel; the entry without it", completes="symbol"),
+            argument(
+                "symbol", metavar="SYMBOL", nargs="?", help="a symbol of the kernel; the entry without it", completes="symbol"
+            ),
             argument("--temporary", action="store_true", help="delete it when it is hit"),
         ),
         formats=("text",),

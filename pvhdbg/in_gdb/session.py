@@ -106,7 +106,9 @@ def _lend(session: Session, work: Callable[[Lent], Any]) -> Any:
     finally:
         numbers = " ".join(str(one.number) for one in machine.disabled)
         if numbers:
-            gdb.write(f"pvh: the machine is gone, and GDB enables no hardware breakpoint without one: enable {numbers}\n", gdb.STDERR)
+            gdb.write(
+                f"pvh: the machine is gone, and GDB enables no hardware breakpoint without one: enable {numbers}\n", gdb.STDERR
+            )
 
 
 def _file_of_gdb() -> str:

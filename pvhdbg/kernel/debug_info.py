@@ -168,7 +168,9 @@ def _bounded(elf: Any, size: int) -> None:
     whole = 0
     for section in elf.iter_sections():
         if section.name.startswith(".zdebug"):
-            raise BadInput(f"its debug info is packed in the old way, {section.name}", "unpack it: objcopy --decompress-debug-sections")
+            raise BadInput(
+                f"its debug info is packed in the old way, {section.name}", "unpack it: objcopy --decompress-debug-sections"
+            )
         if section.name.startswith((".debug", ".eh_frame", ".gnu_debug")):
             whole += section.data_size
             if whole > _SECTIONS_BOUND or (not section.compressed and section["sh_offset"] + section["sh_size"] > size):

@@ -47,7 +47,9 @@ def layout(entry: Any, name: str) -> Layout:
     size = _number(entry, "DW_AT_byte_size")
     if size is None:
         raise ValueError(f"DW_AT_byte_size of the entry at {entry.offset:#x} is no number of 64 bits")
-    children = (child for child in entry.iter_children() if child.tag == "DW_TAG_member" and "DW_AT_external" not in child.attributes)
+    children = (
+        child for child in entry.iter_children() if child.tag == "DW_TAG_member" and "DW_AT_external" not in child.attributes
+    )
     return Layout(name, size, tuple(_member(child) for child in children), KINDS[entry.tag])
 
 
@@ -122,7 +124,9 @@ def _dimensions(array: Any) -> list[int | None]:
     for child in array.iter_children():
         if child.tag == "DW_TAG_subrange_type":
             upper = _number(child, "DW_AT_upper_bound")
-            found.append(_number(child, "DW_AT_count") if "DW_AT_count" in child.attributes else None if upper is None else upper + 1)
+            found.append(
+                _number(child, "DW_AT_count") if "DW_AT_count" in child.attributes else None if upper is None else upper + 1
+            )
             if len(found) == _DEPTH:
                 break
     return found

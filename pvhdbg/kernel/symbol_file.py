@@ -102,7 +102,10 @@ def _bounded(symbols: Iterable[Named]) -> Iterator[Named]:
     for one in symbols:
         size += len(one.name)
         if size > _NAMES_BOUND:
-            raise BadInput(f"the kernel's own symbols have more than {_NAMES_BOUND >> 20} MiB of names", "it may be damaged: use the vmlinux with symbols")
+            raise BadInput(
+                f"the kernel's own symbols have more than {_NAMES_BOUND >> 20} MiB of names",
+                "it may be damaged: use the vmlinux with symbols",
+            )
         yield one._replace(name=one.name.translate(_SHOWN))
 
 
@@ -122,7 +125,9 @@ def _file(parts: Sequence[Stretch], table: bytes, strings: bytes, entry_size: in
     rows.append(_row(section_type, names.index(b".symtab"), SHT_SYMTAB, offset=at, size=len(table), link=count - 2, info=local, align=align,
                      entsize=entry_size))  # fmt: skip
     rows.append(_row(section_type, names.index(b".strtab"), SHT_STRTAB, offset=at + len(table), size=len(strings), align=1))
-    rows.append(_row(section_type, names.index(b".shstrtab"), SHT_STRTAB, offset=at + len(table) + len(strings), size=len(names), align=1))
+    rows.append(
+        _row(section_type, names.index(b".shstrtab"), SHT_STRTAB, offset=at + len(table) + len(strings), size=len(names), align=1)
+    )
     ident = Ident(b"\x7fELF", 2 if wide else 1, 1, 1, 0, bytes(8))
     header = header_type(_ET_EXEC, EM_X86_64 if wide else EM_386, 1, 0, 0, sections_at, 0, Ident.sizeof() + header_type.sizeof(), 0, 0,
                          section_type.sizeof(), count, count - 1)  # fmt: skip

@@ -107,7 +107,9 @@ class Symtab:
         column = self._column("I", 0)
         if len(places) > _PLACES_BOUND:
             strings = self._strings
-            return next((row for row, place in enumerate(column) if strings.startswith(wanted, place) and self._is_named(row)), None)
+            return next(
+                (row for row, place in enumerate(column) if strings.startswith(wanted, place) and self._is_named(row)), None
+            )
         if len(places) == 1:
             at = -1
             while (at := _index(column, min(places), at + 1)) >= 0:

@@ -187,7 +187,8 @@ def recorded_entry(target: Target, plan: Plan) -> EntryPoint:
         return EntryPoint(pc, "first stop")
     where_to = f"the entry {noted:#x}" if noted is not None else "a PVH entry"
     raise EntryNotReached(
-        f"{target.name} was not taken at {where_to} ({where(registers)})", "decode it as it stands with --here, or take it at the entry"
+        f"{target.name} was not taken at {where_to} ({where(registers)})",
+        "decode it as it stands with --here, or take it at the entry",
     )
 
 

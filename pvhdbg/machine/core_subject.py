@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pvhdbg.decode.boot_state import BootState
     from pvhdbg.kernel.image import KernelImage
 
+
 @contextmanager
 def opened_core(path: str) -> Iterator[core_file.Core]:
     """The core in a file, which stays mapped meanwhile. Raises BadInput."""

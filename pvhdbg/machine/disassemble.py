@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 _LINE = re.compile(r"^(?:0x)?([0-9a-f]{8,16}):  (.*\S)\s*$")
 _BYTES = re.compile(r"[0-9a-f]{2}(?: [0-9a-f]{2})*")
 _LONGEST = 15  # bytes of one instruction
-_READ = 1024  # bytes: QEMU's monitor first reads to such a boundary, and takes what goes on behind it for a .byte (disas/capstone.c)
+_READ = (
+    1024  # bytes: QEMU's monitor first reads to such a boundary, and takes what goes on behind it for a .byte (disas/capstone.c)
+)
 
 
 def linear_pc(session: Session) -> int:

@@ -351,7 +351,9 @@ class Session:
     def needs_control(self, command: str) -> None:
         """Raises TargetError where the machine cannot be run."""
         if not self.target.capabilities.control:
-            raise TargetError(f"{command} needs a machine, and {self.target.name} is a recording", "boot it again: pvhdbg run KERNEL")
+            raise TargetError(
+                f"{command} needs a machine, and {self.target.name} is a recording", "boot it again: pvhdbg run KERNEL"
+            )
 
     def set_spec(self, name: str) -> None:
         """Judge by another revision from now on. Raises BadInput."""

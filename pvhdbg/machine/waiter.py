@@ -84,6 +84,7 @@ class Names:
                     return bytes(self._image.data[at : at + 15]) if self._image is not None else b""
         return b""
 
+
 @dataclass(frozen=True)
 class End:
     """Why a wait ended without its goal: what was seen, what it means, and where the CPU was last."""
@@ -256,5 +257,7 @@ def _complaints(boot: BootState) -> tuple[str, ...]:
     failed = [verdict for verdict in judge(boot) if verdict.outcome is Outcome.FAIL]
     failed.sort(key=lambda verdict: verdict.severity is not Severity.MUST)
     return tuple(
-        f"{one.at} is {one.found}, expected {one.expected} ({verdict.rule.id})" for verdict in failed for one in verdict.violations[:2]
+        f"{one.at} is {one.found}, expected {one.expected} ({verdict.rule.id})"
+        for verdict in failed
+        for one in verdict.violations[:2]
     )[:8]

@@ -78,7 +78,21 @@ OWN: tuple[Command, ...] = (
 ALL: tuple[Command, ...] = tuple(sorted((*LIVE, *OWN), key=lambda command: command.name))
 RAW = frozenset({"monitor", "shell", "gdb"})  # their rest is handed on as it was typed
 NO_MACHINE = frozenset(
-    {"help", "apropos", "explain", "rules", "notes", "restart", "quit", "detach", "source", "shell", "info breakpoints", "delete", "kill"}
+    {
+        "help",
+        "apropos",
+        "explain",
+        "rules",
+        "notes",
+        "restart",
+        "quit",
+        "detach",
+        "source",
+        "shell",
+        "info breakpoints",
+        "delete",
+        "kill",
+    }
 )
 
 # GDB's own words, short ones foremost, which are never taken for abbreviations of ours while GDB can be had.

@@ -52,7 +52,10 @@ class Runner:
                         return Stop(StopKind.SHUTDOWN, 3, "the guest rebooted: it stands at its reset vector"), None
                     continue
                 here = self._here(pc)
-                found = next((one for one in self._machine.breakpoints.all() if here & set(one.addresses) and self._is_meant(one, here)), None)
+                found = next(
+                    (one for one in self._machine.breakpoints.all() if here & set(one.addresses) and self._is_meant(one, here)),
+                    None,
+                )
                 if found is not None:
                     self._found_out()
                     return stop, self._machine.breakpoints.hit(found.number)

@@ -108,4 +108,3 @@ def repl(request: Request) -> Answer:
     from pvhdbg.errors import BadInput
 
     raise BadInput("repl is a conversation", "start it from a shell: pvhdbg repl SUBJECT")
-

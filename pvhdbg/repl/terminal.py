@@ -152,7 +152,9 @@ class Terminal:
             talk.run("quit")
             return
         usual = "k" if talk.machine.qemu is not None else "s"
-        answer = self._ask(f"the machine: (d)etach and let it run, leave it (s)topped, (k)ill it, or (c)ancel? [{usual}] ")[:1] or usual
+        answer = (
+            self._ask(f"the machine: (d)etach and let it run, leave it (s)topped, (k)ill it, or (c)ancel? [{usual}] ")[:1] or usual
+        )
         if answer not in _ANSWERS:
             return
         left = talk.machine.close(_ANSWERS[answer])

@@ -251,7 +251,9 @@ def _shown(text: Text | Unread | None, start: int) -> str:
 def _modules(a: StartInfo, b: StartInfo) -> Iterator[Difference]:
     if isinstance(a.modules, Unread) or isinstance(b.modules, Unread):
         if a.modules != b.modules:
-            shown = [printable(one.reason) if isinstance(one, Unread) else count(len(one), "module") for one in (a.modules, b.modules)]
+            shown = [
+                printable(one.reason) if isinstance(one, Unread) else count(len(one), "module") for one in (a.modules, b.modules)
+            ]
             yield _differ("start_info", "modules", shown, Weight.UNSEEN)
         return
     for index, (one, two) in enumerate(zip(a.modules, b.modules, strict=False)):
@@ -314,9 +316,7 @@ def _memory_maps(a: StartInfo, b: StartInfo) -> Iterator[Difference]:
 Types = tuple[int, ...]
 
 
-def interval_difference(
-    a: Iterable[MemoryMapEntry], b: Iterable[MemoryMapEntry]
-) -> Iterator[tuple[int, int, Types, Types]]:
+def interval_difference(a: Iterable[MemoryMapEntry], b: Iterable[MemoryMapEntry]) -> Iterator[tuple[int, int, Types, Types]]:
     """The ranges (start, end exclusive) whose types differ, with the types on both sides; neighbours alike are one range.
 
     Several types are those of entries that overlap; none is an address that no entry covers.

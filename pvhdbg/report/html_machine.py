@@ -218,6 +218,9 @@ def memory(boot: BootState) -> Markup | None:
         bands = [memory_svg.Band(one.addr, one.addr + one.size, *memory_svg.kind_of(one.type)) for one in info.memory_map]
         return memory_svg.render(bands, things)
     if boot.snapshot.backing:
-        bands = [memory_svg.Band(one.start, one.end, one.kind, memory_svg.CLASSES.get(one.kind, "other")) for one in boot.snapshot.backing]
+        bands = [
+            memory_svg.Band(one.start, one.end, one.kind, memory_svg.CLASSES.get(one.kind, "other"))
+            for one in boot.snapshot.backing
+        ]
         return join(tag("p", "As the machine has it; the hand-off has no map.", class_="dim"), memory_svg.render(bands, things))
     return None

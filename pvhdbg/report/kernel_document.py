@@ -68,7 +68,11 @@ class FileReport:
     def conclusion(self) -> str:
         """The verdict in one sentence, with who would enter the file by PVH."""
         entered = [loading for loading in self.loadings if loading.protocol == "pvh"]
-        who = f"{len(entered)} of {count(len(self.loadings), 'loader')} would enter it by PVH" if self.loadings else "no loader was asked"
+        who = (
+            f"{len(entered)} of {count(len(self.loadings), 'loader')} would enter it by PVH"
+            if self.loadings
+            else "no loader was asked"
+        )
         failed = self.summary[Outcome.FAIL]
         if self.exit_code == VIOLATED:
             return f"the kernel file VIOLATES the PVH boot ABI; {who}"

@@ -133,7 +133,11 @@ def _loading(one: Loading) -> dict[str, Any]:
         "fw_cfg": [
             {
                 "name": item.name,
-                "value": f"{item.value:#x}" if isinstance(item.value, int) else None if item.value is None else item.value[:_DESC].hex(),
+                "value": f"{item.value:#x}"
+                if isinstance(item.value, int)
+                else None
+                if item.value is None
+                else item.value[:_DESC].hex(),
                 "size": item.size,
             }
             for item in one.fw_cfg

@@ -85,7 +85,9 @@ def _entry(report: FileReport, style: Style) -> list[str]:
     if entry is None:
         return [style("bad", "  none: no usable PHYS32_ENTRY note")]
     name = _named(entry.symbol, entry.symbol_offset)
-    place = f"in program header {entry.segment}, file offset {entry.offset:#x}" if entry.offset is not None else "in no loaded bytes"
+    place = (
+        f"in program header {entry.segment}, file offset {entry.offset:#x}" if entry.offset is not None else "in no loaded bytes"
+    )
     note = report.kernel.entry_notes[-1] if report.kernel.entry is None else report.kernel.entry.note
     lines = [
         f"  {style('head', f'{entry.address:#x}')}{name}  {place}",

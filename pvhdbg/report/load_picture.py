@@ -65,5 +65,7 @@ def _draft_a(first: int, last: int, offset: int, style: Style) -> list[str]:
         return []
     moved = [(address - offset) % (1 << 64) for address in dict.fromkeys((first, last))]
     shown = " … ".join(f"{address:#x}" for address in moved)
-    what = f"Draft A reads p_paddr - PADDR_OFFSET ({offset:#x}): {shown}; loaders take p_paddr as it is, since for PVH the offset is 0"
+    what = (
+        f"Draft A reads p_paddr - PADDR_OFFSET ({offset:#x}): {shown}; loaders take p_paddr as it is, since for PVH the offset is 0"
+    )
     return [style("note", f"  {what}")]

@@ -101,9 +101,7 @@ def document(
                 "toolExecutionNotifications": [{"level": "note", "message": _message([w])} for w in about.warnings],
             }
         ],
-        "results": [
-            _result(one, index[one.rule.id], location, regions(one)) for one in found if one.outcome in _KINDS
-        ],
+        "results": [_result(one, index[one.rule.id], location, regions(one)) for one in found if one.outcome in _KINDS],
         "columnKind": "unicodeCodePoints",
     }
     if location is not None:

@@ -36,7 +36,14 @@ def render(report: Report, style: Style = PLAIN) -> str:
     ]
     other = boot.other_protocol
     if not boot.snapshot.entry.is_entry:
-        blocks.append([style("warn", "This was judged as the machine stands, which need not be its entry: a kernel that runs has left that state.")])
+        blocks.append(
+            [
+                style(
+                    "warn",
+                    "This was judged as the machine stands, which need not be its entry: a kernel that runs has left that state.",
+                )
+            ]
+        )
     last = verdict_text.conclusion(report.conclusion, report.summary, report.exit_code, style)
     advice = f"\n{other.advice}" if other is not None else ""
     return "\n".join("\n".join(block) + "\n" for block in blocks if block) + f"\n{last}{advice}\n"
@@ -61,7 +68,10 @@ def _milestones(passed: Sequence[Passed], style: Style) -> list[str]:
     """What `--until` and expected milestones waited for, in seconds since the entry; nothing when nobody waited."""
     if not passed:
         return []
-    rows = [f"  {one.seconds:8.3f} s  {printable(one.name)}" + (f"  {style('bad', printable(one.missed))}" if one.missed else "") for one in passed]
+    rows = [
+        f"  {one.seconds:8.3f} s  {printable(one.name)}" + (f"  {style('bad', printable(one.missed))}" if one.missed else "")
+        for one in passed
+    ]
     return _titled("Milestones", rows, style)
 
 

@@ -32,7 +32,11 @@ def render(
     """The verdict first, then what it rests on."""
     lines = [*(style("bad", line) for line in wrap(printable(why.verdict), max(min(style.width, 110), 40))), ""]
     if death.path:
-        lines += [style("head", "The last instructions that matter"), trace_text.events(death.path, name, disassemble, style).rstrip("\n"), ""]
+        lines += [
+            style("head", "The last instructions that matter"),
+            trace_text.events(death.path, name, disassemble, style).rstrip("\n"),
+            "",
+        ]
     elif death.kind not in ("alive", "shutdown", "exited", "reset", "panic"):
         lines += [style("dim", "The way there was not recorded: it died after the instructions that are followed one by one."), ""]
     if why.chain:
@@ -74,12 +78,16 @@ def registers(death: Death) -> list[str]:
     return rows
 
 
-def document(death: Death, why: Explanation, name: trace_text.Name, serial: Sequence[str] = (), warnings: Sequence[str] = ()) -> str:
+def document(
+    death: Death, why: Explanation, name: trace_text.Name, serial: Sequence[str] = (), warnings: Sequence[str] = ()
+) -> str:
     """The same as JSON."""
     return written(_document(death, why, name, serial, warnings))
 
 
-def _document(death: Death, why: Explanation, name: trace_text.Name, serial: Sequence[str], warnings: Sequence[str]) -> dict[str, Any]:
+def _document(
+    death: Death, why: Explanation, name: trace_text.Name, serial: Sequence[str], warnings: Sequence[str]
+) -> dict[str, Any]:
     return {
         "schema": "pvhdbg/why/1",
         "kind": death.kind,

@@ -43,9 +43,7 @@ def stop_reply(data: bytes) -> StopReply:
     if not is_stop(data):
         raise ProtocolError(f"the stub answered {data[:40]!r} where a stop reply belongs", "start the VMM again")
     thread, watch = _THREAD.search(data), _WATCH.search(data)
-    return StopReply(
-        chr(data[0]), int(data[1:3], 16), thread[1].decode() if thread else None, int(watch[2], 16) if watch else None
-    )
+    return StopReply(chr(data[0]), int(data[1:3], 16), thread[1].decode() if thread else None, int(watch[2], 16) if watch else None)
 
 
 def error_code(data: bytes) -> int | None:

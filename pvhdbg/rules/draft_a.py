@@ -20,9 +20,7 @@ MUST = Severity.MUST
 @rule(
     "DA-ESI",
     "esi points at the start_info page",
-    clause=Clause(
-        DRAFT_A_MAIL, "esi: contains the physical memory address were the loader has placed the start_info page."
-    ),
+    clause=Clause(DRAFT_A_MAIL, "esi: contains the physical memory address were the loader has placed the start_info page."),
     severity=MUST,
     revisions=ONLY_DRAFT_A,
     passes=[at_draft_a_entry(64), at_draft_a_entry(32)],

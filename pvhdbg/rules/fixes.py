@@ -32,7 +32,7 @@ _ASM = '.pushsection .note.Xen, "a", @note; .p2align 2; .long 4, 4, 18; .asciz "
 _SCRIPT = "PHDRS { text PT_LOAD; note PT_NOTE; } and .note.Xen : { KEEP(*(.note.Xen)) } :text :note"
 _RUST = (
     '#[used] #[unsafe(link_section = ".note.Xen")] static NOTE: Note = Note(4, 8, 18, *b"Xen\\0", entry), with '
-    "#[repr(C, packed(4))] struct Note(u32, u32, u32, [u8; 4], unsafe extern \"C\" fn() -> !)"
+    '#[repr(C, packed(4))] struct Note(u32, u32, u32, [u8; 4], unsafe extern "C" fn() -> !)'
 )
 _ZIG = (
     'export const note linksection(".note.Xen") = extern struct { namesz: u32 = 4, descsz: u32 = 4, type: u32 = 18, '
@@ -53,8 +53,8 @@ COVER_NOTE = fix(
 )
 OWN_NOTE = fix(
     f'the owner is "Xen" with its NUL, n_namesz 4: {_ASM}',
-    rust=f"the owner is b\"Xen\\0\", n_namesz 4: {_RUST}",
-    zig=f"the owner is \"Xen\\x00\", n_namesz 4: {_ZIG}",
+    rust=f'the owner is b"Xen\\0", n_namesz 4: {_RUST}',
+    zig=f'the owner is "Xen\\x00", n_namesz 4: {_ZIG}',
 )
 DESCRIBE_ENTRY = fix(
     f"n_descsz is 4 and the descriptor the entry's physical address: {_ASM} (for a higher-half kernel .long ENTRY - VIRT_BASE)",

@@ -220,7 +220,9 @@ def note_unique(kernel: KernelFile) -> Iterator[Violation]:
 @file_rule(
     "ELF-ENTRY-RANGE",
     "the entry lies in a loaded segment",
-    clause=Clause(LIBELF, "parms->phys_entry < parms->phys_kstart || parms->phys_entry > parms->phys_kend", "elf_xen_addr_calc_check"),
+    clause=Clause(
+        LIBELF, "parms->phys_entry < parms->phys_kstart || parms->phys_entry > parms->phys_kend", "elf_xen_addr_calc_check"
+    ),
     severity=MUST,
     revisions=SHIPPED,
     passes=[a_kernel()],
@@ -247,7 +249,9 @@ def entry_range(kernel: KernelFile) -> Iterator[Violation]:
 @file_rule(
     "ELF-E_ENTRY",
     "e_entry is at 1 MiB or above",
-    clause=Clause(LINUX_LOADER, "if (ehdr.e_entry) < addr.raw_value() { return Err(Error::InvalidEntryAddress.into()) }", "Elf::load"),
+    clause=Clause(
+        LINUX_LOADER, "if (ehdr.e_entry) < addr.raw_value() { return Err(Error::InvalidEntryAddress.into()) }", "Elf::load"
+    ),
     severity=SHOULD,
     revisions=SHIPPED,
     passes=[a_kernel(), a_kernel(e_entry=ONE_MIB)],

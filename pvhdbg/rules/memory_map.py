@@ -61,9 +61,7 @@ def uncovered(start: int, end: int, ranges: Iterable[tuple[int, int]]) -> bool:
 @rule(
     "SI-MM-PRESENT",
     "there is a memory map",
-    clause=Clause(
-        START_INFO_H, "Number of entries in the memory map table. Zero if there is no memory map being provided."
-    ),
+    clause=Clause(START_INFO_H, "Number of entries in the memory map table. Zero if there is no memory map being provided."),
     severity=SHOULD,
     revisions=ONLY_V1,
     passes=[at_entry()],
@@ -103,9 +101,7 @@ def mm_paddr(boot: BootState) -> Iterator[Violation]:
 @rule(
     "SI-MM-COUNT",
     "the map has at most 128 entries",
-    clause=Clause(
-        LINUX_PVH, "memcpy(pvh_bootparams.e820_table, ep, memmap_entries * sizeof(*ep)); e820_table has 128 entries"
-    ),
+    clause=Clause(LINUX_PVH, "memcpy(pvh_bootparams.e820_table, ep, memmap_entries * sizeof(*ep)); e820_table has 128 entries"),
     severity=SHOULD,
     revisions=ONLY_V1,
     passes=[at_entry()],

@@ -32,9 +32,7 @@ def _signed(boot: BootState) -> acpi.Rsdp:
 @rule(
     "SI-RSDP-SIG",
     "rsdp_paddr points to an RSDP",
-    clause=Clause(
-        ACPI, "Signature: “RSD PTR ” (Notice that this signature must contain a trailing blank character.)", "5.2.5.3"
-    ),
+    clause=Clause(ACPI, "Signature: “RSD PTR ” (Notice that this signature must contain a trailing blank character.)", "5.2.5.3"),
     severity=MUST,
     revisions=SHIPPED,
     passes=[at_entry(), at_entry(rsdp_paddr=0)],

@@ -152,9 +152,7 @@ def _data_rules(name: str, why: str) -> tuple[MachineRule, MachineRule]:
 
 
 DATA_RULES = (
-    *_data_rules(
-        "ds", "Every load and store of the entry code goes through ds, and the guest may keep it until it has a GDT."
-    ),
+    *_data_rules("ds", "Every load and store of the entry code goes through ds, and the guest may keep it until it has a GDT."),
     *_data_rules(
         "es",
         "String instructions store through es: the first `rep stos` that clears bss. Xen's toolstack and dom0 builder left\n"
@@ -183,9 +181,7 @@ def fsgs(boot: BootState) -> Iterator[Violation]:
     for name in ("fs", "gs"):
         segment = boot.segments[name]
         for _ in (*not_flat(name, segment), *not_data(name, segment)):
-            yield Violation(
-                name, "unspecified", f"base {segment.known_base():#x}, limit {segment.known_limit():#x}: not flat"
-            )
+            yield Violation(name, "unspecified", f"base {segment.known_base():#x}, limit {segment.known_limit():#x}: not flat")
             break
 
 

@@ -34,9 +34,7 @@ START_INFO_H = Document(
     "Xen c447b7308b, 2026-08-20",
 )
 ELFNOTE_H = Document("public/elfnote.h", f"{_XEN}xen/include/public/elfnote.h", "Xen c447b7308b, 2026-08-20")
-LIBELF = Document(
-    "xen/common/libelf/libelf-dominfo.c", f"{_XEN}xen/common/libelf/libelf-dominfo.c", "Xen c447b7308b, 2026-08-20"
-)
+LIBELF = Document("xen/common/libelf/libelf-dominfo.c", f"{_XEN}xen/common/libelf/libelf-dominfo.c", "Xen c447b7308b, 2026-08-20")
 XEN_H = Document("public/xen.h", f"{_XEN}xen/include/public/xen.h", "Xen c447b7308b, 2026-08-20")
 DRAFT_A_MAIL = Document(
     "[Draft A] Boot ABI for HVM guests without a device-model",
@@ -59,10 +57,6 @@ LINUX_LOADER = Document(
 )
 GABI = Document("System V gABI", "https://www.sco.com/developers/gabi/latest/contents.html", "chapters 4 and 5")
 QBOOT = Document("qboot fw_cfg.c", "https://github.com/qemu/qboot/blob/master/fw_cfg.c", "qboot a5300c4")
-MULTIBOOT = Document(
-    "Multiboot Specification", "https://www.gnu.org/software/grub/manual/multiboot/multiboot.html", "0.6.96"
-)
-MULTIBOOT2 = Document(
-    "Multiboot2 Specification", "https://www.gnu.org/software/grub/manual/multiboot2/multiboot.html", "2.0"
-)
+MULTIBOOT = Document("Multiboot Specification", "https://www.gnu.org/software/grub/manual/multiboot/multiboot.html", "0.6.96")
+MULTIBOOT2 = Document("Multiboot2 Specification", "https://www.gnu.org/software/grub/manual/multiboot2/multiboot.html", "2.0")
 INTEL_SDM = Document("Intel SDM volume 3A", "https://www.intel.com/sdm", "2024")

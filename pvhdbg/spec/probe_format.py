@@ -163,6 +163,11 @@ KINDS: tuple[Kind, ...] = (
         ),
         many=True,
     ),
-    Kind("end", "the report is complete; once in front of the table lines and once behind", (Word("lines", "lines so far"),), many=True),
+    Kind(
+        "end",
+        "the report is complete; once in front of the table lines and once behind",
+        (Word("lines", "lines so far"),),
+        many=True,
+    ),
 )
 BY_NAME = {kind.name: kind for kind in KINDS}

@@ -168,7 +168,9 @@ class InsideGdb:
     def follow(self, cpu: int | None) -> None:
         """The CPU of GDB's own thread is followed. Raises TargetError for a choice of another."""
         if cpu is not None:
-            raise TargetError("inside GDB only the CPU of GDB's thread is stepped", "trace with --engine log, or choose it with: thread N")
+            raise TargetError(
+                "inside GDB only the CPU of GDB's thread is stepped", "trace with --engine log, or choose it with: thread N"
+            )
 
     def packet(self) -> bytes:
         """The registers as the stub sends them, in hexadecimal."""

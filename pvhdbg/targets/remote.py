@@ -327,7 +327,9 @@ class RemoteTarget:
         if replies.error_code(packet) is not None or not packet:
             raise TargetError(f"{self.name} does not show its registers any more ({packet.decode('ascii', 'replace') or 'empty'})",
                               "look at the VMM's own messages")  # fmt: skip
-        raise ProtocolError(f"the stub answered {packet[:40]!r} where {layout.length} bytes of registers belong", "start the VMM again")
+        raise ProtocolError(
+            f"the stub answered {packet[:40]!r} where {layout.length} bytes of registers belong", "start the VMM again"
+        )
 
     def step_packet(self, pc: int, ahead: tuple[int, int] | None = None) -> tuple[Stop, bytes, bytes]:
         """One instruction from `pc`, where the machine stands, and the registers after it; empty when it did not stop there.

@@ -183,7 +183,8 @@ def reset_machine(target: Target, seconds: float = 2.0) -> None:
     while target.read_registers()["rip"] != RESET_RIP:  # the request is carried out by the main loop, not by the command
         if time.monotonic() > deadline:
             raise TargetError(
-                f"the machine did not reset within {seconds:g} s", "a QEMU that was started with -no-reboot never does: start it without"
+                f"the machine did not reset within {seconds:g} s",
+                "a QEMU that was started with -no-reboot never does: start it without",
             )
 
 

@@ -150,7 +150,9 @@ def _page_fault(draft: _Draft, death: Death, fault: Fault, around: Surroundings,
         stack = death.state.get("rsp", 0)
         draft.sentences.append(f"That is the stack: the stack pointer is {stack:#x}")
         draft.promises.append("esp: unspecified at the entry, and no stack is promised; the kernel has to load one of its own")
-        draft.next = "load the stack pointer with the end of memory that is the kernel's own, and mapped, before the first push or call"
+        draft.next = (
+            "load the stack pointer with the end of memory that is the kernel's own, and mapped, before the first push or call"
+        )
     else:
         draft.cause = "bad pointer"
         draft.next = "see which register held the address, and who wrote it: pvhdbg trace --what state"
@@ -186,7 +188,9 @@ def _msr(draft: _Draft, death: Death, kind: str) -> None:
         draft.next = "choose a CPU model that has them (--cpu max), and ask CPUID before"
         return
     value_words = f" does not take {value:#x}" if kind == "wrmsr" else " does not exist on this CPU"
-    draft.sentences.append(f"{kind}: MSR {number:#x}{value_words}{', or does not exist on this CPU' if kind == 'wrmsr' else ''} (#GP)")
+    draft.sentences.append(
+        f"{kind}: MSR {number:#x}{value_words}{', or does not exist on this CPU' if kind == 'wrmsr' else ''} (#GP)"
+    )
     draft.next = "ask CPUID for the feature before its MSR is used, or choose a CPU model that has it (--cpu max)"
 
 
@@ -194,7 +198,9 @@ def _firmware_gdt(draft: _Draft, death: Death, around: Surroundings) -> None:
     parts = ("gdt_base", "gdt_limit")
     if all(death.state.get(part) is not None and death.state.get(part) == around.start.get(part) for part in parts):
         draft.sentences.append("The GDT is still the one that was loaded at the entry: the loader's")
-        draft.promises.append("the GDT: unspecified at the entry; only the hidden state of CS, DS, ES and SS is promised, load your own")
+        draft.promises.append(
+            "the GDT: unspecified at the entry; only the hidden state of CS, DS, ES and SS is promised, load your own"
+        )
 
 
 def _no_long_mode(draft: _Draft) -> None:
@@ -231,7 +237,9 @@ def _in_handler(draft: _Draft, death: Death, around: Surroundings, disassemble: 
     where = "" if first.pc is None else f" at {around.named(first.pc)}"
     before = "" if death.struck is None else f", {death.struck.seq:,} instructions after the entry"
     name = faults.name(first.vector)
-    draft.sentences.append(f"It is in the guest's own handler, which has not returned, of {name}{where}{before}: {inner.sentences[0]}")
+    draft.sentences.append(
+        f"It is in the guest's own handler, which has not returned, of {name}{where}{before}: {inner.sentences[0]}"
+    )
     draft.sentences += inner.sentences[1:]
     draft.cause, draft.place, draft.next = inner.cause, inner.place, inner.next
     draft.promises[:] = inner.promises

@@ -10,7 +10,9 @@ import re
 
 from pvhdbg.tracing.log_places import RECORD
 
-_PART = re.compile(rb"(?P<first>Trace [^\n]*\n)|(?P<registers>[RE]AX=[^\n]*\n(?:(?!Trace |EFER=)[^\n]*\n){0,40}EFER=[^\n]*\n)|[^\n]*\n")
+_PART = re.compile(
+    rb"(?P<first>Trace [^\n]*\n)|(?P<registers>[RE]AX=[^\n]*\n(?:(?!Trace |EFER=)[^\n]*\n){0,40}EFER=[^\n]*\n)|[^\n]*\n"
+)
 _PLACE = re.compile(rb"^[RE]IP=([0-9a-f]+)|^CS =[0-9a-f]{4} ([0-9a-f]+)", re.MULTILINE)
 _MOST = 4096  # records whose registers are awaited: one for each CPU
 

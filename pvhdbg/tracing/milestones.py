@@ -31,8 +31,20 @@ TITLES: Mapping[str, str] = {
 SYMBOLS = ("x86_64_start_kernel", "i386_start_kernel", "start_kernel", "rest_init")  # Linux, where its names are known
 _MAIN, _LATE = "start_kernel", frozenset({"rest_init"})  # what comes behind it is millions of instructions away
 
-_BITS = (("cr4", CR4["PAE"], "cr4.pae"), ("efer", EFER["LME"], "efer.lme"), ("cr0", CR0["PG"], "cr0.pg"), ("efer", EFER["LMA"], "efer.lma"))
-_BY_CODE = {"lgdt": "lgdt", "lidt": "idt", "load ds": "segments", "far jump": "far jump", "far return": "far jump", "iret": "far jump"}
+_BITS = (
+    ("cr4", CR4["PAE"], "cr4.pae"),
+    ("efer", EFER["LME"], "efer.lme"),
+    ("cr0", CR0["PG"], "cr0.pg"),
+    ("efer", EFER["LMA"], "efer.lma"),
+)
+_BY_CODE = {
+    "lgdt": "lgdt",
+    "lidt": "idt",
+    "load ds": "segments",
+    "far jump": "far jump",
+    "far return": "far jump",
+    "iret": "far jump",
+}
 _HIGHER_HALF = 1 << 63
 _HIGHER_HALF_32 = 0xC0000000
 
@@ -154,7 +166,11 @@ class Finder:
 
 def _is_high(event: Event) -> bool:
     """32-bit kernels have their higher half at 3 GiB, once paging is on; below, such an address is a mistake, or hardware."""
-    return event.pc >= _HIGHER_HALF if event.mode is Mode.LONG else event.mode in (Mode.PAGED, Mode.PAE) and event.pc >= _HIGHER_HALF_32
+    return (
+        event.pc >= _HIGHER_HALF
+        if event.mode is Mode.LONG
+        else event.mode in (Mode.PAGED, Mode.PAE) and event.pc >= _HIGHER_HALF_32
+    )
 
 
 def _table(changes: Mapping[str, int], name: str) -> str:

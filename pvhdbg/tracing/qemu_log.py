@@ -34,7 +34,9 @@ _EXCEPTION = re.compile(
 )
 _HARDWARE = re.compile(rb"^Servicing hardware INT=0x([0-9a-f]{2})")
 _RESET = re.compile(rb"^CPU Reset \(CPU (\d+)\)")
-_REGISTERS = re.compile(rb"^(?:[RE][A-Z0-9]{1,2} ?=|(?:ES|CS|SS|DS|FS|GS|LDT|TR) ?=|[GI]DT=|CR0=|DR[0-7]=|CC[SDO]=|FCW=|FPR\d=|[XYZ]MM\d\d=|Opmask)")
+_REGISTERS = re.compile(
+    rb"^(?:[RE][A-Z0-9]{1,2} ?=|(?:ES|CS|SS|DS|FS|GS|LDT|TR) ?=|[GI]DT=|CR0=|DR[0-7]=|CC[SDO]=|FCW=|FPR\d=|[XYZ]MM\d\d=|Opmask)"
+)
 _CR_LINE = re.compile(rb"CR0=([0-9a-f]+) CR2=[0-9a-f]+ CR3=[0-9a-f]+ CR4=([0-9a-f]+)")
 _CONTROL_LOGS = (b"CR0 update", b"CR3 update", b"CR4 update")
 _UNFINISHED_BOUND = 8 << 20  # bytes without a record after which the log is not believed
@@ -193,7 +195,12 @@ class LogReader:
                 if not self._folded:
                     records.append(record)
             last = records[-1][0] if records else None
-            if following > end and self._others(text[end:following], self.seq + len(records), last) and records and not self._folded:
+            if (
+                following > end
+                and self._others(text[end:following], self.seq + len(records), last)
+                and records
+                and not self._folded
+            ):
                 records.pop()
             at = following
         if not records:
@@ -304,7 +311,11 @@ class LogReader:
         elif reset := _RESET.match(line):
             if reset[1] == b"0":  # of another CPU it is an INIT, with which a kernel starts that one
                 self._open_fault("reset")
-        elif not line.startswith((*_CONTROL_LOGS, b"check_exception", b"SMM:")) and not _REGISTERS.match(line) and line[:5] != b"EFER=":
+        elif (
+            not line.startswith((*_CONTROL_LOGS, b"check_exception", b"SMM:"))
+            and not _REGISTERS.match(line)
+            and line[:5] != b"EFER="
+        ):
             self._strange_line(line)
 
     def _assembled(self, address: int, code: bytes, more: bool) -> None:

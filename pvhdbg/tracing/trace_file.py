@@ -191,10 +191,20 @@ def _record(line: str, names: dict[int, str] | None) -> Record:
     if "milestone" in row:
         mode = Mode(row["mode"]) if "mode" in row else None
         until = None if "pc" in row else _count(row["until"])
-        return Milestone(str(row["milestone"]), _count(row["seq"]), _maybe(row.get("pc")), str(row["detail"]), mode, until, row.get("counted") is not False)
+        return Milestone(
+            str(row["milestone"]),
+            _count(row["seq"]),
+            _maybe(row.get("pc")),
+            str(row["detail"]),
+            mode,
+            until,
+            row.get("counted") is not False,
+        )
     if "fault" in row:
         vector, error = (None if row[name] is None else _count(row[name]) for name in ("vector", "error"))
-        return Fault(_count(row["seq"]), str(row["fault"]), vector, error, _maybe(row["pc"]), _maybe(row["cr2"]), _values(row["state"]))
+        return Fault(
+            _count(row["seq"]), str(row["fault"]), vector, error, _maybe(row["pc"]), _maybe(row["cr2"]), _values(row["state"])
+        )
     if "reset" in row:
         last = None if row["mode"] is None else Mode(row["mode"])
         return Reset(_count(row["seq"]), _count(row["reset"]), _maybe(row["pc"]), last, str(row["why"]), row["goes_on"] is True)
@@ -216,7 +226,13 @@ def _head(row: Mapping[str, Any]) -> Head:
     elf_class = row.get("elf_class")
     known = elf_class if elf_class in (32, 64) else None
     return Head(
-        str(row["engine"]), str(row["what"]), _maybe(row.get("entry")), _text(row.get("vmm")), _text(row.get("kernel")), known, loads
+        str(row["engine"]),
+        str(row["what"]),
+        _maybe(row.get("entry")),
+        _text(row.get("vmm")),
+        _text(row.get("kernel")),
+        known,
+        loads,
     )
 
 

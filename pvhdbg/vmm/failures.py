@@ -11,8 +11,7 @@ from pvhdbg.errors import VmmFailed
 
 OLDEST = (4, 0)  # QEMU's commit ab969087da brought the PVH loader; released with 4.0
 INSTALL = (
-    "install it (Debian, Ubuntu: apt install qemu-system-x86; Fedora: dnf install qemu-system-x86-core), "
-    "or name one with --qemu"
+    "install it (Debian, Ubuntu: apt install qemu-system-x86; Fedora: dnf install qemu-system-x86-core), or name one with --qemu"
 )
 
 # A part of a message of QEMU 4.0 to 10.0 -> what to do. The first that occurs is taken, so the kernel's come first.

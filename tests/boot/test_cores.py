@@ -30,7 +30,9 @@ DEBIAN_64 = 0x1000000  # startup_64, where Linux is in long mode and still at it
 
 def pvhdbg(*words: str | Path, expect: int = 0) -> str:
     """Run the command line in a process of its own and return what it printed."""
-    ran = subprocess.run([sys.executable, "-m", "pvhdbg", *map(str, words)], capture_output=True, text=True, timeout=60, check=False)
+    ran = subprocess.run(
+        [sys.executable, "-m", "pvhdbg", *map(str, words)], capture_output=True, text=True, timeout=60, check=False
+    )
     assert ran.returncode == expect, f"exit {ran.returncode}\n{ran.stdout[-3000:]}\n{ran.stderr}"
     return ran.stdout
 
@@ -180,7 +182,10 @@ def test_a_core_and_a_snapshot_of_a_kernel_in_long_mode(vmlinux: Path) -> None:
                 target.close(Leave.STOPPED)
             pvhdbg("snapshot", "save", qemu.gdb_socket, "--kernel", vmlinux, "--here", "-o", folder / "a.pvhsnap")
         past = subprocess.run(
-            [sys.executable, "-m", "pvhdbg", "check", folder / "core", "--kernel", vmlinux], capture_output=True, text=True, check=False
+            [sys.executable, "-m", "pvhdbg", "check", folder / "core", "--kernel", vmlinux],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert past.returncode == 3
         assert "--here" in past.stderr
@@ -191,7 +196,11 @@ def test_a_core_and_a_snapshot_of_a_kernel_in_long_mode(vmlinux: Path) -> None:
         assert any(start <= cr3 & ~0xFFF and start + size >= (cr3 & ~0xFFF) + 4096 for start, size in held)
         pvhdbg("snapshot", "export", folder / "a.pvhsnap", "-o", folder / "exported")
         ran = subprocess.run(
-            ["gdb", "-nx", "-batch", "-ex", f"core-file {folder}/exported", "-ex", "x/4xb $pc"], capture_output=True, text=True, timeout=30, check=False
+            ["gdb", "-nx", "-batch", "-ex", f"core-file {folder}/exported", "-ex", "x/4xb $pc"],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
         )
         assert "".join(re.findall(r"\t0x(..)", ran.stdout)) == code
     finally:

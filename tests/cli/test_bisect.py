@@ -53,7 +53,12 @@ def test_each_end_of_a_check(cli: Cli) -> None:
     cli("check", dies, "--entry", "ready", "--bisect").complaint(1, "before it reached")
     cli("check", cli.file("no.elf", build_elf(notes=())), "--bisect").complaint(1, "no usable PVH entry")
     cli("check", "nowhere.elf").complaint(2, "there is no file")
-    for words in (("nowhere.elf",), (dies, "--qemu", "no-such-qemu"), (dies, "--nonsense"), (dies, "--output", "no/such/folder/file")):
+    for words in (
+        ("nowhere.elf",),
+        (dies, "--qemu", "no-such-qemu"),
+        (dies, "--nonsense"),
+        (dies, "--output", "no/such/folder/file"),
+    ):
         cli("check", *words, "--bisect").ok(125)
     cli("check", dies, "--", "--bisect").complaint(3)  # that is a word for QEMU, which does not know it
 

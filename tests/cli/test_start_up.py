@@ -16,8 +16,12 @@ SLOW = {
     "pathlib", "random", "shutil", "subprocess", "tempfile", "textwrap", "traceback", "urllib", "uuid", "zipfile",
 }  # fmt: skip
 FOREIGN = {"capstone", "elftools", "lz4", "pkg_resources", "prompt_toolkit", "pygdbmi", "setuptools", "zstandard"}
-OF_MACHINES = {f"pvhdbg.{name}" for name in ("capture", "decode.boot_state", "report.document", "rules.catalogue", "rules.examples", "targets")}
-OF_OTHERS = {f"pvhdbg.{name}" for name in ("decode.kallsyms", "disassembly", "loaders", "report.json_report", "symbols", "trace", "vmm")}
+OF_MACHINES = {
+    f"pvhdbg.{name}" for name in ("capture", "decode.boot_state", "report.document", "rules.catalogue", "rules.examples", "targets")
+}
+OF_OTHERS = {
+    f"pvhdbg.{name}" for name in ("decode.kallsyms", "disassembly", "loaders", "report.json_report", "symbols", "trace", "vmm")
+}
 
 # What a command cannot do without comes first, so that what it imports itself, which differs from release to release, is not counted.
 PROGRAM = """

@@ -33,7 +33,10 @@ def test_what_follows_two_dashes_is_qemus() -> None:
         parse(["attach", ":1", "--", "-m", "2G"])
 
 
-@pytest.mark.parametrize("words", [["nonsense"], ["snapshot"], ["snapshot", "load"], ["check"], ["check", "a", "b"], ["check", "a", "--leav", "x"], ["explain"]])
+@pytest.mark.parametrize(
+    "words",
+    [["nonsense"], ["snapshot"], ["snapshot", "load"], ["check"], ["check", "a", "b"], ["check", "a", "--leav", "x"], ["explain"]],
+)
 def test_words_that_do_not_fit(words: list[str]) -> None:
     with pytest.raises(BadInput) as error:
         parse(words)

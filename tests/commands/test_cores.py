@@ -91,7 +91,10 @@ def test_a_core_becomes_a_snapshot(files: Cli) -> None:
     files("snapshot", "save", "core", "--here", "-o", "b.pvhsnap").ok()
     document = json.loads((files.folder / "b.pvhsnap").read_text())
     jsonschema.validate(document, SCHEMA)
-    assert files("regs", "b.pvhsnap", "--format", "json").ok().json() == files("regs", "core", "--here", "--format", "json").ok().json()
+    assert (
+        files("regs", "b.pvhsnap", "--format", "json").ok().json()
+        == files("regs", "core", "--here", "--format", "json").ok().json()
+    )
 
 
 # --- export -------------------------------------------------------------------------------------------------------

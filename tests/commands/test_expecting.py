@@ -71,7 +71,9 @@ def test_the_first_file_passes_on_its_snapshot_and_on_a_new_boot(cli: Cli) -> No
 def test_an_initrd_lies_beside_the_file(cli: Cli) -> None:
     (cli.folder / "below").mkdir()
     (cli.folder / "below" / "initrd").write_bytes(b"070701" + bytes(1000))
-    (cli.folder / "below" / "boot.toml").write_text('machine.initrd = "initrd"\n[[expect]]\nfield = "modules[0].kind"\n"==" = "cpio"\n')
+    (cli.folder / "below" / "boot.toml").write_text(
+        'machine.initrd = "initrd"\n[[expect]]\nfield = "modules[0].kind"\n"==" = "cpio"\n'
+    )
     cli("check", HELLO, "--expect", "below/boot.toml").ok()
 
 

@@ -10,7 +10,19 @@ import pytest
 from pvhdbg.kernel.image import open_kernel
 from tests.support.cli_runner import Cli
 
-STEPS = ["entry", "lgdt", "segments", "cr4.pae", "cr3", "cr0.pg", "far jump", "higher half", "i386_start_kernel", "idt", "start_kernel"]
+STEPS = [
+    "entry",
+    "lgdt",
+    "segments",
+    "cr4.pae",
+    "cr3",
+    "cr0.pg",
+    "far jump",
+    "higher half",
+    "i386_start_kernel",
+    "idt",
+    "start_kernel",
+]
 
 
 def test_its_symbols_are_where_its_segments_say(vmlinux32: Path) -> None:

@@ -128,7 +128,9 @@ def test_a_violation_is_in_the_file_and_in_the_exit_code(cli: Cli) -> None:
     ran = cli("check", HELLO, "--strict", "--report", "junit=out.xml")
     assert ran.code == 1
     (suite,) = ElementTree.parse(cli.folder / "out.xml").getroot()
-    assert [case.get("name", "").split(":")[0] for case in suite.iter("testcase") if case.find("failure") is not None] == ["PVH-TR-LIMIT"]
+    assert [case.get("name", "").split(":")[0] for case in suite.iter("testcase") if case.find("failure") is not None] == [
+        "PVH-TR-LIMIT"
+    ]
 
 
 @pytest.mark.boot
@@ -137,7 +139,9 @@ def test_a_boot_that_cannot_be_judged_is_an_error_for_ci_and_leaves_the_pages(cl
     loop = cli.file("loop", kernel_elf())
     lists = ("junit", "tap", "ktap", "github", "summary")
     words = [word for name in lists for word in ("--report", f"{name}=new.{name}")]
-    ran = cli("check", loop, "--entry", "0x100001", "--timeout", "0.5", "--report", f"html={old}", "--report", "sarif=new.sarif", *words)
+    ran = cli(
+        "check", loop, "--entry", "0x100001", "--timeout", "0.5", "--report", f"html={old}", "--report", "sarif=new.sarif", *words
+    )
     told = ran.complaint(3)
     what = told.splitlines()[-2].removeprefix("pvhdbg: ")
     assert Path(old).read_text() == "old"

@@ -84,7 +84,11 @@ def test_it_ends_at_a_symbol_before_it_is_run(cli: Cli) -> None:
 
 def test_both_engines_find_the_same_milestones(cli: Cli) -> None:
     def rows(*words: str) -> list[str]:
-        return [line for line in cli("trace", CRASHERS, "--append", "crash=hlt", *words).ok().out.splitlines() if line[:12].strip().isdigit()]
+        return [
+            line
+            for line in cli("trace", CRASHERS, "--append", "crash=hlt", *words).ok().out.splitlines()
+            if line[:12].strip().isdigit()
+        ]
 
     by_log, by_step = rows(), rows("--engine", "step")
     assert by_log == by_step
@@ -309,7 +313,9 @@ def _exports_tell_the_trace(file: Path, kernel: Path) -> None:
     state: dict[str, int] = {}
     for event, line in zip(events, readers.tenet(_exported(file, "tenet")), strict=True):
         state |= {name: int(value, 16) for name, value in event.get("state", {}).items()} | {"rip": int(event["pc"], 16)}
-        assert {name: value for name, value in line.items() if name in state} == {name: state[name] for name in line if name in state}
+        assert {name: value for name, value in line.items() if name in state} == {
+            name: state[name] for name in line if name in state
+        }
         state |= {name: int(value, 16) for name, value in event["changes"].items()}
 
     (base, blocks), *others = readers.drcov(_exported(file, "drcov")).values()
@@ -334,7 +340,9 @@ def _exports_tell_the_trace(file: Path, kernel: Path) -> None:
     assert alone == Counter(functions)
 
 
-@pytest.mark.parametrize(("guest", "words"), [("long_mode", ("--from", "10000")), ("hello", ("--tail", "50")), ("long_mode", ("--filter", "print"))])
+@pytest.mark.parametrize(
+    ("guest", "words"), [("long_mode", ("--from", "10000")), ("hello", ("--tail", "50")), ("long_mode", ("--filter", "print"))]
+)
 def test_what_is_exported_of_a_guest_is_what_happened(cli: Cli, guest: str, words: tuple[str, ...]) -> None:
     file, kernel = cli.folder / "boot.jsonl", guests.path(guest)
     cli("trace", kernel, "--what", "state", *words, "-o", file).ok()
@@ -398,7 +406,13 @@ def test_what_a_strangers_trace_holds_does_not_steer_the_terminal(cli: Cli) -> N
     head = {"schema": "pvhdbg/trace/1", "engine": nasty, "what": "state", "entry": None, "vmm": nasty, "kernel": nasty}
     event = {"seq": 0, "pc": "0x1", "mode": "long", "symbol": nasty, "code": "90", "changes": {nasty: "0x1", "rax": "0x2"}}
     fault = {"fault": nasty, "seq": 1, "vector": None, "error": None, "pc": None, "cr2": None, "state": {}}
-    rows = [head, event, {"milestone": nasty, "seq": 1, "pc": "0x1", "detail": nasty, "symbol": nasty}, fault, {"end": nasty, "events": 1}]
+    rows = [
+        head,
+        event,
+        {"milestone": nasty, "seq": 1, "pc": "0x1", "detail": nasty, "symbol": nasty},
+        fault,
+        {"end": nasty, "events": 1},
+    ]
     calls = [head | {"what": "calls"}, {"function": nasty, "order": 0, "pc": "0x1", "block": 0}, rows[-1]]
     files = cli.folder / "a.jsonl", cli.folder / "b.jsonl", cli.folder / "c.jsonl", cli.folder / "d.jsonl"
     other = [head, event | {"pc": "0x2"}, rows[-1]]
@@ -426,7 +440,9 @@ def test_what_is_not_worth_counting_to_is_run_to(vmlinux: Path, cli: Cli) -> Non
     counted = cli("trace", vmlinux, "--until", "start_kernel").ok().out
     assert re.search(rf"^ +{steps['start_kernel']['seq']:,}  start_kernel ", counted, re.MULTILINE)
     assert "not counted" not in counted
-    gone = cli("trace", vmlinux, "--until", "rest_init", "--for", "3", "--append", "panic=-1 mem=1M").ok(3).out  # it panics, and waits
+    gone = (
+        cli("trace", vmlinux, "--until", "rest_init", "--for", "3", "--append", "panic=-1 mem=1M").ok(3).out
+    )  # it panics, and waits
     assert "rest_init was not reached" in gone
 
 
@@ -474,8 +490,13 @@ def test_a_guest_that_resets_is_left_there_or_followed(cli: Cli) -> None:
     resets = cli.file("resets.elf", kernel_elf(TRIPLE_FAULT))
     file = cli.folder / "boot.jsonl"
     text = cli("trace", resets, "--what", "pc").ok().out
-    assert "the guest reset the machine: reset 1, after instruction 1 at 0x100007 in protected mode: a triple fault, begun by #BP" in text
-    cli("trace", resets, "--machine", "microvm", "--on-reset", "go", "--what", "pc", "--until", str(FAR), "-o", file, "--", *QBOOT).ok()
+    assert (
+        "the guest reset the machine: reset 1, after instruction 1 at 0x100007 in protected mode: a triple fault, begun by #BP"
+        in text
+    )
+    cli(
+        "trace", resets, "--machine", "microvm", "--on-reset", "go", "--what", "pc", "--until", str(FAR), "-o", file, "--", *QBOOT
+    ).ok()
     rows = rows_of(file)
     first, second, *_ = (row for row in rows if "reset" in row)
     assert (first["seq"], first["pc"], first["goes_on"]) == (2, "0x100007", True)

@@ -55,7 +55,18 @@ def test_check_judges_the_hand_off_and_then_lets_it_run(cli: Cli) -> None:
     found = cli("check", LONG_MODE, "--until", "long", "--format", "json").ok().json()
     jsonschema.validate(found, json.loads((SCHEMAS / "report-1.json").read_text()))
     assert (found["verdicts"][-1]["rule"], found["verdicts"][-1]["outcome"]) == ("UNTIL", "pass")
-    ran = cli("check", CRASHERS, "--append", "crash=wild-esp", "--until", "after_hlt", "--report", f"junit={junit}", "--report", "html=out.html").ok(1)
+    ran = cli(
+        "check",
+        CRASHERS,
+        "--append",
+        "crash=wild-esp",
+        "--until",
+        "after_hlt",
+        "--report",
+        f"junit={junit}",
+        "--report",
+        "html=out.html",
+    ).ok(1)
     assert 'id="milestones"' in (cli.folder / "out.html").read_text()
     text = " ".join(ran.out.split())
     assert "1 expectation NOT met" in text

@@ -25,7 +25,16 @@ MSR = 0xC0010117
 
 def symbols() -> dict[str, int]:
     with open_kernel(CRASHERS) as image:
-        names = ["wild_push", "after_paging", "faulting_wrmsr", "virtual_address", "endless_loop", "after_hlt", "zeros", "page_directory"]
+        names = [
+            "wild_push",
+            "after_paging",
+            "faulting_wrmsr",
+            "virtual_address",
+            "endless_loop",
+            "after_hlt",
+            "zeros",
+            "page_directory",
+        ]
         return {name: image.symbols().virtual_address(name) for name in names}
 
 

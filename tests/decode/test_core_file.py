@@ -28,9 +28,16 @@ CORE = build_core()
 def test_qemus_note_is_what_is_decoded() -> None:
     core = parse(CORE)
     registers, segments = core.snapshot.registers, core.snapshot.segments
-    assert {name: registers[name] for name in REGISTERS if name != "rflags"} == {k: v for k, v in REGISTERS.items() if k != "rflags"}
+    assert {name: registers[name] for name in REGISTERS if name != "rflags"} == {
+        k: v for k, v in REGISTERS.items() if k != "rflags"
+    }
     assert (registers["eflags"], registers["cs"], registers["ss"], registers["cr0"], registers["cr4"]) == (2, 8, 16, 0x11, 0)
-    assert (segments["cs"].limit, segments["cs"].flags, segments["tr"].base, segments["tr"].limit) == (0xFFFFFFFF, 0xCF9A00, 0x500, 0x67)
+    assert (segments["cs"].limit, segments["cs"].flags, segments["tr"].base, segments["tr"].limit) == (
+        0xFFFFFFFF,
+        0xCF9A00,
+        0x500,
+        0x67,
+    )
     assert (segments.gdt, segments.idt) == (DescriptorTable(0x1000, 0x27), DescriptorTable(0, 0x3FF))
     assert (registers["fs_base"], registers["k_gs_base"]) == (0, 0x5000)
     assert core.snapshot.vmm.name == "QEMU"

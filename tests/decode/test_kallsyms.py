@@ -95,7 +95,9 @@ def newest(table: Kallsyms, bits: int, skew: int, order: int) -> tuple[bytes, ar
     high = 0xFFFFFFFF81000000 if bits == 64 else 0xC1000000
     addresses = array("Q", (high + 16 * (row // 2) for row in range(len(table))))
     base = BASE & (1 << bits) - 1
-    return data + struct.pack(f"<{len(table)}i", *(address - (base + len(data) + 4 * row) for row, address in enumerate(addresses))), addresses
+    return data + struct.pack(
+        f"<{len(table)}i", *(address - (base + len(data) + 4 * row) for row, address in enumerate(addresses))
+    ), addresses
 
 
 @pytest.mark.parametrize(("skew", "order"), [(0, 0), (4, 0), (0, 3), (4, 3)])

@@ -66,7 +66,9 @@ def test_others_are_told_by_owner_and_number() -> None:
 
 
 @given(
-    st.sampled_from([*XEN_NOTES, 99]), st.binary(max_size=200), st.sampled_from([b"Xen\0", b"Xen", *(owner for owner, _ in OTHER_NOTES)])
+    st.sampled_from([*XEN_NOTES, 99]),
+    st.binary(max_size=200),
+    st.sampled_from([b"Xen\0", b"Xen", *(owner for owner, _ in OTHER_NOTES)]),
 )
 def test_no_descriptor_is_too_odd(type: int, desc: bytes, owner: bytes) -> None:
     said = value(note(type, desc, owner))

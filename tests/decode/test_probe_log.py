@@ -144,7 +144,9 @@ def test_who_the_cpu_says_runs_it(leaf: int, letters: bytes, more: int, vmm: Vmm
 
 def test_gaps_are_holes_and_only_a_void_is_an_absence() -> None:
     log = read(
-        line(0, "gap 00000000 b0000000 00000038 void"), line(1, "gap 00000001 00000000 00000020 far"), line(2, "mem 00001000 78c56e33")
+        line(0, "gap 00000000 b0000000 00000038 void"),
+        line(1, "gap 00000001 00000000 00000020 far"),
+        line(2, "mem 00001000 78c56e33"),
     )
     memory = log.snapshot.memory
     assert memory.read(0x1000, 4) == b"\x78\xc5\x6e\x33"
@@ -267,7 +269,9 @@ def test_nothing_can_be_used(data: bytes, words: str) -> None:
 
 
 def test_lines_of_kinds_that_nobody_knows() -> None:
-    log = read(KVM, line(0x200, "weather sunny", BOOT), line(0x201, "control 00000011", BOOT), line(0x202, "segment xx 0 0 0", BOOT))
+    log = read(
+        KVM, line(0x200, "weather sunny", BOOT), line(0x201, "control 00000011", BOOT), line(0x202, "segment xx 0 0 0", BOOT)
+    )
     assert log.snapshot == WHOLE.snapshot
     for kind in ("weather", "control", "segment"):
         assert any(repr(kind) in warning for warning in log.warnings)
@@ -280,7 +284,7 @@ def test_a_number_beyond_reason_costs_nothing() -> None:
 
 
 def test_endless_boots_and_lines_are_bounded() -> None:
-    log = decode(line(n & 0xFFFF, f"mem {n << 5 & 0xffffffff:08x} {n & 0xFF:02x}", f"{n >> 9:08x}") for n in range(100_000))
+    log = decode(line(n & 0xFFFF, f"mem {n << 5 & 0xFFFFFFFF:08x} {n & 0xFF:02x}", f"{n >> 9:08x}") for n in range(100_000))
     assert any(f"{-(-100_000 // 512)} boots" in warning for warning in log.warnings)
     many = decode(line(n & 0xFFFF, f"mem {(n & 0xFFFF) << 4:08x} {'00' * 32}", f"{n >> 16:08x}") for n in range(70_000))
     assert len(many.snapshot.memory.pieces) == 1  # they overlap, and joining them is linear

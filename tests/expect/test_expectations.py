@@ -149,7 +149,10 @@ def test_an_error_names_its_place(document: dict[str, Any], place: str, words: s
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8) | st.sampled_from(["field", "rule", *OPERATORS]), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(max_size=8) | st.sampled_from(["field", "rule", *OPERATORS]), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 

@@ -93,7 +93,16 @@ def test_what_the_report_has_and_expectations_have_not() -> None:
     }
 
 
-@pytest.mark.parametrize("boot", [BOOT, BARE, at_draft_a_entry().boot(DRAFT_A), at_entry(version=0).boot(V1), at_entry(rsdp_paddr=0, modules=[], memmap_entries=0, cmdline_paddr=0).boot(V1)])
+@pytest.mark.parametrize(
+    "boot",
+    [
+        BOOT,
+        BARE,
+        at_draft_a_entry().boot(DRAFT_A),
+        at_entry(version=0).boot(V1),
+        at_entry(rsdp_paddr=0, modules=[], memmap_entries=0, cmdline_paddr=0).boot(V1),
+    ],
+)
 def test_every_field_is_a_value_of_its_kind_or_a_reason(boot: BootState) -> None:
     types = {Kind.NUMBER: int, Kind.SIZE: int, Kind.TEXT: str, Kind.FLAG: bool}
     paths = every_path()

@@ -25,7 +25,21 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-COMMAND = ("qemu", "-kernel", "-m", "-append", "a \"b\" \\ \x7f é 😀", "-m", "64M", "-smp", "4,sockets=2", "-M", "q35", "-accel", "tcg")
+COMMAND = (
+    "qemu",
+    "-kernel",
+    "-m",
+    "-append",
+    'a "b" \\ \x7f é 😀',
+    "-m",
+    "64M",
+    "-smp",
+    "4,sockets=2",
+    "-M",
+    "q35",
+    "-accel",
+    "tcg",
+)
 
 
 @pytest.mark.parametrize(

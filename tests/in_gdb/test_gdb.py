@@ -115,7 +115,11 @@ def test_the_command_lines_answer_in_long_mode(paging_kernels: Callable[[int], s
     kernel = paging_kernels(4)
     stub = machine(kernel=kernel)
     commands = ("regs", "segments", "gdt", "idt", "tss", "mode", "notes", "pagewalk", "xp", "disas", "symbols", "entry")
-    lines = {command: f"pvh {command} {words}".rstrip() for command in commands for words in [{**ARGUMENTS, "symbols": "there"}.get(command, "")]}
+    lines = {
+        command: f"pvh {command} {words}".rstrip()
+        for command in commands
+        for words in [{**ARGUMENTS, "symbols": "there"}.get(command, "")]
+    }
     lines |= {"check": "pvh check --here", "info": "pvh info --here"}
     gdb = Gdb(
         f"set pvh kernel {kernel}",
@@ -244,7 +248,14 @@ int main(void) { return 0; }
 def test_a_breakpoint_at_both_aliases_without_symbols_in_gdb(machine: Start, paging_kernels: Callable[[int], str]) -> None:
     kernel = paging_kernels(4)
     stub = machine(kernel=kernel)
-    lines = (f"target remote {stub.socket}", f"set pvh kernel {kernel}", "pvh run-to-entry", "pvh break there", "continue", "pvh symbols $pc")
+    lines = (
+        f"target remote {stub.socket}",
+        f"set pvh kernel {kernel}",
+        "pvh run-to-entry",
+        "pvh break there",
+        "continue",
+        "pvh symbols $pc",
+    )
     gdb = Gdb(*lines, "pvh break no_such", "info breakpoints")
     assert re.fullmatch(
         r"Hardware assisted breakpoint 1 at (0x10\w+)\nHardware assisted breakpoint 2 at 0xffffffff80\w+\n", gdb["pvh break there"]
@@ -358,7 +369,9 @@ def test_no_command_of_gdbs_is_shadowed() -> None:
     after = set(re.findall(r"^([a-z][\w -]*?)(?:, [\w, -]+)? -- ", Gdb(listing)[listing], re.MULTILINE))
     assert before
     assert before <= after
-    assert [name for name in after - before if not name.startswith(("pvh", "info pvh", "set pvh", "show pvh", "function pvh"))] == []
+    assert [
+        name for name in after - before if not name.startswith(("pvh", "info pvh", "set pvh", "show pvh", "function pvh"))
+    ] == []
     # An abbreviation that GDB's users type means what it did.
     assert "Undefined" not in "".join(Gdb("help p", "help i r", "help set p p").complaints())
 
@@ -451,7 +464,13 @@ def test_an_entry_that_is_not_reached(machine: Start, cli: Cli) -> None:
 @pytest.mark.boot
 def test_a_timeout_gives_the_prompt_back(machine: Start, cli: Cli) -> None:
     stub = machine(kernel=cli.file("loops.elf", kernel_elf()))
-    gdb = Gdb(f"target remote {stub.socket}", "pvh run-to-entry", "hbreak *0x100000", "pvh run-to-entry --reset --timeout 0.01", "pvh mode")
+    gdb = Gdb(
+        f"target remote {stub.socket}",
+        "pvh run-to-entry",
+        "hbreak *0x100000",
+        "pvh run-to-entry --reset --timeout 0.01",
+        "pvh mode",
+    )
     (said,) = gdb.complaints()
     assert "did not reach 0x100000 within 0.01 s" in said
     assert "CPL 0" in gdb["pvh mode"]
@@ -482,7 +501,13 @@ def test_ctrl_c_on_the_way_to_the_entry(machine: Start, cli: Cli) -> None:
 @pytest.mark.parametrize(("options", "code"), [("", 0), ("--strict", 1), ("--select NOPE", 2)])
 def test_check_ends_gdb_with_the_exit_code(machine: Start, options: str, code: int) -> None:
     stub = machine()
-    gdb = Gdb(f"set pvh kernel {HELLO}", f"target remote {stub.socket}", "pvh run-to-entry", f"pvh check --exit {options}".strip(), "echo later")
+    gdb = Gdb(
+        f"set pvh kernel {HELLO}",
+        f"target remote {stub.socket}",
+        "pvh run-to-entry",
+        f"pvh check --exit {options}".strip(),
+        "echo later",
+    )
     assert gdb.code == code
     assert f"{MARK}echo later" not in gdb.out
     assert "y or n" not in gdb.out
@@ -493,7 +518,9 @@ def test_check_ends_gdb_with_the_exit_code(machine: Start, options: str, code: i
 def test_a_gdb_script(machine: Start, cli: Cli) -> None:
     need("gdb")
     stub = machine()
-    script = cli.file("gate.gdb", f"source {SCRIPT}\ntarget remote {stub.socket}\npvh run-to-entry\npvh check --exit --format json\n")
+    script = cli.file(
+        "gate.gdb", f"source {SCRIPT}\ntarget remote {stub.socket}\npvh run-to-entry\npvh check --exit --format json\n"
+    )
     ran = subprocess.run(["gdb", "-nx", "-batch", "-x", script], capture_output=True, text=True, timeout=60, check=False)
     assert ran.returncode == 0
     assert '"schema": "pvhdbg/report/1"' in ran.stdout
@@ -514,7 +541,10 @@ def test_pvhdbg_gdb(cli: Cli, machine: Start, paging_kernels: Callable[[int], st
     need("gdb")
     kernel = paging_kernels(levels)
     stub = machine(kernel=kernel)
-    script = cli.file("more.gdb", "pvh run-to-entry\ninfo symbol $pc\nhbreak there\ninfo breakpoints\ncontinue\ninfo symbol $pc\npvh check --exit\n")
+    script = cli.file(
+        "more.gdb",
+        "pvh run-to-entry\ninfo symbol $pc\nhbreak there\ninfo breakpoints\ncontinue\ninfo symbol $pc\npvh check --exit\n",
+    )
     ran = cli("gdb", kernel, stub.socket, "--", "-nx", "-batch", "-x", script, env={"PYTHONWARNINGS": ""}).ok()
     assert ran.out.count("entry in section .text") == 1
     assert "(2 locations)" in ran.out

@@ -62,7 +62,9 @@ def test_the_same_trace_as_the_command_lines(machine: Start, cli: Cli) -> None:
 
 def test_milestones_are_those_of_the_command_line(machine: Start, cli: Cli) -> None:
     gdb = Gdb(*begin(LONG_MODE, machine(kernel=LONG_MODE)), "pvh milestones --milestone print_fields")
-    assert rows(gdb["pvh milestones --milestone print_fields"]) == rows(cli("trace", LONG_MODE, "--milestone", "print_fields").ok().out)
+    assert rows(gdb["pvh milestones --milestone print_fields"]) == rows(
+        cli("trace", LONG_MODE, "--milestone", "print_fields").ok().out
+    )
 
 
 def test_a_few_instructions_are_stepped_and_the_machine_stands_behind_the_last(machine: Start, cli: Cli) -> None:
@@ -99,7 +101,10 @@ def test_a_few_instructions_are_stepped_and_the_machine_stands_behind_the_last(m
     assert "*eip" in gdb["pvh regs"]
     assert [line.split()[2] for line in rows(gdb[then])] == [row[2] for row in places[6:9]]
     assert f") {places[10][2]}\n" in gdb["p $pc"]
-    assert re.findall(r"^(\d) .*(y|n) +0x0+(\w+)", gdb["info breakpoints"], re.MULTILINE) == [("1", "y", "10000b"), ("2", "n", "100049")]
+    assert re.findall(r"^(\d) .*(y|n) +0x0+(\w+)", gdb["info breakpoints"], re.MULTILINE) == [
+        ("1", "y", "10000b"),
+        ("2", "n", "100049"),
+    ]
     assert "already hit" not in gdb["info breakpoints"]
     assert not re.search(r"^-\d", gdb["maint info breakpoints"], re.MULTILINE)
     assert "single step" not in gdb.err  # where GDB shows what a monitor says
@@ -129,7 +134,10 @@ def test_a_guest_that_shut_down_is_not_run_again(machine: Start) -> None:
     stub = machine("-append", "crash=wild-esp", "-no-shutdown", "-no-reboot", kernel=CRASHERS)
     gdb = Gdb(*begin(CRASHERS, stub), "pvh why", "pvh trace", "pvh why ", "pvh milestones", "pvh regs")
     assert "triple fault" in gdb["pvh why"]
-    assert gdb.complaints() == ["there is nothing left to run: the guest triple-faulted or shut down (next: boot it again to its entry)"] * 3
+    assert (
+        gdb.complaints()
+        == ["there is nothing left to run: the guest triple-faulted or shut down (next: boot it again to its entry)"] * 3
+    )
     assert "000f4" in gdb["pvh regs"]
 
 
@@ -149,7 +157,9 @@ def test_a_cpu_that_has_halted_is_not_stepped(machine: Start) -> None:
 
 def test_a_reboot_is_caught_and_the_next_boot_is_traced(machine: Start, cli: Cli) -> None:
     kernel = cli.file("k", kernel_elf(TRIPLE_FAULT))
-    gdb = Gdb(*begin(kernel, machine(kernel=kernel)), "pvh why", "pvh mode", "pvh run-to-entry --reset", "pvh trace --what pc --until 1")
+    gdb = Gdb(
+        *begin(kernel, machine(kernel=kernel)), "pvh why", "pvh mode", "pvh run-to-entry --reset", "pvh trace --what pc --until 1"
+    )
     assert "triple fault" in gdb["pvh why"]
     assert "real mode" in gdb["pvh mode"]
     assert gdb["pvh run-to-entry --reset"].startswith("at the entry")
@@ -208,7 +218,13 @@ def test_bad_wishes_are_one_line_each(machine: Start) -> None:
         "pvh why --for 0": "is not a time",
         "pvh milestones nowhere": "no symbol nowhere",
     }
-    gdb = Gdb(*begin(LONG_MODE, machine(kernel=LONG_MODE)), *wrong, "monitor info status", "info breakpoints", "pvh trace --what pc --until 1")
+    gdb = Gdb(
+        *begin(LONG_MODE, machine(kernel=LONG_MODE)),
+        *wrong,
+        "monitor info status",
+        "info breakpoints",
+        "pvh trace --what pc --until 1",
+    )
     complaints = [line for line in gdb.complaints() if not line.startswith("VM status")]
     assert len(complaints) == len(wrong), "\n".join(complaints)
     for (command, words), said in zip(wrong.items(), complaints, strict=True):

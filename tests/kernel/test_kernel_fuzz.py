@@ -34,7 +34,9 @@ REAL = [path.read_bytes() for path in GUESTS] + WRITTEN
 
 _EXTREME = st.sampled_from([0, 1, 0x7F, 0x80, 0xFF])
 _MUTATIONS = st.lists(
-    st.tuples(st.integers(0, 1 << 16), st.sampled_from([1, 2, 4, 8]), st.one_of(_EXTREME, st.integers(0, 255))), min_size=1, max_size=12
+    st.tuples(st.integers(0, 1 << 16), st.sampled_from([1, 2, 4, 8]), st.one_of(_EXTREME, st.integers(0, 255))),
+    min_size=1,
+    max_size=12,
 )
 
 

@@ -45,10 +45,13 @@ def test_another_reader_finds_every_symbol_as_it_was_given(bits: int) -> None:
         "_text": "GLOBAL", "local_one": "LOCAL", "weak_one": "WEAK", "table": "GLOBAL", "jiffies": "GLOBAL", "in_init": "LOCAL",
         "absolute": "GLOBAL",
     }  # fmt: skip
-    first = next(index for index, symbol in enumerate(table.iter_symbols()) if symbol.name and symbol["st_info"]["bind"] != "STB_LOCAL")
+    first = next(
+        index for index, symbol in enumerate(table.iter_symbols()) if symbol.name and symbol["st_info"]["bind"] != "STB_LOCAL"
+    )
     assert table["sh_info"] == first
     sections = {
-        name: "ABS" if symbol["st_shndx"] == "SHN_ABS" else elf.get_section(symbol["st_shndx"]).name for name, symbol in found.items()
+        name: "ABS" if symbol["st_shndx"] == "SHN_ABS" else elf.get_section(symbol["st_shndx"]).name
+        for name, symbol in found.items()
     }
     assert sections == {"_text": ".text", "local_one": ".text", "weak_one": ".text", "table": ".data", "jiffies": ".data",
                         "in_init": ".text", "absolute": "ABS"}  # fmt: skip

@@ -46,7 +46,9 @@ def oracle(path: Path) -> dict[str, int]:
         return {
             symbol.name: symbol["st_value"]
             for symbol in table.iter_symbols()
-            if symbol.name and symbol["st_info"]["type"] in ("STT_FUNC", "STT_OBJECT", "STT_NOTYPE") and symbol["st_shndx"] != "SHN_UNDEF"
+            if symbol.name
+            and symbol["st_info"]["type"] in ("STT_FUNC", "STT_OBJECT", "STT_NOTYPE")
+            and symbol["st_shndx"] != "SHN_UNDEF"
         }
 
 

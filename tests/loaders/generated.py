@@ -102,7 +102,14 @@ def _loads(dice: random.Random, bits: int, spots: dict[int, int]) -> list[Piece]
 
 def _moved(piece: Piece, base: int, bits: int) -> Piece:
     return Piece(
-        piece.type, piece.content, piece.paddr, piece.paddr + base & (1 << bits) - 1, piece.filesz, piece.memsz, piece.flags, piece.align
+        piece.type,
+        piece.content,
+        piece.paddr,
+        piece.paddr + base & (1 << bits) - 1,
+        piece.filesz,
+        piece.memsz,
+        piece.flags,
+        piece.align,
     )
 
 
@@ -143,7 +150,14 @@ def _padded(note: NoteSpec, padding: str, align: int) -> bytes:
 
 def _tail(dice: random.Random) -> bytes:
     return dice.choice(
-        (b"", b"", bytes(64), b"\xff" * 64, NoteSpec(desc=(0x300000).to_bytes(8, "little")).encode() + bytes(16), dice.randbytes(200))
+        (
+            b"",
+            b"",
+            bytes(64),
+            b"\xff" * 64,
+            NoteSpec(desc=(0x300000).to_bytes(8, "little")).encode() + bytes(16),
+            dice.randbytes(200),
+        )
     )
 
 

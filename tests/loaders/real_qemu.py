@@ -43,8 +43,29 @@ def start(kernel: Path, boot: Boot, run: bool, time: float = TIME, program: str 
     """
     machine = f"{boot.machine},auto-kernel-cmdline=off" if boot.machine == "microvm" else str(boot.machine)
     said = kernel.with_suffix(".out")
-    command = [program, "-accel", "tcg", "-machine", machine, "-m", str((boot.memory or 0) >> 20), "-nodefaults", "-display", "none"]
-    command += ["-no-reboot", "-no-user-config", "-S", "-monitor", "stdio", "-kernel", str(kernel), "-append", boot.command_line.decode()]
+    command = [
+        program,
+        "-accel",
+        "tcg",
+        "-machine",
+        machine,
+        "-m",
+        str((boot.memory or 0) >> 20),
+        "-nodefaults",
+        "-display",
+        "none",
+    ]
+    command += [
+        "-no-reboot",
+        "-no-user-config",
+        "-S",
+        "-monitor",
+        "stdio",
+        "-kernel",
+        str(kernel),
+        "-append",
+        boot.command_line.decode(),
+    ]
     if boot.initrd_size:
         initrd = kernel.with_suffix(".initrd")
         with open(initrd, "wb") as file:
@@ -60,7 +81,11 @@ def start(kernel: Path, boot: Boot, run: bool, time: float = TIME, program: str 
         command, input="\n".join(asked) + "\n", capture_output=True, text=True, errors="replace", timeout=time, check=False
     )
     values = [int(value, 16) for value in _BYTE.findall(done.stdout)]
-    items = {name: int.from_bytes(bytes(values[4 * index : 4 * index + 4]), "little") for index, name in enumerate(NUMBERS)} if values else {}
+    items = (
+        {name: int.from_bytes(bytes(values[4 * index : 4 * index + 4]), "little") for index, name in enumerate(NUMBERS)}
+        if values
+        else {}
+    )
     rom = _ROM.search(done.stdout)
     return Observed(done.returncode, done.stderr, items, rom[1] if rom else None, _entered(said))
 

@@ -89,7 +89,9 @@ def differences(case: Case, folder: Path) -> list[str]:
     if loading.crash is not None:
         wrong += [f"it lives, status {seen.status}"] if hangs or seen.status >= 0 else []
     elif loading.refusal is not None:
-        wrong += [] if seen.status == 1 and loading.refusal in seen.words else [f"status {seen.status}, {seen.words.strip()[:200]!r}"]
+        wrong += (
+            [] if seen.status == 1 and loading.refusal in seen.words else [f"status {seen.status}, {seen.words.strip()[:200]!r}"]
+        )
     else:
         wrong += [] if seen.items else [f"status {seen.status}, {seen.words.strip()[:200]!r}"]
         for item in loading.fw_cfg:

@@ -37,7 +37,10 @@ def test_why_a_kernel_has_no_entry(spec: ElfSpec, words: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        (ElfSpec(notes=((NoteSpec(5, desc=b"xen-3.0\0"),),)), "QEMU refuses it: “Error loading uncompressed kernel without PVH ELF Note”"),
+        (
+            ElfSpec(notes=((NoteSpec(5, desc=b"xen-3.0\0"),),)),
+            "QEMU refuses it: “Error loading uncompressed kernel without PVH ELF Note”",
+        ),
         (ElfSpec(notes=(), multiboot=True), "It has a multiboot header, too: QEMU refuses it with “Cannot load x86-64 image"),
         (ElfSpec(notes=(), multiboot=True, bits=32, machine=3), "QEMU boots it by its multiboot header"),
         (ElfSpec(notes=((NoteSpec(owner=b"GNU\0"),),)), "enters it at 0x100000 all the same"),

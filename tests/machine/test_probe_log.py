@@ -88,7 +88,9 @@ def test_regs_info_and_snapshot_take_a_log(cli: Cli, logged: bytes) -> None:
 
 @pytest.mark.boot
 def test_standard_input(cli: Cli, logged: bytes) -> None:
-    ran = subprocess.run([sys.executable, "-m", "pvhdbg", "probe", "-"], input=logged, capture_output=True, env=cli.env, check=False)
+    ran = subprocess.run(
+        [sys.executable, "-m", "pvhdbg", "probe", "-"], input=logged, capture_output=True, env=cli.env, check=False
+    )
     assert ran.returncode == 0
     assert b"conforms" in ran.stdout
 

@@ -29,7 +29,21 @@ Start = Callable[..., Machine]
 
 
 _WORDS = st.sampled_from(
-    [*(command.name for command in own_commands.ALL), "/4x", "/i", "/", "$pc", "$", "pvh_start", "pvh_start+1", "0x100000", "-1", "0", "'", "--here"]
+    [
+        *(command.name for command in own_commands.ALL),
+        "/4x",
+        "/i",
+        "/",
+        "$pc",
+        "$",
+        "pvh_start",
+        "pvh_start+1",
+        "0x100000",
+        "-1",
+        "0",
+        "'",
+        "--here",
+    ]
 )
 
 
@@ -495,7 +509,10 @@ def test_serial_lines_are_safe_and_bounded(tmp_path: Path) -> None:
 def test_commands_from_the_command_line(cli: Cli) -> None:
     script = cli.file("script", "mode\n")
     ran = cli("repl", HELLO, "-ex", "b halt", "-x", script, "-ex", "nonsense", "-ex", "c", "--via", "remote").ok(2)
-    assert re.match(r"0x100000 <pvh_start>, 32-bit protected mode\nbreakpoint 1: halt .*\n32-bit protected mode, (?:.*\n)+\| hello from PVH\nbreakpoint 1, ", ran.out)
+    assert re.match(
+        r"0x100000 <pvh_start>, 32-bit protected mode\nbreakpoint 1: halt .*\n32-bit protected mode, (?:.*\n)+\| hello from PVH\nbreakpoint 1, ",
+        ran.out,
+    )
     assert ran.err == "pvhdbg: 'nonsense' is not a command (did you mean notes?)\n"
     reported = cli("run", HELLO, "--strict", "-ex", "cmdline").ok(1)
     assert reported.out == cli("run", HELLO, "--strict").ok(1).out + "\n"

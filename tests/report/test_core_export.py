@@ -47,11 +47,16 @@ def long_mode() -> BootState:
         0x3000: {0: 0x4003, 510: 0x4003},
         0x4000: {0: 0x0000083, 8: 0x1000083},
     }
-    pages = {
-        base: b"".join(rows.get(index, 0).to_bytes(8, "little") for index in range(512)) for base, rows in tables.items()
-    }
+    pages = {base: b"".join(rows.get(index, 0).to_bytes(8, "little") for index in range(512)) for base, rows in tables.items()}
     boot = at_entry(
-        rip=CODE + 0x10, rsp=CODE + 0x1800, cr0=0x80000011, cr3=0x2000, cr4=0x20, efer=0x500, found_by="here", vmm=Vmm("QEMU", "7.2")
+        rip=CODE + 0x10,
+        rsp=CODE + 0x1800,
+        cr0=0x80000011,
+        cr3=0x2000,
+        cr4=0x20,
+        efer=0x500,
+        found_by="here",
+        vmm=Vmm("QEMU", "7.2"),
     ).boot(V1)
     pieces = [MemoryPiece(base, data) for base, data in pages.items()]
     memory = Memory([*pieces, MemoryPiece(0x1000000, bytes(range(16)) + b"\xeb\xfe" + bytes(8174))])
@@ -94,7 +99,11 @@ def test_with_paging_gdb_sees_the_code_at_its_linear_address(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     "example",
-    [at_entry(vmm=Vmm("QEMU", "7.2.22")), at_entry(segments=False, backing=None, kernel=None, a20=None), at_entry(unobserved=("cr0", "rdi"))],
+    [
+        at_entry(vmm=Vmm("QEMU", "7.2.22")),
+        at_entry(segments=False, backing=None, kernel=None, a20=None),
+        at_entry(unobserved=("cr0", "rdi")),
+    ],
 )
 def test_what_is_exported_is_imported_again(example: Example) -> None:
     boot = example.boot(V1)

@@ -44,7 +44,9 @@ def test_it_shows_what_matters_first_and_unfolded(chromium: Any, tmp_path: Path)
     ]  # fmt: skip
     assert tab.ask("[...document.querySelectorAll('nav a')].every(one => document.querySelector(one.getAttribute('href')))")
     for weight in Weight:
-        rows = tab.ask(f"[...document.querySelectorAll('#{weight.value} tbody tr')].map(r => [...r.cells].slice(0, 3).map(c => c.textContent))")
+        rows = tab.ask(
+            f"[...document.querySelectorAll('#{weight.value} tbody tr')].map(r => [...r.cells].slice(0, 3).map(c => c.textContent))"
+        )
         assert rows == [[one.at, one.a, one.b] for one in comparison.of(weight)]
         folded = tab.ask(f"[...document.querySelectorAll('#{weight.value} details')].every(one => !one.open)")
         assert folded is (weight is Weight.FREE)
@@ -52,7 +54,10 @@ def test_it_shows_what_matters_first_and_unfolded(chromium: Any, tmp_path: Path)
 
 
 def test_the_part_that_differs_is_marked(chromium: Any, tmp_path: Path) -> None:
-    a, b = (report_of(at_entry(command_line=words)) for words in (b"console=ttyS0 quiet root=/dev/vda", b"console=ttyS0 debug root=/dev/vda"))
+    a, b = (
+        report_of(at_entry(command_line=words))
+        for words in (b"console=ttyS0 quiet root=/dev/vda", b"console=ttyS0 debug root=/dev/vda")
+    )
     tab = opened(chromium, tmp_path, compare(("a", "b"), a, b))
     assert tab.ask("[...document.querySelectorAll('#matters mark')].map(one => one.textContent)") == ["quiet", "debug"]
 
@@ -72,7 +77,9 @@ def test_hostile_text_stays_text(chromium: Any, tmp_path: Path) -> None:
     tab = opened(chromium, tmp_path, compare((HOSTILE, HOSTILE), hostile(), golden()))
     assert tab.ask("document.querySelectorAll('script, img, iframe, object, embed, link, form, input, base, h4').length") == 0
     assert tab.ask("[...document.querySelectorAll('*')].every(one => ![...one.attributes].some(two => two.name.startsWith('on')))")
-    assert "</script><script>alert(1)</script><img src=x onerror=alert(2)>" in tab.ask("document.querySelector('#matters').textContent")
+    assert "</script><script>alert(1)</script><img src=x onerror=alert(2)>" in tab.ask(
+        "document.querySelector('#matters').textContent"
+    )
     assert tab.ask("/[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u202e]/.test(document.documentElement.textContent)") is False
 
 

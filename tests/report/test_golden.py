@@ -48,7 +48,10 @@ def test_golden(format: str) -> None:
 
 
 def test_golden_diff() -> None:
-    a, b = (few_rules(report) for report in (golden(), report_of(at_entry(cr4=0x20, memory_map=[*RAM_MAP, MemoryMapEntry(1 << 32, 1 << 30, 1, 0)]))))
+    a, b = (
+        few_rules(report)
+        for report in (golden(), report_of(at_entry(cr4=0x20, memory_map=[*RAM_MAP, MemoryMapEntry(1 << 32, 1 << 30, 1, 0)])))
+    )
     agrees(GOLDEN / DIFF, diff_html.render(compare(("good.pvhsnap", "vmlinux"), a, b)))
 
 
@@ -58,5 +61,7 @@ def agrees(path: Path, written: str) -> None:
     if os.environ.get("PVHDBG_GOLDEN") == "write":
         path.parent.mkdir(exist_ok=True)
         path.write_text(written, encoding="utf-8")
-    differing = list(unified_diff(path.read_text(encoding="utf-8").splitlines(), written.splitlines(), str(path), "written now", n=0))
+    differing = list(
+        unified_diff(path.read_text(encoding="utf-8").splitlines(), written.splitlines(), str(path), "written now", n=0)
+    )
     assert not differing, "\n".join([line[:300] for line in differing[:20]])

@@ -61,7 +61,9 @@ def test_every_fold_opens_and_closes(chromium: Any, tmp_path: Path) -> None:
     assert tab.ask("[...document.querySelectorAll('details.rule')].every(one => !one.checkVisibility())")
     tab.ask("document.querySelectorAll('details > summary').forEach(one => one.click())")
     assert tab.ask("document.querySelectorAll('details[open]').length") == folds
-    assert tab.ask("[...document.querySelectorAll('details.rule > blockquote')].filter(one => one.getBoundingClientRect().height > 10).length") == len(MACHINE_RULES)
+    assert tab.ask(
+        "[...document.querySelectorAll('details.rule > blockquote')].filter(one => one.getBoundingClientRect().height > 10).length"
+    ) == len(MACHINE_RULES)
     assert tab.complaints == []
 
 
@@ -71,7 +73,9 @@ def test_hostile_text_stays_text(chromium: Any, tmp_path: Path) -> None:
     assert tab.ask("[...document.querySelectorAll('*')].every(one => ![...one.attributes].some(two => two.name.startsWith('on')))")
     assert tab.ask("document.querySelectorAll('svg').length") == 1
     links = tab.ask("[...document.querySelectorAll('a')].map(one => one.getAttribute('href'))")
-    assert set(links) <= {rule.clause.document.url for rule in MACHINE_RULES} | {f"#{one}" for one in ("checks", "registers", "segments", "start-info", "memory", "serial")}
+    assert set(links) <= {rule.clause.document.url for rule in MACHINE_RULES} | {
+        f"#{one}" for one in ("checks", "registers", "segments", "start-info", "memory", "serial")
+    }
     shown = tab.ask("document.querySelector('#start-info').textContent")
     assert "</script><script>alert(1)</script><img src=x onerror=alert(2)>" in shown
     assert HOSTILE.split("\n")[0] in tab.ask("document.querySelector('#serial').textContent")
@@ -79,14 +83,20 @@ def test_hostile_text_stays_text(chromium: Any, tmp_path: Path) -> None:
 
 
 def test_milestones_are_a_timeline(chromium: Any, tmp_path: Path) -> None:
-    passed = (Passed("long", 0.01), Passed(HOSTILE.split("\n")[0], 0.5), Passed("start_kernel", 2.0, "the guest died: a triple fault"))
+    passed = (
+        Passed("long", 0.01),
+        Passed(HOSTILE.split("\n")[0], 0.5),
+        Passed("start_kernel", 2.0, "the guest died: a triple fault"),
+    )
     tab = opened(chromium, page(tmp_path, replace(golden(), milestones=passed)))
     assert tab.ask("document.querySelectorAll('svg.timeline g').length") == 3
     assert tab.ask("[...document.querySelectorAll('svg.timeline rect.bad')].length") == 1
     xs = tab.ask("[...document.querySelectorAll('svg.timeline rect')].map(one => one.getBoundingClientRect().x)")
     assert xs == sorted(xs)
     box = "document.querySelector('svg.timeline').getBoundingClientRect()"
-    assert tab.ask(f"[...document.querySelectorAll('svg.timeline rect')].every(one => one.getBoundingClientRect().right <= {box}.right)")
+    assert tab.ask(
+        f"[...document.querySelectorAll('svg.timeline rect')].every(one => one.getBoundingClientRect().right <= {box}.right)"
+    )
     assert HOSTILE.split("\n")[0] in tab.ask("document.querySelector('#milestones').textContent")
     assert "a triple fault" in tab.ask("document.querySelector('#milestones').textContent")
     assert tab.ask("document.querySelectorAll('script, img').length") == 0
@@ -157,9 +167,21 @@ def test_the_picture_places_every_part_inside_its_range_and_labels_do_not_overla
     ends = [group[0]["end"] for group in boxes]
     assert all(abs(end - group[0]["y"]) < 0.2 for end, group in zip(ends, boxes[1:], strict=False))  # no hole, no overlap
     titles = " ".join(box["title"] for group in boxes for box in group)
-    for name in ("start_info", "module 0", "module 1", "RSDP", "kernel segment 0", "kernel segment 1", "command line", "RAM", "reserved"):
+    for name in (
+        "start_info",
+        "module 0",
+        "module 1",
+        "RSDP",
+        "kernel segment 0",
+        "kernel segment 1",
+        "command line",
+        "RAM",
+        "reserved",
+    ):
         assert f"{name}: 0x" in titles
-    labels = tab.ask("[...document.querySelectorAll('svg text')].map(t => { const r = t.getBoundingClientRect(); return [r.left, r.top, r.right, r.bottom]; })")
+    labels = tab.ask(
+        "[...document.querySelectorAll('svg text')].map(t => { const r = t.getBoundingClientRect(); return [r.left, r.top, r.right, r.bottom]; })"
+    )
     for index, (left, top, right, bottom) in enumerate(labels):
         for other in labels[index + 1 :]:
             apart = other[0] >= right or left >= other[2] or other[1] >= bottom - 4 or top >= other[3] - 4
@@ -170,7 +192,12 @@ def test_registers_are_shown_bit_by_bit(chromium: Any, tmp_path: Path) -> None:
     tab = opened(chromium, page(tmp_path, golden()))
     on = tab.ask("[...document.querySelectorAll('#registers .bit.on')].map(one => one.title)")
     assert on == ["bit 4, ET: 1", "bit 0, PE: 1", "bit 5, PAE: 1", "bit 1: 1"]
-    assert tab.ask("[...document.querySelectorAll('#registers .field')].map(one => one.querySelectorAll('.bit').length)") == [32, 32, 0, 32]
+    assert tab.ask("[...document.querySelectorAll('#registers .field')].map(one => one.querySelectorAll('.bit').length)") == [
+        32,
+        32,
+        0,
+        32,
+    ]
 
 
 # --- without one --------------------------------------------------------------------------------------------------

@@ -52,14 +52,21 @@ def test_the_report_says_everything() -> None:
 
 def test_hostile_text_formats_nothing() -> None:
     sound(hostile())
-    assert not [token for token in tokens(markdown.render(hostile())) if token.type == "heading_open" and token.tag in ("h4", "h5", "h6")]
+    assert not [
+        token for token in tokens(markdown.render(hostile())) if token.type == "heading_open" and token.tag in ("h4", "h5", "h6")
+    ]
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])) | st.text(st.sampled_from("-+=#>123.)(*_`[]<>!|~ \n\\&;www:/@ab")))
 @example("www.evil.example")
 @example("--- - 1. http://evil.example")
 def test_escaped_text_is_one_paragraph_of_text(foreign: str) -> None:
-    for source in (f"x{escaped(foreign)}x", escaped(foreign), f"above\n{escaped(foreign)}", f"| a |\n| --- |\n| {escaped(foreign)} |"):
+    for source in (
+        f"x{escaped(foreign)}x",
+        escaped(foreign),
+        f"above\n{escaped(foreign)}",
+        f"| a |\n| --- |\n| {escaped(foreign)} |",
+    ):
         found = [token for token in tokens(source) if token.type not in ("inline", "softbreak") and token.tag not in ("p", "tbody")]
         parts = [token for token in found if token.tag not in ("table", "thead", "tr", "th", "td")]
         assert all(token.type in ("text", "text_special") for token in parts)

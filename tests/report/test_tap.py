@@ -22,7 +22,10 @@ PARSER = Path(__file__).parent / "tap_parser.pl"
 
 def parsed(stream: str) -> tuple[list[tuple[str, ...]], list[str], int, str]:
     """Points (number, word, directive, description), YAML details, the number that failed, parse errors."""
-    if shutil.which("perl") is None or subprocess.run(["perl", "-MTAP::Parser", "-e1"], capture_output=True, check=False).returncode:
+    if (
+        shutil.which("perl") is None
+        or subprocess.run(["perl", "-MTAP::Parser", "-e1"], capture_output=True, check=False).returncode
+    ):
         (pytest.fail if os.environ.get("CI") else pytest.skip)("there is no Perl with TAP::Parser: apt-get install perl")
     ran = subprocess.run(["perl", str(PARSER)], input=stream, capture_output=True, text=True, timeout=60, check=True)
     assert ran.stderr == ""
@@ -112,7 +115,11 @@ def test_ktap_follows_its_grammar_and_the_exit_code(strict: bool) -> None:
 
 
 def test_ktap_of_every_outcome_and_of_hostile_text() -> None:
-    found = {name: (ok, directive) for *_, inner in ktap(tap.render_ktap(of_boot(golden())).splitlines()) for ok, name, directive in inner}
+    found = {
+        name: (ok, directive)
+        for *_, inner in ktap(tap.render_ktap(of_boot(golden())).splitlines())
+        for ok, name, directive in inner
+    }
     assert found["PVH-CR4-ZERO"] == (False, "")
     assert found["PVH-TR-LIMIT"] == (True, "XFAIL")
     assert found["PVH-EFER-LMA"] == found["DA-EAX"] == (True, "SKIP")

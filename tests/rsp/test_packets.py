@@ -33,7 +33,11 @@ def test_any_chunking_gives_the_same_packets(packets: list[bytes], cuts: list[in
     assert [event.data for event in read(*chunks) if isinstance(event, Packet)] == packets
 
 
-@given(st.one_of(st.binary(max_size=40).map(frame), st.binary(max_size=40)), st.sampled_from([b"", b"+", b"-", b"++"]), st.binary(max_size=2))
+@given(
+    st.one_of(st.binary(max_size=40).map(frame), st.binary(max_size=40)),
+    st.sampled_from([b"", b"+", b"-", b"++"]),
+    st.binary(max_size=2),
+)
 def test_what_is_one_packet_and_nothing_else_is_read_as_any_other(packet: bytes, before: bytes, behind: bytes) -> None:
     reader = PacketReader()
     assert [event.data for event in reader.feed(frame(b"x" * 20)) if isinstance(event, Packet)] == [b"x" * 20]
@@ -61,7 +65,7 @@ def test_arbitrary_bytes_raise_nothing_but_protocol_errors(chunks: list[bytes]) 
 
 
 def test_run_lengths_are_expanded() -> None:
-    assert read(b'$0* #' + b"%02x" % (sum(b"0* ") & 0xFF)) == [Packet(b"0000")]
+    assert read(b"$0* #" + b"%02x" % (sum(b"0* ") & 0xFF)) == [Packet(b"0000")]
 
 
 def test_a_run_length_bomb_is_refused() -> None:
@@ -83,7 +87,9 @@ def test_a_packet_without_end_is_refused() -> None:
         read(b"$" + b"a" * (PACKET_BOUND + 2))
 
 
-@pytest.mark.parametrize(("greeting", "name"), [(b"HTTP/1.1 400 Bad Request\r\n", "HTTP"), (b"SSH-2.0-OpenSSH\r\n", "SSH"), (b'{"QMP": {', "QMP")])
+@pytest.mark.parametrize(
+    ("greeting", "name"), [(b"HTTP/1.1 400 Bad Request\r\n", "HTTP"), (b"SSH-2.0-OpenSSH\r\n", "SSH"), (b'{"QMP": {', "QMP")]
+)
 def test_other_servers_are_named(greeting: bytes, name: str) -> None:
     with pytest.raises(ProtocolError, match=name):
         read(greeting)

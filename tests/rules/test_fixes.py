@@ -17,9 +17,7 @@ from pvhdbg.rules.files import judge_file
 from pvhdbg.rules.kernel_file import CHAPTER
 
 NOTE = '.pushsection .note.Xen, "a", @note; .p2align 2; .long 4, 4, 18; .asciz "Xen"; .long {}; .popsection\n'
-PROPERTY = (
-    '.pushsection .note.gnu.property, "a", @note; .p2align 3; .long 4, 16, 5; .asciz "GNU"; .long 0xc0000002, 4, 3, 0; .popsection\n'
-)
+PROPERTY = '.pushsection .note.gnu.property, "a", @note; .p2align 3; .long 4, 16, 5; .asciz "GNU"; .long 0xc0000002, 4, 3, 0; .popsection\n'
 OTHER = '.pushsection .note.other, "a", @note; .p2align 2; .long 4, 4, 1; .asciz "Oth"; .long 7; .popsection\n'
 CODE = ".text\n.code32\n.globl start\nstart: hlt\njmp start\n"
 TEXT = ".text : { *(.text) } :text"
@@ -31,7 +29,9 @@ class Kernel(NamedTuple):
     """How a kernel is built: assembly, linker script, words for ld, and for objcopy afterwards."""
 
     source: str = NOTE.format("start") + CODE
-    script: str = f"PHDRS {{ text PT_LOAD; note PT_NOTE; }} SECTIONS {{ . = 1M; {TEXT} {NOTES} /DISCARD/ : {{ *(.note.gnu.property) }} }}"
+    script: str = (
+        f"PHDRS {{ text PT_LOAD; note PT_NOTE; }} SECTIONS {{ . = 1M; {TEXT} {NOTES} /DISCARD/ : {{ *(.note.gnu.property) }} }}"
+    )
     ld: tuple[str, ...] = ("-e", "start")
     objcopy: tuple[str, ...] = ()
     bits: int = 64

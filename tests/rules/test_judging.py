@@ -55,9 +55,9 @@ def test_a_shipped_hand_off_is_no_draft_a_hand_off() -> None:
 def test_without_hidden_state_the_segment_rules_are_unknown() -> None:
     boot = at_entry(segments=False).boot(V1)
     unknown = outcomes(boot, Outcome.UNKNOWN)
-    assert unknown == {rule.id for rule in MACHINE_RULES if rule.id.split("-")[1] in ("CS", "DS", "ES", "SS", "TR", "FSGS", "SEG")} - {
-        "DA-FSGS"
-    }
+    assert unknown == {
+        rule.id for rule in MACHINE_RULES if rule.id.split("-")[1] in ("CS", "DS", "ES", "SS", "TR", "FSGS", "SEG")
+    } - {"DA-FSGS"}
     assert Report(boot, judge(boot)).exit_code == 0
     assert Report(boot, judge(boot), strict=True).exit_code == 4
 

@@ -288,8 +288,32 @@ def paging_kernel(folder: Path, levels: int) -> str:
         script.write_text(_LINKER_SCRIPT.format(kva=hex(kva)))
         source = Path(__file__).parent / "paging.S"
         for command in (
-            ["as", f"--{bits}", "-mx86-used-note=no", "--defsym", f"LEVELS={levels}", "--defsym", f"KVA={kva:#x}", "-o", part, source],
-            ["ld", "-m", emulation, "-nostdlib", "-static", "--build-id=none", "--no-warn-rwx-segments", "-T", script, "-o", kernel, part],
+            [
+                "as",
+                f"--{bits}",
+                "-mx86-used-note=no",
+                "--defsym",
+                f"LEVELS={levels}",
+                "--defsym",
+                f"KVA={kva:#x}",
+                "-o",
+                part,
+                source,
+            ],
+            [
+                "ld",
+                "-m",
+                emulation,
+                "-nostdlib",
+                "-static",
+                "--build-id=none",
+                "--no-warn-rwx-segments",
+                "-T",
+                script,
+                "-o",
+                kernel,
+                part,
+            ],
         ):
             subprocess.run([str(word) for word in command], check=True)
     return str(kernel)

@@ -69,7 +69,16 @@ def build_core(
     rows = [{"type": 4, "flags": 0, "offset": at, "vaddr": 0, "paddr": 0, "filesz": len(notes), "memsz": 0, "align": 0}]
     at += len(notes)
     for index, (address, data) in enumerate(pieces):
-        row = {"type": 1, "flags": 0, "offset": at, "vaddr": 0, "paddr": address, "filesz": len(data), "memsz": len(data), "align": 0}
+        row = {
+            "type": 1,
+            "flags": 0,
+            "offset": at,
+            "vaddr": 0,
+            "paddr": address,
+            "filesz": len(data),
+            "memsz": len(data),
+            "align": 0,
+        }
         rows.append({**row, **(load if index == 0 else {})})
         at += len(data)
     head = struct.pack("<HHIQQQIHHHHHH" if wide else "<HHIIIIIHHHHHH", *fields.values())

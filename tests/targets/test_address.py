@@ -36,7 +36,9 @@ def test_a_sockets_path_is_an_address(tmp_path: Path) -> None:
         assert parse_address(path) == StubAddress(path=path)
 
 
-@pytest.mark.parametrize("text", [":0", ":65536", ":99999", "1234", "", "unix:", "host", "a b:1", "/no/such", "/tmp", "/etc/passwd", "host:12x"])
+@pytest.mark.parametrize(
+    "text", [":0", ":65536", ":99999", "1234", "", "unix:", "host", "a b:1", "/no/such", "/tmp", "/etc/passwd", "host:12x"]
+)
 def test_what_is_none(text: str) -> None:
     with pytest.raises(BadInput) as error:
         parse_address(text)

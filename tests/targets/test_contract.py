@@ -54,9 +54,7 @@ def guest_elf(code: bytes) -> bytes:
     """A minimal PVH guest, ELF32: `code` at 1 MiB, where its note says that it is entered."""
     note = struct.pack("<III4sI", 4, 4, 18, b"Xen\0", 0x100000)
     offset = 52 + 2 * 32
-    header = struct.pack(
-        "<16sHHIIIIIHHHHHH", b"\x7fELF\1\1\1" + bytes(9), 2, 3, 1, 0x100000, 52, 0, 0, 52, 32, 2, 0, 0, 0
-    )
+    header = struct.pack("<16sHHIIIIIHHHHHH", b"\x7fELF\1\1\1" + bytes(9), 2, 3, 1, 0x100000, 52, 0, 0, 52, 32, 2, 0, 0, 0)
     load = struct.pack("<8I", 1, offset, 0x100000, 0x100000, len(code), len(code), 7, 4)
     notes = struct.pack("<8I", 4, offset + len(code), 0, 0, len(note), len(note), 4, 4)
     return header + load + notes + code + note
@@ -239,7 +237,13 @@ def test_a_recorded_machine_reads_the_same_and_refuses_the_rest() -> None:
     assert not recorded.capabilities.control
     with pytest.raises(MemoryUnreadable):
         recorded.read_memory(0x300000, 4)
-    for act in (recorded.resume, recorded.step, recorded.interrupt, lambda: recorded.set_breakpoint(1), lambda: recorded.monitor("x")):
+    for act in (
+        recorded.resume,
+        recorded.step,
+        recorded.interrupt,
+        lambda: recorded.set_breakpoint(1),
+        lambda: recorded.monitor("x"),
+    ):
         with pytest.raises(TargetError, match="snapshot"):
             act()
     with pytest.raises(Unavailable):

@@ -24,7 +24,9 @@ pytestmark = pytest.mark.boot
 AtEntry = Callable[..., RemoteTarget]
 
 
-def found(engine: BreakpointEngine | LogEngine, watched: dict[int, str] | None = None, until: str = "") -> list[tuple[str, int | None, str]]:
+def found(
+    engine: BreakpointEngine | LogEngine, watched: dict[int, str] | None = None, until: str = ""
+) -> list[tuple[str, int | None, str]]:
     finder = Finder(watched)
     rows: list[tuple[str, int | None, str]] = []
     for batch in engine.batches(Bounds(seconds=20)):
@@ -48,7 +50,9 @@ def test_every_milestone_of_the_mode_switch_as_the_log_has_it(at_entry: AtEntry)
 def test_a_distributions_kernel_to_start_kernel(at_entry: AtEntry, vmlinux: Path) -> None:
     with open_kernel(str(vmlinux)) as image:
         symbols = image.symbols()
-        places = [(symbols.virtual_address(name), symbols.physical_address(name)) for name in SYMBOLS if name in set(symbols.names())]
+        places = [
+            (symbols.virtual_address(name), symbols.physical_address(name)) for name in SYMBOLS if name in set(symbols.names())
+        ]
         watched = {address: symbols.name_at(symbols.to_physical(address)) or "" for place in places for address in place}
     by_stops = found(BreakpointEngine(at_entry(vmlinux, memory="512M"), places), watched, "start_kernel")
     by_log = found(LogEngine(at_entry(vmlinux, memory="512M"), states=True), watched, "start_kernel")
@@ -78,7 +82,10 @@ def as_(kind: type[RemoteTarget], target: RemoteTarget) -> Any:
 def test_four_slots_are_a_sliding_window_and_it_says_so(at_entry: AtEntry) -> None:
     with open_kernel(str(guests.path("long_mode"))) as image:
         symbols = image.symbols()
-        places = [(symbols.physical_address(name),) for name in ("enable_pae", "load_cr3", "enable_lme", "enable_paging", "far_jump", "print_fields")]
+        places = [
+            (symbols.physical_address(name),)
+            for name in ("enable_pae", "load_cr3", "enable_lme", "enable_paging", "far_jump", "print_fields")
+        ]
     target = as_(FewSlots, at_entry("long_mode"))
     engine = BreakpointEngine(target, places)
     pcs = [event.pc for event in events(engine, Bounds(seconds=20))]

@@ -102,7 +102,11 @@ def test_selector_error_codes() -> None:
 
 def triple(vector: int, error: int = 0, pc: int = 0x100000, cr2: int | None = None, **state: int) -> tuple[Fault, ...]:
     values = {**FLAT, **state}
-    return (Fault(9, "exception", vector, error, pc, cr2, values), Fault(9, "exception", 8, 0, pc, None, values), Fault(9, "triple fault"))
+    return (
+        Fault(9, "exception", vector, error, pc, cr2, values),
+        Fault(9, "exception", 8, 0, pc, None, values),
+        Fault(9, "triple fault"),
+    )
 
 
 def died(chain: tuple[Fault, ...], code: bytes = b"\x90", **more: Any) -> Death:
@@ -170,7 +174,9 @@ def test_handlers_that_returned_are_over() -> None:
 def test_a_kernel_that_stops_in_its_handler_died_of_what_it_handles(kind: str) -> None:
     taken = Fault(9, "exception", 14, 0, 0x100010, 0xC1000010, {**FLAT, "rsp": 0x8000})
     struck = Event(8, 0x100010, Mode.PROTECTED, b"\x8b\x03")
-    death = Death(kind, FLAT, path=(Event(20, 0x100100, Mode.PROTECTED, b"\xf4"),), begun=21, loop=(5,), handling=(taken,), struck=struck)
+    death = Death(
+        kind, FLAT, path=(Event(20, 0x100100, Mode.PROTECTED, b"\xf4"),), begun=21, loop=(5,), handling=(taken,), struck=struck
+    )
     found = explain(death, around())
     assert "has not returned, of #PF page fault at 0x100010" in found.verdict
     assert "8 instructions after the entry" in found.verdict

@@ -54,7 +54,10 @@ def test_it_ends_at_a_place_and_goes_on_from_there() -> None:
         assert len(places) == TO_LONG_MODE - 1
         assert guest.registers["rip"] == guest.symbol("far_jump")
         with guest.trace(count=2, states=True) as trace:
-            assert [(one.seq, one.pc) for one in trace if isinstance(one, Event)] == [(0, 0x100042), (1, guest.symbol("in_long_mode"))]
+            assert [(one.seq, one.pc) for one in trace if isinstance(one, Event)] == [
+                (0, 0x100042),
+                (1, guest.symbol("in_long_mode")),
+            ]
         assert trace.end.why == "count"
 
 

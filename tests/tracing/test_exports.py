@@ -34,7 +34,14 @@ EVENTS = [
     Event(4, 0x10000A, P, b"\x0f\x22\xc0", Changes({"cr0": 0x80000011})),
     Event(5, HIGH, L, b"\x90", Changes({"cr0": 0x80050033})),
 ]
-RECORDS: list[Record] = [HEAD, *EVENTS[:5], Milestone("64-bit", 5, HIGH), EVENTS[5], Fault(6, "triple fault"), Ending("shutdown", 6)]
+RECORDS: list[Record] = [
+    HEAD,
+    *EVENTS[:5],
+    Milestone("64-bit", 5, HIGH),
+    EVENTS[5],
+    Fault(6, "triple fault"),
+    Ending("shutdown", 6),
+]
 NAMES = {0x100000: "main", 0x100005: "main+0x5", 0x10000A: "main+0xa", 0x200000: "helper", 0x200001: "helper+0x1", HIGH: "high"}
 
 
@@ -154,7 +161,28 @@ def test_milestones_alone_are_shown_or_refused(format: str) -> None:
 
 # --- what a stranger's file may hold --------------------------------------------------------------------------------
 
-NASTY = ('=cmd|"/c calc"!A1', "+1", "-1", "@SUM(A1)", "a;b", "a 5", "a\nb", "a\r\n", 'a"b', "a,b", "\ud800", "\x00", "\u2028", "", "é", "+", "a+0x", "x" * 5000, "\x1b[2J", "\t=1")
+NASTY = (
+    '=cmd|"/c calc"!A1',
+    "+1",
+    "-1",
+    "@SUM(A1)",
+    "a;b",
+    "a 5",
+    "a\nb",
+    "a\r\n",
+    'a"b',
+    "a,b",
+    "\ud800",
+    "\x00",
+    "\u2028",
+    "",
+    "é",
+    "+",
+    "a+0x",
+    "x" * 5000,
+    "\x1b[2J",
+    "\t=1",
+)
 names = st.sampled_from(NASTY) | st.text(st.characters(), max_size=20)
 numbers = st.integers(0, 3) | st.integers(0, (1 << 64) - 1)
 values = st.dictionaries(names | st.sampled_from(readers.WIDE), numbers, max_size=3)
@@ -170,7 +198,15 @@ heads = st.builds(
 seqs = st.integers(0, (1 << 53) - 1)
 others = st.one_of(
     st.builds(Milestone, names, seqs, numbers, names),
-    st.builds(Fault, seqs, names, st.none() | st.integers(0, 255), st.none() | st.integers(0, 99), st.none() | numbers, st.none() | numbers),
+    st.builds(
+        Fault,
+        seqs,
+        names,
+        st.none() | st.integers(0, 255),
+        st.none() | st.integers(0, 99),
+        st.none() | numbers,
+        st.none() | numbers,
+    ),
     st.builds(Reached, seqs, names, numbers, seqs),
 )
 

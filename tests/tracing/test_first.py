@@ -66,11 +66,23 @@ def test_long_mode_is_run_in_the_order_of_its_source(at_entry: Callable[..., Rem
         engine = FirstEngine(target)
         functions = Functions(names)
         found = [one.name for blocks in engine.blocks(Bounds(seconds=20)) for one in functions.feed(blocks)]
-        assert found[:9] == ["pvh_start", "map_4g", "enable_pae", "load_cr3", "enable_lme", "enable_paging", "load_gdt", "far_jump", "in_long_mode"]
+        assert found[:9] == [
+            "pvh_start",
+            "map_4g",
+            "enable_pae",
+            "load_cr3",
+            "enable_lme",
+            "enable_paging",
+            "load_gdt",
+            "far_jump",
+            "in_long_mode",
+        ]
         assert engine.end.why == "halted"
         stopped = at_entry("long_mode")
         again = FirstEngine(stopped)
         until = names.addresses("enable_lme")
-        assert [one.name for blocks in again.blocks(Bounds(addresses=until)) for one in Functions(names).feed(blocks)][-1] == "load_cr3"
+        assert [one.name for blocks in again.blocks(Bounds(addresses=until)) for one in Functions(names).feed(blocks)][
+            -1
+        ] == "load_cr3"
         assert (again.end.why, again.end.pc) == ("address", until[0])
         assert not stopped._breakpoints

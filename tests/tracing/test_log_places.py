@@ -17,7 +17,9 @@ FLAT, LONG = 0xB0, 0xC2B0
 
 addresses = st.one_of(st.integers(0, 2**64 - 1), st.integers(0, 15).map(lambda low: 0xFFFFFFFF81000000 + low))
 names = st.sampled_from(["", "memset", "start_kernel", "] [/", "abc0", "def1"])
-record = st.tuples(st.sampled_from([0, 0, 0, 1]), st.integers(0, 0xFFFF), addresses, st.sampled_from([LONG, LONG, LONG, FLAT]), names)
+record = st.tuples(
+    st.sampled_from([0, 0, 0, 1]), st.integers(0, 0xFFFF), addresses, st.sampled_from([LONG, LONG, LONG, FLAT]), names
+)
 
 
 @st.composite
@@ -36,7 +38,9 @@ def mutated(draw: st.DrawFn) -> bytes:
     log = bytearray(draw(logs()))
     for _ in range(draw(st.integers(0, 3))):
         at = draw(st.integers(0, len(log) - 1))
-        log[at : at + draw(st.integers(0, 2))] = draw(st.sampled_from([b"", b"0", b"f", b"F", b"g", b"\n", b" ", b"\xff", b"Trace "]))
+        log[at : at + draw(st.integers(0, 2))] = draw(
+            st.sampled_from([b"", b"0", b"f", b"F", b"g", b"\n", b" ", b"\xff", b"Trace "])
+        )
     return bytes(log).rstrip(b"\n") + b"\n"
 
 

@@ -20,10 +20,25 @@ SWITCH = [
     (b"\x90", L, {}),
     (b"\x0f\x01\x1d\x00\x00\x00\x00", L, {"idt_base": 0x2000, "idt_limit": 0xFFF}),
 ]
-ORDER = ["entry", "lgdt", "segments", "cr4.pae", "cr3", "efer.lme", "cr0.pg", "efer.lma", "far jump", "64-bit", "higher half", "idt"]
+ORDER = [
+    "entry",
+    "lgdt",
+    "segments",
+    "cr4.pae",
+    "cr3",
+    "efer.lme",
+    "cr0.pg",
+    "efer.lma",
+    "far jump",
+    "64-bit",
+    "higher half",
+    "idt",
+]
 
 
-def batch(states: bool = True, seq: int = 0, rows: list[tuple[bytes, Mode, dict[str, int]]] = SWITCH, pcs: list[int] | None = None) -> Batch:
+def batch(
+    states: bool = True, seq: int = 0, rows: list[tuple[bytes, Mode, dict[str, int]]] = SWITCH, pcs: list[int] | None = None
+) -> Batch:
     pcs = pcs or [0x100000 + index if index < 9 else 0xFFFFFFFF81000000 + index for index in range(len(rows))]
     deltas = [Changes(changes) for _, _, changes in rows] if states else None
     system = [index for index, row in enumerate(rows) if row[2]] if states else []

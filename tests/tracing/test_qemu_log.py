@@ -48,7 +48,9 @@ def state(eax: int = 0, eip: int = 0, cr0: int = 0x11, efer: int = 0) -> bytes:
     return STATE % (eax, eip, cr0, efer)
 
 
-def read(text: bytes, *cuts: int, states: bool = False, final: bytes | None = None, cpu: int = 0) -> tuple[list[Event], list[Fault]]:
+def read(
+    text: bytes, *cuts: int, states: bool = False, final: bytes | None = None, cpu: int = 0
+) -> tuple[list[Event], list[Fault]]:
     """All events and faults of a log that arrives in pieces."""
     reader = LogReader(states=states, cpu=cpu)
     batches: list[Batch] = [reader.feed(text[a:b]) for a, b in pairwise([0, *sorted(cuts), len(text)])]
@@ -72,7 +74,10 @@ def test_places_and_modes_of_both_formats(line: bytes) -> None:
 
 
 def test_long_instructions_take_two_lines_and_two_of_eight_bytes_do_not() -> None:
-    log = b"IN: \n0x00100049:  c7 05 00 20 10 00 03 30  movl     $0x103003, 0x102000\n0x00100051:  10 00\n\n" + OLD % (0x100049, FLAT)
+    log = b"IN: \n0x00100049:  c7 05 00 20 10 00 03 30  movl     $0x103003, 0x102000\n0x00100051:  10 00\n\n" + OLD % (
+        0x100049,
+        FLAT,
+    )
     log += b"IN: \n0x00100060:  48 b8 00 00 00 00 00 00  movabsq  $0, %rax\n0x00100068:  c7 05 00 20 10 00 03 30  movl $1, 2\n\n"
     events, _ = read(log + OLD % (0x100060, LONG) + OLD % (0x100068, LONG))
     assert [event.code.hex() for event in events] == ["c7050020100003301000", "48b8000000000000", "c705002010000330"]
@@ -111,7 +116,10 @@ def test_faults_come_with_their_registers_and_their_place() -> None:
     log = OLD % (1, FLAT) + OLD % (2, FLAT) + FAULT + state(eax=7) + b"Triple fault\n"
     events, faults = read(log)
     assert len(events) == 2
-    assert [(fault.seq, fault.kind, fault.vector, fault.error) for fault in faults] == [(2, "exception", 14, 2), (2, "triple fault", None, None)]
+    assert [(fault.seq, fault.kind, fault.vector, fault.error) for fault in faults] == [
+        (2, "exception", 14, 2),
+        (2, "triple fault", None, None),
+    ]
     assert (faults[0].pc, faults[0].cr2, faults[0].state["rax"]) == (0x1000FE, 0xCFFFFFFC, 7)
     reader = LogReader(states=False)
     assert reader.tap(FAULT + state()[:300]) == []
@@ -127,7 +135,13 @@ def test_another_cpus_records_are_not_ours() -> None:
 
 @pytest.mark.parametrize("states", [False, True])
 def test_a_foreign_format_is_refused_with_the_line(states: bool) -> None:
-    log = (OLD % (1, FLAT) + state()) + b"Trace 0: 0x7f [pc=0000000000100000 flags=b0] strange\n" + state() + OLD % (2, FLAT) + state()
+    log = (
+        (OLD % (1, FLAT) + state())
+        + b"Trace 0: 0x7f [pc=0000000000100000 flags=b0] strange\n"
+        + state()
+        + OLD % (2, FLAT)
+        + state()
+    )
     with pytest.raises(ProtocolError, match=r"flags=b0\] strange") as caught:
         read(log if states else log.replace(state(), b""), states=states)
     assert "--engine step" in caught.value.todo
@@ -135,7 +149,9 @@ def test_a_foreign_format_is_refused_with_the_line(states: bool) -> None:
         LogReader(states=states).tap(b"nothing of a log\n" * 300)
 
 
-SAMPLE = asm(1, b"\xf3\xa5") + OLD % (1, FLAT) + state(1) + OLD % (1, FLAT) + state(2) + FAULT + state(3) + NEW % (2, LONG) + state(3)
+SAMPLE = (
+    asm(1, b"\xf3\xa5") + OLD % (1, FLAT) + state(1) + OLD % (1, FLAT) + state(2) + FAULT + state(3) + NEW % (2, LONG) + state(3)
+)
 
 
 @given(st.lists(st.integers(0, len(SAMPLE)), max_size=6))
@@ -168,7 +184,15 @@ def test_nothing_that_a_stranger_writes_breaks_it(pieces: list[bytes], states: b
 def test_of_several_cpus_one_is_followed_and_named() -> None:
     other = NEW.replace(b"Trace 0", b"Trace 1")
     stopped = b"Stopped execution of TB chain before 0x7f5b1c036ac0 [%016x] \n"
-    log = NEW % (1, LONG) + other % (0x100, LONG) + NEW % (2, LONG) + stopped % 0x100 + other % (0x101, LONG) + NEW % (3, LONG) + stopped % 3
+    log = (
+        NEW % (1, LONG)
+        + other % (0x100, LONG)
+        + NEW % (2, LONG)
+        + stopped % 0x100
+        + other % (0x101, LONG)
+        + NEW % (3, LONG)
+        + stopped % 3
+    )
     assert [(event.pc, event.cpu) for event in read(log)[0]] == [(1, 0), (2, 0)]  # the first stop was the other's
     assert [(event.pc, event.cpu) for event in read(log, cpu=1)[0]] == [(0x101, 1)]
 

@@ -74,7 +74,11 @@ def test_two_observers_see_the_same_beyond_a_reset(booted: AtEntry, name: str, c
     assert one[0][begun - 1].changes is None  # what the reset made of the registers, the instruction did not
     if name == "step":
         for a, b in zip(one[0], other[0], strict=True):
-            assert a.changes is None or b.changes is None or dict(a.changes) == {key: b.changes[key] for key in b.changes.keys() - {"cr8", "k_gs_base"}}
+            assert (
+                a.changes is None
+                or b.changes is None
+                or dict(a.changes) == {key: b.changes[key] for key in b.changes.keys() - {"cr8", "k_gs_base"}}
+            )
 
 
 @pytest.mark.boot
@@ -178,7 +182,10 @@ def test_the_reason_is_the_fault_that_began_it() -> None:
 
 def test_another_cpus_init_is_no_reset_and_disassembly_is_passed_over() -> None:
     lines = FaultLines()
-    text = b"CPU Reset (CPU 1)\nEAX=00000000 EBX=00000000 ECX=00000000 EDX=00000000\nEFER=0000000000000000\n" + b"IN: \n0x1:  90  nop\n\n" * 300
+    text = (
+        b"CPU Reset (CPU 1)\nEAX=00000000 EBX=00000000 ECX=00000000 EDX=00000000\nEFER=0000000000000000\n"
+        + b"IN: \n0x1:  90  nop\n\n" * 300
+    )
     for at in range(len(text)):
         assert lines.feed(text[at : at + 1], 0) == []
     (fault,) = lines.feed(b"CPU Reset (CPU 0)\nEAX=00000007\nEFER=0000000000000000\nFCW=037f\nFPR0=0\nXMM00=0\n", 9)

@@ -65,7 +65,9 @@ def test_a_trace_that_is_cut_anywhere_gives_all_its_whole_lines(at: int) -> None
             list(decode(cut))
 
 
-@pytest.mark.parametrize("line", ["{}", "[]", "1", '{"seq":-1,"pc":"0x0","mode":"real"}', '{"seq":0,"pc":"0x0","mode":"unreal"}', "\xff", "x" * 70000])
+@pytest.mark.parametrize(
+    "line", ["{}", "[]", "1", '{"seq":-1,"pc":"0x0","mode":"real"}', '{"seq":0,"pc":"0x0","mode":"unreal"}', "\xff", "x" * 70000]
+)
 def test_damage_in_the_middle_is_named(line: str) -> None:
     lines = TEXT.splitlines(True)
     with pytest.raises(BadInput, match="line 3 "):

@@ -15,14 +15,16 @@ from pvhdbg.vmm.failures import DEFAULT_REMEDY, check_version, ended_at_once, no
     [
         ("qemu-system-x86_64: Error loading uncompressed kernel without PVH ELF Note", "PVH note"),
         ("qemu: invalid kernel header", "neither an ELF"),
-        ("qemu-system-x86_64: unsupported machine type: \"x\"", "-machine help"),
+        ('qemu-system-x86_64: unsupported machine type: "x"', "-machine help"),
         ("qemu-system-x86_64: -accel kvm: failed to initialize kvm: Permission denied", "/dev/kvm"),
         ("qemu-system-x86_64: cannot set up guest memory 'pc.ram': Cannot allocate memory", "--memory"),
         ("something new", DEFAULT_REMEDY),
     ],
 )
 def test_known_messages_have_a_remedy(said: str, todo: str) -> None:
-    error = ended_at_once("qemu", 1, ["qemu: warning: something without PVH ELF Note", said, "Use -machine help to list supported machines", ""])
+    error = ended_at_once(
+        "qemu", 1, ["qemu: warning: something without PVH ELF Note", said, "Use -machine help to list supported machines", ""]
+    )
     if todo is not DEFAULT_REMEDY:
         assert said in error.what
     assert "exit status 1" in error.what

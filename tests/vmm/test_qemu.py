@@ -309,7 +309,9 @@ with start(QemuOptions(sys.argv[2])) as qemu:
 def user_of_pvhdbg(place: str, *more: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", USER, place, str(HELLO), *more]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True, start_new_session=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True, start_new_session=True
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -388,7 +390,9 @@ def flood(tmp_path: Path) -> Path:
     (tmp_path / "flood.S").write_text(FLOOD)
     script = ROOT / "sample_guests" / "guest.ld"
     subprocess.run(["as", "--64", "-mx86-used-note=no", "-o", "flood.o", "flood.S"], cwd=tmp_path, check=True)
-    subprocess.run(["ld", "-m", "elf_x86_64", "-z", "noexecstack", "-T", str(script), "-o", "flood.elf", "flood.o"], cwd=tmp_path, check=True)
+    subprocess.run(
+        ["ld", "-m", "elf_x86_64", "-z", "noexecstack", "-T", str(script), "-o", "flood.elf", "flood.o"], cwd=tmp_path, check=True
+    )
     return tmp_path / "flood.elf"
 
 
@@ -412,8 +416,6 @@ def test_a_flood_of_messages_never_makes_qemu_wait(place: str, flood: Path) -> N
         assert all(line.startswith("Trace") for line in qemu.stderr_tail(7)[:-1])
     assert sum(map(len, qemu.stderr_tail(10**6))) < 100_000
     assert qemu.stderr_tail(0) == []
-
-
 
 
 def test_a_version_without_a_boot(tmp_path: Path) -> None:

@@ -73,7 +73,15 @@ def test_a_refusal_names_the_command_and_the_reason_escaped() -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [b"not json\n", b"[]\n", b"{}\n", b'{"QMP": 1}\n', b'{"QMP": {"version": {"qemu": {"major": []}}}}\n', b"[" * 200_000 + b"\n", b"\xff\xfe\n"],
+    [
+        b"not json\n",
+        b"[]\n",
+        b"{}\n",
+        b'{"QMP": 1}\n',
+        b'{"QMP": {"version": {"qemu": {"major": []}}}}\n',
+        b"[" * 200_000 + b"\n",
+        b"\xff\xfe\n",
+    ],
 )
 def test_another_protocol_is_refused(words: bytes) -> None:
     with pytest.raises(ProtocolError):
@@ -103,7 +111,9 @@ def test_a_peer_that_only_sends_events_times_out() -> None:
 
 
 def anything() -> Iterator[st.SearchStrategy[bytes]]:
-    json_values = st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda v: st.lists(v) | st.dictionaries(st.text(), v))
+    json_values = st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(), lambda v: st.lists(v) | st.dictionaries(st.text(), v)
+    )
     yield json_values.map(lambda value: json.dumps(value).encode() + b"\n")
     yield st.binary(max_size=200)
     yield st.just(GREETING)

@@ -163,7 +163,11 @@ class BreakpointEngine:
 
     def _wanted(self, state: Mapping[str, int], bounds: Bounds) -> list[int]:
         """Linear addresses to stop at, the nearest in the known order first."""
-        return list(dict.fromkeys([*bounds.addresses, *self._sites(state), *self._returns, *(one for place in self._places for one in place)]))
+        return list(
+            dict.fromkeys(
+                [*bounds.addresses, *self._sites(state), *self._returns, *(one for place in self._places for one in place)]
+            )
+        )
 
     def _sites(self, state: Mapping[str, int]) -> list[int]:
         """The next system instructions, until the kernel runs at its virtual address: from there on there are too many ways."""

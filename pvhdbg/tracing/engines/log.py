@@ -159,7 +159,9 @@ class LogEngine:
                 self._running = False
             except TargetTimeout:
                 self._halt(switch)
-                raise TargetError(f"a REP did not end within {_REP_TIME:g} s", "trace from behind it, or with --engine step") from None
+                raise TargetError(
+                    f"a REP did not end within {_REP_TIME:g} s", "trace from behind it, or with --engine step"
+                ) from None
         finally:
             if not self._running:
                 self._target.clear_breakpoint(behind)

@@ -66,7 +66,9 @@ class ThroughResets:
             while True:
                 left = None if bounds.count is None else bounds.count - begun
                 try:
-                    with closing(self._engine.batches(replace(bounds, count=left, seconds=max(deadline - time.monotonic(), 0.001)))) as batches:  # type: ignore[type-var]
+                    with closing(
+                        self._engine.batches(replace(bounds, count=left, seconds=max(deadline - time.monotonic(), 0.001)))
+                    ) as batches:  # type: ignore[type-var]
                         for batch in batches:
                             begun += len(batch)
                             self._note(batch)
@@ -126,7 +128,9 @@ def blocks_through_resets(engine: FirstEngine, bounds: Bounds, *, go: bool, ende
         if not was_reset(engine.end, engine.faults, ended):
             return
         number += 1
-        goes_on = go and engine.end.why == "reset" and time.monotonic() < deadline and (bounds.count is None or begun < bounds.count)
+        goes_on = (
+            go and engine.end.why == "reset" and time.monotonic() < deadline and (bounds.count is None or begun < bounds.count)
+        )
         if go and engine.end.why != "reset":
             engine.warnings.append(NOTHING_LEFT)
         yield Reset(begun, number, _stood(engine), None, why_reset(chain_of(engine.faults)), goes_on)

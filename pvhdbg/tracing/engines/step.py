@@ -37,7 +37,9 @@ class PacketDelta(Delta):
 
     __slots__ = ("_after", "_before", "_hidden", "_layout", "_old")
 
-    def __init__(self, layout: RegisterLayout, before: bytes, after: bytes, old: Mapping[str, int], hidden: Mapping[str, int]) -> None:
+    def __init__(
+        self, layout: RegisterLayout, before: bytes, after: bytes, old: Mapping[str, int], hidden: Mapping[str, int]
+    ) -> None:
         self._layout = layout
         self._before = before
         self._after = after
@@ -160,7 +162,9 @@ class StepEngine:
                     taken = tap.faults(self._seq + len(pcs) - (not code))  # what could not be fetched was not begun
                     faults += taken
                     ended = self._ended(stop, packet, code, any(one.kind == "reset" for one in taken))
-                    seen = bool(packet) and (ended is None or ended.why != "reset")  # a reset's registers are not the instruction's doing
+                    seen = bool(packet) and (
+                        ended is None or ended.why != "reset"
+                    )  # a reset's registers are not the instruction's doing
                     deltas.append(PacketDelta(self._layout, before, packet, old, hidden) if seen else None)
                     if special:
                         system.append(len(pcs) - 1)
@@ -298,7 +302,9 @@ class StepEngine:
 
 def _leads_to_itself(code: bytes) -> bool:
     """Whether it is a direct jump to where it stands, which changes nothing when it has run."""
-    return code in _SELF_JUMPS or (len(code) == 6 and code[0] == 0x0F and code[1] & 0xF0 == 0x80 and code[2:] == b"\xfa\xff\xff\xff")
+    return code in _SELF_JUMPS or (
+        len(code) == 6 and code[0] == 0x0F and code[1] & 0xF0 == 0x80 and code[2:] == b"\xfa\xff\xff\xff"
+    )
 
 
 _SELF_JUMPS = frozenset((b"\xeb\xfe", b"\xe9\xfb\xff\xff\xff", *(bytes((0x70 + condition, 0xFE)) for condition in range(16))))
