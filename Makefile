@@ -31,9 +31,10 @@ test:
 	@failed=; \
 	timeout 1800 $(BIN)/pytest -q -n "$$(nproc)" $(PYTEST_ARGS) || failed="$$failed pytest"; \
 	timeout 300 $(BIN)/ruff check . || failed="$$failed ruff"; \
+	timeout 300 $(BIN)/ruff format --check . || failed="$$failed format"; \
 	timeout 600 $(BIN)/mypy || failed="$$failed mypy"; \
 	if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi; \
-	echo "all passed: pytest, ruff, mypy"
+	echo "all passed: pytest, ruff (lint and format), mypy"
 
 # Not part of `make test`: it loads 40 MB for each GDB, and takes a quarter of a minute with each.
 .PHONY: test-gdbs
@@ -45,6 +46,7 @@ test-gdbs:
 lint: setup
 	@failed=; \
 	timeout 300 $(BIN)/ruff check . || failed="$$failed ruff"; \
+	timeout 300 $(BIN)/ruff format --check . || failed="$$failed format"; \
 	timeout 600 $(BIN)/mypy || failed="$$failed mypy"; \
 	if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
 
