@@ -13,13 +13,13 @@ from pathlib import Path
 import jsonschema
 import pytest
 from elftools.elf.elffile import ELFFile
-from tests.tracing import readers
 
 import pvhdbg
 from pvhdbg import guests
 from pvhdbg.driver.saved_traces import saved
 from pvhdbg.tracing.exports import export
 from tests.support.cli_runner import HELLO, TRIPLE_FAULT, Cli, Machine, eventually, kernel_elf, reads_the_log
+from tests.tracing import readers
 
 pytestmark = pytest.mark.boot
 

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tests.tracing import readers
 
 from pvhdbg.errors import BadInput
 from pvhdbg.tracing.event import Changes, Event, Fault, Mode, Reset
@@ -19,6 +18,7 @@ from pvhdbg.tracing.first import Reached
 from pvhdbg.tracing.milestones import Milestone
 from pvhdbg.tracing.queries import around, divergence, parting, writes
 from pvhdbg.tracing.trace_file import Ending, Head, Load, Record, decode, encode
+from tests.tracing import readers
 
 P, L = Mode.PROTECTED, Mode.LONG
 BASE = 0xFFFFFFFF81000000
