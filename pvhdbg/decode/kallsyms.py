@@ -13,8 +13,8 @@ import re
 import struct
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator
+from itertools import count as counted
 from itertools import islice, pairwise
 
 from pvhdbg.decode.notes import Buffer
@@ -26,10 +26,11 @@ _TOKEN_BOUND = 64  # bytes of one token; the longest known has about 20
 _FEWEST, _MOST = 256, 1 << 21  # symbols of one kernel: 60 000 to 250 000
 _NAME_BOUND = 512  # bytes of a name (KSYM_NAME_LEN)
 _BLOCK = 256  # symbols between two markers
-_REACH = 16 << 20  # bytes in front of the token table that hold the names: 1 to 4 MB
+_REACHES = (4 << 20, 16 << 20)  # bytes in front of the token table that hold the names, 1 to 4 MB of them: few are read first
 _SEARCHED, _PIECE = 1 << 28, 1 << 20  # bytes of the file that are looked through, and at once
 _DIGITS_BOUND, _TABLES_BOUND = 1024, 4  # rows of digits, and token tables, before it is given up
 _TRIES_BOUND = 4096  # numbers that could be that of the names
+_SAMPLE = 512  # addresses that are looked at to see whether they rise
 _SEQUENCE = 3  # bytes a name in the list of names by order, which Linux 6.2 put between markers and tokens
 _BIG_ENDIAN = struct.pack("=H", 1) != struct.pack("<H", 1)  # the host
 LinkedAt = Callable[[int], int | None]
@@ -37,25 +38,46 @@ LinkedAt = Callable[[int], int | None]
 _HIGH = {8: 0xFFFF800000000000, 4: 0x40000000}  # by the bytes of a word: from where on kernels are linked (VMSPLIT_1G)
 
 
-@dataclass(frozen=True)
+class Addresses:
+    """The addresses in rising order, each worked out from its row and its offset when it is looked at."""
+
+    def __init__(self, offsets: array[int], address_of: Callable[[int, int], int]) -> None:
+        self._offsets, self._address_of = offsets, address_of
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def __getitem__(self, row: int) -> int:
+        return self._address_of(row, self._offsets[row])
+
+    def __iter__(self) -> Iterator[int]:
+        return map(self._address_of, counted(), self._offsets)
+
+    def rise(self) -> bool:
+        """Whether a sample of them does. One that does not, in between, makes a search find a neighbour, and nothing worse."""
+        sample = [self[row] for row in (*range(0, len(self), max(len(self) // _SAMPLE, 1)), len(self) - 1)]
+        return sample == sorted(sample)
+
+
 class Kallsyms:
     """The table: `packed` names are decoded when they are asked for, addresses lie in rising order."""
 
-    packed: bytes = field(repr=False)
-    markers: array[int] = field(repr=False)
-    tokens: tuple[bytes, ...] = field(repr=False)
-    addresses: array[int] = field(repr=False)
+    def __init__(self, packed: bytes, markers: array[int], tokens: tuple[bytes, ...], addresses: Addresses) -> None:
+        self.packed, self.markers, self.tokens, self.addresses = packed, markers, tokens, addresses
+        self._names: dict[int, str] = {}  # that were decoded, by row: one costs a walk over a block of them
 
     def __len__(self) -> int:
         return len(self.addresses)
 
     def name(self, row: int) -> str:
         """The name of the symbol in that row, without its type letter."""
-        at = self.markers[row // _BLOCK]
-        for _ in range(row % _BLOCK):
-            length, at = _length(self.packed, at)
-            at += length
-        return self._expand(at)[1:]
+        if row not in self._names:
+            at = self.markers[row // _BLOCK]
+            for _ in range(row % _BLOCK):
+                length, at = _length(self.packed, at)
+                at += length
+            self._names[row] = self._expand(at)[1:]
+        return self._names[row]
 
     def rows(self) -> Iterator[tuple[str, int]]:
         """All names, without type letters, and their addresses."""
@@ -75,13 +97,28 @@ class Kallsyms:
             at += length
 
     def names(self, prefix: bytes = b"") -> Iterator[bytes]:
-        """The names that begin so, in the table's order. Only those whose first letters may fit are decoded."""
+        """The names that begin so, in the table's order."""
+        return (name for _, name in self._alike((prefix,)) if name.startswith(prefix))
+
+    def values(self, names: Collection[bytes]) -> dict[bytes, int]:
+        """The addresses of those names that there are, by one walk; of several with the name, the first."""
+        missing, found = set(names), dict[bytes, int]()
+        for row, name in self._alike(names) if missing else ():
+            if name in missing:
+                found[name] = self.addresses[row]
+                missing.remove(name)
+                if not missing:
+                    break
+        return found
+
+    def _alike(self, beginnings: Collection[bytes]) -> Iterator[tuple[int, bytes]]:
+        """Rows and names, in order, of which one may begin so. Only those whose first letters fit are decoded."""
         packed, at, last = self.packed, 0, len(self.packed) - 4
         # The first token is the type's letter alone, or that with the first letters of the name.
-        first = bytes(_fits(token[1:], prefix) for token in self.tokens)
-        second = bytes(_fits(token, prefix) for token in self.tokens)
+        first = bytes(any(_fits(token[1:], one) for one in beginnings) for token in self.tokens)
+        second = bytes(any(_fits(token, one) for one in beginnings) for token in self.tokens)
         alone = bytes(len(token) == 1 for token in self.tokens)
-        for _ in range(len(self)):
+        for row in range(len(self)):
             if at > last:
                 break  # names that run past the end are empty
             length = packed[at]
@@ -90,9 +127,7 @@ class Kallsyms:
             else:
                 at += 1
             if first[packed[at]] and (second[packed[at + 1]] or not alone[packed[at]]):
-                name = b"".join([self.tokens[token] for token in packed[at : at + min(length, _NAME_BOUND)]])
-                if name.startswith(prefix, 1):
-                    yield name[1:]
+                yield row, b"".join([self.tokens[token] for token in packed[at : at + min(length, _NAME_BOUND)]])[1:]
             at += length
 
     def exact(self, address: int) -> str | None:
@@ -175,13 +210,26 @@ def _names(
     end: int,
     tokens: tuple[bytes, ...],
     grain: int,
-    addresses_of: Callable[[int, int, int], array[int] | None],
+    addresses_of: Callable[[int, int, int], Addresses | None],
 ) -> Kallsyms | None:
     """The names in front of the token table: their number, `grain` bytes, then they, then the markers.
 
     `addresses_of` takes where that number is, where the token index ends, and the number.
     """
-    low = max(start - _REACH, 0)
+    tries = (_names_within(data, reach, start, end, tokens, grain, addresses_of) for reach in _REACHES)
+    return next((found for found in tries if found is not None), None)
+
+
+def _names_within(
+    data: Buffer,
+    reach: int,
+    start: int,
+    end: int,
+    tokens: tuple[bytes, ...],
+    grain: int,
+    addresses_of: Callable[[int, int, int], Addresses | None],
+) -> Kallsyms | None:
+    low = max(start - reach, 0)
     low += -low % grain
     region = bytes(data[low:start])
     tries = 0
@@ -239,7 +287,7 @@ def _markers(region: bytes, names: int, block: int, count: int, grain: int) -> a
     return None
 
 
-def _addresses(data: Buffer, number_at: int, after_tokens: int, count: int, word: int, linked_at: LinkedAt) -> array[int] | None:
+def _addresses(data: Buffer, number_at: int, after_tokens: int, count: int, word: int, linked_at: LinkedAt) -> Addresses | None:
     """The addresses: offsets and their base in front of the number (up to 6.3) or behind the token index, there without one last."""
     size = 4 * count + -4 * count % word
     limit = 1 << 8 * word
@@ -256,23 +304,19 @@ def _addresses(data: Buffer, number_at: int, after_tokens: int, count: int, word
     if here is None or here < _HIGH[word] or after_tokens + 4 * count > len(data):
         return None
     from_themselves = _array("i", bytes(data[after_tokens : after_tokens + 4 * count]))
-    values = [here + 4 * row + offset for row, offset in enumerate(from_themselves)]
-    return array("Q", values) if _HIGH[word] <= values[0] and values[-1] < limit and _rising(values) else None
+    found = Addresses(from_themselves, lambda row, offset: here + 4 * row + offset)
+    return found if _HIGH[word] <= found[0] and found[count - 1] < limit and found.rise() else None
 
 
-def _absolute(offsets: array[int], base: int, limit: int) -> array[int] | None:
+def _absolute(offsets: array[int], base: int, limit: int) -> Addresses | None:
     """Offsets as addresses: below the base by what is negative, absolute where it is not; or, newer, all above the base."""
-    for values in (
-        [offset if offset >= 0 else base - 1 - offset for offset in offsets],
-        [base + (offset & 0xFFFFFFFF) for offset in offsets],
+    for found in (
+        Addresses(offsets, lambda _, offset: offset if offset >= 0 else base - 1 - offset),
+        Addresses(offsets, lambda _, offset: base + (offset & 0xFFFFFFFF)),
     ):
-        if base <= values[-1] < limit and _rising(values):
-            return array("Q", values)
+        if base <= found[len(found) - 1] < limit and found.rise():
+            return found
     return None
-
-
-def _rising(values: list[int]) -> bool:
-    return values == sorted(values)
 
 
 def _fits(token: bytes, prefix: bytes) -> bool:

@@ -5,7 +5,6 @@ They come from .symtab, or from the table that a stripped Linux carries for itse
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Collection, Iterator
 from functools import cached_property
 from itertools import islice
@@ -43,7 +42,6 @@ class _LinuxTable:
     def __init__(self, kallsyms: Kallsyms) -> None:
         self._kallsyms = kallsyms
         self._values: dict[str, int | None] = {}  # those that were asked for: each look is a walk over all names
-        self._near: dict[int, str] = {}  # names that were decoded, by address: one costs a walk over a block of them
 
     def __len__(self) -> int:
         return len(self._kallsyms)
@@ -55,14 +53,9 @@ class _LinuxTable:
 
     def learn(self, names: Collection[str]) -> None:
         """Look several names up in one walk."""
-        missing = {name for name in names if name not in self._values}
-        self._values.update(dict.fromkeys(missing))
-        for one, address in self._kallsyms.rows() if missing else ():
-            if one in missing:
-                self._values[one] = address  # of several, the first
-                missing.remove(one)
-                if not missing:
-                    break
+        missing = {name.encode("utf-8", "surrogateescape"): name for name in names if name not in self._values}
+        found = self._kallsyms.values(missing)
+        self._values.update({name: found.get(packed) for packed, name in missing.items()})
 
     def lettered(self) -> Iterator[tuple[str, bytes, int]]:
         return self._kallsyms.lettered()
@@ -71,16 +64,8 @@ class _LinuxTable:
         return self._kallsyms.exact(address)
 
     def nearest(self, address: int, lowest: int) -> tuple[str, int] | None:
-        addresses = self._kallsyms.addresses
-        row = bisect_right(addresses, address) - 1
-        if row < 0 or addresses[row] < lowest:
-            return None
-        start = addresses[row]
-        if start not in self._near:
-            found = self._kallsyms.nearest(start)
-            assert found is not None
-            self._near[start] = found[0]
-        return self._near[start], address - start
+        found = self._kallsyms.nearest(address)
+        return None if found is None or address - found[1] < lowest else found
 
     def names(self, prefix: bytes = b"") -> Iterator[bytes]:
         return self._kallsyms.names(prefix)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 import time
 from array import array
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,6 +64,25 @@ def test_names_that_begin_so(table: Kallsyms) -> None:
         assert list(table.names(prefix)) == [name for name in names if name.startswith(prefix)], prefix
 
 
+def test_the_addresses_of_names(table: Kallsyms) -> None:
+    """Of several symbols with the name, the first; a name that is the beginning of others is not one of them."""
+    first: dict[bytes, int] = {}
+    for name, address in table.rows():
+        first.setdefault(name.encode("utf-8", "surrogateescape"), address)
+    asked = [*list(first)[::997], b"start_kernel", b"rest_init"]
+    assert table.values([*asked, b"start_kerne", b"no_such_name", b""]) == {name: first[name] for name in asked}
+    assert table.values([]) == {}
+
+
+def test_one_lookup_decodes_one_name(table: Kallsyms, monkeypatch: pytest.MonkeyPatch) -> None:
+    fresh, decoded = Kallsyms(table.packed, table.markers, table.tokens, table.addresses), list[int]()
+    expand = Kallsyms._expand
+    monkeypatch.setattr(Kallsyms, "_expand", lambda self, at: decoded.append(at) or expand(self, at))
+    address = table.addresses[len(table) // 2]
+    assert fresh.nearest(address + 1) == fresh.nearest(address + 1)
+    assert len(decoded) == 1
+
+
 def test_the_part_alone_is_enough(cut: bytes, table: Kallsyms) -> None:
     found = find(cut)
     assert found is not None
@@ -106,7 +124,7 @@ def test_offsets_from_their_own_place(table: Kallsyms, bits: int, skew: int, ord
     data, addresses = newest(table, bits, skew, order)
     found = find(data, bits, lambda at: (BASE & (1 << bits) - 1) + at)
     assert found is not None
-    assert found.addresses == addresses
+    assert array("Q", found.addresses) == addresses
     assert [found.name(row) for row in (0, 255, 256, len(table) - 1)] == [table.name(row) for row in (0, 255, 256, len(table) - 1)]
     assert find(data, bits) is None  # where the file's bytes are linked to be is not known
     assert find(data[:-1], bits, lambda at: BASE + at) is None
@@ -164,5 +182,6 @@ def test_chains_of_names_are_not_followed_for_ever() -> None:
 @pytest.mark.parametrize(("length", "believed"), [(64, True), (65, False), (10_000, False)])
 def test_a_table_whose_tokens_are_pages_long_is_none(table: Kallsyms, length: int, believed: bool) -> None:
     """2 MB of it would else be 60 GB of names."""
-    data, _ = newest(replace(table, tokens=(*table.tokens[:-1], b"x" * length)), 64, 0, 0)
+    tokens = (*table.tokens[:-1], b"x" * length)
+    data, _ = newest(Kallsyms(table.packed, table.markers, tokens, table.addresses), 64, 0, 0)
     assert (find(data, 64, lambda at: BASE + at) is not None) is believed
