@@ -26,7 +26,7 @@ from pvhdbg.targets.remote import RemoteTarget
 from pvhdbg.targets.target import Leave
 
 READ_SIZE = 16 << 20
-HEAVY = ("pygdbmi", "elftools", "prompt_toolkit", "rich", "lz4", "zstandard", "capstone")
+HEAVY = ("pygdbmi", "elftools", "prompt_toolkit", "rich", "lz4", "zstandard", "iced_x86")
 
 
 def rows(bench: Bench) -> Iterator[Row]:

@@ -53,7 +53,7 @@ ALLOWED: dict[str, set[str]] = {
 # Third-party packages, and the only modules that may import each.
 FOREIGN = {
     "pygdbmi": {"targets/mi.py"},
-    "capstone": {"disassembly.py"},
+    "iced_x86": {"disassembly.py"},
     "prompt_toolkit": {"repl/terminal.py"},
     "elftools": {"kernel/debug_info.py"},
     "pytest": {"pytest_plugin.py"},

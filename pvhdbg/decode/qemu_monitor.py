@@ -20,7 +20,6 @@ _FLAT_RANGE = re.compile(
 _ROM = re.compile(r'^addr=([0-9a-f]{8,16}) size=0x([0-9a-f]+) mem=(\w+) name="([^"\n]*)"', re.MULTILINE)
 _ROM_SEGMENT = re.compile(r"^(.*) ELF program header segment \d+$")
 _VERSION = re.compile(r"^(\d+\.\d+(?:\.\d+)?)")
-_CODE = re.compile(r"^0x[0-9a-f]{8,16}: {1,2}((?:[0-9a-f]{2} ){1,15})", re.MULTILINE)
 _MOST = 4096  # ranges or ROMs beyond which a listing is not believed
 
 
@@ -94,12 +93,6 @@ def accelerator(text: str) -> str | None:
     if "kvm support: enabled" in text:
         return "kvm"
     return "tcg" if "kvm support:" in text else None
-
-
-def code_of(text: str) -> bytes:
-    """The bytes of the one instruction that `x/1i` shows, which goes on in another line after eight; empty where it shows none."""
-    found = b"".join(bytes.fromhex(match[1]) for match in _CODE.finditer(f"{text} ".replace("\r", " ").replace("\n", " \n")))
-    return found if len(found) <= 15 else b""
 
 
 def is_shut_down(text: str) -> bool:

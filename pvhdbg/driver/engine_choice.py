@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pvhdbg.commands.table import Request
-from pvhdbg.disassembly import available
 from pvhdbg.driver.resets import through_resets
 from pvhdbg.driver.serial_milestones import pattern_of
 from pvhdbg.driver.trace_subject import Machine
@@ -76,7 +75,7 @@ def _steps(machine: Machine) -> bool:
     target = machine.target
     if target.capabilities.monitor and "HLT=1" in target.monitor("info registers"):
         return False
-    return getattr(target, "step_packet", None) is not None and (available() or target.capabilities.monitor)
+    return getattr(target, "step_packet", None) is not None
 
 
 def _no_log(machine: Machine) -> str | None:

@@ -18,7 +18,7 @@ from pvhdbg.tracing.event import Event, Fault, Reset
 from pvhdbg.tracing.milestones import Milestone
 from pvhdbg.tracing.trace_file import Encoder, Head, Load
 
-NO_DISASSEMBLER = "there is no disassembler in this Python (capstone): instructions are shown as their bytes"
+NO_DISASSEMBLER = "there is no disassembler in this Python (iced-x86): instructions are shown as their bytes"
 SHOWN = 200  # events that are shown when nothing says how many
 RESETS = 1000  # that are kept for showing them
 

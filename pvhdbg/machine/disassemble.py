@@ -1,7 +1,7 @@
 """Instructions as the CPU decodes them at this stop: by the real mode of CS and EFER, never by a debugger's idea of it.
 
-QEMU's monitor disassembles by its CPU's mode (in AT&T's syntax), so it is asked first: GDB's own Python has no capstone, and
-both faces are to say the same. Elsewhere capstone does it, told the mode.
+QEMU's monitor disassembles by its CPU's mode (in AT&T's syntax), so it is asked first: GDB's own Python may have no iced-x86, and
+both faces are to say the same. Elsewhere iced-x86 does it, told the mode.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def lines(session: Session, address: int, count: int) -> list[str]:
     """`count` instructions from a linear address, each with its bytes, and a name where one is known. Raises TargetError."""
     mode = mode_of(session.registers(), session.segments())
     session.linear(address, 1)  # so that what is not there is told in our words
-    found = _monitor_lines(session, address, count, mode.code) or _by_capstone(session, address, count, mode.code)
+    found = _monitor_lines(session, address, count, mode.code) or _by_iced(session, address, count, mode.code)
     if not found:
         raise TargetError(f"no instruction could be decoded at {address:#x}", "look at the bytes: xp")
     here, shown, named = linear_pc(session), [f"{mode.name}"], ""
@@ -102,7 +102,7 @@ def _longer(line: str, more: str) -> str:
     return f"{f'{data} {more}':<24} {words.strip()}"
 
 
-def _by_capstone(session: Session, address: int, count: int, bits: int | None) -> list[tuple[int, str]]:
+def _by_iced(session: Session, address: int, count: int, bits: int | None) -> list[tuple[int, str]]:
     from pvhdbg.disassembly import disassemble
 
     if bits is None:
@@ -110,7 +110,7 @@ def _by_capstone(session: Session, address: int, count: int, bits: int | None) -
     try:
         found = list(disassemble(_readable(session, address, count * _LONGEST), address, bits, count))
     except ImportError:
-        raise TargetError("there is no disassembler here", "use QEMU's gdbstub, or: pip install capstone") from None
+        raise TargetError("there is no disassembler here", "use QEMU's gdbstub, or: pip install iced-x86") from None
     return [(one.address, f"{one.data.hex(' '):<24} {one.text}") for one in found]
 
 

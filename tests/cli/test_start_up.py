@@ -15,7 +15,7 @@ SLOW = {
     "asyncio", "bz2", "ctypes.util", "difflib", "hashlib", "importlib.metadata", "importlib.resources", "json", "logging", "lzma",
     "pathlib", "random", "shutil", "subprocess", "tempfile", "textwrap", "traceback", "urllib", "uuid", "zipfile",
 }  # fmt: skip
-FOREIGN = {"capstone", "elftools", "lz4", "pkg_resources", "prompt_toolkit", "pygdbmi", "setuptools", "zstandard"}
+FOREIGN = {"elftools", "iced_x86", "lz4", "pkg_resources", "prompt_toolkit", "pygdbmi", "setuptools", "zstandard"}
 OF_MACHINES = {
     f"pvhdbg.{name}" for name in ("capture", "decode.boot_state", "report.document", "rules.catalogue", "rules.examples", "targets")
 }
@@ -51,7 +51,7 @@ def among(modules: set[str], unwanted: set[str]) -> set[str]:
 
 
 def test_elf_imports_neither_what_is_slow_nor_what_machines_need() -> None:
-    modules = imported("elf", HELLO, needed="argparse dataclasses capstone")  # which shows the code at the entry
+    modules = imported("elf", HELLO, needed="argparse dataclasses iced_x86")  # which shows the code at the entry
     assert "pvhdbg.rules.kernel_file" in modules
     assert among(modules, SLOW | FOREIGN | OF_MACHINES) == set()
 

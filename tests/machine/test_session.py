@@ -156,7 +156,7 @@ def test_words_for_bits(hello: Live) -> None:
 
 
 @pytest.mark.boot
-def test_capstone_agrees_with_the_monitor(hello: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_disassembler_agrees_with_the_monitor(hello: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     from pvhdbg.machine import disassemble
 
     def instructions() -> list[tuple[str, str]]:

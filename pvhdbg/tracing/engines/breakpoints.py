@@ -15,13 +15,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from pvhdbg.decode.paging import translate
-from pvhdbg.disassembly import available, disassemble
 from pvhdbg.errors import MemoryUnreadable, TargetError, TargetLost, TargetTimeout
 from pvhdbg.model import Registers, Unavailable
 from pvhdbg.spec.x86 import EFER, EFLAGS
 from pvhdbg.targets.target import RESET_RIP, RESET_VECTOR, Stop, StopKind, Target, leave_reset_vector
 from pvhdbg.tracing.cpu_text import decode
-from pvhdbg.tracing.engines.engine import Bounds, End, halted, needs_disassembler
+from pvhdbg.tracing.encoding import LONGEST, length
+from pvhdbg.tracing.engines.engine import Bounds, End, halted
 from pvhdbg.tracing.engines.sites import next_sites
 from pvhdbg.tracing.engines.tap import Tap
 from pvhdbg.tracing.event import Batch, Delta, Fault, Mode, mode_of
@@ -70,8 +70,6 @@ class BreakpointEngine:
         entry: int | None = None,
         walk: bool = True,
     ) -> None:
-        if walk:
-            needs_disassembler("breakpoints")
         self._walk = walk
         self.end = End("stopped")
         self.warnings: list[str] = []
@@ -309,5 +307,5 @@ class BreakpointEngine:
         return b""
 
     def _code(self, pc: int, mode: Mode, state: Mapping[str, int]) -> bytes:
-        data = self._read(self._linear(pc, mode, state), 15, state) if available() else b""
-        return next((one.data for one in disassemble(data, pc, mode.bits, 1)), b"")
+        data = self._read(self._linear(pc, mode, state), LONGEST, state)
+        return data[: length(data, mode.bits)]

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from pvhdbg.disassembly import available
 from pvhdbg.errors import TargetError
 from pvhdbg.spec.x86 import EFLAGS
 from pvhdbg.targets.target import RESET_RIP, Stop, StopKind, Target
@@ -83,13 +82,6 @@ def halted(target: Target) -> End | None:
     if registers["eflags"] >> EFLAGS["IF"] & 1:
         raise TargetError("the CPU waits for an interrupt, and stepping masks them", "use --engine log, or let it run on a little")
     return End("halted", None, registers["rip"])
-
-
-def needs_disassembler(engine: str) -> None:
-    """Raises TargetError where there is none to tell how long an instruction is: GDB's own Python may lack it."""
-    if not available():
-        what = f"the engine {engine} needs a disassembler, and this Python has no capstone"
-        raise TargetError(what, "use --engine log, or install capstone for it (Debian: python3-capstone)")
 
 
 class Engine(Protocol):

@@ -7,15 +7,13 @@ steps once and walks again sees every such instruction, however the code goes on
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Callable
 
-from pvhdbg.disassembly import Instruction, disassemble
+from pvhdbg.tracing.encoding import LONGEST, goal, is_jump, length
 from pvhdbg.tracing.opcodes import kind_of
 
 _INSTRUCTIONS = 2000  # that one walk looks at
-_GOAL = re.compile(r"0x[0-9a-f]+|\d+")
 _SITES = ("write cr", "wrmsr", "lmsw", "lgdt", "lidt", "far ", "iret", "load ds", "hlt")
 
 Read = Callable[[int, int], bytes]
@@ -32,36 +30,25 @@ def next_sites(pc: int, bits: int, read: Read, *, base: int = 0, most: int = 20)
     while waiting and len(seen) < _INSTRUCTIONS and len(found) < most:
         at, depth = waiting.popleft()
         while at not in seen and len(seen) < _INSTRUCTIONS:
-            one = _instruction(at, bits, read, base)
-            if one is None:
+            code = _instruction(at, bits, read, base)
+            if not code:
                 break  # no code that can be read: this way is lost
             seen.add(at)
-            kind = kind_of(one.data, bits)
-            goal = _goal(one)
-            jumps = "jmp" in one.text.split()[:2]
-            unknown = (kind == "return" and depth == 0) or (goal is None and (jumps or kind == "call"))
+            kind, leads_to, jumps = kind_of(code, bits), goal(code, at, bits), is_jump(code, bits)
+            unknown = (kind == "return" and depth == 0) or (leads_to is None and (jumps or kind == "call"))
             if kind.startswith(_SITES) or unknown:
                 found.append(at)
                 break
             if kind == "return":
                 break
-            following = at + len(one.data)
-            if goal is not None:
-                waiting.append((goal, depth + (kind == "call")))
+            if leads_to is not None:
+                waiting.append((leads_to, depth + (kind == "call")))
             if jumps:
                 break
-            at = following
+            at += len(code)
     return tuple(found)
 
 
-def _instruction(at: int, bits: int, read: Read, base: int) -> Instruction | None:
-    linear = at + base & (0xFFFFFFFFFFFFFFFF if bits == 64 else 0xFFFFFFFF)
-    return next(disassemble(read(linear, 15), at, bits, 1), None)
-
-
-def _goal(one: Instruction) -> int | None:
-    """Where a direct jump, branch, loop or call leads to; None for all else."""
-    name, _, operand = one.text.partition(" ")
-    if not (name.startswith(("j", "loop")) or name == "call") or not _GOAL.fullmatch(operand):
-        return None
-    return int(operand, 0)
+def _instruction(at: int, bits: int, read: Read, base: int) -> bytes:
+    code = read(at + base & (0xFFFFFFFFFFFFFFFF if bits == 64 else 0xFFFFFFFF), LONGEST)
+    return code[: length(code, bits)]

@@ -12,20 +12,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Protocol, cast
 
-from pvhdbg.decode.qemu_monitor import code_of
-from pvhdbg.disassembly import available, disassemble
 from pvhdbg.errors import MemoryUnreadable, TargetError, TargetTimeout
 from pvhdbg.rsp.registers import RegisterLayout
 from pvhdbg.spec.x86 import EFER
 from pvhdbg.targets.target import RESET_RIP, RESET_VECTOR, Stop, StopKind, Target
 from pvhdbg.tracing.cpu_text import decode, of_cpu
-from pvhdbg.tracing.engines.engine import Bounds, End, halted, needs_disassembler
+from pvhdbg.tracing.encoding import LONGEST, length
+from pvhdbg.tracing.engines.engine import Bounds, End, halted
 from pvhdbg.tracing.engines.tap import Tap
 from pvhdbg.tracing.event import Batch, Delta, Fault, Mode, mode_of
 from pvhdbg.tracing.opcodes import is_system, kind_of
 
 _BATCH = 256
-_LONGEST = 15  # bytes of an instruction
 _ITERATIONS = 64  # of a REP that are stepped before the rest is run to a breakpoint behind it
 _IDLE = 16  # steps that change nothing, after which the instruction is believed to do so
 _REP_TIME = 30.0
@@ -85,8 +83,6 @@ class StepEngine:
     def __init__(self, target: Target, *, base: int = 0, cpu: int = 0) -> None:
         if getattr(target, "step_packet", None) is None:
             raise TargetError("the step engine talks to the stub itself", "leave out --via gdb")
-        if not target.capabilities.monitor:
-            needs_disassembler("step")  # QEMU's monitor has one
         self.end = End("stopped")
         self.warnings: list[str] = []
         self.steps = 0  # instructions and iterations that were stepped
@@ -284,19 +280,17 @@ class StepEngine:
 
     def _unseen(self, pc: int, mode: Mode) -> tuple[int, int] | None:
         """What to read of the next instruction in the line, if it was not met yet; None if it was, or may not be there."""
-        if (pc, mode.bits) in self._codes or pc & 0xFFF > 0x1000 - _LONGEST:
+        if (pc, mode.bits) in self._codes or pc & 0xFFF > 0x1000 - LONGEST:
             return None
-        return pc, _LONGEST
+        return pc, LONGEST
 
     def _fetched(self, pc: int, mode: Mode) -> bytes:
-        for size in (_LONGEST, min(_LONGEST, 0x1000 - (pc & 0xFFF))):  # the next page may not be there
+        for size in (LONGEST, min(LONGEST, 0x1000 - (pc & 0xFFF))):  # the next page may not be there
             try:
                 data = self._ahead[1] if self._ahead and self._ahead[0] == (pc, size) else self._target.read_linear(pc, size)
             except MemoryUnreadable:
                 continue
-            if not available():
-                return code_of(self._target.monitor(f"x/1i {pc:#x}"))
-            return next((one.data for one in disassemble(data, pc, mode.bits, 1)), b"")
+            return data[: length(data, mode.bits)]
         return b""
 
 
