@@ -5,9 +5,7 @@ They are imported when they are first used, so that `import pvhdbg` and a short 
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # importing typing's, which says the same, would be a fifth of `pvhdbg --version`
 if TYPE_CHECKING:
     from pvhdbg.api import check
     from pvhdbg.decode.boot_state import BootState, decode
@@ -69,7 +67,11 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"pvhdbg.{_HOME[name]}"), name)
+if not TYPE_CHECKING:  # with it, a type checker would take every name for one of ours
+
+    def __getattr__(name: str) -> object:
+        from importlib import import_module
+
+        if name not in _HOME:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f"pvhdbg.{_HOME[name]}"), name)

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Callable, Sequence
-from typing import TextIO
+
+TYPE_CHECKING = False  # see pvhdbg/__init__.py
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import TextIO
 
 INTERNAL_ERROR = 70
 INTERRUPTED = 130
