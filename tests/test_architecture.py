@@ -56,6 +56,7 @@ FOREIGN = {
     "iced_x86": {"disassembly.py"},
     "prompt_toolkit": {"repl/terminal.py"},
     "elftools": {"kernel/debug_info.py"},
+    "typing_extensions": {"layout.py"},  # for type checkers alone
     "pytest": {"pytest_plugin.py"},
     "lz4": {"kernel/unpack.py"},
     "zstandard": {"kernel/unpack.py"},

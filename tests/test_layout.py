@@ -82,3 +82,19 @@ def test_what_decodes_encodes_to_the_same_bytes(data: bytes) -> None:
 def test_too_few_bytes_are_a_value_error(data: bytes, offset: int) -> None:
     with pytest.raises(ValueError, match="needs 40 bytes"):
         StartInfoV0.decode(data, offset)
+
+
+def test_a_structure_is_an_immutable_value() -> None:
+    one, same = ModuleEntry(1, 2, cmdline_paddr=3, reserved=4), ModuleEntry(reserved=4, cmdline_paddr=3, size=2, paddr=1)
+    assert one == same
+    assert hash(one) == hash(same)
+    assert repr(one) == repr(same) == "ModuleEntry(paddr=1, size=2, cmdline_paddr=3, reserved=4)"
+    assert one != one.replace(size=5) == ModuleEntry(1, 5, 3, 4)
+    assert one != (1, 2, 3, 4)
+    with pytest.raises(AttributeError, match="does not change"):
+        one.size = 5  # type: ignore[misc]
+    with pytest.raises(TypeError, match="each once"):
+        one.replace(sise=5)
+    for values, named in (((1, 2, 3), {}), ((1, 2, 3, 4, 5), {}), ((1, 2, 3, 4), {"size": 2}), ((1, 2, 3), {"size": 2})):
+        with pytest.raises(TypeError, match="each once"):
+            ModuleEntry(*values, **named)

@@ -11,7 +11,6 @@ RSDP_V1_SIZE = 20
 TABLE_LIMIT = 1 << 16  # a root table of 64 KiB lists 8 000 tables: anything longer is not one
 
 
-@dataclass(frozen=True)
 class RsdpV1(Structure):
     """Root System Description Pointer, ACPI 1.0: 20 bytes."""
 
@@ -22,7 +21,6 @@ class RsdpV1(Structure):
     rsdt_address: int = u32("physical address of the RSDT")
 
 
-@dataclass(frozen=True)
 class RsdpV2(Structure):
     """The part that ACPI 2.0 appends at byte 20: 16 bytes."""
 
@@ -33,7 +31,6 @@ class RsdpV2(Structure):
     reserved: bytes = raw(3, "reserved")
 
 
-@dataclass(frozen=True)
 class TableHeader(Structure):
     """System description table header: 36 bytes."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 from pvhdbg.decode import snapshot_file
 from pvhdbg.decode.notes import Buffer, Note, Span
@@ -51,7 +51,7 @@ from pvhdbg.spec.elf_core import (
 
 SEGMENTS_BOUND = 1 << 14  # program headers that are read; a paging dump of a running kernel has thousands
 _REDUMP = "make it again: dump-guest-memory FILE"
-_QEMU_REGISTERS = tuple(field.name for field in fields(QemuCpu) if field.name not in ("version", "size"))
+_QEMU_REGISTERS = tuple(field.name for field in QemuCpu.fields() if field.name not in ("version", "size"))
 _STATUS_REGISTERS = (*_QEMU_REGISTERS, "cs", "ss", "ds", "es", "fs", "gs", "fs_base", "gs_base")
 
 

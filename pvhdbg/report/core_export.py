@@ -8,7 +8,7 @@ fits a 64-bit kernel's symbols at its 32-bit entry; a 32-bit kernel's is an i386
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pvhdbg.decode import snapshot_file
@@ -116,10 +116,10 @@ def _notes(snapshot: Snapshot, wide: bool) -> tuple[bytes, tuple[str, ...]]:
 
 def _status(snapshot: Snapshot, wide: bool) -> tuple[bytes, tuple[str, ...]]:
     layout: type[PrStatus32] | type[PrStatus64] = PrStatus64 if wide else PrStatus32
-    values: dict[str, Any] = {field.name: b"" if field.name == "times" else 0 for field in fields(layout)}
+    values: dict[str, Any] = {field.name: b"" if field.name == "times" else 0 for field in layout.fields()}
     values |= {"si_signo": _SIGTRAP, "pr_cursig": _SIGTRAP, "pr_pid": 1}
     begin, end = ("r15", "gs") if wide else ("rbx", "ss")
-    names = [field.name for field in fields(layout)]
+    names = [field.name for field in layout.fields()]
     unobserved = []
     for name in names[names.index(begin) : names.index(end) + 1]:
         value = _register(snapshot, name)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pvhdbg.layout import Structure, raw, u8, u16, u32, u64
 
 ET_CORE = 4
@@ -19,7 +17,6 @@ MACHINES = {2: "SPARC", 3: "x86", 8: "MIPS", 20: "PowerPC", 21: "PowerPC 64", 22
             243: "RISC-V", 258: "LoongArch"}  # fmt: skip
 
 
-@dataclass(frozen=True)
 class NoteHeader(Structure):
     """Elf_Nhdr, the same in both classes."""
 
@@ -28,7 +25,6 @@ class NoteHeader(Structure):
     n_type: int = u32("type, in the owner's numbering")
 
 
-@dataclass(frozen=True)
 class Ident(Structure):
     """e_ident, 16 bytes."""
 
@@ -40,7 +36,6 @@ class Ident(Structure):
     rest: bytes = raw(8, "padding")
 
 
-@dataclass(frozen=True)
 class Header32(Structure):
     """Elf32_Ehdr without e_ident."""
 
@@ -59,7 +54,6 @@ class Header32(Structure):
     e_shstrndx: int = u16("section name string table index")
 
 
-@dataclass(frozen=True)
 class Header64(Structure):
     """Elf64_Ehdr without e_ident."""
 
@@ -78,7 +72,6 @@ class Header64(Structure):
     e_shstrndx: int = u16("section name string table index")
 
 
-@dataclass(frozen=True)
 class Segment32(Structure):
     """Elf32_Phdr."""
 
@@ -92,7 +85,6 @@ class Segment32(Structure):
     p_align: int = u32("alignment")
 
 
-@dataclass(frozen=True)
 class Segment64(Structure):
     """Elf64_Phdr."""
 
@@ -106,7 +98,6 @@ class Segment64(Structure):
     p_align: int = u64("alignment")
 
 
-@dataclass(frozen=True)
 class Section32(Structure):
     """Elf32_Shdr."""
 
@@ -122,7 +113,6 @@ class Section32(Structure):
     sh_entsize: int = u32("entry size")
 
 
-@dataclass(frozen=True)
 class Section64(Structure):
     """Elf64_Shdr."""
 

@@ -5,8 +5,6 @@ QEMU's is `struct QEMUCPUState` of target/i386/arch_dump.c, version 1; its segme
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pvhdbg.layout import Structure, raw, u16, u32, u64
 
 NT_PRSTATUS, NT_PRPSINFO = 1, 3
@@ -18,7 +16,6 @@ QEMU_VERSION = 1
 PN_XNUM = 0xFFFF  # e_phnum when there are more: the number is in section header 0's sh_info
 
 
-@dataclass(frozen=True)
 class PrStatus64(Structure):
     """struct elf_prstatus of x86-64."""
 
@@ -63,7 +60,6 @@ class PrStatus64(Structure):
     pr_fpvalid: int = u32("whether there are FPU registers")
 
 
-@dataclass(frozen=True)
 class PrStatus32(Structure):
     """struct elf_prstatus of i386."""
 
@@ -98,7 +94,6 @@ class PrStatus32(Structure):
     pr_fpvalid: int = u32("whether there are FPU registers")
 
 
-@dataclass(frozen=True)
 class QemuCpu(Structure):
     """The beginning of struct QEMUCPUState; QEMU_SEGMENTS times QemuSegment and a QemuControl follow."""
 
@@ -124,7 +119,6 @@ class QemuCpu(Structure):
     eflags: int = u64("rflags")
 
 
-@dataclass(frozen=True)
 class QemuSegment(Structure):
     """struct QEMUCPUSegment. For gdt and idt only `limit` and `base` mean something."""
 
@@ -138,7 +132,6 @@ class QemuSegment(Structure):
 QEMU_SEGMENTS = ("cs", "ds", "es", "fs", "gs", "ss", "ldt", "tr", "gdt", "idt")
 
 
-@dataclass(frozen=True)
 class QemuControl(Structure):
     """The control registers in struct QEMUCPUState. Newer versions append kernel_gs_base."""
 

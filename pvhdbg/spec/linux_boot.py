@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pvhdbg.layout import Structure, raw, u8, u16, u32, u64
 
 AT = 0x1F0  # file offset of the header, less the byte that aligns it
@@ -15,7 +13,6 @@ XLOADFLAGS_SINCE = 0x020C
 XLF_KERNEL_64 = 1
 
 
-@dataclass(frozen=True)
 class SetupHeader(Structure):
     """struct setup_header up to init_size; fields newer than `version` mean nothing."""
 

@@ -6,7 +6,6 @@ Xen 4.11). Draft A's structure is the proposal in the mail of 2015-06-10, in the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from types import MappingProxyType
 
 from pvhdbg.layout import Structure, raw, u32, u64
@@ -14,7 +13,6 @@ from pvhdbg.layout import Structure, raw, u32, u64
 START_MAGIC = 0x336EC578  # "xEn3" with the 0x80 bit of the "E" set
 
 
-@dataclass(frozen=True)
 class StartInfoV0(Structure):
     """struct hvm_start_info, version 0: 40 bytes."""
 
@@ -27,7 +25,6 @@ class StartInfoV0(Structure):
     rsdp_paddr: int = u64("physical address of the ACPI RSDP; 0 is none")
 
 
-@dataclass(frozen=True)
 class StartInfoV1(StartInfoV0):
     """struct hvm_start_info, version 1: 56 bytes."""
 
@@ -36,7 +33,6 @@ class StartInfoV1(StartInfoV0):
     reserved: int = u32("must be zero")
 
 
-@dataclass(frozen=True)
 class ModuleEntry(Structure):
     """struct hvm_modlist_entry: 32 bytes."""
 
@@ -46,7 +42,6 @@ class ModuleEntry(Structure):
     reserved: int = u64("reserved")
 
 
-@dataclass(frozen=True)
 class MemoryMapEntry(Structure):
     """struct hvm_memmap_table_entry: 24 bytes."""
 
@@ -95,7 +90,6 @@ DRAFT_A_MAGIC_PREFIX = b"xen-"
 DRAFT_A_COMMAND_LINE = 1024
 
 
-@dataclass(frozen=True)
 class DraftAStartInfo32(Structure):
     """Draft A's hvm_start_info as a 32-bit guest sees it: 1072 bytes (unsigned long and xen_pfn_t are 32 bits)."""
 
@@ -107,7 +101,6 @@ class DraftAStartInfo32(Structure):
     cmd_line: bytes = raw(DRAFT_A_COMMAND_LINE, "the command line itself")
 
 
-@dataclass(frozen=True)
 class DraftAStartInfo64(Structure):
     """Draft A's hvm_start_info as a 64-bit guest sees it: 1088 bytes. For dom0, `console` holds offset and size."""
 

@@ -77,7 +77,12 @@ def test_the_addresses_of_names(table: Kallsyms) -> None:
 def test_one_lookup_decodes_one_name(table: Kallsyms, monkeypatch: pytest.MonkeyPatch) -> None:
     fresh, decoded = Kallsyms(table.packed, table.markers, table.tokens, table.addresses), list[int]()
     expand = Kallsyms._expand
-    monkeypatch.setattr(Kallsyms, "_expand", lambda self, at: decoded.append(at) or expand(self, at))
+
+    def counted(self: Kallsyms, at: int) -> str:
+        decoded.append(at)
+        return expand(self, at)
+
+    monkeypatch.setattr(Kallsyms, "_expand", counted)
     address = table.addresses[len(table) // 2]
     assert fresh.nearest(address + 1) == fresh.nearest(address + 1)
     assert len(decoded) == 1

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 
 from pvhdbg.decode.boot_state import BootState, Unread, decode
@@ -41,7 +39,7 @@ def test_the_command_line_is_gone_and_the_verdicts_stay() -> None:
 
 
 def test_a_modules_command_line_too() -> None:
-    module = dataclasses.replace(MODULE, cmdline_paddr=0x22000)
+    module = MODULE.replace(cmdline_paddr=0x22000)
     after = redacted(at_entry(modules=[module], memory={0x22000: SECRET + b"\0"}).boot(V1))
     assert not any(b"hunter2" in piece.data for piece in after.snapshot.memory.pieces)
 
