@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 class Unavailable(Exception):
@@ -155,8 +155,7 @@ class Segment:
         return self._bits(23, 1)
 
 
-@dataclass(frozen=True)
-class DescriptorTable:
+class DescriptorTable(NamedTuple):
     """GDTR or IDTR: linear `base` and `limit` in bytes minus one."""
 
     base: int
@@ -182,8 +181,7 @@ class Segments:
 # --- memory -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class MemoryPiece:
+class MemoryPiece(NamedTuple):
     """Bytes that were read at a guest-physical address."""
 
     address: int
@@ -326,8 +324,7 @@ class Vmm:
         return tuple(numbers)
 
 
-@dataclass(frozen=True)
-class LoadRange:
+class LoadRange(NamedTuple):
     """Where a PT_LOAD of the kernel lies in guest-physical memory."""
 
     start: int

@@ -5,7 +5,7 @@ Sources: Multiboot Specification 0.6.96 (3.1) and 2.0 (3.1), Linux Documentation
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pvhdbg.decode.notes import Buffer
 from pvhdbg.spec import linux_boot
@@ -20,8 +20,7 @@ _EFI_SUBSYSTEMS = range(10, 14)
 _SUBSYSTEM = 92  # from the PE signature on, in PE32 and PE32+ alike
 
 
-@dataclass(frozen=True)
-class Multiboot:
+class Multiboot(NamedTuple):
     """A multiboot header: `version` 1 or 2, its file offset, and its flags (version 1) or architecture (version 2)."""
 
     version: int

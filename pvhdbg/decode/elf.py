@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from pvhdbg.decode.notes import Buffer as Buffer
 from pvhdbg.decode.notes import Note, Span
@@ -156,8 +156,7 @@ def _entry(note: Note) -> int:
     return int.from_bytes(note.desc[:4], "little")  # a 32-bit address, whatever the field's width
 
 
-@dataclass(frozen=True)
-class PhysEntry:
+class PhysEntry(NamedTuple):
     """The PVH entry: its physical address, the note that gives it, and what the file's other such notes say."""
 
     address: int
@@ -204,8 +203,7 @@ def describe(elf: ElfFile, path: str, size: int) -> Kernel:
 # --- symbols ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class SymbolTable:
+class SymbolTable(NamedTuple):
     """Where .symtab and its strings lie: file offsets and sizes in bytes. Entries are 16 or 24 bytes long."""
 
     offset: int

@@ -148,12 +148,13 @@ class Kallsyms:
         return b"".join([self.tokens[token] for token in self.packed[at : at + length]]).decode("utf-8", "surrogateescape")
 
 
-def find(data: Buffer, bits: int = 64, linked_at: LinkedAt = lambda _: None) -> Kallsyms | None:
+def find(data: Buffer, bits: int = 64, linked_at: LinkedAt = lambda _: None, first: int = 0) -> Kallsyms | None:
     """The table in a kernel's ELF of `bits`, 32 or 64, or None. Raises nothing: what does not fit together is not one.
 
-    `linked_at` gives the link-time address of a file offset, None where it has none.
+    `linked_at` gives the link-time address of a file offset, None where it has none. From the offset `first` on it is looked for
+    first.
     """
-    tries = ((place, grain) for place in islice(_digits(data), _DIGITS_BOUND) for grain in ((8, 4) if bits == 64 else (4,)))
+    tries = ((place, grain) for place in islice(_digits(data, first), _DIGITS_BOUND) for grain in ((8, 4) if bits == 64 else (4,)))
     tables = ((table, grain) for place, grain in tries if (table := _token_table(data, place, grain)))
     for (start, end, tokens), grain in islice(tables, _TABLES_BOUND):
         found = _names(
@@ -169,9 +170,9 @@ def find(data: Buffer, bits: int = 64, linked_at: LinkedAt = lambda _: None) -> 
     return None
 
 
-def _digits(data: Buffer) -> Iterator[int]:
-    """Every place where the digits stand in a row."""
-    for start in range(0, min(len(data), _SEARCHED), _PIECE):
+def _digits(data: Buffer, first: int) -> Iterator[int]:
+    """Every place where the digits stand in a row, those from `first` on before the others."""
+    for start in (*range(first, min(len(data), _SEARCHED), _PIECE), *range(0, min(len(data), first, _SEARCHED), _PIECE)):
         for match in _DIGITS.finditer(data[start : start + _PIECE + _DIGITS_SIZE - 1]):
             yield start + match.start()
 

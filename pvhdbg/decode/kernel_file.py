@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from pvhdbg.decode import boot_headers, notes
 from pvhdbg.decode.boot_headers import Multiboot
@@ -19,8 +20,7 @@ _LEGACY_BOUND = 4096  # bytes of a __xen_guest section that are read
 _COMMENT_BOUND = 4096
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(NamedTuple):
     """One section header, by name."""
 
     name: str

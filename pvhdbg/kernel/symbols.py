@@ -10,8 +10,9 @@ from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
-from pvhdbg.decode.elf import Buffer, ElfFile, symbol_table
+from pvhdbg.decode.elf import Buffer, ElfFile, sections, symbol_table
 from pvhdbg.errors import BadInput
+from pvhdbg.spec.elf import SHF_EXECINSTR
 
 if TYPE_CHECKING:
     from pvhdbg.decode.kallsyms import Kallsyms
@@ -88,8 +89,16 @@ class Symbols:
             return None
         from pvhdbg.decode import kallsyms
 
-        found = kallsyms.find(self._data, self._elf.bits, self._linked_at)
+        found = kallsyms.find(self._data, self._elf.bits, self._linked_at, self._behind_code())
         return None if found is None else _LinuxTable(found)
+
+    def _behind_code(self) -> int:
+        """The file offset where the largest section of code ends, 0 without one: behind it are the constants."""
+        try:
+            code = [one for one in sections(self._data, self._elf) if one.sh_flags & SHF_EXECINSTR]
+        except BadInput:
+            return 0
+        return max(((one.sh_size, one.sh_offset + one.sh_size) for one in code), default=(0, 0))[1]
 
     def _linked_at(self, offset: int) -> int | None:
         """The link-time address of a byte of the file."""

@@ -8,7 +8,7 @@ libkrun src/vmm/src/builder.rs load_external_kernel.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pvhdbg.decode.elf import Buffer
 from pvhdbg.decode.kernel_file import KernelFile
@@ -39,16 +39,14 @@ class _Error(Exception):
         return f"Kernel Loader: {part}{self}"
 
 
-@dataclass(frozen=True)
-class _Loaded:
+class _Loaded(NamedTuple):
     """The crate's result: e_entry, and the PVH entry where there is one."""
 
     entry: int
     pvh: int | None
 
 
-@dataclass(frozen=True)
-class _Crate:
+class _Crate(NamedTuple):
     """One generation of linux-loader: how notes are padded, as a function of p_align and in words."""
 
     align: Callable[[int], int]

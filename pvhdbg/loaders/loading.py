@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pvhdbg.decode.kernel_file import KernelFile
 from pvhdbg.spec.elf_notes import PHYS32_ENTRY
@@ -16,16 +17,14 @@ PVH, MULTIBOOT1, LINUX16, LINUX32, LINUX64 = "pvh", "multiboot1", "linux16", "li
 MODE_BITS = {PVH: 32, MULTIBOOT1: 32, LINUX16: 16, LINUX32: 32, LINUX64: 64}
 
 
-@dataclass(frozen=True)
-class Quirk:
+class Quirk(NamedTuple):
     """Something that this loader does and others do not, which decided or may surprise; `source` is file and function."""
 
     text: str
     source: str
 
 
-@dataclass(frozen=True)
-class FwCfgItem:
+class FwCfgItem(NamedTuple):
     """An item of QEMU's fw_cfg (names without FW_CFG_): its number or bytes, None where only the run decides; size in bytes."""
 
     name: str
@@ -135,8 +134,7 @@ class Attempt:
                 )
 
 
-@dataclass(frozen=True)
-class Loader:
+class Loader(NamedTuple):
     """A loader: its `name` on the command line, its `title` in prose, what was read (`source`), and its simulator.
 
     The simulator returns protocol and entry, or raises `Ended`.

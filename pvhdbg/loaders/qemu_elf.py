@@ -62,8 +62,7 @@ class Generation:
 MERGED = Generation()  # as of 7.2 and 10.0
 
 
-@dataclass(frozen=True)
-class Image:
+class Image(NamedTuple):
     """A loaded ELF: pieces in order of address, lowest and highest address, e_entry as physical, what the note gave (0: nothing)."""
 
     roms: tuple[Rom, ...]

@@ -94,6 +94,13 @@ def test_the_part_alone_is_enough(cut: bytes, table: Kallsyms) -> None:
     assert list(found.addresses) == list(table.addresses)
 
 
+def test_it_is_found_wherever_it_is_looked_for_first(cut: bytes, table: Kallsyms) -> None:
+    for first in (1, len(cut) // 2, len(cut) - 1, len(cut), 1 << 62):
+        found = find(cut, first=first)
+        assert found is not None
+        assert len(found) == len(table)
+
+
 BASE = 0xFFFFFFFF82A00000
 
 
