@@ -37,15 +37,15 @@ def rows(bench: Bench) -> Iterator[Row]:
     ) -> tuple[list[float], list[float]]:
         return bench.pair(lambda: bench.on_a_machine(ours), lambda: bench.on_a_machine(theirs), pairs)
 
-    yield Row("`check SOCKET` / bare gdb script", *against(bench.check, bench.bare_gdb), "<= 0.8", lambda r: r <= 0.8)
+    yield Row("`check SOCKET` / bare gdb script", *against(bench.check, bench.bare_gdb), "<= 0.9", lambda r: r <= 0.9)
     yield Row("`check SOCKET` / pygdbmi's defaults", *against(bench.check, bench.pygdbmi, 3), "< 1", lambda r: r < 1)
     yield Row("`check --via gdb` / bare gdb script", *against(bench.check_via_gdb, bench.bare_gdb), "<= 1.6", lambda r: r <= 1.6)
     version, nothing = [str(PVHDBG), "--version"], [sys.executable, "-c", "pass"]
     yield Row(
         "`pvhdbg --version` / `python -c pass`",
         *bench.pair(lambda: bench.timed(version), lambda: bench.timed(nothing), 3 * bench.pairs),
-        "<= 2.5",
-        lambda r: r <= 2.5,
+        "<= 1.8",
+        lambda r: r <= 1.8,
     )
     yield memory(bench)
     yield imports(bench)
