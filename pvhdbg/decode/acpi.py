@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pvhdbg.layout import Structure, raw, u8, u32
 
@@ -50,8 +50,7 @@ def checksum_ok(data: bytes) -> bool:
     return sum(data) & 0xFF == 0
 
 
-@dataclass(frozen=True)
-class Rsdp:
+class Rsdp(NamedTuple):
     """The RSDP at a physical address. `length` is 20 for ACPI 1.0; `tail` is None where it is so, or unreadable."""
 
     address: int
@@ -72,8 +71,7 @@ class Rsdp:
         return 0 if self.tail is None else self.tail.xsdt_high << 32 | self.tail.xsdt_low
 
 
-@dataclass(frozen=True)
-class RootTable:
+class RootTable(NamedTuple):
     """An RSDT or XSDT: its header, the checksum of the bytes that could be read, and the tables that it lists."""
 
     expected: bytes  # the signature that belongs there

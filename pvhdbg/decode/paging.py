@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pvhdbg.errors import MemoryUnreadable
 from pvhdbg.model import MemoryView, Registers, Unavailable
@@ -21,8 +22,7 @@ _FLAGS = ((WRITABLE, "writable"), (USER, "user"), (ACCESSED, "accessed"), (DIRTY
 _FRAME = (1 << 52) - 1 & ~0xFFF  # bits 51:12
 
 
-@dataclass(frozen=True)
-class Scheme:
+class Scheme(NamedTuple):
     """A way of paging: its levels from the top with the lowest address bit that each decides, and the size of an entry.
 
     `large` are the levels whose entries may map a page by themselves.
@@ -66,8 +66,7 @@ class Level:
         return " ".join([*named, "no-execute"] if entry >> NO_EXECUTE & 1 else named)
 
 
-@dataclass(frozen=True)
-class Walk:
+class Walk(NamedTuple):
     """The way of one address. `physical` is None where it ends, and `problem` says why."""
 
     linear: int

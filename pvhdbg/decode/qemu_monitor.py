@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pvhdbg.model import Backing, DescriptorTable, LoadRange, Segment, Segments
 
@@ -61,8 +62,7 @@ def physical_ranges(text: str) -> tuple[Backing, ...]:
     return ()
 
 
-@dataclass(frozen=True)
-class LoadedKernel:
+class LoadedKernel(NamedTuple):
     """The kernel as `info roms` lists it: the path that QEMU was given, and where its segments were put."""
 
     path: str

@@ -7,7 +7,7 @@ protocol is a ProtocolError that names what it looks like, and a packet is bound
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pvhdbg.errors import ProtocolError
 
@@ -30,16 +30,14 @@ _OTHER_PROTOCOLS = (
 )
 
 
-@dataclass(frozen=True)
-class Packet:
+class Packet(NamedTuple):
     """One packet's data, unescaped and expanded. `sound` is False when its checksum was wrong."""
 
     data: bytes
     sound: bool = True
 
 
-@dataclass(frozen=True)
-class Acknowledgement:
+class Acknowledgement(NamedTuple):
     """`+` or, with `accepted` False, `-`: please send again."""
 
     accepted: bool

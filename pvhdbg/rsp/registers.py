@@ -8,6 +8,7 @@ Cloud Hypervisor, Firecracker and gdbsx follow without control registers.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pvhdbg.errors import ProtocolError
 
@@ -17,8 +18,7 @@ _SELECTORS = ("eflags", "cs", "ss", "ds", "es", "fs", "gs")
 _QEMU_SYSTEM = ("fs_base", "gs_base", "k_gs_base", "cr0", "cr2", "cr3", "cr4", "cr8", "efer")
 
 
-@dataclass(frozen=True)
-class Slot:
+class Slot(NamedTuple):
     """One register: canonical name, number for `P`/`p`, offset and size in bytes of the g packet."""
 
     name: str

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from pvhdbg.errors import ProtocolError
 
@@ -14,8 +14,7 @@ _STOP = re.compile(rb"(?:T[0-9a-f]{2}|S[0-9a-f]{2}$|[WX][0-9a-f]{2}(?:;process:[
 _SIGNALS = {2: "interrupted", 3: "shut down", 5: "trap", 6: "internal error of the VMM"}
 
 
-@dataclass(frozen=True)
-class StopReply:
+class StopReply(NamedTuple):
     """A stop reply. `kind` is T or S (stopped by `number`, a GDB signal), W (exited with status), X (killed by signal)."""
 
     kind: str

@@ -6,7 +6,7 @@ speak of the VMM's own hand-off, never of an entry that a guest made.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 PVH_BIN = "SeaBIOS + pvh.bin"
 QBOOT = "qboot"
@@ -32,8 +32,7 @@ _OVER_THE_TABLES_SOURCE = (
 _ENDS_IN_RESERVED = "which ends in the 0x1000 reserved bytes behind its RAM"
 
 
-@dataclass(frozen=True)
-class Deviation:
+class Deviation(NamedTuple):
     """One recorded departure.
 
     `since` and `until` bound the VMM's version (inclusive; empty is unbounded); `found` holds the exact observed values, in

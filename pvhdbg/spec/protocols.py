@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import NamedTuple
 
 from pvhdbg.spec.documents import DRAFT_A_MAIL, LINUX_BOOT, MULTIBOOT, MULTIBOOT2, XEN_H, Clause
 from pvhdbg.spec.start_info import DRAFT_A_ALTERNATIVES, DRAFT_A_EAX, DRAFT_A_MAGIC_PREFIX
 
 
-@dataclass(frozen=True)
-class Words:
+class Words(NamedTuple):
     """Memory at `[register + offset]` begins with these bytes.
 
     With `segment`, the address is segment * 16 + offset; with `virtual`, it is what the page tables make of the register.
@@ -27,8 +27,7 @@ class Words:
     virtual: bool = False
 
 
-@dataclass(frozen=True)
-class Plausible:
+class Plausible(NamedTuple):
     """The 32-bit word at `[register + offset]`, masked, equals `value`, and is not zero where `nonzero` says so."""
 
     register: str
