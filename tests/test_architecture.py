@@ -34,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     **PURE,
     "guests": {"errors"},
     "disassembly": set(),
-    "tracing.engines": {*PURE, "targets", "disassembly", "kernel"},
+    "tracing.engines": {*PURE, "targets", "kernel"},
     "targets": {"errors", "model", "decode", "rsp", "spec"},
     "vmm": {"errors", "model", "decode"},
     "kernel": {"errors", "layout", "version", "model", "spec", "decode", "loaders"},
