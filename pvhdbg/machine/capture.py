@@ -30,7 +30,7 @@ from pvhdbg.model import (
     Vmm,
 )
 from pvhdbg.spec.x86 import CR0, EFER
-from pvhdbg.targets.target import RESET_RIP, Target, reset_machine, run_until
+from pvhdbg.targets.target import OWN_REBOOTS, RESET_RIP, Target, reset_machine, run_until
 
 if TYPE_CHECKING:
     # Imported while the guest runs its firmware (`_prepare`), where it costs no time.
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 _READS = 8192  # requests of the decoder in one capture: more is a decoder that cannot be satisfied
 _READ_BOUND = 16 << 20  # bytes
-_OWN_REBOOTS = 2  # what firmware may need after a warm reset: SeaBIOS reboots once more to get a fresh copy of itself
 _FIRMWARE = (range(0xC0000, 0x100000), range(0xFFC00000, 1 << 32))
 
 
@@ -88,7 +87,7 @@ def capture(
     """
     entry = _reach(target, plan, progress, meanwhile)
     progress("reading the machine")
-    boot = decoded(target, observe(target, plan, entry, confirm, timestamp), plan.spec)
+    boot = decoded(target, observe_machine(target, plan, entry, confirm, timestamp), plan.spec)
     return with_tables(target, boot) if plan.whole else boot
 
 
@@ -127,7 +126,7 @@ def _reach(target: Target, plan: Plan, progress: Progress, meanwhile: Callable[[
     if plan.entry is None:
         _refuse_past(registers, plan.kernel)
     # A multiboot header hides the note from QEMU: it will be entered where fw_cfg says, and that is worth stopping at.
-    reboots = _OWN_REBOOTS if plan.reset else 0
+    reboots = OWN_REBOOTS if plan.reset else 0
     stops = {wanted} if told is None else {wanted, told}
     try:
         stopped = run_until(target, stops, plan.timeout, reboots=reboots, progress=progress, meanwhile=lambda: _prepare(meanwhile))
@@ -152,7 +151,7 @@ def stands_at(target: Target, plan: Plan, known: EntryPoint | None = None) -> En
     return EntryPoint(pc, "here")
 
 
-def entry_of(target: Target, plan: Plan) -> EntryPoint | None:
+def find_entry(target: Target, plan: Plan) -> EntryPoint | None:
     """Where the machine will be entered, or was, as far as that can be told where it stands; None if it cannot."""
     if plan.kernel is not None and plan.kernel.entry is not None:
         return EntryPoint(plan.kernel.entry, "ELF note", plan.symbol)
@@ -268,7 +267,7 @@ def _explained(error: TargetError, target: Target) -> TargetError:
 # --- at the entry -------------------------------------------------------------------------------------------------
 
 
-def observe(
+def observe_machine(
     target: Target, plan: Plan, entry: EntryPoint, confirm: ConfirmKernel = lambda _t, _l: None, timestamp: str | None = None
 ) -> Snapshot:
     """The machine as it stands: registers, hidden state, memory layout and who runs it; no guest memory yet."""

@@ -1,33 +1,33 @@
 """A machine under a debugger, from stop to stop: what the REPL and GDB share beneath their commands.
 
-`run("regs")` gives the command's Answer, `complete("pagew")` the words that go on from there. Whoever lets the machine run tells
-the session with `resumed()`. Nothing is read before it is asked for; what was read of a stop is kept until the machine, or its
+Whoever lets the machine run tells the session with `resumed()`. Nothing is read before it is asked for; what was read of a stop is kept until the machine, or its
 memory, is no longer the same.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
-from pvhdbg.errors import BadInput, MemoryUnreadable, TargetError
-from pvhdbg.machine.capture import Plan, capture, decoded, entry_of, observe, stands_at
-from pvhdbg.machine.subject import Confirm, doubts
+from pvhdbg.errors import BadInput, MemoryUnreadable, PvhdbgError, TargetError
+from pvhdbg.machine.capture import Plan, capture, decoded, find_entry, observe_machine, stands_at
+from pvhdbg.machine.lease import Lease, Lender
+from pvhdbg.machine.loaded_kernel import Confirm
 from pvhdbg.model import EntryPoint, Kernel, Registers, Segments, Unavailable
 from pvhdbg.targets.target import RESET_RIP, Leave, Target
 
 if TYPE_CHECKING:
-    from pvhdbg.commands.declare import Answer, Command
     from pvhdbg.decode.boot_state import BootState
     from pvhdbg.decode.kernel_file import KernelFile
     from pvhdbg.kernel.image import KernelImage
-    from pvhdbg.kernel.location import Marks
+    from pvhdbg.kernel.location import KernelLocation, Marks
     from pvhdbg.kernel.symbols import Symbols
-    from pvhdbg.machine.lease import Lender
     from pvhdbg.machine.placement import Placement
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -62,8 +62,6 @@ class Session:
     evaluate: Callable[[str], int] | None = None
     naming: str = "name the kernel: --kernel ELF"  # how the face is told which file it is
     confirm: Confirm = field(default_factory=Confirm)
-    commands: tuple[Command, ...] = ()  # those of this face; LIVE's where it has none of its own
-    face: Any = None  # what the face's own commands work on
     lender: Lender | None = None  # how the face lends its machine to who lets it run; None for the target as it is
 
     def __post_init__(self) -> None:
@@ -75,21 +73,7 @@ class Session:
         self._layout: BootState | None = None  # one that knows where the machine has memory, of whatever stop
         self._symbols: Symbols | None = None
         self._marks: Marks | None = None
-        self.whereabouts: tuple[int, int | None] | None = None  # how far the kernel was found moved, and its pointers
-
-    # --- commands ----------------------------------------------------------------------------------------------------
-
-    def run(self, line: str) -> Answer:
-        """Do what one line says, with a live command first. Raises UnknownCommand for another word, else PvhdbgError."""
-        from pvhdbg.commands import live
-
-        return live.run(self, line)
-
-    def complete(self, line: str) -> list[str]:
-        """The words that the last word of `line` can become (it may be empty: then what can stand there)."""
-        from pvhdbg.commands import live
-
-        return live.complete(self, line)
+        self.kernel_location: KernelLocation | None = None  # where the kernel was found last
 
     # --- the stop -------------------------------------------------------------------------------------------------
 
@@ -115,7 +99,7 @@ class Session:
     def forget(self) -> None:
         """The machine was reset: neither the last stop nor the hand-off speaks of it any more."""
         self._now, self._before, self._hand_off, self._entry, self._layout = _Stop(), None, None, None, None
-        self.whereabouts = None
+        self.kernel_location = None
 
     def registers(self) -> Registers:
         """The registers as they are now."""
@@ -166,7 +150,7 @@ class Session:
             return decoded(self.target, self.target.snapshot, self.settings.spec)
         plan = self._plan()
         entry = stands_at(self.target, plan, self._entry)
-        return decoded(self.target, observe(self.target, plan, entry, self.confirm, _timestamp()), self.settings.spec)
+        return decoded(self.target, observe_machine(self.target, plan, entry, self.confirm, _timestamp()), self.settings.spec)
 
     def hand_off(self, here: bool = False) -> BootState:
         """What the machine was handed at its entry, if that was seen in this session; else, or with `here`, what is there now."""
@@ -213,7 +197,7 @@ class Session:
         return tuple(doubts(self.target, self.image, boot, self.image.path if self.image is not None else ""))
 
     def doubts(self, boot: BootState) -> tuple[str, ...]:
-        """Sentences about how `boot` was come by, for the head of a report."""
+        """Sentences about how `boot` was obtained, for the head of a report."""
         if boot is self._now.boot:
             return (*self.warnings, *self._now.doubts)
         return (*self.warnings, *self._hand_off_doubts, "shown as it was at the entry: the machine has run since")
@@ -221,7 +205,7 @@ class Session:
     def use_image(self, image: KernelImage | None) -> None:
         """Another kernel file, or none: what was decoded with the old one is decoded anew."""
         self.image, self._symbols = image, None
-        self._marks = self.whereabouts = None
+        self._marks = self.kernel_location = None
         self._now = _Stop(self._now.registers)
 
     # --- the kernel -----------------------------------------------------------------------------------------------
@@ -266,7 +250,7 @@ class Session:
 
     @property
     def placement(self) -> Placement:
-        """Where the kernel lies at this stop: its slides, and which of its addresses count."""
+        """Where the kernel lies at this stop: its load bias and KASLR offset, and which of its addresses count."""
         from pvhdbg.machine.placement import find
 
         self.registers()
@@ -282,7 +266,7 @@ class Session:
             return self._entry
         if isinstance(self.target, RecordedTarget):
             return None  # it was taken elsewhere
-        return entry_of(self.target, self._plan())
+        return find_entry(self.target, self._plan())
 
     # --- memory and addresses -------------------------------------------------------------------------------------
 
@@ -315,7 +299,7 @@ class Session:
 
     def address(self, text: str, *, physical: bool = False) -> int:
         """The linear (or physical) address that `text` means: numbers, $registers, symbols with + and -. Raises BadInput."""
-        from pvhdbg.machine.placement import evaluate
+        from pvhdbg.machine.expression import evaluate
 
         return evaluate(self, text, physical=physical)
 
@@ -341,6 +325,19 @@ class Session:
         self._before = None  # what was before the boot is nothing to compare with
         self._now.doubts = self._hand_off_doubts = self._doubts(boot)
         return boot
+
+    def lend(self, work: Callable[[Lease], T]) -> T:
+        """Lend the machine for `work`. What was seen of it is then the stop before, or of another boot where it was reset."""
+        self.resumed()
+        try:
+            found: T = self.lender(work) if self.lender is not None else work(Lease(self.target))
+            return found
+        finally:
+            try:
+                if self.registers().get("rip") == RESET_RIP:
+                    self.forget()
+            except PvhdbgError:
+                pass  # it is gone: the next command says so
 
     def _moved_from(self, before: Registers) -> bool:
         try:
@@ -370,12 +367,22 @@ def _timestamp() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
 
 
-class UnknownCommand(BadInput):
-    """The line does not begin with a command of ours; `candidates` are those that it could be short for, if it is ambiguous."""
+def doubts(target: Target, image: KernelImage | None, boot: BootState, named: str) -> list[str]:
+    """What a reader of a report has to know of how the kernel's file was seen; `named` is how the user wrote its path."""
+    found = []
+    if image is not None and not _is_there(target, image, boot):
+        found.append(f"{named} is not what lies in the guest's memory: another kernel, or a changed one, was loaded")
+    if boot.snapshot.kernel is None or boot.snapshot.kernel.entry is None:
+        found.append("the kernel file was not seen: rules that need it are undecided; name it with --kernel")
+    return found
 
-    def __init__(self, word: str, candidates: Collection[str] = (), near: Collection[str] = ()) -> None:
-        if candidates:
-            super().__init__(f"{word!r} is ambiguous: {', '.join(candidates)}", "type more of it")
-        else:
-            super().__init__(f"{word!r} is not a command", f"did you mean {', '.join(near)}?" if near else "list them with: help")
-        self.candidates, self.near = tuple(candidates), tuple(near)
+
+def _is_there(target: Target, image: KernelImage, boot: BootState) -> bool:
+    """Whether the machine has that kernel: byte for byte where it is entered; once it runs, its code, wherever it was moved."""
+    if image.is_loaded(target.read_memory):
+        return True
+    if boot.snapshot.entry.is_entry:
+        return False
+    session = Session(target, image)
+    session.adopt(boot)
+    return session.placement.found is True

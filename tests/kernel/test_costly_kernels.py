@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pvhdbg.commands.kernel import file_report
-from pvhdbg.commands.table import Request
+from pvhdbg.commands.kernel import ElfOptions, file_report
 from pvhdbg.errors import BadInput
 from pvhdbg.kernel.image import open_kernel
 from pvhdbg.report import kernel_json, kernel_text
@@ -55,7 +54,7 @@ def write(
 
 def report(path: Path) -> FileReport:
     with open_kernel(str(path)) as image:
-        return file_report(image, Request({}))
+        return file_report(image, ElfOptions())
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from pvhdbg.commands import live
 from pvhdbg.commands.table import COMMANDS, LIVE
 from pvhdbg.errors import BadInput, MemoryUnreadable, PvhdbgError, TargetError
 from pvhdbg.kernel.image import open_kernel
-from pvhdbg.machine.session import Session, UnknownCommand
+from pvhdbg.machine.session import Session
 from pvhdbg.model import Snapshot
 from pvhdbg.report.style import PLAIN
 from pvhdbg.targets.recorded import RecordedTarget
@@ -32,7 +33,7 @@ class Live:
     target: RemoteTarget
 
     def __call__(self, line: str) -> str:
-        return self.session.run(line).text(PLAIN)
+        return live.run(self.session, line).text(PLAIN)
 
     def run_to(self, symbol: str) -> None:
         """To a symbol of the kernel at its linked address."""
@@ -139,10 +140,10 @@ def test_code_and_memory(hello: Live) -> None:
 
 @pytest.mark.boot
 def test_a_verdict_needs_no_second_look(hello: Live) -> None:
-    answer = hello.session.run("check --select PVH-CR0 PVH-TR --strict")
+    answer = live.run(hello.session, "check --select PVH-CR0 PVH-TR --strict")
     assert answer.exit_code == 1
-    assert hello.session.run("check --select PVH-CR0").exit_code == 0
-    assert '"schema": "pvhdbg/report/1"' in hello.session.run("check --format json").render("json", PLAIN)
+    assert live.run(hello.session, "check --select PVH-CR0").exit_code == 0
+    assert '"schema": "pvhdbg/report/1"' in live.run(hello.session, "check --format json").render("json", PLAIN)
     assert "version 0" in hello("check --spec v0")
     assert hello.session.settings.spec == "v1"
 
@@ -308,16 +309,16 @@ def test_abbreviations() -> None:
     assert live.find("pa 0x1000") == (live.find("pagewalk")[0], "0x1000")
     assert live.find("sn sa file") == (live.find("snapshot save")[0], "file")
     assert live.find("xp/8w 0x10")[1] == "/8w 0x10"
-    with pytest.raises(UnknownCommand, match="ambiguous: snapshot save, segments, symbols"):
+    with pytest.raises(live.UnknownCommand, match="ambiguous: snapshot save, segments, symbols"):
         live.find("s")
-    with pytest.raises(UnknownCommand) as unknown:
+    with pytest.raises(live.UnknownCommand) as unknown:
         live.find("pagwalk 0")
     assert unknown.value.todo == "did you mean pagewalk?"
 
 
 def nowhere(line: str) -> str:
     """What a command answers that needs no machine."""
-    return Session(RecordedTarget(Snapshot())).run(line).text(PLAIN)
+    return live.run(Session(RecordedTarget(Snapshot())), line).text(PLAIN)
 
 
 @pytest.mark.parametrize("command", [command.name for command in LIVE])
@@ -387,7 +388,7 @@ def test_bad_input_is_one_error_and_the_session_goes_on(hello: Live, line: str, 
 
 @pytest.mark.boot
 def test_completion(hello: Live) -> None:
-    complete = hello.session.complete
+    complete = partial(live.complete, hello.session)
     assert complete("pa") == ["pagewalk"]
     assert complete("snapshot ") == ["save"]
     assert complete("pagewalk pvh_") == ["pvh_start"]

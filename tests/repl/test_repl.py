@@ -17,10 +17,11 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from pvhdbg.commands import live
-from pvhdbg.commands.declare import Request
+from pvhdbg.commands.declare import options_of
 from pvhdbg.guests import path as guest
 from pvhdbg.repl import lines, own_commands
 from pvhdbg.repl.conversation import Conversation, Result
+from pvhdbg.repl.options import ConversationOptions
 from pvhdbg.repl.serial import Follower
 from tests.support.cli_runner import HELLO, Cli, Machine, eventually, need
 
@@ -52,7 +53,7 @@ class Talk:
 
     def __init__(self, subject: str, command: str = "repl", **values: object) -> None:
         self.written: list[str] = []
-        self.it = Conversation(command, Request({"subject": subject, "timeout": 20.0, **values}))
+        self.it = Conversation(command, options_of(ConversationOptions, {"subject": subject, "timeout": 20.0, **values}))
         self.it.write = self.written.append
 
     def __call__(self, line: str) -> str:
