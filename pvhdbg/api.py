@@ -18,7 +18,9 @@ from pvhdbg.arguments import (
     subject_of,
     values_of,
 )
-from pvhdbg.commands.declare import options_of
+from pvhdbg.commands.declare import Context, options_of
+from pvhdbg.commands.options import WaitOptions
+from pvhdbg.driver.options import time_limit
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -35,7 +37,6 @@ def check(subject: Path, **options: Unpack[CheckArguments]) -> Report:
 
     `check("vmlinux", machine="q35", append="console=ttyS0", spec="v0", strict=True, select=["PVH"])`.
     """
-    from pvhdbg.commands.declare import Context
     from pvhdbg.commands.handoff import CheckOptions, judged
 
     values = {**values_of("check", CheckArguments, options), "subject": str(subject)}
@@ -47,7 +48,6 @@ def wait(subject: Path, until: str, **options: Unpack[FollowArguments]) -> Waite
 
     The result says which came first: `reached`, `died`, or neither within `seconds` (60).
     """
-    from pvhdbg.commands.options import WaitOptions
     from pvhdbg.commands.wait import run_on
 
     about = subject_of("wait", subject, FollowArguments, options)
@@ -57,7 +57,6 @@ def wait(subject: Path, until: str, **options: Unpack[FollowArguments]) -> Waite
 def why(subject: Path, **options: Unpack[FollowArguments]) -> Diagnosis:
     """Boot the subject, watch for the guest's death for `seconds` (60), and explain it."""
     from pvhdbg.driver.death_watch import diagnosed
-    from pvhdbg.driver.options import time_limit
     from pvhdbg.driver.traced_machine import at_entry
 
     about, limit = subject_of("why", subject, FollowArguments, options), time_limit(options.get("seconds"))
@@ -93,7 +92,6 @@ def trace(
 def diff(a: Path, b: Path, **options: Unpack[DiffArguments]) -> Comparison:
     """Bring two subjects to their entry, one after the other, and compare what they were handed."""
     from pvhdbg.commands.comparing import DiffOptions, compared
-    from pvhdbg.commands.declare import Context
 
     values = {**values_of("diff", DiffArguments, options), "a": str(a), "b": str(b)}
     return compared(options_of(DiffOptions, values), Context())

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from functools import cached_property
@@ -215,12 +215,10 @@ class Guest(Handoff):
         paging. Raises GuestDied with the cause as soon as the guest is dead (a triple fault, a reset, a power-off, a panic, an
         endless loop or a halt with interrupts off, the end of QEMU), EntryNotReached when `timeout` seconds pass.
         """
-        from pvhdbg.tracing.engines.wait import Goal
-
         if isinstance(place, int):
-            self._wait(Goal((place,)), f"{place:#x}", timeout)
+            self._wait(_goal((place,)), f"{place:#x}", timeout)
         else:
-            self._wait(Goal(tuple(self._waiter.names.addresses(place))), place, timeout)
+            self._wait(_goal(tuple(self._waiter.names.addresses(place))), place, timeout)
         return self.registers
 
     def until_mode(self, mode: str, timeout: float = 30.0) -> Registers:
@@ -231,11 +229,9 @@ class Guest(Handoff):
         Raises as `until` does, and BadInput for what is no mode. GuestDied it is, too, when the guest ended QEMU so soon after
         that there was nothing left to stop.
         """
-        from pvhdbg.tracing.engines.wait import Goal
-
         if mode not in MODES:
             raise BadInput(f"{mode!r} is no mode of the CPU", f"choose one of {', '.join(MODES)}")
-        goal, name = Goal(modes=MODES[mode]), mode if mode in FOREMOST else f"{mode} mode"
+        goal, name = _goal(modes=MODES[mode]), mode if mode in FOREMOST else f"{mode} mode"
         self._wait(goal, name, timeout)
         try:
             return self.registers
@@ -262,27 +258,10 @@ class Guest(Handoff):
         instructions. `states` asks for what each instruction changed (`event.changes`), not only for places. By QEMU's log, with
         KVM by single steps. Raises BadInput at once; TargetError while it is read.
         """
-        from pvhdbg.tracing.engines.engine import Bounds, Engine
-        from pvhdbg.tracing.engines.events import Events
+        from pvhdbg.machine.guest_events import events
 
-        modes = {one.value: one for one in Mode}
-        mode = modes.get(until) if isinstance(until, str) else None
-        addresses: tuple[int, ...] = ()
-        if isinstance(until, int):
-            addresses = (until,)
-        elif until is not None and mode is None:
-            addresses = tuple(self._waiter.names.addresses(until))
         self._waiter.wait.remember()
-        engine: Engine
-        if self.entry.snapshot.vmm.accelerator == "kvm":
-            from pvhdbg.tracing.engines.step import StepEngine
-
-            engine = StepEngine(self.target)
-        else:
-            from pvhdbg.tracing.engines.log import LogEngine
-
-            engine = LogEngine(self.target, states=states or mode is not None, peek=self._waiter.names.code)
-        return Events(engine, Bounds(addresses, count, timeout), mode)
+        return events(self.target, self.entry, self._waiter.names, until, count, states, timeout)
 
     def where(self) -> str:
         """Where the CPU is, in words: "pc 0x100058, protected mode, paging off, halt+0x0". Raises TargetError."""
@@ -315,9 +294,7 @@ class Serial:
         wanted = re.compile(pattern)
         if found := wanted.search(self.text):
             return found
-        from pvhdbg.tracing.engines.wait import Goal
-
-        end = self._guest._waiter.until(Goal(done=lambda: wanted.search(self.text) is not None), timeout)
+        end = self._guest._waiter.until(_goal(done=lambda: wanted.search(self.text) is not None), timeout)
         if found := wanted.search(self.text):  # a guest may say it, and die of it
             return found
         assert end is not None
@@ -329,6 +306,12 @@ class Serial:
             f"the guest did not write {pattern!r} within {timeout:g} s: {end.words}",
             _with_serial("allow more time, or see what it does", self._guest._qemu),
         )
+
+
+def _goal(addresses: tuple[int, ...] = (), modes: frozenset[Mode] = frozenset(), done: Callable[[], bool] = bool) -> Goal:
+    from pvhdbg.tracing.engines.wait import Goal
+
+    return Goal(addresses, modes, done)
 
 
 def _with_serial(todo: str, qemu: QemuProcess | None) -> str:

@@ -8,14 +8,17 @@ import os
 import shlex
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pvhdbg.commands.declare import Answer, Argument, Command, Context, takes
 from pvhdbg.commands.line import gathered, with_rules
 from pvhdbg.commands.table import LIVE
 from pvhdbg.errors import BadInput, TargetError
 from pvhdbg.machine.session import Session
-from pvhdbg.model import Unavailable
+from pvhdbg.model import CONTROL, EXTENDED, GENERAL, LOW_HALVES, SELECTORS, Unavailable
+
+if TYPE_CHECKING:
+    from pvhdbg.rules.declare import Rule
 
 _MOST = 400  # completions that are offered at once
 
@@ -152,12 +155,10 @@ def help(options: HelpOptions, context: Context) -> Answer:
 @takes(AproposOptions)
 def apropos(options: AproposOptions, context: Context) -> Answer:
     """`apropos`: commands and rules in whose help a word stands. Raises BadInput for a word that is nowhere."""
-    from pvhdbg.rules.catalogue import RULES
-
     word = options.word.lower()
     commands = context.commands or LIVE
     lines = [f"  {command.name:<20} {command.help}\n" for command in commands if word in f"{command.name} {command.help}".lower()]
-    lines += [f"  {rule.id:<20} {rule.title}\n" for rule in RULES if word in f"{rule.id} {rule.title} {rule.why}".lower()]
+    lines += [f"  {rule.id:<20} {rule.title}\n" for rule in _all_rules() if word in f"{rule.id} {rule.title} {rule.why}".lower()]
     if not lines:
         raise BadInput(f"no command and no rule mentions {options.word}", "list all with: help, rules")
     return Answer(lambda _: "".join(lines))
@@ -216,11 +217,15 @@ def _words(session: Session | None, argument: Argument, last: str, commands: tup
     return found
 
 
-def _rules(_session: Session | None, last: str) -> list[str]:
+def _all_rules() -> tuple[Rule, ...]:
     from pvhdbg.rules.catalogue import RULES
 
+    return RULES
+
+
+def _rules(_session: Session | None, last: str) -> list[str]:
     head, comma, tail = last.rpartition(",")
-    return [f"{head}{comma}{rule.id}" for rule in RULES if rule.id.startswith(tail.upper())]
+    return [f"{head}{comma}{rule.id}" for rule in _all_rules() if rule.id.startswith(tail.upper())]
 
 
 def _symbols(session: Session | None, last: str) -> list[str]:
@@ -228,8 +233,6 @@ def _symbols(session: Session | None, last: str) -> list[str]:
 
 
 def _registers(_session: Session | None, last: str) -> list[str]:
-    from pvhdbg.model import CONTROL, EXTENDED, GENERAL, LOW_HALVES, SELECTORS
-
     names = (*LOW_HALVES, *GENERAL, *EXTENDED, "rip", "eflags", *SELECTORS, *CONTROL)
     return [f"${name}" for name in names if f"${name}".startswith(last)] if last.startswith("$") else []
 

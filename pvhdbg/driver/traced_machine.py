@@ -14,6 +14,7 @@ from pvhdbg.kernel.image import KernelImage, open_kernel
 from pvhdbg.machine.lease import Lease, Stoppable, interruptible
 from pvhdbg.machine.names import Names
 from pvhdbg.machine.options import SubjectOptions
+from pvhdbg.machine.running import lend
 from pvhdbg.machine.session import Session
 from pvhdbg.machine.subject import Progress, open_subject
 from pvhdbg.machine.subject_kind import subject_kind
@@ -140,7 +141,7 @@ def on_session(session: Session, command: str, work: Callable[[TracedMachine], T
             finally:
                 lease.ended = machine.ended or _ended_since(lease.target)
 
-        return session.lend(borrowed)
+        return lend(session, borrowed)
 
 
 def _refuse_ended(target: Target) -> None:

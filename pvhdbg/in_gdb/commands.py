@@ -14,11 +14,15 @@ import gdb
 from pvhdbg.commands import live
 from pvhdbg.commands.declare import Answer, Command, Context, argument, takes
 from pvhdbg.commands.table import LIVE
+from pvhdbg.decode.text import printable
 from pvhdbg.errors import BadInput, PvhdbgError, TargetError
 from pvhdbg.in_gdb import functions as gdb_functions
 from pvhdbg.in_gdb import printers as gdb_printers
 from pvhdbg.in_gdb import settings as gdb_settings
 from pvhdbg.in_gdb.session import STATE, entry_address, guarded, line_of, one_line
+from pvhdbg.machine import running
+from pvhdbg.report.style import PLAIN
+from pvhdbg.version import VERSION
 
 _PREFIX = "pvh "
 _HERE = "pvhdbg.in_gdb.commands"
@@ -133,8 +137,6 @@ class _Subcommand(gdb.Command):
         try:
             answer = _answer(self._command, argument)
             words = live.values(self._command, argument, _PREFIX)
-            from pvhdbg.report.style import PLAIN
-
             gdb.write(answer.render(str(words.get("format") or "text"), PLAIN))
             return answer
         except PvhdbgError as error:
@@ -191,13 +193,11 @@ def set_break(options: BreakOptions, context: Context) -> Answer:
 @takes(RunOptions)
 def run_to_entry(options: RunOptions, context: Context) -> Answer:
     """`pvh run-to-entry`: to the entry, over a reset if asked for."""
-    from pvhdbg.decode.text import printable
-
     session = context.session
     assert session is not None
     if not 0 < options.timeout < 1e6:
         raise BadInput(f"--timeout {options.timeout:g} is not a time", "give a number of seconds greater than 0")
-    entry = session.run_to_entry(options.timeout, options.reset).snapshot.entry
+    entry = running.run_to_entry(session, options.timeout, options.reset).snapshot.entry
     symbol = f" <{printable(entry.symbol)}>" if entry.symbol else ""
     return Answer(lambda _: f"at the entry {entry.address:#x}{symbol}, found by {entry.found_by}\n")
 
@@ -214,8 +214,6 @@ class _InfoPvh(gdb.Command):
 
 
 def _overview() -> list[str]:
-    from pvhdbg.version import VERSION
-
     image = STATE.image()
     lines = [
         f"pvhdbg {VERSION}, judging by {gdb.parameter('pvh spec')}{', strict' if gdb.parameter('pvh strict') else ''}",

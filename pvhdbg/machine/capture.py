@@ -337,7 +337,7 @@ def decoded(target: Target, snapshot: Snapshot, spec: str) -> BootState:
 
 def with_tables(target: Target, boot: BootState) -> BootState:
     """The same with what a snapshot holds besides the hand-off: GDT, IDT, first code pages, page tables."""
-    from pvhdbg.decode.in_use import needed
+    from pvhdbg.decode.snapshot_extent import needed
 
     for _ in range(_READS):
         need = needed(boot)

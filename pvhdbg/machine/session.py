@@ -1,4 +1,4 @@
-"""A machine under a debugger, from stop to stop: what the REPL and GDB share beneath their commands.
+"""A machine under a debugger, from stop to stop: what was read of it, for the prompt, GDB and the commands.
 
 Whoever lets the machine run tells the session with `resumed()`. Nothing is read before it is asked for; what was read of a stop is kept until the machine, or its
 memory, is no longer the same.
@@ -7,14 +7,15 @@ memory, is no longer the same.
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from types import ModuleType
+from typing import TYPE_CHECKING
 
-from pvhdbg.errors import BadInput, MemoryUnreadable, PvhdbgError, TargetError
-from pvhdbg.machine.capture import Plan, capture, decoded, find_entry, observe_machine, stands_at
-from pvhdbg.machine.lease import Lease, Lender
+from pvhdbg.errors import BadInput, MemoryUnreadable, TargetError
+from pvhdbg.machine.capture import Plan, decoded, find_entry, observe_machine, stands_at
 from pvhdbg.machine.loaded_kernel import Confirm
 from pvhdbg.model import EntryPoint, Kernel, Registers, Segments, Unavailable
 from pvhdbg.targets.target import RESET_RIP, Leave, Target
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
     from pvhdbg.kernel.image import KernelImage
     from pvhdbg.kernel.location import KernelLocation, Marks
     from pvhdbg.kernel.symbols import Symbols
+    from pvhdbg.machine.lease import Lender
     from pvhdbg.machine.placement import Placement
-
-T = TypeVar("T")
+    from pvhdbg.targets.recorded import RecordedTarget
 
 
 @dataclass
@@ -144,13 +145,11 @@ class Session:
         return known
 
     def _decode(self) -> BootState:
-        from pvhdbg.targets.recorded import RecordedTarget
-
-        if isinstance(self.target, RecordedTarget):
-            return decoded(self.target, self.target.snapshot, self.settings.spec)
-        plan = self._plan()
+        if (recorded := self._recorded()) is not None:
+            return decoded(recorded, recorded.snapshot, self.settings.spec)
+        plan = self.plan()
         entry = stands_at(self.target, plan, self._entry)
-        return decoded(self.target, observe_machine(self.target, plan, entry, self.confirm, _timestamp()), self.settings.spec)
+        return decoded(self.target, observe_machine(self.target, plan, entry, self.confirm, timestamp()), self.settings.spec)
 
     def hand_off(self, here: bool = False) -> BootState:
         """What the machine was handed at its entry, if that was seen in this session; else, or with `here`, what is there now."""
@@ -158,10 +157,8 @@ class Session:
         if here or boot.snapshot.entry.is_entry or self._hand_off is None:
             return boot
         if self._hand_off.revision.name != self.settings.spec:
-            from pvhdbg.targets.recorded import RecordedTarget
-
             kept = self._hand_off.snapshot  # its memory has changed since: what was not read of it then stays unknown
-            self._hand_off = decoded(RecordedTarget(kept, "the entry"), kept, self.settings.spec)
+            self._hand_off = decoded(_recording().RecordedTarget(kept, "the entry"), kept, self.settings.spec)
         return self._hand_off
 
     @property
@@ -186,13 +183,23 @@ class Session:
         if boot.snapshot.entry.is_entry:
             self._at_entry(boot)
 
+    def arrived(self, boot: BootState) -> None:
+        """Take over a capture of the entry that the machine was brought to by this session."""
+        self.adopt(boot)
+        self._before = None  # what was before the boot is nothing to compare with
+        self._now.doubts = self._hand_off_doubts = self._doubts(boot)
+
     def _at_entry(self, boot: BootState) -> None:
         self._hand_off, self._hand_off_doubts, self._entry = boot, self._now.doubts, boot.snapshot.entry
 
-    def _doubts(self, boot: BootState) -> tuple[str, ...]:
-        from pvhdbg.targets.recorded import RecordedTarget
+    def _recorded(self) -> RecordedTarget | None:
+        """The target, where it is only read."""
+        if self.target.capabilities.control:
+            return None
+        return self.target if isinstance(self.target, _recording().RecordedTarget) else None
 
-        if isinstance(self.target, RecordedTarget):
+    def _doubts(self, boot: BootState) -> tuple[str, ...]:
+        if self._recorded() is not None:
             return ()
         return tuple(doubts(self.target, self.image, boot, self.image.path if self.image is not None else ""))
 
@@ -240,7 +247,8 @@ class Session:
         """The first symbols in order that begin so."""
         return self.symbols.first(prefix, most) if self.symbols is not None else []
 
-    def _plan(self) -> Plan:
+    def plan(self) -> Plan:
+        """The way to the entry, as far as the session knows it."""
         return Plan(self.settings.spec, kernel=self.kernel, symbol=self._entry_symbol())
 
     def _entry_symbol(self) -> str | None:
@@ -260,13 +268,11 @@ class Session:
 
     def find_entry(self) -> EntryPoint | None:
         """The machine's entry, as far as it can be told where it stands; None if it cannot."""
-        from pvhdbg.targets.recorded import RecordedTarget
-
         if self._entry is not None:
             return self._entry
-        if isinstance(self.target, RecordedTarget):
+        if self._recorded() is not None:
             return None  # it was taken elsewhere
-        return find_entry(self.target, self._plan())
+        return find_entry(self.target, self.plan())
 
     # --- memory and addresses -------------------------------------------------------------------------------------
 
@@ -307,43 +313,7 @@ class Session:
         """`symbol+0x12` for a linear address as the machine stands, or None."""
         return self.placement.name_of(address)
 
-    # --- running --------------------------------------------------------------------------------------------------
-
-    def run_to_entry(self, timeout: float = 30.0, reset: bool = False) -> BootState:
-        """Bring the machine to its entry, over a reset if asked for. Raises EntryNotReached, GuestDied and the like."""
-        plan = dataclasses.replace(self._plan(), reset=reset, timeout=timeout)
-        before = self.registers()
-        self.resumed()
-        try:
-            boot = capture(self.target, plan, progress=self.progress, confirm=self.confirm, timestamp=_timestamp())
-        except BaseException:
-            self.changed()
-            if reset and self._moved_from(before):  # a reset that failed leaves what was seen of this boot true
-                self.forget()
-            raise
-        self.adopt(boot)
-        self._before = None  # what was before the boot is nothing to compare with
-        self._now.doubts = self._hand_off_doubts = self._doubts(boot)
-        return boot
-
-    def lend(self, work: Callable[[Lease], T]) -> T:
-        """Lend the machine for `work`. What was seen of it is then the stop before, or of another boot where it was reset."""
-        self.resumed()
-        try:
-            found: T = self.lender(work) if self.lender is not None else work(Lease(self.target))
-            return found
-        finally:
-            try:
-                if self.registers().get("rip") == RESET_RIP:
-                    self.forget()
-            except PvhdbgError:
-                pass  # it is gone: the next command says so
-
-    def _moved_from(self, before: Registers) -> bool:
-        try:
-            return self.target.read_registers().values != before.values
-        except TargetError:
-            return True
+    # --- what it may do -------------------------------------------------------------------------------------------
 
     def needs_control(self, command: str) -> None:
         """Raises TargetError where the machine cannot be run."""
@@ -361,9 +331,15 @@ class Session:
         self.settings = dataclasses.replace(self.settings, spec=name)
 
 
-def _timestamp() -> str:
-    import time
+def _recording() -> ModuleType:
+    """Imported for a recording alone: it takes JSON."""
+    from pvhdbg.targets import recorded
 
+    return recorded
+
+
+def timestamp() -> str:
+    """Now, as a capture notes it: ISO 8601, UTC."""
     return time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
 
 

@@ -8,8 +8,10 @@ import time
 from dataclasses import dataclass
 
 from pvhdbg.commands.declare import Answer, Context, NoOptions, takes
+from pvhdbg.decode import qemu_monitor
 from pvhdbg.decode.text import printable, safe
 from pvhdbg.errors import BadInput, TargetError
+from pvhdbg.machine import disassemble
 from pvhdbg.machine.session import Session
 from pvhdbg.machine.stop_text import instruction, position
 from pvhdbg.model import Registers
@@ -167,8 +169,6 @@ class _reaches:
         """The cached descriptor of CS; where it is not shown, that of 64-bit code, for which kernels leave compatibility mode at once."""
         if not self._session.target.capabilities.monitor:
             return 1 << 21
-        from pvhdbg.decode import qemu_monitor
-
         return qemu_monitor.cpu_state(self._session.target.monitor("info registers")).segments["cs"].flags or 0
 
 
@@ -254,8 +254,6 @@ _SIZES = {"b": 1, "h": 2, "w": 4, "g": 8}
 @takes(MemoryOptions)
 def x(options: MemoryOptions, context: Context) -> Answer:
     """`x`: memory at a linear address. An empty line goes on where it ended."""
-    from pvhdbg.machine import disassemble
-
     face, session = _face(context), _session(context)
     first, words = options.format_, list(options.address)
     if first is not None and not first.startswith("/"):

@@ -15,10 +15,12 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from pvhdbg.commands.gdb import symbol_commands
 from pvhdbg.errors import PvhdbgError, TargetError, TargetLost
 from pvhdbg.machine.lease import Lease
 from pvhdbg.machine.loaded_kernel import Confirm
 from pvhdbg.machine.options import SubjectOptions
+from pvhdbg.machine.running import run_to_entry
 from pvhdbg.machine.session import Session, Settings
 from pvhdbg.machine.subject import Opened, Progress, attach_stub, boot_kernel, open_subject
 from pvhdbg.machine.subject_kind import refuse_all_but_kernels
@@ -127,7 +129,7 @@ class Machine:
         if self.gone is None and self.qemu is None:
             self.runner.disarm()
             self.ended = None
-            self.session.run_to_entry(self._timeout, reset=True)
+            run_to_entry(self.session, self._timeout, reset=True)
         else:
             if self.gone is None:
                 self.gone = "it is started again"
@@ -244,8 +246,6 @@ class Machine:
             pass  # the next command says what is wrong
 
     def _give_symbols(self, gdb: GdbTarget) -> None:
-        from pvhdbg.commands.gdb import symbol_commands
-
         image, place = self.session.image, self.session.placement
         for command in (
             symbol_commands(image, load_bias=place.load_bias, virtual_bias=place.virtual_bias) if image is not None else ()

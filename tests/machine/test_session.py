@@ -15,6 +15,7 @@ from pvhdbg.commands import live
 from pvhdbg.commands.table import COMMANDS, LIVE
 from pvhdbg.errors import BadInput, MemoryUnreadable, PvhdbgError, TargetError
 from pvhdbg.kernel.image import open_kernel
+from pvhdbg.machine.running import run_to_entry
 from pvhdbg.machine.session import Session
 from pvhdbg.model import Snapshot
 from pvhdbg.report.style import PLAIN
@@ -62,7 +63,7 @@ def live_session(kernel: str, *words: str) -> Iterator[Live]:
 def hello() -> Iterator[Live]:
     """`hello` at its entry; tests only read."""
     with live_session(HELLO, "-append", "one two=3") as one:
-        one.session.run_to_entry()
+        run_to_entry(one.session)
         yield one
 
 
@@ -71,7 +72,7 @@ def paged(request: pytest.FixtureRequest, paging_kernels: Kernels) -> Iterator[t
     """A kernel that has turned paging on and stands at `there`, by its virtual address; its entry was seen on the way."""
     levels: int = request.param
     with live_session(paging_kernels(levels), "-cpu", "max") as one:
-        one.session.run_to_entry()
+        run_to_entry(one.session)
         at_entry = one("symbols there")
         assert re.search(r"now (0x10\w+), physical \1,", at_entry)
         one.session.boot()
@@ -172,7 +173,7 @@ def test_the_disassembler_agrees_with_the_monitor(hello: Live, monkeypatch: pyte
 @pytest.mark.boot
 def test_a_long_instruction_is_one(paging_kernels: Kernels) -> None:
     with live_session(paging_kernels(4)) as one:
-        one.session.run_to_entry()
+        run_to_entry(one.session)
         lines = one("disas/3").splitlines()[2:]
         assert [line.split(":")[0].split()[-1] for line in lines] == ["0x100000", "0x10000a", "0x100014"]
         assert re.search(r": +c7 05 (?:\w\w ){8} *movl ", lines[0])
@@ -184,7 +185,7 @@ def test_a_long_instruction_is_one(paging_kernels: Kernels) -> None:
 @pytest.mark.boot
 def test_what_changed_is_marked() -> None:
     with live_session(HELLO) as one:
-        one.session.run_to_entry()
+        run_to_entry(one.session)
         assert "*" not in one("regs")
         before = one.session.registers()
         one.session.resumed()
@@ -204,11 +205,11 @@ def test_what_changed_is_marked() -> None:
 @pytest.mark.boot
 def test_a_reset_that_fails_leaves_what_was_seen() -> None:
     with live_session(HELLO, "-no-reboot", "-no-shutdown") as one:
-        one.session.run_to_entry()
+        run_to_entry(one.session)
         one.session.resumed()
         one.target.step()
         with pytest.raises(TargetError, match="did not reset"):
-            one.session.run_to_entry(reset=True)
+            run_to_entry(one.session, reset=True)
         assert "shown as it was at the entry" in one("check")
 
 
@@ -268,7 +269,7 @@ def test_the_entry_is_remembered(paged: tuple[Live, int]) -> None:
 @pytest.mark.boot
 def test_long_mode_tables(paging_kernels: Kernels) -> None:
     with live_session(paging_kernels(4)) as one:
-        one.session.run_to_entry()
+        run_to_entry(one.session)
         one.run_to("there")
         symbols = one.session.symbols
         assert symbols is not None

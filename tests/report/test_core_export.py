@@ -13,7 +13,7 @@ import pytest
 
 from pvhdbg.decode.boot_state import BootState
 from pvhdbg.decode.core_file import parse
-from pvhdbg.decode.in_use import linear_ranges, needed
+from pvhdbg.decode.snapshot_extent import linear_ranges, needed
 from pvhdbg.errors import BadInput
 from pvhdbg.model import Kernel, Memory, MemoryPiece, NeedMemory, Registers, Vmm
 from pvhdbg.report.core_export import core
