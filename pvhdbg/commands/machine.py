@@ -36,6 +36,14 @@ _TABLES_BOUND = 8 << 20  # bytes of all of them
 
 
 @dataclass(frozen=True)
+class WalkOptions:
+    """The options of `pagewalk`."""
+
+    about: SubjectOptions = field(default_factory=SubjectOptions)
+    address: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class AddressOptions:
     """The options of what looks at an address. `format_` is /COUNT and a letter; without the slash it belongs to the address."""
 
@@ -234,8 +242,8 @@ def _acpi_table(session: Session, address: int, left: int) -> Table:
 # --- memory and code ----------------------------------------------------------------------------------------------
 
 
-@takes(AddressOptions)
-def pagewalk(options: AddressOptions, context: Context) -> Answer:
+@takes(WalkOptions)
+def pagewalk(options: WalkOptions, context: Context) -> Answer:
     """`pagewalk`: the page tables' levels for one linear address."""
     with session_of(options.about, context) as session:
         address = session.address(" ".join(options.address))

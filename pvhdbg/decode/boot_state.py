@@ -134,6 +134,9 @@ class BootState:
     start_info_part: StartInfo | Unread
     draft_a_part: DraftAInfo | Unread
 
+    def __repr__(self) -> str:
+        return f"BootState({self.revision.name}, {self.snapshot!r})"
+
     @property
     def registers(self) -> Registers:
         return self.snapshot.registers

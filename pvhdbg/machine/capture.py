@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from pvhdbg.errors import BadInput, EntryNotReached, GuestDied, MemoryUnreadable, TargetError
 from pvhdbg.model import (
     EntryPoint,
+    FoundBy,
     Kernel,
     LoadRange,
     Memory,
@@ -110,17 +111,17 @@ def _reach(target: Target, plan: Plan, progress: Progress, meanwhile: Callable[[
     noted = plan.kernel.entry if plan.kernel else None
     wanted = plan.entry if plan.entry is not None else noted
     if plan.here:
-        return EntryPoint(pc, "here", plan.symbol if pc == wanted else None)
-    found_by = "--entry" if plan.entry is not None else "ELF note"
+        return EntryPoint(pc, FoundBy.HERE, plan.symbol if pc == wanted else None)
+    found_by = FoundBy.OPTION if plan.entry is not None else FoundBy.NOTE
     if wanted is not None and pc == wanted and _flat_mode(registers):
         return EntryPoint(pc, found_by, plan.symbol)
     told = None if plan.entry is not None else _told_by_fw_cfg(target, registers)
     if wanted is None:
         if _at_pvh_entry(target, registers) and told in (None, pc):
-            return EntryPoint(pc, "first stop")
+            return EntryPoint(pc, FoundBy.FIRST_STOP)
         if told is None:
             raise EntryNotReached(f"where the entry is could not be learnt ({where(registers)})", _how_to_learn(target))
-        wanted, found_by = told, "fw_cfg"
+        wanted, found_by = told, FoundBy.FW_CFG
         if pc == told and _flat_mode(registers):
             return EntryPoint(pc, found_by)
     if plan.entry is None:
@@ -132,7 +133,7 @@ def _reach(target: Target, plan: Plan, progress: Progress, meanwhile: Callable[[
         stopped = run_until(target, stops, plan.timeout, reboots=reboots, progress=progress, meanwhile=lambda: _prepare(meanwhile))
     except (EntryNotReached, GuestDied) as error:
         raise _explained(error, target) from error
-    return EntryPoint(stopped, found_by if stopped == wanted else "fw_cfg", plan.symbol if stopped == wanted else None)
+    return EntryPoint(stopped, found_by if stopped == wanted else FoundBy.FW_CFG, plan.symbol if stopped == wanted else None)
 
 
 def stands_at(target: Target, plan: Plan, known: EntryPoint | None = None) -> EntryPoint:
@@ -143,23 +144,23 @@ def stands_at(target: Target, plan: Plan, known: EntryPoint | None = None) -> En
     if _flat_mode(registers):
         noted = plan.kernel.entry if plan.kernel else None
         if pc == noted:
-            return EntryPoint(pc, "ELF note", plan.symbol)
+            return EntryPoint(pc, FoundBy.NOTE, plan.symbol)
         if known is not None:
-            return known if known.address == pc else EntryPoint(pc, "here")
+            return known if known.address == pc else EntryPoint(pc, FoundBy.HERE)
         if noted is None and _at_pvh_entry(target, registers) and _told_by_fw_cfg(target, registers) in (None, pc):
-            return EntryPoint(pc, "first stop")
-    return EntryPoint(pc, "here")
+            return EntryPoint(pc, FoundBy.FIRST_STOP)
+    return EntryPoint(pc, FoundBy.HERE)
 
 
 def find_entry(target: Target, plan: Plan) -> EntryPoint | None:
     """Where the machine will be entered, or was, as far as that can be told where it stands; None if it cannot."""
     if plan.kernel is not None and plan.kernel.entry is not None:
-        return EntryPoint(plan.kernel.entry, "ELF note", plan.symbol)
+        return EntryPoint(plan.kernel.entry, FoundBy.NOTE, plan.symbol)
     here = stands_at(target, plan)
     if here.is_entry:
         return here
     told = _told_by_fw_cfg(target, target.read_registers())
-    return None if told is None else EntryPoint(told, "fw_cfg")
+    return None if told is None else EntryPoint(told, FoundBy.FW_CFG)
 
 
 def _reset(target: Target) -> None:
@@ -179,11 +180,11 @@ def recorded_entry(target: Target, plan: Plan) -> EntryPoint:
     registers = target.read_registers()
     pc, noted = registers["rip"], plan.kernel.entry if plan.kernel else None
     if plan.here:
-        return EntryPoint(pc, "here", plan.symbol)
+        return EntryPoint(pc, FoundBy.HERE, plan.symbol)
     if noted is not None and pc == noted and _flat_mode(registers):
-        return EntryPoint(pc, "ELF note", plan.symbol)
+        return EntryPoint(pc, FoundBy.NOTE, plan.symbol)
     if noted is None and _at_pvh_entry(target, registers):
-        return EntryPoint(pc, "first stop")
+        return EntryPoint(pc, FoundBy.FIRST_STOP)
     where_to = f"the entry {noted:#x}" if noted is not None else "a PVH entry"
     raise EntryNotReached(
         f"{target.name} was not taken at {where_to} ({where(registers)})",

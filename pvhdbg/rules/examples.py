@@ -18,6 +18,7 @@ from pvhdbg.model import (
     Backing,
     DescriptorTable,
     EntryPoint,
+    FoundBy,
     Kernel,
     LoadRange,
     Memory,
@@ -120,7 +121,7 @@ class _Builder:
             "kernel": self.take("kernel", KERNEL),
             "vmm": self.take("vmm", Vmm("example", "1.0")),
             "backing": self.take("backing", BACKING),
-            "entry": EntryPoint(ENTRY, self.take("found_by", "ELF note")),
+            "entry": EntryPoint(ENTRY, FoundBy(self.take("found_by", FoundBy.NOTE))),
         }
         registers = Registers(_REGISTERS)
         if self.draft_a:

@@ -314,6 +314,7 @@ def test_a_snapshot_that_is_something_else(cli: Cli) -> None:
         ("entry.address", "somewhere"),
         ("sources", [1]),
         ("captured", 7),
+        ("entry.found_by", "\x1b[2J"),
     ],
 )
 def test_a_damaged_snapshot(cli: Cli, saved: str, path: str, value: object) -> None:
@@ -325,7 +326,7 @@ def test_a_damaged_snapshot(cli: Cli, saved: str, path: str, value: object) -> N
 
 @pytest.mark.parametrize(
     "path",
-    ["kernel.path", "kernel.build_id", "kernel.source", "entry.symbol", "entry.found_by", "vmm.name", "vmm.version",
+    ["kernel.path", "kernel.build_id", "kernel.source", "entry.symbol", "vmm.name", "vmm.version",
      "vmm.accelerator", "registers_missing", "segments_missing", "segments.tr.missing", "captured", "sources.memory"],
 )  # fmt: skip
 def test_a_snapshot_that_steers_terminals(cli: Cli, saved: str, path: str) -> None:
