@@ -102,6 +102,11 @@ def test_a_real_kernel_in_three_lines_and_in_more(project: Project, vmlinux: Pat
             assert len(again.entry.snapshot.memory.read(boot.registers["rip"] & -4096, 8192)) == 8192
             again.assert_conforms()
 
+        def test_for_a_while(pvh_boot):
+            with pvh_boot() as boot:
+                assert boot.qemu.poll() is None
+            assert boot.qemu.poll() is not None
+
         def test_running_on(pvh_boot):
             boot = pvh_boot(append="console=ttyS0")
             assert boot.until("start_kernel", timeout=30)["rip"] >> 32 == 0xFFFFFFFF
@@ -117,7 +122,7 @@ def test_a_real_kernel_in_three_lines_and_in_more(project: Project, vmlinux: Pat
         """
     )
     code, counts, out = project.run(f"--pvh-kernel={vmlinux}")
-    assert (code, counts["passed"]) == (0, 4), out
+    assert (code, counts["passed"]) == (0, 5), out
     assert "PASS" not in out
 
 
@@ -163,7 +168,7 @@ def test_running_on(project: Project) -> None:
         """
     )
     code, counts, out = project.run(f"--pvh-kernel={HELLO}")
-    assert (code, counts["passed"]) == (0, 4), out
+    assert (code, counts["passed"]) == (0, 5), out
 
 
 @pytest.mark.boot
