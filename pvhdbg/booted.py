@@ -16,7 +16,6 @@ import os
 import re
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import replace
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -332,7 +331,7 @@ def launch(
     `spec` is the revision to judge by, `timeout` in seconds. Raises PvhdbgError; TypeError for an option that there is not.
     """
     about = subject_of("launch", kernel, LaunchArguments, options)
-    about = replace(about, spec=spec, way=replace(about.way, timeout=timeout))
+    about = about._replace(spec=spec, way=about.way._replace(timeout=timeout))
     return Guest(boot_kernel(about, progress, whole=True))
 
 
@@ -346,7 +345,7 @@ def connect(
 
     Afterwards it is stopped, or as `leave` says. Raises PvhdbgError; TypeError for an option that there is not.
     """
-    about = replace(subject_of("connect", address, EntryArguments, options), spec=spec)
+    about = subject_of("connect", address, EntryArguments, options)._replace(spec=spec)
     return Guest(attach_stub(about, progress, whole=True))
 
 

@@ -58,13 +58,12 @@ FOREIGN = {
     "iced_x86": {"disassembly.py"},
     "prompt_toolkit": {"repl/terminal.py"},
     "elftools": {"kernel/debug_info.py"},
-    "typing_extensions": {"layout.py"},  # for type checkers alone
+    "typing_extensions": {"api.py", "booted.py", "layout.py"},  # for type checkers alone
     "pytest": {"pytest_plugin.py"},
     "lz4": {"kernel/unpack.py"},
     "zstandard": {"kernel/unpack.py"},
     "tomllib": {"commands/expecting.py"},  # the standard library's from Python 3.11 on
     "tomli": {"commands/expecting.py"},
-    "typing_extensions": {"api.py", "booted.py"},  # for type checkers only: they bring it with them
     "gdb": {
         "targets/inside_gdb.py",
         "targets/gdb_quiet.py",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from pvhdbg.commands.declare import Answer, Context, takes
 from pvhdbg.commands.judging import report
@@ -15,14 +15,13 @@ from pvhdbg.report.diff import Comparison, compare
 from pvhdbg.report.style import Style
 
 
-@dataclass(frozen=True)
-class DiffOptions:
+class DiffOptions(NamedTuple):
     """The options of `diff`; those of `about` go to the sides that take them."""
 
     a: str
     b: str
-    about: SubjectOptions = field(default_factory=SubjectOptions)
-    judge: JudgeOptions = field(default_factory=JudgeOptions)
+    about: SubjectOptions = SubjectOptions()
+    judge: JudgeOptions = JudgeOptions()
 
 
 @takes(DiffOptions)
@@ -62,4 +61,4 @@ def _sides(options: DiffOptions) -> tuple[SubjectOptions, ...]:
     for one in given(options.about):
         if one.name in not_for_both:
             raise BadInput(f"{one.words} is for neither {options.a} nor {options.b}", "leave it out")
-    return tuple(replace(without(options.about, refused(side)), subject=side) for side in sides)
+    return tuple(without(options.about, refused(side))._replace(subject=side) for side in sides)

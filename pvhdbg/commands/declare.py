@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     from pvhdbg.machine.session import Session
     from pvhdbg.report.style import Style
 
-O = TypeVar("O")  # a frozen dataclass of options
+O = TypeVar("O")  # a named tuple of options
 
 
 @dataclass(frozen=True)
@@ -63,23 +63,24 @@ def takes(options: type[O]) -> Callable[[Callable[[O, Context], Answer]], Action
     return lambda work: Action(options, work)
 
 
-@dataclass(frozen=True)
-class NoOptions:
+class NoOptions(NamedTuple):
     """For a command that takes none."""
 
 
 def options_of(kind: type[O], values: Mapping[str, Any]) -> O:
-    """A dataclass of options made from a parsed line: each field by its name, also those of the dataclasses inside it.
+    """A named tuple of options made from a parsed line: each field by its name, also those of the named tuples inside it.
 
     What the line does not have, or has as None, is at its default; a list becomes a tuple.
     """
     found: dict[str, Any] = {}
-    for one in fields(kind):  # type: ignore[arg-type]
-        if is_dataclass(one.default_factory):
-            found[one.name] = options_of(one.default_factory, values)
-        elif values.get(one.name) is not None:
-            value = values[one.name]
-            found[one.name] = tuple(value) if isinstance(value, list) else value
+    shape: Any = kind
+    for name in shape._fields:
+        default = shape._field_defaults.get(name)
+        if hasattr(default, "_fields"):
+            found[name] = options_of(type(default), values)
+        elif values.get(name) is not None:
+            value = values[name]
+            found[name] = tuple(value) if isinstance(value, list) else value
     return kind(**found)
 
 

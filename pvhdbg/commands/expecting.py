@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
 from pvhdbg.commands.declare import Answer, Context, takes
 from pvhdbg.commands.output import open_output
@@ -60,8 +60,8 @@ def with_machine(about: SubjectOptions, expectations: Expectations, path: str) -
     wanted = dict(expectations.machine)
     if "initrd" in wanted:
         wanted["initrd"] = os.path.join(os.path.dirname(path), wanted["initrd"])
-    said = {one.name for one in fields(about.launch) if getattr(about.launch, one.name) not in (None, ())}
-    return replace(about, launch=replace(about.launch, **{name: value for name, value in wanted.items() if name not in said}))
+    said = {name for name, value in about.launch._asdict().items() if value not in (None, ())}
+    return about._replace(launch=about.launch._replace(**{name: value for name, value in wanted.items() if name not in said}))
 
 
 def run_through(about: SubjectOptions, expectations: Expectations, progress: Progress) -> tuple[Observed, tuple[Reached, ...]]:
@@ -86,8 +86,7 @@ def judged(report: Report, expectations: Expectations, reached: tuple[Reached, .
     return replace(report, verdicts=verdicts, warnings=(*report.warnings, *notes), milestones=passed)
 
 
-@dataclass(frozen=True)
-class ExpectOptions:
+class ExpectOptions(NamedTuple):
     """The options of `expect`; `source` is `--from`."""
 
     source: str

@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from pvhdbg.commands.declare import Answer, Context, NoOptions, takes
 from pvhdbg.errors import BadInput, VmmFailed
@@ -37,8 +36,7 @@ def gdb_path(options: NoOptions, context: Context) -> Answer:
     return Answer(lambda _: f"{path}\n")
 
 
-@dataclass(frozen=True)
-class GdbOptions:
+class GdbOptions(NamedTuple):
     """The options of `gdb`; `extra` is for GDB."""
 
     kernel: str | None = None

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pvhdbg.commands.declare import Answer, Context, takes
 from pvhdbg.commands.formats import of_boot
@@ -26,30 +25,27 @@ if TYPE_CHECKING:
 Addition = Callable[["Report"], "Report"]  # what more was observed than the hand-off, as further verdicts
 
 
-@dataclass(frozen=True)
-class JudgedOptions:
+class JudgedOptions(NamedTuple):
     """The options of `run`, `attach` and `probe`."""
 
-    about: SubjectOptions = field(default_factory=SubjectOptions)
-    judge: JudgeOptions = field(default_factory=JudgeOptions)
-    prompt: PromptOptions = field(default_factory=PromptOptions)
+    about: SubjectOptions = SubjectOptions()
+    judge: JudgeOptions = JudgeOptions()
+    prompt: PromptOptions = PromptOptions()
 
 
-@dataclass(frozen=True)
-class CheckOptions:
+class CheckOptions(NamedTuple):
     """The options of `check`. `expect` is a file of expectations."""
 
-    about: SubjectOptions = field(default_factory=SubjectOptions)
-    judge: JudgeOptions = field(default_factory=JudgeOptions)
-    wait: WaitOptions = field(default_factory=WaitOptions)
+    about: SubjectOptions = SubjectOptions()
+    judge: JudgeOptions = JudgeOptions()
+    wait: WaitOptions = WaitOptions()
     expect: str | None = None
 
 
-@dataclass(frozen=True)
-class RegsOptions:
+class RegsOptions(NamedTuple):
     """The options of `regs`. `bits` shows a line for each bit that is set."""
 
-    about: SubjectOptions = field(default_factory=SubjectOptions)
+    about: SubjectOptions = SubjectOptions()
     bits: bool = False
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pvhdbg.commands.declare import Answer, Context, takes
 from pvhdbg.commands.formats import of_file
@@ -34,8 +34,7 @@ _INSTRUCTIONS = 10
 _LINE_SECONDS, _TYPE_SECONDS, _BYTES_A_SECOND = 60, 60, 1 << 20  # what a look into debug info may take
 
 
-@dataclass(frozen=True)
-class ElfOptions:
+class ElfOptions(NamedTuple):
     """The options of `elf`; `loaders` is `--as`."""
 
     file: str = ""
@@ -43,11 +42,10 @@ class ElfOptions:
     symbol: str | None = None
     type: str | None = None
     spec: SpecName = "v1"
-    judge: JudgeOptions = field(default_factory=JudgeOptions)
+    judge: JudgeOptions = JudgeOptions()
 
 
-@dataclass(frozen=True)
-class ExtractOptions:
+class ExtractOptions(NamedTuple):
     """The options of `extract`."""
 
     image: str

@@ -7,8 +7,7 @@ import difflib
 import os
 import shlex
 from collections.abc import Collection
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from pvhdbg.commands.declare import Answer, Argument, Command, Context, takes
 from pvhdbg.commands.line import gathered, with_rules
@@ -127,15 +126,13 @@ def help_text(command: Command, prefix: str = "") -> str:
     return "\n".join(lines) + "\n"
 
 
-@dataclass(frozen=True)
-class HelpOptions:
+class HelpOptions(NamedTuple):
     """The options of `help`: the words of a command's name."""
 
     command: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class AproposOptions:
+class AproposOptions(NamedTuple):
     """The options of `apropos`."""
 
     word: str

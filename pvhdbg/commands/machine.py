@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from pvhdbg.commands.declare import Answer, Context, takes
 from pvhdbg.commands.options import AboutSubject
@@ -35,28 +34,25 @@ _TABLE_BOUND = 1 << 20  # bytes of one ACPI table that are summed
 _TABLES_BOUND = 8 << 20  # bytes of all of them
 
 
-@dataclass(frozen=True)
-class WalkOptions:
+class WalkOptions(NamedTuple):
     """The options of `pagewalk`."""
 
-    about: SubjectOptions = field(default_factory=SubjectOptions)
+    about: SubjectOptions = SubjectOptions()
     address: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class AddressOptions:
+class AddressOptions(NamedTuple):
     """The options of what looks at an address. `format_` is /COUNT and a letter; without the slash it belongs to the address."""
 
-    about: SubjectOptions = field(default_factory=SubjectOptions)
+    about: SubjectOptions = SubjectOptions()
     format_: str | None = None
     address: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class SymbolsOptions:
+class SymbolsOptions(NamedTuple):
     """The options of `symbols`."""
 
-    about: SubjectOptions = field(default_factory=SubjectOptions)
+    about: SubjectOptions = SubjectOptions()
     name: str | None = None
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pvhdbg.machine.options import SubjectOptions
 
@@ -13,8 +12,7 @@ if TYPE_CHECKING:
 NOT_REACHED = 3  # the exit code where what was waited for did not come in time
 
 
-@dataclass(frozen=True)
-class JudgeOptions:
+class JudgeOptions(NamedTuple):
     """Which rules are asked, by id or the beginning of ids, and whether advice and known deviations fail too."""
 
     strict: bool = False
@@ -33,8 +31,7 @@ class JudgeOptions:
             self.rules()
 
 
-@dataclass(frozen=True)
-class PromptOptions:
+class PromptOptions(NamedTuple):
     """What is done at the prompt: `commands` are the lines of -ex ("line", text) and the files of -x ("file", path), in order."""
 
     commands: tuple[tuple[Literal["line", "file"], str], ...] = ()
@@ -42,8 +39,7 @@ class PromptOptions:
     show_gdb: bool = False
 
 
-@dataclass(frozen=True)
-class OutputOptions:
+class OutputOptions(NamedTuple):
     """Where an answer goes, and how it is written; `report` are further formats with their files."""
 
     format: str = "text"
@@ -52,16 +48,14 @@ class OutputOptions:
     color: Literal["auto", "always", "never"] = "auto"
 
 
-@dataclass(frozen=True)
-class WaitOptions:
+class WaitOptions(NamedTuple):
     """How far a machine runs on from its entry, and for how many seconds at most."""
 
     until: str | None = None
     seconds: float | None = None
 
 
-@dataclass(frozen=True)
-class AboutSubject:
+class AboutSubject(NamedTuple):
     """For a command that needs to know of its subject alone."""
 
-    about: SubjectOptions = field(default_factory=SubjectOptions)
+    about: SubjectOptions = SubjectOptions()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from pvhdbg.commands.declare import Answer, Context, NoOptions, takes
 from pvhdbg.report import text
@@ -12,8 +11,7 @@ from pvhdbg.rules.catalogue import CHAPTERS, RULES, find
 from pvhdbg.rules.declare import Rule
 
 
-@dataclass(frozen=True)
-class ExplainOptions:
+class ExplainOptions(NamedTuple):
     """The options of `explain`."""
 
     id: str

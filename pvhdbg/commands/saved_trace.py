@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
 from itertools import islice
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pvhdbg.commands.declare import Answer, Context, takes
 from pvhdbg.commands.output import open_output
@@ -33,8 +32,7 @@ _NAMES = 1 << 14  # symbols that an export keeps
 _ONLY = 10  # functions that are named of those that one trace has
 
 
-@dataclass(frozen=True)
-class QueryOptions:
+class QueryOptions(NamedTuple):
     """The options of `trace query`: a saved trace, a register or a sequence number, and how many instructions around it."""
 
     subject: str
@@ -42,26 +40,23 @@ class QueryOptions:
     around: int = 5
 
 
-@dataclass(frozen=True)
-class TraceDiffOptions:
+class TraceDiffOptions(NamedTuple):
     """The options of `trace diff`: two saved traces."""
 
     subject: str
     other: str
 
 
-@dataclass(frozen=True)
-class TimelineOptions:
+class TimelineOptions(NamedTuple):
     """The options of `timeline`, whose subject may be a saved trace."""
 
-    about: SubjectOptions = field(default_factory=SubjectOptions)
+    about: SubjectOptions = SubjectOptions()
     until: str | None = None
     milestone: tuple[str, ...] = ()
     seconds: float | None = None
 
 
-@dataclass(frozen=True)
-class ExportOptions:
+class ExportOptions(NamedTuple):
     """The options of `trace export`; `format_name` is `--as`."""
 
     subject: str

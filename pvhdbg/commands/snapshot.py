@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import replace
+from typing import Literal, NamedTuple
 
 from pvhdbg.commands.declare import Answer, Context, takes
 from pvhdbg.commands.output import open_output
@@ -19,17 +19,15 @@ from pvhdbg.spec.revisions import V1
 from pvhdbg.targets.recorded import open_snapshot
 
 
-@dataclass(frozen=True)
-class SaveOptions:
+class SaveOptions(NamedTuple):
     """The options of `snapshot save`."""
 
     output: str
     redact: tuple[Literal["cmdline"], ...] = ()
-    about: SubjectOptions = field(default_factory=SubjectOptions)
+    about: SubjectOptions = SubjectOptions()
 
 
-@dataclass(frozen=True)
-class ExportOptions:
+class ExportOptions(NamedTuple):
     """The options of `snapshot export`."""
 
     file: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pvhdbg.commands.declare import Answer, Context, takes
 from pvhdbg.commands.options import NOT_REACHED
@@ -34,16 +34,14 @@ from pvhdbg.tracing.event import Event
 MOST_CPUS = 4096
 
 
-@dataclass(frozen=True)
-class TraceCommandOptions:
+class TraceCommandOptions(NamedTuple):
     """The options of `trace`."""
 
-    about: SubjectOptions = field(default_factory=SubjectOptions)
-    trace: TraceOptions = field(default_factory=TraceOptions)
+    about: SubjectOptions = SubjectOptions()
+    trace: TraceOptions = TraceOptions()
 
 
-@dataclass(frozen=True)
-class MilestonesOptions:
+class MilestonesOptions(NamedTuple):
     """The options of `milestones`."""
 
     until: str | None = None

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from textwrap import wrap as wrapped
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pvhdbg.commands.declare import Answer, Context, takes
 from pvhdbg.commands.options import NOT_REACHED, WaitOptions
@@ -94,12 +94,11 @@ def verdict(waited: Waited) -> Verdict:
     return Verdict(rule, Outcome.FAIL, Severity.MUST, (Violation("the boot", f"{goal} is reached", printable(found)),))
 
 
-@dataclass(frozen=True)
-class WaitCommandOptions:
+class WaitCommandOptions(NamedTuple):
     """The options of `wait`."""
 
-    about: SubjectOptions = field(default_factory=SubjectOptions)
-    wait: WaitOptions = field(default_factory=WaitOptions)
+    about: SubjectOptions = SubjectOptions()
+    wait: WaitOptions = WaitOptions()
 
 
 @takes(WaitCommandOptions)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pvhdbg.commands.declare import Answer, Context, takes
 from pvhdbg.commands.options import NOT_REACHED, PromptOptions
@@ -16,12 +16,11 @@ from pvhdbg.report import why_text
 _SHOWN = 5  # lines of the serial port
 
 
-@dataclass(frozen=True)
-class WhyOptions:
+class WhyOptions(NamedTuple):
     """The options of `why`."""
 
-    about: SubjectOptions = field(default_factory=SubjectOptions)
-    prompt: PromptOptions = field(default_factory=PromptOptions)
+    about: SubjectOptions = SubjectOptions()
+    prompt: PromptOptions = PromptOptions()
     seconds: float | None = None
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pvhdbg.errors import BadInput
 
@@ -13,8 +12,7 @@ OnReset = Literal["stop", "go"]
 _SECONDS = 60.0
 
 
-@dataclass(frozen=True)
-class TraceOptions:
+class TraceOptions(NamedTuple):
     """The options of `pvhdbg trace`, by its long names; `start` is `--from`. `output` is a file to write, `seconds` is `--for`."""
 
     until: str | None = None

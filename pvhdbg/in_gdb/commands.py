@@ -7,7 +7,7 @@ stop nothing is read but registers, and those only once `pvh` was used on this c
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import gdb
 
@@ -156,16 +156,14 @@ class _Subcommand(gdb.Command):
         return [one[len(last) - len(word) :] for one in found] if last.endswith(word) else found
 
 
-@dataclass(frozen=True)
-class BreakOptions:
+class BreakOptions(NamedTuple):
     """The options of `pvh break`."""
 
     symbol: str | None = None
     temporary: bool = False
 
 
-@dataclass(frozen=True)
-class RunOptions:
+class RunOptions(NamedTuple):
     """The options of `pvh run-to-entry`; `timeout` in seconds."""
 
     reset: bool = False

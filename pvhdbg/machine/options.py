@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, NamedTuple
 
 from pvhdbg.errors import BadInput
@@ -13,8 +12,7 @@ SpecName = Literal["draft-a", "v0", "v1"]
 _LATEST: SpecName = "v1"
 
 
-@dataclass(frozen=True)
-class LaunchOptions:
+class LaunchOptions(NamedTuple):
     """The QEMU that is started for a kernel file; None is QEMU's own default, but 512M of memory
     and TCG. `extra` are further words for it."""
 
@@ -29,8 +27,7 @@ class LaunchOptions:
     extra: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class EntryOptions:
+class EntryOptions(NamedTuple):
     """The way to the entry. `entry` is an address or a symbol; `timeout` in seconds; `here` decodes the machine as it stands."""
 
     here: bool = False
@@ -48,15 +45,14 @@ class EntryOptions:
         return self.timeout
 
 
-@dataclass(frozen=True)
-class SubjectOptions:
+class SubjectOptions(NamedTuple):
     """A subject and how it is brought to its entry. `vmm` names what a probe's log was made on; `spec` is None where not given."""
 
     subject: str = ""
     spec: SpecName | None = None
     vmm: str | None = None
-    launch: LaunchOptions = field(default_factory=LaunchOptions)
-    way: EntryOptions = field(default_factory=EntryOptions)
+    launch: LaunchOptions = LaunchOptions()
+    way: EntryOptions = EntryOptions()
 
     @property
     def revision(self) -> SpecName:
@@ -65,7 +61,7 @@ class SubjectOptions:
 
 
 class Given(NamedTuple):
-    """An option that differs from its default: its name in the dataclass, and as the command line has it."""
+    """An option that differs from its default: its name in the named tuple, and as the command line has it."""
 
     name: str
     words: str
@@ -78,22 +74,18 @@ def given(options: SubjectOptions) -> tuple[Given, ...]:
     """The options of a subject that were given."""
     found = []
     for part in (options, options.launch, options.way):
-        for one in fields(part):
-            value = getattr(part, one.name)
-            if one.name not in (*_PARTS, "subject") and value and value != one.default:
-                found.append(Given(one.name, "words after --" if one.name == "extra" else f"--{one.name}"))
+        for name, value in zip(part._fields, part, strict=True):
+            if name not in (*_PARTS, "subject") and value and value != part._field_defaults.get(name):
+                found.append(Given(name, "words after --" if name == "extra" else f"--{name}"))
     return tuple(found)
 
 
 def without(options: SubjectOptions, names: frozenset[str]) -> SubjectOptions:
     """The same with the options of these names at their defaults."""
-    return replace(
-        options,
-        **_defaults(options, names),
-        launch=replace(options.launch, **_defaults(options.launch, names)),
-        way=replace(options.way, **_defaults(options.way, names)),
-    )
+    launch = options.launch._replace(**_defaults(options.launch, names))
+    way = options.way._replace(**_defaults(options.way, names))
+    return options._replace(**_defaults(options, names), launch=launch, way=way)
 
 
 def _defaults(part: SubjectOptions | LaunchOptions | EntryOptions, names: frozenset[str]) -> dict[str, Any]:
-    return {one.name: one.default for one in fields(part) if one.name in names}
+    return {name: value for name, value in part._field_defaults.items() if name in names}

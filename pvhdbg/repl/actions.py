@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import time
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pvhdbg.commands.declare import Answer, Context, NoOptions, takes
 from pvhdbg.decode import qemu_monitor
@@ -28,51 +28,44 @@ _ROW = 16  # bytes of a line
 _STRING = 200  # bytes of a string that x shows
 
 
-@dataclass(frozen=True)
-class CountOptions:
+class CountOptions(NamedTuple):
     """How many instructions."""
 
-    count: int = 1
+    steps: int = 1
 
 
-@dataclass(frozen=True)
-class WhereOptions:
+class WhereOptions(NamedTuple):
     """The words of a symbol, an address or a mode."""
 
     where: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class DeleteOptions:
+class DeleteOptions(NamedTuple):
     """Numbers of breakpoints."""
 
     number: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True)
-class RegisterOptions:
+class RegisterOptions(NamedTuple):
     """Names of registers."""
 
     name: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class MemoryOptions:
+class MemoryOptions(NamedTuple):
     """The options of `x`: /FORMAT, and the words of an address; without its slash the first belongs to the address."""
 
     format_: str | None = None
     address: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class WordsOptions:
+class WordsOptions(NamedTuple):
     """A line for somebody else, as it was typed."""
 
     command: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class SourceOptions:
+class SourceOptions(NamedTuple):
     """A file of lines."""
 
     file: str
@@ -106,10 +99,10 @@ def continue_(options: NoOptions, context: Context) -> Answer:
 @takes(CountOptions)
 def stepi(options: CountOptions, context: Context) -> Answer:
     """`stepi`: some instructions."""
-    if not 0 < options.count <= _MOST_STEPS:
-        raise BadInput(f"{options.count} instructions cannot be stepped", f"give a count of 1 to {_MOST_STEPS}")
+    if not 0 < options.steps <= _MOST_STEPS:
+        raise BadInput(f"{options.steps} instructions cannot be stepped", f"give a count of 1 to {_MOST_STEPS}")
     machine = _face(context).machine
-    found = machine.runner.step(options.count)
+    found = machine.runner.step(options.steps)
     if machine.ended is not None:
         return _lines(_stopped(context, Stop(StopKind.SHUTDOWN, 3, machine.ended), None))
     return _lines([*([_of(found, context)] if found is not None else []), *_instruction(context)])

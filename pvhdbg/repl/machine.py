@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pvhdbg.commands.gdb import symbol_commands
@@ -135,7 +134,7 @@ class Machine:
                 self.gone = "it is started again"
             self._end()
             about = self._options.about
-            opened = self._enter(replace(about, way=replace(about.way, reset=self.qemu is None)))
+            opened = self._enter(about._replace(way=about.way._replace(reset=self.qemu is None)))
             self.session.replace_target(self._target_of(opened))
             self.session.use_image(opened.image)
             self.session.warnings[:] = opened.warnings

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pvhdbg.machine.options import SubjectOptions
 
 
-@dataclass(frozen=True)
-class ConversationOptions:
+class ConversationOptions(NamedTuple):
     """The subject, how it is judged, and whether the equivalent GDB commands are printed."""
 
-    about: SubjectOptions = field(default_factory=SubjectOptions)
+    about: SubjectOptions = SubjectOptions()
     strict: bool = False
     show_gdb: bool = False
