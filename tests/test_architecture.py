@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ast
-import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -136,11 +134,8 @@ def test_only_faces_print() -> None:
                 assert not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"), path
 
 
+@pytest.mark.gdb
 def test_pure_modules_import_inside_gdbs_python() -> None:
-    if shutil.which("gdb") is None:
-        if os.environ.get("CI"):
-            pytest.fail("gdb is missing")
-        pytest.skip("gdb is not installed")
     names = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in modules() if room(path) in PURE
     ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import struct
 import subprocess
 from pathlib import Path
@@ -16,19 +15,12 @@ from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.remote import RemoteTarget
 from pvhdbg.targets.target import Leave, run_until
 from pvhdbg.vmm.qemu import QemuOptions, start
+from tests.support.programs import need
 
 ROOT = Path(__file__).parents[1]
 PT_LOAD, PT_NOTE = 1, 4
 START_INFO_MAGIC = 0x336EC578
 EXIT_DEVICE = ("-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-action", "shutdown=poweroff")  # -action: see vmm/options.py
-
-
-def need(*programs: str) -> None:
-    missing = [program for program in programs if shutil.which(program) is None]
-    if missing and os.environ.get("CI") == "true":
-        pytest.fail(f"not installed: {missing}")
-    if missing:
-        pytest.skip(f"not installed: {missing}")
 
 
 class Elf:
@@ -116,7 +108,6 @@ def test_hello_has_its_symbols_and_no_constants_among_them() -> None:
 @pytest.mark.boot
 @pytest.mark.parametrize("machine", ["pc", "q35", "microvm"])
 def test_hello_is_entered_greets_and_exits(machine: str) -> None:
-    need("qemu-system-x86_64")
     entry = Elf(guests.path("hello")).entry
     wish = QemuOptions(guests.path("hello"), machine=machine, extra=EXIT_DEVICE)
     with start(wish) as qemu:
@@ -137,7 +128,6 @@ def test_hello_is_entered_greets_and_exits(machine: str) -> None:
 
 @pytest.mark.boot
 def test_hello_complains_without_start_info() -> None:
-    need("qemu-system-x86_64")
     wish = QemuOptions(guests.path("hello"), extra=EXIT_DEVICE)
     with start(wish) as qemu:
         target = RemoteTarget.connect(StubAddress(path=qemu.gdb_socket))

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pvhdbg.decode.kallsyms import Kallsyms, find
+from tests.support.sorting import examples
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +143,7 @@ def test_offsets_from_their_own_place(table: Kallsyms, bits: int, skew: int, ord
     assert find(data[:-1], bits, lambda at: BASE + at) is None
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_spoilt_table_is_none_or_bounded(data: st.DataObject, cut: bytes) -> None:
     spoilt = bytearray(cut)

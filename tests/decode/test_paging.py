@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from pathlib import Path
 
 import pytest
@@ -19,6 +17,7 @@ from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.remote import RemoteTarget
 from pvhdbg.targets.target import Leave, run_until
 from pvhdbg.vmm.qemu import QemuOptions, start
+from tests.support.sorting import examples
 
 PE_PG, PSE, PAE, LA57, LMA = 0x80000001, 1 << 4, 1 << 5, 1 << 12, 1 << 10
 PRESENT, LARGE = 1, 0x80
@@ -61,7 +60,7 @@ FORMATS = {
 }
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 @given(st.sampled_from(sorted(FORMATS)), st.integers(0, (1 << 57) - 1), st.integers(0, (1 << 40) - 1), st.integers(0, 2))
 def test_what_was_mapped_is_found(name: str, linear: int, physical: int, above: int) -> None:
     bits, width, state = FORMATS[name]
@@ -132,10 +131,6 @@ class Live:
     ids=["long mode", "4 MiB pages"],
 )
 def test_a_real_machine_translates_in_the_same_way(guest: str, line: str, symbol: str, mapped: list[int]) -> None:
-    if shutil.which("qemu-system-x86_64") is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("QEMU is not installed")
-        pytest.skip("QEMU is not installed")
     kernel: Path = guests.path(guest)
     with open_kernel(str(kernel)) as image, start(QemuOptions(kernel, append=line)) as qemu:
         target = RemoteTarget.connect(StubAddress(path=qemu.gdb_socket))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -70,11 +68,7 @@ class Guest:
 
 
 @pytest.fixture
-def boot() -> Iterator[Callable[..., Guest]]:
+def boot(qemu: str) -> Iterator[Callable[..., Guest]]:
     """Boots sample guests, by name and QemuOptions; ends them after the test."""
-    if shutil.which("qemu-system-x86_64") is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("QEMU is not installed")
-        pytest.skip("QEMU is not installed")
     with ExitStack() as stack:
         yield lambda name, **options: Guest(name, stack, **options)

@@ -22,7 +22,8 @@ from pvhdbg.guests import path as guest
 from pvhdbg.repl import lines, own_commands
 from pvhdbg.repl.conversation import Conversation, Result
 from pvhdbg.repl.serial import Follower
-from tests.support.cli_runner import HELLO, Cli, Machine, eventually, need
+from tests.support.cli_runner import HELLO, Cli, Machine, eventually
+from tests.support.sorting import examples
 
 LONG_MODE = str(guest("long_mode"))
 Start = Callable[..., Machine]
@@ -89,7 +90,6 @@ class Talk:
 
 @contextmanager
 def talking(subject: str, command: str = "repl", **values: object) -> Iterator[Talk]:
-    need("qemu-system-x86_64")
     one = Talk(subject, command, **values)
     one.it.open()
     try:
@@ -469,7 +469,7 @@ def test_show_gdb_tells_what_would_be_typed() -> None:
 def test_whatever_is_typed_is_answered(without_gdb: Talk) -> None:
     """No line of any kind ends the conversation, or raises; what may start a shell or write a file is left out."""
 
-    @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(st.one_of(st.text(max_size=40), st.builds(" ".join, st.lists(_WORDS, max_size=5))))
     def typed(line: str) -> None:
         assume(not re.search(r"[!|>]|sh|sou|mon|^\s*(c|k|q|de|sn|r|u|s|exit)", line))

@@ -20,6 +20,7 @@ from pvhdbg.rules.declare import Outcome, Verdict, Violation
 from pvhdbg.rules.examples import Example, at_entry
 from pvhdbg.spec.deviations import DEVIATIONS
 from pvhdbg.spec.revisions import V1
+from tests.support.sorting import examples
 
 SCHEMA = Path(__file__).parent / "schemas" / "sarif-2.1.0.json"
 KERNEL = Location("out/vmlinux", "file:///home/me/linux/")
@@ -120,7 +121,7 @@ def test_an_alert_keeps_its_fingerprint_while_the_values_change() -> None:
     assert len(set(prints(1))) == len(prints(1)) > 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.text())
 def test_foreign_text_makes_no_link_and_no_placeholder(text: str) -> None:
     verdict = Verdict(RULES[0], Outcome.FAIL, RULES[0].severity, (Violation("cmdline", "x", text + "[here](http://x) {0}"),))

@@ -30,14 +30,6 @@ PT_NOTE_AT = 64 + 2 * 56  # of hello.elf: the third program header
 EXIT_DEVICE = ("-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-action", "shutdown=poweroff")  # -action: see options.py
 
 
-@pytest.fixture(autouse=True)
-def _qemu_is_here() -> None:
-    if shutil.which("qemu-system-x86_64") is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("QEMU is not installed")
-        pytest.skip("QEMU is not installed")
-
-
 @pytest.fixture
 def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The folder for temporary files of this test alone. Nothing may be left in it, and nobody who names it."""
