@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -89,9 +90,16 @@ def room_of(parts: tuple[str, ...]) -> str:
     return INNER.get((parts[0], parts[1] if len(parts) > 1 else "")) or parts[0].removesuffix(".py")
 
 
+@cache
+def parsed(path: Path) -> list[ast.AST]:
+    """Every node of a module."""
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
+@cache
 def imports(path: Path) -> list[tuple[str, int]]:
     found = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in parsed(path):
         if isinstance(node, ast.Import):
             found += [(alias.name, node.lineno) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -122,7 +130,7 @@ def test_pure_rooms_do_no_input_or_output() -> None:
         if room(path) in PURE:
             for name, line in imports(path):
                 assert name.split(".")[0] not in forbidden, f"{path}:{line} imports {name}"
-            for node in ast.walk(ast.parse(path.read_text())):
+            for node in parsed(path):
                 if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                     assert node.func.id not in {"open", "print", "input"}, f"{path}:{node.lineno} does I/O"
 
@@ -130,7 +138,7 @@ def test_pure_rooms_do_no_input_or_output() -> None:
 def test_only_faces_print() -> None:
     for path in modules():
         if room(path) not in FACES:
-            for node in ast.walk(ast.parse(path.read_text())):
+            for node in parsed(path):
                 assert not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"), path
 
 

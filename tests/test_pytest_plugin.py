@@ -297,6 +297,7 @@ def test_a_kernel_elsewhere_does_not_move_the_project(project: Project, tmp_path
     assert (code, counts["passed"]) == (0, 1), out
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_said(project: Project) -> None:
     project.test("def test_it(pvh_boot):\n    pvh_boot()\n")
     code, counts, out = project.run()

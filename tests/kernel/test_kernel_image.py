@@ -146,6 +146,7 @@ def test_with_neither_it_says_what_helps(tmp_path: Path, monkeypatch: pytest.Mon
     assert "pvhdbg extract" in error.value.todo
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packer", ["gzip", "xz", "bzip2", "zstd", "lz4"])
 def test_a_bomb_is_not_unpacked(tmp_path: Path, packer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pvhdbg.kernel.unpack, "UNPACKED_BOUND", 4 << 20)

@@ -44,6 +44,7 @@ def run_of(example: Example, location: Location | None = KERNEL) -> Any:
     return log["runs"][0]
 
 
+@pytest.mark.slow
 def test_every_failing_example_meets_the_schema_and_the_standards_prose() -> None:
     for rule in MACHINE_RULES:
         run = run_of(rule.fails[0])
