@@ -1,8 +1,8 @@
 """Sorts the tests by what they start; `pytest --fast` runs those that start no QEMU, no GDB and no browser, and fetch nothing.
 
-The marks tell, and most come by themselves: whoever asks for one of the fixtures of BY_FIXTURE, directly or through another
-fixture, is marked. A test that starts a program in another way (`cli("run", HELLO)`) says so itself: `@pytest.mark.boot`. If it
-forgets to, it fails in every run: where neither `boot` nor `gdb` is marked, PATH begins with programs of those names that only fail.
+The marks decide, and the fixtures give most of them: a test that asks for one of BY_FIXTURE, directly or through another fixture, is
+marked. A test that starts a program in another way (`cli("run", HELLO)`) needs `@pytest.mark.boot`. Without the mark it fails in
+every run: for tests that have neither `boot` nor `gdb`, PATH begins with programs of those names that only fail.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hypothesis import settings
 from tests.support.programs import need
 
 BY_FIXTURE = {"qemu": "boot", "gdb": "gdb", "chromium": "browser", "packages": "fetch"}
-BY_MARK = {"boot": "qemu-system-x86_64", "gdb": "gdb"}  # what has to be installed
+BY_MARK = {"boot": "qemu-system-x86_64", "gdb": "gdb"}  # what must be installed
 NOT_FAST = {*BY_FIXTURE.values(), "slow"}
 GUARDED = ("qemu-system-x86_64", "qemu-system-i386", "gdb")
 EXAMPLES, EXAMPLES_FAST = 100, 10  # of a property test, unless it says more
