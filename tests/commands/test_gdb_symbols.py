@@ -13,7 +13,7 @@ import pytest
 from pvhdbg.commands.gdb import symbol_commands
 from pvhdbg.kernel.image import open_kernel
 from pvhdbg.kernel.symbol_cache import folder, symbols_of
-from tests.repl.test_repl import talking
+from tests.support.prompt import talking
 
 WRAP = (1 << 64) - 1
 

@@ -77,7 +77,7 @@ def test_the_addresses_of_names(table: Kallsyms) -> None:
 
 def test_one_lookup_decodes_one_name(table: Kallsyms, monkeypatch: pytest.MonkeyPatch) -> None:
     fresh, decoded = Kallsyms(table.packed, table.markers, table.tokens, table.addresses), list[int]()
-    expand = Kallsyms._expand
+    expand = Kallsyms._expand  # noqa: SLF001 - what is counted has no public name
 
     def counted(self: Kallsyms, at: int) -> str:
         decoded.append(at)

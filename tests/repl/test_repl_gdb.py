@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.repl.test_repl import LONG_MODE, Talk, talking
 from tests.support.cli_runner import HELLO, Machine, eventually
+from tests.support.prompt import LONG_MODE, Talk, talking
 
 Start = Callable[..., Machine]
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from pvhdbg import guests
-from tests.repl.test_repl import LONG_MODE, Talk, talking
 from tests.support.cli_runner import HELLO, ROOT, TRIPLE_FAULT, Cli, Machine, eventually, kernel_elf
+from tests.support.prompt import LONG_MODE, Talk, talking
 from tests.support.terminal import Terminal
 
 pytestmark = pytest.mark.boot

@@ -11,10 +11,10 @@ import pytest
 
 from pvhdbg import guests
 from pvhdbg.kernel.image import open_kernel
-from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.remote import RemoteTarget
-from pvhdbg.targets.target import Leave, run_until
-from pvhdbg.vmm.qemu import QemuOptions, start
+from pvhdbg.targets.target import run_until
+from pvhdbg.vmm.qemu import QemuOptions
+from tests.support.debugged import debugged
 
 AtEntry = Callable[..., RemoteTarget]
 
@@ -29,9 +29,7 @@ def at_entry(qemu: str) -> Iterator[AtEntry]:
             with open_kernel(str(path)) as image:
                 entry = image.kernel().entry
             assert entry is not None
-            process = stack.enter_context(start(QemuOptions(path, append=append, **{"memory": "64M", **options})))
-            target = RemoteTarget.connect(StubAddress(path=process.gdb_socket))
-            stack.callback(target.close, Leave.KILLED)
+            _, target = stack.enter_context(debugged(QemuOptions(path, append=append, **{"memory": "64M", **options})))
             run_until(target, [entry], 20)
             return target
 

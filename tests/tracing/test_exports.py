@@ -18,8 +18,8 @@ from pvhdbg.tracing.first import Reached
 from pvhdbg.tracing.milestones import Milestone
 from pvhdbg.tracing.queries import around, divergence, parting, writes
 from pvhdbg.tracing.trace_file import Ending, Head, Load, Record, decode, encode
+from tests.support import trace_readers as readers
 from tests.support.sorting import examples
-from tests.tracing import readers
 
 P, L = Mode.PROTECTED, Mode.LONG
 BASE = 0xFFFFFFFF81000000
