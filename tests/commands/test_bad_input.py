@@ -26,9 +26,9 @@ from tests.support.cli_runner import (
     Machine,
     eventually,
     kernel_elf,
-    need,
     pvh_note,
 )
+from tests.support.programs import need
 
 Start = Callable[..., Machine]
 KERNEL_COMMANDS = ("check", "run", "regs", "info")
