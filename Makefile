@@ -42,7 +42,7 @@ test:
 .PHONY: test-fast
 test-fast:
 	@scripts/setup.sh --tests
-	@timeout 300 $(BIN)/pytest -q -n "$$(nproc)" --fast $(PYTEST_ARGS)
+	@timeout 600 $(BIN)/pytest -q -n "$$(nproc)" --fast $(PYTEST_ARGS)
 
 # The table is printed whatever became of the tests; the sum fails if one failed.
 .PHONY: coverage
