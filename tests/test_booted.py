@@ -14,7 +14,7 @@ from pvhdbg.booted import Guest, launch
 from pvhdbg.errors import BadInput, EntryNotReached, GuestDied, TargetLost, TargetTimeout
 from pvhdbg.targets.target import Stop
 from pvhdbg.tracing.milestones import TITLES
-from tests.support.cli_runner import kernel_elf, need
+from tests.support.cli_runner import kernel_elf
 
 pytestmark = pytest.mark.boot
 
@@ -23,11 +23,6 @@ NEVER = 0x200000  # an address that is not reached
 SAY_X = bytes.fromhex("66ba f803 b058 ee")  # mov $0x3f8, %dx; mov $'X', %al; out: the last that it does before it dies
 LATER = bytes.fromhex("b9 00000008 49 75fd")  # mov $0x8000000, %ecx; 1: dec %ecx; jnz 1b: behind what is followed
 EXIT_DEVICE = ("-device", "isa-debug-exit,iobase=0xf4,iosize=4")
-
-
-@pytest.fixture(autouse=True)
-def qemu() -> None:
-    need("qemu-system-x86_64")
 
 
 def died(guest: Guest, wait: str = "until") -> str:

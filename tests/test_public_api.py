@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import pvhdbg
-from tests.support.cli_runner import HELLO, ROOT, Machine, need
+from tests.support.cli_runner import HELLO, ROOT, Machine
 
 # Imports every module that can be without GDB, and tells the exported names that are no longer what they were.
 IMPORT_ALL = """
@@ -100,8 +100,7 @@ def test_a_type_checker_sees_a_wrong_option_where_it_is_given(tmp_path: Path) ->
 
 
 @pytest.fixture(scope="module")
-def report() -> pvhdbg.Report:
-    need("qemu-system-x86_64")
+def report(qemu: str) -> pvhdbg.Report:
     return pvhdbg.check(HELLO, memory=64, select=["PVH", "SI"])
 
 
@@ -141,8 +140,8 @@ def test_names_of_memory_ranges_have_no_line_ends(report: pvhdbg.Report) -> None
 
 
 @pytest.mark.boot
+@pytest.mark.usefixtures("qemu")
 def test_a_guest_is_held_with_and_without_a_context(tmp_path: Path) -> None:
-    need("qemu-system-x86_64")
     with pvhdbg.launch(HELLO, memory=64) as guest:
         process = guest.qemu
         assert guest.registers["rip"] == guest.entry.snapshot.entry.address
@@ -172,8 +171,8 @@ def test_a_stub_is_connected_to(machine: Callable[..., Machine]) -> None:
 
 
 @pytest.mark.boot
+@pytest.mark.usefixtures("qemu")
 def test_what_becomes_of_a_guest() -> None:
-    need("qemu-system-x86_64")
     from pvhdbg import guests
 
     crashers = guests.path("crashers")
@@ -188,8 +187,8 @@ def test_what_becomes_of_a_guest() -> None:
 
 
 @pytest.mark.boot
+@pytest.mark.usefixtures("qemu")
 def test_expectations_are_judged_from_python(tmp_path: Path) -> None:
-    need("qemu-system-x86_64")
     (tmp_path / "boot.toml").write_text(
         '[machine]\nmemory = "64M"\n[[expect]]\nfield = "start_info.command_line"\nmatches = "nothing"\n'
     )

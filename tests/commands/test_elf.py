@@ -19,8 +19,9 @@ from pvhdbg.kernel.image import open_kernel
 from pvhdbg.loaders.catalogue import LOADERS
 from pvhdbg.report import kernel_json, kernel_text
 from pvhdbg.spec.elf import PT_LOAD, PT_NOTE
-from tests.support.cli_runner import HELLO, HELLO_ENTRY, Cli, Machine, need
+from tests.support.cli_runner import HELLO, HELLO_ENTRY, Cli, Machine
 from tests.support.elf_writer import NoteSpec, Piece, Program, RawNotes, SymbolSpec, build_elf
+from tests.support.programs import need
 
 SCHEMAS = Path(kernel_json.__file__).parent / "schemas"
 SARIF = Path(__file__).parent.parent / "report/schemas/sarif-2.1.0.json"

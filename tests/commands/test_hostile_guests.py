@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from pvhdbg.targets.remote import RemoteTarget
-from tests.support.cli_runner import HELLO, HELLO_ENTRY, Cli, Machine, Ran, need, scratch
+from tests.support.cli_runner import HELLO, HELLO_ENTRY, Cli, Machine, Ran, scratch
 
 QUICK = 3.0  # seconds
 MEMORY = 400 << 20  # bytes of address space
@@ -41,7 +41,6 @@ class Held:
 @pytest.fixture(scope="module")
 def held() -> Iterator[Held]:
     """One boot for all: each test puts back what it patched by patching the whole structure and ebx."""
-    need("qemu-system-x86_64")
     machine = Machine()
     try:
         with machine.debugger() as target:

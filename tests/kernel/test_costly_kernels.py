@@ -19,6 +19,8 @@ from pvhdbg.spec.elf import PT_LOAD, PT_NOTE, SHT_NOTE, SHT_STRTAB, SHT_SYMTAB, 
 from tests.kernel.test_kernel_fuzz import peak
 from tests.support.elf_writer import NoteSpec
 
+pytestmark = pytest.mark.slow
+
 BODY = 0x10000
 
 

@@ -19,6 +19,7 @@ from pvhdbg.errors import BadInput
 from pvhdbg.kernel.image import open_kernel
 from pvhdbg.report import kernel_text, sarif
 from tests.support.elf_writer import NoteSpec, SymbolSpec, build_elf
+from tests.support.sorting import examples
 
 ROOT = Path(__file__).parents[2]
 GUESTS = sorted((ROOT / "pvhdbg/guests").glob("*.elf"))
@@ -52,7 +53,7 @@ def looked_into(data: bytes, path: Path) -> None:
     json.dumps(sarif.document(report.verdicts))
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(400), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_mutated_files(data: st.DataObject, tmp_path: Path) -> None:
     image = bytearray(data.draw(st.sampled_from(REAL)))

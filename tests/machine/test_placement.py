@@ -22,7 +22,7 @@ from pvhdbg.machine.session import Session
 from pvhdbg.report.style import PLAIN
 from pvhdbg.spec.elf import Segment64
 from pvhdbg.targets.remote import RemoteTarget
-from tests.support.cli_runner import Cli, Machine, need
+from tests.support.cli_runner import Cli, Machine
 
 SLOT = 2 << 20  # what Linux' kernels are aligned to
 MEMORY = 256 << 20
@@ -54,7 +54,6 @@ class Booting:
 
 @contextmanager
 def booting(vmlinux: Path, vmlinuz: Path, options: str) -> Iterator[Booting]:
-    need("qemu-system-x86_64")
     # -cpu max has RDRAND: without it, the decompressor finds no more entropy than the time.
     machine = Machine("-append", options, "-m", f"{MEMORY >> 20}M", "-cpu", "max", kernel=str(vmlinuz))
     try:

@@ -21,7 +21,7 @@ from pvhdbg.model import Snapshot
 from pvhdbg.report.style import PLAIN
 from pvhdbg.targets.recorded import RecordedTarget
 from pvhdbg.targets.remote import RemoteTarget
-from tests.support.cli_runner import HELLO, Cli, Machine, need
+from tests.support.cli_runner import HELLO, Cli, Machine
 
 Kernels = Callable[[int], str]
 
@@ -50,7 +50,6 @@ class Live:
 
 @contextmanager
 def live_session(kernel: str, *words: str) -> Iterator[Live]:
-    need("qemu-system-x86_64")
     machine = Machine(*words, kernel=kernel)
     try:
         with machine.debugger() as target, open_kernel(kernel) as image:

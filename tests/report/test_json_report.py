@@ -36,6 +36,7 @@ def report_of(example: Example, spec: str = "v1") -> Report:
     return Report(boot, judge(boot))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", MACHINE_RULES, ids=lambda rule: rule.id)
 def test_every_example_meets_the_schema(rule: Any) -> None:
     for example in (*rule.passes, *rule.fails):

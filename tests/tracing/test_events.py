@@ -11,16 +11,10 @@ from pvhdbg import guests
 from pvhdbg.booted import Guest, launch
 from pvhdbg.errors import BadInput
 from pvhdbg.tracing.event import Event, Fault
-from tests.support.cli_runner import need
 
 pytestmark = pytest.mark.boot
 
 TO_LONG_MODE = 10284  # see tests/tracing/test_log_engine.py
-
-
-@pytest.fixture(autouse=True)
-def qemu() -> None:
-    need("qemu-system-x86_64")
 
 
 def left_as_it_was(guest: Guest) -> None:
