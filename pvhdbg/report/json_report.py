@@ -11,7 +11,7 @@ from typing import Any
 from pvhdbg.decode import acpi
 from pvhdbg.decode.boot_state import BootState, Module, StartInfo, Text, Unread
 from pvhdbg.model import DescriptorTable, Segment
-from pvhdbg.report.document import Report, is_64_bit, register_names
+from pvhdbg.report.document import Report, register_names
 from pvhdbg.report.json_text import written
 from pvhdbg.rules.declare import Verdict
 from pvhdbg.spec.start_info import MEMORY_TYPES, MemoryMapEntry, flag_names
@@ -82,7 +82,7 @@ def _hex(value: int | None) -> str | None:
 
 def registers(boot: BootState) -> dict[str, str | None]:
     """General and system registers; null for what was not observed."""
-    names = (*register_names(boot.registers, is_64_bit(boot)), *_SYSTEM)
+    names = (*register_names(boot), *_SYSTEM)
     return {name: _hex(boot.registers.get(name)) for name in names}
 
 
