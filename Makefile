@@ -7,7 +7,7 @@
 # make bench   the benchmarks, as one table
 # make conformance   boot every sample guest on every machine and firmware, and write docs/conformance.md and docs/rules.md
 #                    (CONFORMANCE_ARGS="--qemu PATH --qemu PATH -j 2"; see `python -m conformance --help`)
-# make guests  build the sample guests again (they are in the repository, so nobody has to)
+# make guests  build the sample guests again (not necessary: the repository contains them)
 # make lint    ruff and mypy only
 # make clean   remove what was built, .venv too
 
@@ -26,7 +26,7 @@ setup:
 demo: setup
 	@$(BIN)/pvhdbg run --batch pvhdbg/guests/hello.elf
 
-# Each part runs, whatever became of the one before; the sum fails if one failed.
+# Each part runs even if an earlier one failed; the target fails if any part failed.
 .PHONY: test
 test:
 	@scripts/setup.sh --tests
@@ -90,7 +90,7 @@ GUEST_ELFS := $(foreach source,$(GUEST_SOURCES),$(GUESTS_DIR)/$(basename $(notdi
 guests: $(GUEST_ELFS)
 
 # -mx86-used-note=no: no .note.gnu.property, which would hide the PVH note from QEMU.
-# Constants (in capitals) leave the symbol table: a value like 0x3f8 is no address.
+# Constants (in capitals) leave the symbol table: a value like 0x3f8 is not an address.
 define guest_rule
 $(GUESTS_DIR)/$(basename $(notdir $(1))).elf: $(1) sample_guests/guest.ld sample_guests/guest.inc $(wildcard $(dir $(1))*.inc)
 	@mkdir -p $(BUILD_DIR) $$(@D)

@@ -1,4 +1,4 @@
-"""What a benchmark is made of: a row of the table, and the bench that runs commands and machines for it."""
+"""The parts of a benchmark: a row of the table, and the bench that runs commands and machines for it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ x/s *(unsigned int *)($ebx + 24)
 x/9xw *(unsigned int *)($ebx + 32)
 disconnect
 """
-# The same with pygdbmi as its documentation uses it.
+# The same with pygdbmi, used as in its documentation.
 PYGDBMI_SCRIPT = """
 import sys
 from pygdbmi.gdbcontroller import GdbController
@@ -79,7 +79,7 @@ class Row:
 
 
 class Bench:
-    """The kernel, the number of pairs, and the folder that everything is in."""
+    """The kernel, the number of pairs, and the folder for all files."""
 
     def __init__(self, kernel: Path, pairs: int, folder: Path) -> None:
         self.kernel = kernel

@@ -1,4 +1,4 @@
-"""Kernel files: `pvhdbg elf` beside readelf and a pyelftools script, the symbol index beside nm and pyelftools."""
+"""Kernel files: `pvhdbg elf` compared with readelf and a pyelftools script, the symbol index with nm and pyelftools."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 
 
 def rows(bench: Bench) -> Iterator[Row]:
-    """The rows about the bench's kernel, and about a file of 116 000 symbols that gas makes."""
+    """The rows for the bench's kernel, and for a file with 116 000 symbols that gas makes."""
     kernel = str(bench.kernel)
     script = bench.folder / "notes.py"
     script.write_text(NOTES_SCRIPT)
@@ -80,7 +80,7 @@ def peak(command: list[str]) -> float:
 
 
 def symbols_file(bench: Bench) -> Path:
-    """An ELF with so many symbols, each of one instruction."""
+    """An ELF with SYMBOLS symbols, each of one instruction."""
     source, result = bench.folder / "symbols.S", bench.folder / "symbols"
     if result.exists():
         return result
@@ -92,7 +92,7 @@ def symbols_file(bench: Bench) -> Path:
 
 
 def index(path: Path) -> float:
-    """Seconds for what a session asks first: a name, and the symbol nearest to an address (which sorts the table)."""
+    """Seconds for the first queries of a session: a name, and the symbol nearest to an address (which sorts the table)."""
     began = time.perf_counter()
     with open_kernel(str(path)) as image:
         symbols = image.symbols()

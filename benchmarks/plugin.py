@@ -1,4 +1,4 @@
-"""The pytest plugin: what a `pvh_boot` costs over QEMU's own way to the entry, and what xdist makes of a hundred."""
+"""The pytest plugin: the overhead of a `pvh_boot` over a bare QEMU, and a hundred boots under xdist."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pvhdbg.vmm.options import DEFAULT_MEMORY, DEFAULT_QEMU
 
 OVERHEAD = 0.15  # seconds
 BOOTS = 100
-SHARE = 0.8  # of as many times faster as there are cores
+SHARE = 0.8  # of the ideal speed-up, which is the number of cores
 TESTS = f"""
 import pytest
 
@@ -31,7 +31,7 @@ def test_it(pvh_boot, number):
 
 
 def rows(bench: Bench) -> Iterator[Row]:
-    """The rows about the plugin."""
+    """The rows for the plugin."""
     bare, ours = bench.pair(lambda: bare_start(bench), lambda: booted(bench))
     over = [two - one for one, two in zip(bare, ours, strict=True)]
     median = statistics.median(over)
@@ -49,14 +49,14 @@ def rows(bench: Bench) -> Iterator[Row]:
 
 
 def booted(bench: Bench) -> float:
-    """Seconds until a test has its boot, captured, decoded and judged."""
+    """Seconds until a test has its boot: captured, decoded and judged."""
     began = time.perf_counter()
     with launch(bench.kernel):
         return time.perf_counter() - began
 
 
 def bare_start(bench: Bench) -> float:
-    """Seconds for QEMU alone, from its start to the stop at the entry, by nothing but the three packets that it takes."""
+    """Seconds for QEMU alone, from its start to the stop at the entry, with only the three necessary packets."""
     with tempfile.TemporaryDirectory(prefix="pvhdbg-") as folder:
         path = f"{folder}/gdb"
         command = [
@@ -88,12 +88,12 @@ def bare_start(bench: Bench) -> float:
             finally:
                 qemu.kill()
     if b"T05" not in stopped:
-        raise SystemExit(f"a bare QEMU did not come to the entry: {stopped!r}")
+        raise SystemExit(f"a bare QEMU did not reach the entry: {stopped!r}")
     return took
 
 
 def _ask(stub: socket.socket, packet: bytes) -> bytes:
-    """One packet, and its answer's."""
+    """Send one packet and return the answer's data."""
     stub.sendall(b"$%s#%02x" % (packet, sum(packet) & 0xFF))
     said = b""
     while b"#" not in said[:-2]:
@@ -106,7 +106,7 @@ def _ask(stub: socket.socket, packet: bytes) -> bytes:
 
 
 def session(bench: Bench, workers: int) -> float:
-    """Seconds for a whole pytest session with a hundred boots, in so many workers; 0 is without xdist."""
+    """Seconds for a whole pytest session with a hundred boots in `workers` workers; 0 is without xdist."""
     test = bench.folder / "test_boots.py"
     test.write_text(TESTS)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(bench.folder)]
@@ -114,7 +114,7 @@ def session(bench: Bench, workers: int) -> float:
     command += ["-p", "xdist", "-n", str(workers)] if workers else []
     root = str(Path(__file__).parents[1])
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-    env = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": path}  # as it is here, installed or not
+    env = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": path}  # this checkout, whether it is installed or not
     env.pop("PYTEST_ADDOPTS", None)
     began = time.perf_counter()
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The prompt: how soon it is there after the report, and the first completion of a symbol, beside GDB's."""
+"""The prompt: the time from the report to the prompt, and the first completion of a symbol, compared with GDB's."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LONGEST = 60.0
 
 
 def rows(bench: Bench) -> Iterator[Row]:
-    """Both goals are of ours alone, in seconds; the ratio says what that is to a user of GDB."""
+    """Both goals are absolute, in seconds of pvhdbg; the ratio compares with GDB."""
     ours, theirs = bench.pair(lambda: to_prompt(bench), gdb_to_prompt)
     yield Row(
         "from the report to the prompt, at a terminal / `gdb` from its start to its own",
@@ -56,7 +56,7 @@ def gdb_to_prompt() -> float:
 
 
 def _watched(command: list[str], *wanted: bytes) -> list[float]:
-    """When a command at a terminal of its own was started, and when it had written each of `wanted`, one after the other."""
+    """The times at which a command at a new terminal was started and had written each of `wanted`, in order."""
     times, seen = [time.perf_counter()], b""
     child, terminal = pty.fork()
     if not child:
@@ -94,7 +94,7 @@ def completed(path: Path) -> float:
 
 
 def completed_by_gdb(path: Path) -> float:
-    """The same of GDB, which has read the file."""
+    """The same for GDB, which has already read the file."""
     gdb = MachineInterface()
     try:
         gdb.command(f'-file-symbol-file "{path}"', 60)

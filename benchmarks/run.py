@@ -1,9 +1,9 @@
-"""pvhdbg beside what a user would pick instead, in one run: each row a ratio, pair by pair.
+"""Compare pvhdbg with alternatives in one run: each row is a ratio, measured in pairs.
 
     python -m benchmarks.run [--kernel VMLINUX] [--pairs N] [--markdown FILE]
 
-Whole processes are timed from outside, ours and theirs in turn, each on a fresh QEMU that waits at its reset vector and whose
-start is not timed. The machine's speed drifts; the ratio of a pair does not.
+Whole processes are timed from outside, ours and theirs alternately, each on a new QEMU that waits at its reset vector and whose
+start is not timed. The host's speed drifts; the ratio of a pair does not.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ HEAVY = ("pygdbmi", "elftools", "prompt_toolkit", "rich", "lz4", "zstandard", "i
 
 
 def rows(bench: Bench) -> Iterator[Row]:
-    """The table's rows, as they are measured."""
+    """The table's rows, while they are measured."""
 
     def against(
         ours: Callable[[str], list[str]], theirs: Callable[[str], list[str]], pairs: int | None = None
@@ -102,7 +102,7 @@ def versions() -> str:
 
 
 def main() -> int:
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # compiled modules are kept, as wherever pvhdbg is installed
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # compiled modules are kept, as in an installation
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kernel", type=Path, help="the kernel to boot (default: the tests' Debian kernel, else the sample guest)")
     parser.add_argument("--pairs", type=int, default=7, help="pairs for each row (default: 7)")

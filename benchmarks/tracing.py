@@ -1,7 +1,7 @@
-"""The tracer beside QEMU's own limit, a GDB stepping script, a bare socket, and the boot that nobody watches.
+"""The tracer compared with QEMU's own limit, a GDB stepping script, a bare socket, and a boot without a trace.
 
-The stretch that is traced begins at start_kernel and has about 200 000 instructions, no long REP and no interrupt among them, so
-that it is the same on every run.
+The traced code begins at start_kernel and has about 200 000 instructions, without long REPs and interrupts, so that it is the
+same on every run.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def rows(bench: Bench) -> Iterator[Row]:
-    """The tracer's rows; none where the kernel has no start_kernel."""
+    """The tracer's rows; none if the kernel has no start_kernel."""
     with open_kernel(str(bench.kernel)) as image:
         if "start_kernel" not in image.symbols().names("start_kernel"):
             return
@@ -121,7 +121,7 @@ def rows(bench: Bench) -> Iterator[Row]:
         "`why`: from the entry of a boot that dies to its verdict", [], [], "<= 0.5 s", lambda _: took <= 0.5, note=f"{took:.2f} s"
     )
     told = max(wait_for_a_death(crash) for crash in ("wild-esp", "virtual-address", "endless-loop", "hlt"))
-    yield Row("a wait: from a guest's last words to the word of its death, the slowest of four deaths", [], [], "<= 1 s",
+    yield Row("a wait: from a guest's last output to the report of its death, the slowest of four deaths", [], [], "<= 1 s",
               lambda _: told <= 1, note=f"{told:.2f} s")  # fmt: skip
 
 
@@ -131,7 +131,7 @@ def _least(goal: float, ratio: float) -> bool:
 
 @contextmanager
 def at(bench: Bench, address: int, cpu: str | None = None, append: str | None = None) -> Iterator[RemoteTarget]:
-    """A machine of its own, which stands at a linear address."""
+    """A new machine, stopped at a linear address."""
     with start(QemuOptions(kernel=bench.kernel, memory="512M", cpu=cpu, append=append)) as qemu:
         target = RemoteTarget.connect(StubAddress(path=qemu.gdb_socket))
         try:
@@ -142,7 +142,7 @@ def at(bench: Bench, address: int, cpu: str | None = None, append: str | None = 
 
 
 def stretch(bench: Bench, begin: int) -> tuple[int, int]:
-    """An address that is first reached STRETCH instructions or more after `begin`, and how many they are."""
+    """An address that is first reached at least STRETCH instructions after `begin`, and their exact number."""
     met: set[int] = set()
     with at(bench, begin) as target:
         for batch in LogEngine(target, states=False).batches(Bounds(seconds=60)):
@@ -150,11 +150,11 @@ def stretch(bench: Bench, begin: int) -> tuple[int, int]:
                 if pc not in met and batch.seq + index >= STRETCH:
                     return pc, batch.seq + index
                 met.add(pc)
-    raise SystemExit("the kernel does not come far enough after start_kernel")
+    raise SystemExit("the kernel does not run far enough after start_kernel")
 
 
 def traced(bench: Bench, begin: int, end: int, count: int, states: bool) -> float:
-    """Events a second, each an object in Python's hands."""
+    """Events a second, each a Python object."""
     with at(bench, begin) as target:
         began = time.perf_counter()
         seen = 0
@@ -167,7 +167,7 @@ def traced(bench: Bench, begin: int, end: int, count: int, states: bool) -> floa
 
 
 def raw(bench: Bench, begin: int, end: int, count: int, items: str) -> float:
-    """As many, with nobody reading."""
+    """The same events a second, written to /dev/null."""
     with at(bench, begin) as target:
         mode = "singlestep" if "unknown" not in target.monitor("help singlestep") else "one-insn-per-tb"
         target.set_breakpoint(end)
@@ -208,7 +208,7 @@ def stepped(bench: Bench, begin: int) -> float:
 
 
 def bare(bench: Bench, begin: int) -> float:
-    """The two packets of a step and nothing else, on the same connection."""
+    """Only the two packets of each step, on the same connection."""
     with at(bench, begin) as target:
         link = target._wire._socket
         began = time.perf_counter()
@@ -223,7 +223,7 @@ def bare(bench: Bench, begin: int) -> float:
 
 
 def boot(bench: Bench, tapped: bool) -> float:
-    """Seconds from the entry to the reboot that ends it."""
+    """Seconds from the entry to the reboot that ends the boot."""
     with at(bench, bench.entry, append=BOOT) as target:
         began = time.perf_counter()
         if not tapped:
@@ -233,7 +233,7 @@ def boot(bench: Bench, tapped: bool) -> float:
 
 
 def calls(bench: Bench) -> float:
-    """The same, with each function's first call found and named meanwhile."""
+    """The same, while each function's first call is found and named."""
     with open_kernel(str(bench.kernel)) as image, at(bench, bench.entry, append=BOOT) as target:
         functions = Functions(Names(image))
         began = time.perf_counter()
@@ -260,7 +260,7 @@ def _to_its_end(target: RemoteTarget, meanwhile: Callable[[], object], began: fl
 
 
 def wait_for_a_death(crash: str) -> float:
-    """Seconds from the last byte that `crashers` writes to when a wait for something else is told that it died."""
+    """Seconds from the last byte that `crashers` writes until a wait for another goal reports its death."""
     with boot_guest(guests.path("crashers"), append=f"crash={crash}", memory="64M") as guest:
         try:
             guest.serial.expect("never", timeout=20)

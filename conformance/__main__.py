@@ -1,7 +1,7 @@
 """Boot every sample guest on every machine and firmware of the QEMUs at hand, and write docs/conformance.md and docs/rules.md.
 
-Exit codes: 0 done · 1 done, and a hand-off fails a rule in a way that is not on record · 2 usage · 3 a boot that made no
-hand-off, or a QEMU or host that cannot be used · 130 interrupted.
+Exit codes: 0 done · 1 done, and a hand-off fails a rule without a record · 2 usage · 3 a boot made no hand-off, or a QEMU or
+host cannot be used · 130 interrupted.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Watched = Callable[[Iterable[Case]], Iterator[Boot]]
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run it; returns the exit code."""
+    """Run the program; returns the exit code."""
     wanted = _arguments().parse_args(words)
     progress = Progress(sys.stderr)
     try:
@@ -81,18 +81,18 @@ def _watched(jobs: int, initrds: Path, timeout: float, progress: Progress) -> Wa
 
 
 def _look(wanted: argparse.Namespace, initrds: Path, progress: Progress) -> list[Found]:
-    """What each QEMU has. Raises BadInput for one that has nothing, and for two of one version, whose lines would be one."""
+    """The setups of each QEMU. Raises BadInput for a QEMU without any, and for two of one version, which the table cannot separate."""
     everything: list[Found] = []
     versions: dict[str, str] = {}
     for qemu in dict.fromkeys(wanted.qemu or [DEFAULT_QEMU]):
         progress.begin("looked")
-        progress.line(f"{qemu}: looking for machines and firmwares that hand over")
+        progress.line(f"{qemu}: searching for machines and firmwares that make a hand-off")
         found = matrix.find(qemu, wanted.machine, _watched(wanted.jobs, initrds, matrix.PROBE_TIMEOUT, progress))
         if not found.setups:
             raise BadInput(f"{qemu} makes no hand-off on any of {' '.join(wanted.machine)}", "choose other machines with --machine")
         if found.version in versions:
             what = f"{qemu} and {versions[found.version]} are both of version {found.version}"
-            raise BadInput(what, "give one of them, or run once for each with another --output")
+            raise BadInput(what, "give only one of them, or run once for each with another --output")
         versions[found.version] = qemu
         kinds = ", ".join(f"{setup.machine} ({setup.firmware})" for setup in found.setups)
         progress.line(f"{qemu} is {found.version} and hands over on: {kinds}")
@@ -116,14 +116,14 @@ def _tell_lost(page: Path, text: str, progress: Progress) -> None:
         return
     lost = before - table.programs(text)
     if lost:
-        progress.line(f"note: {page} spoke of {', '.join(sorted(lost))} too; give all QEMUs in one run to keep them")
+        progress.line(f"note: {page} also had {', '.join(sorted(lost))}; give all QEMUs in one run to keep them")
 
 
 def _conclusion(everything: Sequence[Boot], page: Path, progress: Progress) -> int:
     progress.line(f"written: {page} and rules.md")
     dead = sum(1 for boot in everything if boot.failure)
     if dead:
-        progress.line(f"{dead} boots made no hand-off; the page's last part says which")
+        progress.line(f"{dead} boots made no hand-off; the page's last part lists them")
         return 3
     unrecorded = table.unrecorded(everything)
     if unrecorded:
@@ -140,7 +140,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _leave(code: int) -> None:
-    """End at once: boots that still run are threads that would be waited for, and each one's guardian ends its QEMU."""
+    """End at once: a normal exit would wait for the threads of running boots. Each boot's guardian ends its QEMU."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -1,4 +1,4 @@
-"""One boot: what is started, and what was observed of it. And many of them at a time, as they come in."""
+"""One boot: what is started, and what was observed of it. And many boots in parallel, as they end."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ TIMEOUT = 30.0  # seconds; usual is 0.05
 
 @dataclass(frozen=True)
 class Setup:
-    """A QEMU program, a machine type, and the firmware image that it is given (None: its own default).
+    """A QEMU program, a machine type, and the firmware image for it (None: QEMU's default).
 
-    `firmware` is what that image was found to be by its content, None before it was booted.
+    `firmware` is the firmware that was recognised in a boot with that image, None before the boot.
     """
 
     qemu: str
@@ -30,13 +30,13 @@ class Setup:
 
     @property
     def options(self) -> str:
-        """QEMU's options that make it."""
+        """QEMU's options for this setup."""
         return f"-M {self.machine}" + (f" -bios {self.bios}" if self.bios else "")
 
 
 @dataclass(frozen=True)
 class Case:
-    """One boot to be made. `memory` is in QEMU's words, `module` the size of the initrd in bytes (0: none)."""
+    """One boot to make. `memory` is in QEMU's notation, `module` the size of the initrd in bytes (0: none)."""
 
     setup: Setup
     guest: str
@@ -50,7 +50,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Boot:
-    """What became of a case: the verdicts on the hand-off, and those on the guest's file. `failure` says why there is none."""
+    """The result of a case: the verdicts on the hand-off, and those on the guest's file. `failure` says why there are none."""
 
     case: Case
     vmm: Vmm = field(default_factory=Vmm)
@@ -62,9 +62,9 @@ class Boot:
 
 
 def boot(case: Case, initrds: Path, timeout: float = TIMEOUT) -> Boot:
-    """Boot one case to its noted entry and judge it. The initrds, named by their size, are in the folder `initrds`.
+    """Boot one case to the entry in its note and judge it. The folder `initrds` holds the initrds, named by their size.
 
-    What the guest does after that is its own business: a guest that plays a bad loader is at a good entry here.
+    What the guest does later is not judged: a guest that plays a bad loader is at a good entry here.
     """
     try:
         report = pvhdbg.check(
@@ -88,7 +88,7 @@ def boot(case: Case, initrds: Path, timeout: float = TIMEOUT) -> Boot:
 def boots(cases: Iterable[Case], initrds: Path, jobs: int, one: Callable[[Case, Path], Boot] = boot) -> Iterator[Boot]:
     """The boots of all cases, `jobs` at a time, in the order in which they end.
 
-    When the consumer stops early, cases that have not begun are dropped; those that run are left to end by themselves.
+    If the consumer stops early, cases that have not begun are dropped; running ones end by themselves.
     """
     waiting = iter(cases)
     running: set[Future[Boot]] = set()

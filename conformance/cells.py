@@ -1,4 +1,4 @@
-"""What one cell of the table says: many boots of one VMM, firmware and machine, put into a word and a condition."""
+"""The cells of the table: each describes many boots of one VMM, firmware and machine by a word and a condition."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pvhdbg.decode.text import printable
 from pvhdbg.report.rules_page import escaped, linked
 from pvhdbg.rules.declare import Outcome, Rule, Verdict
 
-# Which outcome speaks for several boots, in this order, and its word in a cell.
+# The outcomes by weight: the first that occurs represents several boots. The value is its word in a cell.
 WORDS: Mapping[Outcome, str] = {
     Outcome.FAIL: "**FAIL**",
     Outcome.KNOWN: "KNOWN",
@@ -25,7 +25,7 @@ DEVIATES = (Outcome.FAIL, Outcome.KNOWN, Outcome.UNKNOWN)
 
 @dataclass(frozen=True)
 class Column:
-    """What the table tells apart: a VMM's version, a machine, a firmware and how it came there."""
+    """The key of a table row: a VMM's version, a machine, a firmware and the option that selected it."""
 
     vmm: str
     release: tuple[int, ...]
@@ -46,7 +46,7 @@ class Column:
 
 
 def column_of(boot: Boot) -> Column:
-    """Where a boot belongs. Behind another protocol the firmware cannot be seen: then it is what the setup was found to be."""
+    """The column of a boot. If another protocol hides the firmware, the column has the firmware that was recognised for the setup."""
     vmm, setup = boot.vmm, boot.case.setup
     firmware = boot.firmware or setup.firmware or "unknown firmware"
     version = printable(vmm.version or "of unknown version")
@@ -54,7 +54,7 @@ def column_of(boot: Boot) -> Column:
 
 
 def columns_of(boots: Iterable[Boot]) -> dict[Column, list[Boot]]:
-    """The boots by where they belong: VMM, version, machine, firmware."""
+    """The boots by column: VMM, version, machine, firmware."""
     columns: dict[Column, list[Boot]] = {}
     for boot in boots:
         columns.setdefault(column_of(boot), []).append(boot)
@@ -66,12 +66,12 @@ def _order(column: Column) -> tuple[str, tuple[int, ...], str, str, str, str]:
 
 
 def verdicts_on(boots: Sequence[Boot], rule: Rule) -> list[tuple[Case, Verdict]]:
-    """The verdicts by one rule, each with the boot that it is of."""
+    """The verdicts of one rule, each with its boot."""
     return [(boot.case, verdict) for boot in boots for verdict in boot.verdicts if verdict.rule.id == rule.id]
 
 
 def cell(boots: Sequence[Boot], rule: Rule, outcomes: Sequence[Outcome], page: str) -> str:
-    """Which of `outcomes` the rule had, and when. A deviation links to its place on `page`."""
+    """Which of `outcomes` the rule had, and under which condition. A deviation links to its place on `page`."""
     verdicts = verdicts_on(boots, rule)
     applies = [case for case, verdict in verdicts if verdict.outcome is not Outcome.NOT_APPLICABLE]
     parts: dict[str, list[Case]] = {}
@@ -83,7 +83,7 @@ def cell(boots: Sequence[Boot], rule: Rule, outcomes: Sequence[Outcome], page: s
 
 
 def worst(boots: Sequence[Boot], rule: Rule, page: str) -> str:
-    """The word of the outcome that weighs most."""
+    """The word of the outcome with the highest weight."""
     verdicts = [verdict for _, verdict in verdicts_on(boots, rule)]
     order = list(WORDS)
     return _word(min(verdicts, key=lambda verdict: order.index(verdict.outcome)), page) if verdicts else ""
@@ -95,7 +95,7 @@ def _word(verdict: Verdict, page: str) -> str:
 
 
 def condition(some: Sequence[Case], all: Sequence[Case]) -> str:
-    """When `some` of `all` boots happen, in words: "with a module", "at 5G"; empty for all of them."""
+    """What distinguishes `some` of `all` boots, in words: "with a module", "at 5G"; empty for all of them."""
     if len(some) == len(all):
         return ""
     guests, memory, modules = {case.guest for case in some}, {case.memory for case in some}, {case.module for case in some}

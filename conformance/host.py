@@ -1,4 +1,4 @@
-"""Whether this host can give the guests their memory. Nothing of it is touched, so none is used: TCG backs pages as they are."""
+"""Whether this host can give the guests their memory. The test does not touch the memory, so it uses none."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ def size_of(memory: str) -> int:
     """`-m`'s size in bytes: "256M", "3G"; MiB without a unit. Raises BadInput."""
     number, unit = (memory[:-1], memory[-1].upper()) if memory[-1:].isalpha() else (memory, "M")
     if not (number.isascii() and number.isdigit() and int(number)) or unit not in _UNITS:
-        raise BadInput(f"{memory!r} is no memory size", "give a number with K, M or G, as 256M")
+        raise BadInput(f"{memory!r} is not a memory size", "give a number with K, M or G, such as 256M")
     return int(number) * _UNITS[unit]
 
 
 def room_for(memory: str, jobs: int) -> bool:
-    """Whether `jobs` guests of that size fit at a time: asked of the kernel by the same mmap that QEMU does."""
+    """Whether `jobs` guests of that size fit at a time, tested with the same mmap as QEMU's."""
     size, held = size_of(memory), []
     try:
         for _ in range(jobs):
@@ -33,7 +33,7 @@ def room_for(memory: str, jobs: int) -> bool:
 
 
 def require(sizes: Iterable[str], jobs: int) -> None:
-    """Raises VmmFailed for a size that this host does not give, before anything is started."""
+    """Raise VmmFailed for a size that this host does not provide, before anything is started."""
     for memory in sizes:
         if not room_for(memory, 1):
             todo = "leave that size out with --memory, or see ulimit -v and vm.overcommit_memory"

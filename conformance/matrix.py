@@ -1,4 +1,4 @@
-"""Which boots there are to make: the machines and firmwares that a QEMU has, found out by asking and by trying."""
+"""Which boots to make: the machines and firmwares of a QEMU, found by asking it and by test boots."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ MACHINES = ("pc", "pc,acpi=off", "q35", "q35,acpi=off", "microvm", "microvm,acpi
 MEMORY = ("256M", "3G", "5G")  # small; up to the PCI hole, which cuts it on q35; beyond it
 # None; whole pages; one byte in the last page; a last page that lacks one byte
 MODULES = (0, 12288, 8193, 12287)
-# Names under which a QEMU keeps a firmware that can make a PVH hand-off. What is behind a name is told by booting it.
+# Names of QEMU's firmware files that can make a PVH hand-off. Booting a file shows which firmware it is.
 IMAGES = ("bios-256k.bin", "bios-microvm.bin", "bios.bin", "qboot.rom")
-PROBE = "hello"  # the guest that tells whether a setup makes a hand-off at all
+PROBE = "hello"  # the guest that shows whether a setup makes a hand-off
 PROBE_TIMEOUT = 10.0  # seconds; a firmware that is not for that machine loops for ever
 
 
 @dataclass(frozen=True)
 class Found:
-    """The setups of one QEMU that make a hand-off, one for each machine and kind of firmware, and those that make none."""
+    """The setups of one QEMU that make a hand-off, one for each machine and kind of firmware, and the others."""
 
     version: str
     setups: tuple[Setup, ...]
@@ -37,7 +37,7 @@ def machine_types(qemu: str) -> frozenset[str]:
 
 
 def images(qemu: str) -> tuple[str, ...]:
-    """The firmware images of `IMAGES` that are in the folders which the program `qemu` looks in. Raises VmmFailed."""
+    """The firmware images of `IMAGES` that are in the search path of the program `qemu`. Raises VmmFailed."""
     folders = [Path(line) for line in _ask(qemu, "-L", "help")]
     return tuple(name for name in IMAGES if any((folder / name).is_file() for folder in folders))
 
@@ -45,7 +45,7 @@ def images(qemu: str) -> tuple[str, ...]:
 def find(qemu: str, machines: Sequence[str], boot_all: Callable[[Iterable[Case]], Iterable[Boot]]) -> Found:
     """Boot the guest `PROBE` once on each machine with its default firmware and with each image, and keep one of each kind.
 
-    The kind is what `decode.firmware` makes of the machine at its entry, never the image's name. The default is preferred.
+    `decode.firmware` decides the kind from the machine at its entry, never from the image's name. The default is preferred.
     """
     has = machine_types(qemu)
     names = (None, *images(qemu))

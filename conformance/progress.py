@@ -1,4 +1,4 @@
-"""How far it is: one live line on a terminal, a line now and then elsewhere, and at once what went wrong."""
+"""Progress: one live line on a terminal, otherwise a line every few seconds; failures are reported at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SELDOM = 5.0  # and between two plain ones
 
 
 class Progress:
-    """Counts boots as they end. `total` 0 is "not known yet": what fails then is part of finding out, and not told."""
+    """Counts boots as they end. `total` 0 is "not known yet": failures of such test boots are expected, and not reported."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -28,7 +28,7 @@ class Progress:
         self._began = self._shown = time.monotonic()
 
     def boot(self, boot: Boot) -> None:
-        """One has ended. What fails is told once for each QEMU, machine and rule."""
+        """A boot has ended. A failure is reported once for each QEMU, machine and rule."""
         self._done += 1
         if not self._total:
             return
@@ -60,5 +60,5 @@ class Progress:
         try:
             self._stream.write(text)
             self._stream.flush()
-        except (OSError, ValueError):  # nobody is watching any more
+        except (OSError, ValueError):  # the terminal is gone
             pass

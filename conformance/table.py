@@ -1,4 +1,4 @@
-"""The page docs/conformance.md, from what the boots showed. Pure, and the same for the same boots in any order: no dates, no times."""
+"""The page docs/conformance.md, from the results of the boots. Pure; the same boots in any order give the same page: no dates or times."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _ALL_RULES = "### All rules: "
 
 HEAD = """# What VMMs hand over
 
-Every sample guest was booted on every machine and firmware that the QEMUs below have, and what was handed over at its noted entry was
-judged by the published text (version 1) with `pvhdbg check`. `make conformance` boots them again and writes this page; each rule
-and each deviation on record links to its place on the [page of rules]({rules}), which `pvhdbg explain ID` prints too.
+Every sample guest was booted on every machine and firmware of the QEMUs below. `pvhdbg check` judged the hand-off at the entry in its
+note by the published text (version 1). `make conformance` boots them again and writes this page. Each rule and each recorded deviation
+links to its place on the [page of rules]({rules}); `pvhdbg explain ID` prints the same text.
 
 - VMMs: {programs}; accelerator TCG
 - memory: {memory}
@@ -31,14 +31,14 @@ and each deviation on record links to its place on the [page of rules]({rules}),
 - sample guests: {guests}
 - boots: {count}
 
-A firmware is told by what it left in memory, not by the name of its file.
+A firmware is identified by its traces in memory, not by the name of its file.
 """
-LEGEND = """- **FAIL**: violated, and on nobody's record
-- KNOWN: violated exactly as is on record of this VMM, version and firmware
+LEGEND = """- **FAIL**: violated, without a record
+- KNOWN: violated exactly as it is on record for this VMM, version and firmware
 - unknown: it could not be observed
 - an empty cell: passed, or does not apply
 
-What is said without a condition is so in all boots to which the rule applies.
+An outcome without a condition occurs in all boots to which the rule applies.
 """
 
 Columns = Mapping[Column, Sequence[Boot]]
@@ -63,12 +63,12 @@ def render(boots: Iterable[Boot], found: Iterable[Found] = ()) -> str:
 
 
 def unrecorded(boots: Iterable[Boot]) -> list[str]:
-    """The ids of rules that some VMM's own hand-off fails without a record of it, sorted."""
+    """The ids of rules that a VMM's own hand-off fails without a record, sorted."""
     return sorted({v.rule.id for boot in boots if boot.protocol == PVH for v in boot.verdicts if v.outcome is Outcome.FAIL})
 
 
 def programs(page: str) -> set[str]:
-    """The VMMs that a page of this program speaks of, as it names them."""
+    """The VMMs on a page of this program, as the page names them."""
     return {line.removeprefix(_ALL_RULES) for line in page.splitlines() if line.startswith(_ALL_RULES)}
 
 
@@ -102,7 +102,7 @@ def _deviations(columns: Columns) -> Iterator[str]:
 def _remarks(columns: Columns) -> Iterator[str]:
     yield "## Remarks"
     yield ""
-    yield "What no text forbids and a guest's author may want to know; recorded oddities among them."
+    yield "Behaviour that no text forbids, but that the author of a guest may need to know; some of it is on record."
     yield ""
     yield from _matrix(columns, (*DEVIATES, Outcome.REMARK), lambda rule: rule.severity is Severity.INFO)
 
@@ -135,7 +135,7 @@ def _found(columns: Columns) -> Iterator[str]:
 
 
 def _values(columns: Columns, rule: Rule) -> Iterator[str]:
-    """A line for each VMM, firmware, outcome and value, with all machines on which it was so."""
+    """A line for each VMM, firmware, outcome and value, with all machines that showed it."""
     machines: dict[tuple[str, str, str, str], dict[str, None]] = {}
     for column, boots in columns.items():
         seen: dict[str, dict[str, None]] = {}
@@ -176,7 +176,7 @@ def _every_rule(columns: Columns) -> Iterator[str]:
 def _sample_guests(reached: Sequence[Boot]) -> Iterator[str]:
     yield "## The sample guests"
     yield ""
-    yield "How each was entered, and what is to be said of its file. A guest that is to show a defect has it on purpose."
+    yield "The protocol by which each was entered, and the verdicts on its file. Guests that demonstrate a defect have it on purpose."
     yield ""
     names = _programs(columns_of(reached))
     yield from _header("guest", *(escaped(name) for name in names), "its file")
@@ -195,7 +195,7 @@ def _file(boot: Boot) -> str:
 
 
 def _no_hand_off(found: Iterable[Found]) -> Iterator[str]:
-    """Firmwares that were tried where they do not belong."""
+    """The combinations of machine and firmware that make no hand-off."""
     lines = [f"- QEMU {escaped(one.version)}: `{setup.options}`" for one in found for setup in one.barren]
     if lines:
         yield "## Machines and firmwares that make no hand-off"

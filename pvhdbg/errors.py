@@ -5,18 +5,18 @@
     PvhdbgError                 exit code
     ├── BadInput                2   the file or the argument that was given
     │   ├── BadSnapshot         2   a saved snapshot that cannot be read
-    │   └── BadLog              2   a log in which nothing of the probe can be used
-    ├── NotBootable             1   the kernel: no usable PVH entry in it
+    │   └── BadLog              2   a log without a usable report of the probe
+    ├── NotBootable             1   the kernel has no usable PVH entry
     ├── TargetError             3   the machine
     │   ├── VmmFailed           3   QEMU (or GDB) is missing, too old, or gave up
-    │   ├── EntryNotReached     3   it ran, but never came to the entry
+    │   ├── EntryNotReached     3   it ran, but never reached the entry
     │   ├── TargetLost          3   the connection or the process ended
     │   ├── TargetTimeout       3   no answer in time
     │   ├── GuestDied           3   the guest shut down, reset or triple-faulted
-    │   └── MemoryUnreadable    3   one address that the machine does not answer for
-    └── ProtocolError           3   the peer answered, but not in its protocol
+    │   └── MemoryUnreadable    3   memory at one address cannot be read
+    └── ProtocolError           3   the peer's answer does not follow its protocol
 
-Each instance says in one line what happened and, in `todo`, what to do next; a front-end prints both and never a
+Each instance says in one line what happened and, in `todo`, what to do next. A front end prints both, and never a
 traceback.
 """
 
@@ -35,7 +35,7 @@ class PvhdbgError(Exception):
 
 
 class BadInput(PvhdbgError):
-    """An argument or a file that cannot be used as what it was given for."""
+    """An argument or a file that cannot be used for its purpose."""
 
     exit_code = 2
 
@@ -45,7 +45,7 @@ class BadSnapshot(BadInput):
 
 
 class BadLog(BadInput):
-    """A log of the sample guest `probe` in which nothing can be used."""
+    """A log of the sample guest `probe` without a usable report."""
 
 
 class NotBootable(PvhdbgError):
@@ -55,13 +55,13 @@ class NotBootable(PvhdbgError):
 
 
 class TargetError(PvhdbgError):
-    """The machine, or the way to it, failed before anything could be judged."""
+    """The machine, or the connection to it, failed before anything could be judged."""
 
     exit_code = 3
 
 
 class VmmFailed(TargetError):
-    """A program that was to run the guest or to reach it is missing, too old, or ended at once."""
+    """A program that runs the guest or connects to it is missing, too old, or ended at once."""
 
 
 class EntryNotReached(TargetError):
@@ -81,9 +81,9 @@ class GuestDied(TargetError):
 
 
 class MemoryUnreadable(TargetError):
-    """Guest memory at `address` (physical, `size` bytes) is not answered for by the machine.
+    """`size` bytes of guest memory at the physical `address` cannot be read.
 
-    `looked` is False where no machine was asked: a recording that does not hold it.
+    `looked` is False where no machine was asked, as with a recording that does not hold these bytes.
     """
 
     def __init__(self, address: int, size: int, why: str = "nothing is there", *, looked: bool = True) -> None:
@@ -97,4 +97,4 @@ class MemoryUnreadable(TargetError):
 
 
 class ProtocolError(TargetError):
-    """The peer's bytes do not follow the protocol that it was addressed in."""
+    """The peer's bytes do not follow the protocol of the connection."""

@@ -28,7 +28,7 @@ else:
 
 
 class Buffer(Protocol):
-    """Bytes that structures are read from, wherever they are kept: `bytes`, a memoryview, a file. A slice holds no more than asked."""
+    """Bytes that structures are read from: `bytes`, a memoryview, a file. A slice holds at most the bytes that were asked for."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, part: slice, /) -> bytes | memoryview: ...
@@ -94,9 +94,9 @@ S = TypeVar("S", bound="Structure")
 
 @dataclass_transform(frozen_default=True, field_specifiers=(u8, u16, u32, u64, raw))
 class Structure:
-    """Base of declared structures, immutable values. See the module's docstring for how one is written."""
+    """Base of declared structures, which are immutable values. The module's docstring shows how to write one."""
 
-    ALIGN: ClassVar[int] = 0  # a structure that C pads at its end beyond its widest field says so here
+    ALIGN: ClassVar[int] = 0  # alignment of the whole structure, where C pads its end beyond the widest field's
     _declared: ClassVar[dict[str, _Declared]] = {}
     _laid_out: ClassVar[tuple[struct.Struct, tuple[Field, ...]]]
 
@@ -109,11 +109,11 @@ class Structure:
         names = tuple(self._declared)
         given = {**dict(zip(names, values, strict=False)), **named}
         if len(values) + len(named) != len(names) or given.keys() != self._declared.keys():
-            raise TypeError(f"{type(self).__name__} is made of {', '.join(names)}, each once")
+            raise TypeError(f"{type(self).__name__} takes {', '.join(names)}, each once")
         self.__dict__.update({name: given[name] for name in names})
 
     def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"{type(self).__name__}.{name} cannot be set: a structure does not change")
+        raise AttributeError(f"{type(self).__name__}.{name} cannot be set: a structure is immutable")
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self.__dict__ == other.__dict__
@@ -125,7 +125,7 @@ class Structure:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.__dict__.items())})"
 
     def replace(self: S, **changes: Any) -> S:
-        """The same with other values in some fields."""
+        """A copy with other values in some fields."""
         return type(self)(**{**self.__dict__, **changes})
 
     @classmethod

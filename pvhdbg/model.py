@@ -1,7 +1,7 @@
-"""The shared nouns: what a machine looked like at one moment, as frozen values that know what was not observed.
+"""The shared types: the state of a machine at one moment, as frozen values that record what was not observed.
 
-Nothing here reads, waits or prints. A value that nobody could observe is never given a default: asking for it raises
-`Unavailable`, and whoever judges turns that into UNKNOWN.
+Nothing here reads, waits or prints. A value that could not be observed never gets a default: reading it raises
+`Unavailable`, and the rules turn that into UNKNOWN.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ copyreg.pickle(MappingProxyType, lambda mapping: (_read_only, (dict(mapping),)))
 
 
 class Unavailable(Exception):
-    """A value was asked for that was not observed; the message says why, in a user's words."""
+    """The requested value was not observed; the message tells the user why."""
 
     @property
     def reason(self) -> str:
@@ -33,13 +33,13 @@ class Unavailable(Exception):
 
 
 class NotLookedAt(Unavailable):
-    """A value that nobody tried to observe: nothing follows from it, also not that the machine has nothing there."""
+    """No attempt was made to observe the value. Nothing follows from that, not even that the machine has nothing there."""
 
 
 class NeedMemory(Exception):
-    """The decoder's request: `size` bytes of guest-physical memory at `address`, then ask again.
+    """The decoder's request: read `size` bytes of guest-physical memory at `address`, then call again.
 
-    It travels as an exception inside the decoder and is *returned* by its public functions.
+    Inside the decoder it is raised as an exception; the decoder's public functions *return* it.
     """
 
     def __init__(self, address: int, size: int) -> None:
@@ -86,7 +86,7 @@ class Registers:
         return self.values.get(name)
 
     def replace(self, **changes: int | None) -> Registers:
-        """A copy with some registers changed (by either name); None makes one unobserved."""
+        """A copy with some registers changed (by either name); None marks a register as not observed."""
         values: dict[str, int] = dict(self.values)
         for name, value in changes.items():
             canonical = LOW_HALVES.get(name, name)
@@ -177,12 +177,12 @@ class DescriptorTable(NamedTuple):
 
 @dataclass(frozen=True)
 class Segments:
-    """All hidden state that one observation gave: es cs ss ds fs gs ldt tr by name, gdt and idt."""
+    """All hidden segment state of one observation: es cs ss ds fs gs ldt tr by name, gdt and idt."""
 
     by_name: Mapping[str, Segment] = field(default_factory=dict)
     gdt: DescriptorTable | None = None
     idt: DescriptorTable | None = None
-    missing: str = "a debug stub does not show hidden segment state, and there is no monitor to ask"
+    missing: str = "a debug stub does not show hidden segment state, and no monitor is connected"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "by_name", MappingProxyType(dict(self.by_name)))
@@ -210,9 +210,9 @@ class MemoryPiece(NamedTuple):
 
 @dataclass(frozen=True)
 class MemoryHole:
-    """A range that was asked for and could not be read, with the reason.
+    """A requested range that could not be read, with the reason.
 
-    `looked` is False for one that nobody looked at: it may well be memory.
+    `looked` is False for a range that was never looked at: it may be memory.
     """
 
     address: int
@@ -221,14 +221,14 @@ class MemoryHole:
     looked: bool = True
 
     def gap(self) -> Unavailable:
-        """What a reader of the range is told."""
+        """The exception that a read of the range raises."""
         if self.looked:
             return Unavailable(f"memory at {self.address:#x} cannot be read: {self.reason}")
         return NotLookedAt(f"memory at {self.address:#x} was not looked at: {self.reason}")
 
 
 class Memory:
-    """What was read of guest-physical memory: pieces, and the holes that were met. Immutable; `with_*` gives a copy."""
+    """Guest-physical memory: the pieces that were read, and the ranges that were not. Immutable; `with_*` gives a copy."""
 
     __slots__ = ("_starts", "holes", "pieces")
 
@@ -255,8 +255,8 @@ class Memory:
     def read(self, address: int, size: int) -> bytes:
         """`size` bytes at `address`.
 
-        Raises `NeedMemory` for what was never asked for, `Unavailable` for what was and could not be read, and
-        `NotLookedAt`, which is one, for what its observer left out.
+        Raises `NeedMemory` for bytes that were never requested, `Unavailable` for bytes that could not be read, and
+        its subclass `NotLookedAt` for bytes that the observer left out.
         """
         if size <= 0:
             return b""
@@ -280,13 +280,13 @@ def _merged(pieces: Iterable[MemoryPiece]) -> tuple[MemoryPiece, ...]:
         end = merged[-1][0] + len(merged[-1][1]) if merged else -1
         if piece.address > end:
             merged.append((piece.address, bytearray(piece.data)))
-        elif piece.end > end:  # what was read first stays: the entry state is a snapshot, not a re-reading
+        elif piece.end > end:  # the first reading stays: memory may have changed since, and the entry state is of one moment
             merged[-1][1].extend(piece.data[end - piece.address :])
     return tuple(MemoryPiece(address, bytes(data)) for address, data in merged)
 
 
 class MemoryView(Protocol):
-    """Anything that reads guest-physical memory as `Memory.read` does, raising the same."""
+    """Anything that reads guest-physical memory like `Memory.read`, and raises the same exceptions."""
 
     def read(self, address: int, size: int) -> bytes: ...
 
@@ -296,9 +296,9 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class Backing:
-    """A range of the machine's physical address space and what answers there: `ram`, `rom` or `i/o` (QEMU's words).
+    """A range of the machine's physical address space and what is mapped there: `ram`, `rom` or `i/o` (QEMU's words).
 
-    `unknown` is a range that its observer does not speak of.
+    `unknown` is a range about which the observer reports nothing.
     """
 
     start: int
@@ -353,7 +353,7 @@ class LoadRange(NamedTuple):
 
 @dataclass(frozen=True)
 class Kernel:
-    """The kernel as far as the hand-off is concerned: its noted entry, its load ranges, and which file it was."""
+    """The kernel's part in the hand-off: the entry in its note, its load ranges, and which file it was."""
 
     path: str | None = None
     build_id: str | None = None
@@ -362,7 +362,7 @@ class Kernel:
     entry: int | None = None  # XEN_ELFNOTE_PHYS32_ENTRY, low 32 bits; None when the file was not seen
     relocatable: bool = False  # XEN_ELFNOTE_PHYS32_RELOC is present
     loads: tuple[LoadRange, ...] = ()
-    source: str = "ELF file"  # or "info roms", when only the monitor told the ranges
+    source: str = "ELF file"  # or "info roms", when only the monitor reported the ranges
     elf_class: int | None = None
 
 
@@ -393,16 +393,16 @@ class EntryPoint:
 
     @property
     def by_vmm(self) -> bool:
-        """Whether this is the VMM's own hand-off, which recorded deviations speak of; `--entry` may be a guest's."""
+        """Whether this is the VMM's own hand-off, to which recorded deviations apply; `--entry` may be a guest's."""
         return self.found_by in (FoundBy.NOTE, FoundBy.FIRST_STOP, FoundBy.FW_CFG)
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One machine at one moment: everything that was observed, and where each part was seen.
+    """One machine at one moment: everything that was observed, and the source of each part.
 
-    `sources` maps a part ("registers", "segments", "memory", "backing", "vmm") to what showed it ("g packet",
-    "monitor", "GDB", "snapshot"). `backing` is None when the machine's memory layout could not be asked for.
+    `sources` maps a part ("registers", "segments", "memory", "backing", "vmm") to its source ("g packet",
+    "monitor", "GDB", "snapshot"). `backing` is None when the machine's memory layout could not be obtained.
     """
 
     registers: Registers = field(default_factory=Registers)

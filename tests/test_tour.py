@@ -24,8 +24,8 @@ ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "tour.md"
 HEAD = """# A tour of the prompt
 
-This page is a recording: `tests/test_tour.py` types these lines at a terminal, and what it sees there stands here. In a terminal
-of its own waits the machine, held at its very first instruction by `-S`, with a gdbstub at port 1234 by `-s`.
+This page is a recording: `tests/test_tour.py` types these lines at a terminal, and the page shows its output. The machine waits in
+another terminal: `-S` holds it at its very first instruction, and `-s` opens a gdbstub at port 1234.
 """
 
 GUEST = str(guest("long_mode"))
@@ -42,28 +42,28 @@ $ qemu-system-x86_64 -kernel pvhdbg/guests/long_mode.elf -nic none -display none
 """,
         None,
     ),
-    ("Where are we, and how is that known?", "entry"),
+    ("The current place, and how the entry was found:", "entry"),
     ("", "mode"),
     (
-        "The guest will switch modes. `until` steps there one instruction at a time, because no breakpoint knows of modes:",
+        "The guest will switch modes. `until` steps there one instruction at a time, because a breakpoint cannot wait for a mode:",
         "until paging",
     ),
     ("What changed since the last stop is marked:", "regs | head -n 16 | tail -n 11"),
-    ("Paging is on, but the code is still 32-bit code. One load of CS later it is not:", "until long-mode"),
+    ("Paging is on, but the code is still 32-bit code, until the next load of CS:", "until long-mode"),
     ("", "mode | head -n 1"),
     ("", "gdt"),
-    ("Disassembled by the mode that the CPU is in, not by the file's:", "disas/4"),
+    ("`disas` uses the CPU's mode, not the file's class:", "disas/4"),
     ("", "pagewalk $rip"),
-    ("An empty line does the last one again where that makes sense, as here:", "stepi"),
+    ("An empty line repeats the last command, if it can be repeated:", "stepi"),
     ("", ""),
-    ("Leaving without a word about the machine leaves it as it stands; `detach` would let it run on.", "quit"),
+    ("`quit` leaves the machine in its current state; `detach` would let it run on.", "quit"),
 )
 LINUX_WALK = (
     (
         """
 ## A Linux kernel, from its entry to start_kernel
 
-A distribution's kernel, as it comes: stripped, so its names are read out of the table that it carries for itself.
+This is an unmodified kernel of a distribution. It is stripped, so its symbols come from its own kallsyms.
 
 ```
 $ pvhdbg extract /boot/vmlinuz -o vmlinux
@@ -75,14 +75,14 @@ $ qemu-system-x86_64 -kernel vmlinux -nic none -display none -S -s &
         None,
     ),
     ("", "entry"),
-    ("One breakpoint, at both of the addresses where the symbol will ever be:", "b start_kernel"),
+    ("One breakpoint covers both addresses of the symbol, the physical and the virtual one:", "b start_kernel"),
     ("The first 64-bit instruction:", "until long-mode"),
     ("", "disas/3"),
-    ("And on, at full speed:", "c"),
+    ("Continue at full speed:", "c"),
     ("", "pagewalk $rip"),
     ("", "symbols start_kernel"),
     ("", "x/s linux_banner"),
-    ("What the loader handed over was seen at the entry, and is still known:", "check --select PVH-CR0 | tail -n 1"),
+    ("The hand-off was recorded at the entry, so it can still be judged:", "check --select PVH-CR0 | tail -n 1"),
     ("", "quit"),
 )
 

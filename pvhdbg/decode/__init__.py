@@ -1,1 +1,1 @@
-"""Bytes and text become values. Pure: a decoder that lacks memory says which, and is called again."""
+"""Decoders turn bytes and text into values. They do no I/O: a decoder that needs more memory returns the range, and is called again."""

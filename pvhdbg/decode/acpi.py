@@ -1,4 +1,4 @@
-"""The ACPI root: RSDP, RSDT and XSDT, as far as a boot loader vouches for them (ACPI 6.2, 5.2.5 to 5.2.8)."""
+"""The ACPI root: RSDP, RSDT and XSDT, the tables that a boot loader hands over (ACPI 6.2, 5.2.5 to 5.2.8)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pvhdbg.layout import Structure, raw, u8, u32
 
 RSDP_SIGNATURE = b"RSD PTR "
 RSDP_V1_SIZE = 20
-TABLE_LIMIT = 1 << 16  # a root table of 64 KiB lists 8 000 tables: anything longer is not one
+TABLE_LIMIT = 1 << 16  # bytes: 64 KiB list 8 000 tables; anything longer is not a root table
 
 
 class RsdpV1(Structure):
@@ -51,7 +51,7 @@ def checksum_ok(data: bytes) -> bool:
 
 
 class Rsdp(NamedTuple):
-    """The RSDP at a physical address. `length` is 20 for ACPI 1.0; `tail` is None where it is so, or unreadable."""
+    """The RSDP at a physical address. `length` is 20 for ACPI 1.0; `tail` is None for ACPI 1.0, or if it cannot be read."""
 
     address: int
     head: RsdpV1
@@ -74,9 +74,9 @@ class Rsdp(NamedTuple):
 class RootTable(NamedTuple):
     """An RSDT or XSDT: its header, the checksum of the bytes that could be read, and the tables that it lists."""
 
-    expected: bytes  # the signature that belongs there
+    expected: bytes  # the signature that the table must have
     address: int
     header: TableHeader | None
     sound: bool  # signature, length and checksum hold
-    problem: str  # what does not, in words; empty when sound
+    problem: str  # what does not hold; empty when sound
     entries: tuple[int, ...] = ()

@@ -1,4 +1,4 @@
-"""What other loaders look for in a kernel file: multiboot headers, Linux' setup header, a PE header.
+"""The headers of other boot protocols in a kernel file: multiboot, Linux' setup header, PE.
 
 Sources: Multiboot Specification 0.6.96 (3.1) and 2.0 (3.1), Linux Documentation/arch/x86/boot.rst, Microsoft's PE format.
 """
@@ -29,12 +29,12 @@ class Multiboot(NamedTuple):
 
     @property
     def has_addresses(self) -> bool:
-        """Whether the header itself says where to load (bit 16), which makes loaders pass over the ELF headers."""
+        """Whether the header itself says where to load (bit 16); loaders then ignore the ELF headers."""
         return self.version == 1 and bool(self.flags & _ADDRESSES)
 
 
 def multiboot(data: Buffer, version: int = 1) -> Multiboot | None:
-    """The first header of that version with a right checksum; None without one."""
+    """The first header of that version with a correct checksum, or None."""
     magic, words = (MULTIBOOT1, 3) if version == 1 else (MULTIBOOT2, 4)
     head = bytes(data[: _SEARCH[version]])
     wanted = magic.to_bytes(4, "little")
@@ -49,7 +49,7 @@ def multiboot(data: Buffer, version: int = 1) -> Multiboot | None:
 
 
 def linux_setup(data: Buffer) -> SetupHeader | None:
-    """The setup header of a bzImage; None where there is none."""
+    """The setup header of a bzImage, or None."""
     if len(data) < linux_boot.AT + SetupHeader.sizeof():
         return None
     header = SetupHeader.decode(data, linux_boot.AT)
@@ -63,7 +63,7 @@ def payload_range(header: SetupHeader) -> tuple[int, int]:
 
 
 def is_efi(data: Buffer) -> bool:
-    """Whether the file is a PE image for EFI too (a Linux with its EFI stub, or an EFI application)."""
+    """Whether the file is also a PE image for EFI (a Linux with an EFI stub, or an EFI application)."""
     if bytes(data[:2]) != b"MZ" or len(data) < _E_LFANEW + 4:
         return False
     at = int.from_bytes(bytes(data[_E_LFANEW : _E_LFANEW + 4]), "little")

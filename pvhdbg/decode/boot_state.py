@@ -1,8 +1,8 @@
-"""A snapshot becomes a BootState: which protocol, which revision, and start_info with all that it points to.
+"""Decode a snapshot into a BootState: the protocol, the revision, and start_info with everything that it points to.
 
 The decoder never reads. `decode` returns the BootState, or `NeedMemory(address, size)`: put those bytes (or the hole that
-is there instead) into the snapshot's memory and call again. Counts and strings are the guest's words: they are cut to the
-bounds below before they are believed, and a part that cannot be had is an `Unread` with its reason, never a default.
+is there instead) into the snapshot's memory and call again. Counts and strings come from the guest: they are cut to the
+bounds below before use. A part that cannot be decoded is an `Unread` with its reason, never a default.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from pvhdbg.spec.start_info import (
     StartInfoV1,
 )
 
-MODULE_BOUND = 64  # entries of the module list that are looked at
-MEMORY_MAP_BOUND = 512  # entries of the memory map that are looked at; Linux's table holds 128
+MODULE_BOUND = 64  # entries of the module list that are read
+MEMORY_MAP_BOUND = 512  # entries of the memory map that are read; Linux's table holds 128
 TEXT_BOUND = 64 * 1024  # bytes in which a string must end
-TEXT_STEP = 1024  # bytes asked for at a time while looking for the end
-ALL_TEXT_BOUND = 4 * TEXT_BOUND  # bytes of all strings together: every step of each is read and decoded again
+TEXT_STEP = 1024  # bytes requested at a time while searching for the end
+ALL_TEXT_BOUND = 4 * TEXT_BOUND  # bytes of all strings together: each step decodes all of them again
 ROOT_TABLE_ENTRIES = 256
 
 T = TypeVar("T")
@@ -39,21 +39,21 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Unread:
-    """Stands where a part should be that could not be decoded; `looked` is False if that is no fault of the machine."""
+    """In place of a part that could not be decoded. `looked` is False if the machine is not the cause: nothing was read."""
 
     reason: str
     looked: bool = True
 
 
 def seen(part: T | Unread) -> T:
-    """The part, or `Unavailable` with the reason why it is not there."""
+    """The part. Raises `Unavailable` with the reason for an Unread."""
     if isinstance(part, Unread):
         raise Unavailable(part.reason)
     return part
 
 
 def looked_at(part: T | Unread) -> T | Unread:
-    """The part, or the Unread that is the machine's own fault; `Unavailable` where nobody looked."""
+    """The part, or an Unread that the machine causes. Raises `NotLookedAt` for a part that was never looked at."""
     if isinstance(part, Unread) and not part.looked:
         raise NotLookedAt(part.reason)
     return part
@@ -63,7 +63,7 @@ def looked_at(part: T | Unread) -> T | Unread:
 class Text:
     """A string in guest memory: its bytes without the NUL, and whether a NUL was found within TEXT_BOUND.
 
-    It equals a `str` of the same letters, wherever it lies, and another Text of the same place and bytes.
+    It equals a `str` of the same letters, and another Text with the same address and bytes.
     """
 
     address: int
@@ -81,12 +81,12 @@ class Text:
         return NotImplemented
 
     def __hash__(self) -> int:
-        return hash(str(self))  # as that of the str that it equals
+        return hash(str(self))  # the same hash as the str that it equals
 
 
 @dataclass(frozen=True)
 class Module:
-    """One entry of the module list, where it lies, its command line (None: it has none) and what it looks like."""
+    """One entry of the module list, its address, its command line (None: it has none) and the kind of its content."""
 
     address: int
     entry: ModuleEntry
@@ -96,7 +96,7 @@ class Module:
 
 @dataclass(frozen=True)
 class StartInfo:
-    """The shipped ABI's start_info. Lists hold at most the bounded number of entries; the raw structure has the counts."""
+    """The shipped ABI's start_info. Lists hold at most the bounded number of entries; `raw` has the guest's own counts."""
 
     address: int
     raw: StartInfoV0
@@ -108,13 +108,13 @@ class StartInfo:
 
     @property
     def v1(self) -> StartInfoV1 | None:
-        """The structure with version 1's fields, or None when it is of version 0."""
+        """The structure with version 1's fields, or None for version 0."""
         return self.raw if isinstance(self.raw, StartInfoV1) else None
 
 
 @dataclass(frozen=True)
 class DraftAInfo:
-    """Draft A's proposed structure; `width` is 32 or 64, by the platform that the magic names, else by the layout."""
+    """Draft A's proposed structure; `width` is 32 or 64, from the platform that the magic names, else from the layout."""
 
     address: int
     width: int
@@ -124,13 +124,13 @@ class DraftAInfo:
 
 @dataclass(frozen=True)
 class BootState:
-    """Everything that was decoded of one machine at one entry, and the revision that it is to be judged by."""
+    """Everything that was decoded of one machine at one entry, and the revision by which it is judged."""
 
     snapshot: Snapshot
     revision: Revision
     other_protocol: Signature | None
     magic_found: bool  # [ebx] holds the shipped ABI's magic
-    firmware_part: Firmware | Unread | None  # None: it is none that is known here
+    firmware_part: Firmware | Unread | None  # None: not a known firmware
     start_info_part: StartInfo | Unread
     draft_a_part: DraftAInfo | Unread
 
@@ -147,23 +147,23 @@ class BootState:
 
     @property
     def firmware(self) -> Firmware | None:
-        """The firmware, or None where it was not recognised."""
+        """The firmware, or None if it was not recognised."""
         return None if isinstance(self.firmware_part, Unread) else self.firmware_part
 
     @property
     def start_info(self) -> StartInfo:
-        """The shipped start_info; raises `Unavailable` where there is none."""
+        """The shipped start_info. Raises `Unavailable` if there is none."""
         return seen(self.start_info_part)
 
     @property
     def draft_a(self) -> DraftAInfo:
-        """Draft A's structure; raises `Unavailable` where there is none."""
+        """Draft A's structure. Raises `Unavailable` if there is none."""
         return seen(self.draft_a_part)
 
     def readable(self, address: int, size: int) -> bool:
-        """Whether RAM or ROM is behind every byte of the range; raises `Unavailable` when neither could be learnt.
+        """Whether RAM or ROM is mapped at every byte of the range. Raises `Unavailable` if that is not known.
 
-        The machine's own layout decides where it is known: with paging on QEMU's stub answers zeros for what is not there.
+        The machine's memory layout decides where it is known: with paging on, QEMU's stub returns zeros for unmapped memory.
         """
         if address + size > 1 << 64:
             return False
@@ -182,7 +182,7 @@ class BootState:
 
 
 def _memories(snapshot: Snapshot) -> list[Backing] | None:
-    """What holds memory of the machine, or may, by address; None when that is not known at all."""
+    """The ranges that are memory, or may be, in order of address; None if the layout is not known."""
     if snapshot.backing is None:
         return None
     return sorted(
@@ -209,7 +209,7 @@ def _backed(memories: list[Backing] | None, address: int, size: int) -> bool | N
 
 
 class _Reader:
-    """The snapshot's memory as the decoder may use it: what the machine backs with nothing is refused, not read."""
+    """The snapshot's memory for the decoder. It refuses a range without RAM or ROM instead of reading it."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
@@ -227,7 +227,7 @@ class _Reader:
             step = min(TEXT_STEP - (address + len(data)) % TEXT_STEP, TEXT_BOUND - len(data))
             self._text_left -= step
             if self._text_left < 0:
-                raise Unavailable("the strings of this hand-off are longer than is read of one")
+                raise Unavailable(f"the strings of this hand-off have more than {ALL_TEXT_BOUND >> 10} KiB together")
             try:
                 data += self.read(address + len(data), step)
             except Unavailable as gap:
@@ -241,7 +241,7 @@ class _Reader:
 
 
 def decode(snapshot: Snapshot, revision: Revision) -> BootState | NeedMemory:
-    """Decode `snapshot` to be judged by `revision`; or say which memory is needed first.
+    """Decode `snapshot` for judging by `revision`, or return the memory that is needed first.
 
     Raises nothing for any content of registers or memory.
     """
@@ -278,7 +278,7 @@ def _none(registers: Registers, reader: _Reader) -> Unread:
     except NotLookedAt as gap:
         return Unread(f"no start_info: {gap.reason}", looked=False)
     except Unavailable:
-        pass  # then it is not there either
+        pass  # memory that cannot be read holds no magic
     return Unread(f"no start_info: the magic is not at ebx = {ebx:#x}")
 
 
@@ -294,7 +294,7 @@ def _or_unread(part: Callable[[], T]) -> T | Unread:
 
 def _start_info(reader: _Reader, address: int) -> StartInfo:
     raw = StartInfoV0.decode(reader.read(address, StartInfoV0.sizeof()))
-    if raw.version >= 1:  # later versions only append: their prefix is read as what is known
+    if raw.version >= 1:  # later versions only append: the known prefix is read
         raw = StartInfoV1.decode(reader.read(address, StartInfoV1.sizeof()))
     rsdp = _or_unread(lambda: _rsdp(reader, raw.rsdp_paddr)) if raw.rsdp_paddr else None
     return StartInfo(
@@ -360,7 +360,7 @@ def _root_tables(reader: _Reader, rsdp: acpi.Rsdp | Unread | None) -> tuple[acpi
         return ()
     root = seen(rsdp)
     if root.head.signature != acpi.RSDP_SIGNATURE:
-        raise Unavailable("what rsdp_paddr points to is no RSDP")
+        raise Unavailable("rsdp_paddr does not point to an RSDP")
     wanted = ((b"RSDT", root.head.rsdt_address, 4), (b"XSDT", root.xsdt_address, 8))
     return tuple(_root_table(reader, name, address, width) for name, address, width in wanted if address)
 
@@ -399,7 +399,7 @@ def _draft_a(reader: _Reader, address: int) -> DraftAInfo:
 
 
 def _draft_a_width(reader: _Reader, address: int) -> int:
-    """The width whose command line is a string: in the other one its place holds numbers, or its beginning is cut off."""
+    """The width at which the command line is a string. At the other width its field holds numbers, or lacks its beginning."""
     data = reader.read(address, DraftAStartInfo64.sizeof())
     narrow = data[DraftAStartInfo32.offset_of("cmd_line") : DraftAStartInfo64.offset_of("cmd_line")]
     text = narrow.split(b"\0", 1)[0]

@@ -1,8 +1,8 @@
-"""ELF cores of machines, as QEMU's `dump-guest-memory` writes them: registers from their notes, memory from their PT_LOADs.
+"""ELF cores of machines, as QEMU's `dump-guest-memory` writes them: registers from the notes, memory from the PT_LOADs.
 
-QEMU's own note holds what no debug stub shows: segments with their hidden part, GDT and IDT, control registers. EFER, cr8, A20,
-QEMU's version and what lies where no PT_LOAD speaks of are not in a core: they are unobserved. A dump may be a part of
-memory (`dump-guest-memory FILE BEGIN LENGTH`), which the file does not tell: what it lacks is unknown, not absent.
+QEMU's own note holds what no debug stub shows: segments with their hidden part, GDT and IDT, control registers. A core does
+not hold EFER, cr8, A20, QEMU's version, or memory outside of its PT_LOADs: they are unobserved. A dump may contain only a
+part of memory (`dump-guest-memory FILE BEGIN LENGTH`), and the file does not say so: missing memory is unknown, not absent.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _STATUS_REGISTERS = (*_QEMU_REGISTERS, "cs", "ss", "ds", "es", "fs", "gs", "fs_b
 
 @dataclass(frozen=True)
 class Part:
-    """`size` bytes of guest-physical memory at `address`, which begin at `offset` of the file."""
+    """`size` bytes of guest-physical memory at `address`, stored at `offset` of the file."""
 
     address: int
     size: int
@@ -69,7 +69,7 @@ class Part:
 
 
 class FlatMemory:
-    """The parts as one address space: sorted, without overlap. Bytes are read from `data` when they are asked for."""
+    """The parts as one address space: sorted, without overlap. Bytes are read from `data` on demand."""
 
     def __init__(self, data: Buffer, parts: Iterable[Part]) -> None:
         self._data = data
@@ -91,7 +91,7 @@ class FlatMemory:
 
 
 def _apart(parts: Iterable[Part]) -> tuple[Part, ...]:
-    """By address, each byte once: a paging dump lists memory as often as it is mapped."""
+    """The parts in order of address, each byte once: a paging dump lists memory once for each mapping."""
     apart: list[Part] = []
     for part in sorted(parts, key=lambda one: (one.address, one.offset)):
         begin = max(part.address, apart[-1].end if apart else 0)
@@ -102,9 +102,9 @@ def _apart(parts: Iterable[Part]) -> tuple[Part, ...]:
 
 @dataclass(frozen=True)
 class Core:
-    """A parsed core: the machine that it shows (without memory), its memory, and how many CPUs it has.
+    """A parsed core: the machine's state (without memory), its memory, and its number of CPUs.
 
-    One that `snapshot export` wrote also shows which entry the machine stood at; else the snapshot's has no address.
+    A core that `snapshot export` wrote also holds the entry; otherwise the entry of the snapshot has no address.
     """
 
     snapshot: Snapshot
@@ -113,7 +113,7 @@ class Core:
 
 
 def is_core(head: bytes) -> bool:
-    """Whether a file that begins so is an ELF core, or a dump that only its maker's tools read."""
+    """Whether a file with this beginning is an ELF core, or a kdump dump that `parse` refuses with a hint."""
     if head.startswith(_FOREIGN):
         return True
     at = Ident.sizeof()
@@ -124,7 +124,7 @@ _FOREIGN = (b"KDUMP   ", b"makedumpfile\0\0\0\0")
 
 
 def parse(data: Buffer) -> Core:
-    """The core in `data`, which must outlive it. Raises BadInput for what is no whole core of an x86 machine."""
+    """The core in `data`, which must outlive it. Raises BadInput for anything but a complete core of an x86 machine."""
     headers = _program_headers(data)
     notes = _notes(data, headers)
     parts = [_part(data, index, one) for index, one in enumerate(headers) if one.p_type == PT_LOAD and one.p_filesz]
@@ -141,7 +141,7 @@ def parse(data: Buffer) -> Core:
         registers, segments = _of_qemu(ours[0])
         sources = {"registers": "QEMU note", "segments": "QEMU note"}
     elif statuses:
-        registers, segments = _of_status(statuses[0]), Segments(missing="the core has no QEMU note that would show it")
+        registers, segments = _of_status(statuses[0]), Segments(missing="the core has no QEMU note, which would hold it")
         sources = {"registers": "NT_PRSTATUS"}
     else:
         raise BadInput("the core holds no registers: neither a QEMU note nor NT_PRSTATUS", _REDUMP)
@@ -158,21 +158,21 @@ def parse(data: Buffer) -> Core:
 
 def _program_headers(data: Buffer) -> list[Segment32 | Segment64]:
     if bytes(data[:16]).startswith(_FOREIGN):
-        raise BadInput("the dump is in a format of kdump's, not an ELF core", "make it again without compression (no -z, -l, -s)")
+        raise BadInput("the dump is in kdump format, not an ELF core", "make it again without compression (no -z, -l, -s)")
     if len(data) < Ident.sizeof():
-        raise BadInput(f"the core has {len(data)} bytes: it is cut", _REDUMP)
+        raise BadInput(f"the core has {len(data)} bytes: it is truncated", _REDUMP)
     ident = Ident.decode(data)
     if ident.magic != b"\x7fELF" or ident.elf_class not in (1, 2) or ident.data not in (1, 2):
         raise BadInput(f"the core's e_ident is damaged: class {ident.elf_class}, data encoding {ident.data}", _REDUMP)
     if ident.data == 2:
-        raise BadInput("the core is big-endian: it is of another machine than x86", "give a core of an x86 machine")
+        raise BadInput("the core is big-endian: it is not of an x86 machine", "give a core of an x86 machine")
     wide = ident.elf_class == 2
     header: Header32 | Header64
     if len(data) < Ident.sizeof() + (Header64 if wide else Header32).sizeof():
-        raise BadInput(f"the core has {len(data)} bytes: its ELF header is cut", _REDUMP)
+        raise BadInput(f"the core has {len(data)} bytes: its ELF header is truncated", _REDUMP)
     header = (Header64 if wide else Header32).decode(data, Ident.sizeof())
     if header.e_type != ET_CORE:
-        raise BadInput(f"the ELF is no core: its e_type is {header.e_type}", _REDUMP)
+        raise BadInput(f"the ELF is not a core: its e_type is {header.e_type}", _REDUMP)
     if header.e_machine not in (EM_386, EM_X86_64):
         name = MACHINES.get(header.e_machine, f"machine {header.e_machine}")
         raise BadInput(f"the core is of {name}, not of x86", "give a core of an x86 machine")
@@ -182,7 +182,7 @@ def _program_headers(data: Buffer) -> list[Segment32 | Segment64]:
     count = _count(data, header, wide)
     if header.e_phoff + count * layout.sizeof() > len(data):
         raise BadInput(
-            f"the core is cut: its {count} program headers end at {header.e_phoff + count * layout.sizeof():#x}, "
+            f"the core is truncated: its {count} program headers end at {header.e_phoff + count * layout.sizeof():#x}, "
             f"and the file at {len(data):#x}",
             _REDUMP,
         )
@@ -194,7 +194,7 @@ def _count(data: Buffer, header: Header32 | Header64, wide: bool) -> int:
     if count == PN_XNUM:
         section = Section64 if wide else Section32
         if not header.e_shoff or header.e_shoff + section.sizeof() > len(data):
-            raise BadInput("the core's number of program headers is in section header 0, which is not there", _REDUMP)
+            raise BadInput("the core's number of program headers should be in section header 0, which does not exist", _REDUMP)
         count = section.decode(data, header.e_shoff).sh_info
     if count > SEGMENTS_BOUND:
         raise BadInput(
@@ -220,14 +220,14 @@ def _part(data: Buffer, index: int, one: Segment32 | Segment64) -> Part:
     if one.p_offset + one.p_filesz > len(data):
         raise _cut(index, "memory", one, data)
     if one.p_paddr + one.p_filesz > 1 << 64:
-        raise BadInput(f"the core's program header {index} ends past any address: p_paddr {one.p_paddr:#x}", _REDUMP)
+        raise BadInput(f"the core's program header {index} ends beyond the address space: p_paddr {one.p_paddr:#x}", _REDUMP)
     return Part(one.p_paddr, one.p_filesz, one.p_offset)
 
 
 def _cut(index: int, what: str, one: Segment32 | Segment64, data: Buffer) -> BadInput:
     end = one.p_offset + one.p_filesz
     return BadInput(
-        f"the core is cut: program header {index} has {what} up to {end:#x}, and the file ends at {len(data):#x}", _REDUMP
+        f"the core is truncated: program header {index} has {what} up to {end:#x}, and the file ends at {len(data):#x}", _REDUMP
     )
 
 
@@ -240,7 +240,7 @@ def _of_qemu(note: Note) -> tuple[Registers, Segments]:
     begin = QemuCpu.sizeof()
     control_at = begin + len(QEMU_SEGMENTS) * QemuSegment.sizeof()
     if len(note.desc) < control_at + QemuControl.sizeof():
-        raise BadInput(f"the core's QEMU note has {len(note.desc)} bytes, too few for a CPU", _REDUMP)
+        raise BadInput(f"the core's QEMU note has {len(note.desc)} bytes, which is too short for a CPU", _REDUMP)
     cpu = QemuCpu.decode(note.desc)
     if cpu.version != QEMU_VERSION:
         raise BadInput(f"the core's QEMU note is of version {cpu.version}, not {QEMU_VERSION}", "read it with a newer pvhdbg")
@@ -268,11 +268,11 @@ def _of_status(note: Note) -> Registers:
             values = {name: getattr(status, name) for name in _STATUS_REGISTERS if hasattr(status, name)}
             values |= {name: values[name] & 0xFFFF for name in ("cs", "ss", "ds", "es", "fs", "gs")}
             return Registers(values, "NT_PRSTATUS does not hold it")
-    raise BadInput(f"the core's NT_PRSTATUS has {len(note.desc)} bytes: it is none of x86", _REDUMP)
+    raise BadInput(f"the core's NT_PRSTATUS has {len(note.desc)} bytes, which is not the size of an x86 one", _REDUMP)
 
 
 def _backing(parts: tuple[Part, ...]) -> tuple[Backing, ...]:
-    """The parts as memory, and everything between them as what nobody looked at."""
+    """The parts as memory, and everything between them as unknown."""
     areas: list[Backing] = []
     end = 0
     for part in parts:

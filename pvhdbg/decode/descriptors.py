@@ -1,7 +1,7 @@
 """Descriptor tables as the CPU reads them: GDT and LDT, IDT, and the task state segment.
 
 Intel SDM volume 3A: 3.4.5 (descriptors), 6.11 and 6.14.1 (gates, also in long mode), 7.2 (TSS), 7.2.3 (16-byte descriptors),
-7.7 (64-bit TSS); volume 3B 20.1.4 (the real-mode vector table). Bytes are the guest's: whatever they hold, a row comes out.
+7.7 (64-bit TSS); volume 3B 20.1.4 (the real-mode vector table). The bytes come from the guest: every content gives a row.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TSS_TYPES = _TSS
 
 @dataclass(frozen=True)
 class Descriptor:
-    """One entry of a GDT or LDT. `limit` is in bytes, scaled by G; `size` is 8, or 16 for a system one in long mode."""
+    """One entry of a GDT or LDT. `limit` is in bytes, scaled by G; `size` is 8 bytes, or 16 for a system descriptor in long mode."""
 
     selector: int
     raw: int
@@ -40,7 +40,7 @@ class Descriptor:
 
 @dataclass(frozen=True)
 class Gate:
-    """One entry of an IDT, or a vector of the real mode's table (`type` is then None)."""
+    """One entry of an IDT, or a vector of the real-mode table (`type` is then None)."""
 
     vector: int
     raw: int
@@ -55,7 +55,7 @@ class Gate:
 
 @dataclass(frozen=True)
 class TaskState:
-    """The fields of a TSS by name, as far as its limit reaches, and its kind: 16, 32 or 64 bits."""
+    """The fields of a TSS by name, up to its limit, and its kind: 16, 32 or 64 bits."""
 
     width: int
     values: dict[str, int]
@@ -66,7 +66,7 @@ class TaskState:
 
 
 def descriptors(data: bytes, long_mode: bool) -> Iterator[Descriptor]:
-    """The entries of a GDT or LDT in order, null ones left out. In long mode a system descriptor takes two places."""
+    """The entries of a GDT or LDT in order, without null ones. In long mode a system descriptor takes two slots."""
     offset = 0
     while offset + 8 <= len(data):
         low = int.from_bytes(data[offset : offset + 8], "little")
@@ -117,7 +117,7 @@ VECTORS = (
 
 
 def vectors(data: bytes) -> Iterator[Gate]:
-    """The real mode's table: segment:offset, four bytes a vector; those of zero are left out."""
+    """The vectors of the real-mode table: segment:offset, four bytes each, without those that are zero."""
     for vector in range(len(data) // 4):
         raw = int.from_bytes(data[4 * vector : 4 * vector + 4], "little")
         if raw:
@@ -125,7 +125,7 @@ def vectors(data: bytes) -> Iterator[Gate]:
 
 
 def gates(data: bytes, long_mode: bool) -> Iterator[Gate]:
-    """The entries of an IDT in order, those of zero left out; 16 bytes each in long mode, else 8."""
+    """The entries of an IDT in order, without those that are zero; 16 bytes each in long mode, else 8."""
     size = 16 if long_mode else 8
     for vector in range(len(data) // size):
         raw = int.from_bytes(data[size * vector : size * (vector + 1)], "little")
@@ -140,7 +140,7 @@ def _gate(vector: int, raw: int, long_mode: bool) -> Gate:
         offset |= (raw >> 64 & 0xFFFFFFFF) << 32
     named = _LONG_TYPES if long_mode else _GATES
     is_gate = raw >> 44 & 1 == 0 and "gate" in named.get(type, "")
-    meaning = named[type] if is_gate else f"no gate: type {raw >> 40 & 0x1F:#x}"
+    meaning = named[type] if is_gate else f"not a gate: type {raw >> 40 & 0x1F:#x}"
     ist = raw >> 32 & 7 if long_mode else 0
     return Gate(vector, raw, raw >> 16 & 0xFFFF, offset, type, raw >> 45 & 3, bool(raw >> 47 & 1), ist, meaning)
 
@@ -164,7 +164,7 @@ TSS_BYTES = 104
 
 
 def task_state(data: bytes, type: int, long_mode: bool) -> TaskState:
-    """The TSS whose first bytes are `data` (as many as its limit lets it have), by the type of its descriptor."""
+    """Decode a TSS. `data` holds its bytes up to its limit; `type` is the type of its descriptor."""
     width, fields = (64, _TSS_64) if long_mode else (32, _TSS_32) if type & 8 else (16, _TSS_16)
     values = {name: int.from_bytes(data[at : at + size], "little") for name, at, size in fields if at + size <= len(data)}
     return TaskState(width, values, tuple(name for name, _, _ in fields if name not in values))

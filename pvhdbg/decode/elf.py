@@ -1,7 +1,7 @@
-"""ELF kernels as far as a loader reads them: header, program headers, notes, and where the symbol table is.
+"""The parts of an ELF kernel that a loader reads: header, program headers, notes, and the place of the symbol table.
 
-Layouts are those of the System V gABI. Every field is a stranger's word: offsets and counts are checked against the file
-before they are used, and what does not fit is a BadInput that names the field and its place.
+Layouts are those of the System V gABI. No field is trusted: offsets and counts are checked against the file before they
+are used, and a field that does not fit raises a BadInput that names it and its file offset.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from pvhdbg.spec.elf import (
 from pvhdbg.spec.elf_notes import PHYS32_ENTRY, PHYS32_RELOC
 
 _SEGMENTS_BOUND = 512
-_SYMBOLS_BOUND = 64 << 20  # bytes of a symbol table, or of its strings: Debian's kernel has 3 MB, one of all drivers 30 MB
+_SYMBOLS_BOUND = 64 << 20  # bytes of a symbol table, or of its strings: Debian's kernel has 3 MB, a kernel with all drivers 30 MB
 _NT_GNU_BUILD_ID = 3
 
 S = TypeVar("S", bound=Structure)
@@ -42,14 +42,14 @@ S = TypeVar("S", bound=Structure)
 
 @dataclass(frozen=True)
 class ElfFile:
-    """A parsed ELF. `bits` is 32 or 64. Notes are those in PT_NOTE segments, which is where loaders look."""
+    """A parsed ELF. `bits` is 32 or 64. Notes are those in PT_NOTE segments, which loaders read."""
 
     bits: int
     header: Header32 | Header64
     segments: tuple[Segment32 | Segment64, ...]
     notes: tuple[Note, ...]
     note_spans: tuple[Span, ...] = ()
-    damage: str = ""  # where the notes broke off
+    damage: str = ""  # where reading the notes failed
 
     @property
     def loads(self) -> tuple[Segment32 | Segment64, ...]:
@@ -57,9 +57,9 @@ class ElfFile:
 
 
 def parse(data: Buffer) -> ElfFile:
-    """Parse an x86 ELF. Raises BadInput for anything that is not one, or is cut short."""
+    """Parse an x86 ELF. Raises BadInput for anything else, and for a truncated file."""
     if len(data) < Ident.sizeof():
-        raise BadInput(f"the file has {len(data)} bytes: it is no ELF", "give an uncompressed kernel (vmlinux) or a bzImage")
+        raise BadInput(f"the file has {len(data)} bytes: it is not an ELF", "give an uncompressed kernel (vmlinux) or a bzImage")
     ident = Ident.decode(data)
     if ident.magic != b"\x7fELF":
         raise BadInput(
@@ -68,7 +68,7 @@ def parse(data: Buffer) -> ElfFile:
     if ident.elf_class not in (1, 2) or ident.data not in (1, 2):
         raise BadInput(f"the ELF's class {ident.elf_class} or data encoding {ident.data} at offset 4 is unknown", _DAMAGED)
     if ident.data == 2:
-        raise BadInput("the ELF is big-endian: it is for another machine than x86", "give a kernel for x86 or x86-64")
+        raise BadInput("the ELF is big-endian: it is not for x86", "give a kernel for x86 or x86-64")
     wide = ident.elf_class == 2
     layout: type[Header32] | type[Header64] = Header64 if wide else Header32
     header = _structure(layout, data, Ident.sizeof(), "the ELF header")
@@ -95,9 +95,7 @@ def _structure(layout: type[S], data: Buffer, offset: int, what: str) -> S:
 def _segments(data: Buffer, header: Header32 | Header64, wide: bool) -> tuple[Segment32 | Segment64, ...]:
     layout: type[Segment32] | type[Segment64] = Segment64 if wide else Segment32
     if not header.e_phnum:
-        raise BadInput(
-            "the ELF has no program headers: it is not something that can be booted", "give the linked kernel, not an object file"
-        )
+        raise BadInput("the ELF has no program headers, so no loader can boot it", "give the linked kernel, not an object file")
     if header.e_phnum > _SEGMENTS_BOUND:
         raise BadInput(f"e_phnum at file offset {_field(header, 'e_phnum'):#x} says {header.e_phnum} program headers", _DAMAGED)
     size = layout.sizeof()
@@ -113,7 +111,7 @@ def _segments(data: Buffer, header: Header32 | Header64, wide: bool) -> tuple[Se
         if segment.p_type == PT_LOAD and end > 1 << 64:
             at = header.e_phoff + index * size + layout.offset_of("p_memsz")
             raise BadInput(
-                f"program header {index} ends at {end:#x}, past any address: p_paddr {segment.p_paddr:#x}, "
+                f"program header {index} ends at {end:#x}, beyond the address space: p_paddr {segment.p_paddr:#x}, "
                 f"p_memsz {segment.p_memsz:#x} at file offset {at:#x}",
                 _DAMAGED,
             )
@@ -125,7 +123,7 @@ def _field(header: Header32 | Header64, name: str) -> int:
 
 
 def _note_spans(data: Buffer, header: Header32 | Header64, segments: tuple[Segment32 | Segment64, ...]) -> Iterator[Span]:
-    """Where the notes are: by file offset and size, since GRUB's PT_NOTE has no address and no memory size."""
+    """The places of the notes, by file offset and file size: GRUB's PT_NOTE has no address and no memory size."""
     for index, segment in enumerate(segments):
         end = segment.p_offset + segment.p_filesz
         if segment.p_type not in (PT_LOAD, PT_NOTE) or not segment.p_filesz:
@@ -142,7 +140,7 @@ def _note_spans(data: Buffer, header: Header32 | Header64, segments: tuple[Segme
             yield Span(segment.p_offset, end, segment.p_align, index)
 
 
-# --- what the hand-off needs of it --------------------------------------------------------------------------------
+# --- what the hand-off needs --------------------------------------------------------------------------------
 
 
 def entry_notes(elf: ElfFile) -> tuple[Note, ...]:
@@ -153,11 +151,11 @@ def entry_notes(elf: ElfFile) -> tuple[Note, ...]:
 
 
 def _entry(note: Note) -> int:
-    return int.from_bytes(note.desc[:4], "little")  # a 32-bit address, whatever the field's width
+    return int.from_bytes(note.desc[:4], "little")  # a 32-bit address in a field of any width
 
 
 class PhysEntry(NamedTuple):
-    """The PVH entry: its physical address, the note that gives it, and what the file's other such notes say."""
+    """The PVH entry: its physical address, the note that gives it, and the file's other PHYS32_ENTRY notes."""
 
     address: int
     note: Note
@@ -165,7 +163,7 @@ class PhysEntry(NamedTuple):
 
 
 def phys32_entry(elf: ElfFile) -> PhysEntry | None:
-    """The PVH entry. Of several notes QEMU's choice: the first in the last segment that has one (Xen takes the very last)."""
+    """The PVH entry. If there are several notes, QEMU's choice: the first in the last segment that has one (Xen takes the very last)."""
     notes = entry_notes(elf)
     if not notes:
         return None
@@ -182,12 +180,12 @@ def build_id(notes: Iterable[Note]) -> str | None:
 
 
 def load_ranges(elf: ElfFile) -> tuple[LoadRange, ...]:
-    """Where the PT_LOADs go in physical memory."""
+    """The physical addresses of the PT_LOADs."""
     return tuple(LoadRange(segment.p_paddr, segment.p_memsz) for segment in elf.loads if segment.p_memsz)
 
 
 def describe(elf: ElfFile, path: str, size: int) -> Kernel:
-    """The kernel as the rules know it."""
+    """The kernel as a value for the machine rules."""
     entry = phys32_entry(elf)
     return Kernel(
         path=path,
@@ -204,7 +202,7 @@ def describe(elf: ElfFile, path: str, size: int) -> Kernel:
 
 
 class SymbolTable(NamedTuple):
-    """Where .symtab and its strings lie: file offsets and sizes in bytes. Entries are 16 or 24 bytes long."""
+    """The place of .symtab and its strings: file offsets and sizes in bytes. Entries are 16 or 24 bytes long."""
 
     offset: int
     size: int
@@ -214,7 +212,7 @@ class SymbolTable(NamedTuple):
 
 
 def sections(data: Buffer, elf: ElfFile) -> tuple[Section32 | Section64, ...]:
-    """All section headers; none where the file has none of the right size. Raises BadInput when it ends within them."""
+    """All section headers; empty if the file has none of the right size. Raises BadInput if the file ends within them."""
     header = elf.header
     layout: type[Section32] | type[Section64] = Section64 if elf.bits == 64 else Section32
     size = layout.sizeof()
@@ -251,6 +249,6 @@ def symbol_table(data: Buffer, elf: ElfFile) -> SymbolTable | None:
             if end > len(data):
                 raise BadInput(f"the ELF is truncated: the {name} ends at {end:#x}, the file at {len(data):#x} ({place})", _DAMAGED)
             if one.sh_size > _SYMBOLS_BOUND:
-                raise BadInput(f"the {name} has {one.sh_size >> 20} MiB, which no kernel's has ({place})", _DAMAGED)
+                raise BadInput(f"the {name} has {one.sh_size >> 20} MiB, more than any kernel has ({place})", _DAMAGED)
         return SymbolTable(section.sh_offset, section.sh_size, 24 if elf.bits == 64 else 16, strings.sh_offset, strings.sh_size)
     return None

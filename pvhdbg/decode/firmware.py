@@ -1,6 +1,6 @@
-"""Which firmware made the hand-off, told by what it left behind and never by the machine's name.
+"""Which firmware made the hand-off. Its traces in the machine decide, never the machine's name.
 
-Debian 12's QEMU 7.2 has qboot behind `-M microvm`, later ones SeaBIOS; `-bios` may put either anywhere.
+`-M microvm` uses qboot in Debian 12's QEMU 7.2 and SeaBIOS in later versions; `-bios` may put either into any machine.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pvhdbg.model import MemoryView, NotLookedAt, Registers, Segments, Unavailab
 from pvhdbg.spec.deviations import PVH_BIN, QBOOT
 
 _OPTION_ROMS = range(0xC0000, 0xF0000)
-_ROM_ALIGNMENT = 0x800  # BIOS Boot Specification: option ROMs are looked for every 2 KiB
+_ROM_ALIGNMENT = 0x800  # BIOS Boot Specification: a BIOS searches for option ROMs every 2 KiB
 _PVH_BIN_SIZE = 1536
 _TOP_OF_FLASH = range(0xFFFF0000, 1 << 32)  # qboot is one 64 KiB image below 4 GiB
 _MULTIBOOT_EAX = 0x2BADB002
@@ -19,20 +19,20 @@ _MULTIBOOT_EAX = 0x2BADB002
 
 @dataclass(frozen=True)
 class Firmware:
-    """The firmware's name, and what it was told by."""
+    """The firmware's name, and the evidence for it."""
 
     name: str
     evidence: str
 
 
 def identify(registers: Registers, segments: Segments, memory: MemoryView) -> Firmware | None:
-    """The firmware that jumped to the entry, or None. Raises NeedMemory, and Unavailable where what tells was not observed.
+    """The firmware that jumped to the entry, or None. Raises NeedMemory, and Unavailable if the evidence was not observed.
 
-    The GDT that it left loaded lies in its own image: pvh.bin's in an option ROM that says "PVH loader", qboot's in the
-    top 64 KiB of the flash, and qboot alone leaves multiboot's number in eax (boot_pvh_from_fw_cfg).
+    The GDT that the firmware loaded lies in its own image: pvh.bin's in an option ROM that contains "PVH loader", qboot's in
+    the top 64 KiB of the flash. Only qboot leaves multiboot's magic number in eax (boot_pvh_from_fw_cfg).
     """
     if segments.gdt is None:
-        raise Unavailable("the GDT that tells the firmware was not observed")
+        raise Unavailable("the GDT, which identifies the firmware, was not observed")
     base = segments.gdt.base
     if base in _TOP_OF_FLASH and registers["eax"] == _MULTIBOOT_EAX:
         return Firmware(QBOOT, f"its GDT at {base:#x} is in the top 64 KiB of flash, and eax holds {_MULTIBOOT_EAX:#x}")

@@ -1,7 +1,7 @@
 """QEMU's firmware configuration device, read through the monitor's port commands (QEMU docs/specs/fw_cfg.rst).
 
-Reading it moves the device's selector, so it is done only while the guest is stopped and not inside firmware that is
-reading the device itself.
+Reading it changes the device's selector. Read it only while the guest is stopped, and not while its firmware reads the
+device.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import MappingProxyType
 
 SIGNATURE = 0x00
-# What loaders leave for the firmware (include/standard-headers/linux/qemu_fw_cfg.h), without FW_CFG_ in front.
+# The items for the firmware (include/standard-headers/linux/qemu_fw_cfg.h), without the prefix FW_CFG_.
 NUMBERS = MappingProxyType(
     {
         "KERNEL_ENTRY": 0x10, "KERNEL_ADDR": 0x07, "KERNEL_SIZE": 0x08, "CMDLINE_ADDR": 0x13, "CMDLINE_SIZE": 0x14,
@@ -26,9 +26,9 @@ _BYTE = re.compile(r"portb\[0x0*511\] = 0x([0-9a-fA-F]{1,2})\b")
 
 
 def read_item(monitor: Callable[[str], str], key: int, size: int) -> bytes | None:
-    """`size` bytes of item `key`; None when the answers are not those of a fw_cfg device on ports 0x510/0x511.
+    """`size` bytes of item `key`; None if no fw_cfg device answers on ports 0x510/0x511.
 
-    HMP's `/h` is 16 bits; one `i` reads one byte.
+    HMP's `/h` is 16 bits wide; one `i` reads one byte.
     """
     monitor(f"o /h {_SELECTOR_PORT:#x} {key:#x}")
     data = bytearray()
@@ -41,9 +41,9 @@ def read_item(monitor: Callable[[str], str], key: int, size: int) -> bytes | Non
 
 
 def kernel_entry(monitor: Callable[[str], str]) -> int | None:
-    """FW_CFG_KERNEL_ENTRY: where QEMU will have its kernel entered; None without such a device or such an item.
+    """FW_CFG_KERNEL_ENTRY: the address at which the firmware will enter the kernel; None without the device or the item.
 
-    It is set for a multiboot load too: an address, not a proof of PVH.
+    QEMU sets it for a multiboot load too: it is an address, and does not prove PVH.
     """
     return number(monitor, "KERNEL_ENTRY") or None if is_there(monitor) else None
 
@@ -54,6 +54,6 @@ def is_there(monitor: Callable[[str], str]) -> bool:
 
 
 def number(monitor: Callable[[str], str], name: str) -> int | None:
-    """The item of 32 bits of that name; an item that was never set reads as 0, and cannot be told from one that is 0."""
+    """The 32-bit item of that name. An item that was never set reads as 0, like one that is 0."""
     data = read_item(monitor, NUMBERS[name], 4)
     return None if data is None else int.from_bytes(data, "little")

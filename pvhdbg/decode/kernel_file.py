@@ -1,4 +1,4 @@
-"""A kernel file as loaders and rules see it: what the file is, its ELF, sections, notes, and other loaders' headers."""
+"""A kernel file for loaders and rules: its container, its ELF, sections, notes, and the headers of other boot protocols."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class Section(NamedTuple):
 
 @dataclass(frozen=True)
 class KernelFile:
-    """All of it. `elf` and `data` are of the ELF that is inside `container`.
+    """The whole kernel file. `elf` and `data` are of the ELF that is inside `container`.
 
     `section_notes` are those in SHT_NOTE sections that no PT_NOTE covers; `legacy` is the text of a `__xen_guest` section;
-    `made_by` are the words of `.comment`, by which compilers and linkers sign.
+    `made_by` holds the strings of `.comment`, in which compilers and linkers put their names.
     """
 
     elf: ElfFile
@@ -48,11 +48,11 @@ class KernelFile:
     multiboot2: Multiboot | None = None
     legacy: str | None = None
     made_by: tuple[str, ...] = ()
-    damage: str = ""  # what could not be read of the section headers, which no loader needs
+    damage: str = ""  # why section headers could not be read; no loader needs them
 
     @property
     def head(self) -> bytes:
-        """The beginning of the file as it was given, packed or not: up to 8 KiB."""
+        """The beginning of the given file, compressed or not: up to 8 KiB."""
         return bytes(self.data[:HEAD_SIZE]) if self.container.compression is None else self.container.head
 
     @property
@@ -67,16 +67,16 @@ class KernelFile:
 
     @property
     def numbered_18(self) -> tuple[Note, ...]:
-        """All notes of type 18, whoever owns them and wherever they lie."""
+        """All notes of type 18, of any owner, in segments and in sections."""
         return tuple(note for note in (*self.elf.notes, *self.section_notes) if note.type == PHYS32_ENTRY)
 
     def without_data(self) -> KernelFile:
-        """The same as a value that outlives the opened file; loaders can no longer be asked about it."""
+        """A copy that outlives the opened file. It has no bytes, so the loaders cannot be run on it."""
         return replace(self, data=b"")
 
 
 def survey(data: Buffer, container: Container | None = None, elf: ElfFile | None = None) -> KernelFile:
-    """Read an ELF kernel. Raises BadInput as `elf.parse` does; damage where no loader looks is only noted."""
+    """Read an ELF kernel. Raises BadInput like `elf.parse`; damage that no loader reads only sets `damage`."""
     elf = parse(data) if elf is None else elf
     found: tuple[Section, ...] = ()
     damage = elf.damage
@@ -116,7 +116,7 @@ def _text(data: Buffer, at: int) -> str:
 
 
 def _uncovered(table: tuple[Section, ...], elf: ElfFile, size: int) -> list[Span]:
-    """The SHT_NOTE sections that lie in no PT_NOTE: the first so many, since a segment has no more either."""
+    """The SHT_NOTE sections outside of every PT_NOTE, at most as many as are read of PT_NOTE segments."""
     spans = []
     for index, one in enumerate(table):
         end = one.offset + one.size

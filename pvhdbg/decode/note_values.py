@@ -1,6 +1,6 @@
-"""What a note says: its right name, and its descriptor in words.
+"""The meaning of a note: its correct name, and its descriptor in words.
 
-Numbers are read by their width (libelf reads 1, 2, 4 or 8 bytes); what has another width, or an owner that is not known here,
+Numbers are read by their width (libelf reads 1, 2, 4 or 8 bytes). A descriptor of another width, or of an unknown owner,
 stays bytes.
 """
 
@@ -27,7 +27,7 @@ _RELOC = (("alignment", 0x200000), ("lowest start", 0), ("highest end", 0xFFFFFF
 
 @dataclass(frozen=True)
 class NoteValue:
-    """A note in words. `lines` explain the value where it has parts; `number` is set for numbers of a width that is read."""
+    """A note in words. `lines` explain a value that has parts; `number` is set for numbers of 1, 2, 4 or 8 bytes."""
 
     name: str
     kind: str
@@ -74,17 +74,17 @@ def _bytes(desc: bytes) -> str:
 def _feature(name: str) -> str:
     required = name.startswith("!")
     plain = name.removeprefix("!")
-    number = f"bit {XEN_FEATURES.index(plain)}" if plain in XEN_FEATURES else "no feature of Xen"
+    number = f"bit {XEN_FEATURES.index(plain)}" if plain in XEN_FEATURES else "not a feature of Xen"
     return f"{plain}: {'required' if required else 'supported'}, {number}"
 
 
 def _bits(number: int) -> tuple[str, ...]:
     found = [bit for bit in range(number.bit_length()) if number >> bit & 1]
-    return tuple(f"bit {bit}: {XEN_FEATURES[bit] if bit < len(XEN_FEATURES) else 'no feature of Xen'}" for bit in found)
+    return tuple(f"bit {bit}: {XEN_FEATURES[bit] if bit < len(XEN_FEATURES) else 'not a feature of Xen'}" for bit in found)
 
 
 def _reloc(desc: bytes) -> tuple[str, ...]:
-    """The kernel may be moved, by these bounds; what is left out has a default (Xen 4.19)."""
+    """The bounds within which the kernel may be moved; omitted ones have a default (Xen 4.19)."""
     given = [int.from_bytes(desc[at : at + 4], "little") for at in range(0, min(len(desc) - len(desc) % 4, 12), 4)]
     return tuple(
         f"{name}: {given[index]:#x}" if index < len(given) else f"{name}: {default:#x} (default)"
@@ -93,7 +93,7 @@ def _reloc(desc: bytes) -> tuple[str, ...]:
 
 
 def _pairs(desc: bytes) -> tuple[str, ...]:
-    """Mask and value, each as wide as a machine address: 8 bytes, 4 where there is only room for one pair of those."""
+    """Mask and value, each as wide as a machine address: 8 bytes, or 4 if the descriptor has only room for one such pair."""
     width = 4 if len(desc) % 16 and len(desc) % 8 == 0 else 8
     numbers = [int.from_bytes(desc[at : at + width], "little") for at in range(0, min(len(desc), _SHOWN), width)]
     return tuple(f"mask {mask:#x}, value {valid:#x}" for mask, valid in zip(numbers[::2], numbers[1::2], strict=False))

@@ -1,9 +1,9 @@
 """ELF notes as bytes: owner, type and descriptor, and the three ways in which tools pad them.
 
-Most producers and readers (Xen's libelf, rust-vmm, GNU as) pad owner and descriptor to 4 bytes whatever p_align says. For
-p_align 8 there are two more: GNU tools align the descriptor's *offset* to 8, QEMU pads the owner's *length* to 8 (so that it
-takes notes only that were written for it). A segment is read by the first of them that ends exactly where the segment
-ends, in this order, and by the first where none does.
+Most producers and readers (Xen's libelf, rust-vmm, GNU as) pad owner and descriptor to 4 bytes for every p_align. For
+p_align 8 there are two more ways: GNU tools align the descriptor's *offset* to 8; QEMU pads the owner's *length* to 8 (so
+that it only finds notes that were written for it). The three are tried in this order. The first whose last note ends
+exactly where the segment ends is used; if none does, the first.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _HEAD = NoteHeader.sizeof()
 
 @dataclass(frozen=True)
 class Note:
-    """One ELF note. `offset` is its place in the file, `segment` the index of the PT_NOTE (or section) that holds it.
+    """One ELF note. `offset` is its file offset, `segment` the index of the PT_NOTE (or section) that holds it.
 
     `padding` counts the bytes up to the next note that are neither owner nor descriptor.
     """
@@ -47,7 +47,7 @@ class Note:
 
 
 class Span(NamedTuple):
-    """A run of notes: bytes `start` to `end` of the file, and alignment and index of the segment or section there."""
+    """A run of notes: bytes `start` to `end` of the file, and the alignment and index of its segment or section."""
 
     start: int
     end: int
@@ -56,7 +56,7 @@ class Span(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where one note of a run lies: its header, its descriptor, and what follows it, as file offsets."""
+    """The place of one note of a run: file offsets of its header, its descriptor, and the note after it."""
 
     at: int
     head: NoteHeader
@@ -73,7 +73,7 @@ def round_up(value: int, align: int) -> int:
 
 
 def by_lengths(align: int) -> Padding:
-    """Owner and descriptor are each padded to a multiple of `align` bytes: with 4 as Xen reads, with p_align as QEMU."""
+    """Owner and descriptor are each padded to a multiple of `align` bytes: 4 for Xen, p_align for QEMU."""
 
     def pad(namesz: int, descsz: int) -> tuple[int, int]:
         desc = _HEAD + round_up(namesz, align)
@@ -83,15 +83,15 @@ def by_lengths(align: int) -> Padding:
 
 
 def by_offsets(namesz: int, descsz: int) -> tuple[int, int]:
-    """Descriptor and next note begin at multiples of 8, as GNU tools write and read segments of p_align 8."""
+    """Descriptor and next note begin at multiples of 8: how GNU tools write and read segments of p_align 8."""
     desc = round_up(_HEAD + namesz, 8)
     return desc, round_up(desc + descsz, 8)
 
 
 def read(data: Buffer, spans: Iterable[Span]) -> tuple[tuple[Note, ...], str]:
-    """The notes of all spans, which lie inside `data`; and in words where a run broke off, or "".
+    """The notes of all spans (which lie inside `data`), and a description of the damage that ended a run, or "".
 
-    A note that leaves its run ends that run. Raises BadInput for more notes than any kernel has.
+    A note that extends past its run ends that run. Raises BadInput for more notes than any kernel has.
     """
     notes: list[Note] = []
     damage, size = "", 0
@@ -104,7 +104,7 @@ def read(data: Buffer, spans: Iterable[Span]) -> tuple[tuple[Note, ...], str]:
             size += place.head.n_namesz + place.head.n_descsz
             if len(notes) >= COUNT_BOUND or size > BYTES_BOUND:
                 raise BadInput(
-                    f"the note at file offset {place.at:#x} is one too many: {COUNT_BOUND} notes or {BYTES_BOUND >> 20} MiB of them",
+                    f"the note at file offset {place.at:#x} exceeds the bound of {COUNT_BOUND} notes or {BYTES_BOUND >> 20} MiB of notes",
                     _DAMAGED,
                 )
             owner = bytes(data[place.at + _HEAD : place.at + _HEAD + place.head.n_namesz])
@@ -123,14 +123,14 @@ def _places(data: Buffer, span: Span) -> tuple[list[Place], str]:
 
 
 def _reading(data: Buffer, span: Span, padding: Padding) -> tuple[list[Place], bool, str]:
-    """One reading of a run, whether it ends exactly at its end, and where it broke off."""
+    """The notes of a run by one padding, whether they end exactly at its end, and the damage that ended it, or ""."""
     places: list[Place] = []
     end = span.start
     for place in walk(data, span, padding):
         end = place.desc + place.head.n_descsz
         if end > span.end:
             head = place.head
-            what = f"n_namesz {head.n_namesz:#x} and n_descsz {head.n_descsz:#x} of the note at file offset {place.at:#x} leave its segment"
+            what = f"n_namesz {head.n_namesz:#x} and n_descsz {head.n_descsz:#x} of the note at file offset {place.at:#x} extend past its segment"
             return places, False, what
         places.append(place)
         if len(places) > COUNT_BOUND:
@@ -140,7 +140,7 @@ def _reading(data: Buffer, span: Span, padding: Padding) -> tuple[list[Place], b
 
 
 def walk(data: Buffer, span: Span, padding: Padding) -> Iterator[Place]:
-    """Every note whose header lies in the run. The last may leave it: look at its lengths before its bytes."""
+    """Every note whose header lies in the run. The last may extend past it: check its lengths before reading its bytes."""
     at = span.start
     while at + _HEAD <= span.end:
         head = NoteHeader.decode(data, at)

@@ -1,7 +1,7 @@
-"""From a linear address to a physical one through the guest's own page tables, with every level on the way.
+"""Translate a linear address into a physical one through the guest's page tables, and record every level.
 
-Intel SDM volume 3A, chapter 4: 32-bit paging (4.3), PAE (4.4), 4- and 5-level paging (4.5). Tables are the guest's words: a
-walk reads at most five entries, and an address that comes out of one is only used to read.
+Intel SDM volume 3A, chapter 4: 32-bit paging (4.3), PAE (4.4), 4- and 5-level paging (4.5). The tables come from the guest: a
+walk reads at most five entries, and an address from a table is only used for reading.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _FRAME = (1 << 52) - 1 & ~0xFFF  # bits 51:12
 
 
 class Scheme(NamedTuple):
-    """A way of paging: its levels from the top with the lowest address bit that each decides, and the size of an entry.
+    """A paging mode: its levels from the top, the lowest address bit that each level decodes, and the size of an entry.
 
-    `large` are the levels whose entries may map a page by themselves.
+    `large` are the levels whose entries may map a large page.
     """
 
     name: str
@@ -44,7 +44,7 @@ FIVE_LEVEL = Scheme("5-level paging", (("PML5", 48, 9), *_LONG), 8, frozenset({"
 
 @dataclass(frozen=True)
 class Level:
-    """One entry that the walk met: where it lies (physical) and what it holds. `entry` is None where it cannot be read."""
+    """One entry of a walk: its physical address and its value. `entry` is None if it cannot be read."""
 
     name: str
     index: int
@@ -58,7 +58,7 @@ class Level:
         return bool((self.entry or 0) >> PRESENT & 1)
 
     def words(self) -> str:
-        """What the entry's bits say; empty for one that is not present."""
+        """The entry's bits in words; empty for an entry that is not present."""
         entry = self.entry or 0
         if not self.present:
             return ""
@@ -67,7 +67,7 @@ class Level:
 
 
 class Walk(NamedTuple):
-    """The way of one address. `physical` is None where it ends, and `problem` says why."""
+    """The walk of one address. `physical` is None if the walk failed, and `problem` says why."""
 
     linear: int
     scheme: Scheme | None  # None: paging is off
@@ -78,7 +78,7 @@ class Walk(NamedTuple):
 
 
 def scheme_of(registers: Registers) -> Scheme | None:
-    """The paging in force, None for none. Raises Unavailable where the control registers were not observed."""
+    """The active paging mode, None if paging is off. Raises Unavailable if the control registers were not observed."""
     if not registers["cr0"] >> CR0["PG"] & 1:
         return None
     cr4 = registers["cr4"]
@@ -92,8 +92,8 @@ def scheme_of(registers: Registers) -> Scheme | None:
 def translate(registers: Registers, linear: int, read: Read) -> Walk:
     """Walk the page tables that cr3 points to.
 
-    `read(address, size)` reads physical memory and raises MemoryUnreadable or Unavailable; NeedMemory passes through. Raises Unavailable where cr0, cr3, cr4 or efer
-    was not observed.
+    `read(address, size)` reads physical memory and raises MemoryUnreadable or Unavailable; NeedMemory passes through. Raises
+    Unavailable if cr0, cr3, cr4 or efer was not observed.
     """
     scheme = scheme_of(registers)
     if scheme is None:
@@ -143,9 +143,9 @@ def _not_an_address(scheme: Scheme) -> str:
 
 
 def physical_address(address: int, registers: Registers, memory: MemoryView) -> int:
-    """The guest-physical address of the linear `address`. Raises NeedMemory for the tables that it has to look at.
+    """The guest-physical address of the linear `address`. Raises NeedMemory for page tables that it needs.
 
-    Raises Unavailable where nothing is mapped, and where cr0 (or cr3, cr4, efer with paging on) was not observed.
+    Raises Unavailable if the address is not mapped, and if cr0 (or cr3, cr4, efer with paging on) was not observed.
     """
     scheme = scheme_of(registers)
     if scheme is None:

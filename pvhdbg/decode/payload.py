@@ -1,4 +1,4 @@
-"""What a module is, by its first bytes: cpio, a compressed archive, an ELF, a file system."""
+"""The kind of a module by its first bytes: cpio, a compressed archive, an ELF, a file system."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MAGICS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"-rom1fs-", "romfs"),
     (0, b"MZ", "PE"),
 )
-SNIFF = 16  # bytes that are enough to tell
+SNIFF = 16  # bytes that are enough to recognise the kind
 
 
 def kind(data: bytes) -> str:

@@ -1,7 +1,7 @@
-"""Finds the lines of the guest `probe` in whatever they were logged among, and makes of the best boot a Snapshot.
+"""Find the lines of the guest `probe` in a log, and make a Snapshot of the best boot in it.
 
-The log is a stranger's: it may be cut, mixed with other output, damaged, repeated, from another version, or endless. A line
-counts when its checksum holds. What cannot be used is named in a warning, and memory stays flat.
+The log is not trusted: it may be truncated, mixed with other output, damaged, repeated, from another version, or endless. A
+line counts when its checksum holds. A warning names what cannot be used, and the use of memory is bounded.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from pvhdbg.spec.probe_format import BY_NAME, KINDS, LINE_LIMIT, LINES_LIMIT, MA
 
 _LINE = re.compile(rb"PVHPROBE([0-9]{1,4}) ([0-9a-f]{8}) ([0-9a-f]{4}) ([a-z]{1,16})((?: [0-9a-z]{1,128}){0,12}) \*([0-9a-f]{8})")
 _WORDS = {kind.name: re.compile("".join(f" ({word.form.pattern})" for word in kind.words)) for kind in KINDS}
-_HEAD = re.compile(rb"PVHPROBE[0-9]{1,4} [0-9a-f]{4}")  # of a line that is no longer one; the guest itself holds the mark
+_HEAD = re.compile(rb"PVHPROBE[0-9]{1,4} [0-9a-f]{4}")  # a damaged line too; the guest's image holds only the mark
 _MARK = MARK.encode()
 _LINES_KEPT = 2 * LINES_LIMIT  # of all boots together: one line takes less than 400 bytes
 _BOOTS_KEPT = 64
 _NAMED = 8  # of the missing lines
-_EMPTY = ("begin", "end")  # kinds that say nothing of the machine
+_EMPTY = ("begin", "end")  # kinds without information about the machine
 
 Words = tuple[str, ...]
 
 
 @dataclass
 class Boot:
-    """The good lines of one boot, by number."""
+    """The sound lines of one boot, by number."""
 
     id: str
     lines: dict[int, tuple[str, Words]] = field(default_factory=dict)
-    ends: set[int] = field(default_factory=set)  # how many lines there are up to each `end`
+    ends: set[int] = field(default_factory=set)  # the number of lines before each `end`
 
     def missing(self) -> list[int]:
-        """The numbers that should be there, up to the last line that is."""
+        """The numbers of the missing lines, up to the last line that is there."""
         last = max(min(max(self.ends, default=0), LINES_LIMIT), max(self.lines, default=-1) + 1)
         return [number for number in range(last) if number not in self.lines]
 
@@ -58,21 +58,21 @@ class Boot:
 
 @dataclass(frozen=True)
 class ProbeLog:
-    """What a log holds: the machine, and sentences about what could not be used."""
+    """The content of a log: the machine, and warnings about what could not be used."""
 
     snapshot: Snapshot
     warnings: tuple[str, ...] = ()
 
 
 def holds_line(data: bytes) -> bool:
-    """Whether a line of some version of the format is in `data`, sound or not."""
+    """Whether `data` holds a line of any version of the format, sound or damaged."""
     return _MARK in data and _LINE.search(data) is not None
 
 
 def decode(chunks: Iterable[bytes]) -> ProbeLog:
-    """The Snapshot of the best boot in a log: the last complete one, else the last that says anything.
+    """The Snapshot of the best boot in a log: the last complete one, else the last with information about the machine.
 
-    Raises BadLog when nothing in it can be used.
+    Raises BadLog if the log has no usable line.
     """
     reader = _Reader()
     for line in _candidates(chunks):
@@ -81,7 +81,7 @@ def decode(chunks: Iterable[bytes]) -> ProbeLog:
 
 
 def _candidates(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The stretches that begin with the mark. Other bytes are let go at once."""
+    """The pieces that begin with the mark. Other bytes are dropped at once."""
     rest = b""
     for chunk in chunks:
         data = rest + chunk
@@ -158,32 +158,32 @@ class _Reader:
         missing = boot.missing()
         if missing:
             names = ", ".join(f"{number:04x}" for number in missing[:_NAMED]) + (" …" if len(missing) > _NAMED else "")
-            yield f"{len(missing)} of {len(missing) + len(boot.lines)} lines are missing or damaged ({names}): what they said is undecided"
+            yield f"{len(missing)} of {len(missing) + len(boot.lines)} lines are missing or damaged ({names}): their content is UNKNOWN"
         if not boot.ends:
-            yield "the log ends before the probe's report does: what would have followed is undecided"
+            yield "the log ends before the probe's report is complete: the rest is UNKNOWN"
         if self.damaged:
-            yield f"{self.damaged} lines were passed over, since their checksums do not hold"
+            yield f"{self.damaged} lines with a wrong checksum were ignored"
         if self.conflicts:
-            yield f"{self.conflicts} lines have the number of another one and say something else; the first counts"
+            yield f"{self.conflicts} lines have the number of an earlier line and other content; the earlier line was used"
         for kind, count in self.odd.items():
-            yield f"{count} lines of the kind {kind!r} do not read as this version of pvhdbg knows them, and were passed over"
+            yield f"{count} lines of the kind {kind!r} have a form that this version of pvhdbg does not know, and were ignored"
         if self.versions:
-            yield f"lines of the format's {_versions(self.versions)} were passed over; this pvhdbg reads version {VERSION}"
+            yield f"lines of the format's {_versions(self.versions)} were ignored; this pvhdbg reads version {VERSION}"
 
     def _nothing(self) -> BadLog:
         if self.versions:
             return BadLog(
                 f"the probe's lines are of the format's {_versions(self.versions)}, and this pvhdbg reads version {VERSION}",
-                "read it with the pvhdbg that the guest came with, or boot this one's probe.elf",
+                "read it with the pvhdbg that the guest came with, or boot the probe.elf of this pvhdbg",
             )
         if self.damaged:
-            what = f"{self.damaged} lines of a probe are in the log, and the checksum of none holds"
+            what = f"the log holds {self.damaged} lines of a probe, all with a wrong checksum"
             return BadLog(what, "boot it again with nothing else on the same port, or log the debug console (port 0xe9) instead")
         if self.boots:
             return BadLog(
                 "the log holds the first or last line of a probe and nothing in between", "boot it again and log all of it"
             )
-        return BadLog("no line of the guest `probe` is in the log", "boot probe.elf and log COM1 or port 0xe9; see docs/probe.md")
+        return BadLog("the log holds no line of the guest `probe`", "boot probe.elf and log COM1 or port 0xe9; see docs/probe.md")
 
 
 def _versions(versions: set[int]) -> str:

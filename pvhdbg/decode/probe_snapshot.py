@@ -1,8 +1,8 @@
-"""What the guest `probe` saw of its machine, as a Snapshot. What a guest cannot see of itself stays unobserved.
+"""The observations of the guest `probe` as a Snapshot. What a guest cannot see of its own machine stays unobserved.
 
-A segment's hidden state is taken from the CPU's own words (`hidden` lines). Without them it is taken from what accesses
-through the segment proved, on a CPU that checks them; the descriptor table alone proves nothing, since a VMM may fill the
-cache with something else.
+A segment's hidden state is taken from the CPU's own report (`hidden` lines). Without it, it follows from the probe's accesses
+through the segment, on a CPU that checks them. The descriptor table alone proves nothing: a VMM may fill the descriptor
+cache with other values.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ from pvhdbg.spec.x86 import FLAT_LIMIT, TYPE_CODE, TYPE_READABLE, TYPE_WRITABLE
 
 SOURCE = "probe log"
 _MISSING = "a guest in 32-bit mode cannot see it, or its line is missing in the log"
-_RIGHTS = 0x00F0FF00  # what `lar` shows of a descriptor's high dword, and what a VMCB keeps of it
-_HYPERVISOR_LEAVES = (0x40000000, 0x40000100)  # Xen and KVM move up by 0x100 where they also speak Hyper-V's language
+_RIGHTS = 0x00F0FF00  # the bits of a descriptor's high dword that `lar` shows and a VMCB holds
+_HYPERVISOR_LEAVES = (0x40000000, 0x40000100)  # Xen and KVM use the second where they also offer Hyper-V's interface
 _HYPERVISOR_PRESENT = 31  # in ecx of leaf 1
 _XEN, _KVM, _TCG = b"XenVMMXenVMM", b"KVMKVMKVM\0\0\0", b"TCGTCGTCGTCG"
 
@@ -56,7 +56,7 @@ Lines = Mapping[str, Sequence[tuple[str, ...]]]
 
 
 def snapshot_of(lines: Lines) -> Snapshot:
-    """The Snapshot that these lines amount to: words by kind, each as the format says. Raises nothing."""
+    """The Snapshot of these lines: words by kind, each in the form that the format declares. Raises nothing."""
     observed = _Observed(lines)
     memory = _memory(observed)
     entry = observed.one("entry")
@@ -68,14 +68,14 @@ def snapshot_of(lines: Lines) -> Snapshot:
         memory=memory,
         vmm=_vmm(observed),
         kernel=None if entry is None else _kernel(observed, entry["address"]),
-        # The probe's first instruction is at its note's entry: that it ran there says which entry was taken.
+        # The probe's first instruction is at its note's entry: it ran, so the VMM entered it there.
         entry=EntryPoint(registers.get("rip"), FoundBy.NOTE),
         sources={"registers": SOURCE, "segments": SOURCE, "memory": SOURCE, "vmm": "cpuid"},
     )
 
 
 class _Observed:
-    """The lines by kind, with their words as numbers (or as the text that they are) by name."""
+    """The lines by kind; their words by name, as numbers or as text."""
 
     def __init__(self, lines: Lines) -> None:
         self._lines = lines
@@ -89,7 +89,7 @@ class _Observed:
         return next(iter(self.all(kind)), None)
 
     def of(self, kind: str, segment: str) -> Mapping[str, int] | None:
-        """The line of that kind that speaks of a segment."""
+        """The line of that kind for a segment."""
         names = [word.name for word in BY_NAME[kind].words]
         for words in self._lines.get(kind, ()):
             if words[0] == segment:
@@ -132,7 +132,7 @@ def _registers(observed: _Observed) -> Registers:
 
 @dataclass(frozen=True)
 class _Table:
-    """What the loader's descriptor table says of a selector."""
+    """The content of the loader's descriptor table for a selector."""
 
     rights: int | None
     limit: int | None
@@ -167,21 +167,21 @@ def _segment(observed: _Observed, registers: Registers, name: str, gdt: Descript
     selector = line["selector"] & 0xFFFF
     table = _table(observed, name, selector, gdt, memory)
     if name in ("ldt", "tr"):
-        return Segment(selector, missing=f"{name}: a guest cannot see what the CPU has cached{table}")
+        return Segment(selector, missing=f"{name}: a guest cannot see the CPU's descriptor cache{table}")
     tests = line["tests"]
     base = _proven_base(observed, registers, name, tests)
     if not observed.truth("limits"):
-        missing = f"{name}: this CPU checks no segment limits, so that a guest cannot see what it has cached{table}"
+        missing = f"{name}: this CPU does not check segment limits, so that a guest cannot find out what it has cached{table}"
         return Segment(selector, base, missing=missing)
     if not tests & TEST_READ:
-        return Segment(selector, base, missing=f"{name}: it cannot be read through{table}")
+        return Segment(selector, base, missing=f"{name}: the segment does not allow reads{table}")
     limit = _proven_limit(tests, line["last"])
     flags = table.rights if _behaves(name, tests, table.rights) else None
-    return Segment(selector, base, limit, flags, f"{name}: accesses did not show it{table}")
+    return Segment(selector, base, limit, flags, f"{name}: the probe's accesses did not show it{table}")
 
 
 def _as_cached(hidden: Mapping[str, int]) -> Segment:
-    """The CPU's own words."""
+    """The segment as the CPU reports it."""
     rights = (hidden["attributes"] & 0xFF) << 8 | (hidden["attributes"] & 0xF00) << 12
     return Segment(hidden["selector"] & 0xFFFF, hidden["base_high"] << 32 | hidden["base_low"], hidden["limit"], rights)
 
@@ -200,7 +200,7 @@ def _proven_limit(tests: int, last: int) -> int | None:
 
 
 def _behaves(name: str, tests: int, rights: int | None) -> bool:
-    """Whether what a segment allowed is what these rights of the table allow."""
+    """Whether the segment allowed the accesses that these rights of the table allow."""
     if rights is None or not rights >> 15 & 1 or not rights >> 12 & 1:
         return False
     kind = rights >> 8 & 15
@@ -236,7 +236,7 @@ def _descriptor(selector: int, gdt: DescriptorTable | None, memory: Memory) -> i
         return None
 
 
-# --- memory, and who made the machine ------------------------------------------------------------------------------
+# --- memory, and the VMM -------------------------------------------------------------------------------------------
 
 
 def _memory(observed: _Observed) -> Memory:
@@ -249,7 +249,7 @@ def _memory(observed: _Observed) -> Memory:
 
 
 def _vmm(observed: _Observed) -> Vmm:
-    """Who the CPU says that it is run by. KVM is many VMMs' accelerator and names none of them."""
+    """The hypervisor that cpuid names. KVM is the accelerator of many VMMs and names none of them."""
     leaves: dict[int, Mapping[str, int]] = {}
     for line in observed.all("cpuid"):
         leaves.setdefault(line["leaf"], line)

@@ -1,4 +1,4 @@
-"""Which boot protocol a machine was entered by: memory decides before registers do."""
+"""Which boot protocol a machine was entered by. Memory decides first, then registers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pvhdbg.spec.start_info import START_MAGIC
 
 
 def is_pvh(registers: Registers, memory: MemoryView) -> bool:
-    """Whether [ebx] holds the shipped ABI's magic. Raises NeedMemory; what cannot be read is not PVH's magic."""
+    """Whether [ebx] holds the shipped ABI's magic; False if it cannot be read. Raises NeedMemory."""
     try:
         return int.from_bytes(memory.read(registers["ebx"], 4), "little") == START_MAGIC
     except Unavailable:
@@ -18,7 +18,7 @@ def is_pvh(registers: Registers, memory: MemoryView) -> bool:
 
 
 def recognise(registers: Registers, memory: MemoryView) -> Signature | None:
-    """The other protocol whose whole signature matches, or None. Raises NeedMemory for what it has to look at."""
+    """The other protocol whose whole signature matches, or None. Raises NeedMemory for memory that it needs."""
     for signature in SIGNATURES:
         if _mode_matches(signature, registers) and _registers_match(signature, registers):
             try:
@@ -35,7 +35,7 @@ def _mode_matches(signature: Signature, registers: Registers) -> bool:
         (signature.paging, paging_on(registers)),
         (signature.long_mode, long_mode_active(registers)),
     )
-    # A stub that shows no control registers leaves the mode open; memory then has to be enough.
+    # Without control registers, which some stubs do not show, the mode is not known: memory alone decides.
     return all(want is None or value is None or value == want for want, value in wanted)
 
 
@@ -46,7 +46,8 @@ def _registers_match(signature: Signature, registers: Registers) -> bool:
 def _memory_matches(probe: Words | Plausible, registers: Registers, memory: MemoryView) -> bool:
     base = registers[probe.register]
     if isinstance(probe, Words):
-        if probe.virtual and registers.get("cr3") is not None:  # else it is taken as it is: low memory is mapped so, mostly
+        # Without cr3 the address is used as a physical one: low memory is mostly identity-mapped.
+        if probe.virtual and registers.get("cr3") is not None:
             base = physical_address(base, registers, memory)
         address = (base * 16 if probe.segment else base) + probe.offset
         return memory.read(address, len(probe.expected)) == probe.expected

@@ -1,7 +1,7 @@
-"""What QEMU's human monitor prints, as values: `info registers`, `mtree -f`, `roms`, `version`, `kvm`.
+"""Decode the output of QEMU's human monitor: `info registers`, `mtree -f`, `roms`, `version`, `kvm`.
 
-The text is a stranger's: unknown lines are passed over, numbers are bounded by their pattern, and what a line does not
-say stays unobserved. Formats as printed by target/i386/cpu-dump.c, softmmu/memory.c and hw/core/loader.c.
+The text is not trusted: unknown lines are ignored, patterns bound the numbers, and what no line shows stays unobserved.
+Formats as printed by target/i386/cpu-dump.c, softmmu/memory.c and hw/core/loader.c.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _FLAT_RANGE = re.compile(
 _ROM = re.compile(r'^addr=([0-9a-f]{8,16}) size=0x([0-9a-f]+) mem=(\w+) name="([^"\n]*)"', re.MULTILINE)
 _ROM_SEGMENT = re.compile(r"^(.*) ELF program header segment \d+$")
 _VERSION = re.compile(r"^(\d+\.\d+(?:\.\d+)?)")
-_MOST = 4096  # ranges or ROMs beyond which a listing is not believed
+_MOST = 4096  # ranges or ROMs that are accepted in one listing
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def cpu_state(text: str) -> CpuState:
     """Decode `info registers`. Lines that are missing leave their values unobserved."""
     segments = {}
     for name, selector, base, limit, flags in _SEGMENT.findall(text):
-        # The limit column is already scaled; the nibble in the flags is not kept by every accelerator.
+        # The limit column is already scaled; not every accelerator keeps the limit's nibble in the flags.
         segments[name.lower()] = Segment(int(selector, 16), int(base, 16), int(limit, 16), int(flags, 16))
     tables = {name: DescriptorTable(int(base, 16), int(limit, 16)) for name, base, limit in _TABLE.findall(text)}
     a20 = _A20.search(text)
@@ -47,9 +47,9 @@ def cpu_state(text: str) -> CpuState:
 
 
 def physical_ranges(text: str) -> tuple[Backing, ...]:
-    """Decode `info mtree -f`: what answers where in the CPU's view of physical memory (`AS "memory"`).
+    """Decode `info mtree -f`: what is mapped where in the CPU's view of physical memory (`AS "memory"`).
 
-    Empty when the listing holds no such view.
+    Empty if the listing does not contain that view.
     """
     for view in text.split("FlatView #"):
         if 'AS "memory"' not in view:
@@ -63,7 +63,7 @@ def physical_ranges(text: str) -> tuple[Backing, ...]:
 
 
 class LoadedKernel(NamedTuple):
-    """The kernel as `info roms` lists it: the path that QEMU was given, and where its segments were put."""
+    """The kernel as `info roms` lists it: the path on QEMU's command line, and the addresses of its segments."""
 
     path: str
     loads: tuple[LoadRange, ...]
@@ -76,7 +76,7 @@ def loaded_kernel(text: str) -> LoadedKernel | None:
         match = _ROM_SEGMENT.match(name)
         if match:
             by_path.setdefault(match[1], []).append(LoadRange(int(address, 16), int(size, 16)))
-    if len(by_path) != 1:  # a second ELF would be a guess
+    if len(by_path) != 1:  # with several ELFs it is not known which one is the kernel
         return None
     path, loads = by_path.popitem()
     return LoadedKernel(path, tuple(loads))
@@ -96,5 +96,5 @@ def accelerator(text: str) -> str | None:
 
 
 def is_shut_down(text: str) -> bool:
-    """Whether `info status` shows a guest that shut down or triple-faulted, and that QEMU kept."""
+    """Whether `info status` shows that the guest shut down or triple-faulted while QEMU keeps running."""
     return "(shutdown)" in text

@@ -1,4 +1,4 @@
-"""Take out of a snapshot what its owner does not want to hand on, and leave what is judged as it was."""
+"""Remove command lines from a snapshot before it is passed on, without changing what the rules judge."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pvhdbg.decode.boot_state import BootState, Text, Unread
 from pvhdbg.model import Memory, MemoryPiece, Snapshot
 
 PARTS = ("cmdline",)
-_SHORTEST = 4  # bytes of a string that is looked for in all of memory: a shorter one is in every page
+_SHORTEST = 4  # bytes: a shorter string is in every page, so memory is not searched for copies of it
 
 
 def without_command_lines(boot: BootState) -> Snapshot:
-    """The snapshot with a `*` for each byte of the command lines, the modules' too: in guest memory, wherever a copy of one
-    lies in what was read, and in the VMM's own arguments. `sources` says so.
+    """The snapshot with a `*` for each byte of the command lines, including the modules' ones: in guest memory, in every copy
+    in the memory that was read, and in the VMM's own arguments. `sources` records it.
 
-    The VMM's `-append` is looked for as well: the machine may have been entered by another protocol than PVH.
+    The value of the VMM's `-append` is removed too: the machine may have been entered by another protocol than PVH.
     """
     texts = _texts(boot)
     snapshot = boot.snapshot

@@ -1,7 +1,7 @@
-"""What a machine uses besides what it was handed: GDT, IDT, the code at its pc, and the page tables that lead to them.
+"""Memory that a machine uses in addition to the hand-off: GDT, IDT, the code at its pc, and the page tables that map them.
 
-A snapshot holds them so that a later reader can disassemble, translate and look up a descriptor without the machine. As the
-decoder does, this never reads: `needed` names the memory that is still missing.
+A snapshot holds it so that a later reader can disassemble, translate and look up a descriptor without the machine. Like the
+decoder, this module never reads: `needed` names the memory that is still missing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _IDT_BOUND = 256 * 16
 
 
 def linear_ranges(boot: BootState) -> Iterator[tuple[int, int]]:
-    """Linear address and size in bytes of each: code pages, GDT, IDT, and the stack of a machine that is past its entry."""
+    """Linear address and size in bytes of the code pages, GDT, IDT, and the stack of a machine that is past its entry."""
     registers, segments = boot.registers, boot.segments
     rip, rsp = registers.get("rip"), registers.get("rsp")
     if rip is not None:
@@ -34,7 +34,7 @@ def linear_ranges(boot: BootState) -> Iterator[tuple[int, int]]:
 
 
 def mapped(boot: BootState) -> Iterator[tuple[int, int, int]]:
-    """Linear address, physical address and size of each piece of `linear_ranges`, no larger than a page, that is mapped.
+    """Linear address, physical address and size of each mapped piece of `linear_ranges`, at most a page each.
 
     Raises NeedMemory for a page table that the snapshot does not hold.
     """
@@ -44,25 +44,25 @@ def mapped(boot: BootState) -> Iterator[tuple[int, int, int]]:
             try:
                 yield start, physical_address(start, boot.registers, _Tables(boot)), step
             except Unavailable:
-                pass  # it is not mapped, or cannot be told: the control registers were not observed
+                pass  # not mapped, or not known since the control registers were not observed
             start, size = (start + step) % (1 << 64), size - step
 
 
 def needed(boot: BootState) -> NeedMemory | None:
-    """The first memory in use that the snapshot neither holds nor lacks for a reason; None when it has all."""
+    """The first memory in use that the snapshot has neither as bytes nor as a hole; None when it is complete."""
     try:
         for _, physical, size in mapped(boot):
             try:
                 _read(boot, physical, size)
             except Unavailable:
-                continue  # it stays a hole, or is nothing to read
+                continue  # a hole, or no memory
     except NeedMemory as need:
         return need
     return None
 
 
 class _Tables:
-    """The snapshot's memory as the page tables' walk reads it: a table is asked for whole."""
+    """The snapshot's memory for a page table walk: it requests whole tables."""
 
     def __init__(self, boot: BootState) -> None:
         self._boot = boot

@@ -1,6 +1,6 @@
-"""The `.pvhsnap` file: one JSON document of schema `pvhdbg/snapshot/1`, from which a Snapshot is read back unchanged.
+"""The `.pvhsnap` file: one JSON document of schema `pvhdbg/snapshot/1`. Reading it back gives the same Snapshot.
 
-Memory is zlib-compressed and base64-coded. Sizes are checked before anything is unpacked: the file is a stranger's.
+Memory is zlib-compressed and base64-coded. The file is not trusted: sizes are checked before anything is unpacked.
 """
 
 from __future__ import annotations
@@ -116,13 +116,13 @@ def _table(table: DescriptorTable | None) -> list[str] | None:
 
 
 def decode(text: str) -> Snapshot:
-    """The Snapshot that `encode` wrote. Raises BadSnapshot, naming the place, for anything else."""
+    """The Snapshot that `encode` wrote. Raises BadSnapshot with the place in the file for anything else."""
     if len(text) > FILE_BOUND:
         raise BadSnapshot(f"the snapshot is larger than {FILE_BOUND >> 20} MiB", "make a new one")
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise BadSnapshot(f"the snapshot is not JSON: {error}", "it may be cut: make a new one") from error
+        raise BadSnapshot(f"the snapshot is not JSON: {error}", "it may be truncated: make a new one") from error
     reader = _Reader(document)
     schema = document.get("schema") if isinstance(document, dict) else None
     if schema != SCHEMA:
@@ -156,7 +156,7 @@ def decode(text: str) -> Snapshot:
 
 
 class _Reader:
-    """One JSON value of the file, read with its path in hand: every error says where it is."""
+    """One JSON value of the file with its path, so that every error names the place."""
 
     def __init__(self, value: Any, path: str = "") -> None:
         self.value = value
@@ -279,7 +279,7 @@ def _memory(reader: _Reader) -> Memory:
         reader.rows("memory", lambda row: (row.hex("address"), row.count("size"), row.child("zlib").value))
     ):
         place = _Reader(None, f"memory[{index}]")
-        if address is None or size is None or not isinstance(packed, str):  # as long as the file allows
+        if address is None or size is None or not isinstance(packed, str):  # any length up to the file's bound
             raise place.fail("an address, a size and data")
         budget -= size
         if budget < 0:
@@ -290,7 +290,7 @@ def _memory(reader: _Reader) -> Memory:
 
 
 def _hole(row: _Reader) -> MemoryHole:
-    marked = isinstance(row.value, list) and len(row.value) > 3  # of the usual kind if it is not
+    marked = isinstance(row.value, list) and len(row.value) > 3  # older files have three columns: those holes were looked at
     return MemoryHole(row.at(0, row.number), row.at(1, row.number), row.at(2, row.word), not marked or row.at(3, _truth))
 
 

@@ -1,10 +1,10 @@
-"""The one place where foreign bytes become text: control characters are escaped, nothing reaches a terminal raw."""
+"""The one place where bytes from outside become text: control characters are escaped before they reach a terminal."""
 
 from __future__ import annotations
 
 
 def printable(data: bytes | str) -> str:
-    """`data` as one line of safe text: ASCII as it is, everything that could steer a terminal as \\xNN or \\uNNNN."""
+    """`data` as one line of safe text: printable ASCII unchanged, everything that could control a terminal as \\xNN or \\uNNNN."""
     text = data if isinstance(data, str) else data.decode("latin-1")
     wide = isinstance(data, str)
     parts = []
@@ -24,13 +24,13 @@ def printable(data: bytes | str) -> str:
 
 
 def safe(data: bytes | str) -> str:
-    """As `printable`, for messages: backslashes stay as they are, so that applying it twice changes nothing more."""
+    """Like `printable`, for messages: backslashes stay unchanged, so that a second call changes nothing."""
     text = data if isinstance(data, str) else data.decode("utf-8", "backslashreplace")
     return "".join(letter if letter.isprintable() else printable(letter) for letter in text)
 
 
 def shorten(text: str, width: int) -> str:
-    """`text` cut to `width` characters, with the number of those left out."""
+    """`text` cut to `width` characters, followed by the number of omitted ones."""
     if len(text) <= width:
         return text
     kept = max(width - 16, 8)

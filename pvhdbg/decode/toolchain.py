@@ -1,6 +1,6 @@
-"""Which tool made a kernel file, as far as the file tells: what to change is said in that tool's words.
+"""Which tool made a kernel file, if the file shows it: fixes are written in that tool's syntax.
 
-Compilers and linkers sign in `.comment` ("GCC: …", "Linker: LLD …", "rustc version …"); Linux leaves notes of its own.
+Compilers and linkers put their names into `.comment` ("GCC: …", "Linker: LLD …", "rustc version …"); Linux has its own notes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pvhdbg.spec.elf_notes import GUEST_OS
 
 
 class Tool(Enum):
-    """A tool that puts kernels together; the value is its name."""
+    """A tool that builds kernels; the value is its name."""
 
     LINUX = "Linux Kconfig"
     RUST = "Rust"
@@ -21,12 +21,12 @@ class Tool(Enum):
     GNU_LD = "GNU ld"
 
 
-# In this order: rustc and Zig link with lld, so that their files bear its signature too.
+# In this order: rustc and Zig link with lld, so their files have its signature too.
 _SIGNATURES = (("rustc", Tool.RUST), ("zig", Tool.ZIG), ("Linker: LLD", Tool.LLD), ("GCC:", Tool.GNU_LD))
 
 
 def maker(kernel: KernelFile) -> Tool | None:
-    """The tool, or None where the file bears no signature (hand-written assembly has none)."""
+    """The tool, or None if the file has no signature (hand-written assembly has none)."""
     notes = (*kernel.elf.notes, *kernel.section_notes)
     if any(note.owner == b"Linux\0" or (note.is_xen and note.type == GUEST_OS and note.desc[:5] == b"linux") for note in notes):
         return Tool.LINUX

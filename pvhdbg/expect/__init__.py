@@ -1,1 +1,1 @@
-"""Expectations: what a user's own file says of a boot, in the names of what is decoded."""
+"""Expectations: conditions in a user's own file on the decoded fields of a boot."""

@@ -1,4 +1,4 @@
-"""The conditions that an expectation may put on a field: each once, with the kinds of field and of value that it takes."""
+"""The conditions that an expectation may put on a field, each with the kinds of field and of value that it takes."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _LONGEST = 200  # characters of a value that are shown
 
 
 class BadValue(Exception):
-    """The value does not fit the field or the condition; the message says what would."""
+    """The value does not fit the field or the condition; the message says which value would."""
 
 
 @dataclass(frozen=True)
 class Operator:
-    """One way to compare. `kinds` are the fields that it is for."""
+    """One comparison. `kinds` are the kinds of field that it applies to."""
 
     name: str
     kinds: frozenset[Kind]
@@ -113,7 +113,7 @@ class Condition:
     kind: Kind
 
     def holds(self, found: Any) -> bool:
-        """Whether a value that was found meets it."""
+        """Whether `found` fulfils the condition."""
         return self.operator.holds(found, self.value)
 
     def __str__(self) -> str:
@@ -128,12 +128,12 @@ def condition(kind: Kind, name: str, given: Any) -> Condition:
     """The condition `name = given` on a field of that kind. Raises BadValue."""
     found = OPERATORS[name]
     if kind not in found.kinds:
-        raise BadValue(f"the field is {kind.value}, which {name} is not for")
+        raise BadValue(f"the field is {kind.value}, and {name} does not apply to it")
     return Condition(found, found.value(kind, given), kind)
 
 
 def words(kind: Kind, value: Any) -> str:
-    """A value as a report shows it."""
+    """A value in the form of a report."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int):

@@ -1,4 +1,4 @@
-"""A file of expectations, as the values that TOML makes of it, becomes what is judged; every error names its place in the file.
+"""Read a file of expectations, parsed from TOML, into values that can be judged. Every error names its place in the file.
 
 ::
 
@@ -9,10 +9,10 @@
     field = "start_info.command_line"
     matches = "console="
 
-    [[milestone]]                   # one after the other, from the entry on
+    [[milestone]]                   # in this order, after the entry
     reaches = "start_kernel"
     timeout = 20
-    max_instructions = 20000        # from the entry on
+    max_instructions = 20000        # counted from the entry
 
     [[allow]]
     rule = "PVH-SEG-ACCESSED"
@@ -35,12 +35,12 @@ from pvhdbg.expect.fields import Field, NoSuchField, resolve
 from pvhdbg.rules.catalogue import find
 
 BOUND = 1000  # expectations in one file
-_TODO = "see docs/expectations.md for what a file of expectations may say"
+_TODO = "see docs/expectations.md for the format of a file of expectations"
 
 
 @dataclass(frozen=True)
 class Expectation:
-    """What one field has to be. `place` is its own in the file: `expect[2]`."""
+    """The expected value of one field. `place` is the expectation's place in the file: `expect[2]`."""
 
     place: str
     field: Field
@@ -55,9 +55,10 @@ class Expectation:
 
 @dataclass(frozen=True)
 class ExpectedMilestone:
-    """A step of the boot, to come after those before it in the file: a symbol, "0x" address or mode, or words on the serial port.
+    """A step of the boot, which must follow the steps before it in the file: a symbol, "0x" address or mode, or serial output.
 
-    `timeout` is in seconds, from the step before; `instructions` is how many may run before it, from the entry on (None: any number).
+    `timeout` is in seconds, counted from the step before. `instructions` is the highest number of instructions between the entry
+    and the step (None: any number).
     """
 
     place: str
@@ -77,7 +78,7 @@ class ExpectedMilestone:
 
 @dataclass(frozen=True)
 class Allowance:
-    """A rule of the ABI that may be violated here, and why."""
+    """A rule of the ABI whose violation is allowed, and the reason."""
 
     rule: str
     reason: str
@@ -85,7 +86,7 @@ class Allowance:
 
 @dataclass(frozen=True)
 class Expectations:
-    """The whole file; `name` is what it is called in reports. `machine` holds options of `check` by name."""
+    """The whole file; `name` is its name in reports. `machine` holds options of `check` by name."""
 
     name: str
     machine: Mapping[str, Any]
@@ -95,7 +96,7 @@ class Expectations:
 
 
 class _Wrong(Exception):
-    """A part of the file that cannot be meant: `path` in it, and what is wrong there."""
+    """An error in the file: its `path` in the document, and what is wrong there."""
 
     def __init__(self, path: str, what: str) -> None:
         super().__init__(path, what)
@@ -129,14 +130,14 @@ def _keys(table: Mapping[str, Any], path: str, known: Iterable[str]) -> None:
 
 def _table(value: Any, path: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise _Wrong(path, "it has to be a table")
+        raise _Wrong(path, "it must be a table")
     return value
 
 
 def _rows(document: Mapping[str, Any], name: str) -> list[Any]:
     rows = document.get(name, [])
     if not isinstance(rows, list):
-        raise _Wrong(name, f"it has to be a list of tables: write [[{name}]]")
+        raise _Wrong(name, f"it must be a list of tables: write [[{name}]]")
     if len(rows) > BOUND:
         raise _Wrong(name, f"there are {len(rows)} of them, more than {BOUND}")
     return rows
@@ -147,7 +148,7 @@ def _text(table: Mapping[str, Any], key: str, path: str) -> str:
     if value is None:
         raise _Wrong(f"{path}.{key}", "it is missing")
     if not isinstance(value, str) or not value:
-        raise _Wrong(f"{path}.{key}", "it has to be text in quotes")
+        raise _Wrong(f"{path}.{key}", "it must be text in quotes")
     return value
 
 
@@ -166,7 +167,7 @@ def _expectation(value: Any, path: str) -> Expectation:
             except BadValue as error:
                 raise _Wrong(f"{path}.{key}", str(error)) from None
     if not conditions:
-        raise _Wrong(path, f"it says nothing of {field.path}: add one of {', '.join(OPERATORS)}")
+        raise _Wrong(path, f"it has no condition on {field.path}: add one of {', '.join(OPERATORS)}")
     return Expectation(path, field, tuple(conditions), printable(_text(table, "why", path)) if "why" in table else "")
 
 
@@ -179,10 +180,10 @@ def _milestone(value: Any, path: str) -> ExpectedMilestone:
     table = _table(value, path)
     _keys(table, path, ("reaches", "serial", "timeout", "max_instructions", "why"))
     if ("reaches" in table) == ("serial" in table):
-        raise _Wrong(path, "it has to have one of reaches (a symbol, 0xADDRESS or mode) and serial (a regular expression)")
+        raise _Wrong(path, "it must have either reaches (a symbol, 0xADDRESS or mode) or serial (a regular expression)")
     timeout = table.get("timeout", _TIMEOUT)
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= _LONGEST:
-        raise _Wrong(f"{path}.timeout", f"it has to be a number of seconds, from more than 0 to {_LONGEST:g}")
+        raise _Wrong(f"{path}.timeout", f"it must be a number of seconds greater than 0 and at most {_LONGEST:g}")
     serial = None
     if "serial" in table:
         try:
@@ -199,9 +200,11 @@ def _budget(table: Mapping[str, Any], path: str) -> int | None:
     if budget is None:
         return None
     if "serial" in table:
-        raise _Wrong(f"{path}.max_instructions", "it is for reaches: when a line was written is not known to the instruction")
+        raise _Wrong(
+            f"{path}.max_instructions", "it needs reaches: the instruction that wrote a line to the serial port is not known"
+        )
     if isinstance(budget, bool) or not isinstance(budget, int) or not 0 < budget <= _MOST_COUNTED:
-        raise _Wrong(f"{path}.max_instructions", f"it has to be a whole number from 1 to {_MOST_COUNTED}")
+        raise _Wrong(f"{path}.max_instructions", f"it must be a whole number from 1 to {_MOST_COUNTED}")
     return budget
 
 
@@ -238,11 +241,11 @@ def _is_words(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(one, str) for one in value)
 
 
-# Named as the options of `pvhdbg check`; `extra` are the words after `--`.
+# The names are those of the options of `pvhdbg check`; `extra` holds the arguments after `--`.
 _MACHINE: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("append", "initrd", "machine", "memory", "cpu", "accel", "qemu"), (_is_text, "text in quotes")),
-    "cpus": (_is_count, "a number from 1 on"),
-    "extra": (_is_words, "a list of words for QEMU"),
+    "cpus": (_is_count, "a number of at least 1"),
+    "extra": (_is_words, "a list of arguments for QEMU"),
 }
 
 
@@ -251,7 +254,7 @@ def _machine(table: Mapping[str, Any]) -> Mapping[str, Any]:
     for key, value in table.items():
         fits, wanted = _MACHINE[key]
         if not fits(value):
-            raise _Wrong(f"machine.{key}", f"it has to be {wanted}")
+            raise _Wrong(f"machine.{key}", f"it must be {wanted}")
     if table.get("accel", "tcg") not in ("tcg", "kvm", "auto"):
-        raise _Wrong("machine.accel", "it is none of tcg, kvm, auto")
+        raise _Wrong("machine.accel", "it must be tcg, kvm or auto")
     return {key: tuple(value) if key == "extra" else value for key, value in table.items()}

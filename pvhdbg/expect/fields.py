@@ -1,8 +1,8 @@
-"""The names by which an expectation speaks of what was decoded, and how each is read.
+"""The names of the decoded fields in an expectation, and how each is read.
 
-`resolve("modules[0].kind")` gives a `Field`; whether a name exists is known before any machine runs. Names are those of the JSON
-report, with short ones for what is asked for most. Reading raises `Unavailable` for what was not observed, and `Absent` for
-what this machine does not have.
+`resolve("modules[0].kind")` gives a `Field`, or an error before any machine runs. Names are those of the JSON report, with
+short ones for the most frequent fields. Reading raises `Unavailable` for a value that was not observed, and `Absent` for
+one that this machine does not have.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ _STEP = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)((?:\[\d{1,6}\])*)")
 
 
 class Absent(Exception):
-    """The machine has no such thing; the message says what there is instead."""
+    """The machine does not have the field; the message says what it has instead."""
 
 
 class NoSuchField(Exception):
-    """There is no field of that name; the message names those that there are."""
+    """There is no field of that name; the message names the existing ones."""
 
 
 class Kind(Enum):
-    """What a field holds; the value is how a person would say it."""
+    """The kind of a field's value; the enum's value describes it in words."""
 
     NUMBER = "a number"
     SIZE = "a size in bytes"
@@ -47,7 +47,7 @@ Read = Callable[[Any], Any]
 
 @dataclass(frozen=True)
 class Field:
-    """One field: its name as written, what it holds, and how it is read of a decoded machine."""
+    """One field: its name as written, its kind, and how to read it from a decoded machine."""
 
     path: str
     kind: Kind
@@ -62,7 +62,7 @@ class _Leaf:
 
 @dataclass(frozen=True)
 class _Group:
-    """Fields below a name. `item` is there for a list: what each entry of it holds."""
+    """Fields below a name. `item` is set for a list: the content of each entry."""
 
     read: Read
     names: Mapping[str, _Leaf | _Group]
@@ -82,7 +82,7 @@ def _attributes(kind: Kind, *names: str) -> dict[str, _Leaf | _Group]:
 
 
 def _required(value: Any, what: str) -> Any:
-    """The value, or Unavailable where nobody saw one."""
+    """The value. Raises Unavailable for None."""
     if value is None:
         raise Unavailable(f"{what} was not observed")
     return value
@@ -167,7 +167,7 @@ _MODULES = _Group(
             **{name: _number(attrgetter(f"entry.{name}")) for name in ("paddr", "cmdline_paddr", "reserved")},
             "size": _Leaf(Kind.SIZE, lambda one: one.entry.size),
             "command_line": _text(lambda one: _string(one.command_line)),
-            "kind": _text(lambda one: one.kind.split(" (")[0]),  # cpio, whichever of its formats
+            "kind": _text(lambda one: one.kind.split(" (")[0]),  # cpio, without its format
         },
     ),
 )
@@ -254,7 +254,7 @@ def _firmware(boot: BootState) -> str:
     if isinstance(boot.firmware_part, Unread):
         raise Unavailable(boot.firmware_part.reason)
     if boot.firmware_part is None:
-        raise Absent("it is none that is known here")
+        raise Absent("it is not a known firmware")
     return boot.firmware_part.name
 
 
@@ -329,7 +329,7 @@ def resolve(path: str) -> Field:
             if isinstance(node, _Leaf) or node.item is None:
                 raise NoSuchField(f"{said} is not a list: it has no [{index}]")
             if int(index) >= INDEX_BOUND:
-                raise NoSuchField(f"{said}[{index}] is further than is read")
+                raise NoSuchField(f"{said}[{index}] is beyond the entries that are read")
             node = node.item
             reads += [_entry(int(index)), node.read]
             said += f"[{index}]"

@@ -1,4 +1,7 @@
-"""A first file of expectations, written from one boot: what a change of kernel, VMM or options would alter. It then passes."""
+"""Write a first file of expectations from one boot, with the fields that a change of kernel, VMM or options would alter.
+
+The same boot fulfils them.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from pvhdbg.expect.quantity import size_words
 from pvhdbg.model import Unavailable
 from pvhdbg.rules.declare import Outcome, Severity, Verdict
 
-# Written with ==, where the boot has them.
+# Written with ==, if the boot has them.
 _EXACT = (
     "vmm.firmware", "entry.symbol", "start_info.version", "start_info.flags", "start_info.command_line", "modules.count",
     "start_info.rsdp.revision", "registers.cr0", "registers.cr4", "registers.efer", "segments.cs.limit", "segments.tr.limit",
@@ -26,9 +29,9 @@ _MIB = 20
 
 
 def first_file(boot: BootState, verdicts: Iterable[Verdict], source: str) -> str:
-    """The TOML text. `source` names where the boot was read from."""
+    """The TOML text. `source` names the source of the boot."""
     sections = [
-        [f"# What {_comment(source)} was, as expectations: pvhdbg check KERNEL --expect THIS", "# Take out what may change."],
+        [f"# Expectations from {_comment(source)}: pvhdbg check KERNEL --expect THIS", "# Remove what may change."],
         _machine(boot),
         *_expectations(boot),
         *_allowances(verdicts, source),
@@ -37,7 +40,7 @@ def first_file(boot: BootState, verdicts: Iterable[Verdict], source: str) -> str
 
 
 def _machine(boot: BootState) -> list[str]:
-    """How the machine was started, as far as its VMM's arguments are known and mean the same here."""
+    """The start of the machine: those arguments of its VMM that are known and have the same meaning here."""
     if boot.snapshot.vmm.name != "QEMU" or not boot.snapshot.vmm.command:
         return []
     found: dict[str, str] = {}
@@ -86,7 +89,7 @@ def _allowances(verdicts: Iterable[Verdict], source: str) -> Iterator[list[str]]
             yield [
                 "[[allow]]",
                 f"rule = {quoted(verdict.rule.id)}",
-                f"reason = {quoted(f'so it was in {source}: {found}')}",
+                f"reason = {quoted(f'found in {source}: {found}')}",
             ]
 
 

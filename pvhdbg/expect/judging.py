@@ -1,4 +1,4 @@
-"""Expectations as rules: each gives a verdict like a rule of the ABI, so that every report format shows it."""
+"""Expectations as rules: each gives a verdict like a rule of the ABI does, so that every report format shows it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pvhdbg.spec.revisions import REVISIONS
 
 @dataclass(frozen=True)
 class ExpectationRule(Rule):
-    """One expectation, declared by the user's file. It binds: a field that differs is a FAIL."""
+    """One expectation of the user's file. It is a MUST: a field that differs is a FAIL."""
 
     expectation: Expectation
 
@@ -42,9 +42,9 @@ class ExpectationRule(Rule):
 
 @dataclass(frozen=True)
 class Reached:
-    """What became of a milestone: `seconds` after the entry, or `missed` says in safe text why it was not reached.
+    """The result of a milestone: `seconds` after the entry, or in `missed` the reason (safe text) why it was not reached.
 
-    `instructions` is how many ran before it, None where that was not counted; `counted` is how many were, in all.
+    `instructions` is the number of instructions before it, None if they were not counted; `counted` is how many were counted.
     """
 
     milestone: ExpectedMilestone
@@ -55,9 +55,9 @@ class Reached:
 
 
 def milestone_verdicts(expectations: Expectations, reached: Iterable[Reached] | None) -> tuple[Verdict, ...]:
-    """A verdict for each milestone: UNKNOWN when nothing ran (`reached` is None), or when one before it was missed already."""
+    """A verdict for each milestone: UNKNOWN if nothing ran (`reached` is None), or if an earlier milestone was missed."""
     found = {one.milestone.place: one for one in reached or ()}
-    because = "a milestone before it was not reached" if found else "nothing was run: a recording ends at the entry"
+    because = "an earlier milestone was not reached" if found else "nothing was run: a recording ends at the entry"
     return tuple(_milestone(expectations, one, found.get(one.place), because) for one in expectations.milestones)
 
 
@@ -80,7 +80,7 @@ def _in_budget(rule: Rule, most: int, reached: Reached) -> Verdict:
         return Verdict(rule, Outcome.PASS, rule.severity)
     if reached.instructions is None and reached.counted < most:
         because = (
-            f"its instructions were counted up to {reached.counted:,} only"
+            f"its instructions were counted only up to {reached.counted:,}"
             if reached.counted
             else "its instructions were not counted"
         )
@@ -94,7 +94,7 @@ def _document(expectations: Expectations) -> Document:
 
 
 def rules(expectations: Expectations) -> tuple[ExpectationRule, ...]:
-    """The rules that the file declares, in its order."""
+    """The rules that the file declares, in the file's order."""
     name = printable(expectations.name)
     document = _document(expectations)
     return tuple(
@@ -114,9 +114,9 @@ def rules(expectations: Expectations) -> tuple[ExpectationRule, ...]:
 def judged(
     expectations: Expectations, boot: BootState, verdicts: Iterable[Verdict], reached: Iterable[Reached] | None = None
 ) -> tuple[tuple[Verdict, ...], tuple[str, ...]]:
-    """All verdicts: those of the ABI with what the file allows excused, then the file's own; and sentences about it.
+    """All verdicts: those of the ABI, where allowed violations are excused, then the file's own; and notes about allowances.
 
-    `reached` is what became of the milestones, in their order; None where nothing was run.
+    `reached` holds the results of the milestones, in their order; None if nothing was run.
     """
     reasons = {one.rule: one.reason for one in expectations.allowed}
     name = printable(expectations.name)

@@ -1,4 +1,4 @@
-"""Numbers and sizes as people write them in an expectation, and as a report shows them."""
+"""Numbers and sizes: parsed from an expectation, and formatted for a report."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _WRITTEN = re.compile(r"(0x[0-9a-f]{1,16}|[0-9]{1,20})(?:([KMGT])(?:i?B)?)?", re
 
 
 def number(text: str) -> int | None:
-    """`0x1f`, `31`, `400M` (binary: 400 * 2^20); None for what is no such thing, or has more than 64 bits."""
+    """`0x1f`, `31`, `400M` (binary: 400 * 2^20); None for any other text, and for a number of more than 64 bits."""
     match = _WRITTEN.fullmatch(text.strip())
     if match is None:
         return None
@@ -19,7 +19,7 @@ def number(text: str) -> int | None:
 
 
 def size_words(value: int) -> str:
-    """The largest unit that divides it, `400M`; hexadecimal where none does."""
+    """The value in the largest unit that divides it, `400M`; hexadecimal if none does."""
     for unit, shift in reversed(_UNITS.items()):
         if unit and value and not value & (1 << shift) - 1:
             return f"{value >> shift}{unit}"

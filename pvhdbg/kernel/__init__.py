@@ -1,1 +1,1 @@
-"""The kernel file that a user hands over: opening, unpacking, symbols, debug info, and where it lies in memory."""
+"""The user's kernel file: opening, unpacking, symbols, debug info, and its place in memory."""

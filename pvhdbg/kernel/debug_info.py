@@ -1,7 +1,7 @@
-"""What a kernel's DWARF says: the source line of an address, and the layout of a structure (read by pyelftools).
+"""Read a kernel's DWARF: the source line of an address, and the layout of a structure (with pyelftools).
 
-Debug info of a whole kernel has hundreds of MB. A line is found through .debug_aranges or the ranges of the compile units; a
-structure by parsing only the units whose bytes mention its name. A damaged file raises BadInput, whatever pyelftools makes of it.
+The debug info of a whole kernel has hundreds of MB. A line is found through .debug_aranges or the ranges of the compile units; a
+structure by parsing only the units whose bytes mention its name. A damaged file raises BadInput for every error of pyelftools.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pvhdbg.errors import BadInput
 from pvhdbg.kernel.debug_types import KINDS, Layout, entry_name, layout
 
 _SECTIONS_BOUND = 1 << 30  # bytes of debug info, unpacked: the largest kernels have about 500 MB
-_PLACES_BOUND = 64  # of a name among the strings: beyond, all units are looked into
+_PLACES_BOUND = 64  # places of a name among the strings; if there are more, all units are searched
 
 
 class DebugInfo:
-    """The debug info of one ELF. False where it has none."""
+    """The debug info of one ELF. False if it has none."""
 
     def __init__(self, data: Buffer) -> None:
         from elftools.elf.elffile import ELFFile
@@ -30,7 +30,7 @@ class DebugInfo:
             self._dwarf: Any = elf.get_dwarf_info(relocate_dwarf_sections=False) if elf.has_dwarf_info() else None
         except BadInput:
             raise
-        except Exception as error:  # pyelftools raises whatever its parsers meet in hostile bytes
+        except Exception as error:  # hostile bytes make pyelftools raise exceptions of any type
             raise _damaged(error) from error
 
     def __bool__(self) -> bool:
@@ -104,9 +104,9 @@ class DebugInfo:
         return None
 
     def _units_that_mention(self, name: str) -> Iterator[Any]:
-        """The units that can hold the name: by its offset in .debug_str, or inline; all, where that cannot be told.
+        """The units that may hold the name, by its offset in .debug_str or inline; all units if that is not known.
 
-        Linkers let a name share another's tail, so every place of its bytes counts.
+        Linkers merge a name into the tail of another, so every place of its bytes is a candidate.
         """
         wanted = name.encode("utf-8", "surrogateescape") + b"\0"
         strings = self._dwarf.debug_str_sec
@@ -127,7 +127,7 @@ class DebugInfo:
 
     @property
     def is_elsewhere(self) -> bool:
-        """Whether the file has the skeleton only of what lies in .dwo files (-gsplit-dwarf)."""
+        """Whether the file has only a skeleton, and .dwo files hold the debug info (-gsplit-dwarf)."""
         try:
             top = next(self._dwarf.iter_CUs()).get_top_DIE() if self else None
         except BadInput:
@@ -138,7 +138,7 @@ class DebugInfo:
 
 
 class _View(io.RawIOBase):
-    """A buffer as the file that pyelftools wants, without a copy of it."""
+    """A buffer as a file object for pyelftools, without a copy."""
 
     def __init__(self, data: Buffer) -> None:
         self._data, self._at = data, 0
@@ -164,12 +164,12 @@ class _View(io.RawIOBase):
 
 
 def _bounded(elf: Any, size: int) -> None:
-    """Raises BadInput for sections that would take more memory, unpacked, than any kernel's; pyelftools asks nothing first."""
+    """Raise BadInput for sections that are larger, unpacked, than those of any kernel: pyelftools does not check sizes."""
     whole = 0
     for section in elf.iter_sections():
         if section.name.startswith(".zdebug"):
             raise BadInput(
-                f"its debug info is packed in the old way, {section.name}", "unpack it: objcopy --decompress-debug-sections"
+                f"its debug info is compressed in the old format, {section.name}", "unpack it: objcopy --decompress-debug-sections"
             )
         if section.name.startswith((".debug", ".eh_frame", ".gnu_debug")):
             whole += section.data_size

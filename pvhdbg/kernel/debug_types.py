@@ -1,6 +1,6 @@
-"""A structure's layout from its DWARF entries (those of pyelftools), in C's words (DWARF 5, 5.7.6: data members).
+"""A structure's layout from its DWARF entries (of pyelftools), with types in C's syntax (DWARF 5, 5.7.6: data members).
 
-What an attribute does not say, or says by an expression that is not a constant, is None and never guessed.
+A missing attribute, or one whose expression is not a constant, gives None; nothing is guessed.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ KINDS = {"DW_TAG_structure_type": "struct", "DW_TAG_union_type": "union", "DW_TA
 
 @dataclass(frozen=True)
 class Member:
-    """One member: its offset and size in bytes (None where DWARF does not say), and its type in C's words.
+    """One member: its offset and size in bytes (None if DWARF does not say), and its type in C's syntax.
 
-    Of a bit field `bit_size` is its width and `bit_offset` its lowest bit, counted from the byte at `offset`; `size` is its type's.
+    For a bit field, `bit_size` is its width and `bit_offset` its lowest bit, counted from the byte at `offset`; `size` is the size
+    of its type.
     """
 
     name: str
@@ -43,10 +44,10 @@ class Layout:
 
 
 def layout(entry: Any, name: str) -> Layout:
-    """The layout that a DWARF entry of a structure describes. Raises ValueError, and whatever pyelftools meets in damaged ones."""
+    """The layout that a structure's DWARF entry describes. Raises ValueError, and any exception of pyelftools for a damaged one."""
     size = _number(entry, "DW_AT_byte_size")
     if size is None:
-        raise ValueError(f"DW_AT_byte_size of the entry at {entry.offset:#x} is no number of 64 bits")
+        raise ValueError(f"DW_AT_byte_size of the entry at {entry.offset:#x} is not a number of 64 bits")
     children = (
         child for child in entry.iter_children() if child.tag == "DW_TAG_member" and "DW_AT_external" not in child.attributes
     )
@@ -65,7 +66,7 @@ def _number(entry: Any, attribute: str) -> int | None:
 
 
 def _within(number: int) -> int | None:
-    """What fits 64 bits: DWARF's own encoding of numbers has no bound."""
+    """The number if it fits 64 bits: DWARF's encoding of numbers has no bound."""
     return number if 0 <= number < 1 << 64 else None
 
 
@@ -119,7 +120,7 @@ def _size(entry: Any) -> int | None:
 
 
 def _dimensions(array: Any) -> list[int | None]:
-    """The number of elements of each dimension: None where it is left open."""
+    """The number of elements of each dimension, None if it is not given."""
     found: list[int | None] = []
     for child in array.iter_children():
         if child.tag == "DW_TAG_subrange_type":
@@ -138,7 +139,7 @@ def _spelled(entry: Any, depth: int = 0) -> str:
     if entry.tag in _QUALIFIERS:
         target, word = _type(entry), _QUALIFIERS[entry.tag]
         if target is not None and target.tag == "DW_TAG_array_type":
-            return _spelled(target, depth + 1)  # its elements say it again
+            return _spelled(target, depth + 1)  # its elements repeat the type
         inner = _spelled(target, depth + 1)
         return f"{inner} {word}" if target is not None and target.tag in _POINTERS else f"{word} {inner}"
     if entry.tag in _POINTERS:

@@ -1,7 +1,7 @@
-"""Opening what a user hands over as a kernel: an ELF, a bzImage that holds one, or a compressed ELF.
+"""Open the user's kernel file: an ELF, a bzImage that holds one, or a compressed ELF.
 
-Only regular files are opened, without blocking; what is unpacked is bounded; and where QEMU needs a file, the unpacked ELF
-lies in a private folder that goes away with the image. bzImage: Linux Documentation/arch/x86/boot.rst.
+Only regular files are opened, without blocking, and the unpacked size is bounded. If QEMU needs a file, the unpacked ELF is
+in a private folder that is removed with the image. bzImage: Linux Documentation/arch/x86/boot.rst.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SAMPLE = 256
 
 
 class KernelImage:
-    """An opened kernel. `data` is its ELF, which may lie packed in the file that was opened: the `container`."""
+    """An opened kernel. `data` is its ELF, which may be compressed in the opened file, the `container`."""
 
     def __init__(self, path: str, data: elf_format.Buffer, container: Container, close: Callable[[], None]) -> None:
         self.path = path
@@ -50,21 +50,21 @@ class KernelImage:
 
     @property
     def was(self) -> str:
-        """What the file is: "ELF", "bzImage (lz4)", "gzip"…"""
+        """The kind of the file: "ELF", "bzImage (lz4)", "gzip"…"""
         kind = self.container.compression
         if self.container.setup is not None:
             return f"bzImage ({kind})"
         return kind or "ELF"
 
     def file(self) -> KernelFile:
-        """All that loaders and rules look at."""
+        """The decoded file for loaders and rules."""
         from pvhdbg.decode.kernel_file import survey
 
         return survey(self.data, self.container, self.elf)
 
     @property
     def elf_path(self) -> str:
-        """A file that QEMU can load: the one that was opened, or its ELF in a private folder until `close`."""
+        """A file that QEMU can load: the opened one, or its ELF in a private folder that exists until `close`."""
         if self.container.compression is None:
             return self.path
         if self._folder is None:
@@ -85,11 +85,11 @@ class KernelImage:
         return os.path.join(self._folder, "vmlinux")
 
     def kernel(self) -> Kernel:
-        """What the rules need to know of it."""
+        """The kernel as a value for the machine rules."""
         return elf_format.describe(self.elf, os.path.abspath(self.path), len(self.data))
 
     def with_hash(self) -> Kernel:
-        """The same with the SHA-256 of the file's ELF."""
+        """Like `kernel`, with the SHA-256 of the file's ELF."""
         import hashlib
 
         digest = hashlib.sha256()
@@ -98,7 +98,7 @@ class KernelImage:
         return replace(self.kernel(), sha256=digest.hexdigest())
 
     def not_bootable(self) -> NotBootable:
-        """Why it has no usable PVH entry, or none that QEMU finds, as an error to raise."""
+        """The error to raise if the kernel has no usable PVH entry, or none that QEMU finds; it says why."""
         from pvhdbg.loaders.why_not import why_not
 
         return why_not(self.file())
@@ -110,7 +110,7 @@ class KernelImage:
         return Symbols(self.data, self.elf)
 
     def is_loaded(self, read: Callable[[int, int], bytes]) -> bool:
-        """Whether guest memory holds this kernel: the beginning and end of each segment, and the notes, are compared."""
+        """Whether guest memory holds this kernel. Compares the beginning and end of each segment, and the notes."""
         for load in self.elf.loads:
             for offset in {0, max(load.p_filesz - _SAMPLE, 0)}:
                 size = min(_SAMPLE, load.p_filesz - offset)
@@ -125,7 +125,7 @@ class KernelImage:
             return False
 
     def close(self) -> None:
-        """Let go of the file and remove what was unpacked. Safe to call twice."""
+        """Close the file and remove the unpacked ELF. Safe to call twice."""
         if self._folder is not None:
             _remove(self._folder)
             self._folder = None
@@ -133,7 +133,7 @@ class KernelImage:
 
 
 def open_kernel(path: str) -> KernelImage:
-    """Open a kernel file. Raises BadInput with the next step for whatever is not one."""
+    """Open a kernel file. Raises BadInput with the next step for any other file."""
     file = _opened(path)
     try:
         container, payload = _payload(file, path)
@@ -160,9 +160,9 @@ def open_kernel(path: str) -> KernelImage:
 
 
 def extract(path: str, output: str) -> str:
-    """Write the ELF inside `path` to `output`, whole or not at all; returns what `path` is.
+    """Write the ELF inside `path` to `output`, completely or not; returns the kind of `path`.
 
-    Raises BadInput; `output` is never the input. A link, a FIFO or a device is written to, never replaced.
+    Raises BadInput, also if `output` is the input. A link, a FIFO or a device is written to, never replaced.
     """
     if os.path.exists(path) and os.path.exists(output) and os.path.samefile(path, output):
         raise BadInput(f"{output} is the image itself", "choose another -o")
@@ -179,13 +179,13 @@ def extract(path: str, output: str) -> str:
 
 
 def _remove(folder: str | None) -> None:
-    """Remove a folder of ours with what we put into it."""
+    """Remove a folder that we made, with its files."""
     if folder is None:
         return
     for remove, path in ((os.unlink, os.path.join(folder, "vmlinux")), (os.rmdir, folder)):
         try:
             remove(path)
-        except OSError:  # it never came to be, or is gone already
+        except OSError:  # it was never made, or is already removed
             pass
 
 
@@ -239,7 +239,7 @@ def _opened(path: str) -> FileBytes:
 
 
 def _payload(view: FileBytes, path: str) -> tuple[Container, FileBytes | None]:
-    """What the file is, and its compressed payload; None when the file is the ELF itself."""
+    """The container and its compressed payload; None if the file is the ELF itself."""
     head = view[:16]
     if head[:4] == b"\x7fELF":
         return Container(size=len(view)), None
@@ -256,7 +256,7 @@ def _payload(view: FileBytes, path: str) -> tuple[Container, FileBytes | None]:
 def _bzimage(view: FileBytes, setup: SetupHeader, path: str) -> tuple[str, FileBytes]:
     if setup.version < PAYLOAD_SINCE:
         raise BadInput(
-            f"{path} is a bzImage of boot protocol {setup.version >> 8}.{setup.version & 0xFF:02d}, which does not say where its kernel is",
+            f"{path} is a bzImage of boot protocol {setup.version >> 8}.{setup.version & 0xFF:02d}, which does not give the place of its kernel",
             "give the vmlinux of that build",
         )
     start, length = payload_range(setup)
@@ -274,7 +274,7 @@ def _bzimage(view: FileBytes, setup: SetupHeader, path: str) -> tuple[str, FileB
 
 
 def _unpacked(payload: FileBytes, path: str) -> mmap.mmap:
-    """The ELF in `payload`, on disk: a debug kernel need not fit into memory. The file has no name and goes with the mapping."""
+    """The ELF in `payload`, unpacked to disk: a debug kernel need not fit into memory. The file has no name and ends with the mapping."""
     import tempfile  # here: with shutil it imports every compressor that Python has
 
     kind = compression(payload[:8]) or "payload"
@@ -286,7 +286,7 @@ def _unpacked(payload: FileBytes, path: str) -> mmap.mmap:
                 file.write(piece)
             file.flush()
             if not file.tell():
-                raise BadInput(f"the {kind} data in {path} holds nothing", "it is damaged: fetch it again")
+                raise BadInput(f"the {kind} data in {path} is empty", "it is damaged: fetch it again")
             return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ, flags=mmap.MAP_PRIVATE)
     except OSError as error:
         what = f"the ELF inside {path} cannot be unpacked to {tempfile.gettempdir()}: {error.strerror or error}"
@@ -295,7 +295,7 @@ def _unpacked(payload: FileBytes, path: str) -> mmap.mmap:
 
 def _is_elf(first: bytes, kind: str, path: str) -> None:
     if first[:4] != b"\x7fELF":
-        raise BadInput(f"inside the {kind} data of {path} there is no ELF: it begins with {first[:4].hex()}", "give a kernel image")
+        raise BadInput(f"the {kind} data of {path} holds no ELF: it begins with {first[:4].hex()}", "give a kernel image")
 
 
 def _foreign(head: bytes, path: str) -> BadInput:
@@ -304,6 +304,4 @@ def _foreign(head: bytes, path: str) -> BadInput:
     kind = next(
         (name for magic, name in names if head.startswith(magic)), f"an unknown kind of file (it begins with {head[:4].hex()})"
     )
-    return BadInput(
-        f"{path} is not an ELF, and no bzImage either: it is {kind}", "give an uncompressed kernel (vmlinux) or a bzImage"
-    )
+    return BadInput(f"{path} is not an ELF or a bzImage: it is {kind}", "give an uncompressed kernel (vmlinux) or a bzImage")

@@ -1,9 +1,9 @@
-"""How far a kernel lies from where its file asks to be, told from its own bytes in the guest's memory.
+"""The physical and virtual KASLR offsets of a kernel, found by comparing its file with the guest's memory.
 
-A relocating loader chooses two places apart: a physical one, and the virtual one that the kernel is linked to anew (KASLR of a
-Linux bzImage: arch/x86/boot/compressed/kaslr.c, choose_random_location). No register keeps either. But code and constants lie
-where the kernel is, and each pointer among its bytes was moved by the KASLR offset (misc.c, handle_relocations). So both are
-known from the kernel's first instruction on, before it has page tables of its own.
+A relocating loader chooses two independent offsets: a physical one, and a virtual one by which it relocates the kernel (KASLR
+of a Linux bzImage: arch/x86/boot/compressed/kaslr.c, choose_random_location). No register holds either. Code and constants
+show the physical offset. Each pointer in the kernel was moved by the virtual offset (misc.c, handle_relocations) and shows
+it. Both are therefore known from the kernel's first instruction on, before it has its own page tables.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 
     Segment = Segment32 | Segment64
 
-_LOADS = 16  # segments that are looked at; kernels have one to four that are not written to
-_PLACES = 32  # in a segment that are looked at
+_LOADS = 16  # segments that are compared; kernels have one to four read-only ones
+_PLACES = 32  # places that are compared in a segment
 _SIZE = 64
-_VARIED = 16  # different values among the bytes of a mark: less is filling
-_ALIKE = 48  # bytes of a mark that agree: a running kernel patches its calls, and relocation changes addresses in code
-_ENOUGH = 3  # marks that agree, or that do not
-_WINDOW = 1 << 16  # bytes of the file that are looked through for pointers at one place
-_POINTERS = 4  # that are taken of one place
-_STEP = 2 << 20  # CONFIG_PHYSICAL_ALIGN is that or more in what distributions build
+_VARIED = 16  # different values among the bytes of a mark: fewer are padding
+_ALIKE = 48  # bytes of a mark that must agree: a running kernel patches its calls, and relocation changes addresses in code
+_ENOUGH = 3  # marks that decide, by agreeing or not
+_WINDOW = 1 << 16  # bytes of the file that are searched for pointers at one place
+_POINTERS = 4  # pointers that are taken from one place
+_STEP = 2 << 20  # distributions build with a CONFIG_PHYSICAL_ALIGN of at least that
 _WRITABLE = 2  # PF_W
 
 Read = Callable[[int, int], bytes]
@@ -47,13 +47,13 @@ class KernelLocation(NamedTuple):
 
 
 class Marks:
-    """What of a kernel file its image in memory is known by.
+    """The bytes of a kernel file by which its image in memory is recognised.
 
-    `start` and `end` are its physical addresses, `link` the virtual one of `start`, `step` what it is moved by a multiple of.
+    `start` and `end` are its link-time physical addresses, `link` is the virtual address of `start`. Offsets are multiples of `step`.
     """
 
     def __init__(self, data: Buffer, elf: ElfFile) -> None:
-        # What may be written is no longer what the file holds, and marks are not to overlap.
+        # Writable segments no longer hold the file's bytes, and marks must not overlap.
         loads = [load for load in elf.loads if load.p_filesz >= _PLACES * _SIZE and not load.p_flags & _WRITABLE][:_LOADS]
         self._bytes = [mark for load in loads for mark in _constants(data, load)]
         self._pointers = [one for load in loads for one in _pointers(data, load, elf)]
@@ -64,11 +64,11 @@ class Marks:
         self.step = max([_STEP, *(load.p_align for load in elf.loads)])
 
     def __bool__(self) -> bool:
-        """Whether there are enough of them to tell."""
+        """Whether there are enough marks to decide."""
         return len(self._bytes) >= _ENOUGH
 
     def at(self, load_bias: int, read: Read) -> bool | None:
-        """Whether the kernel lies that far from its physical addresses; None where its memory cannot be read."""
+        """Whether the kernel was loaded `load_bias` bytes above its physical addresses; None if its memory cannot be read."""
         agree = differ = unread = 0
         for address, wanted in self._bytes:
             try:
@@ -83,11 +83,11 @@ class Marks:
         return True if agree == _ENOUGH else False if differ else None
 
     def location(self, load_bias: int, read: Read) -> KernelLocation:
-        """What is known of a kernel that lies that far from its physical addresses."""
+        """The offsets of a kernel that was loaded `load_bias` bytes above its physical addresses."""
         return KernelLocation(load_bias, self._relocation(load_bias, read))
 
     def _relocation(self, load_bias: int, read: Read) -> int | None:
-        """How far the pointers of a kernel that lies there were moved; None unless most of them agree."""
+        """The virtual offset of a kernel with that `load_bias`; None unless most of its pointers agree."""
         votes: Counter[int] = Counter()
         for address, linked in self._pointers:
             try:
@@ -101,14 +101,14 @@ class Marks:
 
 
 def _spread(load: Segment, size: int) -> list[int]:
-    """Offsets in a segment's bytes, evenly spread, multiples of 8, and in an order that soon has been everywhere."""
+    """Offsets in a segment's bytes: multiples of 8, evenly spread, in an order that covers all of it early."""
     room = load.p_filesz - size
     order = [number * 7 % _PLACES for number in range(_PLACES)]
     return list(dict.fromkeys(room * number // _PLACES & ~7 for number in order))
 
 
 def _constants(data: Buffer, load: Segment) -> Iterator[tuple[int, bytes]]:
-    """Physical addresses, and the bytes that lie there."""
+    """Physical addresses, and the bytes at them."""
     for offset in _spread(load, _SIZE):
         found = bytes(data[load.p_offset + offset : load.p_offset + offset + _SIZE])
         if len(found) == _SIZE and len(set(found)) >= _VARIED:
@@ -116,7 +116,7 @@ def _constants(data: Buffer, load: Segment) -> Iterator[tuple[int, bytes]]:
 
 
 def _pointers(data: Buffer, load: Segment, elf: ElfFile) -> Iterator[tuple[int, int]]:
-    """Physical addresses of words that are link-time addresses of the kernel, and those."""
+    """Physical addresses of words that hold link-time addresses of the kernel, and the held addresses."""
     lowest = min((one.p_vaddr for one in elf.loads if one.p_vaddr >> elf.bits - 1), default=1 << elf.bits)
     highest = max(one.p_vaddr + one.p_memsz for one in elf.loads)
     code, word = ("Q", 8) if elf.bits == 64 else ("I", 4)

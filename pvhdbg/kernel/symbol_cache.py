@@ -1,6 +1,6 @@
-"""Symbol files for GDB, made of what a stripped Linux knows of itself, and kept: GDB wants a file, and wants it again tomorrow.
+"""A cache of symbol files for GDB, made from the kallsyms of a stripped Linux: GDB reads symbols only from a file.
 
-They lie in the user's cache (XDG base directory specification), under the digest of the kernel; the newest few are kept.
+The files are in the user's cache (XDG base directory specification), named by the digest of the kernel; the newest few are kept.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _KEPT = 8  # files of some MB each
 _SUFFIX = ".symbols"
-_ABANDONED = 3600.0  # seconds after which a file that was begun is one of somebody who was killed
+_ABANDONED = 3600.0  # seconds after which an incomplete file belongs to a process that was killed
 
 
 def folder() -> str:
@@ -35,7 +35,7 @@ def folder() -> str:
 
 
 def symbols_of(image: KernelImage) -> str:
-    """The path of a file with the kernel's symbols, made now or before. Raises OSError where it cannot be written."""
+    """The path of a file with the kernel's symbols, made now or before. Raises OSError if it cannot be written."""
     place = folder()
     os.makedirs(place, 0o700, exist_ok=True)
     _need_own(place)
@@ -54,19 +54,19 @@ def symbols_of(image: KernelImage) -> str:
             _remove(partial)
     except OSError as error:
         if error.errno != errno.EROFS:
-            raise  # a file that is there is as good on a disk that nothing can be written to
+            raise  # an existing file can be used even if the disk cannot be written to
     return path
 
 
 def _need_own(place: str) -> None:
-    """Raises PermissionError where somebody else could put a file for us: XDG_CACHE_HOME may be a folder like /tmp."""
+    """Raise PermissionError if another user could place a file there: XDG_CACHE_HOME may be a folder like /tmp."""
     about = os.stat(place)
     if about.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or (os.geteuid() and about.st_uid != os.geteuid()):
         raise PermissionError(errno.EPERM, f"others may write to {place}")
 
 
 def _identity(image: KernelImage) -> str:
-    """The file's own bytes: build ids are claims, and two kernels may claim the same."""
+    """A digest of the file's bytes: two kernels may have the same build id."""
     digest = hashlib.sha256()
     for piece in pieces(image.data):
         digest.update(piece)
@@ -74,11 +74,11 @@ def _identity(image: KernelImage) -> str:
 
 
 def _forget_old(place: str) -> None:
-    """Make room for one more."""
+    """Remove the oldest files, so that there is room for one more."""
     found: list[tuple[float, str]] = []
     with os.scandir(place) as entries:
         for one in entries:
-            with suppress(OSError):  # somebody else was faster
+            with suppress(OSError):  # another process has removed it
                 changed = one.stat().st_mtime
                 if one.name.endswith(_SUFFIX):
                     found.append((changed, one.path))
@@ -91,5 +91,5 @@ def _forget_old(place: str) -> None:
 def _remove(path: str) -> None:
     try:
         os.unlink(path)
-    except OSError:  # somebody else was faster, or it never came to be
+    except OSError:  # another process has removed it, or it was never made
         pass

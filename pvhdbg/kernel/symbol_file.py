@@ -1,7 +1,7 @@
-"""An ELF that holds names and nothing else, for debuggers that know no other table: what a stripped Linux knows of itself, as .symtab.
+"""Write an ELF with only a .symtab, made from the kallsyms of a stripped Linux, for debuggers that cannot read kallsyms.
 
-It has a section without contents for each stretch of code and of data that is loaded, so that GDB tells one from the other, and
-can move all of it to another place (`add-symbol-file -o`). System V gABI, chapter 4.
+It has a section without contents for each loaded range of code and of data, so that GDB can distinguish them, and can move all
+of them by an offset (`add-symbol-file -o`). System V gABI, chapter 4.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pvhdbg.spec.elf import EM_386, EM_X86_64, SHT_NOBITS, SHT_STRTAB, SHT_SYMTA
 
 _ET_EXEC = 2
 _WRITE, _ALLOC, _CODE = 1, 2, 4  # SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR
-_ABSOLUTE = 0xFFF1  # SHN_ABS: no part of anything that is loaded
+_ABSOLUTE = 0xFFF1  # SHN_ABS: outside of everything that is loaded
 _LOCAL, _GLOBAL, _WEAK = 0, 1, 2
 _OBJECT, _FUNCTION = 1, 2
 _NAMES_BOUND = 64 << 20  # bytes of all names; Debian's kernel has 4 MB
@@ -27,7 +27,7 @@ _CODE_LETTERS = "tw"  # of nm's types, in any case
 
 
 class Named(NamedTuple):
-    """A symbol: nm's letter for its kind (capital where it is global), its name, its link-time address."""
+    """A symbol: nm's letter for its kind (capital if it is global), its name, its link-time address."""
 
     letter: str
     name: bytes
@@ -53,7 +53,7 @@ class Stretch:
 
 
 def stretches(symbols: Sequence[Named], loads: Iterable[tuple[int, int]]) -> list[Stretch]:
-    """The loaded parts, (address, size) each, cut where code begins and ends in them; rising, without those that overlap another."""
+    """The loaded ranges, (address, size) each, split where code begins and ends; in rising order, without overlapping ones."""
     addresses = sorted(one.address for one in symbols if one.is_code)
     found: list[Stretch] = []
     starts = sorted({one.address for one in symbols})
@@ -73,11 +73,11 @@ def stretches(symbols: Sequence[Named], loads: Iterable[tuple[int, int]]) -> lis
 
 
 def symbol_file(symbols: Iterable[Named], loads: Iterable[tuple[int, int]], bits: int) -> bytes:
-    """The file. Symbols outside of what is loaded become absolute ones. `bits` is 32 or 64. Raises BadInput for too many letters.
+    """The file. Symbols outside of the loaded ranges become absolute. `bits` is 32 or 64. Raises BadInput for too long names.
 
-    Names are shown by who reads the file as they stand: what is no letter of ASCII's that a terminal shows becomes "?".
+    Debuggers print the names without escaping them: every character that is not printable ASCII becomes "?".
     """
-    ordered = sorted(_bounded(symbols), key=lambda one: one.binding != _LOCAL)  # local ones come first, says the gABI
+    ordered = sorted(_bounded(symbols), key=lambda one: one.binding != _LOCAL)  # the gABI requires local symbols to come first
     parts = stretches(ordered, loads)
     starts = [one.start for one in parts]
     entry = struct.Struct("<IBBHQQ" if bits == 64 else "<IIIBBH")

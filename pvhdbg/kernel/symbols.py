@@ -120,7 +120,7 @@ class Symbols:
         return None if self._table is None else self._table.origin
 
     def lettered(self) -> Iterator[tuple[str, bytes, int]]:
-        """nm's letter, name and link-time address of what a stripped Linux knows of itself; nothing of a .symtab, which all can read."""
+        """nm's letter, name and link-time address of each symbol in kallsyms; empty for a .symtab, which every tool can read."""
         return self._table.lettered() if isinstance(self._table, _LinuxTable) else iter(())
 
     def virtual_address(self, name: str) -> int:

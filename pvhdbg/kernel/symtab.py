@@ -59,7 +59,7 @@ class Symtab:
         return None if name is None else (name, address - values[index])
 
     def names(self, prefix: bytes = b"") -> Iterator[bytes]:
-        """The names that begin so, in the table's order. They may share their bytes: whoever keeps all needs room for more than that."""
+        """The names that begin with `prefix`, in the table's order. Names may share bytes: all of them may be larger than the table."""
         strings, begins, end = self._strings, self._strings.startswith, self._strings.find
         columns = zip(self._column("I", 0), self._infos(), self._sections(), strict=True)
         return (

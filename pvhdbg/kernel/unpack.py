@@ -1,7 +1,7 @@
-"""Unpacking what a kernel is compressed with, piece by piece: nobody's data decides how much memory that takes.
+"""Unpack a compressed kernel piece by piece: the input cannot decide how much memory that takes.
 
-Formats: those of Linux' scripts/Makefile.lib, and as files of their own. lz4 is its legacy format, which the lz4 package only
-has blocks of. GDB's Python has no zstandard as a rule, while kernels are packed with zstd as a rule: there the program zstd does it.
+Formats: those of Linux' scripts/Makefile.lib, inside a bzImage or as files. lz4 is the legacy format, of which the lz4 package
+only decodes blocks. Most kernels are compressed with zstd, and GDB's Python mostly lacks zstandard: there the program zstd is used.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from pvhdbg.errors import BadInput
 from pvhdbg.layout import Buffer
 
 UNPACKED_BOUND = 1 << 30  # bytes: the largest debug kernels have about 600 MB
-_RATIO_BOUND = 256  # to one: kernels, debug information included, pack to a third or a tenth
-_SMALL = 16 << 20  # bytes that anything may unpack to
+_RATIO_BOUND = 256  # to one: kernels, with debug information too, shrink to between a third and a tenth
+_SMALL = 16 << 20  # bytes that any input may unpack to
 _CHUNK = 1 << 20
 _LZ4_BLOCK = 8 << 20  # block size of lz4's legacy format
 _LZ4_BLOCKS_BOUND = 4096  # a kernel of 1 GiB has 128
-_MEMORY_BOUND = 1 << 28  # bytes that a decoder may take: kernels are packed with dictionaries of up to 128 MiB
+_MEMORY_BOUND = 1 << 28  # bytes that a decoder may use: kernels are compressed with dictionaries of up to 128 MiB
 _ZSTD_CHUNK = 512
 _ZSTD_WINDOW_BOUND = 1 << 27  # as in the kernel's own decoder
 
-# What a payload begins with, its name, and what unpacks it.
+# The beginning of a payload, the name of its compression, and its decompressor.
 _FORMATS: tuple[tuple[bytes, str], ...] = (
     (b"\x1f\x8b", "gzip"),
     (b"\xfd7zXZ\x00", "xz"),
@@ -34,14 +34,14 @@ _FORMATS: tuple[tuple[bytes, str], ...] = (
 
 
 def compression(head: bytes) -> str | None:
-    """The name of the compression that data with this beginning has; None for another."""
+    """The name of the compression of data with this beginning; None for an unknown one."""
     return next((name for magic, name in _FORMATS if head.startswith(magic)), None)
 
 
 def unpack(payload: Buffer, path: str) -> Iterator[bytes]:
-    """What is packed in `payload` (or `payload` itself where it is not), in pieces of bounded size.
+    """The unpacked content of `payload` (or `payload` itself if it is not compressed), in pieces of bounded size.
 
-    Raises BadInput, for which `path` is named, for damage and for what unpacks to more than any kernel does; OSError for no room.
+    Raises BadInput that names `path`, for damage and for content larger than any kernel; OSError if there is no room.
     """
     kind = compression(bytes(payload[:8]))
     bound = min(UNPACKED_BOUND, len(payload) * _RATIO_BOUND + _SMALL)
@@ -50,7 +50,7 @@ def unpack(payload: Buffer, path: str) -> Iterator[bytes]:
         for piece in _UNPACKERS.get(kind or "", _pieces)(payload):
             size += len(piece)
             if size > bound:
-                raise BadInput(f"{path} unpacks to more than {bound >> 20} MiB", "this is no kernel")
+                raise BadInput(f"{path} unpacks to more than {bound >> 20} MiB", "this is not a kernel")
             yield piece
     except BadInput:
         raise
@@ -59,7 +59,7 @@ def unpack(payload: Buffer, path: str) -> Iterator[bytes]:
             raise
         todo = "it is damaged or truncated: fetch it again"
         if isinstance(error, ImportError):
-            todo = f"unpack it before, by pvhdbg extract, or give this Python the module {'zstandard, or install zstd' if kind == 'zstd' else 'lz4'}"
+            todo = f"unpack it first with pvhdbg extract, or install for this Python the module {'zstandard, or install zstd' if kind == 'zstd' else 'lz4'}"
         raise BadInput(f"the {kind} data in {path} cannot be unpacked: {error}", todo) from error
 
 
@@ -88,7 +88,7 @@ def _gunzip(payload: Buffer) -> Iterator[bytes]:
 
 
 class _Decoder(Protocol):
-    """What lzma's and bz2's decompressors have in common."""
+    """The common interface of lzma's and bz2's decompressors."""
 
     @property
     def eof(self) -> bool: ...
@@ -100,7 +100,7 @@ class _Decoder(Protocol):
 
 
 def _fed(decoder: _Decoder, payload: Buffer) -> Iterator[bytes]:
-    """One stream, piece by piece in and out. What follows it (a bzImage appends the size in 4 bytes) is left alone."""
+    """One stream, piece by piece in and out. Data after it is ignored (a bzImage appends the size in 4 bytes)."""
     at = 0
     while not decoder.eof:
         piece = b""
@@ -125,7 +125,7 @@ def _unbzip2(payload: Buffer) -> Iterator[bytes]:
 
 
 def _unlz4(payload: Buffer) -> Iterator[bytes]:
-    """lz4's legacy format: magic, then blocks of up to 8 MiB, each behind its compressed size."""
+    """lz4's legacy format: magic, then blocks of up to 8 MiB, each after its compressed size."""
     import lz4.block
 
     at, count = 4, 0
@@ -138,7 +138,7 @@ def _unlz4(payload: Buffer) -> Iterator[bytes]:
             continue
         if at + size > len(payload):
             if len(payload) - at == 0:
-                return  # what was taken for a block's size is the unpacked size that the kernel's build appends
+                return  # not a block's size, but the unpacked size that the kernel's build appends
             _truncated()
         yield lz4.block.decompress(bytes(payload[at : at + size]), uncompressed_size=_LZ4_BLOCK)
         at += size
@@ -150,7 +150,7 @@ def _unzstd(payload: Buffer) -> Iterator[bytes]:
     except ImportError:
         yield from _unzstd_by_program(payload)
         return
-    # Its output cannot be bounded, its input can: 4 bytes of a frame say at most 128 KiB.
+    # The decoder bounds only its input, not its output: 4 bytes of a frame give at most 128 KiB.
     decoder = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BOUND).decompressobj()
     for start in range(0, len(payload), _ZSTD_CHUNK):
         yield decoder.decompress(bytes(payload[start : start + _ZSTD_CHUNK]))
@@ -160,16 +160,16 @@ def _unzstd(payload: Buffer) -> Iterator[bytes]:
 
 
 def _unzstd_by_program(payload: Buffer) -> Iterator[bytes]:
-    """The same by the program zstd, whose own bound on a decoder's memory is 128 MiB. Raises ImportError where there is none."""
+    """Unpack with the program zstd, which limits a decoder's memory to 128 MiB. Raises ImportError if it is not installed."""
     import shutil
 
     program = shutil.which("zstd")
     if program is None:
-        raise ImportError("neither the module zstandard nor the program zstd is there")
+        raise ImportError("neither the module zstandard nor the program zstd is installed")
     import subprocess
     import tempfile
 
-    with tempfile.TemporaryFile(prefix="pvhdbg-") as packed:  # a file, not a pipe: nobody has to write while we read
+    with tempfile.TemporaryFile(prefix="pvhdbg-") as packed:  # a file, not a pipe, so that no thread must write while we read
         for piece in _pieces(payload):
             packed.write(piece)
         packed.seek(0)
@@ -182,8 +182,8 @@ def _unzstd_by_program(payload: Buffer) -> Iterator[bytes]:
                     yield piece
                 status = child.wait()
             finally:
-                child.kill()  # nothing where it has ended
-    # It calls the size that a bzImage appends in 4 bytes an error, after the whole of what was packed.
+                child.kill()  # no effect if it has ended
+    # zstd reports the 4-byte size that a bzImage appends as an error, after it has unpacked everything.
     if status and int.from_bytes(bytes(payload[-4:]), "little") != size:
         _truncated()
 

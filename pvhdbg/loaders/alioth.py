@@ -1,4 +1,4 @@
-"""Google's Alioth, which loads a kernel for PVH when told so (--pvh).
+"""Google's Alioth, which loads a kernel for PVH with its option --pvh.
 
 Source: google/alioth alioth/src/loader/xen/xen.rs (load, search_pvh_note) and loader.rs (messages).
 """
@@ -30,7 +30,8 @@ def _enter(attempt: Attempt) -> tuple[str, int | None]:
     for index, segment in enumerate(kernel.elf.segments):
         if segment.p_type != PT_LOAD and segment.p_filesz and not _in_load(kernel.elf, segment):
             attempt.remark(
-                f"program header {index}, though no PT_LOAD, is copied to its p_paddr {segment.p_paddr:#x}", _SOURCE + "load"
+                f"program header {index} is not a PT_LOAD, and is copied to its p_paddr {segment.p_paddr:#x} all the same",
+                _SOURCE + "load",
             )
     if entry is None:
         entry = _first(attempt, ((s.offset, s.size, s.align) for s in kernel.sections if s.type == SHT_NOTE))
@@ -41,16 +42,16 @@ def _enter(attempt: Attempt) -> tuple[str, int | None]:
     attempt.remark_padding("by p_align", _SOURCE + "search_pvh_note")
     attempt.remark_entry(entry, _SOURCE + "load")
     if len(kernel.entry_notes) > 1:
-        attempt.remark("of several notes the very first counts", _SOURCE + "load")
+        attempt.remark("of several notes the very first is used", _SOURCE + "load")
     if entry >> 32:
         attempt.remark("the note's 64 bits are kept", _SOURCE + "search_pvh_note")
     if not kernel.entry_notes:
-        attempt.remark("the owner of a note of type 18 is not looked at", _SOURCE + "search_pvh_note")
+        attempt.remark("the owner of a note of type 18 is not checked", _SOURCE + "search_pvh_note")
     return PVH, entry
 
 
 def _in_load(elf: ElfFile, segment: Segment32 | Segment64) -> bool:
-    """Whether a PT_LOAD puts the same bytes to the same place."""
+    """Whether a PT_LOAD puts the same bytes at the same address."""
     return any(
         load.p_paddr - load.p_offset == segment.p_paddr - segment.p_offset
         and load.p_offset <= segment.p_offset
@@ -68,7 +69,7 @@ def _first(attempt: Attempt, runs: Iterator[tuple[int, int, int]]) -> int | None
 
 
 def _search(data: Buffer, offset: int, size: int, align: int) -> int | None:
-    """search_pvh_note: padded by `align`, a descriptor of 4 or 8 bytes. Raises Refused where the file cannot be read."""
+    """search_pvh_note: padded by `align`, a descriptor of 4 or 8 bytes. Raises Refused if the file cannot be read."""
     if align & align - 1:
         raise Refused("Cannot access file")
     align = max(align, 1)

@@ -1,4 +1,4 @@
-"""All simulated loaders, in the order in which they are shown."""
+"""All simulated loaders, in the order of the reports."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ BY_NAME = {loader.name: loader for loader in LOADERS}
 
 
 def find(names: Iterable[str]) -> tuple[Loader, ...]:
-    """The loaders of these names, each once, in the order asked for. Raises BadInput that tells names near an unknown one."""
+    """The loaders of these names, each once, in the given order. Raises BadInput with similar names for an unknown one."""
     found: dict[str, Loader] = {}
     for name in names:
         if name not in BY_NAME:
-            import difflib  # which nobody needs who spells well
+            import difflib  # here: only an unknown name needs it
 
             near = difflib.get_close_matches(name.lower(), BY_NAME, n=3, cutoff=0.5)
             todo = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(BY_NAME)}"
-            raise BadInput(f"no loader is called {name!r}", todo)
+            raise BadInput(f"there is no loader {name!r}", todo)
         found[name] = BY_NAME[name]
     return tuple(found.values())
 

@@ -22,12 +22,12 @@ _HIGH_RAM = 0x100000
 _HEAD = NoteHeader.sizeof()
 _NO_NOTE = "Unable to read note header"
 _STEPS_BOUND = 1 << 16
-_BELOW_GAP = 0x80000000  # up to here every VMM's RAM is in one piece
+_BELOW_GAP = 0x80000000  # below this address every VMM's RAM is contiguous
 _U32, _U64 = (1 << 32) - 1, (1 << 64) - 1
 
 
 class _Error(Exception):
-    """An error of the crate in its words; `part` is the loader in it that fails, if it is one of them."""
+    """An error of the crate with its own text; `part` is the crate's loader that fails, if one of them does."""
 
     def __init__(self, words: str, part: str | None = "ELF") -> None:
         super().__init__(words)
@@ -40,14 +40,14 @@ class _Error(Exception):
 
 
 class _Loaded(NamedTuple):
-    """The crate's result: e_entry, and the PVH entry where there is one."""
+    """The crate's result: e_entry, and the PVH entry if there is one."""
 
     entry: int
     pvh: int | None
 
 
 class _Crate(NamedTuple):
-    """One generation of linux-loader: how notes are padded, as a function of p_align and in words."""
+    """One generation of linux-loader: its padding of notes, as a function of p_align and in words."""
 
     align: Callable[[int], int]
     rule: str
@@ -88,10 +88,10 @@ class _Crate(NamedTuple):
                     if segment.p_offset <= note.offset < segment.p_offset + segment.p_filesz
                 ]
                 if len(same) > 1:
-                    attempt.remark("of several notes in a segment the first counts", _ELF + "parse_elf_note")
+                    attempt.remark("of several notes in a segment the first is used", _ELF + "parse_elf_note")
                 return _entry(attempt, data, at + _HEAD + _padded(4, align), head.n_descsz)
             if head.n_type == PHYS32_ENTRY:
-                attempt.remark("a note of type 18 that is not Xen's is passed over", _ELF + "parse_elf_note")
+                attempt.remark("a note of type 18 that is not Xen's is skipped", _ELF + "parse_elf_note")
             namesz, descsz = _padded(head.n_namesz, align), _padded(head.n_descsz, align)
             if namesz > _U32 or descsz > _U32:
                 raise _Error("Overflow occurred during an arithmetic operation")
@@ -100,7 +100,7 @@ class _Crate(NamedTuple):
 
 
 def _header(data: Buffer) -> Header64:
-    """The file's beginning as an ELF64 header, whatever its class says, with the checks of validate_header."""
+    """The file's beginning as an ELF64 header (its class is not checked), with the checks of validate_header."""
     size = Ident.sizeof() + Header64.sizeof()
     header = Header64.decode(_read(data, 0, size, "Unable to read elf header"), Ident.sizeof())
     if header.e_phentsize != Segment64.sizeof():
@@ -143,11 +143,11 @@ def _entry(attempt: Attempt, data: Buffer, at: int, size: int) -> int:
         raise _Error("Invalid PVH note header")
     value = int.from_bytes(_read(data, at, 4, _NO_NOTE), "little")
     if size == 8 and any(_read(data, at + 4, min(4, len(data) - at - 4), "")):
-        attempt.remark("the high half of the note is not looked at", _ELF + "parse_elf_note")
+        attempt.remark("the high half of the note is ignored", _ELF + "parse_elf_note")
     return value
 
 
-NEW = _Crate(lambda p_align: 4, "to 4, whatever p_align says")
+NEW = _Crate(lambda p_align: 4, "to 4, p_align is ignored")
 OLD = _Crate(lambda p_align: p_align, "by p_align")  # up to 0.8.1
 
 
@@ -155,11 +155,11 @@ OLD = _Crate(lambda p_align: p_align, "by p_align")  # up to 0.8.1
 
 
 def _load(attempt: Attempt, crate: _Crate, lowest: int | None) -> _Loaded:
-    """What Elf::load says of the file as given, which may be packed."""
+    """The result of Elf::load for the given file, which may be compressed."""
     if attempt.kernel.head[:4] != b"\x7fELF":
         raise _Error("Invalid Elf magic number")
     if attempt.kernel.elf.bits == 32:
-        attempt.remark("the file is read as an ELF64, whatever its class says", _ELF + "Elf::load")
+        attempt.remark("the file is read as an ELF64, and its class is not checked", _ELF + "Elf::load")
     loaded = crate.load(attempt, lowest)
     if loaded.pvh is None:
         attempt.remark_sections(_ELF + "Elf::load")
@@ -177,7 +177,7 @@ def _cloud_hypervisor(attempt: Attempt) -> tuple[str, int | None]:
             return LINUX32, _bzimage(attempt.kernel)
         except _Error as second:
             if attempt.kernel.head[:4] == b"\x7fELF":
-                attempt.remark(f"the reason, “{error}”, is lost: it goes on to try a bzImage, and reports that", source)
+                attempt.remark(f"the reason, “{error}”, is lost: it tries a bzImage next, and reports that error", source)
             raise Refused(f"Cannot load the kernel into memory: {second.message}") from None
     if loaded.pvh is None:
         raise Refused("Kernel lacks PVH header")
@@ -195,7 +195,7 @@ def _cloud_hypervisor_old(attempt: Attempt) -> tuple[str, int | None]:
 
 
 def _bzimage(kernel: KernelFile) -> int:
-    """BzImage::load: the 32-bit entry of a bzImage, which is where its protected-mode code is loaded. Raises _Error."""
+    """BzImage::load: the 32-bit entry of a bzImage, the load address of its protected-mode code. Raises _Error."""
     setup = kernel.container.setup
     if setup is None or setup.version < 0x200 or not setup.loadflags & 1:
         raise _Error("Invalid bzImage", "bzImage")
@@ -215,7 +215,7 @@ def _firecracker(attempt: Attempt) -> tuple[str, int | None]:
     if loaded.pvh is not None:
         return PVH, loaded.pvh
     attempt.remark(
-        "without a PVH note the ELF is entered at e_entry by Linux' 64-bit boot protocol, silently",
+        "without a PVH note the ELF is entered at e_entry by Linux' 64-bit boot protocol, without a message",
         "firecracker src/vmm/src/arch/x86_64/mod.rs load_kernel",
     )
     return LINUX64, loaded.entry
@@ -224,7 +224,7 @@ def _firecracker(attempt: Attempt) -> tuple[str, int | None]:
 def _firecracker_old(attempt: Attempt) -> tuple[str, int | None]:
     loaded = _firecracker_elf(attempt)
     if loaded.pvh is not None:
-        attempt.remark("the PVH note is read, and not used", "firecracker CHANGELOG.md 1.12.0")
+        attempt.remark("the PVH note is read, but not used", "firecracker CHANGELOG.md 1.12.0")
     return LINUX64, loaded.entry
 
 
@@ -235,7 +235,7 @@ def _firecracker_elf(attempt: Attempt) -> _Loaded:
         raise Refused(_FIRECRACKER_SAYS + error.message) from None
 
 
-# What krun_set_kernel's formats of compressed images look for, anywhere in the file.
+# The magic numbers that krun_set_kernel's formats of compressed images search for, anywhere in the file.
 _KRUN_IMAGES = frozenset({"gzip", "bzip2", "zstd"})
 
 
@@ -244,14 +244,14 @@ def _libkrun(attempt: Attempt) -> tuple[str, int | None]:
     packed = attempt.kernel.container.compression
     try:
         if packed in _KRUN_IMAGES:
-            attempt.remark("a compressed image is unpacked, and its PVH note not used", source)
+            attempt.remark("a compressed image is unpacked, and its PVH note is not used", source)
             return LINUX64, NEW.load(attempt, None).entry
         loaded = _load(attempt, NEW, None)
     except _Error as error:
         raise Refused(f"Cannot load the kernel into the VM: {error.message}") from None
     if loaded.pvh is not None:
         return PVH, loaded.pvh
-    attempt.remark("without a PVH note the ELF is entered at e_entry by Linux' 64-bit boot protocol, silently", source)
+    attempt.remark("without a PVH note the ELF is entered at e_entry by Linux' 64-bit boot protocol, without a message", source)
     return LINUX64, loaded.entry
 
 

@@ -1,6 +1,6 @@
-"""What a simulated loader answers: where and how it would enter the kernel, or how it refuses, with the reasons.
+"""The answer of a simulated loader: where and how it would enter the kernel, or how it refuses, with the reasons.
 
-A value that depends on the run (command line, initrd, RAM) is computed from `Boot`; what that does not say is None.
+A value that depends on the run (command line, initrd, RAM) is computed from `Boot`, and is None if `Boot` does not say.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ MODE_BITS = {PVH: 32, MULTIBOOT1: 32, LINUX16: 16, LINUX32: 32, LINUX64: 64}
 
 
 class Quirk(NamedTuple):
-    """Something that this loader does and others do not, which decided or may surprise; `source` is file and function."""
+    """Behaviour of this loader that differs from others, or that decided the outcome; `source` is file and function."""
 
     text: str
     source: str
 
 
 class FwCfgItem(NamedTuple):
-    """An item of QEMU's fw_cfg (names without FW_CFG_): its number or bytes, None where only the run decides; size in bytes."""
+    """An item of QEMU's fw_cfg (names without FW_CFG_): its number or bytes, None if only the run decides; size in bytes."""
 
     name: str
     value: int | bytes | None
@@ -34,10 +34,10 @@ class FwCfgItem(NamedTuple):
 
 @dataclass(frozen=True)
 class Boot:
-    """What a run adds to the file. Sizes are in bytes.
+    """The parameters of a run in addition to the file. Sizes are in bytes.
 
-    `memory` is the machine's RAM. QEMU alone looks at `machine` ("pc", "q35", "microvm"; the last adds to the command line), at
-    the paths, which it copies into multiboot's command line, and (the RFC) at `device_memory`: base and size of the hotplug area.
+    `memory` is the machine's RAM. Only QEMU uses `machine` ("pc", "q35", "microvm"; the last adds to the command line), the
+    paths, which it copies into multiboot's command line, and (the RFC) `device_memory`: base and size of the hotplug area.
     """
 
     command_line: bytes = b""
@@ -54,10 +54,10 @@ NOTHING_SAID = Boot()
 
 @dataclass(frozen=True)
 class Loading:
-    """One loader's answer. Exactly one of `protocol`, `refusal`, `undefined` and `crash` is there.
+    """One loader's answer. Exactly one of `protocol`, `refusal`, `undefined` and `crash` is set.
 
-    `entry` is the physical address that is jumped to, `bits` the CPU's mode there. `refusal` is the VMM's own message with its
-    values; `undefined` says why the file alone does not tell; `crash` why the VMM itself dies or hangs.
+    `entry` is the physical address of the first instruction, `bits` the CPU's mode there. `refusal` is the VMM's own message
+    with its values; `undefined` says why the file alone does not decide; `crash` says why the VMM itself dies or hangs.
     """
 
     loader: str
@@ -74,11 +74,11 @@ class Loading:
         return None if self.protocol is None else MODE_BITS[self.protocol]
 
 
-# --- how the simulators are written ---------------------------------------------------------------------------------
+# --- the parts of a simulator ---------------------------------------------------------------------------------------
 
 
 class Ended(Exception):
-    """The loader goes no further. Its words are those of the field of `Loading` that the subclass is named after."""
+    """The loader stops here. `words` becomes the field of `Loading` that the subclass is named after."""
 
     def __init__(self, words: str) -> None:
         super().__init__(words)
@@ -102,7 +102,7 @@ class Crashed(Ended):
 
 @dataclass
 class Attempt:
-    """What a simulator finds on its way."""
+    """The state of one simulation: its input, and what the simulator has found."""
 
     kernel: KernelFile
     boot: Boot
@@ -116,7 +116,7 @@ class Attempt:
             self.quirks.append(quirk)
 
     def remark_sections(self, source: str) -> None:
-        """Note that this loader looks at PT_NOTEs only, where a section has the note."""
+        """Note that this loader only reads PT_NOTEs, if a section has the note."""
         if any(note.type == PHYS32_ENTRY for note in self.kernel.section_notes):
             self.remark("the note is in a section that no PT_NOTE covers, and sections are not searched", source)
 
@@ -126,7 +126,7 @@ class Attempt:
             self.remark(f"the entry {entry:#x} lies in no PT_LOAD, which is not checked", source)
 
     def remark_padding(self, rule: str, source: str) -> None:
-        """Note by what `rule` the loader pads notes, where a PT_NOTE's p_align leaves room for opinions."""
+        """Note by what `rule` the loader pads notes, if a PT_NOTE's p_align makes loaders differ."""
         for span in self.kernel.elf.note_spans:
             if span.align not in (0, 1, 4):
                 self.remark(
@@ -135,7 +135,7 @@ class Attempt:
 
 
 class Loader(NamedTuple):
-    """A loader: its `name` on the command line, its `title` in prose, what was read (`source`), and its simulator.
+    """A loader: its `name` on the command line, its `title` in text, the source file that it follows, and its simulator.
 
     The simulator returns protocol and entry, or raises `Ended`.
     """
@@ -146,7 +146,7 @@ class Loader(NamedTuple):
     enter: Callable[[Attempt], tuple[str, int | None]]
 
     def load(self, kernel: KernelFile, boot: Boot = NOTHING_SAID) -> Loading:
-        """What it would do with this file. Never raises."""
+        """What the loader would do with this file. Never raises."""
         attempt = Attempt(kernel, boot)
         try:
             protocol, entry = self.enter(attempt)

@@ -1,7 +1,7 @@
 """QEMU's -kernel as merged (4.0 on): a Linux setup header first, then multiboot, then the PVH note.
 
 Source: hw/i386/x86.c, from 9.1 on x86-common.c (x86_load_linux, load_elfboot, read_pvh_start_addr), and multiboot.c;
-messages as in 7.2 and 10.0. Machine types up to pc-i440fx-3.1 pass over PVH. Items of fw_cfg: docs/specs/fw_cfg.rst.
+messages as in 7.2 and 10.0. Machine types up to pc-i440fx-3.1 ignore PVH. Items of fw_cfg: docs/specs/fw_cfg.rst.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ def _enter(attempt: Attempt) -> tuple[str, int | None]:
 
 
 def enter_elf(attempt: Attempt, generation: Generation) -> tuple[str, int | None]:
-    """Load an ELF for PVH and fill fw_cfg. Raises what ends QEMU."""
+    """Load an ELF for PVH and fill fw_cfg. Raises Ended if QEMU stops."""
     flags = attempt.kernel.elf.header.e_flags
     if flags & _UNSUPPORTED_FLAGS:
-        attempt.remark("e_flags is read as if it were multiboot's flags", generation.elfboot)
+        attempt.remark("e_flags is read as multiboot's flags", generation.elfboot)
         raise Refused(f"elfboot unsupported flags = {flags:x}")
     attempt.remark_padding("by p_align", FIND)
     image = load_elf(attempt, generation)
@@ -52,12 +52,12 @@ def enter_elf(attempt: Attempt, generation: Generation) -> tuple[str, int | None
 def _remark_note(attempt: Attempt, entry: int, generation: Generation) -> None:
     attempt.remark_entry(entry, generation.elfboot)
     if not attempt.kernel.entry_notes:
-        attempt.remark("neither owner nor size of a note of type 18 is looked at", FIND)
+        attempt.remark("neither owner nor size of a note of type 18 is checked", FIND)
     elif len(attempt.kernel.numbered_18) > 1:
-        attempt.remark("of several notes the first in a segment counts, of several segments the last", OPS)
+        attempt.remark("of several notes in a segment the first is used, of several segments the last", OPS)
     if attempt.kernel.elf.bits == 32 and generation is MERGED:
         attempt.remark(
-            "QEMU 4.0 to 5.2 takes the p_align of an ELF32 for 64 bits wide, and may look in the wrong place",
+            "QEMU 4.0 to 5.2 reads the p_align of an ELF32 as 64 bits, and may look in the wrong place",
             "include/hw/elf_ops.h load_elf",
         )
 

@@ -1,7 +1,7 @@
-"""QEMU's ELF loader: where segments go, which note is found, and what it takes for an overlap.
+"""QEMU's ELF loader: where it puts segments, which note it finds, and what it reports as an overlap.
 
-Source: include/hw/elf_ops.h(.inc) and hw/core/loader.c. Since 4.2 the file is mapped whole, so that a search that runs past
-a note segment goes on through the file; nothing limits it but a "note" that is longer than the whole segment.
+Source: include/hw/elf_ops.h(.inc) and hw/core/loader.c. Since 4.2 the whole file is mapped, so that a search that runs past
+a note segment continues in the file. Only a "note" that is longer than the whole segment ends it.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _PAGE = 4096
 _HEAD = NoteHeader.sizeof()
 _TYPE = NoteHeader.offset_of("n_type")
 _STEPS_BOUND = 1 << 16
-_WALK_BOUND = 256 << 20  # bytes behind the note segment that are walked through, which takes a second
-_ZEROS = 1 << 16  # bytes that are looked at at once for a run of zeros
+_WALK_BOUND = 256 << 20  # bytes after the note segment that are searched, which takes a second
+_ZEROS = 1 << 16  # bytes of each step in the search for the end of a run of zeros
 _U64 = (1 << 64) - 1
 _SSIZE_MAX = (1 << 63) - 1
-_MANY = 1 << 30  # bytes of zeros: 4 s for each GiB where there is no RAM
+_MANY = 1 << 30  # bytes of zeros; QEMU needs 4 s for each GiB without RAM
 _FIRMWARE = 0xFFFC0000  # SeaBIOS; qboot and others are smaller, OVMF lies in flash
 
 
@@ -48,8 +48,8 @@ class Rom(NamedTuple):
 
 @dataclass(frozen=True)
 class Generation:
-    """One generation of this code: its source, whether the file goes on behind a note segment, the width of an ELF32's
-    descriptor, what it says of overlaps, and whether zeros are written behind a segment when the machine is reset.
+    """One generation of this code: its source, whether it can read the file after a note segment, the width of an ELF32's
+    descriptor, its message for overlaps, and whether it writes zeros after a segment when the machine is reset.
     """
 
     elfboot: str = "hw/i386/x86-common.c load_elfboot"
@@ -63,7 +63,7 @@ MERGED = Generation()  # as of 7.2 and 10.0
 
 
 class Image(NamedTuple):
-    """A loaded ELF: pieces in order of address, lowest and highest address, e_entry as physical, what the note gave (0: nothing)."""
+    """A loaded ELF: pieces in order of address, lowest and highest address, e_entry as physical, the note's entry (0: none)."""
 
     roms: tuple[Rom, ...]
     low: int
@@ -73,7 +73,7 @@ class Image(NamedTuple):
 
 
 def load_elf(attempt: Attempt, notes: Generation | None) -> Image:
-    """Load the file; without a generation whose notes are wanted, PT_NOTEs are passed over. Raises what ends QEMU."""
+    """Load the file. Notes are read as generation `notes` does; with None, PT_NOTEs are skipped. Raises Ended if QEMU stops."""
     elf, data = attempt.kernel.elf, attempt.kernel.data
     spans = {span.holder: span for span in elf.note_spans}
     roms: list[Rom] = []
@@ -96,14 +96,14 @@ def load_elf(attempt: Attempt, notes: Generation | None) -> Image:
         elif segment.p_type == PT_NOTE and notes is not None and index in spans:
             found = _Search(attempt, data, spans[index], elf.bits, notes).value()
             note = note if found is None else found
-    if total >> 31 & 1:  # the size comes back as a signed int
+    if total >> 31 & 1:  # the size is returned as a signed int
         attempt.remark(f"the segments take {total:#x} bytes together, which as an int is negative", OPS)
         raise Refused(FAILED)
     return Image(tuple(sorted(roms, key=lambda rom: rom.start)), low, high, entry, note)
 
 
 def _memory_size(attempt: Attempt, index: int) -> int:
-    """The memory size of a PT_LOAD, cut to what the file has where its zeros would overlap another segment."""
+    """The memory size of a PT_LOAD, cut to its size in the file if its zeros would overlap another segment."""
     elf = attempt.kernel.elf
     mask = (1 << elf.bits) - 1
     segment = elf.segments[index]
@@ -113,13 +113,13 @@ def _memory_size(attempt: Attempt, index: int) -> int:
             if other == index or one.p_type != PT_LOAD:
                 continue
             if not (one.p_paddr >= end or start >= one.p_paddr + one.p_memsz & mask):
-                attempt.remark(f"the zeros behind program header {index} overlap program header {other} and are left out", OPS)
+                attempt.remark(f"the zeros after program header {index} overlap program header {other} and are left out", OPS)
                 return segment.p_filesz
     return segment.p_memsz
 
 
 def complete(attempt: Attempt, roms: Iterable[Rom], generation: Generation = MERGED) -> None:
-    """What happens when the machine is complete: pieces of the kernel, in order of address, may not overlap."""
+    """The check when the machine is complete: pieces of the kernel, in order of address, may not overlap."""
     last: Rom | None = None
     wrong = False
     for rom in roms:
@@ -134,7 +134,7 @@ def complete(attempt: Attempt, roms: Iterable[Rom], generation: Generation = MER
         raise Refused(generation.overlap)
     for rom in roms:
         if rom.data > rom.size and generation.clears:
-            attempt.remark("after 10.2 QEMU refuses more bytes in the file than in memory", OPS)
+            attempt.remark("after 10.2 QEMU refuses a segment with more bytes in the file than in memory", OPS)
             raise Crashed(f"QEMU hangs: program header {rom.header} has p_filesz {rom.data:#x} above p_memsz {rom.size:#x}")
         if generation.clears and rom.data and rom.size - rom.data >= _MANY:
             zeros = rom.size - rom.data
@@ -154,30 +154,30 @@ class _Search:
         self.size = span.end - span.start
 
     def value(self) -> int | None:
-        """The number that is read for the descriptor; None where nothing is found."""
+        """The number that is read as the descriptor; None if no note is found."""
         at = self._note()
         if at is None:
             return None
         namesz, descsz = self._number(at, 4), self._number(at + 4, 4)
         desc = at + _HEAD + self._padded(namesz)
         value = self._number(desc, 4)
-        if self.width > 4 and (desc + self.width <= self.limit or not value):  # the high half is cut off later
+        if self.width > 4 and (desc + self.width <= self.limit or not value):  # the high half is dropped later
             value = self._number(desc, self.width)
         if at + _HEAD > self.span.end:
-            self._remark(f"the “note” that it finds lies at file offset {at:#x}, behind the note segment")
+            self._remark(f"the “note” that it finds lies at file offset {at:#x}, after the note segment")
         elif desc + self.width > self.span.end and desc + 4 > self.span.end:
             self._remark(f"it reads the entry at file offset {desc:#x}, which is not in the note segment")
         elif descsz >= 8 and value >> 32:
-            self._remark(f"the note is read as 64 bits, {value:#x}, and cut to 32")
+            self._remark(f"the note is read as 64 bits, {value:#x}, and truncated to 32")
         elif descsz < 4:
-            self._remark(f"it reads {self.width} bytes at file offset {desc:#x}, of which the note has {descsz}")
+            self._remark(f"it reads {self.width} bytes at file offset {desc:#x}, and the note has {descsz}")
         return value
 
     def _note(self) -> int | None:
         at = self.span.start
         for _ in range(_STEPS_BOUND):
             if at - self.span.end > _WALK_BOUND:
-                raise Undefined(f"it walks through more than {_WALK_BOUND >> 20} MiB behind the note segment")
+                raise Undefined(f"it searches more than {_WALK_BOUND >> 20} MiB after the note segment")
             kind = self._number(at + _TYPE, 4)
             if kind == PHYS32_ENTRY:
                 return at
@@ -187,10 +187,10 @@ class _Search:
             if not step:
                 raise Crashed(f"QEMU hangs: the lengths of the note at file offset {at:#x} add up to 0 in 32 bits")
             at += max(step, self._zeros(at)) if step == _HEAD and not kind else step
-        raise Undefined(f"it walks through more than {_STEPS_BOUND} “notes”, far behind the note segment")
+        raise Undefined(f"it searches more than {_STEPS_BOUND} “notes”, far after the note segment")
 
     def _zeros(self, at: int) -> int:
-        """Bytes of whole empty "notes" from `at` on, so that a run of zeros is one step."""
+        """The size of the run of whole empty "notes" at `at`, so that zeros are skipped in one step."""
         piece = bytes(self.data[at : at + _ZEROS])
         return (len(piece) - len(piece.lstrip(b"\0"))) // _HEAD * _HEAD
 
@@ -204,8 +204,8 @@ class _Search:
     def _number(self, at: int, size: int) -> int:
         if at + size > self.limit:
             where = "the file" if self.limit > self.span.end else "the note segment"
-            raise Undefined(f"QEMU reads at file offset {at:#x}, behind the end of {where}: what lies there in its memory decides")
-        return int.from_bytes(bytes(self.data[at : at + size]), "little")  # the last page of a mapping ends in zeros
+            raise Undefined(f"QEMU reads at file offset {at:#x}, past the end of {where}: the content of its memory there decides")
+        return int.from_bytes(bytes(self.data[at : at + size]), "little")  # the last page of a mapping is padded with zeros
 
     def _remark(self, text: str) -> None:
         self.attempt.remark(text, FIND)

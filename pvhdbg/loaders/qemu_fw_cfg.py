@@ -1,15 +1,15 @@
-"""The items of fw_cfg that QEMU's loaders have in common (docs/specs/fw_cfg.rst; include/standard-headers/linux/qemu_fw_cfg.h)."""
+"""The fw_cfg items that all loaders of QEMU fill (docs/specs/fw_cfg.rst; include/standard-headers/linux/qemu_fw_cfg.h)."""
 
 from __future__ import annotations
 
 from pvhdbg.loaders.loading import Attempt, Boot, FwCfgItem, Refused
 
-_BELOW_4G = 0x80000000  # up to here every machine type has all its RAM below 4 GiB
-_ACPI_DATA = {"pc": 0x28000, "q35": 0x28000, "microvm": 0}  # bytes at the top of RAM that the initrd keeps off
+_BELOW_4G = 0x80000000  # with at most so much RAM, every machine type has all of it below 4 GiB
+_ACPI_DATA = {"pc": 0x28000, "q35": 0x28000, "microvm": 0}  # bytes at the top of RAM that are reserved above the initrd
 
 
 def number(name: str, value: int | None) -> FwCfgItem:
-    """An item of 32 bits."""
+    """A 32-bit item."""
     return FwCfgItem(name, None if value is None else value & 0xFFFFFFFF, 4)
 
 
@@ -22,7 +22,7 @@ def command_line(boot: Boot) -> list[FwCfgItem]:
 
 
 def initrd(attempt: Attempt, highest: int | None = None) -> list[FwCfgItem]:
-    """INITRD_*: at the top of RAM below 4 GiB, and not above `highest`; nothing without an initrd. Raises Refused."""
+    """INITRD_*: at the top of RAM below 4 GiB, and not above `highest`; empty without an initrd. Raises Refused."""
     boot = attempt.boot
     if not boot.initrd_size:
         return []

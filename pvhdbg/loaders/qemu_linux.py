@@ -1,4 +1,4 @@
-"""QEMU's loader of Linux bzImages, which its -kernel tries first, and which takes whatever nothing else takes.
+"""QEMU's loader of Linux bzImages. -kernel tries it first, and uses it for every file that no other loader accepts.
 
 Source: hw/i386/x86-common.c x86_load_linux; SETUP_SEG and the firmware's part: pc-bios/optionrom/linuxboot_dma.c, qboot linuxboot.c.
 """
@@ -13,22 +13,22 @@ from pvhdbg.spec.linux_boot import SetupHeader
 
 _SOURCE = "hw/i386/x86-common.c x86_load_linux"
 _HIGH = 1  # loadflags: the kernel goes above 1 MiB
-_ENTRY = 0x200  # of the setup code, behind its first sector
+_ENTRY = 0x200  # of the setup code, after its first sector
 _ABOVE_4G = 1 << 1  # xloadflags
 _OLD_INITRD_MAX = 0x37FFFFFF
 
 
 def setup_of(head: bytes) -> tuple[int, SetupHeader] | None:
-    """Protocol version and header where the file has HdrS at 0x202; a header cut short reads as zeros."""
+    """Protocol version and header if the file has HdrS at 0x202; the missing part of a truncated header reads as zeros."""
     padded = head[: linux_boot.AT + SetupHeader.sizeof()].ljust(linux_boot.AT + SetupHeader.sizeof(), b"\0")
     header = SetupHeader.decode(padded, linux_boot.AT)
     return (header.version, header) if header.header == linux_boot.MAGIC else None
 
 
 def enter(attempt: Attempt, setup: tuple[int, SetupHeader]) -> tuple[str, int | None]:
-    """Load a kernel with a setup header. Raises what ends QEMU."""
+    """Load a kernel with a setup header. Raises Ended if QEMU stops."""
     version, header = setup
-    attempt.remark("a Linux setup header is looked for before everything else", _SOURCE)
+    attempt.remark("a Linux setup header is searched for before everything else", _SOURCE)
     attempt.remark(
         "SeaBIOS enters the setup code in real mode; qboot enters at 0x100000 by the 32-bit protocol", "qboot linuxboot.c"
     )
@@ -36,7 +36,7 @@ def enter(attempt: Attempt, setup: tuple[int, SetupHeader]) -> tuple[str, int | 
 
 
 def enter_ancient(attempt: Attempt) -> tuple[str, int | None]:
-    """Load a file that is nothing that QEMU knows: as a zImage from before boot protocol 2.00, without a word."""
+    """Load a file of unknown format as a zImage from before boot protocol 2.00, as QEMU does without a message."""
     attempt.remark("a file of unknown format is taken for a Linux from before boot protocol 2.00, without a message", _SOURCE)
     head = attempt.kernel.head[: linux_boot.AT + SetupHeader.sizeof()].ljust(linux_boot.AT + SetupHeader.sizeof(), b"\0")
     return _enter(attempt, 0, SetupHeader.decode(head, linux_boot.AT))

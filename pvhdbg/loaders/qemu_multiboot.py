@@ -20,7 +20,7 @@ _U32, _U64 = (1 << 32) - 1, (1 << 64) - 1
 
 
 class Header(NamedTuple):
-    """A multiboot header: file offset, flags, and the five address fields (0 where the file ends before them)."""
+    """A multiboot header: file offset, flags, and the five address fields (0 if the file ends before them)."""
 
     offset: int
     flags: int
@@ -32,7 +32,7 @@ class Header(NamedTuple):
 
 
 def find(head: bytes) -> Header | None:
-    """The first header with a right checksum in the first 8 KiB."""
+    """The first header with a correct checksum in the first 8 KiB."""
     magic = MAGIC.to_bytes(4, "little")
     at = -1
     while 0 <= (at := head.find(magic, at + 1)) < _SEARCH:
@@ -45,11 +45,11 @@ def find(head: bytes) -> Header | None:
 
 
 def enter(attempt: Attempt, header: Header) -> tuple[str, int | None]:
-    """Load by the header. Raises what ends QEMU."""
+    """Load the file by its multiboot header. Raises Ended if QEMU stops."""
     if header.flags & _VIDEO:
         attempt.remark("multiboot knows VBE. we don't (a warning; the kernel is entered in text mode)", _SOURCE)
     if header.flags & _ADDRESSES:
-        attempt.remark("the multiboot header says where to load, and the ELF headers are not looked at", _SOURCE)
+        attempt.remark("the multiboot header says where to load, and the ELF headers are ignored", _SOURCE)
         load, size, entry = _addresses(attempt, header)
         roms: tuple[Rom, ...] = ()
     else:
@@ -67,9 +67,9 @@ def enter(attempt: Attempt, header: Header) -> tuple[str, int | None]:
 
 
 def _addresses(attempt: Attempt, header: Header) -> tuple[int, int, int]:
-    """Load address, size in memory and entry of a header that has them."""
+    """Load address, size in memory and entry of a header with address fields."""
     if header.offset + 32 > len(attempt.kernel.head):
-        raise Undefined("the file ends within the multiboot header: what lies behind it in QEMU's memory decides")
+        raise Undefined("the file ends within the multiboot header: the content of QEMU's memory after it decides")
     file_size = attempt.kernel.container.size
     before = header.header_addr - header.load_addr
     if before < 0:
@@ -96,7 +96,7 @@ def _addresses(attempt: Attempt, header: Header) -> tuple[int, int, int]:
 
 
 def _copy(image: Image, load: int, size: int) -> None:
-    """rom_copy(): the pieces go into one buffer, whose end has to come out as expected."""
+    """rom_copy(): the pieces go into one buffer, which must end at the expected address."""
     at = length = 0
     for rom in image.roms:
         if rom.end < load:
@@ -115,7 +115,7 @@ def _fitting(at: int, length: int, size: int) -> int:
     if at + length <= size:
         return length
     if at:
-        raise Crashed("QEMU is killed by SIGSEGV: it copies a segment to behind its buffer")
+        raise Crashed("QEMU is killed by SIGSEGV: it copies a segment past the end of its buffer")
     return 0
 
 
@@ -132,7 +132,7 @@ def _fill(attempt: Attempt, load: int, size: int, entry: int) -> None:
 
 
 def _buffer(attempt: Attempt, size: int) -> int | None:
-    """Bytes of kernel, command lines, module list and module; None where the paths are not known, which are part of it."""
+    """Bytes of kernel, command lines, module list and module; None if the paths, which are part of it, are not known."""
     boot = attempt.boot
     if boot.kernel_path is None or (boot.initrd_size and boot.initrd_path is None):
         return None

@@ -1,7 +1,7 @@
-"""QEMU's -kernel as the RFC v2 of 2018 has it ("pvh: Boot uncompressed kernel using direct boot ABI"), which no release ships.
+"""QEMU's -kernel in the RFC v2 of 2018 ("pvh: Boot uncompressed kernel using direct boot ABI"), which no release ships.
 
-PVH before multiboot; the note as `size_t` in both ELF classes; the notes alone in memory, so that what lies behind them is
-nobody's; no initrd, but a module entry in KERNEL_DATA that describes the hotplug memory.
+It tries PVH before multiboot, and reads the note as `size_t` in both ELF classes. It has only the notes in memory, so that
+a read past them is undefined. It passes no initrd, but a module entry in KERNEL_DATA that describes the hotplug memory.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _enter_elf(attempt: Attempt) -> tuple[str, int | None]:
     attempt.fw_cfg.append(FwCfgItem("KERNEL_DATA", module, ModuleEntry.sizeof()))
     attempt.remark("KERNEL_DATA is a hvm_modlist_entry that describes device_memory, not a module", _MAIL + "load_linux")
     if initrd:
-        attempt.remark("the initrd is not passed on", _MAIL + "load_linux")
+        attempt.remark("the initrd is not passed to the guest", _MAIL + "load_linux")
     return result
 
 

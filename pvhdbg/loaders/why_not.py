@@ -1,4 +1,4 @@
-"""Why a kernel has no usable PVH entry: what was found in the note's place, and what QEMU makes of it."""
+"""Why a kernel has no usable PVH entry: what the file has instead of the note, and what QEMU does with it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _OWNER_BOUND = 64
 
 
 def why_not(kernel: KernelFile) -> NotBootable:
-    """Why this file has no usable PVH entry (or, where it has one, why QEMU misses it), and what QEMU does with it."""
+    """Why this file has no usable PVH entry (or, if it has one, why QEMU misses it), and what QEMU does with it."""
     found, todo = _found(kernel)
     usable = "PVH entry that QEMU finds" if kernel.entry_notes else "usable PVH entry"
     return NotBootable(f"the kernel has no {usable}: {found}. {_qemu(kernel)}", todo)
@@ -28,20 +28,20 @@ def _found(kernel: KernelFile) -> tuple[str, str]:
         note = kernel.entry_notes[-1]
         return (
             f"its PHYS32_ENTRY note at file offset {note.offset:#x} lies in a PT_NOTE of p_align {note.align}, by which QEMU pads notes",
-            "link the notes with p_align 4: drop .note.gnu.property (objcopy --remove-section), which asks for 8",
+            "link the notes with p_align 4: remove .note.gnu.property, which requires 8 (objcopy --remove-section)",
         )
     if wrong:
         return (
             f"its PHYS32_ENTRY note at file offset {wrong[0].offset:#x} holds {wrong[0].desc[:8].hex() or 'nothing'}"
             f" in {len(wrong[0].desc)} bytes",
-            "the descriptor has to be the entry's physical address in 4 (or 8) bytes",
+            "the descriptor must be the entry's physical address in 4 (or 8) bytes",
         )
     if numbered:
         owner = printable(numbered[0].owner[:_OWNER_BOUND])
         size = len(numbered[0].owner)
         return (
             f'its note of type 18 belongs to "{owner}" (namesz {size}), not to Xen',
-            'the owner has to be "Xen" with its NUL: namesz 4',
+            'the owner must be "Xen" with its NUL: namesz 4',
         )
     has_segment = any(segment.p_type == PT_NOTE for segment in elf.segments)
     found = f"none of its {len(elf.notes)} notes is XEN_ELFNOTE_PHYS32_ENTRY" if has_segment else "it has no PT_NOTE segment"
@@ -50,7 +50,7 @@ def _found(kernel: KernelFile) -> tuple[str, str]:
         name = kernel.sections[outside.segment].name or str(outside.segment)
         return (
             f"{found}; the note is in section {name}, which no PT_NOTE segment covers",
-            "a note section alone is not loaded: put it into a PT_NOTE in the linker script (PHDRS { note PT_NOTE; } … :note)",
+            "loaders do not read sections: put the note into a PT_NOTE in the linker script (PHDRS { note PT_NOTE; } … :note)",
         )
     if elf.damage:
         return f"{found}; {elf.damage}", "write n_namesz and n_descsz as the lengths without padding"
@@ -64,10 +64,10 @@ def _qemu(kernel: KernelFile) -> str:
     if loading.crash is not None:
         return loading.crash
     if loading.undefined is not None:
-        return f"What QEMU does is chance: {loading.undefined}"
+        return f"What QEMU does is undefined: {loading.undefined}"
     if loading.refusal is not None:
-        also = "It has a multiboot header, too: " if kernel.multiboot1 is not None else ""
+        also = "It also has a multiboot header: " if kernel.multiboot1 is not None else ""
         return f"{also}QEMU refuses it{' with' if also else ':'} “{loading.refusal}”"
     if loading.protocol == MULTIBOOT1:
         return "QEMU boots it by its multiboot header"
-    return f"QEMU, which looks at neither owner nor size of a note, enters it at {loading.entry:#x} all the same"
+    return f"QEMU, which checks neither owner nor size of a note, enters it at {loading.entry:#x} all the same"

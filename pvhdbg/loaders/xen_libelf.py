@@ -35,7 +35,7 @@ _PAGE, _DEFAULT_ALIGN = 0x1000, 0x200000
 
 @dataclass
 class _Parms:
-    """struct elf_dom_parms, as far as PVH uses it."""
+    """The fields of struct elf_dom_parms that PVH uses."""
 
     entry: int = _UNSET
     strings: dict[int, bytes] = field(default_factory=dict)
@@ -44,7 +44,7 @@ class _Parms:
     align: int = _UNSET
     lowest: int = 0
     highest: int = 0xFFFFFFFF
-    any_notes: bool = False  # some run of notes was looked at
+    any_notes: bool = False  # some run of notes was read
 
 
 class _Parser:
@@ -63,20 +63,20 @@ class _Parser:
         self.end = max((s.p_paddr + s.p_memsz & _U64 for s in loads), default=0)
 
     def check(self) -> bool:
-        """elf_init(): the tables of headers have to lie in the file, the sections' too."""
+        """elf_init(): the program header table and the section header table must lie in the file."""
         header = self.attempt.kernel.elf.header
-        count = min(header.e_shnum, len(self.data) // Section32.sizeof())  # elf_shdr_count: more cannot be there
+        count = min(header.e_shnum, len(self.data) // Section32.sizeof())  # elf_shdr_count: the file has no room for more
         end = header.e_shoff + header.e_shentsize * count
         if end > len(self.data):
             self.attempt.remark(
-                f"the section headers end at {end:#x}, behind the file", "xen/common/libelf/libelf-loader.c elf_init"
+                f"the section headers end at {end:#x}, past the end of the file", "xen/common/libelf/libelf-loader.c elf_init"
             )
         return end <= len(self.data)
 
     def parse(self) -> _Parms:
-        """Raises Refused with the message of libelf."""
+        """The parsed parameters. Raises Refused with libelf's message."""
         kernel = self.attempt.kernel
-        self.attempt.remark_padding("to 4, whatever p_align says", "xen/common/libelf/libelf-tools.c elf_note_next")
+        self.attempt.remark_padding("to 4, p_align is ignored", "xen/common/libelf/libelf-tools.c elf_note_next")
         found = 0
         for segment in kernel.elf.segments:
             if segment.p_type == PT_NOTE and segment.p_offset:
@@ -93,7 +93,7 @@ class _Parser:
         return self.parms
 
     def _run(self, offset: int, size: int) -> int:
-        """elf_xen_parse_notes: the number of Xen notes in a run. Later notes replace what earlier ones said."""
+        """elf_xen_parse_notes: the number of Xen notes in a run. Later notes replace the values of earlier ones."""
         self.parms.any_notes = True
         at, found = offset, 0
         while at < offset + size:
@@ -111,10 +111,10 @@ class _Parser:
         desc = at + _HEAD + (head.n_namesz + 3 & 0xFFFFFFFC)
         parms = self.parms
         if head.n_namesz != 4:
-            self.attempt.remark("the owner is compared as a string, whatever namesz says", _INFO + "elf_xen_parse_notes")
+            self.attempt.remark("the owner is compared as a string, and namesz is ignored", _INFO + "elf_xen_parse_notes")
         if head.n_type == PHYS32_ENTRY:
             if parms.entry != _UNSET:
-                self.attempt.remark("of several PHYS32_ENTRY notes the last counts", _INFO + "elf_xen_parse_note")
+                self.attempt.remark("of several PHYS32_ENTRY notes the last is used", _INFO + "elf_xen_parse_note")
             size = head.n_descsz
             if size not in (1, 2, 4, 8):
                 self.attempt.remark(f"a descriptor of {size} bytes reads as 0", "xen/common/libelf/libelf-tools.c elf_note_numeric")
@@ -132,7 +132,7 @@ class _Parser:
         elif head.n_type == _FEATURES:
             for feature in (_string(self.data, desc) or b"").split(b"|"):
                 if feature.startswith(b"!") and feature[1:] not in _KNOWN_FEATURES:
-                    self.attempt.remark("a feature that the kernel requires is unknown to Xen", _INFO + "elf_xen_parse_features")
+                    self.attempt.remark("Xen does not know a feature that the kernel requires", _INFO + "elf_xen_parse_features")
                     raise Refused("")
                 if feature.startswith(b"!"):
                     parms.required.add(feature[1:])
@@ -169,7 +169,7 @@ def _number(data: Buffer, at: int, size: int) -> int:
 
 
 def _string(data: Buffer, at: int) -> bytes | None:
-    """elf_strval(): up to a NUL, which has to be in the file and not too far away."""
+    """elf_strval(): the bytes up to a NUL; None without a NUL in the file or within the bound."""
     text, nul, _ = bytes(data[at : at + _STRING_BOUND + 1]).partition(b"\0")
     return text if nul else None
 
@@ -188,7 +188,7 @@ def _toolstack(attempt: Attempt) -> tuple[str, int | None]:
     core = "tools/libs/guest/xg_dom_core.c xc_dom_find_loader"
     container = attempt.kernel.container
     if container.setup is None and container.compression not in (None, "gzip"):
-        attempt.remark("a compressed ELF is unpacked when it is gzip, or inside a bzImage", "tools/libs/guest/xg_dom_core.c")
+        attempt.remark("a compressed ELF is unpacked if it is gzip, or inside a bzImage", "tools/libs/guest/xg_dom_core.c")
         raise Refused(_NONE_FOUND)
     parser = _Parser(attempt)
     if not parser.check():
@@ -200,12 +200,12 @@ def _toolstack(attempt: Attempt) -> tuple[str, int | None]:
             attempt.remark(f"libelf's own reason, “{error.words}”, is not logged while loaders are probed", core)
         if container.setup is not None:
             raise Refused(_NONE_FOUND) from None
-        attempt.remark("an ELF that libelf refuses is taken for firmware by the HVM loader", "tools/libs/guest/xg_dom_hvmloader.c")
+        attempt.remark("the HVM loader takes an ELF that libelf refuses for firmware", "tools/libs/guest/xg_dom_hvmloader.c")
         if attempt.kernel.elf.bits == 64:
             raise Refused("xc_dom_parse_hvm_kernel: ELF image is not 32bit") from None
         return PVH, attempt.kernel.elf.header.e_entry & 0xFFFFFFFF
     if container.setup is None and _hides_payload(attempt.kernel):
-        attempt.remark("HdrS at 0x202 makes the bzImage loader, which is asked before, take the file apart", core)
+        attempt.remark("with HdrS at 0x202 the bzImage loader, which is tried first, unpacks the file as a bzImage", core)
         raise Refused(_NONE_FOUND)
     if b"dom0" in parms.required:
         raise Refused("xc_dom_parse_elf_kernel: Kernel does not support unprivileged (DomU) operation")
@@ -240,7 +240,7 @@ def _dom0(attempt: Attempt) -> tuple[str, int | None]:
         raise Refused("Unable to find XEN_ELFNOTE_PHYS32_ENTRY address")
     if not parms.relocatable:
         attempt.remark(
-            "without PHYS32_RELOC the host's memory map has to have RAM where the kernel is linked", _DOM0 + "pvh_load_kernel"
+            "without PHYS32_RELOC the host's memory map must have RAM where the kernel is linked", _DOM0 + "pvh_load_kernel"
         )
         return PVH, parms.entry
     align = parms.align
@@ -249,10 +249,10 @@ def _dom0(attempt: Attempt) -> tuple[str, int | None]:
         align = largest if largest >= _PAGE else _DEFAULT_ALIGN
     if not align or align & align - 1:
         attempt.remark(
-            f"the alignment {align:#x} of PHYS32_RELOC is no power of two: a move goes wrong", _DOM0 + "find_kernel_memory"
+            f"the alignment {align:#x} of PHYS32_RELOC is not a power of two: a move goes wrong", _DOM0 + "find_kernel_memory"
         )
     attempt.remark(
-        f"where the host has no RAM at {parser.start:#x}, kernel and entry are moved: by {align:#x}, from {parms.lowest:#x}, to {parms.highest:#x}",
+        f"if the host has no RAM at {parser.start:#x}, kernel and entry are moved: alignment {align:#x}, from {parms.lowest:#x} to {parms.highest:#x}",
         _DOM0 + "check_and_adjust_load_address",
     )
     return PVH, parms.entry

@@ -1,1 +1,1 @@
-"""Verdicts become text: one file per format, each a pure `render(report) -> str`."""
+"""Reports as text: one file per format, each a pure `render(report) -> str`."""

@@ -1,9 +1,9 @@
-"""A snapshot as a plain ELF core, for GDB and for tools that read cores of machines.
+"""Export a snapshot as a plain ELF core, for GDB and for tools that read cores of machines.
 
-One NT_PRSTATUS, one PT_LOAD for each piece of memory by its physical address, before them one for each page in use by its
-linear address where paging is on; and a note with the snapshot file itself, but for its memory, by which pvhdbg reads it back
-unchanged. There is no note of QEMU's: drgn takes one for a dump of Linux and refuses it. The core is an x86-64 one, so that it
-fits a 64-bit kernel's symbols at its 32-bit entry; a 32-bit kernel's is an i386 one.
+The core holds one NT_PRSTATUS and one PT_LOAD for each piece of memory by its physical address. With paging on, PT_LOADs for
+the pages in use by their linear addresses come first. A note holds the snapshot file without its memory, so that pvhdbg reads
+the snapshot back unchanged. There is no QEMU note: drgn takes a core with one for a dump of Linux and refuses it. The core is
+an x86-64 one, so that it fits a 64-bit kernel's symbols at its 32-bit entry; for a 32-bit kernel it is an i386 one.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ from pvhdbg.spec.elf_core import (
 
 _SIGTRAP = 5
 _SELECTORS = ("cs", "ss", "ds", "es", "fs", "gs")
-_NEEDLESS = frozenset({"orig_rax", "fs_base", "gs_base"})  # 0 in it says nothing of the machine
+_NEEDLESS = frozenset({"orig_rax", "fs_base", "gs_base"})  # a 0 in these is not reported as unobserved
 
 
 @dataclass(frozen=True)
 class ExportedCore:
-    """The file's bytes, and the registers that it has to show as 0 because nobody observed them."""
+    """The file's bytes, and the registers that it shows as 0 because they were not observed."""
 
     data: bytes
     unobserved: tuple[str, ...]
@@ -64,26 +64,26 @@ class _Load:
 
 
 def core(boot: BootState) -> ExportedCore:
-    """The core. Raises BadInput for a snapshot that no core can be made of."""
+    """The core. Raises BadInput if the snapshot has too little or too much for a core."""
     snapshot = boot.snapshot
     if snapshot.registers.get("rip") is None:
         raise BadInput("the snapshot holds no instruction pointer: a core needs one", "save it from a machine's gdbstub")
     loads = [*_linear(boot), *(_Load(piece.address, piece.address, piece.data) for piece in snapshot.memory.pieces)]
     if not loads or len(loads) >= PN_XNUM - 1:
-        raise BadInput(f"the snapshot has {len(loads)} pieces of memory: no core can be made of it", "save it again")
+        raise BadInput(f"the snapshot has {len(loads)} pieces of memory, and a core needs 1 to {PN_XNUM - 2}", "save it again")
     wide = not _narrow(snapshot, loads)
     notes, unobserved = _notes(snapshot, wide)
     return ExportedCore(_file(loads, notes, wide), unobserved)
 
 
 def _narrow(snapshot: Snapshot, loads: list[_Load]) -> bool:
-    """Whether it is an i386 core: the kernel is a 32-bit one, and everything fits."""
+    """Whether the core is an i386 one: the kernel is 32-bit, and all addresses fit."""
     fits = all(max(load.linear, load.physical) + len(load.data) <= 1 << 32 for load in loads)
     return snapshot.kernel is not None and snapshot.kernel.elf_class == 32 and fits and (snapshot.registers["rip"] < 1 << 32)
 
 
 def _linear(boot: BootState) -> list[_Load]:
-    """What is in use, by linear address; none while that is the physical one."""
+    """The memory in use, by linear address; empty if paging is off, since linear addresses are then physical ones."""
     if not paging_on(boot.registers):
         return []
     found = []

@@ -1,7 +1,7 @@
-"""Two machines at their entry, compared: what differs, and whether it matters, is free by the ABI, or was not seen.
+"""Compare two machines at their entry: what differs, and whether it matters, is left free by the ABI, or was not observed.
 
-The VMM and the kernel are who did it and not what was handed over: they are named, not compared. Pointers are compared by
-what they point to. The memory map is compared as a map: by which addresses have which type, not by its entries.
+VMM and kernel are named, not compared: they are not part of the hand-off. Pointers are compared by what they point to. Memory
+maps are compared by the type of each address, not by their entries.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _LINE = 200  # characters of a string
 
 
 class Weight(Enum):
-    """What a difference is worth."""
+    """How much a difference matters."""
 
     MATTERS = "matters"
     FREE = "free"  # the ABI leaves it to the VMM
@@ -39,7 +39,7 @@ class Weight(Enum):
 
 @dataclass(frozen=True)
 class Difference:
-    """One difference: in which part, at what, both values as safe text, and why it weighs what it does."""
+    """One difference: its part and place, both values as safe text, its weight and the reason for the weight."""
 
     part: str
     at: str
@@ -56,7 +56,7 @@ def _differ(part: str, at: str, sides: Sequence[str], weight: Weight, why: str =
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `pvhdbg diff` answers with. `names` are the subjects as the user wrote them."""
+    """The answer of `pvhdbg diff`. `names` are the subjects as the user wrote them."""
 
     names: tuple[str, str]
     a: Report
@@ -70,7 +70,7 @@ class Comparison:
 
     @property
     def exit_code(self) -> int:
-        """0 the same where it matters, 1 not; 4 under --strict when something was not seen on one side."""
+        """0: nothing that matters differs; 1: something does; 4: under --strict, something was not observed on one side."""
         if self.of(Weight.MATTERS):
             return VIOLATED
         return UNDECIDED if self.strict and self.of(Weight.UNSEEN) else CONFORMS
@@ -89,7 +89,7 @@ class Comparison:
 
 
 def compare(names: tuple[str, str], a: Report, b: Report, strict: bool = False) -> Comparison:
-    """The comparison of two reports, which are judged by the same revision."""
+    """Compare two reports that are judged by the same revision."""
     one, two = a.boot, b.boot
     found = (
         *_protocol(one, two),
@@ -130,11 +130,11 @@ def _registers(a: BootState, b: BootState) -> Iterator[Difference]:
 
 
 def _entry(a: BootState, b: BootState, shown: tuple[str, str]) -> Difference:
-    """Where it was entered: free, when each machine is at the entry that its own kernel notes."""
+    """The difference of the entry: free if each machine is at the entry of its own kernel's note."""
     noted = [boot.snapshot.kernel.entry if boot.snapshot.kernel else None for boot in (a, b)]
     at_note = [entry is not None and boot.registers.get("rip") == entry for entry, boot in zip(noted, (a, b), strict=True)]
     if all(at_note):
-        return _differ("registers", "rip", shown, Weight.FREE, "each is the entry that its own kernel notes")
+        return _differ("registers", "rip", shown, Weight.FREE, "each is the entry in its own kernel's note")
     return _differ("registers", "rip", shown, Weight.MATTERS)
 
 
@@ -164,7 +164,7 @@ def _segments(a: BootState, b: BootState) -> Iterator[Difference]:
     gates = a.snapshot.a20, b.snapshot.a20
     if gates[0] != gates[1]:
         shown = [{None: "not observed", True: "enabled", False: "disabled"}[gate] for gate in gates]
-        bound_gate = a.revision is DRAFT_A or False in gates  # with it disabled every odd megabyte is another one
+        bound_gate = a.revision is DRAFT_A or False in gates  # with a disabled gate every odd megabyte is an alias
         weight = Weight.FREE if not bound_gate else Weight.UNSEEN if None in gates else Weight.MATTERS
         yield _differ("segments", "A20 gate", shown, weight, "" if bound_gate else unspecified.FREE_REST)
 
@@ -224,11 +224,11 @@ def _pointers(a: StartInfo, b: StartInfo) -> Iterator[Difference]:
 
 
 def _texts(at: str, a: Text | Unread | None, b: Text | Unread | None) -> Iterator[Difference]:
-    """An absent string and an empty one are the same to a guest."""
+    """Compare two strings. To a guest an absent string and an empty one are the same."""
     datas = [b"" if one is None else one.data if isinstance(one, Text) else None for one in (a, b)]
     if datas[0] == datas[1] and None not in datas:
         return
-    # Where they begin to differ is shown, also in a string of thousands.
+    # Show the strings from their first difference on: they may have thousands of characters.
     start = max(common(datas[0] or b"", datas[1] or b"") - 20, 0)
     shown = [_shown(one, start) for one in (a, b)]
     if shown[0] != shown[1]:
@@ -236,7 +236,7 @@ def _texts(at: str, a: Text | Unread | None, b: Text | Unread | None) -> Iterato
 
 
 def common(a: Sequence[object], b: Sequence[object]) -> int:
-    """How many elements two sequences begin with in common."""
+    """The length of the common beginning of two sequences."""
     return next((at for at, (one, two) in enumerate(zip(a, b, strict=False)) if one != two), min(len(a), len(b)))
 
 
@@ -290,7 +290,7 @@ def _rsdp(rsdp: acpi.Rsdp | Unread | None) -> str:
         return f"not seen: {printable(rsdp.reason)}"
     if rsdp.head.signature != acpi.RSDP_SIGNATURE:
         return "not an RSDP"
-    return f"revision {rsdp.revision}"  # its addresses and its OEM are the firmware's own
+    return f"revision {rsdp.revision}"  # its addresses and its OEM depend on the firmware
 
 
 # --- the memory map -----------------------------------------------------------------------------------------------
@@ -307,7 +307,7 @@ def _memory_maps(a: StartInfo, b: StartInfo) -> Iterator[Difference]:
     ranges = list(interval_difference(maps[0], maps[1]))
     for start, end, one, two in ranges[:_RANGES]:
         free = {*one, *two} <= {2}
-        why = "reserved or not listed: no memory either way" if free else ""
+        why = "reserved or not listed: no usable memory in both" if free else ""
         at = f"{start:#x} - {end:#x} ({human(end - start)})"
         yield Difference("memory map", at, _types(one), _types(two), Weight.FREE if free else Weight.MATTERS, why)
     if len(ranges) > _RANGES:
@@ -319,9 +319,9 @@ Types = tuple[int, ...]
 
 
 def interval_difference(a: Iterable[MemoryMapEntry], b: Iterable[MemoryMapEntry]) -> Iterator[tuple[int, int, Types, Types]]:
-    """The ranges (start, end exclusive) whose types differ, with the types on both sides; neighbours alike are one range.
+    """The ranges (start, end exclusive) whose types differ, with the types on both sides; equal neighbours are merged.
 
-    Several types are those of entries that overlap; none is an address that no entry covers.
+    A range has several types if entries overlap, and no type if no entry covers it.
     """
     left, right = _steps(a), _steps(b)
     edges = sorted({*left, *right})
@@ -343,7 +343,7 @@ def interval_difference(a: Iterable[MemoryMapEntry], b: Iterable[MemoryMapEntry]
 
 
 def _steps(entries: Iterable[MemoryMapEntry]) -> dict[int, Types]:
-    """The types from each address on where they change."""
+    """The types that apply from each address at which they change."""
     changes: dict[int, list[tuple[int, int]]] = {}
     for entry in entries:
         if entry.size:
@@ -366,7 +366,7 @@ def _types(types: Sequence[int]) -> str:
 
 
 def _rules(a: Sequence[Verdict], b: Sequence[Verdict]) -> Iterator[Difference]:
-    """Rules that both sides were judged by and that came out differently."""
+    """Rules that judged both sides with different outcomes."""
     others = {verdict.rule.id: verdict for verdict in b}
     for one in a:
         two = others.get(one.rule.id)

@@ -1,4 +1,4 @@
-"""A comparison as one HTML file to look at: what matters unfolded, the part of each value that differs marked."""
+"""A comparison as one HTML file: differences that matter are unfolded, and the differing part of each value is marked."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _part(part: str, found: list[Difference], weight: Weight) -> Markup:
 
 
 def _marked(one: Difference) -> tuple[Markup, Markup]:
-    """Both values as cells, with what lies between their common beginning and their common end marked."""
+    """Both values as cells, marked between their common beginning and their common end."""
     start = common(one.a, one.b)
     end = common(one.a[start:][::-1], one.b[start:][::-1])
     return _cell(one.a, start, end), _cell(one.b, start, end)

@@ -12,7 +12,7 @@ from pvhdbg.report.json_text import written
 from pvhdbg.report.style import PLAIN, Style
 
 SCHEMA = "pvhdbg/diff/1"
-# How each weight is shown: a meaning of Style, and a heading.
+# For each weight a meaning of Style and a heading.
 TITLES = {
     Weight.MATTERS: ("bad", "What matters"),
     Weight.UNSEEN: ("warn", "Not seen on one side"),
@@ -21,7 +21,7 @@ TITLES = {
 
 
 def render(comparison: Comparison, style: Style = PLAIN) -> str:
-    """Both sides named, then the differences by weight, then the conclusion."""
+    """The names of both sides, then the differences by weight, then the conclusion."""
     lines = []
     for letter, name, report in (("A", comparison.names[0], comparison.a), ("B", comparison.names[1], comparison.b)):
         rows = dict(machine.rows(report.boot))

@@ -1,4 +1,4 @@
-"""A report as data: one machine, its verdicts, and what they amount to. Renderers only turn it into text."""
+"""A report as data: one machine, its verdicts and the conclusion. Renderers only turn it into text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pvhdbg.rules.declare import FileRule, MachineRule, Outcome, Rule, Verdict
 
 @dataclass(frozen=True)
 class Passed:
-    """A place that the boot was to come by after its entry: when it did, in seconds, or in `missed` why it did not."""
+    """A milestone that the boot should reach after its entry. `seconds` says when; `missed` says why it was not reached."""
 
     name: str
     seconds: float
@@ -22,9 +22,9 @@ class Passed:
 
 @dataclass(frozen=True)
 class Report:
-    """What `check`, `attach` and `run` answer with. `warnings` are sentences about how the answer came about.
+    """The answer of `check`, `attach` and `run`. `warnings` are sentences about how it was obtained.
 
-    `serial` holds the last lines that the guest wrote to its serial port up to then; empty, too, when nobody listened.
+    `serial` holds the last lines that the guest wrote to its serial port; it is also empty if the port was not read.
     """
 
     boot: BootState
@@ -45,7 +45,7 @@ class Report:
 
     @property
     def summary(self) -> dict[Outcome, int]:
-        """How many verdicts there are of each outcome, all outcomes listed."""
+        """The number of verdicts of each outcome, for all outcomes."""
         return summary(self.verdicts)
 
     @property
@@ -77,7 +77,7 @@ class Report:
         names: dict[str, type[Rule]] = {"the kernel file": FileRule, "the hand-off": MachineRule}
         who = " and ".join(name for name, kind in names.items() if any(isinstance(rule, kind) for rule in wrong))
         said = [f"{who} VIOLATE{'' if ' and ' in who else 'S'} the PVH boot ABI"] if who else []
-        own = sum(1 for rule in wrong if not isinstance(rule, FileRule | MachineRule))  # what the user's own file expects
+        own = sum(1 for rule in wrong if not isinstance(rule, FileRule | MachineRule))  # expectations of the user's own file
         return "; ".join([*said, f"{count(own, 'expectation')} NOT met"] if own else said)
 
 

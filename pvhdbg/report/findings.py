@@ -1,4 +1,4 @@
-"""What every format says of a verdict, in the same words: the shape of a verdict, its sentences, how loud it is, what it counts.
+"""The parts of a verdict that all formats share: its shape, its sentences, its level, and its effect on the exit code.
 
 The shape is a protocol, so that the formats also render verdicts on something other than a boot, such as a kernel file.
 """
@@ -31,7 +31,7 @@ class RuleFacts(Protocol):
 
 
 class Finding(Protocol):
-    """A verdict, as `rules.declare.Verdict` is one."""
+    """A verdict, such as `rules.declare.Verdict`."""
 
     @property
     def rule(self) -> RuleFacts: ...
@@ -48,7 +48,7 @@ class Finding(Protocol):
 
 
 class Level(Enum):
-    """How loud CI systems show a finding; the values are SARIF's and GitHub's words but for `notice`."""
+    """The level at which CI systems show a finding; the values are SARIF's, and GitHub's except for `notice`."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -56,15 +56,15 @@ class Level(Enum):
 
 
 class Standing(Enum):
-    """What a finding counts for: the exit code follows from these, and so does what a test format calls each rule."""
+    """The effect of a finding. The exit code, and the result of each rule in a test format, follow from it."""
 
     PASSED = "passed"
-    ADVICE = "advice"  # not a failure, and worth reading: a remark, or a recommendation that is not followed
+    ADVICE = "advice"  # a remark, or a recommendation that is not followed; not a failure
     EXCUSED = "excused"  # a recorded deviation
     OPEN = "open"  # undecided
-    ABSENT = "absent"  # the rule speaks of nothing that is here
+    ABSENT = "absent"  # the rule does not apply: its subject is absent
     FAILED = "failed"
-    UNDECIDED = "undecided"  # undecided, where --strict wants a decision
+    UNDECIDED = "undecided"  # undecided, and --strict requires a decision
 
 
 CONFORMS, VIOLATED, UNDECIDED = 0, 1, 4
@@ -87,7 +87,7 @@ def level(severity: Severity) -> Level:
 
 
 def standing(finding: Finding, strict: bool = False) -> Standing:
-    """What the finding counts for; under `strict` a violated recommendation, a deviation and an open question fail too."""
+    """The effect of the finding; under `strict` a violated recommendation, a deviation and an undecided rule fail too."""
     outcome, weighs = finding.outcome, finding.severity is not Severity.INFO
     if outcome is Outcome.FAIL:
         return Standing.FAILED if strict or finding.severity is Severity.MUST else Standing.ADVICE
@@ -99,18 +99,18 @@ def standing(finding: Finding, strict: bool = False) -> Standing:
 
 
 def violates(finding: Finding, strict: bool) -> bool:
-    """Whether it makes a check fail: a MUST rule, and under --strict a SHOULD rule or a known deviation too."""
+    """Whether the finding makes a check fail: a MUST rule, and under --strict a SHOULD rule or a known deviation too."""
     return standing(finding, strict) is Standing.FAILED
 
 
 def summary(findings: Iterable[Finding]) -> dict[Outcome, int]:
-    """How many findings there are of each outcome, all outcomes listed."""
+    """The number of findings of each outcome, for all outcomes."""
     outcomes = [finding.outcome for finding in findings]
     return {outcome: outcomes.count(outcome) for outcome in Outcome}
 
 
 def count(number: int, noun: str) -> str:
-    """A number with its noun in the right form."""
+    """A number with its noun in the singular or plural."""
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
@@ -120,9 +120,9 @@ Chapters = Iterable[tuple[str, Iterable[RuleFacts]]]
 
 
 def by_chapter(findings: Iterable[F], chapters: Chapters) -> list[tuple[str, list[F]]]:
-    """The findings under the titles of their rules' chapters, in the chapters' order; a chapter without any is left out.
+    """The findings under the titles of their rules' chapters, in the chapters' order, without empty chapters.
 
-    What is in no chapter is not the ABI's but the user's own, and comes last.
+    Findings outside of all chapters are the user's own expectations, and come last.
     """
     left = {finding.rule.id: finding for finding in findings}
     found = [(title, [left.pop(rule.id) for rule in rules if rule.id in left]) for title, rules in chapters]
@@ -130,13 +130,13 @@ def by_chapter(findings: Iterable[F], chapters: Chapters) -> list[tuple[str, lis
 
 
 def tally(findings: Iterable[Finding]) -> list[tuple[Outcome, int]]:
-    """How many findings there are of each outcome that occurs."""
+    """The number of findings of each outcome that occurs."""
     outcomes = [finding.outcome for finding in findings]
     return [(outcome, outcomes.count(outcome)) for outcome in Outcome if outcome in outcomes]
 
 
 def by_reason(findings: Iterable[Finding]) -> dict[str, list[str]]:
-    """The ids of the undecided rules by the reason: one thing that is missing leaves many open."""
+    """The ids of the undecided rules by reason: one missing observation often leaves many rules undecided."""
     reasons: dict[str, list[str]] = {}
     for finding in findings:
         if finding.outcome is Outcome.UNKNOWN:
@@ -150,7 +150,7 @@ def sentence(violation: Violation) -> str:
 
 
 def sentences(finding: Finding) -> list[str]:
-    """All that there is to say of a verdict beyond its rule: its violations, then why it is excused or undecided."""
+    """The sentences of a verdict: its violations, then fixes, then why it is excused or undecided."""
     said = [sentence(one) for one in finding.violations]
     said += [f"fix: {printable(fix)}" for fix in dict.fromkeys(one.fix for one in finding.violations if one.fix)]
     if finding.deviation is not None:

@@ -1,7 +1,7 @@
-"""Findings as GitHub Actions shows them: workflow commands, which become annotations.
+"""Findings for GitHub Actions: workflow commands, which become annotations.
 
-The commands and their two escapings are those of actions/runner (src/Runner.Common/ActionCommand.cs): `%`, CR and LF in the
-message, and `:` and `,` too in a property. Nothing but commands is printed, so that no line of a guest can be one.
+The commands and their escaping are those of actions/runner (src/Runner.Common/ActionCommand.cs): `%`, CR and LF in the
+message, and also `:` and `,` in a property. Only commands are printed, so that no line of a guest can become one.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _COMMANDS = {
 
 
 def render(listing: Listing) -> str:
-    """A command for each finding that has something to say, one for each reason why rules are undecided, the conclusion.
+    """A command for each finding with sentences, one for each reason why rules are undecided, and one for the conclusion.
 
-    Errors come first: GitHub shows ten of a kind in a step. Remarks are notices, violated recommendations warnings.
+    Errors come first: GitHub shows only ten of a kind in a step. Remarks are notices, violated recommendations warnings.
     """
     found = [(standing(one, listing.strict), one) for one in listing.findings]
     lines = []

@@ -1,4 +1,4 @@
-"""The report as one HTML file to look at. Folding is HTML's own `<details>`; what a page may hold is told in `html_page`."""
+"""The report as one HTML file. Sections fold with HTML's `<details>`; `html_page` describes what a page may contain."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pvhdbg.rules.catalogue import CHAPTERS
 from pvhdbg.rules.declare import Outcome
 from pvhdbg.version import VERSION
 
-_OPEN = (Outcome.FAIL, Outcome.KNOWN, Outcome.REMARK)  # what a reader came for is unfolded
+_OPEN = (Outcome.FAIL, Outcome.KNOWN, Outcome.REMARK)  # these outcomes are unfolded
 
 
 def render(report: Report) -> str:
@@ -46,7 +46,7 @@ def _head(report: Report) -> Markup:
     kind = {"violated": "bad", "undecided": "warn"}.get(_word(report), "good")
     rows = [*machine.rows(report.boot), ("judged by", report.boot.revision.title), ("captured", report.boot.snapshot.captured)]
     entry = report.boot.snapshot.entry
-    caution = None if entry.is_entry else "Decoded as the machine stood (--here): this need not be its entry."
+    caution = None if entry.is_entry else "Decoded where the machine was stopped (--here): this need not be its entry."
     notes = [note for note in (other.advice if other else None, caution, *report.warnings) if note]
     return tag(
         "header",

@@ -102,7 +102,7 @@ def _descriptor_table(name: str, table: DescriptorTable | None) -> list[str]:
 
 
 def start_info(boot: BootState) -> Markup:
-    """The structure field by field, and what each pointer leads to."""
+    """The structure field by field, and the target of each pointer."""
     if not isinstance(boot.start_info_part, Unread):
         return _start_info(boot.start_info)
     if not isinstance(boot.draft_a_part, Unread):
@@ -176,7 +176,7 @@ def _modules(info: StartInfo) -> Markup | None:
         return None
     rows = [_module(index, module) for index, module in enumerate(info.modules)]
     more = info.raw.nr_modules - len(info.modules)
-    note = tag("p", f"{more} more were not looked at", class_="dim") if more > 0 else None
+    note = tag("p", f"{more} more were not read", class_="dim") if more > 0 else None
     return join(tag("h3", "Modules"), _table(("", "address", "size", "kind", "command line", "reserved"), rows), note)
 
 
@@ -207,7 +207,7 @@ def _range(entry: MemoryMapEntry) -> list[str]:
 
 
 def memory(boot: BootState) -> Markup | None:
-    """The physical address space as a picture: the hand-off's memory map, or what the machine says it has."""
+    """The physical address space as a picture: the hand-off's memory map, or else the machine's own memory layout."""
     info = None if isinstance(boot.start_info_part, Unread) else boot.start_info
     things = [] if info is None else [part for part in parts(boot, info) if part.name != "kernel"]
     things += memory_svg.kernel_parts(boot.snapshot.kernel)
@@ -219,5 +219,7 @@ def memory(boot: BootState) -> Markup | None:
             memory_svg.Band(one.start, one.end, one.kind, memory_svg.CLASSES.get(one.kind, "other"))
             for one in boot.snapshot.backing
         ]
-        return join(tag("p", "As the machine has it; the hand-off has no map.", class_="dim"), memory_svg.render(bands, things))
+        return join(
+            tag("p", "The machine's own memory layout; the hand-off has no map.", class_="dim"), memory_svg.render(bands, things)
+        )
     return None

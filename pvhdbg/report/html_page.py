@@ -1,7 +1,7 @@
-"""A page around what is to be shown: no script, no network, light and dark by the reader's setting.
+"""The frame of an HTML page: no script, no network access, light or dark by the reader's setting.
 
-Everything foreign goes through `markup`, and a content security policy in the file forbids whatever could still run or load:
-the one style sheet is allowed by its hash.
+All text from outside goes through `markup`. A content security policy in the file forbids everything that could still run
+or load; it allows the one style sheet by its hash.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pvhdbg.report.markup import Markup, tag
 
 
 def page(title: str, body: Markup) -> str:
-    """The whole file, with a title of foreign text."""
+    """The whole file; `title` may be text from outside."""
     return f"<!DOCTYPE html>\n{tag('html', _head(title), tag('body', body), lang='en')}\n"
 
 

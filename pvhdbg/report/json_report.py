@@ -1,7 +1,7 @@
 """The report as a JSON document, schema `pvhdbg/report/1` (report/schemas/report-1.json).
 
-Addresses, register values and sizes are lower-case hexadecimal strings, counts are numbers; what was not observed is null
-with a reason beside it.
+Addresses, register values and sizes are lower-case hexadecimal strings, counts are numbers. A value that was not observed is
+null, and another key holds the reason.
 """
 
 from __future__ import annotations
@@ -81,13 +81,13 @@ def _hex(value: int | None) -> str | None:
 
 
 def registers(boot: BootState) -> dict[str, str | None]:
-    """General and system registers; null for what was not observed."""
+    """General and system registers; null for those that were not observed."""
     names = (*register_names(boot), *_SYSTEM)
     return {name: _hex(boot.registers.get(name)) for name in names}
 
 
 def segments(boot: BootState) -> dict[str, Any]:
-    """Hidden segment state; each part null where it was not observed, then with `missing`."""
+    """Hidden segment state; a part that was not observed is null, and `missing` says why."""
     found: dict[str, Any] = {}
     for name in ("cs", "ds", "es", "ss", "fs", "gs", "ldt", "tr"):
         selector = boot.registers.get(name)
@@ -133,7 +133,7 @@ def _protocol(boot: BootState) -> dict[str, Any]:
     else:
         remarks.append(boot.start_info_part.reason)
     if not boot.snapshot.entry.is_entry:
-        remarks.append("decoded as the machine stood, not at its entry")
+        remarks.append("decoded where the machine was stopped, not at its entry")
     return {"name": "pvh", "revision": revision, "remarks": remarks}
 
 
@@ -175,7 +175,7 @@ def _start_info(info: StartInfo) -> dict[str, Any]:
     shown["modules"], shown["modules_missing"] = _listed(info.modules, _module)
     shown["memory_map"], shown["memory_map_missing"] = _listed(info.memory_map, _entry)
     if info.memory_map is None:
-        shown["memory_map_missing"] = "there is none" if v1 else "a version 0 start_info has none"
+        shown["memory_map_missing"] = "there is no memory map" if v1 else "a version 0 start_info has no memory map"
     shown["command_line"], shown["command_line_missing"] = _string(info.command_line)
     if isinstance(info.rsdp, acpi.Rsdp):
         shown["rsdp"], shown["rsdp_missing"] = _rsdp(info.rsdp, info.root_tables), None
@@ -203,7 +203,7 @@ def _string(text: Text | Unread | None) -> tuple[str | None, str | None]:
     if isinstance(text, Unread):
         return None, text.reason
     if not text.terminated:
-        return _text(text.data[:4096])[:4096], "it does not end"
+        return _text(text.data[:4096])[:4096], "no NUL was found"
     return _text(text.data), None
 
 
@@ -254,7 +254,7 @@ def _rsdp(rsdp: acpi.Rsdp, tables: tuple[acpi.RootTable, ...] | Unread) -> dict[
 
 
 def shown_verdict(verdict: Verdict) -> dict[str, Any]:
-    """One verdict. A violation has a `fix` where there is a file to change."""
+    """One verdict. A violation has a `fix` if it is of a file."""
     return {
         "rule": verdict.rule.id,
         "title": verdict.rule.title,

@@ -1,4 +1,4 @@
-"""A document as every JSON answer writes it. `json` is imported by who wants one: text, the usual answer, goes without."""
+"""The text form of every JSON answer. `json` is imported on demand: text, the usual format, does not need it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def written(document: Mapping[str, Any]) -> str:
-    """ASCII, whatever the guest named things; indented for people; a newline at the end."""
+    """ASCII, with all other characters escaped; indented; a newline at the end."""
     import json
 
     return json.dumps(document, indent=2) + "\n"

@@ -1,8 +1,8 @@
-"""Findings as JUnit XML, which Jenkins, GitLab, Azure and most others read: a suite for each boot, a case for each rule.
+"""Findings as JUnit XML, which Jenkins, GitLab, Azure and most other CI systems read: a suite for each boot, a case for each rule.
 
-A case fails when it is what makes the exit code 1, is an error when --strict wants what could not be decided, and is skipped
-when the rule does not apply, is undecided, or its violation is on record. A boot that could not be judged is one error. The document meets both of Jenkins' schemas, which
-is why the reason of a skipped case is its text and not an attribute.
+A case fails if it makes the exit code 1. It is an error if --strict requires a decision that could not be made. It is skipped
+if the rule does not apply or is undecided, or if its violation is on record. A boot that could not be judged is one error.
+The document is valid by both of Jenkins' schemas: the reason of a skipped case is therefore its text and not an attribute.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True)
 class EntryPlace:
-    """Where the entry is: its symbol (with offset, if it is not at one's beginning), its segment and file offset, its code."""
+    """The place of the entry: its symbol (and the offset from it), its segment and file offset, and its code."""
 
     address: int
     symbol: str | None = None
@@ -37,7 +37,7 @@ class EntryPlace:
 
 @dataclass(frozen=True)
 class FileReport:
-    """What `pvhdbg elf` answers with. `build_id` is in hexadecimal, `symbols` the number of entries of the table `symbols_from`."""
+    """The answer of `pvhdbg elf`. `build_id` is in hexadecimal, `symbols` the number of entries of the table `symbols_from`."""
 
     path: str
     kernel: KernelFile
@@ -51,12 +51,12 @@ class FileReport:
 
     @property
     def maker(self) -> Tool | None:
-        """The tool that made it, where the file tells."""
+        """The tool that made the file, or None if the file does not show it."""
         return maker(self.kernel)
 
     @property
     def summary(self) -> dict[Outcome, int]:
-        """How many verdicts there are of each outcome, all outcomes listed."""
+        """The number of verdicts of each outcome, for all outcomes."""
         return summary(self.verdicts)
 
     @property
@@ -66,12 +66,12 @@ class FileReport:
 
     @property
     def conclusion(self) -> str:
-        """The verdict in one sentence, with who would enter the file by PVH."""
+        """The verdict in one sentence, with the number of loaders that would enter the file by PVH."""
         entered = [loading for loading in self.loadings if loading.protocol == "pvh"]
         who = (
             f"{len(entered)} of {count(len(self.loadings), 'loader')} would enter it by PVH"
             if self.loadings
-            else "no loader was asked"
+            else "no loader was selected"
         )
         failed = self.summary[Outcome.FAIL]
         if self.exit_code == VIOLATED:
@@ -90,14 +90,14 @@ class Overlap(NamedTuple):
 
 
 def overlaps(kernel: KernelFile) -> tuple[Overlap, ...]:
-    """PT_LOADs that are loaded over each other, each with its next neighbours: the later one in the file wins."""
+    """PT_LOADs that are loaded over each other, each with its nearest neighbours: the later one in the file wins."""
     loads = sorted(
         (segment.p_paddr, segment.p_paddr + segment.p_memsz, index)
         for index, segment in enumerate(kernel.elf.segments)
         if segment.p_type == PT_LOAD and segment.p_memsz
     )
     found = []
-    reach: tuple[int, int] | None = None  # end and index of what reaches furthest so far
+    reach: tuple[int, int] | None = None  # end and index of the PT_LOAD with the highest end so far
     for start, end, index in loads:
         if reach is not None and start < reach[0]:
             found.append(Overlap(reach[1], index, start, min(end, reach[0])))
@@ -107,7 +107,7 @@ def overlaps(kernel: KernelFile) -> tuple[Overlap, ...]:
 
 
 def sections_of_notes(kernel: KernelFile) -> Mapping[int, str]:
-    """For the file offset of each note the name of the first section that holds it, where one does; one pass over the sections."""
+    """For the file offset of a note the name of the first section that holds it, if one does; one pass over the sections."""
     left = sorted({note.offset for note in (*kernel.elf.notes, *kernel.section_notes)})
     found: dict[int, str] = {}
     for section in kernel.sections:

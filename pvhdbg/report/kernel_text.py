@@ -39,7 +39,7 @@ def _titled(title: str, lines: list[str], style: Style) -> list[str]:
 
 
 def what_it_is(kernel: KernelFile) -> str:
-    """The file in the field's words: "bzImage (boot protocol 2.15, lz4, 7.6 MiB) around an ELF64 for x86-64, 50 MiB"."""
+    """The kind of the file: "bzImage (boot protocol 2.15, payload lz4, 7.6 MiB) around an ELF64 for x86-64, 50 MiB"."""
     container, elf = kernel.container, kernel.elf
     inner = f"ELF{elf.bits} for {MACHINES.get(elf.header.e_machine, hex(elf.header.e_machine))}"
     if container.setup is not None:
@@ -64,7 +64,7 @@ def _header(report: FileReport, style: Style) -> list[str]:
 
 
 def headers(kernel: KernelFile) -> list[str]:
-    """What other loaders look for and find."""
+    """The headers of other boot protocols in the file."""
     found = []
     for one in (kernel.multiboot1, kernel.multiboot2):
         if one is not None:
@@ -145,7 +145,7 @@ def _outcome(one: Loading, style: Style) -> str:
 
 
 def fw_cfg_value(item: FwCfgItem) -> str:
-    """An item's value in words; what only the run decides is said to be so."""
+    """An item's value in words, or "decided by the run"."""
     if item.value is None:
         return "decided by the run"
     if isinstance(item.value, int):

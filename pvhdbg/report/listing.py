@@ -1,4 +1,4 @@
-"""A report as the formats see it that list findings: the same for a boot and for a kernel file."""
+"""The common input of all formats that list findings, for a boot and for a kernel file."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _LINE = 4096  # characters of a guest's string in the output
 
 @dataclass(frozen=True)
 class Listing:
-    """Findings, and what is said once for all of them.
+    """Findings, and the facts that apply to all of them.
 
-    `facts` are properties by name and `rows` lines for people, safe text both; `output` is what was observed, `timestamp`
-    when (ISO 8601).
+    `facts` are properties by name, `rows` are lines for people; both are safe text. `output` is what was observed,
+    `timestamp` when (ISO 8601).
     """
 
     name: str
@@ -38,7 +38,7 @@ class Listing:
 
     @property
     def unexplained(self) -> str | None:
-        """What fails the whole without any finding saying so: another boot protocol, or that nothing could be judged."""
+        """Why the whole fails if no finding shows it: another boot protocol, or nothing could be judged. Else None."""
         bad = (Standing.FAILED, Standing.UNDECIDED)
         if self.exit_code == CONFORMS or any(standing(one, self.strict) in bad for one in self.findings):
             return None
@@ -46,7 +46,7 @@ class Listing:
 
 
 def of_boot(report: Report) -> Listing:
-    """The listing of one boot, named "PVH vmlinux on QEMU 7.2.22": what tells one of a matrix from another."""
+    """The listing of one boot. Its name, "PVH vmlinux on QEMU 7.2.22", distinguishes the boots of a matrix."""
     snapshot, kernel, entry = report.boot.snapshot, report.boot.snapshot.kernel, report.boot.snapshot.entry
     vmm = snapshot.vmm
     on = " ".join(part for part in (vmm.name, vmm.version) if part)
@@ -98,7 +98,7 @@ def of_file(report: FileReport) -> Listing:
 
 
 def of_error(subject: str, error: PvhdbgError) -> Listing:
-    """The listing of what could not be judged: no findings, and the error as its conclusion."""
+    """The listing of a subject that could not be judged: no findings, and the error as its conclusion."""
     todo = [f"next: {safe(error.todo)}"] if error.todo else []
     return Listing(_name("PVH", subject, ""), (), safe(error.what), error.exit_code, rows=todo, output="\n".join(todo))
 

@@ -1,4 +1,4 @@
-"""Where a kernel file's PT_LOADs go in physical memory, drawn: in order of address, with the holes between them."""
+"""A picture of a kernel file's PT_LOADs in physical memory, in order of address, with the holes between them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def rights(flags: int) -> str:
 
 
 def render(kernel: KernelFile, entry: EntryPlace | None, paddr_offset: int, style: Style) -> list[str]:
-    """The picture as lines; with a PADDR_OFFSET other than 0, Draft A's reading of p_paddr beneath."""
+    """The picture as lines; with a PADDR_OFFSET other than 0, followed by Draft A's reading of p_paddr."""
     loads = [(index, one) for index, one in enumerate(kernel.elf.segments) if one.p_type == PT_LOAD and one.p_memsz]
     loads.sort(key=lambda pair: pair[1].p_paddr)
     if not loads:
@@ -53,19 +53,19 @@ def render(kernel: KernelFile, entry: EntryPlace | None, paddr_offset: int, styl
 def _remarks(start: int, end: int) -> list[str]:
     found = []
     if end > _FOUR_GIB:
-        found.append("above 4 GiB, where a 32-bit entry cannot reach")
+        found.append("above 4 GiB, which 32-bit code at the entry cannot reach")
     if start < _ONE_MIB:
         found.append("below 1 MiB, where firmware, the hand-off's structures and holes of the memory map are")
     return found
 
 
 def _draft_a(first: int, last: int, offset: int, style: Style) -> list[str]:
-    """The other reading, which the mails of 2015 discuss and which no shipped loader uses for PVH."""
+    """Draft A's reading of p_paddr, which the mails of 2015 discuss. No shipped loader uses it for PVH."""
     if not offset:
         return []
     moved = [(address - offset) % (1 << 64) for address in dict.fromkeys((first, last))]
     shown = " … ".join(f"{address:#x}" for address in moved)
     what = (
-        f"Draft A reads p_paddr - PADDR_OFFSET ({offset:#x}): {shown}; loaders take p_paddr as it is, since for PVH the offset is 0"
+        f"Draft A reads p_paddr - PADDR_OFFSET ({offset:#x}): {shown}; loaders use p_paddr unchanged, since for PVH the offset is 0"
     )
     return [style("note", f"  {what}")]

@@ -1,4 +1,4 @@
-"""The machine in words that every format shares: who ran what, where it stands, what a segment is."""
+"""The machine in words, for all formats: VMM, kernel, entry, protocol, and the meaning of a segment."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pvhdbg.spec.x86 import SYSTEM_TYPES, TYPE_CODE, TYPE_READABLE, TYPE_WRITABL
 
 
 def rows(boot: BootState) -> list[tuple[str, str]]:
-    """What the head of a report says, as pairs of a title and one line of safe text."""
+    """The head of a report as pairs of a title and one line of safe text."""
     return [("VMM", _vmm(boot)), ("kernel", _kernel(boot)), ("entry", _entry(boot)), ("protocol", _protocol(boot))]
 
 
@@ -28,7 +28,7 @@ def _kernel(boot: BootState) -> str:
     kernel = boot.snapshot.kernel
     if kernel is None:
         return "not seen (name it with --kernel)"
-    parts = [printable(kernel.path or "no path")] if kernel.source != "probe log" else ["the guest probe, by its own words"]
+    parts = [printable(kernel.path or "no path")] if kernel.source != "probe log" else ["the guest probe, by its own report"]
     if kernel.source == "info roms":
         parts.append("known from the monitor only")
     if kernel.build_id:
@@ -56,7 +56,7 @@ def _protocol(boot: BootState) -> str:
 
 
 def segment_meaning(segment: Segment) -> str:
-    """What the descriptor cache says: "32-bit code, read/execute", "TSS32-busy", "not present"."""
+    """The content of the descriptor cache in words: "32-bit code, read/execute", "TSS32-busy", "not present"."""
     if segment.flags is None:
         return "not observed"
     if not segment.present:

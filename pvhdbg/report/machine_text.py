@@ -1,6 +1,6 @@
-"""One part of a machine as text: descriptor tables, the CPU's mode, a page walk, memory, and the parts of start_info alone.
+"""One part of a machine as text: descriptor tables, the CPU's mode, a page walk, memory, and single parts of start_info.
 
-Each function returns lines. Names of addresses come from `name`, which may know none.
+Each function returns lines. `name` gives the symbol of an address, or None.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _named(name: Name, address: int) -> str:
 
 
 def mode(found: CpuMode) -> list[str]:
-    """The mode in one line, and what says so."""
+    """The mode in one line, and the bits that decide it."""
     code = "" if found.code is None else f", {found.code}-bit code"
     privilege = "" if found.privilege is None else f", CPL {found.privilege}"
     lines = [f"{found.name}, {printable(found.paging)}{code}{privilege}"]
@@ -55,11 +55,11 @@ def descriptor_table(title: str, entries: Iterable[Descriptor], users: Mapping[i
         )
     if rows:
         lines.append("  sel   base      limit     dpl    raw               meaning")
-    return lines + (rows or ["  no entry but null ones"])
+    return lines + (rows or ["  only null entries"])
 
 
 def vector_table(title: str, entries: Iterable[Gate], name: Name) -> list[str]:
-    """An IDT, or the real mode's vectors."""
+    """An IDT, or the real-mode vector table."""
     lines = [title]
     for one in entries:
         known = VECTORS[one.vector] if one.vector < len(VECTORS) else ""
@@ -67,11 +67,11 @@ def vector_table(title: str, entries: Iterable[Gate], name: Name) -> list[str]:
         state = "" if one.present else ", not present"
         where = _named(name, one.offset if one.type is not None else (one.selector << 4) + one.offset)
         lines.append(f"  {one.vector:3d} {known:<4} {one.selector:04x}:{one.offset:08x}{extra}  {one.meaning}{state}{where}")
-    return lines if len(lines) > 1 else [title, "  no entry but empty ones"]
+    return lines if len(lines) > 1 else [title, "  only empty entries"]
 
 
 def task_state(title: str, state: TaskState, name: Name) -> list[str]:
-    """A TSS, the names of code and stacks with it."""
+    """A TSS, with the symbols of its code and stacks."""
     lines = [title]
     for field, value in state.values.items():
         digits = 4 if field in ("link", "iomap", "ldt", "trap") or len(field) == 2 or field[:2] == "ss" else state.width // 4
@@ -85,11 +85,11 @@ def task_state(title: str, state: TaskState, name: Name) -> list[str]:
 
 
 def walk(found: Walk, name: Name) -> list[str]:
-    """Every level of a page walk, and where it ends."""
+    """Every level of a page walk, and its result."""
     if found.scheme is None:
         return [f"paging is off: linear {found.linear:#x} is physical {found.linear:#x}"]
     head = f"linear {found.linear:#x}{_named(name, found.linear)}, {found.scheme.name}"
-    bare = found.scheme is PAE  # whose PDPT entries hold no rights
+    bare = found.scheme is PAE  # its PDPT entries hold no access rights
     lines = [head, *(_level(one, bare and not place) for place, one in enumerate(found.levels))]
     if found.physical is None:
         return [*lines, f"  not mapped: {found.problem}"]
@@ -141,7 +141,7 @@ def modules(start: StartInfo) -> list[str]:
         if entry.reserved:
             lines.append(f"      reserved {entry.reserved:#x}")
     if len(start.modules) < start.raw.nr_modules:
-        lines.append(f"  only the first {len(start.modules)} were looked at")
+        lines.append(f"  only the first {len(start.modules)} were read")
     return lines
 
 
@@ -156,7 +156,7 @@ def text(found: Text | Unread | None) -> str:
 
 @dataclass(frozen=True)
 class Table:
-    """An ACPI table that the root lists: its header, and whether its bytes sum to zero; `problem` where it cannot be told."""
+    """An ACPI table that the root lists: its header, and whether its bytes sum to zero; `problem` if that is not known."""
 
     address: int
     header: acpi.TableHeader | None
@@ -165,7 +165,7 @@ class Table:
 
 
 def rsdp(start: StartInfo, tables: Mapping[int, Table]) -> list[str]:
-    """The RSDP, its root tables and what they list, each with the state of its checksum."""
+    """The RSDP, its root tables and the tables that they list, each with the state of its checksum."""
     found = start.rsdp
     if found is None:
         return ["no RSDP: rsdp_paddr is 0"]
@@ -206,7 +206,7 @@ def _table(one: Table) -> str:
 
 
 def notes(found: Iterable[Note]) -> list[str]:
-    """The ELF notes of a kernel, Xen's under their names."""
+    """The ELF notes of a kernel; Xen's notes have their names."""
     lines = []
     for note in found:
         owner = printable(note.owner.rstrip(b"\0"))

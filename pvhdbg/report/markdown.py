@@ -45,18 +45,18 @@ def render(report: Report) -> str:
 
 
 def render_summary(report: Report, bound: int = _SUMMARY_BOUND) -> str:
-    """What to append to $GITHUB_STEP_SUMMARY: the verdict and what led to it, in at most `bound` bytes of UTF-8."""
+    """The text for $GITHUB_STEP_SUMMARY: the verdict and its findings, in at most `bound` bytes of UTF-8."""
     kept: list[str] = []
     for block in (*_head(report), *_findings(report.verdicts), _checks(report)):
         if sum(len(one.encode()) + 2 for one in (*kept, block)) > bound - 100:
-            kept.append("*… more is left out: the summary would be too long*")
+            kept.append("*… the rest is left out: the summary would be too long*")
             break
         kept.append(block)
     return "\n\n".join(kept) + "\n\n"
 
 
 def render_error(error: PvhdbgError) -> str:
-    """What to append to $GITHUB_STEP_SUMMARY when nothing could be judged."""
+    """The text for $GITHUB_STEP_SUMMARY if nothing could be judged."""
     todo = f"next: {escaped(error.todo)}\n\n" if error.todo else ""
     return f"# ❌ {escaped(_sentence(error.what))}\n\n{todo}"
 

@@ -1,4 +1,4 @@
-"""The memory map as a picture in the terminal: a bar of what lies where, and beneath each range the hand-off's own parts."""
+"""The memory map as a picture in the terminal: a bar of the ranges, and below each range the parts of the hand-off in it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pvhdbg.spec.start_info import MEMORY_TYPES, MemoryMapEntry
 
 _FILL = {1: "█", 2: "░", 3: "▒", 4: "▓", 5: "x", 6: "-", 7: "▚"}
 _MEANING = {1: "good", 2: "dim", 3: "note", 4: "note", 7: "warn"}
-_DRAWN = 64  # ranges that a picture shows; a map of more is told by its number
+_DRAWN = 64  # ranges that a picture shows; of the others it gives the number
 
 
 class Part(NamedTuple):
-    """A thing with a place in memory: `start` and `end` are physical addresses, end exclusive."""
+    """A part of the hand-off in memory: `start` and `end` are physical addresses, end exclusive."""
 
     name: str
     start: int
@@ -24,7 +24,7 @@ class Part(NamedTuple):
 
 
 def parts(boot: BootState, info: StartInfo) -> list[Part]:
-    """start_info and what it points to, the kernel's segments and the modules, by address."""
+    """start_info and what it points to, the kernel's segments and the modules, in order of address."""
     raw, found = info.raw, [Part("start_info", info.address, info.address + info.raw.sizeof())]
     if isinstance(info.command_line, Text):
         found.append(Part("command line", raw.cmdline_paddr, raw.cmdline_paddr + len(info.command_line.data) + 1))
@@ -45,7 +45,7 @@ def parts(boot: BootState, info: StartInfo) -> list[Part]:
 
 
 def render(entries: Iterable[MemoryMapEntry], things: Iterable[Part], style: Style) -> list[str]:
-    """The picture as lines. Ranges are in order of address; the bar gives each a width by the logarithm of its size."""
+    """The picture as lines. Ranges are in order of address; in the bar, the width of each grows with the logarithm of its size."""
     ordered = sorted(entries, key=lambda entry: (entry.addr, entry.size))
     shown = ordered[:_DRAWN]
     lines = [_bar(shown, style)] if shown else []

@@ -1,7 +1,7 @@
-"""The physical address space as SVG: a band for each range, gaps between them, and the hand-off's own parts placed inside.
+"""The physical address space as SVG: a band for each range, gaps between them, and the parts of the hand-off inside.
 
-Ranges differ by a factor of 2^30, so a band's height grows with the logarithm of its size, and with the number of labels
-beside it. Inside a band a part lies where it lies: position and height are to the band's own scale.
+Ranges differ by a factor of 2^30, so a band's height grows with the logarithm of its size, and with the number of its
+labels. Inside a band, position and height of a part are to the band's own linear scale.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pvhdbg.report.memory_picture import Part
 from pvhdbg.report.sizes import human
 from pvhdbg.spec.start_info import MEMORY_TYPES
 
-_DRAWN = 48  # bands, and labels in all: a map of more is told by its number
+_DRAWN = 48  # bands, and labels in all; of the others the picture gives the number
 _SEGMENTS = 32  # of a kernel
 _WIDTH, _LEFT, _BAND, _LABEL = 840, 140, 200, 410  # the picture; where bands begin, their width; where labels begin
 _ROW = 18  # the height of a label
@@ -24,7 +24,7 @@ _KINDS = {1: "ram", 2: "reserved", 3: "acpi", 4: "nvs", 5: "bad", 6: "reserved",
 
 
 class Band(NamedTuple):
-    """A range of addresses, end exclusive; what it is in words, and the class that colours it."""
+    """A range of addresses, end exclusive; its title, and the class that colours it."""
 
     start: int
     end: int
@@ -38,7 +38,7 @@ def kind_of(type: int) -> tuple[str, str]:
 
 
 def kernel_parts(kernel: Kernel | None) -> list[Part]:
-    """A part for each loaded segment of the kernel; one for all of them when they are many."""
+    """A part for each loaded segment of the kernel; a single one if there are many."""
     loads = kernel.loads if kernel is not None else ()
     if len(loads) > _SEGMENTS:
         return [Part(f"kernel, {len(loads)} segments", min(one.start for one in loads), max(one.end for one in loads))]
@@ -47,7 +47,7 @@ def kernel_parts(kernel: Kernel | None) -> list[Part]:
 
 
 def render(bands: Iterable[Band], parts: Iterable[Part]) -> Markup:
-    """The picture, and in words what it leaves out."""
+    """The picture, and notes about what it leaves out."""
     wanted = sorted(parts, key=lambda part: (part.start, part.end))
     shown, left = wanted[:_DRAWN], len(wanted) - _DRAWN
     ordered, more = _with_gaps(bands, shown)
@@ -60,14 +60,14 @@ def render(bands: Iterable[Band], parts: Iterable[Part]) -> Markup:
         y += height
     lost = [part for part in shown if part not in placed]
     notes = [f"{more} more ranges are not drawn" if more > 0 else "", f"{left} more parts are not drawn" if left > 0 else ""]
-    notes += [f"{part.name} at {part.start:#x} lies in no range that is drawn" for part in lost]
+    notes += [f"{part.name} at {part.start:#x} is outside of the ranges that are drawn" for part in lost]
     told = "The physical memory map, from low addresses at the top to high ones"
     picture = tag("svg", tag("title", told), *drawn, viewBox=f"0 0 {_WIDTH} {y + 8:.0f}", role="img", class_="memory")
     return join(tag("div", picture, class_="wide"), *(tag("p", note, class_="dim") for note in notes if note))
 
 
 def _with_gaps(bands: Iterable[Band], parts: Sequence[Part]) -> tuple[list[Band], int]:
-    """The bands by address with the gaps between them, and how many were left out; overlapping ranges are cut."""
+    """The bands by address with the gaps between them, and the number of omitted ones; overlapping ranges are cut."""
     ordered = sorted((band for band in bands if band.end > band.start), key=lambda band: (band.start, band.end))
     found: list[Band] = []
     reached = 0

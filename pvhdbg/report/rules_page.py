@@ -1,4 +1,4 @@
-"""All rules as one Markdown page, from their declarations: what `explain` prints, with an anchor each to link to."""
+"""All rules as one Markdown page, from their declarations: what `explain` prints, with an anchor for each rule."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pvhdbg.spec.deviations import DEVIATIONS, Deviation
 
 HEAD = """# The rules
 
-Every rule that `pvhdbg check` judges by, as `pvhdbg explain ID` prints it. The rules of the first chapter are judged from the kernel's
-file alone, all others from the machine at its entry. This page is written from the rules' own declarations by `make conformance`.
+All rules of `pvhdbg check`, as `pvhdbg explain ID` prints them. The rules of the first chapter judge the kernel file alone,
+all others the machine at its entry. `make conformance` generates this page from the declarations of the rules.
 """
 
 
@@ -28,12 +28,12 @@ def render() -> str:
 
 
 def link(id: str, page: str = "") -> str:
-    """A link to the section of a rule or deviation, from that page itself or from another beside it (`page="rules.md"`)."""
+    """A link to the section of a rule or deviation, from the page itself or from another page (`page="rules.md"`)."""
     return linked(id, id, page)
 
 
 def linked(text: str, id: str, page: str = "") -> str:
-    """As `link`, with a text of its own."""
+    """Like `link`, with another text."""
     return f"[{text}]({page}#{id.lower()})"
 
 
@@ -74,12 +74,12 @@ def _versions(deviation: Deviation) -> str:
 
 
 def code(text: str) -> str:
-    """`text` as a code span that stays one inside a table too."""
+    """`text` as a code span that is also safe inside a table."""
     return f"`{text.replace('`', chr(39)).replace('|', '¦')}`" if text else ""
 
 
 def escaped(text: str) -> str:
-    """`text` with what Markdown would take as its own made plain; lines stay lines."""
+    """`text` with the characters that format Markdown escaped; lines stay lines."""
     for letter in "\\`*_<>[]|":
         text = text.replace(letter, f"\\{letter}")
     return text

@@ -1,8 +1,8 @@
 """Verdicts as SARIF 2.1.0 (OASIS), which code scanning services read.
 
-One run, one result for each verdict that a reader should see: a violation is of kind `fail`, a recorded deviation the same
-with an accepted suppression, a remark `informational`, an undecided rule `open`. Rules that passed or did not apply are
-listed among the tool's rules and give no result: GitHub shows every result as an alert, whatever its kind.
+One run, with one result for each verdict that a reader should see: a violation is of kind `fail`, a recorded deviation is a
+`fail` with an accepted suppression, a remark is `informational`, an undecided rule `open`. Rules that passed or did not apply
+are listed among the tool's rules and give no result: GitHub shows a result of any kind as an alert.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _KINDS = {Outcome.FAIL: "fail", Outcome.KNOWN: "fail", Outcome.REMARK: "informat
 
 @dataclass(frozen=True)
 class Region:
-    """A part of a file: by lines of a text (from 1), or by bytes of a binary. None is "not said"."""
+    """A part of a file: by lines of a text (from 1), or by bytes of a binary. None is "not known"."""
 
     line: int | None = None
     offset: int | None = None
@@ -36,9 +36,9 @@ class Region:
 
 @dataclass(frozen=True)
 class Location:
-    """The file that the findings are about: a URI reference, and the URI of the folder that a relative one starts from.
+    """The file that the findings are about: a URI reference, and the URI of the folder to which a relative one refers.
 
-    `uri` is percent-encoded; a relative one is what code scanning matches with the repository's files.
+    `uri` is percent-encoded; code scanning matches a relative one with the repository's files.
     """
 
     uri: str
@@ -47,7 +47,7 @@ class Location:
 
 @dataclass(frozen=True)
 class About:
-    """What the run as a whole has to say: its exit code, sentences of warning, and facts for its property bag."""
+    """The properties of the whole run: its exit code, its warnings, and facts for its property bag."""
 
     exit_code: int = 0
     warnings: Sequence[str] = ()
@@ -81,7 +81,7 @@ def document(
     about: About | None = None,
     regions: Callable[[Finding], Sequence[Region]] = lambda _: (),
 ) -> dict[str, Any]:
-    """The log as plain values. `regions` says where in the file a finding is, if that can be said."""
+    """The log as plain values. `regions` gives the place of a finding in the file, if it is known."""
     found, about = tuple(findings), about or About()
     rules = list({finding.rule.id: finding.rule for finding in found}.values())
     index = {rule.id: number for number, rule in enumerate(rules)}
@@ -164,7 +164,7 @@ def _artifact(location: Location) -> dict[str, Any]:
 
 
 def _fingerprint(finding: Finding) -> str:
-    """The same for the same rule at the same places, so that an alert is one alert from commit to commit."""
+    """Equal for the same rule at the same places, so that an alert stays the same alert from commit to commit."""
     places = "\n".join([finding.rule.id, *(one.at for one in finding.violations)])
     return f"{sha256(places.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}:1"
 
@@ -174,7 +174,7 @@ def _message(lines: Sequence[str]) -> dict[str, str]:
 
 
 def _text(text: str) -> str:
-    """Plain text that holds no placeholder (3.11.5) and no link (3.11.6) by accident or by malice."""
+    """Plain text without any placeholder (3.11.5) or link (3.11.6), accidental or malicious."""
     return _braced(text.replace("](", "] ("))
 
 

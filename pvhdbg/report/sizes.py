@@ -1,4 +1,4 @@
-"""How big something is, for people."""
+"""Sizes in a form for people."""
 
 from __future__ import annotations
 

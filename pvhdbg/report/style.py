@@ -1,4 +1,4 @@
-"""Colour on a terminal, by the meaning of a word rather than by its colour. Off, it adds nothing."""
+"""Colour on a terminal, chosen by the meaning of a word. When off, it adds nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _CODES = {"good": "32", "bad": "1;31", "warn": "33", "note": "36", "dim": "2", "
 
 @dataclass(frozen=True)
 class Style:
-    """`Style(colour=True)` wraps words in ANSI colours; `width` is the terminal's in columns."""
+    """`Style(colour=True)` wraps words in ANSI colours; `width` is the terminal's width in columns."""
 
     colour: bool = False
     width: int = 100

@@ -1,7 +1,7 @@
 """Findings as TAP version 13 (testanything.org) and as KTAP version 1 (Linux, Documentation/dev-tools/ktap.rst).
 
 TAP is flat: a point for each rule, a failure's details in a YAML block, a deviation on record as TODO. KTAP nests the rules
-under their chapters, which is how the kernel's own suites look, and tells details in `#` lines above the result.
+under their chapters, like the kernel's own suites, and gives details in `#` lines above the result.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def render(listing: Listing) -> str:
 
 
 def render_ktap(listing: Listing) -> str:
-    """KTAP: one test for each chapter, its rules beneath it."""
+    """KTAP: one test for each chapter, with its rules nested."""
     chapters = by_chapter(listing.findings, CHAPTERS)
     lines = _head("KTAP version 1", len(chapters), listing)
     for number, (title, findings) in enumerate(chapters, 1):
@@ -36,7 +36,7 @@ def render_ktap(listing: Listing) -> str:
             lines += [f"  # {finding.rule.id}: {_flat(said)}" for said in (sentences(finding) if _details(one) else ())]
             lines.append(f"  {_word(one)} {inner} {finding.rule.id}{_ktap_directive(finding, one)}")
         outcome = "not ok" if any(one in _BAD for one in standings) else "ok"
-        absent = " # SKIP nothing of it is here" if all(one is Standing.ABSENT for one in standings) else ""
+        absent = " # SKIP no rule of the chapter applies" if all(one is Standing.ABSENT for one in standings) else ""
         lines.append(f"{outcome} {number} {title.lower().replace(' ', '_')}{absent}")
     if listing.unexplained is not None:
         lines.append(f"not ok {len(chapters) + 1} {_flat(listing.unexplained)}")
@@ -60,7 +60,7 @@ def _point(number: int, finding: Finding, one: Standing) -> list[str]:
     said = sentences(finding)
     known = finding.deviation
     directive = f" # SKIP {_flat(_SKIP[one] + '; '.join(said))}" if one in _SKIP else ""
-    if one is Standing.EXCUSED and known is not None:  # TODO is TAP's word for a failure that is expected
+    if one is Standing.EXCUSED and known is not None:  # TODO is TAP's directive for an expected failure
         directive = f" # TODO on record as {_flat(known.key)}"
     word = "not ok" if one is Standing.EXCUSED else _word(one)
     lines = [f"{word} {number} - {_escaped(f'{finding.rule.id} {finding.rule.title}')}{directive}"]
@@ -84,15 +84,15 @@ def _visible(text: str) -> str:
 
 
 def _flat(text: str) -> str:
-    """One line in which no further directive begins."""
+    """One line without the beginning of a directive."""
     return " ".join(_visible(text).replace("#", "＃").split())
 
 
 def _escaped(text: str) -> str:
-    """A TAP description: a `#` would begin a directive."""
+    """A TAP description: `#` is escaped, since it would begin a directive."""
     return " ".join(_visible(text).replace("\\", "\\\\").replace("#", "\\#").split())
 
 
 def _quoted(text: str) -> str:
-    """A single-quoted YAML scalar, which knows one escape only."""
+    """A single-quoted YAML scalar, whose only escape is the doubled quote."""
     return "'" + _visible(text).replace("'", "''") + "'"

@@ -1,6 +1,6 @@
 """The report as text for a terminal or a log: what was handed over, what is wrong with it, and the verdict last.
 
-All foreign text passes through `printable`, so that a command line cannot steer the terminal.
+All text from outside passes through `printable`, so that a guest's command line cannot control the terminal.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def render(report: Report, style: Style = PLAIN) -> str:
             [
                 style(
                     "warn",
-                    "This was judged as the machine stands, which need not be its entry: a kernel that runs has left that state.",
+                    "This was judged where the machine is stopped, which need not be its entry: a kernel that runs has left its entry state.",
                 )
             ]
         )
@@ -50,7 +50,7 @@ def render(report: Report, style: Style = PLAIN) -> str:
 
 
 def render_registers(boot: BootState, style: Style = PLAIN, before: Registers | None = None, bits: bool = False) -> str:
-    """What `pvhdbg regs` prints; with the registers of the stop `before`, a `*` marks what changed since; `bits` explains."""
+    """The output of `pvhdbg regs`. A `*` marks registers that changed since the stop `before`; `bits` adds a line for each bit."""
     shown = [_titled("Registers", registers(boot, before), style), _titled("Segments", segments(boot), style)]
     if bits:
         shown.append(_titled("Bits", _bits(boot), style))
@@ -59,13 +59,13 @@ def render_registers(boot: BootState, style: Style = PLAIN, before: Registers | 
 
 
 def render_info(boot: BootState, style: Style = PLAIN) -> str:
-    """What `pvhdbg info` prints."""
+    """The output of `pvhdbg info`."""
     blocks = [_header(boot, (), style), _titled("start_info", info(boot, style, 1 << 16), style)]
     return "\n".join("\n".join(block) + "\n" for block in blocks)
 
 
 def _milestones(passed: Sequence[Passed], style: Style) -> list[str]:
-    """What `--until` and expected milestones waited for, in seconds since the entry; nothing when nobody waited."""
+    """The milestones of `--until` and of expectations, in seconds since the entry; empty if there were none."""
     if not passed:
         return []
     rows = [
@@ -86,7 +86,7 @@ def _header(boot: BootState, warnings: Iterable[str], style: Style) -> list[str]
     snapshot = boot.snapshot
     lines = [f"{style('head', f'{name:<9}')} {text}" for name, text in machine.rows(boot)]
     if not snapshot.entry.is_entry:
-        lines.append(style("warn", "caution   decoded as the machine stands (--here): this need not be its entry"))
+        lines.append(style("warn", "caution   decoded where the machine is stopped (--here): this need not be its entry"))
     return lines + [style("warn", f"note      {printable(warning)}") for warning in warnings]
 
 
@@ -117,7 +117,7 @@ def _bits(boot: BootState) -> list[str]:
 
 
 def _mark(now: Registers, before: Registers | None, name: str) -> str:
-    """A star on what is not as it was at the stop before; what was not observed then is not called changed."""
+    """A star for a register that changed since the stop before; one that was not observed then gets no star."""
     known = None if before is None else before.get(name)
     return "*" if known is not None and now.get(name) != known else " "
 
@@ -181,7 +181,7 @@ def _tree(boot: BootState, start: StartInfo, style: Style, width: int) -> list[s
         lines.append(f"      {printable(start.memory_map.reason)}")
     elif start.memory_map is not None:
         if len(start.memory_map) < v1.memmap_entries:
-            lines.append(f"      only the first {len(start.memory_map)} were looked at")
+            lines.append(f"      only the first {len(start.memory_map)} were read")
         lines += memory_picture.render(start.memory_map, memory_picture.parts(boot, start), style)
     return lines
 
@@ -222,7 +222,7 @@ def _modules(start: StartInfo, width: int) -> list[str]:
             line += f", reserved {entry.reserved:#x}"
         lines.append(line)
     if len(start.modules) < start.raw.nr_modules:
-        lines.append(f"  │   only the first {len(start.modules)} were looked at")
+        lines.append(f"  │   only the first {len(start.modules)} were read")
     return lines
 
 
@@ -230,7 +230,7 @@ def _modules(start: StartInfo, width: int) -> list[str]:
 
 
 def render_rule(rule: Rule, style: Style = PLAIN) -> str:
-    """What `pvhdbg explain` prints: everything that the declaration says."""
+    """The output of `pvhdbg explain`: the whole declaration."""
     from pvhdbg.spec.deviations import DEVIATIONS
 
     lines = [
@@ -252,7 +252,7 @@ def render_rule(rule: Rule, style: Style = PLAIN) -> str:
 
 
 def render_rules(chapters: Iterable[tuple[str, tuple[Rule, ...]]], style: Style = PLAIN) -> str:
-    """What `pvhdbg rules` prints: a line a rule, by chapter."""
+    """The output of `pvhdbg rules`: one line for each rule, by chapter."""
     lines = []
     for title, rules in chapters:
         lines.append(style("head", title))

@@ -1,4 +1,4 @@
-"""The milestones of a boot as SVG: a line of time from the entry on, a mark for each, and its name beneath."""
+"""The milestones of a boot as SVG: a time line that starts at the entry, with a mark and a name for each milestone."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _ROW, _TOP = 20, 34
 
 
 def render(passed: Sequence[Passed]) -> Markup:
-    """The picture, and in words what it leaves out. Marks lie to the scale of seconds."""
+    """The picture, and notes about what it leaves out. Marks are placed to the scale of seconds."""
     shown = passed[:_DRAWN]
     last = max((one.seconds for one in shown), default=0.0) or 1.0
     height = _TOP + _ROW * len(shown) + 8
-    told = f"The boot from its entry on: {len(passed)} milestones in {last:.2f} s"
+    told = f"The boot from its entry: {len(passed)} milestones in {last:.2f} s"
     picture = tag(
         "svg",
         tag("title", told),
@@ -37,7 +37,7 @@ def render(passed: Sequence[Passed]) -> Markup:
 def _mark(one: Passed, row: int, last: float) -> Markup:
     x = _LEFT + (_RIGHT - _LEFT) * one.seconds / last
     y = _TOP + _ROW * row + 12
-    what = f"not reached, given up after {one.seconds:.3f} s" if one.missed else f"{one.seconds:.3f} s"
+    what = f"not reached in {one.seconds:.3f} s" if one.missed else f"{one.seconds:.3f} s"
     return tag(
         "g",
         tag("title", f"{one.name}: {what}"),

@@ -1,4 +1,4 @@
-"""The picture of a boot: how many instructions it spent in each mode, and where its milestones lie, on one scale."""
+"""The picture of a boot: the number of instructions in each mode, and the milestones, on one scale."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SWITCHES = ("cr0.pg", "efer.lma", "far jump")  # after these the next instructi
 
 
 def spans(found: Sequence[Milestone], total: int) -> list[tuple[str, int, int]]:
-    """The modes of the boot as the milestones tell them: name, first instruction, the one behind the last."""
+    """The modes of the boot by its milestones: name, first instruction, the one after the last."""
     parts: list[tuple[str, int, int]] = []
     previous: Milestone | None = None
     for one in found:
@@ -30,7 +30,7 @@ def spans(found: Sequence[Milestone], total: int) -> list[tuple[str, int, int]]:
 
 
 def render(found: Sequence[Milestone], total: int, name: Callable[[int], str | None], end: str, style: Style = PLAIN) -> str:
-    """The bars, the marks of the milestones under them, and the table."""
+    """The bars, below them the marks of the milestones, and the table."""
     total = max(total, *(one.seq + 1 for one in found)) if found else total
     lines = []
     for mode, first, behind in spans(found, total):

@@ -1,4 +1,4 @@
-"""A trace as text: the milestones as a table, events as lines, faults in their place."""
+"""A trace as text: the milestones as a table, events as lines, with faults at their places."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Disassemble = Callable[[bytes, int, int], str]
 
 
 def milestones(found: Sequence[Milestone], name: Name, style: Style = PLAIN, resets: Sequence[Reset] = ()) -> str:
-    """The table of a boot: how many instructions from the beginning, where, what. Resets that were gone over stand in their places."""
+    """The milestones of a boot: instructions from the beginning, address, name. Resets that the trace continued after have rows too."""
     if not found:
-        return "no milestone was come by\n"
+        return "no milestone was reached\n"
     wide = max(len(one.name) for one in found)
     rows = []
     over = [one for one in resets if one.goes_on]
@@ -36,7 +36,7 @@ def milestones(found: Sequence[Milestone], name: Name, style: Style = PLAIN, res
 
 
 def events(shown: Iterable[Event | Fault | Reset], name: Name, disassemble: Disassemble, style: Style = PLAIN) -> str:
-    """One line each: sequence number, mode, place, instruction, what it changed."""
+    """One line each: sequence number, mode, address, instruction, and what it changed."""
     lines = []
     symbol = None
     for one in shown:
@@ -59,7 +59,7 @@ def events(shown: Iterable[Event | Fault | Reset], name: Name, disassemble: Disa
 
 
 def functions(reached: Iterable[Reached], style: Style = PLAIN) -> str:
-    """The functions in the order in which they were first come to."""
+    """The functions in the order in which they were first reached."""
     lines = [f"{one.order:>6}  {style('note', printable(one.name))}  at {one.pc:#x}, block {one.block:,}" for one in reached]
     return "\n".join(lines) + "\n" if lines else "no function with a name was reached\n"
 
@@ -74,7 +74,7 @@ def fault(one: Fault) -> str:
 
 
 def reset(one: Reset, name: Name, unit: str = "instruction") -> str:
-    """A reset in words: the last that was seen before it, and why it came where that is known."""
+    """A reset in words: the last instruction before it, and its cause if that is known."""
     last = "" if one.pc is None else f", after {unit} {one.seq - 1:,} at {one.pc:#x}{_named(name(one.pc))}"
     mode = "" if one.mode is None else f" in {one.mode.words}"
     return f"reset {one.number}{last}{mode}{f': {printable(one.why)}' if one.why else ''}"

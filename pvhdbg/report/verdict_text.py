@@ -11,7 +11,7 @@ from pvhdbg.rules.declare import Outcome, Verdict
 
 
 def checks(verdicts: Sequence[Verdict], chapters: Chapters, title: str, style: Style) -> list[str]:
-    """The tallies and the findings; of rules that passed only what there is to say."""
+    """The tallies and the findings; rules that passed are listed only if they have a note."""
     lines = [style("head", title)]
     for chapter, judged in by_chapter(verdicts, chapters):
         if not all(verdict.outcome is Outcome.NOT_APPLICABLE for verdict in judged):
@@ -30,7 +30,7 @@ def checks(verdicts: Sequence[Verdict], chapters: Chapters, title: str, style: S
 
 
 def conclusion(sentence: str, summary: Mapping[Outcome, int], exit_code: int, style: Style) -> str:
-    """The last line: what it amounts to, the counts, the exit code."""
+    """The last line: the conclusion, the counts, the exit code."""
     counts = ", ".join(f"{number} {WORDS[outcome]}" for outcome, number in summary.items() if number)
     meaning = "bad" if exit_code == 1 else "warn" if exit_code else "good"
     return f"{style(meaning, sentence)}: {counts} (exit {exit_code})"
@@ -59,7 +59,7 @@ def _finding(verdict: Verdict, style: Style) -> list[str]:
 
 
 def _unknown(verdicts: Iterable[Verdict], style: Style) -> list[str]:
-    """What could not be decided, by reason: one thing that is missing leaves many rules open."""
+    """The undecided rules by reason: one missing observation often leaves many rules undecided."""
     lines = []
     for reason, ids in by_reason(verdicts).items():
         lines += ["", f"{style('warn', 'UNKNOWN')} {printable(reason)}"]
@@ -68,7 +68,7 @@ def _unknown(verdicts: Iterable[Verdict], style: Style) -> list[str]:
 
 
 def _wrapped(text: str, width: int, *, hang: int = 0, long_words: bool = True, hyphens: bool = True) -> list[str]:
-    from textwrap import wrap  # a report that has nothing long to say goes without
+    from textwrap import wrap  # here: a report without long texts does not need it
 
     first, others = " " * 8, " " * (8 + hang)
     return wrap(text, width, initial_indent=first, subsequent_indent=others, break_long_words=long_words, break_on_hyphens=hyphens)

@@ -33,7 +33,7 @@ def render(
     warnings: Sequence[str] = (),
     style: Style = PLAIN,
 ) -> str:
-    """The verdict first, then what it rests on."""
+    """The verdict first, then the evidence for it."""
     lines = [*(style("bad", line) for line in wrap(printable(why.verdict), max(min(style.width, 110), 40))), ""]
     if death.path:
         lines += [
@@ -42,7 +42,7 @@ def render(
             "",
         ]
     elif death.kind not in _NO_PATH:
-        lines += [style("dim", "The way there was not recorded: it died after the instructions that are followed one by one."), ""]
+        lines += [style("dim", "The last instructions were not recorded: the guest died after those that are traced one by one."), ""]
     if why.chain:
         lines += [style("head", "The faults"), *(f"  {number}. {printable(link)}" for number, link in enumerate(why.chain, 1)), ""]
     if why.address is not None:
@@ -61,7 +61,7 @@ def render(
 
 
 def walk(way: Walk | None) -> list[str]:
-    """The page walk, one level a line; nothing where paging is off."""
+    """The page walk, one level on a line; empty if paging is off."""
     if way is None or way.scheme is None:
         return []
     lines = [f"{way.scheme.name}:"]
@@ -73,7 +73,7 @@ def walk(way: Walk | None) -> list[str]:
 
 
 def registers(death: Death) -> list[str]:
-    """Those that matter for a death, four on a line."""
+    """The registers that matter for a death, four on a line."""
     rows = []
     for row in _REGISTERS:
         shown = [f"{name} {death.state[name]:#x}" for name in row if name in death.state]
@@ -85,7 +85,7 @@ def registers(death: Death) -> list[str]:
 def document(
     death: Death, why: Explanation, name: trace_text.Name, serial: Sequence[str] = (), warnings: Sequence[str] = ()
 ) -> str:
-    """The same as JSON."""
+    """The answer as JSON."""
     return written(_document(death, why, name, serial, warnings))
 
 

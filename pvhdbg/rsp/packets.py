@@ -1,7 +1,7 @@
 """Framing: `$data#checksum`, acknowledgements, escapes and run lengths (GDB manual, "Overview").
 
-The reader is fed whatever arrived, in any pieces, and yields whole packets. Its peer may be anything: what cannot be this
-protocol is a ProtocolError that names what it looks like, and a packet is bounded before it is believed.
+The reader is fed the received bytes in pieces of any size, and yields whole packets. The peer is not trusted: bytes that
+cannot be this protocol raise a ProtocolError that names the likely protocol, and the size of a packet is bounded.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ INTERRUPT = b"\x03"
 
 _OTHER_PROTOCOLS = (
     (b"HTTP/", "an HTTP server"),
-    (b"<!DOCTYPE", "an HTTP server"),  # to what it takes for HTTP/0.9 it answers without a status line
+    (b"<!DOCTYPE", "an HTTP server"),  # an HTTP/0.9 answer has no status line
     (b"<html", "an HTTP server"),
     (b"SSH-", "an SSH server"),
     (b'{"QMP"', "a QMP monitor"),
@@ -31,14 +31,14 @@ _OTHER_PROTOCOLS = (
 
 
 class Packet(NamedTuple):
-    """One packet's data, unescaped and expanded. `sound` is False when its checksum was wrong."""
+    """One packet's data, unescaped and expanded. `sound` is False if its checksum was wrong."""
 
     data: bytes
     sound: bool = True
 
 
 class Acknowledgement(NamedTuple):
-    """`+` or, with `accepted` False, `-`: please send again."""
+    """`+` or, with `accepted` False, `-`: a request to send the packet again."""
 
     accepted: bool
 
@@ -57,15 +57,15 @@ def frame(data: bytes) -> bytes:
 
 
 class PacketReader:
-    """Collects bytes and gives out packets and acknowledgements, in order. Notifications (`%…`) are passed over."""
+    """Collects bytes and yields packets and acknowledgements, in order. Notifications (`%…`) are ignored."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
-        self._head = b""  # the very first bytes, by which another protocol's server gives itself away
+        self._head = b""  # the very first bytes, which reveal a server of another protocol
         self._noise = 0
 
     def feed(self, data: bytes) -> Iterator[Packet | Acknowledgement]:
-        """Add bytes, and yield what they complete. Raises ProtocolError when this cannot be a gdbstub."""
+        """Add bytes, and yield what they complete. Raises ProtocolError if the peer cannot be a gdbstub."""
         self._buffer += data
         if len(self._head) < _HEAD:
             self._head += data[:_HEAD]
@@ -86,11 +86,11 @@ class PacketReader:
 
     @property
     def idle(self) -> bool:
-        """Whether the peer is known and nothing of a packet has come yet."""
+        """Whether the peer is known to be a gdbstub and no part of a packet has arrived."""
         return not self._buffer and len(self._head) >= _HEAD
 
     def only(self, data: bytes) -> bytes | None:
-        """The data of the one sound packet that `data` is, as most that arrives; None for all else, which is to be fed."""
+        """The packet's data if `data` is exactly one sound packet (the usual case); otherwise None, and `data` must be fed."""
         if not self.idle or data[-3:-2] != b"#":
             return None
         start = 2 if data[:2] == b"+$" else 1 if data[:1] == b"$" else 0

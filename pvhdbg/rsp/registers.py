@@ -1,7 +1,7 @@
-"""The layouts of the `g` packet, and which number `P` wants for each register.
+"""The layouts of the `g` packet, and the number of each register for `P`.
 
 Sources: QEMU gdb-xml/i386-64bit.xml and i386-32bit.xml with target/i386/gdbstub.c (608 and 344 bytes; in both files the
-ss_base, ds_base and es_base registers stand in a comment and do not exist); GDB's own amd64 and i386 core layouts, which
+ss_base, ds_base and es_base registers are in a comment and do not exist); GDB's own amd64 and i386 core layouts, which
 Cloud Hypervisor, Firecracker and gdbsx follow without control registers.
 """
 
@@ -13,7 +13,7 @@ from typing import NamedTuple
 from pvhdbg.errors import ProtocolError
 
 _GPR_64 = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", *(f"r{n}" for n in range(8, 16)), "rip")
-_GPR_32 = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "rip")  # another order than in 64 bits
+_GPR_32 = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "rip")  # not the order of the 64-bit layout
 _SELECTORS = ("eflags", "cs", "ss", "ds", "es", "fs", "gs")
 _QEMU_SYSTEM = ("fs_base", "gs_base", "k_gs_base", "cr0", "cr2", "cr3", "cr4", "cr8", "efer")
 
@@ -29,16 +29,16 @@ class Slot(NamedTuple):
 
 @dataclass(frozen=True)
 class RegisterLayout:
-    """The registers of a g packet that is `length` bytes long (longer packets carry more behind them)."""
+    """The registers of a g packet that is `length` bytes long (longer packets hold more after them)."""
 
     title: str
     width: int
     length: int
     slots: tuple[Slot, ...]
-    exact: bool = True  # another length is another layout
+    exact: bool = True  # a packet of another length has another layout
 
     def slot(self, name: str) -> Slot | None:
-        """Where a register is, or None when this stub does not have it."""
+        """The slot of a register, or None if this stub does not have it."""
         return next((slot for slot in self.slots if slot.name == name), None)
 
     def decode(self, hexadecimal: bytes) -> dict[str, int]:
@@ -72,13 +72,15 @@ CORE_32 = _layout("i386 core", 32, 64, (_GPR_32, 4), (_SELECTORS, 4), exact=Fals
 
 
 def layout_for(length: int) -> RegisterLayout:
-    """The layout of a g packet of `length` bytes. Raises ProtocolError for one that is too short for any."""
+    """The layout of a g packet of `length` bytes. Raises ProtocolError for a packet that is too short for any layout."""
     for layout in (QEMU_64, QEMU_32):
         if length == layout.length:
             return layout
-    # gdbsx and i386 stubs end within 344 bytes (with x87 and SSE); whatever has 17 64-bit registers is longer than 164.
+    # gdbsx and i386 stubs end within 344 bytes (with x87 and SSE); a packet with 17 64-bit registers is longer than 164.
     if length in range(CORE_32.length, CORE_64.length) or length == 312:
         return CORE_32
     if length >= CORE_64.length:
         return CORE_64
-    raise ProtocolError(f"the stub's g packet has {length} bytes: too few for an x86 CPU", "is this the stub of an x86 guest?")
+    raise ProtocolError(
+        f"the stub's g packet has {length} bytes, which is too short for an x86 CPU", "is this the stub of an x86 guest?"
+    )

@@ -1,4 +1,4 @@
-"""What a stub's replies mean: stop replies, supported features, errors, hexadecimal data."""
+"""Decode a stub's replies: stop replies, supported features, errors, hexadecimal data."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ class StopReply(NamedTuple):
 
 
 def is_stop(data: bytes) -> bool:
-    """Whether the packet is a stop reply, which a stub may also send unasked."""
+    """Whether the packet is a stop reply, which a stub may also send without a request."""
     return _STOP.match(data) is not None
 
 
-@lru_cache(maxsize=8)  # who steps gets the same one each time
+@lru_cache(maxsize=8)  # each step gets the same reply
 def stop_reply(data: bytes) -> StopReply:
     """Decode a stop reply. Raises ProtocolError for anything else."""
     if not is_stop(data):
-        raise ProtocolError(f"the stub answered {data[:40]!r} where a stop reply belongs", "start the VMM again")
+        raise ProtocolError(f"the stub answered {data[:40]!r} instead of a stop reply", "start the VMM again")
     thread, watch = _THREAD.search(data), _WATCH.search(data)
     return StopReply(chr(data[0]), int(data[1:3], 16), thread[1].decode() if thread else None, int(watch[2], 16) if watch else None)
 
@@ -51,7 +51,7 @@ def error_code(data: bytes) -> int | None:
 
 
 def features(data: bytes) -> dict[str, str]:
-    """qSupported's answer: feature names with their values; "+" for those that are simply there."""
+    """The answer to qSupported: feature names with their values, "+" for a supported feature without a value."""
     found = {}
     for word in data.split(b";")[:256]:
         text = word.decode("ascii", "replace")
@@ -64,11 +64,11 @@ def features(data: bytes) -> dict[str, str]:
 
 
 def unhex(data: bytes, expected: int | None = None) -> bytes:
-    """Hexadecimal digits as bytes. Raises ProtocolError when they are none, or not `expected` bytes."""
+    """Hexadecimal digits as bytes. Raises ProtocolError for other characters, or if there are not `expected` bytes."""
     try:
         value = bytes.fromhex(data.decode("ascii"))
     except (ValueError, UnicodeDecodeError):
-        raise ProtocolError(f"the stub answered {data[:40]!r} where hexadecimal data belongs", "start the VMM again") from None
+        raise ProtocolError(f"the stub answered {data[:40]!r} instead of hexadecimal data", "start the VMM again") from None
     if expected is not None and len(value) != expected:
-        raise ProtocolError(f"the stub answered {len(value)} bytes where {expected} were asked for", "start the VMM again")
+        raise ProtocolError(f"the stub answered {len(value)} bytes instead of {expected}", "start the VMM again")
     return value

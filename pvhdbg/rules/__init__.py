@@ -1,1 +1,1 @@
-"""Values become verdicts: one file per chapter of the specification, in its order."""
+"""Rules turn decoded values into verdicts: one file per chapter of the specification, in its order."""

@@ -1,4 +1,4 @@
-"""All rules, in the order of the specification, and how they are chosen by id."""
+"""All rules, in the order of the specification, and their selection by id."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pvhdbg.rules import draft_a, machine_state, memory_map, modules, other_prot
 from pvhdbg.rules.declare import FileRule, MachineRule, Rule, Verdict, collect
 from pvhdbg.rules.files import FILE_CHAPTERS
 
-# Chapter titles are what reports and the catalogue page print above them.
+# Reports and the catalogue page print the chapter titles.
 CHAPTERS: tuple[tuple[str, tuple[Rule, ...]], ...] = (
     *FILE_CHAPTERS,
     ("Machine state", machine_state.CHAPTER),
@@ -29,7 +29,7 @@ MACHINE_RULES = tuple(one for one in RULES if isinstance(one, MachineRule))
 
 
 def find(id: str) -> Rule:
-    """The rule of that id, in any case. Raises BadInput that names the nearest ids."""
+    """The rule with that id, upper or lower case. Raises BadInput that names the nearest ids."""
     for one in RULES:
         if one.id == id.upper():
             return one
@@ -48,8 +48,8 @@ for _kind in (MachineRule, FileRule):
 def choose(select: Iterable[str] = (), ignore: Iterable[str] = ()) -> tuple[Rule, ...]:
     """The rules whose id begins with one of `select` (all, when empty) and with none of `ignore`.
 
-    Raises BadInput for a prefix that no rule has, and when none is left: a check that silently checks nothing is worse than
-    none.
+    Raises BadInput for a prefix that no rule has, and when no rule is left: a check that silently checks nothing is worse
+    than no check.
     """
     select, ignore = [s.upper() for s in select], [i.upper() for i in ignore]
     for prefix in (*select, *ignore):
@@ -61,7 +61,7 @@ def choose(select: Iterable[str] = (), ignore: Iterable[str] = ()) -> tuple[Rule
         if (not select or one.id.startswith(tuple(select))) and not (ignore and one.id.startswith(tuple(ignore)))
     )
     if not chosen:
-        raise BadInput("no rule is left to judge by", "select more rules, or ignore fewer")
+        raise BadInput("the selection leaves no rule", "select more rules, or ignore fewer")
     return chosen
 
 

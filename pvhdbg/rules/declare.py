@@ -1,8 +1,9 @@
-"""What a rule is: one declaration from which tests, `explain`, the catalogue page and every report format are read.
+"""The declaration of a rule. Tests, `explain`, the catalogue page and every report format read the same declaration.
 
-There are two kinds: one judges a machine at its entry, the other a kernel file before any machine runs it. A rule's body yields a `Violation` for each thing that is wrong and knows nothing of outcomes. Reading a value that was not
-observed raises `Unavailable` inside the body, and asking about a structure that is absent raises `NotApplicable`; `judge`
-alone turns all of it into a `Verdict`. Bodies therefore stay straight lines.
+There are two kinds of rules: one judges a machine at its entry, the other a kernel file before any machine runs it. A rule's
+body yields a `Violation` for each thing that is wrong, and does not handle outcomes. Reading a value that was not observed
+raises `Unavailable` inside the body, and reading a structure that is absent raises `NotApplicable`. Only `judge` turns these
+into a `Verdict`, so that a body needs no error handling.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pvhdbg.model import Unavailable
 from pvhdbg.spec.documents import Clause
 from pvhdbg.spec.revisions import V1, Revision
 
-if TYPE_CHECKING:  # who judges a kernel file does not import what machines are made of
+if TYPE_CHECKING:  # judging a kernel file must not import the machine's decoders
     from pvhdbg.decode.boot_state import BootState
     from pvhdbg.decode.kernel_file import KernelFile
     from pvhdbg.rules.examples import Example
@@ -31,13 +32,13 @@ if TYPE_CHECKING:  # who judges a kernel file does not import what machines are 
 class Severity(Enum):
     """How much a violation weighs."""
 
-    MUST = "MUST"  # the text binds
-    SHOULD = "SHOULD"  # convention, or a known reader breaks: exit 1 only under --strict
+    MUST = "MUST"  # the text requires it
+    SHOULD = "SHOULD"  # a convention, or a known reader breaks without it: exit 1 only under --strict
     INFO = "INFO"  # worth a remark, never a failure
 
 
 class Outcome(Enum):
-    """What became of a rule on one machine; the value is the key in summaries and JSON."""
+    """The result of a rule on one machine; the value is the key in summaries and JSON."""
 
     PASS = "pass"
     FAIL = "fail"
@@ -49,10 +50,11 @@ class Outcome(Enum):
 
 @dataclass(frozen=True)
 class Violation:
-    """One departure: where, what the clause wants there, what was found. `severity` only where it is not the rule's own.
+    """One violation: where, what the clause requires there, and what was found. `severity` is set only where it differs from
+    the rule's.
 
-    `fix` is what to change, in the words of the tool that made the file; a machine's state has none. `kind` stands for `found`
-    where a deviation is looked up, when what was found depends on sizes that the user chose.
+    `fix` says what to change, in the syntax of the tool that made the file; a machine's state has none. `kind` replaces `found`
+    in the lookup of a deviation when `found` depends on sizes that the user chose.
     """
 
     at: str
@@ -64,12 +66,12 @@ class Violation:
 
 
 class NotApplicable(Exception):
-    """Raised in a rule's body: the thing that it speaks of does not exist on this machine; the message says why."""
+    """Raised in a rule's body when the subject of the rule does not exist on this machine; the message says why."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What `judge` decided. `reason` explains UNKNOWN, NOT_APPLICABLE, and a recorded deviation that did not occur."""
+    """The decision of `judge`. `reason` explains UNKNOWN, NOT_APPLICABLE, and a recorded deviation that did not occur."""
 
     rule: Rule
     outcome: Outcome
@@ -81,7 +83,7 @@ class Verdict:
 
 @dataclass(frozen=True, repr=False)
 class Rule:
-    """What both kinds declare. `passes` and `fails` are examples, which are tests as well."""
+    """What both kinds declare. `passes` and `fails` are examples; the tests run them."""
 
     id: str
     title: str
@@ -104,7 +106,7 @@ class Rule:
 
 @dataclass(frozen=True, repr=False)
 class MachineRule(Rule):
-    """A rule of the hand-off. `names_protocol` marks the rules that are judged whatever protocol the machine was entered by."""
+    """A rule of the hand-off. `names_protocol` marks the rules that are judged for every protocol of entry."""
 
     check: MachineCheck
     passes: tuple[Example, ...]
@@ -138,7 +140,7 @@ class MachineRule(Rule):
         return Verdict(self, Outcome.KNOWN, severity, tuple(violations), deviation.why, deviation)
 
     def _recorded(self, boot: BootState) -> list[Deviation]:
-        """What is on record for this VMM, version and firmware."""
+        """The deviations on record for this VMM, version and firmware."""
         vmm, firmware = boot.snapshot.vmm, boot.firmware
         return [
             one
@@ -147,7 +149,7 @@ class MachineRule(Rule):
         ]
 
     def _perhaps_recorded(self, boot: BootState, violations: list[Violation]) -> str:
-        """Why it is open whether these violations are on record: not all of VMM, version and firmware was observed. Else ""."""
+        """The reason if a record may cover these violations, but VMM, version or firmware was not observed; else ""."""
         from pvhdbg.decode.boot_state import Unread
 
         vmm, firmware = boot.snapshot.vmm, boot.firmware
@@ -169,7 +171,7 @@ class MachineRule(Rule):
 
     def _on_record(self, boot: BootState) -> list[Deviation]:
         if not boot.snapshot.entry.by_vmm:
-            return []  # a guest made this entry: the VMM's habits excuse nothing
+            return []  # a guest made this entry: the VMM's deviations do not apply
         from pvhdbg.spec.deviations import DEVIATIONS
 
         return [deviation for deviation in DEVIATIONS if deviation.rule == self.id]
@@ -177,7 +179,7 @@ class MachineRule(Rule):
 
 @dataclass(frozen=True, repr=False)
 class FileRule(Rule):
-    """A rule of the kernel file, which is judged without a machine."""
+    """A rule of the kernel file. It needs no machine."""
 
     check: FileCheck
     passes: tuple[FileExample, ...]
@@ -194,7 +196,7 @@ class FileRule(Rule):
         return self._found(violations) if violations else self._verdict(Outcome.PASS)
 
 
-_MOST_VIOLATIONS = 64  # of one rule: a table of thousands of wrong entries is one finding
+_MOST_VIOLATIONS = 64  # listed for one rule: thousands of wrong entries in one table are one finding
 
 
 def _bounded(violations: Iterator[Violation]) -> Iterator[Violation]:
@@ -232,7 +234,7 @@ def rule(
     fails: Iterable[Example],
     names_protocol: bool = False,
 ) -> Callable[[MachineCheck], MachineRule]:
-    """Make a rule of the function below; its docstring is what `explain` prints. Registers nothing."""
+    """Make a rule of the decorated function; `explain` prints its docstring. Registers nothing."""
 
     def declare(check: MachineCheck) -> MachineRule:
         why = cleandoc(check.__doc__ or "")
@@ -251,7 +253,7 @@ def file_rule(
     passes: Iterable[FileExample],
     fails: Iterable[FileExample],
 ) -> Callable[[FileCheck], FileRule]:
-    """As `rule`, for the kernel file."""
+    """Like `rule`, for the kernel file."""
 
     def declare(check: FileCheck) -> FileRule:
         return FileRule(id, title, clause, severity, revisions, cleandoc(check.__doc__ or ""), check, tuple(passes), tuple(fails))
@@ -260,7 +262,7 @@ def file_rule(
 
 
 def collect(*chapters: Iterable[Rule]) -> tuple[Rule, ...]:
-    """All rules of the chapters in order. Raises ValueError for an id that is there twice."""
+    """All rules of the chapters in order. Raises ValueError for an id that is declared twice."""
     rules = tuple(one for chapter in chapters for one in chapter)
     ids = [one.id for one in rules]
     twice = {id for id in ids if ids.count(id) > 1}

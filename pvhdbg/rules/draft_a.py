@@ -1,4 +1,4 @@
-"""What Draft A of 2015 asked for, where it differs from what was shipped. Judged only with `--spec draft-a`."""
+"""The requirements of Draft A (2015) where they differ from the shipped ABI. Judged only with `--spec draft-a`."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def da_eax(boot: BootState) -> Iterator[Violation]:
     fails=[at_draft_a_entry(memory={START_INFO: b"nex-"})],
 )
 def da_magic(boot: BootState) -> Iterator[Violation]:
-    """It tells the guest which Xen and which platform; without it the page is something else."""
+    """The string names the Xen version and the platform. Without it the page is not a start_info."""
     esi = boot.registers["esi"]
     if not esi or not boot.readable(esi, len(DRAFT_A_MAGIC_PREFIX)):
         raise Unavailable(f"no start_info: esi = {esi:#x} points to no RAM")
@@ -82,7 +82,7 @@ def da_magic(boot: BootState) -> Iterator[Violation]:
     fails=[at_draft_a_entry(cr0=0x10), at_draft_a_entry(cr0=0x80000011)],
 )
 def da_cr0(boot: BootState) -> Iterator[Violation]:
-    """The draft left the other bits undefined; it was answered that the environment should be as defined as possible."""
+    """The draft left the other bits undefined. A reply on the list asked for an environment that is as defined as possible."""
     value = boot.registers["cr0"]
     for name, want in (("PE", 1), ("PG", 0)):
         if value >> CR0[name] & 1 != want:
@@ -100,7 +100,7 @@ def da_cr0(boot: BootState) -> Iterator[Violation]:
     fails=[at_draft_a_entry(fs_flags=0), at_draft_a_entry(gs_limit=0xFFFF)],
 )  # fmt: skip
 def da_fsgs(boot: BootState) -> Iterator[Violation]:
-    """Copied from multiboot; both sides of the thread were ready to drop fs and gs, and the shipped text did."""
+    """Copied from multiboot. Both sides of the thread agreed to drop fs and gs, and the shipped text dropped them."""
     for name in ("fs", "gs"):
         yield from not_flat(name, boot.segments[name])
         yield from not_data(name, boot.segments[name])
@@ -116,7 +116,7 @@ def da_fsgs(boot: BootState) -> Iterator[Violation]:
     fails=[at_draft_a_entry(a20=False)],
 )
 def da_a20(boot: BootState) -> Iterator[Violation]:
-    """With the gate off, odd megabytes are the even ones below them. "Irrelevant on other than physical machines"."""
+    """With the gate off, each odd megabyte is an alias of the even one below it. "Irrelevant on other than physical machines"."""
     if boot.snapshot.a20 is None:
         raise Unavailable("the A20 gate was not observed")
     if not boot.snapshot.a20:

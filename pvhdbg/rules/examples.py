@@ -1,7 +1,7 @@
-"""Examples of hand-offs: a correct one, changed by keyword. A rule's declaration holds those that pass and those that fail.
+"""Examples of hand-offs: a correct one, changed by keyword. A rule's declaration holds examples that pass and that fail.
 
-An `Example` is only the list of changes; the machine is built when somebody asks for it, so that declaring a rule costs
-nothing at start-up.
+An `Example` is only the list of changes. The machine is built on demand, so that declaring a rule costs nothing at
+start-up.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ _REGISTERS = {
 
 @dataclass(frozen=True)
 class Example:
-    """A hand-off, told by how it differs from a correct one. `draft_a` is the width of a Draft A hand-off, or None.
+    """A hand-off, described by its differences from a correct one. `draft_a` is the width of a Draft A hand-off, or None.
 
     Changes are registers by name (`cr0=0x10`), hidden state (`tr_limit=0xffff`), fields of start_info (`magic=0`), or one of
     `modules`, `memory_map` (lists of structures), `command_line`, `rsdp` (bytes), `kernel`, `vmm`, `backing`, `found_by`,
@@ -87,7 +87,7 @@ class Example:
         return _Builder(dict(self.changes), self.draft_a).build()
 
     def boot(self, revision: Revision) -> BootState:
-        """The decoded machine; memory that it does not speak of holds zeros where there is RAM."""
+        """The decoded machine; RAM that the example does not describe holds zeros."""
         snapshot = self.snapshot()
         while isinstance(state := decode(snapshot, revision), NeedMemory):
             memory = snapshot.memory.with_piece(state.address, bytes(state.size))
@@ -128,7 +128,7 @@ class _Builder:
             registers = registers.replace(eax=DRAFT_A_EAX, esi=START_INFO, ebx=0)
         registers = registers.replace(**dict.fromkeys(self.take("unobserved", ())))
         registers = registers.replace(**self.changes)
-        # Overlay order: what the example names wins over what the structures put there.
+        # The example's own bytes are applied last, over the structures.
         memory = Memory(MemoryPiece(address, data) for address, data in _overlaid(pieces))
         return Snapshot(registers=registers, segments=segments, memory=memory, **common)
 

@@ -1,6 +1,6 @@
-"""Examples of kernel files: a correct one, changed by keyword. A file rule's declaration holds those that pass and that fail.
+"""Examples of kernel files: a correct one, changed by keyword. A file rule's declaration holds examples that pass and that fail.
 
-They are values, not bytes: how bytes become a `KernelFile` is tested where it is read.
+They are values, not bytes: the decoder's own tests cover how bytes become a `KernelFile`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class ExampleLoad(NamedTuple):
 
 @dataclass(frozen=True)
 class FileExample:
-    """A kernel file, told by how it differs from a correct one.
+    """A kernel file, described by its differences from a correct one.
 
     Changes are `bits`, `e_entry`, `loads` (ExampleLoad), `notes` (a tuple of ExampleNote for each PT_NOTE), `aligns` (p_align
     of each), `offsets` (p_offset of each), `section_notes`, `multiboot` (flags of a version 1 header).

@@ -1,4 +1,4 @@
-"""The rules of the kernel file alone, for who has no machine: `catalogue` takes those of machines along."""
+"""Only the rules of the kernel file, for callers without a machine. `catalogue` imports the machine rules too."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What to change in a kernel file, in the words of the tool that made it.
+"""What to change in a kernel file, in the syntax of the tool that made it.
 
-A fix is written for GNU ld at least, whose words are also given for a file that bears no signature; lld, Rust and Zig have
-their own where theirs differ.
+Every fix is written for GNU ld, and that text is also used for a file without a tool's signature. lld, Rust and Zig have
+their own text where theirs differs.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ Fix = Mapping[Tool, str]
 
 
 def fix(gnu_ld: str, *, lld: str = "", rust: str = "", zig: str = "", linux: str = "") -> Fix:
-    """Declare a fix. What has no words of its own takes those of the linker that it calls: Rust and Zig lld's, lld GNU ld's."""
+    """Declare a fix. A tool without its own text takes that of its linker: Rust and Zig take lld's, lld takes GNU ld's."""
     lld = lld or gnu_ld
     words = {Tool.GNU_LD: gnu_ld, Tool.LLD: lld, Tool.RUST: rust or lld, Tool.ZIG: zig or lld, Tool.LINUX: linux or gnu_ld}
     return MappingProxyType(words)
 
 
 def words(chosen: Fix, kernel: KernelFile) -> str:
-    """The fix for the tool that made `kernel`, with the tool's name in front where the file tells it."""
+    """The fix for the tool that made `kernel`, preceded by the tool's name where the file names it."""
     tool = maker(kernel)
     return f"{tool.value}: {chosen[tool]}" if tool is not None else chosen[Tool.GNU_LD]
 
@@ -47,7 +47,7 @@ ADD_NOTE = fix(
     linux="CONFIG_PVH=y (Processor type and features, Linux guest support, Support for running PVH guests)",
 )
 COVER_NOTE = fix(
-    f"{_SCRIPT}: a section alone is not seen by loaders",
+    f"{_SCRIPT}: loaders do not see a section that no PT_NOTE covers",
     rust=f"in the linker script (-C link-arg=-Tlink.ld) {_SCRIPT}",
     linux="link with the kernel's own linker script, which has `note PT_NOTE FLAGS(0)`, and do not strip program headers",
 )
@@ -61,19 +61,19 @@ DESCRIBE_ENTRY = fix(
     rust=f"the descriptor is the entry's physical address: {_RUST}",
 )
 ALIGN_NOTE = fix(
-    "p_align 8 comes from .note.gnu.property: /DISCARD/ : { *(.note.gnu.property) } in the linker script, in front of any "
-    "*(.note.*), or objcopy --remove-section .note.gnu.property on the object files (assembler: -Wa,-mx86-used-note=no); an alignment of 0 "
-    "or another one is set where the headers are written",
-    rust="/DISCARD/ : { *(.note.gnu.property) } in the linker script, in front of any *(.note.*), and #[repr(C, packed(4))] on the note's struct",
+    "p_align 8 comes from .note.gnu.property: /DISCARD/ : { *(.note.gnu.property) } in the linker script, before any "
+    "*(.note.*), or objcopy --remove-section .note.gnu.property on the object files (assembler: -Wa,-mx86-used-note=no); any other "
+    "alignment, 0 too, is set by the tool that writes the program headers",
+    rust="/DISCARD/ : { *(.note.gnu.property) } in the linker script, before any *(.note.*), and #[repr(C, packed(4))] on the note's struct",
     linux="objcopy --remove-section .note.gnu.property on the object files, as arch/x86/kernel/vmlinux.lds.S discards it",
 )
 LAST_NOTE = fix(
-    "list the PT_NOTE of .note.Xen last in PHDRS, or put all notes into one: /DISCARD/ : { *(.note.gnu.property) } and behind it "
+    "list the PT_NOTE of .note.Xen last in PHDRS, or put all notes into one: /DISCARD/ : { *(.note.gnu.property) } and after it "
     ".notes : { KEEP(*(.note.Xen)) *(.note.*) } :text :note",
 )
 ONE_NOTE = fix(
     "remove all but one: KEEP(*(.note.Xen)) once in the linker script, and objcopy --remove-section for the others",
-    rust="link one crate only that declares .note.Xen",
+    rust="link only one crate that declares .note.Xen",
 )
 PLACE_ENTRY = fix(
     "the note holds the physical address: subtract the offset between p_vaddr and p_paddr (.long ENTRY - VIRT_BASE), and keep the "
@@ -81,15 +81,15 @@ PLACE_ENTRY = fix(
     linux="keep .head.text in its segment: do not relink vmlinux by hand",
 )
 RAISE_ENTRY = fix(
-    "ENTRY(symbol) in the linker script (or -e): a physical address from 1 MiB on, such as the PVH entry's own",
-    rust="-C link-arg=-e -C link-arg=SYMBOL with a physical address from 1 MiB on, such as the PVH entry's own",
+    "ENTRY(symbol) in the linker script (or -e): a physical address of at least 1 MiB, such as the PVH entry's own",
+    rust="-C link-arg=-e -C link-arg=SYMBOL with a physical address of at least 1 MiB, such as the PVH entry's own",
 )
 WIDEN = fix(
     "OUTPUT_FORMAT(elf64-x86-64), or objcopy -I elf32-i386 -O elf64-x86-64: the code stays 32-bit",
-    rust="build for a x86_64 target; the entry itself is 32-bit code in global_asm!",
+    rust="build for an x86_64 target; the entry itself is 32-bit code in global_asm!",
 )
 HIDE_MULTIBOOT = fix(
-    "place the multiboot header after the first 8 KiB of the file for a build that is to boot by PVH, or leave it out",
+    "in a build that must boot by PVH, place the multiboot header after the first 8 KiB of the file, or leave it out",
 )
 RELOCATE = fix("the note holds up to three 32-bit numbers: alignment (a power of two), lowest start, highest end")
 LOAD_PHYSICALLY = fix(

@@ -1,6 +1,6 @@
 """The kernel file: what loaders need to find its PVH entry, and what is known to mislead one of them.
 
-The ABI's own words are elfnote.h's; the recommendations are the reading habits of Xen's libelf, QEMU and linux-loader.
+The ABI's own text is in elfnote.h. The recommendations follow from how Xen's libelf, QEMU and linux-loader read a file.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _where(note: Note) -> str:
 
 
 def _xen(kernel: KernelFile) -> tuple[Note, ...]:
-    """The PHYS32_ENTRY notes that bear Xen's name, in segments; the rules on what they look like do not apply without one."""
+    """The PHYS32_ENTRY notes of owner Xen in segments; without one, the rules on their form do not apply."""
     found = tuple(note for note in kernel.elf.notes if note.is_xen and note.type == PHYS32_ENTRY)
     if not found:
         raise NotApplicable("no PT_NOTE holds a PHYS32_ENTRY note of owner Xen")
@@ -63,8 +63,8 @@ def _entry(kernel: KernelFile) -> tuple[int, Note]:
     ],
 )
 def note_18(kernel: KernelFile) -> Iterator[Violation]:
-    """Without it there is no PVH boot: Xen reports a missing PHYS32_ENTRY, QEMU refuses the file as an uncompressed kernel
-    without PVH ELF Note, Firecracker silently takes the Linux 64-bit protocol at e_entry instead."""
+    """Without it a PVH boot is not possible: Xen reports a missing PHYS32_ENTRY, QEMU refuses the file as an uncompressed
+    kernel without PVH ELF Note, Firecracker silently uses the Linux 64-bit protocol at e_entry instead."""
     if kernel.entry is not None:
         return
     wrong = [note for note in kernel.elf.notes if note.is_xen and note.type == PHYS32_ENTRY]
@@ -74,7 +74,7 @@ def note_18(kernel: KernelFile) -> Iterator[Violation]:
         yield Violation(_where(wrong[0]), expected, found, fix=fixes.words(fixes.DESCRIBE_ENTRY, kernel))
         return
     has_segment = any(segment.p_type == PT_NOTE for segment in kernel.elf.segments)
-    found = f"{len(kernel.elf.notes)} notes, none of which is that" if has_segment else "no PT_NOTE segment"
+    found = f"{len(kernel.elf.notes)} notes, none of them usable" if has_segment else "no PT_NOTE segment"
     if kernel.elf.damage:
         found += f"; {kernel.elf.damage}"
     yield Violation("PT_NOTE", expected, found, fix=fixes.words(fixes.ADD_NOTE, kernel))
@@ -90,8 +90,8 @@ def note_18(kernel: KernelFile) -> Iterator[Violation]:
     fails=[a_kernel(notes=((ExampleNote(owner=owner),),)) for owner in (b"GNU\0", b"Xen", b"XEN\0")],
 )
 def note_owner(kernel: KernelFile) -> Iterator[Violation]:
-    """Note numbers belong to their owner: type 18 of another is something else. Xen and linux-loader compare the name with its
-    NUL, four bytes; QEMU does not look at it, so that the file boots there and nowhere else."""
+    """Note numbers belong to their owner: type 18 of another owner has another meaning. Xen and linux-loader compare the four
+    bytes of the name with its NUL. QEMU does not compare the name, so that the file boots there and nowhere else."""
     numbered = kernel.numbered_18
     if not numbered:
         raise NotApplicable("there is no note of type 18")
@@ -112,8 +112,8 @@ def note_owner(kernel: KernelFile) -> Iterator[Violation]:
     fails=[a_kernel(notes=((ExampleNote(b"\0\0\x10\0\1\0\0\0"),),)), a_kernel(notes=((ExampleNote(b"\0\0\x10"),),))],
 )
 def note_desc(kernel: KernelFile) -> Iterator[Violation]:
-    """Loaders differ on what else is there: Xen reads 1, 2, 4 or 8 bytes, QEMU always 8 of an ELF64 (beyond a shorter
-    descriptor), linux-loader the lower 4, Alioth keeps all 64 bits and jumps there."""
+    """Loaders read other sizes differently: Xen reads 1, 2, 4 or 8 bytes, QEMU always 8 of an ELF64 (past the end of a shorter
+    descriptor), linux-loader the lower 4; Alioth keeps all 64 bits and jumps there."""
     for note in _xen(kernel):
         if len(note.desc) not in (4, 8):
             found = f"{len(note.desc)} bytes"
@@ -134,8 +134,8 @@ def note_desc(kernel: KernelFile) -> Iterator[Violation]:
     fails=[a_kernel(notes=(), section_notes=(ExampleNote(),)), a_kernel(offsets=(0,))],
 )
 def note_ptnote(kernel: KernelFile) -> Iterator[Violation]:
-    """QEMU and linux-loader read program headers only; Xen falls back to SHT_NOTE sections, and passes over a PT_NOTE whose
-    p_offset is 0. A linker script with PHDRS puts no section into a PT_NOTE unless it says so."""
+    """QEMU and linux-loader read only program headers. Xen falls back to SHT_NOTE sections, and skips a PT_NOTE whose
+    p_offset is 0. A linker script with PHDRS must assign the section to a PT_NOTE explicitly."""
     inside = [note for note in kernel.elf.notes if note.is_xen and note.type == PHYS32_ENTRY]
     outside = [note for note in kernel.section_notes if note.is_xen and note.type == PHYS32_ENTRY]
     if not inside and not outside:
@@ -161,8 +161,8 @@ def note_ptnote(kernel: KernelFile) -> Iterator[Violation]:
     fails=[a_kernel(aligns=(8,)), a_kernel(aligns=(0,)), a_kernel(notes=(_OTHER, (ExampleNote(),)), aligns=(0, 4))],
 )
 def note_palign(kernel: KernelFile) -> Iterator[Violation]:
-    """QEMU pads owner and descriptor to p_align and divides by it: with 8 it misses notes that are packed to 4, as all tools
-    pack them, with 0 it is killed by SIGFPE. Xen and today's linux-loader always pad to 4."""
+    """QEMU pads owner and descriptor to p_align and divides by it. With 8 it misses notes that are padded to 4, as all tools
+    pad them; with 0 it dies of SIGFPE. Xen and today's linux-loader always pad to 4."""
     holders = {note.segment for note in _xen(kernel)}
     for span in kernel.elf.note_spans:
         at = f"program header {span.holder}: p_align"
@@ -182,8 +182,8 @@ def note_palign(kernel: KernelFile) -> Iterator[Violation]:
     fails=[a_kernel(notes=((ExampleNote(),), _OTHER))],
 )
 def note_lastseg(kernel: KernelFile) -> Iterator[Violation]:
-    """linux-loader (cloud-hypervisor, Firecracker, libkrun) keeps what the last PT_NOTE said: one behind the note's, such as
-    that of a build-id or of .note.gnu.property, takes the entry away again, and nothing says so."""
+    """linux-loader (cloud-hypervisor, Firecracker, libkrun) keeps only the result of the last PT_NOTE. A later PT_NOTE, such
+    as that of a build-id or of .note.gnu.property, discards the entry without a message."""
     last = max(index for index, segment in enumerate(kernel.elf.segments) if segment.p_type == PT_NOTE) if _xen(kernel) else 0
     if not any(note.segment == last for note in _xen(kernel)):
         found = f"program header {last} is a PT_NOTE without it"
@@ -204,8 +204,8 @@ def note_lastseg(kernel: KernelFile) -> Iterator[Violation]:
     ],
 )
 def note_unique(kernel: KernelFile) -> Iterator[Violation]:
-    """Of several each loader takes another: Xen the very last, QEMU the first of the last segment that has one, whoever owns
-    it, linux-loader the first of the last segment, Alioth the very first."""
+    """Of several notes each loader takes a different one: Xen the very last, QEMU the first of the last segment that has one
+    (of any owner), linux-loader the first of the last segment, Alioth the very first."""
     _xen(kernel)
     numbered = kernel.numbered_18
     if len(numbered) > 1:
@@ -233,8 +233,8 @@ def note_unique(kernel: KernelFile) -> Iterator[Violation]:
     ],
 )
 def entry_range(kernel: KernelFile) -> Iterator[Violation]:
-    """Xen refuses such a file; QEMU and the others jump there all the same, into memory that holds nothing: zeros are executed
-    (add %al,(%eax)) until the guest dies. A virtual address in the note is the usual cause."""
+    """Xen refuses a file whose entry is outside of its segments. QEMU and the others jump there all the same: the CPU executes
+    zeros (add %al,(%eax)) until the guest dies. The usual cause is a virtual address in the note."""
     address, note = _entry(kernel)
     fix = fixes.words(fixes.PLACE_ENTRY, kernel)
     inside = [load for load in kernel.elf.loads if load.p_paddr <= address < load.p_paddr + load.p_memsz]
@@ -242,7 +242,7 @@ def entry_range(kernel: KernelFile) -> Iterator[Violation]:
         ranges = ", ".join(f"{load.start:#x}-{load.end:#x}" for load in load_ranges(kernel.elf)[:4]) or "none"
         yield Violation(_where(note), f"an address inside a PT_LOAD ({ranges})", f"{address:#x}", fix=fix)
     elif not any(load.p_flags & _EXECUTE for load in inside):
-        found = f"{address:#x} is in one without PF_X, which no loader minds"
+        found = f"{address:#x} is in one without PF_X, which no loader checks"
         yield Violation(_where(note), "an executable PT_LOAD", found, INFO, fix)
 
 
@@ -260,7 +260,7 @@ def entry_range(kernel: KernelFile) -> Iterator[Violation]:
 def e_entry(kernel: KernelFile) -> Iterator[Violation]:
     """cloud-hypervisor and Firecracker refuse the file (“Invalid entry address”), although a PVH boot never uses e_entry."""
     if kernel.elf.bits != 64:
-        raise NotApplicable("linux-loader does not read ELF32 at all")
+        raise NotApplicable("linux-loader does not read ELF32")
     entry = kernel.elf.header.e_entry
     if entry < ONE_MIB:
         yield Violation("e_entry", f"{ONE_MIB:#x} or above", f"{entry:#x}", fix=fixes.words(fixes.RAISE_ENTRY, kernel))
@@ -276,8 +276,8 @@ def e_entry(kernel: KernelFile) -> Iterator[Violation]:
     fails=[a_kernel(bits=32)],
 )
 def elf_class(kernel: KernelFile) -> Iterator[Violation]:
-    """Xen and QEMU load ELF32 too; linux-loader (cloud-hypervisor, Firecracker, libkrun) and Alioth know the 64-bit layout
-    only. The entry is 32-bit code in either."""
+    """Xen and QEMU load ELF32 too; linux-loader (cloud-hypervisor, Firecracker, libkrun) and Alioth know only the 64-bit
+    layout. The entry is 32-bit code in both."""
     if kernel.elf.bits != 64:
         found = "ELFCLASS32, which linux-loader and Alioth cannot read"
         yield Violation("EI_CLASS", "ELFCLASS64", found, fix=fixes.words(fixes.WIDEN, kernel))
@@ -293,8 +293,8 @@ def elf_class(kernel: KernelFile) -> Iterator[Violation]:
     fails=[a_kernel(multiboot=0), a_kernel(multiboot=1 << 16), a_kernel(multiboot=0, bits=32)],
 )
 def multiboot(kernel: KernelFile) -> Iterator[Violation]:
-    """QEMU takes a file with a multiboot 1 header in its first 8 KiB by that protocol and never looks at the notes; it refuses an
-    x86-64 one that has no addresses in the header (“Cannot load x86-64 image, give a 32bit one.”)."""
+    """QEMU loads a file with a multiboot 1 header in its first 8 KiB by that protocol and never reads the notes. It refuses an
+    x86-64 file whose header has no addresses (“Cannot load x86-64 image, give a 32bit one.”)."""
     header = kernel.multiboot1
     if header is not None:
         found = f"one, flags {header.flags:#x}"
@@ -325,8 +325,8 @@ def multiboot(kernel: KernelFile) -> Iterator[Violation]:
     ],
 )
 def reloc(kernel: KernelFile) -> Iterator[Violation]:
-    """Xen's dom0 builder moves such a kernel by these bounds (4.19 and later); with wrong ones it finds no place for it, or
-    one where the kernel cannot run. Other loaders do not read the note."""
+    """Xen's dom0 builder (4.19 and later) moves a kernel within these bounds. With wrong bounds it finds no place for the
+    kernel, or one where the kernel cannot run. Other loaders do not read the note."""
     found = [note for note in kernel.elf.notes if note.is_xen and note.type == PHYS32_RELOC]
     if not found:
         raise NotApplicable("there is no PHYS32_RELOC note: the kernel is loaded where it was linked")
@@ -349,7 +349,7 @@ def reloc(kernel: KernelFile) -> Iterator[Violation]:
 
 @file_rule(
     "ELF-PADDR",
-    "p_paddr is a physical address as it is",
+    "p_paddr is a physical address without an offset",
     clause=Clause(GABI, "p_paddr: On systems for which physical addressing is relevant, this member is reserved for the segment's "
                   "physical address", "program header"),
     severity=MUST,
@@ -364,8 +364,8 @@ def reloc(kernel: KernelFile) -> Iterator[Violation]:
     ],
 )  # fmt: skip
 def paddr(kernel: KernelFile) -> Iterator[Violation]:
-    """Loaders copy each segment to p_paddr. Draft A spoke of p_paddr minus PADDR_OFFSET, but for PVH Xen takes that offset as 0,
-    and nobody else reads it: a kernel whose p_paddr is its virtual address (FreeBSD's of 2015) has no place in memory."""
+    """Loaders copy each segment to p_paddr. Draft A subtracted PADDR_OFFSET from it, but for PVH Xen takes that offset as 0,
+    and no other loader reads it: a kernel whose p_paddr is its virtual address (FreeBSD's of 2015) has no place in memory."""
     offset = paddr_offset(kernel)
     for index, segment in enumerate(kernel.elf.segments):
         if segment not in kernel.elf.loads or not segment.p_memsz or segment.p_paddr + segment.p_memsz <= FOUR_GIB:
@@ -374,7 +374,7 @@ def paddr(kernel: KernelFile) -> Iterator[Violation]:
         if offset:
             found += f" (minus PADDR_OFFSET {offset:#x}: {(segment.p_paddr - offset) % (1 << 64):#x})"
         at = f"program header {index}: p_paddr"
-        yield Violation(at, "an address below 4 GiB, as it is", found, fix=fixes.words(fixes.LOAD_PHYSICALLY, kernel))
+        yield Violation(at, "an address below 4 GiB, without an offset", found, fix=fixes.words(fixes.LOAD_PHYSICALLY, kernel))
 
 
 def paddr_offset(kernel: KernelFile) -> int:

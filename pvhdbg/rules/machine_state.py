@@ -1,4 +1,4 @@
-"""Machine state at the entry: control registers, eflags, and the registers that the text leaves free (pvh.pandoc)."""
+"""Machine state at the entry: control registers, eflags, and the registers that the text leaves unspecified (pvh.pandoc)."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def _bit(boot: BootState, register: str, name: str, want: int) -> Iterator[Viola
     fails=[at_entry(ebx=0), at_entry(ebx=0xB0000000)],
 )
 def ebx_set(boot: BootState) -> Iterator[Violation]:
-    """Everything that the guest learns about its machine hangs on this pointer. A guest that trusts a null or stray
-    one reads the interrupt vector table, or faults with no IDT loaded: a triple fault without a message."""
+    """The guest learns everything about its machine through this pointer. A guest that trusts a null or stray pointer
+    reads the interrupt vector table, or faults with no IDT loaded: a triple fault without a message."""
     ebx = boot.registers["ebx"]
     if ebx == 0:
         yield Violation("ebx", "the address of start_info", "0x0")
@@ -53,8 +53,8 @@ def ebx_set(boot: BootState) -> Iterator[Violation]:
     fails=[at_entry(magic=0), at_entry(magic=0x336EC500)],
 )
 def ebx_magic(boot: BootState) -> Iterator[Violation]:
-    """Linux, Xen and FreeBSD stop dead without it. A magic that is partly right was overwritten: QEMU's pvh.bin copies
-    the command line into 4096 bytes in front of start_info without a bound, and 4128 characters reach the magic."""
+    """Linux, Xen and FreeBSD halt without it. A partly correct magic was overwritten: QEMU's pvh.bin copies the command line
+    without a bound into a buffer of 4096 bytes below start_info, and 4128 characters reach the magic."""
     ebx = boot.registers["ebx"]
     if boot.magic_found:
         return
@@ -76,7 +76,7 @@ def ebx_magic(boot: BootState) -> Iterator[Violation]:
 )  # fmt: skip
 def eip_note(boot: BootState) -> Iterator[Violation]:
     """e_entry of the ELF header is for other loaders; a VMM that uses it enters 64-bit code in 32-bit mode. Only a
-    kernel with a PHYS32_RELOC note may be entered elsewhere, moved by as much as its image was."""
+    kernel with a PHYS32_RELOC note may be entered elsewhere: its entry moves with its image."""
     if boot.snapshot.entry.found_by is FoundBy.OPTION:
         raise NotApplicable("the entry was named with --entry")
     kernel = boot.snapshot.kernel
@@ -97,8 +97,8 @@ def eip_note(boot: BootState) -> Iterator[Violation]:
     fails=[at_entry(cr0=0x10)],
 )
 def cr0_pe(boot: BootState) -> Iterator[Violation]:
-    """The entry code is 32-bit protected mode code. In real mode the CPU decodes it as 16-bit instructions and runs
-    into something else within a few bytes."""
+    """The entry code is 32-bit protected mode code. In real mode the CPU decodes it as 16-bit instructions, which have
+    another meaning and other lengths."""
     yield from _bit(boot, "cr0", "PE", 1)
 
 
@@ -112,8 +112,8 @@ def cr0_pe(boot: BootState) -> Iterator[Violation]:
     fails=[at_entry(cr0=0x80000011)],
 )
 def cr0_pg(boot: BootState) -> Iterator[Violation]:
-    """The guest uses physical addresses until it has built page tables of its own. With paging on, its first access
-    goes wherever somebody else's tables say, and writing cr4 or EFER as every guest does next is undefined or faults."""
+    """The guest uses physical addresses until it has built its own page tables. With paging on, the loader's page tables
+    translate its first access, and the writes to cr4 or EFER that follow in every guest are undefined or fault."""
     yield from _bit(boot, "cr0", "PG", 0)
 
 
@@ -130,8 +130,8 @@ CR0_REST = ("MP", "EM", "TS", "NE", "WP", "AM", "NW", "CD")
     fails=[at_entry(cr0=0x11 | 1 << CR0[name]) for name in CR0_REST],
 )
 def cr0_rest(boot: BootState) -> Iterator[Violation]:
-    """CD and NW left over from reset make the guest run without caches; WP changes what a supervisor may write as soon as
-    paging is on; EM and TS make its first floating point instruction fault."""
+    """CD and NW left over from reset make the guest run without caches. WP changes what a supervisor may write as soon as
+    paging is on. EM and TS make the first floating point instruction fault."""
     value = boot.registers["cr0"]
     for name in CR0_REST:
         if value >> CR0[name] & 1:
@@ -148,8 +148,8 @@ def cr0_rest(boot: BootState) -> Iterator[Violation]:
     fails=[at_entry(cr0=0x01)],
 )
 def cr0_et(boot: BootState) -> Iterator[Violation]:
-    """ET is not writeable on any CPU that runs such a guest, so both values conform. A VMM that stores 0 (Cloud
-    Hypervisor, Alioth) shows that it wrote the register from a constant: compare bits, never whole values."""
+    """ET is not writeable on any CPU that can run a PVH guest, so both values conform. A 0 (Cloud Hypervisor, Alioth) shows
+    that the VMM set the register from a constant. Compare single bits, never the whole value."""
     yield from _bit(boot, "cr0", "ET", 1)
 
 
@@ -163,8 +163,8 @@ def cr0_et(boot: BootState) -> Iterator[Violation]:
     fails=[at_entry(cr4=0x20)],
 )
 def cr4_zero(boot: BootState) -> Iterator[Violation]:
-    """A guest that sets bits with a read-modify-write keeps whatever was left there: PAE on a kernel without PAE, LA57
-    with four-level tables, PSE or PGE meaning something else in its first page tables."""
+    """A guest that sets bits with a read-modify-write keeps the bits that were set: PAE in a kernel without PAE, LA57
+    with four-level page tables, PSE or PGE with another meaning in its first page tables."""
     value = boot.registers["cr4"]
     if value:
         yield Violation("cr4", "0x0", f"{value:#x} ({' '.join(bit_names('cr4', value))})")
@@ -180,7 +180,7 @@ def cr4_zero(boot: BootState) -> Iterator[Violation]:
     fails=[at_entry(efer=0x500)],
 )
 def efer_lma(boot: BootState) -> Iterator[Violation]:
-    """The text never names EFER, but LMA cannot be set while paging is off. Where it is, the machine is past the entry,
+    """The text never names EFER, but LMA cannot be set while paging is off. If LMA is set, the machine is past the entry,
     or was entered by a 64-bit protocol."""
     yield from _bit(boot, "efer", "LMA", 0)
 
@@ -212,14 +212,14 @@ EFLAGS_RULES = (
         "IF",
         ALL,
         "Bit 9 (IF) must be cleared.",
-        "The guest has no IDT yet: the first timer tick would go through the firmware's table, or triple-fault. That\n"
-        "happens on some boots and not on others.",
+        "The guest has no IDT yet: the first timer tick would use the firmware's table, or triple-fault. That happens in\n"
+        "some boots and not in others.",
     ),
     _eflags(
         "TF",
         SHIPPED,
         "Bit 8 (TF) must be cleared.",
-        "With TF set the first instruction ends in a debug exception, for which there is no handler.",
+        "With TF set the first instruction ends in a debug exception, and the guest has no handler for it.",
     ),
 )
 
@@ -234,13 +234,13 @@ EFLAGS_RULES = (
     fails=[at_entry(eflags=2 | 1 << EFLAGS["DF"])],
 )
 def efl_df(boot: BootState) -> Iterator[Violation]:
-    """The text leaves DF free. A guest whose first copy is a `rep movs` without a `cld` copies backwards when it is set."""
+    """The text leaves DF unspecified. With DF set, a guest whose first copy is a `rep movs` without a `cld` copies backwards."""
     yield from _bit(boot, "eflags", "DF", 0)
 
 
 @rule(
     "PVH-ESP",
-    "esp is nothing that a guest could use by mistake",
+    "esp does not point at the loader's stack",
     clause=Clause(PVH_PANDOC, "All other processor registers and flag bits are unspecified."),
     severity=INFO,
     revisions=ALL,
@@ -248,8 +248,8 @@ def efl_df(boot: BootState) -> Iterator[Violation]:
     fails=[at_entry(esp=0x6EDC)],
 )
 def esp(boot: BootState) -> Iterator[Violation]:
-    """esp is unspecified: a guest loads a stack of its own before its first push or call. A value that happens to work
-    under one VMM (QEMU leaves its firmware's stack) hides the mistake until the next one, where esp is 0."""
+    """esp is unspecified: a guest must load its own stack before its first push or call. A value that works under one VMM
+    (QEMU leaves its firmware's stack) hides a missing stack until the guest runs under another VMM, where esp is 0."""
     value = boot.registers["esp"]
     if value:
         yield Violation("esp", "unspecified", f"{value:#x}: the loader's own stack, not the guest's")
@@ -257,7 +257,7 @@ def esp(boot: BootState) -> Iterator[Violation]:
 
 @rule(
     "PVH-EAX-MB",
-    "eax does not hold multiboot's number",
+    "eax does not hold multiboot's magic number",
     clause=Clause(QBOOT, "boot_pvh_from_fw_cfg() jumps with the same code as its multiboot loader"),
     severity=INFO,
     revisions=SHIPPED,
@@ -265,8 +265,8 @@ def esp(boot: BootState) -> Iterator[Violation]:
     fails=[at_entry(eax=0x2BADB002)],
 )
 def eax_mb(boot: BootState) -> Iterator[Violation]:
-    """A kernel that serves both protocols at one entry and asks eax first takes a PVH start_info for a multiboot_info.
-    Decide by the magic at [ebx]."""
+    """A kernel that serves both protocols at one entry and tests eax first takes a PVH start_info for a multiboot_info.
+    Test the magic at [ebx] instead."""
     if not boot.magic_found:
         looked_at(boot.start_info_part)
         raise NotApplicable("there is no PVH magic at [ebx]")

@@ -29,7 +29,7 @@ def _map(boot: BootState) -> tuple[MemoryMapEntry, ...]:
 def _beyond_bound(boot: BootState) -> None:
     v1 = boot.start_info.v1
     if v1 is not None and v1.memmap_entries > MEMORY_MAP_BOUND:
-        raise Unavailable(f"memmap_entries is {v1.memmap_entries}; only the first {MEMORY_MAP_BOUND} were looked at")
+        raise Unavailable(f"memmap_entries is {v1.memmap_entries}; only the first {MEMORY_MAP_BOUND} were read")
 
 
 def _shown(entry: MemoryMapEntry, value: int) -> str:
@@ -37,7 +37,7 @@ def _shown(entry: MemoryMapEntry, value: int) -> str:
 
 
 def ram_ranges(boot: BootState) -> list[tuple[int, int]]:
-    """The RAM of the memory map as [start, end) ranges, merged and in order; raises as the map's absence does."""
+    """The RAM of the memory map as [start, end) ranges, merged and in order. Raises Unavailable or NotApplicable without a map."""
     merged: list[tuple[int, int]] = []
     for entry in sorted((one for one in _map(boot) if one.type == RAM and one.size), key=lambda one: one.addr):
         end = min(entry.addr + entry.size, 1 << 64)
@@ -49,7 +49,7 @@ def ram_ranges(boot: BootState) -> list[tuple[int, int]]:
 
 
 def reserved_after(boot: BootState, address: int) -> int:
-    """The size of the reserved entry that begins at `address`, 0 if there is none; raises as `ram_ranges` does."""
+    """The size of the reserved entry that begins at `address`, 0 if there is none. Raises like `ram_ranges`."""
     return max((one.size for one in _map(boot) if one.type == RESERVED and one.addr == address), default=0)
 
 
@@ -68,7 +68,7 @@ def uncovered(start: int, end: int, ranges: Iterable[tuple[int, int]]) -> bool:
     fails=[at_entry(memmap_entries=0)],
 )
 def mm_present(boot: BootState) -> Iterator[Violation]:
-    """The text allows a hand-off without one, for guests that can ask Xen. Linux under any other VMM stops with a BUG."""
+    """The text allows a hand-off without a map, for guests that can ask Xen. Under any other VMM Linux stops with a BUG."""
     v1 = version_1(boot).v1
     if v1 is not None and not v1.memmap_entries:
         yield Violation("start_info.memmap_entries", "greater than 0", "0")
@@ -84,7 +84,7 @@ def mm_present(boot: BootState) -> Iterator[Violation]:
     fails=[at_entry(memmap_paddr=0), at_entry(memmap_paddr=0xB0000000), at_entry(memmap_entries=0xFFFFFFFF)],
 )
 def mm_paddr(boot: BootState) -> Iterator[Violation]:
-    """Linux takes what lies at address 0 for its memory map, reaches start_kernel and dies there."""
+    """Linux takes the content of address 0 for its memory map, reaches start_kernel and dies there."""
     v1 = version_1(boot).v1
     if v1 is None or not v1.memmap_entries:
         raise NotApplicable("memmap_entries is 0: there is no memory map")
@@ -108,7 +108,7 @@ def mm_paddr(boot: BootState) -> Iterator[Violation]:
     fails=[at_entry(memory_map=RAM_MAP * 43)],
 )
 def mm_count(boot: BootState) -> Iterator[Violation]:
-    """Linux copies all of them into a table of 128, without a bound, and counts them in 8 bits."""
+    """Linux copies all entries into a table of 128 without a bound, and counts them in 8 bits."""
     v1 = version_1(boot).v1
     if v1 is not None and v1.memmap_entries > LINUX_ENTRIES:
         yield Violation("start_info.memmap_entries", f"at most {LINUX_ENTRIES}", str(v1.memmap_entries))
@@ -125,8 +125,8 @@ def mm_count(boot: BootState) -> Iterator[Violation]:
            at_entry(memory_map=[*RAM_MAP, MemoryMapEntry(0, 0, 0, 0)])],
 )  # fmt: skip
 def mm_type(boot: BootState) -> Iterator[Violation]:
-    """A guest keeps away from types that it does not know, or, worse, takes everything but "reserved" for RAM. qboot ends
-    its map with an entry of zeros on machines without MMCONFIG."""
+    """A guest does not use ranges of an unknown type or, worse, takes everything except "reserved" for RAM. On machines without
+    MMCONFIG, qboot ends its map with an entry of zeros."""
     for index, entry in enumerate(_map(boot)):
         if entry.type not in MEMORY_TYPES:
             yield Violation(f"memory_map[{index}].type", "1 to 7", _shown(entry, entry.type))
@@ -143,7 +143,7 @@ def mm_type(boot: BootState) -> Iterator[Violation]:
     fails=[at_entry(memory_map=[*RAM_MAP, MemoryMapEntry(1 << 32, 0, 1, 0)])],
 )
 def mm_size0(boot: BootState) -> Iterator[Violation]:
-    """Linux passes over empty entries; a reader that computes `addr + size - 1` gets a range that covers everything."""
+    """Linux skips empty entries; a reader that computes `addr + size - 1` gets a range that covers everything."""
     for index, entry in enumerate(_map(boot)):
         if not entry.size:
             yield Violation(f"memory_map[{index}].size", "greater than 0", _shown(entry, entry.size))
@@ -160,7 +160,7 @@ def mm_size0(boot: BootState) -> Iterator[Violation]:
     fails=[at_entry(memory_map=[*RAM_MAP, MemoryMapEntry((1 << 64) - 0x1000, 0x2000, 2, 0)])],
 )
 def mm_wrap(boot: BootState) -> Iterator[Violation]:
-    """Its end comes out below its start: a guest frees, or maps, everything in between."""
+    """The end of such an entry is below its start: a guest frees or maps everything in between."""
     for index, entry in enumerate(_map(boot)):
         if entry.addr + entry.size > 1 << 64:
             yield Violation(f"memory_map[{index}]", "an end of at most 2^64", f"{entry.addr:#x} + {entry.size:#x}")
@@ -177,7 +177,7 @@ def mm_wrap(boot: BootState) -> Iterator[Violation]:
     fails=[at_entry(memory_map=[*RAM_MAP, MemoryMapEntry(1 << 32, 1 << 20, 1, 1)])],
 )
 def mm_reserved(boot: BootState) -> Iterator[Violation]:
-    """A later version may give it a meaning; a reader of version 1 that finds it set cannot trust the entry."""
+    """A later version may give the word a meaning; a reader of version 1 that finds it set cannot trust the entry."""
     for index, entry in enumerate(_map(boot)):
         if entry.reserved:
             yield Violation(f"memory_map[{index}].reserved", "0x0", f"{entry.reserved:#x}")
@@ -187,14 +187,14 @@ def mm_reserved(boot: BootState) -> Iterator[Violation]:
 @rule(
     "SI-MM-SORTED",
     "the entries are in order of address",
-    clause=Clause(START_INFO_H, "(the text demands no order)"),
+    clause=Clause(START_INFO_H, "(the text does not require an order)"),
     severity=INFO,
     revisions=ONLY_V1,
     passes=[at_entry()],
     fails=[at_entry(memory_map=tuple(reversed(RAM_MAP)))],
 )
 def mm_sorted(boot: BootState) -> Iterator[Violation]:
-    """Nothing demands it and several VMMs do not sort (Xen's toolstack, Firecracker, qboot): a guest must."""
+    """The text does not require an order, and several VMMs do not sort (Xen's toolstack, Firecracker, qboot): a guest must."""
     entries = _map(boot)
     for index in range(1, len(entries)):
         if entries[index].addr < entries[index - 1].addr and entries[index].size:
@@ -213,7 +213,7 @@ def mm_sorted(boot: BootState) -> Iterator[Violation]:
     fails=[at_entry(memory_map=[*RAM_MAP, MemoryMapEntry(0x100000, 0x1000, 4, 0)])],
 )
 def mm_overlap(boot: BootState) -> Iterator[Violation]:
-    """Xen's toolstack lists an NVS page inside a RAM entry. A guest has to give the more restrictive type precedence."""
+    """Xen's toolstack lists an NVS page inside a RAM entry. A guest must give the more restrictive type precedence."""
     entries = sorted((entry for entry in _map(boot) if entry.size), key=lambda entry: entry.addr)
     reaching = 0
     for entry in entries:
@@ -234,11 +234,11 @@ def mm_overlap(boot: BootState) -> Iterator[Violation]:
     fails=[at_entry(memory_map=RAM_MAP[:2]), at_entry(kernel=Kernel(loads=(LoadRange(0xF0000, 0x1000),)))],
 )
 def mm_ram1m(boot: BootState) -> Iterator[Violation]:
-    """A kernel that finds itself outside of its RAM has no mapping for its own code once it builds page tables."""
+    """A kernel that lies outside of its RAM has no mapping for its own code once it builds page tables."""
     ranges = ram_ranges(boot)
     kernel = boot.snapshot.kernel
     if kernel is None or not kernel.loads:
-        raise Unavailable("where the kernel lies was not learnt; name its file with --kernel")
+        raise Unavailable("the kernel's place in memory is not known; name its file with --kernel")
     for load in kernel.loads:
         if load.size and uncovered(load.start, load.end, ranges):
             yield Violation("memory_map", f"RAM from {load.start:#x} to {load.end:#x} (kernel)", "not listed as RAM")

@@ -28,11 +28,11 @@ def _listed(boot: BootState) -> tuple[Module, ...]:
 def _beyond_bound(boot: BootState) -> None:
     count = boot.start_info.raw.nr_modules
     if count > MODULE_BOUND:
-        raise Unavailable(f"nr_modules is {count}; only the first {MODULE_BOUND} were looked at")
+        raise Unavailable(f"nr_modules is {count}; only the first {MODULE_BOUND} were read")
 
 
 def ends_in_reserved(boot: BootState, module: Module) -> str:
-    """In words, that the module begins in RAM and ends in the reserved range right behind it; empty where that is not seen."""
+    """A phrase that says that the module begins in RAM and ends in the reserved range right after it; else empty."""
     if not isinstance(boot.start_info.memory_map, tuple):
         return ""
     start, end = module.entry.paddr, module.entry.paddr + module.entry.size
@@ -58,7 +58,7 @@ def ends_in_reserved(boot: BootState, module: Module) -> str:
     ],
 )
 def mod_pair(boot: BootState) -> Iterator[Violation]:
-    """Linux reads the list at address 0 when it is told of modules without one. The other way round FreeBSD dies."""
+    """With modules and no list, Linux reads a list at address 0. With a list and no modules, FreeBSD dies."""
     info = boot.start_info
     count, address = info.raw.nr_modules, info.raw.modlist_paddr
     if count and not address:
@@ -81,7 +81,7 @@ def mod_pair(boot: BootState) -> Iterator[Violation]:
     fails=[at_entry(modules=[ModuleEntry(0, 0x1000, 0, 0)])],
 )
 def mod_paddr(boot: BootState) -> Iterator[Violation]:
-    """0 is "not present": hvmloader skips such a module, Linux takes the interrupt vector table for its ramdisk."""
+    """0 means "not present": hvmloader skips such a module, Linux takes the interrupt vector table for its ramdisk."""
     for index, module in enumerate(_listed(boot)):
         if not module.entry.paddr:
             yield Violation(f"modules[{index}].paddr", "not 0", "0x0")
@@ -98,7 +98,7 @@ def mod_paddr(boot: BootState) -> Iterator[Violation]:
     fails=[at_entry(modules=[ModuleEntry(0x1F000000, 0, 0, 0)]), at_entry(modules=[ModuleEntry(1 << 63, (1 << 63) + 1, 0, 0)])],
 )
 def mod_size(boot: BootState) -> Iterator[Violation]:
-    """An empty module is left out by Xen and by QEMU; one whose end wraps passes a guest's range check and fails later."""
+    """Xen and QEMU leave out an empty module. A module whose end wraps passes a guest's range check and fails later."""
     for index, module in enumerate(_listed(boot)):
         if not module.entry.size:
             yield Violation(f"modules[{index}].size", "greater than 0", "0x0")
@@ -122,8 +122,8 @@ def mod_size(boot: BootState) -> Iterator[Violation]:
     ],
 )
 def mod_ram(boot: BootState) -> Iterator[Violation]:
-    """A guest reserves the module inside the RAM that the memory map lists. Outside of it the ramdisk is not mapped, or is
-    given away; over the kernel it is overwritten when bss is cleared."""
+    """A guest reserves the module inside the RAM that the memory map lists. A ramdisk outside of it is not mapped, or its
+    memory is allocated to something else; a ramdisk over the kernel is overwritten when bss is cleared."""
     modules = _listed(boot)
     ranges = ram_ranges(boot)
     kernel = boot.snapshot.kernel
@@ -137,9 +137,9 @@ def mod_ram(boot: BootState) -> Iterator[Violation]:
             yield Violation(f"modules[{index}]", "inside one or more RAM entries of the map", found, kind=kind)
         for load in kernel.loads if kernel else ():
             if start < load.end and load.start < end:
-                yield Violation(f"modules[{index}]", "not over the kernel", f"{start:#x} to {end:#x} meets {load.start:#x}")
+                yield Violation(f"modules[{index}]", "not over the kernel", f"{start:#x} to {end:#x} overlaps {load.start:#x}")
     if kernel is None or not kernel.loads:
-        raise Unavailable("where the kernel lies was not learnt; name its file with --kernel")
+        raise Unavailable("the kernel's place in memory is not known; name its file with --kernel")
     _beyond_bound(boot)
 
 
@@ -157,8 +157,8 @@ def mod_ram(boot: BootState) -> Iterator[Violation]:
     ],
 )
 def mod_cmdline(boot: BootState) -> Iterator[Violation]:
-    """hvmloader and FreeBSD compare it as a string, Xen as a guest stops when it lies beyond 4 GiB. qboot leaves it
-    uninitialised, and QEMU's pvh.bin overwrites it when the command line has 4113 characters or more."""
+    """hvmloader and FreeBSD compare it as a string; Xen as a guest stops when it lies beyond 4 GiB. qboot leaves the pointer
+    uninitialised, and QEMU's pvh.bin overwrites it when the kernel's command line has 4113 characters or more."""
     for index, module in enumerate(_listed(boot)):
         line, at = looked_at(module.command_line), f"modules[{index}].cmdline_paddr"
         address = module.entry.cmdline_paddr
@@ -181,8 +181,8 @@ def mod_cmdline(boot: BootState) -> Iterator[Violation]:
     fails=[at_entry(modules=[ModuleEntry(0x1F000000, 0x1000, 0, 0x965000000)])],
 )
 def mod_reserved(boot: BootState) -> Iterator[Violation]:
-    """No rule is written for this word, and nobody reads it. Another value than 0 shows a structure that was never
-    initialised (qboot's is a local variable), whose other fields deserve a second look."""
+    """The text does not specify this word, and no guest reads it. A value other than 0 shows a structure that was not
+    initialised (qboot's is a local variable): check its other fields too."""
     for index, module in enumerate(_listed(boot)):
         if module.entry.reserved:
             yield Violation(f"modules[{index}].reserved", "0x0", f"{module.entry.reserved:#x}")

@@ -1,4 +1,4 @@
-"""The rules that name another boot protocol; they remark when its whole signature matches, memory included."""
+"""The rules that name another boot protocol. They give a remark when its whole signature matches, memory included."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _names(signature: Signature, id: str) -> MachineRule:
         f"the machine was not entered by {signature.title}",
         clause=signature.clause,
         severity=Severity.INFO,
-        # To Draft A's own reader a Draft A hand-off is no other protocol.
+        # With --spec draft-a, Draft A is not another protocol.
         revisions=SHIPPED if signature.key == "draft-a" else ALL,
         passes=[at_entry()],
         fails=[_MATCHING[id]],

@@ -25,7 +25,7 @@ def _rsdp(boot: BootState) -> acpi.Rsdp | Unread:
 def _signed(boot: BootState) -> acpi.Rsdp:
     rsdp = seen(_rsdp(boot))
     if rsdp.head.signature != acpi.RSDP_SIGNATURE:
-        raise NotApplicable("what rsdp_paddr points to is no RSDP")
+        raise NotApplicable("rsdp_paddr does not point to an RSDP")
     return rsdp
 
 
@@ -57,7 +57,7 @@ def rsdp_sig(boot: BootState) -> Iterator[Violation]:
     fails=[at_entry(rsdp=b"RSD PTR " + bytes(12)), at_entry(memory={RSDP + 34: b"\x01\0"})],
 )
 def rsdp_cksum(boot: BootState) -> Iterator[Violation]:
-    """Guests refuse an RSDP whose sum is wrong, as if there were no ACPI."""
+    """Guests ignore an RSDP whose checksum is wrong, and boot without ACPI."""
     rsdp = _signed(boot)
     if not acpi.checksum_ok(rsdp.data[: acpi.RSDP_V1_SIZE]):
         yield Violation(f"[{rsdp.address:#x}] 20 bytes", "sum 0", f"{sum(rsdp.data[: acpi.RSDP_V1_SIZE]) & 0xFF:#x}")
@@ -89,7 +89,7 @@ def rsdp_align(boot: BootState) -> Iterator[Violation]:
 
 @rule(
     "SI-RSDP-TABLES",
-    "the root tables are what they should be",
+    "the RSDT and the XSDT are sound",
     clause=Clause(ACPI, "Each description table begins with a header: signature, length, checksum", "5.2.6"),
     severity=SHOULD,
     revisions=SHIPPED,
@@ -97,8 +97,8 @@ def rsdp_align(boot: BootState) -> Iterator[Violation]:
     fails=[at_entry(memory={XSDT: b"junk" * 11}), at_entry(memory={XSDT + 40: b"\x01\0\0\0"})],
 )
 def rsdp_tables(boot: BootState) -> Iterator[Violation]:
-    """A ramdisk that was put over the ACPI tables leaves a good RSDP in low memory and garbage where it points: the guest
-    boots without ACPI, or loops while parsing."""
+    """A ramdisk that overwrites the ACPI tables leaves a good RSDP in low memory that points to garbage: the guest boots
+    without ACPI, or loops while parsing."""
     _signed(boot)
     for table in seen(boot.start_info.root_tables):
         if not table.sound:
@@ -108,7 +108,7 @@ def rsdp_tables(boot: BootState) -> Iterator[Violation]:
 
 
 def _overwritten(boot: BootState, table: acpi.RootTable) -> str:
-    """In words, that a module lies over the table's header and how it came there; empty where that is not seen."""
+    """A phrase that says that a module lies over the table's header, and why it does; else empty."""
     modules = boot.start_info.modules
     end = table.address + acpi.TableHeader.sizeof()
     for module in () if isinstance(modules, Unread) else modules:
@@ -127,8 +127,8 @@ def _overwritten(boot: BootState, table: acpi.RootTable) -> str:
     fails=[at_entry(rsdp_paddr=0)],
 )
 def rsdp_zero(boot: BootState) -> Iterator[Violation]:
-    """0 says "not present". Firecracker and libkrun leave it so although there are ACPI tables, which a guest then has to
-    look for from 0xe0000 to 0xfffff; with QEMU it means that the machine was started with acpi=off."""
+    """0 means "not present". Firecracker and libkrun pass 0 although there are ACPI tables, which a guest must then search
+    for from 0xe0000 to 0xfffff. With QEMU it means that the machine was started with acpi=off."""
     if not boot.start_info.raw.rsdp_paddr:
         yield Violation("start_info.rsdp_paddr", "the address of the RSDP", "0x0: not present")
 

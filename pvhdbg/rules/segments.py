@@ -1,4 +1,4 @@
-"""Segments and the task register at the entry. What counts is the descriptor cache, not the table it came from."""
+"""Segments and the task register at the entry. The rules judge the descriptor cache, not the descriptor table."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _TR = "tr: must be a 32-bit TSS (active) with a base of '0' and a limit of '0x67
 
 
 def not_flat(name: str, segment: Segment) -> Iterator[Violation]:
-    """What keeps a segment from being flat: base 0, limit 0xffffffff."""
+    """A Violation for each attribute that differs from a flat segment: base 0, limit 0xffffffff."""
     if segment.known_base():
         yield Violation(f"{name}.base", "0x0", f"{segment.known_base():#x}")
     if segment.known_limit() != FLAT_LIMIT:
@@ -39,7 +39,7 @@ def not_flat(name: str, segment: Segment) -> Iterator[Violation]:
 
 
 def not_data(name: str, segment: Segment) -> Iterator[Violation]:
-    """What keeps a segment from being a present 32-bit read/write data segment."""
+    """A Violation for each attribute that differs from a present 32-bit read/write data segment."""
     if not segment.present:
         yield Violation(f"{name}.P", "1", "0: the segment is null or not present")
         return
@@ -76,8 +76,8 @@ def _type(segment: Segment) -> str:
     fails=[at_entry(cs_base=0x1000), at_entry(cs_limit=0x0FFFFFFF)],
 )
 def cs_flat(boot: BootState) -> Iterator[Violation]:
-    """The entry code runs at its physical address; a base shifts every jump, and a limit (Alioth's is 28 bits wide)
-    faults on the first instruction beyond it."""
+    """The entry code runs at its physical address. A base other than 0 shifts every jump; with a lower limit (Alioth's has
+    28 bits) the first instruction beyond it faults."""
     yield from not_flat("cs", boot.segments["cs"])
 
 
@@ -97,8 +97,8 @@ def cs_flat(boot: BootState) -> Iterator[Violation]:
     ],
 )
 def cs_type(boot: BootState) -> Iterator[Violation]:
-    """D clear makes the CPU decode the entry code as 16-bit; an execute-only segment faults on the first cs: read. The
-    accessed bit and the privilege level are not specified."""
+    """With D clear the CPU decodes the entry code as 16-bit code. In an execute-only segment the first read through cs faults.
+    The accessed bit and the privilege level are not specified."""
     cs = boot.segments["cs"]
     if not cs.present:
         yield Violation("cs.P", "1", "0")
@@ -111,7 +111,7 @@ def cs_type(boot: BootState) -> Iterator[Violation]:
 
 
 def _below_414(name: str, boot: BootState) -> Severity | None:
-    # The text of Xen 4.7 to 4.13 named ds and es only; ss was added by b25fb1a04e (2020-02, Xen 4.14).
+    # The text of Xen 4.7 to 4.13 named only ds and es; b25fb1a04e (2020-02, Xen 4.14) added ss.
     return Severity.SHOULD if name == "ss" and boot.revision is V0 else None
 
 
@@ -176,8 +176,8 @@ DATA_RULES = (
     fails=[at_entry(fs_flags=0, fs_limit=0), at_entry(gs_base=0x1000)],
 )
 def fsgs(boot: BootState) -> Iterator[Violation]:
-    """The shipped text says nothing of fs and gs, and Xen leaves them null; Draft A demanded them flat. A guest must load
-    them before it uses them."""
+    """The shipped text does not mention fs and gs, and Xen leaves them null; Draft A required them to be flat. A guest must
+    load them before it uses them."""
     for name in ("fs", "gs"):
         segment = boot.segments[name]
         for _ in (*not_flat(name, segment), *not_data(name, segment)):
@@ -195,8 +195,8 @@ def fsgs(boot: BootState) -> Iterator[Violation]:
     fails=[at_entry(cs_flags=0x00CF9A00)],
 )
 def accessed(boot: BootState) -> Iterator[Violation]:
-    """The CPU sets the accessed bit when it loads a segment; a cache without it was filled by software. QEMU's TCG shows
-    the table's value, KVM the bit set: two accelerators differ here with no consequence for a guest."""
+    """The CPU sets the accessed bit when it loads a segment; if the bit is clear, software filled the descriptor cache. QEMU's
+    TCG shows the table's value, KVM always a set bit. The difference has no consequence for a guest."""
     for name in ("cs", "ds", "es", "ss"):
         segment = boot.segments[name]
         if segment.present and segment.s and not segment.type & TYPE_ACCESSED:
@@ -219,9 +219,9 @@ def accessed(boot: BootState) -> Iterator[Violation]:
     ],
 )
 def tr_type(boot: BootState) -> Iterator[Violation]:
-    """VMX refuses to enter a guest whose tr is unusable or not busy, so a nested or migrated boot dies where an emulated
-    one runs. QEMU's TCG keeps "available" in tr's hidden state when a guest loads it, and sets the busy bit in the table
-    only: with TCG that is a task register in use."""
+    """VMX refuses to enter a guest whose tr is unusable or not busy: a nested or migrated boot dies where an emulated one
+    runs. When a guest loads tr, QEMU's TCG sets the busy bit only in the table and keeps "available" in tr's hidden state;
+    with TCG, "available" therefore conforms too."""
     tr = boot.segments["tr"]
     if not tr.present:
         yield Violation("tr.P", "1", "0")
@@ -261,8 +261,8 @@ def tr_base(boot: BootState) -> Iterator[Violation]:
     fails=[at_entry(tr_limit=0xFFFF), at_entry(tr_limit=0x66)],
 )
 def tr_limit(boot: BootState) -> Iterator[Violation]:
-    """0x67 is a 32-bit TSS without an I/O bitmap. QEMU's firmwares never load tr, so that the CPU's reset value 0xffff
-    stays in it; a guest that loads its own TSS, as all do, does not notice."""
+    """0x67 is the limit of a 32-bit TSS without an I/O bitmap. QEMU's firmwares never load tr, so that it keeps the CPU's reset
+    value 0xffff. A guest that loads its own TSS, as all do, is not affected."""
     limit = boot.segments["tr"].known_limit()
     if limit != TSS32_MINIMUM_LIMIT:
         yield Violation("tr.limit", f"{TSS32_MINIMUM_LIMIT:#x}", f"{limit:#x}")

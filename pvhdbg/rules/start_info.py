@@ -1,4 +1,4 @@
-"""start_info itself, its command line and where its parts may lie (start_info.h)."""
+"""start_info itself, its command line, and the permitted addresses of its parts (start_info.h)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FOUR_GIB = 1 << 32
 
 
 def version_1(boot: BootState) -> StartInfo:
-    """start_info, where it is of version 1 or later; otherwise the rule does not apply."""
+    """start_info of version 1 or later. Raises NotApplicable for version 0."""
     info = boot.start_info
     if info.v1 is None:
         raise NotApplicable("a version 0 start_info ends at byte 40")
@@ -28,7 +28,7 @@ def version_1(boot: BootState) -> StartInfo:
 
 @rule(
     "SI-VERSION-KNOWN",
-    "the version of start_info is one that is known",
+    "the version of start_info is known",
     clause=Clause(START_INFO_H, "NOTE: that ... new versions are guaranteed to be backwards-compatible"),
     severity=INFO,
     revisions=SHIPPED,
@@ -36,8 +36,8 @@ def version_1(boot: BootState) -> StartInfo:
     fails=[at_entry(version=2), at_entry(version=0xFFFFFFFF)],
 )
 def version_known(boot: BootState) -> Iterator[Violation]:
-    """A reader accepts a higher version and reads the prefix that it knows. It is worth a word because no producer is
-    known to write one: more often the field was overwritten."""
+    """A reader accepts a higher version and reads the prefix that it knows. The rule remarks on it because no known producer
+    writes one: more often the field was overwritten."""
     version = boot.start_info.raw.version
     if version > 1:
         yield Violation("start_info.version", "0 or 1", f"{version}; bytes 0 to 55 are read as version 1")
@@ -53,10 +53,10 @@ def version_known(boot: BootState) -> Iterator[Violation]:
     fails=[at_entry(version=0)],
 )
 def version_0(boot: BootState) -> Iterator[Violation]:
-    """A version 0 structure has no memory map. Under Xen a guest asks the hypervisor; anywhere else Linux has no way to
-    learn its memory and stops. Xen's dom0 builder still writes 0."""
+    """A version 0 structure has no memory map. Under Xen a guest asks the hypervisor; under any other VMM Linux cannot find
+    out where its memory is, and stops. Xen's dom0 builder still writes 0."""
     if boot.start_info.raw.version == 0 and boot.snapshot.vmm.name != "Xen":
-        yield Violation("start_info.version", "1", "0: there is no memory map in it")
+        yield Violation("start_info.version", "1", "0, which has no memory map")
 
 
 @rule(
@@ -103,7 +103,7 @@ def flags_pvh(boot: BootState) -> Iterator[Violation]:
     fails=[at_entry(reserved=0xDEADBEEF)],
 )
 def reserved_0(boot: BootState) -> Iterator[Violation]:
-    """The next version may put a field there that a guest believes."""
+    """A later version may put a field there, which a guest would then use."""
     v1 = version_1(boot).v1
     if v1 is not None and v1.reserved:
         yield Violation("start_info.reserved", "0x0", f"{v1.reserved:#x}")
@@ -129,7 +129,7 @@ def _command_line(boot: BootState) -> Text | Unread:
     ],
 )
 def cmdline_nul(boot: BootState) -> Iterator[Violation]:
-    """Every guest measures it with an unbounded strlen."""
+    """Every guest measures the command line with an unbounded strlen."""
     line = looked_at(_command_line(boot))
     address = boot.start_info.raw.cmdline_paddr
     if isinstance(line, Unread):
@@ -148,7 +148,7 @@ def cmdline_nul(boot: BootState) -> Iterator[Violation]:
     fails=[at_entry(command_line=b"caf\xc3\xa9\0")],
 )
 def cmdline_ascii(boot: BootState) -> Iterator[Violation]:
-    """Bytes above 0x7f come from a UTF-8 shell, or from memory that is no command line."""
+    """Bytes above 0x7f come from a UTF-8 shell, or from memory that does not hold a command line."""
     line = seen(_command_line(boot))
     first = next((index for index, byte in enumerate(line.data) if byte >= 0x80), None)
     if first is not None:
@@ -165,8 +165,8 @@ def cmdline_ascii(boot: BootState) -> Iterator[Violation]:
     fails=[at_entry(cmdline_paddr=START_INFO - 0x1020, memory={START_INFO - 0x1020: b"x" * 4100 + b"\0"})],
 )
 def cmdline_len_qemu(boot: BootState) -> Iterator[Violation]:
-    """pvh.bin reads the command line into 4096 bytes that lie 0x1020 bytes in front of start_info, without a bound. From
-    4113 characters on it spoils the module list, from 4128 on the magic: shorten it, or use another firmware."""
+    """pvh.bin copies the command line without a bound into a buffer of 4096 bytes that begins 0x1020 bytes below start_info.
+    4113 characters or more overwrite the module list, 4128 or more the magic: shorten it, or use another firmware."""
     line, info = seen(_command_line(boot)), boot.start_info
     if len(line.data) >= 4096 and info.address == line.address + 0x1020:
         yield Violation("command_line", "at most 4095 characters", f"{len(line.data)} characters overflow pvh.bin's buffer")
@@ -186,7 +186,7 @@ class _Part(NamedTuple):
 
 
 def _parts(boot: BootState) -> list[_Part]:
-    """Every part of the hand-off that has an address, in the order of the structure. Absent parts are left out."""
+    """Every part of the hand-off that has an address, in the order of the structure, without absent parts."""
     info = boot.start_info
     raw, v1 = info.raw, info.v1
     parts = [_Part("start_info", info.address, raw.sizeof())]
@@ -240,8 +240,8 @@ def below_4g(boot: BootState) -> Iterator[Violation]:
     ],
 )
 def overlap(boot: BootState) -> Iterator[Violation]:
-    """What is written later wins: a ramdisk over the kernel's bss is zeroed by the kernel, a command line over the
-    module list changes it while it is read."""
+    """The later write wins: the kernel zeroes a ramdisk that lies over its bss, and a command line over the module list
+    replaces entries of the list."""
     parts = _parts(boot)
     kernel = boot.snapshot.kernel
     loads = [_Part("kernel", load.start, load.size) for load in kernel.loads if load.size] if kernel else []
@@ -251,27 +251,27 @@ def overlap(boot: BootState) -> Iterator[Violation]:
         if part.start < reaching.end and not part.name == reaching.name == "kernel":
             yield Violation(
                 f"{reaching.name} and {part.name}",
-                "apart",
+                "no overlap",
                 f"{reaching.start:#x} to {reaching.end:#x} and {part.start:#x} to {part.end:#x}",
             )
         if part.end > reaching.end:
             reaching = part
     if not loads:
-        raise Unavailable("where the kernel lies was not learnt; name its file with --kernel")
+        raise Unavailable("the kernel's place in memory is not known; name its file with --kernel")
 
 
 @rule(
     "SI-ALIGN",
     "the structures are 8-byte aligned",
-    clause=Clause(START_INFO_H, "(the text demands no alignment)"),
+    clause=Clause(START_INFO_H, "(the text does not require an alignment)"),
     severity=INFO,
     revisions=SHIPPED,
     passes=[at_entry()],
     fails=[at_entry(ebx=0x6004, memory={0x6004: b"\x78\xc5\x6e\x33" + bytes(52)})],
 )
 def align(boot: BootState) -> Iterator[Violation]:
-    """Nothing demands it, and x86 does not mind; a reader in a language with aligned references (Rust) has undefined
-    behaviour. qboot's module list is 4-byte aligned."""
+    """The text does not require it, and x86 allows unaligned access, but a reader in a language with aligned references (Rust)
+    has undefined behaviour. qboot's module list is 4-byte aligned."""
     for part in _parts(boot):
         if part.name in ("start_info", "modlist", "memmap") and part.start % 8:
             yield Violation(part.name, "8-byte aligned", f"{part.start:#x}")

@@ -1,1 +1,1 @@
-"""What the documents say: tables with their source, and no behaviour."""
+"""The content of the specifications as tables, each with its source; no behaviour."""

@@ -1,7 +1,7 @@
-"""Departures of shipped VMMs from the ABI that are on record: who, since when, with exactly which value, and why.
+"""Recorded deviations of shipped VMMs from the ABI: which VMM, which versions, exactly which value, and why.
 
-A violation that matches one is KNOWN and not a FAIL; any other value of the same rule is a FAIL like everybody's. They
-speak of the VMM's own hand-off, never of an entry that a guest made.
+A violation that matches a record is KNOWN instead of FAIL; any other value that violates the same rule is a FAIL. The
+records apply to the VMM's own hand-off, never to an entry that a guest made.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ QBOOT = "qboot"
 
 
 _ON_THE_STACK = (
-    "qboot's module entry is a local variable of boot_pvh_from_fw_cfg() of which it writes paddr and size only: the rest "
-    "is what was on its stack, which differs from build to build"
+    "qboot's module entry is a local variable of boot_pvh_from_fw_cfg(), and qboot writes only its paddr and size: the other "
+    "fields hold old stack contents, which differ from build to build"
 )
 
 
@@ -22,21 +22,21 @@ _ONE_TOO_MANY = "qboot's extract_e820() counts one entry too many when it does n
 
 
 _OVER_THE_TABLES = (
-    "QEMU puts the ramdisk at the top of low memory, where SeaBIOS has built microvm's ACPI tables: pc and q35 keep room for "
-    "them, microvm calls x86_load_linux() with acpi_data_size 0. A ramdisk whose size is a multiple of 4096 ends before the page"
+    "QEMU puts the ramdisk at the top of low memory, where SeaBIOS has built microvm's ACPI tables: pc and q35 reserve room for "
+    "them, microvm calls x86_load_linux() with acpi_data_size 0. A ramdisk whose size is a multiple of 4096 ends before that page"
 )
 _OVER_THE_TABLES_SOURCE = (
     "QEMU hw/i386/microvm.c, and initrd_max in hw/i386/x86.c (x86-common.c since 9.1); measured with QEMU 7.2.22 (-bios bios.bin) "
-    "and 10.0.2 at 256M, 3G and 5G: one byte more of the ramdisk is one byte less of the XSDT, and Linux comes up without ACPI"
+    "and 10.0.2 at 256M, 3G and 5G: each further byte of the ramdisk overwrites a byte of the XSDT, and Linux boots without ACPI"
 )
 _ENDS_IN_RESERVED = "which ends in the 0x1000 reserved bytes behind its RAM"
 
 
 class Deviation(NamedTuple):
-    """One recorded departure.
+    """One recorded deviation.
 
-    `since` and `until` bound the VMM's version (inclusive; empty is unbounded); `found` holds the exact observed values, in
-    the words in which the rule reports them (or their kind, for values that follow from the sizes of memory and ramdisk).
+    `since` and `until` bound the VMM's version (inclusive; empty is unbounded). `found` holds the exact observed values as
+    the rule reports them (or their kind, for values that follow from the sizes of memory and ramdisk).
     """
 
     key: str
@@ -48,10 +48,10 @@ class Deviation(NamedTuple):
     source: str
     since: tuple[int, ...] = ()
     until: tuple[int, ...] = ()
-    always: bool = True  # it occurs in every boot of that VMM: its absence is worth a word
+    always: bool = True  # it occurs in every boot of that VMM, so its absence is reported
 
     def covers(self, release: tuple[int, ...]) -> bool:
-        """Whether it is about that version. Raises nothing; an unknown version (empty) is not on record."""
+        """Whether the record applies to that version. False for an unknown version (empty). Raises nothing."""
         if not release:
             return False
         return release >= self.since and (not self.until or release[: len(self.until)] <= self.until)
@@ -64,8 +64,8 @@ DEVIATIONS = (
         "QEMU",
         frozenset({PVH_BIN, QBOOT}),
         frozenset({"0xffff"}),
-        "neither pvh.bin nor qboot loads a task register: the CPU's reset value is left in it",
-        "QEMU pc-bios/optionrom/pvh.S and qboot entry.S hold no ltr; measured on 7.2.22 and 10.0.2, TCG",
+        "neither pvh.bin nor qboot loads the task register: it keeps the CPU's reset value",
+        "QEMU pc-bios/optionrom/pvh.S and qboot entry.S contain no ltr; measured on 7.2.22 and 10.0.2, TCG",
         since=(4, 0),
     ),
     Deviation(

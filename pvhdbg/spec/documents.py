@@ -1,4 +1,4 @@
-"""The documents that are cited, and how a clause of one is cited."""
+"""The cited documents, and the format of a citation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Document(NamedTuple):
-    """A published text: its short name, where it is found, and the state of it that was read."""
+    """A published text: its short name, its URL, and the version that was read."""
 
     name: str
     url: str
@@ -14,7 +14,7 @@ class Document(NamedTuple):
 
 
 class Clause(NamedTuple):
-    """A passage of a document: its words, and where in the document they stand."""
+    """A passage of a document: its words, and their place in the document."""
 
     document: Document
     words: str

@@ -1,4 +1,4 @@
-"""The ELF structures and numbers that loaders of kernels look at (System V gABI, both classes)."""
+"""The ELF structures and numbers that kernel loaders read (System V gABI, both classes)."""
 
 from __future__ import annotations
 

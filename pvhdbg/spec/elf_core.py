@@ -1,6 +1,6 @@
-"""What the notes of an x86 ELF core hold: NT_PRSTATUS (Linux include/uapi/linux/elfcore.h) and QEMU's own CPU state.
+"""The notes of an x86 ELF core: NT_PRSTATUS (Linux include/uapi/linux/elfcore.h) and QEMU's own CPU state.
 
-QEMU's is `struct QEMUCPUState` of target/i386/arch_dump.c, version 1; its segments have the descriptor's high dword as flags.
+QEMU's is `struct QEMUCPUState` of target/i386/arch_dump.c, version 1; its segments hold the descriptor's high dword as flags.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ QEMU_NOTE = 0
 PVHDBG_OWNER = b"PVHDBG\0"
 PVHDBG_SNAPSHOT = 1  # the text of a snapshot file without its memory, which is in the PT_LOADs
 QEMU_VERSION = 1
-PN_XNUM = 0xFFFF  # e_phnum when there are more: the number is in section header 0's sh_info
+PN_XNUM = 0xFFFF  # e_phnum when the count does not fit: section header 0's sh_info holds it
 
 
 class PrStatus64(Structure):
@@ -95,7 +95,7 @@ class PrStatus32(Structure):
 
 
 class QemuCpu(Structure):
-    """The beginning of struct QEMUCPUState; QEMU_SEGMENTS times QemuSegment and a QemuControl follow."""
+    """The beginning of struct QEMUCPUState. A QemuSegment for each of QEMU_SEGMENTS and a QemuControl follow."""
 
     version: int = u32("1")
     size: int = u32("of the whole structure")
@@ -120,7 +120,7 @@ class QemuCpu(Structure):
 
 
 class QemuSegment(Structure):
-    """struct QEMUCPUSegment. For gdt and idt only `limit` and `base` mean something."""
+    """struct QEMUCPUSegment. For gdt and idt only `limit` and `base` have a meaning."""
 
     selector: int = u32("selector")
     limit: int = u32("in bytes, scaled")
@@ -136,7 +136,7 @@ class QemuControl(Structure):
     """The control registers in struct QEMUCPUState. Newer versions append kernel_gs_base."""
 
     cr0: int = u64("cr0")
-    cr1: int = u64("there is none")
+    cr1: int = u64("unused: x86 has no cr1")
     cr2: int = u64("cr2")
     cr3: int = u64("cr3")
     cr4: int = u64("cr4")

@@ -1,6 +1,6 @@
 """ELF notes in kernels: number, name, kind of descriptor, meaning; Xen's (xen/include/public/elfnote.h) and a few others'.
 
-readelf and pyelftools give Xen's numbers the names of other owners' notes: go by owner and number.
+readelf and pyelftools show Xen's notes under the names of other owners' notes: identify a note by owner and number.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ XEN_NOTES = MappingProxyType(
         5: NoteType("XEN_VERSION", "string", "the Xen interface that the kernel was built for"),
         6: NoteType("GUEST_OS", "string", "the guest's operating system"),
         7: NoteType("GUEST_VERSION", "string", "its version"),
-        8: NoteType("LOADER", "string", "the kind of loader that it wants"),
+        8: NoteType("LOADER", "string", "the kind of loader that the kernel needs"),
         9: NoteType("PAE_MODE", "string", "PV: yes, no or bimodal"),
         10: NoteType("FEATURES", "string", "feature names, separated by |; ! makes one required"),
-        11: NoteType("BSD_SYMTAB", "string", "whether the symbol table is to be loaded"),
+        11: NoteType("BSD_SYMTAB", "string", "whether the loader must load the symbol table"),
         12: NoteType("HV_START_LOW", "number", "lowest address that the hypervisor may use"),
         13: NoteType("L1_MFN_VALID", "array", "mask and value of valid level 1 entries"),
         14: NoteType("SUSPEND_CANCEL", "number", "whether a suspend can be cancelled"),

@@ -14,7 +14,7 @@ XLF_KERNEL_64 = 1
 
 
 class SetupHeader(Structure):
-    """struct setup_header up to init_size; fields newer than `version` mean nothing."""
+    """struct setup_header up to init_size; fields newer than `version` have no meaning."""
 
     before: int = u8("the last byte before the header, at 0x1f0")
     setup_sects: int = u8("512-byte sectors of real-mode code after the first")

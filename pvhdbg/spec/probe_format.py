@@ -1,4 +1,4 @@
-"""The lines that the sample guest `probe` prints: each kind once, with its words. docs/probe.md is checked against this.
+"""The format of the lines that the sample guest `probe` prints. A test holds docs/probe.md to this declaration.
 
 ::
 
@@ -23,7 +23,7 @@ HEAD = (
 
 
 class Form(Enum):
-    """How a word is written: a pattern, and what it is in words."""
+    """How a word is written: a pattern, and its description."""
 
     WORD = ("[0-9a-f]{8}", "8 hex digits")
     HALF = ("[0-9a-f]{4}", "4 hex digits")
@@ -50,7 +50,7 @@ class Word:
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of line. `many` says that there is more than one of it in a boot."""
+    """One kind of line. `many` says that a boot prints more than one of it."""
 
     name: str
     meaning: str
@@ -67,10 +67,10 @@ TEST_LAST = 16
 TEST_WRITE = 32
 TESTS = {
     TEST_READ: "the segment can be read",
-    TEST_SAME: "what was stored through ds is read back through it at the same offset",
-    TEST_ZERO: "offset 0 can be read, so it is no expand-down segment",
+    TEST_SAME: "a read at the same offset returns what was stored through ds",
+    TEST_ZERO: "offset 0 can be read, so it is not an expand-down segment",
     TEST_TOP: "offset 0xffffffff can be read",
-    TEST_LAST: "0xffffffff cannot; the last offset that can was searched for",
+    TEST_LAST: "offset 0xffffffff cannot be read; the last readable offset was searched for",
     TEST_WRITE: "the segment can be written",
 }
 # Bits of the word `found` of a `table` line.
@@ -82,9 +82,9 @@ GENERAL = ("eax", "ebx", "ecx", "edx", "esi", "edi", "ebp", "esp", "eip", "eflag
 CONTROL = ("cr0", "cr2", "cr3", "cr4")
 MSRS = {0xC0000080: "efer", 0xC0000100: "fs_base", 0xC0000101: "gs_base", 0xC0000102: "k_gs_base"}
 GAPS = {
-    "void": "what was written there did not stay: no RAM is there",
-    "far": "it lies beyond 4 GiB, where a 32-bit guest without paging cannot look",
-    "fill": "nothing but 00 or nothing but ff was read, and whether memory is there was not tried",
+    "void": "what was written there did not stay: there is no RAM",
+    "far": "it lies beyond 4 GiB, where a 32-bit guest without paging cannot read",
+    "fill": "only 00 or only ff was read, and the probe did not test whether there is memory",
     "cut": "it is longer than the probe prints",
 }
 
@@ -103,13 +103,13 @@ KINDS: tuple[Kind, ...] = (
     Kind("idt", "sidt", (Word("base", "linear address"), Word("limit", "bytes minus one", Form.HALF))),
     Kind(
         "segment",
-        "a selector, and what accesses through its segment found; of ldt and tr the selector alone",
+        "a selector, and the results of accesses through its segment; for ldt and tr only the selector",
         (_NAME, Word("selector", "16 bits"), Word("tests", "bits, see below"), Word("last", "the offset that was searched for")),
         many=True,
     ),
     Kind(
         "hidden",
-        "what the CPU has cached, as it is in a VMCB: fs, gs, ldt and tr by VMSAVE on a CPU with SVM; under QEMU's TCG "
+        "the CPU's descriptor cache, in the layout of a VMCB: fs, gs, ldt and tr by VMSAVE on a CPU with SVM; under QEMU's TCG "
         "also es, cs, ss and ds, from the host save area of a VMRUN that is refused",
         (
             _NAME,
@@ -129,7 +129,7 @@ KINDS: tuple[Kind, ...] = (
     ),
     Kind(
         "tests",
-        "what the other tests are worth, and the A20 gate",
+        "how far the other tests can be relied on, and the A20 gate",
         (
             Word("limits", f"{_TRUTH}: this CPU refuses an access beyond a segment's limit (QEMU's TCG never does)"),
             Word("null", f"{_TRUTH}: it refuses an access through a null selector"),
@@ -143,7 +143,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("mem", "guest memory", (Word("address", "physical address"), Word("data", "the bytes", Form.BYTES)), many=True),
     Kind(
         "gap",
-        "memory that was to be printed and was not",
+        "memory that the probe should have printed and did not",
         (
             Word("high", "bits 32-63 of its address"),
             Word("low", "bits 0-31"),
@@ -154,10 +154,10 @@ KINDS: tuple[Kind, ...] = (
     ),
     Kind(
         "table",
-        "what lar and lsl say of a selector, that is the loader's descriptor table; some KVM hosts end the machine here",
+        "what lar and lsl report for a selector, from the loader's descriptor table; some KVM hosts end the machine here",
         (
             _NAME,
-            Word("found", f"bits: {FOUND_RIGHTS} lar found it, {FOUND_LIMIT} lsl did"),
+            Word("found", f"bits: {FOUND_RIGHTS} lar succeeded, {FOUND_LIMIT} lsl succeeded"),
             Word("rights", "lar"),
             Word("limit", "lsl, bytes"),
         ),
@@ -165,7 +165,7 @@ KINDS: tuple[Kind, ...] = (
     ),
     Kind(
         "end",
-        "the report is complete; once in front of the table lines and once behind",
+        "the report is complete; printed once before the table lines and once after them",
         (Word("lines", "lines so far"),),
         many=True,
     ),

@@ -1,7 +1,7 @@
-"""How a machine looks at the entry of the other boot protocols.
+"""The state of a machine at the entry of each other boot protocol.
 
-A signature matches only when everything in it holds, memory included: `eax` alone proves nothing (qboot jumps to a PVH
-entry with multiboot's number in it). The shipped PVH ABI is recognised first, by the magic at [ebx].
+A signature matches only when all of it holds, memory included. `eax` alone proves nothing: qboot jumps to a PVH
+entry with multiboot's magic number in it. The shipped PVH ABI is recognised first, by the magic at [ebx].
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pvhdbg.spec.start_info import DRAFT_A_ALTERNATIVES, DRAFT_A_EAX, DRAFT_A_MA
 class Words(NamedTuple):
     """Memory at `[register + offset]` begins with these bytes.
 
-    With `segment`, the address is segment * 16 + offset; with `virtual`, it is what the page tables make of the register.
+    With `segment`, the address is segment * 16 + offset; with `virtual`, the page tables translate the register.
     """
 
     register: str
@@ -28,7 +28,7 @@ class Words(NamedTuple):
 
 
 class Plausible(NamedTuple):
-    """The 32-bit word at `[register + offset]`, masked, equals `value`, and is not zero where `nonzero` says so."""
+    """The 32-bit word at `[register + offset]`, masked, equals `value`; with `nonzero`, it must not be zero."""
 
     register: str
     offset: int
@@ -80,7 +80,7 @@ MULTIBOOT_2 = Signature(
     paging=False,
     registers=_registers(eax=0x36D76289),
     memory=(Plausible("ebx", 0, mask=0xFF000007, nonzero=True), Plausible("ebx", 4, mask=0xFFFFFFFF)),
-    advice="the loader chose the multiboot 2 header; only a PVH-aware loader uses the note",
+    advice="the loader chose the multiboot 2 header; only a loader that knows PVH uses the note",
 )
 LINUX16 = Signature(
     "linux16",
@@ -112,7 +112,7 @@ LINUX64 = Signature(
     paging=True,
     long_mode=True,
     memory=(Words("rsi", 0x202, _HDRS),),
-    advice="the VMM found no PVH note that it understands, or prefers this protocol (Firecracker does so in silence)",
+    advice="the VMM found no PVH note that it understands, or prefers this protocol (Firecracker does so without a message)",
 )
 XEN_PV = Signature(
     "xen-pv",
@@ -135,6 +135,6 @@ DRAFT_A_SIGNATURE = Signature(
     advice="this loader follows the draft of 2015; judge it as such with --spec draft-a",
 )
 
-# In the order in which they are tried: what memory proves most strongly comes first. Draft A comes before Xen PV, whose
-# structure begins with the same letters: with the draft's number in eax, paging left on is a defect of a Draft A hand-off.
+# In the order in which they are tried: the protocols that memory proves most strongly come first. Draft A comes before Xen PV,
+# whose structure begins with the same letters: with the draft's number in eax, paging left on is a defect of a Draft A hand-off.
 SIGNATURES = (LINUX64, LINUX32, LINUX16, DRAFT_A_SIGNATURE, XEN_PV, MULTIBOOT1, MULTIBOOT_2)

@@ -1,6 +1,6 @@
 """The revisions of the boot ABI: which register points at the structure, and which layouts it may have.
 
-A revision is an object that carries what differs, so that a rule never compares version numbers.
+A revision is an object that holds the differences, so that a rule never compares version numbers.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from pvhdbg.spec.start_info import DraftAStartInfo32, DraftAStartInfo64, StartIn
 
 @dataclass(frozen=True)
 class Revision:
-    """One state of the ABI's text.
+    """One version of the ABI's text.
 
     `pointer` is the register that holds the structure's physical address; `layouts` maps the structure's own version
-    (or, for Draft A, the guest's width in bits) to what it looks like.
+    (or, for Draft A, the guest's width in bits) to its layout.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""`struct hvm_start_info` and what it points to, in each form that was ever written down.
+"""`struct hvm_start_info` and the structures that it points to, in every published form.
 
 Source: xen/include/public/arch-x86/hvm/start_info.h (v0: 247d38c870, 2016-04-12, Xen 4.7; v1: 7e4eaf428b, 2018-04-02,
 Xen 4.11). Draft A's structure is the proposal in the mail of 2015-06-10, in the widths of both guest ABIs.
@@ -29,7 +29,7 @@ class StartInfoV1(StartInfoV0):
     """struct hvm_start_info, version 1: 56 bytes."""
 
     memmap_paddr: int = u64("physical address of an array of hvm_memmap_table_entry; 0 is none")
-    memmap_entries: int = u32("number of entries in the memory map; 0 is no map")
+    memmap_entries: int = u32("number of entries in the memory map; 0 if there is none")
     reserved: int = u32("must be zero")
 
 

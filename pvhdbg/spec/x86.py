@@ -23,7 +23,7 @@ EFLAGS = MappingProxyType(
 REGISTER_BITS = MappingProxyType({"cr0": CR0, "cr4": CR4, "efer": EFER, "eflags": EFLAGS})
 
 
-# What each bit means, in a few words; "reserved" ones have no name and none here.
+# The meaning of each bit in a few words. Reserved bits have no name and are not here.
 BIT_WORDS = MappingProxyType(
     {
         "cr0": MappingProxyType({

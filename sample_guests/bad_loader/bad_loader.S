@@ -1,31 +1,31 @@
 /* bad_loader: a loader inside a guest, which hands over with one defect.
  *
- * A VMM that does its work well makes no rule of the ABI fail. This guest is entered by PVH like any other, then plays the
- * loader itself: it builds a whole hand-off (GDT, TSS, start_info, modules, memory map, command line, RSDP, XSDT), spoils
- * one thing of it and jumps to the symbol `second_entry`, where a debugger looks at it:
+ * A correct VMM violates no rule of the ABI. This guest is entered by PVH like any other, then plays the loader itself: it
+ * builds a complete hand-off (GDT, TSS, start_info, modules, memory map, command line, RSDP, XSDT) with one defect, and
+ * jumps to the symbol `second_entry`, where a debugger examines it:
  *
  *      pvhdbg check bad_loader.elf --append defect=cr0-wp --entry second_entry
  *
- * Which defect is said on the kernel command line. `defect=none`, and no such word, is a hand-off without any: it has what
- * QEMU never gives, a task register with limit 0x67. `defect=v0` is one of version 0, `defect=da` one of Draft A. An
- * unknown name is answered with the list of all, and exit status 35 (with QEMU's isa-debug-exit at port 0xf4; without, the
- * guest shuts down by a triple fault, so that a debugger does not wait for an entry that never comes).
+ * The kernel command line selects the defect. `defect=none`, or no such option, is a hand-off without a defect: unlike
+ * QEMU's, its task register has the limit 0x67. `defect=v0` is a hand-off of version 0, `defect=da` one of Draft A. For an
+ * unknown name the guest prints the list of all names and exits with status 35 (through QEMU's isa-debug-exit at port 0xf4;
+ * without that device it shuts down by a triple fault, so that a debugger does not wait for an entry that never comes).
  *
- * How to read it: DEFECT begins a routine that is called after the correct hand-off was built and before it is jumped to.
- * Its arguments say what is wrong and which rules tell; the tests and docs/bad-loader.md are made of them. They are kept in
- * the section `.defects`, which is not loaded: a line for each defect, tab-separated.
+ * How to read the code: DEFECT begins a routine that runs after the correct hand-off was built and before the jump to it.
+ * Its arguments say what is wrong and which rules fail; the tests and docs/bad-loader.md use them. They are in the section
+ * `.defects`, which is not loaded: a line for each defect, tab-separated.
  *
- * Not here, since a CPU does not let it happen (or QEMU's does not): a cs that is no code segment or not present, an ss that
- * is null or read-only, a tr that is not busy (ltr sets that), cr0.ET clear, cr0.NW without CD.
+ * Some defects are missing, since a CPU (or QEMU's CPU) does not allow them: a cs that is not a code segment or not present,
+ * an ss that is null or read-only, a tr that is not busy (ltr sets that), cr0.ET clear, cr0.NW without CD.
  *
- * It needs 32 MiB of RAM. What it hands over lies from 2 MiB on, outside of its own image.
+ * It needs 32 MiB of RAM. The structures of its hand-off begin at 2 MiB, outside of its own image.
  */
 
         .file   "bad_loader.S"
 
         .include "guest.inc"
 
-        .set    EXIT_ENTERED, 16                /* second_entry was reached, and nobody stopped there */
+        .set    EXIT_ENTERED, 16                /* second_entry was reached, and no debugger stopped there */
         .set    EXIT_REFUSED, 17                /* status 35 */
 
         .set    CR0_PE, 1 << 0
@@ -50,7 +50,7 @@
         .set    PIC2_MASK, 0xa1
         .set    SYSTEM_CONTROL_A, 0x92          /* bit 1 is the A20 gate */
 
-        .set    NOWHERE, 0xb0000000             /* no machine of ours has RAM or ROM there */
+        .set    NOWHERE, 0xb0000000             /* no tested machine has RAM or ROM there */
 
 /* struct hvm_start_info, hvm_modlist_entry, hvm_memmap_table_entry: offsets of the fields */
         .set    SI_VERSION, 4
@@ -79,14 +79,14 @@
 table:                                  /* address of the name, address of the routine; ends at table_end */
         .popsection
 
-/* DEFECT: a routine begins that spoils a correct hand-off. A rule's id that ends in "*" means all that begin so.
+/* DEFECT: begins a routine that puts a defect into a correct hand-off. A rule id that ends in "*" means all with that prefix.
  *
  *      name    the word after `defect=`
  *      what    what is wrong with the hand-off
  *      spoils  the rule that fails
- *      also    rules that cannot but fail with it
- *      hides   rules that cannot be decided any more
- *      needs   options of `pvhdbg check` that it takes
+ *      also    rules that necessarily fail with it
+ *      hides   rules that become undecided
+ *      needs   options of `pvhdbg check` that it needs
  */
 .macro  DEFECT name, what, spoils="", also="", hides="", needs=""
         .pushsection .defects, "", @progbits
@@ -150,7 +150,7 @@ next_word:
 no_word:
         movl    $none, %esi
         ret
-cut:    movl    %esi, %edi              /* the word ends where the next begins: the line itself is not needed any more */
+cut:    movl    %esi, %edi              /* end the word where the next begins: the rest of the line is no longer needed */
 2:      cmpb    $' ', (%edi)
         je      3f
         cmpb    $0, (%edi)
@@ -214,7 +214,7 @@ refuse:                                 /* ESI: why */
 give_up:
         movl    $EXIT_REFUSED, %eax
         outl    %eax, $EXIT_PORT
-        lidt    no_idt                  /* nobody took it: end by a triple fault */
+        lidt    no_idt                  /* without isa-debug-exit: end by a triple fault */
         ud2
         .size   give_up, . - give_up
 
@@ -223,7 +223,7 @@ give_up:
 /* ---- the correct hand-off ---- */
 
         .type   build, @function
-build:                                  /* what is handed over, outside of our own image */
+build:                                  /* the hand-off, outside of our own image */
         movl    $hand_off, %esi
         movl    $HAND_OFF, %edi
         movl    $hand_off_end - hand_off, %ecx
@@ -266,7 +266,7 @@ sign:                                   /* set the byte at EDI so that the ECX b
         ret
         .size   sign, . - sign
 
-/* From the first spoilt register on, everything is read through cs, which is the VMM's and good until it is left. */
+/* From the first defective register on, everything is read through cs, which is the VMM's and stays good until the jump. */
 
         .type   hand_over, @function
 hand_over:
@@ -309,7 +309,7 @@ by_iret:                                /* for flags that no other instruction l
         .size   by_iret, . - by_iret
 
         .type   by_near_jump, @function
-by_near_jump:                           /* with cr0.PE clear: cs keeps its hidden state as long as nobody loads it */
+by_near_jump:                           /* with cr0.PE clear: cs keeps its hidden state until it is loaded */
         movw    %cs:new_ss, %ss
         xorl    %esp, %esp
         ljmp    $SEL_CS, $1f
@@ -320,7 +320,7 @@ by_near_jump:                           /* with cr0.PE clear: cs keeps its hidde
 
         .globl  second_entry
         .type   second_entry, @function
-second_entry:                           /* encoded so that it means the same in 16-bit code */
+second_entry:                           /* these bytes have the same meaning in 16-bit code */
         movb    $EXIT_ENTERED, %al
         outb    %al, $EXIT_PORT
 1:      hlt
@@ -355,7 +355,7 @@ module_text_end:
 
         .data
 
-/* What the registers will hold. */
+/* The values for the registers. */
 
 new_eip:                                /* a far pointer: eip, then cs */
         .long   second_entry
@@ -377,7 +377,7 @@ new_esi:
         .long   0
 way:    .long   by_far_jump
 
-iret_frame:                             /* used by by_iret alone; from esp on, only by an iret to virtual-8086 mode */
+iret_frame:                             /* used only by by_iret; esp and the rest only by an iret to virtual-8086 mode */
         .long   second_entry
         .long   SEL_CS
 new_eflags:
@@ -411,7 +411,7 @@ gdt_pointer:
         .word   gdt_end - gdt - 1
         .long   gdt
 
-/* What the registers will point to. It is copied to HAND_OFF; the names in capitals are where its parts then lie. */
+/* The structures that the registers will point to. They are copied to HAND_OFF; names in capitals are their addresses there. */
 
         .set    HAND_OFF, 0x200000
         .set    MODULE, 0x1000000               /* two modules of a page, 16 MiB up */

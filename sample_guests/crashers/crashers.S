@@ -2,15 +2,16 @@
  *
  *   wild-esp         the first push after paging is on, with an ESP that points to nothing: #PF, which itself needs the stack
  *   page-fault       paging is turned on with tables that do not map the code: #PF at the instruction after it
- *   wrmsr            a value that the register does not take: #GP at the wrmsr
- *   virtual-address  a jump to where the code was linked to be, 3 GiB up, before paging makes that true
- *   endless-loop     jmp to itself: only the clock shows that nothing happens
+ *   wrmsr            a value that the register does not accept: #GP at the wrmsr
+ *   virtual-address  a jump to the link-time address, 3 GiB up, before paging maps it
+ *   endless-loop     jmp to itself: only a time-out shows that nothing happens
  *   hlt              hlt with interrupts off: nothing ever wakes the CPU
  *   zeros            a jump into memory that was never written: each 00 00 is an add, up to the end of memory
  *
- * The symbol is the name with underscores. Before it dies it says `crash: NAME` on COM1. Its IDT is empty, as that of most
- * kernels this early: a fault then cannot be delivered, nor the double fault that this makes, and the CPU shuts down with
- * everything still to be seen (QEMU: -no-reboot -no-shutdown). A name that is not known is said, and ends QEMU with 35.
+ * The symbol is the name with underscores. Before its death the guest prints `crash: NAME` on COM1. Its IDT is empty, like
+ * that of most kernels this early: neither a fault nor the double fault that follows can be delivered, so the CPU shuts
+ * down and its state can still be examined (QEMU: -no-reboot -no-shutdown). For an unknown name it prints the name and ends
+ * QEMU with status 35.
  */
 
         .file   "crashers.S"
@@ -19,7 +20,7 @@
 
         .set    EXIT_UNKNOWN_CRASH, 17
         .set    NO_MEMORY, 0xd0000000           /* neither RAM nor a device here, on pc, q35 and microvm of any size */
-        .set    LINKED_AT, 0xc0000000           /* where 32-bit kernels like to be linked: 3 GiB up */
+        .set    LINKED_AT, 0xc0000000           /* where most 32-bit kernels are linked: 3 GiB up */
         .set    NEVER_WRITTEN, 0x400000
         .set    CR4_PSE, 1 << 4
         .set    FIRST_4M, 0x83                  /* a page directory entry: present, writable, one page of 4 MiB */
@@ -86,7 +87,7 @@ complain:
         orl     $CR4_PSE, %eax
         movl    %eax, %cr4
         ENABLE_PAGING
-        movl    $NO_MEMORY, %esp        /* before paging this is not even a fault: what is pushed to nowhere is lost */
+        movl    $NO_MEMORY, %esp        /* before paging this is not a fault: a push to an address without memory is lost */
 wild_push:
         pushl   %eax
         jmp     exit
@@ -94,10 +95,10 @@ wild_push:
         DEATH   page_fault
         ENABLE_PAGING
 after_paging:
-        jmp     exit                    /* is not even fetched */
+        jmp     exit                    /* never fetched */
 
         DEATH   wrmsr
-        movl    $MSR_VM_HSAVE_PA, %ecx  /* takes whole pages only, or does not exist: #GP; EFER would do, but not for TCG */
+        movl    $MSR_VM_HSAVE_PA, %ecx  /* accepts only whole pages, or does not exist: #GP; with EFER, TCG would not fault */
         movl    $1, %eax
         xorl    %edx, %edx
 faulting_wrmsr:

@@ -1,23 +1,23 @@
-/* draft_a_loader: a loader inside a guest, which hands over as Draft A of the PVH boot ABI asked for in 2015.
+/* draft_a_loader: a loader inside a guest, which hands over by Draft A of the PVH boot ABI (2015).
  *
- * No VMM ever did: a year later the pointer moved from ESI to EBX, and the magic number from EAX into memory. This guest is
- * entered by PVH as it is today, and passes what it was given on to the symbol `second_entry`:
+ * No VMM ever implemented it: a year later the pointer moved from ESI to EBX, and the magic number from EAX into memory.
+ * This guest is entered by the shipped PVH ABI, and passes its hand-off on to the symbol `second_entry`:
  *
  *   EAX  the magic number, 0xFF6BC1E2
  *   ESI  the proposed structure: "xen-<version>-<platform>", console, one module, and the command line itself
- *   EBX  0, so that no start_info is found where the ABI has it today
+ *   EBX  0, so that no start_info is found where the shipped ABI has it
  *
  *      pvhdbg check draft_a_loader.elf --entry second_entry --spec draft-a
  *
- * The mail writes `unsigned long` in the structure, so that it has two layouts; and its number was disliked at once: two
- * others were offered. The command line chooses:
+ * The mail uses `unsigned long` in the structure, so that it has two layouts. Replies to the mail offered two other magic
+ * numbers. The command line selects:
  *
  *   layout=64 (the first) or 32
  *   eax=0xff6bc1e2 (the first), 0x336ec578 (which became today's magic in memory) or 0x3badb002 (multiboot's with a 3)
  *
- * The first module and the command line are those of its own start_info. If nobody stops at `second_entry`, the guest prints
- * the structure's magic and command line on COM1 and exits through isa-debug-exit with code 16 (QEMU's status 33); 35 if an
- * option is not known.
+ * The first module and the command line are those of its own start_info. Without a debugger at `second_entry`, the guest
+ * prints the structure's magic and command line on COM1 and exits through isa-debug-exit with code 16 (QEMU's status 33);
+ * status 35 if an option is not known.
  */
 
         .file   "draft_a_loader.S"

@@ -2,12 +2,12 @@
  *
  * It shows the four things that any PVH kernel needs:
  *   1. the note XEN_ELFNOTE_PHYS32_ENTRY, which tells the loader where to jump;
- *   2. an entry that may use the flat segments it is given and EBX, and nothing else: no stack, no IDT, no paging;
- *   3. a stack of its own before the first call;
- *   4. interrupts left off, since there is no handler for them.
+ *   2. an entry that uses only the flat segments and EBX of the hand-off: no stack, no IDT, no paging;
+ *   3. its own stack before the first call;
+ *   4. interrupts that stay off, since it has no handler for them.
  *
- * It checks the magic of the structure that EBX points to, says one line on COM1 and ends through QEMU's
- * isa-debug-exit, if that is there (-device isa-debug-exit,iobase=0xf4,iosize=4), else it halts for good.
+ * It checks the magic of the structure that EBX points to, prints one line on COM1 and ends through QEMU's
+ * isa-debug-exit (-device isa-debug-exit,iobase=0xf4,iosize=4); without that device it halts for good.
  * QEMU's exit status is then 33 for "greeted", 35 for "no start_info": the device exits with (code << 1) | 1.
  * (A QEMU 10 that was started with -no-shutdown stops instead, unless -action shutdown=poweroff comes after it.)
  *

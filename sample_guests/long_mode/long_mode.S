@@ -1,7 +1,7 @@
-/* long_mode: from the PVH entry to 64-bit code, each step under a name of its own.
+/* long_mode: from the PVH entry to 64-bit code, with a symbol for each step.
  *
  *   enable_pae     CR4.PAE: long mode's page tables have 64-bit entries
- *   load_cr3       where the tables are; they map the first 4 GiB onto themselves, so that no address changes
+ *   load_cr3       the address of the page tables; they identity-map the first 4 GiB, so that no address changes
  *   enable_lme     EFER.LME: the next step then turns on long mode, not only paging
  *   enable_paging  CR0.PG: from here on EFER.LMA is set, and the code runs in compatibility mode
  *   load_gdt       a table that has a 64-bit code segment
@@ -9,8 +9,8 @@
  *   in_long_mode   the first 64-bit instruction
  *
  * It then prints each field of start_info on COM1, as `name 0xvalue`, and exits through isa-debug-exit with code 16
- * (QEMU's exit status 33). What version 0 does not have is not printed. On a CPU without long mode it dies on the way, as
- * a kernel that does not ask CPUID first would.
+ * (QEMU's exit status 33). Fields that version 0 does not have are not printed. On a CPU without long mode it dies in the
+ * switch, like any kernel that does not test CPUID first.
  */
 
         .file   "long_mode.S"

@@ -1,12 +1,12 @@
-/* other_protocols: a kernel that is entered in every other way than by PVH.
+/* other_protocols: a kernel that is entered by every protocol other than PVH.
  *
- * It has a PVH note and a multiboot 1 header. QEMU looks for the header first, and the note is then as good as not there:
- * the guest is entered at `multiboot_entry`, by multiboot 1. Everybody else goes by the note, to `pvh_start`.
+ * It has a PVH note and a multiboot 1 header. QEMU searches for the header first and then ignores the note: it enters the
+ * guest at `multiboot_entry`, by multiboot 1. All other VMMs use the note, and enter at `pvh_start`.
  *
  *      pvhdbg check other_protocols.elf                                    QEMU's own hand-off by multiboot 1
  *
- * Whoever entered it, it then plays the loader itself: it makes the state that another protocol asks for and jumps to the
- * symbol `second_entry`. Which one is said on the command line:
+ * After either entry it plays the loader itself: it makes the state that another protocol specifies and jumps to the symbol
+ * `second_entry`. The command line selects the protocol:
  *
  *      pvhdbg check other_protocols.elf --entry second_entry --append as=linux32
  *
@@ -16,11 +16,11 @@
  *   as=linux64     RSI to boot_params, in long mode, the first 4 GiB mapped onto themselves; selectors 0x10 and 0x18
  *   as=xen-pv      paging on, RSI to a PV start_info by its *virtual* address, where 64-bit kernels are linked
  *
- * Linux's 16-bit entry is not here: any bzImage shows it. If nobody stops at `second_entry`, the guest says on COM1 which
- * protocol it was entered by, and exits through isa-debug-exit with code 16 (QEMU's status 33); 35 if `as=` is not known.
+ * Linux's 16-bit entry is not here: any bzImage shows it. Without a debugger at `second_entry`, the guest prints the protocol
+ * on COM1 and exits through isa-debug-exit with code 16 (QEMU's status 33); status 35 if `as=` is not known.
  *
- * QEMU takes no ELF64 by multiboot, unless the header itself says where to load (the "a.out kludge"). It then copies the
- * file from `load_start` on in one piece, so that there can be no .data, which lies elsewhere in memory than in the file.
+ * QEMU loads no ELF64 by multiboot, unless the header itself says where to load (the "a.out kludge"). It then copies the
+ * file from `load_start` on in one piece. The guest therefore has no .data, whose offsets in memory and in the file differ.
  */
 
         .file   "other_protocols.S"
@@ -61,7 +61,7 @@ multiboot_header:
         .long   MULTIBOOT1_HEADER
         .long   MULTIBOOT1_ADDRESSES
         .long   -(MULTIBOOT1_HEADER + MULTIBOOT1_ADDRESSES)
-        .long   multiboot_header                /* where the header itself is to be */
+        .long   multiboot_header                /* the address of the header itself */
         .long   load_start
         .long   load_end                        /* these two are the linker script's */
         .long   bss_end
@@ -98,7 +98,7 @@ hand_over:                              /* EBX: the command line */
         testl   %eax, %eax
         jz      complain
         movl    %eax, %edx
-        movl    (%edi), %ecx            /* the name: `second_entry` prints it, and no protocol asks anything of ECX */
+        movl    (%edi), %ecx            /* the name: `second_entry` prints it, and no protocol specifies ECX */
         lgdt    gdt32_pointer
         ljmp    $CODE, $1f
 1:      LOAD_DATA_SEGMENTS
@@ -232,7 +232,7 @@ multiboot1_info:
         .long   MULTIBOOT1_HAS_CMDLINE
         .skip   MULTIBOOT1_CMDLINE - 4
         .long   guest_command_line
-        .skip   88 - MULTIBOOT1_CMDLINE - 4     /* the rest is what the flags say is not there */
+        .skip   88 - MULTIBOOT1_CMDLINE - 4     /* the flags mark the rest as absent */
 
         .balign 8
 multiboot2_info:

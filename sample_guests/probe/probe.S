@@ -1,21 +1,21 @@
-/* probe: a PVH guest that reports what it was handed over, for machines that no debugger can look into.
+/* probe: a PVH guest that reports what it was handed over, for machines without a debug stub.
  *
- * Before it changes anything it saves all registers; then it reads what a guest can read of itself (descriptor table
- * registers, control registers, model specific registers, `lar` and `lsl` of each selector), tries each segment by
- * accesses that a smaller or moved one would not survive, asks a CPU with SVM what it has cached, and prints all of it,
- * with start_info and what that points to, on COM1 and on the debug console (port 0xe9). `pvhdbg probe LOG` reads it back.
+ * Before it changes anything it saves all registers. Then it reads its own machine state (descriptor table registers,
+ * control registers, model specific registers, `lar` and `lsl` of each selector) and tests each segment by accesses that
+ * fault in a smaller or moved segment. On a CPU with SVM it reads the descriptor caches. It prints all of it, with
+ * start_info and what that points to, on COM1 and on the debug console (port 0xe9). `pvhdbg probe LOG` reads the log.
  *
  *   PVHPROBE1 <boot> <number> <kind> <words> *<crc>
  *
  * boot: 8 hex digits that differ from boot to boot (the time stamp counter); number: 4 hex digits, from 0; crc: CRC-32 of
- * the line from its P up to the character in front of the blank and the asterisk. docs/probe.md explains the kinds. The
- * first line is `begin`, the last is `end`. Each ends in CR LF and has less than 200 characters, which is what Xen keeps
- * of a line that is written to its debug console.
+ * the line from its P up to the character before the blank and the asterisk. docs/probe.md explains the kinds. The first
+ * line is `begin`, the last is `end`. Each ends in CR LF and has less than 200 characters: Xen truncates longer lines on
+ * its debug console.
  *
- * It needs a usable cs, ds and ss, and no more: es, fs and gs may be anything, RAM may be anywhere. What start_info
- * points to is read within the bounds below, and `gap` lines say what was left out and why.
+ * It only needs a usable cs, ds and ss: es, fs and gs may hold anything, RAM may be anywhere. The structures that
+ * start_info points to are read within the bounds below; `gap` lines say what was left out and why.
  *
- * It ends like `hello`: through isa-debug-exit with status 33, else it halts for good.
+ * It ends like `hello`: through isa-debug-exit with status 33; without that device it halts for good.
  */
 
         .file   "probe.S"
@@ -29,10 +29,10 @@
         .set    TEXT_BOUND, 8192                /* bytes of a string, in whole steps */
         .set    TEXT_STEP, 1024                 /* a string is read up to a multiple of this */
         .set    TABLE_BOUND, 4096               /* bytes of an ACPI root table */
-        .set    GDT_BOUND, 256                  /* bytes of the GDT that are printed, besides those in use */
+        .set    GDT_BOUND, 256                  /* bytes of the GDT that are printed, in addition to those in use */
         .set    OPTION_ROM_SIZE, 1536           /* as much of the ROM that the GDT lies in: it names the firmware */
         .set    LINE_BYTES, 32
-        .set    UART_PATIENCE, 1000000          /* looks at a port that is never ready: then COM1 is not waited for */
+        .set    UART_PATIENCE, 1000000          /* reads of a port that is never ready, after which COM1 is not used */
 
         /* what an access test found; the decoder knows the same numbers */
         .set    TEST_READ, 1                    /* the segment can be read */
@@ -131,9 +131,9 @@ fault:
         \instruction
 .endm
 
-/* What the CPU has cached, from one that tells: VMSAVE stores fs, gs, ldtr and tr as they are (AMD APM 2, 15.5.2). The
- * VMRUN that QEMU's TCG refuses (ASID 0) has stored the host's es, cs, ss and ds in the host save area by then, in the
- * VMCB's layout (target/i386/tcg/sysemu/svm_helper.c); on other CPUs that area's layout is nobody's business. */
+/* The descriptor caches, on a CPU that stores them: VMSAVE stores fs, gs, ldtr and tr unchanged (AMD APM 2, 15.5.2). When
+ * QEMU's TCG refuses a VMRUN (ASID 0), it has already stored the host's es, cs, ss and ds in the host save area, in the
+ * VMCB's layout (target/i386/tcg/sysemu/svm_helper.c); on other CPUs that area's layout is not documented. */
         .type   ask_svm, @function
 ask_svm:
         movl    $0x80000000, %eax
@@ -253,7 +253,7 @@ read_msrs:
         ret
         .size   read_msrs, . - read_msrs
 
-/* Does this CPU check at all? QEMU's TCG checks no limit: there a read that succeeds proves nothing. */
+/* Does this CPU check limits? QEMU's TCG does not: there a successful read proves nothing. */
         .type   calibrate, @function
 calibrate:
         movl    %esp, %ebx
@@ -271,7 +271,7 @@ calibrate:
 2:      ret
         .size   calibrate, . - calibrate
 
-/* Flat segments of our own. What was saved is fetched through the loader's ds, wherever that has put it. */
+/* Load our own flat segments. The saved values are read through the loader's ds, since they were stored through it. */
         .type   adopt, @function
 adopt:
         popl    %ebx
@@ -680,7 +680,7 @@ dump:
 9:      ret
         .size   dump, . - dump
 
-/* Is nothing but 0, or nothing but 0xff, in the first bytes (at most 16) of ECX bytes at ESI? Then ZF, and AL is which.
+/* Are the first bytes (at most 16) of ECX bytes at ESI all 0, or all 0xff? Then ZF is set, and AL is that byte.
  * Changes EDX, EDI. */
         .type   is_blank, @function
 is_blank:
@@ -697,7 +697,7 @@ is_blank:
 2:      cmpb    %al, (%edi)
         jne     3f
         incl    %edi
-        jz      3f                              /* the end of what can be reached; ZF is set */
+        jz      3f                              /* the end of the reachable memory; ZF is set */
         decl    %edx
         jnz     2b
 3:      ret
@@ -933,7 +933,7 @@ hex:
         ret
         .size   hex, . - hex
 
-/* line_crc becomes the CRC-32 (IEEE 802.3, as in zlib) of what lies from ESI to EDI. */
+/* line_crc becomes the CRC-32 (IEEE 802.3, as in zlib) of the bytes from ESI to EDI. */
         .type   checksum, @function
 checksum:
         movl    $-1, %edx
@@ -952,7 +952,7 @@ checksum:
         ret
         .size   checksum, . - checksum
 
-/* What lies from ESI to EDI, to COM1 unless that was never ready. */
+/* Print the bytes from ESI to EDI on COM1, unless that was never ready. */
         .type   put_com1, @function
 put_com1:
         cmpl    $0, com1_gone

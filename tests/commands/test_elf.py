@@ -342,7 +342,7 @@ def test_freebsds_kernel_of_2015_by_both_readings_of_p_paddr() -> None:
     text, document = _both(freebsd(FREEBSD))
     assert [one["paddr"] for one in document["segments"][:2]] == ["0xffffffff80200000", "0xffffffff81455b30"]
     assert "p_paddr - PADDR_OFFSET (0xffffffff80000000): 0x200000 … 0x1455b30" in text
-    assert text.count("above 4 GiB, where a 32-bit entry cannot reach") == 2
+    assert text.count("above 4 GiB, which 32-bit code at the entry cannot reach") == 2
     failed = {one["rule"]: one for one in document["verdicts"] if one["outcome"] == "fail"}
     assert {"ELF-PADDR", "ELF-ENTRY-RANGE"} <= set(failed)
     assert "(minus PADDR_OFFSET 0xffffffff80000000: 0x200000)" in failed["ELF-PADDR"]["violations"][0]["found"]

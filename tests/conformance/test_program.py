@@ -50,7 +50,7 @@ def test_both_kinds_of_firmware_are_found_booted_and_written(qemu: str, tmp_path
     shown = capsys.readouterr()
     assert shown.out == ""
     assert "booted 4 of 4" in shown.err
-    assert "spoke of QEMU 1.0 too" in shown.err
+    assert "also had QEMU 1.0" in shown.err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["conformance.md", "rules.md"]
 
 

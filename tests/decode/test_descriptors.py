@@ -51,7 +51,7 @@ def test_a_cut_off_system_descriptor_is_shown_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("kind", "long", "meaning"),
     [(0x8E, False, "interrupt gate 32"), (0x8F, False, "trap gate 32"), (0x85, False, "task gate"), (0x86, False, "interrupt gate 16"),
-     (0x8E, True, "interrupt gate 64"), (0x8F, True, "trap gate 64"), (0x85, True, "no gate: type 0x5"), (0x92, False, "no gate: type 0x12")],
+     (0x8E, True, "interrupt gate 64"), (0x8F, True, "trap gate 64"), (0x85, True, "not a gate: type 0x5"), (0x92, False, "not a gate: type 0x12")],
 )  # fmt: skip
 def test_gates(kind: int, long: bool, meaning: str) -> None:
     raw = 0x1234 << 48 | kind << 40 | 0x0010 << 16 | 0x5678

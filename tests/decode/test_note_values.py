@@ -1,4 +1,4 @@
-"""Notes in words: every kind that elfnote.h has, right and wrong widths, and bytes that nobody meant."""
+"""Notes in words: every kind that elfnote.h has, right and wrong widths, and random bytes."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def test_features_are_told_by_bit_and_by_name() -> None:
     assert words == (
         "writable_page_tables: required, bit 0",
         "pae_pgdir_above_4gb: supported, bit 4",
-        "nonsense: supported, no feature of Xen",
+        "nonsense: supported, not a feature of Xen",
     )
     assert value(note(17, (0x8801 | 1 << 31).to_bytes(4, "little"))).lines == (
         "bit 0: writable_page_tables",
         "bit 11: dom0",
         "bit 15: linux_rsdp_unrestricted",
-        "bit 31: no feature of Xen",
+        "bit 31: not a feature of Xen",
     )
 
 

@@ -26,7 +26,7 @@ def expecting(**one: Any) -> dict[str, Any]:
 
 
 def verdict_on(example: Example, field: str, **conditions: Any) -> Verdict:
-    """The verdict of one expectation; operators that are no names are given as `eq`, `ge` and so on."""
+    """The verdict of one expectation; operators that are not identifiers are given as `eq`, `ge` and so on."""
     symbols = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
     named = {symbols.get(name, name.rstrip("_")): value for name, value in conditions.items()}
     file = read(expecting(field=field, **named), "boot.toml")
@@ -86,8 +86,8 @@ def test_a_violation_shows_both_sides() -> None:
     ("document", "place", "words"),
     [
         ({"expct": []}, "expct", "did you mean expect"),
-        ({"milestone": [{}]}, "milestone[0]", "one of reaches"),
-        ({"milestone": [{"reaches": "a", "serial": "b"}]}, "milestone[0]", "one of reaches"),
+        ({"milestone": [{}]}, "milestone[0]", "either reaches"),
+        ({"milestone": [{"reaches": "a", "serial": "b"}]}, "milestone[0]", "either reaches"),
         ({"milestone": {"reaches": "a"}}, "milestone", "[[milestone]]"),
         ({"milestone": [{"reaches": "a"}, {"reaches": 3}]}, "milestone[1].reaches", "text in quotes"),
         ({"milestone": [{"serial": "("}]}, "milestone[0].serial", "regular expression"),
@@ -98,14 +98,14 @@ def test_a_violation_shows_both_sides() -> None:
         ({"milestone": [{"reaches": "a", "max_instructions": True}]}, "milestone[0].max_instructions", "whole number"),
         ({"milestone": [{"reaches": "a", "max_instructions": 1.5}]}, "milestone[0].max_instructions", "whole number"),
         ({"milestone": [{"reaches": "a", "max_instructions": 1 << 40}]}, "milestone[0].max_instructions", "whole number"),
-        ({"milestone": [{"serial": "a", "max_instructions": 9}]}, "milestone[0].max_instructions", "it is for reaches"),
+        ({"milestone": [{"serial": "a", "max_instructions": 9}]}, "milestone[0].max_instructions", "it needs reaches"),
         ({"milestone": [{"reach": "a"}]}, "milestone[0].reach", "did you mean reaches?"),
         ({"expect": {}}, "expect", "[[expect]]"),
         ({"expect": [{}] * (BOUND + 1)}, "expect", "1001"),
         ({"expect": [3]}, "expect[0]", "table"),
         (expecting(), "expect[0].field", "missing"),
         (expecting(field=3), "expect[0].field", "text"),
-        (expecting(field="a20"), "expect[0]", "says nothing"),
+        (expecting(field="a20"), "expect[0]", "it has no condition"),
         (expecting(field="a2O", exists=True), "expect[0].field", "did you mean a20"),
         ({"expect": [{"field": "a20", "exists": True}, {"field": "a20", "matche": "x"}]}, "expect[1].matche", "matches"),
         (expecting(field="a20", matches="x"), "expect[0].matches", "true or false"),
@@ -260,7 +260,7 @@ def test_each_operator_is_for_some_kind() -> None:
         (20, 30, Outcome.PASS, ""),
         (21, 30, Outcome.FAIL, "21"),
         (None, 20, Outcome.FAIL, "more than 20"),
-        (None, 19, Outcome.UNKNOWN, "counted up to 19 only"),
+        (None, 19, Outcome.UNKNOWN, "counted only up to 19"),
         (None, 0, Outcome.UNKNOWN, "not counted"),
     ],
 )

@@ -128,7 +128,7 @@ def test_what_is_asked_for_most(path: str, value: object) -> None:
         ("modules[0]", "single value"),
         ("a20[0]", "not a list"),
         ("a20.x", "true or false"),
-        ("modules[99999].kind", "further than is read"),
+        ("modules[99999].kind", "beyond the entries"),
         ("modules[-1].kind", "write it like"),
         ("", "write it like"),
         ("registers..cr0", "write it like"),

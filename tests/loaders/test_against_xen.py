@@ -82,7 +82,7 @@ def seen(log: str) -> str | int | None:
 def expected(loading: Loading) -> str | int | None:
     if loading.protocol is None:
         return loading.refusal
-    return None if any("taken for firmware" in quirk.text for quirk in loading.quirks) else loading.entry
+    return None if any("for firmware" in quirk.text for quirk in loading.quirks) else loading.entry
 
 
 def test_xen_does_what_is_simulated(builder: list[str], folder: Path) -> None:

@@ -54,7 +54,7 @@ def test_the_note_is_read_as_size_t_in_both_classes() -> None:
 
 def test_what_lies_behind_the_notes_is_nobodys() -> None:
     data = ElfSpec(notes=((NoteSpec(5, desc=b"xen-3.0\0"),),)).encode() + b"\xff" * 64
-    assert "behind the end of the note segment" in str(load(data).undefined)
+    assert "past the end of the note segment" in str(load(data).undefined)
     assert "without PVH ELF Note" in str(load(data, "qemu").refusal)
     short = ElfSpec(notes=((NoteSpec(desc=b""),),)).encode() + b"\xff" * 64
     assert load(short).undefined is not None
@@ -85,7 +85,7 @@ def test_the_initrd_is_lost() -> None:
     boot = replace(BOOT, initrd_size=4096)
     loading = load(ElfSpec().encode(), boot=boot)
     assert not any(name.startswith("INITRD") for name in items(loading))
-    assert any("initrd is not passed on" in quirk.text for quirk in loading.quirks)
+    assert any("initrd is not passed to the guest" in quirk.text for quirk in loading.quirks)
     merged = items(load(ElfSpec().encode(), "qemu", boot))
     assert merged["INITRD_SIZE"] == 4096
     assert merged["INITRD_ADDR"] == (64 << 20) - 0x28000 - 1 - 4096 & ~0xFFF

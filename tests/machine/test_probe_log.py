@@ -68,7 +68,7 @@ def test_a_log_as_text(cli: Cli, logged: bytes) -> None:
     assert ran.err == ""
     lines = ran.out.splitlines()
     assert lines[0].startswith("VMM       QEMU, tcg; firmware: SeaBIOS + pvh.bin")
-    assert lines[1].startswith("kernel    the guest probe, by its own words, at 0x100000")
+    assert lines[1].startswith("kernel    the guest probe, by its own report, at 0x100000")
     assert any("“one two=3”" in line for line in lines)
     assert "found 0xffff, which QEMU-TR-LIMIT has on record" in ran.out
     assert "1 check undecided" in lines[-1]
@@ -103,7 +103,7 @@ def test_kernel_messages_between_and_a_cut_at_the_end(cli: Cli, logged: bytes) -
     ran = cli("probe", cli.file("mixed.log", mixed)).ok()
     assert "note " not in ran.out.replace("note: ", "")
     ran = cli("probe", cli.file("cut.log", mixed[: len(mixed) // 2])).ok()
-    assert "ends before the probe's report does" in ran.out
+    assert "ends before the probe's report is complete" in ran.out
     assert "UNKNOWN" in ran.out
     document = cli("probe", "cut.log", "--format", "json").ok().json()
     assert any("ends before" in warning for warning in document["warnings"])

@@ -480,7 +480,7 @@ def test_milestones_from_where_the_machine_stands(via: str) -> None:
         assert [row for row in rows if row != "efer.lma"] == ["cr3", "efer.lme", "cr0.pg", "lgdt", "far", "64-bit", "segments"]
         assert "64-bit long mode" in talk("mode")
         assert "exit" in talk("c")  # the breakpoints that were there are there again
-        assert "no milestone was come by" in talk("milestones")  # to the guest's end
+        assert "no milestone was reached" in talk("milestones")  # to the guest's end
         assert "halted" in talk.wrong("c")
         talk("restart")
         assert "no symbol nowhere" in talk.wrong("milestones nowhere")

@@ -37,7 +37,7 @@ SWITCHES = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-sh
 
 
 def program() -> str:
-    """Chromium or Chrome. Under CI it has to be there."""
+    """Chromium or Chrome. Under CI it must be installed."""
     for name in NAMES:
         found = shutil.which(name)
         if found is not None:

@@ -16,7 +16,7 @@ COMMAND = re.compile(r"::(error|warning|notice) title=([^:,]*)::(.*)")
 
 
 def commands(output: str) -> list[tuple[str, str, str]]:
-    """Command, title and message of each line, unescaped in the runner's order; a line that is no command fails."""
+    """Command, title and message of each line, unescaped in the runner's order; a line that is not a command fails."""
     found = []
     assert output.endswith("\n")
     for line in output.removesuffix("\n").split("\n"):

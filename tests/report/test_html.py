@@ -221,7 +221,7 @@ def test_draft_a_and_the_unobserved_have_pages() -> None:
         (report_of(at_draft_a_entry(32), "draft-a"), "32-bit layout"),
         (report_of(at_entry(segments=False, unobserved=["cr0", "ebx"], kernel=None)), "not observed"),
         (report_of(at_entry(found_by="here")), "--here"),
-        (report_of(at_entry(memmap_entries=0, memmap_paddr=0)), "As the machine has it"),
+        (report_of(at_entry(memmap_entries=0, memmap_paddr=0)), "own memory layout; the hand-off has no map"),
         (report_of(at_entry(memmap_entries=0, memmap_paddr=0, backing=None)), "nr_modules"),
     ):
         written = html.render(report)

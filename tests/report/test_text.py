@@ -1,4 +1,4 @@
-"""The text report: the verdict last, nothing foreign raw, and no line for what nobody needs to read."""
+"""The text report: the verdict last, no raw text from outside, and no superfluous line."""
 
 from __future__ import annotations
 

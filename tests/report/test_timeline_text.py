@@ -35,5 +35,5 @@ def test_bars_are_as_long_as_their_share_and_none_is_invisible() -> None:
 
 
 def test_nothing_seen_and_a_milestone_behind_the_end_are_drawn_too() -> None:
-    assert "no milestone was come by" in render([], 0, lambda _: None, "the time was up")
+    assert "no milestone was reached" in render([], 0, lambda _: None, "the time was up")
     assert "61 instructions" in render(FOUND, 0, lambda _: None, "cut")

@@ -23,7 +23,7 @@ OTHER = '.pushsection .note.other, "a", @note; .p2align 2; .long 4, 4, 1; .asciz
 CODE = ".text\n.code32\n.globl start\nstart: hlt\njmp start\n"
 TEXT = ".text : { *(.text) } :text"
 NOTES = ".note.Xen : { KEEP(*(.note.Xen)) } :text :note"
-ALL_NOTES = fixes.LAST_NOTE[Tool.GNU_LD].partition("into one: ")[2].replace(" and behind it ", " ")
+ALL_NOTES = fixes.LAST_NOTE[Tool.GNU_LD].partition("into one: ")[2].replace(" and after it ", " ")
 
 
 class Kernel(NamedTuple):
@@ -118,7 +118,7 @@ ALONE = ("-nostartfiles", "-nostdlib", "-static", "-no-pie", "-e", "entry")
 
 @pytest.mark.parametrize("edition", ["2021", "2024"])
 def test_rusts_words_compile(tmp_path: Path, edition: str) -> None:
-    """Since 2024 link_section is an unsafe attribute. rustc is no tool that the project needs: without it this is left out."""
+    """Since 2024 link_section is an unsafe attribute. The project does not need rustc: without it this is left out."""
     if shutil.which("rustc") is None:
         pytest.skip("rustc is not installed")
     note, _, layout = fixes.ADD_NOTE[Tool.RUST].partition("; with a linker script")[0].partition(", with ")

@@ -281,7 +281,7 @@ def test_root_tables_under_such_a_ramdisk_are_known_and_no_others() -> None:
     assert under.deviation is not None
     assert under.deviation.key == "MICROVM-INITRD-OVER-XSDT"
     assert "under a module which ends in" in under.violations[0].found
-    assert spoilt(TOP - 0x10000).outcome is Outcome.FAIL  # nobody's module is there
+    assert spoilt(TOP - 0x10000).outcome is Outcome.FAIL  # no module is there
     for changes in ({"vmm": Vmm("QEMU", "10.1.0")}, {"modules": [ModuleEntry(TOP - 0x800, 0x7FF, 0, 0)]}):
         assert spoilt(TOP - 0x52, **changes).outcome is Outcome.FAIL
     bare = spoilt(TOP - 0x52, memmap_entries=0, memmap_paddr=0)  # how the module came there is not known

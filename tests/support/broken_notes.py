@@ -68,7 +68,7 @@ def _at(address: int, **changes: Any) -> NoteSpec:
 BROKEN_NOTES: Mapping[str, BrokenNote] = MappingProxyType(
     {
         # --- not where loaders look
-        "no-segment": BrokenNote("there is no PT_NOTE at all", "ELF-NOTE-18", "no PT_NOTE segment", REFUSED, changes={"notes": ()}),
+        "no-segment": BrokenNote("there is no PT_NOTE", "ELF-NOTE-18", "no PT_NOTE segment", REFUSED, changes={"notes": ()}),
         "section-only": BrokenNote(
             "the note is in a section that no PT_NOTE covers",
             "ELF-NOTE-18 ELF-NOTE-PTNOTE",
@@ -102,7 +102,7 @@ BROKEN_NOTES: Mapping[str, BrokenNote] = MappingProxyType(
         "type-big-endian": BrokenNote(
             "its words are in the other byte order",
             "ELF-NOTE-18",
-            "leave its segment",
+            "extend past its segment",
             REFUSED,
             changes=_one(RawNotes(struct.pack(">III4sI", 4, 4, 18, b"Xen\0", ENTRY))),
         ),
@@ -161,10 +161,10 @@ BROKEN_NOTES: Mapping[str, BrokenNote] = MappingProxyType(
         ),
         # --- sizes and padding
         "namesz-too-large": BrokenNote(
-            "n_namesz leaves the segment", "ELF-NOTE-18", "is chance", CHANCE, changes=_one(_raw(0x1000, 4))
+            "n_namesz leaves the segment", "ELF-NOTE-18", "is undefined", CHANCE, changes=_one(_raw(0x1000, 4))
         ),
         "descsz-too-large": BrokenNote(
-            "n_descsz leaves the segment", "ELF-NOTE-18", "leave its segment", ENTRY, changes=_one(_raw(4, 0x1000))
+            "n_descsz leaves the segment", "ELF-NOTE-18", "extend past its segment", ENTRY, changes=_one(_raw(4, 0x1000))
         ),
         "header-cut": BrokenNote(
             "the segment ends within the note's header",
