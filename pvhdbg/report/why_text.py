@@ -42,7 +42,10 @@ def render(
             "",
         ]
     elif death.kind not in _NO_PATH:
-        lines += [style("dim", "The last instructions were not recorded: the guest died after those that are traced one by one."), ""]
+        lines += [
+            style("dim", "The last instructions were not recorded: the guest died after those that are traced one by one."),
+            "",
+        ]
     if why.chain:
         lines += [style("head", "The faults"), *(f"  {number}. {printable(link)}" for number, link in enumerate(why.chain, 1)), ""]
     if why.address is not None:
