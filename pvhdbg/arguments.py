@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypedDict, Union
 
 from pvhdbg.commands.declare import options_of
-from pvhdbg.machine.options import Accelerator, LeaveWord, SpecName, SubjectOptions
+from pvhdbg.machine.options import Accelerator, LeaveWord, SubjectOptions
+from pvhdbg.spec.revisions import SpecName
 
 Path = Union[str, "os.PathLike[str]"]
 

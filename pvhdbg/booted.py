@@ -28,7 +28,7 @@ from pvhdbg.decode.snapshot_file import encode
 from pvhdbg.decode.text import safe
 from pvhdbg.errors import BadInput, EntryNotReached, GuestDied, TargetLost, TargetTimeout
 from pvhdbg.machine.capture import decoded, where
-from pvhdbg.machine.options import SpecName, SubjectOptions
+from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.machine.subject import Opened, Progress, attach_stub, boot_kernel, open_subject
 from pvhdbg.machine.subject_kind import subject_kind
 from pvhdbg.model import Registers, Snapshot
@@ -39,6 +39,7 @@ from pvhdbg.report.style import PLAIN
 from pvhdbg.rules.catalogue import CHAPTERS, find, judge
 from pvhdbg.rules.declare import Verdict
 from pvhdbg.rules.files import judge_file
+from pvhdbg.spec.revisions import SpecName
 from pvhdbg.targets.recorded import RecordedTarget, open_snapshot
 from pvhdbg.targets.target import Target
 from pvhdbg.tracing.mode_words import FOREMOST, MODES

@@ -27,7 +27,7 @@ from pvhdbg.errors import PvhdbgError
 
 if TYPE_CHECKING:
     from pvhdbg.booted import Guest, Handoff
-    from pvhdbg.machine.options import SpecName
+    from pvhdbg.spec.revisions import SpecName
 
 _PACKAGE = Path(__file__).parent  # whose frames say nothing to the author of a test
 _LINES = 40  # of the serial log in a failure's report

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pvhdbg.commands.declare import Answer, Context, takes
-from pvhdbg.commands.options import AboutSubject
+from pvhdbg.commands.subject_options import AboutSubject
 from pvhdbg.decode import fw_cfg
 from pvhdbg.errors import TargetError
 from pvhdbg.loaders.loading import Boot, FwCfgItem

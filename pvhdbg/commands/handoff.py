@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pvhdbg.commands.declare import Answer, Context, takes
 from pvhdbg.commands.formats import of_boot
-from pvhdbg.commands.options import AboutSubject, JudgeOptions, PromptOptions, WaitOptions
+from pvhdbg.commands.options import JudgeOptions, PromptOptions, WaitOptions
+from pvhdbg.commands.subject_options import AboutSubject
 from pvhdbg.errors import BadInput
 from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.machine.session import Session

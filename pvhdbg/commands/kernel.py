@@ -15,13 +15,12 @@ from pvhdbg.disassembly import disassemble
 from pvhdbg.errors import BadInput
 from pvhdbg.kernel import image as kernel_image
 from pvhdbg.loaders.catalogue import LOADERS, find, simulate
-from pvhdbg.machine.options import SpecName
 from pvhdbg.report.json_text import written
 from pvhdbg.report.kernel_document import EntryPlace, FileReport, Line
 from pvhdbg.report.style import Style
 from pvhdbg.rules.files import FILE_RULES, judge_file
 from pvhdbg.spec.elf import ET_CORE, PT_LOAD
-from pvhdbg.spec.revisions import REVISIONS
+from pvhdbg.spec.revisions import REVISIONS, SpecName
 
 if TYPE_CHECKING:
     from pvhdbg.kernel.image import KernelImage

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
 
 from pvhdbg.commands.declare import Answer, Context, takes
-from pvhdbg.commands.options import AboutSubject
+from pvhdbg.commands.subject_options import AboutSubject
 from pvhdbg.decode import acpi
 from pvhdbg.decode.boot_state import BootState, StartInfo, Unread
 from pvhdbg.decode.cpu_mode import long_mode_active, observed_mode

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from pvhdbg.machine.options import SubjectOptions
-
 if TYPE_CHECKING:
     from pvhdbg.rules.declare import Rule
 
@@ -53,9 +51,3 @@ class WaitOptions(NamedTuple):
 
     until: str | None = None
     seconds: float | None = None
-
-
-class AboutSubject(NamedTuple):
-    """For a command that needs to know of its subject alone."""
-
-    about: SubjectOptions = SubjectOptions()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any, Literal, NamedTuple
 
 from pvhdbg.errors import BadInput
+from pvhdbg.spec.revisions import SpecName
 
 Accelerator = Literal["tcg", "kvm", "auto"]
 LeaveWord = Literal["running", "stopped", "killed"]
-SpecName = Literal["draft-a", "v0", "v1"]
 _LATEST: SpecName = "v1"
 
 

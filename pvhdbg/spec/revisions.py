@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
 
 from pvhdbg.layout import Structure
 from pvhdbg.spec.documents import DRAFT_A_MAIL, PVH_PANDOC, Document
@@ -61,6 +62,7 @@ V1 = Revision(
     MappingProxyType({0: StartInfoV0, 1: StartInfoV1}),
 )
 
+SpecName = Literal["draft-a", "v0", "v1"]  # the names of the revisions below
 REVISIONS = MappingProxyType({revision.name: revision for revision in (DRAFT_A, V0, V1)})
 SHIPPED = frozenset({"v0", "v1"})
 ONLY_V1 = frozenset({"v1"})
