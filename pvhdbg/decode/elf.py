@@ -146,10 +146,8 @@ def _note_spans(data: Buffer, header: Header32 | Header64, segments: tuple[Segme
 
 
 def entry_notes(elf: ElfFile) -> tuple[Note, ...]:
-    """The usable PHYS32_ENTRY notes: owner Xen, 4 or 8 bytes, not 0."""
-    return tuple(
-        note for note in elf.notes if note.is_xen and note.type == PHYS32_ENTRY and len(note.desc) in (4, 8) and _entry(note)
-    )
+    """The usable PHYS32_ENTRY notes: owner Xen, 4 or 8 bytes. Address 0 is one like any other."""
+    return tuple(note for note in elf.notes if note.is_xen and note.type == PHYS32_ENTRY and len(note.desc) in (4, 8))
 
 
 def _entry(note: Note) -> int:

@@ -43,9 +43,15 @@ def read_item(monitor: Callable[[str], str], key: int, size: int) -> bytes | Non
 def kernel_entry(monitor: Callable[[str], str]) -> int | None:
     """FW_CFG_KERNEL_ENTRY: where QEMU will have its kernel entered; None without such a device or such an item.
 
-    It is set for a multiboot load too: an address, not a proof of PVH.
+    It is set for a multiboot load too: an address, not a proof of PVH. A 0 is an entry where QEMU has left a kernel and no
+    address for a set-up area, which it names for a kernel that it boots by the Linux protocol.
     """
-    return number(monitor, "KERNEL_ENTRY") or None if is_there(monitor) else None
+    if not is_there(monitor):
+        return None
+    entry = number(monitor, "KERNEL_ENTRY")
+    if entry or entry is None:
+        return entry
+    return 0 if number(monitor, "KERNEL_SIZE") and not number(monitor, "SETUP_ADDR") else None
 
 
 def is_there(monitor: Callable[[str], str]) -> bool:

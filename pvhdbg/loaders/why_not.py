@@ -24,6 +24,11 @@ def _found(kernel: KernelFile) -> tuple[str, str]:
     elf = kernel.elf
     numbered = [note for note in elf.notes if note.type == PHYS32_ENTRY]
     wrong = [note for note in numbered if note.is_xen]
+    if kernel.entry is not None and not kernel.entry.address:
+        return (
+            f"its PHYS32_ENTRY note at file offset {kernel.entry.note.offset:#x} holds the address 0, which QEMU takes for a missing note",
+            "link the entry at another address; Xen, cloud-hypervisor and Firecracker enter at 0",
+        )
     if kernel.entry_notes:
         note = kernel.entry_notes[-1]
         return (

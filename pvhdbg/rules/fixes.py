@@ -80,6 +80,9 @@ PLACE_ENTRY = fix(
     "entry's section: KEEP(*(.text.pvh))",
     linux="keep .head.text in its segment: do not relink vmlinux by hand",
 )
+MOVE_ENTRY = fix(
+    "link the kernel at 1 MiB or above (. = 0x100000 in the linker script), or put code in front of the entry: its address is not 0 then",
+)
 RAISE_ENTRY = fix(
     "ENTRY(symbol) in the linker script (or -e): a physical address from 1 MiB on, such as the PVH entry's own",
     rust="-C link-arg=-e -C link-arg=SYMBOL with a physical address from 1 MiB on, such as the PVH entry's own",
