@@ -346,8 +346,8 @@ def boot(
         target = RemoteTarget.connect(StubAddress(path=process.gdb_socket), timeout=timeout, progress=progress)
         stack.callback(target.close, Leave.KILLED)
         captured = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
-        symbol = image.symbols().name_at(noted.entry)
-        plan = Plan(spec, symbol=symbol, kernel=noted, timeout=timeout, whole=True)
+        symbol = image.symbols().label(noted.entry)
+        plan = Plan(spec, symbol=symbol, kernel=noted, image=image, booted=True, timeout=timeout, whole=True)
         try:
             entry = capture(target, plan, progress=progress, timestamp=captured)
         except (EntryNotReached, GuestDied) as error:

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING
 
 from pvhdbg.errors import BadInput, EntryNotReached, GuestDied, MemoryUnreadable, TargetError
 from pvhdbg.model import (
+    Backing,
     EntryPoint,
+    ImageComparison,
     Kernel,
     LoadRange,
     Memory,
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     # Imported while the guest runs its firmware (`_prepare`), where it costs no time.
     from pvhdbg.decode.boot_state import BootState
     from pvhdbg.decode.qemu_monitor import LoadedKernel
+    from pvhdbg.kernel.image import KernelImage
 
 _READS = 8192  # requests of the decoder in one capture: more is a decoder that cannot be satisfied
 _READ_BOUND = 16 << 20  # bytes
@@ -45,7 +48,10 @@ _FIRMWARE = (range(0xC0000, 0x100000), range(0xFFC00000, 1 << 32))
 
 @dataclass(frozen=True)
 class Plan:
-    """What the user asked for. `entry` is an address (with its `symbol`), `kernel` what is known of the file."""
+    """What the user asked for. `entry` is an address (with its `symbol`), `kernel` what is known of the file, `image` that file.
+
+    `booted`: this file was handed to the VMM, so that memory has to hold it.
+    """
 
     spec: str = "v1"  # the name of the revision to judge by
     entry: int | None = None
@@ -55,6 +61,8 @@ class Plan:
     reset: bool = False
     timeout: float = 30.0
     whole: bool = False  # read what the machine uses besides the hand-off too: tables and code
+    image: KernelImage | None = None
+    booted: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,8 @@ class Observations:
 
 
 Progress = Callable[[str], None]
-ConfirmKernel = Callable[[Target, "LoadedKernel"], "Kernel | None"]
+Compare = Callable[["KernelImage"], "ImageComparison | None"]
+ConfirmKernel = Callable[[Target, "LoadedKernel", Compare], "tuple[Kernel, ImageComparison | None] | None"]
 
 
 def capture(
@@ -77,14 +86,14 @@ def capture(
     plan: Plan,
     *,
     progress: Progress = lambda _: None,
-    confirm: ConfirmKernel = lambda _target, _loaded: None,
+    confirm: ConfirmKernel = lambda _target, _loaded, _compare: None,
     meanwhile: Callable[[], None] = lambda: None,
     timestamp: str | None = None,
 ) -> BootState:
     """Bring `target` to its PVH entry and decode what is there.
 
-    `confirm` turns the kernel that `info roms` names into a Kernel if its file is readable and is what the guest's memory
-    holds. `meanwhile` is called while the guest is on its way, for work that does not need it. Raises EntryNotReached, GuestDied and the target's own errors.
+    `confirm` turns the kernel that `info roms` names into a Kernel, and compares it, if its file is readable and is what the
+    guest's memory holds. `meanwhile` is called while the guest is on its way, for work that does not need it. Raises EntryNotReached, GuestDied and the target's own errors.
     """
     entry = _reach(target, plan, progress, meanwhile)
     progress("reading the machine")
@@ -269,19 +278,22 @@ def _explained(error: TargetError, target: Target) -> TargetError:
 
 
 def observe(
-    target: Target, plan: Plan, entry: EntryPoint, confirm: ConfirmKernel = lambda _t, _l: None, timestamp: str | None = None
+    target: Target, plan: Plan, entry: EntryPoint, confirm: ConfirmKernel = lambda _t, _l, _c: None, timestamp: str | None = None
 ) -> Snapshot:
-    """The machine as it stands: registers, hidden state, memory layout and who runs it; no guest memory yet."""
+    """The machine as it stands: registers, hidden state, memory layout, who runs it, and whether memory holds the kernel's file."""
     from pvhdbg.decode import qemu_monitor
 
     registers = target.read_registers()
     seen = _monitor(target)
-    kernel = plan.kernel
-    if kernel is None and seen.loaded is not None:
-        kernel = confirm(target, seen.loaded) or Kernel(
-            path=seen.loaded.path, loads=tuple(LoadRange(one.start, one.size) for one in seen.loaded.loads), source="info roms"
-        )
     backing = qemu_monitor.physical_ranges(seen.mtree) if seen.mtree else ()
+
+    def compare(image: KernelImage) -> ImageComparison | None:
+        return compared(target, image, backing or None, plan.booted) if entry.by_vmm else None
+
+    kernel = plan.kernel
+    likeness = compare(plan.image) if plan.image is not None else None
+    if kernel is None and seen.loaded is not None:
+        kernel, likeness = confirm(target, seen.loaded, compare) or (_ranges(seen.loaded), None)
     sources = {"registers": target.via, "memory": target.via}
     if target.capabilities.monitor:
         sources |= {"segments": "monitor", "backing": "monitor", "vmm": "monitor"}
@@ -292,10 +304,30 @@ def observe(
         backing=backing or None,
         vmm=seen.vmm,
         kernel=kernel,
+        image=likeness,
         entry=entry,
         sources=sources,
         captured=timestamp,
     )
+
+
+def _ranges(loaded: LoadedKernel) -> Kernel:
+    """What `info roms` alone tells of a kernel."""
+    return Kernel(path=loaded.path, loads=tuple(LoadRange(one.start, one.size) for one in loaded.loads), source="info roms")
+
+
+def compared(target: Target, image: KernelImage, backing: tuple[Backing, ...] | None, booted: bool = False) -> ImageComparison:
+    """Compare the kernel's file with guest memory, where the machine has RAM. What cannot be read is left out."""
+    from pvhdbg.decode.loaded_image import Sample, compare, samples, within
+
+    areas = None if backing is None else [(area.start, area.end) for area in backing if area.kind != "i/o"]
+    read: dict[Sample, bytes] = {}
+    for sample in within(samples(image.elf), areas):
+        try:
+            read[sample] = target.read_memory(sample.address, sample.size)
+        except MemoryUnreadable:
+            continue
+    return compare(image.elf, image.data, read, booted)
 
 
 def _monitor(target: Target) -> Observations:

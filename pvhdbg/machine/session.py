@@ -257,12 +257,12 @@ class Session:
         return self.symbols.first(prefix, most) if self.symbols is not None else []
 
     def _plan(self) -> Plan:
-        return Plan(self.settings.spec, kernel=self.kernel, symbol=self._entry_symbol())
+        return Plan(self.settings.spec, kernel=self.kernel, image=self.image, symbol=self._entry_symbol())
 
     def _entry_symbol(self) -> str | None:
         kernel = self.kernel
         symbols = self.symbols if kernel is not None and kernel.entry is not None else None
-        return symbols.name_at(kernel.entry) if symbols is not None and kernel is not None and kernel.entry is not None else None
+        return symbols.label(kernel.entry) if symbols is not None and kernel is not None and kernel.entry is not None else None
 
     @property
     def placement(self) -> Placement:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from pvhdbg.commands.table import Request
 from pvhdbg.errors import BadInput, PvhdbgError, VmmFailed
-from pvhdbg.machine.capture import Plan, capture, with_command
+from pvhdbg.machine.capture import Compare, Plan, capture, with_command
 from pvhdbg.machine.subject_kind import kind_of, refuse_all_but_kernels, refuse_options
-from pvhdbg.model import Kernel
+from pvhdbg.model import ImageComparison, Kernel
 from pvhdbg.targets.address import StubAddress, parse_address
 from pvhdbg.targets.target import Leave, Target
 
@@ -189,7 +189,7 @@ def _run_kernel(request: Request) -> Iterator[Opened]:
         kernel = image.with_hash() if request.whole else image.kernel()
         if kernel.entry is None and request.entry is None and not request.here:
             raise image.not_bootable()
-        plan = _plan(request, kernel, image)
+        plan = replace(_plan(request, kernel, image), booted=True)
         try:
             qemu = stack.enter_context(start(_qemu_options(request, image), timeout=_timeout(request), progress=request.progress))
         except VmmFailed as error:
@@ -282,6 +282,8 @@ def doubts(target: Target, image: KernelImage | None, boot: BootState, named: st
 
 def _is_there(target: Target, image: KernelImage, boot: BootState) -> bool:
     """Whether the machine has that kernel: byte for byte where it is entered; once it runs, its code, wherever it was moved."""
+    if boot.snapshot.image is not None:
+        return not boot.snapshot.image.another
     if image.is_loaded(target.read_memory):
         return True
     if boot.snapshot.entry.is_entry:
@@ -300,14 +302,14 @@ class Confirm:
         self.file: KernelFile | None = None
         self._hashed = hashed
 
-    def __call__(self, target: Target, loaded: LoadedKernel) -> Kernel | None:
+    def __call__(self, target: Target, loaded: LoadedKernel, compare: Compare) -> tuple[Kernel, ImageComparison | None] | None:
         from pvhdbg.kernel.image import open_kernel
 
         try:
             with open_kernel(loaded.path) as image:
                 if image.was == "ELF" and image.is_loaded(target.read_memory):
                     self.file = image.file().without_data()
-                    return image.with_hash() if self._hashed else image.kernel()
+                    return image.with_hash() if self._hashed else image.kernel(), compare(image)
         except PvhdbgError:
             return None  # another machine's path: the ranges that the monitor gave have to do
         return None
@@ -380,6 +382,7 @@ def _plan(request: Request, kernel: Kernel | None, image: KernelImage | None) ->
     plan = Plan(
         _spec(request),
         kernel=kernel,
+        image=image,
         here=bool(request.here),
         reset=bool(request.reset),
         timeout=_timeout(request),
@@ -389,7 +392,7 @@ def _plan(request: Request, kernel: Kernel | None, image: KernelImage | None) ->
         address, symbol = _address(str(request.entry), image)
         return replace(plan, entry=address, symbol=symbol)
     if image is not None and kernel is not None and kernel.entry is not None:
-        return replace(plan, symbol=image.symbols().name_at(kernel.entry))
+        return replace(plan, symbol=image.symbols().label(kernel.entry))
     return plan
 
 

@@ -6,13 +6,14 @@ from collections.abc import Iterable
 
 from pvhdbg.decode.boot_state import BootState
 from pvhdbg.errors import BadInput
-from pvhdbg.rules import draft_a, machine_state, memory_map, modules, other_protocols, rsdp, segments, start_info
+from pvhdbg.rules import draft_a, image, machine_state, memory_map, modules, other_protocols, rsdp, segments, start_info
 from pvhdbg.rules.declare import MachineRule, Rule, Verdict, collect
 from pvhdbg.rules.files import FILE_CHAPTERS
 
 # Chapter titles are what reports and the catalogue page print above them.
 CHAPTERS: tuple[tuple[str, tuple[Rule, ...]], ...] = (
     *FILE_CHAPTERS,
+    ("Kernel in memory", image.CHAPTER),
     ("Machine state", machine_state.CHAPTER),
     ("Segments", segments.CHAPTER),
     ("Other protocols", other_protocols.CHAPTER),

@@ -88,6 +88,25 @@ def eip_note(boot: BootState) -> Iterator[Violation]:
 
 
 @rule(
+    "PVH-EIP-SYMBOL",
+    "the entry is the start of a symbol",
+    clause=Clause(PVH_PANDOC, "jump into the entry point defined at XEN_ELFNOTE_PHYS32_ENTRY"),
+    severity=INFO,
+    revisions=SHIPPED,
+    passes=[at_entry()],
+    fails=[at_entry(symbol="pvh_start_xen+1"), at_entry(symbol="_text+0x850")],
+)
+def eip_symbol(boot: BootState) -> Iterator[Violation]:
+    """Nothing demands it. But an entry that is written as a symbol is the start of one; an address that lies a few bytes behind
+    is mostly a mistake in the note, and the CPU decodes another instruction there."""
+    symbol = boot.snapshot.entry.symbol
+    if symbol is None:
+        raise NotApplicable("no symbol of the kernel is known for its entry")
+    if "+" in symbol:
+        yield Violation("entry", "the start of a symbol", symbol)
+
+
+@rule(
     "PVH-CR0-PE",
     "cr0.PE is set",
     clause=Clause(PVH_PANDOC, "cr0: bit 0 (PE) must be set."),
@@ -275,5 +294,5 @@ def eax_mb(boot: BootState) -> Iterator[Violation]:
 
 
 CHAPTER: tuple[MachineRule, ...] = (
-    ebx_set, ebx_magic, eip_note, cr0_pe, cr0_pg, cr0_rest, cr0_et, cr4_zero, efer_lma, *EFLAGS_RULES, efl_df, esp, eax_mb,
+    ebx_set, ebx_magic, eip_note, eip_symbol, cr0_pe, cr0_pg, cr0_rest, cr0_et, cr4_zero, efer_lma, *EFLAGS_RULES, efl_df, esp, eax_mb,
 )  # fmt: skip

@@ -175,7 +175,9 @@ def cmdline_len_qemu(boot: BootState) -> Iterator[Violation]:
 # --- where the parts lie ------------------------------------------------------------------------------------------
 
 
-class _Part(NamedTuple):
+class Part(NamedTuple):
+    """A part of the hand-off in guest-physical memory."""
+
     name: str
     start: int
     size: int
@@ -185,22 +187,22 @@ class _Part(NamedTuple):
         return self.start + self.size
 
 
-def _parts(boot: BootState) -> list[_Part]:
+def parts(boot: BootState) -> list[Part]:
     """Every part of the hand-off that has an address, in the order of the structure. Absent parts are left out."""
     info = boot.start_info
     raw, v1 = info.raw, info.v1
-    parts = [_Part("start_info", info.address, raw.sizeof())]
+    found = [Part("start_info", info.address, raw.sizeof())]
     if raw.nr_modules and raw.modlist_paddr:
-        parts.append(_Part("modlist", raw.modlist_paddr, raw.nr_modules * ModuleEntry.sizeof()))
+        found.append(Part("modlist", raw.modlist_paddr, raw.nr_modules * ModuleEntry.sizeof()))
     if v1 is not None and v1.memmap_entries and v1.memmap_paddr:
-        parts.append(_Part("memmap", v1.memmap_paddr, v1.memmap_entries * MemoryMapEntry.sizeof()))
+        found.append(Part("memmap", v1.memmap_paddr, v1.memmap_entries * MemoryMapEntry.sizeof()))
     if isinstance(info.command_line, Text):
-        parts.append(_Part("command_line", raw.cmdline_paddr, len(info.command_line.data) + 1))
+        found.append(Part("command_line", raw.cmdline_paddr, len(info.command_line.data) + 1))
     if not isinstance(info.modules, Unread):
         for index, module in enumerate(info.modules):
             if module.entry.paddr and module.entry.size:
-                parts.append(_Part(f"modules[{index}]", module.entry.paddr, module.entry.size))
-    return parts
+                found.append(Part(f"modules[{index}]", module.entry.paddr, module.entry.size))
+    return found
 
 
 @rule(
@@ -221,7 +223,7 @@ def below_4g(boot: BootState) -> Iterator[Violation]:
     for name, address in named.items():
         if address >= FOUR_GIB:
             yield Violation(f"start_info.{name}", "below 0x100000000", f"{address:#x}")
-    for part in _parts(boot):
+    for part in parts(boot):
         if part.name.startswith("modules[") and part.end > FOUR_GIB:
             yield Violation(part.name, "below 0x100000000", f"{part.start:#x} to {part.end:#x}")
 
@@ -242,10 +244,10 @@ def below_4g(boot: BootState) -> Iterator[Violation]:
 def overlap(boot: BootState) -> Iterator[Violation]:
     """What is written later wins: a ramdisk over the kernel's bss is zeroed by the kernel, a command line over the
     module list changes it while it is read."""
-    parts = _parts(boot)
+    found = parts(boot)
     kernel = boot.snapshot.kernel
-    loads = [_Part("kernel", load.start, load.size) for load in kernel.loads if load.size] if kernel else []
-    everything = sorted((*parts, *loads), key=lambda part: part.start)
+    loads = [Part("kernel", load.start, load.size) for load in kernel.loads if load.size] if kernel else []
+    everything = sorted((*found, *loads), key=lambda part: part.start)
     reaching = everything[0]
     for part in everything[1:]:
         if part.start < reaching.end and not part.name == reaching.name == "kernel":
@@ -272,7 +274,7 @@ def overlap(boot: BootState) -> Iterator[Violation]:
 def align(boot: BootState) -> Iterator[Violation]:
     """Nothing demands it, and x86 does not mind; a reader in a language with aligned references (Rust) has undefined
     behaviour. qboot's module list is 4-byte aligned."""
-    for part in _parts(boot):
+    for part in parts(boot):
         if part.name in ("start_info", "modlist", "memmap") and part.start % 8:
             yield Violation(part.name, "8-byte aligned", f"{part.start:#x}")
 
