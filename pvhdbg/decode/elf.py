@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeVar
 from pvhdbg.decode.notes import Buffer as Buffer
 from pvhdbg.decode.notes import Note, Span
 from pvhdbg.decode.notes import read as read_notes
+from pvhdbg.decode.text import quoted
 from pvhdbg.errors import BadInput
 from pvhdbg.layout import Structure
 from pvhdbg.model import Kernel, LoadRange
@@ -63,7 +64,7 @@ def parse(data: Buffer) -> ElfFile:
     ident = Ident.decode(data)
     if ident.magic != b"\x7fELF":
         raise BadInput(
-            f"the file is not an ELF: it begins with {ident.magic!r}", "give an uncompressed kernel (vmlinux) or a bzImage"
+            f"the file is not an ELF: it begins with {quoted(ident.magic)}", "give an uncompressed kernel (vmlinux) or a bzImage"
         )
     if ident.elf_class not in (1, 2) or ident.data not in (1, 2):
         raise BadInput(f"the ELF's class {ident.elf_class} or data encoding {ident.data} at offset 4 is unknown", _DAMAGED)

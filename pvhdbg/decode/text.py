@@ -23,6 +23,11 @@ def printable(data: bytes | str) -> str:
     return "".join(parts)
 
 
+def quoted(data: bytes) -> str:
+    """Bytes from a structure in quotation marks, safe as `printable`."""
+    return f"“{printable(data)}”"
+
+
 def safe(data: bytes | str) -> str:
     """As `printable`, for messages: backslashes stay as they are, so that applying it twice changes nothing more."""
     text = data if isinstance(data, str) else data.decode("utf-8", "backslashreplace")

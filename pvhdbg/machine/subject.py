@@ -275,7 +275,7 @@ def doubts(target: Target, image: KernelImage | None, boot: BootState, named: st
     found = []
     if image is not None and not _is_there(target, image, boot):
         found.append(f"{named} is not what lies in the guest's memory: another kernel, or a changed one, was loaded")
-    if boot.snapshot.kernel is None or boot.snapshot.kernel.entry is None:
+    if image is None and (boot.snapshot.kernel is None or boot.snapshot.kernel.entry is None):
         found.append("the kernel file was not seen: rules that need it are undecided; name it with --kernel")
     return found
 

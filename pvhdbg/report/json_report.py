@@ -10,6 +10,7 @@ from typing import Any
 
 from pvhdbg.decode import acpi
 from pvhdbg.decode.boot_state import BootState, Module, StartInfo, Text, Unread
+from pvhdbg.decode.text import printable
 from pvhdbg.model import DescriptorTable, ImageComparison, Segment
 from pvhdbg.report.document import Report, is_64_bit, register_names
 from pvhdbg.report.json_text import written
@@ -257,7 +258,8 @@ def _rsdp(rsdp: acpi.Rsdp, tables: tuple[acpi.RootTable, ...] | Unread) -> dict[
         if isinstance(tables, Unread)
         else [
             {
-                "signature": table.expected.decode("ascii"),
+                "expected": table.expected.decode("ascii"),
+                "signature": None if table.header is None else printable(table.header.signature),
                 "address": _hex(table.address),
                 "sound": table.sound,
                 "problem": table.problem or None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pvhdbg.decode.boot_state import BootState
+from pvhdbg.decode.text import quoted
 from pvhdbg.model import Unavailable
 from pvhdbg.rules.declare import MachineRule, Severity, Violation, rule
 from pvhdbg.rules.examples import START_INFO, at_draft_a_entry
@@ -69,7 +70,7 @@ def da_magic(boot: BootState) -> Iterator[Violation]:
         raise Unavailable(f"no start_info: esi = {esi:#x} points to no RAM")
     found = boot.draft_a.raw.magic[: len(DRAFT_A_MAGIC_PREFIX)]
     if found != DRAFT_A_MAGIC_PREFIX:
-        yield Violation(f"[{esi:#x}]", repr(DRAFT_A_MAGIC_PREFIX), repr(found))
+        yield Violation(f"[{esi:#x}]", quoted(DRAFT_A_MAGIC_PREFIX), quoted(found))
 
 
 @rule(

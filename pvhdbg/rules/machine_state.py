@@ -16,6 +16,9 @@ from pvhdbg.spec.x86 import CR0, EFLAGS, REGISTER_BITS, bit_names
 MUST, SHOULD, INFO = Severity.MUST, Severity.SHOULD, Severity.INFO
 
 
+NO_ENTRY = "the kernel's file has no usable PHYS32_ENTRY note"
+
+
 def _bit(boot: BootState, register: str, name: str, want: int) -> Iterator[Violation]:
     value = boot.registers[register]
     if value >> REGISTER_BITS[register][name] & 1 != want:
@@ -53,15 +56,18 @@ def ebx_set(boot: BootState) -> Iterator[Violation]:
     fails=[at_entry(magic=0), at_entry(magic=0x336EC500)],
 )
 def ebx_magic(boot: BootState) -> Iterator[Violation]:
-    """Linux, Xen and FreeBSD stop dead without it. A magic that is partly right was overwritten: QEMU's pvh.bin copies
-    the command line into 4096 bytes in front of start_info without a bound, and 4128 characters reach the magic."""
+    """Linux, Xen and FreeBSD stop dead without it. A magic that is partly right was overwritten. QEMU's pvh.bin does that itself
+    with a command line of 4128 characters or more: see SI-CMDLINE-LEN-QEMU."""
     ebx = boot.registers["ebx"]
     if boot.magic_found:
         return
     if not boot.readable(ebx, 4):
         raise Unavailable(f"no start_info: ebx = {ebx:#x} points to no RAM")
     found = int.from_bytes(boot.snapshot.memory.read(ebx, 4), "little")
-    yield Violation(f"[{ebx:#x}]", f"{START_MAGIC:#x}", f"{found:#010x}")
+    cause = ""
+    if boot.overrun_length is not None:
+        cause = f": the command line of {boot.overrun_length} characters runs over it (SI-CMDLINE-LEN-QEMU)"
+    yield Violation(f"[{ebx:#x}]", f"{START_MAGIC:#x}", f"{found:#010x}{cause}")
 
 
 @rule(
@@ -81,7 +87,8 @@ def eip_note(boot: BootState) -> Iterator[Violation]:
         raise NotApplicable("the entry was named with --entry")
     kernel = boot.snapshot.kernel
     if kernel is None or kernel.entry is None:
-        raise Unavailable("the kernel file was not seen; name it with --kernel")
+        seen = kernel is not None and kernel.elf_class is not None
+        raise Unavailable(NO_ENTRY if seen else "the kernel file was not seen; name it with --kernel")
     eip = boot.registers["rip"]
     if eip != kernel.entry:
         yield Violation("eip", f"{kernel.entry:#x}", f"{eip:#x}", SHOULD if kernel.relocatable else None)

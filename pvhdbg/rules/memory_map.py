@@ -266,7 +266,7 @@ def mm_ram1m(boot: BootState) -> Iterator[Violation]:
         raise Unavailable("where the kernel lies was not learnt; name its file with --kernel")
     for load in kernel.loads:
         if load.size and uncovered(load.start, load.end, ranges):
-            yield Violation("memory_map", f"RAM from {load.start:#x} to {load.end:#x} (kernel)", "not listed as RAM")
+            yield Violation(f"kernel {load.start:#x} - {load.end:#x}", "RAM in the memory map", "not listed as RAM there")
     _beyond_bound(boot)
 
 

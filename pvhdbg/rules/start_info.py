@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from pvhdbg.decode.boot_state import TEXT_BOUND, BootState, StartInfo, Text, Unread, looked_at, seen
+from pvhdbg.decode.firmware import PVH_BIN_LINE
 from pvhdbg.model import Kernel, LoadRange, Unavailable, Vmm
 from pvhdbg.rules.declare import MachineRule, NotApplicable, Severity, Violation, rule
 from pvhdbg.rules.examples import START_INFO, at_entry
@@ -162,13 +163,17 @@ def cmdline_ascii(boot: BootState) -> Iterator[Violation]:
     severity=INFO,
     revisions=SHIPPED,
     passes=[at_entry(), at_entry(cmdline_paddr=0)],
-    fails=[at_entry(cmdline_paddr=START_INFO - 0x1020, memory={START_INFO - 0x1020: b"x" * 4100 + b"\0"})],
+    fails=[at_entry(cmdline_paddr=START_INFO - PVH_BIN_LINE, memory={START_INFO - PVH_BIN_LINE: b"x" * 4100 + b"\0"})],
 )
 def cmdline_len_qemu(boot: BootState) -> Iterator[Violation]:
     """pvh.bin reads the command line into 4096 bytes that lie 0x1020 bytes in front of start_info, without a bound. From
     4113 characters on it spoils the module list, from 4128 on the magic: shorten it, or use another firmware."""
+    if boot.overrun_length is not None:
+        found = f"{boot.overrun_length} characters, which run over start_info"
+        yield Violation("command_line", "at most 4095 characters", found, MUST)
+        return
     line, info = seen(_command_line(boot)), boot.start_info
-    if len(line.data) >= 4096 and info.address == line.address + 0x1020:
+    if len(line.data) >= 4096 and info.address == line.address + PVH_BIN_LINE:
         yield Violation("command_line", "at most 4095 characters", f"{len(line.data)} characters overflow pvh.bin's buffer")
 
 

@@ -261,6 +261,11 @@ def test_a_long_command_line_overflows_pvh_bin(vmlinux: Path, length: int, magic
     document = report(vmlinux, "--machine", "pc", "--append", "x" * length, expect=0 if magic else 1)
     assert ("PVH-EBX-MAGIC" in outcomes(document, "fail")) == (not magic)
     assert ("SI-CMDLINE-LEN-QEMU" in outcomes(document, "remark")) == (magic and length >= 4096)
+    assert ("SI-CMDLINE-LEN-QEMU" in outcomes(document, "fail")) == (not magic)
+    found = {one["rule"]: one["violations"][0]["found"] for one in document["verdicts"] if one["violations"]}
+    if not magic:
+        assert found["SI-CMDLINE-LEN-QEMU"] == f"{length} characters, which run over start_info"
+        assert f"the command line of {length} characters runs over it" in found["PVH-EBX-MAGIC"]
 
 
 # --- attach -------------------------------------------------------------------------------------------------------
