@@ -53,12 +53,21 @@ class ElfFile:
     damage: str = ""  # where the notes broke off
 
     @property
+    def foreign(self) -> str | None:
+        """The machine that e_machine names, if it is not x86; None if it is."""
+        machine = self.header.e_machine
+        return None if machine in (EM_386, EM_X86_64) else MACHINES.get(machine, f"machine {machine}")
+
+    @property
     def loads(self) -> tuple[Segment32 | Segment64, ...]:
         return tuple(segment for segment in self.segments if segment.p_type == PT_LOAD)
 
 
 def parse(data: Buffer) -> ElfFile:
-    """Parse an x86 ELF. Raises BadInput for anything that is not one, or is cut short."""
+    """Parse a little-endian ELF. Raises BadInput for anything that is not one, or is cut short.
+
+    What e_machine says is left to who reads it: most loaders do not look at it.
+    """
     if len(data) < Ident.sizeof():
         raise BadInput(f"the file has {len(data)} bytes: it is no ELF", "give an uncompressed kernel (vmlinux) or a bzImage")
     ident = Ident.decode(data)
@@ -73,9 +82,6 @@ def parse(data: Buffer) -> ElfFile:
     wide = ident.elf_class == 2
     layout: type[Header32] | type[Header64] = Header64 if wide else Header32
     header = _structure(layout, data, Ident.sizeof(), "the ELF header")
-    if header.e_machine not in (EM_386, EM_X86_64):
-        name = MACHINES.get(header.e_machine, f"machine {header.e_machine}")
-        raise BadInput(f"the ELF is for {name}, not for x86", "give a kernel for x86 or x86-64")
     segments = _segments(data, header, wide)
     spans = tuple(_note_spans(data, header, segments))
     notes, damage = read_notes(data, spans)
@@ -233,7 +239,10 @@ def _section_field(elf: ElfFile, index: int, name: str) -> int:
 
 def symbol_table(data: Buffer, elf: ElfFile) -> SymbolTable | None:
     """The symbol table, or None when the file has none (a stripped kernel). Raises BadInput for a damaged one."""
-    table = sections(data, elf)
+    try:
+        table = sections(data, elf)
+    except BadInput:  # the section headers are cut off, which no loader minds
+        return None
     for index, section in enumerate(table):
         if section.sh_type != SHT_SYMTAB:
             continue

@@ -17,6 +17,11 @@ def is_pvh(registers: Registers, memory: MemoryView) -> bool:
         return False
 
 
+def virtualised(registers: Registers) -> bool:
+    """Whether a hypervisor is seen from outside while its guest runs: AMD's EFER.SVME is set, which no guest of PVH has at its entry."""
+    return bool((registers.get("efer") or 0) >> EFER["SVME"] & 1)
+
+
 def recognise(registers: Registers, memory: MemoryView) -> Signature | None:
     """The other protocol whose whole signature matches, or None. Raises NeedMemory for what it has to look at."""
     for signature in SIGNATURES:

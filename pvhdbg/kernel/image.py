@@ -260,6 +260,12 @@ def _bzimage(view: FileBytes, setup: SetupHeader, path: str) -> tuple[str, FileB
             "give the vmlinux of that build",
         )
     start, length = payload_range(setup)
+    if not setup.payload_length:
+        raise BadInput(
+            f"{path} is a bzImage without a payload: payload_offset is {setup.payload_offset:#x} and payload_length 0 (memtest86+ is "
+            "such a file); it is whole, QEMU boots it by the Linux protocol, and there is no ELF in it for PVH",
+            "boot it with QEMU's -kernel; for PVH give an ELF with a PHYS32_ENTRY note",
+        )
     if start + length > len(view) or not length:
         raise BadInput(f"{path} is a bzImage whose payload ends at {start + length:#x}, but the file has {len(view):#x} bytes",
                        "it is truncated: fetch it again")  # fmt: skip

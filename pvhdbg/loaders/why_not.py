@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pvhdbg.decode.kernel_file import KernelFile
 from pvhdbg.decode.text import printable
+from pvhdbg.decode.toolchain import Tool, maker
 from pvhdbg.errors import NotBootable
 from pvhdbg.loaders.loading import MULTIBOOT1
 from pvhdbg.loaders.qemu import QEMU
@@ -17,7 +18,9 @@ def why_not(kernel: KernelFile) -> NotBootable:
     """Why this file has no usable PVH entry (or, where it has one, why QEMU misses it), and what QEMU does with it."""
     found, todo = _found(kernel)
     usable = "PVH entry that QEMU finds" if kernel.entry_notes else "usable PVH entry"
-    return NotBootable(f"the kernel has no {usable}: {found}. {_qemu(kernel)}", todo)
+    foreign = kernel.elf.foreign
+    where, todo = ("", todo) if foreign is None else (f" and is for {foreign}, not for x86", "give a kernel for x86 or x86-64")
+    return NotBootable(f"the kernel has no {usable}{where}: {found}. {_qemu(kernel)}", todo)
 
 
 def _found(kernel: KernelFile) -> tuple[str, str]:
@@ -31,9 +34,10 @@ def _found(kernel: KernelFile) -> tuple[str, str]:
         )
     if kernel.entry_notes:
         note = kernel.entry_notes[-1]
+        because = ": drop .note.gnu.property (objcopy --remove-section), which asks for 8" if note.align == 8 else ""
         return (
             f"its PHYS32_ENTRY note at file offset {note.offset:#x} lies in a PT_NOTE of p_align {note.align}, by which QEMU pads notes",
-            "link the notes with p_align 4: drop .note.gnu.property (objcopy --remove-section), which asks for 8",
+            f"link the notes with p_align 4{because}",
         )
     if wrong:
         return (
@@ -60,7 +64,9 @@ def _found(kernel: KernelFile) -> tuple[str, str]:
     if elf.damage:
         return f"{found}; {elf.damage}", "write n_namesz and n_descsz as the lengths without padding"
     if has_segment:
-        return found, "build Linux with CONFIG_PVH=y; otherwise add the note (type 18, owner Xen) to a PT_NOTE segment"
+        if maker(kernel) is Tool.LINUX:
+            return found, "build Linux with CONFIG_PVH=y"
+        return found, "add the note (type 18, owner Xen) to a PT_NOTE segment"
     return found, "add the note (type 18, owner Xen) and a PT_NOTE for it in the linker script (PHDRS { note PT_NOTE; })"
 
 

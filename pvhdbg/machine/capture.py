@@ -121,20 +121,22 @@ def _reach(target: Target, plan: Plan, progress: Progress, meanwhile: Callable[[
     wanted = plan.entry if plan.entry is not None else noted
     if plan.here:
         return EntryPoint(pc, "here", plan.symbol if pc == wanted else None)
-    found_by = "--entry" if plan.entry is not None else "ELF note"
+    told = _told_by_fw_cfg(target, registers) if wanted is None or wanted == plan.entry or pc != wanted else None
+    found_by = _found_by(plan, told)
     if wanted is not None and pc == wanted and _flat_mode(registers):
         return EntryPoint(pc, found_by, plan.symbol)
-    told = None if plan.entry is not None else _told_by_fw_cfg(target, registers)
+    if plan.entry is not None:
+        told = None  # the user's word alone says where to stop
     if wanted is None:
         if _at_pvh_entry(target, registers) and told in (None, pc):
             return EntryPoint(pc, "first stop")
         if told is None:
-            raise EntryNotReached(f"where the entry is could not be learnt ({where(registers)})", _how_to_learn(target))
+            raise _not_learnt(target, registers, plan)
         wanted, found_by = told, "fw_cfg"
         if pc == told and _flat_mode(registers):
             return EntryPoint(pc, found_by)
     if plan.entry is None:
-        _refuse_past(registers, plan.kernel)
+        _refuse_past(target, registers, plan.kernel)
     # A multiboot header hides the note from QEMU: it will be entered where fw_cfg says, and that is worth stopping at.
     reboots = _OWN_REBOOTS if plan.reset else 0
     stops = {wanted} if told is None else {wanted, told}
@@ -143,6 +145,23 @@ def _reach(target: Target, plan: Plan, progress: Progress, meanwhile: Callable[[
     except (EntryNotReached, GuestDied) as error:
         raise _explained(error, target) from error
     return EntryPoint(stopped, found_by if stopped == wanted else "fw_cfg", plan.symbol if stopped == wanted else None)
+
+
+def _found_by(plan: Plan, told: int | None) -> str:
+    """Who says that the wanted address is the entry. One that a user names is the VMM's own where the VMM says the same."""
+    noted = plan.kernel.entry if plan.kernel else None
+    if plan.entry is None or (plan.entry == noted and told in (None, noted)):
+        return "ELF note"
+    return "fw_cfg" if plan.entry == told else "--entry"
+
+
+def _not_learnt(target: Target, registers: Registers, plan: Plan) -> EntryNotReached:
+    from pvhdbg.machine.not_entered import cause
+
+    why = None if firmware_runs(registers) else cause(target)
+    if why is not None:
+        return EntryNotReached(f"there is no PVH entry to come to: {why.what} ({where(registers)})", why.todo)
+    return EntryNotReached(f"where the entry is could not be learnt ({where(registers)})", _how_to_learn(target, plan))
 
 
 def stands_at(target: Target, plan: Plan, known: EntryPoint | None = None) -> EntryPoint:
@@ -175,7 +194,21 @@ def entry_of(target: Target, plan: Plan) -> EntryPoint | None:
 def _reset(target: Target) -> None:
     if not target.capabilities.monitor:
         raise TargetError(f"{target.name} has no monitor to reset it by", "restart the machine by hand, and attach again")
+    _refuse_what_a_reset_ends(target)
     reset_machine(target)
+
+
+def _refuse_what_a_reset_ends(target: Target) -> None:
+    """Raises TargetError for a QEMU whose command line says that a reset is its end. With -no-shutdown it only stops."""
+    from pvhdbg.vmm.options import option_names
+
+    command: tuple[str, ...] = getattr(target, "peer_command", tuple)()  # only some targets can tell
+    names = option_names(command)
+    ends = "no-reboot" in names or any(word.startswith("reboot=shutdown") for word in command)
+    if ends and "no-shutdown" not in names and not any("shutdown=pause" in word for word in command):
+        raise TargetError(
+            f"{target.name} runs with -no-reboot: a reset would end it", "start it without, or decode it as it stands with --here"
+        )
 
 
 def _flat_mode(registers: Registers) -> bool:
@@ -230,17 +263,22 @@ def firmware_runs(registers: Registers) -> bool:
     return pc != RESET_RIP and not cr0 >> CR0["PG"] & 1 and any(pc in area for area in _FIRMWARE)
 
 
-def _how_to_learn(target: Target) -> str:
-    if target.capabilities.monitor:
+def _how_to_learn(target: Target, plan: Plan) -> str:
+    if target.capabilities.monitor and not plan.reset:
         return "name the kernel with --kernel, or start over with --reset"
     return "name the kernel with --kernel, or the address with --entry"
 
 
-def _refuse_past(registers: Registers, kernel: Kernel | None) -> None:
+def _refuse_past(target: Target, registers: Registers, kernel: Kernel | None) -> None:
     pc, cr0 = registers["rip"], registers.get("cr0")
     paging = cr0 is not None and bool(cr0 >> CR0["PG"] & 1)
     inside = kernel is not None and any(load.start <= pc < load.end for load in kernel.loads)
     if paging or (inside and _flat_mode(registers)):
+        from pvhdbg.machine.not_entered import cause
+
+        why = cause(target)
+        if why is not None:
+            raise EntryNotReached(f"this machine does not come to a PVH entry: {why.what} ({where(registers)})", why.todo)
         raise EntryNotReached(
             f"the guest is already past its entry ({where(registers)})",
             "boot it again to its entry with --reset, or decode it as it stands with --here",
@@ -267,6 +305,15 @@ def _explained(error: TargetError, target: Target) -> TargetError:
         registers = target.read_registers()
     except TargetError:
         return type(error)(error.what, error.todo or "start it again, and look at its serial output")
+    from pvhdbg.machine.not_entered import cause
+
+    why = (
+        None
+        if isinstance(error, GuestDied) or (firmware_runs(registers) and registers["rip"] < _FIRMWARE[1].start)
+        else cause(target)
+    )
+    if why is not None:
+        return type(error)(f"{error.what}: {why.what} ({where(registers)})", why.todo)
     todo = error.todo or "check that this is the kernel that was loaded, look at its serial output, or give --timeout more"
     cr0 = registers.get("cr0") or 0
     if isinstance(error, EntryNotReached) and cr0 >> CR0["PG"] & 1:

@@ -227,8 +227,14 @@ def _qemu_options(request: Request, image: KernelImage) -> QemuOptions:
 
 def _with_note(error: VmmFailed, image: KernelImage) -> VmmFailed:
     """QEMU's refusal of a kernel whose note it does not find, with what to do about that note."""
-    from pvhdbg.loaders.qemu import NO_NOTE
+    from pvhdbg.loaders.qemu import FAILED, NO_NOTE
 
+    if FAILED in error.what and "i386" in error.what and image.elf.bits == 64:
+        return VmmFailed(
+            error.what, "qemu-system-i386 loads 32-bit ELFs alone, and this is an ELF64: give --qemu qemu-system-x86_64"
+        )
+    if FAILED in error.what and image.elf.foreign is not None:
+        return VmmFailed(error.what, f"the ELF is for {image.elf.foreign}: give a kernel for x86 or x86-64")
     if NO_NOTE not in error.what:
         return error
     return VmmFailed(error.what, image.not_bootable().todo)
@@ -272,9 +278,17 @@ def _attached(request: Request, address: StubAddress) -> Iterator[Opened]:
 
 def doubts(target: Target, image: KernelImage | None, boot: BootState, named: str) -> list[str]:
     """What a reader of a report has to know of how the kernel's file was seen; `named` is how the user wrote its path."""
+    from pvhdbg.decode.protocol import virtualised
+
     found = []
     if image is not None and not _is_there(target, image, boot):
         found.append(f"{named} is not what lies in the guest's memory: another kernel, or a changed one, was loaded")
+    if boot.snapshot.entry.is_entry and boot.registers.get("cr0") is None:
+        found.append(
+            "cr0 was not observed: this is taken for protected mode with paging off; rules that depend on it are undecided"
+        )
+    if virtualised(boot.registers):
+        found.append("EFER.SVME is set: this is a hypervisor's guest seen from outside; what it may force or hide is undecided")
     if image is None and (boot.snapshot.kernel is None or boot.snapshot.kernel.entry is None):
         found.append("the kernel file was not seen: rules that need it are undecided; name it with --kernel")
     return found
@@ -390,7 +404,7 @@ def _plan(request: Request, kernel: Kernel | None, image: KernelImage | None) ->
     )
     if request.entry is not None:
         address, symbol = _address(str(request.entry), image)
-        return replace(plan, entry=address, symbol=symbol)
+        return replace(plan, entry=address, symbol=symbol or (image.symbols().label(address) if image is not None else None))
     if image is not None and kernel is not None and kernel.entry is not None:
         return replace(plan, symbol=image.symbols().label(kernel.entry))
     return plan

@@ -45,6 +45,8 @@ def _kernel(boot: BootState) -> str:
 def _compared(image: ImageComparison) -> str:
     """How much of the file was compared with memory at the entry, and what came of it."""
     of = human(image.compared) if image.compared == image.size else f"{human(image.compared)} of {human(image.size)}"
+    if not image.size:
+        return "which has nothing to load"
     if not image.compared:
         return "not compared with memory: none of it could be read"
     if image.another:

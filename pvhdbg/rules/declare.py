@@ -8,14 +8,14 @@ alone turns all of it into a `Verdict`. Bodies therefore stay straight lines.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from inspect import cleandoc
 from typing import TYPE_CHECKING
 
 from pvhdbg.model import Unavailable
-from pvhdbg.spec.documents import Clause
-from pvhdbg.spec.revisions import V1, Revision
+from pvhdbg.spec.documents import DRAFT_A_MAIL, Clause
+from pvhdbg.spec.revisions import DRAFT_A, V1, Revision
 
 if TYPE_CHECKING:  # who judges a kernel file does not import what machines are made of
     from pvhdbg.decode.boot_state import BootState
@@ -101,15 +101,21 @@ class Rule:
 
 @dataclass(frozen=True)
 class MachineRule(Rule):
-    """A rule of the hand-off. `names_protocol` marks the rules that are judged whatever protocol the machine was entered by."""
+    """A rule of the hand-off. `names_protocol` marks the rules that are judged whatever protocol the machine was entered by.
+
+    `draft` is the clause of Draft A that says the same, where `clause` stands in a text that came after it.
+    """
 
     check: MachineCheck
     passes: tuple[Example, ...]
     fails: tuple[Example, ...]
     names_protocol: bool = field(default=False)
+    draft: Clause | None = None
 
     def judge(self, boot: BootState) -> Verdict:
         """The verdict on one machine. Raises nothing: what could not be observed is UNKNOWN."""
+        if self.draft is not None and boot.revision is DRAFT_A:
+            return replace(self, clause=self.draft, draft=None).judge(boot)
         if boot.revision.name not in self.revisions:
             return self._verdict(Outcome.NOT_APPLICABLE, reason=f"{boot.revision} has no such clause")
         if boot.other_protocol is not None and not self.names_protocol:
@@ -228,12 +234,14 @@ def rule(
     passes: Iterable[Example],
     fails: Iterable[Example],
     names_protocol: bool = False,
+    draft: str = "",
 ) -> Callable[[MachineCheck], MachineRule]:
-    """Make a rule of the function below; its docstring is what `explain` prints. Registers nothing."""
+    """Make a rule of the function below; its docstring is what `explain` prints, `draft` are Draft A's words. Registers nothing."""
 
     def declare(check: MachineCheck) -> MachineRule:
         why = cleandoc(check.__doc__ or "")
-        return MachineRule(id, title, clause, severity, revisions, why, check, tuple(passes), tuple(fails), names_protocol)
+        before = Clause(DRAFT_A_MAIL, draft) if draft else None
+        return MachineRule(id, title, clause, severity, revisions, why, check, tuple(passes), tuple(fails), names_protocol, before)
 
     return declare
 

@@ -62,10 +62,13 @@ DESCRIBE_ENTRY = fix(
 )
 ALIGN_NOTE = fix(
     "p_align 8 comes from .note.gnu.property: /DISCARD/ : { *(.note.gnu.property) } in the linker script, in front of any "
-    "*(.note.*), or objcopy --remove-section .note.gnu.property on the object files (assembler: -Wa,-mx86-used-note=no); an alignment of 0 "
-    "or another one is set where the headers are written",
+    "*(.note.*), or objcopy --remove-section .note.gnu.property on the object files (assembler: -Wa,-mx86-used-note=no)",
     rust="/DISCARD/ : { *(.note.gnu.property) } in the linker script, in front of any *(.note.*), and #[repr(C, packed(4))] on the note's struct",
     linux="objcopy --remove-section .note.gnu.property on the object files, as arch/x86/kernel/vmlinux.lds.S discards it",
+)
+SET_ALIGN = fix(
+    "link the notes with p_align 4: . = ALIGN(4) in front of them and .p2align 2 in their section; a tool that writes the program "
+    "header itself writes 4 there",
 )
 LAST_NOTE = fix(
     "list the PT_NOTE of .note.Xen last in PHDRS, or put all notes into one: /DISCARD/ : { *(.note.gnu.property) } and behind it "
@@ -91,6 +94,7 @@ WIDEN = fix(
     "OUTPUT_FORMAT(elf64-x86-64), or objcopy -I elf32-i386 -O elf64-x86-64: the code stays 32-bit",
     rust="build for a x86_64 target; the entry itself is 32-bit code in global_asm!",
 )
+SET_MACHINE = fix("build for x86-64 or x86 (OUTPUT_FORMAT(elf64-x86-64)); where the code is x86 already, set e_machine to 62")
 HIDE_MULTIBOOT = fix(
     "place the multiboot header after the first 8 KiB of the file for a build that is to boot by PVH, or leave it out",
 )

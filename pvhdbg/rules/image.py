@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pvhdbg.decode.boot_state import BootState, Unread
+from pvhdbg.decode.protocol import virtualised
 from pvhdbg.model import UNKNOWN, Backing, ImageComparison, ImageDifference, Kernel, LoadRange, Unavailable
 from pvhdbg.rules.declare import MachineRule, NotApplicable, Severity, Violation, rule
 from pvhdbg.rules.examples import BACKING, ENTRY, at_entry
-from pvhdbg.rules.start_info import parts
+from pvhdbg.rules.start_info import kernel_loads, parts
 from pvhdbg.spec.documents import GABI, PVH_PANDOC, Clause
 from pvhdbg.spec.revisions import SHIPPED
 from pvhdbg.spec.start_info import MEMORY_TYPES
@@ -21,6 +22,7 @@ _BIOS = range(0xA0000, _MIB)
 _LOADED = Clause(
     PVH_PANDOC, "The domain builder will load the kernel into the guest memory space and jump into the entry point defined at XEN_ELFNOTE_PHYS32_ENTRY"
 )  # fmt: skip
+_NOTHING = "the kernel's file has no PT_LOAD: nothing of it is loaded"
 _LINK_HIGHER = "it is linked where the BIOS writes: link it at 1 MiB or above"
 
 
@@ -47,14 +49,14 @@ def _entered_as_noted(boot: BootState) -> None:
 def load_ram(boot: BootState) -> Iterator[Violation]:
     """What a loader writes where no RAM is gets lost without a word: QEMU enters such a kernel all the same, which then executes
     whatever a read of nothing gives, or runs as far as the part of it that is there."""
-    kernel, backing = boot.snapshot.kernel, boot.snapshot.backing
-    if kernel is None or not kernel.loads:
-        raise Unavailable("where the kernel lies was not learnt; name its file with --kernel")
+    loads, backing = kernel_loads(boot), boot.snapshot.backing
+    if not loads:
+        raise NotApplicable(_NOTHING)
     if backing is None:
         raise Unavailable("where the machine has RAM was not observed: no monitor answers")
     _entered_as_noted(boot)
-    end = max(load.end for load in kernel.loads)
-    for load in kernel.loads:
+    end = max(load.end for load in loads)
+    for load in loads:
         outside = next(((start, kind) for start, kind in _not_ram(load, backing)), None)
         if outside is None:
             continue
@@ -98,6 +100,8 @@ def _comparison(boot: BootState) -> ImageComparison:
     if found.another:
         raise Unavailable("the kernel's file is not the one that lies in memory")
     _entered_as_noted(boot)
+    if found.differences and virtualised(boot.registers):
+        raise Unavailable("EFER.SVME is set: a hypervisor's guest seen from outside, whose memory is not the machine's")
     return found
 
 
@@ -136,6 +140,8 @@ def load_bytes(boot: BootState) -> Iterator[Violation]:
     """Firmware that runs between the loading and the entry uses memory of its own: SeaBIOS that below 1 MiB. What it leaves
     behind is then executed. Compared are the page of the entry, both ends of each segment, and of a large one pages between."""
     found = _comparison(boot)
+    if not found.size:
+        raise NotApplicable(_NOTHING)
     if not found.compared:
         raise Unavailable("none of the kernel's bytes could be read at the entry")
     yield from (_violation(boot, one) for one in found.differences if not one.zeros)

@@ -15,8 +15,8 @@ from pvhdbg.rules import fixes
 from pvhdbg.rules.declare import FileRule, NotApplicable, Severity, Violation, file_rule
 from pvhdbg.rules.file_examples import ENTRY, READ, ExampleLoad, ExampleNote, a_kernel
 from pvhdbg.spec.documents import ELFNOTE_H, GABI, LIBELF, LINUX_LOADER, QEMU_ELF, QEMU_X86, Clause
-from pvhdbg.spec.elf import PT_NOTE
-from pvhdbg.spec.elf_notes import PADDR_OFFSET, PHYS32_ENTRY, PHYS32_RELOC
+from pvhdbg.spec.elf import EM_386, PT_NOTE
+from pvhdbg.spec.elf_notes import PADDR_OFFSET, PHYS32_ENTRY, PHYS32_RELOC, VIRT_BASE
 from pvhdbg.spec.revisions import SHIPPED
 
 MUST, SHOULD, INFO = Severity.MUST, Severity.SHOULD, Severity.INFO
@@ -129,7 +129,9 @@ def note_desc(kernel: KernelFile) -> Iterator[Violation]:
             found = f"{int.from_bytes(note.desc, 'little'):#x} in 8 bytes"
         else:
             continue
-        yield Violation(_where(note), "a 32-bit address in 4 or 8 bytes", found, fix=fixes.words(fixes.DESCRIBE_ENTRY, kernel))
+        physical = _made_physical(kernel, note)
+        fix = fixes.words(fixes.DESCRIBE_ENTRY, kernel) if physical is None else _subtract(kernel, physical)
+        yield Violation(_where(note), "a 32-bit address in 4 or 8 bytes", found, fix=fix)
 
 
 @file_rule(
@@ -175,9 +177,10 @@ def note_palign(kernel: KernelFile) -> Iterator[Violation]:
     for span in kernel.elf.note_spans:
         at = f"program header {span.holder}: p_align"
         if span.align == 0:
-            yield Violation(at, "4", "0, by which QEMU divides", fix=fixes.words(fixes.ALIGN_NOTE, kernel))
+            yield Violation(at, "4", "0, by which QEMU divides", fix=fixes.words(fixes.SET_ALIGN, kernel))
         elif span.holder in holders and span.align not in (1, 4):
-            yield Violation(at, "4", f"{span.align}", fix=fixes.words(fixes.ALIGN_NOTE, kernel))
+            chosen = fixes.ALIGN_NOTE if span.align == 8 else fixes.SET_ALIGN
+            yield Violation(at, "4", f"{span.align}", fix=fixes.words(chosen, kernel))
 
 
 @file_rule(
@@ -225,6 +228,26 @@ def note_unique(kernel: KernelFile) -> Iterator[Violation]:
         )  # fmt: skip
 
 
+def _number(kernel: KernelFile, kind: int) -> int | None:
+    """The number in the last note of that type and owner Xen."""
+    found = [note for note in kernel.elf.notes if note.is_xen and note.type == kind and len(note.desc) in (4, 8)]
+    return int.from_bytes(found[-1].desc, "little") if found else None
+
+
+def _made_physical(kernel: KernelFile, note: Note) -> int | None:
+    """The physical address that a note means which holds a virtual one: less VIRT_BASE, if that lies in a PT_LOAD."""
+    base = _number(kernel, VIRT_BASE)
+    if not base:
+        return None
+    address = int.from_bytes(note.desc, "little") - base & (1 << 8 * len(note.desc)) - 1
+    inside = any(load.p_paddr <= address < load.p_paddr + load.p_memsz for load in kernel.elf.loads)
+    return address if inside else None
+
+
+def _subtract(kernel: KernelFile, physical: int) -> str:
+    return f"the note holds a virtual address, and VIRT_BASE is {_number(kernel, VIRT_BASE):#x}: subtract it: {physical:#x}"
+
+
 @file_rule(
     "ELF-ENTRY-RANGE",
     "the entry lies in a loaded segment",
@@ -244,7 +267,8 @@ def entry_range(kernel: KernelFile) -> Iterator[Violation]:
     """Xen refuses such a file; QEMU and the others jump there all the same, into memory that holds nothing: zeros are executed
     (add %al,(%eax)) until the guest dies. A virtual address in the note is the usual cause."""
     address, note = _entry(kernel)
-    fix = fixes.words(fixes.PLACE_ENTRY, kernel)
+    physical = _made_physical(kernel, note)
+    fix = fixes.words(fixes.PLACE_ENTRY, kernel) if physical is None else _subtract(kernel, physical)
     inside = [load for load in kernel.elf.loads if load.p_paddr <= address < load.p_paddr + load.p_memsz]
     if not inside:
         ranges = ", ".join(f"{load.start:#x}-{load.end:#x}" for load in load_ranges(kernel.elf)[:4]) or "none"
@@ -292,6 +316,23 @@ def elf_class(kernel: KernelFile) -> Iterator[Violation]:
 
 
 @file_rule(
+    "ELF-MACHINE",
+    "e_machine is that of x86",
+    clause=Clause(GABI, "e_machine: This member's value specifies the required architecture for an individual file.", "ELF header"),
+    severity=SHOULD,
+    revisions=SHIPPED,
+    passes=[a_kernel(), a_kernel(bits=32, machine=EM_386)],
+    fails=[a_kernel(machine=183)],
+)
+def elf_machine(kernel: KernelFile) -> Iterator[Violation]:
+    """QEMU refuses another machine's file (“Error while loading elf kernel”). linux-loader (cloud-hypervisor, Firecracker, libkrun)
+    does not look at e_machine and enters it all the same."""
+    if kernel.elf.foreign is not None:
+        found = f"{kernel.elf.header.e_machine}: {kernel.elf.foreign}"
+        yield Violation("e_machine", "62 (x86-64) or 3 (x86)", found, fix=fixes.words(fixes.SET_MACHINE, kernel))
+
+
+@file_rule(
     "ELF-MULTIBOOT",
     "no multiboot header hides the note",
     clause=Clause(QEMU_X86, "load_multiboot() is tried before load_elfboot()", "x86_load_linux"),
@@ -303,6 +344,8 @@ def elf_class(kernel: KernelFile) -> Iterator[Violation]:
 def multiboot(kernel: KernelFile) -> Iterator[Violation]:
     """QEMU takes a file with a multiboot 1 header in its first 8 KiB by that protocol and never looks at the notes; it refuses an
     x86-64 one that has no addresses in the header (“Cannot load x86-64 image, give a 32bit one.”)."""
+    if kernel.entry is None:
+        raise NotApplicable("there is no usable PHYS32_ENTRY note that a multiboot header could hide")
     header = kernel.multiboot1
     if header is not None:
         found = f"one, flags {header.flags:#x}"
@@ -387,11 +430,10 @@ def paddr(kernel: KernelFile) -> Iterator[Violation]:
 
 def paddr_offset(kernel: KernelFile) -> int:
     """The number in the last PADDR_OFFSET note; 0 without one."""
-    found = [note for note in kernel.elf.notes if note.is_xen and note.type == PADDR_OFFSET and len(note.desc) in (4, 8)]
-    return int.from_bytes(found[-1].desc, "little") if found else 0
+    return _number(kernel, PADDR_OFFSET) or 0
 
 
 CHAPTER: tuple[FileRule, ...] = (
-    note_18, note_owner, note_desc, note_ptnote, note_palign, note_lastseg, note_unique, entry_range, e_entry, elf_class, multiboot,
+    note_18, note_owner, note_desc, note_ptnote, note_palign, note_lastseg, note_unique, entry_range, e_entry, elf_class, elf_machine, multiboot,
     reloc, paddr,
 )  # fmt: skip

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pvhdbg.decode.boot_state import BootState, looked_at
+from pvhdbg.decode.protocol import virtualised
 from pvhdbg.model import Kernel, Unavailable
 from pvhdbg.rules.declare import MachineRule, NotApplicable, Severity, Violation, rule
 from pvhdbg.rules.examples import ENTRY, at_entry
-from pvhdbg.spec.documents import INTEL_SDM, PVH_PANDOC, QBOOT, START_INFO_H, Clause
+from pvhdbg.spec.documents import DRAFT_A_CR0, DRAFT_A_EFLAGS, INTEL_SDM, PVH_PANDOC, QBOOT, START_INFO_H, Clause
 from pvhdbg.spec.revisions import ALL, SHIPPED
 from pvhdbg.spec.start_info import START_MAGIC
-from pvhdbg.spec.x86 import CR0, EFLAGS, REGISTER_BITS, bit_names
+from pvhdbg.spec.x86 import CR0, CR4, EFLAGS, REGISTER_BITS, bit_names
 
 MUST, SHOULD, INFO = Severity.MUST, Severity.SHOULD, Severity.INFO
 
 
+_FORCED = "EFER.SVME is set: a hypervisor's guest seen from outside, and {} may be the hypervisor's own"
 NO_ENTRY = "the kernel's file has no usable PHYS32_ENTRY note"
 
 
@@ -106,7 +108,7 @@ def eip_note(boot: BootState) -> Iterator[Violation]:
 def eip_symbol(boot: BootState) -> Iterator[Violation]:
     """Nothing demands it. But an entry that is written as a symbol is the start of one; an address that lies a few bytes behind
     is mostly a mistake in the note, and the CPU decodes another instruction there."""
-    symbol = boot.snapshot.entry.symbol
+    symbol = boot.snapshot.entry.symbol if boot.snapshot.entry.by_vmm else None
     if symbol is None:
         raise NotApplicable("no symbol of the kernel is known for its entry")
     if "+" in symbol:
@@ -119,6 +121,7 @@ def eip_symbol(boot: BootState) -> Iterator[Violation]:
     clause=Clause(PVH_PANDOC, "cr0: bit 0 (PE) must be set."),
     severity=MUST,
     revisions=ALL,
+    draft=DRAFT_A_CR0,
     passes=[at_entry(cr0=0x01), at_entry(cr0=0x11)],
     fails=[at_entry(cr0=0x10)],
 )
@@ -134,6 +137,7 @@ def cr0_pe(boot: BootState) -> Iterator[Violation]:
     clause=Clause(PVH_PANDOC, "All the other writeable bits are cleared."),
     severity=MUST,
     revisions=ALL,
+    draft=DRAFT_A_CR0,
     passes=[at_entry()],
     fails=[at_entry(cr0=0x80000011)],
 )
@@ -159,9 +163,12 @@ def cr0_rest(boot: BootState) -> Iterator[Violation]:
     """CD and NW left over from reset make the guest run without caches; WP changes what a supervisor may write as soon as
     paging is on; EM and TS make its first floating point instruction fault."""
     value = boot.registers["cr0"]
+    forced = {"TS"} if virtualised(boot.registers) else set()
     for name in CR0_REST:
-        if value >> CR0[name] & 1:
+        if value >> CR0[name] & 1 and name not in forced:
             yield Violation(f"cr0.{name}", "0", f"1 (cr0 = {value:#x})")
+    if forced and value >> CR0["TS"] & 1:
+        raise Unavailable(_FORCED.format("cr0.TS"))
 
 
 @rule(
@@ -192,6 +199,8 @@ def cr4_zero(boot: BootState) -> Iterator[Violation]:
     """A guest that sets bits with a read-modify-write keeps whatever was left there: PAE on a kernel without PAE, LA57
     with four-level tables, PSE or PGE meaning something else in its first page tables."""
     value = boot.registers["cr4"]
+    if value == 1 << CR4["MCE"] and virtualised(boot.registers):
+        raise Unavailable(_FORCED.format("cr4.MCE"))
     if value:
         yield Violation("cr4", "0x0", f"{value:#x} ({' '.join(bit_names('cr4', value))})")
 
@@ -222,6 +231,7 @@ def _eflags(name: str, revisions: frozenset[str], words: str, why: str) -> Machi
         clause=Clause(PVH_PANDOC, words),
         severity=MUST,
         revisions=revisions,
+        draft=DRAFT_A_EFLAGS if "draft-a" in revisions else "",
         passes=[at_entry(eflags=2)],
         fails=[at_entry(eflags=2 | 1 << EFLAGS[name])],
     )(check)
@@ -256,6 +266,7 @@ EFLAGS_RULES = (
     clause=Clause(PVH_PANDOC, "Other bits are all unspecified."),
     severity=INFO,
     revisions=ALL,
+    draft=DRAFT_A_EFLAGS,
     passes=[at_entry(eflags=2)],
     fails=[at_entry(eflags=2 | 1 << EFLAGS["DF"])],
 )
@@ -269,7 +280,7 @@ def efl_df(boot: BootState) -> Iterator[Violation]:
     "esp is nothing that a guest could use by mistake",
     clause=Clause(PVH_PANDOC, "All other processor registers and flag bits are unspecified."),
     severity=INFO,
-    revisions=ALL,
+    revisions=SHIPPED,
     passes=[at_entry(esp=0)],
     fails=[at_entry(esp=0x6EDC)],
 )

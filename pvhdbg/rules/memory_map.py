@@ -8,7 +8,7 @@ from pvhdbg.decode.boot_state import MEMORY_MAP_BOUND, BootState, seen
 from pvhdbg.model import Kernel, LoadRange, Unavailable
 from pvhdbg.rules.declare import MachineRule, NotApplicable, Severity, Violation, rule
 from pvhdbg.rules.examples import RAM_MAP, at_entry
-from pvhdbg.rules.start_info import version_1
+from pvhdbg.rules.start_info import kernel_loads, version_1
 from pvhdbg.spec.documents import LINUX_PVH, START_INFO_H, Clause
 from pvhdbg.spec.revisions import ONLY_V1
 from pvhdbg.spec.start_info import MEMORY_TYPES, RAM, RESERVED, MemoryMapEntry
@@ -261,10 +261,7 @@ def mm_overlap(boot: BootState) -> Iterator[Violation]:
 def mm_ram1m(boot: BootState) -> Iterator[Violation]:
     """A kernel that finds itself outside of its RAM has no mapping for its own code once it builds page tables."""
     ranges = ram_ranges(boot)
-    kernel = boot.snapshot.kernel
-    if kernel is None or not kernel.loads:
-        raise Unavailable("where the kernel lies was not learnt; name its file with --kernel")
-    for load in kernel.loads:
+    for load in kernel_loads(boot):
         if load.size and uncovered(load.start, load.end, ranges):
             yield Violation(f"kernel {load.start:#x} - {load.end:#x}", "RAM in the memory map", "not listed as RAM there")
     _beyond_bound(boot)

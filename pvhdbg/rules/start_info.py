@@ -180,6 +180,14 @@ def cmdline_len_qemu(boot: BootState) -> Iterator[Violation]:
 # --- where the parts lie ------------------------------------------------------------------------------------------
 
 
+def kernel_loads(boot: BootState) -> tuple[LoadRange, ...]:
+    """Where the kernel's segments lie; none for a file that was seen and has no PT_LOAD. Raises `Unavailable` where it was not seen."""
+    kernel = boot.snapshot.kernel
+    if kernel is None or (not kernel.loads and kernel.elf_class is None):
+        raise Unavailable("where the kernel lies was not learnt; name its file with --kernel")
+    return kernel.loads
+
+
 class Part(NamedTuple):
     """A part of the hand-off in guest-physical memory."""
 
@@ -263,8 +271,7 @@ def overlap(boot: BootState) -> Iterator[Violation]:
             )
         if part.end > reaching.end:
             reaching = part
-    if not loads:
-        raise Unavailable("where the kernel lies was not learnt; name its file with --kernel")
+    kernel_loads(boot)
 
 
 @rule(

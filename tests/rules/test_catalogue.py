@@ -105,6 +105,7 @@ IDS = [
     "ELF-ENTRY-RANGE",
     "ELF-E_ENTRY",
     "ELF-CLASS",
+    "ELF-MACHINE",
     "ELF-MULTIBOOT",
     "ELF-RELOC",
     "ELF-PADDR",
