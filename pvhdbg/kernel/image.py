@@ -103,6 +103,13 @@ class KernelImage:
 
         return why_not(self.file())
 
+    def refuse_unless_entered(self) -> None:
+        """Raises NotBootable where QEMU enters it by no protocol either; of one that it does enter there is a hand-off to show."""
+        from pvhdbg.loaders.qemu import QEMU
+
+        if QEMU.load(self.file()).entry is None:
+            raise self.not_bootable()
+
     def symbols(self) -> Symbols:
         """Its symbol table."""
         from pvhdbg.kernel.symbols import Symbols

@@ -264,6 +264,8 @@ def firmware_runs(registers: Registers) -> bool:
 
 
 def _how_to_learn(target: Target, plan: Plan) -> str:
+    if plan.kernel is not None:
+        return "its file has no usable PHYS32_ENTRY note (pvhdbg elf tells why): give the address with --entry"
     if target.capabilities.monitor and not plan.reset:
         return "name the kernel with --kernel, or start over with --reset"
     return "name the kernel with --kernel, or the address with --entry"

@@ -188,7 +188,7 @@ def _run_kernel(request: Request) -> Iterator[Opened]:
         warnings = [] if image.was == "ELF" else [f"{request.subject} is a {image.was}; the ELF inside it is booted"]
         kernel = image.with_hash() if request.whole else image.kernel()
         if kernel.entry is None and request.entry is None and not request.here:
-            raise image.not_bootable()
+            image.refuse_unless_entered()
         plan = replace(_plan(request, kernel, image), booted=True)
         try:
             qemu = stack.enter_context(start(_qemu_options(request, image), timeout=_timeout(request), progress=request.progress))
@@ -262,8 +262,6 @@ def _attached(request: Request, address: StubAddress) -> Iterator[Opened]:
 
             image = stack.enter_context(open_kernel(str(request.kernel)))
             kernel, file = image.with_hash() if request.whole else image.kernel(), image.file().without_data()
-            if kernel.entry is None and request.entry is None and not request.here:
-                raise image.not_bootable()
         plan = _plan(request, kernel, image)
         target = stack.enter_context(_connected(request, address, Leave(request.leave or "stopped")))
         confirm = Confirm(plan.whole)
