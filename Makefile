@@ -1,6 +1,8 @@
 # make setup   what is missing of QEMU, GDB and binutils, and pvhdbg itself in .venv
 # make demo    boot the sample guest `hello` and judge its hand-off
 # make test    all tests, ruff and mypy
+# make test-fast   the tests that start no QEMU, GDB or browser, and take less than a second each: half a minute
+# make coverage    all tests, and which share of each room's lines they ran (GDB's own Python is not measured)
 # make test-gdbs   the tests that use GDB, with GDB 16, 17 and 18 from PyPI and each Python that is found (see scripts/test-gdbs.sh)
 # make bench   the benchmarks, as one table
 # make conformance   boot every sample guest on every machine and firmware, and write docs/conformance.md and docs/rules.md
@@ -35,6 +37,22 @@ test:
 	timeout 600 $(BIN)/mypy || failed="$$failed mypy"; \
 	if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi; \
 	echo "all passed: pytest, ruff (lint and format), mypy"
+
+# What is left out, and how a test is sorted: tests/support/sorting.py.
+.PHONY: test-fast
+test-fast:
+	@scripts/setup.sh --tests
+	@timeout 600 $(BIN)/pytest -q -n "$$(nproc)" --fast $(PYTEST_ARGS)
+
+# The table is printed whatever became of the tests; the sum fails if one failed.
+.PHONY: coverage
+coverage:
+	@scripts/setup.sh --tests
+	@rm -rf build/coverage && mkdir -p build/coverage
+	@failed=; \
+	timeout 3600 $(BIN)/coverage run -m pytest -q -n "$$(nproc)" $(PYTEST_ARGS) || failed=yes; \
+	$(BIN)/coverage combine -q && $(BIN)/coverage json -q && $(BIN)/python scripts/coverage_by_room.py build/coverage/report.json; \
+	[ -z "$$failed" ] || { echo "failed: pytest" >&2; exit 1; }
 
 # Not part of `make test`: it loads 40 MB for each GDB, and takes a quarter of a minute with each.
 .PHONY: test-gdbs

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.bench import Bench, Row
-from pvhdbg.booted import boot
+from pvhdbg.booted import launch
 from pvhdbg.vmm.options import DEFAULT_MEMORY, DEFAULT_QEMU
 
 OVERHEAD = 0.15  # seconds
@@ -51,7 +51,7 @@ def rows(bench: Bench) -> Iterator[Row]:
 def booted(bench: Bench) -> float:
     """Seconds until a test has its boot, captured, decoded and judged."""
     began = time.perf_counter()
-    with boot(bench.kernel):
+    with launch(bench.kernel):
         return time.perf_counter() - began
 
 

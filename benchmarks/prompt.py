@@ -13,6 +13,7 @@ from pathlib import Path
 
 from benchmarks.bench import PVHDBG, Bench, Row
 from benchmarks.kernel_files import SYMBOLS, symbols_file
+from pvhdbg.commands import live
 from pvhdbg.kernel.image import open_kernel
 from pvhdbg.machine.session import Session
 from pvhdbg.model import Snapshot
@@ -85,7 +86,7 @@ def completed(path: Path) -> float:
     with open_kernel(str(path)) as image:
         session = Session(RecordedTarget(Snapshot(), "nothing"), image)
         began = time.perf_counter()
-        words = session.complete(f"symbols {WORD}")
+        words = live.complete(session, f"symbols {WORD}")
         took = time.perf_counter() - began
     if words != [WORD]:
         raise SystemExit(f"the completion is wrong: {words}")

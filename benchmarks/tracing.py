@@ -18,10 +18,10 @@ from pathlib import Path
 
 from benchmarks.bench import Bench, Row
 from pvhdbg import guests
-from pvhdbg.booted import boot as boot_guest
-from pvhdbg.driver.trace_subject import Names
+from pvhdbg.booted import launch as boot_guest
 from pvhdbg.errors import GuestDied
 from pvhdbg.kernel.image import open_kernel
+from pvhdbg.machine.names import Names
 from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.remote import RemoteTarget
 from pvhdbg.targets.target import Leave, StopKind, run_until

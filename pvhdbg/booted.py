@@ -1,32 +1,36 @@
-"""A kernel at its PVH entry in a QEMU of our own, to be asked, asserted on and run further: what a test holds in its hands.
+"""A machine at its PVH entry, to be asked, asserted on and run further: what a test holds in its hands.
 
 ::
 
-    with boot("vmlinux", machine="q35", append="console=ttyS0") as guest:
+    with launch("vmlinux", machine="q35", append="console=ttyS0") as guest:
         guest.assert_conforms()
         guest.until("start_kernel")
 
-The QEMU ends with the context, and with the process, whatever happens. Sockets are unix sockets in a private folder, so
-any number of boots go side by side.
+Without `with` it stays until `guest.close()`. A QEMU that was started here ends with it, and with the process, whatever happens.
+Sockets are unix sockets in a private folder, so any number of them go side by side.
 """
 
 from __future__ import annotations
 
+import os
 import re
-import time
-from collections.abc import Callable, Collection, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager, ExitStack
 from functools import cached_property
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pvhdbg.arguments import EntryArguments, LaunchArguments, Path, subject_of
 from pvhdbg.decode.boot_state import BootState
 from pvhdbg.decode.kernel_file import KernelFile
 from pvhdbg.decode.snapshot_file import encode
 from pvhdbg.decode.text import safe
 from pvhdbg.errors import BadInput, EntryNotReached, GuestDied, TargetLost, TargetTimeout
-from pvhdbg.kernel.image import KernelImage, open_kernel
-from pvhdbg.machine.capture import Plan, capture, decoded, where, with_command
-from pvhdbg.model import Registers
+from pvhdbg.machine.capture import decoded, where
+from pvhdbg.machine.options import SpecName, SubjectOptions
+from pvhdbg.machine.subject import Opened, Progress, attach_stub, boot_kernel, open_subject
+from pvhdbg.machine.subject_kind import subject_kind
+from pvhdbg.model import Registers, Snapshot
 from pvhdbg.report import verdict_text
 from pvhdbg.report.document import Report
 from pvhdbg.report.findings import Standing, sentences, standing
@@ -34,22 +38,20 @@ from pvhdbg.report.style import PLAIN
 from pvhdbg.rules.catalogue import CHAPTERS, find, judge
 from pvhdbg.rules.declare import Verdict
 from pvhdbg.rules.files import judge_file
-from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.recorded import RecordedTarget, open_snapshot
-from pvhdbg.targets.remote import RemoteTarget
-from pvhdbg.targets.target import Leave, Target
+from pvhdbg.targets.target import Target
 from pvhdbg.tracing.event import Mode
 from pvhdbg.tracing.mode_words import FOREMOST, MODES
-from pvhdbg.vmm.qemu import QemuOptions, QemuProcess, start, version_of
 
 if TYPE_CHECKING:
-    from os import PathLike
+    from typing_extensions import Self, Unpack
 
-    from pvhdbg.machine.waiter import Vigil
+    from pvhdbg.machine.waiter import Waiter
     from pvhdbg.tracing.engines.events import Events
     from pvhdbg.tracing.engines.wait import Goal
     from pvhdbg.tracing.explain import Explanation
     from pvhdbg.tracing.milestones import Milestone
+    from pvhdbg.vmm.qemu import QemuProcess
 
 _SERIAL_BOUND = 4 << 20  # bytes of it that are looked at
 _BAD = (Standing.FAILED, Standing.UNDECIDED)
@@ -62,6 +64,9 @@ class Handoff:
         self.entry = entry
         self.file = file
         self.verdicts = self._judged(entry)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.entry!r}, {self.report().conclusion!r})"
 
     def _judged(self, entry: BootState) -> tuple[Verdict, ...]:
         about_file = () if self.file is None else judge_file(self.file, revision=entry.revision)
@@ -101,10 +106,9 @@ class Handoff:
         if report.boot.other_protocol is not None:
             raise AssertionError(report.conclusion)
 
-    def snapshot(self, path: str | PathLike[str]) -> None:
+    def snapshot(self, path: Path) -> None:
         """Save the entry to a file that `pvhdbg check`, `info`, `regs` and `diff` read. Raises OSError."""
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(encode(self.entry.snapshot))
+        save(self, path)
 
     def _memory(self) -> Target:
         return RecordedTarget(self.entry.snapshot, "the entry")
@@ -124,28 +128,56 @@ def _wrong(report: Report, allow: Collection[str]) -> list[Verdict]:
     return [one for one in report.verdicts if standing(one, report.strict) in _BAD and one.rule.id not in allowed]
 
 
-def load(path: str | PathLike[str], spec: str = "v1") -> Handoff:
+def load(path: Path, spec: SpecName = "v1") -> Handoff:
     """The hand-off in a snapshot file. Raises BadSnapshot."""
-    target = open_snapshot(str(path))
+    target = open_snapshot(os.fspath(path))
     return Handoff(decoded(target, target.snapshot, spec))
 
 
-class Boot(Handoff):
-    """A hand-off whose machine still stands there. Made by `boot`; gone with it."""
+def save(what: Handoff | BootState | Snapshot, path: Path) -> None:
+    """Write a snapshot file that `load` and `pvhdbg check`, `info`, `regs` and `diff` read. Raises OSError."""
+    entry = what.entry if isinstance(what, Handoff) else what
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(encode(entry.snapshot if isinstance(entry, BootState) else entry))
 
-    def __init__(self, entry: BootState, image: KernelImage, qemu: QemuProcess, target: Target) -> None:
-        super().__init__(entry, image.file())
-        self.qemu = qemu
-        self.target = target
+
+class Guest(Handoff):
+    """A hand-off whose machine still stands there. Made by `launch` or `connect`; gone with its context, or with `close`."""
+
+    def __init__(self, opening: AbstractContextManager[Opened]) -> None:
+        with ExitStack() as stack:
+            opened = stack.enter_context(opening)
+            super().__init__(opened.boot, opened.file)
+            self._stack = stack.pop_all()
+        self.target = opened.target
+        self.warnings = tuple(opened.warnings)
         self.serial = Serial(self)
-        self._image = image
+        self._image = opened.image
+        self._qemu = opened.qemu
         self._death: Explanation | None = None
 
-    @cached_property
-    def _vigil(self) -> Vigil:
-        from pvhdbg.machine.waiter import Vigil  # only for who waits: it is as much again as all the rest
+    def __enter__(self) -> Self:
+        return self
 
-        return Vigil(self.target, self.entry, self._image, self.qemu)
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self._stack.__exit__(kind, value, trace)
+
+    def close(self) -> None:
+        """Leave the machine: a QEMU that was started here ends, a gdbstub's stays as `leave` says. Safe to call twice."""
+        self._stack.close()
+
+    @property
+    def qemu(self) -> QemuProcess:
+        """The QEMU that was started here. Raises BadInput for a machine that somebody else started."""
+        if self._qemu is None:
+            raise BadInput("this machine was not started here", "launch the kernel instead")
+        return self._qemu
+
+    @cached_property
+    def _waiter(self) -> Waiter:
+        from pvhdbg.machine.waiter import Waiter  # only for who waits: it is as much again as all the rest
+
+        return Waiter(self.target, self.entry, self._image, self._qemu)
 
     @property
     def registers(self) -> Registers:
@@ -158,6 +190,8 @@ class Boot(Handoff):
 
     def symbol(self, name: str) -> int:
         """The physical address of a symbol of the kernel. Raises BadInput with the nearest names."""
+        if self._image is None:
+            raise BadInput(f"there is no kernel to look {name} up in", "name it: connect(address, kernel=...)")
         return self._image.symbols().physical_address(name)
 
     @property
@@ -166,7 +200,7 @@ class Boot(Handoff):
 
         They follow the first 20 000 instructions, or half a second, one by one; what came later is not in it. None with KVM.
         """
-        return self._vigil.milestones
+        return self._waiter.milestones
 
     @property
     def death(self) -> Explanation | None:
@@ -180,14 +214,10 @@ class Boot(Handoff):
         paging. Raises GuestDied with the cause as soon as the guest is dead (a triple fault, a reset, a power-off, a panic, an
         endless loop or a halt with interrupts off, the end of QEMU), EntryNotReached when `timeout` seconds pass.
         """
-        from pvhdbg.tracing.engines.wait import Goal
-
         if isinstance(place, int):
-            self._wait(Goal((place,)), f"{place:#x}", timeout)
+            self._wait(_goal((place,)), f"{place:#x}", timeout)
         else:
-            symbols = self._image.symbols()
-            addresses = {symbols.physical_address(place), symbols.virtual_address(place)}
-            self._wait(Goal(tuple(sorted(addresses))), place, timeout)
+            self._wait(_goal(tuple(self._waiter.names.addresses(place))), place, timeout)
         return self.registers
 
     def until_mode(self, mode: str, timeout: float = 30.0) -> Registers:
@@ -198,11 +228,9 @@ class Boot(Handoff):
         Raises as `until` does, and BadInput for what is no mode. GuestDied it is, too, when the guest ended QEMU so soon after
         that there was nothing left to stop.
         """
-        from pvhdbg.tracing.engines.wait import Goal
-
         if mode not in MODES:
             raise BadInput(f"{mode!r} is no mode of the CPU", f"choose one of {', '.join(MODES)}")
-        goal, name = Goal(modes=MODES[mode]), mode if mode in FOREMOST else f"{mode} mode"
+        goal, name = _goal(modes=MODES[mode]), mode if mode in FOREMOST else f"{mode} mode"
         self._wait(goal, name, timeout)
         try:
             return self.registers
@@ -211,14 +239,14 @@ class Boot(Handoff):
             raise
 
     def _wait(self, goal: Goal, name: str, timeout: float, how: str = "reached") -> None:
-        end = self._vigil.until(goal, timeout)
+        end = self._waiter.until(goal, timeout)
         if end is None:
             return
         if end.died:
             self._death = end.why
-            raise GuestDied(f"the guest died before it {how} {name}: {end.words}", _with_serial(end.why.next, self.qemu))
+            raise GuestDied(f"the guest died before it {how} {name}: {end.words}", _with_serial(end.why.next, self._qemu))
         what = f"the guest did not reach {name} within {timeout:g} s: {end.words}"
-        raise EntryNotReached(what, _with_serial("allow more time, or see where it is", self.qemu))
+        raise EntryNotReached(what, _with_serial("allow more time, or see where it is", self._qemu))
 
     def trace(
         self, until: str | int | None = None, *, count: int | None = None, states: bool = False, timeout: float = 30.0
@@ -229,44 +257,26 @@ class Boot(Handoff):
         instructions. `states` asks for what each instruction changed (`event.changes`), not only for places. By QEMU's log, with
         KVM by single steps. Raises BadInput at once; TargetError while it is read.
         """
-        from pvhdbg.tracing.engines.engine import Bounds, Engine
-        from pvhdbg.tracing.engines.events import Events
+        from pvhdbg.machine.guest_events import events
 
-        modes = {one.value: one for one in Mode}
-        mode = modes.get(until) if isinstance(until, str) else None
-        addresses: tuple[int, ...] = ()
-        if isinstance(until, int):
-            addresses = (until,)
-        elif until is not None and mode is None:
-            symbols = self._image.symbols()
-            addresses = (symbols.physical_address(until), symbols.virtual_address(until))
-        self._vigil.wait.remember()
-        engine: Engine
-        if self.entry.snapshot.vmm.accelerator == "kvm":
-            from pvhdbg.tracing.engines.step import StepEngine
-
-            engine = StepEngine(self.target)
-        else:
-            from pvhdbg.tracing.engines.log import LogEngine
-
-            engine = LogEngine(self.target, states=states or mode is not None, peek=self._vigil.names.code)
-        return Events(engine, Bounds(addresses, count, timeout), mode)
+        self._waiter.wait.remember()
+        return events(self.target, self.entry, self._waiter.names, until, count, states, timeout)
 
     def where(self) -> str:
         """Where the CPU is, in words: "pc 0x100058, protected mode, paging off, halt+0x0". Raises TargetError."""
         registers = self.registers
-        symbols = self._image.symbols()
-        near = symbols.nearest(registers["rip"]) or symbols.nearest_virtual(registers["rip"])
+        symbols = None if self._image is None else self._image.symbols()
+        near = symbols and (symbols.nearest(registers["rip"]) or symbols.nearest_virtual(registers["rip"]))
         return where(registers) + (f", {safe(near[0])}+{near[1]:#x}" if near else "")
 
     def _serial_lines(self) -> tuple[str, ...]:
-        return tuple(self.qemu.serial_tail(1000))
+        return tuple(self._qemu.serial_tail(1000)) if self._qemu is not None else ()
 
 
 class Serial:
     """What the guest wrote to COM1."""
 
-    def __init__(self, guest: Boot) -> None:
+    def __init__(self, guest: Guest) -> None:
         self._guest = guest
 
     @property
@@ -283,80 +293,73 @@ class Serial:
         wanted = re.compile(pattern)
         if found := wanted.search(self.text):
             return found
-        from pvhdbg.tracing.engines.wait import Goal
-
-        end = self._guest._vigil.until(Goal(done=lambda: wanted.search(self.text) is not None), timeout)
+        end = self._guest._waiter.until(_goal(done=lambda: wanted.search(self.text) is not None), timeout)
         if found := wanted.search(self.text):  # a guest may say it, and die of it
             return found
         assert end is not None
         if end.died:
             self._guest._death = end.why
             what = f"the guest died before it wrote {pattern!r}: {end.words}"
-            raise GuestDied(what, _with_serial(end.why.next, self._guest.qemu))
+            raise GuestDied(what, _with_serial(end.why.next, self._guest._qemu))
         raise TargetTimeout(
             f"the guest did not write {pattern!r} within {timeout:g} s: {end.words}",
-            _with_serial("allow more time, or see what it does", self._guest.qemu),
+            _with_serial("allow more time, or see what it does", self._guest._qemu),
         )
 
 
-def _with_serial(todo: str, qemu: QemuProcess) -> str:
-    last = " / ".join(qemu.serial_tail(3))
+def _goal(addresses: tuple[int, ...] = (), modes: frozenset[Mode] = frozenset(), done: Callable[[], bool] = bool) -> Goal:
+    from pvhdbg.tracing.engines.wait import Goal
+
+    return Goal(addresses, modes, done)
+
+
+def _with_serial(todo: str, qemu: QemuProcess | None) -> str:
+    last = " / ".join(qemu.serial_tail(3)) if qemu is not None else ""
     return "; ".join(part for part in (todo, f"last on the serial port: {last}" if last else "") if part)
 
 
-@contextmanager
-def boot(
-    kernel: str | PathLike[str],
+def launch(
+    kernel: Path,
     *,
-    machine: str | None = None,
-    memory: str | None = None,
-    append: str | None = None,
-    initrd: str | PathLike[str] | None = None,
-    cpus: int | None = None,
-    cpu: str | None = None,
-    accel: str = "tcg",
-    qemu: str | None = None,
-    extra: Collection[str] = (),
-    spec: str = "v1",
+    spec: SpecName = "v1",
     timeout: float = 30.0,
-    progress: Callable[[str], None] = lambda _: None,
-) -> Iterator[Boot]:
+    progress: Progress = lambda _: None,
+    **options: Unpack[LaunchArguments],
+) -> Guest:
     """Start QEMU with a kernel (ELF, bzImage or compressed), run to its PVH entry, and hold it there.
 
-    `spec` is the revision to judge by, `timeout` in seconds; `extra` are further words for QEMU. Raises PvhdbgError.
+    `spec` is the revision to judge by, `timeout` in seconds. Raises PvhdbgError; TypeError for an option that there is not.
     """
-    with ExitStack() as stack:
-        image = stack.enter_context(open_kernel(str(kernel)))
-        noted = image.kernel()
-        if noted.entry is None:
-            raise image.not_bootable()
-        options = QemuOptions(
-            kernel=image.elf_path,
-            append=append,
-            initrd=None if initrd is None else str(initrd),
-            machine=machine,
-            memory=memory,
-            cpus=cpus,
-            cpu=cpu,
-            accel=accel,
-            qemu=qemu,
-            extra=tuple(extra),
-        )
-        process = stack.enter_context(start(options, progress=progress))
-        target = RemoteTarget.connect(StubAddress(path=process.gdb_socket), timeout=timeout, progress=progress)
-        stack.callback(target.close, Leave.KILLED)
-        captured = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
-        symbol = image.symbols().label(noted.entry)
-        plan = Plan(spec, symbol=symbol, kernel=noted, image=image, booted=True, timeout=timeout, whole=True)
-        try:
-            entry = capture(target, plan, progress=progress, timestamp=captured)
-        except (EntryNotReached, GuestDied) as error:
-            raise type(error)(error.what, _with_serial(error.todo, process)) from error
-        yield Boot(with_command(entry, process.command), image, process, target)
+    about = subject_of("launch", kernel, LaunchArguments, options)
+    about = about._replace(spec=spec, way=about.way._replace(timeout=timeout))
+    return Guest(boot_kernel(about, progress, whole=True))
+
+
+boot = launch  # its first name
+
+
+def connect(
+    address: str, *, spec: SpecName = "v1", progress: Progress = lambda _: None, **options: Unpack[EntryArguments]
+) -> Guest:
+    """Attach to a gdbstub (":1234", "host:1234", "unix:PATH", a socket's path), run to the PVH entry, and hold the machine there.
+
+    Afterwards it is stopped, or as `leave` says. Raises PvhdbgError; TypeError for an option that there is not.
+    """
+    about = subject_of("connect", address, EntryArguments, options)._replace(spec=spec)
+    return Guest(attach_stub(about, progress, whole=True))
+
+
+def at_entry(about: SubjectOptions) -> Guest:
+    """A kernel file or a gdbstub at its entry. Raises PvhdbgError; BadInput for a recording, which does not run."""
+    if not subject_kind(about.subject).runs:
+        raise BadInput(f"{about.subject} is a recording, which does not run", "give a kernel file, or a gdbstub's address")
+    return Guest(open_subject(about, traced=True))
 
 
 def qemu_version(qemu: str | None = None) -> str:
     """The version of a QEMU (pvhdbg's own choice without a name), as it says itself. Raises VmmFailed."""
+    from pvhdbg.vmm.qemu import version_of
+
     return version_of(qemu)
 
 

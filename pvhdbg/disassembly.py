@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
@@ -32,6 +32,12 @@ def disassemble(code: bytes, address: int, bits: int = 32, count: int = 0) -> It
     At most `count` of them, all for 0. It ends before what is not an instruction, or is cut short. Raises ImportError without iced-x86.
     """
     return islice(_decoded(code, address, bits, _intel()), count or None)
+
+
+@lru_cache(maxsize=1 << 12)
+def instruction_text(code: bytes, pc: int, bits: int) -> str:
+    """The instruction as text; the bytes of what is none, and where there is no disassembler."""
+    return next((one.text for one in disassemble(code, pc, bits, 1)), code.hex(" ")) if available() else code.hex(" ")
 
 
 def first_as_qemu(code: bytes, address: int, bits: int) -> Instruction | None:

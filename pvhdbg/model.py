@@ -6,12 +6,22 @@ Nothing here reads, waits or prints. A value that nobody could observe is never 
 
 from __future__ import annotations
 
+import copyreg
 import dataclasses
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
+
+
+def _read_only(values: dict[str, object]) -> MappingProxyType[str, object]:
+    return MappingProxyType(values)
+
+
+# Values that hold a read-only mapping pickle as all others do.
+copyreg.pickle(MappingProxyType, lambda mapping: (_read_only, (dict(mapping),)))
 
 
 class Unavailable(Exception):
@@ -88,6 +98,9 @@ class Registers:
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.values)
+
+    def __repr__(self) -> str:
+        return f"Registers({len(self.values)} values)"
 
 
 # --- hidden segment state -----------------------------------------------------------------------------------------
@@ -190,6 +203,9 @@ class MemoryPiece(NamedTuple):
     @property
     def end(self) -> int:
         return self.address + len(self.data)
+
+    def __repr__(self) -> str:
+        return f"MemoryPiece({self.address:#x}, {len(self.data)} bytes)"
 
 
 @dataclass(frozen=True)
@@ -350,6 +366,19 @@ class Kernel:
     elf_class: int | None = None
 
 
+class FoundBy(str, Enum):
+    """How the address of a capture was found; the value is what reports and files say."""
+
+    OPTION = "--entry"
+    NOTE = "ELF note"
+    FIRST_STOP = "first stop"
+    FW_CFG = "fw_cfg"
+    HERE = "here"  # the machine was decoded as it stood, which need not be an entry at all
+
+    def __str__(self) -> str:
+        return self.value
+
+
 @dataclass(frozen=True)
 class ImageDifference:
     """The first byte of a segment that memory holds otherwise than the file; `zeros` for one of the zeros behind the file's bytes."""
@@ -378,24 +407,20 @@ class ImageComparison:
 
 @dataclass(frozen=True)
 class EntryPoint:
-    """Where the capture was taken and how that address was found.
-
-    `found_by` is one of: `--entry`, `ELF note`, `first stop`, `fw_cfg`, `here`. With `here` the machine was decoded as
-    it stood, which need not be an entry at all.
-    """
+    """Where the capture was taken and how that address was found."""
 
     address: int | None
-    found_by: str
+    found_by: FoundBy
     symbol: str | None = None
 
     @property
     def is_entry(self) -> bool:
-        return self.found_by != "here"
+        return self.found_by is not FoundBy.HERE
 
     @property
     def by_vmm(self) -> bool:
         """Whether this is the VMM's own hand-off, which recorded deviations speak of; `--entry` may be a guest's."""
-        return self.found_by in ("ELF note", "first stop", "fw_cfg")
+        return self.found_by in (FoundBy.NOTE, FoundBy.FIRST_STOP, FoundBy.FW_CFG)
 
 
 @dataclass(frozen=True)
@@ -414,9 +439,14 @@ class Snapshot:
     vmm: Vmm = field(default_factory=Vmm)
     kernel: Kernel | None = None
     image: ImageComparison | None = None  # None: the kernel's file was not compared with memory
-    entry: EntryPoint = field(default_factory=lambda: EntryPoint(None, "here"))
+    entry: EntryPoint = field(default_factory=lambda: EntryPoint(None, FoundBy.HERE))
     sources: Mapping[str, str] = field(default_factory=dict)
     captured: str | None = None  # ISO 8601, UTC
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sources", MappingProxyType(dict(self.sources)))
+
+    def __repr__(self) -> str:
+        who = " ".join(part for part in (self.vmm.name, self.vmm.version) if part) or "an unknown VMM"
+        where = "an unknown address" if self.entry.address is None else f"{self.entry.address:#x}"
+        return f"Snapshot({who!r}, at {where} by {self.entry.found_by}, {self.memory!r})"

@@ -26,11 +26,12 @@ import pytest
 from pvhdbg.errors import PvhdbgError
 
 if TYPE_CHECKING:
-    from pvhdbg.booted import Boot, Handoff
+    from pvhdbg.booted import Guest, Handoff
+    from pvhdbg.machine.options import SpecName
 
 _PACKAGE = Path(__file__).parent  # whose frames say nothing to the author of a test
 _LINES = 40  # of the serial log in a failure's report
-_BOOTS = pytest.StashKey["list[Boot]"]()
+_BOOTS = pytest.StashKey["list[Guest]"]()
 
 
 def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
@@ -124,23 +125,24 @@ def pvh_kernel(request: pytest.FixtureRequest) -> Path | None:
 
 
 @pytest.fixture
-def pvh_boot(request: pytest.FixtureRequest, pvh_qemu: str | None, pvh_kernel: Path | None) -> Iterator[Callable[..., Boot]]:
-    """`pvh_boot(kernel=None, *, machine, memory, append, initrd, cpus, cpu, accel, qemu, extra, spec, timeout)` -> `Boot`.
+def pvh_boot(request: pytest.FixtureRequest, pvh_qemu: str | None, pvh_kernel: Path | None) -> Iterator[Callable[..., Guest]]:
+    """`pvh_boot(kernel=None, *, machine, memory, append, initrd, cpus, cpu, accel, qemu, extra, spec, timeout)` -> `Guest`.
 
-    The arguments are those of `pvhdbg.booted.boot`; what is not given comes from the options. Raises PvhdbgError.
+    The arguments are those of `pvhdbg.launch`; what is not given comes from the options. It works as a context manager too: the
+    guest then ends with the block, else with the test. Raises PvhdbgError; TypeError for an argument that there is not.
     """
     boots = request.node.stash.setdefault(_BOOTS, [])
     with ExitStack() as stack:
 
-        def start(kernel: str | os.PathLike[str] | None = None, **options: Any) -> Boot:
+        def start(kernel: str | os.PathLike[str] | None = None, **options: Any) -> Guest:
             __tracebackhide__ = True
-            from pvhdbg.booted import boot
+            from pvhdbg.booted import launch
 
             given = kernel or pvh_kernel
             if given is None:
                 pytest.fail("pvh_boot() has no kernel: give one, or --pvh-kernel, or pvh_kernel in the ini file", pytrace=False)
             defaults = {"qemu": pvh_qemu, "machine": _option(request.config, "machine")}
-            one = stack.enter_context(boot(given, **{**defaults, **options}))
+            one = stack.enter_context(launch(given, **{**defaults, **options}))
             boots.append(one)
             return one
 
@@ -152,7 +154,7 @@ def pvh_boot(request: pytest.FixtureRequest, pvh_qemu: str | None, pvh_kernel: P
 def pvh_snapshot() -> Callable[..., Handoff]:
     """`pvh_snapshot(path, spec="v1")` -> the hand-off in a saved snapshot, to assert on as on a boot's."""
 
-    def read(path: str | os.PathLike[str], spec: str = "v1") -> Handoff:
+    def read(path: str | os.PathLike[str], spec: SpecName = "v1") -> Handoff:
         __tracebackhide__ = True
         from pvhdbg.booted import load
 
@@ -196,7 +198,7 @@ def _end_in_the_test(error: PvhdbgError) -> None:
         last.tb_next = None
 
 
-def _told(boot: Boot) -> str:
+def _told(boot: Guest) -> str:
     from pvhdbg.booted import told
     from pvhdbg.errors import TargetError
 
@@ -211,7 +213,7 @@ def _told(boot: Boot) -> str:
     )
 
 
-def _kept(boot: Boot, folder: Path, test: str) -> str:
+def _kept(boot: Guest, folder: Path, test: str) -> str:
     from pvhdbg.report import html
 
     place = folder / re.sub(r"[^A-Za-z0-9._=-]+", "-", test).strip("-")[-150:]

@@ -9,23 +9,42 @@ from pathlib import Path
 import pytest
 
 from tests.support import real_kernel
-from tests.support.cli_runner import Cli, Machine, need, paging_kernel, scratch
+from tests.support.cli_runner import Cli, Machine, paging_kernel, scratch
+
+pytest_plugins = ["tests.support.sorting"]
 
 
 @pytest.fixture(scope="session")
-def vmlinux() -> Path:
+def qemu() -> str:
+    """QEMU. Whoever starts it asks for this, so that its tests are marked `boot`."""
+    return "qemu-system-x86_64"
+
+
+@pytest.fixture(scope="session")
+def gdb() -> str:
+    """GDB. Whoever starts it asks for this, so that its tests are marked `gdb`."""
+    return "gdb"
+
+
+@pytest.fixture(scope="session")
+def packages() -> None:
+    """The distribution's packages, fetched or kept. Whoever takes files out of them asks for this: its tests are not fast ones."""
+
+
+@pytest.fixture(scope="session")
+def vmlinux(packages: None) -> Path:
     """The ELF of the distribution's cloud kernel."""
     return real_kernel.or_skip(real_kernel.vmlinux)
 
 
 @pytest.fixture(scope="session")
-def vmlinuz() -> Path:
+def vmlinuz(packages: None) -> Path:
     """The same kernel as a bzImage."""
     return real_kernel.or_skip(real_kernel.vmlinuz)
 
 
 @pytest.fixture(scope="session")
-def vmlinux32() -> Path:
+def vmlinux32(packages: None) -> Path:
     """The ELF32 of Debian's kernel for 32-bit PCs. Ubuntu has no such kernel, so there is none to be had."""
     if platform.freedesktop_os_release().get("ID") == "ubuntu":
         pytest.skip("Ubuntu has no kernel for 32-bit PCs")
@@ -33,19 +52,19 @@ def vmlinux32() -> Path:
 
 
 @pytest.fixture(scope="session")
-def xen_shim() -> Path:
+def xen_shim(packages: None) -> Path:
     """Xen's pv-shim."""
     return real_kernel.or_skip(real_kernel.xen_shim)
 
 
 @pytest.fixture(scope="session")
-def xen_gz() -> Path:
+def xen_gz(packages: None) -> Path:
     """The Xen hypervisor, compressed."""
     return real_kernel.or_skip(real_kernel.xen_gz)
 
 
 @pytest.fixture(scope="session")
-def grub_pvh() -> Path:
+def grub_pvh(packages: None) -> Path:
     """GRUB as a PVH guest."""
     return real_kernel.or_skip(real_kernel.grub_pvh)
 
@@ -63,9 +82,8 @@ def cli() -> Iterator[Cli]:
 
 
 @pytest.fixture
-def machine() -> Iterator[Callable[..., Machine]]:
+def machine(qemu: str) -> Iterator[Callable[..., Machine]]:
     """Starts QEMUs that are not pvhdbg's, and ends them."""
-    need("qemu-system-x86_64")
     started: list[Machine] = []
 
     def start(*words: str, **options: str) -> Machine:

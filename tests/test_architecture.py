@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ast
-import os
-import shutil
+import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -38,40 +38,32 @@ ALLOWED: dict[str, set[str]] = {
     "targets": {"errors", "model", "decode", "rsp", "spec"},
     "vmm": {"errors", "model", "decode"},
     "kernel": {"errors", "layout", "version", "model", "spec", "decode", "loaders"},
-    "machine": {*PURE, "targets", "vmm", "kernel", "disassembly", "tracing.engines", "commands", "driver"},
-    "driver": {*PURE, "targets", "vmm", "kernel", "disassembly", "tracing.engines", "machine", "commands"},
+    "machine": {*PURE, "targets", "vmm", "kernel", "disassembly", "tracing.engines"},
+    "driver": {*PURE, "targets", "vmm", "kernel", "disassembly", "tracing.engines", "machine"},
     "commands": {*PURE, "guests", "targets", "vmm", "kernel", "disassembly", "tracing.engines", "machine", "driver"},
-    "cli": {*PURE, "machine", "commands", "repl"},
-    "repl": {*PURE, "targets", "vmm", "kernel", "disassembly", "tracing.engines", "machine", "driver", "commands", "cli"},
-    "in_gdb": {*PURE, "targets", "kernel", "machine", "driver", "commands"},
-    "api": {*PURE, "machine", "commands"},
-    "booted": {*PURE, "targets", "vmm", "kernel", "machine", "tracing.engines"},
-    "pytest_plugin": {"booted", "decode", "errors", "report", "vmm"},
+    "arguments": {"machine", "commands"},
+    "cli": {*PURE, "commands", "repl"},
+    "repl": {*PURE, "targets", "vmm", "kernel", "disassembly", "machine", "driver", "commands", "cli"},
+    "in_gdb": {*PURE, "targets", "kernel", "machine", "commands"},
+    "booted": {*PURE, "targets", "vmm", "kernel", "machine", "tracing.engines", "arguments"},
+    "api": {*PURE, "machine", "driver", "commands", "arguments", "booted"},
+    "pytest_plugin": {"booted", "decode", "errors", "machine", "report", "vmm"},
     "__init__": {"*"},
     "__main__": {"cli"},
 }
-# Third-party packages, and the only modules that may import each.
+# Third-party packages, and the only rooms that may import each.
 FOREIGN = {
-    "pygdbmi": {"targets/mi.py"},
-    "iced_x86": {"disassembly.py"},
-    "prompt_toolkit": {"repl/terminal.py"},
-    "elftools": {"kernel/debug_info.py"},
-    "typing_extensions": {"layout.py"},  # for type checkers alone
-    "pytest": {"pytest_plugin.py"},
-    "lz4": {"kernel/unpack.py"},
-    "zstandard": {"kernel/unpack.py"},
-    "tomllib": {"commands/expecting.py"},  # the standard library's from Python 3.11 on
-    "tomli": {"commands/expecting.py"},
-    "gdb": {
-        "targets/inside_gdb.py",
-        "targets/gdb_quiet.py",
-        "in_gdb/commands.py",
-        "in_gdb/session.py",
-        "in_gdb/settings.py",
-        "in_gdb/functions.py",
-        "in_gdb/printers.py",
-        "in_gdb/pvhdbg-gdb.py",
-    },
+    "pygdbmi": {"targets"},
+    "iced_x86": {"disassembly"},
+    "prompt_toolkit": {"repl"},
+    "elftools": {"kernel"},
+    "typing_extensions": {"api", "booted", "layout"},  # for type checkers alone
+    "pytest": {"pytest_plugin"},
+    "lz4": {"kernel"},
+    "zstandard": {"kernel"},
+    "tomllib": {"commands"},  # the standard library's from Python 3.11 on
+    "tomli": {"commands"},
+    "gdb": {"targets", "in_gdb"},
 }
 
 
@@ -91,9 +83,16 @@ def room_of(parts: tuple[str, ...]) -> str:
     return INNER.get((parts[0], parts[1] if len(parts) > 1 else "")) or parts[0].removesuffix(".py")
 
 
+@cache
+def parsed(path: Path) -> list[ast.AST]:
+    """Every node of a module."""
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
+@cache
 def imports(path: Path) -> list[tuple[str, int]]:
     found = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in parsed(path):
         if isinstance(node, ast.Import):
             found += [(alias.name, node.lineno) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -115,7 +114,93 @@ def test_rooms_import_only_what_the_table_allows(path: Path) -> None:
             assert "*" in allowed or other == here or other in allowed, f"{path}:{line} imports {name}"
         elif top not in sys.stdlib_module_names:
             users = FOREIGN.get(top, set())
-            assert str(path.relative_to(PACKAGE)) in users, f"{path}:{line} imports {name}"
+            assert here in users, f"{path}:{line} imports {name}"
+
+
+def _imported_modules(path: Path, known: set[str]) -> set[str]:
+    """The modules of pvhdbg that a file imports anywhere in it: at once, deferred, or for its types alone."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names} & known
+        elif isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] == "pvhdbg":
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (names & known) or {str(node.module)}
+    return found
+
+
+def _cycle(graph: dict[str, set[str]]) -> list[str]:
+    """The modules on a way from one of them back to itself; empty where there is none."""
+    done: set[str] = set()
+    for start in graph:
+        way, open_ends = [start], [iter(sorted(graph[start]))]
+        while way and start not in done:
+            following = next(open_ends[-1], None)
+            if following is None:
+                done.add(way.pop())
+                open_ends.pop()
+            elif following in way:
+                return [*way[way.index(following) :], following]
+            elif following not in done:
+                way.append(following)
+                open_ends.append(iter(sorted(graph[following])))
+    return []
+
+
+def test_a_cycle_is_found() -> None:
+    assert _cycle({"a": {"b"}, "b": {"c"}, "c": set()}) == []
+    assert _cycle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+
+
+def test_no_file_imports_itself_by_way_of_others() -> None:
+    """Also not by an import that is deferred, or for types alone: two files that need each other are one, or three."""
+    files = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in modules()}
+    package = {"pvhdbg"}  # its __init__ names what is exported, and imports it when it is asked for
+    graph = {name: _imported_modules(path, set(files)) - package for name, path in files.items() if name not in package}
+    assert " -> ".join(_cycle(graph)) == ""
+
+
+MOST_DEFERRED = 150
+
+
+def test_few_imports_are_deferred() -> None:
+    """An import inside a function is for what only one answer of many needs, or what takes long."""
+    deferred = 0
+    for path in modules():
+        functions = [
+            node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        ]
+        inside = {node.lineno for function in functions for node in ast.walk(function) if isinstance(node, ast.ImportFrom)
+                  and str(node.module).split(".")[0] == "pvhdbg"}  # fmt: skip
+        deferred += len(inside)
+    assert deferred <= MOST_DEFERRED
+
+
+def _dotted(room: str) -> str:
+    return room.rstrip("/").replace("/", ".")
+
+
+def _written_rooms() -> dict[str, set[str]]:
+    """The rooms of docs/architecture.md's table, with the rooms that it says each may import."""
+    found: dict[str, set[str]] = {}
+    for line in (ROOT / "docs" / "architecture.md").read_text().splitlines():
+        if match := re.fullmatch(r"\| `([\w./]+)` \| .* \| (.*) \|", line):
+            said = re.findall(r"`([\w./]+)`|(everything pure)", match[2])
+            found[_dotted(match[1])] = {_dotted(name or pure) for name, pure in said}
+    return found
+
+
+def test_the_documented_rooms_are_these() -> None:
+    written = _written_rooms()
+    for name, allowed in ALLOWED.items():
+        if name in ("__init__", "__main__"):
+            continue
+        assert name in written, f"docs/architecture.md does not know the room {name}"
+        said = written.pop(name)
+        if "everything pure" in said:
+            said = (said - {"everything pure"}) | (set(PURE) - {name})
+        assert said == allowed - {name}, name
+    assert written == {}
 
 
 def test_pure_rooms_do_no_input_or_output() -> None:
@@ -124,7 +209,7 @@ def test_pure_rooms_do_no_input_or_output() -> None:
         if room(path) in PURE:
             for name, line in imports(path):
                 assert name.split(".")[0] not in forbidden, f"{path}:{line} imports {name}"
-            for node in ast.walk(ast.parse(path.read_text())):
+            for node in parsed(path):
                 if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                     assert node.func.id not in {"open", "print", "input"}, f"{path}:{node.lineno} does I/O"
 
@@ -132,15 +217,12 @@ def test_pure_rooms_do_no_input_or_output() -> None:
 def test_only_faces_print() -> None:
     for path in modules():
         if room(path) not in FACES:
-            for node in ast.walk(ast.parse(path.read_text())):
+            for node in parsed(path):
                 assert not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"), path
 
 
+@pytest.mark.gdb
 def test_pure_modules_import_inside_gdbs_python() -> None:
-    if shutil.which("gdb") is None:
-        if os.environ.get("CI"):
-            pytest.fail("gdb is missing")
-        pytest.skip("gdb is not installed")
     names = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in modules() if room(path) in PURE
     ]

@@ -26,6 +26,7 @@ from pvhdbg.targets.remote import RemoteTarget
 from pvhdbg.targets.target import Leave, run_until
 from pvhdbg.vmm.qemu import QemuOptions, start
 from tests.support import defects as declarations
+from tests.support.debugged import debugged
 from tests.support.defects import GUEST, Defect, matching
 
 ROOT = Path(__file__).parents[1]
@@ -115,13 +116,9 @@ def test_every_rule_that_binds_has_a_boot_that_passes_it() -> None:
 def test_an_entry_that_is_not_the_noted_one() -> None:
     with open_kernel(str(GUEST)) as image:
         kernel, entry = image.kernel(), image.symbols().physical_address(ENTRY)
-    with start(QemuOptions(GUEST)) as qemu:
-        target = RemoteTarget.connect(StubAddress(path=qemu.gdb_socket))
-        try:
-            run_until(target, [entry], 20)
-            boot = capture(target, Plan(kernel=kernel, here=True))
-        finally:
-            target.close(Leave.KILLED)
+    with debugged(QemuOptions(GUEST)) as (_, target):
+        run_until(target, [entry], 20)
+        boot = capture(target, Plan(kernel=kernel, here=True))
     failed = [verdict for verdict in judge(boot) if verdict.outcome is Outcome.FAIL]
     assert {verdict.rule.id for verdict in failed} == {"PVH-EIP-NOTE"}
     assert failed[0].violations[0].found == f"{entry:#x}"

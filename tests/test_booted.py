@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from pvhdbg import guests
-from pvhdbg.booted import Boot, boot
+from pvhdbg.booted import Guest, launch
 from pvhdbg.errors import BadInput, EntryNotReached, GuestDied, TargetLost, TargetTimeout
 from pvhdbg.targets.target import Stop
 from pvhdbg.tracing.milestones import TITLES
-from tests.support.cli_runner import kernel_elf, need
+from tests.support.cli_runner import kernel_elf
 
 pytestmark = pytest.mark.boot
 
@@ -25,12 +25,7 @@ LATER = bytes.fromhex("b9 00000008 49 75fd")  # mov $0x8000000, %ecx; 1: dec %ec
 EXIT_DEVICE = ("-device", "isa-debug-exit,iobase=0xf4,iosize=4")
 
 
-@pytest.fixture(autouse=True)
-def qemu() -> None:
-    need("qemu-system-x86_64")
-
-
-def died(guest: Boot, wait: str = "until") -> str:
+def died(guest: Guest, wait: str = "until") -> str:
     """What the wait says of the death, which it has to tell soon after the last byte on the serial port."""
     with pytest.raises(GuestDied) as caught:
         _ = guest.until(NEVER, timeout=20) if wait == "until" else guest.serial.expect("never", timeout=20)
@@ -65,7 +60,7 @@ CRASHES = {
 @pytest.mark.parametrize("wait", ["until", "expect"])
 @pytest.mark.parametrize("crash", CRASHES)
 def test_each_crash_is_told_at_once(crash: str, wait: str) -> None:
-    with boot(guests.path("crashers"), append=f"crash={crash}", memory="64M") as guest:
+    with launch(guests.path("crashers"), append=f"crash={crash}", memory="64M") as guest:
         told = died(guest, wait)
         cause, *words = CRASHES[crash]
         assert guest.death is not None
@@ -97,7 +92,7 @@ def test_each_other_death_is_told_at_once_soon_and_late(tmp_path: Path, code: st
     _, cause, extra, words = DEATHS[code]
     kernel = tmp_path / "kernel"
     kernel.write_bytes(kernel_elf((LATER if when == "late" else b"") + SAY_X + bytes.fromhex(code)))
-    with boot(kernel, memory="64M", extra=extra) as guest:
+    with launch(kernel, memory="64M", extra=extra) as guest:
         told = died(guest, "until" if when == "soon" else "expect")
         assert guest.death is not None
         assert guest.death.cause == cause
@@ -112,7 +107,7 @@ def test_each_other_death_is_told_at_once_soon_and_late(tmp_path: Path, code: st
 def test_a_qemu_that_is_killed(tmp_path: Path) -> None:
     kernel = tmp_path / "kernel"
     kernel.write_bytes(kernel_elf(bytes.fromhex("42 ebfd")))  # it counts on and on
-    with boot(kernel, memory="64M") as guest:
+    with launch(kernel, memory="64M") as guest:
         timer = threading.Timer(0.6, os.kill, (guest.qemu.pid, 9))
         timer.start()
         since = time.monotonic()
@@ -126,7 +121,7 @@ def test_what_may_still_come_is_waited_for(tmp_path: Path) -> None:
     """A loop that reads a port with interrupts off may end; only the end of the time tells, and says so."""
     kernel = tmp_path / "kernel"
     kernel.write_bytes(kernel_elf(bytes.fromhex("e464 ebfc")))  # 1: in $0x64, %al; jmp 1b
-    with boot(kernel, memory="64M") as guest:
+    with launch(kernel, memory="64M") as guest:
         since = time.monotonic()
         with pytest.raises(GuestDied, match="reads memory or a port"):
             guest.until(NEVER, timeout=1.5)
@@ -138,7 +133,7 @@ def test_what_may_still_come_is_waited_for(tmp_path: Path) -> None:
 def test_a_guest_that_lives_and_does_not_come(tmp_path: Path) -> None:
     kernel = tmp_path / "kernel"
     kernel.write_bytes(kernel_elf(bytes.fromhex("42 ebfd")))
-    with boot(kernel, memory="64M") as guest:
+    with launch(kernel, memory="64M") as guest:
         with pytest.raises(EntryNotReached, match=r"within 0\.7 s: it was at 0x10000.* in protected mode"):
             guest.until(NEVER, timeout=0.7)
         with pytest.raises(TargetTimeout, match=r"did not write 'never' within 0\.1 s"):
@@ -151,7 +146,7 @@ def test_a_guest_that_lives_and_does_not_come(tmp_path: Path) -> None:
 
 
 def test_modes_and_milestones_of_a_boot() -> None:
-    with boot(guests.path("long_mode"), memory="64M") as guest:  # it halts at its end: without an exit device it cannot get away
+    with launch(guests.path("long_mode"), memory="64M") as guest:  # it halts at its end: without an exit device it cannot get away
         assert not list(guest.milestones)
         at = guest.until("load_gdt")
         assert at["rip"] == guest.symbol("load_gdt")
@@ -167,7 +162,7 @@ def test_modes_and_milestones_of_a_boot() -> None:
 
 
 def test_a_guest_that_ends_before_it_can_be_stopped_in_its_mode(monkeypatch: pytest.MonkeyPatch) -> None:
-    with boot(guests.path("long_mode"), memory="64M", extra=(*EXIT_DEVICE, "-action", "shutdown=poweroff")) as guest:
+    with launch(guests.path("long_mode"), memory="64M", extra=(*EXIT_DEVICE, "-action", "shutdown=poweroff")) as guest:
         guest.until("load_gdt")
         stop = guest.target.interrupt
 
@@ -186,7 +181,7 @@ def test_a_guest_that_ends_before_it_can_be_stopped_in_its_mode(monkeypatch: pyt
 def test_a_log_of_the_users_own_is_left_alone(tmp_path: Path, crash: str) -> None:
     """Nothing is followed then, and what cannot be known of a triple fault is not said."""
     log = tmp_path / "log"
-    with boot(guests.path("crashers"), append=f"crash={crash}", memory="64M", extra=("-d", "int", "-D", str(log))) as guest:
+    with launch(guests.path("crashers"), append=f"crash={crash}", memory="64M", extra=("-d", "int", "-D", str(log))) as guest:
         told = died(guest)
         assert not list(guest.milestones)
         assert guest.death is not None
@@ -199,13 +194,13 @@ def test_a_log_of_the_users_own_is_left_alone(tmp_path: Path, crash: str) -> Non
 
 
 def test_several_cpus_are_dead_only_together(tmp_path: Path) -> None:
-    with boot(guests.path("crashers"), append="crash=hlt", memory="64M", cpus=2) as guest:
+    with launch(guests.path("crashers"), append="crash=hlt", memory="64M", cpus=2) as guest:
         assert "`hlt` with interrupts off" in died(guest)
 
 
 @pytest.mark.parametrize("goal", ["start_kernel", "panic"])
 def test_a_real_kernel_comes_to_its_places(vmlinux: Path, goal: str) -> None:
-    with boot(vmlinux, append="console=ttyS0 panic=-1") as guest:
+    with launch(vmlinux, append="console=ttyS0 panic=-1") as guest:
         if goal == "panic":
             with pytest.raises(GuestDied, match="Kernel panic - not syncing"):
                 guest.serial.expect("never written", timeout=60)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import struct
 import subprocess
 from pathlib import Path
@@ -12,23 +11,14 @@ import pytest
 
 from pvhdbg import guests
 from pvhdbg.errors import BadInput
-from pvhdbg.targets.address import StubAddress
-from pvhdbg.targets.remote import RemoteTarget
-from pvhdbg.targets.target import Leave, run_until
-from pvhdbg.vmm.qemu import QemuOptions, start
+from pvhdbg.targets.target import run_until
+from pvhdbg.vmm.qemu import QemuOptions
+from tests.support.debugged import EXIT_DEVICE, debugged
+from tests.support.programs import need
 
 ROOT = Path(__file__).parents[1]
 PT_LOAD, PT_NOTE = 1, 4
 START_INFO_MAGIC = 0x336EC578
-EXIT_DEVICE = ("-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-action", "shutdown=poweroff")  # -action: see vmm/options.py
-
-
-def need(*programs: str) -> None:
-    missing = [program for program in programs if shutil.which(program) is None]
-    if missing and os.environ.get("CI") == "true":
-        pytest.fail(f"not installed: {missing}")
-    if missing:
-        pytest.skip(f"not installed: {missing}")
 
 
 class Elf:
@@ -116,36 +106,26 @@ def test_hello_has_its_symbols_and_no_constants_among_them() -> None:
 @pytest.mark.boot
 @pytest.mark.parametrize("machine", ["pc", "q35", "microvm"])
 def test_hello_is_entered_greets_and_exits(machine: str) -> None:
-    need("qemu-system-x86_64")
     entry = Elf(guests.path("hello")).entry
     wish = QemuOptions(guests.path("hello"), machine=machine, extra=EXIT_DEVICE)
-    with start(wish) as qemu:
-        target = RemoteTarget.connect(StubAddress(path=qemu.gdb_socket))
-        try:
-            run_until(target, [entry], 20)
-            registers = target.read_registers()
-            assert registers["rip"] == entry
-            assert registers["cr0"] & 0x8000_0001 == 1  # protected mode, no paging
-            assert struct.unpack("<II", target.read_memory(registers["rbx"], 8)) == (START_INFO_MAGIC, 1)
-            assert qemu.serial_tail() == []  # nothing ran before the entry
-            target.resume()
-            assert qemu.wait(10) == 33
-        finally:
-            target.close(Leave.KILLED)
+    with debugged(wish) as (qemu, target):
+        run_until(target, [entry], 20)
+        registers = target.read_registers()
+        assert registers["rip"] == entry
+        assert registers["cr0"] & 0x8000_0001 == 1  # protected mode, no paging
+        assert struct.unpack("<II", target.read_memory(registers["rbx"], 8)) == (START_INFO_MAGIC, 1)
+        assert qemu.serial_tail() == []  # nothing ran before the entry
+        target.resume()
+        assert qemu.wait(10) == 33
         assert qemu.serial_tail() == ["hello from PVH"]
 
 
 @pytest.mark.boot
 def test_hello_complains_without_start_info() -> None:
-    need("qemu-system-x86_64")
     wish = QemuOptions(guests.path("hello"), extra=EXIT_DEVICE)
-    with start(wish) as qemu:
-        target = RemoteTarget.connect(StubAddress(path=qemu.gdb_socket))
-        try:
-            run_until(target, [Elf(guests.path("hello")).entry], 20)
-            target.write_memory(target.read_registers()["rbx"], b"\0")
-            target.resume()
-            assert qemu.wait(10) == 35
-        finally:
-            target.close(Leave.KILLED)
+    with debugged(wish) as (qemu, target):
+        run_until(target, [Elf(guests.path("hello")).entry], 20)
+        target.write_memory(target.read_registers()["rbx"], b"\0")
+        target.resume()
+        assert qemu.wait(10) == 35
         assert qemu.serial_tail() == ["EBX does not point to a start_info"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from pvhdbg.spec.start_info import (
     StartInfoV0,
     StartInfoV1,
 )
+from tests.support.programs import need
 
 SHIPPED_C = """
 struct StartInfoV0 { uint32_t magic, version, flags, nr_modules; uint64_t modlist_paddr, cmdline_paddr, rsdp_paddr; };
@@ -34,8 +34,7 @@ struct %s { char magic[32]; union { struct { ULONG console; uint32_t console_det
 
 
 def compiled(tmp_path: Path, declarations: str, structures: list[type[Structure]], renamed: dict[str, str]) -> list[int]:
-    if shutil.which("gcc") is None:
-        pytest.fail("gcc is needed as the oracle for structure layouts")
+    need("gcc")
     lines = []
     for structure in structures:
         lines.append(f'printf("%zu\\n", sizeof(struct {structure.__name__}));')

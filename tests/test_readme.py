@@ -12,7 +12,7 @@ import pytest
 from pvhdbg.commands.line import parse
 from pvhdbg.rules.catalogue import RULES
 from pvhdbg.version import VERSION
-from tests.support.cli_runner import Cli, need, scratch
+from tests.support.cli_runner import Cli, scratch
 from tests.support.defects import declared
 
 ROOT = Path(__file__).parent.parent
@@ -85,7 +85,6 @@ def _in_order(block: str, printed: str) -> None:
 
 @pytest.mark.boot
 def test_what_make_demo_prints(cli: Cli) -> None:
-    need("qemu-system-x86_64")
     block = next(block for block in _blocks(README) if block.startswith("VMM "))
     printed = cli("run", str(ROOT / "pvhdbg/guests/hello.elf"), "--batch").ok().out
     printed = re.sub(r"(?m)^kernel    \S*/pvhdbg/guests", "kernel    /home/you/pvhdbg/pvhdbg/guests", printed)
@@ -108,6 +107,5 @@ def test_what_elf_prints(cli: Cli) -> None:
 
 @pytest.mark.boot
 def test_what_the_prompt_prints(cli: Cli) -> None:
-    need("qemu-system-x86_64")
     words, block = _shown("repl")
     _in_order(block, cli(*words).ok().out)

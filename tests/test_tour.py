@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from pvhdbg.guests import path as guest
-from tests.support.cli_runner import Cli, Machine, need, scratch
+from tests.support.cli_runner import Cli, Machine, scratch
 from tests.support.emulator import PROMPT, Terminal
+from tests.support.programs import need
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "tour.md"
@@ -89,7 +90,6 @@ $ qemu-system-x86_64 -kernel vmlinux -nic none -display none -S -s &
 @contextmanager
 def attached(kernel: str, command: str) -> Iterator[tuple[Terminal, str, int]]:
     need("setsid")
-    need("qemu-system-x86_64")
     with scratch() as folder:
         cli = Cli(folder)
         machine = Machine("-m", "512M", kernel=kernel, gdb="tcp:127.0.0.1:0")

@@ -15,7 +15,7 @@ import pytest
 from pvhdbg import guests
 from pvhdbg.tracing.exports import FORMATS
 from pvhdbg.tracing.trace_file import decode
-from tests.support.cli_runner import ROOT, Cli, need, scratch
+from tests.support.cli_runner import ROOT, Cli, scratch
 
 PAGE = (ROOT / "docs" / "tracing.md").read_text(encoding="utf-8")
 SCHEMA = json.loads((ROOT / "pvhdbg/report/schemas/trace-1.json").read_text())
@@ -35,7 +35,6 @@ def _blocks() -> list[str]:
 
 @pytest.mark.boot
 def test_what_its_commands_print(cli: Cli) -> None:
-    need("qemu-system-x86_64")
     for guest in ("long_mode", "crashers"):
         shutil.copy(guests.path(guest), cli.folder)
     shown = [part for block in _blocks() for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]]

@@ -95,10 +95,11 @@ def _run(words: list[str]) -> int:
     from contextlib import ExitStack
 
     from pvhdbg.cli.progress import Progress
+    from pvhdbg.commands.declare import Context, options_of
     from pvhdbg.commands.formats import APPENDED, of_error
     from pvhdbg.commands.line import parse
+    from pvhdbg.commands.options import OutputOptions
     from pvhdbg.commands.output import open_output, style_for
-    from pvhdbg.commands.table import Request
     from pvhdbg.errors import PvhdbgError
 
     command, values = parse(words)
@@ -107,20 +108,21 @@ def _run(words: list[str]) -> int:
 
         if converses(command, values):
             return converse(command, values, _stderr())
-    to_file = values.get("output") if "json" in command.formats else None
+    asked = options_of(OutputOptions, values)
+    to_file = asked.output if "json" in command.formats else None
     failed: PvhdbgError | None = None
     with ExitStack() as stack:  # all are opened before the work begins, and appear together
-        outputs = [(values.get("format") or "text", stack.enter_context(open_output(to_file)))]
-        for one, path in values.get("report") or ():
+        outputs = [(asked.format, stack.enter_context(open_output(to_file)))]
+        for one, path in asked.report:
             outputs.append((one, stack.enter_context(open_output(path, one in APPENDED))))
         try:
             with Progress(_stderr()) as progress:
-                answer = command(Request(values, progress))
+                answer = command(values, Context(progress))
         except PvhdbgError as error:
             failed = error
         for one, output in outputs:
             if failed is None:
-                output.write(answer.render(one, style_for(values.get("color") or "auto", output.stream)))
+                output.write(answer.render(one, style_for(asked.color, output.stream)))
             elif (told := of_error(one, str(values.get("subject") or values.get("file") or ""), failed)) is not None:
                 output.write(told)
     if failed is not None:

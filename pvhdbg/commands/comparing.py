@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from pvhdbg.commands.table import Answer, Request
+from typing import NamedTuple
+
+from pvhdbg.commands.declare import Answer, Context, takes
+from pvhdbg.commands.judging import report
+from pvhdbg.commands.options import JudgeOptions
 from pvhdbg.errors import BadInput
+from pvhdbg.machine.options import SubjectOptions, given, without
+from pvhdbg.machine.subject import observe, open_subject
+from pvhdbg.machine.subject_kind import refused
+from pvhdbg.report.diff import Comparison, compare
 from pvhdbg.report.style import Style
 
-_SIDES = ("a", "b")
+
+class DiffOptions(NamedTuple):
+    """The options of `diff`; those of `about` go to the sides that take them."""
+
+    a: str
+    b: str
+    about: SubjectOptions = SubjectOptions()
+    judge: JudgeOptions = JudgeOptions()
 
 
-def diff(request: Request) -> Answer:
+@takes(DiffOptions)
+def diff(options: DiffOptions, context: Context) -> Answer:
     """`diff`: the same where it matters, or not. Raises PvhdbgError."""
-    from pvhdbg.rules.catalogue import choose
-
-    rules = choose(request.select or (), request.ignore or ())  # a wrong id is told before a machine is started for nothing
-    sides = _sides(request)
-    from pvhdbg.commands.judging import report
-    from pvhdbg.machine.subject import observe
-    from pvhdbg.report.diff import compare
-
-    one, two = (report(observe(side), rules, bool(request.strict)) for side in sides)
-    comparison = compare((str(request.a), str(request.b)), one, two, bool(request.strict))
+    comparison = compared(options, context)
 
     def as_text(style: Style) -> str:
         from pvhdbg.report import diff_text
@@ -40,20 +47,18 @@ def diff(request: Request) -> Answer:
     return Answer(as_text, as_json, comparison.exit_code, {"html": as_html})
 
 
-def _sides(request: Request) -> list[Request]:
-    """A request for each side, with the options that it takes. Raises BadInput for an option that neither takes."""
-    from pvhdbg.machine.subject_kind import refused
+def compared(options: DiffOptions, context: Context) -> Comparison:
+    """Both sides, judged and compared. Raises PvhdbgError."""
+    rules, strict = options.judge.rules(), options.judge.strict  # a wrong id is told before a machine is started for nothing
+    one, two = (report(observe(open_subject(side, context.progress)), rules, strict) for side in _sides(options))
+    return compare((options.a, options.b), one, two, strict)
 
-    not_for = [refused(str(request.values[side])) for side in _SIDES]
-    given = {name: value for name, value in request.values.items() if name not in _SIDES}
-    for name in not_for[0] & not_for[1]:
-        if given.get(name):
-            option = "words after --" if name == "extra" else f"--{name}"
-            raise BadInput(f"{option} is for neither {request.a} nor {request.b}", "leave it out")
-    return [
-        Request(
-            {**{name: value for name, value in given.items() if name not in left_out}, "subject": request.values[side]},
-            request.progress,
-        )
-        for side, left_out in zip(_SIDES, not_for, strict=True)
-    ]
+
+def _sides(options: DiffOptions) -> tuple[SubjectOptions, ...]:
+    """The options of each side, with those that it takes. Raises BadInput for an option that neither takes."""
+    sides = (options.a, options.b)
+    not_for_both = refused(options.a) & refused(options.b)
+    for one in given(options.about):
+        if one.name in not_for_both:
+            raise BadInput(f"{one.words} is for neither {options.a} nor {options.b}", "leave it out")
+    return tuple(without(options.about, refused(side))._replace(subject=side) for side in sides)

@@ -1,4 +1,4 @@
-"""What a command is made of: its declaration, the request that it is called with, and the answer that it gives."""
+"""What a command is made of: its declaration, the action with its options, the context that it is called in, and the answer that it gives."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     from pvhdbg.machine.session import Session
     from pvhdbg.report.style import Style
+
+O = TypeVar("O")  # a named tuple of options
 
 
 @dataclass(frozen=True)
@@ -33,15 +35,53 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Request:
-    """A command's arguments by name, where its progress goes, and the live session; on the command line there is none yet."""
+class Context:
+    """What a command has besides its options: where its progress goes, and the live session; on the command line there is none yet.
 
-    values: Mapping[str, Any]
+    `commands` are those of the face that calls, where it has more than LIVE; `face` is what the face's own commands work on.
+    """
+
     progress: Callable[[str], None] = lambda _: None
     session: Session | None = None
+    commands: tuple[Command, ...] = ()
+    face: object = None
 
-    def __getattr__(self, name: str) -> Any:
-        return self.values.get(name)
+
+class Action(Generic[O]):
+    """A command's function with the type of the options that it takes."""
+
+    def __init__(self, options: type[O], work: Callable[[O, Context], Answer]) -> None:
+        self.options = options
+        self._work = work
+
+    def __call__(self, options: O, context: Context) -> Answer:
+        return self._work(options, context)
+
+
+def takes(options: type[O]) -> Callable[[Callable[[O, Context], Answer]], Action[O]]:
+    """A decorator: makes an Action of a function that takes such options."""
+    return lambda work: Action(options, work)
+
+
+class NoOptions(NamedTuple):
+    """For a command that takes none."""
+
+
+def options_of(kind: type[O], values: Mapping[str, Any]) -> O:
+    """A named tuple of options made from a parsed line: each field by its name, also those of the named tuples inside it.
+
+    What the line does not have, or has as None, is at its default; a list becomes a tuple.
+    """
+    found: dict[str, Any] = {}
+    shape: Any = kind
+    for name in shape._fields:
+        default = shape._field_defaults.get(name)
+        if hasattr(default, "_fields"):
+            found[name] = options_of(type(default), values)
+        elif values.get(name) is not None:
+            value = values[name]
+            found[name] = tuple(value) if isinstance(value, list) else value
+    return kind(**found)
 
 
 @dataclass(frozen=True)
@@ -98,10 +138,16 @@ class Command:
     repeats: bool = False  # an empty line at the prompt does it once more
     converses: bool = False  # on a terminal it goes on to the prompt
 
-    def __call__(self, request: Request) -> Answer:
+    def __call__(self, values: Mapping[str, Any], context: Context) -> Answer:
+        """Do it, with the values of a parsed line by the arguments' names. Raises PvhdbgError."""
+        action = self.loaded()
+        return action(options_of(action.options, values), context)
+
+    def loaded(self) -> Action[Any]:
+        """The action, imported now."""
         module, function = self.action.split(":")
-        answer: Answer = getattr(import_module(module), function)(request)
-        return answer
+        action: Action[Any] = getattr(import_module(module), function)
+        return action
 
     def arguments_for(self, live: bool) -> tuple[Argument, ...]:
         """The arguments that a live session (or the command line) takes."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pvhdbg.commands.table import Answer, Request
+from pvhdbg.commands.declare import Answer, Context, takes
+from pvhdbg.commands.options import AboutSubject
 from pvhdbg.decode import fw_cfg
 from pvhdbg.errors import TargetError
 from pvhdbg.loaders.loading import Boot, FwCfgItem
@@ -44,9 +47,10 @@ class Row:
         return self.real == self.expected
 
 
-def fwcfg(request: Request) -> Answer:
+@takes(AboutSubject)
+def fwcfg(options: AboutSubject, context: Context) -> Answer:
     """`fwcfg`: exit 1 where an item is not what was expected."""
-    with halted(request) as (target, image):
+    with _halted(options, context) as (target, image):
         if not target.capabilities.monitor:
             raise TargetError(
                 "this gdbstub has no monitor, through which fw_cfg is read", "fw_cfg is a device of QEMU: use its gdbstub"
@@ -64,6 +68,17 @@ def fwcfg(request: Request) -> Answer:
         ],
     }
     return Answer(lambda style: _text(rows, loader, style), lambda: written(document), 1 if wrong else 0)
+
+
+@contextmanager
+def _halted(options: AboutSubject, context: Context) -> Iterator[tuple[Target, KernelImage | None]]:
+    session = context.session
+    if session is None:
+        with halted(options.about, context.progress) as found:
+            yield found
+        return
+    session.needs_control("fwcfg")
+    yield session.target, session.image
 
 
 def _rows(target: Target, image: KernelImage | None) -> tuple[list[Row], str | None]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from pvhdbg.commands.declare import Answer, Request
+from pvhdbg.commands.declare import Answer, Context, NoOptions, takes
 from pvhdbg.errors import BadInput, VmmFailed
 from pvhdbg.targets.address import StubAddress, parse_address
 
@@ -29,19 +29,29 @@ def script_path() -> str:
     return path
 
 
-def gdb_path(request: Request) -> Answer:
+@takes(NoOptions)
+def gdb_path(options: NoOptions, context: Context) -> Answer:
     """`gdb-path`: print it."""
     path = script_path()
     return Answer(lambda _: f"{path}\n")
 
 
-def gdb(request: Request) -> NoReturn:
+class GdbOptions(NamedTuple):
+    """The options of `gdb`; `extra` is for GDB."""
+
+    kernel: str | None = None
+    target: str | None = None
+    extra: tuple[str, ...] = ()
+
+
+@takes(GdbOptions)
+def gdb(options: GdbOptions, context: Context) -> NoReturn:
     """`gdb`: become a GDB with the extension, the kernel's symbols, and the machine. Raises PvhdbgError before that."""
     program = shutil.which("gdb")
     if program is None:
         raise VmmFailed("gdb is not installed", "install it, or use: pvhdbg attach")
-    kernel, target = _told_apart(request)
-    words = [program, "-q", *_options(kernel, target), *(request.extra or ())]
+    kernel, target = _told_apart(options)
+    words = [program, "-q", *_options(kernel, target), *options.extra]
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
@@ -51,9 +61,9 @@ def gdb(request: Request) -> NoReturn:
         raise VmmFailed(f"gdb cannot be started: {error.strerror}", f"see: {program} --version") from error
 
 
-def _told_apart(request: Request) -> tuple[str | None, StubAddress | None]:
+def _told_apart(options: GdbOptions) -> tuple[str | None, StubAddress | None]:
     """The kernel and the machine of `gdb [KERNEL] [TARGET]`, by what they are."""
-    kernel, target = request.kernel, request.target
+    kernel, target = options.kernel, options.target
     if kernel is not None and target is None and not _is_file(kernel):
         kernel, target = None, kernel
     return kernel, None if target is None else parse_address(target)
@@ -80,10 +90,10 @@ def _named(image: KernelImage) -> list[str]:
     return [f"set pvh kernel {_plain(os.path.abspath(image.path))}"]
 
 
-def symbol_commands(image: KernelImage, connected: bool = True, moved: int = 0, slid: int = 0) -> list[str]:
+def symbol_commands(image: KernelImage, connected: bool = True, load_bias: int = 0, virtual_bias: int = 0) -> list[str]:
     """What gives GDB the kernel's symbols at both aliases. Raises BadInput for a path that GDB cannot be given.
 
-    `moved` and `slid` are how far the kernel lies from its physical and its virtual link-time addresses.
+    `load_bias` and `virtual_bias` are how far the kernel lies from its physical and its virtual link-time addresses.
     """
     path, commands = os.path.abspath(image.path), []
     if _names_itself(image):
@@ -99,9 +109,9 @@ def symbol_commands(image: KernelImage, connected: bool = True, moved: int = 0, 
         return [_said(f"there are no symbols in this {image.was}")]
     if image.elf.bits == 32 and not connected:
         commands.append("set architecture i386:x86-64")  # or the file's own would make GDB refuse QEMU's registers later
-    commands.append(f"symbol-file {_quoted(path)}" + (f" -o {slid % (1 << 64):#x}" if slid else ""))
-    offset = (_physical_offset(image) + moved) % (1 << 64)
-    if offset != slid % (1 << 64):
+    commands.append(f"symbol-file {_quoted(path)}" + (f" -o {virtual_bias % (1 << 64):#x}" if virtual_bias else ""))
+    offset = (_physical_offset(image) + load_bias) % (1 << 64)
+    if offset != virtual_bias % (1 << 64):
         commands.append(f"with confirm off -- add-symbol-file {_quoted(path)} -o {offset:#x}")
     return commands
 

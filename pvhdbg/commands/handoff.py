@@ -1,83 +1,151 @@
-"""What the commands do. Each function takes a Request and returns an Answer; nothing here prints."""
+"""The commands about a hand-off: judge it (`check`, `run`, `attach`, `probe`), or show it (`regs`, `info`)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, NamedTuple
 
+from pvhdbg.commands.declare import Answer, Context, takes
 from pvhdbg.commands.formats import of_boot
-from pvhdbg.commands.table import Answer, Request
+from pvhdbg.commands.options import AboutSubject, JudgeOptions, PromptOptions, WaitOptions
 from pvhdbg.errors import BadInput
+from pvhdbg.machine.options import SubjectOptions
+from pvhdbg.machine.session import Session
+from pvhdbg.machine.subject import Observed, Opened, attach_stub, boot_kernel, observe, open_subject, read_log
+from pvhdbg.machine.subject_kind import refuse_all_but_kernels, subject_kind
 from pvhdbg.report.json_text import written
 from pvhdbg.report.style import Style
 
 if TYPE_CHECKING:
-    from pvhdbg.machine.subject import Observed
+    from pvhdbg.decode.boot_state import BootState
+    from pvhdbg.expect.expectations import Expectations
+    from pvhdbg.report.document import Report
+
+Addition = Callable[["Report"], "Report"]  # what more was observed than the hand-off, as further verdicts
 
 
-def check(request: Request) -> Answer:
-    """`check`: bring the subject to its entry and judge it."""
-    from pvhdbg.machine.subject import observe
+class JudgedOptions(NamedTuple):
+    """The options of `run`, `attach` and `probe`."""
 
-    return _judged(request, observe)
+    about: SubjectOptions = SubjectOptions()
+    judge: JudgeOptions = JudgeOptions()
+    prompt: PromptOptions = PromptOptions()
 
 
-def run(request: Request) -> Answer:
+class CheckOptions(NamedTuple):
+    """The options of `check`. `expect` is a file of expectations."""
+
+    about: SubjectOptions = SubjectOptions()
+    judge: JudgeOptions = JudgeOptions()
+    wait: WaitOptions = WaitOptions()
+    expect: str | None = None
+
+
+class RegsOptions(NamedTuple):
+    """The options of `regs`. `bits` shows a line for each bit that is set."""
+
+    about: SubjectOptions = SubjectOptions()
+    bits: bool = False
+
+
+# --- judged -------------------------------------------------------------------------------------------------------
+
+
+@takes(CheckOptions)
+def check(options: CheckOptions, context: Context) -> Answer:
+    """`check`: bring the subject to its entry and judge it, and what it comes to afterwards."""
+    return _answer(judged(options, context), options.about)
+
+
+def judged(options: CheckOptions, context: Context) -> Report:
+    """The report of `check`. Raises PvhdbgError."""
+    options.judge.refuse_unknown()
+    if context.session is not None:
+        return _of_session(options, context.session)
+    observed, additions = _observed(options, context)
+    report = _report(observed, options.judge, options.judge.strict)
+    for add in additions:
+        report = add(report)
+    return report
+
+
+@takes(JudgedOptions)
+def run(options: JudgedOptions, context: Context) -> Answer:
     """`run`: as `check`, for a kernel file only."""
-    from pvhdbg.machine.subject import run as run_kernel
+    refuse_all_but_kernels(options.about.subject)
+    return _brought(options, boot_kernel(options.about, context.progress))
 
-    return _judged(request, run_kernel)
 
-
-def attach(request: Request) -> Answer:
+@takes(JudgedOptions)
+def attach(options: JudgedOptions, context: Context) -> Answer:
     """`attach`: as `check`, for a gdbstub only."""
-    from pvhdbg.machine.subject import attach as attach_to
-
-    return _judged(request, attach_to)
+    return _brought(options, attach_stub(options.about, context.progress))
 
 
-def probe(request: Request) -> Answer:
+@takes(JudgedOptions)
+def probe(options: JudgedOptions, context: Context) -> Answer:
     """`probe`: as `check`, for a log of the guest `probe` only."""
-    from pvhdbg.machine.subject import probe as read_probe
-
-    return _judged(request, read_probe)
+    return _brought(options, read_log(options.about, context.progress))
 
 
-def _judged(request: Request, observe: Callable[[Request], Observed]) -> Answer:
-    if request.select or request.ignore:
-        from pvhdbg.rules.catalogue import choose
+def _brought(options: JudgedOptions, opening: AbstractContextManager[Opened]) -> Answer:
+    options.judge.refuse_unknown()
+    return _answer(_report(observe(opening), options.judge, options.judge.strict), options.about)
 
-        choose(request.select or (), request.ignore or ())  # a wrong id is told before a machine is started for nothing
-    expectations = None
-    if request.expect:
-        from pvhdbg.commands import expecting
-        from pvhdbg.machine.subject_kind import kind_of
 
-        expectations = expecting.load(str(request.expect))
-        request = expecting.request_for(request, expectations)
-    if request.seconds is not None and not request.until:
+def _of_session(options: CheckOptions, session: Session) -> Report:
+    """The hand-off as the session saw it; else the machine as it stands."""
+    with session.judging_by(options.about.spec):
+        boot = session.hand_off(options.about.way.here)
+        observed = Observed(boot, session.doubts(boot), session.file)
+        strict = options.judge.strict or session.settings.strict
+        return _report(observed, options.judge, strict)
+
+
+def _observed(options: CheckOptions, context: Context) -> tuple[Observed, list[Addition]]:
+    """The machine at its entry, and what it came to where it was to run on. Raises PvhdbgError."""
+    about, wait, progress = options.about, options.wait, context.progress
+    if wait.seconds is not None and not wait.until:
         raise BadInput("--for is how long --until may take", "add --until SYMBOL, or leave it out")
-    waited, reached = None, None
-    if expectations is not None and expectations.milestones and request.until:
-        raise BadInput("--until and [[milestone]] both say where to run", "write the place of --until as the last milestone")
-    if expectations is not None and expectations.milestones and kind_of(str(request.subject)) in ("kernel", "stub"):
-        observed, reached = expecting.observe(request, expectations)
-    elif request.until and request.session is None:
+    if options.expect:
+        return _expected(options, options.expect, context)
+    if wait.until:
         from pvhdbg.commands import wait as waiting
 
-        observed, waited = waiting.observe(request)
-    else:
-        observed = _handed_over(request, observe)
-    from pvhdbg.commands.judging import report as judged
-    from pvhdbg.rules.catalogue import choose
+        observed, waited = waiting.run_on(about, wait, progress)
+        return observed, [lambda report: waiting.with_goal(report, waited)]
+    return observe(open_subject(about, progress)), []
 
-    strict = bool(request.strict or (request.session is not None and request.session.settings.strict))
-    report = judged(observed, choose(request.select or (), request.ignore or ()), strict)
-    if expectations is not None:
-        report = expecting.judged(report, expectations, reached)
-    if waited is not None:
-        report = waiting.with_goal(report, waited)
 
+def _expected(options: CheckOptions, path: str, context: Context) -> tuple[Observed, list[Addition]]:
+    """As `_observed`, with a file of expectations: its [machine], its milestones, and what it says of the hand-off."""
+    from pvhdbg.commands import expecting
+
+    wait, expectations = options.wait, expecting.load(path)
+    if expectations.milestones and wait.until:
+        raise BadInput("--until and [[milestone]] both say where to run", "write the place of --until as the last milestone")
+    about = expecting.with_machine(options.about, expectations, path)
+    if not expectations.milestones or not subject_kind(about.subject).runs:
+        observed, additions = _observed(CheckOptions(about, options.judge, wait), context)
+        return observed, [_by(expectations), *additions]
+    observed, reached = expecting.run_through(about, expectations, context.progress)
+    return observed, [lambda report: expecting.judged(report, expectations, reached)]
+
+
+def _by(expectations: Expectations) -> Addition:
+    from pvhdbg.commands import expecting
+
+    return lambda report: expecting.judged(report, expectations)
+
+
+def _report(observed: Observed, judge: JudgeOptions, strict: bool) -> Report:
+    from pvhdbg.commands import judging
+
+    return judging.report(observed, judge.rules(), strict)
+
+
+def _answer(report: Report, about: SubjectOptions) -> Answer:
     def as_text(style: Style) -> str:
         from pvhdbg.report import text
 
@@ -88,95 +156,51 @@ def _judged(request: Request, observe: Callable[[Request], Observed]) -> Answer:
 
         return json_report.render(report)
 
-    return Answer(as_text, as_json, report.exit_code, of_boot(report, str(request.kernel or request.subject)))
+    return Answer(as_text, as_json, report.exit_code, of_boot(report, about.way.kernel or about.subject))
 
 
-def _handed_over(request: Request, observe: Callable[[Request], Observed]) -> Observed:
-    """The machine at its entry: on the command line brought there, in a live session as it was seen there (else as it is)."""
-    session = request.session
-    if session is None:
-        return observe(request)
-    from pvhdbg.machine.subject import Observed
+# --- shown --------------------------------------------------------------------------------------------------------
 
-    with session.judging_by(request.spec):
-        boot = session.hand_off(bool(request.here))
-        return Observed(boot, session.doubts(boot), session.file)
+_REGS = ("vmm", "entry", "registers", "registers_missing", "segments", "a20")
+_INFO = ("vmm", "kernel", "entry", "protocol", "start_info", "start_info_missing")
 
 
-def regs(request: Request) -> Answer:
+@takes(RegsOptions)
+def regs(options: RegsOptions, context: Context) -> Answer:
     """`regs`: registers and hidden segment state; in a live session as they are now, with what changed marked."""
-    return _shown(request, "regs", ("vmm", "entry", "registers", "registers_missing", "segments", "a20"))
-
-
-def info(request: Request) -> Answer:
-    """`info`: start_info and what it points to."""
-    return _shown(request, "info", ("vmm", "kernel", "entry", "protocol", "start_info", "start_info_missing"))
-
-
-def _shown(request: Request, kind: str, parts: tuple[str, ...]) -> Answer:
-    from pvhdbg.machine.subject import observe
-
-    session = request.session
-    boot = _handed_over(request, observe).boot if session is None or kind == "info" else session.boot()
+    session = context.session
+    boot = observe(open_subject(options.about, context.progress)).boot if session is None else session.boot()
     before = session.before if session is not None else None
 
     def as_text(style: Style) -> str:
         from pvhdbg.report import text
 
-        if kind == "regs":
-            return text.render_registers(boot, style, before, bool(request.bits))
+        return text.render_registers(boot, style, before, options.bits)
+
+    return Answer(as_text, lambda: _parts(boot, "regs", _REGS))
+
+
+@takes(AboutSubject)
+def info(options: AboutSubject, context: Context) -> Answer:
+    """`info`: start_info and what it points to."""
+    session, about = context.session, options.about
+    if session is None:
+        boot = observe(open_subject(about, context.progress)).boot
+    else:
+        with session.judging_by(about.spec):
+            boot = session.hand_off(about.way.here)
+
+    def as_text(style: Style) -> str:
+        from pvhdbg.report import text
+
         return text.render_info(boot, style)
 
-    def as_json() -> str:
-        from pvhdbg.report.json_report import machine
-
-        whole = machine(boot)
-        return written({"schema": f"pvhdbg/{kind}/1", **{part: whole[part] for part in parts}})
-
-    return Answer(as_text, as_json)
+    return Answer(as_text, lambda: _parts(boot, "info", _INFO))
 
 
-def extract(request: Request) -> Answer:
-    """`extract`: write the ELF inside a compressed kernel."""
-    from pvhdbg.kernel.image import extract as extract_elf
+def _parts(boot: BootState, kind: str, parts: tuple[str, ...]) -> str:
+    """Some parts of a machine as JSON."""
+    from pvhdbg.report.json_report import machine
 
-    request.progress(f"unpacking {request.image}")
-    was = extract_elf(str(request.image), str(request.output))
-    return Answer(lambda _: f"{request.output}: the ELF inside {request.image} ({was})\n")
-
-
-def explain(request: Request) -> Answer:
-    """`explain`: one rule."""
-    from pvhdbg.rules.catalogue import find
-
-    rule = find(str(request.id))
-
-    def as_text(style: Style) -> str:
-        from pvhdbg.report import text
-
-        return text.render_rule(rule, style)
-
-    return Answer(as_text, lambda: written({"schema": "pvhdbg/rule/1", **_rule(rule)}))
-
-
-def rules(request: Request) -> Answer:
-    """`rules`: all of them."""
-    from pvhdbg.rules.catalogue import CHAPTERS, RULES
-
-    def as_text(style: Style) -> str:
-        from pvhdbg.report import text
-
-        return text.render_rules(CHAPTERS, style)
-
-    return Answer(as_text, lambda: written({"schema": "pvhdbg/rules/1", "rules": [_rule(rule) for rule in RULES]}))
-
-
-def _rule(rule: Any) -> dict[str, Any]:
-    return {
-        "id": rule.id,
-        "title": rule.title,
-        "severity": rule.severity.value,
-        "revisions": sorted(rule.revisions),
-        "clause": {"document": rule.clause.document.name, "url": rule.clause.document.url, "words": rule.clause.words},
-        "why": rule.why,
-    }
+    whole = machine(boot)
+    return written({"schema": f"pvhdbg/{kind}/1", **{part: whole[part] for part in parts}})

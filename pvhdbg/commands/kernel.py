@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pvhdbg.commands.declare import Answer, Context, takes
 from pvhdbg.commands.formats import of_file
-from pvhdbg.commands.table import Answer, Request
+from pvhdbg.commands.options import JudgeOptions
 from pvhdbg.commands.time_limit import time_limit
+from pvhdbg.decode.elf import build_id
+from pvhdbg.decode.text import printable
+from pvhdbg.disassembly import disassemble
 from pvhdbg.errors import BadInput
+from pvhdbg.kernel import image as kernel_image
+from pvhdbg.loaders.catalogue import LOADERS, find, simulate
+from pvhdbg.machine.options import SpecName
 from pvhdbg.report.json_text import written
+from pvhdbg.report.kernel_document import EntryPlace, FileReport, Line
 from pvhdbg.report.style import Style
+from pvhdbg.rules.files import FILE_RULES, judge_file
+from pvhdbg.spec.elf import ET_CORE, PT_LOAD
+from pvhdbg.spec.revisions import REVISIONS
 
 if TYPE_CHECKING:
     from pvhdbg.kernel.image import KernelImage
     from pvhdbg.kernel.symbols import Symbols
     from pvhdbg.loaders.loading import Loader
-    from pvhdbg.report.kernel_document import EntryPlace, FileReport
     from pvhdbg.rules.declare import Rule
 
 _CODE = 64  # bytes that are disassembled at the entry
@@ -24,71 +34,71 @@ _INSTRUCTIONS = 10
 _LINE_SECONDS, _TYPE_SECONDS, _BYTES_A_SECOND = 60, 60, 1 << 20  # what a look into debug info may take
 
 
-def elf(request: Request) -> Answer:
-    """`elf`: what is in a kernel file, where each loader would enter it, and what is wrong."""
-    from pvhdbg.kernel.image import open_kernel
-    from pvhdbg.spec.elf import ET_CORE
+class ElfOptions(NamedTuple):
+    """The options of `elf`; `loaders` is `--as`."""
 
-    if request.symbol is not None and request.type is not None:
+    file: str = ""
+    loaders: tuple[str, ...] = ()
+    symbol: str | None = None
+    type: str | None = None
+    spec: SpecName = "v1"
+    judge: JudgeOptions = JudgeOptions()
+
+
+class ExtractOptions(NamedTuple):
+    """The options of `extract`."""
+
+    image: str
+    output: str
+
+
+@takes(ElfOptions)
+def elf(options: ElfOptions, context: Context) -> Answer:
+    """`elf`: what is in a kernel file, where each loader would enter it, and what is wrong."""
+    if options.symbol is not None and options.type is not None:
         raise BadInput("--symbol and --type are two questions", "ask one after the other")
-    request.progress("reading the kernel")
-    with open_kernel(str(request.file)) as image:
+    context.progress("reading the kernel")
+    with kernel_image.open_kernel(options.file) as image:
         if image.elf.header.e_type == ET_CORE:
             raise BadInput(f"{image.path} is a core, not a kernel", f"judge the machine in it: pvhdbg check {image.path}")
-        if request.symbol is not None:
-            return _symbol(image, str(request.symbol))
-        if request.type is not None:
-            return _type(image, str(request.type))
-        report = file_report(image, request)
+        if options.symbol is not None:
+            return _symbol(image, options.symbol)
+        if options.type is not None:
+            return _type(image, options.type)
+        report = file_report(image, options)
     return _answer(report)
 
 
-def file_report(image: KernelImage, request: Request) -> FileReport:
+def file_report(image: KernelImage, options: ElfOptions) -> FileReport:
     """The report on an opened file, which may be closed afterwards. Raises BadInput for a wrong rule or loader."""
-    from pvhdbg.decode.elf import build_id
-    from pvhdbg.loaders.catalogue import simulate
-    from pvhdbg.report.kernel_document import FileReport
-    from pvhdbg.rules.files import judge_file
-    from pvhdbg.spec.revisions import REVISIONS
-
-    loaders = _loaders(request.values.get("as") or ())
-    rules = _rules(request)
+    loaders = _loaders(options.loaders)
+    rules = _rules(options.judge)
     file, symbols = image.file(), image.symbols()
     return FileReport(
         path=image.path,
         kernel=file.without_data(),
-        verdicts=judge_file(file, rules, REVISIONS[request.spec or "v1"]),
+        verdicts=judge_file(file, rules, REVISIONS[options.spec]),
         loadings=simulate(file, loaders=loaders),
         entry=_entry(image, symbols),
         build_id=build_id((*file.elf.notes, *file.section_notes)),
         symbols=len(symbols),
         symbols_from=symbols.origin,
-        strict=bool(request.strict),
+        strict=options.judge.strict,
     )
 
 
-def _rules(request: Request) -> tuple[Rule, ...]:
+def _rules(judge: JudgeOptions) -> tuple[Rule, ...]:
     """Those that were chosen, of the whole catalogue; a file's own rules need it only to tell which ids there are."""
-    if not (request.select or request.ignore):
-        from pvhdbg.rules.files import FILE_RULES
-
+    if not (judge.select or judge.ignore):
         return FILE_RULES
-    from pvhdbg.rules.catalogue import choose
-
-    return choose(request.select or (), request.ignore or ())
+    return judge.rules()
 
 
-def _loaders(names: list[str] | tuple[()]) -> tuple[Loader, ...]:
-    from pvhdbg.loaders.catalogue import LOADERS, find
-
+def _loaders(names: tuple[str, ...]) -> tuple[Loader, ...]:
     return find(names) if names else LOADERS
 
 
 def _entry(image: KernelImage, symbols: Symbols) -> EntryPlace | None:
-    from pvhdbg.disassembly import disassemble
-    from pvhdbg.report.kernel_document import EntryPlace, Line
-    from pvhdbg.spec.elf import PT_LOAD
-
     address = image.kernel().entry
     if address is None:
         return None
@@ -105,6 +115,14 @@ def _entry(image: KernelImage, symbols: Symbols) -> EntryPlace | None:
             place = replace(place, offset=load.p_offset + start, code=lines)
         break
     return place
+
+
+@takes(ExtractOptions)
+def extract(options: ExtractOptions, context: Context) -> Answer:
+    """`extract`: write the ELF inside a compressed kernel."""
+    context.progress(f"unpacking {options.image}")
+    was = kernel_image.extract(options.image, options.output)
+    return Answer(lambda _: f"{options.output}: the ELF inside {options.image} ({was})\n")
 
 
 def _answer(report: FileReport) -> Answer:
@@ -126,7 +144,6 @@ def _answer(report: FileReport) -> Answer:
 
 def _symbol(image: KernelImage, wanted: str) -> Answer:
     """A name's addresses, or what is at an address: in both views, with the source line where there is debug info."""
-    from pvhdbg.decode.text import printable
     from pvhdbg.kernel.debug_info import DebugInfo
 
     symbols = image.symbols()
@@ -169,7 +186,6 @@ def _symbol(image: KernelImage, wanted: str) -> Answer:
 
 def _type(image: KernelImage, name: str) -> Answer:
     """The layout of a structure, by the kernel's own debug info."""
-    from pvhdbg.decode.text import printable
     from pvhdbg.kernel.debug_info import DebugInfo
 
     with time_limit(_TYPE_SECONDS + len(image.data) // _BYTES_A_SECOND):

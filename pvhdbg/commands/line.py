@@ -8,8 +8,9 @@ import re
 from functools import partial
 from typing import Any, NoReturn
 
+from pvhdbg.commands.declare import Command
 from pvhdbg.commands.overview import CLOSING, family, overview
-from pvhdbg.commands.table import COMMANDS, Command, section_of
+from pvhdbg.commands.table import COMMANDS, section_of
 from pvhdbg.errors import BadInput
 from pvhdbg.version import VERSION
 
@@ -86,12 +87,12 @@ def _values(command: Command, words: list[str]) -> dict[str, Any]:
 
 def with_rules(values: dict[str, Any]) -> dict[str, Any]:
     """The same with `--select`, `--ignore` and `--as` as lists of words. Raises BadInput for one that names none."""
-    for name in ("select", "ignore", "as"):
+    for name, option in (("select", "--select"), ("ignore", "--ignore"), ("loaders", "--as")):
         if name in values:
             given = values[name]
             values[name] = [part for word in given for part in word.replace(",", " ").split()]
             if given and not values[name]:
-                raise BadInput(f"--{name} names no rule", "list all with: pvhdbg rules")
+                raise BadInput(f"{option} names no rule", "list all with: pvhdbg rules")
     return values
 
 

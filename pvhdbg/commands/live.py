@@ -6,17 +6,18 @@ import argparse
 import difflib
 import os
 import shlex
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from pvhdbg.commands.declare import Answer, Argument, Command, Request
+from pvhdbg.commands.declare import Answer, Argument, Command, Context, takes
 from pvhdbg.commands.line import gathered, with_rules
 from pvhdbg.commands.table import LIVE
 from pvhdbg.errors import BadInput, TargetError
-from pvhdbg.machine.session import UnknownCommand
-from pvhdbg.model import Unavailable
+from pvhdbg.machine.session import Session
+from pvhdbg.model import CONTROL, EXTENDED, GENERAL, LOW_HALVES, SELECTORS, Unavailable
 
 if TYPE_CHECKING:
-    from pvhdbg.machine.session import Session
+    from pvhdbg.rules.declare import Rule
 
 _MOST = 400  # completions that are offered at once
 
@@ -31,11 +32,22 @@ def usage_of(parser: argparse.ArgumentParser) -> str:
     return " ".join(parser.format_usage().removeprefix("usage:").split())
 
 
+class UnknownCommand(BadInput):
+    """The line does not begin with a command of ours; `candidates` are those that it could be short for, if it is ambiguous."""
+
+    def __init__(self, word: str, candidates: Collection[str] = (), near: Collection[str] = ()) -> None:
+        if candidates:
+            super().__init__(f"{word!r} is ambiguous: {', '.join(candidates)}", "type more of it")
+        else:
+            super().__init__(f"{word!r} is not a command", f"did you mean {', '.join(near)}?" if near else "list them with: help")
+        self.candidates, self.near = tuple(candidates), tuple(near)
+
+
 def run(session: Session, line: str) -> Answer:
     """Parse and do one line. Raises UnknownCommand, BadInput with the usage, and what the command raises."""
-    command, rest = find(line, session.commands or LIVE)
+    command, rest = find(line)
     try:
-        return command(Request(values(command, rest), session.progress, session))
+        return command(values(command, rest), Context(session.progress, session))
     except Unavailable as gap:
         raise TargetError(gap.reason, "use a VMM whose gdbstub has QEMU's monitor") from None
 
@@ -114,41 +126,48 @@ def help_text(command: Command, prefix: str = "") -> str:
     return "\n".join(lines) + "\n"
 
 
-def _commands_of(session: Session | None) -> tuple[Command, ...]:
-    return session.commands or LIVE if session is not None else LIVE
+class HelpOptions(NamedTuple):
+    """The options of `help`: the words of a command's name."""
+
+    command: tuple[str, ...] = ()
 
 
-def help(request: Request) -> Answer:
+class AproposOptions(NamedTuple):
+    """The options of `apropos`."""
+
+    word: str
+
+
+@takes(HelpOptions)
+def help(options: HelpOptions, context: Context) -> Answer:
     """`help`: a line a command, or all about one."""
-    commands = _commands_of(request.session)
-    if request.command:
-        text = help_text(find(" ".join(request.command), commands)[0])
+    commands = context.commands or LIVE
+    if options.command:
+        text = help_text(find(" ".join(options.command), commands)[0])
     else:
         text = "".join(f"  {command.name:<14} {command.help}\n" for command in commands)
     return Answer(lambda _: text)
 
 
-def apropos(request: Request) -> Answer:
+@takes(AproposOptions)
+def apropos(options: AproposOptions, context: Context) -> Answer:
     """`apropos`: commands and rules in whose help a word stands. Raises BadInput for a word that is nowhere."""
-    from pvhdbg.rules.catalogue import RULES
-
-    word = str(request.word).lower()
-    commands = _commands_of(request.session)
+    word = options.word.lower()
+    commands = context.commands or LIVE
     lines = [f"  {command.name:<20} {command.help}\n" for command in commands if word in f"{command.name} {command.help}".lower()]
-    lines += [f"  {rule.id:<20} {rule.title}\n" for rule in RULES if word in f"{rule.id} {rule.title} {rule.why}".lower()]
+    lines += [f"  {rule.id:<20} {rule.title}\n" for rule in _all_rules() if word in f"{rule.id} {rule.title} {rule.why}".lower()]
     if not lines:
-        raise BadInput(f"no command and no rule mentions {request.word}", "list all with: help, rules")
+        raise BadInput(f"no command and no rule mentions {options.word}", "list all with: help, rules")
     return Answer(lambda _: "".join(lines))
 
 
 # --- completion ---------------------------------------------------------------------------------------------------
 
 
-def complete(session: Session | None, line: str) -> list[str]:
+def complete(session: Session | None, line: str, commands: tuple[Command, ...] = LIVE) -> list[str]:
     """What the last word of `line` can become. Only looks at what is known already; the machine is not asked."""
     words = line.split()
     last = "" if not line or line[-1].isspace() else words.pop()
-    commands = _commands_of(session)
     try:
         command, rest = find(" ".join(words), commands) if words else (None, "")
     except UnknownCommand:
@@ -160,21 +179,23 @@ def complete(session: Session | None, line: str) -> list[str]:
     if command is None:
         return sorted({one.name.split()[0] for one in commands if one.name.startswith(last)})
     seconds = [one.name.split()[1] for one in commands if one.name.startswith(f"{command.name} {last}")] if not rest else []
-    return seconds + argument_words(session, command, rest.split(), last)
+    return seconds + argument_words(session, command, rest.split(), last, commands)
 
 
-def argument_words(session: Session | None, command: Command, before: list[str], last: str) -> list[str]:
+def argument_words(
+    session: Session | None, command: Command, before: list[str], last: str, commands: tuple[Command, ...] = LIVE
+) -> list[str]:
     """What `last` can become as an argument of `command`, after the arguments `before`."""
     arguments = command.arguments_for(live=True)
     if last.startswith("-"):
         return sorted(name for one in arguments for name in one.names if name.startswith(last) and name.startswith("-"))
     option = next((one for one in arguments if before and before[-1] in one.names and _takes_value(one)), None)
     if option is not None:
-        return _words(session, option, last)
+        return _words(session, option, last, commands)
     found: list[str] = []
     for one in arguments:
         if not one.names[0].startswith("-"):
-            found += _words(session, one, last)
+            found += _words(session, one, last, commands)
     return found[:_MOST]
 
 
@@ -182,19 +203,26 @@ def _takes_value(argument: Argument) -> bool:
     return argument.options.get("action") in (None, "append")
 
 
-def _words(session: Session | None, argument: Argument, last: str) -> list[str]:
+def _words(session: Session | None, argument: Argument, last: str, commands: tuple[Command, ...]) -> list[str]:
     found: list[str] = []
     found += [word for word in argument.options.get("choices") or () if str(word).startswith(last)]
     for kind in argument.completes.split():
-        found += _KINDS[kind](session, last)
+        if kind == "command":
+            found += [command.name for command in commands if command.name.startswith(last)]
+        else:
+            found += _KINDS[kind](session, last)
     return found
 
 
-def _rules(_session: Session | None, last: str) -> list[str]:
+def _all_rules() -> tuple[Rule, ...]:
     from pvhdbg.rules.catalogue import RULES
 
+    return RULES
+
+
+def _rules(_session: Session | None, last: str) -> list[str]:
     head, comma, tail = last.rpartition(",")
-    return [f"{head}{comma}{rule.id}" for rule in RULES if rule.id.startswith(tail.upper())]
+    return [f"{head}{comma}{rule.id}" for rule in _all_rules() if rule.id.startswith(tail.upper())]
 
 
 def _symbols(session: Session | None, last: str) -> list[str]:
@@ -202,14 +230,8 @@ def _symbols(session: Session | None, last: str) -> list[str]:
 
 
 def _registers(_session: Session | None, last: str) -> list[str]:
-    from pvhdbg.model import CONTROL, EXTENDED, GENERAL, LOW_HALVES, SELECTORS
-
     names = (*LOW_HALVES, *GENERAL, *EXTENDED, "rip", "eflags", *SELECTORS, *CONTROL)
     return [f"${name}" for name in names if f"${name}".startswith(last)] if last.startswith("$") else []
-
-
-def _commands(session: Session | None, last: str) -> list[str]:
-    return [command.name for command in _commands_of(session) if command.name.startswith(last)]
 
 
 def _files(_session: Session | None, last: str) -> list[str]:
@@ -229,4 +251,4 @@ def _modes(_session: Session | None, last: str) -> list[str]:
     return [word for word in words if word.startswith(last)]
 
 
-_KINDS = {"mode": _modes, "rule": _rules, "symbol": _symbols, "register": _registers, "command": _commands, "file": _files}
+_KINDS = {"mode": _modes, "rule": _rules, "symbol": _symbols, "register": _registers, "file": _files}

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple, TypeVar
 
-from pvhdbg.commands.declare import Answer, Request
+from pvhdbg.commands.declare import Answer, Context, takes
+from pvhdbg.commands.options import AboutSubject
+from pvhdbg.decode import acpi
+from pvhdbg.decode.boot_state import BootState, StartInfo, Unread
+from pvhdbg.decode.cpu_mode import mode_of
+from pvhdbg.decode.descriptors import TSS_BYTES, TSS_TYPES, descriptors, gates, task_state, vectors
+from pvhdbg.decode.paging import translate
+from pvhdbg.decode.text import printable
 from pvhdbg.errors import BadInput, MemoryUnreadable, PvhdbgError, TargetError
-from pvhdbg.machine.subject import session_of
+from pvhdbg.machine import disassemble
+from pvhdbg.machine.capture import where
+from pvhdbg.machine.loaded_kernel import Confirm
+from pvhdbg.machine.options import SubjectOptions
+from pvhdbg.machine.session import Session, Settings
+from pvhdbg.machine.subject import open_subject
 from pvhdbg.model import DescriptorTable, Registers, Segments, Unavailable
-
-if TYPE_CHECKING:
-    from pvhdbg.decode.boot_state import BootState, StartInfo
-    from pvhdbg.machine.session import Session
-    from pvhdbg.report.machine_text import Table
+from pvhdbg.report import machine_text, memory_picture, text
+from pvhdbg.report.machine_text import Table
 
 T = TypeVar("T")
 _MOST_BYTES = 1 << 16  # that xp shows at once
@@ -22,6 +32,41 @@ _MOST_LINES = 256  # that disas shows at once
 _MOST_NAMES = 64  # that symbols lists
 _TABLE_BOUND = 1 << 20  # bytes of one ACPI table that are summed
 _TABLES_BOUND = 8 << 20  # bytes of all of them
+
+
+class WalkOptions(NamedTuple):
+    """The options of `pagewalk`."""
+
+    about: SubjectOptions = SubjectOptions()
+    address: tuple[str, ...] = ()
+
+
+class AddressOptions(NamedTuple):
+    """The options of what looks at an address. `format_` is /COUNT and a letter; without the slash it belongs to the address."""
+
+    about: SubjectOptions = SubjectOptions()
+    format_: str | None = None
+    address: tuple[str, ...] = ()
+
+
+class SymbolsOptions(NamedTuple):
+    """The options of `symbols`."""
+
+    about: SubjectOptions = SubjectOptions()
+    name: str | None = None
+
+
+@contextmanager
+def session_of(about: SubjectOptions, context: Context) -> Iterator[Session]:
+    """The live session; or, on the command line, one around the subject at its entry, for this command alone."""
+    if context.session is not None:
+        yield context.session
+        return
+    with open_subject(about, context.progress) as opened:
+        settings = Settings(about.revision)
+        session = Session(opened.target, opened.image, settings, warnings=opened.warnings, confirm=Confirm())
+        session.adopt(opened.boot)
+        yield session
 
 
 def _lines(lines: list[str]) -> Answer:
@@ -44,30 +89,25 @@ def _long(registers: Registers) -> bool:
 # --- the CPU ------------------------------------------------------------------------------------------------------
 
 
-def segments(request: Request) -> Answer:
+@takes(AboutSubject)
+def segments(options: AboutSubject, context: Context) -> Answer:
     """`segments`: the hidden segment state alone."""
-    from pvhdbg.report import text
-
-    with session_of(request) as session:
+    with session_of(options.about, context) as session:
         return _lines(text.segments(session.boot()))
 
 
-def mode(request: Request) -> Answer:
+@takes(AboutSubject)
+def mode(options: AboutSubject, context: Context) -> Answer:
     """`mode`: the CPU's mode, and how it is known."""
-    from pvhdbg.decode.cpu_mode import mode_of
-    from pvhdbg.report import machine_text
-
-    with session_of(request) as session:
+    with session_of(options.about, context) as session:
         boot = session.boot()
         return _lines(machine_text.mode(mode_of(boot.registers, boot.segments)))
 
 
-def gdt(request: Request) -> Answer:
+@takes(AboutSubject)
+def gdt(options: AboutSubject, context: Context) -> Answer:
     """`gdt`: the table that GDTR points to, decoded. The loaded segments need not come from it."""
-    from pvhdbg.decode.descriptors import descriptors
-    from pvhdbg.report import machine_text
-
-    with session_of(request) as session:
+    with session_of(options.about, context) as session:
         boot = session.boot()
         table = _table(boot.segments, "gdt")
         data = _bytes_at(session, table.base, (table.limit & 0xFFFF) + 1, "the GDT")
@@ -78,12 +118,10 @@ def gdt(request: Request) -> Answer:
         return _lines(machine_text.descriptor_table(_title("GDT", table), descriptors(data, _long(boot.registers)), users))
 
 
-def idt(request: Request) -> Answer:
+@takes(AboutSubject)
+def idt(options: AboutSubject, context: Context) -> Answer:
     """`idt`: the interrupt descriptor table, or in real mode its vectors."""
-    from pvhdbg.decode.descriptors import gates, vectors
-    from pvhdbg.report import machine_text
-
-    with session_of(request) as session:
+    with session_of(options.about, context) as session:
         boot = session.boot()
         table = _table(boot.segments, "idt")
         data = _bytes_at(session, table.base, (table.limit & 0xFFFF) + 1, "the IDT")
@@ -95,12 +133,10 @@ def idt(request: Request) -> Answer:
         return _lines(machine_text.vector_table(title, entries, session.name_of))
 
 
-def tss(request: Request) -> Answer:
+@takes(AboutSubject)
+def tss(options: AboutSubject, context: Context) -> Answer:
     """`tss`: the task state segment that TR holds."""
-    from pvhdbg.decode.descriptors import TSS_BYTES, TSS_TYPES, task_state
-    from pvhdbg.report import machine_text
-
-    with session_of(request) as session:
+    with session_of(options.about, context) as session:
         boot = session.boot()
         one = boot.segments["tr"]
         base, limit, type = _seen(one.known_base), _seen(one.known_limit), _seen(lambda: one.type)
@@ -141,21 +177,18 @@ def _start_info(boot: BootState) -> StartInfo:
     return _seen(lambda: boot.start_info)
 
 
-def modules(request: Request) -> Answer:
+@takes(AboutSubject)
+def modules(options: AboutSubject, context: Context) -> Answer:
     """`modules`: the module list."""
-    from pvhdbg.report import machine_text
-
-    with session_of(request) as session:
-        return _lines(machine_text.modules(_start_info(session.hand_off(bool(request.here)))))
+    with session_of(options.about, context) as session:
+        return _lines(machine_text.modules(_start_info(session.hand_off(options.about.way.here))))
 
 
-def memmap(request: Request) -> Answer:
+@takes(AboutSubject)
+def memmap(options: AboutSubject, context: Context) -> Answer:
     """`memmap`: the memory map as a picture, with the hand-off's own parts in it."""
-    from pvhdbg.decode.boot_state import Unread
-    from pvhdbg.report import memory_picture
-
-    with session_of(request) as session:
-        boot = session.hand_off(bool(request.here))
+    with session_of(options.about, context) as session:
+        boot = session.hand_off(options.about.way.here)
         start = _start_info(boot)
         found = start.memory_map
         if isinstance(found, Unread):
@@ -168,21 +201,18 @@ def memmap(request: Request) -> Answer:
         return Answer(lambda style: "".join(f"{line}\n" for line in memory_picture.render(found, parts, style)))
 
 
-def cmdline(request: Request) -> Answer:
+@takes(AboutSubject)
+def cmdline(options: AboutSubject, context: Context) -> Answer:
     """`cmdline`: the command line in full, and nothing else."""
-    from pvhdbg.report import machine_text
-
-    with session_of(request) as session:
-        return _lines([machine_text.text(_start_info(session.hand_off(bool(request.here))).command_line)])
+    with session_of(options.about, context) as session:
+        return _lines([machine_text.text(_start_info(session.hand_off(options.about.way.here)).command_line)])
 
 
-def rsdp(request: Request) -> Answer:
+@takes(AboutSubject)
+def rsdp(options: AboutSubject, context: Context) -> Answer:
     """`rsdp`: the ACPI root, and every table that it lists, with the state of the checksums."""
-    from pvhdbg.decode.boot_state import Unread
-    from pvhdbg.report import machine_text
-
-    with session_of(request) as session:
-        start = _start_info(session.hand_off(bool(request.here)))
+    with session_of(options.about, context) as session:
+        start = _start_info(session.hand_off(options.about.way.here))
         tables: dict[int, Table] = {}
         left = _TABLES_BOUND
         for root in () if isinstance(start.root_tables, Unread) else start.root_tables:
@@ -195,9 +225,6 @@ def rsdp(request: Request) -> Answer:
 
 
 def _acpi_table(session: Session, address: int, left: int) -> Table:
-    from pvhdbg.decode import acpi
-    from pvhdbg.report.machine_text import Table
-
     size = acpi.TableHeader.sizeof()
     try:
         header = acpi.TableHeader.decode(session.physical(address, size))
@@ -211,13 +238,11 @@ def _acpi_table(session: Session, address: int, left: int) -> Table:
 # --- memory and code ----------------------------------------------------------------------------------------------
 
 
-def pagewalk(request: Request) -> Answer:
+@takes(WalkOptions)
+def pagewalk(options: WalkOptions, context: Context) -> Answer:
     """`pagewalk`: the page tables' levels for one linear address."""
-    from pvhdbg.decode.paging import translate
-    from pvhdbg.report import machine_text
-
-    with session_of(request) as session:
-        address = session.address(" ".join(request.address))
+    with session_of(options.about, context) as session:
+        address = session.address(" ".join(options.address))
         found = _seen(lambda: translate(session.registers(), address, session.physical))
         return _lines(machine_text.walk(found, session.name_of))
 
@@ -226,38 +251,37 @@ _FORMAT = re.compile(r"/(\d{0,6})([bhwgi]?)x?", re.ASCII)
 _UNITS = {"b": 1, "h": 2, "w": 4, "g": 8}
 
 
-def _format(request: Request, count: int, letters: str) -> tuple[int, str, str]:
+def _format(options: AddressOptions, count: int, letters: str) -> tuple[int, str, str]:
     """The count and the size letter of `/16w`, and the words of the address behind it. Raises BadInput."""
-    first, rest = request.format_, list(request.address)
+    first, rest = options.format_, list(options.address)
     if first is not None and not first.startswith("/"):
-        first, rest = None, [first, *rest]
+        rest.insert(0, first)
+        first = None
     match = _FORMAT.fullmatch(first or "/")
     if match is None or (match[2] and match[2] not in letters):
         raise BadInput(f"{first} is no format", f"write a slash, how many, and one of {', '.join(letters)}: /16{letters[0]}")
     return int(match[1] or count), match[2] or letters[0], " ".join(rest)
 
 
-def xp(request: Request) -> Answer:
+@takes(AddressOptions)
+def xp(options: AddressOptions, context: Context) -> Answer:
     """`xp`: physical memory, whatever paging says."""
-    from pvhdbg.report import machine_text
-
-    count, letter, wanted = _format(request, 16, "wbhg")
+    count, letter, wanted = _format(options, 16, "wbhg")
     unit = _UNITS[letter]
     if not 0 < count * unit <= _MOST_BYTES:
         raise BadInput(f"{count} times {unit} bytes cannot be shown at once", f"give a count that makes 1 to {_MOST_BYTES} bytes")
-    with session_of(request) as session:
+    with session_of(options.about, context) as session:
         address = session.address(wanted, physical=True)
         return _lines(machine_text.memory(address, session.physical(address, count * unit), unit))
 
 
-def disas(request: Request) -> Answer:
+@takes(AddressOptions)
+def disas(options: AddressOptions, context: Context) -> Answer:
     """`disas`: instructions as the CPU decodes them now, by CS and EFER."""
-    from pvhdbg.machine import disassemble
-
-    count, _, wanted = _format(request, 10, "i")
+    count, _, wanted = _format(options, 10, "i")
     if not 0 < count <= _MOST_LINES:
         raise BadInput(f"{count} instructions cannot be shown at once", f"give a count of 1 to {_MOST_LINES}")
-    with session_of(request) as session:
+    with session_of(options.about, context) as session:
         address = session.address(wanted) if wanted else disassemble.linear_pc(session)
         return _lines(disassemble.lines(session, address, count))
 
@@ -265,41 +289,40 @@ def disas(request: Request) -> Answer:
 # --- the kernel file ----------------------------------------------------------------------------------------------
 
 
-def notes(request: Request) -> Answer:
+@takes(AboutSubject)
+def notes(options: AboutSubject, context: Context) -> Answer:
     """`notes`: the kernel's ELF notes."""
-    from pvhdbg.report import machine_text
-
-    with session_of(request) as session:
+    with session_of(options.about, context) as session:
         if session.image is None:
             raise BadInput("no kernel file is known", session.naming)
         return _lines([session.image.path, *machine_text.notes(session.image.elf.notes)])
 
 
-def entry(request: Request) -> Answer:
+@takes(AboutSubject)
+def entry(options: AboutSubject, context: Context) -> Answer:
     """`entry`: where the machine is entered, how that is known, and where it is now."""
-    from pvhdbg.decode.text import printable
-    from pvhdbg.machine.capture import where
-
-    with session_of(request) as session:
+    with session_of(options.about, context) as session:
         found = session.find_entry()
         if found is None or found.address is None:
             raise TargetError("where the entry is could not be learnt", session.naming)
         symbol = f" <{printable(found.symbol)}>" if found.symbol else ""
         lines = [f"entry {found.address:#x}{symbol}, found by {found.found_by}", f"now   {where(session.registers())}"]
         placement = session.placement
-        if placement.moved or placement.slide or placement.relocated:
-            slide = placement.relocated if placement.slide is None else placement.slide
-            lines.append(f"moved by {placement.moved:#x} in physical memory{f', slid by {slide:#x}' if slide is not None else ''}")
+        if placement.load_bias or placement.kaslr_offset or placement.relocation:
+            offset = placement.relocation if placement.kaslr_offset is None else placement.kaslr_offset
+            slid = f", slid by {offset:#x}" if offset is not None else ""
+            lines.append(f"moved by {placement.load_bias:#x} in physical memory{slid}")
         return _lines(lines)
 
 
-def symbols(request: Request) -> Answer:
+@takes(SymbolsOptions)
+def symbols(options: SymbolsOptions, context: Context) -> Answer:
     """`symbols`: where the kernel's symbols are now; one by name, or the one at an address."""
-    with session_of(request) as session:
+    with session_of(options.about, context) as session:
         table = session.symbols
         if session.image is None or table is None:
             raise BadInput("there are no symbols: no kernel file with a symbol table is known", session.naming)
-        name = None if request.name is None else str(request.name)
+        name = options.name
         if name is None:
             return _lines([f"{session.image.path}: {len(table)} symbols", *_placed(session)])
         names = table.names(name[:-1]) if name.endswith("*") else []
@@ -334,15 +357,15 @@ def _placed(session: Session) -> list[str]:
     if placement.found is False:
         return [f"  {placement.missing}"]
     lines = []
-    if placement.moved:
-        lines.append(f"  the kernel was moved by {placement.moved:#x} from where its segments ask to be")
-    if placement.relocated and placement.slide is None:
-        lines.append(f"  it was relocated to be mapped slid by {placement.relocated:#x}")
+    if placement.load_bias:
+        lines.append(f"  the kernel was moved by {placement.load_bias:#x} from where its segments ask to be")
+    if placement.relocation and placement.kaslr_offset is None:
+        lines.append(f"  it was relocated to be mapped slid by {placement.relocation:#x}")
     if not placement.paging:
         return [*lines, "  paging is off: symbols are at their physical addresses"]
-    if placement.slide is None and placement.unread:
+    if placement.kaslr_offset is None and placement.unread:
         return [*lines, "  its page tables were not observed: symbols are at the virtual addresses that it is linked to"]
-    if placement.slide is None:
+    if placement.kaslr_offset is None:
         return [*lines, "  the kernel's virtual addresses are not mapped yet: symbols are at their physical addresses"]
-    slid = f"slid by {placement.slide:#x}" if placement.slide else "as it was linked"
+    slid = f"slid by {placement.kaslr_offset:#x}" if placement.kaslr_offset else "as it was linked"
     return [*lines, f"  the kernel is mapped {slid}: symbols are at their virtual addresses"]

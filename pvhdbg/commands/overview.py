@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pvhdbg.commands.table import COMMANDS, Command
+from pvhdbg.commands.declare import Command
+from pvhdbg.commands.table import COMMANDS
 
 TOPICS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("judge a hand-off", ("check", "run", "attach", "probe", "diff", "expect")),

@@ -6,17 +6,22 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from itertools import islice
+from typing import Literal, NamedTuple
 
-from pvhdbg.commands.table import Answer, Request
+from pvhdbg.commands.declare import Answer, Context, takes
+from pvhdbg.commands.output import open_output
 from pvhdbg.commands.trace import milestones
 from pvhdbg.decode.text import printable
+from pvhdbg.disassembly import instruction_text
+from pvhdbg.driver.options import TraceOptions
 from pvhdbg.driver.saved_traces import is_saved, saved
 from pvhdbg.errors import BadInput
-from pvhdbg.machine.waiter import instruction
-from pvhdbg.report import trace_text
+from pvhdbg.machine.options import SubjectOptions
+from pvhdbg.report import timeline_text, trace_text
 from pvhdbg.tracing import queries
 from pvhdbg.tracing.engines.engine import End
 from pvhdbg.tracing.event import Event
+from pvhdbg.tracing.exports import export as pieces
 from pvhdbg.tracing.first import Reached
 from pvhdbg.tracing.milestones import Milestone
 from pvhdbg.tracing.trace_file import Ending, Head, Record
@@ -27,18 +32,51 @@ _NAMES = 1 << 14  # symbols that an export keeps
 _ONLY = 10  # functions that are named of those that one trace has
 
 
-def query(request: Request) -> Answer:
+class QueryOptions(NamedTuple):
+    """The options of `trace query`: a saved trace, a register or a sequence number, and how many instructions around it."""
+
+    subject: str
+    what: str
+    around: int = 5
+
+
+class TraceDiffOptions(NamedTuple):
+    """The options of `trace diff`: two saved traces."""
+
+    subject: str
+    other: str
+
+
+class TimelineOptions(NamedTuple):
+    """The options of `timeline`, whose subject may be a saved trace."""
+
+    about: SubjectOptions = SubjectOptions()
+    until: str | None = None
+    milestone: tuple[str, ...] = ()
+    seconds: float | None = None
+
+
+class ExportOptions(NamedTuple):
+    """The options of `trace export`; `format_name` is `--as`."""
+
+    subject: str
+    format_name: Literal["perfetto", "tenet", "drcov", "csv", "folded"]
+    output: str
+
+
+@takes(QueryOptions)
+def query(options: QueryOptions, context: Context) -> Answer:
     """`trace query`: the changes of a register, or the instructions around a sequence number."""
     names: dict[int, str] = {}
-    records = saved(str(request.subject), names)
-    what = str(request.what)
+    records = saved(options.subject, names)
+    what = options.what
     if what.isdecimal() and what.isascii():
-        found = queries.around(records, int(what), int(request.around), int(request.around))
+        found = queries.around(records, int(what), options.around, options.around)
         if not any(event.seq == int(what) for event in found):
-            first = next(queries.events(saved(str(request.subject))), None)
+            first = next(queries.events(saved(options.subject)), None)
             todo = "trace with --what pc or state" if first is None else f"its first one is {first.seq}"
             raise BadInput(f"the trace has no instruction {what}", todo)
-        return Answer(lambda style: trace_text.events(found, names.get, instruction, style))
+        return Answer(lambda style: trace_text.events(found, names.get, instruction_text, style))
     writes = list(islice(queries.writes(records, what), _WRITES))
     if not writes:
         raise BadInput(
@@ -49,29 +87,30 @@ def query(request: Request) -> Answer:
         event = write.event
         place = f"{event.pc:#x} {printable(names.get(event.pc, ''))}".rstrip()
         old = "" if write.old is None else f"{write.old:#x} → "
-        return f"{event.seq:>10}  {old}{write.new:#x}  {instruction(event.code, event.pc, event.mode.bits)}  at {place}"
+        return f"{event.seq:>10}  {old}{write.new:#x}  {instruction_text(event.code, event.pc, event.mode.bits)}  at {place}"
 
     more = f"… and maybe more: the first {_WRITES} are shown\n" if len(writes) == _WRITES else ""
     return Answer(lambda _: "\n".join(shown(write) for write in writes) + "\n" + more)
 
 
-def diff(request: Request) -> Answer:
+@takes(TraceDiffOptions)
+def diff(options: TraceDiffOptions, context: Context) -> Answer:
     """`trace diff`: exit code 1 when the traces part."""
     names: dict[int, str] = {}
-    kinds = {_head(path).what for path in (str(request.subject), str(request.other))}
+    kinds = {_head(path).what for path in (options.subject, options.other)}
     if "calls" in kinds:
-        return _functions(request, kinds)
-    one, other = saved(str(request.subject), names), saved(str(request.other), names)
+        return _functions(options, kinds)
+    one, other = saved(options.subject, names), saved(options.other, names)
     parted = queries.divergence(one, other)
     if parted is None:
-        if not any(True for _ in queries.events(saved(str(request.subject)))):
+        if not any(True for _ in queries.events(saved(options.subject))):
             raise BadInput("the traces have no instructions to compare", "trace with --what pc or state")
         return Answer(lambda _: "the same instructions in both\n")
     at = next(event.seq for event in (parted.one, parted.other) if event is not None)
-    text = [f"they part at {at}: {parted.why}", trace_text.events(parted.shared, names.get, instruction).rstrip()]
-    for path, event in ((request.subject, parted.one), (request.other, parted.other)):
+    text = [f"they part at {at}: {parted.why}", trace_text.events(parted.shared, names.get, instruction_text).rstrip()]
+    for path, event in ((options.subject, parted.one), (options.other, parted.other)):
         rows: list[Event] = [] if event is None else [event]
-        text.append(f"--- {printable(str(path))}\n{trace_text.events(rows, names.get, instruction).rstrip() or 'ends'}")
+        text.append(f"--- {printable(path)}\n{trace_text.events(rows, names.get, instruction_text).rstrip() or 'ends'}")
     return Answer(lambda _: "\n".join(part for part in text if part) + "\n", exit_code=1)
 
 
@@ -80,11 +119,11 @@ def _head(path: str) -> Head:
         return next(record for record in records if isinstance(record, Head))
 
 
-def _functions(request: Request, kinds: set[str]) -> Answer:
+def _functions(options: TraceDiffOptions, kinds: set[str]) -> Answer:
     """`trace diff` of two traces of functions: where their order parts, and what only one of them came to."""
     if kinds != {"calls"}:
         raise BadInput("one trace has functions and the other instructions", "give two traces of one kind")
-    paths = (str(request.subject), str(request.other))
+    paths = (options.subject, options.other)
     one, other = ([record.name for record in saved(path) if isinstance(record, Reached)] for path in paths)
     at = queries.parting(one, other)
     if at is None:
@@ -99,13 +138,13 @@ def _functions(request: Request, kinds: set[str]) -> Answer:
     return Answer(lambda _: "\n".join(text) + "\n", exit_code=1)
 
 
-def timeline(request: Request) -> Answer:
+@takes(TimelineOptions)
+def timeline(options: TimelineOptions, context: Context) -> Answer:
     """`timeline`: of a saved trace, or of a boot that is traced for it now."""
-    from pvhdbg.report import timeline_text
-
-    path = str(request.subject)
+    path = options.about.subject
     if not is_saved(path):
-        seen = milestones(request)
+        wanted = TraceOptions(until=options.until, milestone=options.milestone, seconds=options.seconds)
+        seen = milestones(options.about, wanted, context.progress)
         return Answer(lambda style: timeline_text.render(seen.milestones, seen.events, seen.names, seen.end.words, style))
     if _head(path).what == "calls":
         raise BadInput("the trace has functions, and a timeline is about modes", "trace with --what milestones, pc or state")
@@ -131,14 +170,12 @@ class _LastNames(dict[int, str]):
         super().__setitem__(address, symbol)
 
 
-def export(request: Request) -> Answer:
+@takes(ExportOptions)
+def export(options: ExportOptions, context: Context) -> Answer:
     """`trace export`: the file appears only when it is whole; `-` is standard output, for the next program."""
-    from pvhdbg.commands.output import open_output
-    from pvhdbg.tracing.exports import export as pieces
-
     names = _LastNames()
-    output, format, size, cut = str(request.output), str(request.format_name), 0, True
-    if os.path.exists(output) and os.path.samefile(output, str(request.subject)):
+    output, size, cut = options.output, 0, True
+    if os.path.exists(output) and os.path.samefile(output, options.subject):
         raise BadInput(f"{output} is the trace itself", "choose another -o")
 
     def looked_at(records: Iterable[Record]) -> Iterator[Record]:
@@ -147,17 +184,17 @@ def export(request: Request) -> Answer:
             cut = not isinstance(record, Ending)
             yield record
 
-    with open_output(output) as file, closing(saved(str(request.subject), names)) as records:
-        for block in _blocks(pieces(format, looked_at(records), names.get)):
+    with open_output(output) as file, closing(saved(options.subject, names)) as records:
+        for block in _blocks(pieces(options.format_name, looked_at(records), names.get)):
             file.write_bytes(block)
             size += len(block)
             if file.unread:
                 return Answer(lambda _: "")
     note = "note: the trace is cut: its end is missing\n" if cut else ""
     if _is_stdout(output):
-        request.progress(note.rstrip())
+        context.progress(note.rstrip())
         return Answer(lambda _: "")
-    return Answer(lambda _: f"{note}{printable(output)}: {size} bytes, {format}\n")
+    return Answer(lambda _: f"{note}{printable(output)}: {size} bytes, {options.format_name}\n")
 
 
 def _blocks(pieces: Iterable[bytes]) -> Iterator[bytes]:

@@ -3,55 +3,71 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal, NamedTuple
 
-from pvhdbg.commands.table import Answer, Request
+from pvhdbg.commands.declare import Answer, Context, takes
+from pvhdbg.commands.output import open_output
+from pvhdbg.decode.redact import without_command_lines
+from pvhdbg.decode.snapshot_file import encode
 from pvhdbg.decode.text import printable
 from pvhdbg.errors import BadInput
+from pvhdbg.machine.capture import decoded, with_tables
+from pvhdbg.machine.options import SubjectOptions
+from pvhdbg.machine.subject import observe, open_subject
+from pvhdbg.machine.subject_kind import SubjectKind, subject_kind
+from pvhdbg.spec.revisions import V1
+from pvhdbg.targets.recorded import open_snapshot
 
 
-def save(request: Request) -> Answer:
+class SaveOptions(NamedTuple):
+    """The options of `snapshot save`."""
+
+    output: str
+    redact: tuple[Literal["cmdline"], ...] = ()
+    about: SubjectOptions = SubjectOptions()
+
+
+class ExportOptions(NamedTuple):
+    """The options of `snapshot export`."""
+
+    file: str
+    output: str
+
+
+@takes(SaveOptions)
+def save(options: SaveOptions, context: Context) -> Answer:
     """`snapshot save`: write the machine at its entry to a file; in a live session as it stands."""
-    from pvhdbg.commands.output import open_output
-    from pvhdbg.decode.redact import without_command_lines
-    from pvhdbg.decode.snapshot_file import encode
-    from pvhdbg.machine.capture import with_tables
-    from pvhdbg.machine.subject import observe
-
-    session = request.session
-    if session is not None and request.output == "-":
+    session = context.session
+    if session is not None and options.output == "-":
         raise BadInput("a session saves to files only", "name one: snapshot save boot.pvhsnap")
-    with open_output(str(request.output)) as output:
+    with open_output(options.output) as output:
         if session is None:
-            boot = observe(replace(request, values={**request.values, "whole": True})).boot
+            boot = observe(open_subject(options.about, context.progress, whole=True, hashed=True)).boot
         else:
             boot = with_tables(session.target, session.boot())
-        snapshot = without_command_lines(boot) if "cmdline" in (request.redact or ()) else boot.snapshot
+        snapshot = without_command_lines(boot) if "cmdline" in options.redact else boot.snapshot
         output.write(encode(snapshot))
     held = sum(len(piece.data) for piece in snapshot.memory.pieces)
-    if request.output == "-":  # it is the answer
+    if options.output == "-":  # it is the answer
         return Answer(lambda _: "")
-    return Answer(lambda _: f"{request.output}: {len(snapshot.registers.values)} registers and {held} bytes of memory saved\n")
+    return Answer(lambda _: f"{options.output}: {len(snapshot.registers.values)} registers and {held} bytes of memory saved\n")
 
 
-def export(request: Request) -> Answer:
+@takes(ExportOptions)
+def export(options: ExportOptions, context: Context) -> Answer:
     """`snapshot export`: write a snapshot as an ELF core."""
-    from pvhdbg.commands.output import open_output
-    from pvhdbg.machine.capture import decoded
-    from pvhdbg.machine.subject_kind import kind_of
     from pvhdbg.report.core_export import core
-    from pvhdbg.spec.revisions import V1
-    from pvhdbg.targets.recorded import open_snapshot
 
-    if kind_of(str(request.file)) == "core":
-        raise BadInput(f"{request.file} is an ELF core already", "open it with GDB, or judge it with: pvhdbg check")
-    with open_output(str(request.output)) as output:
-        target = open_snapshot(str(request.file))
+    if subject_kind(options.file) is SubjectKind.CORE:
+        raise BadInput(f"{options.file} is an ELF core already", "open it with GDB, or judge it with: pvhdbg check")
+    with open_output(options.output) as output:
+        target = open_snapshot(options.file)
         boot = decoded(target, target.snapshot, V1.name)
         exported = core(replace(boot, snapshot=target.snapshot))
         output.write_bytes(exported.data)
-    if request.output == "-":
+    if options.output == "-":
         return Answer(lambda _: "")
-    size = f"{request.output}: an ELF core of {len(exported.data)} bytes\n"
+    size = f"{options.output}: an ELF core of {len(exported.data)} bytes\n"
     missing = ", ".join(exported.unobserved)
     note = f"  0 in it, because nobody observed them: {printable(missing)}\n" if missing else ""
     return Answer(lambda _: size + note)

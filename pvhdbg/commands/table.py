@@ -7,10 +7,8 @@ imported when the command is used.
 
 from __future__ import annotations
 
-from pvhdbg.commands.declare import Answer, Argument, Command, Request, argument, of_command_line, prompt_file, prompt_line
+from pvhdbg.commands.declare import Argument, Command, argument, of_command_line, prompt_file, prompt_line
 from pvhdbg.commands.formats import COMPARED, FILE_JUDGED, JUDGED
-
-__all__ = ["COMMANDS", "LIVE", "Answer", "Argument", "Command", "Request", "argument"]
 
 _SUBJECT = argument(
     "subject",
@@ -203,7 +201,7 @@ COMMANDS: tuple[Command, ...] = (
         "pvhdbg.commands.kernel:elf",
         (
             argument("file", metavar="FILE", help="an ELF kernel, or a bzImage or compressed file that holds one"),
-            argument("--as", action="append", metavar="LOADER,…", default=[], help="only these loaders"),
+            argument("--as", dest="loaders", action="append", metavar="LOADER,…", default=[], help="only these loaders"),
             argument(
                 "--symbol", metavar="NAME|ADDRESS", help="a symbol's addresses, or the symbol at an address, and its source line"
             ),
@@ -531,7 +529,7 @@ COMMANDS: tuple[Command, ...] = (
         "extract",
         "write the ELF kernel that is inside a bzImage or a compressed file",
         "pvhdbg extract /boot/vmlinuz -o vmlinux",
-        f"{_ACTIONS}:extract",
+        "pvhdbg.commands.kernel:extract",
         (
             argument("image", metavar="BZIMAGE", help="the compressed kernel"),
             argument("-o", "--output", metavar="ELF", required=True, help="the file to write"),
@@ -542,12 +540,12 @@ COMMANDS: tuple[Command, ...] = (
         "explain",
         "explain a rule: its clause, why it matters, who is known to violate it",
         "pvhdbg explain PVH-TR-LIMIT",
-        f"{_ACTIONS}:explain",
+        "pvhdbg.commands.rules:explain",
         (argument("id", metavar="ID", help="the rule's id", completes="rule"),),
         live=True,
         live_example="explain PVH-TR-LIMIT",
     ),
-    Command("rules", "list all rules", "pvhdbg rules", f"{_ACTIONS}:rules", live=True, live_example="rules"),
+    Command("rules", "list all rules", "pvhdbg rules", "pvhdbg.commands.rules:rules", live=True, live_example="rules"),
 )
 
 LIVE: tuple[Command, ...] = (

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from textwrap import wrap as wrapped
+from typing import TYPE_CHECKING, NamedTuple
 
-from pvhdbg.commands.table import Answer, Request
+from pvhdbg.commands.declare import Answer, Context, takes
+from pvhdbg.commands.options import NOT_REACHED, WaitOptions
 from pvhdbg.decode.text import printable
-from pvhdbg.driver.goal import NOT_REACHED, seconds
-from pvhdbg.driver.trace_subject import Machine, at_entry
+from pvhdbg.driver.options import time_limit
+from pvhdbg.driver.traced_machine import TracedMachine, at_entry
 from pvhdbg.machine.lease import interruptible
+from pvhdbg.machine.options import SubjectOptions
+from pvhdbg.machine.subject import Observed, Progress
+from pvhdbg.machine.waiter import Missed, Waiter
 from pvhdbg.report.document import Passed
 from pvhdbg.report.findings import VIOLATED
 from pvhdbg.report.json_text import written
@@ -19,8 +24,6 @@ from pvhdbg.spec.documents import Clause, Document
 from pvhdbg.spec.revisions import REVISIONS
 
 if TYPE_CHECKING:
-    from pvhdbg.machine.subject import Observed
-    from pvhdbg.machine.waiter import End
     from pvhdbg.report.document import Report
     from pvhdbg.report.style import Style
 
@@ -35,35 +38,41 @@ class Waited:
 
     goal: str
     seconds: float
-    end: End | None
+    end: Missed | None
     place: str
     serial: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     took: float = 0.0  # seconds
 
+    @property
+    def reached(self) -> bool:
+        """Whether the goal was reached."""
+        return self.end is None
 
-def observe(request: Request) -> tuple[Observed, Waited]:
+    @property
+    def died(self) -> bool:
+        """Whether the guest died before."""
+        return self.end is not None and self.end.died
+
+
+def run_on(about: SubjectOptions, wait: WaitOptions, progress: Progress) -> tuple[Observed, Waited]:
     """As `subject.observe`, with the machine run on to `--until` afterwards. Raises PvhdbgError."""
-    from pvhdbg.machine.subject import Observed
-
-    limit = seconds(request)
-    with at_entry(request) as machine:
-        waited = _waited(request, machine, limit)
+    limit = time_limit(wait.seconds)
+    with at_entry(about, progress) as machine:
+        waited = _waited(str(wait.until), machine, limit)
     return Observed(machine.boot, (*machine.warnings, *waited.warnings), machine.file, waited.serial), waited
 
 
-def _waited(request: Request, machine: Machine, limit: float) -> Waited:
-    from pvhdbg.machine.waiter import Vigil
-
-    vigil = Vigil(machine.target, machine.boot, machine.image, machine.qemu, request.progress)
-    goal = vigil.goal(str(request.until))
+def _waited(until: str, machine: TracedMachine, limit: float) -> Waited:
+    waiter = Waiter(machine.target, machine.boot, machine.image, machine.qemu, machine.progress)
+    goal = waiter.goal(until)
     began = time.monotonic()
-    with interruptible(vigil.wait):
-        end = vigil.until(goal, limit)
+    with interruptible(waiter.wait):
+        end = waiter.until(goal, limit)
     took = time.monotonic() - began
     serial = tuple(machine.qemu.serial_tail(_SERIAL)) if machine.qemu is not None else ()
-    place = end.place if end is not None else vigil.here()
-    return Waited(str(request.until), limit, end, place, serial, tuple(vigil.wait.warnings), took)
+    place = end.place if end is not None else waiter.here()
+    return Waited(until, limit, end, place, serial, tuple(waiter.wait.warnings), took)
 
 
 def with_goal(report: Report, waited: Waited) -> Report:
@@ -85,18 +94,22 @@ def verdict(waited: Waited) -> Verdict:
     return Verdict(rule, Outcome.FAIL, Severity.MUST, (Violation("the boot", f"{goal} is reached", printable(found)),))
 
 
-def wait(request: Request) -> Answer:
+class WaitCommandOptions(NamedTuple):
+    """The options of `wait`."""
+
+    about: SubjectOptions = SubjectOptions()
+    wait: WaitOptions = WaitOptions()
+
+
+@takes(WaitCommandOptions)
+def wait(options: WaitCommandOptions, context: Context) -> Answer:
     """`wait`: the exit code says what came first: 0 the goal, 1 the guest's death, 3 the end of the time."""
-    limit = seconds(request)
-    with at_entry(request) as machine:
-        waited = _waited(request, machine, limit)
+    _, waited = run_on(options.about, options.wait, context.progress)
     code = 0 if waited.end is None else VIOLATED if waited.end.died else NOT_REACHED
     return Answer(lambda style: _text(waited, style), lambda: written(_document(waited)), code)
 
 
 def _text(waited: Waited, style: Style) -> str:
-    from textwrap import wrap
-
     goal, end = printable(waited.goal), waited.end
     if end is None:
         lines = [style("good", f"{goal} was reached: {printable(waited.place)}")]
@@ -106,7 +119,7 @@ def _text(waited: Waited, style: Style) -> str:
             if end.died
             else f"the guest did not reach {goal} within {waited.seconds:g} s"
         )
-        lines = [style("bad", line) for line in wrap(printable(f"{how}: {end.words}"), max(min(style.width, 110), 40))]
+        lines = [style("bad", line) for line in wrapped(printable(f"{how}: {end.words}"), max(min(style.width, 110), 40))]
         if waited.serial:
             lines += [
                 "",

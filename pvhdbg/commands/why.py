@@ -2,54 +2,42 @@
 
 from __future__ import annotations
 
-from pvhdbg.commands.table import Answer, Request
-from pvhdbg.disassembly import available
-from pvhdbg.driver.goal import NOT_REACHED, seconds
-from pvhdbg.driver.result import NO_DISASSEMBLER
-from pvhdbg.driver.trace_subject import Machine, on_machine
-from pvhdbg.machine.waiter import instruction, surroundings
+from typing import NamedTuple
 
-_SERIAL = 100  # lines of the serial port that are looked at
-_SHOWN = 5
-_FINAL = {  # deaths that leave nothing to run
-    "triple fault": "the guest triple-faulted",
-    "shutdown": "the guest shut down",
-    "halted": "the CPU halted with interrupts off",
-    "exited": "the machine is gone: the guest ended it",
-}
+from pvhdbg.commands.declare import Answer, Context, takes
+from pvhdbg.commands.options import NOT_REACHED, PromptOptions
+from pvhdbg.disassembly import instruction_text
+from pvhdbg.driver.death_watch import Diagnosis, diagnosed
+from pvhdbg.driver.options import time_limit
+from pvhdbg.driver.traced_machine import at_entry, on_session
+from pvhdbg.machine.options import SubjectOptions
+from pvhdbg.report import why_text
+
+_SHOWN = 5  # lines of the serial port
 
 
-def why(request: Request) -> Answer:
+class WhyOptions(NamedTuple):
+    """The options of `why`."""
+
+    about: SubjectOptions = SubjectOptions()
+    prompt: PromptOptions = PromptOptions()
+    seconds: float | None = None
+
+
+@takes(WhyOptions)
+def why(options: WhyOptions, context: Context) -> Answer:
     """`why`: the answer holds the verdict and what it rests on; exit code 3 when nothing died."""
-    limit = seconds(request)
-    return on_machine(request, "why", lambda machine: _watched(request, machine, limit))
+    limit = time_limit(options.seconds)
+    if context.session is not None:
+        return _answer(on_session(context.session, "why", lambda machine: diagnosed(machine, limit), context.progress))
+    with at_entry(options.about, context.progress) as machine:
+        return _answer(diagnosed(machine, limit))
 
 
-def _watched(request: Request, machine: Machine, limit: float) -> Answer:
-    from pvhdbg.report import why_text
-    from pvhdbg.tracing.engines.watch import Watch
-    from pvhdbg.tracing.explain import explain
-
-    around = surroundings(machine.boot, machine.image, machine.target.read_memory, machine.names)
-    qemu = machine.qemu
-    watch = Watch(
-        machine.target,
-        around,
-        code=machine.names.code,
-        status=lambda: None if qemu is None else qemu.wait(1.0),
-        serial=lambda: () if qemu is None else qemu.serial_tail(_SERIAL),
-        progress=request.progress,
-    )
-    with machine.interruptible(watch):
-        death = watch.until_dead(limit)
-    serial = tuple(qemu.serial_tail(_SERIAL)) if qemu is not None else ()
-    around = surroundings(machine.boot, machine.image, machine.target.read_memory, machine.names, serial)
-    found = explain(death, around, instruction)
-    names = machine.names.kept([event.pc for event in death.path] + [one for one in (death.pc,) if one is not None])
-    machine.ended = _FINAL.get(death.kind)
-    warnings = [*machine.warnings, *watch.warnings, *([NO_DISASSEMBLER] if death.path and not available() else [])]
+def _answer(found: Diagnosis) -> Answer:
+    death, explanation, serial, warnings = found.death, found.explanation, found.serial[-_SHOWN:], list(found.warnings)
     return Answer(
-        lambda style: why_text.render(death, found, names, instruction, serial[-_SHOWN:], warnings, style),
-        lambda: why_text.document(death, found, names, serial[-_SHOWN:], warnings),
-        NOT_REACHED if death.kind == "alive" else 0,
+        lambda style: why_text.render(death, explanation, found.names, instruction_text, serial, warnings, style),
+        lambda: why_text.document(death, explanation, found.names, serial, warnings),
+        0 if found.died else NOT_REACHED,
     )

@@ -138,6 +138,9 @@ class BootState:
     draft_a_part: DraftAInfo | Unread
     overrun: Text | None = None  # the command line that QEMU's pvh.bin wrote over its own start_info
 
+    def __repr__(self) -> str:
+        return f"BootState({self.revision.name}, {self.snapshot!r})"
+
     @property
     def registers(self) -> Registers:
         return self.snapshot.registers

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pvhdbg.model import (
     DescriptorTable,
     EntryPoint,
+    FoundBy,
     Kernel,
     LoadRange,
     Memory,
@@ -68,7 +69,7 @@ def snapshot_of(lines: Lines) -> Snapshot:
         vmm=_vmm(observed),
         kernel=None if entry is None else _kernel(observed, entry["address"]),
         # The probe's first instruction is at its note's entry: that it ran there says which entry was taken.
-        entry=EntryPoint(registers.get("rip"), "ELF note"),
+        entry=EntryPoint(registers.get("rip"), FoundBy.NOTE),
         sources={"registers": SOURCE, "segments": SOURCE, "memory": SOURCE, "vmm": "cpuid"},
     )
 

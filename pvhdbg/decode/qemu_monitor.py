@@ -57,7 +57,7 @@ def physical_ranges(text: str) -> tuple[Backing, ...]:
         ranges = []
         for start, end, kind, name in _FLAT_RANGE.findall(view)[:_MOST]:
             first = int(start, 16)
-            ranges.append(Backing(first, int(end, 16) - first + 1, kind, name))
+            ranges.append(Backing(first, int(end, 16) - first + 1, kind, name.strip()))  # its lines end with \r\n
         return tuple(ranges)
     return ()
 

@@ -17,6 +17,7 @@ from pvhdbg.model import (
     Backing,
     DescriptorTable,
     EntryPoint,
+    FoundBy,
     ImageComparison,
     ImageDifference,
     Kernel,
@@ -58,7 +59,7 @@ def encode(snapshot: Snapshot) -> str:
         },
         "entry": {
             "address": _hex(snapshot.entry.address),
-            "found_by": snapshot.entry.found_by,
+            "found_by": snapshot.entry.found_by.value,
             "symbol": snapshot.entry.symbol,
         },
         "kernel": None
@@ -162,8 +163,8 @@ def decode(text: str) -> Snapshot:
         vmm=reader.optional("vmm", _vmm) or Vmm(),
         kernel=reader.optional("kernel", _kernel),
         image=reader.optional("image", _image),  # files of older versions have none
-        entry=reader.optional("entry", lambda r: EntryPoint(r.hex("address"), r.text("found_by") or "here", r.text("symbol")))
-        or EntryPoint(None, "here"),
+        entry=reader.optional("entry", lambda r: EntryPoint(r.hex("address"), r.found_by(), r.text("symbol")))
+        or EntryPoint(None, FoundBy.HERE),
         sources=reader.mapping("sources", _Reader.word),
         captured=reader.text("captured"),
     )
@@ -209,6 +210,13 @@ class _Reader:
     def text(self, name: str) -> str | None:
         one = self.child(name)
         return None if one.value is None else self.word(one)
+
+    def found_by(self) -> FoundBy:
+        found = self.text("found_by") or FoundBy.HERE.value
+        try:
+            return FoundBy(found)
+        except ValueError:
+            raise self.child("found_by").fail(f"one of {', '.join(one.value for one in FoundBy)}") from None
 
     def boolean(self, name: str) -> bool | None:
         one = self.child(name)

@@ -6,12 +6,11 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from pvhdbg.commands.table import Answer, Request
-from pvhdbg.driver.engine_choice import entry_of
-from pvhdbg.driver.goal import NOT_REACHED, Until, seconds
+from pvhdbg.driver.goal import TraceGoal
+from pvhdbg.driver.options import TraceOptions
 from pvhdbg.driver.resets import goes_on, watched
 from pvhdbg.driver.result import RESETS, head_of
-from pvhdbg.driver.trace_subject import Machine
+from pvhdbg.driver.traced_machine import TracedMachine
 from pvhdbg.errors import BadInput
 from pvhdbg.report import trace_text
 from pvhdbg.report.style import Style
@@ -24,37 +23,39 @@ from pvhdbg.tracing.milestones import Milestone
 from pvhdbg.tracing.trace_file import Ending, encode
 
 
-def calls(request: Request, machine: Machine, goal: Until, write: Callable[[str], None] | None) -> Answer:
-    """Follow the machine to the goal; the functions are written as they are found."""
+def calls(
+    options: TraceOptions, machine: TracedMachine, goal: TraceGoal, write: Callable[[str], None] | None
+) -> tuple[Callable[[Style], str], bool]:
+    """Follow the machine to the goal; the functions are written as they are found. Returns the text, and whether the goal was missed."""
     if goal.serial is not None:
         raise BadInput("--what calls does not look at the serial port", "give a symbol, an address, or a number of blocks")
     if goal.modes:
         raise BadInput("--what calls does not see modes", "give a symbol, an address, or a number of blocks")
-    if request.engine not in (None, "auto", "first"):
-        raise BadInput(f"--engine {request.engine} does not go with --what calls", "leave it out")
-    if request.vcpu:
+    if options.engine not in ("auto", "first"):
+        raise BadInput(f"--engine {options.engine} does not go with --what calls", "leave it out")
+    if options.vcpu:
         raise BadInput(
             "--vcpu does not go with --what calls: QEMU does not say which CPU came to a block", "use --what pc or --what state"
         )
-    if request.milestone:
+    if options.milestone:
         raise BadInput("--milestone does not go with --what calls", "use another --what, or --until to end there")
     engine = FirstEngine(machine.target)
     functions = Functions(machine.names)
-    reached: deque[Reached] = deque(maxlen=request.tail)
+    reached: deque[Reached] = deque(maxlen=options.tail)
     head, began = head_of(engine, "calls", machine), time.monotonic()
     if write is not None:
         write(encode(head))
-    count, go = 0, goes_on(request)
+    count, go = 0, goes_on(options)
     resets: deque[Reset] = deque(maxlen=RESETS)
     boots: deque[Milestone] = deque(maxlen=RESETS)
     boot, entry = 1, None  # where the next boot begins, behind a reset
     with machine.interruptible(engine), watched(machine, go) as ended:
-        for found in blocks_through_resets(engine, Bounds(goal.addresses, goal.count, seconds(request)), go=go, ended=ended):
+        for found in blocks_through_resets(engine, Bounds(goal.addresses, goal.count, options.limit), go=go, ended=ended):
             if isinstance(found, Reset):
                 resets.append(found)
                 if write is not None:
                     write(encode(found, None if found.pc is None else machine.names(found.pc)))
-                entry = entry_of(machine)
+                entry = machine.boot_entry
                 continue
             at = next((index for index, block in enumerate(found) if block.pc == entry), None)
             if at is not None and entry is not None:
@@ -68,7 +69,7 @@ def calls(request: Request, machine: Machine, goal: Until, write: Callable[[str]
                 reached.append(one)
                 if write is not None:
                     write(encode(one))
-            request.progress(f"tracing: {count:,} functions in {functions.blocks:,} blocks")
+            machine.progress(f"tracing: {count:,} functions in {functions.blocks:,} blocks")
     machine.ended = engine.end.words if engine.end.final else None
     if write is not None:
         write(encode(Ending(engine.end.why, functions.blocks)))
@@ -85,4 +86,4 @@ def calls(request: Request, machine: Machine, goal: Until, write: Callable[[str]
         last = f"{count:,} functions, {functions.blocks:,} blocks in {took:.2f} s (engine first); ended: {engine.end.words}"
         return text + "\n".join([*notes, last]) + "\n"
 
-    return Answer(shown, exit_code=NOT_REACHED if missed else 0)
+    return shown, missed

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pvhdbg.commands.table import Request
+from pvhdbg.driver.options import TraceOptions
 from pvhdbg.driver.resets import through_resets
 from pvhdbg.driver.serial_milestones import pattern_of
-from pvhdbg.driver.trace_subject import Machine
+from pvhdbg.driver.traced_machine import TracedMachine
 from pvhdbg.errors import BadInput, TargetError, TargetLost
-from pvhdbg.machine.waiter import Names, addresses_of
+from pvhdbg.machine.names import Names, addresses_of
 from pvhdbg.tracing.cpu_text import of_cpu
 from pvhdbg.tracing.engines.engine import Engine
 from pvhdbg.tracing.milestones import SYMBOLS
@@ -16,25 +16,25 @@ FEW = 2000  # instructions that are stepped in half a second
 KVM_SLOTS = 4  # hardware breakpoints: the debug registers of the CPU
 
 
-def choose(request: Request, machine: Machine, *, states: bool, count: int | None = None) -> Engine:
+def choose_engine(options: TraceOptions, machine: TracedMachine, *, states: bool, count: int | None = None) -> Engine:
     """The engine that was asked for; `auto` takes the log where QEMU has one for this machine.
 
     In a session it steps a small `count` of instructions: behind a log the guest runs on a little, and who goes on from there
     wants to stand where the trace ends.
     """
-    wanted = request.engine or "auto"
-    if wanted == "auto" and request.session is not None and count is not None and count <= FEW and not request.vcpu:
+    wanted = options.engine
+    if wanted == "auto" and machine.live and count is not None and count <= FEW and not options.vcpu:
         wanted = "step" if _steps(machine) else "auto"
     if wanted == "auto":
         reason = _no_log(machine)
-        wanted = "log" if reason is None else "breakpoints" if request.what in (None, "milestones") else "step"
+        wanted = "log" if reason is None else "breakpoints" if options.what == "milestones" else "step"
         if reason is not None:
             machine.warnings.append(f"engine {wanted}, because {reason}")
-    if request.vcpu and wanted == "breakpoints":
+    if options.vcpu and wanted == "breakpoints":
         raise BadInput(
             "--engine breakpoints stops every CPU, and follows the first", "leave out --vcpu, or trace with --engine log or step"
         )
-    cpu = request.vcpu or 0
+    cpu = options.vcpu or 0
     if cpu and machine.target.capabilities.monitor and not of_cpu(machine.target.monitor("info registers -a"), cpu):
         raise BadInput(f"--vcpu {cpu}: the machine has no such CPU", "0 is the first; --cpus says how many a machine gets")
     if wanted == "breakpoints":
@@ -42,10 +42,10 @@ def choose(request: Request, machine: Machine, *, states: bool, count: int | Non
 
         machine.warnings.append("the engine breakpoints sees the instructions that it stops at: the numbers count those stops")
         kvm = machine.boot.snapshot.vmm.accelerator == "kvm"
-        places, slots = _places(request, machine.names), KVM_SLOTS if kvm else MOST
-        entry = entry_of(machine)
+        places, slots = _by_address_sets(options, machine.names), KVM_SLOTS if kvm else MOST
+        entry = machine.boot_entry
         return through_resets(
-            request,
+            options,
             machine,
             wanted,
             lambda base: BreakpointEngine(machine.target, places, slots=slots, base=base, entry=entry),
@@ -56,29 +56,23 @@ def choose(request: Request, machine: Machine, *, states: bool, count: int | Non
     if wanted == "step":
         from pvhdbg.tracing.engines.step import StepEngine
 
-        return through_resets(request, machine, wanted, lambda base: StepEngine(machine.target, base=base, cpu=cpu))
+        return through_resets(options, machine, wanted, lambda base: StepEngine(machine.target, base=base, cpu=cpu))
     from pvhdbg.tracing.engines.log import LogEngine
 
     peek = machine.names.code
     return through_resets(
-        request, machine, wanted, lambda base: LogEngine(machine.target, states=states, cpu=cpu, base=base, peek=peek)
+        options, machine, wanted, lambda base: LogEngine(machine.target, states=states, cpu=cpu, base=base, peek=peek)
     )
 
 
-def entry_of(machine: Machine) -> int | None:
-    """Where a boot of this machine begins, if that is known."""
-    snapshot = machine.boot.snapshot
-    return snapshot.entry.address if snapshot.entry.is_entry else None if snapshot.kernel is None else snapshot.kernel.entry
-
-
-def _steps(machine: Machine) -> bool:
+def _steps(machine: TracedMachine) -> bool:
     target = machine.target
     if target.capabilities.monitor and "HLT=1" in target.monitor("info registers"):
         return False
     return getattr(target, "step_packet", None) is not None
 
 
-def _no_log(machine: Machine) -> str | None:
+def _no_log(machine: TracedMachine) -> str | None:
     """Why QEMU's log cannot be had of this machine; None where it can."""
     if not machine.target.capabilities.monitor:
         return "the stub has no monitor, so there is no log"
@@ -110,19 +104,19 @@ class _Attempt:
         self.interrupted = True
 
 
-def _places(request: Request, names: Names) -> list[tuple[int, ...]]:
+def _by_address_sets(options: TraceOptions, names: Names) -> list[tuple[int, ...]]:
     """The milestones whose addresses are known, in the order of most boots, each with all of them."""
     by_name: dict[str, list[int]] = {}
-    for address, name in {**names.found(SYMBOLS), **own_milestones(request, names)}.items():
+    for address, name in {**names.found(SYMBOLS), **own_milestones(options, names)}.items():
         by_name.setdefault(name, []).append(address)
     first = [name for name in SYMBOLS if name in by_name]
     return [tuple(by_name[name]) for name in [*first, *(name for name in by_name if name not in first)]]
 
 
-def own_milestones(request: Request, names: Names) -> dict[int, str]:
+def own_milestones(options: TraceOptions, names: Names) -> dict[int, str]:
     """The user's own milestones by address. Raises BadInput for one that is no number and no symbol."""
     found: dict[int, str] = {}
-    for text in request.milestone or ():
+    for text in options.milestone:
         if pattern_of(text, "--milestone") is None:
             found.update(dict.fromkeys(addresses_of(text, names, "--milestone"), text))
     return found

@@ -6,32 +6,35 @@ a fifth of a million a second.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-from pvhdbg.driver.goal import Until
-from pvhdbg.driver.result import Seen
-from pvhdbg.driver.trace_subject import Machine
+from pvhdbg.driver.goal import TraceGoal
+from pvhdbg.driver.result import TraceResult
+from pvhdbg.driver.sinks import Sink
+from pvhdbg.driver.traced_machine import TracedMachine
 from pvhdbg.tracing.engines.breakpoints import BreakpointEngine
 from pvhdbg.tracing.engines.engine import Bounds, End
 from pvhdbg.tracing.milestones import Milestone
 
 
 def run_on(
-    machine: Machine, goal: Until, left: Mapping[int, str], seconds: float, seen: Seen, write: Callable[[Milestone], None]
+    machine: TracedMachine, goal: TraceGoal, left: Mapping[int, str], seconds: float, result: TraceResult, sink: Sink
 ) -> End:
-    """Come by the places that are `left`, and to the goal. Milestones go to `seen` and `write`. Raises TargetError."""
+    """Reach the places that are `left`, and to the goal. Milestones go to `result` and `sink`. Raises TargetError."""
     waiting = dict(left)
     places = [tuple(address for address, name in waiting.items() if name == one) for one in dict.fromkeys(waiting.values())]
     engine = BreakpointEngine(machine.target, places, walk=False)
-    seen.warnings.append(f"behind {seen.events:,} instructions at full speed, where they are not counted (--engine log counts on)")
+    result.warnings.append(
+        f"behind {result.events:,} instructions at full speed, where they are not counted (--engine log counts on)"
+    )
     with machine.interruptible(engine):
         for batch in engine.batches(Bounds(goal.addresses, None, seconds)):
             for event in batch:
                 name = waiting.get(event.pc)
                 if name is not None:
                     waiting = {address: other for address, other in waiting.items() if other != name}
-                    seen.milestones.append(Milestone(name, seen.events, event.pc, mode=event.mode, counted=False))
-                    write(seen.milestones[-1])
+                    result.milestones.append(Milestone(name, result.events, event.pc, mode=event.mode, counted=False))
+                    sink.milestones(result.milestones[-1:])
             if not waiting and not goal.addresses:
                 return End("enough")
     return engine.end

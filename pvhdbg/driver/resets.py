@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from pvhdbg.commands.table import Request
-from pvhdbg.driver.trace_subject import Machine
+from pvhdbg.driver.options import TraceOptions
+from pvhdbg.driver.traced_machine import TracedMachine
 from pvhdbg.errors import BadInput, TargetError
 from pvhdbg.tracing.engines.engine import Engine
 from pvhdbg.tracing.engines.resets import Ended, ThroughResets
@@ -16,10 +16,10 @@ STEPS_OVER = "step"  # QEMU lets a step go on over a reset that -no-reboot forbi
 
 
 def through_resets(
-    request: Request, machine: Machine, name: str, make: Callable[[int], Engine], *, few: bool = False
+    options: TraceOptions, machine: TracedMachine, name: str, make: Callable[[int], Engine], *, few: bool = False
 ) -> ThroughResets:
     """The engine of that name as `make` makes it, with `--on-reset`. `few` says that it has no breakpoint to tell a reset by. Raises BadInput."""
-    go = goes_on(request)
+    go = goes_on(options)
     if few and go:
         raise BadInput("--on-reset go needs a breakpoint at the reset vector, and KVM's four are taken", "trace with --engine step")
     if few and machine.qemu is None:
@@ -30,13 +30,13 @@ def through_resets(
     return ThroughResets(machine.target, make, go=go, watched=lambda: watched(machine, go or name == STEPS_OVER))
 
 
-def goes_on(request: Request) -> bool:
+def goes_on(options: TraceOptions) -> bool:
     """Whether a reset is gone through."""
-    return bool(request.on_reset == "go")
+    return options.on_reset == "go"
 
 
 @contextmanager
-def watched(machine: Machine, reboots: bool) -> Iterator[Ended]:
+def watched(machine: TracedMachine, reboots: bool) -> Iterator[Ended]:
     """QEMU's own word for how the guest ended. A QEMU that is started here does not reboot; with `reboots` it does meanwhile."""
     try:
         qmp = None if machine.qemu is None else machine.qemu.qmp()
@@ -56,7 +56,7 @@ def watched(machine: Machine, reboots: bool) -> Iterator[Ended]:
                     qmp.execute("set-action", reboot="shutdown")
 
 
-def _options(machine: Machine) -> frozenset[str]:
+def _options(machine: TracedMachine) -> frozenset[str]:
     """The options of a QEMU that somebody else started, as far as they can be seen."""
     command = machine.boot.snapshot.vmm.command or getattr(machine.target, "peer_command", tuple)()
     return option_names(command)

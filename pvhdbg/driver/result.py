@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from pvhdbg.decode.text import safe
-from pvhdbg.driver.goal import Until
-from pvhdbg.driver.trace_subject import Machine
-from pvhdbg.machine.waiter import instruction
+from pvhdbg.disassembly import instruction_text
+from pvhdbg.driver.goal import TraceGoal
+from pvhdbg.driver.options import What
+from pvhdbg.driver.traced_machine import TracedMachine
 from pvhdbg.report.style import Style
 from pvhdbg.spec.elf import PF_X
 from pvhdbg.tracing.engines.engine import End
@@ -28,7 +29,7 @@ class Named(Protocol):
 
 
 @dataclass
-class Seen:
+class TraceResult:
     """What is kept of a trace for showing it."""
 
     head: Head
@@ -45,7 +46,7 @@ class Seen:
         self.lines = Encoder(self.names)
 
 
-def head_of(engine: Named, what: str, machine: Machine) -> Head:
+def head_of(engine: Named, what: What, machine: TracedMachine) -> Head:
     snapshot = machine.boot.snapshot
     vmm = " ".join(part for part in (snapshot.vmm.name, snapshot.vmm.version) if part) or None
     kernel, segments = snapshot.kernel, () if machine.image is None else machine.image.elf.loads
@@ -60,28 +61,30 @@ def head_of(engine: Named, what: str, machine: Machine) -> Head:
     )
 
 
-def places(seen: Seen) -> list[int]:
+def addresses(result: TraceResult) -> list[int]:
     """Where milestones and resets were."""
-    places = [*(one.pc for one in seen.milestones), *(one.pc for one in seen.resets)]
-    return [pc for pc in places if pc is not None]
+    found = [*(one.pc for one in result.milestones), *(one.pc for one in result.resets)]
+    return [pc for pc in found if pc is not None]
 
 
-def render(seen: Seen, what: str, saved: bool, goal: Until, missed: bool, style: Style) -> str:
+def render(result: TraceResult, what: str, saved: bool, goal: TraceGoal, missed: bool, style: Style) -> str:
     from pvhdbg.report import trace_text
 
     if what == "milestones":
-        text = trace_text.milestones(seen.milestones, seen.names, style, seen.resets)
+        text = trace_text.milestones(result.milestones, result.names, style, result.resets)
     elif saved:
         text = ""
     else:
-        text = trace_text.events(seen.last, seen.names, instruction, style)
-    notes = [style("warn", f"note: {warning}") for warning in seen.warnings]
+        text = trace_text.events(result.last, result.names, instruction_text, style)
+    notes = [style("warn", f"note: {warning}") for warning in result.warnings]
     if missed:
         notes.append(style("bad", f"{goal.text} was not reached"))
-    rate = f", {seen.events / seen.seconds:,.0f} a second" if seen.seconds > 0 else ""
-    if seen.resets and not seen.resets[-1].goes_on:
-        told = trace_text.reset(seen.resets[-1], seen.names, "stop" if seen.head.engine == "breakpoints" else "instruction")
+    rate = f", {result.events / result.seconds:,.0f} a second" if result.seconds > 0 else ""
+    if result.resets and not result.resets[-1].goes_on:
+        told = trace_text.reset(result.resets[-1], result.names, "stop" if result.head.engine == "breakpoints" else "instruction")
         notes.append(style("bad", f"the guest reset the machine: {told}"))
-    unit = "stops" if seen.head.engine == "breakpoints" else "instructions"
-    last = f"{seen.events:,} {unit} in {seen.seconds:.2f} s{rate} (engine {safe(seen.head.engine)}); ended: {seen.end.words}"
+    unit = "stops" if result.head.engine == "breakpoints" else "instructions"
+    last = (
+        f"{result.events:,} {unit} in {result.seconds:.2f} s{rate} (engine {safe(result.head.engine)}); ended: {result.end.words}"
+    )
     return text + "\n".join([*notes, last]) + "\n"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
-from pvhdbg.commands.table import Answer, Request
-from pvhdbg.driver.goal import Until
-from pvhdbg.driver.result import SHOWN, Seen, render
+from pvhdbg.driver.goal import TraceGoal
+from pvhdbg.driver.options import TraceOptions
+from pvhdbg.driver.result import SHOWN, TraceResult, render
 from pvhdbg.errors import BadInput
+from pvhdbg.report.style import Style
 from pvhdbg.tracing.engines.engine import End
 from pvhdbg.tracing.event import Event, Reset
 from pvhdbg.tracing.first import Reached
@@ -27,41 +28,40 @@ def is_saved(path: str) -> bool:
         return False
 
 
-def show(request: Request) -> Answer:
-    """Show a saved trace: what it holds, by the same options."""
-    for name in ("until", "start", "filter", "output", "engine", "seconds", "milestone", "vcpu"):
-        if request.values.get(name):
-            raise BadInput(f"{request.subject} is a saved trace, which is only shown", "leave out all but --what and --tail")
+def show(path: str, options: TraceOptions) -> Callable[[Style], str]:
+    """A saved trace as text: what it holds, by the same options. Raises BadInput."""
+    if options != TraceOptions(what=options.what, tail=options.tail, on_reset=options.on_reset):
+        raise BadInput(f"{path} is a saved trace, which is only shown", "leave out all but --what and --tail")
     names: dict[int, str] = {}
-    seen = Seen(Head("?", "?"), names.get, last=deque(maxlen=request.tail or SHOWN), end=End("cut"))
-    reached: deque[Reached] = deque(maxlen=request.tail)
+    result = TraceResult(Head("?", "?"), names.get, last=deque(maxlen=options.tail or SHOWN), end=End("cut"))
+    reached: deque[Reached] = deque(maxlen=options.tail)
     cut = True
-    for record in saved(str(request.subject), names):
+    for record in saved(path, names):
         if isinstance(record, Head):
-            seen.head = record
+            result.head = record
         elif isinstance(record, Milestone):
-            seen.milestones.append(record)
+            result.milestones.append(record)
         elif isinstance(record, Ending):
-            seen.end, cut = End(record.why), False
-            seen.events = record.events
+            result.end, cut = End(record.why), False
+            result.events = record.events
         elif isinstance(record, Reached):
             reached.append(record)
         elif isinstance(record, Reset):
-            seen.resets.append(record)
+            result.resets.append(record)
             if record.goes_on:
-                seen.last.append(record)
+                result.last.append(record)
         else:
-            seen.events += isinstance(record, Event)
-            seen.last.append(record)
-    what = str(request.what)
-    if what == "milestones" and not seen.milestones:
-        what = seen.head.what
-    seen.warnings += ["the trace is cut: its end is missing"] if cut else []
-    if seen.head.what == "calls":
+            result.events += isinstance(record, Event)
+            result.last.append(record)
+    what: str = options.what
+    if what == "milestones" and not result.milestones:
+        what = result.head.what
+    result.warnings += ["the trace is cut: its end is missing"] if cut else []
+    if result.head.what == "calls":
         from pvhdbg.report import trace_text
 
-        return Answer(lambda style: trace_text.functions(reached, style) + "".join(f"note: {one}\n" for one in seen.warnings))
-    return Answer(lambda style: render(seen, what, False, Until(), False, style))
+        return lambda style: trace_text.functions(reached, style) + "".join(f"note: {one}\n" for one in result.warnings)
+    return lambda style: render(result, what, False, TraceGoal(), False, style)
 
 
 def saved(path: str, names: dict[int, str] | None = None) -> Generator[Record, None, None]:

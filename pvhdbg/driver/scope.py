@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pvhdbg.driver.trace_subject import Names
 from pvhdbg.errors import BadInput
+from pvhdbg.machine.names import Names
 from pvhdbg.tracing.event import Batch, Event, Mode
 from pvhdbg.tracing.mode_words import first_in
 from pvhdbg.tracing.symbol_text import base

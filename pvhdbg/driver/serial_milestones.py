@@ -12,10 +12,10 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 
-from pvhdbg.commands.table import Request
 from pvhdbg.decode.pattern import BadPattern, compiled
 from pvhdbg.driver.bounded_search import PATIENCE, TooSlow, search
-from pvhdbg.driver.trace_subject import Machine
+from pvhdbg.driver.options import TraceOptions
+from pvhdbg.driver.traced_machine import TracedMachine
 from pvhdbg.errors import BadInput
 from pvhdbg.tracing.milestones import Milestone
 from pvhdbg.vmm.options import option_names
@@ -49,7 +49,7 @@ def need_own_serial(qemu: QemuProcess | None) -> QemuProcess:
     return qemu
 
 
-def looked_for(request: Request, machine: Machine, engine: str, until: str | None) -> SerialMilestones:
+def looked_for(options: TraceOptions, machine: TracedMachine, engine: str, until: str | None) -> SerialMilestones:
     """What a trace with the engine of that name looks for on the serial port; `until` is its goal, if that is there. Raises BadInput."""
     if until is not None and engine == "breakpoints":
         raise BadInput(
@@ -57,7 +57,7 @@ def looked_for(request: Request, machine: Machine, engine: str, until: str | Non
             "give --milestone, or another --engine",
         )
     wanted = {}
-    for text, option in (*((one, "--milestone") for one in request.milestone or ()), (until or "", "--until")):
+    for text, option in (*((one, "--milestone") for one in options.milestone), (until or "", "--until")):
         pattern = pattern_of(text, option)
         if pattern is not None:
             wanted[text] = pattern
@@ -67,7 +67,7 @@ def looked_for(request: Request, machine: Machine, engine: str, until: str | Non
 class SerialMilestones:
     """Look after each batch; `ahead` says that the machine runs on while its events are read."""
 
-    def __init__(self, machine: Machine, wanted: Mapping[str, re.Pattern[str]], *, ahead: bool) -> None:
+    def __init__(self, machine: TracedMachine, wanted: Mapping[str, re.Pattern[str]], *, ahead: bool) -> None:
         self._wanted = dict(wanted)
         self._lines = SerialLines(need_own_serial(machine.qemu).serial_log, from_now=True) if wanted else None
         self._ahead = ahead

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
@@ -296,6 +296,21 @@ _ROOT = _Group(
         "memory_map": _MEMORY_MAP,
     },
 )
+
+
+def every_path() -> tuple[str, ...]:
+    """The paths of all fields; of a list those of its first entry."""
+
+    def below(node: _Leaf | _Group, path: str) -> Iterator[str]:
+        if isinstance(node, _Leaf):
+            yield path
+            return
+        for name, one in node.names.items():
+            yield from below(one, f"{path}.{name}".strip(".") if name else path)
+        if node.item is not None:
+            yield from below(node.item, f"{path}[0]")
+
+    return tuple(below(_ROOT, ""))
 
 
 def resolve(path: str) -> Field:

@@ -7,18 +7,22 @@ stop nothing is read but registers, and those only once `pvh` was used on this c
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import gdb
 
 from pvhdbg.commands import live
-from pvhdbg.commands.declare import Answer, Command, Request, argument
+from pvhdbg.commands.declare import Answer, Command, Context, argument, takes
 from pvhdbg.commands.table import LIVE
+from pvhdbg.decode.text import printable
 from pvhdbg.errors import BadInput, PvhdbgError, TargetError
 from pvhdbg.in_gdb import functions as gdb_functions
 from pvhdbg.in_gdb import printers as gdb_printers
 from pvhdbg.in_gdb import settings as gdb_settings
-from pvhdbg.in_gdb.session import STATE, entry_of, guarded, line_of, one_line
-from pvhdbg.machine.session import UnknownCommand
+from pvhdbg.in_gdb.session import STATE, entry_address, guarded, line_of, one_line
+from pvhdbg.machine import running
+from pvhdbg.report.style import PLAIN
+from pvhdbg.version import VERSION
 
 _PREFIX = "pvh "
 _HERE = "pvhdbg.in_gdb.commands"
@@ -62,7 +66,7 @@ def _answer(command: Command, rest: str) -> Answer:
     STATE.busy = True
     try:
         session = STATE.session() if needs_machine else STATE.offline()
-        return command(Request(values, lambda _: None, session))
+        return command(values, Context(session=session))
     finally:
         STATE.busy = False
 
@@ -85,7 +89,7 @@ def _unknown(text: str) -> None:
     if text.split():
         try:
             live.find(text, SUBCOMMANDS)
-        except UnknownCommand as error:
+        except live.UnknownCommand as error:
             raise BadInput(error.what, error.todo if error.candidates or error.near else "list them with: help pvh") from None
     raise BadInput("which subcommand?", "list them with: help pvh")
 
@@ -133,8 +137,6 @@ class _Subcommand(gdb.Command):
         try:
             answer = _answer(self._command, argument)
             words = live.values(self._command, argument, _PREFIX)
-            from pvhdbg.report.style import PLAIN
-
             gdb.write(answer.render(str(words.get("format") or "text"), PLAIN))
             return answer
         except PvhdbgError as error:
@@ -154,32 +156,46 @@ class _Subcommand(gdb.Command):
         return [one[len(last) - len(word) :] for one in found] if last.endswith(word) else found
 
 
-def set_break(request: Request) -> Answer:
+class BreakOptions(NamedTuple):
+    """The options of `pvh break`."""
+
+    symbol: str | None = None
+    temporary: bool = False
+
+
+class RunOptions(NamedTuple):
+    """The options of `pvh run-to-entry`; `timeout` in seconds."""
+
+    reset: bool = False
+    timeout: float = 30.0
+
+
+@takes(BreakOptions)
+def set_break(options: BreakOptions, context: Context) -> Answer:
     """`pvh break`: hardware breakpoints of GDB's own, at the entry or at every address of a symbol."""
-    session = request.session
+    session = context.session
     assert session is not None
-    if request.symbol is None:
-        addresses: tuple[int, ...] = (entry_of(session),)
+    if options.symbol is None:
+        addresses: tuple[int, ...] = (entry_address(session),)
     else:
-        addresses = session.placement.aliases(str(request.symbol))
+        addresses = session.placement.aliases(options.symbol)
     for address in addresses:
         try:
-            gdb.Breakpoint(f"*{address:#x}", type=gdb.BP_HARDWARE_BREAKPOINT, temporary=bool(request.temporary))
+            gdb.Breakpoint(f"*{address:#x}", type=gdb.BP_HARDWARE_BREAKPOINT, temporary=options.temporary)
         except gdb.error as error:
             raise TargetError(f"no hardware breakpoint at {address:#x}: {error}", "delete one of the others") from error
-    doubt = session.placement.missing if request.symbol is not None else ""
+    doubt = session.placement.missing if options.symbol is not None else ""
     return Answer(lambda _: doubt and f"{doubt}\n")  # where it is, GDB has said already
 
 
-def run_to_entry(request: Request) -> Answer:
+@takes(RunOptions)
+def run_to_entry(options: RunOptions, context: Context) -> Answer:
     """`pvh run-to-entry`: to the entry, over a reset if asked for."""
-    from pvhdbg.decode.text import printable
-
-    session = request.session
+    session = context.session
     assert session is not None
-    if not 0 < request.timeout < 1e6:
-        raise BadInput(f"--timeout {request.timeout:g} is not a time", "give a number of seconds greater than 0")
-    entry = session.run_to_entry(float(request.timeout), bool(request.reset)).snapshot.entry
+    if not 0 < options.timeout < 1e6:
+        raise BadInput(f"--timeout {options.timeout:g} is not a time", "give a number of seconds greater than 0")
+    entry = running.run_to_entry(session, options.timeout, options.reset).snapshot.entry
     symbol = f" <{printable(entry.symbol)}>" if entry.symbol else ""
     return Answer(lambda _: f"at the entry {entry.address:#x}{symbol}, found by {entry.found_by}\n")
 
@@ -196,8 +212,6 @@ class _InfoPvh(gdb.Command):
 
 
 def _overview() -> list[str]:
-    from pvhdbg.version import VERSION
-
     image = STATE.image()
     lines = [
         f"pvhdbg {VERSION}, judging by {gdb.parameter('pvh spec')}{', strict' if gdb.parameter('pvh strict') else ''}",

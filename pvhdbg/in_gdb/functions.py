@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import gdb
 
-from pvhdbg.in_gdb.session import STATE, entry_of, guarded
+from pvhdbg.in_gdb.session import STATE, entry_address, guarded
 
 if TYPE_CHECKING:
     from pvhdbg.report.document import Report
@@ -27,7 +27,7 @@ class _Function(gdb.Function):
 
 
 def _entry_address() -> int:
-    return entry_of(STATE.session())
+    return entry_address(STATE.session())
 
 
 def _start_info() -> Any:

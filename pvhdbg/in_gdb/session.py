@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import gdb
 
 from pvhdbg.errors import BadInput, PvhdbgError, TargetError
-from pvhdbg.machine.lease import Lent
+from pvhdbg.machine.lease import Lease
 from pvhdbg.machine.session import Session, Settings
 from pvhdbg.model import Unavailable
 from pvhdbg.targets.from_thread import FromThread
@@ -48,7 +49,8 @@ class _State:
         stub = connection()
         if self._session is None or self._connection is not stub:
             self._connection = stub
-            self._session = Session(InsideGdb(stub), evaluate=_evaluated, naming=NAMING, lender=_lend)
+            machine = InsideGdb(stub)
+            self._session = Session(machine, evaluate=_evaluated, naming=NAMING, lender=partial(_lend, machine))
         self._configure(self._session)
         return self._session
 
@@ -95,14 +97,12 @@ class _State:
 STATE = _State()
 
 
-def _lend(session: Session, work: Callable[[Lent], Any]) -> Any:
-    """See `lending`: GDB runs the machine in this thread, its own, while the work looks on in another."""
-    machine = session.target
-    assert isinstance(machine, InsideGdb)
+def _lend(machine: InsideGdb, work: Callable[[Lease], Any]) -> Any:
+    """See `machine.lease`: GDB runs the machine in this thread, its own, while the work looks on in another."""
     lent = FromThread(machine)
     try:
         with machine.alone():
-            return lent.serve(lambda: work(Lent(lent, lent.interruptible)))
+            return lent.serve(lambda: work(Lease(lent, lent.interruptible)))
     finally:
         numbers = " ".join(str(one.number) for one in machine.disabled)
         if numbers:
@@ -159,7 +159,7 @@ def line_of(text: str) -> str:
     return safe(" ".join(text.split()))
 
 
-def entry_of(session: Session) -> int:
+def entry_address(session: Session) -> int:
     entry = session.find_entry()
     if entry is None or entry.address is None:
         raise TargetError("where the entry is could not be learnt", NAMING)

@@ -2,7 +2,7 @@
 
 A relocating loader chooses two places apart: a physical one, and the virtual one that the kernel is linked to anew (KASLR of a
 Linux bzImage: arch/x86/boot/compressed/kaslr.c, choose_random_location). No register keeps either. But code and constants lie
-where the kernel is, and each pointer among its bytes was moved by the virtual slide (misc.c, handle_relocations). So both are
+where the kernel is, and each pointer among its bytes was moved by the KASLR offset (misc.c, handle_relocations). So both are
 known from the kernel's first instruction on, before it has page tables of its own.
 """
 
@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import islice
 from operator import eq
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pvhdbg.errors import PvhdbgError
 from pvhdbg.model import Unavailable
@@ -39,6 +39,13 @@ _WRITABLE = 2  # PF_W
 Read = Callable[[int, int], bytes]
 
 
+class KernelLocation(NamedTuple):
+    """Where a kernel was found: how far from its p_paddr, and by how much its pointers were moved (None: that does not show)."""
+
+    load_bias: int
+    relocation: int | None
+
+
 class Marks:
     """What of a kernel file its image in memory is known by.
 
@@ -60,12 +67,12 @@ class Marks:
         """Whether there are enough of them to tell."""
         return len(self._bytes) >= _ENOUGH
 
-    def at(self, moved: int, read: Read) -> bool | None:
+    def at(self, load_bias: int, read: Read) -> bool | None:
         """Whether the kernel lies that far from its physical addresses; None where its memory cannot be read."""
         agree = differ = unread = 0
         for address, wanted in self._bytes:
             try:
-                found = read(address + moved, _SIZE)
+                found = read(address + load_bias, _SIZE)
             except (PvhdbgError, Unavailable):
                 unread += 1
             else:
@@ -75,17 +82,21 @@ class Marks:
                 break
         return True if agree == _ENOUGH else False if differ else None
 
-    def slide(self, moved: int, read: Read) -> int | None:
+    def location(self, load_bias: int, read: Read) -> KernelLocation:
+        """What is known of a kernel that lies that far from its physical addresses."""
+        return KernelLocation(load_bias, self._relocation(load_bias, read))
+
+    def _relocation(self, load_bias: int, read: Read) -> int | None:
         """How far the pointers of a kernel that lies there were moved; None unless most of them agree."""
         votes: Counter[int] = Counter()
         for address, linked in self._pointers:
             try:
-                votes[int.from_bytes(read(address + moved, self._word), "little") - linked] += 1
+                votes[int.from_bytes(read(address + load_bias, self._word), "little") - linked] += 1
             except (PvhdbgError, Unavailable):
                 pass
-        for slide, most in votes.most_common(1):
+        for relocation, most in votes.most_common(1):
             if most >= _ENOUGH and 2 * most > len(self._pointers):
-                return slide
+                return relocation
         return None
 
 

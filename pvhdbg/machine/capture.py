@@ -20,6 +20,7 @@ from pvhdbg.errors import BadInput, EntryNotReached, GuestDied, MemoryUnreadable
 from pvhdbg.model import (
     Backing,
     EntryPoint,
+    FoundBy,
     ImageComparison,
     Kernel,
     LoadRange,
@@ -32,7 +33,7 @@ from pvhdbg.model import (
     Vmm,
 )
 from pvhdbg.spec.x86 import CR0, EFER
-from pvhdbg.targets.target import RESET_RIP, Target, reset_machine, run_until
+from pvhdbg.targets.target import OWN_REBOOTS, RESET_RIP, Target, reset_machine, run_until
 
 if TYPE_CHECKING:
     # Imported while the guest runs its firmware (`_prepare`), where it costs no time.
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 
 _READS = 8192  # requests of the decoder in one capture: more is a decoder that cannot be satisfied
 _READ_BOUND = 16 << 20  # bytes
-_OWN_REBOOTS = 2  # what firmware may need after a warm reset: SeaBIOS reboots once more to get a fresh copy of itself
 _FIRMWARE = (range(0xC0000, 0x100000), range(0xFFC00000, 1 << 32))
 
 
@@ -97,7 +97,7 @@ def capture(
     """
     entry = _reach(target, plan, progress, meanwhile)
     progress("reading the machine")
-    boot = decoded(target, observe(target, plan, entry, confirm, timestamp), plan.spec)
+    boot = decoded(target, observe_machine(target, plan, entry, confirm, timestamp), plan.spec)
     return with_tables(target, boot) if plan.whole else boot
 
 
@@ -120,7 +120,7 @@ def _reach(target: Target, plan: Plan, progress: Progress, meanwhile: Callable[[
     noted = plan.kernel.entry if plan.kernel else None
     wanted = plan.entry if plan.entry is not None else noted
     if plan.here:
-        return EntryPoint(pc, "here", plan.symbol if pc == wanted else None)
+        return EntryPoint(pc, FoundBy.HERE, plan.symbol if pc == wanted else None)
     told = _told_by_fw_cfg(target, registers) if wanted is None or wanted == plan.entry or pc != wanted else None
     found_by = _found_by(plan, told)
     if wanted is not None and pc == wanted and _flat_mode(registers):
@@ -129,30 +129,30 @@ def _reach(target: Target, plan: Plan, progress: Progress, meanwhile: Callable[[
         told = None  # the user's word alone says where to stop
     if wanted is None:
         if _at_pvh_entry(target, registers) and told in (None, pc):
-            return EntryPoint(pc, "first stop")
+            return EntryPoint(pc, FoundBy.FIRST_STOP)
         if told is None:
             raise _not_learnt(target, registers, plan)
-        wanted, found_by = told, "fw_cfg"
+        wanted, found_by = told, FoundBy.FW_CFG
         if pc == told and _flat_mode(registers):
             return EntryPoint(pc, found_by)
     if plan.entry is None:
         _refuse_past(target, registers, plan.kernel)
     # A multiboot header hides the note from QEMU: it will be entered where fw_cfg says, and that is worth stopping at.
-    reboots = _OWN_REBOOTS if plan.reset else 0
+    reboots = OWN_REBOOTS if plan.reset else 0
     stops = {wanted} if told is None else {wanted, told}
     try:
         stopped = run_until(target, stops, plan.timeout, reboots=reboots, progress=progress, meanwhile=lambda: _prepare(meanwhile))
     except (EntryNotReached, GuestDied) as error:
         raise _explained(error, target) from error
-    return EntryPoint(stopped, found_by if stopped == wanted else "fw_cfg", plan.symbol if stopped == wanted else None)
+    return EntryPoint(stopped, found_by if stopped == wanted else FoundBy.FW_CFG, plan.symbol if stopped == wanted else None)
 
 
-def _found_by(plan: Plan, told: int | None) -> str:
+def _found_by(plan: Plan, told: int | None) -> FoundBy:
     """Who says that the wanted address is the entry. One that a user names is the VMM's own where the VMM says the same."""
     noted = plan.kernel.entry if plan.kernel else None
     if plan.entry is None or (plan.entry == noted and told in (None, noted)):
-        return "ELF note"
-    return "fw_cfg" if plan.entry == told else "--entry"
+        return FoundBy.NOTE
+    return FoundBy.FW_CFG if plan.entry == told else FoundBy.OPTION
 
 
 def _not_learnt(target: Target, registers: Registers, plan: Plan) -> EntryNotReached:
@@ -172,23 +172,23 @@ def stands_at(target: Target, plan: Plan, known: EntryPoint | None = None) -> En
     if _flat_mode(registers):
         noted = plan.kernel.entry if plan.kernel else None
         if pc == noted:
-            return EntryPoint(pc, "ELF note", plan.symbol)
+            return EntryPoint(pc, FoundBy.NOTE, plan.symbol)
         if known is not None:
-            return known if known.address == pc else EntryPoint(pc, "here")
+            return known if known.address == pc else EntryPoint(pc, FoundBy.HERE)
         if noted is None and _at_pvh_entry(target, registers) and _told_by_fw_cfg(target, registers) in (None, pc):
-            return EntryPoint(pc, "first stop")
-    return EntryPoint(pc, "here")
+            return EntryPoint(pc, FoundBy.FIRST_STOP)
+    return EntryPoint(pc, FoundBy.HERE)
 
 
-def entry_of(target: Target, plan: Plan) -> EntryPoint | None:
+def find_entry(target: Target, plan: Plan) -> EntryPoint | None:
     """Where the machine will be entered, or was, as far as that can be told where it stands; None if it cannot."""
     if plan.kernel is not None and plan.kernel.entry is not None:
-        return EntryPoint(plan.kernel.entry, "ELF note", plan.symbol)
+        return EntryPoint(plan.kernel.entry, FoundBy.NOTE, plan.symbol)
     here = stands_at(target, plan)
     if here.is_entry:
         return here
     told = _told_by_fw_cfg(target, target.read_registers())
-    return None if told is None else EntryPoint(told, "fw_cfg")
+    return None if told is None else EntryPoint(told, FoundBy.FW_CFG)
 
 
 def _reset(target: Target) -> None:
@@ -222,11 +222,11 @@ def recorded_entry(target: Target, plan: Plan) -> EntryPoint:
     registers = target.read_registers()
     pc, noted = registers["rip"], plan.kernel.entry if plan.kernel else None
     if plan.here:
-        return EntryPoint(pc, "here", plan.symbol)
+        return EntryPoint(pc, FoundBy.HERE, plan.symbol)
     if noted is not None and pc == noted and _flat_mode(registers):
-        return EntryPoint(pc, "ELF note", plan.symbol)
+        return EntryPoint(pc, FoundBy.NOTE, plan.symbol)
     if noted is None and _at_pvh_entry(target, registers):
-        return EntryPoint(pc, "first stop")
+        return EntryPoint(pc, FoundBy.FIRST_STOP)
     where_to = f"the entry {noted:#x}" if noted is not None else "a PVH entry"
     raise EntryNotReached(
         f"{target.name} was not taken at {where_to} ({where(registers)})",
@@ -326,7 +326,7 @@ def _explained(error: TargetError, target: Target) -> TargetError:
 # --- at the entry -------------------------------------------------------------------------------------------------
 
 
-def observe(
+def observe_machine(
     target: Target, plan: Plan, entry: EntryPoint, confirm: ConfirmKernel = lambda _t, _l, _c: None, timestamp: str | None = None
 ) -> Snapshot:
     """The machine as it stands: registers, hidden state, memory layout, who runs it, and whether memory holds the kernel's file."""
@@ -419,7 +419,7 @@ def decoded(target: Target, snapshot: Snapshot, spec: str) -> BootState:
 
 def with_tables(target: Target, boot: BootState) -> BootState:
     """The same with what a snapshot holds besides the hand-off: GDT, IDT, first code pages, page tables."""
-    from pvhdbg.decode.in_use import needed
+    from pvhdbg.decode.snapshot_extent import needed
 
     for _ in range(_READS):
         need = needed(boot)

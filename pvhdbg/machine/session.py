@@ -1,33 +1,34 @@
-"""A machine under a debugger, from stop to stop: what the REPL and GDB share beneath their commands.
+"""A machine under a debugger, from stop to stop: what was read of it, for the prompt, GDB and the commands.
 
-`run("regs")` gives the command's Answer, `complete("pagew")` the words that go on from there. Whoever lets the machine run tells
-the session with `resumed()`. Nothing is read before it is asked for; what was read of a stop is kept until the machine, or its
+Whoever lets the machine run tells the session with `resumed()`. Nothing is read before it is asked for; what was read of a stop is kept until the machine, or its
 memory, is no longer the same.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from pvhdbg.errors import BadInput, MemoryUnreadable, TargetError
-from pvhdbg.machine.capture import Plan, capture, decoded, entry_of, observe, stands_at
-from pvhdbg.machine.subject import Confirm, doubts
+from pvhdbg.machine.capture import Plan, decoded, find_entry, observe_machine, stands_at
+from pvhdbg.machine.loaded_kernel import Confirm
 from pvhdbg.model import EntryPoint, Kernel, Registers, Segments, Unavailable
 from pvhdbg.targets.target import RESET_RIP, Leave, Target
 
 if TYPE_CHECKING:
-    from pvhdbg.commands.declare import Answer, Command
     from pvhdbg.decode.boot_state import BootState
     from pvhdbg.decode.kernel_file import KernelFile
     from pvhdbg.kernel.image import KernelImage
-    from pvhdbg.kernel.location import Marks
+    from pvhdbg.kernel.location import KernelLocation, Marks
     from pvhdbg.kernel.symbols import Symbols
     from pvhdbg.machine.lease import Lender
     from pvhdbg.machine.placement import Placement
+    from pvhdbg.targets.recorded import RecordedTarget
 
 
 @dataclass
@@ -62,8 +63,6 @@ class Session:
     evaluate: Callable[[str], int] | None = None
     naming: str = "name the kernel: --kernel ELF"  # how the face is told which file it is
     confirm: Confirm = field(default_factory=Confirm)
-    commands: tuple[Command, ...] = ()  # those of this face; LIVE's where it has none of its own
-    face: Any = None  # what the face's own commands work on
     lender: Lender | None = None  # how the face lends its machine to who lets it run; None for the target as it is
 
     def __post_init__(self) -> None:
@@ -75,21 +74,7 @@ class Session:
         self._layout: BootState | None = None  # one that knows where the machine has memory, of whatever stop
         self._symbols: Symbols | None = None
         self._marks: Marks | None = None
-        self.whereabouts: tuple[int, int | None] | None = None  # how far the kernel was found moved, and its pointers
-
-    # --- commands ----------------------------------------------------------------------------------------------------
-
-    def run(self, line: str) -> Answer:
-        """Do what one line says, with a live command first. Raises UnknownCommand for another word, else PvhdbgError."""
-        from pvhdbg.commands import live
-
-        return live.run(self, line)
-
-    def complete(self, line: str) -> list[str]:
-        """The words that the last word of `line` can become (it may be empty: then what can stand there)."""
-        from pvhdbg.commands import live
-
-        return live.complete(self, line)
+        self.kernel_location: KernelLocation | None = None  # where the kernel was found last
 
     # --- the stop -------------------------------------------------------------------------------------------------
 
@@ -115,7 +100,7 @@ class Session:
     def forget(self) -> None:
         """The machine was reset: neither the last stop nor the hand-off speaks of it any more."""
         self._now, self._before, self._hand_off, self._entry, self._layout = _Stop(), None, None, None, None
-        self.whereabouts = None
+        self.kernel_location = None
 
     def registers(self) -> Registers:
         """The registers as they are now."""
@@ -160,13 +145,11 @@ class Session:
         return known
 
     def _decode(self) -> BootState:
-        from pvhdbg.targets.recorded import RecordedTarget
-
-        if isinstance(self.target, RecordedTarget):
-            return decoded(self.target, self.target.snapshot, self.settings.spec)
-        plan = self._plan()
+        if (recorded := self._recorded()) is not None:
+            return decoded(recorded, recorded.snapshot, self.settings.spec)
+        plan = self.plan()
         entry = stands_at(self.target, plan, self._entry)
-        return decoded(self.target, observe(self.target, plan, entry, self.confirm, _timestamp()), self.settings.spec)
+        return decoded(self.target, observe_machine(self.target, plan, entry, self.confirm, timestamp()), self.settings.spec)
 
     def hand_off(self, here: bool = False) -> BootState:
         """What the machine was handed at its entry, if that was seen in this session; else, or with `here`, what is there now."""
@@ -174,10 +157,8 @@ class Session:
         if here or boot.snapshot.entry.is_entry or self._hand_off is None:
             return boot
         if self._hand_off.revision.name != self.settings.spec:
-            from pvhdbg.targets.recorded import RecordedTarget
-
             kept = self._hand_off.snapshot  # its memory has changed since: what was not read of it then stays unknown
-            self._hand_off = decoded(RecordedTarget(kept, "the entry"), kept, self.settings.spec)
+            self._hand_off = decoded(_recording().RecordedTarget(kept, "the entry"), kept, self.settings.spec)
         return self._hand_off
 
     @property
@@ -202,18 +183,28 @@ class Session:
         if boot.snapshot.entry.is_entry:
             self._at_entry(boot)
 
+    def arrived(self, boot: BootState) -> None:
+        """Take over a capture of the entry that the machine was brought to by this session."""
+        self.adopt(boot)
+        self._before = None  # what was before the boot is nothing to compare with
+        self._now.doubts = self._hand_off_doubts = self._doubts(boot)
+
     def _at_entry(self, boot: BootState) -> None:
         self._hand_off, self._hand_off_doubts, self._entry = boot, self._now.doubts, boot.snapshot.entry
 
-    def _doubts(self, boot: BootState) -> tuple[str, ...]:
-        from pvhdbg.targets.recorded import RecordedTarget
+    def _recorded(self) -> RecordedTarget | None:
+        """The target, where it is only read."""
+        if self.target.capabilities.control:
+            return None
+        return self.target if isinstance(self.target, _recording().RecordedTarget) else None
 
-        if isinstance(self.target, RecordedTarget):
+    def _doubts(self, boot: BootState) -> tuple[str, ...]:
+        if self._recorded() is not None:
             return ()
         return tuple(doubts(self.target, self.image, boot, self.image.path if self.image is not None else ""))
 
     def doubts(self, boot: BootState) -> tuple[str, ...]:
-        """Sentences about how `boot` was come by, for the head of a report."""
+        """Sentences about how `boot` was obtained, for the head of a report."""
         if boot is self._now.boot:
             return (*self.warnings, *self._now.doubts)
         return (*self.warnings, *self._hand_off_doubts, "shown as it was at the entry: the machine has run since")
@@ -221,7 +212,7 @@ class Session:
     def use_image(self, image: KernelImage | None) -> None:
         """Another kernel file, or none: what was decoded with the old one is decoded anew."""
         self.image, self._symbols = image, None
-        self._marks = self.whereabouts = None
+        self._marks = self.kernel_location = None
         self._now = _Stop(self._now.registers)
 
     # --- the kernel -----------------------------------------------------------------------------------------------
@@ -256,7 +247,8 @@ class Session:
         """The first symbols in order that begin so."""
         return self.symbols.first(prefix, most) if self.symbols is not None else []
 
-    def _plan(self) -> Plan:
+    def plan(self) -> Plan:
+        """The way to the entry, as far as the session knows it."""
         return Plan(self.settings.spec, kernel=self.kernel, image=self.image, symbol=self._entry_symbol())
 
     def _entry_symbol(self) -> str | None:
@@ -266,7 +258,7 @@ class Session:
 
     @property
     def placement(self) -> Placement:
-        """Where the kernel lies at this stop: its slides, and which of its addresses count."""
+        """Where the kernel lies at this stop: its load bias and KASLR offset, and which of its addresses count."""
         from pvhdbg.machine.placement import find
 
         self.registers()
@@ -276,13 +268,11 @@ class Session:
 
     def find_entry(self) -> EntryPoint | None:
         """The machine's entry, as far as it can be told where it stands; None if it cannot."""
-        from pvhdbg.targets.recorded import RecordedTarget
-
         if self._entry is not None:
             return self._entry
-        if isinstance(self.target, RecordedTarget):
+        if self._recorded() is not None:
             return None  # it was taken elsewhere
-        return entry_of(self.target, self._plan())
+        return find_entry(self.target, self.plan())
 
     # --- memory and addresses -------------------------------------------------------------------------------------
 
@@ -315,7 +305,7 @@ class Session:
 
     def address(self, text: str, *, physical: bool = False) -> int:
         """The linear (or physical) address that `text` means: numbers, $registers, symbols with + and -. Raises BadInput."""
-        from pvhdbg.machine.placement import evaluate
+        from pvhdbg.machine.expression import evaluate
 
         return evaluate(self, text, physical=physical)
 
@@ -323,30 +313,7 @@ class Session:
         """`symbol+0x12` for a linear address as the machine stands, or None."""
         return self.placement.name_of(address)
 
-    # --- running --------------------------------------------------------------------------------------------------
-
-    def run_to_entry(self, timeout: float = 30.0, reset: bool = False) -> BootState:
-        """Bring the machine to its entry, over a reset if asked for. Raises EntryNotReached, GuestDied and the like."""
-        plan = dataclasses.replace(self._plan(), reset=reset, timeout=timeout)
-        before = self.registers()
-        self.resumed()
-        try:
-            boot = capture(self.target, plan, progress=self.progress, confirm=self.confirm, timestamp=_timestamp())
-        except BaseException:
-            self.changed()
-            if reset and self._moved_from(before):  # a reset that failed leaves what was seen of this boot true
-                self.forget()
-            raise
-        self.adopt(boot)
-        self._before = None  # what was before the boot is nothing to compare with
-        self._now.doubts = self._hand_off_doubts = self._doubts(boot)
-        return boot
-
-    def _moved_from(self, before: Registers) -> bool:
-        try:
-            return self.target.read_registers().values != before.values
-        except TargetError:
-            return True
+    # --- what it may do -------------------------------------------------------------------------------------------
 
     def needs_control(self, command: str) -> None:
         """Raises TargetError where the machine cannot be run."""
@@ -364,18 +331,44 @@ class Session:
         self.settings = dataclasses.replace(self.settings, spec=name)
 
 
-def _timestamp() -> str:
-    import time
+def _recording() -> ModuleType:
+    """Imported for a recording alone: it takes JSON."""
+    from pvhdbg.targets import recorded
 
+    return recorded
+
+
+def timestamp() -> str:
+    """Now, as a capture notes it: ISO 8601, UTC."""
     return time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
 
 
-class UnknownCommand(BadInput):
-    """The line does not begin with a command of ours; `candidates` are those that it could be short for, if it is ambiguous."""
+def doubts(target: Target, image: KernelImage | None, boot: BootState, named: str) -> list[str]:
+    """What a reader of a report has to know of how the kernel's file was seen; `named` is how the user wrote its path."""
+    from pvhdbg.decode.protocol import virtualised
 
-    def __init__(self, word: str, candidates: Collection[str] = (), near: Collection[str] = ()) -> None:
-        if candidates:
-            super().__init__(f"{word!r} is ambiguous: {', '.join(candidates)}", "type more of it")
-        else:
-            super().__init__(f"{word!r} is not a command", f"did you mean {', '.join(near)}?" if near else "list them with: help")
-        self.candidates, self.near = tuple(candidates), tuple(near)
+    found = []
+    if image is not None and not _is_there(target, image, boot):
+        found.append(f"{named} is not what lies in the guest's memory: another kernel, or a changed one, was loaded")
+    if boot.snapshot.entry.is_entry and boot.registers.get("cr0") is None:
+        found.append(
+            "cr0 was not observed: this is taken for protected mode with paging off; rules that depend on it are undecided"
+        )
+    if virtualised(boot.registers):
+        found.append("EFER.SVME is set: this is a hypervisor's guest seen from outside; what it may force or hide is undecided")
+    if image is None and (boot.snapshot.kernel is None or boot.snapshot.kernel.entry is None):
+        found.append("the kernel file was not seen: rules that need it are undecided; name it with --kernel")
+    return found
+
+
+def _is_there(target: Target, image: KernelImage, boot: BootState) -> bool:
+    """Whether the machine has that kernel: byte for byte where it is entered; once it runs, its code, wherever it was moved."""
+    if boot.snapshot.image is not None:
+        return not boot.snapshot.image.another
+    if image.is_loaded(target.read_memory):
+        return True
+    if boot.snapshot.entry.is_entry:
+        return False
+    session = Session(target, image)
+    session.adopt(boot)
+    return session.placement.found is True

@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from pvhdbg.commands.table import Request
 from pvhdbg.errors import BadInput, PvhdbgError, VmmFailed
-from pvhdbg.machine.capture import Compare, Plan, capture, with_command
-from pvhdbg.machine.subject_kind import kind_of, refuse_all_but_kernels, refuse_options
-from pvhdbg.model import ImageComparison, Kernel
+from pvhdbg.machine.capture import Plan, capture, decoded, with_command
+from pvhdbg.machine.loaded_kernel import Confirm
+from pvhdbg.machine.options import SubjectOptions
+from pvhdbg.machine.session import doubts
+from pvhdbg.machine.subject_kind import SubjectKind, refuse_options, subject_kind
+from pvhdbg.model import Kernel
 from pvhdbg.targets.address import StubAddress, parse_address
 from pvhdbg.targets.target import Leave, Target
 
 if TYPE_CHECKING:
     from pvhdbg.decode.boot_state import BootState
     from pvhdbg.decode.kernel_file import KernelFile
-    from pvhdbg.decode.qemu_monitor import LoadedKernel
     from pvhdbg.kernel.image import KernelImage
-    from pvhdbg.machine.session import Session
-    from pvhdbg.vmm.qemu import QemuOptions, QemuProcess
+    from pvhdbg.vmm.qemu import QemuProcess
 
 _SERIAL_LINES = 1000  # of the guest's log, in a report
 
 
 @dataclass(frozen=True)
 class Observed:
-    """A decoded machine, sentences about how it was come by, its kernel file where that could be read, and
+    """A decoded machine, sentences about how it was obtained, its kernel file where that could be read, and
     the end of its serial log where there is one.
     """
 
@@ -52,105 +52,66 @@ class Opened:
     qemu: QemuProcess | None = None  # where it was started here
 
 
-def observe(request: Request) -> Observed:
-    """Bring the request's subject to its entry (or read its snapshot) and decode it.
+Progress = Callable[[str], None]
 
-    The machine is left as the request says, on every way out. Raises PvhdbgError.
+
+def observe(opening: AbstractContextManager[Opened]) -> Observed:
+    """Bring a subject to its entry (or read its recording), decode it, and leave it as its options say, on every way out.
+
+    `opening` is made by one of the functions below. Raises PvhdbgError.
     """
-    return _observed(open_subject(request))
-
-
-def attach(request: Request) -> Observed:
-    """As `observe`, for a subject that has to be a gdbstub's address."""
-    return _observed(_attached(request, parse_address(str(request.subject))))
-
-
-def run(request: Request) -> Observed:
-    """As `observe`, for a subject that has to be a kernel file."""
-    refuse_all_but_kernels(str(request.subject))
-    return _observed(_run_kernel(request))
-
-
-def opened_for(command: str, request: Request) -> AbstractContextManager[Opened]:
-    """The subject at its entry for as long as the context lasts: what `run`, `attach` or any other command takes. Raises PvhdbgError."""
-    if command == "attach":
-        return _attached(request, parse_address(str(request.subject)))
-    if command == "run":
-        refuse_all_but_kernels(str(request.subject))
-        return _run_kernel(request)
-    if command == "why":
-        from pvhdbg.driver.trace_subject import refuse_what_does_not_run
-
-        refuse_what_does_not_run(request)
-    return open_subject(request)
-
-
-@contextmanager
-def session_of(request: Request) -> Iterator[Session]:
-    """The live session of the request; or, on the command line, one around its subject at the entry, for this command alone."""
-    if request.session is not None:
-        yield request.session
-        return
-    from pvhdbg.machine.session import Session, Settings
-
-    with open_subject(request) as opened:
-        settings = Settings(_spec(request), bool(request.strict))
-        session = Session(opened.target, opened.image, settings, warnings=opened.warnings, confirm=Confirm())
-        session.adopt(opened.boot)
-        yield session
-
-
-def _observed(subject: AbstractContextManager[Opened]) -> Observed:
-    with subject as opened:
+    with opening as opened:
         pass
     return Observed(opened.boot, tuple(opened.warnings), opened.file, opened.serial)
 
 
 @contextmanager
-def open_subject(request: Request) -> Iterator[Opened]:
-    """As `observe`, with the target at hand until the block is left."""
-    subject = str(request.subject)
-    kind = kind_of(subject)
-    refuse_options(request, kind)
-    if kind == "snapshot":
-        yield _from_snapshot(subject, _spec(request))
+def open_subject(
+    options: SubjectOptions, progress: Progress = lambda _: None, *, whole: bool = False, hashed: bool = False, traced: bool = False
+) -> Iterator[Opened]:
+    """The subject at its entry, or as it was recorded, until the block is left. Raises PvhdbgError.
+
+    `whole` reads what the machine uses besides the hand-off too: tables and code. `hashed` notes the kernel file's SHA-256. `traced`
+    says that somebody follows the CPU next.
+    """
+    subject = options.subject
+    kind = subject_kind(subject)
+    refuse_options(options, kind)
+    if kind is SubjectKind.SNAPSHOT:
+        yield _from_snapshot(subject, options.revision)
         return
-    if kind in ("log", "core"):
-        opening = _read_log(request) if kind == "log" else _read_core(request)
+    if kind is SubjectKind.LOG:
+        opening = read_log(options, progress)
+    elif kind is SubjectKind.CORE:
+        opening = _read_core(options, whole)
+    elif kind is SubjectKind.KERNEL:
+        opening = boot_kernel(options, progress, whole=whole, hashed=hashed)
     else:
-        opening = _run_kernel(request) if kind == "kernel" else _attached(request, parse_address(subject))
+        opening = attach_stub(options, progress, whole=whole, hashed=hashed, traced=traced)
     with opening as opened:
         yield opened
 
 
-def probe(request: Request) -> Observed:
-    """As `observe`, for a subject that has to be a log of the guest `probe`; `-` is standard input."""
-    return _observed(_read_log(request))
-
-
 @contextmanager
-def _read_log(request: Request) -> Iterator[Opened]:
-    from pvhdbg.machine.capture import decoded
-    from pvhdbg.machine.probe_log import read_log
+def read_log(options: SubjectOptions, progress: Progress = lambda _: None) -> Iterator[Opened]:
+    """As `open_subject`, for a subject that has to be a log of the guest `probe`; `-` is standard input."""
+    from pvhdbg.machine import probe_log
     from pvhdbg.targets.recorded import RecordedTarget
 
-    path = str(request.subject)
-    refuse_options(request, "log")
-    request.progress(f"reading {path}")
+    path = options.subject
+    refuse_options(options, SubjectKind.LOG)
+    progress(f"reading {path}")
     with ExitStack() as stack:
         image, kernel, file = None, None, None
-        if request.kernel:
-            from pvhdbg.kernel.image import open_kernel
-
-            image = stack.enter_context(open_kernel(str(request.kernel)))
+        if options.way.kernel:
+            image = stack.enter_context(open_kernel(options.way.kernel))
             kernel, file = image.kernel(), image.file().without_data()
-        snapshot, warnings = read_log(path, request.vmm, kernel)
+        snapshot, warnings = probe_log.read_log(path, options.vmm, kernel)
         target = RecordedTarget(snapshot, path, "log")
-        yield Opened(target, decoded(target, snapshot, _spec(request)), image, list(warnings), file)
+        yield Opened(target, decoded(target, snapshot, options.revision), image, list(warnings), file)
 
 
 def _from_snapshot(path: str, spec: str) -> Opened:
-    from pvhdbg.machine.capture import decoded
     from pvhdbg.targets.recorded import open_snapshot
 
     target = open_snapshot(path)
@@ -158,16 +119,16 @@ def _from_snapshot(path: str, spec: str) -> Opened:
 
 
 @contextmanager
-def _read_core(request: Request) -> Iterator[Opened]:
-    from pvhdbg.kernel.image import open_kernel
+def _read_core(options: SubjectOptions, whole: bool) -> Iterator[Opened]:
     from pvhdbg.machine.core_subject import opened_machine
 
+    way = options.way
     with ExitStack() as stack:
-        image = stack.enter_context(open_kernel(str(request.kernel))) if request.kernel else None
+        image = stack.enter_context(open_kernel(way.kernel)) if way.kernel else None
         kernel = image.kernel() if image else None
-        if image is not None and kernel is not None and kernel.entry is None and not request.here:
+        if image is not None and kernel is not None and kernel.entry is None and not way.here:
             raise image.not_bootable()
-        machine = opened_machine(str(request.subject), _plan(request, kernel, image), image)
+        machine = opened_machine(options.subject, _plan(options, kernel, image, whole), image)
         target, boot, warnings = stack.enter_context(machine)
         yield Opened(target, boot, image, warnings, image.file().without_data() if image else None)
 
@@ -176,28 +137,26 @@ def _read_core(request: Request) -> Iterator[Opened]:
 
 
 @contextmanager
-def _run_kernel(request: Request) -> Iterator[Opened]:
-    from pvhdbg.kernel.image import open_kernel
-    from pvhdbg.vmm.qemu import start
-
-    refuse_options(request, "kernel")
+def boot_kernel(
+    options: SubjectOptions, progress: Progress = lambda _: None, *, whole: bool = False, hashed: bool = False
+) -> Iterator[Opened]:
+    """As `open_subject`, for a subject that has to be a kernel file: it is started in a QEMU of ours, which ends with the block."""
+    refuse_options(options, SubjectKind.KERNEL)
+    way = options.way
     with ExitStack() as stack:
-        request.progress("reading the kernel")
-        image = stack.enter_context(open_kernel(str(request.subject)))
+        progress("reading the kernel")
+        image = stack.enter_context(open_kernel(options.subject))
         file = image.file().without_data()
-        warnings = [] if image.was == "ELF" else [f"{request.subject} is a {image.was}; the ELF inside it is booted"]
-        kernel = image.with_hash() if request.whole else image.kernel()
-        if kernel.entry is None and request.entry is None and not request.here:
+        warnings = [] if image.was == "ELF" else [f"{options.subject} is a {image.was}; the ELF inside it is booted"]
+        kernel = image.with_hash() if hashed else image.kernel()
+        if kernel.entry is None and way.entry is None and not way.here:
             image.refuse_unless_entered()
-        plan = replace(_plan(request, kernel, image), booted=True)
+        plan = replace(_plan(options, kernel, image, whole), booted=True)
+        leave = Leave(way.leave or "killed")
+        qemu = stack.enter_context(_started(options, image, progress))
         try:
-            qemu = stack.enter_context(start(_qemu_options(request, image), timeout=_timeout(request), progress=request.progress))
-        except VmmFailed as error:
-            raise _with_note(error, image) from error
-        leave = Leave(request.leave or "killed")
-        try:
-            target = stack.enter_context(_connected(request, StubAddress(path=qemu.gdb_socket), leave))
-            boot = capture(target, plan, progress=request.progress, meanwhile=_prepare, timestamp=_now())
+            target = stack.enter_context(_connected(options, StubAddress(path=qemu.gdb_socket), leave, progress))
+            boot = capture(target, plan, progress=progress, meanwhile=_prepare, timestamp=_now())
         except PvhdbgError as error:
             raise _with_serial(error, qemu.serial_tail(3)) from error
         opened = Opened(target, with_command(boot, qemu.command), image, warnings, file, qemu=qemu)
@@ -208,21 +167,30 @@ def _run_kernel(request: Request) -> Iterator[Opened]:
             qemu.release()
 
 
-def _qemu_options(request: Request, image: KernelImage) -> QemuOptions:
-    from pvhdbg.vmm.qemu import QemuOptions
+@contextmanager
+def _started(options: SubjectOptions, image: KernelImage, progress: Progress) -> Iterator[QemuProcess]:
+    """A QEMU with the kernel, before its first instruction. Raises VmmFailed."""
+    from pvhdbg.vmm.qemu import QemuOptions, start
 
-    return QemuOptions(
+    said = options.launch
+    wish = QemuOptions(
         kernel=image.elf_path,
-        append=request.append,
-        initrd=request.initrd,
-        machine=request.machine,
-        memory=request.memory,
-        cpus=request.cpus,
-        cpu=request.cpu,
-        accel=request.accel or "tcg",
-        qemu=request.qemu,
-        extra=tuple(request.extra or ()),
+        append=said.append,
+        initrd=said.initrd,
+        machine=said.machine,
+        memory=said.memory,
+        cpus=said.cpus,
+        cpu=said.cpu,
+        accel=said.accel or "tcg",
+        qemu=said.qemu,
+        extra=said.extra,
     )
+    with ExitStack() as stack:
+        try:
+            qemu = stack.enter_context(start(wish, timeout=options.way.seconds(), progress=progress))
+        except VmmFailed as error:
+            raise _with_note(error, image) from error
+        yield qemu
 
 
 def _with_note(error: VmmFailed, image: KernelImage) -> VmmFailed:
@@ -251,92 +219,40 @@ def _with_serial(error: PvhdbgError, serial: list[str]) -> PvhdbgError:
 
 
 @contextmanager
-def _attached(request: Request, address: StubAddress) -> Iterator[Opened]:
-    warnings: list[str] = []
+def attach_stub(
+    options: SubjectOptions, progress: Progress = lambda _: None, *, whole: bool = False, hashed: bool = False, traced: bool = False
+) -> Iterator[Opened]:
+    """As `open_subject`, for a subject that has to be a gdbstub's address."""
+    address, way = parse_address(options.subject), options.way
     with ExitStack() as stack:
         image: KernelImage | None = None
         kernel: Kernel | None = None
         file: KernelFile | None = None
-        if request.kernel:
-            from pvhdbg.kernel.image import open_kernel
-
-            image = stack.enter_context(open_kernel(str(request.kernel)))
-            kernel, file = image.with_hash() if request.whole else image.kernel(), image.file().without_data()
-        plan = _plan(request, kernel, image)
-        target = stack.enter_context(_connected(request, address, Leave(request.leave or "stopped")))
-        confirm = Confirm(plan.whole)
-        boot = capture(target, plan, progress=request.progress, confirm=confirm, meanwhile=_prepare, timestamp=_now())
-        warnings += doubts(target, image, boot, str(request.kernel))
-        if (request.here or request.reset) and "engine" not in request.values:  # a tracer finds it out by itself
+        if way.kernel:
+            image = stack.enter_context(open_kernel(way.kernel))
+            kernel, file = image.with_hash() if hashed else image.kernel(), image.file().without_data()
+        plan = _plan(options, kernel, image, whole)
+        target = stack.enter_context(_connected(options, address, Leave(way.leave or "stopped"), progress))
+        confirm = Confirm(hashed)
+        boot = capture(target, plan, progress=progress, confirm=confirm, meanwhile=_prepare, timestamp=_now())
+        warnings = doubts(target, image, boot, str(way.kernel))
+        if (way.here or way.reset) and not traced:  # a tracer finds it out by itself
             from pvhdbg.tracing.engines.log_switch import left_behind
 
             warnings += [left] if (left := left_behind(target)) else []
         yield Opened(target, boot, image, warnings, file or confirm.file)
 
 
-def doubts(target: Target, image: KernelImage | None, boot: BootState, named: str) -> list[str]:
-    """What a reader of a report has to know of how the kernel's file was seen; `named` is how the user wrote its path."""
-    from pvhdbg.decode.protocol import virtualised
-
-    found = []
-    if image is not None and not _is_there(target, image, boot):
-        found.append(f"{named} is not what lies in the guest's memory: another kernel, or a changed one, was loaded")
-    if boot.snapshot.entry.is_entry and boot.registers.get("cr0") is None:
-        found.append(
-            "cr0 was not observed: this is taken for protected mode with paging off; rules that depend on it are undecided"
-        )
-    if virtualised(boot.registers):
-        found.append("EFER.SVME is set: this is a hypervisor's guest seen from outside; what it may force or hide is undecided")
-    if image is None and (boot.snapshot.kernel is None or boot.snapshot.kernel.entry is None):
-        found.append("the kernel file was not seen: rules that need it are undecided; name it with --kernel")
-    return found
-
-
-def _is_there(target: Target, image: KernelImage, boot: BootState) -> bool:
-    """Whether the machine has that kernel: byte for byte where it is entered; once it runs, its code, wherever it was moved."""
-    if boot.snapshot.image is not None:
-        return not boot.snapshot.image.another
-    if image.is_loaded(target.read_memory):
-        return True
-    if boot.snapshot.entry.is_entry:
-        return False
-    from pvhdbg.machine.session import Session
-
-    session = Session(target, image)
-    session.adopt(boot)
-    return session.placement.found is True
-
-
-class Confirm:
-    """The kernel that the monitor names, if its file can be read here and is what the guest's memory holds."""
-
-    def __init__(self, hashed: bool = False) -> None:
-        self.file: KernelFile | None = None
-        self._hashed = hashed
-
-    def __call__(self, target: Target, loaded: LoadedKernel, compare: Compare) -> tuple[Kernel, ImageComparison | None] | None:
-        from pvhdbg.kernel.image import open_kernel
-
-        try:
-            with open_kernel(loaded.path) as image:
-                if image.was == "ELF" and image.is_loaded(target.read_memory):
-                    self.file = image.file().without_data()
-                    return image.with_hash() if self._hashed else image.kernel(), compare(image)
-        except PvhdbgError:
-            return None  # another machine's path: the ranges that the monitor gave have to do
-        return None
-
-
 @contextmanager
-def _connected(request: Request, address: StubAddress, leave: Leave) -> Iterator[Target]:
-    if request.via == "gdb":
+def _connected(options: SubjectOptions, address: StubAddress, leave: Leave, progress: Progress) -> Iterator[Target]:
+    if options.way.via == "gdb":
         from pvhdbg.targets.gdb_mi import GdbTarget
 
-        target: Target = GdbTarget.connect(address, timeout=_timeout(request), progress=request.progress)
+        target: Target = GdbTarget.connect(address, timeout=options.way.seconds(), progress=progress)
     else:
         from pvhdbg.targets.remote import RemoteTarget
 
-        target = RemoteTarget.connect(address, timeout=_timeout(request), progress=request.progress)
+        target = RemoteTarget.connect(address, timeout=options.way.seconds(), progress=progress)
     try:
         yield target
     except BaseException:
@@ -346,62 +262,35 @@ def _connected(request: Request, address: StubAddress, leave: Leave) -> Iterator
 
 
 @contextmanager
-def halted(request: Request) -> Iterator[tuple[Target, KernelImage | None]]:
-    """The request's subject as it stands: a kernel file's QEMU before its first instruction, or the machine at a gdbstub.
+def halted(options: SubjectOptions, progress: Progress = lambda _: None) -> Iterator[tuple[Target, KernelImage | None]]:
+    """The subject as it stands: a kernel file's QEMU before its first instruction, or the machine at a gdbstub.
 
-    The kernel is that of the file, or of --kernel. Raises PvhdbgError, also for a snapshot, which is no machine.
-    In a live session it is that session's machine.
+    The kernel is that of the file, or of --kernel. Raises PvhdbgError, also for a recording, which is not a machine.
     """
-    if request.session is not None:
-        request.session.needs_control("fwcfg")
-        yield request.session.target, request.session.image
-        return
-    from pvhdbg.kernel.image import open_kernel
-    from pvhdbg.vmm.qemu import start
-
-    subject = str(request.subject)
-    kind = kind_of(subject)
-    if kind not in ("kernel", "stub"):
+    subject, way = options.subject, options.way
+    kind = subject_kind(subject)
+    if not kind.runs:
         raise BadInput(f"{subject} is a recording: there is no machine to ask", "name a kernel file or a gdbstub")
     with ExitStack() as stack:
-        if kind == "kernel":
+        if kind is SubjectKind.KERNEL:
             image = stack.enter_context(open_kernel(subject))
-            qemu = stack.enter_context(start(_qemu_options(request, image), timeout=_timeout(request), progress=request.progress))
-            address, leave = StubAddress(path=qemu.gdb_socket), Leave.KILLED
-            yield stack.enter_context(_connected(request, address, leave)), image
+            qemu = stack.enter_context(_started(options, image, progress))
+            yield stack.enter_context(_connected(options, StubAddress(path=qemu.gdb_socket), Leave.KILLED, progress)), image
             return
         address = parse_address(subject)
-        refuse_options(request, "stub")
-        named = stack.enter_context(open_kernel(str(request.kernel))) if request.kernel else None
-        yield stack.enter_context(_connected(request, address, Leave(request.leave or "stopped"))), named
+        refuse_options(options, kind)
+        named = stack.enter_context(open_kernel(way.kernel)) if way.kernel else None
+        yield stack.enter_context(_connected(options, address, Leave(way.leave or "stopped"), progress)), named
 
 
 # --- what was asked for -------------------------------------------------------------------------------------------
 
 
-def _spec(request: Request) -> str:
-    return str(request.spec or "v1")
-
-
-def _timeout(request: Request) -> float:
-    timeout = 30.0 if request.timeout is None else float(request.timeout)
-    if not 0 < timeout < 1e6:
-        raise BadInput(f"--timeout {timeout:g} is not a time", "give a number of seconds greater than 0")
-    return timeout
-
-
-def _plan(request: Request, kernel: Kernel | None, image: KernelImage | None) -> Plan:
-    plan = Plan(
-        _spec(request),
-        kernel=kernel,
-        image=image,
-        here=bool(request.here),
-        reset=bool(request.reset),
-        timeout=_timeout(request),
-        whole=bool(request.whole),
-    )
-    if request.entry is not None:
-        address, symbol = _address(str(request.entry), image)
+def _plan(options: SubjectOptions, kernel: Kernel | None, image: KernelImage | None, whole: bool) -> Plan:
+    way = options.way
+    plan = Plan(options.revision, kernel=kernel, here=way.here, reset=way.reset, timeout=way.seconds(), whole=whole, image=image)
+    if way.entry is not None:
+        address, symbol = _address(way.entry, image)
         return replace(plan, entry=address, symbol=symbol or (image.symbols().label(address) if image is not None else None))
     if image is not None and kernel is not None and kernel.entry is not None:
         return replace(plan, symbol=image.symbols().label(kernel.entry))
@@ -419,6 +308,13 @@ def _address(text: str, image: KernelImage | None) -> tuple[int, str | None]:
     if not 0 <= address < 1 << 64:
         raise BadInput(f"--entry {text} is not an address", "give a number below 2^64") from None
     return address, None
+
+
+def open_kernel(path: str) -> KernelImage:
+    """See `kernel.image`, which a gdbstub does without, mostly."""
+    from pvhdbg.kernel import image
+
+    return image.open_kernel(path)
 
 
 def _prepare() -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import stat
+from enum import Enum
 
-from pvhdbg.commands.table import Request
 from pvhdbg.errors import BadInput
+from pvhdbg.machine.options import SubjectOptions, given
 from pvhdbg.targets.address import parse_address
 
 _HEAD = 4096  # bytes of a file that tell what it is
@@ -19,46 +20,63 @@ _SNAPSHOT_HEAD = 256  # bytes within which a snapshot says so
 _CORES = (b"\x7fELF", b"KDUMP", b"makedumpfile")
 _HDRS_AT = 0x202  # Documentation/arch/x86/boot.rst: "HdrS" in the setup header of a bzImage
 
-QEMU_OPTIONS = ("append", "initrd", "machine", "memory", "cpus", "cpu", "accel", "qemu", "extra")
+_LAUNCH = ("append", "initrd", "machine", "memory", "cpus", "cpu", "accel", "qemu", "extra")
+
+
+class SubjectKind(Enum):
+    """What a SUBJECT is, in one word."""
+
+    SNAPSHOT = "snapshot"
+    CORE = "core"
+    LOG = "log"
+    KERNEL = "kernel"
+    STUB = "stub"
+
+    @property
+    def runs(self) -> bool:
+        """Whether it is a machine, or becomes one; else it is only read."""
+        return self in (SubjectKind.KERNEL, SubjectKind.STUB)
+
+
 _VMM = (("vmm",), "it is for a probe's log, which does not tell")
 _REFUSED = {
-    "snapshot": (_VMM, (("kernel", "entry", "here", "reset", "leave", *QEMU_OPTIONS), "a snapshot is only read")),
-    "core": (_VMM, (("entry", "reset", "leave", *QEMU_OPTIONS), "a core is only read")),
-    "log": ((("entry", "here", "reset", "leave", *QEMU_OPTIONS), "a log is only read"),),
-    "kernel": (_VMM, (("kernel", "reset"), "the subject is the kernel, and it is started afresh")),
-    "stub": (_VMM, (QEMU_OPTIONS, "the machine at a gdbstub is already running; these are for a kernel file")),
+    SubjectKind.SNAPSHOT: (_VMM, (("kernel", "entry", "here", "reset", "leave", *_LAUNCH), "a snapshot is only read")),
+    SubjectKind.CORE: (_VMM, (("entry", "reset", "leave", *_LAUNCH), "a core is only read")),
+    SubjectKind.LOG: ((("entry", "here", "reset", "leave", *_LAUNCH), "a log is only read"),),
+    SubjectKind.KERNEL: (_VMM, (("kernel", "reset"), "the subject is the kernel, and it is started afresh")),
+    SubjectKind.STUB: (_VMM, (_LAUNCH, "the machine at a gdbstub is already running; these are for a kernel file")),
 }
 _NOT_RUN = {
-    "snapshot": ("a snapshot, which cannot be run", "judge it with: pvhdbg check {}"),
-    "core": ("a core, which cannot be run", "judge it with: pvhdbg check {}"),
-    "log": ("a probe's log, which cannot be run", "judge it with: pvhdbg probe {}"),
+    SubjectKind.SNAPSHOT: ("a snapshot, which cannot be run", "judge it with: pvhdbg check {}"),
+    SubjectKind.CORE: ("a core, which cannot be run", "judge it with: pvhdbg check {}"),
+    SubjectKind.LOG: ("a probe's log, which cannot be run", "judge it with: pvhdbg probe {}"),
 }
 
 
-def kind_of(subject: str) -> str:
-    """What a subject is: "snapshot", "core", "log", "kernel", or else the address of a "stub"."""
+def subject_kind(subject: str) -> SubjectKind:
+    """What a subject is, told by itself; what is no file is the address of a gdbstub."""
     try:
         mode = os.stat(subject).st_mode
     except (OSError, ValueError):
         # Something that looks like a path is meant as one: let its opener say that it is not there.
-        return "kernel" if os.sep in subject and not subject.startswith("unix:") else "stub"
+        return SubjectKind.KERNEL if os.sep in subject and not subject.startswith("unix:") else SubjectKind.STUB
     if stat.S_ISSOCK(mode):
-        return "stub"
-    return _of_file(subject) if stat.S_ISREG(mode) else "kernel"
+        return SubjectKind.STUB
+    return _of_file(subject) if stat.S_ISREG(mode) else SubjectKind.KERNEL
 
 
-def _of_file(path: str) -> str:
+def _of_file(path: str) -> SubjectKind:
     try:
         with open(path, "rb") as file:
             head = file.read(_HEAD)
     except OSError:
-        return "kernel"  # its opener says why not
+        return SubjectKind.KERNEL  # its opener says why not
     first = head[:_SNAPSHOT_HEAD]
     if path.endswith(".pvhsnap") or (first.lstrip().startswith(b"{") and _SNAPSHOT in first):
-        return "snapshot"
+        return SubjectKind.SNAPSHOT
     if head.startswith(_CORES) and _is_core(head):
-        return "core"
-    return "log" if _may_be_log(head) and _holds_log(path) else "kernel"
+        return SubjectKind.CORE
+    return SubjectKind.LOG if _may_be_log(head) and _holds_log(path) else SubjectKind.KERNEL
 
 
 def _is_core(head: bytes) -> bool:
@@ -81,12 +99,12 @@ def _holds_log(path: str) -> bool:
 
 def is_recording(subject: str) -> bool:
     """Whether the subject is a saved snapshot or a core: a machine that is only read."""
-    return kind_of(subject) in ("snapshot", "core")
+    return subject_kind(subject) in (SubjectKind.SNAPSHOT, SubjectKind.CORE)
 
 
 def is_kernel_file(subject: str) -> bool:
     """Whether the subject is a file that is booted."""
-    return kind_of(subject) == "kernel"
+    return subject_kind(subject) is SubjectKind.KERNEL
 
 
 # --- which options fit --------------------------------------------------------------------------------------------
@@ -94,23 +112,23 @@ def is_kernel_file(subject: str) -> bool:
 
 def refused(subject: str) -> frozenset[str]:
     """The names of the options that a subject of this kind does not take."""
-    return frozenset(name for names, _ in _REFUSED[kind_of(subject)] for name in names)
+    return frozenset(name for names, _ in _REFUSED[subject_kind(subject)] for name in names)
 
 
-def refuse_options(request: Request, kind: str) -> None:
+def refuse_options(options: SubjectOptions, kind: SubjectKind) -> None:
     """Raises BadInput for an option that a subject of this kind does not take."""
+    words = {one.name: one.words for one in given(options)}
     for names, why in _REFUSED[kind]:
         for name in names:
-            if request.values.get(name):
-                option = "words after --" if name == "extra" else f"--{name}"
-                raise BadInput(f"{option} cannot be used with {request.subject}: {why}", "leave it out")
+            if name in words:
+                raise BadInput(f"{words[name]} cannot be used with {options.subject}: {why}", "leave it out")
 
 
 def refuse_all_but_kernels(subject: str) -> None:
     """Raises BadInput for a subject that is no kernel file, with the command that takes it."""
-    kind = kind_of(subject)
+    kind = subject_kind(subject)
     if kind in _NOT_RUN:
         what, todo = _NOT_RUN[kind]
         raise BadInput(f"{subject} is {what}", todo.format(subject))
-    if kind == "stub":
+    if kind is SubjectKind.STUB:
         raise BadInput(f"{parse_address(subject)} is a gdbstub, not a kernel file", f"use: pvhdbg attach {subject}")

@@ -1,26 +1,26 @@
-"""What the prompt's own commands do. Each takes a Request whose session's `face` is the conversation, and returns an Answer."""
+"""What the prompt's own commands do. Each takes its options and a context whose `face` is the conversation, and returns an Answer."""
 
 from __future__ import annotations
 
 import re
 import subprocess
 import time
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
-from pvhdbg.commands.declare import Answer, Request
+from pvhdbg.commands.declare import Answer, Context, NoOptions, takes
+from pvhdbg.decode import qemu_monitor
 from pvhdbg.decode.text import printable, safe
 from pvhdbg.errors import BadInput, TargetError
-from pvhdbg.machine.stop_text import instruction, place
+from pvhdbg.machine import disassemble
+from pvhdbg.machine.session import Session
+from pvhdbg.machine.stop_text import instruction, position
 from pvhdbg.model import Registers
 from pvhdbg.repl.breakpoints import Breakpoint, resolve
+from pvhdbg.repl.conversation import Conversation
 from pvhdbg.spec.x86 import EFER
 from pvhdbg.targets.target import Leave, Stop, StopKind
 from pvhdbg.tracing.event import mode_of
 from pvhdbg.tracing.mode_words import MODES
-
-if TYPE_CHECKING:
-    from pvhdbg.machine.session import Session
-    from pvhdbg.repl.conversation import Conversation
 
 _MOST_STEPS = 1_000_000  # of one `until MODE`: minutes
 _MOST_BYTES = 1 << 14  # that x shows at once
@@ -28,15 +28,57 @@ _ROW = 16  # bytes of a line
 _STRING = 200  # bytes of a string that x shows
 
 
-def _face(request: Request) -> Conversation:
-    assert request.session is not None
-    face: Conversation = request.session.face
-    return face
+class CountOptions(NamedTuple):
+    """How many instructions."""
+
+    steps: int = 1
 
 
-def _session(request: Request) -> Session:
-    assert request.session is not None
-    return request.session
+class WhereOptions(NamedTuple):
+    """The words of a symbol, an address or a mode."""
+
+    where: tuple[str, ...] = ()
+
+
+class DeleteOptions(NamedTuple):
+    """Numbers of breakpoints."""
+
+    number: tuple[int, ...] = ()
+
+
+class RegisterOptions(NamedTuple):
+    """Names of registers."""
+
+    name: tuple[str, ...] = ()
+
+
+class MemoryOptions(NamedTuple):
+    """The options of `x`: /FORMAT, and the words of an address; without its slash the first belongs to the address."""
+
+    format_: str | None = None
+    address: tuple[str, ...] = ()
+
+
+class WordsOptions(NamedTuple):
+    """A line for somebody else, as it was typed."""
+
+    command: tuple[str, ...] = ()
+
+
+class SourceOptions(NamedTuple):
+    """A file of lines."""
+
+    file: str
+
+
+def _face(context: Context) -> Conversation:
+    assert isinstance(context.face, Conversation)
+    return context.face
+
+
+def _session(context: Context) -> Session:
+    assert context.session is not None
+    return context.session
 
 
 def _lines(lines: list[str]) -> Answer:
@@ -47,39 +89,42 @@ def _lines(lines: list[str]) -> Answer:
 # --- running ------------------------------------------------------------------------------------------------------
 
 
-def continue_(request: Request) -> Answer:
+@takes(NoOptions)
+def continue_(options: NoOptions, context: Context) -> Answer:
     """`continue`: to the next stop."""
-    stop, found = _face(request).machine.runner.go()
-    return _lines(_stopped(request, stop, found))
+    stop, found = _face(context).machine.runner.go()
+    return _lines(_stopped(context, stop, found))
 
 
-def stepi(request: Request) -> Answer:
+@takes(CountOptions)
+def stepi(options: CountOptions, context: Context) -> Answer:
     """`stepi`: some instructions."""
-    if not 0 < request.count <= _MOST_STEPS:
-        raise BadInput(f"{request.count} instructions cannot be stepped", f"give a count of 1 to {_MOST_STEPS}")
-    machine = _face(request).machine
-    found = machine.runner.step(request.count)
+    if not 0 < options.steps <= _MOST_STEPS:
+        raise BadInput(f"{options.steps} instructions cannot be stepped", f"give a count of 1 to {_MOST_STEPS}")
+    machine = _face(context).machine
+    found = machine.runner.step(options.steps)
     if machine.ended is not None:
-        return _lines(_stopped(request, Stop(StopKind.SHUTDOWN, 3, machine.ended), None))
-    return _lines([*([_of(found, request)] if found is not None else []), *_instruction(request)])
+        return _lines(_stopped(context, Stop(StopKind.SHUTDOWN, 3, machine.ended), None))
+    return _lines([*([_of(found, context)] if found is not None else []), *_instruction(context)])
 
 
-def until(request: Request) -> Answer:
+@takes(WhereOptions)
+def until(options: WhereOptions, context: Context) -> Answer:
     """`until`: to a symbol or an address at full speed, or step by step into a mode."""
-    where = " ".join(request.where)
+    where = " ".join(options.where)
     if where in MODES:
-        return _until_mode(request, where)
-    session = _session(request)
+        return _until_mode(context, where)
+    session = _session(context)
     addresses = resolve(session, where).addresses
     session.needs_control("until")
     if session.registers()["rip"] in addresses:
         raise BadInput(f"the machine stands at {where} already", "go on with: continue, stepi")
-    stop, found = _face(request).machine.runner.go(addresses)
-    return _lines(_stopped(request, stop, found))
+    stop, found = _face(context).machine.runner.go(addresses)
+    return _lines(_stopped(context, stop, found))
 
 
-def _until_mode(request: Request, mode: str) -> Answer:
-    session, machine = _session(request), _face(request).machine
+def _until_mode(context: Context, mode: str) -> Answer:
+    session, machine = _session(context), _face(context).machine
     session.needs_control("until")
     machine.needs_machine()
     reached = _reaches(session, mode)
@@ -94,10 +139,10 @@ def _until_mode(request: Request, mode: str) -> Answer:
     with machine.directly():
         done, found = machine.runner.step_until(counted, _MOST_STEPS)
     if machine.ended is not None:
-        return _lines(_stopped(request, Stop(StopKind.SHUTDOWN, 3, machine.ended), None))
+        return _lines(_stopped(context, Stop(StopKind.SHUTDOWN, 3, machine.ended), None))
     took = f"{steps[0]} instructions, {time.monotonic() - since:.1f} s"
     said = f"{mode} after {took}" if done else f"not in {mode} yet after {took}"
-    return _lines([*([_of(found, request)] if found is not None else []), said, *_instruction(request)])
+    return _lines([*([_of(found, context)] if found is not None else []), said, *_instruction(context)])
 
 
 class _reaches:
@@ -117,75 +162,77 @@ class _reaches:
         """The cached descriptor of CS; where it is not shown, that of 64-bit code, for which kernels leave compatibility mode at once."""
         if not self._session.target.capabilities.monitor:
             return 1 << 21
-        from pvhdbg.decode import qemu_monitor
-
         return qemu_monitor.cpu_state(self._session.target.monitor("info registers")).segments["cs"].flags or 0
 
 
-def _stopped(request: Request, stop: Stop, found: Breakpoint | None) -> list[str]:
+def _stopped(context: Context, stop: Stop, found: Breakpoint | None) -> list[str]:
     """What a stop is worth saying: why, where, and the next instruction."""
-    machine = _face(request).machine
+    machine = _face(context).machine
     if machine.ended is not None:
-        return [f"{machine.ended} (boot it again: restart)", *_instruction(request)]
+        return [f"{machine.ended} (boot it again: restart)", *_instruction(context)]
     if stop.kind is StopKind.SHUTDOWN:
         return [stop.text]
     if found is not None:
-        return [_of(found, request), *_instruction(request, named=False)]
+        return [_of(found, context), *_instruction(context, named=False)]
     words = {StopKind.INTERRUPT: "interrupted", StopKind.ERROR: f"stopped: {stop.text}"}.get(stop.kind, "stopped")
-    return [f"{words}: {_place(_session(request))}", *_instruction(request, named=False)]
+    return [f"{words}: {_place(_session(context))}", *_instruction(context, named=False)]
 
 
-def _of(found: Breakpoint, request: Request) -> str:
-    return f"breakpoint {found.number}, {_place(_session(request))}"
+def _of(found: Breakpoint, context: Context) -> str:
+    return f"breakpoint {found.number}, {_place(_session(context))}"
 
 
 def _place(session: Session) -> str:
-    return ", ".join(place(session))
+    return ", ".join(position(session))
 
 
-def _instruction(request: Request, named: bool = True) -> list[str]:
-    return instruction(_session(request), named)
+def _instruction(context: Context, named: bool = True) -> list[str]:
+    return instruction(_session(context), named)
 
 
 # --- breakpoints --------------------------------------------------------------------------------------------------
 
 
-def break_(request: Request) -> Answer:
+@takes(WhereOptions)
+def break_(options: WhereOptions, context: Context) -> Answer:
     """`break`: at a symbol, an address, or here."""
-    session = _session(request)
+    session = _session(context)
     session.needs_control("break")
-    one = _face(request).machine.breakpoints.add(session, " ".join(request.where) or "$pc")
+    one = _face(context).machine.breakpoints.add(session, " ".join(options.where) or "$pc")
     at = " and ".join(f"{address:#x}" for address in one.addresses)
     doubt = session.placement.missing if one.physical is not None else ""
     return _lines([f"breakpoint {one.number}: {one.where} at {at}", *([doubt] if doubt else [])])
 
 
-def delete(request: Request) -> Answer:
+@takes(DeleteOptions)
+def delete(options: DeleteOptions, context: Context) -> Answer:
     """`delete`: by number, or all."""
-    breakpoints = _face(request).machine.breakpoints
-    if not request.number:
+    breakpoints = _face(context).machine.breakpoints
+    if not options.number:
         breakpoints.clear()
-    for number in request.number:
+    for number in options.number:
         breakpoints.delete(number)
     return _lines([])
 
 
-def info_breakpoints(request: Request) -> Answer:
+@takes(NoOptions)
+def info_breakpoints(options: NoOptions, context: Context) -> Answer:
     """`info breakpoints`: one line each."""
-    return _lines([one.line() for one in _face(request).machine.breakpoints.all()] or ["no breakpoints"])
+    return _lines([one.line() for one in _face(context).machine.breakpoints.all()] or ["no breakpoints"])
 
 
 # --- looking ------------------------------------------------------------------------------------------------------
 
 
-def info_registers(request: Request) -> Answer:
+@takes(RegisterOptions)
+def info_registers(options: RegisterOptions, context: Context) -> Answer:
     """`info registers`: all as `regs` shows them, or some by name."""
-    if not request.name:
-        from pvhdbg.commands.handoff import regs
+    if not options.name:
+        from pvhdbg.commands.handoff import RegsOptions, regs
 
-        return regs(request)
-    session, lines = _session(request), []
-    for word in request.name:
+        return regs(RegsOptions(), context)
+    session, lines = _session(context), []
+    for word in options.name:
         name = word.removeprefix("$")
         value = session.address(f"${name}")
         named = session.name_of(value) if name in ("rip", "eip", "pc", "rsp", "sp") else None
@@ -197,14 +244,14 @@ _X = re.compile(r"/(\d{0,5})([xduisbhwg]{0,2})", re.ASCII)
 _SIZES = {"b": 1, "h": 2, "w": 4, "g": 8}
 
 
-def x(request: Request) -> Answer:
+@takes(MemoryOptions)
+def x(options: MemoryOptions, context: Context) -> Answer:
     """`x`: memory at a linear address. An empty line goes on where it ended."""
-    from pvhdbg.machine import disassemble
-
-    face, session = _face(request), _session(request)
-    first, words = request.format_, list(request.address)
+    face, session = _face(context), _session(context)
+    first, words = options.format_, list(options.address)
     if first is not None and not first.startswith("/"):
-        first, words = None, [first, *words]
+        words.insert(0, first)
+        first = None
     match = _X.fullmatch(first or "/")
     if match is None:
         raise BadInput(f"{first} is no format", "write a count, one of x d u i s, and one of b h w g: /8xw")
@@ -222,7 +269,7 @@ def x(request: Request) -> Answer:
             lines = lines[: lines.index(instructions[count])]
         return _lines([line for line in lines[1:] if line])
     if kind == "s":
-        return _lines(_strings(request, address, count, first or "/s"))
+        return _lines(_strings(context, address, count, first or "/s"))
     data = session.linear(address, count * unit)
     face.goes_on(f"x{first or ''} {address + len(data):#x}")
     return _lines(_numbers(address, data, unit, kind))
@@ -240,8 +287,8 @@ def _numbers(address: int, data: bytes, unit: int, kind: str) -> list[str]:
     return lines
 
 
-def _strings(request: Request, address: int, count: int, format: str) -> list[str]:
-    session, lines = _session(request), []
+def _strings(context: Context, address: int, count: int, format: str) -> list[str]:
+    session, lines = _session(context), []
     for _ in range(count):
         data = bytearray()
         while len(data) < _STRING:
@@ -251,23 +298,26 @@ def _strings(request: Request, address: int, count: int, format: str) -> list[st
             data += byte
         lines.append(f'{address:#x}:  "{printable(bytes(data))}"' + ("…" if len(data) == _STRING else ""))
         address += len(data) + (len(data) < _STRING)
-    _face(request).goes_on(f"x{format} {address:#x}")
+    _face(context).goes_on(f"x{format} {address:#x}")
     return lines
 
 
-def monitor(request: Request) -> Answer:
+@takes(WordsOptions)
+def monitor(options: WordsOptions, context: Context) -> Answer:
     """`monitor`: what QEMU's monitor prints."""
-    session = _session(request)
+    session = _session(context)
     session.needs_control("monitor")
-    if not request.command:
+    command = " ".join(options.command)
+    if not command:
         raise BadInput("monitor needs a command", "usage: monitor COMMAND")
-    text = session.target.monitor(str(request.command))
-    if not str(request.command).startswith("info"):
+    text = session.target.monitor(command)
+    if not command.startswith("info"):
         session.changed()
     return _lines([safe(line) for line in text.splitlines()])
 
 
-def gdb(request: Request) -> Answer:
+@takes(WordsOptions)
+def gdb(options: WordsOptions, context: Context) -> Answer:
     """`gdb`: the line goes to GDB; the conversation itself passes it on. Raises BadInput elsewhere."""
     raise BadInput("there is no GDB here", "start a conversation: pvhdbg repl SUBJECT")
 
@@ -275,49 +325,57 @@ def gdb(request: Request) -> Answer:
 # --- coming and going ---------------------------------------------------------------------------------------------
 
 
-def reset(request: Request) -> Answer:
+@takes(NoOptions)
+def reset(options: NoOptions, context: Context) -> Answer:
     """`reset`: before the first instruction; nothing runs."""
-    _face(request).machine.reset()
-    return _lines([f"reset: {_place(_session(request))}"])
+    _face(context).machine.reset()
+    return _lines([f"reset: {_place(_session(context))}"])
 
 
-def restart(request: Request) -> Answer:
+@takes(NoOptions)
+def restart(options: NoOptions, context: Context) -> Answer:
     """`restart`: booted again, at the entry."""
-    machine = _face(request).machine
+    machine = _face(context).machine
     machine.restart()
     entry = machine.session.boot().snapshot.entry
     name = f"<{printable(entry.symbol)}> " if entry.symbol else ""
     at = f"{entry.address:#x} " if entry.address is not None else ""
-    return _lines([f"booted again: at the entry {at}{name}".rstrip(), *_instruction(request, named=False)])
+    return _lines([f"booted again: at the entry {at}{name}".rstrip(), *_instruction(context, named=False)])
 
 
-def source(request: Request) -> Answer:
+@takes(SourceOptions)
+def source(options: SourceOptions, context: Context) -> Answer:
     """`source`: the lines of a file; the first error ends it."""
-    return _face(request).source(str(request.file))
+    return _face(context).source(options.file)
 
 
-def shell(request: Request) -> Answer:
+@takes(WordsOptions)
+def shell(options: WordsOptions, context: Context) -> Answer:
     """`shell`: what the user typed goes to the user's shell."""
-    if not request.command:
+    command = " ".join(options.command)
+    if not command:
         raise BadInput("shell needs a command", "usage: shell COMMAND")
-    done = subprocess.run(str(request.command), shell=True, check=False)  # noqa: S602 - a shell is what was asked for
+    done = subprocess.run(command, shell=True, check=False)  # noqa: S602 - a shell is what was asked for
     return Answer(lambda _: "", exit_code=done.returncode)
 
 
-def detach(request: Request) -> Answer:
+@takes(NoOptions)
+def detach(options: NoOptions, context: Context) -> Answer:
     """`detach`: the machine runs on."""
-    return _leave(request, Leave.RUNNING)
+    return _leave(context, Leave.RUNNING)
 
 
-def quit(request: Request) -> Answer:
+@takes(NoOptions)
+def quit(options: NoOptions, context: Context) -> Answer:
     """`quit`: the machine is left as the command line said."""
-    return _leave(request, None)
+    return _leave(context, None)
 
 
-def kill(request: Request) -> Answer:
+@takes(NoOptions)
+def kill(options: NoOptions, context: Context) -> Answer:
     """`kill`: the VMM ends; the prompt stays."""
-    face = _face(request)
-    _session(request).needs_control("kill")
+    face = _face(context)
+    _session(context).needs_control("kill")
     face.machine.needs_machine()
     if not face.confirm(f"end the machine at {face.machine.session.target.name}?"):
         return _lines(["not killed"])
@@ -325,8 +383,8 @@ def kill(request: Request) -> Answer:
     return _lines(["killed (boot it again: restart)"])
 
 
-def _leave(request: Request, leave: Leave | None) -> Answer:
-    face = _face(request)
+def _leave(context: Context, leave: Leave | None) -> Answer:
+    face = _face(context)
     left = face.machine.close(leave)
     face.leaving = True
     return _lines([left] if left else [])

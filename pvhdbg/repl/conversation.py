@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from pvhdbg.commands import live
-from pvhdbg.commands.declare import Answer, Command, Request
+from pvhdbg.commands.declare import Answer, Command, Context
 from pvhdbg.decode.text import safe
 from pvhdbg.errors import BadInput, PvhdbgError, TargetLost
-from pvhdbg.machine.session import Session, UnknownCommand
+from pvhdbg.machine.session import Session
+from pvhdbg.machine.stop_text import position
 from pvhdbg.model import Unavailable
 from pvhdbg.repl import lines, own_commands
+from pvhdbg.repl.gdb_echo import GdbEcho
 from pvhdbg.repl.machine import Machine
-from pvhdbg.repl.shown import ShownTarget
+from pvhdbg.repl.options import ConversationOptions
 from pvhdbg.report.style import PLAIN, Style
 
 _DEEPEST = 16  # files that source one another
@@ -38,10 +40,10 @@ class Result:
 class Conversation:
     """One conversation with one machine."""
 
-    def __init__(self, command: str, request: Request) -> None:
+    def __init__(self, command: str, options: ConversationOptions, progress: Callable[[str], None] = lambda _: None) -> None:
         self.commands = own_commands.ALL
-        self.machine = Machine(command, request, self.commands, self)
-        self.progress = request.progress
+        self.machine = Machine(command, options, progress)
+        self.progress = progress
         self.style: Style = PLAIN
         self.write: Callable[[str], None] = lambda _: None  # what cannot wait for the Result: serial output, and sourced lines
         self.confirm: Callable[[str], bool] = lambda _: True
@@ -93,7 +95,7 @@ class Conversation:
 
     def _run(self, text: str) -> Result:
         if text.startswith("!"):
-            return self._shown(own_commands_named("shell"), {"command": text[1:].strip()}, lines.Line(text), text)
+            return self._shown(own_commands_named("shell"), {"command": [text[1:].strip()]}, lines.Line(text), text)
         command = self._meant(lines.command_of(text).strip() or text)
         if command is None:
             return self._passed_on(text)
@@ -101,25 +103,25 @@ class Conversation:
         if command.name == "gdb":
             return self._passed_on(rest.strip())
         if command.name in own_commands.RAW:
-            return self._shown(command, {"command": rest.strip()}, lines.Line(text), text)
+            return self._shown(command, {"command": [rest.strip()]}, lines.Line(text), text)
         line = lines.parse(text)
         command, rest = live.find(line.command, self.commands)
         return self._shown(command, live.values(command, rest), line, text)
 
     def _meant(self, text: str) -> Command | None:
-        """The command of ours that a line is; None for a line that is GDB's. Raises UnknownCommand where there is no GDB."""
+        """The command of ours that a line is; None for a line that is GDB's. Raises live.UnknownCommand where there is no GDB."""
         first, *rest = text.replace("/", " /", 1).split()
         gdb = self.machine.may_use_gdb and self.machine.gone is None
         if gdb and first == "info" and rest and not rest[0].startswith("-") and not _second_word(rest[0]):
             return None
         try:
             return live.find(text, self.commands, abbreviated=False)[0]
-        except UnknownCommand:
+        except live.UnknownCommand:
             if gdb and (first in own_commands.GDB_WORDS or first == "x"):
                 return None
         try:
             return live.find(text, self.commands)[0]
-        except UnknownCommand as unknown:
+        except live.UnknownCommand as unknown:
             if not gdb or unknown.candidates:
                 raise
             return None
@@ -154,7 +156,7 @@ class Conversation:
     def _unknown(self, line: str) -> PvhdbgError:
         try:
             live.find(line, self.commands)
-        except UnknownCommand as error:
+        except live.UnknownCommand as error:
             if error.candidates:
                 return error
             near = f"did you mean {', '.join(error.near)}?" if error.near else "list them with: help"
@@ -164,7 +166,7 @@ class Conversation:
     def _shown(self, command: Command, values: dict[str, Any], line: lines.Line, text: str) -> Result:
         if command.name not in own_commands.NO_MACHINE:
             self.machine.needs_machine()
-        answer = command(Request(values, self.progress, self.session))
+        answer = command(values, Context(self.progress, self.session, self.commands, self))
         if command.repeats:
             self._repeat = self._goes_on or text
         plain = bool(line.shell or line.file)
@@ -179,7 +181,7 @@ class Conversation:
 
     def _told(self) -> list[str]:
         target = self.session.target
-        return target.told() if isinstance(target, ShownTarget) else []
+        return target.told() if isinstance(target, GdbEcho) else []
 
     def goes_on(self, line: str) -> None:
         """What an empty line does next, where that is not the same line again."""
@@ -210,15 +212,13 @@ class Conversation:
 
     def look(self) -> None:
         """Remember where the machine stands."""
-        from pvhdbg.machine.stop_text import place
-
         if self.leaving:
             return
         if self.machine.gone is not None:
             self.where = ("no machine", "restart boots it again")
             return
         try:
-            self.where = place(self.session)
+            self.where = position(self.session)
         except (PvhdbgError, Unavailable):
             self.where = ("", "")  # the next command says what is wrong
 
@@ -243,7 +243,7 @@ class Conversation:
 
     def complete(self, line: str) -> list[str]:
         """What the last word of `line` can become. Asks the machine nothing, and GDB only where it holds it already."""
-        found = live.complete(self.session, line)
+        found = live.complete(self.session, line, self.commands)
         gdb = self.machine.gdb if not found and self.machine.gone is None and not self.machine.running else None
         if gdb is None or not line.strip():
             return found

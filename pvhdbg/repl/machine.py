@@ -11,27 +11,31 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pvhdbg.commands.declare import Command, Request
+from pvhdbg.commands.gdb import symbol_commands
 from pvhdbg.errors import PvhdbgError, TargetError, TargetLost
-from pvhdbg.machine.lease import Lent
+from pvhdbg.machine.lease import Lease
+from pvhdbg.machine.loaded_kernel import Confirm
+from pvhdbg.machine.options import SubjectOptions
+from pvhdbg.machine.running import run_to_entry
 from pvhdbg.machine.session import Session, Settings
-from pvhdbg.machine.subject import Confirm, Opened, opened_for
+from pvhdbg.machine.subject import Opened, Progress, attach_stub, boot_kernel, open_subject
+from pvhdbg.machine.subject_kind import refuse_all_but_kernels
 from pvhdbg.repl.breakpoints import Breakpoints
+from pvhdbg.repl.gdb_echo import GdbEcho
+from pvhdbg.repl.options import ConversationOptions
 from pvhdbg.repl.running import Runner
 from pvhdbg.repl.serial import Follower
-from pvhdbg.repl.shown import ShownTarget
 from pvhdbg.targets.address import StubAddress, parse_address
 from pvhdbg.targets.recorded import RecordedTarget
-from pvhdbg.targets.target import RESET_RIP, Leave, Target
+from pvhdbg.targets.target import OWN_REBOOTS, RESET_RIP, Leave, Target
 
 if TYPE_CHECKING:
     from pvhdbg.targets.gdb_mi import GdbTarget
     from pvhdbg.vmm.qemu import QemuProcess
 
-_OWN_REBOOTS = 2  # what a firmware may need after a warm reset
 _LAST_WORDS = 0.5  # seconds in which a VMM that closed its connection is expected to have ended
 
 
@@ -40,9 +44,8 @@ class Machine:
 
     session: Session
 
-    def __init__(self, command: str, request: Request, commands: tuple[Command, ...] = (), face: Any = None) -> None:
-        self._command, self._request = command, request
-        self._commands, self._face = commands, face
+    def __init__(self, command: str, options: ConversationOptions, progress: Progress) -> None:
+        self._command, self._options, self._progress = command, options, progress
         self._stack = ExitStack()
         self.qemu: QemuProcess | None = None
         self.serial: Follower | None = None
@@ -59,8 +62,8 @@ class Machine:
 
     def open(self) -> None:
         """Bring the subject to its entry. Raises PvhdbgError; nothing is left behind then."""
-        opened = self._enter(self._request)
-        settings = Settings(str(self._request.spec or "v1"), bool(self._request.strict))
+        opened = self._enter(self._options.about)
+        settings = Settings(self._options.about.revision, self._options.strict)
         self.session = Session(
             self._target_of(opened),
             opened.image,
@@ -68,15 +71,13 @@ class Machine:
             warnings=opened.warnings,
             confirm=Confirm(),
             naming="name the kernel: start again with --kernel ELF",
-            commands=self._commands,
-            face=self._face,
             lender=self.lend,
         )
         self._adopt(opened)
 
-    def _enter(self, request: Request) -> Opened:
+    def _enter(self, about: SubjectOptions) -> Opened:
         with ExitStack() as stack:
-            opened = stack.enter_context(opened_for(self._command, request))
+            opened = stack.enter_context(_opening(self._command, about, self._progress))
             self._stack = stack.pop_all()
         self.qemu, self.gone, self.ended = opened.qemu, None, None
         self.runner.armed, self._symbols_given = set(), False
@@ -84,7 +85,7 @@ class Machine:
         return opened
 
     def _target_of(self, opened: Opened) -> Target:
-        return ShownTarget(opened.target) if self._request.show_gdb else opened.target
+        return GdbEcho(opened.target) if self._options.show_gdb else opened.target
 
     def _adopt(self, opened: Opened) -> None:
         self.session.confirm.file = opened.file
@@ -98,14 +99,14 @@ class Machine:
     @property
     def _plain_target(self) -> Target:
         target = self.session.target
-        return target.inner if isinstance(target, ShownTarget) else target
+        return target.inner if isinstance(target, GdbEcho) else target
 
     def close(self, leave: Leave | None = None) -> str:
-        """Leave the machine: as asked, else as the request says, else killed if it was started here and stopped if not.
+        """Leave the machine: as asked, else as the options say, else killed if it was started here and stopped if not.
 
         Returns a sentence when something is left behind. Safe to call twice.
         """
-        leave = leave or Leave(self._request.leave or ("killed" if self.qemu is not None else "stopped"))
+        leave = leave or Leave(self._options.about.way.leave or ("killed" if self.qemu is not None else "stopped"))
         left = ""
         if self.gone is None:
             self.session.target.close(leave)
@@ -127,12 +128,13 @@ class Machine:
         if self.gone is None and self.qemu is None:
             self.runner.disarm()
             self.ended = None
-            self.session.run_to_entry(self._timeout, reset=True)
+            run_to_entry(self.session, self._timeout, reset=True)
         else:
             if self.gone is None:
                 self.gone = "it is started again"
             self._end()
-            opened = self._enter(Request({**self._request.values, "reset": self.qemu is None}, self._request.progress))
+            about = self._options.about
+            opened = self._enter(about._replace(way=about.way._replace(reset=self.qemu is None)))
             self.session.replace_target(self._target_of(opened))
             self.session.use_image(opened.image)
             self.session.warnings[:] = opened.warnings
@@ -150,7 +152,7 @@ class Machine:
         while self.session.target.read_registers()["rip"] != RESET_RIP:
             if time.monotonic() > deadline:
                 raise TargetError("the machine did not reset within 2 s", "a QEMU that was started with -no-reboot never does")
-        self.runner.reboots, self.ended = _OWN_REBOOTS, None
+        self.runner.reboots, self.ended = OWN_REBOOTS, None
         self.session.forget()
 
     # --- GDB ------------------------------------------------------------------------------------------------------
@@ -166,7 +168,9 @@ class Machine:
     @property
     def may_use_gdb(self) -> bool:
         """Whether GDB can take over the stub: it is installed, and nobody said that it shall not."""
-        return self.gdb is not None or (self._request.via is None and not self.recorded and shutil.which("gdb") is not None)
+        return self.gdb is not None or (
+            self._options.about.way.via is None and not self.recorded and shutil.which("gdb") is not None
+        )
 
     def hand_to_gdb(self) -> GdbTarget:
         """Let GDB hold the stub from now on, with the kernel's symbols; the machine stays as it is. Raises PvhdbgError."""
@@ -208,42 +212,43 @@ class Machine:
             self.session.target = shown
             gdb.take_again()
 
-    def lend(self, session: Session, work: Callable[[Lent], Any]) -> Any:
-        """See `lending`: without GDB in between, and without our breakpoints, so that it stops at what it is told to alone."""
+    def lend(self, work: Callable[[Lease], Any]) -> Any:
+        """See `machine.lease`: without GDB in between, and without our breakpoints, so that it stops at what it is told to alone."""
         self.needs_machine()
         self.runner.ready_to_run("the trace")
-        found, done, lent = None, False, Lent(session.target)
+        session = self.session
+        found, done, lease = None, False, Lease(session.target)
         self.running = True
         try:
             with self.directly():
                 self.runner.disarm()
-                lent = Lent(session.target, qemu=self.qemu)
-                found, done = work(lent), True
+                lease = Lease(session.target, qemu=self.qemu)
+                found, done = work(lease), True
         except TargetLost:
             if not done:
                 raise  # else GDB cannot hold again what has ended meanwhile
         finally:
             self.running = False
             self.interrupted.clear()
-            self._take_back(lent)
+            self._take_back(lease)
         return found
 
-    def _take_back(self, lent: Lent) -> None:
-        self.ended = lent.ended
+    def _take_back(self, lease: Lease) -> None:
+        self.ended = lease.ended
         if self.lost() is not None:
             return
         try:
             if self.session.target.read_registers()["rip"] == RESET_RIP:
-                self.ended, self.runner.reboots = None, _OWN_REBOOTS
+                self.ended, self.runner.reboots = None, OWN_REBOOTS
             self.breakpoints.place(self.session)
         except PvhdbgError:
             pass  # the next command says what is wrong
 
     def _give_symbols(self, gdb: GdbTarget) -> None:
-        from pvhdbg.commands.gdb import symbol_commands
-
         image, place = self.session.image, self.session.placement
-        for command in symbol_commands(image, moved=place.moved, slid=place.slid) if image is not None else ():
+        for command in (
+            symbol_commands(image, load_bias=place.load_bias, virtual_bias=place.virtual_bias) if image is not None else ()
+        ):
             gdb.passed_on(command, lambda _: None, self.interrupted, lambda: None)  # GDB says itself what it lacks
 
     def _directly(self) -> Target:
@@ -254,16 +259,16 @@ class Machine:
     def _hold(self, target: Target) -> None:
         self._stack.callback(target.close, Leave.STOPPED)
         self.runner.armed, self._symbols_given = set(), False
-        self.session.target = ShownTarget(target) if self._request.show_gdb else target
+        self.session.target = GdbEcho(target) if self._options.show_gdb else target
 
     def _address(self) -> StubAddress:
         if self.qemu is not None:
             return StubAddress(path=self.qemu.gdb_socket)
-        return parse_address(str(self._request.subject))
+        return parse_address(self._options.about.subject)
 
     @property
     def _timeout(self) -> float:
-        return float(self._request.timeout or 30.0)
+        return self._options.about.way.seconds()
 
     def speak_anew(self) -> None:
         """A fresh connection, after an interrupt that may have cut a reply in two. Its failure is told by the next command."""
@@ -311,6 +316,20 @@ class Machine:
         """Raises TargetLost once it is gone."""
         if self.gone is not None:
             raise TargetLost(f"there is no machine any more: {self.gone}", "boot it again: restart")
+
+
+def _opening(command: str, about: SubjectOptions, progress: Progress) -> AbstractContextManager[Opened]:
+    """The subject as the command of that name opens it."""
+    if command == "attach":
+        return attach_stub(about, progress)
+    if command == "run":
+        refuse_all_but_kernels(about.subject)
+        return boot_kernel(about, progress)
+    if command == "why":
+        from pvhdbg.driver.traced_machine import refuse_what_does_not_run
+
+        refuse_what_does_not_run(about)
+    return open_subject(about, progress)
 
 
 def _signal(number: int) -> str:

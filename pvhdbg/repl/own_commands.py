@@ -8,7 +8,7 @@ from pvhdbg.tracing.mode_words import FOREMOST
 
 _HERE = "pvhdbg.repl.actions"
 _NUMBERS = argument("number", metavar="N", nargs="*", type=int, help="its number; all of them without one")
-_COUNT = argument("count", metavar="N", nargs="?", type=int, default=1, help="how many (1)")
+_COUNT = argument("steps", metavar="N", nargs="?", type=int, default=1, help="how many (1)")
 
 
 def _own(name: str, help: str, example: str, *arguments: object, aliases: tuple[str, ...] = (), repeats: bool = False) -> Command:

@@ -6,25 +6,43 @@ reboots is told at once.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from pvhdbg.errors import PvhdbgError, TargetError, TargetLost, TargetTimeout
+from pvhdbg.machine.disassemble import linear_pc
 from pvhdbg.model import Registers
 from pvhdbg.targets.target import RESET_RIP, RESET_VECTOR, Stop, StopKind
 
 if TYPE_CHECKING:
-    from pvhdbg.repl.breakpoints import Breakpoint
-    from pvhdbg.repl.machine import Machine
+    from pvhdbg.machine.session import Session
+    from pvhdbg.repl.breakpoints import Breakpoint, Breakpoints
+    from pvhdbg.vmm.qemu import QemuProcess
 
 _POLL = 0.1  # seconds between two looks at the serial port, the VMM and Ctrl-C while the guest runs
+
+
+class Runnable(Protocol):
+    """What a runner is given: a machine with breakpoints, and its state as the prompt shows it."""
+
+    session: Session
+    breakpoints: Breakpoints
+    interrupted: threading.Event
+    running: bool
+    gone: str | None
+    ended: str | None
+    qemu: QemuProcess | None
+    watch: Callable[[], None]
+
+    def needs_machine(self) -> None: ...
 
 
 class Runner:
     """Runs one machine. `armed` are the linear addresses where the stub stops it now."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Runnable) -> None:
         self._machine = machine
         self.armed: set[int] = set()
         self.reboots = 0  # that the firmware may still need for itself
@@ -112,8 +130,6 @@ class Runner:
         """The linear address of `pc`, in both readings where CS has a base."""
         if pc in self.armed:
             return {pc}
-        from pvhdbg.machine.disassemble import linear_pc
-
         return {pc, linear_pc(self._machine.session)}
 
     def _is_meant(self, one: Breakpoint, here: set[int]) -> bool:

@@ -6,7 +6,11 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
-from pvhdbg.commands.declare import Answer, Command, Request
+from pvhdbg.cli.progress import Progress
+from pvhdbg.commands.declare import Answer, Command, Context, NoOptions, options_of, takes
+from pvhdbg.commands.options import OutputOptions, PromptOptions
+from pvhdbg.commands.output import open_output, style_for
+from pvhdbg.errors import BadInput
 
 if TYPE_CHECKING:
     from pvhdbg.repl.conversation import Conversation
@@ -16,10 +20,10 @@ def converses(command: Command, values: Mapping[str, Any]) -> bool:
     """Whether a command line leads to the prompt, or to commands that are done there."""
     if not command.converses:
         return False
-    if command.name == "repl" or values.get("commands"):
+    prompt, asked = options_of(PromptOptions, values), options_of(OutputOptions, values)
+    if command.name == "repl" or prompt.commands:
         return True
-    plain = values.get("format") in (None, "text") and not values.get("output")
-    return plain and not values.get("batch") and on_terminal()
+    return asked.format == "text" and not asked.output and not prompt.batch and on_terminal()
 
 
 def on_terminal() -> bool:
@@ -32,27 +36,26 @@ def converse(command: Command, values: Mapping[str, Any], stderr: TextIO) -> int
 
     Raises PvhdbgError where the machine does not come to its entry, or the report cannot be written.
     """
-    from pvhdbg.cli.progress import Progress
-    from pvhdbg.commands.output import open_output, style_for
     from pvhdbg.repl.conversation import Conversation
+    from pvhdbg.repl.options import ConversationOptions
 
-    code = 0
+    asked, code = options_of(OutputOptions, values), 0
     talk: Conversation | None = None
     try:
-        with open_output(values.get("output")) as output:
+        with open_output(asked.output) as output:
             with Progress(stderr) as progress:
-                talk = Conversation(command.name, Request(values, progress))
+                talk = Conversation(command.name, options_of(ConversationOptions, values), progress)
                 talk.open()
             talk.progress = lambda _: None
             if command.name != "repl":
                 answer = _report(command, talk, values, stderr)
-                output.write(answer.render(values.get("format") or "text", style_for(values.get("color") or "auto", output.stream)))
+                output.write(answer.render(asked.format, style_for(asked.color, output.stream)))
                 code = answer.exit_code
         with open_output(None) as output:
-            talk.style, talk.write = style_for(values.get("color") or "auto", output.stream), output.write
+            talk.style, talk.write = style_for(asked.color, output.stream), output.write
             if command.name == "repl":
                 output.write("".join(f"{line}\n" for line in talk.greeting()))
-            failed = _talk(talk, values, stderr)
+            failed = _talk(talk, options_of(PromptOptions, values), stderr)
             output.write(talk.close())
     finally:
         if talk is not None:
@@ -62,30 +65,29 @@ def converse(command: Command, values: Mapping[str, Any], stderr: TextIO) -> int
 
 def _report(command: Command, talk: Conversation, values: Mapping[str, Any], stderr: TextIO) -> Answer:
     """What the command would have said without a conversation behind it: `run` and `attach` judge, the others are a session's, too."""
-    from pvhdbg.cli.progress import Progress
     from pvhdbg.commands.table import LIVE
 
     said = next((one for one in LIVE if one.name == command.name), None) or next(one for one in LIVE if one.name == "check")
     with Progress(stderr) as progress:
-        answer = said(Request(values, progress, talk.session))
+        answer = said(values, Context(progress, talk.session))
     talk.look()
     return answer
 
 
-def _talk(talk: Conversation, values: Mapping[str, Any], stderr: TextIO) -> int:
+def _talk(talk: Conversation, prompt: PromptOptions, stderr: TextIO) -> int:
     failed = 0
-    for kind, text in values.get("commands") or ():
+    for kind, text in prompt.commands:
         code = _say(talk, f"source {text}" if kind == "file" else text, stderr)
         failed = failed or code
         if talk.leaving:
             return failed
-    if values.get("batch"):
+    if prompt.batch:
         return failed
     if on_terminal():
         from pvhdbg.repl.terminal import Terminal
 
         return Terminal(talk).run() or failed
-    if values.get("commands") or sys.stdin is None:
+    if prompt.commands or sys.stdin is None:
         return failed
     for line in sys.stdin:
         code = _say(talk, line, stderr)
@@ -103,8 +105,7 @@ def _say(talk: Conversation, line: str, stderr: TextIO) -> int:
     return result.exit_code
 
 
-def repl(request: Request) -> Answer:
+@takes(NoOptions)
+def repl(options: NoOptions, context: Context) -> Answer:
     """`repl`, where there is no command line to begin it from. Raises BadInput."""
-    from pvhdbg.errors import BadInput
-
     raise BadInput("repl is a conversation", "start it from a shell: pvhdbg repl SUBJECT")

@@ -13,7 +13,7 @@ from typing import Any
 
 from pvhdbg.decode import snapshot_file
 from pvhdbg.decode.boot_state import BootState
-from pvhdbg.decode.in_use import mapped
+from pvhdbg.decode.snapshot_extent import mapped
 from pvhdbg.errors import BadInput
 from pvhdbg.model import Memory, NeedMemory, Snapshot, Unavailable
 from pvhdbg.spec.elf import (

@@ -19,7 +19,7 @@ from pvhdbg.report.document import Report
 from pvhdbg.report.findings import CONFORMS, UNDECIDED, VIOLATED, WORDS, count
 from pvhdbg.report.sizes import human
 from pvhdbg.rules.declare import Outcome, Severity, Verdict
-from pvhdbg.spec import freedom
+from pvhdbg.spec import unspecified
 from pvhdbg.spec.revisions import DRAFT_A
 from pvhdbg.spec.start_info import MEMORY_TYPES, MemoryMapEntry, flag_names
 from pvhdbg.spec.x86 import REGISTER_BITS, bit_names
@@ -117,15 +117,15 @@ def _registers(a: BootState, b: BootState) -> Iterator[Difference]:
         if one == two:
             continue
         shown = _register(name, a.registers), _register(name, b.registers)
-        bound = freedom.REGISTERS.get(name, 0)
+        bound = unspecified.REGISTERS.get(name, 0)
         if one is None or two is None:
-            yield _differ("registers", name, shown, Weight.UNSEEN if bound else Weight.FREE, "" if bound else freedom.FREE_REST)
+            yield _differ("registers", name, shown, Weight.UNSEEN if bound else Weight.FREE, "" if bound else unspecified.FREE_REST)
         elif name == "rip":
             yield _entry(a, b, shown)
         elif (one ^ two) & bound:
             yield _differ("registers", name, shown, Weight.MATTERS)
         else:
-            why = freedom.FREE_POINTER if name == "rbx" else freedom.FREE_REST
+            why = unspecified.FREE_POINTER if name == "rbx" else unspecified.FREE_REST
             yield _differ("registers", name, shown, Weight.FREE, why)
 
 
@@ -148,25 +148,25 @@ def _register(name: str, registers: Registers) -> str:
 
 def _segments(a: BootState, b: BootState) -> Iterator[Difference]:
     for name in ("cs", "ds", "es", "ss", "fs", "gs", "tr", "ldt"):
-        bound = freedom.bound_flags(name, a.revision)
+        bound = unspecified.bound_flags(name, a.revision)
         one, two = a.segments[name], b.segments[name]
         pairs = (("base", one.base, two.base, -1), ("limit", one.limit, two.limit, -1), ("flags", one.flags, two.flags, bound))
         selectors = [boot.registers.get(name) if seg.selector is None else seg.selector for boot, seg in ((a, one), (b, two))]
         if None not in selectors and selectors[0] != selectors[1]:
-            yield _differ("segments", f"{name} selector", [_hex(one) for one in selectors], Weight.FREE, freedom.FREE_SELECTOR)
+            yield _differ("segments", f"{name} selector", [_hex(one) for one in selectors], Weight.FREE, unspecified.FREE_SELECTOR)
         for part, left, right, mask in pairs:
             if left != right:
                 yield _attribute(f"{name}.{part}", left, right, mask if bound else 0)
     for name, table, other in (("gdt", a.segments.gdt, b.segments.gdt), ("idt", a.segments.idt, b.segments.idt)):
         if table != other:
             shown = [ABSENT if one is None else f"{one.base:#x}, limit {one.limit:#x}" for one in (table, other)]
-            yield _differ("segments", name, shown, Weight.FREE, freedom.FREE_TABLE)
+            yield _differ("segments", name, shown, Weight.FREE, unspecified.FREE_TABLE)
     gates = a.snapshot.a20, b.snapshot.a20
     if gates[0] != gates[1]:
         shown = [{None: "not observed", True: "enabled", False: "disabled"}[gate] for gate in gates]
         bound_gate = a.revision is DRAFT_A or False in gates  # with it disabled every odd megabyte is another one
         weight = Weight.FREE if not bound_gate else Weight.UNSEEN if None in gates else Weight.MATTERS
-        yield _differ("segments", "A20 gate", shown, weight, "" if bound_gate else freedom.FREE_REST)
+        yield _differ("segments", "A20 gate", shown, weight, "" if bound_gate else unspecified.FREE_REST)
 
 
 def _attribute(at: str, one: int | None, two: int | None, mask: int) -> Difference:
@@ -174,7 +174,7 @@ def _attribute(at: str, one: int | None, two: int | None, mask: int) -> Differen
         weight = Weight.UNSEEN if mask else Weight.FREE
     else:
         weight = Weight.MATTERS if (one ^ two) & mask else Weight.FREE
-    return Difference("segments", at, _hex(one), _hex(two), weight, freedom.FREE_REST if weight is Weight.FREE else "")
+    return Difference("segments", at, _hex(one), _hex(two), weight, unspecified.FREE_REST if weight is Weight.FREE else "")
 
 
 def _hex(value: int | None) -> str:
@@ -220,7 +220,7 @@ def _pointers(a: StartInfo, b: StartInfo) -> Iterator[Difference]:
     pairs.append(("memmap_paddr", a.v1.memmap_paddr if a.v1 else 0, b.v1.memmap_paddr if b.v1 else 0))
     for name, one, two in pairs:
         if one and two and one != two:
-            yield Difference("start_info", name, _hex(one), _hex(two), Weight.FREE, freedom.FREE_POINTER)
+            yield Difference("start_info", name, _hex(one), _hex(two), Weight.FREE, unspecified.FREE_POINTER)
 
 
 def _texts(at: str, a: Text | Unread | None, b: Text | Unread | None) -> Iterator[Difference]:
@@ -262,7 +262,9 @@ def _modules(a: StartInfo, b: StartInfo) -> Iterator[Difference]:
 
 def _module(at: str, a: Module, b: Module) -> Iterator[Difference]:
     if a.entry.paddr != b.entry.paddr:
-        yield Difference("start_info", f"{at} paddr", _hex(a.entry.paddr), _hex(b.entry.paddr), Weight.FREE, freedom.FREE_POINTER)
+        yield Difference(
+            "start_info", f"{at} paddr", _hex(a.entry.paddr), _hex(b.entry.paddr), Weight.FREE, unspecified.FREE_POINTER
+        )
     pairs = (
         ("size", _hex(a.entry.size), _hex(b.entry.size)),
         ("kind", a.kind, b.kind),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from importlib import import_module
 
 from pvhdbg.decode.boot_state import BootState
 from pvhdbg.model import Registers
@@ -33,6 +34,15 @@ class Report:
     warnings: tuple[str, ...] = field(default=())
     serial: tuple[str, ...] = field(default=())
     milestones: tuple[Passed, ...] = field(default=())
+
+    def __repr__(self) -> str:
+        return f"Report({self.conclusion!r}, exit code {self.exit_code}, {len(self.verdicts)} verdicts, {self.boot!r})"
+
+    def to_json(self) -> str:
+        """The report as `pvhdbg check --format json` prints it (schema pvhdbg/report/1)."""
+        # A renderer knows its document, and is found by name as in commands.formats: the document does not know its renderers.
+        text: str = import_module("pvhdbg.report.json_report").render(self)
+        return text
 
     @property
     def summary(self) -> dict[Outcome, int]:

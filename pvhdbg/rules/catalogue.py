@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copyreg
 from collections.abc import Iterable
 
 from pvhdbg.decode.boot_state import BootState
 from pvhdbg.errors import BadInput
 from pvhdbg.rules import draft_a, image, machine_state, memory_map, modules, other_protocols, rsdp, segments, start_info
-from pvhdbg.rules.declare import MachineRule, Rule, Verdict, collect
+from pvhdbg.rules.declare import FileRule, MachineRule, Rule, Verdict, collect
 from pvhdbg.rules.files import FILE_CHAPTERS
 
 # Chapter titles are what reports and the catalogue page print above them.
@@ -38,6 +39,11 @@ def find(id: str) -> Rule:
     near = difflib.get_close_matches(id.upper(), [one.id for one in RULES], 3)
     hint = f"did you mean {' or '.join(near)}?" if near else "list all with: pvhdbg rules"
     raise BadInput(f"there is no rule {id!r}", hint)
+
+
+# A rule pickles as its id: its body is a function, which does not.
+for _kind in (MachineRule, FileRule):
+    copyreg.pickle(_kind, lambda rule: (find, (rule.id,)))
 
 
 def choose(select: Iterable[str] = (), ignore: Iterable[str] = ()) -> tuple[Rule, ...]:

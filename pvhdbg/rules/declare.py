@@ -79,7 +79,7 @@ class Verdict:
     deviation: Deviation | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Rule:
     """What both kinds declare. `passes` and `fails` are examples, which are tests as well."""
 
@@ -90,6 +90,9 @@ class Rule:
     revisions: frozenset[str]
     why: str
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.id!r})"
+
     def _verdict(self, outcome: Outcome, reason: str = "") -> Verdict:
         return Verdict(self, outcome, self.severity, reason=reason)
 
@@ -99,7 +102,7 @@ class Rule:
         return Verdict(self, outcome, severity, tuple(violations), reason)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MachineRule(Rule):
     """A rule of the hand-off. `names_protocol` marks the rules that are judged whatever protocol the machine was entered by.
 
@@ -178,7 +181,7 @@ class MachineRule(Rule):
         return [deviation for deviation in DEVIATIONS if deviation.rule == self.id]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FileRule(Rule):
     """A rule of the kernel file, which is judged without a machine."""
 

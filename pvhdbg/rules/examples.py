@@ -18,6 +18,7 @@ from pvhdbg.model import (
     Backing,
     DescriptorTable,
     EntryPoint,
+    FoundBy,
     ImageComparison,
     Kernel,
     LoadRange,
@@ -123,7 +124,7 @@ class _Builder:
             "vmm": self.take("vmm", Vmm("example", "1.0")),
             "backing": self.take("backing", BACKING),
             "image": self.take("image", IMAGE),
-            "entry": EntryPoint(ENTRY, self.take("found_by", "ELF note"), self.take("symbol", "pvh_start")),
+            "entry": EntryPoint(ENTRY, FoundBy(self.take("found_by", FoundBy.NOTE)), self.take("symbol", "pvh_start")),
         }
         registers = Registers(_REGISTERS)
         if self.draft_a:

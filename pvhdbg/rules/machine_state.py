@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from pvhdbg.decode.boot_state import BootState, looked_at
 from pvhdbg.decode.protocol import virtualised
-from pvhdbg.model import Kernel, Unavailable
+from pvhdbg.model import FoundBy, Kernel, Unavailable
 from pvhdbg.rules.declare import MachineRule, NotApplicable, Severity, Violation, rule
 from pvhdbg.rules.examples import ENTRY, at_entry
 from pvhdbg.spec.documents import DRAFT_A_CR0, DRAFT_A_EFLAGS, INTEL_SDM, PVH_PANDOC, QBOOT, START_INFO_H, Clause
@@ -85,7 +85,7 @@ def ebx_magic(boot: BootState) -> Iterator[Violation]:
 def eip_note(boot: BootState) -> Iterator[Violation]:
     """e_entry of the ELF header is for other loaders; a VMM that uses it enters 64-bit code in 32-bit mode. Only a
     kernel with a PHYS32_RELOC note may be entered elsewhere, moved by as much as its image was."""
-    if boot.snapshot.entry.found_by == "--entry":
+    if boot.snapshot.entry.found_by is FoundBy.OPTION:
         raise NotApplicable("the entry was named with --entry")
     kernel = boot.snapshot.kernel
     if kernel is None or kernel.entry is None:

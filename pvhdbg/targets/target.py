@@ -109,6 +109,7 @@ Watch = Callable[[str], None]
 
 RESET_VECTOR = 0xFFFFFFF0  # the linear address of the first instruction after a reset
 RESET_RIP = RESET_VECTOR & 0xFFFF  # rip there: cs.base is 0xffff0000
+OWN_REBOOTS = 2  # what firmware may need after a warm reset: SeaBIOS reboots once more to get a fresh copy of itself
 
 
 def run_until(

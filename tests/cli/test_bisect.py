@@ -11,8 +11,9 @@ import pytest
 
 from pvhdbg.cli.bisecting import exit_code
 from pvhdbg.errors import BadInput, EntryNotReached, GuestDied, NotBootable, TargetTimeout, VmmFailed
-from tests.support.cli_runner import Cli, need
+from tests.support.cli_runner import Cli
 from tests.support.elf_writer import ENTRY, SymbolSpec, build_elf
+from tests.support.programs import need
 
 READY = SymbolSpec("ready", ENTRY + 0x20)
 TRIPLE_FAULT = b"\x0f\x01\x1d" + struct.pack("<I", ENTRY + 0x40) + b"\xcc"  # lidt with limit 0; int3

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
 import pytest
 
+from pvhdbg.commands.declare import Command, options_of
 from pvhdbg.commands.line import parse
 from pvhdbg.commands.overview import TOPICS, by_topic, overview
-from pvhdbg.commands.table import COMMANDS
+from pvhdbg.commands.table import COMMANDS, LIVE
 from pvhdbg.errors import BadInput
+from pvhdbg.repl import own_commands
+from tests.support.cli_runner import ROOT
 
 
 @pytest.mark.parametrize(
@@ -116,3 +125,75 @@ def test_the_overview_fits_the_terminal(columns: int, monkeypatch: pytest.Monkey
     commands = overview().partition("\njudge a hand-off:\n")[2]
     assert max(map(len, commands.splitlines())) <= columns
     assert f"  {'snapshot export':<16} " in commands
+
+
+# --- options ------------------------------------------------------------------------------------------------------
+
+BY_THE_FACE = {"format", "output", "report", "color", "bisect", "exit"}  # how an answer is shown is not the command's concern
+
+
+def _fields(kind: Any, own: bool = False) -> set[str]:
+    """The names of a tuple of options, with those of the tuples inside it unless only its `own` are asked for."""
+    found: set[str] = set()
+    for name in kind._fields:
+        part = kind._field_defaults.get(name)
+        if not hasattr(part, "_fields"):
+            found.add(name)
+        elif not own:
+            found |= _fields(type(part))
+    return found
+
+
+def _names(command: Command, live: bool) -> set[str]:
+    """What argparse calls the arguments of a command."""
+    parser = argparse.ArgumentParser(add_help=False)
+    return {parser.add_argument(*one.names, **one.options).dest for one in command.arguments_for(live)}
+
+
+EVERYWHERE = (*COMMANDS, *LIVE, *own_commands.OWN)
+
+
+@pytest.mark.parametrize("command", [one for one in EVERYWHERE if one.name != "repl"], ids=lambda command: command.name)
+def test_every_argument_is_an_option_of_the_commands_own_type(command: Command) -> None:
+    kind = command.loaded().options
+    known = _fields(kind)
+    named = (_names(command, False) if command.example else set()) | (_names(command, True) if command.live else set())
+    assert named - BY_THE_FACE <= known
+    assert _fields(kind, own=True) <= named | {"extra"}
+    assert "extra" in known or not command.passes_on
+
+
+def test_a_line_becomes_options_of_its_type() -> None:
+    command, values = parse(["trace", "vmlinux", "--what", "pc", "--milestone", "a", "--milestone", "b", "--", "-m", "1G"])
+    options = options_of(command.loaded().options, values)
+    assert (options.about.subject, options.about.launch.extra) == ("vmlinux", ("-m", "1G"))
+    assert (options.trace.what, options.trace.milestone, options.trace.engine) == ("pc", ("a", "b"), "auto")
+    assert options.about.spec is None
+    assert options.about.revision == "v1"
+
+
+TYPOS = """
+from pvhdbg.commands.handoff import CheckOptions
+from pvhdbg.commands.trace import TraceCommandOptions
+from pvhdbg.machine.subject_kind import SubjectKind
+
+def wrong(options: TraceCommandOptions, check: CheckOptions) -> bool:
+    if options.trace.engnie == "log":
+        return True
+    return options.trace.engine == "lgo" or SubjectKind.KERNAL.runs or check.expct is not None
+"""
+
+
+def test_a_type_checker_sees_a_mistyped_option(tmp_path: Path) -> None:
+    (tmp_path / "typos.py").write_text(TYPOS)
+    command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--cache-dir", str(tmp_path / "cache"), "typos.py"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, env={"MYPYPATH": str(ROOT), "PATH": ""}, timeout=300, check=False
+    )
+    for words in (
+        'has no attribute "engnie"',
+        "Non-overlapping equality check",
+        'has no attribute "KERNAL"',
+        'has no attribute "expct"',
+    ):
+        assert words in done.stdout, done.stdout + done.stderr

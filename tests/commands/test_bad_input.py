@@ -26,9 +26,9 @@ from tests.support.cli_runner import (
     Machine,
     eventually,
     kernel_elf,
-    need,
     pvh_note,
 )
+from tests.support.programs import need
 
 Start = Callable[..., Machine]
 KERNEL_COMMANDS = ("check", "run", "regs", "info")
@@ -188,7 +188,6 @@ def test_no_qemu(cli: Cli) -> None:
     ],
 )
 def test_qemu_ends_at_once(cli: Cli, words: tuple[str, ...], said: str) -> None:
-    need("qemu-system-x86_64")
     cli("check", HELLO, *words).complaint(3, said)
 
 
@@ -202,7 +201,6 @@ def test_a_qemu_that_never_answers(cli: Cli) -> None:
 
 @pytest.mark.boot
 def test_no_gdb(cli: Cli) -> None:
-    need("qemu-system-x86_64")
     path = cli.folder / "bin"
     path.mkdir()
     for program in ("sh", "mkdir", "rm", "sleep", "qemu-system-x86_64"):
@@ -345,7 +343,6 @@ def test_a_second_debugger_is_told_so(cli: Cli, machine: Start) -> None:
 
 @pytest.mark.boot
 def test_the_entry_is_never_reached(cli: Cli) -> None:
-    need("qemu-system-x86_64")
     ran = cli("check", cli.file("kernel", kernel_elf(LOOP)), "--entry", "0x1234567", "--timeout", "1")
     ran.complaint(3, "0x1234567", "within 1 s")
     assert ran.seconds < 4
@@ -361,7 +358,6 @@ def test_the_entry_is_never_reached_in_an_attached_machine(cli: Cli, machine: St
 
 @pytest.mark.boot
 def test_a_triple_fault_before_the_entry(cli: Cli) -> None:
-    need("qemu-system-x86_64")
     ran = cli("check", cli.file("kernel", kernel_elf(TRIPLE_FAULT)), "--entry", "0x100010", "--timeout", "20")
     ran.complaint(3, "triple-fault")
     assert ran.seconds < 5
@@ -406,7 +402,6 @@ def test_a_machine_that_is_killed_meanwhile(cli: Cli, machine: Start) -> None:
 
 @pytest.mark.boot
 def test_our_qemu_is_killed_meanwhile(cli: Cli) -> None:
-    need("qemu-system-x86_64")
     with cli.start("check", cli.file("kernel", kernel_elf(LOOP)), "--entry", "0x1234567") as process:
         assert process.stderr is not None
         assert "waiting for the guest" in process.stderr.readline()
@@ -431,7 +426,6 @@ def _left_at_its_loop(cli: Cli, process: subprocess.Popen[str], number: int) -> 
 @pytest.mark.parametrize("via", ["remote", "gdb"])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
 def test_a_signal_ends_the_wait_and_qemu(cli: Cli, number: int, code: int, via: str) -> None:
-    need("qemu-system-x86_64")
     need("gdb")
     with cli.start("check", cli.file("kernel", kernel_elf(LOOP)), "--entry", "0x1234567", "--via", via) as process:
         _left_at_its_loop(cli, process, number)
@@ -473,7 +467,6 @@ def test_a_reader_that_leaves_early(cli: Cli, words: tuple[str, ...]) -> None:
 
 @pytest.mark.boot
 def test_a_reader_of_the_report_that_leaves_early(cli: Cli) -> None:
-    need("qemu-system-x86_64")
     with cli.start("check", HELLO, "--format", "json") as process:
         assert process.stdout is not None
         process.stdout.close()

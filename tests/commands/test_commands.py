@@ -14,7 +14,7 @@ import pytest
 from pvhdbg.commands.table import COMMANDS
 from pvhdbg.targets.target import Leave
 from pvhdbg.version import VERSION
-from tests.support.cli_runner import HELLO, HELLO_ENTRY, Cli, Machine, eventually, kernel_elf, need, scratch
+from tests.support.cli_runner import HELLO, HELLO_ENTRY, Cli, Machine, eventually, kernel_elf, scratch
 
 Start = Callable[..., Machine]
 GREETING = "hello from PVH"
@@ -24,7 +24,6 @@ KNOWN = "PVH-TR-LIMIT"  # what every QEMU violates
 @pytest.fixture(scope="module")
 def boot() -> Iterator[Cli]:
     """One boot of `hello` for all tests that only read: a snapshot, and the reports of `check` and `run`."""
-    need("qemu-system-x86_64")
     with scratch() as folder:
         cli = Cli(folder)
         cli("snapshot", "save", HELLO, "-o", "hello.pvhsnap").ok()
@@ -34,7 +33,6 @@ def boot() -> Iterator[Cli]:
 @pytest.fixture(scope="module")
 def document() -> Iterator[dict[str, Any]]:
     """`check --format json` of a fresh boot."""
-    need("qemu-system-x86_64")
     with scratch() as folder:
         cli = Cli(folder)
         initrd = cli.file("initrd", b"070701" + bytes(5000))
@@ -360,8 +358,8 @@ def test_an_entry_by_symbol_and_by_number(cli: Cli) -> None:
 
 
 @pytest.mark.boot
+@pytest.mark.gdb
 def test_through_gdb(cli: Cli) -> None:
-    need("gdb")
     direct = cli("check", HELLO, "--format", "json").ok().json()
     through = cli("check", HELLO, "--format", "json", "--via", "gdb").ok().json()
     assert through["verdicts"] == direct["verdicts"]
@@ -416,7 +414,6 @@ def test_extract(cli: Cli) -> None:
 def test_a_compressed_kernel_is_booted(cli: Cli) -> None:
     import gzip
 
-    need("qemu-system-x86_64")
     packed = cli.file("hello.gz", gzip.compress(Path(HELLO).read_bytes()))
     assert "is a gzip" in cli("check", packed).ok().out
 
@@ -442,6 +439,7 @@ def test_leave_has_the_words_of_the_option() -> None:
     assert set(options["--leave"]["choices"]) == {leave.value for leave in Leave}
 
 
+@pytest.mark.boot
 def test_an_instruction_across_what_the_monitor_reads_at_first_is_whole(cli: Cli) -> None:
     """QEMU's monitor first reads to the next KiB, takes what goes on behind it for a byte, and is out of step from there on."""
     code = b"\x90" * 1021 + bytes.fromhex("85c0 b878563412 85db ebfe").ljust(2100, b"\x90")  # mov begins at 0x1003ff

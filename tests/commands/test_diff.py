@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.cli_runner import HELLO, Cli, Machine, need, scratch
+from tests.support.cli_runner import HELLO, Cli, Machine, scratch
 
 Start = Callable[..., Machine]
 
@@ -17,7 +17,6 @@ Start = Callable[..., Machine]
 @pytest.fixture(scope="module")
 def snapshot() -> Iterator[Path]:
     """`hello` with 512 MiB on the default machine."""
-    need("qemu-system-x86_64")
     with scratch() as folder:
         Cli(folder)("snapshot", "save", HELLO, "-o", folder / "a.pvhsnap").ok()
         yield folder / "a.pvhsnap"

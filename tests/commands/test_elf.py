@@ -13,15 +13,15 @@ from typing import Any
 import jsonschema
 import pytest
 
-from pvhdbg.commands.kernel import file_report
-from pvhdbg.commands.table import Request
+from pvhdbg.commands.kernel import ElfOptions, file_report
 from pvhdbg.errors import BadInput
 from pvhdbg.kernel.image import open_kernel
 from pvhdbg.loaders.catalogue import LOADERS
 from pvhdbg.report import kernel_json, kernel_text
 from pvhdbg.spec.elf import PT_LOAD, PT_NOTE
-from tests.support.cli_runner import HELLO, HELLO_ENTRY, Cli, Machine, need
+from tests.support.cli_runner import HELLO, HELLO_ENTRY, Cli, Machine
 from tests.support.elf_writer import NoteSpec, Piece, Program, RawNotes, SymbolSpec, build_elf
+from tests.support.programs import need
 
 SCHEMAS = Path(kernel_json.__file__).parent / "schemas"
 SARIF = Path(__file__).parent.parent / "report/schemas/sarif-2.1.0.json"
@@ -36,7 +36,7 @@ def checked(document: Any) -> Any:
 
 def looked_into(path: Path | str) -> Any:
     with open_kernel(str(path)) as image:
-        return checked(kernel_json.document(file_report(image, Request({}))))
+        return checked(kernel_json.document(file_report(image, ElfOptions())))
 
 
 def readelf_notes(path: Path | str) -> list[tuple[str, int]]:
@@ -363,7 +363,7 @@ def _both(data: bytes) -> tuple[str, Any]:
         file.write(data)
         file.flush()
         with open_kernel(file.name) as image:
-            report = file_report(image, Request({}))
+            report = file_report(image, ElfOptions())
     return kernel_text.render(report), checked(kernel_json.document(report))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -14,8 +13,7 @@ import pytest
 from pvhdbg.commands.gdb import symbol_commands
 from pvhdbg.kernel.image import open_kernel
 from pvhdbg.kernel.symbol_cache import folder, symbols_of
-from tests.repl.test_repl import talking
-from tests.support.cli_runner import need
+from tests.support.prompt import talking
 
 WRAP = (1 << 64) - 1
 
@@ -29,13 +27,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def asked(commands: list[str], *questions: str) -> str:
-    need("gdb")
     words = [word for command in (*commands, *questions) for word in ("-ex", command)]
-    gdb = shutil.which("gdb")
-    assert gdb is not None
-    return subprocess.run([gdb, "-nx", "-q", "-batch", *words], capture_output=True, text=True, timeout=60, check=True).stdout
+    return subprocess.run(["gdb", "-nx", "-q", "-batch", *words], capture_output=True, text=True, timeout=60, check=True).stdout
 
 
+@pytest.mark.gdb
 @pytest.mark.parametrize(("moved", "slid"), [(0, 0), (0x2A00000, 0x1E000000), (0x600000, 0)])
 def test_gdb_names_a_stripped_linux_where_it_lies(vmlinuz: Path, moved: int, slid: int) -> None:
     with open_kernel(str(vmlinuz)) as image:
@@ -62,6 +58,7 @@ def test_the_file_is_made_once_and_the_oldest_are_forgotten(vmlinux: Path, cache
     assert {one.name for one in cache.iterdir()} == {path.name, "somebody's", *(f"{number}.symbols" for number in range(2, 9))}
 
 
+@pytest.mark.gdb
 def test_a_cache_that_cannot_be_written_is_said(vmlinux: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file")
     with open_kernel(str(vmlinux)) as image:

@@ -17,7 +17,7 @@ from pvhdbg.commands.formats import FILE_JUDGED, JUDGED
 from pvhdbg.commands.line import parse
 from pvhdbg.commands.table import COMMANDS
 from pvhdbg.errors import BadInput
-from tests.support.cli_runner import HELLO, ROOT, Cli, Machine, kernel_elf, need, scratch
+from tests.support.cli_runner import HELLO, ROOT, Cli, Machine, kernel_elf, scratch
 
 NO_QEMU = ("--qemu", "/nonexistent/qemu")  # what is told before a boot is told before this is looked for
 
@@ -36,7 +36,6 @@ class Words(HTMLParser):
 @pytest.fixture(scope="module")
 def boot() -> Iterator[tuple[Cli, str]]:
     """One boot with every format, and what it printed; the guest's command line means something in each."""
-    need("qemu-system-x86_64")
     with scratch() as folder:
         cli = Cli(folder)
         words = [word for name in JUDGED for word in ("--report", f"{name}={folder}/boot.{name}")]

@@ -18,8 +18,8 @@ import pvhdbg
 from pvhdbg import guests
 from pvhdbg.driver.saved_traces import saved
 from pvhdbg.tracing.exports import export
+from tests.support import trace_readers as readers
 from tests.support.cli_runner import HELLO, TRIPLE_FAULT, Cli, Machine, eventually, kernel_elf, reads_the_log
-from tests.tracing import readers
 
 pytestmark = pytest.mark.boot
 

@@ -25,7 +25,7 @@ from pvhdbg.rules.declare import Outcome
 from pvhdbg.spec.start_info import StartInfoV1
 from pvhdbg.targets.recorded import RecordedTarget
 from pvhdbg.targets.remote import RemoteTarget
-from tests.support.cli_runner import Machine, eventually, need
+from tests.support.cli_runner import Machine, eventually
 
 PROBE = str(guest("probe"))
 REPORTED = 33  # isa-debug-exit turns the probe's 16 into this
@@ -72,7 +72,6 @@ def as_boot(log: ProbeLog, vmm: Vmm | None = None) -> BootState:
 
 def watch(*words: str, change: Callable[[RemoteTarget], None] = lambda _: None) -> Seen:
     """Boot the probe with a debugger at its entry, and let it run to its end."""
-    need("qemu-system-x86_64")
     with open_kernel(PROBE) as image:
         kernel = image.kernel()
     exits = ("-device", "isa-debug-exit,iobase=0xf4,iosize=4")

@@ -21,18 +21,15 @@ from pvhdbg import guests
 from pvhdbg.decode.acpi import Rsdp
 from pvhdbg.errors import BadInput, VmmFailed
 from pvhdbg.rules.declare import Outcome, Verdict
-from pvhdbg.vmm.options import DEFAULT_QEMU
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def qemu() -> str:
-    found = shutil.which(DEFAULT_QEMU)
-    if found is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("not installed: QEMU")
-        pytest.skip("not installed: QEMU")
+def qemu(qemu: str) -> str:
+    """The path of the installed QEMU."""
+    found = shutil.which(qemu)
+    assert found is not None
     return found
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,8 @@ from pvhdbg.decode.kernel_file import survey
 from pvhdbg.errors import BadInput
 from pvhdbg.spec.elf_notes import PHYS32_ENTRY, XEN_NOTES
 from tests.support.elf_writer import ENTRY, ElfSpec, NoteSpec
+from tests.support.programs import need
+from tests.support.sorting import examples
 
 GOOD = ElfSpec().encode()
 
@@ -28,8 +29,7 @@ def entry_of(parsed: elf.ElfFile) -> int:
 
 
 def readelf(*words: str | Path) -> str:
-    if shutil.which("readelf") is None:
-        pytest.fail("readelf is needed as the oracle")
+    need("readelf")
     return subprocess.run(["readelf", *map(str, words)], capture_output=True, text=True, check=True).stdout
 
 
@@ -119,7 +119,7 @@ def test_a_bad_file_is_told_by_the_field(data: bytes, words: str) -> None:
     assert error.value.todo
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 @given(st.lists(st.tuples(st.integers(0, len(GOOD) - 1), st.integers(0, 255)), max_size=12), st.integers(0, len(GOOD)))
 def test_mutated_files_are_read_or_refused(changes: list[tuple[int, int]], cut: int) -> None:
     data = bytearray(GOOD)

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pvhdbg.decode.kallsyms import Kallsyms, find
+from tests.support.sorting import examples
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +77,7 @@ def test_the_addresses_of_names(table: Kallsyms) -> None:
 
 def test_one_lookup_decodes_one_name(table: Kallsyms, monkeypatch: pytest.MonkeyPatch) -> None:
     fresh, decoded = Kallsyms(table.packed, table.markers, table.tokens, table.addresses), list[int]()
-    expand = Kallsyms._expand
+    expand = Kallsyms._expand  # noqa: SLF001 - what is counted has no public name
 
     def counted(self: Kallsyms, at: int) -> str:
         decoded.append(at)
@@ -142,7 +143,7 @@ def test_offsets_from_their_own_place(table: Kallsyms, bits: int, skew: int, ord
     assert find(data[:-1], bits, lambda at: BASE + at) is None
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_spoilt_table_is_none_or_bounded(data: st.DataObject, cut: bytes) -> None:
     spoilt = bytearray(cut)

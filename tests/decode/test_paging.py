@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from pathlib import Path
 
 import pytest
@@ -15,10 +13,11 @@ from pvhdbg import guests
 from pvhdbg.decode.paging import physical_address
 from pvhdbg.kernel.image import open_kernel
 from pvhdbg.model import Memory, MemoryPiece, NeedMemory, Registers, Unavailable
-from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.remote import RemoteTarget
-from pvhdbg.targets.target import Leave, run_until
-from pvhdbg.vmm.qemu import QemuOptions, start
+from pvhdbg.targets.target import run_until
+from pvhdbg.vmm.qemu import QemuOptions
+from tests.support.debugged import debugged
+from tests.support.sorting import examples
 
 PE_PG, PSE, PAE, LA57, LMA = 0x80000001, 1 << 4, 1 << 5, 1 << 12, 1 << 10
 PRESENT, LARGE = 1, 0x80
@@ -61,7 +60,7 @@ FORMATS = {
 }
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 @given(st.sampled_from(sorted(FORMATS)), st.integers(0, (1 << 57) - 1), st.integers(0, (1 << 40) - 1), st.integers(0, 2))
 def test_what_was_mapped_is_found(name: str, linear: int, physical: int, above: int) -> None:
     bits, width, state = FORMATS[name]
@@ -132,25 +131,17 @@ class Live:
     ids=["long mode", "4 MiB pages"],
 )
 def test_a_real_machine_translates_in_the_same_way(guest: str, line: str, symbol: str, mapped: list[int]) -> None:
-    if shutil.which("qemu-system-x86_64") is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("QEMU is not installed")
-        pytest.skip("QEMU is not installed")
     kernel: Path = guests.path(guest)
-    with open_kernel(str(kernel)) as image, start(QemuOptions(kernel, append=line)) as qemu:
-        target = RemoteTarget.connect(StubAddress(path=qemu.gdb_socket))
-        try:
-            run_until(target, [image.symbols().physical_address(symbol)], 20)
-            registers, memory = target.read_registers(), Live(target)
-            assert registers["cr0"] & PE_PG == PE_PG
-            for address in (*mapped, 0x400000, 0x40000000, 0xD0000000, 0xFFFFFFFFC0000000):
-                said = re.search(r"gpa: (?:0x)?([0-9a-f]+)", target.monitor(f"gva2gpa {address:#x}"))
-                try:
-                    ours: int | None = physical_address(address, registers, memory)
-                except Unavailable:
-                    ours = None
-                if registers["efer"] & LMA or address < 1 << 32:
-                    assert ours == (int(said[1], 16) if said else None), hex(address)
-                assert ours is not None or address not in mapped
-        finally:
-            target.close(Leave.KILLED)
+    with open_kernel(str(kernel)) as image, debugged(QemuOptions(kernel, append=line)) as (_, target):
+        run_until(target, [image.symbols().physical_address(symbol)], 20)
+        registers, memory = target.read_registers(), Live(target)
+        assert registers["cr0"] & PE_PG == PE_PG
+        for address in (*mapped, 0x400000, 0x40000000, 0xD0000000, 0xFFFFFFFFC0000000):
+            said = re.search(r"gpa: (?:0x)?([0-9a-f]+)", target.monitor(f"gva2gpa {address:#x}"))
+            try:
+                ours: int | None = physical_address(address, registers, memory)
+            except Unavailable:
+                ours = None
+            if registers["efer"] & LMA or address < 1 << 32:
+                assert ours == (int(said[1], 16) if said else None), hex(address)
+            assert ours is not None or address not in mapped

@@ -19,6 +19,7 @@ from pvhdbg.rules.catalogue import judge
 from pvhdbg.rules.declare import Outcome
 from pvhdbg.spec.probe_format import KINDS, LINE_LIMIT
 from pvhdbg.targets.recorded import RecordedTarget
+from tests.support.sorting import examples
 
 # Recorded from QEMU 7.2.22, -M pc -m 256M -accel kvm -append console=ttyS0: a CPU that checks limits and has no SVM. That
 # host's KVM ended the machine at `lar`, so that no `table` line is in it.
@@ -332,7 +333,7 @@ def mutated(draw: st.DrawFn) -> bytes:
     return b"".join(lines)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 @given(mutated(), st.integers(1, 5000))
 def test_any_log_gives_a_machine_or_a_bad_log(data: bytes, piece: int) -> None:
     try:
@@ -344,7 +345,7 @@ def test_any_log_gives_a_machine_or_a_bad_log(data: bytes, piece: int) -> None:
     assert all(len(warning) < 400 for warning in log.warnings)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 @given(st.sets(st.integers(0, len(LINES) - 1), max_size=len(LINES)), st.integers(0, 255))
 def test_lost_and_damaged_lines_never_turn_a_verdict_round(hit: set[int], byte: int) -> None:
     data = b"".join(one if n not in hit else bytes([*one[:40], one[40] ^ (byte or 1), *one[41:]]) for n, one in enumerate(LINES))

@@ -68,7 +68,7 @@ def test_a_line_ends_a_trace_that_is_to_end_there(cli: Cli) -> None:
 def test_bad_wishes_of_the_serial_port(cli: Cli, machine: object) -> None:
     cli("trace", CRASHERS, "--milestone", "serial:[").complaint(2, "not a regular expression")
     cli("trace", CRASHERS, "--until", "serial:").complaint(2, "has no regular expression")
-    cli("trace", CRASHERS, "--from", "serial:x").complaint(2, "no place to begin at")
+    cli("trace", CRASHERS, "--from", "serial:x").complaint(2, "not a place to begin at")
     cli("trace", CRASHERS, "--until", "serial:x", "--what", "calls").complaint(2, "does not look at the serial port")
     cli("trace", CRASHERS, "--until", "serial:x", "--engine", "breakpoints").complaint(2, "its stops only")
     cli("trace", CRASHERS, "--milestone", "serial:x", "--", "-serial", "null").complaint(2, "-serial gives to somebody else")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -15,12 +13,9 @@ from pvhdbg.decode.boot_state import BootState
 from pvhdbg.kernel.image import open_kernel
 from pvhdbg.machine.capture import Plan, capture
 from pvhdbg.model import Registers
-from pvhdbg.targets.address import StubAddress
-from pvhdbg.targets.remote import RemoteTarget
-from pvhdbg.targets.target import Leave, run_until
-from pvhdbg.vmm.qemu import QemuOptions, start
-
-EXIT_DEVICE = ("-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-action", "shutdown=poweroff")  # -action: see vmm/options.py
+from pvhdbg.targets.target import run_until
+from pvhdbg.vmm.qemu import QemuOptions
+from tests.support.debugged import EXIT_DEVICE, debugged
 
 
 class Guest:
@@ -34,9 +29,8 @@ class Guest:
         image = stack.enter_context(open_kernel(str(self.path)))
         self.kernel = image.kernel()
         self._symbols = image.symbols()
-        self.qemu = stack.enter_context(start(QemuOptions(self.path, extra=EXIT_DEVICE if ends else (), **options)))  # type: ignore[arg-type]
-        self.target = RemoteTarget.connect(StubAddress(path=self.qemu.gdb_socket))
-        stack.callback(self.target.close, Leave.KILLED)
+        wanted = QemuOptions(self.path, extra=EXIT_DEVICE if ends else (), **options)  # type: ignore[arg-type]
+        self.qemu, self.target = stack.enter_context(debugged(wanted))
 
     def address(self, symbol: str) -> int:
         """Where a symbol lies in memory."""
@@ -70,11 +64,7 @@ class Guest:
 
 
 @pytest.fixture
-def boot() -> Iterator[Callable[..., Guest]]:
+def boot(qemu: str) -> Iterator[Callable[..., Guest]]:
     """Boots sample guests, by name and QemuOptions; ends them after the test."""
-    if shutil.which("qemu-system-x86_64") is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("QEMU is not installed")
-        pytest.skip("QEMU is not installed")
     with ExitStack() as stack:
         yield lambda name, **options: Guest(name, stack, **options)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,11 +16,10 @@ from pvhdbg.errors import PvhdbgError, VmmFailed
 from pvhdbg.loaders.qemu import QEMU
 from pvhdbg.rules.declare import Outcome
 from pvhdbg.rules.files import judge_file
-from pvhdbg.targets.address import StubAddress
-from pvhdbg.targets.remote import RemoteTarget
-from pvhdbg.targets.target import Leave, run_until
+from pvhdbg.targets.target import run_until
 from pvhdbg.vmm.qemu import QemuOptions, start
 from tests.support.broken_notes import BROKEN_NOTES, CHANCE, KILLED, REFUSED, BrokenNote, write_all
+from tests.support.debugged import debugged
 
 ROOT = Path(__file__).parents[2]
 
@@ -82,22 +80,14 @@ def test_what_pvhdbg_says_of_it(files: dict[str, Path], name: str) -> None:
 @pytest.mark.boot
 @pytest.mark.parametrize("name", BROKEN_NOTES)
 def test_what_a_real_qemu_does_with_it(files: dict[str, Path], name: str) -> None:
-    if shutil.which("qemu-system-x86_64") is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("QEMU is not installed")
-        pytest.skip("QEMU is not installed")
     fate = BROKEN_NOTES[name].qemu
     if isinstance(fate, str):
         with pytest.raises(VmmFailed) as caught:
             start(QemuOptions(files[name]))
         assert fate in caught.value.what
     elif fate is not CHANCE:
-        with start(QemuOptions(files[name])) as qemu:
-            target = RemoteTarget.connect(StubAddress(path=qemu.gdb_socket))
-            try:
-                assert run_until(target, [fate], 20) == fate
-            finally:
-                target.close(Leave.KILLED)
+        with debugged(QemuOptions(files[name])) as (_, target):
+            assert run_until(target, [fate], 20) == fate
 
 
 @pytest.mark.parametrize("name", BROKEN_NOTES)

@@ -8,10 +8,8 @@ import pytest
 
 from pvhdbg.decode.boot_state import BootState
 from pvhdbg.machine.capture import Plan, capture
-from pvhdbg.targets.address import StubAddress
-from pvhdbg.targets.remote import RemoteTarget
-from pvhdbg.targets.target import Leave
-from pvhdbg.vmm.qemu import QemuOptions, start
+from pvhdbg.vmm.qemu import QemuOptions
+from tests.support.debugged import debugged
 
 pytestmark = pytest.mark.boot
 
@@ -24,14 +22,10 @@ LONG_MODE_ENTRY = PROTECTED_MODE_KERNEL + 0x200  # where a 64-bit loader enters,
 def states(vmlinuz: Path) -> dict[str, BootState]:
     """One boot of a bzImage, decoded at its three entries as it passes them."""
     found = {}
-    with start(QemuOptions(vmlinuz, append="console=ttyS0")) as qemu:
-        target = RemoteTarget.connect(StubAddress(path=qemu.gdb_socket))
-        try:
-            for name, entry in (("linux16", SETUP), ("linux32", PROTECTED_MODE_KERNEL), ("linux64", LONG_MODE_ENTRY)):
-                found[name] = capture(target, Plan(entry=entry))
-                assert found[name].snapshot.entry.address == entry
-        finally:
-            target.close(Leave.KILLED)
+    with debugged(QemuOptions(vmlinuz, append="console=ttyS0")) as (_, target):
+        for name, entry in (("linux16", SETUP), ("linux32", PROTECTED_MODE_KERNEL), ("linux64", LONG_MODE_ENTRY)):
+            found[name] = capture(target, Plan(entry=entry))
+            assert found[name].snapshot.entry.address == entry
     return found
 
 

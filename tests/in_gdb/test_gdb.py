@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from pvhdbg.commands.table import LIVE
-from tests.support.cli_runner import HELLO, ROOT, TRIPLE_FAULT, Cli, Machine, eventually, kernel_elf, need, pvh_note
+from tests.support.cli_runner import HELLO, ROOT, TRIPLE_FAULT, Cli, Machine, eventually, kernel_elf, pvh_note
+from tests.support.programs import need
 from tests.support.terminal import Terminal
 
 Start = Callable[..., Machine]
@@ -36,7 +37,6 @@ class Gdb:
     """A GDB that is run to its end."""
 
     def __init__(self, *commands: str, script: Path | None = SCRIPT, cwd: Path | None = None) -> None:
-        need("gdb")
         words = ["gdb", "-nx", "-q", "-batch", "-ex", "set pagination off"]
         for command in ([f"source {script}"] if script else []) + list(commands):
             words += ["-ex", f"echo \\n{MARK}{command}\\n".replace('"', '\\"'), "-ex", command]
@@ -67,7 +67,6 @@ def line_of(command: str) -> str:
 @pytest.fixture(scope="module")
 def stopped() -> Iterator[Machine]:
     """A machine that every GDB of these tests finds, and leaves, where it stands."""
-    need("qemu-system-x86_64")
     one = Machine("-append", "one two=3")
     yield one
     one.close()
@@ -209,6 +208,7 @@ def test_functions_and_conditions(machine: Start) -> None:
     assert gdb.complaints() == []
 
 
+@pytest.mark.gdb
 def test_printers(cli: Cli) -> None:
     """By a program of gcc's own layout, with numbers that its own source gives."""
     need("gcc")
@@ -331,6 +331,7 @@ def test_a_snapshot_saved_in_gdb(machine: Start, cli: Cli) -> None:
     assert cli("check", path, "--select", "PVH,SI").ok().out == gdb[check]
 
 
+@pytest.mark.gdb
 def test_help_and_completion() -> None:
     gdb = Gdb(
         "help pvh",
@@ -363,6 +364,7 @@ def test_help_and_completion() -> None:
     assert gdb.complaints() == []
 
 
+@pytest.mark.gdb
 def test_no_command_of_gdbs_is_shadowed() -> None:
     listing = "python import gdb; print(gdb.execute('help all', to_string=True))"
     before = set(re.findall(r"^([a-z][\w -]*?)(?:, [\w, -]+)? -- ", Gdb(listing, script=None)[listing], re.MULTILINE))
@@ -417,6 +419,7 @@ def test_bad_input_is_one_line_each(machine: Start) -> None:
     assert "\x1b" not in gdb.err
 
 
+@pytest.mark.gdb
 def test_without_a_machine() -> None:
     lines = [f"pvh {command}" for command in ("check", "regs", "entry", "break", "run-to-entry")]
     gdb = Gdb(*lines, "p $pvh_ok()", "pvh explain PVH-CR0-PE", "pvh check --exit")
@@ -477,9 +480,9 @@ def test_a_timeout_gives_the_prompt_back(machine: Start, cli: Cli) -> None:
 
 
 @pytest.mark.boot
+@pytest.mark.gdb
 def test_ctrl_c_on_the_way_to_the_entry(machine: Start, cli: Cli) -> None:
     """The prompt comes back, and GDB goes on with the machine where it is."""
-    need("gdb")
     stub = machine()
     elsewhere = cli.file("elsewhere.elf", kernel_elf(note=pvh_note(0x3000000)))
     prompt = "(gdb) "
@@ -515,8 +518,8 @@ def test_check_ends_gdb_with_the_exit_code(machine: Start, options: str, code: i
 
 
 @pytest.mark.boot
+@pytest.mark.gdb
 def test_a_gdb_script(machine: Start, cli: Cli) -> None:
-    need("gdb")
     stub = machine()
     script = cli.file(
         "gate.gdb", f"source {SCRIPT}\ntarget remote {stub.socket}\npvh run-to-entry\npvh check --exit --format json\n"
@@ -561,9 +564,9 @@ def test_pvhdbg_gdb_and_bad_input(cli: Cli) -> None:
     cli("gdb", HELLO, ":1", env={"PATH": str(cli.folder)}).complaint(3, "not installed")
 
 
+@pytest.mark.gdb
 def test_the_installed_script(cli: Cli) -> None:
     """The wheel holds it; GDB's own Python then needs nothing else of where it lies."""
-    need("gdb")
     source = cli.folder / "source"
     shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "build", "tests", "__pycache__", "*.egg-info"), symlinks=True)
     built = subprocess.run(
@@ -585,19 +588,21 @@ def test_the_installed_script(cli: Cli) -> None:
     assert gdb[left] == "False\n"
 
 
+@pytest.mark.gdb
 def test_sourced_twice() -> None:
     gdb = Gdb(f"source {SCRIPT}", "pvh explain PVH-CR0-PE")
     assert gdb.complaints() == []
 
 
+@pytest.mark.gdb
 def test_without_site_packages() -> None:
     """Nothing from pip: not even what happens to be installed for GDB's Python."""
     clean = "python import sys; sys.path[:] = [p for p in sys.path if 'site-packages' not in p and 'dist-packages' not in p]"
     assert "cr0.PE is set" in Gdb(clean, f"source {SCRIPT}", "pvh explain PVH-CR0-PE", script=None)["pvh explain PVH-CR0-PE"]
 
 
+@pytest.mark.gdb
 def test_an_internal_error_is_one_line_unless_the_stack_is_wanted() -> None:
-    need("gdb")
     broken = "python import pvhdbg.rules.catalogue; pvhdbg.rules.catalogue.find = None"
     gdb = Gdb(broken, "pvh explain PVH-CR0-PE")
     (said,) = gdb.complaints()

@@ -16,7 +16,7 @@ import pytest
 import pvhdbg
 from pvhdbg import guests
 from tests.in_gdb.test_gdb import SCRIPT, Gdb
-from tests.support.cli_runner import HELLO, TRIPLE_FAULT, Cli, Machine, eventually, kernel_elf, need, reads_the_log
+from tests.support.cli_runner import HELLO, TRIPLE_FAULT, Cli, Machine, eventually, kernel_elf, reads_the_log
 from tests.support.terminal import Terminal
 
 pytestmark = pytest.mark.boot
@@ -231,8 +231,8 @@ def test_without_a_machine_and_on_a_core(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize("command", ["trace --engine log", "why --for 60"])
+@pytest.mark.gdb
 def test_ctrl_c_ends_it_with_what_there_is(machine: Start, command: str, cli: Cli) -> None:
-    need("gdb")
     idle, prompt = cli.file("idle", kernel_elf(b"\x42\xeb\xfd")), "(gdb) "  # it comes back to the same state after 2^32 rounds only
     stub, tmp_path = machine(kernel=idle), cli.tmp
     lines = (f"source {SCRIPT}", *begin(idle, stub))
@@ -252,9 +252,9 @@ def test_ctrl_c_ends_it_with_what_there_is(machine: Start, command: str, cli: Cl
         assert not list(tmp_path.glob("pvhdbg-*"))
 
 
+@pytest.mark.gdb
 def test_ctrl_c_in_a_batch_leaves_gdb_nothing_to_come_to(machine: Start, cli: Cli) -> None:
     """GDB 13 crashes at its end over an event that was posted to it and that it did not come to."""
-    need("gdb")
     idle = cli.file("idle", kernel_elf(b"\x42\xeb\xfd"))
     lines = (f"source {SCRIPT}", *begin(idle, machine(kernel=idle)), "pvh trace --engine log --for 30")
     words = ["gdb", "-nx", "-q", "-batch", *(word for line in lines for word in ("-ex", line))]

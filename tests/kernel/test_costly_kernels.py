@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pvhdbg.commands.kernel import file_report
-from pvhdbg.commands.table import Request
+from pvhdbg.commands.kernel import ElfOptions, file_report
 from pvhdbg.errors import BadInput
 from pvhdbg.kernel.image import open_kernel
 from pvhdbg.report import kernel_json, kernel_text
@@ -19,6 +18,8 @@ from pvhdbg.report.kernel_document import FileReport
 from pvhdbg.spec.elf import PT_LOAD, PT_NOTE, SHT_NOTE, SHT_STRTAB, SHT_SYMTAB, Header64, Ident, Section64, Segment64
 from tests.kernel.test_kernel_fuzz import peak
 from tests.support.elf_writer import NoteSpec
+
+pytestmark = pytest.mark.slow
 
 BODY = 0x10000
 
@@ -55,7 +56,7 @@ def write(
 
 def report(path: Path) -> FileReport:
     with open_kernel(str(path)) as image:
-        return file_report(image, Request({}))
+        return file_report(image, ElfOptions())
 
 
 @contextmanager

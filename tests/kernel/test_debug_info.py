@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from elftools.elf.elffile import ELFFile
 
 from pvhdbg.errors import BadInput
 from pvhdbg.kernel.debug_info import DebugInfo
+from tests.support.programs import need
 
 ROOT = Path(__file__).parents[2]
 SOURCE = """
@@ -43,8 +43,7 @@ WAYS = {
 
 
 def built(folder: Path, *words: str) -> bytes:
-    if shutil.which("gcc") is None:
-        pytest.fail("gcc is needed to build a kernel with debug info")
+    need("gcc")
     (folder / "k.c").write_text(SOURCE)
     command = ["gcc", *words, "-ffreestanding", "-nostdlib", "-static", "-Wl,-e,pvh", "k.c", "-o", "k"]
     subprocess.run(command, cwd=folder, check=True)

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pvhdbg.commands.kernel import file_report
-from pvhdbg.commands.table import Request
+from pvhdbg.commands.kernel import ElfOptions, file_report
 from pvhdbg.errors import BadInput
 from pvhdbg.kernel.file_bytes import FileBytes, pieces
 from pvhdbg.kernel.image import open_kernel
@@ -49,4 +48,4 @@ def test_a_file_that_is_cut_short_while_it_is_read(tmp_path: Path) -> None:
     with open_kernel(str(path)) as image:
         os.truncate(path, 0)
         with pytest.raises(BadInput, match="cut short"):
-            file_report(image, Request({}))
+            file_report(image, ElfOptions())

@@ -14,12 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import pvhdbg.report.kernel_json as kernel_json
-from pvhdbg.commands.kernel import file_report
-from pvhdbg.commands.table import Request
+from pvhdbg.commands.kernel import ElfOptions, file_report
 from pvhdbg.errors import BadInput
 from pvhdbg.kernel.image import open_kernel
 from pvhdbg.report import kernel_text, sarif
 from tests.support.elf_writer import NoteSpec, SymbolSpec, build_elf
+from tests.support.sorting import examples
 
 ROOT = Path(__file__).parents[2]
 GUESTS = sorted((ROOT / "pvhdbg/guests").glob("*.elf"))
@@ -44,7 +44,7 @@ def looked_into(data: bytes, path: Path) -> None:
     """All that `elf` shows of the file in all its formats."""
     path.write_bytes(data)
     with open_kernel(str(path)) as image:
-        report = file_report(image, Request({}))
+        report = file_report(image, ElfOptions())
         for name in image.symbols().names()[:4]:
             image.symbols().physical_address(name)
     VALIDATOR.validate(kernel_json.document(report))
@@ -53,7 +53,7 @@ def looked_into(data: bytes, path: Path) -> None:
     json.dumps(sarif.document(report.verdicts))
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(400), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_mutated_files(data: st.DataObject, tmp_path: Path) -> None:
     image = bytearray(data.draw(st.sampled_from(REAL)))
@@ -117,5 +117,5 @@ def test_a_walk_through_a_file_full_of_holes_ends(tmp_path: Path) -> None:
         file.truncate(5 << 30)
     since = time.process_time()
     with open_kernel(str(tmp_path / "holes")) as image:
-        assert file_report(image, Request({})).exit_code == 1
+        assert file_report(image, ElfOptions()).exit_code == 1
     assert time.process_time() - since < 10

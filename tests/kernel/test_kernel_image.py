@@ -6,7 +6,6 @@ import bz2
 import gzip
 import lzma
 import os
-import shutil
 import struct
 import subprocess
 import sys
@@ -23,6 +22,8 @@ import pvhdbg.kernel.unpack
 from pvhdbg.errors import BadInput
 from pvhdbg.kernel.image import extract, open_kernel
 from tests.support.elf_writer import ElfSpec
+from tests.support.programs import need
+from tests.support.sorting import examples
 
 ELF: bytes = ElfSpec(code=b"\xeb\xfe" + bytes(range(256)) * 400).encode()
 
@@ -108,8 +109,7 @@ def test_a_truncated_payload_is_told(tmp_path: Path, packer: str, cut: float) ->
 @pytest.fixture
 def no_zstandard(monkeypatch: pytest.MonkeyPatch) -> None:
     """A Python as GDB has it: without what pip installs, beside the program zstd."""
-    if shutil.which("zstd") is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("zstd is not installed")
+    need("zstd")
     monkeypatch.setitem(sys.modules, "zstandard", None)
 
 
@@ -146,6 +146,7 @@ def test_with_neither_it_says_what_helps(tmp_path: Path, monkeypatch: pytest.Mon
     assert "pvhdbg extract" in error.value.todo
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packer", ["gzip", "xz", "bzip2", "zstd", "lz4"])
 def test_a_bomb_is_not_unpacked(tmp_path: Path, packer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pvhdbg.kernel.unpack, "UNPACKED_BOUND", 4 << 20)
@@ -169,6 +170,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packer", ["gzip", "xz", "bzip2", "zstd"])
 def test_a_small_bomb_takes_little_memory_whatever_its_size(tmp_path: Path, packer: str) -> None:
     good, bomb = tmp_path / "good", tmp_path / "bomb"
@@ -273,7 +275,7 @@ def test_memory_tells_whether_it_is_the_loaded_kernel(tmp_path: Path) -> None:
         assert not image.is_loaded(lambda address, size: (_ for _ in ()).throw(BadInput("gone")))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(st.integers(0, 0x250), st.binary(max_size=16), st.sampled_from(sorted(PACKERS)))
 def test_mutated_images_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory, at: int, put: bytes, packer: str) -> None:
     data = bytearray(bzimage(PACKERS[packer](ELF), len(ELF)))

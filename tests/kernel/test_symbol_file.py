@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -57,9 +56,7 @@ def test_another_reader_finds_every_symbol_as_it_was_given(bits: int) -> None:
                         "in_init": ".text", "absolute": "ABS"}  # fmt: skip
 
 
-def test_gdb_names_addresses_by_it_at_both_places(tmp_path: Path) -> None:
-    gdb = shutil.which("gdb")
-    assert gdb is not None, "gdb is not installed"
+def test_gdb_names_addresses_by_it_at_both_places(tmp_path: Path, gdb: str) -> None:
     path = tmp_path / "kernel.symbols"
     path.write_bytes(symbol_file(ROWS, LOADS, 64))
     words = ["-ex", f"symbol-file {path}", "-ex", f"info symbol {HIGH + 0x44:#x}", "-ex", "info address jiffies",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from pvhdbg import guests
 from pvhdbg.errors import BadInput
 from pvhdbg.kernel.image import open_kernel
 from tests.support.elf_writer import build_elf
+from tests.support.programs import need
 
 SOURCE = """
 static int local_one(int x) { return x + 1; }
@@ -26,8 +26,7 @@ int _start(void) { return global_two(data_three); }
 @pytest.fixture(scope="module")
 def linked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An ELF64 whose virtual addresses are not its physical ones, as a kernel's are."""
-    if shutil.which("gcc") is None:
-        pytest.fail("gcc is needed to build a guest with symbols")
+    need("gcc")
     folder = tmp_path_factory.mktemp("symbols")
     (folder / "a.c").write_text(SOURCE)
     (folder / "a.ld").write_text(

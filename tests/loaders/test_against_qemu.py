@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from collections import Counter
@@ -36,14 +35,6 @@ def folder() -> Iterator[Path]:
     path = Path(mkdtemp(prefix="pvhdbg-loaders-", dir="/tmp"))
     yield path
     shutil.rmtree(path, ignore_errors=True)
-
-
-@pytest.fixture(autouse=True)
-def _qemu_is_here() -> None:
-    if shutil.which("qemu-system-x86_64") is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("QEMU is not installed")
-        pytest.skip("QEMU is not installed")
 
 
 def simulated(case: Case, path: Path) -> tuple[Loading, Boot] | None:

@@ -28,7 +28,7 @@ _ENTERED = "not supported by xen kernel"  # what it says in the end where it wou
 
 
 @pytest.fixture(scope="module")
-def builder() -> Iterator[list[str]]:
+def builder(packages: None) -> Iterator[list[str]]:
     """The command of Xen's builder, compiled here against the distribution's libraries."""
     root: Path = real_kernel.or_skip(real_kernel.xen_toolstack)
     (library,) = {path.parent for path in root.rglob("libxenguest.so")}

@@ -17,6 +17,7 @@ from pvhdbg.loaders.why_not import why_not
 from pvhdbg.spec.protocols import SIGNATURES
 from tests.loaders.generated import cases
 from tests.support.elf_writer import ElfSpec, NoteSpec, SymbolSpec
+from tests.support.sorting import examples
 
 
 def test_loaders_are_found_by_name() -> None:
@@ -70,7 +71,7 @@ BASES = [
 ]
 
 
-@settings(deadline=None, max_examples=250)
+@settings(deadline=None, max_examples=examples(250))
 @given(
     st.sampled_from(BASES),
     st.lists(st.tuples(st.integers(0, 1023), st.sampled_from((0, 1, 4, 8, 0x7F, 0x80, 0xFF)) | st.integers(0, 255)), max_size=10),

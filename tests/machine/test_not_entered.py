@@ -15,8 +15,9 @@ from pvhdbg.rules.examples import at_entry
 from pvhdbg.spec.revisions import V1
 from pvhdbg.spec.x86 import CR0, CR4, EFER
 from tests.support import real_kernel
-from tests.support.cli_runner import HELLO, HELLO_ENTRY, Cli, Machine, need
+from tests.support.cli_runner import HELLO, HELLO_ENTRY, Cli, Machine
 from tests.support.elf_writer import NoteSpec, build_elf
+from tests.support.programs import need
 
 pytestmark = pytest.mark.boot
 Start = Callable[..., Machine]
@@ -122,7 +123,7 @@ def test_without_cr0_what_depends_on_it_is_undecided_and_nothing_else() -> None:
 def test_a_missing_cr0_is_said(cli: Cli) -> None:
     cli("snapshot", "save", HELLO, "-o", cli.folder / "one.pvhsnap").ok()
     snapshot = api.check(str(cli.folder / "one.pvhsnap")).boot.snapshot
-    from pvhdbg.machine.subject import doubts
+    from pvhdbg.machine.session import doubts
     from pvhdbg.targets.recorded import RecordedTarget
 
     bare = dataclasses.replace(snapshot, registers=snapshot.registers.replace(cr0=None))

@@ -15,13 +15,14 @@ from types import SimpleNamespace
 
 import pytest
 
+from pvhdbg.commands import live
 from pvhdbg.kernel.image import KernelImage, open_kernel
 from pvhdbg.kernel.location import Marks
 from pvhdbg.machine.session import Session
 from pvhdbg.report.style import PLAIN
 from pvhdbg.spec.elf import Segment64
 from pvhdbg.targets.remote import RemoteTarget
-from tests.support.cli_runner import Cli, Machine, need
+from tests.support.cli_runner import Cli, Machine
 
 SLOT = 2 << 20  # what Linux' kernels are aligned to
 MEMORY = 256 << 20
@@ -48,12 +49,11 @@ class Booting:
         return self.session.registers()["rip"]
 
     def __call__(self, line: str) -> str:
-        return self.session.run(line).text(PLAIN)
+        return live.run(self.session, line).text(PLAIN)
 
 
 @contextmanager
 def booting(vmlinux: Path, vmlinuz: Path, options: str) -> Iterator[Booting]:
-    need("qemu-system-x86_64")
     # -cpu max has RDRAND: without it, the decompressor finds no more entropy than the time.
     machine = Machine("-append", options, "-m", f"{MEMORY >> 20}M", "-cpu", "max", kernel=str(vmlinuz))
     try:
@@ -75,12 +75,12 @@ def test_a_kernel_that_kaslr_moved(vmlinux: Path, vmlinuz: Path, cli: Cli) -> No
         # At its first instruction the kernel is mapped one to one; a breakpoint waits in every place it can be put.
         moved = guest.run_to(*range(ENTRY % SLOT, MEMORY, SLOT)) - ENTRY
         early = guest.session.placement
-        assert (early.found, early.moved, early.slide) == (True, moved, None)
-        assert early.relocated is not None
+        assert (early.found, early.load_bias, early.kaslr_offset) == (True, moved, None)
+        assert early.relocation is not None
         assert guest("symbols $rip") == f"{ENTRY + moved:#x} is startup_64\n"
-        said = [f"moved by {moved:#x} from", f"slid by {early.relocated:#x}", "not mapped yet"]
+        said = [f"moved by {moved:#x} from", f"slid by {early.relocation:#x}", "not mapped yet"]
         assert [words for words in said if words in guest("symbols")] == [
-            words for words, true in zip(said, (moved, early.relocated, True), strict=True) if true
+            words for words, true in zip(said, (moved, early.relocation, True), strict=True) if true
         ]
 
         # Both addresses of a symbol are right before there are page tables of its own.
@@ -88,13 +88,13 @@ def test_a_kernel_that_kaslr_moved(vmlinux: Path, vmlinuz: Path, cli: Cli) -> No
         linked = guest.session.symbols.virtual_address("start_kernel")
         physical, virtual = guest.session.placement.aliases("start_kernel")
         assert physical == guest.session.symbols.to_physical(linked) + moved
-        assert guest.run_to(physical, virtual) == virtual == linked + early.relocated & WRAP
+        assert guest.run_to(physical, virtual) == virtual == linked + early.relocation & WRAP
         late = guest.session.placement
-        assert (late.found, late.moved, late.slide) == (True, moved, early.relocated)
+        assert (late.found, late.load_bias, late.kaslr_offset) == (True, moved, early.relocation)
         assert guest.session.name_of(virtual) == "start_kernel"
         assert guest.session.address("start_kernel") == virtual
         base = guest.session.physical(late.physical_of("phys_base"), 8)
-        assert int.from_bytes(base, "little") == moved - early.relocated & WRAP
+        assert int.from_bytes(base, "little") == moved - early.relocation & WRAP
         assert guest.session.linear(virtual, 8) == guest.session.physical(physical, 8)
 
         # A core has no EFER to read page tables by, and says as much all the same.
@@ -107,10 +107,10 @@ def test_a_kernel_that_kaslr_moved(vmlinux: Path, vmlinuz: Path, cli: Cli) -> No
 
         # Somebody who comes now, and did not see it begin, finds the same; a reset forgets it.
         newcomer = Session(guest.target, guest.session.image)
-        assert (newcomer.placement.moved, newcomer.placement.slide) == (moved, early.relocated)
+        assert (newcomer.placement.load_bias, newcomer.placement.kaslr_offset) == (moved, early.relocation)
         assert not any("not what lies" in doubt for doubt in newcomer.doubts(newcomer.boot()))
         guest.session.forget()
-        assert guest.session.whereabouts is None
+        assert guest.session.kernel_location is None
 
 
 @pytest.mark.boot
@@ -120,7 +120,7 @@ def test_a_kernel_that_is_told_to_stay(vmlinux: Path, vmlinuz: Path) -> None:
         linked = guest.session.symbols.virtual_address("start_kernel")
         assert guest.run_to(linked) == linked
         found = guest.session.placement
-        assert (found.found, found.moved, found.slide, found.relocated) == (True, 0, 0, 0)
+        assert (found.found, found.load_bias, found.kaslr_offset, found.relocation) == (True, 0, 0, 0)
         assert "as it was linked" in guest("symbols")
         assert "moved" not in guest("entry")
 
@@ -157,7 +157,7 @@ def test_marks_tell_how_far_a_kernel_was_moved(image: KernelImage, moved: int, s
     assert marks.step == SLOT
     assert marks.at(moved, memory) is True
     assert [other for other in range(-0x1000000, 0x8000000, SLOT) if marks.at(other, memory)] == [moved]
-    assert marks.slide(moved, memory) == slide
+    assert marks.location(moved, memory).relocation == slide
 
 
 def test_a_patched_kernel_is_still_known_and_noise_is_not(image: KernelImage) -> None:
@@ -171,7 +171,7 @@ def test_a_patched_kernel_is_still_known_and_noise_is_not(image: KernelImage) ->
 
     assert marks.at(0, patched) is True
     assert marks.at(0, random_pointers) is False
-    assert marks.slide(0, random_pointers) is None
+    assert marks.location(0, random_pointers).relocation is None
 
 
 def test_memory_that_cannot_be_read_says_nothing(image: KernelImage) -> None:
@@ -182,7 +182,7 @@ def test_memory_that_cannot_be_read_says_nothing(image: KernelImage) -> None:
 
     marks = Marks(image.data, image.elf)
     assert marks.at(0, unreadable) is None
-    assert marks.slide(0, unreadable) is None
+    assert marks.location(0, unreadable).relocation is None
 
 
 def test_a_small_kernel_has_nothing_to_be_known_by() -> None:
@@ -209,5 +209,5 @@ def test_a_file_of_many_large_segments_costs_what_one_of_few_does() -> None:
 
     assert marks
     assert marks.at(0, read) is False
-    marks.slide(0, read)
+    marks.location(0, read)
     assert len(looked) < 4096

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pvhdbg.guests import path as guest
-from tests.support.cli_runner import HELLO, LONGEST, Cli, Machine, eventually, need, scratch
+from tests.support.cli_runner import HELLO, LONGEST, Cli, Machine, eventually, scratch
 
 PROBE = str(guest("probe"))
 MEMORY = 128 << 20  # bytes of address space that have to be enough for a log of any size
@@ -22,7 +22,6 @@ MEMORY = 128 << 20  # bytes of address space that have to be enough for a log of
 @pytest.fixture(scope="module")
 def boot() -> Iterator[tuple[Cli, dict[str, Any], bytes]]:
     """One boot: a command line in a folder, the report that a debugger gave of it, and what the probe printed."""
-    need("qemu-system-x86_64")
     machine = Machine("-M", "q35", "-append", "one two=3", "-device", "isa-debug-exit,iobase=0xf4,iosize=4", kernel=PROBE)
     try:
         with scratch() as folder:

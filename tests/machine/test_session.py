@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,13 @@ from pvhdbg.commands import live
 from pvhdbg.commands.table import COMMANDS, LIVE
 from pvhdbg.errors import BadInput, MemoryUnreadable, PvhdbgError, TargetError
 from pvhdbg.kernel.image import open_kernel
-from pvhdbg.machine.session import Session, UnknownCommand
+from pvhdbg.machine.running import run_to_entry
+from pvhdbg.machine.session import Session
 from pvhdbg.model import Snapshot
 from pvhdbg.report.style import PLAIN
 from pvhdbg.targets.recorded import RecordedTarget
 from pvhdbg.targets.remote import RemoteTarget
-from tests.support.cli_runner import HELLO, Cli, Machine, need
+from tests.support.cli_runner import HELLO, Cli, Machine
 
 Kernels = Callable[[int], str]
 
@@ -32,7 +34,7 @@ class Live:
     target: RemoteTarget
 
     def __call__(self, line: str) -> str:
-        return self.session.run(line).text(PLAIN)
+        return live.run(self.session, line).text(PLAIN)
 
     def run_to(self, symbol: str) -> None:
         """To a symbol of the kernel at its linked address."""
@@ -48,7 +50,6 @@ class Live:
 
 @contextmanager
 def live_session(kernel: str, *words: str) -> Iterator[Live]:
-    need("qemu-system-x86_64")
     machine = Machine(*words, kernel=kernel)
     try:
         with machine.debugger() as target, open_kernel(kernel) as image:
@@ -61,7 +62,7 @@ def live_session(kernel: str, *words: str) -> Iterator[Live]:
 def hello() -> Iterator[Live]:
     """`hello` at its entry; tests only read."""
     with live_session(HELLO, "-append", "one two=3") as one:
-        one.session.run_to_entry()
+        run_to_entry(one.session)
         yield one
 
 
@@ -70,7 +71,7 @@ def paged(request: pytest.FixtureRequest, paging_kernels: Kernels) -> Iterator[t
     """A kernel that has turned paging on and stands at `there`, by its virtual address; its entry was seen on the way."""
     levels: int = request.param
     with live_session(paging_kernels(levels), "-cpu", "max") as one:
-        one.session.run_to_entry()
+        run_to_entry(one.session)
         at_entry = one("symbols there")
         assert re.search(r"now (0x10\w+), physical \1,", at_entry)
         one.session.boot()
@@ -139,10 +140,10 @@ def test_code_and_memory(hello: Live) -> None:
 
 @pytest.mark.boot
 def test_a_verdict_needs_no_second_look(hello: Live) -> None:
-    answer = hello.session.run("check --select PVH-CR0 PVH-TR --strict")
+    answer = live.run(hello.session, "check --select PVH-CR0 PVH-TR --strict")
     assert answer.exit_code == 1
-    assert hello.session.run("check --select PVH-CR0").exit_code == 0
-    assert '"schema": "pvhdbg/report/1"' in hello.session.run("check --format json").render("json", PLAIN)
+    assert live.run(hello.session, "check --select PVH-CR0").exit_code == 0
+    assert '"schema": "pvhdbg/report/1"' in live.run(hello.session, "check --format json").render("json", PLAIN)
     assert "version 0" in hello("check --spec v0")
     assert hello.session.settings.spec == "v1"
 
@@ -171,7 +172,7 @@ def test_the_disassembler_agrees_with_the_monitor(hello: Live, monkeypatch: pyte
 @pytest.mark.boot
 def test_a_long_instruction_is_one(paging_kernels: Kernels) -> None:
     with live_session(paging_kernels(4)) as one:
-        one.session.run_to_entry()
+        run_to_entry(one.session)
         lines = one("disas/3").splitlines()[2:]
         assert [line.split(":")[0].split()[-1] for line in lines] == ["0x100000", "0x10000a", "0x100014"]
         assert re.search(r": +c7 05 (?:\w\w ){8} *movl ", lines[0])
@@ -183,7 +184,7 @@ def test_a_long_instruction_is_one(paging_kernels: Kernels) -> None:
 @pytest.mark.boot
 def test_what_changed_is_marked() -> None:
     with live_session(HELLO) as one:
-        one.session.run_to_entry()
+        run_to_entry(one.session)
         assert "*" not in one("regs")
         before = one.session.registers()
         one.session.resumed()
@@ -203,11 +204,11 @@ def test_what_changed_is_marked() -> None:
 @pytest.mark.boot
 def test_a_reset_that_fails_leaves_what_was_seen() -> None:
     with live_session(HELLO, "-no-reboot", "-no-shutdown") as one:
-        one.session.run_to_entry()
+        run_to_entry(one.session)
         one.session.resumed()
         one.target.step()
         with pytest.raises(TargetError, match="did not reset"):
-            one.session.run_to_entry(reset=True)
+            run_to_entry(one.session, reset=True)
         assert "shown as it was at the entry" in one("check")
 
 
@@ -267,7 +268,7 @@ def test_the_entry_is_remembered(paged: tuple[Live, int]) -> None:
 @pytest.mark.boot
 def test_long_mode_tables(paging_kernels: Kernels) -> None:
     with live_session(paging_kernels(4)) as one:
-        one.session.run_to_entry()
+        run_to_entry(one.session)
         one.run_to("there")
         symbols = one.session.symbols
         assert symbols is not None
@@ -308,16 +309,16 @@ def test_abbreviations() -> None:
     assert live.find("pa 0x1000") == (live.find("pagewalk")[0], "0x1000")
     assert live.find("sn sa file") == (live.find("snapshot save")[0], "file")
     assert live.find("xp/8w 0x10")[1] == "/8w 0x10"
-    with pytest.raises(UnknownCommand, match="ambiguous: snapshot save, segments, symbols"):
+    with pytest.raises(live.UnknownCommand, match="ambiguous: snapshot save, segments, symbols"):
         live.find("s")
-    with pytest.raises(UnknownCommand) as unknown:
+    with pytest.raises(live.UnknownCommand) as unknown:
         live.find("pagwalk 0")
     assert unknown.value.todo == "did you mean pagewalk?"
 
 
 def nowhere(line: str) -> str:
     """What a command answers that needs no machine."""
-    return Session(RecordedTarget(Snapshot())).run(line).text(PLAIN)
+    return live.run(Session(RecordedTarget(Snapshot())), line).text(PLAIN)
 
 
 @pytest.mark.parametrize("command", [command.name for command in LIVE])
@@ -387,7 +388,7 @@ def test_bad_input_is_one_error_and_the_session_goes_on(hello: Live, line: str, 
 
 @pytest.mark.boot
 def test_completion(hello: Live) -> None:
-    complete = hello.session.complete
+    complete = partial(live.complete, hello.session)
     assert complete("pa") == ["pagewalk"]
     assert complete("snapshot ") == ["save"]
     assert complete("pagewalk pvh_") == ["pvh_start"]

@@ -9,7 +9,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,14 +16,13 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from pvhdbg.commands import live
-from pvhdbg.commands.declare import Request
 from pvhdbg.guests import path as guest
 from pvhdbg.repl import lines, own_commands
-from pvhdbg.repl.conversation import Conversation, Result
 from pvhdbg.repl.serial import Follower
-from tests.support.cli_runner import HELLO, Cli, Machine, eventually, need
+from tests.support.cli_runner import HELLO, Cli, Machine, eventually
+from tests.support.prompt import LONG_MODE, Talk, talking
+from tests.support.sorting import examples
 
-LONG_MODE = str(guest("long_mode"))
 Start = Callable[..., Machine]
 
 
@@ -45,57 +43,6 @@ _WORDS = st.sampled_from(
         "--here",
     ]
 )
-
-
-class Talk:
-    """A conversation, and all that it wrote besides its results."""
-
-    def __init__(self, subject: str, command: str = "repl", **values: object) -> None:
-        self.written: list[str] = []
-        self.it = Conversation(command, Request({"subject": subject, "timeout": 20.0, **values}))
-        self.it.write = self.written.append
-
-    def __call__(self, line: str) -> str:
-        result = self.run(line)
-        assert not result.error, result.error
-        return result.text
-
-    def run(self, line: str) -> Result:
-        return self.it.run(line)
-
-    def wrong(self, line: str) -> str:
-        """The one line of an error, after which the session is what it was."""
-        result = self.run(line)
-        assert result.error, result.text
-        assert "\n" not in result.error
-        assert "internal error" not in result.error
-        return result.error
-
-    def interrupted(self, line: str) -> str:
-        """What a line says whose run is interrupted, once there is one."""
-        machine = self.it.machine
-
-        def interrupt() -> None:
-            eventually(lambda: machine.running, "it does not run")
-            machine.interrupted.set()
-
-        thread = threading.Thread(target=interrupt)
-        thread.start()
-        try:
-            return self(line)
-        finally:
-            thread.join()
-
-
-@contextmanager
-def talking(subject: str, command: str = "repl", **values: object) -> Iterator[Talk]:
-    need("qemu-system-x86_64")
-    one = Talk(subject, command, **values)
-    one.it.open()
-    try:
-        yield one
-    finally:
-        one.it.close()
 
 
 @pytest.fixture(scope="module")
@@ -469,7 +416,7 @@ def test_show_gdb_tells_what_would_be_typed() -> None:
 def test_whatever_is_typed_is_answered(without_gdb: Talk) -> None:
     """No line of any kind ends the conversation, or raises; what may start a shell or write a file is left out."""
 
-    @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(st.one_of(st.text(max_size=40), st.builds(" ".join, st.lists(_WORDS, max_size=5))))
     def typed(line: str) -> None:
         assume(not re.search(r"[!|>]|sh|sou|mon|^\s*(c|k|q|de|sn|r|u|s|exit)", line))

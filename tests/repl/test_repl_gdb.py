@@ -10,16 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.repl.test_repl import LONG_MODE, Talk, talking
-from tests.support.cli_runner import HELLO, Machine, eventually, need
+from tests.support.cli_runner import HELLO, Machine, eventually
+from tests.support.prompt import LONG_MODE, Talk, talking
 
 Start = Callable[..., Machine]
 
 
 @pytest.fixture(scope="module")
-def held() -> Iterator[Talk]:
+def held(gdb: str) -> Iterator[Talk]:
     """`long_mode` at its entry, held by GDB; tests only look."""
-    need("gdb")
     with talking(LONG_MODE) as one:
         said(one, "p 1")
         yield one
@@ -45,8 +44,8 @@ def gdbs() -> list[int]:
 
 
 @pytest.mark.boot
+@pytest.mark.gdb
 def test_gdb_takes_over_where_the_commands_left_off() -> None:
-    need("gdb")
     with talking(LONG_MODE) as one:
         verdicts = one("check")
         one("b far_jump")
@@ -66,8 +65,8 @@ def test_gdb_takes_over_where_the_commands_left_off() -> None:
 
 
 @pytest.mark.boot
+@pytest.mark.gdb
 def test_a_walk_into_a_mode_does_without_gdb_for_a_while() -> None:
-    need("gdb")
     with talking(LONG_MODE) as one:
         said(one, "set $mine = 5")
         said(one, "gdb hbreak print_fields")
@@ -124,8 +123,8 @@ def test_words_and_abbreviations(held: Talk) -> None:
 
 
 @pytest.mark.boot
+@pytest.mark.gdb
 def test_ctrl_c_reaches_a_guest_that_gdb_runs() -> None:
-    need("gdb")
     with talking(HELLO, via="gdb") as one:
         assert one.it.machine.gdb is not None
         one.interrupted("gdb continue")
@@ -135,8 +134,8 @@ def test_ctrl_c_reaches_a_guest_that_gdb_runs() -> None:
 
 
 @pytest.mark.boot
+@pytest.mark.gdb
 def test_gdb_dies(machine: Start) -> None:
-    need("gdb")
     stub = machine()
     with talking(stub.socket, "attach", kernel=HELLO) as one:
         said(one, "p 1")

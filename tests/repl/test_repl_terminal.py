@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cli_runner import HELLO, Cli, Machine, eventually, need
+from tests.support.cli_runner import HELLO, Cli, Machine, eventually
 from tests.support.emulator import Terminal
+from tests.support.programs import need
 
 Start = Callable[..., Machine]
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from pvhdbg import guests
-from tests.repl.test_repl import LONG_MODE, Talk, talking
-from tests.support.cli_runner import HELLO, ROOT, TRIPLE_FAULT, Cli, Machine, eventually, kernel_elf, need
+from tests.support.cli_runner import HELLO, ROOT, TRIPLE_FAULT, Cli, Machine, eventually, kernel_elf
+from tests.support.prompt import LONG_MODE, Talk, talking
 from tests.support.terminal import Terminal
 
 pytestmark = pytest.mark.boot
@@ -166,7 +166,6 @@ def test_completion(shared: Talk) -> None:
 
 
 def test_why_goes_on_to_the_prompt_at_a_terminal(cli: Cli) -> None:
-    need("qemu-system-x86_64")
     with Terminal(
         sys.executable, "-m", "pvhdbg", "why", CRASHERS, "--append", "crash=wild-esp", env={**cli.env, "PYTHONPATH": str(ROOT)}
     ) as terminal:

@@ -83,7 +83,7 @@ def hostile() -> Report:
         tr_limit=0x10,
     )
     boot = example.boot(REVISIONS["v1"])
-    entry = dataclasses.replace(boot.snapshot.entry, symbol=HOSTILE, found_by=HOSTILE)
+    entry = dataclasses.replace(boot.snapshot.entry, symbol=HOSTILE)
     snapshot = dataclasses.replace(boot.snapshot, captured=HOSTILE, entry=entry, sources={HOSTILE: HOSTILE})
     boot = dataclasses.replace(boot, snapshot=snapshot)
     verdicts = list(judge(boot))

@@ -170,6 +170,7 @@ def test_huge_maps_are_listed_to_a_bound() -> None:
     assert len([one for one in comparison.differences if one.part == "memory map"]) == 129
 
 
+@pytest.mark.slow
 def test_text_and_json_say_every_difference() -> None:
     for report in (golden(), hostile(), *failing()):
         comparison = compare(("a\x1b[31m", "b"), report_of(at_entry()), report)

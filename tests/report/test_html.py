@@ -203,6 +203,7 @@ def test_registers_are_shown_bit_by_bit(chromium: Any, tmp_path: Path) -> None:
 # --- without one --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_failing_example_is_well_formed_and_says_its_verdicts() -> None:
     for report in failing():
         root = etree.fromstring(html.render(report).removeprefix("<!DOCTYPE html>\n").encode())

@@ -20,6 +20,7 @@ from pvhdbg.rules.declare import Outcome, Verdict, Violation
 from pvhdbg.rules.examples import Example, at_entry
 from pvhdbg.spec.deviations import DEVIATIONS
 from pvhdbg.spec.revisions import V1
+from tests.support.sorting import examples
 
 SCHEMA = Path(__file__).parent / "schemas" / "sarif-2.1.0.json"
 KERNEL = Location("out/vmlinux", "file:///home/me/linux/")
@@ -43,6 +44,7 @@ def run_of(example: Example, location: Location | None = KERNEL) -> Any:
     return log["runs"][0]
 
 
+@pytest.mark.slow
 def test_every_failing_example_meets_the_schema_and_the_standards_prose() -> None:
     for rule in MACHINE_RULES:
         run = run_of(rule.fails[0])
@@ -120,7 +122,7 @@ def test_an_alert_keeps_its_fingerprint_while_the_values_change() -> None:
     assert len(set(prints(1))) == len(prints(1)) > 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.text())
 def test_foreign_text_makes_no_link_and_no_placeholder(text: str) -> None:
     verdict = Verdict(RULES[0], Outcome.FAIL, RULES[0].severity, (Violation("cmdline", "x", text + "[here](http://x) {0}"),))

@@ -15,6 +15,7 @@ from pvhdbg.rules import fixes
 from pvhdbg.rules.declare import Outcome
 from pvhdbg.rules.files import judge_file
 from pvhdbg.rules.kernel_file import CHAPTER
+from tests.support.programs import need
 
 NOTE = '.pushsection .note.Xen, "a", @note; .p2align 2; .long 4, 4, 18; .asciz "Xen"; .long {}; .popsection\n'
 PROPERTY = '.pushsection .note.gnu.property, "a", @note; .p2align 3; .long 4, 16, 5; .asciz "GNU"; .long 0xc0000002, 4, 3, 0; .popsection\n'
@@ -93,8 +94,7 @@ def failed(folder: Path, kernel: Kernel) -> set[str]:
 
 @pytest.mark.parametrize("id", CASES)
 def test_the_fix_helps(id: str, tmp_path: Path) -> None:
-    for tool in ("as", "ld", "objcopy"):
-        assert shutil.which(tool), f"{tool} is missing: install binutils"
+    need("as", "ld", "objcopy")
     wrong, right = CASES[id]
     assert id in failed(tmp_path, wrong)
     assert failed(tmp_path, right) == set()

@@ -17,6 +17,7 @@ from pvhdbg.rules.declare import Outcome, Severity, Verdict
 from pvhdbg.rules.examples import Example, at_draft_a_entry, at_entry, summed
 from pvhdbg.spec.revisions import DRAFT_A, V0, V1
 from pvhdbg.spec.start_info import MemoryMapEntry, ModuleEntry
+from tests.support.sorting import examples
 
 QEMU = Vmm("QEMU", "7.2.22", "tcg")
 QBOOT = {"vmm": QEMU, "gdt": DescriptorTable(0xFFFFFFC1, 0x17), "eax": 0x2BADB002}
@@ -294,7 +295,7 @@ u32 = st.one_of(st.integers(0, 0xFFFFFFFF), st.sampled_from([0, 1, 0x6000, 0x700
 u64 = st.one_of(st.integers(0, (1 << 64) - 1), st.sampled_from([0, 0x6000, 0x7000, 1 << 32, (1 << 64) - 1]))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 @given(
     st.fixed_dictionaries(
         {},

@@ -24,15 +24,13 @@ import pytest
 from pvhdbg.guests import path as guest
 from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.remote import RemoteTarget
+from tests.support.programs import need
 
 ROOT = Path(__file__).parents[2]
 HELLO = str(guest("hello"))
 HELLO_ENTRY = 0x100000
 LONGEST = 30.0  # seconds after which a command of a test hangs
 _PROGRESS = re.compile(r"pvhdbg: (waiting|starting|connecting|reading|QEMU|unpacking)")
-
-# Streams are buffered, as a user's are: what goes wrong with them at the end is what is tested.
-_ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 
 
 def reads_the_log(process: subprocess.Popen[Any]) -> bool:
@@ -41,14 +39,6 @@ def reads_the_log(process: subprocess.Popen[Any]) -> bool:
         return any(os.readlink(link).endswith("/log (deleted)") for link in Path(f"/proc/{process.pid}/fd").iterdir())
     except OSError:  # a descriptor was closed meanwhile
         return False
-
-
-def need(program: str) -> None:
-    """Skip the test where `program` is missing; fail it in CI, where nothing may be missing."""
-    if shutil.which(program) is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"{program} is not installed")
-        pytest.skip(f"{program} is not installed")
 
 
 def eventually(true: Callable[[], object], otherwise: str, within: float = 5.0) -> None:
@@ -109,10 +99,15 @@ class Cli:
         self.folder = folder
         self.tmp = folder / "tmp"
         self.tmp.mkdir()
-        self.env = {**_ENVIRONMENT, "TMPDIR": str(self.tmp), "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error",
-                    "XDG_CACHE_HOME": str(folder / "cache")}  # fmt: skip
-        for name in ("NO_COLOR", "PVHDBG_TRACEBACK"):
-            self.env.pop(name, None)
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment that it runs in."""
+        # Streams are buffered, as a user's are: what goes wrong with them at the end is what is tested.
+        unwanted = ("NO_COLOR", "PVHDBG_TRACEBACK", "PYTHONUNBUFFERED")
+        ours = {name: value for name, value in os.environ.items() if name not in unwanted}
+        return {**ours, "TMPDIR": str(self.tmp), "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error",
+                "XDG_CACHE_HOME": str(self.folder / "cache")}  # fmt: skip
 
     def file(self, name: str, data: bytes | str = b"") -> str:
         """A file in the test's folder."""
@@ -280,8 +275,7 @@ SECTIONS {{
 
 def paging_kernel(folder: Path, levels: int) -> str:
     """paging.S for that many levels of page tables, in `folder`."""
-    need("as")
-    need("ld")
+    need("as", "ld")
     kernel, part, script = folder / f"paging{levels}.elf", folder / f"{levels}.o", folder / f"{levels}.ld"
     if not kernel.exists():
         bits, emulation, kva = (64, "elf_x86_64", 0xFFFFFFFF80000000) if levels >= 4 else (32, "elf_i386", 0xC0000000)

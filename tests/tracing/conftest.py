@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,21 +11,17 @@ import pytest
 
 from pvhdbg import guests
 from pvhdbg.kernel.image import open_kernel
-from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.remote import RemoteTarget
-from pvhdbg.targets.target import Leave, run_until
-from pvhdbg.vmm.qemu import QemuOptions, start
+from pvhdbg.targets.target import run_until
+from pvhdbg.vmm.qemu import QemuOptions
+from tests.support.debugged import debugged
 
 AtEntry = Callable[..., RemoteTarget]
 
 
 @pytest.fixture
-def at_entry() -> Iterator[AtEntry]:
+def at_entry(qemu: str) -> Iterator[AtEntry]:
     """Starts a guest, by name or path, and runs it to its entry; everything is ended afterwards."""
-    if shutil.which("qemu-system-x86_64") is None:
-        if os.environ.get("CI"):
-            pytest.fail("QEMU is missing")
-        pytest.skip("QEMU is not installed")
     with ExitStack() as stack:
 
         def boot(guest: str | Path, append: str | None = None, **options: Any) -> RemoteTarget:
@@ -35,9 +29,7 @@ def at_entry() -> Iterator[AtEntry]:
             with open_kernel(str(path)) as image:
                 entry = image.kernel().entry
             assert entry is not None
-            qemu = stack.enter_context(start(QemuOptions(path, append=append, **{"memory": "64M", **options})))
-            target = RemoteTarget.connect(StubAddress(path=qemu.gdb_socket))
-            stack.callback(target.close, Leave.KILLED)
+            _, target = stack.enter_context(debugged(QemuOptions(path, append=append, **{"memory": "64M", **options})))
             run_until(target, [entry], 20)
             return target
 

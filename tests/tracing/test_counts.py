@@ -12,7 +12,8 @@ import pytest
 from pvhdbg.targets.remote import RemoteTarget
 from pvhdbg.tracing.engines.engine import Bounds
 from pvhdbg.tracing.engines.log import LogEngine
-from tests.support.cli_runner import kernel_elf, need
+from tests.support.cli_runner import kernel_elf
+from tests.support.programs import need
 
 pytestmark = pytest.mark.boot
 TICKS = 5
@@ -22,8 +23,7 @@ PER_TICK = 119 / 1193182 / 8e-9  # instructions of 2^3 ns each, in one period of
 @pytest.fixture
 def timer(tmp_path: Path) -> Path:
     """timer.S as a kernel."""
-    need("as")
-    need("ld")
+    need("as", "ld")
     made, flat, kernel = tmp_path / "timer.o", tmp_path / "timer.bin", tmp_path / "timer.elf"
     subprocess.run(["as", "--32", "-mx86-used-note=no", "-o", made, Path(__file__).parent / "timer.S"], check=True)
     subprocess.run(["ld", "-m", "elf_i386", "-Ttext", "0x100000", "--oformat", "binary", "-o", flat, made], check=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pvhdbg.kernel.image import open_kernel
-from pvhdbg.machine.waiter import Names
+from pvhdbg.machine.names import Names
 from pvhdbg.targets.remote import RemoteTarget
 from pvhdbg.tracing.engines.engine import Bounds, Engine
 from pvhdbg.tracing.engines.log import LogEngine

@@ -8,22 +8,16 @@ from pathlib import Path
 import pytest
 
 from pvhdbg import guests
-from pvhdbg.booted import Boot, boot
+from pvhdbg.booted import Guest, launch
 from pvhdbg.errors import BadInput
 from pvhdbg.tracing.event import Event, Fault
-from tests.support.cli_runner import need
 
 pytestmark = pytest.mark.boot
 
 TO_LONG_MODE = 10284  # see tests/tracing/test_log_engine.py
 
 
-@pytest.fixture(autouse=True)
-def qemu() -> None:
-    need("qemu-system-x86_64")
-
-
-def left_as_it_was(guest: Boot) -> None:
+def left_as_it_was(guest: Guest) -> None:
     assert "single step" not in guest.target.monitor("info status")
     before = guest.registers["rip"]
     guest.target.step()
@@ -32,7 +26,7 @@ def left_as_it_was(guest: Boot) -> None:
 
 
 def test_all_instructions_to_a_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with boot(guests.path("long_mode"), memory="64M") as guest:
+    with launch(guests.path("long_mode"), memory="64M") as guest:
         folder = tmp_path / "logs"
         folder.mkdir()
         monkeypatch.setattr("tempfile.tempdir", str(folder))
@@ -49,7 +43,7 @@ def test_all_instructions_to_a_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_it_ends_at_a_place_and_goes_on_from_there() -> None:
-    with boot(guests.path("long_mode"), memory="64M") as guest:
+    with launch(guests.path("long_mode"), memory="64M") as guest:
         places = [one.pc for one in guest.trace("far_jump") if isinstance(one, Event)]
         assert len(places) == TO_LONG_MODE - 1
         assert guest.registers["rip"] == guest.symbol("far_jump")
@@ -62,7 +56,7 @@ def test_it_ends_at_a_place_and_goes_on_from_there() -> None:
 
 
 def test_who_leaves_early_stops_the_machine() -> None:
-    with boot(guests.path("crashers"), append="crash=endless-loop", memory="64M") as guest:
+    with launch(guests.path("crashers"), append="crash=endless-loop", memory="64M") as guest:
         with guest.trace() as trace:
             assert next(trace).seq == 0
         assert trace.end.why == "enough"
@@ -77,7 +71,7 @@ def test_who_leaves_early_stops_the_machine() -> None:
 
 
 def test_faults_stand_where_they_were_taken() -> None:
-    with boot(guests.path("crashers"), append="crash=wild-esp", memory="64M") as guest:
+    with launch(guests.path("crashers"), append="crash=wild-esp", memory="64M") as guest:
         with guest.trace(states=True) as trace:
             events = list(trace)
         assert trace.end.why == "shutdown"
@@ -88,7 +82,7 @@ def test_faults_stand_where_they_were_taken() -> None:
 
 
 def test_what_was_traced_is_not_counted_by_a_wait() -> None:
-    with boot(guests.path("crashers"), append="crash=hlt", memory="64M") as guest:
+    with launch(guests.path("crashers"), append="crash=hlt", memory="64M") as guest:
         list(guest.trace(count=5))
         with pytest.raises(Exception, match="hlt") as caught:
             guest.until(0x200000, timeout=5)
@@ -96,5 +90,5 @@ def test_what_was_traced_is_not_counted_by_a_wait() -> None:
 
 
 def test_bad_wishes() -> None:
-    with boot(guests.path("long_mode"), memory="64M") as guest, pytest.raises(BadInput, match="no symbol nowhere"):
+    with launch(guests.path("long_mode"), memory="64M") as guest, pytest.raises(BadInput, match="no symbol nowhere"):
         guest.trace("nowhere")

@@ -18,7 +18,8 @@ from pvhdbg.tracing.first import Reached
 from pvhdbg.tracing.milestones import Milestone
 from pvhdbg.tracing.queries import around, divergence, parting, writes
 from pvhdbg.tracing.trace_file import Ending, Head, Load, Record, decode, encode
-from tests.tracing import readers
+from tests.support import trace_readers as readers
+from tests.support.sorting import examples
 
 P, L = Mode.PROTECTED, Mode.LONG
 BASE = 0xFFFFFFFF81000000
@@ -211,7 +212,7 @@ others = st.one_of(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(heads, st.lists(events | others, max_size=8), names)
 @example(HEAD, [EVENTS[0]], "a;b 7\n=1")
 def test_no_name_and_no_number_breaks_a_format(head: Head, records: list[Record], symbol: str) -> None:

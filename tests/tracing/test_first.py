@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pvhdbg import guests
-from pvhdbg.driver.trace_subject import Names
 from pvhdbg.kernel.image import open_kernel
+from pvhdbg.machine.names import Names
 from pvhdbg.targets.remote import RemoteTarget
 from pvhdbg.tracing.engines.engine import Bounds
 from pvhdbg.tracing.engines.first import FirstEngine

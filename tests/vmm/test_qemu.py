@@ -21,21 +21,13 @@ from pvhdbg.errors import BadInput, TargetLost, TargetTimeout, VmmFailed
 from pvhdbg.guests import path as guest
 from pvhdbg.vmm.qemu import QemuOptions, start, version_of
 from pvhdbg.vmm.qmp import Qmp
+from tests.support.debugged import EXIT_DEVICE
 
 pytestmark = pytest.mark.boot
 
 ROOT = Path(__file__).parents[2]
 HELLO = guest("hello")
 PT_NOTE_AT = 64 + 2 * 56  # of hello.elf: the third program header
-EXIT_DEVICE = ("-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-action", "shutdown=poweroff")  # -action: see options.py
-
-
-@pytest.fixture(autouse=True)
-def _qemu_is_here() -> None:
-    if shutil.which("qemu-system-x86_64") is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("QEMU is not installed")
-        pytest.skip("QEMU is not installed")
 
 
 @pytest.fixture

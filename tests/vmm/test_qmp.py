@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from pvhdbg.errors import ProtocolError, TargetError, TargetLost, TargetTimeout, VmmFailed
 from pvhdbg.vmm.qmp import LONGEST_LINE, Qmp, version_text
+from tests.support.sorting import examples
 
 GREETING = b'{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "Debian"}, "capabilities": []}}\r\n'
 READY = b'{"return": {}, "id": 1}\r\n'
@@ -120,7 +121,7 @@ def anything() -> Iterator[st.SearchStrategy[bytes]]:
     yield st.just(READY)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.lists(st.one_of(*anything()), max_size=5).map(b"".join))
 def test_any_bytes_end_in_an_error_of_ours(words: bytes) -> None:
     with pytest.raises(TargetError):

@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pvhdbg.vmm.serial import LONGEST, SerialLines
+from pvhdbg.vmm.serial import AT_ONCE, LONGEST, SerialLines
 
 
 @given(st.binary(max_size=200), st.lists(st.integers(0, 200), max_size=5))
@@ -37,7 +37,7 @@ def test_long_lines_are_cut_and_what_was_there_before_is_passed_over(tmp_path: P
     with open(path, "ab") as file:
         file.write(b"end\n" + b"x" * 1_000_000)
     assert lines.read() == ["end"]
-    while lines._at < path.stat().st_size:
+    for _ in range(path.stat().st_size // AT_ONCE):
         assert lines.read() == []
     assert lines.unfinished() == "x" * LONGEST
     with open(path, "ab") as file:

@@ -1,4 +1,4 @@
-"""A target that tells what GDB's user would have typed for what is done to it: `--show-gdb`."""
+"""A target that records the equivalent GDB commands of what is done to it: `--show-gdb`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pvhdbg.targets.target import Capabilities, Leave, Stop, Target
 _MOST = 24  # commands of one command that are told
 
 
-class ShownTarget:
+class GdbEcho:
     """A `Target` around another one. `told()` gives the commands since it was last called."""
 
     def __init__(self, target: Target) -> None:

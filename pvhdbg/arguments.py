@@ -1,0 +1,110 @@
+"""The keyword arguments of the public functions, typed, and what becomes of them.
+
+A type checker sees a wrong name or value at the caller's; at run time a wrong name is a TypeError that names the nearest.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, TypedDict, Union
+
+from pvhdbg.commands.declare import options_of
+from pvhdbg.machine.options import Accelerator, LeaveWord, SpecName, SubjectOptions
+
+Path = Union[str, "os.PathLike[str]"]
+
+
+class LaunchArguments(TypedDict, total=False):
+    """The QEMU that is started for a kernel. `memory` is MiB as a number, or "2G"; `extra` are further words for QEMU."""
+
+    append: str | None
+    initrd: Path | None
+    machine: str | None
+    memory: str | int | None
+    cpus: int | None
+    cpu: str | None
+    accel: Accelerator
+    qemu: str | None
+    extra: Sequence[str]
+
+
+class EntryArguments(TypedDict, total=False):
+    """The way to the entry, as the options of these names on the command line; `timeout` in seconds."""
+
+    here: bool
+    kernel: Path | None
+    entry: str | int | None
+    reset: bool
+    leave: LeaveWord | None
+    timeout: float
+    via: Literal["remote", "gdb"] | None
+
+
+class SubjectArguments(LaunchArguments, EntryArguments, total=False):
+    """A subject of any kind; `vmm` names what a probe's log was made on."""
+
+    spec: SpecName
+    vmm: str | None
+
+
+class JudgeArguments(TypedDict, total=False):
+    """Which rules are asked: `select` and `ignore` hold ids or beginnings of ids."""
+
+    strict: bool
+    select: Sequence[str]
+    ignore: Sequence[str]
+
+
+class DiffArguments(SubjectArguments, JudgeArguments, total=False):
+    """The options of `pvhdbg diff`."""
+
+
+class CheckArguments(DiffArguments, total=False):
+    """The options of `pvhdbg check`. `until` is a symbol, "0xADDRESS" or a mode, `seconds` how long it may take."""
+
+    expect: Path | None
+    until: str | None
+    seconds: float
+
+
+class FollowArguments(SubjectArguments, total=False):
+    """The options of what follows a machine from its entry; `seconds` is how long."""
+
+    seconds: float
+
+
+_WORDS = ("extra", "select", "ignore")
+
+
+def refuse_unknown(function: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raises TypeError for a keyword argument that the function of that name does not take, with the nearest that it does."""
+    names = sorted(known)
+    for name in given:
+        if name not in names:
+            from difflib import get_close_matches
+
+            near = get_close_matches(name, names, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(names)}"
+            raise TypeError(f"{function}() got an unexpected keyword argument {name!r}: {hint}")
+
+
+def values_of(function: str, kind: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments as a parsed command line has them. Raises TypeError for one that the TypedDict `kind` does not have."""
+    refuse_unknown(function, given, kind.__annotations__)
+    return {name: _value(name, value) for name, value in given.items()}
+
+
+def _value(name: str, value: Any) -> Any:
+    if value is None or isinstance(value, str | bool | float):
+        if name in _WORDS and isinstance(value, str):
+            raise TypeError(f"{name} is a list of words, not one: {name}=[{value!r}]")
+        return value
+    if isinstance(value, int):
+        return value if name in ("cpus", "timeout", "seconds") else hex(value) if name == "entry" else str(value)
+    return os.fspath(value) if isinstance(value, os.PathLike) else tuple(str(one) for one in value)
+
+
+def subject_of(function: str, subject: Path, kind: type[Any], given: Mapping[str, Any]) -> SubjectOptions:
+    """The options of a subject. Raises TypeError as `values_of`."""
+    return options_of(SubjectOptions, {**values_of(function, kind, given), "subject": os.fspath(subject)})

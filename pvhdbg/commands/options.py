@@ -1,0 +1,61 @@
+"""Options that several commands share, besides those of a subject (`machine.options`) and of a trace (`driver.options`)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from pvhdbg.machine.options import SubjectOptions
+
+if TYPE_CHECKING:
+    from pvhdbg.rules.declare import Rule
+
+NOT_REACHED = 3  # the exit code where what was waited for did not come in time
+
+
+class JudgeOptions(NamedTuple):
+    """Which rules are asked, by id or the beginning of ids, and whether advice and known deviations fail too."""
+
+    strict: bool = False
+    select: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+
+    def rules(self) -> tuple[Rule, ...]:
+        """The rules that are asked. Raises BadInput for an id that names none."""
+        from pvhdbg.rules.catalogue import choose
+
+        return choose(self.select, self.ignore)
+
+    def refuse_unknown(self) -> None:
+        """Raises BadInput for an id that names no rule: before a machine is started for nothing."""
+        if self.select or self.ignore:
+            self.rules()
+
+
+class PromptOptions(NamedTuple):
+    """What is done at the prompt: `commands` are the lines of -ex ("line", text) and the files of -x ("file", path), in order."""
+
+    commands: tuple[tuple[Literal["line", "file"], str], ...] = ()
+    batch: bool = False
+    show_gdb: bool = False
+
+
+class OutputOptions(NamedTuple):
+    """Where an answer goes, and how it is written; `report` are further formats with their files."""
+
+    format: str = "text"
+    output: str | None = None
+    report: tuple[tuple[str, str], ...] = ()
+    color: Literal["auto", "always", "never"] = "auto"
+
+
+class WaitOptions(NamedTuple):
+    """How far a machine runs on from its entry, and for how many seconds at most."""
+
+    until: str | None = None
+    seconds: float | None = None
+
+
+class AboutSubject(NamedTuple):
+    """For a command that needs to know of its subject alone."""
+
+    about: SubjectOptions = SubjectOptions()

@@ -1,0 +1,64 @@
+"""Watch a machine for its guest's death, and explain it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pvhdbg.disassembly import available, instruction_text
+from pvhdbg.driver.result import NO_DISASSEMBLER
+from pvhdbg.driver.traced_machine import TracedMachine
+from pvhdbg.machine.surroundings import surroundings
+from pvhdbg.tracing.death import Death
+from pvhdbg.tracing.engines.watch import Watch
+from pvhdbg.tracing.explain import Explanation, explain
+
+_SERIAL = 100  # lines of the serial port that are looked at
+_FINAL = {  # deaths that leave nothing to run
+    "triple fault": "the guest triple-faulted",
+    "shutdown": "the guest shut down",
+    "halted": "the CPU halted with interrupts off",
+    "exited": "the machine is gone: the guest ended it",
+}
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """How a guest died and why. `names` gives symbols to addresses on the way; `serial` are the serial port's last lines."""
+
+    death: Death
+    explanation: Explanation
+    names: Callable[[int], str | None]
+    serial: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def died(self) -> bool:
+        """Whether it did."""
+        return self.death.kind != "alive"
+
+    def __repr__(self) -> str:
+        return f"Diagnosis({self.death.kind}: {self.explanation.verdict!r})"
+
+
+def diagnosed(machine: TracedMachine, limit: float) -> Diagnosis:
+    """Let the machine run to its guest's death, for `limit` seconds at most. Raises TargetError."""
+    around = surroundings(machine.boot, machine.image, machine.target.read_memory, machine.names)
+    qemu = machine.qemu
+    watch = Watch(
+        machine.target,
+        around,
+        code=machine.names.code,
+        status=lambda: None if qemu is None else qemu.wait(1.0),
+        serial=lambda: () if qemu is None else qemu.serial_tail(_SERIAL),
+        progress=machine.progress,
+    )
+    with machine.interruptible(watch):
+        death = watch.until_dead(limit)
+    serial = tuple(qemu.serial_tail(_SERIAL)) if qemu is not None else ()
+    around = surroundings(machine.boot, machine.image, machine.target.read_memory, machine.names, serial)
+    found = explain(death, around, instruction_text)
+    names = machine.names.kept([event.pc for event in death.path] + [one for one in (death.pc,) if one is not None])
+    machine.ended = _FINAL.get(death.kind)
+    warnings = [*machine.warnings, *watch.warnings, *([NO_DISASSEMBLER] if death.path and not available() else [])]
+    return Diagnosis(death, found, names, serial, tuple(warnings))

@@ -1,0 +1,75 @@
+"""Names for linear addresses, and addresses for names, as a kernel's file has them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from pvhdbg.errors import BadInput
+from pvhdbg.kernel.image import KernelImage
+
+
+class Names:
+    """Names for linear addresses, at both of their views; none where the kernel has no symbol, or is not at hand."""
+
+    def __init__(self, image: KernelImage | None) -> None:
+        self._image = image
+        self._symbols = None if image is None else image.symbols()
+        self._known: dict[int, str | None] = {}
+        loads = () if image is None else image.elf.loads
+        self._loads = tuple((load.p_paddr, load.p_paddr + load.p_memsz) for load in loads)
+
+    def __call__(self, address: int) -> str | None:
+        """ "symbol" or "symbol+0x10"."""
+        if address not in self._known:
+            if len(self._known) > 1 << 16:
+                self._known.clear()
+            self._known[address] = self._name(address)
+        return self._known[address]
+
+    def _name(self, address: int) -> str | None:
+        if self._symbols is None:
+            return None
+        physical = self._symbols.to_physical(address)
+        if not any(start <= physical < end for start, end in self._loads):
+            return None
+        near = self._symbols.nearest(physical)
+        return None if near is None else f"{near[0]}+{near[1]:#x}" if near[1] else near[0]
+
+    def kept(self, addresses: Iterable[int]) -> Callable[[int], str | None]:
+        """The names of some addresses, which stay at hand when the kernel is closed."""
+        return {address: self(address) for address in addresses}.get
+
+    def addresses(self, symbol: str) -> list[int]:
+        """A symbol at both of its addresses, virtual and physical. Raises BadInput for one that is not there."""
+        if self._symbols is None:
+            raise BadInput(f"there is no kernel to look {symbol} up in", "add --kernel ELF, or give the address as a number")
+        return sorted({self._symbols.virtual_address(symbol), self._symbols.physical_address(symbol)})
+
+    def found(self, symbols: tuple[str, ...]) -> dict[int, str]:
+        """Those of the symbols that the kernel has, by address."""
+        if self._symbols is None:
+            return {}
+        known = self._symbols.values(symbols)
+        return {address: name for name, value in known.items() for address in (value, self._symbols.to_physical(value))}
+
+    def code(self, address: int) -> bytes:
+        """The file's bytes at a linear address, at either view: up to the longest instruction."""
+        for load in () if self._image is None else self._image.elf.loads:
+            for base in (load.p_vaddr, load.p_paddr):
+                if base <= address < base + load.p_filesz:
+                    at = load.p_offset + address - base
+                    return bytes(self._image.data[at : at + 15]) if self._image is not None else b""
+        return b""
+
+
+def addresses_of(text: str, names: Names, option: str = "--until") -> tuple[int, ...]:
+    """0xADDRESS, or a symbol at both of its addresses. Raises BadInput."""
+    try:
+        address = int(text, 16) if text.lower().startswith("0x") else None
+    except ValueError:
+        address = None
+    if address is None:
+        return tuple(names.addresses(text))
+    if not 0 <= address < 1 << 64:
+        raise BadInput(f"{option} {text} is not an address", "give a number below 2^64")
+    return (address,)

@@ -1,0 +1,56 @@
+"""Let a session's machine run: to its entry, or in the hands of somebody who borrows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
+
+from pvhdbg.errors import PvhdbgError, TargetError
+from pvhdbg.machine.capture import capture
+from pvhdbg.machine.lease import Lease
+from pvhdbg.machine.session import Session, timestamp
+from pvhdbg.targets.target import RESET_RIP
+
+if TYPE_CHECKING:
+    from pvhdbg.decode.boot_state import BootState
+    from pvhdbg.model import Registers
+
+T = TypeVar("T")
+
+
+def run_to_entry(session: Session, timeout: float = 30.0, reset: bool = False) -> BootState:
+    """Bring the machine to its entry, over a reset if asked for. Raises EntryNotReached, GuestDied and the like."""
+    plan = replace(session.plan(), reset=reset, timeout=timeout)
+    before = session.registers()
+    session.resumed()
+    try:
+        boot = capture(session.target, plan, progress=session.progress, confirm=session.confirm, timestamp=timestamp())
+    except BaseException:
+        session.changed()
+        if reset and _moved_from(session, before):  # a reset that failed leaves what was seen of this boot true
+            session.forget()
+        raise
+    session.arrived(boot)
+    return boot
+
+
+def _moved_from(session: Session, before: Registers) -> bool:
+    try:
+        return session.target.read_registers().values != before.values
+    except TargetError:
+        return True
+
+
+def lend(session: Session, work: Callable[[Lease], T]) -> T:
+    """Lend the machine for `work`. What was seen of it is then the stop before, or of another boot where it was reset."""
+    session.resumed()
+    try:
+        found: T = session.lender(work) if session.lender is not None else work(Lease(session.target))
+        return found
+    finally:
+        try:
+            if session.registers().get("rip") == RESET_RIP:
+                session.forget()
+        except PvhdbgError:
+            pass  # it is gone: the next command says so

@@ -1,0 +1,69 @@
+"""What a death on a machine is judged by: its hand-off, its kernel, its memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from pvhdbg.decode.boot_state import BootState, Text, Unread
+from pvhdbg.kernel.image import KernelImage
+from pvhdbg.machine.names import Names
+from pvhdbg.model import Unavailable
+from pvhdbg.spec.start_info import StartInfoV1
+from pvhdbg.tracing.places import Surroundings, View
+
+
+def surroundings(
+    boot: BootState, image: KernelImage | None, read: Callable[[int, int], bytes], names: Names, serial: tuple[str, ...] = (),
+    judged: bool = True,
+) -> Surroundings:  # fmt: skip
+    """What a death on this machine is judged by. `read` gives physical memory; `judged` asks the rules about the hand-off."""
+    snapshot = boot.snapshot
+    if image is not None:
+        views = tuple(View(load.p_vaddr, load.p_paddr, load.p_memsz) for load in image.elf.loads)
+    else:
+        views = tuple(View(load.start, load.start, load.size) for load in (snapshot.kernel.loads if snapshot.kernel else ()))
+    start = {name: snapshot.registers[name] for name in snapshot.registers}
+    for name, table in (("gdt", snapshot.segments.gdt), ("idt", snapshot.segments.idt)):
+        if table is not None:
+            start |= {f"{name}_base": table.base, f"{name}_limit": table.limit}
+    return Surroundings(
+        read=read,
+        name=names,
+        entry=snapshot.entry.address if snapshot.entry.is_entry else None,
+        views=views,
+        backing=snapshot.backing,
+        handed=tuple(_handed(boot)),
+        complaints=_complaints(boot) if judged and snapshot.entry.is_entry else (),
+        start=start,
+        serial=serial,
+    )
+
+
+def _handed(boot: BootState) -> Iterable[tuple[str, int, int]]:
+    """The parts of the hand-off: name, address, size."""
+    try:
+        info = boot.start_info
+    except Unavailable:
+        return
+    yield "start_info", info.address, info.raw.sizeof()
+    if isinstance(info.command_line, Text):
+        yield "the command line", info.command_line.address, len(info.command_line.data) + 1
+    if isinstance(info.raw, StartInfoV1) and info.raw.memmap_entries and not isinstance(info.memory_map, Unread):
+        yield "the memory map", info.raw.memmap_paddr, 24 * len(info.memory_map or ())
+    for index, module in enumerate(() if isinstance(info.modules, Unread) else info.modules):
+        yield f"module {index}", module.entry.paddr, module.entry.size
+        yield "the module list", module.address, module.entry.sizeof()
+
+
+def _complaints(boot: BootState) -> tuple[str, ...]:
+    """What the rules find wrong with the hand-off, in words; what is a recorded deviation is not repeated here."""
+    from pvhdbg.rules.catalogue import judge
+    from pvhdbg.rules.declare import Outcome, Severity
+
+    failed = [verdict for verdict in judge(boot) if verdict.outcome is Outcome.FAIL]
+    failed.sort(key=lambda verdict: verdict.severity is not Severity.MUST)
+    return tuple(
+        f"{one.at} is {one.found}, expected {one.expected} ({verdict.rule.id})"
+        for verdict in failed
+        for one in verdict.violations[:2]
+    )[:8]
