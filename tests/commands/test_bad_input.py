@@ -68,6 +68,7 @@ def test_an_elf_without_a_usable_note(cli: Cli, note: bytes) -> None:
     cli("check", cli.file("kernel", kernel_elf(note=note))).complaint(1, "QEMU", "note")
 
 
+@pytest.mark.boot
 def test_an_elf_that_qemu_enters_without_a_usable_note(cli: Cli, machine: Start) -> None:
     kernel = cli.file("kernel", kernel_elf(note=pvh_note().replace(b"Xen", b"Foo")))
     for words in ((kernel,), (machine(kernel=kernel).socket, "--kernel", kernel)):
@@ -78,6 +79,7 @@ def test_an_elf_that_qemu_enters_without_a_usable_note(cli: Cli, machine: Start)
     assert "endless loop" in cli("why", kernel, "--for", "3").out
 
 
+@pytest.mark.boot
 def test_the_elf_of_another_machine(cli: Cli) -> None:
     cli("check", cli.file("kernel", kernel_elf(machine=183))).complaint(3, "AArch64", "Error while loading elf kernel")
 

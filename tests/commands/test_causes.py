@@ -47,6 +47,7 @@ def test_memtest_is_such_an_image(cli: Cli) -> None:
     cli("check", memtest).complaint(2, "without a payload")
 
 
+@pytest.mark.boot
 def test_the_file_of_another_machine_is_answered_by_the_loaders(cli: Cli) -> None:
     kernel = cli.file("arm", build_elf(machine=183))
     answers = {one["loader"]: one for one in cli("elf", kernel, "--format", "json").ok().json()["loaders"]}
@@ -103,6 +104,7 @@ def test_an_alignment_of_0_is_mended_by_4(cli: Cli) -> None:
     assert "gnu.property" not in fix
 
 
+@pytest.mark.boot
 def test_xen_is_not_told_to_build_linux(cli: Cli, xen_gz: Path) -> None:
     said = cli("check", xen_gz).ok(1).out
     assert "multiboot 1, not PVH" in said
