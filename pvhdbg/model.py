@@ -394,7 +394,7 @@ class ImageComparison:
     """What came of comparing the kernel's file with guest memory at the entry; all sizes are in bytes.
 
     `compared` of the file's `size` bytes in PT_LOADs and `zeros` of the `zero_size` bytes that have to be zero were looked at;
-    `differences` holds one for each of both in each segment. `another`: the file is not the one that was loaded.
+    `differences` holds one for each of both in each segment. `another`: the file is not, or may not be, the one that was loaded.
     """
 
     compared: int
