@@ -24,16 +24,17 @@ from pvhdbg.kernel.image import open_kernel
 from pvhdbg.machine.names import Names
 from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.remote import RemoteTarget
-from pvhdbg.targets.target import Leave, StopKind, run_until
+from pvhdbg.targets.run import run_until
+from pvhdbg.targets.target import Leave, StopKind
+from pvhdbg.tracing.addresses import Surroundings
+from pvhdbg.tracing.block_coverage import Functions
+from pvhdbg.tracing.engines.block_coverage import BlockCoverageEngine
+from pvhdbg.tracing.engines.death_watch import DeathWatch
 from pvhdbg.tracing.engines.engine import Bounds
-from pvhdbg.tracing.engines.first import FirstEngine
 from pvhdbg.tracing.engines.log import LogEngine
 from pvhdbg.tracing.engines.log_switch import LogSwitch
 from pvhdbg.tracing.engines.step import StepEngine
-from pvhdbg.tracing.engines.watch import Watch
 from pvhdbg.tracing.explain import explain
-from pvhdbg.tracing.first import Functions
-from pvhdbg.tracing.places import Surroundings
 from pvhdbg.vmm.qemu import QemuOptions, start
 
 ROOT = Path(__file__).parents[1]
@@ -236,9 +237,9 @@ def calls(bench: Bench) -> float:
     with open_kernel(str(bench.kernel)) as image, at(bench, bench.entry, append=BOOT) as target:
         functions = Functions(Names(image))
         began = time.perf_counter()
-        engine = FirstEngine(target)
+        engine = BlockCoverageEngine(target)
         found = sum(len(functions.feed(blocks)) for blocks in engine.blocks(Bounds()))
-        assert engine.end.why == "shutdown", engine.end
+        assert engine.end.why.value == "shutdown", engine.end
         assert found > 1000, found
         return time.perf_counter() - began
 
@@ -273,6 +274,6 @@ def why(bench: Bench) -> float:
     with at(bench, bench.entry, cpu="qemu32") as target:
         began = time.perf_counter()
         around = Surroundings(read=target.read_memory)
-        found = explain(Watch(target, around).until_dead(20), around)
+        found = explain(DeathWatch(target, around).until_dead(20), around)
         assert found.cause == "no long mode", found
         return time.perf_counter() - began

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pvhdbg.arguments import EntryArguments, LaunchArguments, Path, subject_of
 from pvhdbg.decode.boot_state import BootState
+from pvhdbg.decode.cpu_mode import Mode
 from pvhdbg.decode.kernel_file import KernelFile
 from pvhdbg.decode.snapshot_file import encode
 from pvhdbg.decode.text import safe
@@ -40,7 +41,6 @@ from pvhdbg.rules.declare import Verdict
 from pvhdbg.rules.files import judge_file
 from pvhdbg.targets.recorded import RecordedTarget, open_snapshot
 from pvhdbg.targets.target import Target
-from pvhdbg.tracing.event import Mode
 from pvhdbg.tracing.mode_words import FOREMOST, MODES
 
 if TYPE_CHECKING:

@@ -23,7 +23,8 @@ from pvhdbg.rules.catalogue import MACHINE_RULES, judge
 from pvhdbg.rules.declare import Outcome, Severity
 from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.remote import RemoteTarget
-from pvhdbg.targets.target import Leave, run_until
+from pvhdbg.targets.run import run_until
+from pvhdbg.targets.target import Leave
 from pvhdbg.vmm.qemu import QemuOptions, start
 from tests.support import defects as declarations
 from tests.support.debugged import debugged

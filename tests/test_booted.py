@@ -38,22 +38,28 @@ def died(guest: Guest, wait: str = "until") -> str:
 CRASHES = {
     "wild-esp": (
         "wild stack",
-        "(wild_push) in paged mode",
+        "(wild_push) in 32-bit protected mode with 32-bit paging",
         "a write at 0xcffffffc: not present",
         "#PF page fault",
         "#DF double fault",
     ),
-    "page-fault": ("unmapped code", "(after_paging) in paged mode", "fetching the instruction", "not present", "#PF page fault"),
-    "wrmsr": ("wrmsr", "(faulting_wrmsr) in protected mode", "MSR 0xc0010117 does not take 0x1", "#GP general protection"),
+    "page-fault": (
+        "unmapped code",
+        "(after_paging) in 32-bit protected mode with 32-bit paging",
+        "fetching the instruction",
+        "not present",
+        "#PF page fault",
+    ),
+    "wrmsr": ("wrmsr", "(faulting_wrmsr) in 32-bit protected mode", "MSR 0xc0010117 does not take 0x1", "#GP general protection"),
     "virtual-address": (
         "virtual address too early",
-        "in protected mode",
+        "in 32-bit protected mode",
         "from 0x100121 (virtual_address+0x5)",
         "paging is still off",
     ),
-    "endless-loop": ("endless loop", "(endless_loop) in protected mode", "jumps to itself, with interrupts off"),
-    "hlt": ("halted", "(hlt+0x1) in protected mode", "`hlt` with interrupts off"),
-    "zeros": ("zeros", "in protected mode", "(zeros+0x7), to 0x400000", "never written"),
+    "endless-loop": ("endless loop", "(endless_loop) in 32-bit protected mode", "jumps to itself, with interrupts off"),
+    "hlt": ("halted", "(hlt+0x1) in 32-bit protected mode", "`hlt` with interrupts off"),
+    "zeros": ("zeros", "in 32-bit protected mode", "(zeros+0x7), to 0x400000", "never written"),
 }
 
 
@@ -70,13 +76,23 @@ def test_each_crash_is_told_at_once(crash: str, wait: str) -> None:
 
 
 DEATHS: dict[str, tuple[str, str, tuple[str, ...], tuple[str, ...]]] = {
-    "0f0b": ("triple fault", "stopped itself", (), ("triple fault", "#UD invalid opcode at 0x1", "in protected mode", "`ud2`")),
+    "0f0b": (
+        "triple fault",
+        "stopped itself",
+        (),
+        ("triple fault", "#UD invalid opcode at 0x1", "in 32-bit protected mode", "`ud2`"),
+    ),
     "cd21": ("software", "int", (), ("triple fault", "vector 33 itself")),
-    "ebfe": ("loop", "endless loop", (), ("endless loop", "in protected mode")),
+    "ebfe": ("loop", "endless loop", (), ("endless loop", "in 32-bit protected mode")),
     "faf4": ("halt", "halted", (), ("`hlt` with interrupts off",)),
     "66baf90c b006 ee ebfe": ("reset", "reset", (), ("rebooted", "port 0xcf9")),
     "66ba0406 66b80020 66ef ebfe": ("power-off", "shutdown", (), ("shut itself down", "a power-off", "last seen at 0x1")),
-    "66ba0505 b001 ee ebfe": ("pvpanic", "panic", ("-device", "pvpanic"), ("panicked", "its panic device", "in protected mode")),
+    "66ba0505 b001 ee ebfe": (
+        "pvpanic",
+        "panic",
+        ("-device", "pvpanic"),
+        ("panicked", "its panic device", "in 32-bit protected mode"),
+    ),
     "b010 e6f4 ebfe": (
         "exit",
         "exited",
@@ -134,7 +150,7 @@ def test_a_guest_that_lives_and_does_not_come(tmp_path: Path) -> None:
     kernel = tmp_path / "kernel"
     kernel.write_bytes(kernel_elf(bytes.fromhex("42 ebfd")))
     with launch(kernel, memory="64M") as guest:
-        with pytest.raises(EntryNotReached, match=r"within 0\.7 s: it was at 0x10000.* in protected mode"):
+        with pytest.raises(EntryNotReached, match=r"within 0\.7 s: it was at 0x10000.* in 32-bit protected mode"):
             guest.until(NEVER, timeout=0.7)
         with pytest.raises(TargetTimeout, match=r"did not write 'never' within 0\.1 s"):
             guest.serial.expect("never", timeout=0.1)
@@ -171,7 +187,7 @@ def test_a_guest_that_ends_before_it_can_be_stopped_in_its_mode(monkeypatch: pyt
             return stop()
 
         monkeypatch.setattr(guest.target, "interrupt", late)
-        with pytest.raises(GuestDied, match=r"before it could be stopped in long mode: .*exit status 33.* in long mode"):
+        with pytest.raises(GuestDied, match=r"before it could be stopped in long mode: .*exit status 33.* in 64-bit long mode"):
             guest.until_mode("long")
         with pytest.raises(TargetLost):
             _ = guest.registers

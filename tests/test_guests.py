@@ -11,7 +11,7 @@ import pytest
 
 from pvhdbg import guests
 from pvhdbg.errors import BadInput
-from pvhdbg.targets.target import run_until
+from pvhdbg.targets.run import run_until
 from pvhdbg.vmm.qemu import QemuOptions
 from tests.support.debugged import EXIT_DEVICE, debugged
 from tests.support.programs import need

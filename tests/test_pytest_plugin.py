@@ -141,7 +141,7 @@ def test_running_on(project: Project) -> None:
             assert boot.serial.text == ""
             assert boot.serial.expect(r"hello from (\\w+)", timeout=10)[1] == "PVH"
             assert "hello from PVH" in boot.serial.text
-            with pytest.raises(GuestDied, match="halt.*in protected mode"):
+            with pytest.raises(GuestDied, match="halt.*in 32-bit protected mode"):
                 boot.serial.expect("never written", timeout=20)
             assert boot.death.cause == "halted"
             with pytest.raises(BadInput, match="no symbol"):

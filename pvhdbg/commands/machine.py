@@ -11,7 +11,7 @@ from pvhdbg.commands.declare import Answer, Context, takes
 from pvhdbg.commands.options import AboutSubject
 from pvhdbg.decode import acpi
 from pvhdbg.decode.boot_state import BootState, StartInfo, Unread
-from pvhdbg.decode.cpu_mode import mode_of
+from pvhdbg.decode.cpu_mode import long_mode_active, observed_mode
 from pvhdbg.decode.descriptors import TSS_BYTES, TSS_TYPES, descriptors, gates, task_state, vectors
 from pvhdbg.decode.paging import translate
 from pvhdbg.decode.text import printable
@@ -83,7 +83,7 @@ def _seen(value: Callable[[], T]) -> T:
 
 
 def _long(registers: Registers) -> bool:
-    return bool((registers.get("efer") or 0) >> 10 & 1)
+    return bool(long_mode_active(registers))
 
 
 # --- the CPU ------------------------------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ def mode(options: AboutSubject, context: Context) -> Answer:
     """`mode`: the CPU's mode, and how it is known."""
     with session_of(options.about, context) as session:
         boot = session.boot()
-        return _lines(machine_text.mode(mode_of(boot.registers, boot.segments)))
+        return _lines(machine_text.mode(observed_mode(boot.registers, boot.segments)))
 
 
 @takes(AboutSubject)

@@ -19,10 +19,10 @@ from pvhdbg.errors import BadInput
 from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.report import timeline_text, trace_text
 from pvhdbg.tracing import queries
-from pvhdbg.tracing.engines.engine import End
+from pvhdbg.tracing.block_coverage import Reached
+from pvhdbg.tracing.engines.engine import TraceEnd
 from pvhdbg.tracing.event import Event
 from pvhdbg.tracing.exports import export as pieces
-from pvhdbg.tracing.first import Reached
 from pvhdbg.tracing.milestones import Milestone
 from pvhdbg.tracing.trace_file import Ending, Head, Record
 
@@ -157,7 +157,7 @@ def timeline(options: TimelineOptions, context: Context) -> Answer:
         elif isinstance(record, Event):
             count = record.seq + 1
         elif isinstance(record, Ending):
-            count, why = record.events, End(record.why).words
+            count, why = record.events, TraceEnd(record.why).words
     return Answer(lambda style: timeline_text.render(found, count, names.get, why, style))
 
 

@@ -28,8 +28,8 @@ from pvhdbg.machine.session import Session
 from pvhdbg.machine.stop_text import instruction
 from pvhdbg.machine.subject import Progress
 from pvhdbg.report.style import Style
-from pvhdbg.targets.target import run_until
-from pvhdbg.tracing.event import Event
+from pvhdbg.targets.run import run_until
+from pvhdbg.tracing.event import EndReason, Event
 
 MOST_CPUS = 4096
 
@@ -118,7 +118,7 @@ def _traced(options: TraceOptions, machine: TracedMachine, write: Callable[[str]
 def _doubts(options: TraceOptions, machine: TracedMachine, engine: str, result: TraceResult, shows: bool) -> list[str]:
     """Sentences about what a reader of the result has to know."""
     found = [NO_DISASSEMBLER] if shows and not available() else []
-    if machine.live and engine == "log" and result.end.why in ("count", "enough"):
+    if machine.live and engine == "log" and result.end.why in (EndReason.COUNT, EndReason.ENOUGH):
         found.append("the log is read while the guest runs: it ran on a little, to where it stands now")
     met = {one.name for one in result.milestones}
     return [*found, *(f"{safe(text)} was not reached" for text in options.milestone if text not in met)]
@@ -127,7 +127,7 @@ def _doubts(options: TraceOptions, machine: TracedMachine, engine: str, result: 
 def _is_missed(goal: TraceGoal, result: TraceResult) -> bool:
     """Whether the goal is a place, a mode or words, and was not reached."""
     said = any(one.pc is None and one.name == goal.text for one in result.milestones)
-    return bool(goal.text) and goal.count is None and not said and result.end.why not in ("address", "enough")
+    return bool(goal.text) and goal.count is None and not said and result.end.why not in (EndReason.ADDRESS, EndReason.ENOUGH)
 
 
 def milestones(about: SubjectOptions, options: TraceOptions, progress: Progress) -> TraceResult:

@@ -141,7 +141,7 @@ def _document(waited: Waited) -> dict[str, object]:
         "outcome": "reached" if end is None else "died" if end.died else "time",
         "seconds": waited.seconds,
         "place": waited.place,
-        "kind": None if death is None else death.kind,
+        "kind": None if death is None else death.kind.value,
         "cause": None if end is None else end.why.cause,
         "verdict": None if end is None else end.why.verdict,
         "faults": [] if end is None else list(end.why.chain),

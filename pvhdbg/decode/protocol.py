@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pvhdbg.decode.cpu_mode import long_mode_active, paging_on, protected
 from pvhdbg.decode.paging import physical_address
 from pvhdbg.model import MemoryView, Registers, Unavailable
 from pvhdbg.spec.protocols import SIGNATURES, Plausible, Signature, Words
 from pvhdbg.spec.start_info import START_MAGIC
-from pvhdbg.spec.x86 import CR0, EFER
+from pvhdbg.spec.x86 import EFER
 
 
 def is_pvh(registers: Registers, memory: MemoryView) -> bool:
@@ -35,14 +36,13 @@ def recognise(registers: Registers, memory: MemoryView) -> Signature | None:
 
 
 def _mode_matches(signature: Signature, registers: Registers) -> bool:
-    cr0, efer = registers.get("cr0"), registers.get("efer")
     wanted = (
-        (signature.protected, cr0, CR0["PE"]),
-        (signature.paging, cr0, CR0["PG"]),
-        (signature.long_mode, efer, EFER["LMA"]),
+        (signature.protected, protected(registers)),
+        (signature.paging, paging_on(registers)),
+        (signature.long_mode, long_mode_active(registers)),
     )
     # A stub that shows no control registers leaves the mode open; memory then has to be enough.
-    return all(want is None or value is None or bool(value >> bit & 1) == want for want, value, bit in wanted)
+    return all(want is None or value is None or value == want for want, value in wanted)
 
 
 def _registers_match(signature: Signature, registers: Registers) -> bool:

@@ -14,11 +14,11 @@ from pvhdbg.driver.traced_machine import TracedMachine
 from pvhdbg.errors import BadInput
 from pvhdbg.report import trace_text
 from pvhdbg.report.style import Style
+from pvhdbg.tracing.block_coverage import Functions, Reached
+from pvhdbg.tracing.engines.block_coverage import BlockCoverageEngine
 from pvhdbg.tracing.engines.engine import Bounds
-from pvhdbg.tracing.engines.first import FirstEngine
 from pvhdbg.tracing.engines.resets import blocks_through_resets
-from pvhdbg.tracing.event import Reset
-from pvhdbg.tracing.first import Functions, Reached
+from pvhdbg.tracing.event import EndReason, Reset
 from pvhdbg.tracing.milestones import Milestone
 from pvhdbg.tracing.trace_file import Ending, encode
 
@@ -39,7 +39,7 @@ def calls(
         )
     if options.milestone:
         raise BadInput("--milestone does not go with --what calls", "use another --what, or --until to end there")
-    engine = FirstEngine(machine.target)
+    engine = BlockCoverageEngine(machine.target)
     functions = Functions(machine.names)
     reached: deque[Reached] = deque(maxlen=options.tail)
     head, began = head_of(engine, "calls", machine), time.monotonic()
@@ -74,7 +74,7 @@ def calls(
     if write is not None:
         write(encode(Ending(engine.end.why, functions.blocks)))
     took = time.monotonic() - began
-    missed = bool(goal.addresses) and engine.end.why != "address"
+    missed = bool(goal.addresses) and engine.end.why is not EndReason.ADDRESS
     names = machine.names.kept([one.pc for one in resets if one.pc is not None])
 
     def shown(style: Style) -> str:

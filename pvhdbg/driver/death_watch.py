@@ -9,16 +9,16 @@ from pvhdbg.disassembly import available, instruction_text
 from pvhdbg.driver.result import NO_DISASSEMBLER
 from pvhdbg.driver.traced_machine import TracedMachine
 from pvhdbg.machine.surroundings import surroundings
-from pvhdbg.tracing.death import Death
-from pvhdbg.tracing.engines.watch import Watch
+from pvhdbg.tracing.death import Death, DeathKind
+from pvhdbg.tracing.engines.death_watch import DeathWatch
 from pvhdbg.tracing.explain import Explanation, explain
 
 _SERIAL = 100  # lines of the serial port that are looked at
 _FINAL = {  # deaths that leave nothing to run
-    "triple fault": "the guest triple-faulted",
-    "shutdown": "the guest shut down",
-    "halted": "the CPU halted with interrupts off",
-    "exited": "the machine is gone: the guest ended it",
+    DeathKind.TRIPLE_FAULT: "the guest triple-faulted",
+    DeathKind.SHUTDOWN: "the guest shut down",
+    DeathKind.HALTED: "the CPU halted with interrupts off",
+    DeathKind.EXITED: "the machine is gone: the guest ended it",
 }
 
 
@@ -35,17 +35,17 @@ class Diagnosis:
     @property
     def died(self) -> bool:
         """Whether it did."""
-        return self.death.kind != "alive"
+        return self.death.kind is not DeathKind.ALIVE
 
     def __repr__(self) -> str:
-        return f"Diagnosis({self.death.kind}: {self.explanation.verdict!r})"
+        return f"Diagnosis({self.death.kind.value}: {self.explanation.verdict!r})"
 
 
 def diagnosed(machine: TracedMachine, limit: float) -> Diagnosis:
     """Let the machine run to its guest's death, for `limit` seconds at most. Raises TargetError."""
     around = surroundings(machine.boot, machine.image, machine.target.read_memory, machine.names)
     qemu = machine.qemu
-    watch = Watch(
+    watch = DeathWatch(
         machine.target,
         around,
         code=machine.names.code,

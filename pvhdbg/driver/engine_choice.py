@@ -69,7 +69,7 @@ def _steps(machine: TracedMachine) -> bool:
     target = machine.target
     if target.capabilities.monitor and "HLT=1" in target.monitor("info registers"):
         return False
-    return getattr(target, "step_packet", None) is not None
+    return target.capabilities.packets
 
 
 def _no_log(machine: TracedMachine) -> str | None:

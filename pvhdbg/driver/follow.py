@@ -15,8 +15,8 @@ from pvhdbg.driver.serial_milestones import looked_for
 from pvhdbg.driver.sinks import Kept, Sink
 from pvhdbg.driver.traced_machine import TracedMachine
 from pvhdbg.tracing.boots import Boots
-from pvhdbg.tracing.engines.engine import Bounds, End, Engine
-from pvhdbg.tracing.event import Batch
+from pvhdbg.tracing.engines.engine import Bounds, Engine, TraceEnd
+from pvhdbg.tracing.event import Batch, EndReason
 from pvhdbg.tracing.milestones import SYMBOLS, Finder, Milestone
 from pvhdbg.tracing.mode_words import first_in
 
@@ -78,7 +78,7 @@ class TraceRun:
             self._met(self._serial.finish(self._result.events))
         self._result.warnings += [*self._engine.warnings, *self._serial.warnings]
         self._result.end = self._engine.end
-        counted = not (self._hurried and self._result.end.why == "interrupted")
+        counted = not (self._hurried and self._result.end.why is EndReason.INTERRUPTED)
         if not counted:
             self._result.end = self._run_on(began)
         self._arrive(counted)
@@ -118,17 +118,17 @@ class TraceRun:
         all_seen = self._finder.complete and self._serial.complete
         return self._what == "milestones" and not self._may_hurry and not self._goal.text and all_seen
 
-    def _run_on(self, began: float) -> End:
+    def _run_on(self, began: float) -> TraceEnd:
         """The rest of the way at full speed."""
         if not self._finder.left and not self._goal.addresses:
-            return End("enough")
+            return TraceEnd(EndReason.ENOUGH)
         seconds = max(self._bounds.seconds - (time.monotonic() - began), 0.001)
         return run_on(self._machine, self._goal, self._finder.left, seconds, self._result, self._sink)
 
     def _arrive(self, counted: bool) -> None:
         """A milestone at which the machine stands, and whose instruction has not begun."""
         end = self._result.end
-        name = self._finder.left.get(end.pc) if end.why == "address" and end.pc is not None else None
+        name = self._finder.left.get(end.pc) if end.why is EndReason.ADDRESS and end.pc is not None else None
         if name is not None and end.pc is not None:
             self._met([Milestone(name, self._result.events, end.pc, counted=counted)])
 

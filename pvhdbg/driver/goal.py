@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from pvhdbg.decode.cpu_mode import Mode
 from pvhdbg.driver.serial_milestones import pattern_of
 from pvhdbg.machine.names import Names, addresses_of
-from pvhdbg.tracing.event import Mode
 from pvhdbg.tracing.mode_words import MODES
 
 

@@ -13,13 +13,14 @@ from pvhdbg.driver.result import TraceResult
 from pvhdbg.driver.sinks import Sink
 from pvhdbg.driver.traced_machine import TracedMachine
 from pvhdbg.tracing.engines.breakpoints import BreakpointEngine
-from pvhdbg.tracing.engines.engine import Bounds, End
+from pvhdbg.tracing.engines.engine import Bounds, TraceEnd
+from pvhdbg.tracing.event import EndReason
 from pvhdbg.tracing.milestones import Milestone
 
 
 def run_on(
     machine: TracedMachine, goal: TraceGoal, left: Mapping[int, str], seconds: float, result: TraceResult, sink: Sink
-) -> End:
+) -> TraceEnd:
     """Reach the places that are `left`, and to the goal. Milestones go to `result` and `sink`. Raises TargetError."""
     waiting = dict(left)
     places = [tuple(address for address, name in waiting.items() if name == one) for one in dict.fromkeys(waiting.values())]
@@ -36,5 +37,5 @@ def run_on(
                     result.milestones.append(Milestone(name, result.events, event.pc, mode=event.mode, counted=False))
                     sink.milestones(result.milestones[-1:])
             if not waiting and not goal.addresses:
-                return End("enough")
+                return TraceEnd(EndReason.ENOUGH)
     return engine.end

@@ -58,5 +58,5 @@ def watched(machine: TracedMachine, reboots: bool) -> Iterator[Ended]:
 
 def _options(machine: TracedMachine) -> frozenset[str]:
     """The options of a QEMU that somebody else started, as far as they can be seen."""
-    command = machine.boot.snapshot.vmm.command or getattr(machine.target, "peer_command", tuple)()
+    command = machine.boot.snapshot.vmm.command or machine.target.peer_command()
     return option_names(command)

@@ -14,8 +14,8 @@ from pvhdbg.driver.options import What
 from pvhdbg.driver.traced_machine import TracedMachine
 from pvhdbg.report.style import Style
 from pvhdbg.spec.elf import PF_X
-from pvhdbg.tracing.engines.engine import End
-from pvhdbg.tracing.event import Event, Fault, Reset
+from pvhdbg.tracing.engines.engine import TraceEnd
+from pvhdbg.tracing.event import EndReason, Event, Fault, Reset
 from pvhdbg.tracing.milestones import Milestone
 from pvhdbg.tracing.trace_file import Encoder, Head, Load
 
@@ -39,7 +39,7 @@ class TraceResult:
     resets: deque[Reset] = field(default_factory=lambda: deque(maxlen=RESETS))
     events: int = 0
     seconds: float = 0.0
-    end: End = field(default_factory=lambda: End("stopped"))
+    end: TraceEnd = field(default_factory=lambda: TraceEnd(EndReason.STOPPED))
     warnings: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:

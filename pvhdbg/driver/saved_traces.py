@@ -11,9 +11,9 @@ from pvhdbg.driver.options import TraceOptions
 from pvhdbg.driver.result import SHOWN, TraceResult, render
 from pvhdbg.errors import BadInput
 from pvhdbg.report.style import Style
-from pvhdbg.tracing.engines.engine import End
-from pvhdbg.tracing.event import Event, Reset
-from pvhdbg.tracing.first import Reached
+from pvhdbg.tracing.block_coverage import Reached
+from pvhdbg.tracing.engines.engine import TraceEnd
+from pvhdbg.tracing.event import EndReason, Event, Reset
 from pvhdbg.tracing.milestones import Milestone
 from pvhdbg.tracing.trace_file import Ending, Head, Record, decode, is_trace, lines
 
@@ -33,7 +33,7 @@ def show(path: str, options: TraceOptions) -> Callable[[Style], str]:
     if options != TraceOptions(what=options.what, tail=options.tail, on_reset=options.on_reset):
         raise BadInput(f"{path} is a saved trace, which is only shown", "leave out all but --what and --tail")
     names: dict[int, str] = {}
-    result = TraceResult(Head("?", "?"), names.get, last=deque(maxlen=options.tail or SHOWN), end=End("cut"))
+    result = TraceResult(Head("?", "?"), names.get, last=deque(maxlen=options.tail or SHOWN), end=TraceEnd(EndReason.CUT))
     reached: deque[Reached] = deque(maxlen=options.tail)
     cut = True
     for record in saved(path, names):
@@ -42,7 +42,7 @@ def show(path: str, options: TraceOptions) -> Callable[[Style], str]:
         elif isinstance(record, Milestone):
             result.milestones.append(record)
         elif isinstance(record, Ending):
-            result.end, cut = End(record.why), False
+            result.end, cut = TraceEnd(record.why), False
             result.events = record.events
         elif isinstance(record, Reached):
             reached.append(record)

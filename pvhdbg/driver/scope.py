@@ -6,9 +6,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pvhdbg.decode.cpu_mode import Mode
 from pvhdbg.errors import BadInput
 from pvhdbg.machine.names import Names
-from pvhdbg.tracing.event import Batch, Event, Mode
+from pvhdbg.tracing.event import Batch, Event
 from pvhdbg.tracing.mode_words import first_in
 from pvhdbg.tracing.symbol_text import base
 

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
+from pvhdbg.decode.cpu_mode import paging_on
 from pvhdbg.decode.paging import translate
 from pvhdbg.decode.qemu_monitor import is_shut_down
 from pvhdbg.errors import BadInput, TargetError
@@ -19,7 +20,6 @@ from pvhdbg.machine.session import Session
 from pvhdbg.machine.subject import Progress, open_subject
 from pvhdbg.machine.subject_kind import subject_kind
 from pvhdbg.model import Unavailable
-from pvhdbg.spec.x86 import CR0
 from pvhdbg.targets.target import RESET_RIP, Target
 from pvhdbg.tracing.engines.engine import halted
 from pvhdbg.vmm.options import option_names
@@ -94,7 +94,7 @@ def _slid(machine: TracedMachine) -> bool:
     registers, loads = machine.boot.snapshot.registers, () if machine.image is None else machine.image.elf.loads
     high = next((load.p_vaddr for load in loads if load.p_vaddr != load.p_paddr), None)
     pc = registers.get("rip")
-    if high is None or pc is None or pc < min(high, 1 << 63) or not (registers.get("cr0") or 0) >> CR0["PG"] & 1:
+    if high is None or pc is None or pc < min(high, 1 << 63) or not paging_on(registers):
         return False
     try:
         return translate(registers, high, machine.target.read_memory).physical is None

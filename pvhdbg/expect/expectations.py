@@ -54,7 +54,7 @@ class Expectation:
 
 
 @dataclass(frozen=True)
-class Milestone:
+class ExpectedMilestone:
     """A step of the boot, to come after those before it in the file: a symbol, "0x" address or mode, or words on the serial port.
 
     `timeout` is in seconds, from the step before; `instructions` is how many may run before it, from the entry on (None: any number).
@@ -91,7 +91,7 @@ class Expectations:
     machine: Mapping[str, Any]
     expected: tuple[Expectation, ...]
     allowed: tuple[Allowance, ...]
-    milestones: tuple[Milestone, ...] = ()
+    milestones: tuple[ExpectedMilestone, ...] = ()
 
 
 class _Wrong(Exception):
@@ -175,7 +175,7 @@ _LONGEST = 86400.0
 _MOST_COUNTED = 2_000_000  # instructions: some 20 seconds
 
 
-def _milestone(value: Any, path: str) -> Milestone:
+def _milestone(value: Any, path: str) -> ExpectedMilestone:
     table = _table(value, path)
     _keys(table, path, ("reaches", "serial", "timeout", "max_instructions", "why"))
     if ("reaches" in table) == ("serial" in table):
@@ -191,7 +191,7 @@ def _milestone(value: Any, path: str) -> Milestone:
             raise _Wrong(f"{path}.serial", f"it is not a regular expression: {printable(str(error))}") from None
     reaches = _text(table, "reaches", path) if serial is None else None
     why = printable(_text(table, "why", path)) if "why" in table else ""
-    return Milestone(path, reaches, serial, float(timeout), why, _budget(table, path))
+    return ExpectedMilestone(path, reaches, serial, float(timeout), why, _budget(table, path))
 
 
 def _budget(table: Mapping[str, Any], path: str) -> int | None:

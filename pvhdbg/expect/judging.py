@@ -9,7 +9,7 @@ from urllib.parse import quote
 from pvhdbg.decode.boot_state import BootState
 from pvhdbg.decode.text import printable
 from pvhdbg.expect.conditions import EXISTS, words
-from pvhdbg.expect.expectations import Expectation, Expectations, Milestone
+from pvhdbg.expect.expectations import Expectation, Expectations, ExpectedMilestone
 from pvhdbg.expect.fields import Absent
 from pvhdbg.model import Unavailable
 from pvhdbg.rules.declare import Outcome, Rule, Severity, Verdict, Violation
@@ -47,7 +47,7 @@ class Reached:
     `instructions` is how many ran before it, None where that was not counted; `counted` is how many were, in all.
     """
 
-    milestone: Milestone
+    milestone: ExpectedMilestone
     seconds: float
     missed: str = ""
     instructions: int | None = None
@@ -61,7 +61,7 @@ def milestone_verdicts(expectations: Expectations, reached: Iterable[Reached] | 
     return tuple(_milestone(expectations, one, found.get(one.place), because) for one in expectations.milestones)
 
 
-def _milestone(expectations: Expectations, milestone: Milestone, reached: Reached | None, because: str) -> Verdict:
+def _milestone(expectations: Expectations, milestone: ExpectedMilestone, reached: Reached | None, because: str) -> Verdict:
     name = printable(expectations.name)
     clause = Clause(_document(expectations), milestone.words, milestone.place)
     why = milestone.why or f"A milestone of {name}."

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pvhdbg.decode.cpu_mode import observed_mode, paging_on, protected
 from pvhdbg.errors import BadInput, EntryNotReached, GuestDied, MemoryUnreadable, TargetError
 from pvhdbg.model import (
     Backing,
@@ -32,8 +33,8 @@ from pvhdbg.model import (
     Unavailable,
     Vmm,
 )
-from pvhdbg.spec.x86 import CR0, EFER
-from pvhdbg.targets.target import OWN_REBOOTS, RESET_RIP, Target, reset_machine, run_until
+from pvhdbg.targets.run import reset_machine, run_until
+from pvhdbg.targets.target import OWN_REBOOTS, RESET_RIP, Target
 
 if TYPE_CHECKING:
     # Imported while the guest runs its firmware (`_prepare`), where it costs no time.
@@ -213,8 +214,7 @@ def _refuse_what_a_reset_ends(target: Target) -> None:
 
 def _flat_mode(registers: Registers) -> bool:
     """Protected mode without paging, as far as is known: a stub that shows no cr0 is not doubted."""
-    cr0 = registers.get("cr0")
-    return cr0 is None or (bool(cr0 >> CR0["PE"] & 1) and not cr0 >> CR0["PG"] & 1)
+    return protected(registers) is not False and not paging_on(registers)
 
 
 def recorded_entry(target: Target, plan: Plan) -> EntryPoint:
@@ -259,8 +259,8 @@ def _told_by_fw_cfg(target: Target, registers: Registers) -> int | None:
 
 def firmware_runs(registers: Registers) -> bool:
     """Whether the machine stands inside firmware, which may be in the middle of reading fw_cfg: reading it then spoils that."""
-    pc, cr0 = registers["rip"], registers.get("cr0") or 0
-    return pc != RESET_RIP and not cr0 >> CR0["PG"] & 1 and any(pc in area for area in _FIRMWARE)
+    pc = registers["rip"]
+    return pc != RESET_RIP and not paging_on(registers) and any(pc in area for area in _FIRMWARE)
 
 
 def _how_to_learn(target: Target, plan: Plan) -> str:
@@ -272,10 +272,9 @@ def _how_to_learn(target: Target, plan: Plan) -> str:
 
 
 def _refuse_past(target: Target, registers: Registers, kernel: Kernel | None) -> None:
-    pc, cr0 = registers["rip"], registers.get("cr0")
-    paging = cr0 is not None and bool(cr0 >> CR0["PG"] & 1)
+    pc = registers["rip"]
     inside = kernel is not None and any(load.start <= pc < load.end for load in kernel.loads)
-    if paging or (inside and _flat_mode(registers)):
+    if paging_on(registers) or (inside and _flat_mode(registers)):
         from pvhdbg.machine.not_entered import cause
 
         why = cause(target)
@@ -288,17 +287,8 @@ def _refuse_past(target: Target, registers: Registers, kernel: Kernel | None) ->
 
 
 def where(registers: Registers) -> str:
-    """Where a CPU is, in words: "pc 0xffffffff81000000, long mode"."""
-    cr0, efer = registers.get("cr0"), registers.get("efer") or 0
-    if cr0 is None:
-        mode = "mode not observed"
-    elif not cr0 >> CR0["PE"] & 1:
-        mode = "real mode"
-    elif not cr0 >> CR0["PG"] & 1:
-        mode = "protected mode, paging off"
-    else:
-        mode = "long mode" if efer >> EFER["LMA"] & 1 else "protected mode, paging on"
-    return f"pc {registers['rip']:#x}, {mode}"
+    """Where a CPU is, in words: "pc 0xffffffff81000000, long mode, 4-level paging". CS is not looked at."""
+    return f"pc {registers['rip']:#x}, {observed_mode(registers).words}"
 
 
 def _explained(error: TargetError, target: Target) -> TargetError:
@@ -317,8 +307,7 @@ def _explained(error: TargetError, target: Target) -> TargetError:
     if why is not None:
         return type(error)(f"{error.what}: {why.what} ({where(registers)})", why.todo)
     todo = error.todo or "check that this is the kernel that was loaded, look at its serial output, or give --timeout more"
-    cr0 = registers.get("cr0") or 0
-    if isinstance(error, EntryNotReached) and cr0 >> CR0["PG"] & 1:
+    if isinstance(error, EntryNotReached) and paging_on(registers):
         todo = "the guest is already past its entry: boot it again with --reset, or decode it as it stands with --here"
     return type(error)(f"{error.what} ({where(registers)})", todo)
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from pvhdbg.decode.cpu_mode import mode_of
+from pvhdbg.decode import cpu_mode
 from pvhdbg.decode.text import printable
 from pvhdbg.errors import MemoryUnreadable, TargetError
-from pvhdbg.model import Unavailable
 
 if TYPE_CHECKING:
     from pvhdbg.disassembly import Instruction
@@ -32,17 +31,12 @@ def linear_pc(session: Session) -> int:
     rip, cs = registers.get("rip"), segments["cs"]
     if rip is None:
         raise TargetError("the pc was not observed", "give an address")
-    if mode_of(registers, segments).code == 64:
-        return rip
-    try:
-        return cs.known_base() + rip & 0xFFFFFFFF
-    except Unavailable:
-        return rip
+    return cpu_mode.linear_pc(rip, cs.base, cpu_mode.observed_mode(registers, segments).code)
 
 
 def lines(session: Session, address: int, count: int) -> list[str]:
     """`count` instructions from a linear address, each with its bytes, and a name where one is known. Raises TargetError."""
-    mode = mode_of(session.registers(), session.segments())
+    mode = cpu_mode.observed_mode(session.registers(), session.segments())
     session.linear(address, 1)  # so that what is not there is told in our words
     found = _monitor_lines(session, address, count, mode.code) or _by_iced(session, address, count, mode.code)
     if not found:

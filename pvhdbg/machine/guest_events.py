@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pvhdbg.decode.boot_state import BootState
+from pvhdbg.decode.cpu_mode import Mode
 from pvhdbg.machine.names import Names
 from pvhdbg.targets.target import Target
 from pvhdbg.tracing.engines.engine import Bounds, Engine
 from pvhdbg.tracing.engines.events import Events
 from pvhdbg.tracing.engines.log import LogEngine
 from pvhdbg.tracing.engines.step import StepEngine
-from pvhdbg.tracing.event import Mode
 
 
 def events(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pvhdbg.decode.cpu_mode import mode_of
+from pvhdbg.decode.cpu_mode import observed_mode
 from pvhdbg.decode.text import printable
 from pvhdbg.errors import PvhdbgError, TargetLost
 from pvhdbg.machine import disassemble
@@ -13,7 +13,7 @@ def position(session: Session) -> tuple[str, str]:
     """ "0x100000 <pvh_start+0x12>" and "32-bit protected mode"."""
     pc = disassemble.linear_pc(session)
     named = session.name_of(pc)
-    return f"{pc:#x}" + (f" <{printable(named)}>" if named else ""), mode_of(session.registers(), session.segments()).name
+    return f"{pc:#x}" + (f" <{printable(named)}>" if named else ""), observed_mode(session.registers(), session.segments()).name
 
 
 def instruction(session: Session, named: bool = True) -> list[str]:

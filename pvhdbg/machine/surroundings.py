@@ -9,7 +9,7 @@ from pvhdbg.kernel.image import KernelImage
 from pvhdbg.machine.names import Names
 from pvhdbg.model import Unavailable
 from pvhdbg.spec.start_info import StartInfoV1
-from pvhdbg.tracing.places import Surroundings, View
+from pvhdbg.tracing.addresses import Surroundings, View
 
 
 def surroundings(

@@ -10,19 +10,19 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from pvhdbg.decode.boot_state import BootState
+from pvhdbg.decode.cpu_mode import Mode
 from pvhdbg.disassembly import instruction_text
 from pvhdbg.errors import TargetError
 from pvhdbg.kernel.image import KernelImage
 from pvhdbg.machine.names import Names, addresses_of
 from pvhdbg.machine.surroundings import surroundings
 from pvhdbg.targets.target import Target
-from pvhdbg.tracing.death import Death
+from pvhdbg.tracing.addresses import Surroundings
+from pvhdbg.tracing.death import Death, DeathKind
 from pvhdbg.tracing.engines.wait import Goal, Wait
-from pvhdbg.tracing.event import Mode
 from pvhdbg.tracing.explain import Explanation, explain
 from pvhdbg.tracing.milestones import SYMBOLS, Finder, Milestone
 from pvhdbg.tracing.mode_words import MODES
-from pvhdbg.tracing.places import Surroundings
 from pvhdbg.vmm.options import option_names
 from pvhdbg.vmm.qemu import QemuProcess
 from pvhdbg.vmm.qmp import Qmp
@@ -42,7 +42,7 @@ class Missed:
     @property
     def died(self) -> bool:
         """Whether the guest is dead; else the time was up, and `words` say where it was."""
-        return self.death.kind != "alive"
+        return self.death.kind is not DeathKind.ALIVE
 
     @property
     def words(self) -> str:
@@ -50,7 +50,11 @@ class Missed:
         if not self.died:
             return f"it was at {self.place}" if self.place else "where it was cannot be asked any more"
         faults = f" Faults: {'; '.join(self.why.chain)}." if self.why.chain else ""
-        last = f" It was last seen at {self.place}." if self.death.kind in ("shutdown", "exited") and self.place else ""
+        last = (
+            f" It was last seen at {self.place}."
+            if self.death.kind in (DeathKind.SHUTDOWN, DeathKind.EXITED) and self.place
+            else ""
+        )
         return f"{self.why.verdict}{faults}{last}"
 
 
@@ -128,4 +132,4 @@ class Waiter:
             return ""
         pc, mode = seen
         name = self.names(pc)
-        return f"{pc:#x}{f' ({name})' if name else ''}{f' in {mode.value} mode' if mode else ''}"
+        return f"{pc:#x}{f' ({name})' if name else ''}{f' in {mode.words}' if mode else ''}"

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from pvhdbg.commands.declare import Answer, Context, NoOptions, takes
 from pvhdbg.decode import qemu_monitor
+from pvhdbg.decode.cpu_mode import CODE_64, long_mode_active, mode_of
 from pvhdbg.decode.text import printable, safe
 from pvhdbg.errors import BadInput, TargetError
 from pvhdbg.machine import disassemble
@@ -17,9 +18,7 @@ from pvhdbg.machine.stop_text import instruction, position
 from pvhdbg.model import Registers
 from pvhdbg.repl.breakpoints import Breakpoint, resolve
 from pvhdbg.repl.conversation import Conversation
-from pvhdbg.spec.x86 import EFER
 from pvhdbg.targets.target import Leave, Stop, StopKind
-from pvhdbg.tracing.event import mode_of
 from pvhdbg.tracing.mode_words import MODES
 
 _MOST_STEPS = 1_000_000  # of one `until MODE`: minutes
@@ -155,13 +154,13 @@ class _reaches:
 
     def __call__(self, registers: Registers) -> bool:
         cr0, cr4, efer, eflags = (registers.get(name) or 0 for name in ("cr0", "cr4", "efer", "eflags"))
-        flags = self._cs_flags() if efer >> EFER["LMA"] & 1 else None  # a selector may stay the same: Linux keeps 8
+        flags = self._cs_flags() if long_mode_active(registers) else None  # a selector may stay the same: Linux keeps 8
         return mode_of(cr0, cr4, efer, flags, eflags) in MODES[self._mode]
 
     def _cs_flags(self) -> int:
         """The cached descriptor of CS; where it is not shown, that of 64-bit code, for which kernels leave compatibility mode at once."""
         if not self._session.target.capabilities.monitor:
-            return 1 << 21
+            return CODE_64
         return qemu_monitor.cpu_state(self._session.target.monitor("info registers")).segments["cs"].flags or 0
 
 

@@ -99,5 +99,8 @@ class GdbEcho:
         self._tell(f"monitor {command}")
         return self.inner.monitor(command)
 
+    def peer_command(self) -> tuple[str, ...]:
+        return self.inner.peer_command()
+
     def close(self, leave: Leave) -> None:
         self.inner.close(leave)

@@ -6,14 +6,16 @@ reboots is told at once.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Protocol
 
-from pvhdbg.errors import PvhdbgError, TargetError, TargetLost, TargetTimeout
+from pvhdbg.errors import PvhdbgError, TargetError, TargetLost
 from pvhdbg.machine.disassemble import linear_pc
 from pvhdbg.model import Registers
+from pvhdbg.targets.run import leave_reset_vector, run
 from pvhdbg.targets.target import RESET_RIP, RESET_VECTOR, Stop, StopKind
 
 if TYPE_CHECKING:
@@ -96,34 +98,29 @@ class Runner:
         self._machine.breakpoints.place(self._machine.session)
 
     def _run(self) -> Stop:
-        target = self._machine.session.target
-        target.resume()
         self._machine.running = True
         try:
-            while True:
-                try:
-                    return target.wait(_POLL)
-                except TargetTimeout:
-                    pass
-                self._machine.watch()
-                if self._machine.interrupted.is_set():
-                    return target.interrupt()
-                if self._machine.qemu is not None and self._machine.qemu.poll() is not None:
-                    raise TargetLost("QEMU ended")
+            return run(self._machine.session.target, math.inf, enough=self._is_interrupted, turn=_POLL).stop
         finally:
             self._machine.running = False
             self._machine.interrupted.clear()
             self._machine.watch()
+
+    def _is_interrupted(self) -> bool:
+        """Look at the serial port, Ctrl-C and the VMM of a machine that runs. Raises TargetLost where QEMU ended."""
+        self._machine.watch()
+        if self._machine.interrupted.is_set():
+            return True
+        if self._machine.qemu is not None and self._machine.qemu.poll() is not None:
+            raise TargetLost("QEMU ended")
+        return False
 
     def _passes_reboot(self) -> bool:
         if self.reboots <= 0:
             self._machine.session.forget()
             return False
         self.reboots -= 1
-        target = self._machine.session.target
-        target.clear_breakpoint(RESET_VECTOR)
-        target.step()
-        target.set_breakpoint(RESET_VECTOR)
+        leave_reset_vector(self._machine.session.target)
         return True
 
     def _here(self, pc: int) -> set[int]:

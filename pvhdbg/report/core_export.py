@@ -13,6 +13,7 @@ from typing import Any
 
 from pvhdbg.decode import snapshot_file
 from pvhdbg.decode.boot_state import BootState
+from pvhdbg.decode.cpu_mode import paging_on
 from pvhdbg.decode.snapshot_extent import mapped
 from pvhdbg.errors import BadInput
 from pvhdbg.model import Memory, NeedMemory, Snapshot, Unavailable
@@ -41,7 +42,6 @@ from pvhdbg.spec.elf_core import (
     PrStatus32,
     PrStatus64,
 )
-from pvhdbg.spec.x86 import CR0
 
 _SIGTRAP = 5
 _SELECTORS = ("cs", "ss", "ds", "es", "fs", "gs")
@@ -84,7 +84,7 @@ def _narrow(snapshot: Snapshot, loads: list[_Load]) -> bool:
 
 def _linear(boot: BootState) -> list[_Load]:
     """What is in use, by linear address; none while that is the physical one."""
-    if not (boot.registers.get("cr0") or 0) >> CR0["PG"] & 1:
+    if not paging_on(boot.registers):
         return []
     found = []
     try:

@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from importlib import import_module
 
 from pvhdbg.decode.boot_state import BootState
-from pvhdbg.model import Registers
+from pvhdbg.decode.cpu_mode import runs_64_bit_code
 from pvhdbg.report.findings import CONFORMS, UNDECIDED, VIOLATED, Standing, count, standing, summary, violates
 from pvhdbg.rules.declare import FileRule, MachineRule, Outcome, Rule, Verdict
-from pvhdbg.spec.x86 import CR0
 
 
 @dataclass(frozen=True)
@@ -82,34 +81,14 @@ class Report:
         return "; ".join([*said, f"{count(own, 'expectation')} NOT met"] if own else said)
 
 
-def mode(registers: Registers, cs_long: bool | None = None) -> str:
-    """The CPU's mode in the field's words, as far as the registers tell: "32-bit protected mode, paging off"."""
-    cr0, efer = registers.get("cr0"), registers.get("efer")
-    if cr0 is None:
-        return "mode not observed"
-    if not cr0 >> CR0["PE"] & 1:
-        return "real mode"
-    if not cr0 >> CR0["PG"] & 1:
-        return "protected mode, paging off"
-    if efer is not None and efer >> 10 & 1:
-        return {None: "long mode", True: "64-bit long mode", False: "compatibility mode"}[cs_long]
-    return "protected mode, paging on"
-
-
-def register_names(registers: Registers, cs_long: bool) -> tuple[str, ...]:
+def register_names(boot: BootState) -> tuple[str, ...]:
     """The general registers under the names of the CPU's mode: eax and so on, or rax to r15 in 64-bit code."""
     short = ("ax", "bx", "cx", "dx", "si", "di", "bp", "sp", "ip")
-    names = tuple(("r" if cs_long else "e") + name for name in short)
-    return (*names, *(f"r{number}" for number in range(8, 16))) if cs_long else names
+    if not is_64_bit(boot):
+        return tuple(f"e{name}" for name in short)
+    return (*(f"r{name}" for name in short), *(f"r{number}" for number in range(8, 16)))
 
 
 def is_64_bit(boot: BootState) -> bool:
-    """Whether the CPU runs 64-bit code: CS.L with EFER.LMA; without hidden state LMA has to do.
-
-    A core has no EFER: there CS.L with paging has to do, as the bit is reserved outside of long mode.
-    """
-    efer, cr0 = boot.registers.get("efer"), boot.registers.get("cr0") or 0
-    flags = boot.segments["cs"].flags
-    if efer is None:
-        return flags is not None and bool(flags >> 21 & 1) and bool(cr0 >> CR0["PG"] & 1)
-    return bool(efer >> 10 & 1) and (flags is None or bool(flags >> 21 & 1))
+    """Whether the CPU runs 64-bit code, as far as that was observed."""
+    return runs_64_bit_code(boot.registers, boot.segments)

@@ -40,10 +40,7 @@ def _number(value: int | None, digits: int = 8) -> Markup:
 def registers(boot: BootState) -> Markup:
     """The general registers in a grid, the system registers bit by bit."""
     digits = 16 if is_64_bit(boot) else 8
-    cells = [
-        tag("div", tag("b", name), _number(boot.registers.get(name), digits))
-        for name in register_names(boot.registers, is_64_bit(boot))
-    ]
+    cells = [tag("div", tag("b", name), _number(boot.registers.get(name), digits)) for name in register_names(boot)]
     fields = [_bit_field(name, boot.registers.get(name)) for name in REGISTER_BITS]
     plain = [tag("div", tag("b", name), _number(boot.registers.get(name), digits)) for name in _PLAIN if name in boot.registers]
     missing = any(boot.registers.get(name) is None for name in REGISTER_BITS)

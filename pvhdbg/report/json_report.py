@@ -12,7 +12,7 @@ from pvhdbg.decode import acpi
 from pvhdbg.decode.boot_state import BootState, Module, StartInfo, Text, Unread
 from pvhdbg.decode.text import printable
 from pvhdbg.model import DescriptorTable, ImageComparison, Segment
-from pvhdbg.report.document import Report, is_64_bit, register_names
+from pvhdbg.report.document import Report, register_names
 from pvhdbg.report.json_text import written
 from pvhdbg.rules.declare import Verdict
 from pvhdbg.spec.start_info import MEMORY_TYPES, MemoryMapEntry, flag_names
@@ -98,7 +98,7 @@ def _hex(value: int | None) -> str | None:
 
 def registers(boot: BootState) -> dict[str, str | None]:
     """General and system registers; null for what was not observed."""
-    names = (*register_names(boot.registers, is_64_bit(boot)), *_SYSTEM)
+    names = (*register_names(boot), *_SYSTEM)
     return {name: _hex(boot.registers.get(name)) for name in names}
 
 

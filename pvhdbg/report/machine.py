@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pvhdbg.decode.boot_state import BootState, Unread
+from pvhdbg.decode.cpu_mode import observed_mode
 from pvhdbg.decode.text import printable
 from pvhdbg.model import ImageComparison, Segment
-from pvhdbg.report.document import mode
 from pvhdbg.report.sizes import human
 from pvhdbg.spec.x86 import SYSTEM_TYPES, TYPE_CODE, TYPE_READABLE, TYPE_WRITABLE
 
@@ -58,12 +58,7 @@ def _entry(boot: BootState) -> str:
     entry = boot.snapshot.entry
     where = "unknown" if entry.address is None else f"{entry.address:#x}"
     symbol = f" <{printable(entry.symbol)}>" if entry.symbol else ""
-    return f"{where}{symbol}, found by {printable(entry.found_by)}; {mode(boot.registers, _cs_long(boot))}"
-
-
-def _cs_long(boot: BootState) -> bool | None:
-    flags = boot.segments["cs"].flags
-    return None if flags is None else bool(flags >> 21 & 1)
+    return f"{where}{symbol}, found by {printable(entry.found_by)}; {observed_mode(boot.registers, boot.segments).words}"
 
 
 def _protocol(boot: BootState) -> str:

@@ -92,7 +92,7 @@ def _header(boot: BootState, warnings: Iterable[str], style: Style) -> list[str]
 
 def registers(boot: BootState, before: Registers | None = None) -> list[str]:
     """General registers four to a line, then the system registers with the names of their bits."""
-    names = register_names(boot.registers, is_64_bit(boot))
+    names = register_names(boot)
     digits = 16 if is_64_bit(boot) else 8
     cells = [f"{_mark(boot.registers, before, name)}{name:>3} {_value(boot.registers.get(name), digits)}" for name in names]
     lines = [" " + " ".join(cells[index : index + 4]) for index in range(0, len(cells), 4)]

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from pvhdbg.decode.text import printable, safe, shorten
 from pvhdbg.report.style import PLAIN, Style
+from pvhdbg.tracing.block_coverage import Reached
 from pvhdbg.tracing.event import Event, Fault, Reset
-from pvhdbg.tracing.first import Reached
 from pvhdbg.tracing.milestones import Milestone
 from pvhdbg.tracing.symbol_text import base
 
@@ -70,13 +70,13 @@ def fault(one: Fault) -> str:
     error = "" if one.error is None else f", error code {one.error:#x}"
     where = "" if one.pc is None else f" at {one.pc:#x}"
     cr2 = "" if one.cr2 is None else f", cr2 {one.cr2:#x}"
-    return f"{one.seq:>10} *** {safe(one.kind)}{vector}{where}{error}{cr2}"
+    return f"{one.seq:>10} *** {one.kind.value}{vector}{where}{error}{cr2}"
 
 
 def reset(one: Reset, name: Name, unit: str = "instruction") -> str:
     """A reset in words: the last that was seen before it, and why it came where that is known."""
     last = "" if one.pc is None else f", after {unit} {one.seq - 1:,} at {one.pc:#x}{_named(name(one.pc))}"
-    mode = "" if one.mode is None else f" in {one.mode.value} mode"
+    mode = "" if one.mode is None else f" in {one.mode.words}"
     return f"reset {one.number}{last}{mode}{f': {printable(one.why)}' if one.why else ''}"
 
 

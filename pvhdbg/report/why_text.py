@@ -11,13 +11,17 @@ from pvhdbg.decode.text import printable
 from pvhdbg.report import trace_text
 from pvhdbg.report.json_text import written
 from pvhdbg.report.style import PLAIN, Style
-from pvhdbg.tracing.death import Death
+from pvhdbg.tracing.death import Death, DeathKind
 from pvhdbg.tracing.explain import Explanation
 
 _REGISTERS = (
     ("rax", "rbx", "rcx", "rdx"), ("rsi", "rdi", "rbp", "rsp"), ("rip", "eflags", "cs", "ss"), ("cr0", "cr2", "cr3", "cr4"),
     ("efer", "gdt_base", "idt_base", "idt_limit"),
 )  # fmt: skip
+
+
+# Deaths that no way led to, which could have been recorded.
+_NO_PATH = (DeathKind.ALIVE, DeathKind.SHUTDOWN, DeathKind.EXITED, DeathKind.RESET, DeathKind.PANIC)
 
 
 def render(
@@ -37,13 +41,13 @@ def render(
             trace_text.events(death.path, name, disassemble, style).rstrip("\n"),
             "",
         ]
-    elif death.kind not in ("alive", "shutdown", "exited", "reset", "panic"):
+    elif death.kind not in _NO_PATH:
         lines += [style("dim", "The way there was not recorded: it died after the instructions that are followed one by one."), ""]
     if why.chain:
         lines += [style("head", "The faults"), *(f"  {number}. {printable(link)}" for number, link in enumerate(why.chain, 1)), ""]
-    if why.place is not None:
-        lines += [style("head", f"The address {why.place.address:#x}"), f"  {printable(why.place.words)}"]
-        lines += [*(f"  {line}" for line in walk(why.place.walk)), ""]
+    if why.address is not None:
+        lines += [style("head", f"The address {why.address.address:#x}"), f"  {printable(why.address.words)}"]
+        lines += [*(f"  {line}" for line in walk(why.address.walk)), ""]
     if death.state:
         lines += [style("head", "Registers, at the fault" if death.first is not None else "Registers"), *registers(death), ""]
     for title, part in (("What the ABI promises", why.promises), ("What was wrong with the hand-off", why.complaints),
@@ -90,7 +94,7 @@ def _document(
 ) -> dict[str, Any]:
     return {
         "schema": "pvhdbg/why/1",
-        "kind": death.kind,
+        "kind": death.kind.value,
         "cause": why.cause,
         "verdict": why.verdict,
         "instructions": death.begun,
@@ -99,11 +103,11 @@ def _document(
         "mode": None if death.mode is None else death.mode.value,
         "path": [{"seq": one.seq, "pc": hex(one.pc), "mode": one.mode.value, "code": one.code.hex()} for one in death.path],
         "faults": [
-            {"kind": one.kind, "vector": one.vector, "error": one.error, "cr2": None if one.cr2 is None else hex(one.cr2), "words": words}
-            for one, words in zip(death.told, why.chain, strict=False)
+            {"kind": one.kind.value, "vector": one.vector, "error": one.error, "cr2": None if one.cr2 is None else hex(one.cr2), "words": words}
+            for one, words in zip(death.reported, why.chain, strict=False)
         ],
-        "address": None if why.place is None else {
-            "address": hex(why.place.address), "class": why.place.kind, "words": why.place.words, "walk": walk(why.place.walk),
+        "address": None if why.address is None else {
+            "address": hex(why.address.address), "class": why.address.kind.value, "words": why.address.words, "walk": walk(why.address.walk),
         },
         "registers": {key: hex(value) for key, value in death.state.items()},
         "promises": list(why.promises),

@@ -15,11 +15,12 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager
 from itertools import count
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from pvhdbg.errors import TargetError, TargetLost, TargetTimeout
 from pvhdbg.model import Registers
-from pvhdbg.targets.target import Leave, Stop, StopKind, Target
+from pvhdbg.rsp.registers import RegisterLayout
+from pvhdbg.targets.target import Leave, Steppable, Stop, StopKind, Target, steppable
 
 T = TypeVar("T")
 _NUMBERS = count(1)  # a machine may be lent again, and is to confuse no two runs
@@ -116,17 +117,6 @@ class FromThread:
         self._ready.set()
         return answer
 
-    def __getattr__(self, name: str) -> Any:
-        """What only some machines have (`peer_command`, packets of registers), asked for in the same way."""
-        if name.startswith("_"):
-            raise AttributeError(name)
-        found = self._ask(lambda: getattr(self.inner, name)).result()
-        if callable(found):
-            method = found
-            found = lambda *words: self._ask(lambda: method(*words)).result()  # noqa: E731 - it is one of many
-        setattr(self, name, found)
-        return found
-
     @contextmanager
     def interruptible(self, engine: Stops) -> Iterator[None]:
         """While this lasts Ctrl-C ends `engine`, with what there is."""
@@ -162,6 +152,35 @@ class FromThread:
 
     def monitor(self, command: str) -> str:
         return self._ask(lambda: self.inner.monitor(command)).result()
+
+    def peer_command(self) -> tuple[str, ...]:
+        return self._ask(self.inner.peer_command).result()
+
+    # --- with `capabilities.packets` ------------------------------------------------------------------------------
+
+    def _packets(self) -> Steppable:
+        found = steppable(self.inner)
+        if found is None:
+            raise TargetError(f"{self.name} does not hand out packets", "trace with --engine log")
+        return found
+
+    def follow(self, cpu: int | None) -> None:
+        self._ask(lambda: self._packets().follow(cpu)).result()
+
+    @property
+    def layout(self) -> RegisterLayout:
+        return self._ask(lambda: self._packets().layout).result()
+
+    def packet(self) -> bytes:
+        return self._ask(lambda: self._packets().packet()).result()
+
+    def step_packet(self, pc: int, ahead: tuple[int, int] | None = None) -> tuple[Stop, bytes, bytes]:
+        return self._ask(lambda: self._packets().step_packet(pc, ahead)).result()
+
+    def read_linear(self, address: int, size: int) -> bytes:
+        return self._ask(lambda: self._packets().read_linear(address, size)).result()
+
+    # --- running --------------------------------------------------------------------------------------------------
 
     def resume(self) -> None:
         """The run begins; `wait` and `interrupt` end it."""

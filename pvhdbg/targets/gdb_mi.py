@@ -277,6 +277,10 @@ class GdbTarget:
                 self._running = False
                 return _stop(record.get("payload") or {})
 
+    def peer_command(self) -> tuple[str, ...]:
+        """Nothing: GDB holds the connection, and its other end is not looked up."""
+        return ()
+
     # --- monitor --------------------------------------------------------------------------------------------------
 
     def monitor(self, command: str) -> str:

@@ -62,7 +62,7 @@ class InsideGdb:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(monitor=self._has_monitor, width=64)
+        return Capabilities(monitor=self._has_monitor, packets=True, width=64)
 
     def _ask_monitor(self) -> bool:
         try:

@@ -69,6 +69,9 @@ class RecordedTarget:
     def monitor(self, command: str) -> str:
         raise self._cannot()
 
+    def peer_command(self) -> tuple[str, ...]:
+        return ()
+
     def close(self, leave: Leave) -> None:
         pass
 

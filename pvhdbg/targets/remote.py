@@ -82,7 +82,7 @@ class RemoteTarget:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(monitor=self._has_monitor, width=self._known_layout().width)
+        return Capabilities(monitor=self._has_monitor, packets=True, width=self._known_layout().width)
 
     @property
     def cpu(self) -> int | None:
@@ -253,6 +253,11 @@ class RemoteTarget:
             self._expect_ok("Qqemu.PhyMemMode:0", "PhyMemMode could not be put back")
 
     # --- running --------------------------------------------------------------------------------------------------
+
+    @property
+    def breakpoints(self) -> frozenset[int]:
+        """The linear addresses of the breakpoints that are set."""
+        return frozenset(self._breakpoints)
 
     def set_breakpoint(self, address: int) -> None:
         """A hardware breakpoint (`Z1`): software ones are overwritten by what loads the kernel."""

@@ -6,14 +6,12 @@ not an exception met half-way. Whatever an adapter changes in the machine, `clos
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, cast
 
-from pvhdbg.errors import EntryNotReached, GuestDied, TargetError, TargetTimeout
 from pvhdbg.model import Registers
+from pvhdbg.rsp.registers import RegisterLayout
 
 
 class Leave(Enum):
@@ -31,6 +29,7 @@ class Capabilities:
     monitor: bool = False  # QEMU's human monitor answers
     control: bool = True  # it can run, step and set breakpoints; a recorded machine cannot
     write: bool = True  # registers and memory can be changed
+    packets: bool = False  # it hands out the stub's own packets: it is `Steppable`
     width: int = 64  # bits of the general registers as the peer sends them: 32 for qemu-system-i386
 
 
@@ -51,6 +50,9 @@ class Stop:
     kind: StopKind
     signal: int = 5
     text: str = ""
+
+
+GONE = Stop(StopKind.EXITED, 0, "the connection closed")
 
 
 class Target(Protocol):
@@ -100,110 +102,38 @@ class Target(Protocol):
     def monitor(self, command: str) -> str:
         """A command of QEMU's human monitor, and what it printed. `command` is ours, never a stranger's text."""
 
+    def peer_command(self) -> tuple[str, ...]:
+        """The command line of the VMM, where the system shows it; empty where it does not."""
+
     def close(self, leave: Leave) -> None:
         """Put back what was changed, and leave the machine as asked. Safe to call twice, and after a failure."""
 
 
-Watch = Callable[[str], None]
+class Steppable(Target, Protocol):
+    """A target with `capabilities.packets`: it hands out the stub's own packets, of the CPU that it follows."""
+
+    def follow(self, cpu: int | None) -> None:
+        """Follow this CPU; None for the stub's own choice. Raises TargetError."""
+
+    @property
+    def layout(self) -> RegisterLayout:
+        """Where each register lies in a `g` packet."""
+
+    def packet(self) -> bytes:
+        """The registers as the stub sends them, in hexadecimal."""
+
+    def step_packet(self, pc: int, ahead: tuple[int, int] | None = None) -> tuple[Stop, bytes, bytes]:
+        """One instruction from `pc`, where the machine stands; the registers after it, and memory at `ahead` where that is free."""
+
+    def read_linear(self, address: int, size: int) -> bytes:
+        """Memory at a linear address, as the CPU translates it. Raises MemoryUnreadable."""
+
+
+def steppable(target: Target) -> Steppable | None:
+    """The target, if it hands out packets."""
+    return cast(Steppable, target) if target.capabilities.packets else None
 
 
 RESET_VECTOR = 0xFFFFFFF0  # the linear address of the first instruction after a reset
 RESET_RIP = RESET_VECTOR & 0xFFFF  # rip there: cs.base is 0xffff0000
 OWN_REBOOTS = 2  # what firmware may need after a warm reset: SeaBIOS reboots once more to get a fresh copy of itself
-
-
-def run_until(
-    target: Target,
-    addresses: Collection[int],
-    timeout: float,
-    *,
-    reboots: int = 0,
-    progress: Watch = lambda _: None,
-    meanwhile: Callable[[], None] = lambda: None,
-) -> int:
-    """Run to the first of some linear addresses, and return which. Hardware breakpoints; gone again on every way out.
-
-    A breakpoint at the reset vector tells a reboot at once instead of by time-out; `reboots` of them are let pass (SeaBIOS
-    reboots itself once after a warm reset). `meanwhile` is called once while the machine runs, for work that does not need
-    it. Raises EntryNotReached when `timeout` seconds pass (the machine is then stopped where it is), GuestDied when the
-    guest reboots or ends first.
-    """
-    names = " or ".join(f"{address:#x}" for address in sorted(addresses))
-    deadline = time.monotonic() + timeout
-    if target.read_registers()["rip"] == RESET_RIP:
-        target.step()  # off the reset vector, so that the breakpoint there means a reboot
-        if target.read_registers()["rip"] == RESET_RIP:
-            raise EntryNotReached("the machine does not leave its reset vector", "does it wait for a migration (-incoming)?")
-    watched = (*addresses, RESET_VECTOR)
-    try:
-        for address in watched:
-            target.set_breakpoint(address)
-        target.resume()
-        meanwhile()
-        while True:
-            progress(f"waiting for the guest to reach {names}")
-            try:
-                stop = target.wait(max(deadline - time.monotonic(), 0.001))
-            except TargetTimeout:
-                target.interrupt()
-                raise EntryNotReached(f"the guest did not reach {names} within {timeout:g} s") from None
-            except KeyboardInterrupt:
-                target.interrupt()
-                raise
-            if stop.kind in (StopKind.SHUTDOWN, StopKind.EXITED):
-                raise GuestDied(f"the guest ended before it reached {names}: {stop.text or stop.kind.value}")
-            pc = target.read_registers()["rip"]
-            if pc in addresses:
-                return pc
-            if stop.kind is StopKind.BREAKPOINT and pc != RESET_RIP and (linear := _linear(target, pc)) in addresses:
-                return linear
-            if pc == RESET_RIP:
-                if reboots <= 0:
-                    raise GuestDied(f"the guest rebooted before it reached {names}")
-                reboots -= 1
-                leave_reset_vector(target)
-                target.resume()
-                continue
-            if stop.kind is not StopKind.BREAKPOINT:
-                raise EntryNotReached(f"the machine stopped at {pc:#x} ({stop.kind.value}) before it reached {names}")
-            if time.monotonic() > deadline:
-                raise EntryNotReached(f"the guest did not reach {names} within {timeout:g} s")
-            target.resume()
-    finally:
-        for address in watched:
-            try:
-                target.clear_breakpoint(address)
-            except Exception:
-                pass
-
-
-def reset_machine(target: Target, seconds: float = 2.0) -> None:
-    """Reset a machine that stands still: it stands at its reset vector then. Raises TargetError where it does not get there."""
-    target.monitor("system_reset")
-    deadline = time.monotonic() + seconds
-    while target.read_registers()["rip"] != RESET_RIP:  # the request is carried out by the main loop, not by the command
-        if time.monotonic() > deadline:
-            raise TargetError(
-                f"the machine did not reset within {seconds:g} s",
-                "a QEMU that was started with -no-reboot never does: start it without",
-            )
-
-
-def leave_reset_vector(target: Target) -> None:
-    """Step a machine that stands at its reset vector off it, and watch the vector from then on.
-
-    `resume` does not: in real mode the pc is an offset, which is not where the breakpoint is. Raises TargetError.
-    """
-    target.clear_breakpoint(RESET_VECTOR)
-    target.step()
-    target.set_breakpoint(RESET_VECTOR)
-
-
-def _linear(target: Target, pc: int) -> int:
-    """The linear address of `pc`, which is an offset into cs where that has a base; `pc` where the base is not shown."""
-    if not target.capabilities.monitor:
-        return pc
-    from pvhdbg.decode import qemu_monitor
-
-    base = qemu_monitor.cpu_state(target.monitor("info registers")).segments["cs"].base
-    return (pc + base) & 0xFFFFFFFF if base else pc  # a base is for 32-bit code: 64-bit code has none

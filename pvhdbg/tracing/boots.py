@@ -1,4 +1,4 @@
-"""The milestones of one boot after the other, in a trace that goes on over resets: those of firmware between them are none."""
+"""The milestones of one boot after the other, in a trace that continues through resets. What firmware does between them is not a milestone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pvhdbg.tracing.milestones import Finder, Milestone
 
 
 class Boots:
-    """See `Finder`, which it makes anew for each boot. `entry` is where the next one begins; None: nobody knows."""
+    """See `Finder`: `fresh` makes one for each boot. `entry` is the address where the next boot begins; None: it is not known."""
 
     def __init__(self, fresh: Callable[[], Finder], entry: int | None) -> None:
         self._fresh = fresh
@@ -21,12 +21,12 @@ class Boots:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing can be found any more in this boot."""
+        """See `Finder.complete`, for this boot."""
         return self._entered and self._finder.complete
 
     @property
     def settled(self) -> bool:
-        """See `Finder.settled`: of this boot."""
+        """See `Finder.settled`, for this boot."""
         return self._entered and self._finder.settled
 
     @property
@@ -35,7 +35,7 @@ class Boots:
         return self._finder.left
 
     def feed(self, batch: Batch) -> list[Milestone]:
-        """The milestones in a batch, in order; an entry that is come to again says which boot it begins."""
+        """The milestones in a batch, in order; an entry that is reached again says which boot begins there."""
         if batch.reset is not None:
             self._entered = False
             return []

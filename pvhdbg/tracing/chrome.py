@@ -11,8 +11,8 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from pvhdbg.tracing.block_coverage import Reached
 from pvhdbg.tracing.event import Event, Fault, Reset
-from pvhdbg.tracing.first import Reached
 from pvhdbg.tracing.milestones import Milestone
 from pvhdbg.tracing.symbol_text import Name, function, label
 from pvhdbg.tracing.trace_file import Head, Record
@@ -43,7 +43,7 @@ def chrome(records: Iterable[Record], name: Name) -> Iterator[str]:
 
 
 class _Slices:
-    """What runs and since when, for each thread; a slice is told when it ends."""
+    """The open slice of each thread, and its beginning; a slice is written when it ends."""
 
     def __init__(self, name: Name) -> None:
         self._name = name
@@ -55,7 +55,7 @@ class _Slices:
             if isinstance(record, Head):
                 yield record
             elif isinstance(record, Event):
-                if record.seq != self._end:  # what ran in between was not kept
+                if record.seq != self._end:  # the instructions between were not kept
                     yield from self._close()
                 here = ((_FUNCTIONS, function(self._name(record.pc))), (_MODES, record.mode.value))
                 for thread, title in here:
@@ -96,7 +96,7 @@ def _instant(title: str, seq: int, args: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fault(fault: Fault) -> dict[str, Any]:
-    title = label(fault.kind) if fault.vector is None else f"{label(fault.kind)} {fault.vector:#x}"
+    title = fault.kind.value if fault.vector is None else f"{fault.kind.value} {fault.vector:#x}"
     numbers = (("error", fault.error), ("pc", fault.pc), ("cr2", fault.cr2))
     return _instant(title, fault.seq, {key: hex(value) for key, value in numbers if value is not None})
 

@@ -1,7 +1,7 @@
-"""The register text that QEMU logs (target/i386/cpu-dump.c, both widths), as values by name, and what changed between two.
+"""The register dump of QEMU's log (target/i386/cpu-dump.c, both widths), as values by name, and the changes between two dumps.
 
 Names are those of `model.Registers`; hidden segment state is NAME_base, NAME_limit, NAME_flags of es cs ss ds fs gs ldt tr, and
-gdt_base, gdt_limit, idt_base, idt_limit. What the text does not say is absent.
+gdt_base, gdt_limit, idt_base, idt_limit. A register that the dump does not show has no value here.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def of_cpu(text: str, cpu: int) -> str:
 
 
 class TextDelta(Delta):
-    """The dumps before and after an instruction, compared when somebody asks."""
+    """The dumps before and after an instruction, compared on demand."""
 
     __slots__ = ("after", "before")
 
@@ -68,7 +68,7 @@ class TextDelta(Delta):
         return decode(self.before)
 
     def decode(self) -> Mapping[str, int]:
-        """Only names that both dumps hold can have changed: a 32-bit dump says nothing of r8."""
+        """Only registers that both dumps show can have changed: a 32-bit dump does not show r8."""
         if self.before == self.after:
             return {}
         before, after = self.before.split(b"\n"), self.after.split(b"\n")

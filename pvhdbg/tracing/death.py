@@ -1,32 +1,49 @@
-"""A death as it was seen: what `trace/explain` works on."""
+"""A death as it was observed: the input of `tracing.explain`."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 
-from pvhdbg.spec.x86 import EFLAGS
-from pvhdbg.tracing.event import Event, Fault, Mode, mode_of
+from pvhdbg.decode.cpu_mode import Mode, mode_in
+from pvhdbg.tracing.event import Event, Fault, FaultKind
 
-TAKEN = ("exception", "software interrupt", "interrupt")  # kinds of faults that a handler is called for
+
+class DeathKind(Enum):
+    """How a machine ended, or where it hangs; the values are those of JSON."""
+
+    TRIPLE_FAULT = "triple fault"
+    RESET = "reset"
+    SHUTDOWN = "shutdown"
+    EXITED = "exited"  # the VMM's process is gone
+    HALTED = "halted"  # hlt with interrupts off
+    LOOP = "loop"  # the same state again and again, with interrupts off
+    ZEROS = "zeros"  # it executes memory that holds only zeros
+    NOWHERE = "nowhere"  # it executes where there is no memory
+    PANIC = "panic"  # the kernel reports a panic, and goes on waiting
+    ALIVE = "alive"  # not dead
+
+    @property
+    def final(self) -> bool:
+        """Whether such a machine does not run any more."""
+        return self in (DeathKind.TRIPLE_FAULT, DeathKind.SHUTDOWN, DeathKind.RESET, DeathKind.EXITED)
 
 
 @dataclass(frozen=True)
 class Death:
-    """What was seen of the end.
+    """What was observed of the end.
 
-    `kind` is one of: "triple fault", "reset", "shutdown", "exited", "halted" (hlt, interrupts off), "loop" (the same state again and
-    again, interrupts off), "zeros" (executing memory that holds only zeros), "nowhere" (executing where no memory is), "alive".
-    `state` are the registers at the first fault, else as the CPU stands. `path` are the last instructions that matter, `system` the
-    system instructions before; `begun` counts all since the entry, None where they were not counted. `loop` are the places of an
-    endless loop; `polls` says that it reads memory or a port. "panic" is a kernel that says so itself, and goes on waiting.
-    `reason` is QEMU's own word for how the guest ended ("guest-panic"); `blind` says that faults could not be seen (KVM).
-    `handling` are the exceptions that the guest's own handlers had taken and not returned from, the outermost first, and `struck`
-    the instruction that the first of them, or of `faults`, hit; `lately` is the last exception seen, where returns were not observed.
+    `state` holds the registers at the first fault, else as the CPU stands now. `path` holds the last instructions that matter,
+    `system` the system instructions before; `begun` counts all instructions since the entry, None where they were not counted. `loop` holds
+    the pcs of an endless loop; `polls` says that the loop reads memory or a port. `status` is the exit status of the VMM. `reason` is
+    QEMU's own word for how the guest ended ("guest-panic"); `blind` says that faults could not be observed (KVM). `handling` holds
+    the exceptions whose handlers had not returned, the outermost first, and `struck` the instruction that the first of
+    them, or of `faults`, hit; `lately` is the last exception, where returns were not observed.
     """
 
-    kind: str
+    kind: DeathKind
     state: Mapping[str, int]
     faults: tuple[Fault, ...] = ()
     path: tuple[Event, ...] = ()
@@ -44,51 +61,42 @@ class Death:
     @property
     def first(self) -> Fault | None:
         """The fault that began it: an exception mostly, or an interrupt that could not be delivered."""
-        return next((one for one in self.faults if one.kind in TAKEN), None)
+        return next((one for one in self.faults if one.kind.has_handler), None)
 
     @property
-    def told(self) -> tuple[Fault, ...]:
-        """The faults that are told of: those that killed, else those that its own handlers were busy with."""
+    def reported(self) -> tuple[Fault, ...]:
+        """The faults of a report: those that killed, else those whose handlers had not returned."""
         return self.faults or self.handling
 
     @property
     def pc(self) -> int | None:
-        """Where: the faulting instruction or the hlt, else where the CPU stands."""
+        """The address of the faulting instruction or of the hlt, else where the CPU stands."""
         if self.first is not None and self.first.pc is not None:
             return self.first.pc
-        return self.path[-1].pc if self.kind == "halted" and self.path else self.state.get("rip")
+        return self.path[-1].pc if self.kind is DeathKind.HALTED and self.path else self.state.get("rip")
 
     @property
     def mode(self) -> Mode | None:
-        """The mode that it died in."""
-        names = ("cr0", "cr4", "efer")
-        if any(self.state.get(name) is None for name in names):
-            return None
-        cr0, cr4, efer = (self.state[name] for name in names)
-        return mode_of(cr0, cr4, efer, self.state.get("cs_flags"), self.state.get("eflags", 0))
-
-
-def interrupts_off(state: Mapping[str, int]) -> bool:
-    """Whether eflags.IF is 0; not observed counts as on."""
-    return "eflags" in state and not state["eflags"] >> EFLAGS["IF"] & 1
+        """The mode that it died in; None where the control registers were not observed."""
+        return mode_in(self.state)
 
 
 def chain_of(seen: Iterable[Fault]) -> tuple[Fault, ...]:
-    """Of all faults seen, those that killed: the last run of exceptions at one place, and what ended it."""
+    """Of all faults seen, those that killed: the last run of exceptions at one pc, and the triple fault behind it."""
     seen = tuple(seen)
-    if not any(one.kind == "triple fault" for one in seen):
+    if not any(one.kind is FaultKind.TRIPLE_FAULT for one in seen):
         return ()
-    end = max(index for index, one in enumerate(seen) if one.kind == "triple fault")
+    end = max(index for index, one in enumerate(seen) if one.kind is FaultKind.TRIPLE_FAULT)
     start = end
-    while start > 0 and seen[start - 1].kind in TAKEN and seen[start - 1].pc == seen[end - 1].pc:
+    while start > 0 and seen[start - 1].kind.has_handler and seen[start - 1].pc == seen[end - 1].pc:
         start -= 1
-    return tuple(seen[start : end + 2 if end + 1 < len(seen) and seen[end + 1].kind == "reset" else end + 1])
+    return tuple(seen[start : end + 2 if end + 1 < len(seen) and seen[end + 1].kind is FaultKind.RESET else end + 1])
 
 
 def unreturned(taken: Iterable[Fault], returns: Iterable[int]) -> tuple[Fault, ...]:
     """Of faults whose handlers were called, those that had not returned at the end, the outermost first; () without an exception.
 
-    `returns` are the sequence numbers of all `iret`s, rising, as are those of `taken`.
+    `returns` holds the sequence numbers of all `iret`s in rising order; `taken` rises too.
     """
     waiting = deque(taken)
     inside: list[Fault] = []
@@ -98,10 +106,10 @@ def unreturned(taken: Iterable[Fault], returns: Iterable[int]) -> tuple[Fault, .
         if inside:
             inside.pop()
     inside += waiting
-    return tuple(inside) if any(one.kind == "exception" for one in inside) else ()
+    return tuple(inside) if any(one.kind is FaultKind.EXCEPTION for one in inside) else ()
 
 
 def panicked(serial: Iterable[str]) -> str | None:
-    """Linux' own line about its panic, if it is among the last on the serial port."""
+    """Linux' own line about its panic, if one of `serial` is that line."""
     lines = [line for line in serial if "Kernel panic - not syncing" in line]
     return lines[0] if lines else None

@@ -1,8 +1,8 @@
 """One event is one executed instruction: where, in which mode, and what it changed.
 
-The sequence number is the universal coordinate: 0 is the first instruction that was traced, usually the entry. All iterations of
-one REP are one event, in every engine. A change is kept as the engine saw it and decoded when it is asked for, so that a trace
-of millions costs what is looked at.
+The sequence number is the coordinate that all of tracing shares: 0 is the first instruction that was traced, usually the entry. All
+iterations of one REP are one event, in every engine. A change is kept as the engine saw it and decoded on demand: a trace of
+millions of events costs only what somebody looks at.
 """
 
 from __future__ import annotations
@@ -13,57 +13,43 @@ from enum import Enum
 from itertools import count, repeat
 from typing import NamedTuple
 
-from pvhdbg.spec.x86 import CR0, CR4, EFER
+from pvhdbg.decode.cpu_mode import Mode
 
 
-class Mode(Enum):
-    """The CPU's mode. Where an engine does not show CR0, paging in 32-bit code is not told apart: that is PROTECTED."""
+class FaultKind(str, Enum):
+    """What a `Fault` is; the values are those of saved traces and JSON. A `str`, because users of the API compare it with words."""
 
-    REAL = "real"
-    VM86 = "vm86"
-    PROTECTED16 = "protected-16"
-    PROTECTED = "protected"
-    PAGED = "paged"  # protected mode with 32-bit page tables
-    PAE = "pae"
-    COMPATIBILITY = "compatibility"
-    LONG = "long"
+    EXCEPTION = "exception"
+    SOFTWARE_INTERRUPT = "software interrupt"
+    INTERRUPT = "interrupt"
+    TRIPLE_FAULT = "triple fault"
+    RESET = "reset"
 
     @property
-    def bits(self) -> int:
-        """The width of code: 16, 32 or 64."""
-        if self in (Mode.REAL, Mode.VM86, Mode.PROTECTED16):
-            return 16
-        return 64 if self is Mode.LONG else 32
+    def has_handler(self) -> bool:
+        """Whether the CPU calls a handler for it."""
+        return self not in (FaultKind.TRIPLE_FAULT, FaultKind.RESET)
 
 
-def mode_of(cr0: int, cr4: int, efer: int, cs_flags: int | None, eflags: int = 0) -> Mode:
-    """The mode that system registers amount to. `cs_flags` is CS's cached descriptor; None takes 32-bit code."""
-    if not cr0 >> CR0["PE"] & 1:
-        return Mode.REAL
-    if eflags >> 17 & 1:
-        return Mode.VM86
-    long, wide = (False, True) if cs_flags is None else (bool(cs_flags >> 21 & 1), bool(cs_flags >> 22 & 1))
-    if efer >> EFER["LMA"] & 1:
-        return Mode.LONG if long else Mode.COMPATIBILITY
-    if not wide:
-        return Mode.PROTECTED16
-    if not cr0 >> CR0["PG"] & 1:
-        return Mode.PROTECTED
-    return Mode.PAE if cr4 >> CR4["PAE"] & 1 else Mode.PAGED
+class EndReason(str, Enum):
+    """Why a trace ended; the values are those of saved traces. A `str`, because users of the API compare it with words."""
 
+    ADDRESS = "address"
+    COUNT = "count"
+    ENOUGH = "enough"  # the reader had what it wanted
+    TIME = "time"
+    INTERRUPTED = "interrupted"
+    SHUTDOWN = "shutdown"  # the guest shut down or triple-faulted, and QEMU kept it
+    RESET = "reset"
+    HALTED = "halted"  # hlt with interrupts off
+    EXITED = "exited"  # QEMU is gone
+    STOPPED = "stopped"
+    CUT = "cut"  # a saved trace does not say
 
-_CS32, _PE, _LMA, _CS64, _VM = 1 << 4, 1 << 7, 1 << 14, 1 << 15, 1 << 17
-
-
-def mode_of_hflags(flags: int) -> Mode:
-    """The mode in the flags of a QEMU log line (target/i386/cpu.h, HF_*_MASK), which say nothing of paging."""
-    if not flags & _PE:
-        return Mode.REAL
-    if flags & _VM:
-        return Mode.VM86
-    if flags & _LMA:
-        return Mode.LONG if flags & _CS64 else Mode.COMPATIBILITY
-    return Mode.PROTECTED if flags & _CS32 else Mode.PROTECTED16
+    @property
+    def final(self) -> bool:
+        """Whether nothing is left to run."""
+        return self in (EndReason.SHUTDOWN, EndReason.HALTED, EndReason.EXITED)
 
 
 class Delta:
@@ -111,7 +97,7 @@ class Event(NamedTuple):
 
     @property
     def changes(self) -> Mapping[str, int] | None:
-        """New values by register name, `rip` excepted; None when the engine saw places only.
+        """New values by register name, `rip` excepted; None when the engine saw addresses only.
 
         Names are those of `model.Registers`, and for hidden state cs_base, cs_limit, cs_flags, …, tr, gdt_base, gdt_limit.
         """
@@ -120,15 +106,14 @@ class Event(NamedTuple):
 
 @dataclass(frozen=True)
 class Fault:
-    """An exception or interrupt that the CPU took, or the end of all: what QEMU's `int` and `cpu_reset` logs say.
+    """An exception or interrupt that the CPU took, a triple fault, or a reset: what QEMU's `int` and `cpu_reset` logs say.
 
-    `seq` is the number of events that had begun before it. `vector` is None for a triple fault and for a reset, which `kind`
-    tells: "exception", "interrupt", "triple fault", "reset". `state` holds the registers as they were when it was taken, as
-    far as they were printed; `cr2` is there for page faults.
+    `seq` is the number of events that had begun before it. `vector` is None for a triple fault and for a reset. `state` holds the
+    registers at that moment, as far as they were printed; `cr2` is set for page faults only.
     """
 
     seq: int
-    kind: str
+    kind: FaultKind
     vector: int | None = None
     error: int | None = None
     pc: int | None = None
@@ -138,11 +123,11 @@ class Fault:
 
 @dataclass(frozen=True)
 class Reset:
-    """The machine was reset, which is no event: `seq` is the number of events that had begun before it.
+    """The machine was reset, which is not an event: `seq` is the number of events that had begun before it.
 
     `number` counts the resets of a trace from 1. `pc` and `mode` are those of the last event before it (None: there was none).
-    `why` holds the reason in words where it was seen; "" for a guest that asked for it, or where nothing tells. `goes_on` says that the trace goes
-    on at the reset vector.
+    `why` is the reason in words where it was observed, else "": the guest asked for the reset, or nothing shows the reason.
+    `goes_on` says that the trace continues at the reset vector.
     """
 
     seq: int
@@ -158,7 +143,7 @@ class Batch:
     """Consecutive events as columns, with the faults that were taken between them. Iterating it makes `Event`s.
 
     `system` lists the indexes of events that changed more than general registers and flags; `deltas` is None when the engine
-    saw places only. The columns have the same length. A batch with a `reset` holds nothing else.
+    saw addresses only. The columns have the same length. A batch with a `reset` holds nothing else.
     """
 
     seq: int
@@ -177,7 +162,7 @@ class Batch:
     def __iter__(self) -> Iterator[Event]:
         deltas = repeat(None) if self.deltas is None else self.deltas
         cpus = repeat(0) if self.cpus is None else self.cpus
-        # All in C: this is what bounds the rate at which places are delivered.
+        # All in C: this is what bounds the rate at which events are delivered.
         columns = zip(count(self.seq), self.pcs, self.modes, self.codes, deltas, cpus)
         return map(tuple.__new__, repeat(Event), columns)
 
@@ -205,6 +190,20 @@ class Batch:
             None if self.cpus is None else self.cpus[:length],
             [index for index in self.system if index < length],
             [fault for fault in self.faults if fault.seq <= self.seq + length],
+        )
+
+    def joined(self, other: Batch) -> Batch:
+        """These events and those of `other`, which follow them."""
+        deltas = None if self.deltas is None and other.deltas is None else [*(self.deltas or ()), *(other.deltas or ())]
+        return Batch(
+            self.seq,
+            [*self.pcs, *other.pcs],
+            [*self.modes, *other.modes],
+            [*self.codes, *other.codes],
+            deltas,
+            None if self.cpus is None and other.cpus is None else [*(self.cpus or ()), *(other.cpus or ())],
+            [*self.system, *(index + len(self) for index in other.system)],
+            [*self.faults, *other.faults],
         )
 
     def since(self, index: int) -> Batch:

@@ -1,7 +1,7 @@
-"""Why a boot died: from what was seen of its last moments to one paragraph, the ABI's promise, and what to try next.
+"""Why a boot died: from an observed death to one paragraph, what the ABI promises, and what to try next.
 
-Pure: everything that was observed comes in with `Death` and `Surroundings`. Each sentence follows from something seen; where
-nothing was, the explanation says so instead of guessing.
+Pure: all observations come in with `Death` and `Surroundings`. Each sentence follows from an observation; where there is none,
+the explanation says so instead of guessing.
 """
 
 from __future__ import annotations
@@ -9,17 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from pvhdbg.spec.x86 import CR4, EFER
+from pvhdbg.decode.cpu_mode import flag
 from pvhdbg.tracing import faults
-from pvhdbg.tracing.death import TAKEN, Death, panicked
-from pvhdbg.tracing.event import Event, Fault
-from pvhdbg.tracing.opcodes import kind_of
-from pvhdbg.tracing.places import Place, Surroundings, place
+from pvhdbg.tracing.addresses import AddressClass, ClassifiedAddress, Surroundings, classify
+from pvhdbg.tracing.death import Death, DeathKind, panicked
+from pvhdbg.tracing.event import Event, Fault, FaultKind
+from pvhdbg.tracing.opcodes import Effect, effect_of
 from pvhdbg.tracing.stack import panic_frame
 
 _STACK_REACH = 0x100  # bytes below and above the stack pointer that count as the stack
 _EFER_MSR = 0xC0000080
 _FIRMWARE_TIMER = 8  # IRQ 0 on the PIC as a PC's firmware sets it up
+_PAGING = (Effect.WRITE_CR0, Effect.WRITE_CR3, Effect.WRITE_CR4)
 _EDGE = 2  # instructions after a switch of paging within which the switch is to blame
 
 Disassemble = Callable[[bytes, int, int], str]
@@ -27,12 +28,15 @@ Disassemble = Callable[[bytes, int, int], str]
 
 @dataclass(frozen=True)
 class Explanation:
-    """The answer. `cause` is one word for tests and scripts; `verdict` the paragraph; `chain` the faults in words, in order."""
+    """The answer: `cause` in a word or two for scripts, `verdict` as a paragraph, `chain` as the faults in words, in order.
+
+    `address` is the linear address that the death is about; None where it is about none.
+    """
 
     cause: str
     verdict: str
     chain: tuple[str, ...] = ()
-    place: Place | None = None
+    address: ClassifiedAddress | None = None
     promises: tuple[str, ...] = ()
     complaints: tuple[str, ...] = ()
     next: str = ""
@@ -44,50 +48,48 @@ class _Draft:
     sentences: list[str] = field(default_factory=list)
     promises: list[str] = field(default_factory=list)
     next: str = ""
-    place: Place | None = None
+    address: ClassifiedAddress | None = None
 
 
 def explain(death: Death, around: Surroundings, disassemble: Disassemble = lambda code, _pc, _bits: code.hex(" ")) -> Explanation:
     """Explain a death from what was seen of it."""
-    draft = _Draft(death.kind)
-    if death.first is not None and death.kind in ("triple fault", "reset"):
+    draft = _Draft(death.kind.value)
+    if death.first is not None and death.kind in (DeathKind.TRIPLE_FAULT, DeathKind.RESET):
         _fault(draft, death, death.first, around, disassemble)
     else:
-        _OTHERS.get(death.kind, _alive)(draft, death, around, disassemble)
+        WITHOUT_A_FAULT[death.kind](draft, death, around, disassemble)
     _handed(draft, death, around)
     verdict = f"{_opening(death, around)}: {'. '.join(draft.sentences)}." if draft.sentences else f"{_opening(death, around)}."
     return Explanation(
-        draft.cause, verdict, tuple(_chain(death, around)), draft.place, tuple(draft.promises), around.complaints, draft.next
+        draft.cause, verdict, tuple(_chain(death, around)), draft.address, tuple(draft.promises), around.complaints, draft.next
     )
 
 
-_OPENINGS = {
-    "triple fault": "The CPU shut down with a triple fault",
-    "reset": "The guest rebooted",
-    "shutdown": "The guest shut itself down",
-    "exited": "The guest ended QEMU",
-    "halted": "The CPU halted for good",
-    "loop": "The CPU is in an endless loop",
-    "zeros": "The CPU runs through memory that was never written",
-    "nowhere": "The CPU executes where no memory is",
-    "panic": "The kernel panicked",
-    "alive": "It did not die while it was watched",
+OPENINGS = {
+    DeathKind.TRIPLE_FAULT: "The CPU shut down with a triple fault",
+    DeathKind.RESET: "The guest rebooted",
+    DeathKind.SHUTDOWN: "The guest shut itself down",
+    DeathKind.EXITED: "The guest ended QEMU",
+    DeathKind.HALTED: "The CPU halted for good",
+    DeathKind.LOOP: "The CPU is in an endless loop",
+    DeathKind.ZEROS: "The CPU runs through memory that was never written",
+    DeathKind.NOWHERE: "The CPU executes where no memory is",
+    DeathKind.PANIC: "The kernel panicked",
+    DeathKind.ALIVE: "It did not die while it was watched",
 }
-
-
-_ASTRAY = ("loop", "zeros", "nowhere")  # deaths that go on: where they began is what counts
+_ASTRAY = (DeathKind.LOOP, DeathKind.ZEROS, DeathKind.NOWHERE)  # these deaths go on: their beginning counts
 
 
 def _opening(death: Death, around: Surroundings) -> str:
-    words = _OPENINGS.get(death.kind, death.kind)
+    words = OPENINGS[death.kind]
     since = "the beginning of the watch" if around.entry is None else "the entry"
     if death.begun is not None and death.kind in _ASTRAY and death.path:
         words += f" since {death.path[-1].seq:,} instructions after {since}"
-    elif death.begun is not None and death.kind != "alive":
+    elif death.begun is not None and death.kind is not DeathKind.ALIVE:
         words += f", {death.begun:,} instructions after {since}"
-    if death.pc is not None and death.kind not in ("shutdown", "exited"):
+    if death.pc is not None and death.kind not in (DeathKind.SHUTDOWN, DeathKind.EXITED):
         words += f", at {around.named(death.pc)}"
-        words += "" if death.mode is None else f" in {death.mode.value} mode"
+        words += "" if death.mode is None else f" in {death.mode.words}"
     return words
 
 
@@ -108,10 +110,10 @@ def _cause(draft: _Draft, death: Death, fault: Fault, event: Event | None, aroun
     """What the instruction did that the CPU refused."""
     draft.cause = faults.name(fault.vector).split()[0]
     text = "" if event is None or not event.code else disassemble(event.code, event.pc, event.mode.bits)
-    kind = "" if event is None else kind_of(event.code, event.mode.bits)
-    if fault.kind == "interrupt":
+    effect = Effect.OTHER if event is None else effect_of(event.code, event.mode.bits)
+    if fault.kind is FaultKind.INTERRUPT:
         _interrupt(draft, fault)
-    elif fault.kind == "software interrupt":
+    elif fault.kind is FaultKind.SOFTWARE_INTERRUPT:
         draft.cause = "int"
         draft.sentences.append(f"the guest called vector {fault.vector} itself{f', by `{text}`' if text else ''}")
         draft.next = "load an IDT with a gate for it before"
@@ -119,8 +121,8 @@ def _cause(draft: _Draft, death: Death, fault: Fault, event: Event | None, aroun
         _page_fault(draft, death, fault, around, text)
     elif fault.vector == faults.UD:
         _invalid_opcode(draft, event, text)
-    elif fault.vector == faults.GP and kind in ("wrmsr", "rdmsr"):
-        _msr(draft, death, kind)
+    elif fault.vector == faults.GP and effect in (Effect.WRMSR, Effect.RDMSR):
+        _msr(draft, death, effect)
     else:
         draft.sentences.append(f"{faults.name(fault.vector)}{f' at `{text}`' if text else ''}")
         if fault.vector in faults.WITH_SELECTOR and fault.error:
@@ -131,7 +133,7 @@ def _cause(draft: _Draft, death: Death, fault: Fault, event: Event | None, aroun
 
 def _page_fault(draft: _Draft, death: Death, fault: Fault, around: Surroundings, text: str) -> None:
     if fault.cr2 is not None:
-        draft.place = place(fault.cr2, death.state, around)
+        draft.address = classify(fault.cr2, death.state, around)
     draft.sentences.append(f"{f'`{text}`: ' if text and not faults.is_fetch(fault) else ''}{faults.page_fault(fault)}")
     if faults.is_fetch(fault):
         if _long_mode_refused(death):
@@ -156,7 +158,7 @@ def _page_fault(draft: _Draft, death: Death, fault: Fault, around: Surroundings,
     else:
         draft.cause = "bad pointer"
         draft.next = "see which register held the address, and who wrote it: pvhdbg trace --what state"
-    if draft.place is not None and draft.place.kind == "linked":
+    if draft.address is not None and draft.address.kind is AddressClass.LINKED:
         _linked(draft)
 
 
@@ -170,26 +172,26 @@ def _interrupt(draft: _Draft, fault: Fault) -> None:
 
 def _invalid_opcode(draft: _Draft, event: Event | None, text: str) -> None:
     code = b"" if event is None else event.code
-    if kind_of(code, 64) == "ud2":
+    if effect_of(code, 64) is Effect.UD2:
         draft.cause = "stopped itself"
         draft.sentences.append("`ud2`: the kernel stopped itself there (Linux: BUG()), because something was not as it needs it")
         draft.next = "see what the function above checks; what the loader handed over is judged by: pvhdbg check"
         return
     draft.sentences.append(f"the CPU does not know the instruction{f' `{text}`' if text else ''}")
-    draft.next = "choose a CPU model that has it (--cpu max), or see whether this is code at all"
+    draft.next = "choose a CPU model that has it (--cpu max), or see whether this is code"
 
 
-def _msr(draft: _Draft, death: Death, kind: str) -> None:
+def _msr(draft: _Draft, death: Death, effect: Effect) -> None:
     number = death.state.get("rcx", 0) & 0xFFFFFFFF
     value = (death.state.get("rdx", 0) & 0xFFFFFFFF) << 32 | death.state.get("rax", 0) & 0xFFFFFFFF
-    draft.cause = kind
+    kind = draft.cause = effect.value
     if number == _EFER_MSR:
         draft.sentences.append(f"{kind}: the CPU takes no {value:#x} in EFER: one of the features is not there (long mode? NX?)")
         draft.next = "choose a CPU model that has them (--cpu max), and ask CPUID before"
         return
-    value_words = f" does not take {value:#x}" if kind == "wrmsr" else " does not exist on this CPU"
+    value_words = f" does not take {value:#x}" if effect is Effect.WRMSR else " does not exist on this CPU"
     draft.sentences.append(
-        f"{kind}: MSR {number:#x}{value_words}{', or does not exist on this CPU' if kind == 'wrmsr' else ''} (#GP)"
+        f"{kind}: MSR {number:#x}{value_words}{', or does not exist on this CPU' if effect is Effect.WRMSR else ''} (#GP)"
     )
     draft.next = "ask CPUID for the feature before its MSR is used, or choose a CPU model that has it (--cpu max)"
 
@@ -214,8 +216,8 @@ def _no_long_mode(draft: _Draft) -> None:
 
 def _linked(draft: _Draft) -> None:
     draft.cause = "virtual address too early"
-    if draft.place is not None:
-        draft.sentences.append(f"{draft.place.address:#x} is {draft.place.words}")
+    if draft.address is not None:
+        draft.sentences.append(f"{draft.address.address:#x} is {draft.address.words}")
     draft.promises.append("paging: off at the entry; until the kernel's own page tables are on, every address is a physical one")
     draft.next = "use physical addresses (link-time address minus the offset of its PT_LOAD) until paging is on"
 
@@ -224,13 +226,13 @@ def _linked(draft: _Draft) -> None:
 
 
 def _in_handler(draft: _Draft, death: Death, around: Surroundings, disassemble: Disassemble) -> None:
-    """A kernel that stops in its own handler died of what the handler was called for."""
+    """A kernel that stops in its own handler died of the exception that the handler was called for."""
     if death.lately is not None:
         draft.sentences.append(f"The last exception that was seen before is {_link(death.lately, None, around)}")
     if not death.handling:
         return
     first = death.handling[0]
-    if first.kind != "exception":
+    if first.kind is not FaultKind.EXCEPTION:
         return
     inner = _Draft(draft.cause)
     _cause(inner, replace(death, state=first.state or death.state, path=()), first, death.struck, around, disassemble)
@@ -241,7 +243,7 @@ def _in_handler(draft: _Draft, death: Death, around: Surroundings, disassemble: 
         f"It is in the guest's own handler, which has not returned, of {name}{where}{before}: {inner.sentences[0]}"
     )
     draft.sentences += inner.sentences[1:]
-    draft.cause, draft.place, draft.next = inner.cause, inner.place, inner.next
+    draft.cause, draft.address, draft.next = inner.cause, inner.address, inner.next
     draft.promises[:] = inner.promises
 
 
@@ -276,7 +278,7 @@ def _zeros(draft: _Draft, death: Death, around: Surroundings, disassemble: Disas
 def _nowhere(draft: _Draft, death: Death, around: Surroundings, _: Disassemble) -> None:
     _left(draft, death, around)
     draft.next = "see where the jump took its target from"
-    if draft.place is not None and draft.place.kind == "linked":
+    if draft.address is not None and draft.address.kind is AddressClass.LINKED:
         draft.sentences.pop()
         _linked(draft)
 
@@ -286,12 +288,12 @@ def _left(draft: _Draft, death: Death, around: Surroundings) -> None:
     if len(death.path) >= 2:
         jump, landed = death.path[-2], death.path[-1]
         draft.sentences.append(f"It came there from {around.named(jump.pc)}, to {landed.pc:#x}")
-        draft.place = place(landed.pc, death.state, around)
+        draft.address = classify(landed.pc, death.state, around)
     elif death.pc is not None:
         draft.sentences.append("How it came there was not observed")
-        draft.place = place(death.pc, death.state, around)
-    if draft.place is not None:
-        draft.sentences.append(f"{draft.place.address:#x} is {draft.place.words}")
+        draft.address = classify(death.pc, death.state, around)
+    if draft.address is not None:
+        draft.sentences.append(f"{draft.address.address:#x} is {draft.address.words}")
 
 
 _BLIND = "Faults are not seen here: it asked for it itself, or died of a triple fault"
@@ -340,13 +342,21 @@ def _alive(draft: _Draft, death: Death, around: Surroundings, _: Disassemble) ->
         draft.next = "let it say why, on the serial port: --append console=ttyS0"
 
 
-_OTHERS: dict[str, Callable[[_Draft, Death, Surroundings, Disassemble], None]] = {
-    "halted": _halted, "loop": _loop, "zeros": _zeros, "nowhere": _nowhere, "reset": _rebooted, "triple fault": _rebooted,
-    "shutdown": _shutdown, "exited": _exited, "panic": _panic,
-}  # fmt: skip
+WITHOUT_A_FAULT: dict[DeathKind, Callable[[_Draft, Death, Surroundings, Disassemble], None]] = {
+    DeathKind.TRIPLE_FAULT: _rebooted,
+    DeathKind.RESET: _rebooted,
+    DeathKind.SHUTDOWN: _shutdown,
+    DeathKind.EXITED: _exited,
+    DeathKind.HALTED: _halted,
+    DeathKind.LOOP: _loop,
+    DeathKind.ZEROS: _zeros,
+    DeathKind.NOWHERE: _nowhere,
+    DeathKind.PANIC: _panic,
+    DeathKind.ALIVE: _alive,
+}
 
 
-# --- what is common -----------------------------------------------------------------------------------------------
+# --- all deaths ---------------------------------------------------------------------------------------------------
 
 
 def _handed(draft: _Draft, death: Death, around: Surroundings) -> None:
@@ -360,12 +370,12 @@ def _handed(draft: _Draft, death: Death, around: Surroundings) -> None:
 def _chain(death: Death, around: Surroundings) -> list[str]:
     words = []
     prior: Fault | None = None
-    for one in death.told:
-        if one.kind == "triple fault":
+    for one in death.reported:
+        if one.kind is FaultKind.TRIPLE_FAULT:
             words.append("triple fault: the double fault could not be delivered either; the CPU shuts down")
-        elif one.kind == "reset":
+        elif one.kind is FaultKind.RESET:
             words.append("CPU reset")
-        elif one.kind in TAKEN:
+        else:
             words.append(_link(one, prior, around))
             prior = one
     return words
@@ -373,8 +383,8 @@ def _chain(death: Death, around: Surroundings) -> list[str]:
 
 def _link(one: Fault, prior: Fault | None, around: Surroundings) -> str:
     where = "" if one.pc is None else f" at {around.named(one.pc)}"
-    if one.kind != "exception":
-        return f"{one.kind}, vector {one.vector:#x}{where}"
+    if one.kind is not FaultKind.EXCEPTION:
+        return f"{one.kind.value}, vector {one.vector:#x}{where}"
     if one.vector == faults.PF:
         return f"{faults.name(one.vector)}{where}: {faults.page_fault(one)}"
     if one.vector == faults.DF:
@@ -390,17 +400,17 @@ def _is_stack(death: Death, address: int | None) -> bool:
 
 
 def _switched_paging(death: Death) -> bool:
-    last = [kind_of(event.code, event.mode.bits) for event in death.path[-_EDGE:]]
-    return any(kind in ("write cr0", "write cr3", "write cr4") for kind in last)
+    return any(effect_of(event.code, event.mode.bits) in _PAGING for event in death.path[-_EDGE:])
 
 
 def _long_mode_refused(death: Death) -> bool:
-    """EFER was written with LME, and does not hold it; what was written is only known where states were seen."""
-    if death.state.get("efer", 0) >> EFER["LME"] & 1 or not death.state.get("cr4", 0) >> CR4["PAE"] & 1:
+    """EFER was written with LME, and does not hold it. The value that was written is known only where states were seen."""
+    if flag(death.state, "efer", "LME") or not flag(death.state, "cr4", "PAE"):
         return False
     for event in death.system:
-        if kind_of(event.code, event.mode.bits) == "wrmsr" and event.delta is not None:
+        if effect_of(event.code, event.mode.bits) is Effect.WRMSR and event.delta is not None:
             before = event.delta.state()
-            if before.get("rcx", 0) & 0xFFFFFFFF == _EFER_MSR and before.get("rax", 0) >> EFER["LME"] & 1:
+            written = {"efer": before.get("rax", 0)}
+            if before.get("rcx", 0) & 0xFFFFFFFF == _EFER_MSR and flag(written, "efer", "LME"):
                 return True
     return False

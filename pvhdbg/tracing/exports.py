@@ -1,7 +1,7 @@
 """A saved trace in the formats of other tools: Perfetto and Chrome (JSON), Tenet, drcov (Lighthouse), CSV, folded stacks.
 
-Each is a function from records to pieces of text or bytes, so that a trace of any length is written as it is read. What they take
-for time is the sequence number. Names come from a file that anybody may have made: no format is left by what is in them.
+Each is a function from records to pieces of text or bytes, so a trace of any length is written while it is read. Their time is the
+sequence number. Names come from a file that anybody may have made: each format escapes them.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import csv
 from collections.abc import Callable, Iterable, Iterator
 
 from pvhdbg.errors import BadInput
+from pvhdbg.tracing.block_coverage import Reached
 from pvhdbg.tracing.chrome import chrome
-from pvhdbg.tracing.coverage import drcov
+from pvhdbg.tracing.drcov import drcov
 from pvhdbg.tracing.event import Event, Fault
-from pvhdbg.tracing.first import Reached
 from pvhdbg.tracing.milestones import Milestone
 from pvhdbg.tracing.stacks import folded
 from pvhdbg.tracing.symbol_text import Name, label
@@ -40,8 +40,9 @@ def table(records: Iterable[Record], name: Name) -> Iterator[str]:
             yield ("order,function,pc,block" if functions else "seq,pc,mode,symbol,code,changes") + "\r\n"
         elif isinstance(record, Event) and not functions:
             changes = " ".join(f"{key}={value:#x}" for key, value in (record.changes or {}).items())
-            place = hex(record.pc)
-            rows.writerow((record.seq, place, record.mode.value, _cell(name(record.pc)), record.code.hex(), _cell(changes)))
+            rows.writerow(
+                (record.seq, hex(record.pc), record.mode.value, _cell(name(record.pc)), record.code.hex(), _cell(changes))
+            )
             yield sink.pop()
         elif isinstance(record, Reached) and functions:
             rows.writerow((record.order, _cell(record.name), hex(record.pc), record.block))
@@ -49,7 +50,7 @@ def table(records: Iterable[Record], name: Name) -> Iterator[str]:
 
 
 def _cell(text: str | None) -> str:
-    """Text that a spreadsheet shows and does not compute."""
+    """Text that a spreadsheet shows and does not evaluate."""
     shown = label(text or "")
     return f"'{shown}" if shown.startswith(_FORMULA) else shown
 
@@ -57,12 +58,12 @@ def _cell(text: str | None) -> str:
 FORMATS: dict[str, Callable[[Iterable[Record], Name], Iterator[str] | Iterator[bytes]]] = {
     "perfetto": chrome, "tenet": tenet, "drcov": drcov, "csv": table, "folded": folded,
 }  # fmt: skip
-# What else than instructions a format shows.
+# Records that a format shows in addition to instructions.
 _SHOWN: dict[str, tuple[type, ...]] = {"perfetto": (Milestone, Fault, Reached), "csv": (Reached,)}
 
 
 def export(format: str, records: Iterable[Record], name: Name) -> Iterator[bytes]:
-    """A trace in one of FORMATS, as bytes. Raises BadInput where it lacks what the format shows."""
+    """A trace in one of FORMATS, as bytes. Raises BadInput where it holds nothing that the format shows."""
     shown = False
     kinds = (Event, *_SHOWN.get(format, ()))
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from pvhdbg.decode.cpu_mode import long_mode_active
 from pvhdbg.errors import MemoryUnreadable
-from pvhdbg.spec.x86 import EFER
+from pvhdbg.tracing.addresses import Surroundings, classify
 from pvhdbg.tracing.event import Fault
-from pvhdbg.tracing.places import Surroundings, place
 
 NAMES = MappingProxyType(
     {
@@ -29,14 +29,14 @@ def name(vector: int | None) -> str:
 
 
 def is_fetch(fault: Fault) -> bool:
-    """Whether a page fault is of the instruction itself; without NX the error code does not say so."""
+    """Whether a page fault is that of an instruction fetch. Without NX the error code does not tell: then cr2 equal to pc does."""
     return fault.vector == PF and (bool((fault.error or 0) >> 4 & 1) or (fault.cr2 is not None and fault.cr2 == fault.pc))
 
 
 def page_fault(fault: Fault) -> str:
     """What was tried, and why it was refused."""
     error = fault.error or 0
-    verb = "fetching the instruction" if is_fetch(fault) else "a write" if error >> 1 & 1 else "a read"
+    access = "fetching the instruction" if is_fetch(fault) else "a write" if error >> 1 & 1 else "a read"
     where = "an address that was not observed" if fault.cr2 is None else f"{fault.cr2:#x}"
     if error >> 3 & 1:
         why = "a page table entry has a reserved bit set"
@@ -46,17 +46,18 @@ def page_fault(fault: Fault) -> str:
         why = "the page must not be executed"
     else:
         why = "the page is read-only" if error >> 1 & 1 else "the page is not readable there"
-    return f"{verb} at {where}: {why}"
+    return f"{access} at {where}: {why}"
 
 
 def selector(error: int, prior: int | None = None) -> str:
-    """An error code that names a descriptor (SDM 6.13). QEMU counts a long-mode IDT in its 16-byte entries, twice too far."""
+    """An error code that names a descriptor, in words (SDM 6.13); "" for none. `prior` is the vector that was being delivered."""
     if not error:
         return ""
-    outside = ", met while delivering another" if error & 1 else ""
+    outside = ", found while delivering another" if error & 1 else ""
     if error & 2:
+        # QEMU: for the 16-byte gates of long mode it puts twice the vector into the error code.
         vector = prior if prior is not None and prior in (error >> 3, error >> 4) else error >> 3
-        return f"the IDT's entry for vector {vector} ({name(vector)}) is no usable gate{outside}"
+        return f"the IDT's entry for vector {vector} ({name(vector)}) is not a usable gate{outside}"
     table = "LDT" if error & 4 else "GDT"
     return f"selector {error & 0xFFF8:#x} in the {table} is not usable{outside}"
 
@@ -66,11 +67,11 @@ def undeliverable(vector: int, state: Mapping[str, int], around: Surroundings) -
     base, limit = state.get("idt_base"), state.get("idt_limit")
     if base is None or limit is None:
         return ""
-    size = 16 if state.get("efer", 0) >> EFER["LMA"] & 1 else 8
+    size = 16 if long_mode_active(state) else 8
     kept = "; it is still the loader's IDT" if untouched_idt(state, around) else ""
     if vector * size + size - 1 > limit:
         return f"the IDT (limit {limit:#x}) has no entry for vector {vector}{kept}"
-    at = place(base + vector * size, state, around)
+    at = classify(base + vector * size, state, around)
     if at.walk is None or at.walk.physical is None:
         return f"the IDT at {base:#x} is not mapped{kept}"
     try:
@@ -80,7 +81,7 @@ def undeliverable(vector: int, state: Mapping[str, int], around: Surroundings) -
     if not gate[5] >> 7 & 1:
         return f"the IDT's entry for vector {vector} is not present{kept}"
     if gate[5] & 0x1F not in _GATES:
-        return f"the IDT's entry for vector {vector} is no gate (type {gate[5] & 0x1F:#x}){kept}"
+        return f"the IDT's entry for vector {vector} is not a gate (type {gate[5] & 0x1F:#x}){kept}"
     return ""
 
 

@@ -1,7 +1,7 @@
-"""The steps of a boot, found in the stream of events without knowing the kernel: each once, the first time it happens.
+"""The steps of a boot, found in the stream of events without knowledge of the kernel: each once, when it first happens.
 
-What a system instruction changed is seen by engines that see states. Where only places are seen, the code and the mode have to
-do: a table that is loaded is then known, its address is not.
+Engines that see states show what a system instruction changed. Where an engine sees addresses only, the code and the mode decide:
+then it is known that a table was loaded, but not where it lies.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from pvhdbg.decode.cpu_mode import Mode
 from pvhdbg.spec.x86 import CR0, CR4, EFER
-from pvhdbg.tracing.event import Batch, Event, Mode
-from pvhdbg.tracing.opcodes import kind_of
+from pvhdbg.tracing.event import Batch, Event
+from pvhdbg.tracing.opcodes import Effect, effect_of
 
-# In the order of most boots, with what each means.
+# In the order of most boots, each with its meaning.
 TITLES: Mapping[str, str] = {
     "entry": "the first instruction",
     "lgdt": "a GDT of the guest's own",
@@ -29,7 +30,7 @@ TITLES: Mapping[str, str] = {
     "idt": "an IDT of the guest's own",
 }
 SYMBOLS = ("x86_64_start_kernel", "i386_start_kernel", "start_kernel", "rest_init")  # Linux, where its names are known
-_MAIN, _LATE = "start_kernel", frozenset({"rest_init"})  # what comes behind it is millions of instructions away
+_MAIN, _LATE = "start_kernel", frozenset({"rest_init"})  # it comes millions of instructions after start_kernel
 
 _BITS = (
     ("cr4", CR4["PAE"], "cr4.pae"),
@@ -37,13 +38,12 @@ _BITS = (
     ("cr0", CR0["PG"], "cr0.pg"),
     ("efer", EFER["LMA"], "efer.lma"),
 )
+_FAR_JUMPS = (Effect.FAR_JUMP, Effect.FAR_RETURN, Effect.IRET)
 _BY_CODE = {
-    "lgdt": "lgdt",
-    "lidt": "idt",
-    "load ds": "segments",
-    "far jump": "far jump",
-    "far return": "far jump",
-    "iret": "far jump",
+    Effect.LGDT: "lgdt",
+    Effect.LIDT: "idt",
+    Effect.LOAD_DS: "segments",
+    **dict.fromkeys(_FAR_JUMPS, "far jump"),
 }
 _HIGHER_HALF = 1 << 63
 _HIGHER_HALF_32 = 0xC0000000
@@ -53,16 +53,17 @@ _HIGHER_HALF_32 = 0xC0000000
 class Milestone:
     """`name` is a key of TITLES, a symbol, or serial:REGEX; `seq` counts the instructions before it, from the beginning of the trace.
 
-    What was seen on the serial port has no place: `pc` is None, and between `seq` and `until` instructions had begun. Its line is `detail`.
+    Words on the serial port have no address: `pc` is None, `detail` is their line, and between `seq` and `until` instructions
+    had begun when they were complete.
     """
 
     name: str
     seq: int
     pc: int | None
     detail: str = ""
-    mode: Mode | None = None  # that the instruction ran in; None where it was not kept
+    mode: Mode | None = None  # of the instruction; None where it was not kept
     until: int | None = None
-    counted: bool = True  # else `seq` is where the counting ended, somewhere before
+    counted: bool = True  # else `seq` is where the counting ended, before the milestone
 
     @property
     def title(self) -> str:
@@ -72,27 +73,27 @@ class Milestone:
 
 
 class Finder:
-    """Feed it batches in order. `watched` are linear addresses by which symbols are known; `start` is the state at the beginning."""
+    """Feed it batches in order. `watched` names symbols by linear address; `start` is the register state at the beginning."""
 
     def __init__(self, watched: Mapping[int, str] | None = None, start: Mapping[str, int] | None = None) -> None:
         self._watched = dict(watched or {})
         self._found: set[str] = {name for register, bit, name in _BITS if (start or {}).get(register, 0) >> bit & 1}
-        self._system: dict[bytes, str] = {}  # code that is a milestone's, as far as met
+        self._system: dict[bytes, str] = {}  # code of milestones that was seen so far
         self._known: set[bytes] = set()
 
     @property
     def settled(self) -> bool:
-        """Whether only places are left to be found: what has a title was, or Linux is in its own main function."""
+        """Whether only symbols are left: all milestones with a title were found, or Linux is in its own main function."""
         return _MAIN in self._found or (self._found >= TITLES.keys() and _MAIN not in self._watched.values())
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is left that is worth counting to."""
+        """Whether no milestone is left that is worth counting instructions to."""
         return self.settled and _LATE.issuperset(self._watched.values())
 
     @property
     def left(self) -> Mapping[int, str]:
-        """The places that may be come by yet, by address. Linux comes by its own in their order, and once."""
+        """The symbols that may still be reached, by address. Linux reaches its own in their order, and each once."""
         over = max((index for index, name in enumerate(SYMBOLS) if name in self._found), default=-1)
         return {address: name for address, name in self._watched.items() if name not in SYMBOLS[: over + 1]}
 
@@ -103,7 +104,7 @@ class Finder:
         found: list[Milestone] = []
         if "entry" not in self._found:
             self._add(found, "entry", batch.event(0))
-        for index in sorted({*batch.system, *self._by_code(batch), *self._by_place(batch)}):
+        for index in sorted({*batch.system, *self._by_code(batch), *self._by_address(batch)}):
             self._look(found, batch.event(index))
         return found
 
@@ -114,10 +115,10 @@ class Finder:
 
     def _look(self, found: list[Milestone], event: Event) -> None:
         changes = event.changes or {}
-        kind = _BY_CODE.get(kind_of(event.code, event.mode.bits), "")
-        if kind == "lgdt" or "gdt_base" in changes:
+        effect = effect_of(event.code, event.mode.bits)
+        if effect is Effect.LGDT or "gdt_base" in changes:
             self._add(found, "lgdt", event, _table(changes, "gdt"))
-        if kind == "segments" or "ds_flags" in changes:
+        if effect is Effect.LOAD_DS or "ds_flags" in changes:
             self._add(found, "segments", event, _selector(changes, "ds"))
         if "cr3" in changes:
             self._add(found, "cr3", event, f"cr3 {changes['cr3']:#x}")
@@ -126,13 +127,13 @@ class Finder:
                 self._add(found, name, event, f"{register} {changes[register]:#x}")
         if event.mode is Mode.COMPATIBILITY and event.changes is None:
             self._add(found, "efer.lma", event)
-        if kind == "far jump" or "cs" in changes:
+        if effect in _FAR_JUMPS or "cs" in changes:
             self._add(found, "far jump", event, _selector(changes, "cs"))
         if event.mode is Mode.LONG:
             self._add(found, "64-bit", event)
         if _is_high(event):
             self._add(found, "higher half", event)
-        if kind == "idt" or "idt_base" in changes or "idt_limit" in changes:
+        if effect is Effect.LIDT or "idt_base" in changes or "idt_limit" in changes:
             self._add(found, "idt", event, _table(changes, "idt"))
         symbol = self._watched.get(event.pc)
         if symbol is not None:
@@ -140,20 +141,20 @@ class Finder:
             self._add(found, symbol, event)
 
     def _by_code(self, batch: Batch) -> Iterable[int]:
-        """The first instruction of each kind that is still looked for."""
+        """The indexes of instructions whose code is that of a milestone not found yet."""
         new = set(batch.codes) - self._known
         if new:
             self._known |= new
             for code, mode in zip(batch.codes, batch.modes, strict=True):
                 if code in new:
                     new.discard(code)
-                    name = _BY_CODE.get(kind_of(code, mode.bits))
+                    name = _BY_CODE.get(effect_of(code, mode.bits))
                     if name:
                         self._system[code] = name
         wanted = {code for code, name in self._system.items() if name not in self._found}
         return [index for index, code in enumerate(batch.codes) if code in wanted] if wanted else ()
 
-    def _by_place(self, batch: Batch) -> Iterable[int]:
+    def _by_address(self, batch: Batch) -> Iterable[int]:
         if "64-bit" not in self._found and Mode.LONG in batch.modes:
             yield batch.modes.index(Mode.LONG)
         if "efer.lma" not in self._found and Mode.COMPATIBILITY in batch.modes:

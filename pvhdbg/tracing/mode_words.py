@@ -1,11 +1,11 @@
-"""The words by which users name the modes that they wait for, at the prompt and on the command line alike."""
+"""The words by which users name modes to wait for, at the prompt and on the command line."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from pvhdbg.tracing.event import Mode
+from pvhdbg.decode.cpu_mode import Mode
 
 _SWITCHES: Mapping[str, frozenset[Mode]] = {
     "protected-mode": frozenset(Mode) - {Mode.REAL},  # CR0.PE
@@ -13,7 +13,7 @@ _SWITCHES: Mapping[str, frozenset[Mode]] = {
     "long-mode": frozenset({Mode.LONG}),  # EFER.LMA and CS.L: 64-bit code
 }
 MODES: Mapping[str, frozenset[Mode]] = MappingProxyType({**_SWITCHES, **{mode.value: frozenset({mode}) for mode in Mode}})
-FOREMOST = tuple(_SWITCHES)  # those that a help names
+FOREMOST = tuple(_SWITCHES)  # the words that help texts list
 
 
 def first_in(modes: Sequence[Mode], wanted: frozenset[Mode]) -> int | None:

@@ -1,30 +1,90 @@
-"""What an instruction is for, as far as a boot is concerned, from its bytes (Intel SDM volume 2, appendix A).
+"""What an instruction does to the system, from its bytes (Intel SDM volume 2, appendix A).
 
-Only instructions that change the system are told apart; for everything else a disassembler is the right tool.
+Only instructions that matter to a boot are told apart; for everything else a disassembler is the right tool.
 """
 
 from __future__ import annotations
 
+from enum import Enum
 from functools import lru_cache
+
+
+class Effect(Enum):
+    """What an instruction is for, as far as a boot is concerned."""
+
+    OTHER = ""
+    CALL = "call"
+    RETURN = "return"
+    REP = "rep"
+    HLT = "hlt"
+    INT3 = "int3"
+    INT = "int"
+    IRET = "iret"
+    CLI = "cli"
+    STI = "sti"
+    UD2 = "ud2"
+    FAR_CALL = "far call"
+    FAR_JUMP = "far jump"
+    FAR_RETURN = "far return"
+    SYSCALL = "syscall"
+    SYSRET = "sysret"
+    INVD = "invd"
+    WBINVD = "wbinvd"
+    WRMSR = "wrmsr"
+    RDMSR = "rdmsr"
+    CPUID = "cpuid"
+    LOAD_ES = "load es"
+    LOAD_CS = "load cs"  # an encoding that no CPU takes
+    LOAD_SS = "load ss"
+    LOAD_DS = "load ds"
+    LOAD_FS = "load fs"
+    LOAD_GS = "load gs"
+    LGDT = "lgdt"
+    LIDT = "lidt"
+    LLDT = "lldt"
+    LTR = "ltr"
+    LMSW = "lmsw"
+    WRITE_CR0 = "write cr0"
+    WRITE_CR2 = "write cr2"
+    WRITE_CR3 = "write cr3"
+    WRITE_CR4 = "write cr4"
+    WRITE_CR8 = "write cr8"
+
 
 _PREFIXES = frozenset(b"\x66\x67\x2e\x36\x3e\x26\x64\x65\xf0\xf2\xf3")
 _STRINGS = frozenset((*range(0x6C, 0x70), *range(0xA4, 0xA8), *range(0xAA, 0xB0)))
-_SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs")
+_SEGMENT_LOADS = (Effect.LOAD_ES, Effect.LOAD_CS, Effect.LOAD_SS, Effect.LOAD_DS, Effect.LOAD_FS, Effect.LOAD_GS)
 _ONE_BYTE = {
-    0x9A: "far call", 0xCA: "far return", 0xCB: "far return", 0xCC: "int3", 0xCD: "int", 0xCF: "iret", 0xEA: "far jump",
-    0xF4: "hlt", 0xFA: "cli", 0xFB: "sti", 0xE8: "call", 0xC2: "return", 0xC3: "return",
+    0x9A: Effect.FAR_CALL, 0xCA: Effect.FAR_RETURN, 0xCB: Effect.FAR_RETURN, 0xCC: Effect.INT3, 0xCD: Effect.INT, 0xCF: Effect.IRET,
+    0xEA: Effect.FAR_JUMP, 0xF4: Effect.HLT, 0xFA: Effect.CLI, 0xFB: Effect.STI, 0xE8: Effect.CALL, 0xC2: Effect.RETURN,
+    0xC3: Effect.RETURN,
 }  # fmt: skip
 _TWO_BYTES = {
-    0x05: "syscall", 0x07: "sysret", 0x08: "invd", 0x09: "wbinvd", 0x0B: "ud2", 0x30: "wrmsr", 0x32: "rdmsr", 0xA1: "load fs",
-    0xA2: "cpuid", 0xA9: "load gs", 0xB2: "load ss", 0xB4: "load fs", 0xB5: "load gs",
+    0x05: Effect.SYSCALL, 0x07: Effect.SYSRET, 0x08: Effect.INVD, 0x09: Effect.WBINVD, 0x0B: Effect.UD2, 0x30: Effect.WRMSR,
+    0x32: Effect.RDMSR, 0xA1: Effect.LOAD_FS, 0xA2: Effect.CPUID, 0xA9: Effect.LOAD_GS, 0xB2: Effect.LOAD_SS, 0xB4: Effect.LOAD_FS,
+    0xB5: Effect.LOAD_GS,
 }  # fmt: skip
-_POPS = {0x07: "load es", 0x17: "load ss", 0x1F: "load ds", 0xC4: "load es", 0xC5: "load ds"}  # not in 64-bit code
-_TABLES = {2: "lgdt", 3: "lidt"}
+_NOT_IN_64_BIT = {
+    0x07: Effect.LOAD_ES, 0x17: Effect.LOAD_SS, 0x1F: Effect.LOAD_DS, 0xC4: Effect.LOAD_ES, 0xC5: Effect.LOAD_DS,
+}  # fmt: skip
+_GROUP_5 = {2: Effect.CALL, 3: Effect.FAR_CALL, 5: Effect.FAR_JUMP}  # ff, by the register field
+_GROUP_6 = {2: Effect.LLDT, 3: Effect.LTR}  # 0f 00
+_GROUP_7 = {2: Effect.LGDT, 3: Effect.LIDT}  # 0f 01, with a memory operand
+_CONTROL_WRITES = {
+    0: Effect.WRITE_CR0, 2: Effect.WRITE_CR2, 3: Effect.WRITE_CR3, 4: Effect.WRITE_CR4, 8: Effect.WRITE_CR8,
+}  # fmt: skip
+# Effects that change segments, tables, control registers or MSRs.
+SYSTEM = frozenset(
+    {
+        *_SEGMENT_LOADS, *_CONTROL_WRITES.values(), Effect.FAR_CALL, Effect.FAR_JUMP, Effect.FAR_RETURN, Effect.LGDT, Effect.LIDT,
+        Effect.LTR, Effect.LLDT, Effect.WRMSR, Effect.LMSW, Effect.IRET, Effect.SYSCALL, Effect.SYSRET, Effect.INT, Effect.INT3,
+    }
+)  # fmt: skip
 
 
 @lru_cache(maxsize=1 << 16)
-def kind_of(code: bytes, bits: int) -> str:
-    """A word for what the instruction does to the system ("write cr0", "load ds", "lgdt", "rep", …); "" for the rest."""
+def effect_of(code: bytes, bits: int) -> Effect:
+    """What the instruction does in code of `bits` bits; OTHER for what does not matter here, and for bytes that are not whole."""
     at, repeated, extension = 0, False, 0
     while at < len(code) and code[at] in _PREFIXES:
         repeated |= code[at] in (0xF2, 0xF3)
@@ -33,44 +93,49 @@ def kind_of(code: bytes, bits: int) -> str:
         extension = code[at]
         at += 1
     if at >= len(code):
-        return ""
+        return Effect.OTHER
     opcode = code[at]
     operand = code[at + 1] if at + 1 < len(code) else None
     if repeated and opcode in _STRINGS:
-        return "rep"
+        return Effect.REP
     if opcode == 0x0F and operand is not None:
         return _two_bytes(operand, code[at + 2] if at + 2 < len(code) else None, extension)
     if opcode == 0x8E and operand is not None:
         register = operand >> 3 & 7
-        return f"load {_SEGMENTS[register]}" if register < len(_SEGMENTS) else ""
+        return _SEGMENT_LOADS[register] if register < len(_SEGMENT_LOADS) else Effect.OTHER
     if opcode == 0xFF and operand is not None:
-        return {2: "call", 3: "far call", 5: "far jump"}.get(operand >> 3 & 7, "")
-    if bits != 64 and opcode in _POPS:
+        return _GROUP_5.get(operand >> 3 & 7, Effect.OTHER)
+    if bits != 64 and opcode in _NOT_IN_64_BIT:
         in_vex = opcode in (0xC4, 0xC5) and (operand is None or operand >= 0xC0)
-        return "" if in_vex else _POPS[opcode]
+        return Effect.OTHER if in_vex else _NOT_IN_64_BIT[opcode]
     if bits == 64 and opcode in (0x9A, 0xEA):
-        return ""
-    return _ONE_BYTE.get(opcode, "")
+        return Effect.OTHER
+    return _ONE_BYTE.get(opcode, Effect.OTHER)
 
 
-def _two_bytes(opcode: int, operand: int | None, extension: int) -> str:
+def _two_bytes(opcode: int, operand: int | None, extension: int) -> Effect:
     if opcode in _TWO_BYTES:
         return _TWO_BYTES[opcode]
     if operand is None:
-        return ""
+        return Effect.OTHER
     register = operand >> 3 & 7
     if opcode == 0x22:
-        return f"write cr{register + (8 if extension & 4 else 0)}"
+        return _CONTROL_WRITES.get(register + (8 if extension & 4 else 0), Effect.OTHER)
     if opcode == 0x01:
-        return "lmsw" if register == 6 else _TABLES.get(register, "") if operand < 0xC0 else ""
+        if register == 6:
+            return Effect.LMSW
+        return _GROUP_7.get(register, Effect.OTHER) if operand < 0xC0 else Effect.OTHER
     if opcode == 0x00:
-        return {2: "lldt", 3: "ltr"}.get(register, "")
-    return ""
+        return _GROUP_6.get(register, Effect.OTHER)
+    return Effect.OTHER
 
 
-_SYSTEM = ("write ", "load ", "far ", "lgdt", "lidt", "ltr", "lldt", "wrmsr", "lmsw", "iret", "sys", "int")
-
-
+@lru_cache(maxsize=1 << 16)
 def is_system(code: bytes, bits: int) -> bool:
     """Whether the instruction may change segments, tables, control registers or MSRs."""
-    return kind_of(code, bits).startswith(_SYSTEM)
+    return effect_of(code, bits) in SYSTEM
+
+
+def is_effect_in_any_width(code: bytes, effect: Effect) -> bool:
+    """Whether the bytes have this effect in 32-bit or in 64-bit code, for callers that do not know the mode."""
+    return effect in (effect_of(code, 32), effect_of(code, 64))

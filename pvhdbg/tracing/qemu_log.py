@@ -1,13 +1,13 @@
-"""QEMU's log as events: `exec,nochain` (places) or `exec,cpu,nochain` (states), with `in_asm`, `int` and `cpu_reset` among it.
+"""QEMU's log as events: `exec,nochain` (addresses) or `exec,cpu,nochain` (states), mixed with `in_asm`, `int` and `cpu_reset`.
 
 A record is written before its instruction runs (accel/tcg/cpu-exec.c, log_cpu_exec)::
 
     Trace 0: 0x7fc638000100 [0000000000000000/0000000000100000/000000b0/ff000201] pvh_start      QEMU 7.2
     Trace 0: 0x7f2a58000100 [00000000/0000000000100000/000000b0/ff020200] pvh_start              QEMU 10
 
-The second number in brackets is pc, the third the CPU's hidden flags. With `cpu` the registers follow. Three things make events
-of records: one that is followed by "Stopped execution of TB chain" did not run and is dropped; QEMU 7 logs each iteration of a
-REP, which are one event; and what an instruction changed is seen in the next record.
+The second number in brackets is pc, the third the CPU's hidden flags. With `cpu` the registers follow. Three traps of QEMU stand
+between records and events: a record that is followed by "Stopped execution of TB chain" did not run, and is dropped; QEMU 7 logs
+each iteration of a REP, which together are one event; and the changes of an instruction are in the next record.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from dataclasses import replace
 from itertools import islice, repeat
 from operator import eq, ne
 
+from pvhdbg.decode.cpu_mode import Mode, mode_of, mode_of_hflags
 from pvhdbg.tracing.cpu_text import TextDelta, decode_line
-from pvhdbg.tracing.event import Batch, Delta, Fault, Mode, mode_of, mode_of_hflags
-from pvhdbg.tracing.log_places import RECORD, Places, by_column, foreign, places
-from pvhdbg.tracing.log_tangles import untangled
-from pvhdbg.tracing.opcodes import kind_of
+from pvhdbg.tracing.event import Batch, Delta, Fault, FaultKind
+from pvhdbg.tracing.exec_log_columns import RECORD, Columns, by_column, columns, foreign
+from pvhdbg.tracing.interleaved_records import whole_records
+from pvhdbg.tracing.opcodes import Effect, effect_of
 
 _OTHER_LINE = re.compile(rb"\n(?!Trace )")
 _NEXT = b"\nTrace "
@@ -47,11 +48,11 @@ _Record = tuple[int, Mode, bytes, tuple[bytes, bytes]]  # pc, mode, the dump, an
 
 
 class LogReader:
-    """Feed it the log in any pieces; it returns the events that are complete. One CPU's records are followed.
+    """Feed it the log in any pieces; it returns the events that are complete. It follows the records of one CPU.
 
-    `states` tells that the log was made with `cpu`; `base` is the first event's sequence number. `peek` gives the code at a
-    linear address where the log did not show it: QEMU shows each block once, and knows a block by its physical address.
-    `several` tells that more than one CPU writes to it.
+    `states` says that the log was made with the item `cpu`; `base` is the sequence number of the first event. `peek` gives the code
+    at a linear address that the log did not show: QEMU logs each block once, by physical address, so code that runs at a
+    second virtual address is not logged again. `several` says that more than one CPU writes to the log.
     """
 
     def __init__(self, *, states: bool, cpu: int = 0, base: int = 0, peek: Peek = lambda _: b"", several: bool = False) -> None:
@@ -82,17 +83,17 @@ class LogReader:
         """The events that `data` completes. Raises ProtocolError for a log in another format."""
         buffer, torn = self._rest + data, b""
         if self._states and self._several:
-            buffer, torn = untangled(buffer)
-        end = buffer.rfind(_NEXT) + 1  # the last record stays: what follows it may say that it did not run
+            buffer, torn = whole_records(buffer)
+        end = buffer.rfind(_NEXT) + 1  # the last record stays: the next line may say that it did not run
         self._rest = buffer[end:] + torn
         if len(self._rest) > _UNFINISHED_BOUND:
             raise foreign(self._rest[:200])
         return self._take(buffer[:end]) if end else Batch(self.seq, [], [], [])
 
     def finish(self, state: bytes | None = None) -> Batch:
-        """What is left when the log ends; `state` is the dump of the CPU as it stands then, where it can be had."""
+        """The events that are left when the log ends; `state` is a dump of the CPU at that moment, None where there is none."""
         rest, self._rest = self._rest, b""
-        batch = self._take(rest[: rest.rfind(b"\n") + 1])  # a torn line says nothing
+        batch = self._take(rest[: rest.rfind(b"\n") + 1])  # a torn line is not read
         if self._fault is not None:
             self._close_fault()
         faults = [*batch.faults, *self._taken_faults()]
@@ -112,8 +113,8 @@ class LogReader:
             faults=faults,
         )
 
-    def tap(self, data: bytes) -> list[Fault]:
-        """The faults in a log that has no records (`int,cpu_reset,mmu`), as far as they are complete."""
+    def faults_in(self, data: bytes) -> list[Fault]:
+        """The faults in a log without records (`int,cpu_reset,mmu`), as far as they are complete."""
         lines = (self._rest + data).split(b"\n")
         self._rest = lines.pop()
         for line in lines:
@@ -123,9 +124,9 @@ class LogReader:
     # --- records --------------------------------------------------------------------------------------------------
 
     def _take(self, text: bytes) -> Batch:
-        return self._take_states(text) if self._states else self._take_places(text)
+        return self._take_states(text) if self._states else self._take_addresses(text)
 
-    def _take_places(self, text: bytes) -> Batch:
+    def _take_addresses(self, text: bytes) -> Batch:
         pcs: list[int] = []
         modes: list[Mode] = []
         alike = by_column(text, self._cpu)
@@ -134,16 +135,16 @@ class LogReader:
             return self._batch(pcs, modes, None)
         at = 0
         for start, end in _blocks(text):
-            self._add(places(text[at:start], self._cpu), pcs, modes)
+            self._add(columns(text[at:start], self._cpu), pcs, modes)
             stopped = self._others(text[start:end], self.seq + len(pcs), pcs[-1] if pcs else None)
             if stopped and pcs and not self._folded:
                 del pcs[-1], modes[-1]
                 self._last_pc = -1
             at = end
-        self._add(places(text[at:], self._cpu), pcs, modes)
+        self._add(columns(text[at:], self._cpu), pcs, modes)
         return self._batch(pcs, modes, None)
 
-    def _add(self, found: Places, pcs: list[int], modes: list[Mode]) -> None:
+    def _add(self, found: Columns, pcs: list[int], modes: list[Mode]) -> None:
         """Add the events of consecutive records."""
         if not found.pcs:
             return
@@ -179,7 +180,7 @@ class LogReader:
         return [index for index in again if pcs[index] in reps]
 
     def _is_rep(self, pc: int, mode: Mode) -> bool:
-        return kind_of(self.code(pc), mode.bits) == "rep"
+        return effect_of(self.code(pc), mode.bits) is Effect.REP
 
     def _take_states(self, text: bytes) -> Batch:
         records = [] if self._held is None else [self._held]
@@ -221,7 +222,7 @@ class LogReader:
         self._believed = True
         cpu, pc, flags = match.groups()
         start = match.end()
-        # Most dumps are as long as the one before: then nothing has to be searched for.
+        # Most dumps are as long as the one before: then no search is needed.
         end = start + self._length
         if text[end - 22 : end - 17] == b"EFER=" and (text.startswith(_NEXT[1:], end) or end == len(text)):
             following = end
@@ -265,19 +266,19 @@ class LogReader:
         cpus = None if self._cpu == b"0" else [self._number] * len(pcs)
         return Batch(seq, pcs, modes, codes, deltas, cpus, system, self._taken_faults())
 
-    # --- what stands between records ------------------------------------------------------------------------------
+    # --- lines between records ----------------------------------------------------------------------------------
 
     def _others(self, text: bytes, begun: int, last: int | None = None) -> bool:
-        """Read lines that are no records, `begun` events having begun; whether they say that the last record did not run.
+        """Read lines that are not records, after `begun` events; whether they say that the last record did not run.
 
-        Such a line names no CPU: with several of them it is about the last record here only if it names its place.
+        QEMU does not name the CPU in "Stopped execution": of several CPUs it is about ours only if its pc is `last`.
         """
         stopped = False
         self._begun = begun
         for line in text.split(b"\n"):
             if line.startswith(_STOPPED):
-                place = _STOPPED_AT.search(line)
-                stopped |= place is None or last is None or int(place[1], 16) == last
+                at = _STOPPED_AT.search(line)
+                stopped |= at is None or last is None or int(at[1], 16) == last
             elif line:
                 self._other_line(line)
         return stopped
@@ -297,20 +298,20 @@ class LogReader:
         exception = _EXCEPTION.match(line)
         if exception:
             vector, error, software, pc, cr2 = exception.groups()
-            kind = "software interrupt" if software == b"1" else "exception"
+            kind = FaultKind.SOFTWARE_INTERRUPT if software == b"1" else FaultKind.EXCEPTION
             if self._interrupt == int(vector, 16):
-                kind = "interrupt"
+                kind = FaultKind.INTERRUPT
             self._interrupt = None
             self._open_fault(kind, int(vector, 16), int(error, 16), int(pc, 16), None if cr2 is None else int(cr2, 16))
             return
         hardware = _HARDWARE.match(line)
         if hardware:
-            self._interrupt = int(hardware[1], 16)  # the line that says where follows
+            self._interrupt = int(hardware[1], 16)  # the line with the pc follows
         elif line.startswith(b"Triple fault"):
-            self._open_fault("triple fault")
+            self._open_fault(FaultKind.TRIPLE_FAULT)
         elif reset := _RESET.match(line):
-            if reset[1] == b"0":  # of another CPU it is an INIT, with which a kernel starts that one
-                self._open_fault("reset")
+            if reset[1] == b"0":  # QEMU: the reset of another CPU is an INIT, by which a kernel starts it
+                self._open_fault(FaultKind.RESET)
         elif (
             not line.startswith((*_CONTROL_LOGS, b"check_exception", b"SMM:"))
             and not _REGISTERS.match(line)
@@ -333,12 +334,12 @@ class LogReader:
             raise foreign(self.strange[0])
 
     def _open_fault(
-        self, kind: str, vector: int | None = None, error: int | None = None, pc: int | None = None, cr2: int | None = None
+        self, kind: FaultKind, vector: int | None = None, error: int | None = None, pc: int | None = None, cr2: int | None = None
     ) -> None:
         if self._fault is not None:
             self._close_fault()
         self._fault = Fault(self._begun, kind, vector, error, pc, cr2), {}
-        if kind == "triple fault":
+        if kind is FaultKind.TRIPLE_FAULT:
             self._close_fault()  # no registers follow
 
     def _close_fault(self) -> None:
@@ -353,7 +354,7 @@ class LogReader:
 
 
 def _blocks(text: bytes) -> Iterator[tuple[int, int]]:
-    """Where lines other than records stand, adjacent ones joined."""
+    """The ranges of lines that are not records, adjacent ones joined."""
     done = 0
     if not text.startswith(_NEXT[1:]) and text:
         done = text.find(_NEXT) + 1 or len(text)

@@ -1,4 +1,4 @@
-"""Questions to a trace: who changed a register, what was at sequence number N, where two traces part. One pass, in any length."""
+"""Questions to a trace: who changed a register, what ran at sequence number N, where two traces differ. One pass each."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def writes(records: Iterable[Record], register: str) -> Iterator[Write]:
     old: int | None = None
     for event in records:
         if isinstance(event, Reset):
-            old = None  # what it made of the register was not seen
+            old = None  # its effect on the register was not seen
         if not isinstance(event, Event):
             continue
         changes = event.changes or {}
@@ -54,7 +54,7 @@ def around(records: Iterable[Record], seq: int, before: int, after: int) -> list
 
 @dataclass(frozen=True)
 class Divergence:
-    """Where two traces part: the last events that they share, and the first of each that differs (None: it had ended)."""
+    """Where two traces differ first: the last events that they share, and the first of each that differs (None: it had ended)."""
 
     shared: tuple[Event, ...]
     one: Event | None
@@ -63,7 +63,7 @@ class Divergence:
 
 
 def divergence(one: Iterable[Record], other: Iterable[Record], shared: int = 3) -> Divergence | None:
-    """The first difference of two traces in place, mode, code, or what changed where both saw that; None when there is none."""
+    """The first difference of two traces in pc, mode, code, or in changes where both saw those; None when there is none."""
     common: deque[Event] = deque(maxlen=shared)
     for a, b in zip_longest(events(one), events(other)):
         why = _difference(a, b)
@@ -74,7 +74,7 @@ def divergence(one: Iterable[Record], other: Iterable[Record], shared: int = 3) 
 
 
 def parting(one: Sequence[str], other: Sequence[str]) -> int | None:
-    """The first place at which two lists differ; None when they are the same."""
+    """The first index at which two lists differ; None when they are the same."""
     return next((at for at, (a, b) in enumerate(zip_longest(one, other)) if a != b), None)
 
 
@@ -82,11 +82,11 @@ def _difference(a: Event | None, b: Event | None) -> str:
     if a is None or b is None:
         return "one trace ends here"
     if a.pc != b.pc:
-        return "another place"
+        return "another pc"
     if a.mode is not b.mode:
         return "another mode"
     if a.code and b.code and a.code != b.code:
-        return "other code at the same place"
+        return "other code at the same pc"
     if a.changes is not None and b.changes is not None and dict(a.changes) != dict(b.changes):
         names = sorted(name for name in {*a.changes, *b.changes} if a.changes.get(name) != b.changes.get(name))
         return f"it changed {', '.join(names)} otherwise"

@@ -1,18 +1,18 @@
-"""What the stack says of who called whom: return addresses by name, without debug information.
+"""Return addresses on the stack by name, without debug information.
 
-A word that looks like a return address may be left over from a call that is long done. Of a function that never returns that is
-no objection: whoever called it is in it still.
+A word that looks like a return address may be left over from a call that has returned. For a function that never returns, such as
+panic(), that cannot be: a return address in it means that it runs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from pvhdbg.decode.cpu_mode import long_mode_active
 from pvhdbg.decode.paging import translate
 from pvhdbg.errors import MemoryUnreadable
 from pvhdbg.model import Registers, Unavailable
-from pvhdbg.spec.x86 import EFER
-from pvhdbg.tracing.places import Surroundings
+from pvhdbg.tracing.addresses import Surroundings
 
 _DEPTH = 0x1000  # bytes above the stack pointer; Linux' stacks have 8 or 16 KiB
 _CHUNK = 0x100
@@ -31,7 +31,7 @@ def panic_frame(state: Mapping[str, int], around: Surroundings) -> int | None:
 
 
 def _words(state: Mapping[str, int], around: Surroundings) -> Iterator[int]:
-    size = 8 if state.get("efer", 0) >> EFER["LMA"] & 1 else 4
+    size = 8 if long_mode_active(state) else 4
     at = state["rsp"] & -size
     end = at + _DEPTH
     while at < end:

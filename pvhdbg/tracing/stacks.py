@@ -1,8 +1,8 @@
 """Folded stacks for flame graphs (flamegraph.pl, inferno, speedscope): a chain of calls and its number of instructions on a line.
 
-The chain is what calls and returns were seen to make of it. A function that is jumped to takes the place of the one that jumped,
-and so do the targets of Linux' return thunks. A consumer splits a line at `;` and takes what follows the last blank for the
-number: no name holds either.
+The chain follows from the calls and returns in the trace. A function that is jumped to replaces the one that jumped, and so do the
+targets of Linux' return thunks. A consumer splits a line at `;` and takes the text behind the last blank for the number: no name
+contains either.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import re
 from collections.abc import Iterable, Iterator
 
 from pvhdbg.tracing.event import Event, Reset
-from pvhdbg.tracing.opcodes import kind_of
+from pvhdbg.tracing.opcodes import Effect, effect_of
 from pvhdbg.tracing.symbol_text import Name, function
 from pvhdbg.tracing.trace_file import Record
 
-_DEEPEST = 256  # calls that a stack may hold; deeper ones are counted with their caller
-# Different chains, and characters of all of them: what would make more is counted with its caller.
+_DEEPEST = 256  # calls in a chain; deeper ones are counted with their caller
+# Chains, and characters of all of them; behind these bounds instructions are counted with the caller's chain.
 _CHAINS_BOUND = 1 << 18
 _TEXT_BOUND = 1 << 28
 _BLANK = re.compile(r"\s")
@@ -24,7 +24,7 @@ _ROOT = -1
 
 
 class _Chains:
-    """Each chain is its caller's chain and one name more; so that a million of them share what they have in common."""
+    """Each chain is its caller's chain and one more name, so a million chains share their beginnings."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[int, str], int] = {}
@@ -47,7 +47,7 @@ class _Chains:
         return len(self._chains) - 1
 
     def lines(self) -> Iterator[str]:
-        """The chains that instructions ran in, each with their number."""
+        """The chains in which instructions ran, each with the number of those."""
         for chain, count in enumerate(self.counts):
             if count:
                 names = []
@@ -62,20 +62,20 @@ def folded(records: Iterable[Record], name: Name) -> Iterator[str]:
     """How many instructions each chain of calls took, in the order in which the chains first ran."""
     chains = _Chains()
     callers: list[int] = [_ROOT]  # of the function that runs, outermost first
-    chain, before, following = _ROOT, "", -1
+    chain, before, following = _ROOT, Effect.OTHER, -1
     for record in records:
         if isinstance(record, Reset):
-            callers, before = [_ROOT], ""  # nobody returns over it
+            callers, before = [_ROOT], Effect.OTHER  # no return crosses a reset
         if not isinstance(record, Event):
             continue
         here = _BLANK.sub("_", function(name(record.pc)).replace(";", ":"))
         if record.seq != following:
-            before = ""  # how it came here was not seen
-        if before == "call" and len(callers) < _DEEPEST:
+            before = Effect.OTHER  # how the CPU came here was not seen
+        if before is Effect.CALL and len(callers) < _DEEPEST:
             callers.append(chain)
-        elif before == "return" and len(callers) > 1:
+        elif before is Effect.RETURN and len(callers) > 1:
             callers.pop()
         chain = chains.of(callers[-1], here)
         chains.counts[chain] += 1
-        before, following = kind_of(record.code, record.mode.bits), record.seq + 1
+        before, following = effect_of(record.code, record.mode.bits), record.seq + 1
     yield from chains.lines()

@@ -1,4 +1,4 @@
-"""Names of places, "function+0x10", taken apart; and as other tools' formats take them: one line of bounded, printable text."""
+"""Names of addresses, "function+0x10": their function, and labels for the formats of other tools (one line of bounded, printable text)."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _OFFSET = re.compile(r"\+0x[0-9a-f]+\Z")
 
 @lru_cache(maxsize=1 << 14)
 def label(text: str) -> str:
-    """A name on one line: what is not printable is escaped, and what is too long is cut."""
+    """A name on one line: unprintable characters are escaped, and a long name is cut."""
     return shorten(safe(text), _LONGEST)
 
 
 def base(symbol: str) -> str:
-    """The function of a place: "main" of "main+0x10"."""
+    """The function in the name of an address: "main" of "main+0x10"."""
     return _OFFSET.sub("", symbol)
 
 
 @lru_cache(maxsize=1 << 14)
 def function(symbol: str | None) -> str:
-    """The function of a place as a label; "?" where there is none."""
+    """The function in the name of an address, as a label; "?" where there is no name."""
     return (symbol and label(base(symbol))) or "?"

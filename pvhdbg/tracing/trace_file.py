@@ -12,8 +12,8 @@
     {"end": "shutdown", "events": 365}
 
 Numbers that are addresses or register values are hexadecimal strings: JSON's own have 53 bits. Sequence numbers are numbers.
-`state` is what the registers held before an event that no other leads up to: the first one, the first after a gap, and the first
-64-bit one, before which nobody shows r8 to r15.
+`state` holds the registers before an event whose registers do not follow from the events before: the first one, the first after a
+gap, and the first 64-bit one (32-bit dumps do not show r8 to r15).
 The schema is report/schemas/trace-1.json.
 """
 
@@ -25,9 +25,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+from pvhdbg.decode.cpu_mode import Mode
 from pvhdbg.errors import BadInput
-from pvhdbg.tracing.event import Changes, Event, Fault, Mode, Reset
-from pvhdbg.tracing.first import Reached
+from pvhdbg.tracing.block_coverage import Reached
+from pvhdbg.tracing.event import Changes, EndReason, Event, Fault, FaultKind, Reset
 from pvhdbg.tracing.milestones import Milestone
 
 SCHEMA = "pvhdbg/trace/1"
@@ -48,7 +49,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Head:
-    """Where the trace comes from: engine, what was seen, the entry, VMM, kernel; all but the first two may be unknown.
+    """The origin of a trace: engine, what it shows, entry, VMM, kernel; all but the first two may be unknown.
 
     `elf_class` (32 or 64) and `loads` are those of the kernel's file; None and empty where there was none at hand.
     """
@@ -66,7 +67,7 @@ class Head:
 class Ending:
     """Why it ended, and how many events it has in all."""
 
-    why: str
+    why: EndReason
     events: int
 
 
@@ -74,7 +75,7 @@ Record = Head | Event | Milestone | Fault | Reset | Reached | Ending
 
 
 def encode(record: Record, symbol: str | None = None, state: bool = False) -> str:
-    """One line. `symbol` is an event's, a milestone's or a reset's place by name; with `state` an event keeps the registers before it."""
+    """One line. `symbol` names the pc of an event, a milestone or a reset; with `state` an event keeps the registers before it."""
     row = _object(record, symbol)
     if state and isinstance(record, Event) and record.delta is not None:
         row["state"] = _hex(record.delta.state())
@@ -90,15 +91,15 @@ class Encoder:
         self._bits = 0
 
     def line(self, record: Record) -> str:
-        """As `encode`; the place of an event, a milestone and a reset is named."""
+        """As `encode`, with the symbol of an event, a milestone or a reset."""
         if isinstance(record, Reset):
-            self._next = None  # nothing follows from what was before
+            self._next = None  # the next state does not follow from what was before
         if isinstance(record, Event):
             alone = record.seq != self._next or record.mode.bits > self._bits
             self._next, self._bits = record.seq + 1, record.mode.bits
             return encode(record, self._name(record.pc), alone)
-        place = record.pc if isinstance(record, Milestone | Reset) else None
-        return encode(record, None if place is None else self._name(place))
+        pc = record.pc if isinstance(record, Milestone | Reset) else None
+        return encode(record, None if pc is None else self._name(pc))
 
 
 def _object(record: Record, symbol: str | None) -> dict[str, Any]:
@@ -119,7 +120,7 @@ def _object(record: Record, symbol: str | None) -> dict[str, Any]:
         place |= {} if record.counted else {"counted": False}
         return {"milestone": record.name, "seq": record.seq, **place, **mode, "detail": record.detail, **named}
     if isinstance(record, Fault):
-        row = {"fault": record.kind, "seq": record.seq, "vector": record.vector, "error": record.error}
+        row = {"fault": record.kind.value, "seq": record.seq, "vector": record.vector, "error": record.error}
         row |= {name: None if value is None else hex(value) for name, value in (("pc", record.pc), ("cr2", record.cr2))}
         return {**row, "state": _hex(record.state)}
     if isinstance(record, Reset):
@@ -128,7 +129,7 @@ def _object(record: Record, symbol: str | None) -> dict[str, Any]:
     if isinstance(record, Reached):
         return {"function": record.name, "order": record.order, "pc": hex(record.pc), "block": record.block}
     if isinstance(record, Ending):
-        return {"end": record.why, "events": record.events}
+        return {"end": record.why.value, "events": record.events}
     entry = None if record.entry is None else hex(record.entry)
     loads = [
         {"virtual": hex(one.virtual), "physical": hex(one.physical), "size": hex(one.size), "execute": one.execute}
@@ -150,7 +151,7 @@ def is_trace(head: bytes) -> bool:
 
 
 def lines(file: TextIO) -> Iterator[str]:
-    """The lines of a file, in pieces where they are too long to be a trace's: such a file may have no line end at all."""
+    """The lines of a file; one that is too long for a trace comes in pieces, because such a file may have no line end."""
     while line := file.readline(_LINE_BOUND + 1):
         yield line
 
@@ -158,7 +159,7 @@ def lines(file: TextIO) -> Iterator[str]:
 def decode(lines: Iterable[str], names: dict[int, str] | None = None) -> Iterator[Record]:
     """The records of a saved trace. A last line that is cut is left out; any other damage raises BadInput with its number.
 
-    `names` is filled with the symbols that the trace gives its places.
+    `names` is filled with the symbols in the trace, by address.
     """
     damaged = 0
     for number, line in enumerate(lines, 1):
@@ -203,7 +204,7 @@ def _record(line: str, names: dict[int, str] | None) -> Record:
     if "fault" in row:
         vector, error = (None if row[name] is None else _count(row[name]) for name in ("vector", "error"))
         return Fault(
-            _count(row["seq"]), str(row["fault"]), vector, error, _maybe(row["pc"]), _maybe(row["cr2"]), _values(row["state"])
+            _count(row["seq"]), FaultKind(row["fault"]), vector, error, _maybe(row["pc"]), _maybe(row["cr2"]), _values(row["state"])
         )
     if "reset" in row:
         last = None if row["mode"] is None else Mode(row["mode"])
@@ -211,7 +212,7 @@ def _record(line: str, names: dict[int, str] | None) -> Record:
     if "function" in row:
         return Reached(_count(row["order"]), str(row["function"]), _number(row["pc"]), _count(row["block"]))
     if "end" in row:
-        return Ending(str(row["end"]), _count(row["events"]))
+        return Ending(_end(row["end"]), _count(row["events"]))
     changes = row.get("changes")
     delta = None if changes is None else Changes(_values(changes), _values(row.get("state", {})))
     cpu = _count(row.get("cpu", 0))
@@ -234,6 +235,11 @@ def _head(row: Mapping[str, Any]) -> Head:
         known,
         loads,
     )
+
+
+def _end(word: Any) -> EndReason:
+    """The schema leaves the word open: one that is not known here says nothing."""
+    return next((one for one in EndReason if one.value == word), EndReason.CUT)
 
 
 def _count(value: Any) -> int:

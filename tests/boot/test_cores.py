@@ -19,7 +19,8 @@ import pytest
 from pvhdbg.guests import path as guest
 from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.remote import RemoteTarget
-from pvhdbg.targets.target import Leave, run_until
+from pvhdbg.targets.run import run_until
+from pvhdbg.targets.target import Leave
 from pvhdbg.vmm.qemu import QemuOptions, start
 
 pytestmark = pytest.mark.boot

@@ -405,7 +405,7 @@ def test_what_a_strangers_trace_holds_does_not_steer_the_terminal(cli: Cli) -> N
     nasty = "x\x1b[2J\n\r=1;\ud800\u202e"
     head = {"schema": "pvhdbg/trace/1", "engine": nasty, "what": "state", "entry": None, "vmm": nasty, "kernel": nasty}
     event = {"seq": 0, "pc": "0x1", "mode": "long", "symbol": nasty, "code": "90", "changes": {nasty: "0x1", "rax": "0x2"}}
-    fault = {"fault": nasty, "seq": 1, "vector": None, "error": None, "pc": None, "cr2": None, "state": {}}
+    fault = {"fault": "exception", "seq": 1, "vector": None, "error": None, "pc": None, "cr2": None, "state": {}}
     rows = [
         head,
         event,
@@ -491,7 +491,7 @@ def test_a_guest_that_resets_is_left_there_or_followed(cli: Cli) -> None:
     file = cli.folder / "boot.jsonl"
     text = cli("trace", resets, "--what", "pc").ok().out
     assert (
-        "the guest reset the machine: reset 1, after instruction 1 at 0x100007 in protected mode: a triple fault, begun by #BP"
+        "the guest reset the machine: reset 1, after instruction 1 at 0x100007 in 32-bit protected mode: a triple fault, begun by #BP"
         in text
     )
     cli(

@@ -29,7 +29,7 @@ def wait(cli: Cli, *words: str, code: int = 0) -> Any:
 def test_what_comes_first_is_the_exit_code(cli: Cli) -> None:
     found = wait(cli, LONG_MODE, "--until", "in_long_mode")
     assert (found["outcome"], found["cause"]) == ("reached", None)
-    assert "(in_long_mode) in long mode" in found["place"]
+    assert "(in_long_mode) in 64-bit long mode" in found["place"]
     found = wait(cli, CRASHERS, "--append", "crash=page-fault", "--until", "after_hlt", "--memory", "64M", code=1)
     assert (found["outcome"], found["kind"], found["cause"], found["mode"]) == ("died", "triple fault", "unmapped code", "paged")
     assert found["faults"][0].startswith("#PF page fault at 0x10010a (after_paging): fetching the instruction")
@@ -43,7 +43,7 @@ def test_a_death_in_words(cli: Cli) -> None:
     ran = cli("wait", CRASHERS, "--append", "crash=hlt", "--until", "long").ok(1)
     text = " ".join(ran.out.split())
     assert "the guest died before it reached long: The CPU halted for good" in text
-    assert "(hlt+0x1) in protected mode" in text
+    assert "(hlt+0x1) in 32-bit protected mode" in text
     assert "crash: hlt" in text
     assert "next: " in text
     assert ran.seconds < 3
@@ -90,7 +90,7 @@ def test_somebody_elses_machine_is_left_at_the_goal(cli: Cli, machine: Any) -> N
 
 def test_a_real_kernel(cli: Cli, vmlinux: Path) -> None:
     found = wait(cli, str(vmlinux), "--until", "start_kernel")
-    assert "(start_kernel) in long mode" in found["place"]
+    assert "(start_kernel) in 64-bit long mode" in found["place"]
 
 
 def test_wrong_words_are_refused(cli: Cli) -> None:

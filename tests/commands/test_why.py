@@ -12,7 +12,7 @@ import pytest
 import pvhdbg
 from pvhdbg import guests
 from pvhdbg.kernel.image import open_kernel
-from pvhdbg.targets.target import run_until
+from pvhdbg.targets.run import run_until
 from tests.support.cli_runner import TRIPLE_FAULT, Cli, Machine, kernel_elf
 
 pytestmark = pytest.mark.boot

@@ -14,7 +14,7 @@ from pvhdbg.decode.paging import physical_address
 from pvhdbg.kernel.image import open_kernel
 from pvhdbg.model import Memory, MemoryPiece, NeedMemory, Registers, Unavailable
 from pvhdbg.targets.remote import RemoteTarget
-from pvhdbg.targets.target import run_until
+from pvhdbg.targets.run import run_until
 from pvhdbg.vmm.qemu import QemuOptions
 from tests.support.debugged import debugged
 from tests.support.sorting import examples

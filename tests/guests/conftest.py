@@ -13,7 +13,7 @@ from pvhdbg.decode.boot_state import BootState
 from pvhdbg.kernel.image import open_kernel
 from pvhdbg.machine.capture import Plan, capture
 from pvhdbg.model import Registers
-from pvhdbg.targets.target import run_until
+from pvhdbg.targets.run import run_until
 from pvhdbg.vmm.qemu import QemuOptions
 from tests.support.debugged import EXIT_DEVICE, debugged
 

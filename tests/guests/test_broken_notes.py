@@ -16,7 +16,7 @@ from pvhdbg.errors import PvhdbgError, VmmFailed
 from pvhdbg.loaders.qemu import QEMU
 from pvhdbg.rules.declare import Outcome
 from pvhdbg.rules.files import judge_file
-from pvhdbg.targets.target import run_until
+from pvhdbg.targets.run import run_until
 from pvhdbg.vmm.qemu import QemuOptions, start
 from tests.support.broken_notes import BROKEN_NOTES, CHANCE, KILLED, REFUSED, BrokenNote, write_all
 from tests.support.debugged import debugged

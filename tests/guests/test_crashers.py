@@ -14,7 +14,8 @@ import pytest
 from pvhdbg import guests
 from pvhdbg.errors import TargetTimeout
 from pvhdbg.spec.x86 import CR0, EFLAGS
-from pvhdbg.targets.target import StopKind, run_until
+from pvhdbg.targets.run import run_until
+from pvhdbg.targets.target import StopKind
 
 pytestmark = pytest.mark.boot
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from pvhdbg.decode.cpu_mode import Mode
 from pvhdbg.report.timeline_text import render, spans
-from pvhdbg.tracing.event import Mode
 from pvhdbg.tracing.milestones import Milestone
 
 P, C, L = Mode.PROTECTED, Mode.COMPATIBILITY, Mode.LONG

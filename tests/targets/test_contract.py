@@ -19,7 +19,8 @@ from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.gdb_mi import GdbTarget
 from pvhdbg.targets.recorded import RecordedTarget
 from pvhdbg.targets.remote import RemoteTarget
-from pvhdbg.targets.target import Leave, StopKind, Target, run_until
+from pvhdbg.targets.run import run_until
+from pvhdbg.targets.target import Leave, StopKind, Target
 from pvhdbg.vmm.qemu import QemuOptions, QemuProcess, start
 
 pytestmark = pytest.mark.boot

@@ -23,7 +23,8 @@ from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.gdb_mi import GdbTarget
 from pvhdbg.targets.mi import MachineInterface, quoted
 from pvhdbg.targets.remote import RemoteTarget
-from pvhdbg.targets.target import Leave, run_until
+from pvhdbg.targets.run import run_until
+from pvhdbg.targets.target import Leave
 from pvhdbg.targets.wire import Wire
 from pvhdbg.vmm.qemu import QemuOptions, start
 

@@ -12,7 +12,7 @@ import pytest
 from pvhdbg import guests
 from pvhdbg.kernel.image import open_kernel
 from pvhdbg.targets.remote import RemoteTarget
-from pvhdbg.targets.target import run_until
+from pvhdbg.targets.run import run_until
 from pvhdbg.vmm.qemu import QemuOptions
 from tests.support.debugged import debugged
 

@@ -17,7 +17,7 @@ from pvhdbg.targets.target import Capabilities
 from pvhdbg.tracing.engines.breakpoints import BreakpointEngine
 from pvhdbg.tracing.engines.engine import Bounds
 from pvhdbg.tracing.engines.log import LogEngine
-from pvhdbg.tracing.event import Event
+from pvhdbg.tracing.event import EndReason, Event
 from pvhdbg.tracing.milestones import SYMBOLS, Finder
 
 pytestmark = pytest.mark.boot
@@ -63,7 +63,7 @@ class FewSlots(RemoteTarget):
     """A machine with four breakpoints, as KVM has them: it refuses the fifth."""
 
     def set_breakpoint(self, address: int) -> None:
-        if len(self._breakpoints - {address}) >= 4:
+        if len(self.breakpoints - {address}) >= 4:
             raise TargetError("no hardware breakpoint left", "")
         super().set_breakpoint(address)
 
@@ -89,10 +89,10 @@ def test_four_slots_are_a_sliding_window_and_it_says_so(at_entry: AtEntry) -> No
     target = as_(FewSlots, at_entry("long_mode"))
     engine = BreakpointEngine(target, places)
     pcs = [event.pc for event in events(engine, Bounds(seconds=20))]
-    assert engine.end.why == "halted"
+    assert engine.end.why is EndReason.HALTED
     assert {place[0] for place in places} <= set(pcs)
     assert any("with 4 breakpoints, a sliding window" in warning for warning in engine.warnings)
-    assert not target._breakpoints
+    assert not target.breakpoints
 
 
 def test_without_a_monitor_the_same_places_are_found(at_entry: AtEntry) -> None:
@@ -108,22 +108,22 @@ def test_it_stops_before_an_address_and_leaves_no_breakpoint(at_entry: AtEntry) 
     engine = BreakpointEngine(target)
     events(engine, Bounds((goal,), seconds=20))
     assert (engine.end.why, target.read_registers()["rip"]) == ("address", goal)
-    assert not target._breakpoints
+    assert not target.breakpoints
 
 
 def test_a_triple_fault_ends_it(at_entry: AtEntry) -> None:
     engine = BreakpointEngine(at_entry("crashers", "crash=wild-esp"))
     events(engine, Bounds(seconds=20))
-    assert engine.end.why == "shutdown"
+    assert engine.end.why is EndReason.SHUTDOWN
 
 
 def test_an_endless_loop_ends_by_time_and_by_request(at_entry: AtEntry) -> None:
     target = at_entry("crashers", "crash=endless-loop")
     engine = BreakpointEngine(target, [(0x1FF000,)])
     events(engine, Bounds(seconds=0.3))
-    assert engine.end.why == "time"
+    assert engine.end.why is EndReason.TIME
     engine = BreakpointEngine(target, [(0x1FF000,)])
     engine.stop()
     events(engine, Bounds(seconds=20))
-    assert engine.end.why == "interrupted"
-    assert not target._breakpoints
+    assert engine.end.why is EndReason.INTERRUPTED
+    assert not target.breakpoints

@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pvhdbg.decode.cpu_mode import Mode
 from pvhdbg.errors import MemoryUnreadable
 from pvhdbg.model import Backing
 from pvhdbg.tracing import faults
-from pvhdbg.tracing.death import Death, chain_of, unreturned
-from pvhdbg.tracing.event import Event, Fault, Mode
-from pvhdbg.tracing.explain import explain
-from pvhdbg.tracing.places import Surroundings, View, place
+from pvhdbg.tracing.addresses import AddressClass, Surroundings, View, classify
+from pvhdbg.tracing.death import Death, DeathKind, chain_of, unreturned
+from pvhdbg.tracing.event import Event, Fault, FaultKind
+from pvhdbg.tracing.explain import OPENINGS, WITHOUT_A_FAULT, explain
 
 RAM = (Backing(0, 0xA0000, "ram", "pc.ram"), Backing(0xA0000, 0x20000, "i/o", "vga"), Backing(0xE0000, 0x20000, "rom", "pc.bios"),
        Backing(0x100000, 0x3F00000, "ram", "pc.ram"))  # fmt: skip
@@ -65,15 +66,15 @@ IDENTITY = {0x1000: (0x2003).to_bytes(8, "little"), 0x2000: (0x83).to_bytes(8, "
     ],
 )
 def test_each_class_of_address(address: int, state: dict[str, int], kind: str) -> None:
-    found = place(address, state, around(IDENTITY))
-    assert found.kind == kind
+    found = classify(address, state, around(IDENTITY))
+    assert found.kind is AddressClass(kind)
     assert found.words
 
 
 def test_a_mapped_link_time_address_is_just_the_kernel() -> None:
     pages = {0x1000 + 511 * 8: (0x3003).to_bytes(8, "little"), 0x3000 + 510 * 8: (0x4003).to_bytes(8, "little"),
              0x4000 + 8 * 8: (0x1000083).to_bytes(8, "little")}  # fmt: skip
-    assert place(0xFFFFFFFF81000010, LONG, around(pages)).kind == "kernel"
+    assert classify(0xFFFFFFFF81000010, LONG, around(pages)).kind is AddressClass.KERNEL
 
 
 @pytest.mark.parametrize(
@@ -88,7 +89,7 @@ def test_a_mapped_link_time_address_is_just_the_kernel() -> None:
     ],
 )
 def test_page_fault_error_codes(error: int, cr2: int, words: str) -> None:
-    assert words in faults.page_fault(Fault(1, "exception", 14, error, 0x100000, cr2))
+    assert words in faults.page_fault(Fault(1, FaultKind.EXCEPTION, 14, error, 0x100000, cr2))
 
 
 def test_selector_error_codes() -> None:
@@ -103,15 +104,15 @@ def test_selector_error_codes() -> None:
 def triple(vector: int, error: int = 0, pc: int = 0x100000, cr2: int | None = None, **state: int) -> tuple[Fault, ...]:
     values = {**FLAT, **state}
     return (
-        Fault(9, "exception", vector, error, pc, cr2, values),
-        Fault(9, "exception", 8, 0, pc, None, values),
-        Fault(9, "triple fault"),
+        Fault(9, FaultKind.EXCEPTION, vector, error, pc, cr2, values),
+        Fault(9, FaultKind.EXCEPTION, 8, 0, pc, None, values),
+        Fault(9, FaultKind.TRIPLE_FAULT),
     )
 
 
 def died(chain: tuple[Fault, ...], code: bytes = b"\x90", **more: Any) -> Death:
     path = (Event(8, 0x100000, Mode.PROTECTED, code),)
-    return Death("triple fault", dict(chain[0].state), chain, **{"path": path, "begun": 9, **more})
+    return Death(DeathKind.TRIPLE_FAULT, dict(chain[0].state), chain, **{"path": path, "begun": 9, **more})
 
 
 @pytest.mark.parametrize(
@@ -126,10 +127,10 @@ def died(chain: tuple[Fault, ...], code: bytes = b"\x90", **more: Any) -> Death:
         (died(triple(13, rcx=0xC0000080, rax=0x900), b"\x0f\x30"), "wrmsr", "EFER"),
         (died(triple(13, rcx=0x1234), b"\x0f\x32"), "rdmsr", "does not exist"),
         (died(triple(13, 0x18), b"\x8e\xd8"), "#GP", "selector 0x18 in the GDT"),
-        (Death("loop", FLAT, loop=(1, 2), polls=True), "poll loop", "waits for something"),
-        (Death("exited", {}, status=33), "exited", "status 33"),
-        (Death("reset", FLAT), "reset", "asked for the reset itself"),
-        (Death("alive", FLAT), "alive", "no endless loop"),
+        (Death(DeathKind.LOOP, FLAT, loop=(1, 2), polls=True), "poll loop", "waits for something"),
+        (Death(DeathKind.EXITED, {}, status=33), "exited", "status 33"),
+        (Death(DeathKind.RESET, FLAT), "reset", "asked for the reset itself"),
+        (Death(DeathKind.ALIVE, FLAT), "alive", "no endless loop"),
     ],
 )
 def test_causes(death: Death, cause: str, words: str) -> None:
@@ -152,7 +153,7 @@ def test_an_idt_that_nobody_loaded_is_named_the_loaders() -> None:
 
 
 def test_only_the_faults_that_killed_are_the_chain() -> None:
-    handled = Fault(3, "exception", 14, 0, 0x5000, 0x10)
+    handled = Fault(3, FaultKind.EXCEPTION, 14, 0, 0x5000, 0x10)
     chain = triple(14, cr2=0x7FFC)
     assert chain_of([handled, *chain]) == chain
     assert chain_of([handled]) == ()
@@ -160,8 +161,8 @@ def test_only_the_faults_that_killed_are_the_chain() -> None:
 
 
 def test_handlers_that_returned_are_over() -> None:
-    one, two, three = (Fault(seq, "exception", vector) for seq, vector in ((10, 6), (20, 14), (30, 13)))
-    tick = Fault(5, "interrupt", 8)
+    one, two, three = (Fault(seq, FaultKind.EXCEPTION, vector) for seq, vector in ((10, 6), (20, 14), (30, 13)))
+    tick = Fault(5, FaultKind.INTERRUPT, 8)
     assert unreturned([one, two, three], []) == (one, two, three)
     assert unreturned([one, two, three], [12, 25]) == (three,)  # each had ended before the next
     assert unreturned([one, two, three], [2, 25]) == (one, three)  # an iret that ends nothing: a jump to another segment
@@ -170,9 +171,9 @@ def test_handlers_that_returned_are_over() -> None:
     assert unreturned([tick], []) == ()
 
 
-@pytest.mark.parametrize("kind", ["halted", "loop"])
-def test_a_kernel_that_stops_in_its_handler_died_of_what_it_handles(kind: str) -> None:
-    taken = Fault(9, "exception", 14, 0, 0x100010, 0xC1000010, {**FLAT, "rsp": 0x8000})
+@pytest.mark.parametrize("kind", [DeathKind.HALTED, DeathKind.LOOP])
+def test_a_kernel_that_stops_in_its_handler_died_of_what_it_handles(kind: DeathKind) -> None:
+    taken = Fault(9, FaultKind.EXCEPTION, 14, 0, 0x100010, 0xC1000010, {**FLAT, "rsp": 0x8000})
     struck = Event(8, 0x100010, Mode.PROTECTED, b"\x8b\x03")
     death = Death(
         kind, FLAT, path=(Event(20, 0x100100, Mode.PROTECTED, b"\xf4"),), begun=21, loop=(5,), handling=(taken,), struck=struck
@@ -190,8 +191,8 @@ def test_a_kernel_that_stops_in_its_handler_died_of_what_it_handles(kind: str) -
 
 def test_panics_are_told_in_the_kernels_own_words() -> None:
     serial = ("[ 1.2] Kernel panic - not syncing: VFS: no root", "[ 1.3] Kernel Offset: disabled")
-    assert explain(Death("shutdown", FLAT), around(serial=serial)).cause == "panic"
-    assert "VFS: no root" in explain(Death("panic", FLAT), around(serial=serial)).verdict
+    assert explain(Death(DeathKind.SHUTDOWN, FLAT), around(serial=serial)).cause == "panic"
+    assert "VFS: no root" in explain(Death(DeathKind.PANIC, FLAT), around(serial=serial)).verdict
 
 
 def test_a_panic_that_nobody_heard_is_seen_on_the_stack() -> None:
@@ -200,7 +201,7 @@ def test_a_panic_that_nobody_heard_is_seen_on_the_stack() -> None:
     pointers = b"".join(value.to_bytes(8, "little") for value in (7, 0xFFFFFFFF81000100, 0xFFFFFFFF81000123))
 
     def explained(stack: bytes, state: dict[str, int], at: int = 0x8000) -> Any:
-        return explain(Death("alive", state), around({**IDENTITY, at: stack.ljust(0x3000, b"\0")}, name=names.get))
+        return explain(Death(DeathKind.ALIVE, state), around({**IDENTITY, at: stack.ljust(0x3000, b"\0")}, name=names.get))
 
     found = explained(pointers, LONG)
     assert (found.cause, found.next) == ("panic", "let it say why, on the serial port: --append console=ttyS0")
@@ -213,8 +214,12 @@ def test_a_panic_that_nobody_heard_is_seen_on_the_stack() -> None:
     assert explained(bytes(4) + (0x81000123).to_bytes(4, "little"), FLAT).cause == "panic"
 
 
+def test_every_kind_of_death_has_an_opening_and_an_explanation() -> None:
+    assert set(OPENINGS) == set(WITHOUT_A_FAULT) == set(DeathKind)
+
+
 @given(
-    st.sampled_from(["triple fault", "reset", "loop", "zeros", "nowhere", "halted", "exited", "alive", "shutdown", "panic", "?"]),
+    st.sampled_from(DeathKind),
     st.dictionaries(st.sampled_from([*FLAT, "rip", "rcx", "gdt_base"]), st.integers(0, (1 << 64) - 1)),
     st.integers(0, 255) | st.none(),
     st.integers(0, 0xFFFF) | st.none(),
@@ -222,9 +227,9 @@ def test_a_panic_that_nobody_heard_is_seen_on_the_stack() -> None:
     st.binary(max_size=15),
 )
 def test_whatever_a_guest_does_it_is_explained(
-    kind: str, state: dict[str, int], vector: int | None, error: int | None, cr2: int | None, code: bytes
+    kind: DeathKind, state: dict[str, int], vector: int | None, error: int | None, cr2: int | None, code: bytes
 ) -> None:
-    chain = (Fault(1, "exception", vector, error, cr2, cr2, state), Fault(1, "triple fault"))
+    chain = (Fault(1, FaultKind.EXCEPTION, vector, error, cr2, cr2, state), Fault(1, FaultKind.TRIPLE_FAULT))
     path = (Event(0, 5, Mode.PROTECTED, code), Event(1, cr2 or 0, Mode.LONG, code))
     for death in (
         Death(kind, state, chain, path, path, 2, (5,)),

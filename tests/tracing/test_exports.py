@@ -11,10 +11,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from pvhdbg.decode.cpu_mode import Mode
 from pvhdbg.errors import BadInput
-from pvhdbg.tracing.event import Changes, Event, Fault, Mode, Reset
+from pvhdbg.tracing.block_coverage import Reached
+from pvhdbg.tracing.event import Changes, EndReason, Event, Fault, FaultKind, Reset
 from pvhdbg.tracing.exports import FORMATS, export
-from pvhdbg.tracing.first import Reached
 from pvhdbg.tracing.milestones import Milestone
 from pvhdbg.tracing.queries import around, divergence, parting, writes
 from pvhdbg.tracing.trace_file import Ending, Head, Load, Record, decode, encode
@@ -40,8 +41,8 @@ RECORDS: list[Record] = [
     *EVENTS[:5],
     Milestone("64-bit", 5, HIGH),
     EVENTS[5],
-    Fault(6, "triple fault"),
-    Ending("shutdown", 6),
+    Fault(6, FaultKind.TRIPLE_FAULT),
+    Ending(EndReason.SHUTDOWN, 6),
 ]
 NAMES = {0x100000: "main", 0x100005: "main+0x5", 0x10000A: "main+0xa", 0x200000: "helper", 0x200001: "helper+0x1", HIGH: "high"}
 
@@ -62,7 +63,7 @@ def test_perfetto_has_slices_that_cover_the_trace_and_instants() -> None:
 
 
 def test_perfetto_says_what_a_fault_was() -> None:
-    fault = Fault(6, "exception", 14, 2, 0x1000F4, 0xCFFFFFFC)
+    fault = Fault(6, FaultKind.EXCEPTION, 14, 2, 0x1000F4, 0xCFFFFFFC)
     assert readers.chrome(exported("perfetto", [HEAD, fault])).instants == [
         ("exception 0xe", 6, {"error": "0x2", "pc": "0x1000f4", "cr2": "0xcffffffc"})
     ]
@@ -132,7 +133,7 @@ def test_folded_stacks_count_every_instruction_once() -> None:
 
 def test_functions_of_a_boot() -> None:
     calls: list[Record] = [
-        Head("first", "calls"), Reached(0, "a", 1, 0), Reached(1, "b", 2, 0), Reached(2, "=c", 3, 7), Ending("time", 9),
+        Head("first", "calls"), Reached(0, "a", 1, 0), Reached(1, "b", 2, 0), Reached(2, "=c", 3, 7), Ending(EndReason.TIME, 9),
     ]  # fmt: skip
     seen = readers.chrome(exported("perfetto", calls))
     assert seen.slices == {"functions": [("a", 0, 0), ("b", 0, 7), ("=c", 7, 1)]}
@@ -143,7 +144,7 @@ def test_functions_of_a_boot() -> None:
             exported(format, calls)
 
 
-@pytest.mark.parametrize("records", [[HEAD], [HEAD, Ending("time", 0)]])
+@pytest.mark.parametrize("records", [[HEAD], [HEAD, Ending(EndReason.TIME, 0)]])
 @pytest.mark.parametrize("format", sorted(FORMATS))
 def test_an_empty_trace_is_refused(format: str, records: list[Record]) -> None:
     with pytest.raises(BadInput):
@@ -152,7 +153,7 @@ def test_an_empty_trace_is_refused(format: str, records: list[Record]) -> None:
 
 @pytest.mark.parametrize("format", sorted(FORMATS))
 def test_milestones_alone_are_shown_or_refused(format: str) -> None:
-    records: list[Record] = [HEAD, Milestone("entry", 0, 0x100000), Ending("time", 1)]
+    records: list[Record] = [HEAD, Milestone("entry", 0, 0x100000), Ending(EndReason.TIME, 1)]
     if format == "perfetto":
         assert [instant[:2] for instant in readers.chrome(exported(format, records)).instants] == [("entry", 0)]
     else:
@@ -202,7 +203,7 @@ others = st.one_of(
     st.builds(
         Fault,
         seqs,
-        names,
+        st.sampled_from(FaultKind),
         st.none() | st.integers(0, 255),
         st.none() | st.integers(0, 99),
         st.none() | numbers,
@@ -245,9 +246,9 @@ def test_numbers_that_no_machine_has_are_damage(number: str) -> None:
         list(decode([encode(HEAD), line, line]))
 
 
-def test_drcov_names_more_places_than_it_can_count() -> None:
+def test_drcov_refuses_more_stretches_of_code_than_it_can_count() -> None:
     scattered: list[Record] = [HEAD, *(Event(seq, seq << 32, P) for seq in range((1 << 16) + 1))]
-    with pytest.raises(BadInput, match="places"):
+    with pytest.raises(BadInput, match="separate stretches"):
         exported("drcov", scattered)
 
 
@@ -277,7 +278,7 @@ def test_a_long_trace_takes_no_more_memory_than_a_short_one(format: str) -> None
 def over_a_reset() -> list[Record]:
     again = [event._replace(seq=event.seq + 6) for event in EVENTS]
     again[0] = again[0]._replace(delta=Changes(again[0].changes or {}, {"rbx": 7}))
-    return [*RECORDS[:-1], Reset(6, 1, HIGH, L, "a triple fault", True), *again, Ending("count", 12)]
+    return [*RECORDS[:-1], Reset(6, 1, HIGH, L, "a triple fault", True), *again, Ending(EndReason.COUNT, 12)]
 
 
 def test_nothing_is_carried_over_a_reset() -> None:
@@ -316,7 +317,7 @@ def test_where_two_traces_part() -> None:
     parted = divergence(EVENTS, other, shared=2)
     assert parted is not None
     assert ([event.seq for event in parted.shared], parted.why) == ([1, 2], "it changed rsp otherwise")
-    assert divergence([EVENTS[0]], [EVENTS[0]._replace(pc=1)]).why == "another place"  # type: ignore[union-attr]
+    assert divergence([EVENTS[0]], [EVENTS[0]._replace(pc=1)]).why == "another pc"  # type: ignore[union-attr]
     assert divergence([EVENTS[0]], [EVENTS[0]._replace(delta=None)]) is None  # places only: nothing speaks against it
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from pvhdbg.decode.cpu_mode import Mode
 from pvhdbg.errors import TargetError
 from pvhdbg.targets.remote import RemoteTarget
 from pvhdbg.tracing.engines.engine import Bounds
 from pvhdbg.tracing.engines.log import LogEngine
 from pvhdbg.tracing.engines.log_switch import LogSwitch
-from pvhdbg.tracing.event import Event, Mode
+from pvhdbg.tracing.event import EndReason, Event
 
 pytestmark = pytest.mark.boot
 AtEntry = Callable[..., RemoteTarget]
@@ -31,7 +32,7 @@ def untouched(target: RemoteTarget) -> None:
     """No single-step mode, no log: what the guest does next is not written anywhere."""
     assert "single step mode" not in target.monitor("info status")
     assert "one-insn-per-tb: on" not in target.monitor("info jit")
-    assert not target._breakpoints
+    assert not target.breakpoints
 
 
 @pytest.mark.parametrize("states", [False, True])
@@ -39,7 +40,7 @@ def test_every_instruction_from_the_entry_to_64_bit_code(at_entry: AtEntry, stat
     target = at_entry("long_mode")
     engine = LogEngine(target, states=states)
     seen = events(engine, Bounds(seconds=20))
-    assert engine.end.why == "halted"
+    assert engine.end.why is EndReason.HALTED
     assert [event.seq for event in seen] == list(range(len(seen)))
     assert seen[0].pc == ENTRY
     modes = [event.mode for event in seen]
@@ -74,7 +75,7 @@ def test_a_reader_that_has_enough_leaves_it_clean(at_entry: AtEntry) -> None:
     for batch in engine.batches(Bounds(seconds=20)):
         if len(batch) > 1 and batch.pcs[-1] == batch.pcs[-2]:
             break  # the CPU is in the loop, and waits for room in the FIFO more often than not
-    assert engine.end.why == "enough"
+    assert engine.end.why is EndReason.ENOUGH
     untouched(target)
 
 
@@ -84,7 +85,7 @@ def test_a_triple_fault_ends_it_with_its_chain(at_entry: AtEntry) -> None:
     batches = list(engine.batches(Bounds(seconds=20)))
     seen = [event for batch in batches for event in batch]
     faults = [fault for batch in batches for fault in batch.faults]
-    assert engine.end.why == "shutdown"
+    assert engine.end.why is EndReason.SHUTDOWN
     assert [(fault.kind, fault.vector) for fault in faults] == [("exception", 14), ("exception", 8), ("triple fault", None)]
     assert {fault.seq for fault in faults} == {len(seen)}
     assert (faults[0].error, faults[0].cr2, seen[-1].code) == (2, 0xD0000000 - 4, b"\x50")
@@ -98,7 +99,7 @@ def test_asked_to_stop_it_ends_with_what_there_is(at_entry: AtEntry) -> None:
     timer.start()
     seen = events(engine, Bounds(seconds=20))
     timer.join()
-    assert engine.end.why == "interrupted"
+    assert engine.end.why is EndReason.INTERRUPTED
     assert len(seen) > 1000
     untouched(target)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pvhdbg.tracing.event import Batch, Changes, Mode
+from pvhdbg.decode.cpu_mode import Mode
+from pvhdbg.tracing.event import Batch, Changes
 from pvhdbg.tracing.milestones import SYMBOLS, TITLES, Finder, Milestone
 
 P, C, L = Mode.PROTECTED, Mode.COMPATIBILITY, Mode.LONG

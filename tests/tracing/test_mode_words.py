@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pvhdbg.tracing.event import Mode, mode_of
+from pvhdbg.decode.cpu_mode import Mode, mode_of
 from pvhdbg.tracing.mode_words import FOREMOST, MODES, first_in
 
 PE, PG, PAE, LMA, CODE64, CODE32 = 1, 1 << 31, 1 << 5, 1 << 10, 1 << 21, 1 << 22

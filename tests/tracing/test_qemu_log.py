@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pvhdbg.decode.cpu_mode import Mode
 from pvhdbg.errors import ProtocolError
 from pvhdbg.tracing.cpu_text import decode
-from pvhdbg.tracing.event import Batch, Event, Fault, Mode
+from pvhdbg.tracing.event import Batch, Event, Fault
 from pvhdbg.tracing.qemu_log import LogReader
 
 OLD = b"Trace 0: 0x7fc638000100 [0000000000000000/%016x/%08x/ff000201] pvh_start\n"  # QEMU 7.2
@@ -122,8 +123,8 @@ def test_faults_come_with_their_registers_and_their_place() -> None:
     ]
     assert (faults[0].pc, faults[0].cr2, faults[0].state["rax"]) == (0x1000FE, 0xCFFFFFFC, 7)
     reader = LogReader(states=False)
-    assert reader.tap(FAULT + state()[:300]) == []
-    (fault,) = reader.tap(state()[300:])
+    assert reader.faults_in(FAULT + state()[:300]) == []
+    (fault,) = reader.faults_in(state()[300:])
     assert fault.state == decode(state())
 
 
@@ -146,7 +147,7 @@ def test_a_foreign_format_is_refused_with_the_line(states: bool) -> None:
         read(log if states else log.replace(state(), b""), states=states)
     assert "--engine step" in caught.value.todo
     with pytest.raises(ProtocolError, match="nothing of a log"):
-        LogReader(states=states).tap(b"nothing of a log\n" * 300)
+        LogReader(states=states).faults_in(b"nothing of a log\n" * 300)
 
 
 SAMPLE = (

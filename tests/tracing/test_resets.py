@@ -8,16 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from pvhdbg.decode.cpu_mode import Mode
 from pvhdbg.targets.remote import RemoteTarget
 from pvhdbg.tracing.boots import Boots
+from pvhdbg.tracing.engines.block_coverage import BlockCoverageEngine
 from pvhdbg.tracing.engines.breakpoints import BreakpointEngine
 from pvhdbg.tracing.engines.engine import Bounds, Engine
-from pvhdbg.tracing.engines.first import FirstEngine
+from pvhdbg.tracing.engines.fault_tap import FaultLines
 from pvhdbg.tracing.engines.log import LogEngine
 from pvhdbg.tracing.engines.resets import ThroughResets, blocks_through_resets, why_reset
 from pvhdbg.tracing.engines.step import StepEngine
-from pvhdbg.tracing.engines.tap import FaultLines
-from pvhdbg.tracing.event import Batch, Changes, Event, Fault, Mode, Reset
+from pvhdbg.tracing.event import Batch, Changes, EndReason, Event, Fault, FaultKind, Reset
 from pvhdbg.tracing.milestones import Finder, Milestone
 from tests.support.cli_runner import TRIPLE_FAULT, kernel_elf
 
@@ -53,7 +54,7 @@ def traced(target: RemoteTarget, name: str, bounds: Bounds, go: bool = True) -> 
     for batch in engine.batches(bounds):
         events += batch
         resets += [] if batch.reset is None else [batch.reset]
-    assert not target._breakpoints
+    assert not target.breakpoints
     return events, resets, engine
 
 
@@ -109,7 +110,7 @@ def test_stopping_there_says_where(booted: AtEntry, name: str) -> None:
     events, resets, engine = traced(booted(BY_PORT, machine="pc"), name, Bounds(seconds=20), go=False)
     last = events[-1]
     assert resets == [Reset(len(events), 1, last.pc, last.mode)]
-    assert engine.end.why == "reset"
+    assert engine.end.why is EndReason.RESET
     assert last.pc == (ENTRY if name == "breakpoints" else ENTRY + 8)
 
 
@@ -127,7 +128,7 @@ def test_a_vmm_that_does_not_reboot_says_why_or_is_asked(booted: AtEntry) -> Non
 
 @pytest.mark.boot
 def test_blocks_go_on_over_a_reset(booted: AtEntry) -> None:
-    engine = FirstEngine(booted(TRIPLE_FAULT))
+    engine = BlockCoverageEngine(booted(TRIPLE_FAULT))
     resets, pcs = [], []
     for found in blocks_through_resets(engine, Bounds(count=400, seconds=20), go=True, ended=str):
         if isinstance(found, Reset):
@@ -137,12 +138,13 @@ def test_blocks_go_on_over_a_reset(booted: AtEntry) -> None:
     assert resets[0] == Reset(1, 1, 0x100007, None, "a triple fault, begun by #BP breakpoint at 0x100007", True)
     assert (pcs[0], pcs[1]) == (ENTRY, 0xFFFFFFF0)
     assert pcs.count(ENTRY) > 1
-    assert engine.end.why == "count"
+    assert engine.end.why is EndReason.COUNT
 
 
 @pytest.mark.boot
 def test_a_trace_from_the_reset_vector_itself(at_entry: AtEntry, tmp_path: Path) -> None:
-    from pvhdbg.targets.target import RESET_RIP, reset_machine
+    from pvhdbg.targets.run import reset_machine
+    from pvhdbg.targets.target import RESET_RIP
 
     kernel = tmp_path / "k.elf"
     kernel.write_bytes(kernel_elf())
@@ -174,7 +176,11 @@ def test_firmware_has_no_milestones() -> None:
 
 
 def test_the_reason_is_the_fault_that_began_it() -> None:
-    chain = (Fault(1, "exception", 14, 2, 0x1000, 0x2000), Fault(1, "exception", 8, 0, 0x1000), Fault(1, "triple fault"))
+    chain = (
+        Fault(1, FaultKind.EXCEPTION, 14, 2, 0x1000, 0x2000),
+        Fault(1, FaultKind.EXCEPTION, 8, 0, 0x1000),
+        Fault(1, FaultKind.TRIPLE_FAULT),
+    )
     assert why_reset(chain) == "a triple fault, begun by #PF page fault at 0x1000 (a write at 0x2000: not present)"
     assert why_reset(chain[2:]) == "a triple fault"
     assert why_reset(()) == ""

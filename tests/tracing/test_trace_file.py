@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pvhdbg
+from pvhdbg.decode.cpu_mode import Mode
 from pvhdbg.errors import BadInput
-from pvhdbg.tracing.event import Changes, Event, Fault, Mode, Reset
-from pvhdbg.tracing.first import Reached
+from pvhdbg.tracing.block_coverage import Reached
+from pvhdbg.tracing.event import Changes, EndReason, Event, Fault, FaultKind, Reset
 from pvhdbg.tracing.milestones import Milestone
 from pvhdbg.tracing.trace_file import Encoder, Ending, Head, Load, Record, decode, encode, is_trace, lines
 
@@ -29,12 +30,12 @@ RECORDS: list[Record] = [
     Event(1, 0x100001, Mode.PAGED),
     Milestone("serial:crash", 1, None, "crash: hlt", None, 2),
     Milestone("rest_init", 1, 0x100002, counted=False),
-    Fault(2, "exception", 14, 2, 0x1000FE, 0xCFFFFFFC, {"rax": 1}),
-    Fault(2, "triple fault"),
+    Fault(2, FaultKind.EXCEPTION, 14, 2, 0x1000FE, 0xCFFFFFFC, {"rax": 1}),
+    Fault(2, FaultKind.TRIPLE_FAULT),
     Reset(2, 1, 0x100001, Mode.PAGED, "a triple fault", True),
     Reset(2, 2, None, None),
     Reached(0, "main", 0x100000, 0),
-    Ending("shutdown", 2),
+    Ending(EndReason.SHUTDOWN, 2),
 ]
 TEXT = "".join(encode(record, state=True) for record in RECORDS)
 
@@ -65,8 +66,21 @@ def test_a_trace_that_is_cut_anywhere_gives_all_its_whole_lines(at: int) -> None
             list(decode(cut))
 
 
+_FAULT = '{"fault":"%s","seq":0,"vector":null,"error":null,"pc":null,"cr2":null,"state":{}}'
+
+
 @pytest.mark.parametrize(
-    "line", ["{}", "[]", "1", '{"seq":-1,"pc":"0x0","mode":"real"}', '{"seq":0,"pc":"0x0","mode":"unreal"}', "\xff", "x" * 70000]
+    "line",
+    [
+        _FAULT % "frob",
+        "{}",
+        "[]",
+        "1",
+        '{"seq":-1,"pc":"0x0","mode":"real"}',
+        '{"seq":0,"pc":"0x0","mode":"unreal"}',
+        "\xff",
+        "x" * 70000,
+    ],
 )
 def test_damage_in_the_middle_is_named(line: str) -> None:
     lines = TEXT.splitlines(True)
@@ -107,11 +121,11 @@ records = st.one_of(
     st.builds(Milestone, words, seqs, st.none(), words, st.none(), seqs),
     st.builds(Reset, seqs, st.integers(1, 99), st.none() | numbers, st.none() | modes, words, st.booleans()),
     st.builds(
-        Fault, seqs, st.sampled_from(("exception", "software interrupt", "interrupt", "triple fault", "reset")),
+        Fault, seqs, st.sampled_from(FaultKind),
         st.none() | st.integers(0, 255), st.none() | st.integers(0, 0xFFFF), st.none() | numbers, st.none() | numbers, values,
     ),
     st.builds(Reached, seqs, words, numbers, seqs),
-    st.builds(Ending, words, seqs),
+    st.builds(Ending, st.sampled_from(EndReason), seqs),
 )  # fmt: skip
 
 
@@ -124,6 +138,14 @@ def test_any_record_is_valid_and_comes_back(record: Record, symbol: str | None) 
     assert plain(read) == plain(record)
     place = record.pc if isinstance(record, Event | Milestone | Reset) else None
     assert names == ({place: symbol} if symbol is not None and place is not None else {})
+
+
+def test_the_schema_knows_every_kind_of_fault_and_leaves_ends_open() -> None:
+    for kind in FaultKind:
+        VALIDATOR.validate(json.loads(_FAULT % kind.value))
+    end = '{"end":"a word of a later version","events":3}\n'
+    VALIDATOR.validate(json.loads(end))
+    assert list(decode([encode(RECORDS[0]), end]))[1] == Ending(EndReason.CUT, 3)
 
 
 def test_state_is_kept_where_nothing_leads_up_to_it() -> None:

@@ -1,39 +1,51 @@
 """The `breakpoints` engine: the milestones of a boot by stopping at them, for machines that have no log (KVM, another host).
 
-The mode switch is found by walking the code ahead (`sites`): each instruction that changes the system is stopped before and stepped
-over, so that its effect is seen, and the way is walked again from behind it. Symbols are stopped at under each of their addresses,
-once. An event is an instruction that was stopped at: what lies between is not seen, and sequence numbers count stops.
+It finds the mode switch by walking the code ahead (`next_stops`): it stops before each instruction that changes the system, steps over
+it to see its effect, and walks again from there. It stops at symbols under each of their addresses, once. An event is an instruction
+that it stopped at: the instructions between are not seen, and sequence numbers count stops.
 
-Breakpoints are hardware breakpoints, at most 20 (each unhit one on a page of hot code costs a boot dearly); where the machine has
-fewer (KVM has 4), as many as it takes, those that come first in the known order, and the next ones as those are passed.
+At most 20 hardware breakpoints are set (QEMU: an unhit one on a page of hot code makes a boot ten times slower). Where the machine
+takes fewer (KVM has 4), they are a window that slides along the known order.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from typing import NamedTuple
 
+from pvhdbg.decode.cpu_mode import CODE_32, CODE_64, Mode, interrupts_on, linear_pc, long_mode_active, mode_of
 from pvhdbg.decode.paging import translate
-from pvhdbg.errors import MemoryUnreadable, TargetError, TargetLost, TargetTimeout
+from pvhdbg.errors import MemoryUnreadable, TargetError, TargetLost
 from pvhdbg.model import Registers, Unavailable
-from pvhdbg.spec.x86 import EFER, EFLAGS
-from pvhdbg.targets.target import RESET_RIP, RESET_VECTOR, Stop, StopKind, Target, leave_reset_vector
+from pvhdbg.targets.run import RunEnd, leave_reset_vector, run
+from pvhdbg.targets.target import GONE, RESET_RIP, RESET_VECTOR, Stop, StopKind, Target
 from pvhdbg.tracing.cpu_text import decode
 from pvhdbg.tracing.encoding import LONGEST, length
-from pvhdbg.tracing.engines.engine import Bounds, End, halted
-from pvhdbg.tracing.engines.sites import next_sites
-from pvhdbg.tracing.engines.tap import Tap
-from pvhdbg.tracing.event import Batch, Delta, Fault, Mode, mode_of
-from pvhdbg.tracing.opcodes import is_system, kind_of
+from pvhdbg.tracing.engines.engine import Bounds, TraceEnd, end_at, halted
+from pvhdbg.tracing.engines.fault_tap import FaultTap
+from pvhdbg.tracing.engines.next_stops import next_stops
+from pvhdbg.tracing.event import Batch, Delta, EndReason, Fault, FaultKind
+from pvhdbg.tracing.opcodes import Effect, effect_of, is_system
 
 MOST = 20
-_STEPS = 512  # system instructions and unknown jumps that are stopped at before symbols alone are waited for
+_STEPS = 512  # stops at system instructions and unknown jumps; then only symbols are waited for
 _CALLS = 4  # indirect calls whose returns are waited for
-_FEW = 4  # slots, of which none is spent on telling a reboot
-_TURN = 0.1  # seconds
+_FEW = 4  # slots; with so few none shows a reboot
+_TURN = 0.1  # seconds between two looks at the fault tap
 _FAULTS = 4096  # that are kept of one run
 _HIGHER_HALF = 1 << 63
+
+
+class _Here(NamedTuple):
+    """The instruction that the machine stands at: `pc` as the stub shows it (an offset into CS), and its linear address."""
+
+    pc: int
+    linear: int
+    mode: Mode
+    code: bytes
 
 
 class StateDelta(Delta):
@@ -53,9 +65,10 @@ class StateDelta(Delta):
 
 
 class BreakpointEngine:
-    """See `Engine`. `places` are the milestones with known addresses, in the order that is expected, each with all its addresses;
-    `slots` is how many breakpoints are used at most. From the reset vector it runs to `entry`: firmware is not walked. Without `walk`
-    it goes from place to place, and looks for no instructions that change the system.
+    """See `Engine`. `addresses` holds the milestones with known addresses in the expected order, each with all of its addresses.
+
+    `slots` is the number of breakpoints to use at most. From the reset vector it runs to `entry`: firmware is not walked. Without
+    `walk` it goes from address to address, and does not look for instructions that change the system.
     """
 
     name = "breakpoints"
@@ -63,7 +76,7 @@ class BreakpointEngine:
     def __init__(
         self,
         target: Target,
-        places: Sequence[Sequence[int]] = (),
+        addresses: Sequence[Sequence[int]] = (),
         *,
         slots: int = MOST,
         base: int = 0,
@@ -71,16 +84,16 @@ class BreakpointEngine:
         walk: bool = True,
     ) -> None:
         self._walk = walk
-        self.end = End("stopped")
+        self.end = TraceEnd(EndReason.STOPPED)
         self.warnings: list[str] = []
         self.stops = 0
         self._target = target
-        self._places = [tuple(place) for place in places]
+        self._milestones = [tuple(one) for one in addresses]
         self._slots = max(min(slots, MOST), 1)
         self._seq = base
         self._entry = entry
         self._faults: list[Fault] = []
-        self._tap = Tap(target)
+        self._tap = FaultTap(target)
         self._asked = False
         self._steps = 0
         self._returns: list[int] = []  # behind indirect calls that were stepped into
@@ -91,88 +104,94 @@ class BreakpointEngine:
         """End the trace soon. Can be called from a signal handler or another thread."""
         self._asked = True
 
-    def batches(self, bounds: Bounds) -> Iterator[Batch]:
+    def batches(self, bounds: Bounds) -> Generator[Batch, None, None]:
         """Run from stop to stop, and yield one event for each. Raises TargetError."""
         with self._tap:
             self.warnings += self._tap.warnings
             try:
-                yield from self._stops_of(bounds)
+                yield from self._stops(bounds)
             finally:
                 self._window((), reboots=False)
 
-    def _stops_of(self, bounds: Bounds) -> Iterator[Batch]:
+    def _stops(self, bounds: Bounds) -> Generator[Batch, None, None]:
         deadline = time.monotonic() + bounds.seconds
-        over = halted(self._target)
-        if over is not None:
-            self.end = over
-            return
-        state, first, left = self._state(), True, bounds.count
-        ended = self._through_firmware(bounds, deadline) if state["rip"] == RESET_RIP else None
+        ended = halted(self._target)
         if ended is not None:
             self.end = ended
-            yield Batch(self._seq, [], [], [], faults=self._taken(self._seq))
             return
+        self.end = TraceEnd(EndReason.ENOUGH)
+        state, start = self._state(), True  # where the trace begins is not a goal
         if state["rip"] == RESET_RIP:
-            state = self._state()
-            first = state["rip"] == self._entry
-        self.end = End("enough")
-        while True:
-            pc, mode = state["rip"], self._mode(state)
-            code = self._code(pc, mode, state)
-            if not first and self._linear(pc, mode, state) in bounds.addresses:
-                self.end = End("address", None, pc)
-                return
-            if left is not None and left <= 0:
-                self.end = End("count")
-                return
-            self._pass(self._linear(pc, mode, state))
-            if kind_of(code, mode.bits) == "hlt" and not state.get("eflags", 0) >> EFLAGS["IF"] & 1:
-                yield self._event(pc, mode, code, None)
-                self.end = End("halted", None, pc + len(code))
-                return
-            stop, after = self._step()
-            faults = self._taken(self._seq + 1)
-            ended = self._ended(stop, after, any(one.kind == "reset" for one in faults))
-            seen = bool(after) and (ended is None or ended.why != "reset")  # a reset's registers are not the instruction's doing
-            yield replace(self._event(pc, mode, code, StateDelta(state, after) if seen else None), faults=faults)
-            left = None if left is None else left - 1
+            ended = self._through_firmware(bounds, deadline)
+            state = state if ended else self._state()
+            start = state["rip"] == self._entry
+        last = None if bounds.count is None else self._seq + bounds.count
+        while ended is None:
+            here = self._here(state)
+            ended = self._due(here, () if start else bounds.addresses, last)
             if ended is None:
-                if kind_of(code, mode.bits) == "call":
-                    self._returns = [*self._returns, self._linear(pc + len(code), mode, state)][-_CALLS:]
-                fresh = self._mode(after) is not mode or (after["rip"] >= _HIGHER_HALF > pc)
-                state, first = after, False
-                if fresh:
-                    continue  # the first instruction in a mode, or at its virtual address, is a milestone itself
-                if self._linear(state["rip"], self._mode(state), state) not in self._wanted(state, bounds):
-                    ended = self._run(self._wanted(state, bounds), deadline)
-                    state = state if ended else self._state()
-            if ended is not None:
-                self.end = ended
-                yield Batch(self._seq, [], [], [], faults=self._taken(self._seq))
-                return
+                start = False
+                batch, state, ended = self._one(here, state)
+                yield batch
+            if ended is None and not self._is_milestone(here, state):
+                state, ended = self._to_next_stop(state, bounds, deadline)
+        self.end = ended
+        left = self._taken(self._seq)
+        if left:
+            yield Batch(self._seq, [], [], [], faults=left)
 
-    def _through_firmware(self, bounds: Bounds, deadline: float) -> End | None:
+    def _through_firmware(self, bounds: Bounds, deadline: float) -> TraceEnd | None:
         """From the reset vector to the entry."""
         leave_reset_vector(self._target)
         self._set.add(RESET_VECTOR)
         return self._run([*bounds.addresses, *(() if self._entry is None else (self._entry,))], deadline)
 
-    # --- what is waited for ---------------------------------------------------------------------------------------
+    def _due(self, here: _Here, goals: Sequence[int], last: int | None) -> TraceEnd | None:
+        """The end by the bounds, before the instruction here."""
+        if here.linear in goals:
+            return TraceEnd(EndReason.ADDRESS, None, here.pc)
+        return TraceEnd(EndReason.COUNT) if last is not None and self._seq >= last else None
+
+    def _one(self, here: _Here, before: Mapping[str, int]) -> tuple[Batch, Mapping[str, int], TraceEnd | None]:
+        """Step over the instruction here: its event, the state afterwards, and the end if this is one."""
+        self._pass(here.linear)
+        effect = effect_of(here.code, here.mode.bits)
+        if effect is Effect.HLT and not interrupts_on(before):
+            return self._event(here, None), before, TraceEnd(EndReason.HALTED, None, here.pc + len(here.code))
+        stop, after = self._step()
+        faults = self._taken(self._seq + 1)
+        ended = end_at(stop, after.get("rip"), reset=any(one.kind is FaultKind.RESET for one in faults))
+        # A reset changes the registers; the instruction does not.
+        observed = bool(after) and (ended is None or ended.why is not EndReason.RESET)
+        if ended is None and effect is Effect.CALL:
+            self._returns = [*self._returns, self._linear(here.pc + len(here.code), here.mode, before)][-_CALLS:]
+        return replace(self._event(here, StateDelta(before, after) if observed else None), faults=faults), after, ended
+
+    def _is_milestone(self, before: _Here, state: Mapping[str, int]) -> bool:
+        """Whether the machine stands at the first instruction in a mode, or at its virtual address: a milestone without a breakpoint."""
+        return self._mode(state) is not before.mode or state["rip"] >= _HIGHER_HALF > before.pc
+
+    def _to_next_stop(self, state: Mapping[str, int], bounds: Bounds, deadline: float) -> tuple[Mapping[str, int], TraceEnd | None]:
+        """Run to the next address that is wanted, unless the machine stands there."""
+        wanted = self._wanted(state, bounds)
+        if self._linear(state["rip"], self._mode(state), state) in wanted:
+            return state, None
+        ended = self._run(wanted, deadline)
+        return (state, ended) if ended else (self._state(), None)
+
+    # --- the addresses to stop at ------------------------------------------------------------------------------------
 
     def _wanted(self, state: Mapping[str, int], bounds: Bounds) -> list[int]:
         """Linear addresses to stop at, the nearest in the known order first."""
-        return list(
-            dict.fromkeys(
-                [*bounds.addresses, *self._sites(state), *self._returns, *(one for place in self._places for one in place)]
-            )
-        )
+        milestones = [address for one in self._milestones for address in one]
+        return list(dict.fromkeys([*bounds.addresses, *self._next_stops(state), *self._returns, *milestones]))
 
-    def _sites(self, state: Mapping[str, int]) -> list[int]:
-        """The next system instructions, until the kernel runs at its virtual address: from there on there are too many ways."""
+    def _next_stops(self, state: Mapping[str, int]) -> list[int]:
+        """The next system instructions, until the kernel runs at its virtual address: from there on there are too many paths."""
         pc, mode = state["rip"], self._mode(state)
         if not self._walk or pc >= _HIGHER_HALF or self._steps >= _STEPS:
             return []
-        base = self._base(mode, state)
+        base = 0 if mode is Mode.LONG else state.get("cs_base", 0)
         pages: dict[int, bytes] = {}
 
         def read(at: int, size: int) -> bytes:
@@ -185,25 +204,23 @@ class BreakpointEngine:
                     break
             return data
 
-        found = next_sites(pc, mode.bits, read, base=base, most=MOST)
+        found = next_stops(pc, mode.bits, read, base=base, most=MOST)
         return [self._linear(one, mode, state) for one in found]
 
     def _pass(self, linear: int) -> None:
-        """A place that was come to is not waited for again, under none of its addresses."""
+        """A milestone that was reached is not waited for again, at any of its addresses."""
         self._returns = [one for one in self._returns if one != linear]
-        self._places = [place for place in self._places if linear not in place]
+        self._milestones = [one for one in self._milestones if linear not in one]
 
     def _window(self, wanted: Sequence[int], *, reboots: bool = True) -> None:
-        """Set the first of `wanted` that there is room for, and no others but the one that tells of `reboots`."""
+        """Set as many breakpoints of `wanted` as fit, and the one that shows `reboots`; clear all others."""
         few = self._slots <= _FEW
         free = self._slots if few else self._slots - 1
         room = [*wanted[:free], *((RESET_VECTOR,) if reboots and not few else ())]
         for address in self._set - set(room):
             self._set.discard(address)
-            try:
+            with suppress(TargetError):  # the machine is gone: there is nothing left to put back
                 self._target.clear_breakpoint(address)
-            except TargetError:
-                pass  # it is gone: there is nothing left to put back
         for address in room:
             if address in self._set:
                 continue
@@ -219,29 +236,26 @@ class BreakpointEngine:
             self._set.add(address)
         if len(wanted) > min(free, self._slots) and not any("sliding" in text for text in self.warnings):
             self.warnings.append(
-                f"{len(wanted)} places are waited for with {min(free, self._slots)} breakpoints, a sliding window in the order that boots "
-                "have: what comes out of that order is missed"
+                f"{len(wanted)} addresses are waited for with {min(free, self._slots)} breakpoints, a sliding window in the usual "
+                "order of a boot: what comes out of that order is missed"
             )
 
     # --- the machine ----------------------------------------------------------------------------------------------
 
-    def _run(self, wanted: Sequence[int], deadline: float) -> End | None:
+    def _run(self, wanted: Sequence[int], deadline: float) -> TraceEnd | None:
         """To the next of `wanted`; None when it stands there."""
         self._window(wanted)
-        self._target.resume()
-        while True:
-            self._faults = [*self._faults, *self._tap.faults(self._seq)][-_FAULTS:]
-            try:
-                stop = self._target.wait(_TURN)
-                break
-            except TargetTimeout:
-                if self._asked or time.monotonic() > deadline:
-                    with self._tap.drained():
-                        stop = self._target.interrupt()
-                    return End("interrupted" if self._asked else "time", stop, self._target.read_registers()["rip"])
-            except TargetLost:
-                return End("exited", Stop(StopKind.EXITED, 0, "the connection closed"))
-        return self._ended(stop, {"rip": 0} if stop.kind is StopKind.EXITED else self._target.read_registers().values)
+        left = max(deadline - time.monotonic(), 0.0)
+        ran = run(self._target, left, enough=self._look, turn=_TURN, stopping=self._tap.drained, may_vanish=True)
+        pc = None if ran.stop.kind is StopKind.EXITED else self._target.read_registers()["rip"]
+        if ran.end is RunEnd.STOP:
+            return end_at(ran.stop, pc)
+        return TraceEnd(EndReason.INTERRUPTED if ran.end is RunEnd.ASKED else EndReason.TIME, ran.stop, pc)
+
+    def _look(self) -> bool:
+        """Read the fault tap while the machine runs; whether to stop it."""
+        self._faults = [*self._faults, *self._tap.faults(self._seq)][-_FAULTS:]
+        return self._asked
 
     def _taken(self, begun: int) -> list[Fault]:
         taken, self._faults = self._faults, []
@@ -252,26 +266,21 @@ class BreakpointEngine:
         try:
             stop = self._target.step()
         except TargetLost:
-            return Stop(StopKind.EXITED, 0, "the connection closed"), {}
+            return GONE, {}
         return stop, {} if stop.kind is StopKind.EXITED else self._state()
-
-    def _ended(self, stop: Stop, state: Mapping[str, int], reset: bool = False) -> End | None:
-        if stop.kind is StopKind.EXITED:
-            return End("exited", stop)
-        pc = state.get("rip")
-        if stop.kind is StopKind.SHUTDOWN:
-            return End("shutdown", stop, pc)
-        if reset or pc == RESET_RIP:
-            return End("reset", stop, pc)
-        return None if stop.kind is StopKind.BREAKPOINT else End("stopped", stop, pc)
 
     # --- what is read ---------------------------------------------------------------------------------------------
 
-    def _event(self, pc: int, mode: Mode, code: bytes, delta: Delta | None) -> Batch:
+    def _here(self, state: Mapping[str, int]) -> _Here:
+        pc, mode = state["rip"], self._mode(state)
+        return _Here(pc, self._linear(pc, mode, state), mode, self._code(pc, mode, state))
+
+    def _event(self, here: _Here, delta: Delta | None) -> Batch:
         seq = self._seq
         self._seq += 1
         self.stops += 1
-        return Batch(seq, [pc], [mode], [code], [delta], None, [0] if is_system(code, mode.bits) else [])
+        system = [0] if is_system(here.code, here.mode.bits) else []
+        return Batch(seq, [here.pc], [here.mode], [here.code], [delta], None, system)
 
     def _state(self) -> Mapping[str, int]:
         """All registers, and the hidden state where there is a monitor to ask."""
@@ -283,18 +292,15 @@ class BreakpointEngine:
 
     def _mode(self, state: Mapping[str, int]) -> Mode:
         flags = state.get("cs_flags")
-        if flags is None and not state.get("efer", 0) >> EFER["LMA"] & 1:
+        if flags is None and not long_mode_active(state):
             self._cs = state.get("cs")
         elif flags is None:
-            # Without a monitor the descriptor is not seen: what leaves compatibility mode loads another selector.
-            flags = 1 << 22 if state.get("cs") == self._cs else 1 << 21
+            # Without a monitor the descriptor is not observed: the jump out of compatibility mode loads another selector.
+            flags = CODE_32 if state.get("cs") == self._cs else CODE_64
         return mode_of(state.get("cr0", 1), state.get("cr4", 0), state.get("efer", 0), flags, state.get("eflags", 0))
 
-    def _base(self, mode: Mode, state: Mapping[str, int]) -> int:
-        return 0 if mode is Mode.LONG else state.get("cs_base", 0)
-
     def _linear(self, pc: int, mode: Mode, state: Mapping[str, int]) -> int:
-        return pc if mode is Mode.LONG else pc + self._base(mode, state) & 0xFFFFFFFF
+        return linear_pc(pc, state.get("cs_base"), mode.bits)
 
     def _read(self, linear: int, size: int, state: Mapping[str, int]) -> bytes:
         """As many bytes as can be read there."""

@@ -1,20 +1,34 @@
-"""What every engine answers to: where to stop, and how it ended."""
+"""What all engines share: the bounds of a trace, the end of one, and the protocol that they implement."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from pvhdbg.decode.cpu_mode import interrupts_on
 from pvhdbg.errors import TargetError
-from pvhdbg.spec.x86 import EFLAGS
 from pvhdbg.targets.target import RESET_RIP, Stop, StopKind, Target
-from pvhdbg.tracing.event import Batch
+from pvhdbg.tracing.event import Batch, EndReason
+
+_WORDS = {
+    EndReason.ADDRESS: "reached{at}",
+    EndReason.COUNT: "as many instructions as asked for",
+    EndReason.ENOUGH: "all that was asked for was seen",
+    EndReason.TIME: "the time was up",
+    EndReason.INTERRUPTED: "interrupted",
+    EndReason.SHUTDOWN: "the guest triple-faulted or shut down{at}",
+    EndReason.RESET: "the guest rebooted",
+    EndReason.HALTED: "the CPU halted with interrupts off{at}",
+    EndReason.EXITED: "the machine is gone: the guest ended it",
+    EndReason.STOPPED: "the machine stopped{at}",
+    EndReason.CUT: "unknown",
+}
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """When to stop by itself: before the instruction at one of `addresses` (linear), after `count` events or `seconds`."""
+    """When a trace ends by itself: before the instruction at one of `addresses` (linear), after `count` events, or after `seconds`."""
 
     addresses: Sequence[int] = ()
     count: int | None = None
@@ -22,77 +36,76 @@ class Bounds:
 
 
 @dataclass(frozen=True)
-class End:
-    """Why a trace ended.
+class TraceEnd:
+    """Why a trace ended, with the machine's last stop and the pc there, where they were observed."""
 
-    `why` is one of: "address", "count", "enough" (the reader had what it wanted), "time", "interrupted", "shutdown" (the guest
-    shut down or triple-faulted and QEMU kept it), "reset", "halted" (hlt with interrupts off), "exited" (QEMU is gone), "stopped",
-    "cut" (a saved trace does not say).
-    """
-
-    why: str
+    why: EndReason
     stop: Stop | None = None
     pc: int | None = None
 
     @property
     def final(self) -> bool:
         """Whether nothing is left to run."""
-        return self.why in ("shutdown", "halted", "exited")
+        return self.why.final
 
     @property
     def words(self) -> str:
         """For people."""
-        at = "" if self.pc is None else f" at {self.pc:#x}"
-        return {
-            "address": f"reached{at}",
-            "count": "as many instructions as asked for",
-            "enough": "all that was asked for was seen",
-            "time": "the time was up",
-            "interrupted": "interrupted",
-            "shutdown": f"the guest triple-faulted or shut down{at}",
-            "reset": "the guest rebooted",
-            "halted": f"the CPU halted with interrupts off{at}",
-            "exited": "the machine is gone: the guest ended it",
-            "cut": "unknown",
-        }.get(self.why, f"the machine stopped{at}")
+        return _WORDS[self.why].format(at="" if self.pc is None else f" at {self.pc:#x}")
 
 
-def end_of(stop: Stop, target: Target, bounds: Bounds) -> End:
-    """What a stop of the machine means for a trace: the goal, a death, a reboot, or somebody else's stop."""
+def end_at(stop: Stop, pc: int | None, *, reset: bool = False) -> TraceEnd | None:
+    """The end that a stop at `pc` means by itself; None for a breakpoint or a finished step. `reset` says that the log shows a reset."""
     if stop.kind is StopKind.EXITED:
-        return End("exited", stop)
+        return TraceEnd(EndReason.EXITED, stop)
+    if stop.kind is StopKind.SHUTDOWN:
+        return TraceEnd(EndReason.SHUTDOWN, stop, pc)
+    if reset or pc == RESET_RIP:
+        return TraceEnd(EndReason.RESET, stop, pc)
+    return None if stop.kind is StopKind.BREAKPOINT else TraceEnd(EndReason.STOPPED, stop, pc)
+
+
+def end_of(stop: Stop, target: Target, bounds: Bounds) -> TraceEnd:
+    """The end that a stop of a free run means: the goal, a death, a reset, or a stop by somebody else."""
+    if stop.kind is StopKind.EXITED:
+        return TraceEnd(EndReason.EXITED, stop)
     pc = target.read_registers()["rip"]
     if stop.kind is StopKind.SHUTDOWN:
-        return End("shutdown", stop, pc)
+        return TraceEnd(EndReason.SHUTDOWN, stop, pc)
     if pc in bounds.addresses:
-        return End("address", stop, pc)
+        return TraceEnd(EndReason.ADDRESS, stop, pc)
     if stop.kind is StopKind.INTERRUPT:
-        return End("interrupted", stop, pc)  # by who holds the machine
-    return End("reset" if pc == RESET_RIP else "stopped", stop, pc)
+        return TraceEnd(EndReason.INTERRUPTED, stop, pc)  # by the holder of the machine
+    return TraceEnd(EndReason.RESET if pc == RESET_RIP else EndReason.STOPPED, stop, pc)
 
 
-def halted(target: Target) -> End | None:
-    """The end of a trace that would begin with a step, on a CPU that has executed `hlt`: a step would never come back.
+def is_halted(target: Target) -> bool:
+    """Whether the monitor shows the CPU in `hlt`."""
+    return target.capabilities.monitor and "HLT=1" in target.monitor("info registers")
 
-    None for a CPU that runs. Raises TargetError for one that waits for an interrupt, which QEMU masks while it steps.
+
+def halted(target: Target) -> TraceEnd | None:
+    """The end of a trace that would begin with a step on a CPU in `hlt`: that step would never return. None for a CPU that runs.
+
+    Raises TargetError for a CPU that waits for an interrupt, which QEMU masks while it steps.
     """
-    if not target.capabilities.monitor or "HLT=1" not in target.monitor("info registers"):
+    if not is_halted(target):
         return None
     registers = target.read_registers()
-    if registers["eflags"] >> EFLAGS["IF"] & 1:
+    if interrupts_on(registers) is not False:
         raise TargetError("the CPU waits for an interrupt, and stepping masks them", "use --engine log, or let it run on a little")
-    return End("halted", None, registers["rip"])
+    return TraceEnd(EndReason.HALTED, None, registers["rip"])
 
 
 class Engine(Protocol):
-    """Yields batches until its bounds are met or the reader stops. Afterwards the machine stands still and `end` says why."""
+    """Yields batches until its bounds are reached or the reader stops. Afterwards the machine stands still and `end` says why."""
 
     name: str
     warnings: list[str]
 
     @property
-    def end(self) -> End: ...
+    def end(self) -> TraceEnd: ...
 
-    def batches(self, bounds: Bounds) -> Iterator[Batch]: ...
+    def batches(self, bounds: Bounds) -> Generator[Batch, None, None]: ...
 
     def stop(self) -> None: ...

@@ -1,4 +1,4 @@
-"""An engine's batches as an iterator over single events, for Python: it lets the machine run while it is read, and no longer."""
+"""An engine's batches as an iterator over single events, for Python: the machine runs only while somebody reads it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections import deque
 from collections.abc import Iterator
 from types import TracebackType
 
-from pvhdbg.tracing.engines.engine import Bounds, End, Engine
-from pvhdbg.tracing.event import Batch, Event, Fault, Mode
+from pvhdbg.decode.cpu_mode import Mode
+from pvhdbg.tracing.engines.engine import Bounds, Engine, TraceEnd
+from pvhdbg.tracing.event import Batch, Event, Fault
 
 
 class Events:
@@ -51,13 +52,13 @@ class Events:
             self._halt()
 
     @property
-    def end(self) -> End:
+    def end(self) -> TraceEnd:
         """Why it ended; "enough" for a reader that left before."""
         return self._engine.end
 
     @property
     def warnings(self) -> list[str]:
-        """What is doubtful about what was seen."""
+        """Doubts about the events, as sentences."""
         return self._engine.warnings
 
     def close(self) -> None:
@@ -67,9 +68,7 @@ class Events:
         self._halt()
 
     def _halt(self) -> None:
-        close = getattr(self._batches, "close", None)  # a generator's, which runs its way out
-        if close is not None:
-            close()
+        self._batches.close()
 
     def __enter__(self) -> Events:
         return self

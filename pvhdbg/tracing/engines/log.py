@@ -1,219 +1,128 @@
 """The `log` engine: QEMU's log at run time, one instruction per block, read while the guest runs. No restart, no stepping.
 
-It sees places (`exec`) or whole states (`exec,cpu`), in both the code of each instruction and every fault and reset.
+It sees addresses (`exec`) or whole states (`exec,cpu`), and with both the code of each instruction and every fault and reset.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
-from pvhdbg.errors import TargetError, TargetLost, TargetTimeout
-from pvhdbg.spec.x86 import EFLAGS
-from pvhdbg.targets.target import RESET_RIP, RESET_VECTOR, Stop, StopKind, Target, leave_reset_vector
-from pvhdbg.tracing.engines.engine import Bounds, End, end_of
+from pvhdbg.decode.cpu_mode import interrupts_on
+from pvhdbg.errors import TargetError
+from pvhdbg.targets.run import RunEnd, breakpoints_at, run
+from pvhdbg.targets.target import RESET_VECTOR, Stop, StopKind, Target
+from pvhdbg.tracing.engines.engine import Bounds, TraceEnd
+from pvhdbg.tracing.engines.fault_tap import FAULT_ITEMS
 from pvhdbg.tracing.engines.log_switch import LogSwitch
-from pvhdbg.tracing.event import Batch
-from pvhdbg.tracing.opcodes import kind_of
+from pvhdbg.tracing.engines.logged_run import LoggedRun
+from pvhdbg.tracing.event import Batch, EndReason
+from pvhdbg.tracing.opcodes import Effect, is_effect_in_any_width
 from pvhdbg.tracing.qemu_log import LogReader
 
 _TURN = 0.002  # seconds that the FIFO is waited for before the stub is looked at
 _SILENCE = 0.3  # seconds without a record after which the CPU may be halted for good
-_ALWAYS = "in_asm,int,cpu_reset"
-_ITERATIONS = 8192  # of one REP in the log after which the rest of them runs unlogged to a breakpoint behind it
-_REP_TIME = 30.0
+_ITEMS = f"in_asm,{FAULT_ITEMS}"
+_ITERATIONS = 8192  # of one REP in the log; the rest of them runs unlogged to a breakpoint behind it
+_REP_TIME = 30.0  # seconds
 
 
 class LogEngine:
-    """See `Engine`. `states` asks for registers as well as places; `cpu` is the one that is followed."""
+    """See `Engine`. `states` asks for registers as well as addresses; `cpu` is the number of the CPU to follow."""
 
     name = "log"
 
     def __init__(
         self, target: Target, *, states: bool, cpu: int = 0, base: int = 0, peek: Callable[[int], bytes] = lambda _: b""
     ) -> None:
-        self.end = End("stopped")
+        self.end = TraceEnd(EndReason.STOPPED)
         self.warnings: list[str] = []
         self._target = target
         self._states = states
         several = target.capabilities.monitor and target.monitor("info cpus").count("CPU #") > 1
         self.reader = LogReader(states=states, cpu=cpu, base=base, peek=peek, several=several)
-        self._running = False
-        self._gone = False
         self._asked = False
 
     def stop(self) -> None:
         """End the trace soon, with all that was seen. Can be called from a signal handler or another thread."""
         self._asked = True
 
-    def batches(self, bounds: Bounds) -> Iterator[Batch]:
-        """Let the machine run and yield what it does. Raises TargetError; ProtocolError for a log that cannot be read."""
-        switch = LogSwitch(self._target, "exec,cpu,nochain," + _ALWAYS if self._states else "exec,nochain," + _ALWAYS, single=True)
+    def batches(self, bounds: Bounds) -> Generator[Batch, None, None]:
+        """Let the machine run and yield its events. Raises TargetError; ProtocolError for a log that cannot be read."""
+        # QEMU: without nochain, blocks jump to each other directly and only the first of a chain is logged.
+        records = "exec,cpu,nochain" if self._states else "exec,nochain"
+        switch = LogSwitch(self._target, f"{records},{_ITEMS}", single=True)
         self.warnings += switch.warnings
-        watched = (*bounds.addresses, RESET_VECTOR)
-        try:
-            with switch:
-                for address in watched:
-                    self._target.set_breakpoint(address)
-                self.end = End("enough")
-                try:
-                    yield from self._run(switch, bounds)
-                finally:
-                    self._halt(switch)
-        finally:
-            self._clear(watched)
+        with breakpoints_at(self._target, (*bounds.addresses, RESET_VECTOR)), switch:
+            self.end = TraceEnd(EndReason.ENOUGH)
+            yield from self._run(switch, bounds)
 
-    def _run(self, switch: LogSwitch, bounds: Bounds) -> Iterator[Batch]:
-        deadline = time.monotonic() + bounds.seconds
-        first = self.reader.seq
-        if self._target.read_registers()["rip"] == RESET_RIP:
-            leave_reset_vector(self._target)
-        self._resume()
-        silent_since = time.monotonic()
-        while True:
-            data = switch.read(_TURN)
-            stop = None if data else self._looked()
-            now = time.monotonic()
-            if data:
-                silent_since = now
+    def _run(self, switch: LogSwitch, bounds: Bounds) -> Generator[Batch, None, None]:
+        running = LoggedRun(self._target, switch, turn=_TURN, silence=_SILENCE)
+        last = None if bounds.count is None else self.reader.seq + bounds.count
+        pieces = running.pieces(bounds, lambda: self._asked)
+        try:
+            for data in pieces:
+                if running.end is not None:
+                    self.end = running.end
+                    batch = self._rest(data, running.gone)
+                    yield batch if last is None else batch.cut(last - batch.seq)
+                    return
                 batch = self.reader.feed(data)
-                if bounds.count is not None and self.reader.seq >= first + bounds.count:
-                    self.end = End("count")
-                    yield batch.cut(first + bounds.count - batch.seq)
+                if last is not None and self.reader.seq >= last:
+                    self.end = TraceEnd(EndReason.COUNT)
+                    yield batch.cut(last - batch.seq)
                     return
                 if len(batch) or batch.faults:
                     yield batch
-            if data and self.reader.iterations > _ITERATIONS:
-                yield self.reader.feed(self._halt(switch))
-                stop = self._run_rep(switch)
-                silent_since = now = time.monotonic()
-            if stop is None and not data and now - silent_since > _SILENCE:
-                silent_since = now
-                stop = self._halted()
-                if stop is None:
-                    self._resume()
-            if stop is not None:
-                if self.end.why == "enough":
-                    self.end = end_of(stop, self._target, bounds)
-                yield self._last(switch.rest(), bounds, first)
-                return
-            if now > deadline or self._asked:
-                self.end = End("interrupted" if self._asked else "time")
-                yield self._last(self._halt(switch), bounds, first)
-                return
+                if self.reader.iterations > _ITERATIONS:
+                    yield self.reader.feed(running.halt())
+                    self._run_rep(switch, running)
+        finally:
+            pieces.close()  # it stops the machine
 
-    def _last(self, data: bytes, bounds: Bounds, first: int) -> Batch:
+    def _rest(self, data: bytes, gone: bool) -> Batch:
         """Everything that is left, as one batch."""
         batch = self.reader.feed(data)
-        rest = self.reader.finish(self._state())
-        joined = _joined(batch, rest)
-        return joined if bounds.count is None else joined.cut(first + bounds.count - joined.seq)
+        return batch.joined(self.reader.finish(None if gone else self._state()))
 
-    # --- the machine ----------------------------------------------------------------------------------------------
+    def _run_rep(self, switch: LogSwitch, running: LoggedRun) -> None:
+        """Let the rest of a long REP run without logging its iterations, which are one event. The machine runs on, logged, unless it stopped.
 
-    def _resume(self) -> None:
-        self._running = True
-        self._target.resume()
-
-    def _looked(self) -> Stop | None:
-        try:
-            stop = self._target.wait(0.001)
-        except TargetTimeout:
-            return None
-        except TargetLost:
-            stop = Stop(StopKind.EXITED, 0, "the connection closed")
-        self._running = False
-        self._gone = stop.kind is StopKind.EXITED
-        return stop
-
-    def _halt(self, switch: LogSwitch) -> bytes:
-        """Stop the machine if it runs; what was logged meanwhile."""
-        if not self._running or self._gone:
-            return b""
-        self._running = False
-        with switch.drained() as pieces:
-            try:
-                self._gone = self._target.interrupt().kind is StopKind.EXITED
-            except TargetLost:
-                self._gone = True
-        return b"".join(pieces) + switch.rest()
-
-    def _run_rep(self, switch: LogSwitch) -> Stop | None:
-        """Let a long REP run without logging its iterations, which are one event. None when the machine runs on, logged.
-
-        Clearing memory is millions of iterations, which QEMU 7 logs one by one. With interrupts on others may come between.
+        QEMU 7 logs the iterations one by one, and clearing memory takes millions. With interrupts on, handlers may run in between.
         """
         registers = self._target.read_registers()
         pc, code = registers["rip"], self.reader.code(registers["rip"])
         behind = pc + len(code)
         self.reader.iterations = 0
-        if registers["eflags"] >> EFLAGS["IF"] & 1 or "rep" not in (kind_of(code, 32), kind_of(code, 64)):
-            self._resume()
-            return None
-        switch.items("int,cpu_reset")
-        self._target.set_breakpoint(behind)
-        try:
-            self._resume()
-            try:
-                stop = self._target.wait(_REP_TIME)
-                self._running = False
-            except TargetTimeout:
-                self._halt(switch)
-                raise TargetError(
-                    f"a REP did not end within {_REP_TIME:g} s", "trace from behind it, or with --engine step"
-                ) from None
-        finally:
-            if not self._running:
-                self._target.clear_breakpoint(behind)
-        said = switch.rest()
-        self.reader.feed(said)  # it has no records: it belongs to the REP
-        if b": v=" in said:
-            self.warnings.append(f"while the REP at {pc:#x} ran, faults were taken: what their handlers did is not in the trace")
-        if stop.kind is not StopKind.BREAKPOINT or self._target.read_registers()["rip"] != behind:
-            self._gone = stop.kind is StopKind.EXITED
-            return stop
-        switch.items()
-        self._resume()
-        return None
+        if interrupts_on(registers) is not False or not is_effect_in_any_width(code, Effect.REP):
+            running.resume()
+            return
+        switch.items(FAULT_ITEMS)
+        with breakpoints_at(self._target, [behind]):
+            ran = run(self._target, _REP_TIME, stopping=switch.drained, may_vanish=True)
+        if ran.end is RunEnd.TIME:
+            raise TargetError(f"a REP did not end within {_REP_TIME:g} s", "trace from behind it, or with --engine step")
+        logged = switch.rest()
+        self.reader.feed(logged)  # it has no records: it belongs to the REP
+        if b": v=" in logged:
+            self.warnings.append(
+                f"while the REP at {pc:#x} ran, faults were taken: the trace does not show what their handlers did"
+            )
+        if self._is_behind(ran.stop, behind):
+            switch.items()
+            running.resume()
+        else:
+            running.stopped(ran.stop)
 
-    def _halted(self) -> Stop | None:
-        """The machine is silent: stopped for good with hlt and interrupts off, or only idle (None, and it stands still)."""
-        self._running = False
-        stop = self._target.interrupt()
-        if stop.kind is not StopKind.INTERRUPT:
-            return stop
-        if not self._target.read_registers()["eflags"] >> EFLAGS["IF"] & 1 and "HLT=1" in self._target.monitor("info registers"):
-            self.end = End("halted", stop, self._target.read_registers()["rip"])
-            return stop
-        return None
+    def _is_behind(self, stop: Stop, address: int) -> bool:
+        return stop.kind is StopKind.BREAKPOINT and self._target.read_registers()["rip"] == address
 
     def _state(self) -> bytes | None:
-        if not self._states or self._gone or self.end.why == "reset":
-            return None  # what a reset made of the registers, the last instruction did not
+        if not self._states or self.end.why is EndReason.RESET:
+            return None  # the reset changed the registers, not the last instruction
         try:
             text = self._target.monitor("info registers").replace("\r", "").encode("latin-1", "replace")
         except TargetError:
             return None
         start, end = text.find(b"AX=") - 1, text.find(b"EFER=")
         return None if start < 0 or end < 0 else text[start : end + 21]
-
-    def _clear(self, addresses: tuple[int, ...]) -> None:
-        for address in addresses:
-            try:
-                self._target.clear_breakpoint(address)
-            except TargetError:
-                pass  # it is gone: there is nothing left to put back
-
-
-def _joined(one: Batch, two: Batch) -> Batch:
-    deltas = None if one.deltas is None and two.deltas is None else [*(one.deltas or ()), *(two.deltas or ())]
-    return Batch(
-        one.seq,
-        [*one.pcs, *two.pcs],
-        [*one.modes, *two.modes],
-        [*one.codes, *two.codes],
-        deltas,
-        None if one.cpus is None and two.cpus is None else [*(one.cpus or ()), *(two.cpus or ())],
-        [*one.system, *(index + len(one) for index in two.system)],
-        [*one.faults, *two.faults],
-    )

@@ -1,7 +1,7 @@
 """Whether a kernel can write lines of its own into QEMU's log.
 
-QEMU puts the name of a function behind each record, as .symtab has it (`lookup_symbol`; hw/core/loader.c reads the table of what
--kernel gives). A name that holds an end of line goes on as a record, or as a fault, that never was.
+QEMU writes the name of a function behind each record, unescaped from .symtab (`lookup_symbol`; hw/core/loader.c reads the table of the
+file behind -kernel). A name with a line end in it can forge a record, or a fault.
 """
 
 from __future__ import annotations

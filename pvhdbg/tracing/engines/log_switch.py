@@ -1,7 +1,7 @@
-"""QEMU's log into a FIFO of ours, switched on and off over the stub's monitor while the machine stands still.
+"""QEMU's log through a FIFO of ours, switched on and off over the stub's monitor while the machine stands still.
 
-The FIFO is opened for reading and writing first: QEMU's open then does not wait, nothing piles up on disk, and a reader that
-dies leaves QEMU alive. One instruction per block is `singlestep` up to 8.0 and `one-insn-per-tb` from 8.1: QEMU is asked.
+The FIFO is opened for reading and writing first: then QEMU's open does not wait, nothing piles up on disk, and QEMU survives a
+reader that dies. One instruction per block is `singlestep` up to QEMU 8.0 and `one-insn-per-tb` from 8.1: QEMU is asked which.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from pvhdbg.tracing.engines.log_names import forges, kernel_of
 
 LEFT_ON = "QEMU was in its one-instruction mode already, as a killed tracer leaves it: it is switched off"
 _PIPE = 1 << 20  # bytes: what the kernel grants without privileges
-_DRAIN = 64 << 20  # bytes that are kept of what still comes while the machine is stopped
+_DRAIN = 64 << 20  # bytes that are kept of the log that is written while the machine is stopped
 _ENOUGH = _PIPE // 4  # bytes that are read at once
-_GATHER = 0.001  # seconds between looks, for it or for more than that to come
+_GATHER = 0.001  # seconds between two looks at the FIFO
 _SINGLE = ("singlestep", "one-insn-per-tb")
 _DEFAULT_LOG = "/dev/stderr"
 _ITEMS = re.compile(r"[a-z0-9_,:*?-]+")
@@ -58,7 +58,7 @@ class LogSwitch:
             self.warnings.append(LEFT_ON)
         if self._theirs is not None:
             self.warnings.append(f"QEMU runs with a log of its own (-d {self._theirs[0]}): it has a gap, and goes on behind it")
-        kernel = kernel_of(_command(target))
+        kernel = kernel_of(target.peer_command())
         if kernel is not None and ("exec" in items or "in_asm" in items) and forges(kernel):
             raise TargetError(
                 f"symbols of {kernel} have line ends in their names, which QEMU writes to its log: what that says could be the kernel's own words",
@@ -104,7 +104,7 @@ class LogSwitch:
         self._tell(f"log {self._items if items is None else items}")
 
     def read(self, patience: float) -> bytes:
-        """What QEMU has written; empty when nothing comes for `patience` seconds."""
+        """The log that QEMU has written; empty after `patience` seconds without any."""
         # QEMU writes line by line. A reader that waits in the kernel is woken by each line, and the writer pays for that.
         until = time.monotonic() + patience
         while not (waiting := self._waiting()):
@@ -134,7 +134,7 @@ class LogSwitch:
         return int(count)
 
     def rest(self) -> bytes:
-        """What is still in the FIFO of a machine that stands still."""
+        """The log that is still in the FIFO of a machine that stands still."""
         pieces = []
         while data := self.read(0):
             pieces.append(data)
@@ -142,7 +142,7 @@ class LogSwitch:
 
     @contextlib.contextmanager
     def drained(self) -> Iterator[list[bytes]]:
-        """Reads meanwhile: a CPU that waits for room in the FIFO cannot be stopped. Yields what was read."""
+        """Reads the log meanwhile, and yields the pieces. QEMU: a CPU that waits for room in the FIFO cannot be stopped."""
         pieces: list[bytes] = []
         done = threading.Event()
 
@@ -194,7 +194,7 @@ def _single_step_mode(target: Target) -> str:
 
 
 def left_behind(target: Target) -> str | None:
-    """What a tracer that was killed left on in QEMU, and how it is put back; None for nothing. Raises TargetError."""
+    """The mode that a killed tracer left on in QEMU, and how to put it back, in words; None for none. Raises TargetError."""
     mode = next((command for command in _SINGLE if _is_on(target, command)), None) if target.capabilities.monitor else None
     if mode is None:
         return None
@@ -209,19 +209,14 @@ def _is_on(target: Target, command: str) -> bool:
 
 
 def _own_log(target: Target) -> tuple[str, str] | None:
-    """What a QEMU that somebody else started logs by itself, and to which (quoted) file; None for nothing, or not known."""
-    command = _command(target)
+    """The log items of a QEMU that somebody else started with -d, and its log file (quoted); None where there are none, or not known."""
+    command = target.peer_command()
     options = {name: value for name, value in pairwise(command) if name.lstrip("-") in ("d", "D") and name.startswith("-")}
     items = next((value for name, value in options.items() if name.lstrip("-") == "d"), None)
     if items is None or not _ITEMS.fullmatch(items):
         return None
     path = next((value for name, value in options.items() if name.lstrip("-") == "D"), _DEFAULT_LOG)
     return items, _quoted(path)  # a relative one is so for QEMU, too
-
-
-def _command(target: Target) -> tuple[str, ...]:
-    command: tuple[str, ...] = getattr(target, "peer_command", tuple)()
-    return command
 
 
 def _quoted(path: str) -> str:

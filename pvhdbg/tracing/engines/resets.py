@@ -1,24 +1,26 @@
-"""A trace through the resets of its machine: each is told with the last instruction before it, and ends the trace or does not.
+"""A trace through the resets of its machine: each is reported with the last instruction before it, and ends the trace or does not.
 
-An engine ends at a reset. Going on is another engine, which begins at the reset vector with the next sequence number, so every
-engine can. QEMU's own `-no-reboot` makes a reset a stop (or its end): then the reason has to be asked for, by `ended`.
+An engine ends at a reset. To go on, another engine begins at the reset vector with the next sequence number, so this works with
+every engine. QEMU's own `-no-reboot` makes a reset a stop (or QEMU's end): then `ended` must be asked for the reason.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 
-from pvhdbg.targets.target import RESET_RIP, Target, reset_machine
+from pvhdbg.decode.cpu_mode import Mode, pc_in
+from pvhdbg.targets.run import reset_machine
+from pvhdbg.targets.target import RESET_RIP, Target
 from pvhdbg.tracing import faults
-from pvhdbg.tracing.death import TAKEN, chain_of
-from pvhdbg.tracing.engines.engine import Bounds, End, Engine
-from pvhdbg.tracing.engines.first import FirstEngine
-from pvhdbg.tracing.event import Batch, Fault, Mode, Reset
-from pvhdbg.tracing.first import Block
+from pvhdbg.tracing.block_coverage import Block
+from pvhdbg.tracing.death import chain_of
+from pvhdbg.tracing.engines.block_coverage import BlockCoverageEngine
+from pvhdbg.tracing.engines.engine import Bounds, Engine, TraceEnd
+from pvhdbg.tracing.event import Batch, EndReason, Fault, FaultKind, Reset
 
 NOTHING_LEFT = "the VMM stops or ends where its guest resets (QEMU's -no-reboot): there is nothing to go on with"
 _KEPT = 256  # faults: a chain is the last of them
@@ -28,9 +30,9 @@ Ended = Callable[[], str]
 
 
 class ThroughResets:
-    """See `Engine`. `make` gives the engine that begins with a sequence number; `go` says whether a reset is gone through.
+    """See `Engine`. `make` makes the engine that begins with a sequence number; `go` says whether the trace goes on after a reset.
 
-    `watched` is held meanwhile and gives QEMU's own word for why the guest ended, "" where that cannot be asked.
+    `watched` is held meanwhile and gives QEMU's own word for why the guest ended, "" where QEMU cannot be asked.
     """
 
     def __init__(
@@ -50,7 +52,7 @@ class ThroughResets:
         self.warnings: list[str] = []
 
     @property
-    def end(self) -> End:
+    def end(self) -> TraceEnd:
         return self._engine.end
 
     def stop(self) -> None:
@@ -58,7 +60,7 @@ class ThroughResets:
         self._asked = True
         self._engine.stop()
 
-    def batches(self, bounds: Bounds) -> Iterator[Batch]:
+    def batches(self, bounds: Bounds) -> Generator[Batch, None, None]:
         """As the engine's, with a batch of its own for each reset. Raises TargetError."""
         deadline = time.monotonic() + bounds.seconds
         begun = 0
@@ -66,9 +68,8 @@ class ThroughResets:
             while True:
                 left = None if bounds.count is None else bounds.count - begun
                 try:
-                    with closing(
-                        self._engine.batches(replace(bounds, count=left, seconds=max(deadline - time.monotonic(), 0.001)))
-                    ) as batches:  # type: ignore[type-var]
+                    part = replace(bounds, count=left, seconds=max(deadline - time.monotonic(), 0.001))
+                    with closing(self._engine.batches(part)) as batches:
                         for batch in batches:
                             begun += len(batch)
                             self._note(batch)
@@ -97,7 +98,7 @@ class ThroughResets:
     def _goes_on(self, deadline: float, bounds: Bounds, begun: int) -> bool:
         if not self._go:
             return False
-        if self._engine.end.why != "reset":
+        if self._engine.end.why is not EndReason.RESET:
             self.warnings.append(NOTHING_LEFT)
             return False
         return not self._asked and time.monotonic() < deadline and (bounds.count is None or begun < bounds.count)
@@ -111,13 +112,13 @@ class ThroughResets:
         return Reset(begun, self._resets, pc, mode, why, goes_on)
 
     def _back_to_the_vector(self) -> None:
-        """A step that reset the machine went one instruction too far; another reset brings that back."""
+        """QEMU: a step that resets the machine ends one instruction too late. Another reset brings that back."""
         if self._target.read_registers()["rip"] != RESET_RIP:
             reset_machine(self._target)
 
 
-def blocks_through_resets(engine: FirstEngine, bounds: Bounds, *, go: bool, ended: Ended) -> Iterator[list[Block] | Reset]:
-    """The same for blocks. The place of a reset is where the CPU stood then: blocks say when a place is new, not when it is left."""
+def blocks_through_resets(engine: BlockCoverageEngine, bounds: Bounds, *, go: bool, ended: Ended) -> Iterator[list[Block] | Reset]:
+    """The same for blocks. The pc of a reset is that of the CPU at that moment, because a block is logged once only."""
     deadline = time.monotonic() + bounds.seconds
     begun = number = 0
     while True:
@@ -129,9 +130,12 @@ def blocks_through_resets(engine: FirstEngine, bounds: Bounds, *, go: bool, ende
             return
         number += 1
         goes_on = (
-            go and engine.end.why == "reset" and time.monotonic() < deadline and (bounds.count is None or begun < bounds.count)
+            go
+            and engine.end.why is EndReason.RESET
+            and time.monotonic() < deadline
+            and (bounds.count is None or begun < bounds.count)
         )
-        if go and engine.end.why != "reset":
+        if go and engine.end.why is not EndReason.RESET:
             engine.warnings.append(NOTHING_LEFT)
         yield Reset(begun, number, _stood(engine), None, why_reset(chain_of(engine.faults)), goes_on)
         if not goes_on:
@@ -139,21 +143,23 @@ def blocks_through_resets(engine: FirstEngine, bounds: Bounds, *, go: bool, ende
         engine.faults.clear()
 
 
-def _stood(engine: FirstEngine) -> int | None:
-    if engine.end.why == "shutdown":
+def _stood(engine: BlockCoverageEngine) -> int | None:
+    if engine.end.why is EndReason.SHUTDOWN:
         return engine.end.pc
-    state = next((fault.state for fault in engine.faults if fault.kind == "reset"), {})
-    return state["rip"] + (state.get("cs_base", 0) if not state.get("cs_flags", 0) >> 21 & 1 else 0) if "rip" in state else None
+    state = next((fault.state for fault in engine.faults if fault.kind is FaultKind.RESET), {})
+    return pc_in(state)
 
 
-def was_reset(end: End, faults: Iterable[Fault], ended: Ended) -> bool:
+def was_reset(end: TraceEnd, faults: Iterable[Fault], ended: Ended) -> bool:
     """Whether an engine ended because the guest reset its machine; a QEMU with -no-reboot stops or ends instead."""
-    return end.why == "reset" or (end.why in ("shutdown", "exited") and (bool(chain_of(faults)) or ended() == GUEST_RESET))
+    if end.why in (EndReason.SHUTDOWN, EndReason.EXITED):
+        return bool(chain_of(faults)) or ended() == GUEST_RESET
+    return end.why is EndReason.RESET
 
 
 def why_reset(chain: tuple[Fault, ...]) -> str:
     """A chain of faults that reset the machine, in words; "" for none."""
-    first = next((one for one in chain if one.kind in TAKEN), None)
+    first = next((one for one in chain if one.kind.has_handler), None)
     if first is None:
         return "a triple fault" if chain else ""
     where = "" if first.pc is None else f" at {first.pc:#x}"

@@ -1,32 +1,34 @@
 """The `step` engine: one instruction at a time over the remote protocol, for any stub anywhere.
 
-It observes in another way than the log engine and yields the same events: that is how both are tested. Hidden segment state and
-tables are asked of the monitor after each system instruction, where there is a monitor; else they are not observed. QEMU masks
-interrupts and timers while it steps (qqemu.sstep), so a guest that waits for one does not get on.
+It observes in another way than the log engine and yields the same events: tests compare the two. The monitor, where there is one,
+gives hidden segment state and tables after each system instruction; else they are not observed. QEMU masks interrupts and timers
+while it steps (qqemu.sstep), so a guest that waits for one does not continue.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import suppress
-from typing import Protocol, cast
+from typing import NamedTuple
 
-from pvhdbg.errors import MemoryUnreadable, TargetError, TargetTimeout
+from pvhdbg.decode.cpu_mode import CODE_64, Mode, linear_pc, long_mode_active, mode_of
+from pvhdbg.errors import MemoryUnreadable, TargetError
 from pvhdbg.rsp.registers import RegisterLayout
-from pvhdbg.spec.x86 import EFER
-from pvhdbg.targets.target import RESET_RIP, RESET_VECTOR, Stop, StopKind, Target
+from pvhdbg.targets.run import RunEnd, breakpoints_at, run
+from pvhdbg.targets.target import RESET_RIP, RESET_VECTOR, Stop, StopKind, Target, steppable
 from pvhdbg.tracing.cpu_text import decode, of_cpu
 from pvhdbg.tracing.encoding import LONGEST, length
-from pvhdbg.tracing.engines.engine import Bounds, End, halted
-from pvhdbg.tracing.engines.tap import Tap
-from pvhdbg.tracing.event import Batch, Delta, Fault, Mode, mode_of
-from pvhdbg.tracing.opcodes import is_system, kind_of
+from pvhdbg.tracing.engines.engine import Bounds, TraceEnd, end_at, halted
+from pvhdbg.tracing.engines.fault_tap import FaultTap
+from pvhdbg.tracing.event import Batch, Delta, EndReason, Fault, FaultKind
+from pvhdbg.tracing.opcodes import Effect, effect_of, is_system
 
 _BATCH = 256
-_ITERATIONS = 64  # of a REP that are stepped before the rest is run to a breakpoint behind it
+_ITERATIONS = 64  # of a REP that are stepped; the rest runs to a breakpoint behind it
 _IDLE = 16  # steps that change nothing, after which the instruction is believed to do so
-_REP_TIME = 30.0
+_REP_TIME = 30.0  # seconds
+_HALTED = Stop(StopKind.INTERRUPT, 2, "hlt")  # stands for a step over hlt
 _GENERAL = ("cr0", "cr2", "cr3", "cr4", "efer", "eflags", "cs", "ss", "ds", "es", "fs", "gs")
 
 
@@ -57,36 +59,47 @@ class PacketDelta(Delta):
         return changed
 
 
-class Steppable(Target, Protocol):
-    """A target that hands out the stub's own packets, of the CPU that it follows."""
+class _Here(NamedTuple):
+    """Where the machine stands: its `g` packet, the hidden state (empty without a monitor), mode and linear pc."""
 
-    def follow(self, cpu: int | None) -> None: ...
+    packet: bytes
+    hidden: Mapping[str, int]
+    mode: Mode
+    pc: int
 
-    @property
-    def layout(self) -> RegisterLayout: ...
 
-    def packet(self) -> bytes: ...
+class _Columns:
+    """The events of a batch while they are collected."""
 
-    def step_packet(self, pc: int, ahead: tuple[int, int] | None = None) -> tuple[Stop, bytes, bytes]: ...
+    def __init__(self) -> None:
+        self.pcs: list[int] = []
+        self.modes: list[Mode] = []
+        self.codes: list[bytes] = []
+        self.deltas: list[Delta | None] = []
+        self.system: list[int] = []
+        self.faults: list[Fault] = []
 
-    def read_linear(self, address: int, size: int) -> bytes: ...
+    def batch(self, seq: int, cpu: int) -> Batch:
+        cpus = [cpu] * len(self.pcs) if cpu else None
+        return Batch(seq, self.pcs, self.modes, self.codes, self.deltas, cpus, self.system, self.faults)
 
 
 class StepEngine:
-    """See `Engine`. Raises TargetError for a target that is not a stub of ours.
+    """See `Engine`. Raises TargetError for a target that does not hand out packets.
 
-    Of several CPUs it steps `cpu`, and the others run meanwhile: what two of them do to each other is not as in a free run.
+    Of several CPUs it steps `cpu`, and the others run meanwhile: their effects on each other are not those of a free run.
     """
 
     name = "step"
 
     def __init__(self, target: Target, *, base: int = 0, cpu: int = 0) -> None:
-        if getattr(target, "step_packet", None) is None:
+        found = steppable(target)
+        if found is None:
             raise TargetError("the step engine talks to the stub itself", "leave out --via gdb")
-        self.end = End("stopped")
+        self.end = TraceEnd(EndReason.STOPPED)
         self.warnings: list[str] = []
         self.steps = 0  # instructions and iterations that were stepped
-        self._target = cast(Steppable, target)
+        self._target = found
         self._seq = base
         self._cpu = cpu
         self._asked = self._armed = False
@@ -100,87 +113,93 @@ class StepEngine:
         """End the trace soon. Can be called from a signal handler or another thread."""
         self._asked = True
 
-    def batches(self, bounds: Bounds) -> Iterator[Batch]:
-        """Step, and yield what was done. Raises TargetError."""
+    def batches(self, bounds: Bounds) -> Generator[Batch, None, None]:
+        """Step, and yield the instructions that were stepped. Raises TargetError."""
         if self._cpu:
             self._target.follow(self._cpu)
             if "HLT=1" in self._registers():
                 raise TargetError(f"CPU {self._cpu} is halted: a step would wait for what wakes it", "trace with --engine log")
-        with Tap(self._target) as tap:
+        with FaultTap(self._target) as tap:
             self.warnings += tap.warnings
             try:
-                yield from self._steps_of(bounds, tap)
+                yield from self._steps(bounds, tap)
             finally:
                 self._disarm()
                 self._target.follow(None)
 
-    def _steps_of(self, bounds: Bounds, tap: Tap) -> Iterator[Batch]:
+    def _steps(self, bounds: Bounds, tap: FaultTap) -> Generator[Batch, None, None]:
         deadline = time.monotonic() + bounds.seconds
         over = halted(self._target)
         if over is not None:
             self.end = over
             return
-        packet = self._target.packet()
-        hidden = self._hidden()
-        mode = self._mode(packet, hidden)
-        wanted = frozenset(bounds.addresses)
-        left = bounds.count
-        self.end = End("enough")
-        while True:
-            pcs: list[int] = []
-            modes: list[Mode] = []
-            codes: list[bytes] = []
-            deltas: list[Delta | None] = []
-            system: list[int] = []
-            faults: list[Fault] = []
-            ended: End | None = None
-            while ended is None and len(pcs) < _BATCH:
-                pc = self._linear(packet, mode, hidden)
-                if pc in wanted and (self._seq or pcs):
-                    ended = End("address", None, pc)
-                elif left is not None and left <= len(pcs):
-                    ended = End("count")
-                elif self._asked or time.monotonic() > deadline:
-                    ended = End("interrupted" if self._asked else "time", None, pc)
+        self.end = TraceEnd(EndReason.ENOUGH)
+        last = None if bounds.count is None else self._seq + bounds.count
+        goals = frozenset(bounds.addresses)
+        here = self._here(self._target.packet(), self._hidden())
+        ended: TraceEnd | None = None
+        while ended is None:
+            columns = _Columns()
+            while ended is None and len(columns.pcs) < _BATCH:
+                begun = self._seq + len(columns.pcs)
+                if begun and here.pc in goals:  # where the trace begins is not a goal
+                    ended = TraceEnd(EndReason.ADDRESS, None, here.pc)
                 else:
-                    code = self._code(pc, mode)
-                    before, old = packet, hidden
-                    if not tap.open and self._value(packet, "rip") != RESET_RIP:
-                        self._arm()
-                    stop, packet = self._step(pc, code, mode, packet)
-                    special = is_system(code, mode.bits)
-                    elsewhere = bool(packet) and packet[slice(*self._at["cs"])] != before[slice(*self._at["cs"])]
-                    if packet and (special or elsewhere):
-                        hidden = self._hidden()
-                    pcs.append(pc)
-                    modes.append(mode)
-                    codes.append(code)
-                    taken = tap.faults(self._seq + len(pcs) - (not code))  # what could not be fetched was not begun
-                    faults += taken
-                    ended = self._ended(stop, packet, code, any(one.kind == "reset" for one in taken))
-                    seen = bool(packet) and (
-                        ended is None or ended.why != "reset"
-                    )  # a reset's registers are not the instruction's doing
-                    deltas.append(PacketDelta(self._layout, before, packet, old, hidden) if seen else None)
-                    if special:
-                        system.append(len(pcs) - 1)
-                    if packet and (special or elsewhere):
-                        mode = self._mode(packet, hidden)
-            if pcs:
-                seq = self._seq
-                self._seq += len(pcs)
-                left = None if left is None else left - len(pcs)
-                yield Batch(seq, pcs, modes, codes, deltas, [self._cpu] * len(pcs) if self._cpu else None, system, faults)
-            if ended is not None:
-                self.end = ended
-                return
+                    ended = self._due(here.pc, begun, last, deadline)
+                if ended is None:
+                    here, ended = self._one(here, columns, tap)
+            if columns.pcs:
+                seq, self._seq = self._seq, self._seq + len(columns.pcs)
+                yield columns.batch(seq, self._cpu)
+        self.end = ended
 
-    def _step(self, pc: int, code: bytes, mode: Mode, packet: bytes) -> tuple[Stop, bytes]:
-        """One instruction; all iterations of a REP."""
-        kind = kind_of(code, mode.bits)
-        if kind == "hlt":
-            return Stop(StopKind.INTERRUPT, 2, "hlt"), packet  # a step would wait for an interrupt that stepping masks
-        ahead = None if kind == "rep" else self._unseen(pc + len(code), mode)
+    def _due(self, pc: int, begun: int, last: int | None, deadline: float) -> TraceEnd | None:
+        """The end by the bounds, before the instruction at `pc`."""
+        if last is not None and begun >= last:
+            return TraceEnd(EndReason.COUNT)
+        if self._asked:
+            return TraceEnd(EndReason.INTERRUPTED, None, pc)
+        return TraceEnd(EndReason.TIME, None, pc) if time.monotonic() > deadline else None
+
+    def _one(self, here: _Here, columns: _Columns, tap: FaultTap) -> tuple[_Here, TraceEnd | None]:
+        """Step one instruction and add it to the columns; where the machine stands then, and the end if this is one."""
+        code = self._code(here.pc, here.mode)
+        if not tap.open and self._value(here.packet, "rip") != RESET_RIP:
+            self._arm()
+        stop, packet = self._step(here, code)
+        special = is_system(code, here.mode.bits)
+        after = self._after(here, packet, special) if packet else here
+        columns.pcs.append(here.pc)
+        columns.modes.append(here.mode)
+        columns.codes.append(code)
+        taken = tap.faults(self._seq + len(columns.pcs) - (not code))  # code that could not be fetched was not begun
+        columns.faults += taken
+        ended = self._ended(stop, packet, code, any(one.kind is FaultKind.RESET for one in taken))
+        # A reset changes the registers; the instruction does not.
+        observed = bool(packet) and (ended is None or ended.why is not EndReason.RESET)
+        columns.deltas.append(PacketDelta(self._layout, here.packet, packet, here.hidden, after.hidden) if observed else None)
+        if special:
+            columns.system.append(len(columns.pcs) - 1)
+        return after, ended
+
+    def _here(self, packet: bytes, hidden: Mapping[str, int]) -> _Here:
+        mode = self._mode(packet, hidden)
+        return _Here(packet, hidden, mode, self._linear(packet, mode, hidden))
+
+    def _after(self, before: _Here, packet: bytes, special: bool) -> _Here:
+        """The hidden state is asked for only where it may have changed: that is a monitor command of its own."""
+        if special or packet[slice(*self._at["cs"])] != before.packet[slice(*self._at["cs"])]:
+            return self._here(packet, self._hidden())
+        return _Here(packet, before.hidden, before.mode, self._linear(packet, before.mode, before.hidden))
+
+    def _step(self, here: _Here, code: bytes) -> tuple[Stop, bytes]:
+        """One instruction, or all iterations of a REP; the packet afterwards, empty where the machine did not stop as a step does."""
+        effect, packet = effect_of(code, here.mode.bits), here.packet
+        if effect is Effect.HLT:
+            # QEMU masks interrupts while it steps (qqemu.sstep): a step over hlt would never return.
+            return _HALTED, packet
+        behind = here.pc + len(code)
+        ahead = None if effect is Effect.REP else self._unseen(behind, here.mode)
         iterations = idle = 0
         rip = self._value(packet, "rip")
         while True:
@@ -191,42 +210,27 @@ class StepEngine:
             self._ahead = (ahead, data) if ahead and data else None
             if packet == before and stop.kind is StopKind.BREAKPOINT and not _leads_to_itself(code) and idle < _IDLE:
                 idle += 1
-                continue  # it did not run: QEMU was interrupted before it could
-            if kind != "rep" or stop.kind is not StopKind.BREAKPOINT or self._value(packet, "rip") != rip:
+                continue  # QEMU: it was interrupted before the instruction ran, and reports a step all the same
+            if effect is not Effect.REP or stop.kind is not StopKind.BREAKPOINT or self._value(packet, "rip") != rip:
                 return stop, packet
             if iterations > _ITERATIONS:
-                return self._run_rep(pc + len(code))
+                return self._run_rep(behind)
 
     def _run_rep(self, behind: int) -> tuple[Stop, bytes]:
-        self._target.set_breakpoint(behind)
-        try:
-            self._target.resume()
-            try:
-                stop = self._target.wait(_REP_TIME)
-            except TargetTimeout:
-                self._target.interrupt()
-                raise TargetError(f"a REP did not end within {_REP_TIME:g} s", "trace with --engine log") from None
-            return stop, self._target.packet() if stop.kind is not StopKind.EXITED else b""
-        finally:
-            try:
-                self._target.clear_breakpoint(behind)
-            except TargetError:
-                pass  # the machine is gone
+        with breakpoints_at(self._target, [behind]):
+            ran = run(self._target, _REP_TIME)
+            if ran.end is RunEnd.TIME:
+                raise TargetError(f"a REP did not end within {_REP_TIME:g} s", "trace with --engine log")
+            return ran.stop, self._target.packet() if ran.stop.kind is not StopKind.EXITED else b""
 
-    def _ended(self, stop: Stop, packet: bytes, code: bytes, reset: bool) -> End | None:
-        if stop.kind is StopKind.EXITED:
-            return End("exited", stop)
+    def _ended(self, stop: Stop, packet: bytes, code: bytes, reset: bool) -> TraceEnd | None:
         pc = self._value(packet, "rip") if packet else None
-        if stop.kind is StopKind.SHUTDOWN:
-            return End("shutdown", stop, pc)
-        if stop.text == "hlt" and code:
-            return End("halted", stop, None if pc is None else pc + len(code))
-        if reset or pc == RESET_RIP:
-            return End("reset", stop, pc)
-        return None if stop.kind is StopKind.BREAKPOINT else End("stopped", stop, pc)
+        if stop is _HALTED:
+            return TraceEnd(EndReason.HALTED, stop, None if pc is None else pc + len(code))
+        return end_at(stop, pc, reset=reset)
 
     def _arm(self) -> None:
-        """Where no log tells of a reset, a breakpoint at its vector does (KVM); QEMU's TCG looks at none while it steps."""
+        """Without a log a breakpoint at the reset vector shows a reset (KVM). QEMU: its TCG checks no breakpoint while it steps."""
         if not self._armed:
             self._armed = True
             with suppress(TargetError):  # a stub without breakpoints
@@ -241,8 +245,7 @@ class StepEngine:
     # --- what is read ---------------------------------------------------------------------------------------------
 
     def _linear(self, packet: bytes, mode: Mode, hidden: Mapping[str, int]) -> int:
-        pc = self._value(packet, "rip")
-        return pc if mode is Mode.LONG else pc + hidden.get("cs_base", 0) & 0xFFFFFFFF
+        return linear_pc(self._value(packet, "rip"), hidden.get("cs_base"), mode.bits)
 
     def _value(self, packet: bytes, name: str) -> int:
         start, end = self._at[name]
@@ -252,24 +255,24 @@ class StepEngine:
             raise TargetError(f"{self._target.name} does not show {name} any more", "trace with --engine log") from None
 
     def _hidden(self) -> Mapping[str, int]:
-        """Segments, tables and all else that the monitor shows and `g` does not."""
+        """Segments, tables and other state that the monitor shows and `g` does not; empty without a monitor."""
         if not self._target.capabilities.monitor:
             return {}
         return decode(self._registers().encode("latin-1", "replace"))
 
     def _registers(self) -> str:
-        """The monitor speaks of the first CPU, whichever the stub speaks of."""
+        """QEMU: `info registers` shows the monitor's CPU, whichever CPU the stub follows."""
         text = self._target.monitor("info registers -a" if self._cpu else "info registers").replace("\r", "")
         return of_cpu(text, self._cpu) if self._cpu else text
 
     def _mode(self, packet: bytes, hidden: Mapping[str, int]) -> Mode:
         if "cr0" not in self._at:
             return Mode.PROTECTED  # the stub shows no control registers: this is what an entry is
-        cr0, cr4, efer, eflags = (self._value(packet, name) for name in ("cr0", "cr4", "efer", "eflags"))
+        values = {name: self._value(packet, name) for name in ("cr0", "cr4", "efer", "eflags")}
         flags = hidden.get("cs_flags")
-        if flags is None and efer >> EFER["LMA"] & 1:
-            flags = 1 << 21  # not observed: kernels leave compatibility mode at once
-        return mode_of(cr0, cr4, efer, flags, eflags)
+        if flags is None and long_mode_active(values):
+            flags = CODE_64  # not observed: kernels leave compatibility mode at once
+        return mode_of(values["cr0"], values["cr4"], values["efer"], flags, values["eflags"])
 
     def _code(self, pc: int, mode: Mode) -> bytes:
         """The bytes of the instruction; empty where they cannot be read."""
@@ -279,7 +282,7 @@ class StepEngine:
         return self._codes[key]
 
     def _unseen(self, pc: int, mode: Mode) -> tuple[int, int] | None:
-        """What to read of the next instruction in the line, if it was not met yet; None if it was, or may not be there."""
+        """The range to read for the next instruction; None if its code is known, or if it may cross into an unmapped page."""
         if (pc, mode.bits) in self._codes or pc & 0xFFF > 0x1000 - LONGEST:
             return None
         return pc, LONGEST
@@ -295,7 +298,7 @@ class StepEngine:
 
 
 def _leads_to_itself(code: bytes) -> bool:
-    """Whether it is a direct jump to where it stands, which changes nothing when it has run."""
+    """Whether it is a direct jump to itself, which changes no register."""
     return code in _SELF_JUMPS or (
         len(code) == 6 and code[0] == 0x0F and code[1] & 0xF0 == 0x80 and code[2:] == b"\xfa\xff\xff\xff"
     )

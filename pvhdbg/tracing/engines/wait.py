@@ -1,113 +1,157 @@
-"""Wait for a place, a mode or words on the serial port, and for the guest's death: whichever comes first.
+"""Wait for an address, a mode or words on the serial port, and for the guest's death: whichever comes first.
 
-The first instructions are followed one by one, as in `Watch`, because that is where most deaths are and where the way there
-explains them. After that the machine runs at full speed with the fault tap, and is looked at often enough that a death is told
-within a second.
+The first instructions are followed one by one, as in `death_watch`: most deaths are there, and the path explains them. After that the
+machine runs at full speed with the fault tap, and is looked at often enough that a death is reported within a second.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 
+from pvhdbg.decode.cpu_mode import Mode, linear_pc, mode_in
 from pvhdbg.errors import EntryNotReached, TargetError, TargetLost
 from pvhdbg.model import Registers
+from pvhdbg.targets.run import breakpoints_at
 from pvhdbg.targets.target import RESET_VECTOR, Stop, StopKind, Target
-from pvhdbg.tracing.death import Death
-from pvhdbg.tracing.engines.engine import Bounds, End
-from pvhdbg.tracing.engines.log import LogEngine
-from pvhdbg.tracing.engines.log_switch import LogSwitch
-from pvhdbg.tracing.engines.watch import FIRST, Watch
-from pvhdbg.tracing.event import Event, Fault, Mode, mode_of
+from pvhdbg.tracing.addresses import Surroundings
+from pvhdbg.tracing.death import Death, DeathKind
+from pvhdbg.tracing.engines.death_watch import FIRST, run_with_tap
+from pvhdbg.tracing.engines.engine import Bounds, TraceEnd
+from pvhdbg.tracing.engines.examiner import GUEST_PANIC, Examiner
+from pvhdbg.tracing.engines.fault_tap import FaultTap
+from pvhdbg.tracing.engines.followed import Followed
+from pvhdbg.tracing.event import Batch, EndReason, Event
 from pvhdbg.tracing.milestones import Finder, Milestone
 from pvhdbg.tracing.mode_words import first_in
-from pvhdbg.tracing.places import Surroundings
-from pvhdbg.tracing.qemu_log import LogReader
 
 _LONGEST = 0.5  # seconds that the first instructions are followed for
 _PAUSES = (0.02, 0.05, 0.1, 0.2, 0.4)  # seconds between two looks, the last from then on; less than a second with the look itself
-_MODE_PAUSE = 0.02  # seconds, where a mode is waited for, which only a look tells
-_PANIC_GRACE = 0.3  # seconds that a kernel gets to say all of its panic
-_FINAL = ("triple fault", "shutdown", "reset", "exited")  # such a machine does not run any more
+_MODE_PAUSE = 0.02  # seconds between two looks for a mode, which only a look shows
+_PANIC_GRACE = 0.3  # seconds in which a kernel may write all of its panic
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What is waited for: one of some linear addresses, one of some modes, or until `done` says so (asked while the machine runs)."""
+    """What is waited for: one of some linear addresses, one of some modes, or `done` (asked while the machine runs)."""
 
     addresses: tuple[int, ...] = ()
     modes: frozenset[Mode] = frozenset()
     done: Callable[[], bool] = lambda: False
 
 
-class Wait(Watch):
-    """See `Watch`. With `blind` nothing is logged (KVM, or a log of the user's own): faults are then not seen.
+@dataclass(frozen=True)
+class _Found:
+    """What a look at the machine found: the goal, a death, or (false) neither."""
+
+    arrived: bool = False
+    death: Death | None = None
+
+    def __bool__(self) -> bool:
+        return self.arrived or self.death is not None
+
+
+_NOTHING, _ARRIVED = _Found(), _Found(arrived=True)
+
+
+class Wait:
+    """See `DeathWatch`. With `blind` nothing is logged (KVM, or a log of the user's own): faults are then not observed.
 
     `ended` gives QEMU's word for how the guest ended. `milestones` are those of the instructions that were followed: the first
     20 000, as many as half a second allows, or with `count` that many, however long it takes.
     """
 
-    def __init__(self, target: Target, around: Surroundings, *, code: Callable[[int], bytes] = lambda _: b"",
-                 status: Callable[[], int | None] = lambda: None, serial: Callable[[], Sequence[str]] = tuple,
-                 ended: Callable[[], str] = str, finder: Finder | None = None, blind: bool = False, count: int = 0,
-                 progress: Callable[[str], None] = lambda _: None) -> None:  # fmt: skip
-        super().__init__(target, around, code=code, status=status, serial=serial, progress=progress)
-        self._ended_by = ended
+    def __init__(
+        self,
+        target: Target,
+        around: Surroundings,
+        *,
+        code: Callable[[int], bytes] = lambda _: b"",
+        status: Callable[[], int | None] = lambda: None,
+        serial: Callable[[], Sequence[str]] = tuple,
+        ended: Callable[[], str] = str,
+        finder: Finder | None = None,
+        blind: bool = False,
+        count: int = 0,
+        progress: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._target = target
+        self._progress = progress
         self._finder = finder or Finder()
         self._blind = blind
         self._goal = Goal()
+        self._followed = Followed(target, code)
+        self._examiner = Examiner(
+            target, around, self._followed, status=status, serial=serial, vmm_end=ended, blind=blind,
+            goal=lambda pc: pc in self._goal.addresses,
+        )  # fmt: skip
         self._following = not blind
         self._first = max(count, FIRST)
         self._patient = bool(count)
-        self._stood: Registers | None = None
-        self._death_seen: Death | None = None
+        self._stood: Registers | None = None  # where the machine stood when the last wait ended
+        self._dead: Death | None = None
+        self._asked = False
         self.milestones: list[Milestone] = []
         self.last: tuple[int, Mode | None] | None = None  # where the CPU was seen last
         self.instructions: int | None = None  # that ran before the goal that was reached last; None where they were not counted
 
-    def until(self, goal: Goal, seconds: float) -> Death | None:
-        """None when the goal was reached, else the death, or "alive" after `seconds`. The machine stands still afterwards.
-
-        A place is stopped at exactly; a mode is seen a little after it was entered (about a thousand instructions while
-        they are followed). Raises TargetError.
-        """
-        if self._death_seen is not None:
-            return self._death_seen
-        self._goal = goal
-        self.instructions = None
-        deadline = time.monotonic() + seconds
-        if goal.done() or (goal.modes and self._mode(self._state()) in goal.modes):
-            self._count_to_mode()
-            return None
-        with self._remembered():
-            try:
-                arrived, death = self._approach(deadline) if self._follows() else (False, None)
-                if not arrived and death is None:
-                    arrived, death = self._at_full_speed(deadline)
-            except TargetLost:  # in the middle of a question
-                arrived, death = False, self._ended(End("exited"))
-                if death is None or death.status is None:
-                    raise  # it is the connection that ended, as far as is known
-        if arrived or goal.done():
-            self._count_to_mode()
-            return None
-        if death is not None and death.kind in _FINAL:
-            self._death_seen = death
-        return death
-
     @property
     def counted(self) -> int:
         """How many instructions were followed from the entry on."""
-        return len(self._pcs)
+        return len(self._followed)
 
-    def _count_to_mode(self) -> None:
-        met = first_in(self._modes, self._goal.modes)
-        if met is not None:
-            self.instructions = met
-        elif self._goal.modes and self._following and not self._pcs:
-            self.instructions = 0  # it began there
+    @property
+    def warnings(self) -> list[str]:
+        """Doubts about what was seen, as sentences."""
+        return self._followed.warnings
+
+    def stop(self) -> None:
+        """End soon; can be called from a signal handler."""
+        self._asked = True
+
+    def until(self, goal: Goal, seconds: float) -> Death | None:
+        """None when the goal was reached, else the death; one of the kind ALIVE after `seconds`. The machine stands still afterwards.
+
+        It stops exactly at an address; a mode is seen a little after it was entered (about a thousand instructions while
+        they are followed). Raises TargetError.
+        """
+        if self._dead is not None:
+            return self._dead
+        self._goal = goal
+        self.instructions = None
+        found = (
+            _ARRIVED if goal.done() or self._in_wanted_mode(self._examiner.state()) else self._waited(time.monotonic() + seconds)
+        )
+        if found.arrived or goal.done():
+            self._count_to_mode()
+            return None
+        if found.death is None:
+            return None
+        death = self._with_faulting_code(found.death)
+        self._dead = death if death.kind.final else None
+        return death
+
+    def _waited(self, deadline: float) -> _Found:
+        with self._remembered():
+            try:
+                found = self._follow(deadline) if self._follows() else _NOTHING
+                return found or self._at_full_speed(deadline)
+            except TargetLost:  # in the middle of a question
+                death = self._examiner.by_end(TraceEnd(EndReason.EXITED))
+                if death is None or death.status is None:
+                    raise  # only the connection is known to have ended
+                return _Found(death=death)
+
+    def here(self) -> tuple[int, Mode | None] | None:
+        """The pc and the mode of a machine that stands still."""
+        return _seen(self._examiner.state())
+
+    def remember(self) -> None:
+        """Somebody else is about to let the machine run: the count from the entry ends here."""
+        if self._stood is None:
+            self._stood = self._target.read_registers()
 
     @contextmanager
     def _remembered(self) -> Iterator[None]:
@@ -118,137 +162,131 @@ class Wait(Watch):
             with suppress(TargetError):
                 self._stood = self._target.read_registers()
 
-    def remember(self) -> None:
-        """Somebody else is about to let the machine run: what is counted from the entry ends here."""
-        if self._stood is None:
-            self._stood = self._target.read_registers()
-
     def _follows(self) -> bool:
-        """Whether the machine stands where its first instructions were followed to: nobody else let it run."""
+        """Whether the machine stands where its first instructions were followed to, and nothing else let it run since then."""
         if self._following and self._stood is not None and self._stood != self._target.read_registers():
             self._lose_count()
         return self._following
 
     def _lose_count(self) -> None:
-        self._following = self._counted = False
-        self._last.clear()
+        self._following = False
+        self._followed.lose_count()
+
+    def _count_to_mode(self) -> None:
+        reached = first_in(self._followed.modes, self._goal.modes)
+        if reached is not None:
+            self.instructions = reached
+        elif self._goal.modes and self._following and not self.counted:
+            self.instructions = 0  # it began there
 
     # --- the first instructions -----------------------------------------------------------------------------------
 
-    def _approach(self, deadline: float) -> tuple[bool, Death | None]:
+    def _follow(self, deadline: float) -> _Found:
+        """Follow the first instructions: to the goal, to a death, or as far as that costs little time."""
         self._progress("following the guest's first instructions")
-        engine = LogEngine(self._target, states=True, base=len(self._pcs), peek=self._code)
         left = max(deadline - time.monotonic(), 0.01)
-        bounds = Bounds(self._goal.addresses, self._first - len(self._pcs), left if self._patient else min(left, _LONGEST))
-        met = False
-        for batch in engine.batches(bounds):
-            self._record(batch)
+        bounds = Bounds(self._goal.addresses, self._first - self.counted, left if self._patient else min(left, _LONGEST))
+        passed = False
+
+        def enough(batch: Batch) -> bool:
+            nonlocal passed
             self.milestones += self._finder.feed(batch)
             if len(batch):
                 self.last = batch.pcs[-1], batch.modes[-1]
-            met = met or first_in(batch.modes, self._goal.modes) is not None or self._goal.done()
-            if met or self._asked:
-                engine.stop()
-        self.warnings += [warning for warning in engine.warnings if warning not in self.warnings]
-        if engine.end.why == "address":
-            self._following = len(self._pcs) < self._first
-            self.instructions = len(self._pcs)
-            return True, None
-        death = None if met else self._ended(engine.end)
-        arrived = met or self._goal.done()
-        if not arrived and death is None:
-            with self._places_held():  # looking for a loop lets the machine run for a moment
-                arrived, death = self._judged(engine.end.stop)
-        if arrived and len(self._pcs) < self._first:
-            return True, None  # the next wait follows it on
-        self._lose_count()
-        if death is not None and (death.kind == "panic" or death.polls) and death.kind not in _FINAL and not death.reason:
-            death = None  # time has to tell
-        return arrived, None if arrived else death
+            passed = passed or first_in(batch.modes, self._goal.modes) is not None or self._goal.done()
+            return passed or self._asked
+
+        end = self._followed.follow(bounds, states=True, enough=enough)
+        found = _ARRIVED if passed else self._found_at(end)
+        if end.why is EndReason.ADDRESS:
+            self._following = self.counted < self._first
+            self.instructions = self.counted
+        elif not found.arrived or self.counted >= self._first:
+            self._lose_count()  # else the next wait follows it on
+        return _NOTHING if found.death is not None and _may_recover(found.death) else found
+
+    def _found_at(self, end: TraceEnd) -> _Found:
+        """What the end of following means."""
+        if end.why is EndReason.ADDRESS:
+            return _ARRIVED
+        death = self._examiner.by_end(end)
+        if self._goal.done():
+            return _ARRIVED
+        if death is not None:
+            return _Found(death=death)
+        with self._breakpoints():  # looking for a loop lets the machine run for a moment
+            return self._look(end.stop or Stop(StopKind.INTERRUPT, 2))
 
     # --- at full speed --------------------------------------------------------------------------------------------
 
-    def _at_full_speed(self, deadline: float) -> tuple[bool, Death | None]:
+    def _at_full_speed(self, deadline: float) -> _Found:
         self._lose_count()
-        reader = LogReader(states=False)
-        suspect: Death | None = None
+        suspect: Death | None = None  # may recover: time has to tell
         looked = False
-        with self._places_held(), self._tap() as switch:
-            for pause in self._looks():
+        with self._breakpoints(), self._tap() as tap:
+            for pause in self._pauses():
                 left = deadline - time.monotonic()
-                if looked and left <= 0:
+                if looked and (left <= 0 or self._asked):
                     break
                 looked = True
                 self._progress("waiting for the guest")
-                stop = self._run(switch, reader, max(min(pause, left), 0.001))
-                self._faults.extend(reader.tap(switch.rest()))
-                arrived, death = self._judged(stop)
-                if death is not None and death.kind == "panic" and not death.reason and suspect is None:
-                    suspect, deadline = death, min(deadline, time.monotonic() + _PANIC_GRACE)
-                    continue
-                if death is not None and death.kind == "loop" and death.polls:
-                    suspect = death  # it may wait for something that comes: only the end of the time tells
-                    continue
-                if arrived or death is not None:
-                    return arrived, death
-                suspect = suspect if suspect is not None and suspect.kind == "panic" else None
-                if self._asked:
-                    break
-        return False, suspect or self._death("alive", self._state())
+                stop = run_with_tap(
+                    self._target, tap, max(min(pause, left), 0.001), self._followed.faults, lambda: self._asked or self._goal.done()
+                )
+                found = self._look(stop)
+                panics = suspect is not None and suspect.kind is DeathKind.PANIC
+                if not found:
+                    suspect = suspect if panics else None
+                elif found.death is None or not _may_recover(found.death):
+                    return found
+                elif found.death.kind is not DeathKind.PANIC:
+                    suspect = found.death
+                elif suspect is None:
+                    suspect, deadline = found.death, min(deadline, time.monotonic() + _PANIC_GRACE)
+                else:
+                    return found
+        return _Found(death=suspect or self._examiner.death(DeathKind.ALIVE, self._examiner.state()))
 
-    @contextmanager
-    def _places_held(self) -> Iterator[None]:
-        """Breakpoints at the goal's addresses and at the reset vector for as long as this lasts."""
-        places = (*self._goal.addresses, RESET_VECTOR)
-        try:
-            for address in places:
-                self._target.set_breakpoint(address)
-            yield
-        finally:
-            for address in places:
-                with suppress(TargetError):  # the machine may be gone
-                    self._target.clear_breakpoint(address)
+    def _breakpoints(self) -> AbstractContextManager[None]:
+        return breakpoints_at(self._target, (*self._goal.addresses, RESET_VECTOR))
 
-    def _looks(self) -> Iterator[float]:
+    def _pauses(self) -> Iterator[float]:
         yield from (_MODE_PAUSE,) if self._goal.modes else _PAUSES
         while True:
             yield _MODE_PAUSE if self._goal.modes else _PAUSES[-1]
 
-    @contextmanager
-    def _tap(self) -> Iterator[LogSwitch]:
-        if self._blind:
-            yield _Blind()
-            return
-        with LogSwitch(self._target, "int,cpu_reset", single=False) as switch:
-            yield switch
+    def _tap(self) -> AbstractContextManager[FaultTap]:
+        tap = FaultTap(self._target, required=True)
+        return nullcontext(tap) if self._blind else tap
 
-    def _judged(self, stop: Stop | None) -> tuple[bool, Death | None]:
-        """Whether a machine that stands still has arrived, and whether it is dead."""
-        if stop is None:
-            stop = Stop(StopKind.INTERRUPT, 2)
+    def _look(self, stop: Stop) -> _Found:
+        """What is found at a machine that stands still after `stop`. Raises EntryNotReached where the VMM refused to run it on."""
         if self._goal.done():
-            return True, None
+            return _ARRIVED
         if stop.kind in (StopKind.EXITED, StopKind.SHUTDOWN):
-            return False, self._stopped(stop)
+            return _Found(death=self._examiner.by_stop(stop))
         if stop.kind is StopKind.ERROR:
-            return False, self._refused(stop)
+            return _Found(death=self._refused(stop))
         if self._at_goal(stop):
-            return True, None
-        state = self._state()
-        self.last = self._seen(state) or self.last
-        if self._goal.modes and self._mode(state) in self._goal.modes:
-            return True, None
-        death = self._stopped(stop)
-        if death is None and state:  # without a monitor only what the stub tells is known
-            death = self._standing()
-        late, self._late = self._late, None
+            return _ARRIVED
+        state = self._examiner.state()
+        self.last = _seen(state) or self.last
+        if self._in_wanted_mode(state):
+            return _ARRIVED
+        death = self._examiner.by_stop(stop)
+        if death is None and state:  # without a monitor there is only the stub's own report
+            death = self._examiner.standing()
+        late = self._examiner.late_stop()
         if death is None and late is not None:
             if self._at_goal(late):
-                return True, None
-            death = self._stopped(late)
+                return _ARRIVED
+            death = self._examiner.by_stop(late)
         if death is None and self._target.read_registers()["rip"] in self._goal.addresses:
-            return True, None  # stepped onto it while the machine was looked at
-        return False, death
+            return _ARRIVED  # the look stepped onto it
+        return _Found(death=death)
+
+    def _in_wanted_mode(self, state: dict[str, int]) -> bool:
+        return bool(self._goal.modes) and mode_in(state) in self._goal.modes
 
     def _at_goal(self, stop: Stop) -> bool:
         if not self._goal.addresses or stop.kind is not StopKind.BREAKPOINT:
@@ -256,64 +294,28 @@ class Wait(Watch):
         pc = self._target.read_registers()["rip"]
         if pc in self._goal.addresses:
             return True
-        state = self._state()  # in 16-bit code the pc is an offset into cs
-        return pc + state.get("cs_base", 0) in self._goal.addresses
+        # QEMU: in 16-bit code the stub's pc is an offset into CS.
+        return linear_pc(pc, self._examiner.state().get("cs_base"), None) in self._goal.addresses
 
     def _refused(self, stop: Stop) -> Death:
-        """The VMM stopped the machine itself. Raises EntryNotReached when that was not the guest's doing."""
+        """The VMM stopped the machine itself. Raises EntryNotReached unless the guest's panic was the reason."""
         status = self._target.monitor("info status") if self._target.capabilities.monitor else ""
         if "guest-panicked" in status:
-            return replace(self._death("panic", self._state()), reason="guest-panic")
+            return replace(self._examiner.death(DeathKind.PANIC, self._examiner.state()), reason=GUEST_PANIC)
         raise EntryNotReached(f"the VMM stopped the machine ({status.strip() or stop.text})", "see what QEMU itself said")
 
-    def _ended(self, end: End) -> Death | None:
-        death = super()._ended(end)
-        if death is None:
-            return None
-        reason = self._ended_by() if death.kind in ("shutdown", "exited") else ""
-        kind = {"guest-reset": "reset", "guest-panic": "panic"}.get(reason, death.kind) if death.kind == "shutdown" else death.kind
-        return replace(death, kind=kind, reason=reason, blind=self._blind)
-
-    def _death(self, kind: str, state: dict[str, int], chain: tuple[Fault, ...] = (), loop: tuple[int, ...] = ()) -> Death:
-        """With the faulting instruction, which lies in memory still, where the way to it was not followed."""
-        death = super()._death(kind, state, chain, loop)
+    def _with_faulting_code(self, death: Death) -> Death:
+        """With the faulting instruction, which still lies in memory, where the path to it was not followed."""
         if death.path or death.first is None or death.first.pc is None or death.mode is None:
             return death
-        code = self._bytes(death.first.pc, dict(death.state))
+        code = self._examiner.code_at(death.first.pc, death.state)
         return replace(death, path=(Event(0, death.first.pc, death.mode, code),)) if code else death
 
-    def _content(self) -> bool:
-        return self._goal.done()
 
-    def _arrives(self, pc: int) -> bool:
-        return super()._arrives(pc) or pc in self._goal.addresses
-
-    def here(self) -> tuple[int, Mode | None] | None:
-        """Where a machine stands that stands still, and its mode."""
-        return self._seen(self._state())
-
-    def _seen(self, state: dict[str, int]) -> tuple[int, Mode | None] | None:
-        return (state["rip"], self._mode(state)) if "rip" in state else None
-
-    def _mode(self, state: dict[str, int]) -> Mode | None:
-        if any(name not in state for name in ("cr0", "cr4", "efer")):
-            return None
-        return mode_of(state["cr0"], state["cr4"], state["efer"], state.get("cs_flags"), state.get("eflags", 0))
+def _may_recover(death: Death) -> bool:
+    """A kernel that says that it panics has more to say, and a loop that polls may wait for something that comes."""
+    return (death.kind is DeathKind.PANIC and not death.reason) or (death.kind is DeathKind.LOOP and death.polls)
 
 
-class _Blind(LogSwitch):
-    """In the place of a log that cannot be switched on: says nothing, in the same time."""
-
-    def __init__(self) -> None:
-        pass
-
-    def read(self, patience: float) -> bytes:
-        time.sleep(patience)
-        return b""
-
-    def rest(self) -> bytes:
-        return b""
-
-    @contextmanager
-    def drained(self) -> Iterator[list[bytes]]:
-        yield []
+def _seen(state: dict[str, int]) -> tuple[int, Mode | None] | None:
+    return (state["rip"], mode_in(state)) if "rip" in state else None

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pvhdbg.errors import ProtocolError
-from pvhdbg.tracing import log_places
-from pvhdbg.tracing.log_places import Places, by_column, by_line, places
+from pvhdbg.tracing import exec_log_columns
+from pvhdbg.tracing.exec_log_columns import Columns, by_column, by_line, columns
 from pvhdbg.tracing.qemu_log import LogReader
 
 OLD = "Trace %d: 0x7fc63800%04x [0000000000000000/%016x/%08x/ff000201] %s\n"  # QEMU 7.2
@@ -44,7 +44,7 @@ def mutated(draw: st.DrawFn) -> bytes:
     return bytes(log).rstrip(b"\n") + b"\n"
 
 
-def plain(found: Places) -> list[tuple[int, int]]:
+def plain(found: Columns) -> list[tuple[int, int]]:
     return list(zip(found.pcs, found.flags, strict=True))
 
 
@@ -65,9 +65,9 @@ def test_by_column_as_by_line(text: bytes, cpu: bytes) -> None:
 def test_names_are_cut_off_and_nothing_else(text: bytes) -> None:
     wanted = slowly(text, b"0")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(log_places, "_WORTH", 0)
+        patch.setattr(exec_log_columns, "_WORTH", 0)
         try:
-            assert plain(places(text, b"0")) == wanted
+            assert plain(columns(text, b"0")) == wanted
         except ProtocolError:
             assert wanted is None
 
@@ -77,7 +77,7 @@ def test_what_is_read_by_column() -> None:
     found = by_column(alike, b"0")
     assert found is not None
     assert plain(found) == [(0xFFFFFFFF81000000 + at, LONG) for at in range(50)]
-    assert by_column(alike, b"1") == Places((), ())
+    assert by_column(alike, b"1") == Columns((), ())
     other = OLD.encode() % (0, 0, 0, LONG, b"")
     assert by_column(alike + other, b"0") is not None
     modes = by_column(alike + OLD.encode() % (0, 0, 5, FLAT, b""), b"0")
@@ -88,8 +88,8 @@ def test_what_is_read_by_column() -> None:
     named = b"".join(NEW.encode() % (0, at, at, LONG, b"f" * at) for at in range(50))
     assert by_column(named, b"0") is None
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(log_places, "by_line", None)  # it is not called
-        assert plain(places(named, b"0")) == [(at, LONG) for at in range(50)]
+        patch.setattr(exec_log_columns, "by_line", None)  # it is not called
+        assert plain(columns(named, b"0")) == [(at, LONG) for at in range(50)]
 
 
 OTHERS = (
@@ -110,7 +110,7 @@ def test_whole_logs_make_the_same_events_and_faults_however_they_are_cut(pieces:
         reader = LogReader(states=False)
         seen: list[object] = []
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(log_places, "_WORTH", worth)
+            patch.setattr(exec_log_columns, "_WORTH", worth)
             if worth:
                 patch.setattr("pvhdbg.tracing.qemu_log.by_column", lambda *_: None)
             try:

@@ -1,8 +1,8 @@
-"""drcov version 2, as Lighthouse loads it: modules, and which of their instructions were executed.
+"""drcov version 2, as Lighthouse loads it: modules, and the instructions in them that were executed.
 
-The format is DynamoRIO's (drcov, module table version 2). Lighthouse looks for the module that is named like the file in the
-disassembler, and counts its offsets from that file's lowest address. So the kernel is one module at its link-time addresses, under
-which a boot's first instructions are counted too, which run at physical ones.
+The format is DynamoRIO's (drcov, module table version 2). Lighthouse looks for the module with the name of the file in the
+disassembler, and counts its offsets from that file's lowest address. So the kernel is one module at its link-time addresses. The
+first instructions of a boot, which run at physical addresses, are counted at their link-time addresses too.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pvhdbg.tracing.symbol_text import Name, label
 from pvhdbg.tracing.trace_file import Head, Load, Record
 
 _REACH = 1 << 32  # an offset has 32 bits
-_NEAR = 1 << 24  # what is further away from a module begins another
+_NEAR = 1 << 24  # bytes; code further away from a module begins another
 _MODULES_BOUND = 1 << 16  # a block names its module in 16 bits
 _SIZE_BOUND = (1 << 16) - 1
 _NO_NAME = re.compile(r"[,\\]")  # a comma ends a column, and a backslash is Windows' slash
@@ -37,21 +37,23 @@ def drcov(records: Iterable[Record], _: Name) -> Iterator[bytes]:
     if not sizes:
         raise BadInput("the trace has no instructions", "trace with --what pc or state")
     blocks = {_linked(pc, head.loads): size for pc, size in sizes.items()}
-    places = sorted(blocks)
-    modules, owners = _modules(places, _kernel(head))
+    pcs = sorted(blocks)
+    modules, owners = _modules(pcs, _kernel(head))
     if len(modules) > _MODULES_BOUND:
-        raise BadInput(f"the code lies in {len(modules):,} places, and drcov has 16 bits for them", "export less of the trace")
+        raise BadInput(
+            f"the code lies in {len(modules):,} separate stretches, and drcov has 16 bits for them", "export less of the trace"
+        )
     yield b"DRCOV VERSION: 2\nDRCOV FLAVOR: drcov\n"
     yield f"Module Table: version 2, count {len(modules)}\nColumns: id, base, end, entry, path\n".encode()
     for number, (start, end, name) in enumerate(modules):
         yield f"{number}, {start:#x}, {end:#x}, 0x0, {name}\n".encode()
     yield f"BB Table: {len(blocks)} bbs\n".encode()
-    for pc, number in zip(places, owners, strict=True):
+    for pc, number in zip(pcs, owners, strict=True):
         yield struct.pack("<IHH", pc - modules[number][0], blocks[pc], number)
 
 
 def _linked(pc: int, loads: tuple[Load, ...]) -> int:
-    """The link-time address of code that runs at it, or at its physical one; other code is where it is."""
+    """The link-time address of the kernel's code, which may run at its physical address; other addresses stay."""
     code = [one for one in loads if one.execute]
     if any(one.virtual <= pc < one.virtual + one.size for one in code):
         return pc
@@ -72,11 +74,11 @@ def _kernel(head: Head) -> list[_Module]:
     return [(start, end, name if number == 0 else f"{name}-{start:x}") for number, (start, end) in enumerate(ranges)]
 
 
-def _modules(places: list[int], kernel: list[_Module]) -> tuple[list[_Module], list[int]]:
-    """All modules, and for each place the number of its own. Code that is not the kernel's lies in stretches of addresses."""
+def _modules(pcs: list[int], kernel: list[_Module]) -> tuple[list[_Module], list[int]]:
+    """All modules, and for each pc the number of its module. Code outside of the kernel lies in modules of its own."""
     modules = list(kernel)
     owners: list[int] = []
-    for pc in places:
+    for pc in pcs:
         number = next((index for index, (start, end, _) in enumerate(kernel) if start <= pc < end), len(modules) - 1)
         start, end, name = modules[number] if modules else (0, 0, "")
         if not start <= pc < end:

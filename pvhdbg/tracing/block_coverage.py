@@ -1,7 +1,7 @@
-"""Functions in the order in which a boot first came to them, from QEMU's `in_asm` log: each block when it is translated.
+"""Block coverage: functions in the order in which a boot first reached them, from QEMU's `in_asm` log.
 
-A block is logged once, with its disassembly, which costs a whole boot a third or so and no stepping. A block may run into the next
-function without a jump: that counts as reaching it.
+QEMU logs a block with its disassembly when it translates it, which costs a whole boot about a third more time, without stepping. A
+block may run into the next function without a jump: that counts as reaching it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ _UNFINISHED_BOUND = 8 << 20  # bytes without the end of a block, after which the
 
 
 class Block(NamedTuple):
-    """A block as it was first translated: where its first and its last instruction lie."""
+    """A block when it was first translated: the addresses of its first and of its last instruction."""
 
     pc: int
     last: int
 
 
 class Reached(NamedTuple):
-    """A function that was reached for the first time: the how manieth, at which address, and after how many blocks."""
+    """A function that was reached for the first time: its number from 0, the address, and the number of blocks before."""
 
     order: int
     name: str
@@ -50,7 +50,7 @@ class BlockReader:
         return list(self._blocks(text[: cut + 1]))
 
     def finish(self) -> list[Block]:
-        """What is left at the end of the log."""
+        """The blocks that are left at the end of the log."""
         rest, self._rest = self._rest, b""
         return list(self._blocks(rest))
 
@@ -62,7 +62,7 @@ class BlockReader:
 
 
 class Functions:
-    """Turns blocks into the functions that they reach; `name` gives "function" or "function+0x10" for an address."""
+    """Turns blocks into the functions that they reach first; `name` gives "function" or "function+0x10" for an address."""
 
     def __init__(self, name: Callable[[int], str | None]) -> None:
         self.blocks = 0

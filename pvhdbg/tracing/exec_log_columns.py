@@ -1,7 +1,7 @@
-"""The records of QEMU's `exec` log as columns of numbers: where each stood, and the CPU's hidden flags (see `qemu_log`).
+"""The records of QEMU's `exec` log as columns of numbers: the pcs, and the CPU's hidden flags (see `qemu_log`).
 
-Consecutive records have one shape: they differ in digits only, or in the function's name behind them. Then a field is read by
-column, each of its digits with one strided slice for all records, which costs a tenth of a regular expression for each line.
+Consecutive records mostly have one shape: they differ in digits only, or in the function's name at the end. Then a field is read by
+column: one strided slice reads a digit of all records, which costs a tenth of a regular expression for each line.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _SHAPE = bytes(_DIGITS[0] if byte in _DIGITS else byte for byte in range(256))  
 _WORTH = 1600  # bytes; fewer are read faster line by line
 
 
-class Places(NamedTuple):
+class Columns(NamedTuple):
     """Consecutive records of one CPU."""
 
     pcs: Sequence[int]
     flags: Sequence[int]
 
 
-def places(text: bytes, cpu: bytes) -> Places:
-    """The records of `cpu` in whole lines that are all records. Raises ProtocolError for a line that is none."""
+def columns(text: bytes, cpu: bytes) -> Columns:
+    """The records of `cpu` in whole lines that are all records. Raises ProtocolError for a line that is not a record."""
     if len(text) >= _WORTH:
         found = by_column(_without_names(text), cpu)
         if found is not None:
@@ -38,16 +38,16 @@ def places(text: bytes, cpu: bytes) -> Places:
     return by_line(text, cpu)
 
 
-def by_line(text: bytes, cpu: bytes) -> Places:
+def by_line(text: bytes, cpu: bytes) -> Columns:
     """The same for records of any shape."""
     found = RECORD.findall(text)
     if len(found) != text.count(b"\n"):
         raise foreign(next(line for line in text.split(b"\n") if not RECORD.match(line + b"\n")))
     ours = [(int(pc, 16), int(flags, 16)) for number, pc, flags in found if number == cpu]
-    return Places(*zip(*ours, strict=True)) if ours else Places((), ())
+    return Columns(*zip(*ours, strict=True)) if ours else Columns((), ())
 
 
-def by_column(text: bytes, cpu: bytes) -> Places | None:
+def by_column(text: bytes, cpu: bytes) -> Columns | None:
     """The records of `cpu` in whole lines that are all records of one length, shape and CPU; None where they are not."""
     first = RECORD.match(text)
     if first is None:
@@ -62,11 +62,11 @@ def by_column(text: bytes, cpu: bytes) -> Places | None:
         flags: Sequence[int] = [int(first[3], 16)] * count
     else:
         flags = struct.unpack(f">{count}I", _field(text, size, count, start, end, 8))
-    return Places(pcs, flags) if first[1] == cpu else Places((), ())
+    return Columns(pcs, flags) if first[1] == cpu else Columns((), ())
 
 
 def _without_names(text: bytes) -> bytes:
-    """The lines without the functions' names, as far as they are like the first one before them."""
+    """The lines without the names of functions, as far as they have the shape of the first line."""
     first = RECORD.match(text)
     if first is None:
         return text
@@ -91,7 +91,7 @@ def _field(text: bytes, size: int, count: int, start: int, end: int, width: int)
 
 
 def foreign(line: bytes) -> ProtocolError:
-    """For a line in a format that is not known."""
+    """The error for a line in an unknown format."""
     return ProtocolError(
         f"QEMU's log has a line that pvhdbg cannot read: {shorten(safe(line), 160)!r}",
         "this QEMU writes another format: trace with --engine step, and report the line",

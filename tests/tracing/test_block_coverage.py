@@ -13,9 +13,10 @@ from pvhdbg import guests
 from pvhdbg.kernel.image import open_kernel
 from pvhdbg.machine.names import Names
 from pvhdbg.targets.remote import RemoteTarget
+from pvhdbg.tracing.block_coverage import Block, BlockReader, Functions, Reached
+from pvhdbg.tracing.engines.block_coverage import BlockCoverageEngine
 from pvhdbg.tracing.engines.engine import Bounds
-from pvhdbg.tracing.engines.first import FirstEngine
-from pvhdbg.tracing.first import Block, BlockReader, Functions, Reached
+from pvhdbg.tracing.event import EndReason
 
 LOG = b"""----------------
 IN: pvh_start
@@ -63,7 +64,7 @@ def test_long_mode_is_run_in_the_order_of_its_source(at_entry: Callable[..., Rem
     target = at_entry("long_mode")
     with open_kernel(str(guests.path("long_mode"))) as image:
         names = Names(image)
-        engine = FirstEngine(target)
+        engine = BlockCoverageEngine(target)
         functions = Functions(names)
         found = [one.name for blocks in engine.blocks(Bounds(seconds=20)) for one in functions.feed(blocks)]
         assert found[:9] == [
@@ -77,12 +78,12 @@ def test_long_mode_is_run_in_the_order_of_its_source(at_entry: Callable[..., Rem
             "far_jump",
             "in_long_mode",
         ]
-        assert engine.end.why == "halted"
+        assert engine.end.why is EndReason.HALTED
         stopped = at_entry("long_mode")
-        again = FirstEngine(stopped)
+        again = BlockCoverageEngine(stopped)
         until = names.addresses("enable_lme")
         assert [one.name for blocks in again.blocks(Bounds(addresses=until)) for one in Functions(names).feed(blocks)][
             -1
         ] == "load_cr3"
         assert (again.end.why, again.end.pc) == ("address", until[0])
-        assert not stopped._breakpoints
+        assert not stopped.breakpoints

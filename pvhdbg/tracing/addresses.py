@@ -1,9 +1,10 @@
-"""What lies around a death, and what kind of address an address is."""
+"""The machine around a death, and the class of an address in it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 
 from pvhdbg.decode.paging import Walk, translate
 from pvhdbg.model import Backing, LoadRange, Registers, Unavailable
@@ -24,10 +25,11 @@ class View:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What is known of the machine besides its registers. `backing` is None when the memory layout was not observed.
+    """The machine without its registers. `backing` is None when the memory layout was not observed.
 
-    `handed` are the parts of the hand-off by name, address and size; `complaints` what was wrong with it, in words. `start` is
-    the register state at the entry, `entry` its address; None when the watch began elsewhere. `read` gives physical memory and raises MemoryUnreadable.
+    `handed` holds the parts of the hand-off by name, address and size; `complaints` says what was wrong with it. `start` is the
+    register state at the entry, `entry` its address; None when the watch began elsewhere. `read` reads physical memory and raises
+    MemoryUnreadable.
     """
 
     read: Callable[[int, int], bytes]
@@ -45,7 +47,7 @@ class Surroundings:
         return tuple(LoadRange(view.physical, view.size) for view in self.views)
 
     def backed(self, physical: int) -> Backing | None:
-        """What answers at a physical address; None where nothing does, or the layout is not known."""
+        """What answers at a physical address; None where nothing does, or where the layout was not observed."""
         return next((one for one in self.backing or () if one.start <= physical < one.end), None)
 
     def named(self, address: int) -> str:
@@ -54,53 +56,74 @@ class Surroundings:
         return f"{address:#x}" if name is None else f"{address:#x} ({name})"
 
 
+class AddressClass(Enum):
+    """What an address is; the values are those of JSON."""
+
+    NOT_CANONICAL = "not canonical"
+    NULL = "null"
+    LINKED = "linked"  # a link-time address of the kernel, which is not mapped there
+    NOT_MAPPED = "not mapped"
+    START_INFO = "start_info"  # any part of the hand-off
+    KERNEL = "kernel"
+    NO_MEMORY = "no memory"
+    ROM = "rom"
+    DEVICE = "device"
+    RAM = "ram"
+    UNKNOWN = "unknown"
+
+
 @dataclass(frozen=True)
-class Place:
-    """What an address is. `kind` is one of: "not canonical", "null", "linked", "not mapped", "start_info" (any part of the
-    hand-off), "kernel", "no memory", "rom", "device", "ram", "unknown"."""
+class ClassifiedAddress:
+    """A linear address, its class with a reason in words, and its page walk; `walk` is None where paging was not observed."""
 
     address: int
-    kind: str
+    kind: AddressClass
     words: str
     walk: Walk | None = None
 
 
-def place(address: int, state: Mapping[str, int], around: Surroundings) -> Place:
+def classify(address: int, state: Mapping[str, int], around: Surroundings) -> ClassifiedAddress:
     """Classify a linear address in the paging of `state` (names of `model.Registers`)."""
     try:
         walk = translate(Registers(state), address, around.read)
     except Unavailable:
-        return Place(address, "unknown", "how addresses were translated was not observed")
+        return ClassifiedAddress(address, AddressClass.UNKNOWN, "how addresses were translated was not observed")
     if "not canonical" in walk.problem:
-        return Place(address, "not canonical", walk.problem, walk)
+        return ClassifiedAddress(address, AddressClass.NOT_CANONICAL, walk.problem, walk)
     linked = _linked(address, walk, around)
     if linked:
-        return Place(address, "linked", linked, walk)
+        return ClassifiedAddress(address, AddressClass.LINKED, linked, walk)
     if address < _PAGE:
-        return Place(address, "null", "in the first page: a null pointer, or a small offset from one", walk)
+        return ClassifiedAddress(address, AddressClass.NULL, "in the first page: a null pointer, or a small offset from one", walk)
     if walk.physical is None:
-        return Place(address, "not mapped", f"not mapped: {walk.problem}{_if_identity(address, around)}", walk)
+        return ClassifiedAddress(
+            address, AddressClass.NOT_MAPPED, f"not mapped: {walk.problem}{_if_identity(address, around)}", walk
+        )
     return _physical(address, walk.physical, walk, around)
 
 
-def _physical(address: int, physical: int, walk: Walk, around: Surroundings) -> Place:
+def _physical(address: int, physical: int, walk: Walk, around: Surroundings) -> ClassifiedAddress:
     for name, start, size in around.handed:
         if start <= physical < start + size:
-            return Place(address, "start_info", f"in {name}, which the loader handed over", walk)
+            return ClassifiedAddress(address, AddressClass.START_INFO, f"in {name}, which the loader handed over", walk)
     if any(load.start <= physical < load.end for load in around.loads):
-        return Place(address, "kernel", "inside the kernel's own image", walk)
+        return ClassifiedAddress(address, AddressClass.KERNEL, "inside the kernel's own image", walk)
     if around.backing is None:
-        return Place(address, "unknown", "the machine's memory layout was not observed", walk)
+        return ClassifiedAddress(address, AddressClass.UNKNOWN, "the machine's memory layout was not observed", walk)
     backing = around.backed(physical)
     if backing is None:
-        return Place(address, "no memory", "outside all memory and devices: reads give nothing, writes are lost", walk)
-    kinds = {"ram": ("ram", "in RAM, outside the kernel's image"), "rom": ("rom", f"in ROM ({backing.name})")}
-    kind, words = kinds.get(backing.kind, ("device", f"a device's registers ({backing.name})"))
-    return Place(address, kind, words, walk)
+        return ClassifiedAddress(
+            address, AddressClass.NO_MEMORY, "outside all memory and devices: reads give nothing, writes are lost", walk
+        )
+    if backing.kind == "ram":
+        return ClassifiedAddress(address, AddressClass.RAM, "in RAM, outside the kernel's image", walk)
+    if backing.kind == "rom":
+        return ClassifiedAddress(address, AddressClass.ROM, f"in ROM ({backing.name})", walk)
+    return ClassifiedAddress(address, AddressClass.DEVICE, f"a device's registers ({backing.name})", walk)
 
 
 def _linked(address: int, walk: Walk, around: Surroundings) -> str:
-    """Whether this is where the kernel was linked to be, while nothing maps it there."""
+    """In words, that the kernel is linked to this address and nothing maps it there; "" where that is not so."""
     if walk.physical is not None and around.backing is not None and around.backed(walk.physical) is not None:
         return ""
     why = "paging is still off" if walk.scheme is None else "the page tables do not map it"

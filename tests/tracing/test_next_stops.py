@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pvhdbg.tracing.engines.sites import next_sites
+from pvhdbg.tracing.engines.next_stops import next_stops
 
 AT = 0x1000
 
@@ -14,7 +14,7 @@ def sites(code: bytes, bits: int = 32, most: int = 20, pc: int = AT) -> list[int
     def read(linear: int, size: int) -> bytes:
         return code[linear - AT : linear - AT + size] if linear >= AT else b""
 
-    return [one - AT for one in next_sites(pc, bits, read, most=most)]
+    return [one - AT for one in next_stops(pc, bits, read, most=most)]
 
 
 def test_the_way_ends_at_the_first_system_instruction() -> None:

@@ -1,0 +1,175 @@
+"""Letting a machine run: the one loop of it, bounded and interruptible, and the run to an address through reboots."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from enum import Enum
+
+from pvhdbg.decode.cpu_mode import linear_pc
+from pvhdbg.errors import EntryNotReached, GuestDied, TargetError, TargetLost, TargetTimeout
+from pvhdbg.targets.target import GONE, RESET_RIP, RESET_VECTOR, Stop, StopKind, Target
+
+Progress = Callable[[str], None]
+
+
+class RunEnd(Enum):
+    """What ended a run."""
+
+    STOP = "stop"  # the machine stopped by itself
+    ASKED = "asked"  # `enough` was true
+    TIME = "time"
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How a run ended. `stop` is the machine's own report, also where it was interrupted for `end`."""
+
+    end: RunEnd
+    stop: Stop
+
+
+def run(
+    target: Target,
+    seconds: float,
+    *,
+    enough: Callable[[], bool] = lambda: False,
+    turn: float = math.inf,
+    stopping: Callable[[], AbstractContextManager[object]] = nullcontext,
+    meanwhile: Callable[[], None] = lambda: None,
+    may_vanish: bool = False,
+) -> Ran:
+    """Let the machine run to its next stop, until `enough` is true, or for `seconds`. It stands still afterwards, also on an error.
+
+    `enough` is asked before each wait of at most `turn` seconds, and may read a log or look at the VMM. `stopping` is held while
+    the machine is interrupted. `meanwhile` is called once, after the machine began to run. With `may_vanish` a connection that
+    closes is the stop `GONE`, because the guest may have ended its VMM; else it raises TargetLost. Raises TargetError.
+    """
+    deadline = time.monotonic() + seconds
+    target.resume()
+    try:
+        meanwhile()
+        while (left := deadline - time.monotonic()) > 0:
+            if enough():
+                with stopping():
+                    return Ran(RunEnd.ASKED, target.interrupt())
+            with suppress(TargetTimeout):
+                return Ran(RunEnd.STOP, target.wait(min(turn, left)))
+        with stopping():
+            return Ran(RunEnd.TIME, target.interrupt())
+    except TargetLost:
+        if may_vanish:
+            return Ran(RunEnd.STOP, GONE)
+        raise
+    except BaseException:  # Ctrl-C among them
+        with suppress(TargetError), stopping():
+            target.interrupt()
+        raise
+
+
+@contextmanager
+def breakpoints_at(target: Target, addresses: Iterable[int]) -> Iterator[None]:
+    """Hardware breakpoints at linear addresses for as long as this lasts. Raises TargetError where one cannot be set."""
+    addresses = tuple(addresses)
+    try:
+        for address in addresses:
+            target.set_breakpoint(address)
+        yield
+    finally:
+        for address in addresses:
+            with suppress(TargetError):  # the machine is gone: there is nothing left to put back
+                target.clear_breakpoint(address)
+
+
+def run_until(
+    target: Target,
+    addresses: Collection[int],
+    timeout: float,
+    *,
+    reboots: int = 0,
+    progress: Progress = lambda _: None,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> int:
+    """Run to the first of some linear addresses, and return which. Breakpoints are cleared on every way out.
+
+    A breakpoint at the reset vector reports a reboot at once instead of by time-out; `reboots` of them are let pass (SeaBIOS
+    reboots itself once after a warm reset). `meanwhile` is called once while the machine runs, for work that does not need
+    it. Raises EntryNotReached when `timeout` seconds pass (the machine is then stopped where it is), GuestDied when the
+    guest reboots or ends first.
+    """
+    names = " or ".join(f"{address:#x}" for address in sorted(addresses))
+    late = EntryNotReached(f"the guest did not reach {names} within {timeout:g} s")
+    deadline = time.monotonic() + timeout
+    _off_the_reset_vector(target)
+    with breakpoints_at(target, (*addresses, RESET_VECTOR)):
+        while True:
+            progress(f"waiting for the guest to reach {names}")
+            ran = run(target, max(deadline - time.monotonic(), 0.001), meanwhile=meanwhile)
+            meanwhile = _nothing
+            if ran.end is RunEnd.TIME:
+                raise late
+            stop = ran.stop
+            if stop.kind in (StopKind.SHUTDOWN, StopKind.EXITED):
+                raise GuestDied(f"the guest ended before it reached {names}: {stop.text or stop.kind.value}")
+            pc = target.read_registers()["rip"]
+            if pc in addresses:
+                return pc
+            if pc == RESET_RIP:
+                if reboots <= 0:
+                    raise GuestDied(f"the guest rebooted before it reached {names}")
+                reboots -= 1
+                leave_reset_vector(target)
+            elif stop.kind is not StopKind.BREAKPOINT:
+                raise EntryNotReached(f"the machine stopped at {pc:#x} ({stop.kind.value}) before it reached {names}")
+            elif (linear := _linear(target, pc)) in addresses:
+                return linear
+            elif time.monotonic() > deadline:
+                raise late
+
+
+def _nothing() -> None:
+    pass
+
+
+def _off_the_reset_vector(target: Target) -> None:
+    """Step off it, so that the breakpoint there means a reboot. Raises EntryNotReached for a machine that does not run yet."""
+    if target.read_registers()["rip"] == RESET_RIP:
+        target.step()
+        if target.read_registers()["rip"] == RESET_RIP:
+            raise EntryNotReached("the machine does not leave its reset vector", "does it wait for a migration (-incoming)?")
+
+
+def reset_machine(target: Target, seconds: float = 2.0) -> None:
+    """Reset a machine that stands still; it stands at its reset vector then. Raises TargetError where it does not get there."""
+    target.monitor("system_reset")
+    deadline = time.monotonic() + seconds
+    # QEMU: its main loop carries the request out, after the command has returned.
+    while target.read_registers()["rip"] != RESET_RIP:
+        if time.monotonic() > deadline:
+            raise TargetError(
+                f"the machine did not reset within {seconds:g} s",
+                "a QEMU that was started with -no-reboot never does: start it without",
+            )
+
+
+def leave_reset_vector(target: Target) -> None:
+    """Step a machine off its reset vector, and watch the vector from then on. Raises TargetError.
+
+    QEMU: in real mode the stub's pc is an offset into CS, so `resume` does not see that the machine stands on this breakpoint.
+    """
+    target.clear_breakpoint(RESET_VECTOR)
+    target.step()
+    target.set_breakpoint(RESET_VECTOR)
+
+
+def _linear(target: Target, pc: int) -> int:
+    """The linear address of `pc`, which is an offset into CS where that has a base; `pc` where no monitor shows the base."""
+    if not target.capabilities.monitor:
+        return pc
+    from pvhdbg.decode import qemu_monitor
+
+    base = qemu_monitor.cpu_state(target.monitor("info registers")).segments["cs"].base
+    return linear_pc(pc, base, None)  # the base of 64-bit code is 0

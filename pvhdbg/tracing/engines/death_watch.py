@@ -1,0 +1,113 @@
+"""Watch a machine until it dies: the first instructions one by one, then with the fault tap alone, at full speed.
+
+Most early deaths come within the first instructions, where the whole path is then known. After that only faults are logged
+(`int,cpu_reset`, no measurable cost), and the machine is stopped for a look now and then, for the deaths that make no fault.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+
+from pvhdbg.targets.run import breakpoints_at, run
+from pvhdbg.targets.target import RESET_VECTOR, Stop, Target
+from pvhdbg.tracing.addresses import Surroundings
+from pvhdbg.tracing.death import Death, DeathKind
+from pvhdbg.tracing.engines.engine import Bounds
+from pvhdbg.tracing.engines.examiner import Examiner
+from pvhdbg.tracing.engines.fault_tap import FaultTap
+from pvhdbg.tracing.engines.followed import Followed
+from pvhdbg.tracing.event import EndReason, Fault
+
+FIRST = 20_000  # instructions with all registers: 0.2 s
+_THEN = 200_000  # instructions by address: 0.3 s
+_LONGEST = 1.0  # seconds for each of the two. QEMU 7: a REP that clears memory takes millions of records
+# Seconds between two looks. QEMU: each stop makes the guest lose its translated code.
+_PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 2.0)
+_TURN = 0.005  # seconds that the fault tap is waited for before the stub is looked at
+_POLL = 0.001  # seconds
+
+
+class DeathWatch:
+    """Watches `target` from where it stands. `around` is the machine around a death, `code` gives the kernel file's bytes at a linear
+    address, `status` the VMM's exit status, `serial` the last lines of the serial port, where they are at hand.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        around: Surroundings,
+        *,
+        code: Callable[[int], bytes] = lambda _: b"",
+        status: Callable[[], int | None] = lambda: None,
+        serial: Callable[[], Sequence[str]] = tuple,
+        progress: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._target = target
+        self._progress = progress
+        self._followed = Followed(target, code)
+        self._examiner = Examiner(target, around, self._followed, status=status, serial=serial)
+        self._asked = False
+
+    @property
+    def warnings(self) -> list[str]:
+        """Doubts about what was seen, as sentences."""
+        return self._followed.warnings
+
+    def stop(self) -> None:
+        """End soon; can be called from a signal handler."""
+        self._asked = True
+
+    def until_dead(self, seconds: float) -> Death:
+        """The death; one of the kind ALIVE after `seconds`. The machine stands still afterwards. Raises TargetError."""
+        deadline = time.monotonic() + seconds
+        for states, count in ((True, FIRST), (False, _THEN)):
+            self._progress(f"following the guest, after {len(self._followed):,} instructions")
+            bounds = Bounds(count=count, seconds=min(max(deadline - time.monotonic(), 0.01), _LONGEST))
+            end = self._followed.follow(bounds, states=states, enough=lambda _: self._asked)
+            death = self._examiner.by_end(end) or self._examiner.standing()
+            if death is not None:
+                return death
+            if end.why is EndReason.INTERRUPTED or time.monotonic() > deadline:
+                return self._alive()
+        return self._at_full_speed(deadline)
+
+    def _at_full_speed(self, deadline: float) -> Death:
+        self._followed.lose_count()
+        with breakpoints_at(self._target, [RESET_VECTOR]), FaultTap(self._target, required=True) as tap:
+            for pause in _pauses(deadline):
+                self._progress("watching the guest for its death")
+                stop = run_with_tap(self._target, tap, pause, self._followed.faults, lambda: self._asked)
+                death = self._examiner.by_stop(stop) or self._examiner.standing() or self._by_late_stop()
+                if death is not None:
+                    return death
+                if self._asked:
+                    break
+        return self._alive()
+
+    def _by_late_stop(self) -> Death | None:
+        stop = self._examiner.late_stop()
+        return None if stop is None else self._examiner.by_stop(stop)
+
+    def _alive(self) -> Death:
+        return self._examiner.death(DeathKind.ALIVE, self._examiner.state())
+
+
+def _pauses(deadline: float) -> Iterator[float]:
+    index = 0
+    while (left := deadline - time.monotonic()) > 0:
+        yield min(_PAUSES[min(index, len(_PAUSES) - 1)], left)
+        index += 1
+
+
+def run_with_tap(target: Target, tap: FaultTap, seconds: float, faults: deque[Fault], enough: Callable[[], bool]) -> Stop:
+    """Let the machine run for a while, or until `enough`, and collect its faults. It stands still afterwards. Raises TargetError."""
+
+    def look() -> bool:
+        faults.extend(tap.faults(0, _TURN))
+        return enough()
+
+    ran = run(target, seconds, enough=look, turn=_POLL, stopping=tap.drained, may_vanish=True)
+    faults.extend(tap.faults(0))
+    return ran.stop

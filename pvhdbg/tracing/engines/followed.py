@@ -1,0 +1,127 @@
+"""The instructions of a machine that were followed one by one, and the facts in them about a death: the path, the handlers, the culprit."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+
+from pvhdbg.decode.cpu_mode import Mode, mode_of
+from pvhdbg.targets.target import Target
+from pvhdbg.tracing.death import DeathKind, unreturned
+from pvhdbg.tracing.engines.engine import Bounds, TraceEnd
+from pvhdbg.tracing.engines.log import LogEngine
+from pvhdbg.tracing.event import Batch, Event, Fault, FaultKind
+from pvhdbg.tracing.opcodes import Effect, effect_of, is_effect_in_any_width, is_system
+
+_PATH = 8  # instructions that are shown before a death
+_KEPT = 4096  # faults, and system instructions
+_SWITCHES_PAGING = (Effect.WRITE_CR0, Effect.WRITE_CR4, Effect.LMSW)
+_NOTHING_WENT_WRONG = (DeathKind.ALIVE, DeathKind.SHUTDOWN, DeathKind.EXITED, DeathKind.PANIC)
+
+
+class Followed:
+    """All instructions from the beginning of a watch, as long as they are `counted`; and the last faults, also those seen later.
+
+    `code` gives the kernel file's bytes at a linear address.
+    """
+
+    def __init__(self, target: Target, code: Callable[[int], bytes] = lambda _: b"") -> None:
+        self.pcs: list[int] = []
+        self.modes: list[Mode] = []
+        self.codes: list[bytes] = []
+        self.faults: deque[Fault] = deque(maxlen=_KEPT)
+        self.system: deque[Event] = deque(maxlen=_KEPT)
+        self.counted = True
+        self.warnings: list[str] = []
+        self._target = target
+        self._code = code
+        self._last: deque[Event] = deque(maxlen=_PATH)
+
+    def __len__(self) -> int:
+        return len(self.pcs)
+
+    def follow(self, bounds: Bounds, *, states: bool, enough: Callable[[Batch], bool]) -> TraceEnd:
+        """Follow the machine on, until a batch is `enough` or to the bounds. Raises TargetError."""
+        engine = LogEngine(self._target, states=states, base=len(self.pcs), peek=self._code)
+        for batch in engine.batches(bounds):
+            self._record(batch)
+            if enough(batch):
+                engine.stop()
+        self.warnings += [warning for warning in engine.warnings if warning not in self.warnings]
+        return engine.end
+
+    def _record(self, batch: Batch) -> None:
+        self.pcs += batch.pcs
+        self.modes += batch.modes
+        self.codes += batch.codes
+        self.faults.extend(batch.faults)
+        self._last.extend(batch.event(index) for index in range(max(len(batch) - _PATH, 0), len(batch)))
+        if batch.deltas is not None:
+            codes = enumerate(zip(batch.codes, batch.modes, strict=True))
+            self.system.extend(batch.event(index) for index, (code, mode) in codes if is_system(code, mode.bits))
+
+    def lose_count(self) -> None:
+        """From now on the machine runs unfollowed."""
+        self.counted = False
+        self._last.clear()
+
+    # --- facts about a death -------------------------------------------------------------------------------------
+
+    def last_exception(self) -> Fault | None:
+        """The last exception that was seen."""
+        return next((one for one in reversed(self.faults) if one.kind is FaultKind.EXCEPTION), None)
+
+    def handling(self) -> tuple[Fault, ...]:
+        """The exceptions whose handlers were called and did not reach their iret; none where the code since then is not all known."""
+        taken = [one for one in self.faults if one.kind.has_handler]
+        if not self.counted or not taken or b"" in self.codes[taken[0].seq :]:
+            return ()
+        irets = {code for code in set(self.codes) if is_effect_in_any_width(code, Effect.IRET)}
+        return unreturned(taken, (index for index, code in enumerate(self.codes) if code in irets))
+
+    def struck(self, fault: Fault) -> Event | None:
+        """The instruction that had begun when the fault was taken."""
+        index = fault.seq - 1
+        if not self.counted or not 0 <= index < len(self.pcs) or self.pcs[index] != fault.pc:
+            return None
+        return Event(index, fault.pc, self.modes[index], self.codes[index])
+
+    def path(
+        self, kind: DeathKind, loop: Sequence[int], state: Mapping[str, int], has_memory: Callable[[int], bool]
+    ) -> tuple[Event, ...]:
+        """The instructions that lead to the death: the last ones, or those before the CPU went astray.
+
+        `loop` holds the pcs of an endless loop, `state` the registers now; `has_memory` says whether memory is behind a pc.
+        """
+        if not self.counted or kind in _NOTHING_WENT_WRONG:
+            return ()
+        end = min(self._end_of_path(kind, loop, has_memory), len(self.pcs))
+        start = max(end - _PATH, 0)
+        known = {event.seq: event for event in self._last}
+        modes = self._modes_since(start, end, state)
+        return tuple(
+            known.get(index, Event(index, self.pcs[index], mode, self.codes[index]))._replace(mode=mode)
+            for index, mode in zip(range(start, end), modes, strict=True)
+        )
+
+    def _end_of_path(self, kind: DeathKind, loop: Sequence[int], has_memory: Callable[[int], bool]) -> int:
+        """The index behind the path. It takes in the first instruction in the loop, in zeros, or where there is no memory."""
+        if kind is DeathKind.LOOP:
+            return self._last_index(lambda index: self.pcs[index] not in loop) + 2
+        if kind is DeathKind.ZEROS:
+            return self._last_index(lambda index: any(self.codes[index])) + 2
+        if kind is DeathKind.NOWHERE:
+            return next((index for index in range(len(self.pcs) - 1, -1, -1) if has_memory(self.pcs[index])), -1) + 2
+        return len(self.pcs)
+
+    def _last_index(self, sound: Callable[[int], bool]) -> int:
+        end = len(self.pcs)
+        return next((index for index in range(end - 1, -1, -1) if sound(index)), end - 1)
+
+    def _modes_since(self, start: int, end: int, state: Mapping[str, int]) -> list[Mode]:
+        """The modes of some last events. Addresses alone do not show paging in 32-bit code: there the last state shows it."""
+        modes = self.modes[start:end]
+        last = mode_of(state.get("cr0", 1), state.get("cr4", 0), state.get("efer", 0), state.get("cs_flags"))
+        if last in (Mode.PAGED, Mode.PAE) and not any(effect_of(code, 32) in _SWITCHES_PAGING for code in self.codes[start:]):
+            return [last if mode is Mode.PROTECTED else mode for mode in modes]
+        return modes

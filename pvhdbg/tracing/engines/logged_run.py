@@ -1,0 +1,107 @@
+"""A machine that runs while its log is read: the loop of the engines that observe by QEMU's log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+
+from pvhdbg.decode.cpu_mode import interrupts_on
+from pvhdbg.errors import TargetLost, TargetTimeout
+from pvhdbg.targets.run import leave_reset_vector
+from pvhdbg.targets.target import GONE, RESET_RIP, Stop, StopKind, Target
+from pvhdbg.tracing.engines.engine import Bounds, TraceEnd, end_of, is_halted
+from pvhdbg.tracing.engines.log_switch import LogSwitch
+from pvhdbg.tracing.event import EndReason
+
+
+class LoggedRun:
+    """One run with the log on. `turn` is how long the FIFO is waited for, `silence` how long the log may be silent before the CPU is
+    looked at: it may be halted for good. Both are in seconds.
+    """
+
+    def __init__(self, target: Target, switch: LogSwitch, *, turn: float, silence: float) -> None:
+        self.end: TraceEnd | None = None  # None while it goes on
+        self.gone = False  # the VMM has ended
+        self._target = target
+        self._switch = switch
+        self._turn = turn
+        self._silence = silence
+        self._running = False
+        self._stop: Stop | None = None
+        self._halted: TraceEnd | None = None
+
+    def pieces(self, bounds: Bounds, asked: Callable[[], bool]) -> Generator[bytes, None, None]:
+        """The log, piece by piece, to the end by `bounds` or by `asked`; `bounds.count` is the reader's to keep.
+
+        The last piece is all that is left, which may be nothing: `end` is set then. A reader may leave before. Raises TargetError.
+        """
+        deadline = time.monotonic() + bounds.seconds
+        if self._target.read_registers()["rip"] == RESET_RIP:
+            leave_reset_vector(self._target)
+        self.resume()
+        heard = time.monotonic()
+        try:
+            while self.end is None:
+                data = self._switch.read(self._turn)
+                if data:
+                    yield data
+                    heard = time.monotonic()
+                elif self._stop is None:
+                    self._stop = self._poll()
+                if not data and self._stop is None and time.monotonic() - heard > self._silence:
+                    self._stop = self._look_at_silent_cpu()
+                    heard = time.monotonic()
+                if self._stop is not None:
+                    self.end = self._halted or end_of(self._stop, self._target, bounds)
+                    yield self._switch.rest()
+                elif asked() or time.monotonic() > deadline:
+                    self.end = TraceEnd(EndReason.INTERRUPTED if asked() else EndReason.TIME)
+                    yield self.halt()
+        finally:
+            self.halt()
+
+    def resume(self) -> None:
+        """Let it run on after `halt`."""
+        self._target.resume()
+        self._running = True
+
+    def halt(self) -> bytes:
+        """Stop the machine if it runs; the log that was written meanwhile."""
+        if not self._running:
+            return b""
+        self._running = False
+        with self._switch.drained() as pieces:
+            try:
+                self.gone = self._target.interrupt().kind is StopKind.EXITED
+            except TargetLost:
+                self.gone = True  # it ended at that moment
+        return b"".join(pieces) + self._switch.rest()
+
+    def stopped(self, stop: Stop) -> None:
+        """The reader let the machine run itself, after `halt`, and it stopped so: the run ends there."""
+        self._stop = stop
+        self.gone = stop.kind is StopKind.EXITED
+
+    def _poll(self) -> Stop | None:
+        try:
+            stop = self._target.wait(0.001)
+        except TargetTimeout:
+            return None
+        except TargetLost:
+            stop = GONE
+        self._running = False
+        self.gone = stop.kind is StopKind.EXITED
+        return stop
+
+    def _look_at_silent_cpu(self) -> Stop | None:
+        """Stop a CPU that logs nothing: in `hlt` with interrupts off that is its end. None where it is idle; then it runs on."""
+        self._running = False
+        stop = self._target.interrupt()
+        if stop.kind is not StopKind.INTERRUPT:
+            return stop
+        registers = self._target.read_registers()
+        if interrupts_on(registers) is False and is_halted(self._target):
+            self._halted = TraceEnd(EndReason.HALTED, stop, registers["rip"])
+            return stop
+        self.resume()
+        return None
