@@ -380,6 +380,32 @@ class FoundBy(str, Enum):
 
 
 @dataclass(frozen=True)
+class ImageDifference:
+    """The first byte of a segment that memory holds otherwise than the file; `zeros` for one of the zeros behind the file's bytes."""
+
+    address: int
+    expected: int
+    found: int
+    zeros: bool = False
+
+
+@dataclass(frozen=True)
+class ImageComparison:
+    """What came of comparing the kernel's file with guest memory at the entry; all sizes are in bytes.
+
+    `compared` of the file's `size` bytes in PT_LOADs and `zeros` of the `zero_size` bytes that have to be zero were looked at;
+    `differences` holds one for each of both in each segment. `another`: the file is not, or may not be, the one that was loaded.
+    """
+
+    compared: int
+    size: int
+    zeros: int = 0
+    zero_size: int = 0
+    differences: tuple[ImageDifference, ...] = ()
+    another: bool = False
+
+
+@dataclass(frozen=True)
 class EntryPoint:
     """Where the capture was taken and how that address was found."""
 
@@ -412,6 +438,7 @@ class Snapshot:
     backing: tuple[Backing, ...] | None = None
     vmm: Vmm = field(default_factory=Vmm)
     kernel: Kernel | None = None
+    image: ImageComparison | None = None  # None: the kernel's file was not compared with memory
     entry: EntryPoint = field(default_factory=lambda: EntryPoint(None, FoundBy.HERE))
     sources: Mapping[str, str] = field(default_factory=dict)
     captured: str | None = None  # ISO 8601, UTC

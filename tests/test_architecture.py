@@ -241,4 +241,4 @@ def test_pure_modules_import_inside_gdbs_python() -> None:
     result = subprocess.run(
         ["gdb", "-nx", "-batch", "-ex", f"python exec({script!r})"], capture_output=True, text=True, timeout=60, check=False
     )
-    assert "imported 72 verdicts" in result.stdout, result.stderr
+    assert "imported 77 verdicts" in result.stdout, result.stderr

@@ -10,12 +10,15 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeVar
 
 from pvhdbg.decode import acpi, payload
-from pvhdbg.decode.firmware import Firmware, identify
+from pvhdbg.decode.firmware import PVH_BIN_LINE, Firmware, identify
 from pvhdbg.decode.protocol import is_pvh, recognise
+from pvhdbg.decode.text import quoted
 from pvhdbg.model import UNKNOWN, Backing, NeedMemory, NotLookedAt, Registers, Segments, Snapshot, Unavailable
+from pvhdbg.spec.deviations import PVH_BIN
 from pvhdbg.spec.protocols import DRAFT_A_SIGNATURE, Signature
 from pvhdbg.spec.revisions import DRAFT_A, Revision
 from pvhdbg.spec.start_info import (
@@ -133,6 +136,7 @@ class BootState:
     firmware_part: Firmware | Unread | None  # None: not a known firmware
     start_info_part: StartInfo | Unread
     draft_a_part: DraftAInfo | Unread
+    overrun: Text | None = None  # the command line that QEMU's pvh.bin wrote over its own start_info
 
     def __repr__(self) -> str:
         return f"BootState({self.revision.name}, {self.snapshot!r})"
@@ -140,6 +144,20 @@ class BootState:
     @property
     def registers(self) -> Registers:
         return self.snapshot.registers
+
+    @property
+    def overrun_length(self) -> str | None:
+        """How many characters the command line has that ran over start_info; None where none did.
+
+        Memory holds as much of it as nobody has written on since: the VMM's arguments tell the rest.
+        """
+        if self.overrun is None:
+            return None
+        command = self.snapshot.vmm.command or ()
+        given = next((word for option, word in pairwise(command) if option == "-append"), "")
+        there = len(self.overrun.data)
+        size = len(given.encode("utf-8", "surrogateescape"))
+        return str(size) if size >= there else f"at least {there}"
 
     @property
     def segments(self) -> Segments:
@@ -258,15 +276,26 @@ def _decode(snapshot: Snapshot, revision: Revision) -> BootState:
     draft_a: DraftAInfo | Unread = Unread("the machine was not judged by Draft A")
     if revision is DRAFT_A or other is DRAFT_A_SIGNATURE:
         draft_a = _or_unread(lambda: _draft_a(reader, registers["esi"]))
+    firmware = _or_unread(lambda: identify(registers, snapshot.segments, reader))
     return BootState(
         snapshot,
         revision,
         None if revision is DRAFT_A and other is DRAFT_A_SIGNATURE else other,
         pvh,
-        _or_unread(lambda: identify(registers, snapshot.segments, reader)),
+        firmware,
         _or_unread(lambda: _start_info(reader, registers["ebx"])) if pvh else _none(registers, reader),
         draft_a,
+        None if pvh or other is not None else _overrun(reader, registers, firmware),
     )
+
+
+def _overrun(reader: _Reader, registers: Registers, firmware: Firmware | Unread | None) -> Text | None:
+    """The text from pvh.bin's buffer for the command line on, if it reaches start_info at [ebx]."""
+    ebx = registers.get("ebx")
+    if not isinstance(firmware, Firmware) or firmware.name != PVH_BIN or ebx is None or ebx < PVH_BIN_LINE:
+        return None
+    line = _or_unread(lambda: reader.text(ebx - PVH_BIN_LINE))
+    return line if isinstance(line, Text) and len(line.data) >= PVH_BIN_LINE else None
 
 
 def _none(registers: Registers, reader: _Reader) -> Unread:
@@ -370,7 +399,7 @@ def _root_table(reader: _Reader, expected: bytes, address: int, width: int) -> a
     try:
         header = acpi.TableHeader.decode(reader.read(address, size))
         if header.signature != expected:
-            return acpi.RootTable(expected, address, header, False, f"its signature is {header.signature!r}")
+            return acpi.RootTable(expected, address, header, False, f"its signature is {quoted(header.signature)}")
         if not size <= header.length <= acpi.TABLE_LIMIT:
             return acpi.RootTable(expected, address, header, False, f"its length is {header.length:#x}")
         data = reader.read(address, header.length)

@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeVar
 from pvhdbg.decode.notes import Buffer as Buffer
 from pvhdbg.decode.notes import Note, Span
 from pvhdbg.decode.notes import read as read_notes
+from pvhdbg.decode.text import quoted
 from pvhdbg.errors import BadInput
 from pvhdbg.layout import Structure
 from pvhdbg.model import Kernel, LoadRange
@@ -52,18 +53,27 @@ class ElfFile:
     damage: str = ""  # where reading the notes failed
 
     @property
+    def foreign(self) -> str | None:
+        """The machine that e_machine names, if it is not x86; None if it is."""
+        machine = self.header.e_machine
+        return None if machine in (EM_386, EM_X86_64) else MACHINES.get(machine, f"machine {machine}")
+
+    @property
     def loads(self) -> tuple[Segment32 | Segment64, ...]:
         return tuple(segment for segment in self.segments if segment.p_type == PT_LOAD)
 
 
 def parse(data: Buffer) -> ElfFile:
-    """Parse an x86 ELF. Raises BadInput for anything else, and for a truncated file."""
+    """Parse a little-endian ELF. Raises BadInput for anything else, and for a truncated file.
+
+    e_machine is not checked here: most loaders do not read it.
+    """
     if len(data) < Ident.sizeof():
         raise BadInput(f"the file has {len(data)} bytes: it is not an ELF", "give an uncompressed kernel (vmlinux) or a bzImage")
     ident = Ident.decode(data)
     if ident.magic != b"\x7fELF":
         raise BadInput(
-            f"the file is not an ELF: it begins with {ident.magic!r}", "give an uncompressed kernel (vmlinux) or a bzImage"
+            f"the file is not an ELF: it begins with {quoted(ident.magic)}", "give an uncompressed kernel (vmlinux) or a bzImage"
         )
     if ident.elf_class not in (1, 2) or ident.data not in (1, 2):
         raise BadInput(f"the ELF's class {ident.elf_class} or data encoding {ident.data} at offset 4 is unknown", _DAMAGED)
@@ -72,9 +82,6 @@ def parse(data: Buffer) -> ElfFile:
     wide = ident.elf_class == 2
     layout: type[Header32] | type[Header64] = Header64 if wide else Header32
     header = _structure(layout, data, Ident.sizeof(), "the ELF header")
-    if header.e_machine not in (EM_386, EM_X86_64):
-        name = MACHINES.get(header.e_machine, f"machine {header.e_machine}")
-        raise BadInput(f"the ELF is for {name}, not for x86", "give a kernel for x86 or x86-64")
     segments = _segments(data, header, wide)
     spans = tuple(_note_spans(data, header, segments))
     notes, damage = read_notes(data, spans)
@@ -144,10 +151,8 @@ def _note_spans(data: Buffer, header: Header32 | Header64, segments: tuple[Segme
 
 
 def entry_notes(elf: ElfFile) -> tuple[Note, ...]:
-    """The usable PHYS32_ENTRY notes: owner Xen, 4 or 8 bytes, not 0."""
-    return tuple(
-        note for note in elf.notes if note.is_xen and note.type == PHYS32_ENTRY and len(note.desc) in (4, 8) and _entry(note)
-    )
+    """The usable PHYS32_ENTRY notes: owner Xen, 4 or 8 bytes. Address 0 is one like any other."""
+    return tuple(note for note in elf.notes if note.is_xen and note.type == PHYS32_ENTRY and len(note.desc) in (4, 8))
 
 
 def _entry(note: Note) -> int:
@@ -232,7 +237,10 @@ def _section_field(elf: ElfFile, index: int, name: str) -> int:
 
 def symbol_table(data: Buffer, elf: ElfFile) -> SymbolTable | None:
     """The symbol table, or None when the file has none (a stripped kernel). Raises BadInput for a damaged one."""
-    table = sections(data, elf)
+    try:
+        table = sections(data, elf)
+    except BadInput:  # the section headers are cut off, which no loader minds
+        return None
     for index, section in enumerate(table):
         if section.sh_type != SHT_SYMTAB:
             continue

@@ -13,6 +13,7 @@ from pvhdbg.spec.deviations import PVH_BIN, QBOOT
 _OPTION_ROMS = range(0xC0000, 0xF0000)
 _ROM_ALIGNMENT = 0x800  # BIOS Boot Specification: a BIOS searches for option ROMs every 2 KiB
 _PVH_BIN_SIZE = 1536
+PVH_BIN_LINE = 0x1020  # its command line begins so far in front of its start_info: a buffer of 4096 bytes, then the module list
 _TOP_OF_FLASH = range(0xFFFF0000, 1 << 32)  # qboot is one 64 KiB image below 4 GiB
 _MULTIBOOT_EAX = 0x2BADB002
 

@@ -43,9 +43,15 @@ def read_item(monitor: Callable[[str], str], key: int, size: int) -> bytes | Non
 def kernel_entry(monitor: Callable[[str], str]) -> int | None:
     """FW_CFG_KERNEL_ENTRY: the address at which the firmware will enter the kernel; None without the device or the item.
 
-    QEMU sets it for a multiboot load too: it is an address, and does not prove PVH.
+    QEMU sets it for a multiboot load too: it is an address, and does not prove PVH. A 0 is an entry if QEMU left a kernel but no
+    address of a set-up area: QEMU sets that address for a kernel that it boots by the Linux protocol.
     """
-    return number(monitor, "KERNEL_ENTRY") or None if is_there(monitor) else None
+    if not is_there(monitor):
+        return None
+    entry = number(monitor, "KERNEL_ENTRY")
+    if entry or entry is None:
+        return entry
+    return 0 if number(monitor, "KERNEL_SIZE") and not number(monitor, "SETUP_ADDR") else None
 
 
 def is_there(monitor: Callable[[str], str]) -> bool:

@@ -30,7 +30,8 @@ _HEAD = NoteHeader.sizeof()
 class Note:
     """One ELF note. `offset` is its file offset, `segment` the index of the PT_NOTE (or section) that holds it.
 
-    `padding` counts the bytes up to the next note that are neither owner nor descriptor.
+    `padding` counts the bytes up to the next note that are neither owner nor descriptor. `behind` are the bytes of the file that
+    follow the descriptor, up to the 8 that QEMU reads of it.
     """
 
     owner: bytes
@@ -40,6 +41,7 @@ class Note:
     segment: int
     align: int
     padding: int = 0
+    behind: bytes = b""
 
     @property
     def is_xen(self) -> bool:
@@ -110,7 +112,9 @@ def read(data: Buffer, spans: Iterable[Span]) -> tuple[tuple[Note, ...], str]:
             owner = bytes(data[place.at + _HEAD : place.at + _HEAD + place.head.n_namesz])
             desc = bytes(data[place.desc : place.desc + place.head.n_descsz])
             padding = min(place.after, span.end) - place.at - _HEAD - len(owner) - len(desc)
-            notes.append(Note(owner, place.head.n_type, desc, place.at, span.holder, span.align, padding))
+            end = place.desc + len(desc)
+            behind = bytes(data[end : max(end, place.desc + 8)])
+            notes.append(Note(owner, place.head.n_type, desc, place.at, span.holder, span.align, padding, behind))
     return tuple(notes), damage
 
 

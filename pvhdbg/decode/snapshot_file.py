@@ -18,6 +18,8 @@ from pvhdbg.model import (
     DescriptorTable,
     EntryPoint,
     FoundBy,
+    ImageComparison,
+    ImageDifference,
     Kernel,
     LoadRange,
     Memory,
@@ -73,6 +75,7 @@ def encode(snapshot: Snapshot) -> str:
             "source": kernel.source,
             "elf_class": kernel.elf_class,
         },
+        "image": None if snapshot.image is None else _image_document(snapshot.image),
         "registers": {name: _hex(snapshot.registers.values[name]) for name in snapshot.registers},
         "registers_missing": snapshot.registers.missing,
         "segments": {
@@ -105,6 +108,17 @@ def encode(snapshot: Snapshot) -> str:
         ],
     }
     return json.dumps(document, indent=1) + "\n"
+
+
+def _image_document(image: ImageComparison) -> dict[str, Any]:
+    return {
+        "compared": image.compared,
+        "size": image.size,
+        "zeros": image.zeros,
+        "zero_size": image.zero_size,
+        "differences": [[_hex(one.address), _hex(one.expected), _hex(one.found), one.zeros] for one in image.differences],
+        "another": image.another,
+    }
 
 
 def _hex(value: int | None) -> str | None:
@@ -148,6 +162,7 @@ def decode(text: str) -> Snapshot:
         ),
         vmm=reader.optional("vmm", _vmm) or Vmm(),
         kernel=reader.optional("kernel", _kernel),
+        image=reader.optional("image", _image),  # files of older versions have none
         entry=reader.optional("entry", lambda r: EntryPoint(r.hex("address"), r.found_by(), r.text("symbol")))
         or EntryPoint(None, FoundBy.HERE),
         sources=reader.mapping("sources", _Reader.word),
@@ -270,6 +285,21 @@ def _kernel(one: _Reader) -> Kernel:
         source=one.text("source") or "ELF file",
         elf_class=one.count("elf_class"),
     )
+
+
+def _image(one: _Reader) -> ImageComparison:
+    return ImageComparison(
+        one.count("compared") or 0,
+        one.count("size") or 0,
+        one.count("zeros") or 0,
+        one.count("zero_size") or 0,
+        tuple(one.rows("differences", _difference)),
+        bool(one.boolean("another")),
+    )
+
+
+def _difference(row: _Reader) -> ImageDifference:
+    return ImageDifference(row.at(0, row.number), row.at(1, row.number), row.at(2, row.number), row.at(3, _truth))
 
 
 def _memory(reader: _Reader) -> Memory:

@@ -23,6 +23,11 @@ def printable(data: bytes | str) -> str:
     return "".join(parts)
 
 
+def quoted(data: bytes) -> str:
+    """Bytes from a structure in quotation marks, safe as `printable`."""
+    return f"“{printable(data)}”"
+
+
 def safe(data: bytes | str) -> str:
     """Like `printable`, for messages: backslashes stay unchanged, so that a second call changes nothing."""
     text = data if isinstance(data, str) else data.decode("utf-8", "backslashreplace")

@@ -103,6 +103,13 @@ class KernelImage:
 
         return why_not(self.file())
 
+    def refuse_unless_entered(self) -> None:
+        """Raises NotBootable where QEMU enters it by no protocol either; of one that it does enter there is a hand-off to show."""
+        from pvhdbg.loaders.qemu import QEMU
+
+        if QEMU.load(self.file()).entry is None:
+            raise self.not_bootable()
+
     def symbols(self) -> Symbols:
         """Its symbol table."""
         from pvhdbg.kernel.symbols import Symbols
@@ -260,6 +267,12 @@ def _bzimage(view: FileBytes, setup: SetupHeader, path: str) -> tuple[str, FileB
             "give the vmlinux of that build",
         )
     start, length = payload_range(setup)
+    if not setup.payload_length:
+        raise BadInput(
+            f"{path} is a bzImage without a payload: payload_offset is {setup.payload_offset:#x} and payload_length 0 (memtest86+ is "
+            "such a file); it is whole, QEMU boots it by the Linux protocol, and there is no ELF in it for PVH",
+            "boot it with QEMU's -kernel; for PVH give an ELF with a PHYS32_ENTRY note",
+        )
     if start + length > len(view) or not length:
         raise BadInput(f"{path} is a bzImage whose payload ends at {start + length:#x}, but the file has {len(view):#x} bytes",
                        "it is truncated: fetch it again")  # fmt: skip

@@ -167,6 +167,14 @@ class Symbols:
             return None
         return next((name for address in self.to_virtual(physical) if (name := self._table.exact(address))), None)
 
+    def label(self, physical: int) -> str | None:
+        """The name of a physical address: `symbol`, or `symbol+0x12` for one behind it; None outside the kernel."""
+        found = self.name_at(physical)
+        if found is not None:
+            return found
+        near = self.nearest(physical)
+        return None if near is None else f"{near[0]}+{near[1]:#x}" if near[1] else near[0]
+
     def nearest(self, physical: int) -> tuple[str, int] | None:
         """The symbol at or below a physical address, and how far above it the address is; None outside the kernel."""
         return next((found for address in self.to_virtual(physical) if (found := self.nearest_virtual(address))), None)

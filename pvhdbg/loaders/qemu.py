@@ -9,6 +9,7 @@ from __future__ import annotations
 from pvhdbg.decode.container import HEAD_SIZE
 from pvhdbg.loaders import qemu_fw_cfg, qemu_linux, qemu_multiboot
 from pvhdbg.loaders.loading import PVH, Attempt, FwCfgItem, Loader, Refused
+from pvhdbg.loaders.qemu_elf import FAILED as FAILED
 from pvhdbg.loaders.qemu_elf import FIND, MERGED, OPS, Generation, Image, complete, load_elf
 from pvhdbg.loaders.qemu_fw_cfg import number
 

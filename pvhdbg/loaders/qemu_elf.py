@@ -75,6 +75,9 @@ class Image(NamedTuple):
 def load_elf(attempt: Attempt, notes: Generation | None) -> Image:
     """Load the file. Notes are read as generation `notes` does; with None, PT_NOTEs are skipped. Raises Ended if QEMU stops."""
     elf, data = attempt.kernel.elf, attempt.kernel.data
+    if elf.foreign is not None:
+        attempt.remark(f"e_machine is that of {elf.foreign}, which this QEMU does not emulate", OPS)
+        raise Refused(FAILED)
     spans = {span.holder: span for span in elf.note_spans}
     roms: list[Rom] = []
     low, high, total, note = _U64, 0, 0, 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pvhdbg.decode.kernel_file import KernelFile
 from pvhdbg.decode.text import printable
+from pvhdbg.decode.toolchain import Tool, maker
 from pvhdbg.errors import NotBootable
 from pvhdbg.loaders.loading import MULTIBOOT1
 from pvhdbg.loaders.qemu import QEMU
@@ -17,18 +18,26 @@ def why_not(kernel: KernelFile) -> NotBootable:
     """Why this file has no usable PVH entry (or, if it has one, why QEMU misses it), and what QEMU does with it."""
     found, todo = _found(kernel)
     usable = "PVH entry that QEMU finds" if kernel.entry_notes else "usable PVH entry"
-    return NotBootable(f"the kernel has no {usable}: {found}. {_qemu(kernel)}", todo)
+    foreign = kernel.elf.foreign
+    where, todo = ("", todo) if foreign is None else (f" and is for {foreign}, not for x86", "give a kernel for x86 or x86-64")
+    return NotBootable(f"the kernel has no {usable}{where}: {found}. {_qemu(kernel)}", todo)
 
 
 def _found(kernel: KernelFile) -> tuple[str, str]:
     elf = kernel.elf
     numbered = [note for note in elf.notes if note.type == PHYS32_ENTRY]
     wrong = [note for note in numbered if note.is_xen]
+    if kernel.entry is not None and not kernel.entry.address:
+        return (
+            f"its PHYS32_ENTRY note at file offset {kernel.entry.note.offset:#x} holds the address 0, which QEMU takes for a missing note",
+            "link the entry at another address; Xen, cloud-hypervisor and Firecracker enter at 0",
+        )
     if kernel.entry_notes:
         note = kernel.entry_notes[-1]
+        because = ": remove .note.gnu.property, which requires 8 (objcopy --remove-section)" if note.align == 8 else ""
         return (
             f"its PHYS32_ENTRY note at file offset {note.offset:#x} lies in a PT_NOTE of p_align {note.align}, by which QEMU pads notes",
-            "link the notes with p_align 4: remove .note.gnu.property, which requires 8 (objcopy --remove-section)",
+            f"link the notes with p_align 4{because}",
         )
     if wrong:
         return (
@@ -55,7 +64,9 @@ def _found(kernel: KernelFile) -> tuple[str, str]:
     if elf.damage:
         return f"{found}; {elf.damage}", "write n_namesz and n_descsz as the lengths without padding"
     if has_segment:
-        return found, "build Linux with CONFIG_PVH=y; otherwise add the note (type 18, owner Xen) to a PT_NOTE segment"
+        if maker(kernel) is Tool.LINUX:
+            return found, "build Linux with CONFIG_PVH=y"
+        return found, "add the note (type 18, owner Xen) to a PT_NOTE segment"
     return found, "add the note (type 18, owner Xen) and a PT_NOTE for it in the linker script (PHDRS { note PT_NOTE; })"
 
 

@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING
 from pvhdbg.decode.cpu_mode import observed_mode, paging_on, protected
 from pvhdbg.errors import BadInput, EntryNotReached, GuestDied, MemoryUnreadable, TargetError
 from pvhdbg.model import (
+    Backing,
     EntryPoint,
     FoundBy,
+    ImageComparison,
     Kernel,
     LoadRange,
     Memory,
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     # Imported while the guest runs its firmware (`_prepare`), where it costs no time.
     from pvhdbg.decode.boot_state import BootState
     from pvhdbg.decode.qemu_monitor import LoadedKernel
+    from pvhdbg.kernel.image import KernelImage
 
 _READS = 8192  # requests of the decoder in one capture: more is a decoder that cannot be satisfied
 _READ_BOUND = 16 << 20  # bytes
@@ -46,7 +49,10 @@ _FIRMWARE = (range(0xC0000, 0x100000), range(0xFFC00000, 1 << 32))
 
 @dataclass(frozen=True)
 class Plan:
-    """What the user asked for. `entry` is an address (with its `symbol`), `kernel` what is known of the file."""
+    """What the user asked for. `entry` is an address (with its `symbol`), `kernel` what is known of the file, `image` that file.
+
+    `booted`: this file was handed to the VMM, so that memory has to hold it.
+    """
 
     spec: str = "v1"  # the name of the revision to judge by
     entry: int | None = None
@@ -56,6 +62,8 @@ class Plan:
     reset: bool = False
     timeout: float = 30.0
     whole: bool = False  # read what the machine uses besides the hand-off too: tables and code
+    image: KernelImage | None = None
+    booted: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,7 +78,8 @@ class Observations:
 
 
 Progress = Callable[[str], None]
-ConfirmKernel = Callable[[Target, "LoadedKernel"], "Kernel | None"]
+Compare = Callable[["KernelImage"], "ImageComparison | None"]
+ConfirmKernel = Callable[[Target, "LoadedKernel", Compare], "tuple[Kernel, ImageComparison | None] | None"]
 
 
 def capture(
@@ -78,14 +87,14 @@ def capture(
     plan: Plan,
     *,
     progress: Progress = lambda _: None,
-    confirm: ConfirmKernel = lambda _target, _loaded: None,
+    confirm: ConfirmKernel = lambda _target, _loaded, _compare: None,
     meanwhile: Callable[[], None] = lambda: None,
     timestamp: str | None = None,
 ) -> BootState:
     """Bring `target` to its PVH entry and decode what is there.
 
-    `confirm` turns the kernel that `info roms` names into a Kernel if its file is readable and is what the guest's memory
-    holds. `meanwhile` is called while the guest is on its way, for work that does not need it. Raises EntryNotReached, GuestDied and the target's own errors.
+    `confirm` turns the kernel that `info roms` names into a Kernel, and compares it, if its file is readable and is what the
+    guest's memory holds. `meanwhile` is called while the guest is on its way, for work that does not need it. Raises EntryNotReached, GuestDied and the target's own errors.
     """
     entry = _reach(target, plan, progress, meanwhile)
     progress("reading the machine")
@@ -113,20 +122,22 @@ def _reach(target: Target, plan: Plan, progress: Progress, meanwhile: Callable[[
     wanted = plan.entry if plan.entry is not None else noted
     if plan.here:
         return EntryPoint(pc, FoundBy.HERE, plan.symbol if pc == wanted else None)
-    found_by = FoundBy.OPTION if plan.entry is not None else FoundBy.NOTE
+    told = _told_by_fw_cfg(target, registers) if wanted is None or wanted == plan.entry or pc != wanted else None
+    found_by = _found_by(plan, told)
     if wanted is not None and pc == wanted and _flat_mode(registers):
         return EntryPoint(pc, found_by, plan.symbol)
-    told = None if plan.entry is not None else _told_by_fw_cfg(target, registers)
+    if plan.entry is not None:
+        told = None  # the user's word alone says where to stop
     if wanted is None:
         if _at_pvh_entry(target, registers) and told in (None, pc):
             return EntryPoint(pc, FoundBy.FIRST_STOP)
         if told is None:
-            raise EntryNotReached(f"where the entry is could not be learnt ({where(registers)})", _how_to_learn(target))
+            raise _not_learnt(target, registers, plan)
         wanted, found_by = told, FoundBy.FW_CFG
         if pc == told and _flat_mode(registers):
             return EntryPoint(pc, found_by)
     if plan.entry is None:
-        _refuse_past(registers, plan.kernel)
+        _refuse_past(target, registers, plan.kernel)
     # A multiboot header hides the note from QEMU: it will be entered where fw_cfg says, and that is worth stopping at.
     reboots = OWN_REBOOTS if plan.reset else 0
     stops = {wanted} if told is None else {wanted, told}
@@ -135,6 +146,23 @@ def _reach(target: Target, plan: Plan, progress: Progress, meanwhile: Callable[[
     except (EntryNotReached, GuestDied) as error:
         raise _explained(error, target) from error
     return EntryPoint(stopped, found_by if stopped == wanted else FoundBy.FW_CFG, plan.symbol if stopped == wanted else None)
+
+
+def _found_by(plan: Plan, told: int | None) -> FoundBy:
+    """Who says that the wanted address is the entry. One that a user names is the VMM's own where the VMM says the same."""
+    noted = plan.kernel.entry if plan.kernel else None
+    if plan.entry is None or (plan.entry == noted and told in (None, noted)):
+        return FoundBy.NOTE
+    return FoundBy.FW_CFG if plan.entry == told else FoundBy.OPTION
+
+
+def _not_learnt(target: Target, registers: Registers, plan: Plan) -> EntryNotReached:
+    from pvhdbg.machine.not_entered import cause
+
+    why = None if firmware_runs(registers) else cause(target)
+    if why is not None:
+        return EntryNotReached(f"there is no PVH entry to come to: {why.what} ({where(registers)})", why.todo)
+    return EntryNotReached(f"where the entry is could not be learnt ({where(registers)})", _how_to_learn(target, plan))
 
 
 def stands_at(target: Target, plan: Plan, known: EntryPoint | None = None) -> EntryPoint:
@@ -167,7 +195,21 @@ def find_entry(target: Target, plan: Plan) -> EntryPoint | None:
 def _reset(target: Target) -> None:
     if not target.capabilities.monitor:
         raise TargetError(f"{target.name} has no monitor to reset it by", "restart the machine by hand, and attach again")
+    _refuse_what_a_reset_ends(target)
     reset_machine(target)
+
+
+def _refuse_what_a_reset_ends(target: Target) -> None:
+    """Raises TargetError for a QEMU whose command line says that a reset is its end. With -no-shutdown it only stops."""
+    from pvhdbg.vmm.options import option_names
+
+    command: tuple[str, ...] = getattr(target, "peer_command", tuple)()  # only some targets can tell
+    names = option_names(command)
+    ends = "no-reboot" in names or any(word.startswith("reboot=shutdown") for word in command)
+    if ends and "no-shutdown" not in names and not any("shutdown=pause" in word for word in command):
+        raise TargetError(
+            f"{target.name} runs with -no-reboot: a reset would end it", "start it without, or decode it as it stands with --here"
+        )
 
 
 def _flat_mode(registers: Registers) -> bool:
@@ -221,16 +263,23 @@ def firmware_runs(registers: Registers) -> bool:
     return pc != RESET_RIP and not paging_on(registers) and any(pc in area for area in _FIRMWARE)
 
 
-def _how_to_learn(target: Target) -> str:
-    if target.capabilities.monitor:
+def _how_to_learn(target: Target, plan: Plan) -> str:
+    if plan.kernel is not None:
+        return "its file has no usable PHYS32_ENTRY note (pvhdbg elf tells why): give the address with --entry"
+    if target.capabilities.monitor and not plan.reset:
         return "name the kernel with --kernel, or start over with --reset"
     return "name the kernel with --kernel, or the address with --entry"
 
 
-def _refuse_past(registers: Registers, kernel: Kernel | None) -> None:
+def _refuse_past(target: Target, registers: Registers, kernel: Kernel | None) -> None:
     pc = registers["rip"]
     inside = kernel is not None and any(load.start <= pc < load.end for load in kernel.loads)
     if paging_on(registers) or (inside and _flat_mode(registers)):
+        from pvhdbg.machine.not_entered import cause
+
+        why = cause(target)
+        if why is not None:
+            raise EntryNotReached(f"this machine does not come to a PVH entry: {why.what} ({where(registers)})", why.todo)
         raise EntryNotReached(
             f"the guest is already past its entry ({where(registers)})",
             "boot it again to its entry with --reset, or decode it as it stands with --here",
@@ -248,6 +297,15 @@ def _explained(error: TargetError, target: Target) -> TargetError:
         registers = target.read_registers()
     except TargetError:
         return type(error)(error.what, error.todo or "start it again, and look at its serial output")
+    from pvhdbg.machine.not_entered import cause
+
+    why = (
+        None
+        if isinstance(error, GuestDied) or (firmware_runs(registers) and registers["rip"] < _FIRMWARE[1].start)
+        else cause(target)
+    )
+    if why is not None:
+        return type(error)(f"{error.what}: {why.what} ({where(registers)})", why.todo)
     todo = error.todo or "check that this is the kernel that was loaded, look at its serial output, or give --timeout more"
     if isinstance(error, EntryNotReached) and paging_on(registers):
         todo = "the guest is already past its entry: boot it again with --reset, or decode it as it stands with --here"
@@ -258,19 +316,22 @@ def _explained(error: TargetError, target: Target) -> TargetError:
 
 
 def observe_machine(
-    target: Target, plan: Plan, entry: EntryPoint, confirm: ConfirmKernel = lambda _t, _l: None, timestamp: str | None = None
+    target: Target, plan: Plan, entry: EntryPoint, confirm: ConfirmKernel = lambda _t, _l, _c: None, timestamp: str | None = None
 ) -> Snapshot:
-    """The machine as it stands: registers, hidden state, memory layout and who runs it; no guest memory yet."""
+    """The machine as it stands: registers, hidden state, memory layout, who runs it, and whether memory holds the kernel's file."""
     from pvhdbg.decode import qemu_monitor
 
     registers = target.read_registers()
     seen = _monitor(target)
-    kernel = plan.kernel
-    if kernel is None and seen.loaded is not None:
-        kernel = confirm(target, seen.loaded) or Kernel(
-            path=seen.loaded.path, loads=tuple(LoadRange(one.start, one.size) for one in seen.loaded.loads), source="info roms"
-        )
     backing = qemu_monitor.physical_ranges(seen.mtree) if seen.mtree else ()
+
+    def compare(image: KernelImage) -> ImageComparison | None:
+        return compared(target, image, backing or None, plan.booted) if entry.by_vmm else None
+
+    kernel = plan.kernel
+    likeness = compare(plan.image) if plan.image is not None else None
+    if kernel is None and seen.loaded is not None:
+        kernel, likeness = confirm(target, seen.loaded, compare) or (_ranges(seen.loaded), None)
     sources = {"registers": target.via, "memory": target.via}
     if target.capabilities.monitor:
         sources |= {"segments": "monitor", "backing": "monitor", "vmm": "monitor"}
@@ -281,10 +342,30 @@ def observe_machine(
         backing=backing or None,
         vmm=seen.vmm,
         kernel=kernel,
+        image=likeness,
         entry=entry,
         sources=sources,
         captured=timestamp,
     )
+
+
+def _ranges(loaded: LoadedKernel) -> Kernel:
+    """What `info roms` alone tells of a kernel."""
+    return Kernel(path=loaded.path, loads=tuple(LoadRange(one.start, one.size) for one in loaded.loads), source="info roms")
+
+
+def compared(target: Target, image: KernelImage, backing: tuple[Backing, ...] | None, booted: bool = False) -> ImageComparison:
+    """Compare the kernel's file with guest memory, where the machine has RAM. What cannot be read is left out."""
+    from pvhdbg.decode.loaded_image import Sample, compare, samples, within
+
+    areas = None if backing is None else [(area.start, area.end) for area in backing if area.kind != "i/o"]
+    read: dict[Sample, bytes] = {}
+    for sample in within(samples(image.elf), areas):
+        try:
+            read[sample] = target.read_memory(sample.address, sample.size)
+        except MemoryUnreadable:
+            continue
+    return compare(image.elf, image.data, read, booted)
 
 
 def _monitor(target: Target) -> Observations:

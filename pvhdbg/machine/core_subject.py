@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pvhdbg.decode import core_file
 from pvhdbg.errors import BadInput
-from pvhdbg.machine.capture import Plan, decoded, recorded_entry, with_tables
+from pvhdbg.machine.capture import Plan, compared, decoded, recorded_entry, with_tables
 from pvhdbg.targets.core import CoreTarget
 
 if TYPE_CHECKING:
@@ -38,7 +38,11 @@ def opened_machine(path: str, plan: Plan, image: KernelImage | None) -> Iterator
         snapshot = core.snapshot
         recorded = snapshot.entry.address is not None and not plan.here
         entry = snapshot.entry if recorded else recorded_entry(target, plan)
-        boot = decoded(target, replace(snapshot, kernel=plan.kernel or snapshot.kernel, entry=entry), plan.spec)
+        likeness = snapshot.image
+        if likeness is None and image is not None and entry.by_vmm:
+            likeness = compared(target, image, snapshot.backing)
+        snapshot = replace(snapshot, kernel=plan.kernel or snapshot.kernel, image=likeness, entry=entry)
+        boot = decoded(target, snapshot, plan.spec)
         if plan.whole:
             boot = with_tables(target, boot)
         warnings = []

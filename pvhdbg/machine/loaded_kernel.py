@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pvhdbg.errors import PvhdbgError
-from pvhdbg.model import Kernel
+from pvhdbg.model import ImageComparison, Kernel
 from pvhdbg.targets.target import Target
 
 if TYPE_CHECKING:
     from pvhdbg.decode.kernel_file import KernelFile
     from pvhdbg.decode.qemu_monitor import LoadedKernel
+    from pvhdbg.machine.capture import Compare
 
 
 class Confirm:
@@ -20,14 +21,14 @@ class Confirm:
         self.file: KernelFile | None = None
         self._hashed = hashed
 
-    def __call__(self, target: Target, loaded: LoadedKernel) -> Kernel | None:
+    def __call__(self, target: Target, loaded: LoadedKernel, compare: Compare) -> tuple[Kernel, ImageComparison | None] | None:
         from pvhdbg.kernel.image import open_kernel
 
         try:
             with open_kernel(loaded.path) as image:
                 if image.was == "ELF" and image.is_loaded(target.read_memory):
                     self.file = image.file().without_data()
-                    return image.with_hash() if self._hashed else image.kernel()
+                    return image.with_hash() if self._hashed else image.kernel(), compare(image)
         except PvhdbgError:
             return None  # another machine's path: the ranges that the monitor gave have to do
         return None

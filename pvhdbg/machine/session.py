@@ -249,12 +249,12 @@ class Session:
 
     def plan(self) -> Plan:
         """The way to the entry, as far as the session knows it."""
-        return Plan(self.settings.spec, kernel=self.kernel, symbol=self._entry_symbol())
+        return Plan(self.settings.spec, kernel=self.kernel, image=self.image, symbol=self._entry_symbol())
 
     def _entry_symbol(self) -> str | None:
         kernel = self.kernel
         symbols = self.symbols if kernel is not None and kernel.entry is not None else None
-        return symbols.name_at(kernel.entry) if symbols is not None and kernel is not None and kernel.entry is not None else None
+        return symbols.label(kernel.entry) if symbols is not None and kernel is not None and kernel.entry is not None else None
 
     @property
     def placement(self) -> Placement:
@@ -345,16 +345,26 @@ def timestamp() -> str:
 
 def doubts(target: Target, image: KernelImage | None, boot: BootState, named: str) -> list[str]:
     """What a reader of a report has to know of how the kernel's file was seen; `named` is how the user wrote its path."""
+    from pvhdbg.decode.protocol import virtualised
+
     found = []
     if image is not None and not _is_there(target, image, boot):
         found.append(f"{named} is not what lies in the guest's memory: another kernel, or a changed one, was loaded")
-    if boot.snapshot.kernel is None or boot.snapshot.kernel.entry is None:
+    if boot.snapshot.entry.is_entry and boot.registers.get("cr0") is None:
+        found.append(
+            "cr0 was not observed: this is taken for protected mode with paging off; rules that depend on it are undecided"
+        )
+    if virtualised(boot.registers):
+        found.append("EFER.SVME is set: this is a hypervisor's guest seen from outside; what it may force or hide is undecided")
+    if image is None and (boot.snapshot.kernel is None or boot.snapshot.kernel.entry is None):
         found.append("the kernel file was not seen: rules that need it are undecided; name it with --kernel")
     return found
 
 
 def _is_there(target: Target, image: KernelImage, boot: BootState) -> bool:
     """Whether the machine has that kernel: byte for byte where it is entered; once it runs, its code, wherever it was moved."""
+    if boot.snapshot.image is not None:
+        return not boot.snapshot.image.another
     if image.is_loaded(target.read_memory):
         return True
     if boot.snapshot.entry.is_entry:

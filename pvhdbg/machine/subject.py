@@ -150,8 +150,8 @@ def boot_kernel(
         warnings = [] if image.was == "ELF" else [f"{options.subject} is a {image.was}; the ELF inside it is booted"]
         kernel = image.with_hash() if hashed else image.kernel()
         if kernel.entry is None and way.entry is None and not way.here:
-            raise image.not_bootable()
-        plan = _plan(options, kernel, image, whole)
+            image.refuse_unless_entered()
+        plan = replace(_plan(options, kernel, image, whole), booted=True)
         leave = Leave(way.leave or "killed")
         qemu = stack.enter_context(_started(options, image, progress))
         try:
@@ -195,8 +195,14 @@ def _started(options: SubjectOptions, image: KernelImage, progress: Progress) ->
 
 def _with_note(error: VmmFailed, image: KernelImage) -> VmmFailed:
     """QEMU's refusal of a kernel whose note it does not find, with what to do about that note."""
-    from pvhdbg.loaders.qemu import NO_NOTE
+    from pvhdbg.loaders.qemu import FAILED, NO_NOTE
 
+    if FAILED in error.what and "i386" in error.what and image.elf.bits == 64:
+        return VmmFailed(
+            error.what, "qemu-system-i386 loads 32-bit ELFs alone, and this is an ELF64: give --qemu qemu-system-x86_64"
+        )
+    if FAILED in error.what and image.elf.foreign is not None:
+        return VmmFailed(error.what, f"the ELF is for {image.elf.foreign}: give a kernel for x86 or x86-64")
     if NO_NOTE not in error.what:
         return error
     return VmmFailed(error.what, image.not_bootable().todo)
@@ -225,8 +231,6 @@ def attach_stub(
         if way.kernel:
             image = stack.enter_context(open_kernel(way.kernel))
             kernel, file = image.with_hash() if hashed else image.kernel(), image.file().without_data()
-            if kernel.entry is None and way.entry is None and not way.here:
-                raise image.not_bootable()
         plan = _plan(options, kernel, image, whole)
         target = stack.enter_context(_connected(options, address, Leave(way.leave or "stopped"), progress))
         confirm = Confirm(hashed)
@@ -284,12 +288,12 @@ def halted(options: SubjectOptions, progress: Progress = lambda _: None) -> Iter
 
 def _plan(options: SubjectOptions, kernel: Kernel | None, image: KernelImage | None, whole: bool) -> Plan:
     way = options.way
-    plan = Plan(options.revision, kernel=kernel, here=way.here, reset=way.reset, timeout=way.seconds(), whole=whole)
+    plan = Plan(options.revision, kernel=kernel, here=way.here, reset=way.reset, timeout=way.seconds(), whole=whole, image=image)
     if way.entry is not None:
         address, symbol = _address(way.entry, image)
-        return replace(plan, entry=address, symbol=symbol)
+        return replace(plan, entry=address, symbol=symbol or (image.symbols().label(address) if image is not None else None))
     if image is not None and kernel is not None and kernel.entry is not None:
-        return replace(plan, symbol=image.symbols().name_at(kernel.entry))
+        return replace(plan, symbol=image.symbols().label(kernel.entry))
     return plan
 
 

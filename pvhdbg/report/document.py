@@ -71,12 +71,12 @@ class Report:
             return f"undecided: {unknown}"
         advice = count(counts[Outcome.FAIL], "recommendation") + " not followed" if counts[Outcome.FAIL] else ""
         extra = [part for part in (advice, deviations if counts[Outcome.KNOWN] else "", unknown) if part]
-        return "the hand-off conforms to the PVH boot ABI" + (f", with {' and '.join(extra)}" if extra else "")
+        return f"the hand-off conforms to {self.boot.revision.abi}" + (f", with {' and '.join(extra)}" if extra else "")
 
     def _violated(self, wrong: list[Rule]) -> str:
         names: dict[str, type[Rule]] = {"the kernel file": FileRule, "the hand-off": MachineRule}
         who = " and ".join(name for name, kind in names.items() if any(isinstance(rule, kind) for rule in wrong))
-        said = [f"{who} VIOLATE{'' if ' and ' in who else 'S'} the PVH boot ABI"] if who else []
+        said = [f"{who} VIOLATE{'' if ' and ' in who else 'S'} {self.boot.revision.abi}"] if who else []
         own = sum(1 for rule in wrong if not isinstance(rule, FileRule | MachineRule))  # expectations of the user's own file
         return "; ".join([*said, f"{count(own, 'expectation')} NOT met"] if own else said)
 

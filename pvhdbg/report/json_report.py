@@ -10,7 +10,8 @@ from typing import Any
 
 from pvhdbg.decode import acpi
 from pvhdbg.decode.boot_state import BootState, Module, StartInfo, Text, Unread
-from pvhdbg.model import DescriptorTable, Segment
+from pvhdbg.decode.text import printable
+from pvhdbg.model import DescriptorTable, ImageComparison, Segment
 from pvhdbg.report.document import Report, register_names
 from pvhdbg.report.json_text import written
 from pvhdbg.rules.declare import Verdict
@@ -59,6 +60,7 @@ def machine(boot: BootState) -> dict[str, Any]:
             "build_id": kernel.build_id,
             "entry": _hex(kernel.entry),
             "loads": [{"start": _hex(load.start), "size": _hex(load.size)} for load in kernel.loads],
+            "compared": None if snapshot.image is None else _comparison(snapshot.image),
         },
         "entry": {
             "address": _hex(snapshot.entry.address),
@@ -73,6 +75,20 @@ def machine(boot: BootState) -> dict[str, Any]:
         **_start_info_part(boot),
         "sources": dict(snapshot.sources),
         "captured": snapshot.captured,
+    }
+
+
+def _comparison(image: ImageComparison) -> dict[str, Any]:
+    """How much of the file was compared with memory at the entry, in bytes, and the first difference in each segment."""
+    return {
+        "bytes": image.compared,
+        "of": image.size,
+        "zeros": image.zeros,
+        "of_zeros": image.zero_size,
+        "another_kernel": image.another,
+        "differences": [
+            {"address": _hex(one.address), "expected": _hex(one.expected), "found": _hex(one.found)} for one in image.differences
+        ],
     }
 
 
@@ -242,7 +258,8 @@ def _rsdp(rsdp: acpi.Rsdp, tables: tuple[acpi.RootTable, ...] | Unread) -> dict[
         if isinstance(tables, Unread)
         else [
             {
-                "signature": table.expected.decode("ascii"),
+                "expected": table.expected.decode("ascii"),
+                "signature": None if table.header is None else printable(table.header.signature),
                 "address": _hex(table.address),
                 "sound": table.sound,
                 "problem": table.problem or None,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pvhdbg.decode.boot_state import BootState, Unread
 from pvhdbg.decode.cpu_mode import observed_mode
 from pvhdbg.decode.text import printable
-from pvhdbg.model import Segment
+from pvhdbg.model import ImageComparison, Segment
+from pvhdbg.report.sizes import human
 from pvhdbg.spec.x86 import SYSTEM_TYPES, TYPE_CODE, TYPE_READABLE, TYPE_WRITABLE
 
 
@@ -35,7 +36,22 @@ def _kernel(boot: BootState) -> str:
         parts.append(f"build-id {printable(kernel.build_id[:16])}")
     if kernel.loads:
         parts.append(f"at {min(load.start for load in kernel.loads):#x} - {max(load.end for load in kernel.loads):#x}")
+    image = boot.snapshot.image
+    if image is not None:
+        parts.append(_compared(image))
     return ", ".join(parts)
+
+
+def _compared(image: ImageComparison) -> str:
+    """How much of the file was compared with memory at the entry, and what came of it."""
+    of = human(image.compared) if image.compared == image.size else f"{human(image.compared)} of {human(image.size)}"
+    if not image.size:
+        return "which has nothing to load"
+    if not image.compared:
+        return "not compared with memory: none of it could be read"
+    if image.another:
+        return f"{of} compared with memory: another kernel is there"
+    return f"{of} compared with memory: {'DIFFERENT' if image.differences else 'the same'}"
 
 
 def _entry(boot: BootState) -> str:

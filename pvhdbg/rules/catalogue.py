@@ -7,13 +7,14 @@ from collections.abc import Iterable
 
 from pvhdbg.decode.boot_state import BootState
 from pvhdbg.errors import BadInput
-from pvhdbg.rules import draft_a, machine_state, memory_map, modules, other_protocols, rsdp, segments, start_info
+from pvhdbg.rules import draft_a, image, machine_state, memory_map, modules, other_protocols, rsdp, segments, start_info
 from pvhdbg.rules.declare import FileRule, MachineRule, Rule, Verdict, collect
 from pvhdbg.rules.files import FILE_CHAPTERS
 
 # Reports and the catalogue page print the chapter titles.
 CHAPTERS: tuple[tuple[str, tuple[Rule, ...]], ...] = (
     *FILE_CHAPTERS,
+    ("Kernel in memory", image.CHAPTER),
     ("Machine state", machine_state.CHAPTER),
     ("Segments", segments.CHAPTER),
     ("Other protocols", other_protocols.CHAPTER),

@@ -9,14 +9,14 @@ into a `Verdict`, so that a body needs no error handling.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from inspect import cleandoc
 from typing import TYPE_CHECKING
 
 from pvhdbg.model import Unavailable
-from pvhdbg.spec.documents import Clause
-from pvhdbg.spec.revisions import V1, Revision
+from pvhdbg.spec.documents import DRAFT_A_MAIL, Clause
+from pvhdbg.spec.revisions import DRAFT_A, V1, Revision
 
 if TYPE_CHECKING:  # judging a kernel file must not import the machine's decoders
     from pvhdbg.decode.boot_state import BootState
@@ -106,15 +106,21 @@ class Rule:
 
 @dataclass(frozen=True, repr=False)
 class MachineRule(Rule):
-    """A rule of the hand-off. `names_protocol` marks the rules that are judged for every protocol of entry."""
+    """A rule of the hand-off. `names_protocol` marks the rules that are judged for every protocol of entry.
+
+    `draft` is the clause of Draft A that says the same, if `clause` quotes a later text.
+    """
 
     check: MachineCheck
     passes: tuple[Example, ...]
     fails: tuple[Example, ...]
     names_protocol: bool = field(default=False)
+    draft: Clause | None = None
 
     def judge(self, boot: BootState) -> Verdict:
         """The verdict on one machine. Raises nothing: what could not be observed is UNKNOWN."""
+        if self.draft is not None and boot.revision is DRAFT_A:
+            return replace(self, clause=self.draft, draft=None).judge(boot)
         if boot.revision.name not in self.revisions:
             return self._verdict(Outcome.NOT_APPLICABLE, reason=f"{boot.revision} has no such clause")
         if boot.other_protocol is not None and not self.names_protocol:
@@ -233,12 +239,14 @@ def rule(
     passes: Iterable[Example],
     fails: Iterable[Example],
     names_protocol: bool = False,
+    draft: str = "",
 ) -> Callable[[MachineCheck], MachineRule]:
-    """Make a rule of the decorated function; `explain` prints its docstring. Registers nothing."""
+    """Make a rule of the decorated function; `explain` prints its docstring; `draft` quotes Draft A. Registers nothing."""
 
     def declare(check: MachineCheck) -> MachineRule:
         why = cleandoc(check.__doc__ or "")
-        return MachineRule(id, title, clause, severity, revisions, why, check, tuple(passes), tuple(fails), names_protocol)
+        before = Clause(DRAFT_A_MAIL, draft) if draft else None
+        return MachineRule(id, title, clause, severity, revisions, why, check, tuple(passes), tuple(fails), names_protocol, before)
 
     return declare
 

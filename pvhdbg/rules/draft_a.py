@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pvhdbg.decode.boot_state import BootState
+from pvhdbg.decode.text import quoted
 from pvhdbg.model import Unavailable
 from pvhdbg.rules.declare import MachineRule, Severity, Violation, rule
 from pvhdbg.rules.examples import START_INFO, at_draft_a_entry
 from pvhdbg.rules.segments import not_data, not_flat
-from pvhdbg.spec.documents import DRAFT_A_MAIL, Clause
+from pvhdbg.spec.documents import DRAFT_A_CR0, DRAFT_A_DATA, DRAFT_A_MAIL, Clause
 from pvhdbg.spec.revisions import ONLY_DRAFT_A
 from pvhdbg.spec.start_info import DRAFT_A_ALTERNATIVES, DRAFT_A_EAX, DRAFT_A_MAGIC_PREFIX
 from pvhdbg.spec.x86 import CR0
@@ -69,13 +70,13 @@ def da_magic(boot: BootState) -> Iterator[Violation]:
         raise Unavailable(f"no start_info: esi = {esi:#x} points to no RAM")
     found = boot.draft_a.raw.magic[: len(DRAFT_A_MAGIC_PREFIX)]
     if found != DRAFT_A_MAGIC_PREFIX:
-        yield Violation(f"[{esi:#x}]", repr(DRAFT_A_MAGIC_PREFIX), repr(found))
+        yield Violation(f"[{esi:#x}]", quoted(DRAFT_A_MAGIC_PREFIX), quoted(found))
 
 
 @rule(
     "DA-CR0",
     "cr0.PE is set and cr0.PG is clear",
-    clause=Clause(DRAFT_A_MAIL, "cr0: bit 31 (PG) must be cleared. Bit 0 (PE) must be set. Other bits are all undefined."),
+    clause=Clause(DRAFT_A_MAIL, DRAFT_A_CR0),
     severity=MUST,
     revisions=ONLY_DRAFT_A,
     passes=[at_draft_a_entry(cr0=0x60000011)],
@@ -92,8 +93,7 @@ def da_cr0(boot: BootState) -> Iterator[Violation]:
 @rule(
     "DA-FSGS",
     "fs and gs are flat read/write data segments",
-    clause=Clause(DRAFT_A_MAIL, "ds, es, fs, gs, ss: must be a 32-bit read/write data segment with an offset of ‘0’ and a limit "
-                  "of ‘0xFFFFFFFF’."),
+    clause=Clause(DRAFT_A_MAIL, DRAFT_A_DATA),
     severity=MUST,
     revisions=ONLY_DRAFT_A,
     passes=[at_draft_a_entry()],

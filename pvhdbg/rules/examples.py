@@ -19,6 +19,7 @@ from pvhdbg.model import (
     DescriptorTable,
     EntryPoint,
     FoundBy,
+    ImageComparison,
     Kernel,
     LoadRange,
     Memory,
@@ -50,6 +51,7 @@ RAM_MAP = (
     MemoryMapEntry(0xF0000, 0x10000, 2, 0),
     MemoryMapEntry(0x100000, 0x1FF00000, 1, 0),
 )
+IMAGE = ImageComparison(compared=0x30000, size=0x1F00000, zeros=0x1000, zero_size=0x100000)
 KERNEL = Kernel(entry=ENTRY, loads=(LoadRange(0x1000000, 0x2000000),))
 BACKING = (Backing(0, 0xA0000, "ram"), Backing(0xC0000, 0x40000, "rom"), Backing(0x100000, 0x1FF00000, "ram"))
 
@@ -75,8 +77,8 @@ class Example:
     """A hand-off, described by its differences from a correct one. `draft_a` is the width of a Draft A hand-off, or None.
 
     Changes are registers by name (`cr0=0x10`), hidden state (`tr_limit=0xffff`), fields of start_info (`magic=0`), or one of
-    `modules`, `memory_map` (lists of structures), `command_line`, `rsdp` (bytes), `kernel`, `vmm`, `backing`, `found_by`,
-    `a20`, `segments` (False: not observed), `unobserved` (register names), `memory` (bytes by address).
+    `modules`, `memory_map` (lists of structures), `command_line`, `rsdp` (bytes), `kernel`, `image`, `symbol`, `vmm`, `backing`,
+    `found_by`, `a20`, `segments` (False: not observed), `unobserved` (register names), `memory` (bytes by address).
     """
 
     changes: Mapping[str, Any]
@@ -121,7 +123,8 @@ class _Builder:
             "kernel": self.take("kernel", KERNEL),
             "vmm": self.take("vmm", Vmm("example", "1.0")),
             "backing": self.take("backing", BACKING),
-            "entry": EntryPoint(ENTRY, FoundBy(self.take("found_by", FoundBy.NOTE))),
+            "image": self.take("image", IMAGE),
+            "entry": EntryPoint(ENTRY, FoundBy(self.take("found_by", FoundBy.NOTE)), self.take("symbol", "pvh_start")),
         }
         registers = Registers(_REGISTERS)
         if self.draft_a:

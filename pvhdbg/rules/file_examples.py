@@ -43,7 +43,7 @@ class ExampleLoad(NamedTuple):
 class FileExample:
     """A kernel file, described by its differences from a correct one.
 
-    Changes are `bits`, `e_entry`, `loads` (ExampleLoad), `notes` (a tuple of ExampleNote for each PT_NOTE), `aligns` (p_align
+    Changes are `bits`, `machine`, `e_entry`, `loads` (ExampleLoad), `notes` (a tuple of ExampleNote for each PT_NOTE), `aligns` (p_align
     of each), `offsets` (p_offset of each), `section_notes`, `multiboot` (flags of a version 1 header).
     """
 
@@ -61,6 +61,7 @@ def a_kernel(**changes: Any) -> FileExample:
 
 def _build(
     bits: int = 64,
+    machine: int = EM_X86_64,
     e_entry: int = ENTRY,
     loads: Iterable[ExampleLoad] = (ExampleLoad(),),
     notes: Iterable[Iterable[ExampleNote]] = ((ExampleNote(),),),
@@ -93,7 +94,7 @@ def _build(
         )
         spans.append(Span(start, at, align, index))
     fields = header(
-        e_type=2, e_machine=EM_X86_64, e_version=1, e_entry=e_entry, e_phoff=_HEADERS, e_shoff=0, e_flags=0,
+        e_type=2, e_machine=machine, e_version=1, e_entry=e_entry, e_phoff=_HEADERS, e_shoff=0, e_flags=0,
         e_ehsize=_HEADERS, e_phentsize=segment.sizeof(), e_phnum=len(segments), e_shentsize=0, e_shnum=0, e_shstrndx=0,
     )  # fmt: skip
     return KernelFile(

@@ -62,10 +62,13 @@ DESCRIBE_ENTRY = fix(
 )
 ALIGN_NOTE = fix(
     "p_align 8 comes from .note.gnu.property: /DISCARD/ : { *(.note.gnu.property) } in the linker script, before any "
-    "*(.note.*), or objcopy --remove-section .note.gnu.property on the object files (assembler: -Wa,-mx86-used-note=no); any other "
-    "alignment, 0 too, is set by the tool that writes the program headers",
+    "*(.note.*), or objcopy --remove-section .note.gnu.property on the object files (assembler: -Wa,-mx86-used-note=no)",
     rust="/DISCARD/ : { *(.note.gnu.property) } in the linker script, before any *(.note.*), and #[repr(C, packed(4))] on the note's struct",
     linux="objcopy --remove-section .note.gnu.property on the object files, as arch/x86/kernel/vmlinux.lds.S discards it",
+)
+SET_ALIGN = fix(
+    "link the notes with p_align 4: . = ALIGN(4) before them and .p2align 2 in their section; a tool that writes the program "
+    "header itself writes 4 there",
 )
 LAST_NOTE = fix(
     "list the PT_NOTE of .note.Xen last in PHDRS, or put all notes into one: /DISCARD/ : { *(.note.gnu.property) } and after it "
@@ -80,6 +83,9 @@ PLACE_ENTRY = fix(
     "entry's section: KEEP(*(.text.pvh))",
     linux="keep .head.text in its segment: do not relink vmlinux by hand",
 )
+MOVE_ENTRY = fix(
+    "link the kernel at 1 MiB or above (. = 0x100000 in the linker script), or put code before the entry, so that its address is not 0",
+)
 RAISE_ENTRY = fix(
     "ENTRY(symbol) in the linker script (or -e): a physical address of at least 1 MiB, such as the PVH entry's own",
     rust="-C link-arg=-e -C link-arg=SYMBOL with a physical address of at least 1 MiB, such as the PVH entry's own",
@@ -88,6 +94,7 @@ WIDEN = fix(
     "OUTPUT_FORMAT(elf64-x86-64), or objcopy -I elf32-i386 -O elf64-x86-64: the code stays 32-bit",
     rust="build for an x86_64 target; the entry itself is 32-bit code in global_asm!",
 )
+SET_MACHINE = fix("build for x86-64 or x86 (OUTPUT_FORMAT(elf64-x86-64)); where the code is x86 already, set e_machine to 62")
 HIDE_MULTIBOOT = fix(
     "in a build that must boot by PVH, place the multiboot header after the first 8 KiB of the file, or leave it out",
 )

@@ -15,8 +15,8 @@ from pvhdbg.rules import fixes
 from pvhdbg.rules.declare import FileRule, NotApplicable, Severity, Violation, file_rule
 from pvhdbg.rules.file_examples import ENTRY, READ, ExampleLoad, ExampleNote, a_kernel
 from pvhdbg.spec.documents import ELFNOTE_H, GABI, LIBELF, LINUX_LOADER, QEMU_ELF, QEMU_X86, Clause
-from pvhdbg.spec.elf import PT_NOTE
-from pvhdbg.spec.elf_notes import PADDR_OFFSET, PHYS32_ENTRY, PHYS32_RELOC
+from pvhdbg.spec.elf import EM_386, PT_NOTE
+from pvhdbg.spec.elf_notes import PADDR_OFFSET, PHYS32_ENTRY, PHYS32_RELOC, VIRT_BASE
 from pvhdbg.spec.revisions import SHIPPED
 
 MUST, SHOULD, INFO = Severity.MUST, Severity.SHOULD, Severity.INFO
@@ -58,17 +58,25 @@ def _entry(kernel: KernelFile) -> tuple[int, Note]:
         a_kernel(notes=()),
         a_kernel(notes=(_OTHER,)),
         a_kernel(notes=((ExampleNote(bytes(4)),),)),
+        a_kernel(notes=((ExampleNote(bytes(8)),),)),
         a_kernel(notes=((ExampleNote(b"\1\2"),),)),
         a_kernel(notes=((ExampleNote(owner=b"GNU\0"),),)),
     ],
 )
 def note_18(kernel: KernelFile) -> Iterator[Violation]:
-    """Without it a PVH boot is not possible: Xen reports a missing PHYS32_ENTRY, QEMU refuses the file as an uncompressed
-    kernel without PVH ELF Note, Firecracker silently uses the Linux 64-bit protocol at e_entry instead."""
+    """Without it there is no PVH boot: Xen reports a missing PHYS32_ENTRY, QEMU refuses the file as an uncompressed kernel
+    without PVH ELF Note, Firecracker silently takes the Linux 64-bit protocol at e_entry instead. Address 0 is an entry to Xen and
+    to linux-loader; QEMU takes it for a missing note where all bytes that it reads are 0 (8 of an ELF64, beyond a shorter descriptor)."""
     if kernel.entry is not None:
+        address, note = kernel.entry.address, kernel.entry.note
+        read = (note.desc + note.behind)[:8] if kernel.elf.bits == 64 else note.desc[:4]
+        if not address and not any(read):
+            found = f"0x0 in {len(note.desc)} bytes, with which QEMU refuses the file as one without a note"
+            fix = fixes.words(fixes.MOVE_ENTRY, kernel)
+            yield Violation(_where(note), "an address that every loader takes for one", found, SHOULD, fix)
         return
     wrong = [note for note in kernel.elf.notes if note.is_xen and note.type == PHYS32_ENTRY]
-    expected = "a note of type 18, owner Xen, that holds a physical address other than 0 in 4 or 8 bytes"
+    expected = "a note of type 18, owner Xen, that holds a physical address in 4 or 8 bytes"
     if wrong:
         found = f"{wrong[0].desc[:8].hex() or 'nothing'} in {len(wrong[0].desc)} bytes"
         yield Violation(_where(wrong[0]), expected, found, fix=fixes.words(fixes.DESCRIBE_ENTRY, kernel))
@@ -121,7 +129,9 @@ def note_desc(kernel: KernelFile) -> Iterator[Violation]:
             found = f"{int.from_bytes(note.desc, 'little'):#x} in 8 bytes"
         else:
             continue
-        yield Violation(_where(note), "a 32-bit address in 4 or 8 bytes", found, fix=fixes.words(fixes.DESCRIBE_ENTRY, kernel))
+        physical = _made_physical(kernel, note)
+        fix = fixes.words(fixes.DESCRIBE_ENTRY, kernel) if physical is None else _subtract(kernel, physical)
+        yield Violation(_where(note), "a 32-bit address in 4 or 8 bytes", found, fix=fix)
 
 
 @file_rule(
@@ -167,9 +177,10 @@ def note_palign(kernel: KernelFile) -> Iterator[Violation]:
     for span in kernel.elf.note_spans:
         at = f"program header {span.holder}: p_align"
         if span.align == 0:
-            yield Violation(at, "4", "0, by which QEMU divides", fix=fixes.words(fixes.ALIGN_NOTE, kernel))
+            yield Violation(at, "4", "0, by which QEMU divides", fix=fixes.words(fixes.SET_ALIGN, kernel))
         elif span.holder in holders and span.align not in (1, 4):
-            yield Violation(at, "4", f"{span.align}", fix=fixes.words(fixes.ALIGN_NOTE, kernel))
+            chosen = fixes.ALIGN_NOTE if span.align == 8 else fixes.SET_ALIGN
+            yield Violation(at, "4", f"{span.align}", fix=fixes.words(chosen, kernel))
 
 
 @file_rule(
@@ -217,6 +228,26 @@ def note_unique(kernel: KernelFile) -> Iterator[Violation]:
         )  # fmt: skip
 
 
+def _number(kernel: KernelFile, kind: int) -> int | None:
+    """The number in the last note of that type and owner Xen."""
+    found = [note for note in kernel.elf.notes if note.is_xen and note.type == kind and len(note.desc) in (4, 8)]
+    return int.from_bytes(found[-1].desc, "little") if found else None
+
+
+def _made_physical(kernel: KernelFile, note: Note) -> int | None:
+    """The physical address that a note means which holds a virtual one: less VIRT_BASE, if that lies in a PT_LOAD."""
+    base = _number(kernel, VIRT_BASE)
+    if not base:
+        return None
+    address = int.from_bytes(note.desc, "little") - base & (1 << 8 * len(note.desc)) - 1
+    inside = any(load.p_paddr <= address < load.p_paddr + load.p_memsz for load in kernel.elf.loads)
+    return address if inside else None
+
+
+def _subtract(kernel: KernelFile, physical: int) -> str:
+    return f"the note holds a virtual address, and VIRT_BASE is {_number(kernel, VIRT_BASE):#x}: subtract it: {physical:#x}"
+
+
 @file_rule(
     "ELF-ENTRY-RANGE",
     "the entry lies in a loaded segment",
@@ -236,7 +267,8 @@ def entry_range(kernel: KernelFile) -> Iterator[Violation]:
     """Xen refuses a file whose entry is outside of its segments. QEMU and the others jump there all the same: the CPU executes
     zeros (add %al,(%eax)) until the guest dies. The usual cause is a virtual address in the note."""
     address, note = _entry(kernel)
-    fix = fixes.words(fixes.PLACE_ENTRY, kernel)
+    physical = _made_physical(kernel, note)
+    fix = fixes.words(fixes.PLACE_ENTRY, kernel) if physical is None else _subtract(kernel, physical)
     inside = [load for load in kernel.elf.loads if load.p_paddr <= address < load.p_paddr + load.p_memsz]
     if not inside:
         ranges = ", ".join(f"{load.start:#x}-{load.end:#x}" for load in load_ranges(kernel.elf)[:4]) or "none"
@@ -284,6 +316,23 @@ def elf_class(kernel: KernelFile) -> Iterator[Violation]:
 
 
 @file_rule(
+    "ELF-MACHINE",
+    "e_machine is that of x86",
+    clause=Clause(GABI, "e_machine: This member's value specifies the required architecture for an individual file.", "ELF header"),
+    severity=SHOULD,
+    revisions=SHIPPED,
+    passes=[a_kernel(), a_kernel(bits=32, machine=EM_386)],
+    fails=[a_kernel(machine=183)],
+)
+def elf_machine(kernel: KernelFile) -> Iterator[Violation]:
+    """QEMU refuses another machine's file (“Error while loading elf kernel”). linux-loader (cloud-hypervisor, Firecracker, libkrun)
+    does not look at e_machine and enters it all the same."""
+    if kernel.elf.foreign is not None:
+        found = f"{kernel.elf.header.e_machine}: {kernel.elf.foreign}"
+        yield Violation("e_machine", "62 (x86-64) or 3 (x86)", found, fix=fixes.words(fixes.SET_MACHINE, kernel))
+
+
+@file_rule(
     "ELF-MULTIBOOT",
     "no multiboot header hides the note",
     clause=Clause(QEMU_X86, "load_multiboot() is tried before load_elfboot()", "x86_load_linux"),
@@ -295,6 +344,8 @@ def elf_class(kernel: KernelFile) -> Iterator[Violation]:
 def multiboot(kernel: KernelFile) -> Iterator[Violation]:
     """QEMU loads a file with a multiboot 1 header in its first 8 KiB by that protocol and never reads the notes. It refuses an
     x86-64 file whose header has no addresses (“Cannot load x86-64 image, give a 32bit one.”)."""
+    if kernel.entry is None:
+        raise NotApplicable("there is no usable PHYS32_ENTRY note that a multiboot header could hide")
     header = kernel.multiboot1
     if header is not None:
         found = f"one, flags {header.flags:#x}"
@@ -379,11 +430,10 @@ def paddr(kernel: KernelFile) -> Iterator[Violation]:
 
 def paddr_offset(kernel: KernelFile) -> int:
     """The number in the last PADDR_OFFSET note; 0 without one."""
-    found = [note for note in kernel.elf.notes if note.is_xen and note.type == PADDR_OFFSET and len(note.desc) in (4, 8)]
-    return int.from_bytes(found[-1].desc, "little") if found else 0
+    return _number(kernel, PADDR_OFFSET) or 0
 
 
 CHAPTER: tuple[FileRule, ...] = (
-    note_18, note_owner, note_desc, note_ptnote, note_palign, note_lastseg, note_unique, entry_range, e_entry, elf_class, multiboot,
+    note_18, note_owner, note_desc, note_ptnote, note_palign, note_lastseg, note_unique, entry_range, e_entry, elf_class, elf_machine, multiboot,
     reloc, paddr,
 )  # fmt: skip

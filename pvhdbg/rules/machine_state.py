@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pvhdbg.decode.boot_state import BootState, looked_at
+from pvhdbg.decode.protocol import virtualised
 from pvhdbg.model import FoundBy, Kernel, Unavailable
 from pvhdbg.rules.declare import MachineRule, NotApplicable, Severity, Violation, rule
 from pvhdbg.rules.examples import ENTRY, at_entry
-from pvhdbg.spec.documents import INTEL_SDM, PVH_PANDOC, QBOOT, START_INFO_H, Clause
+from pvhdbg.spec.documents import DRAFT_A_CR0, DRAFT_A_EFLAGS, INTEL_SDM, PVH_PANDOC, QBOOT, START_INFO_H, Clause
 from pvhdbg.spec.revisions import ALL, SHIPPED
 from pvhdbg.spec.start_info import START_MAGIC
-from pvhdbg.spec.x86 import CR0, EFLAGS, REGISTER_BITS, bit_names
+from pvhdbg.spec.x86 import CR0, CR4, EFLAGS, REGISTER_BITS, bit_names
 
 MUST, SHOULD, INFO = Severity.MUST, Severity.SHOULD, Severity.INFO
+
+
+_FORCED = "EFER.SVME is set: a hypervisor's guest seen from outside, and {} may be the hypervisor's own"
+NO_ENTRY = "the kernel's file has no usable PHYS32_ENTRY note"
 
 
 def _bit(boot: BootState, register: str, name: str, want: int) -> Iterator[Violation]:
@@ -53,15 +58,18 @@ def ebx_set(boot: BootState) -> Iterator[Violation]:
     fails=[at_entry(magic=0), at_entry(magic=0x336EC500)],
 )
 def ebx_magic(boot: BootState) -> Iterator[Violation]:
-    """Linux, Xen and FreeBSD halt without it. A partly correct magic was overwritten: QEMU's pvh.bin copies the command line
-    without a bound into a buffer of 4096 bytes below start_info, and 4128 characters reach the magic."""
+    """Linux, Xen and FreeBSD halt without it. A partly correct magic was overwritten: QEMU's pvh.bin does that with a command
+    line of 4128 characters or more (see SI-CMDLINE-LEN-QEMU)."""
     ebx = boot.registers["ebx"]
     if boot.magic_found:
         return
     if not boot.readable(ebx, 4):
         raise Unavailable(f"no start_info: ebx = {ebx:#x} points to no RAM")
     found = int.from_bytes(boot.snapshot.memory.read(ebx, 4), "little")
-    yield Violation(f"[{ebx:#x}]", f"{START_MAGIC:#x}", f"{found:#010x}")
+    cause = ""
+    if boot.overrun_length is not None:
+        cause = f": the command line of {boot.overrun_length} characters runs over it (SI-CMDLINE-LEN-QEMU)"
+    yield Violation(f"[{ebx:#x}]", f"{START_MAGIC:#x}", f"{found:#010x}{cause}")
 
 
 @rule(
@@ -81,10 +89,30 @@ def eip_note(boot: BootState) -> Iterator[Violation]:
         raise NotApplicable("the entry was named with --entry")
     kernel = boot.snapshot.kernel
     if kernel is None or kernel.entry is None:
-        raise Unavailable("the kernel file was not seen; name it with --kernel")
+        seen = kernel is not None and kernel.elf_class is not None
+        raise Unavailable(NO_ENTRY if seen else "the kernel file was not seen; name it with --kernel")
     eip = boot.registers["rip"]
     if eip != kernel.entry:
         yield Violation("eip", f"{kernel.entry:#x}", f"{eip:#x}", SHOULD if kernel.relocatable else None)
+
+
+@rule(
+    "PVH-EIP-SYMBOL",
+    "the entry is the start of a symbol",
+    clause=Clause(PVH_PANDOC, "jump into the entry point defined at XEN_ELFNOTE_PHYS32_ENTRY"),
+    severity=INFO,
+    revisions=SHIPPED,
+    passes=[at_entry()],
+    fails=[at_entry(symbol="pvh_start_xen+1"), at_entry(symbol="_text+0x850")],
+)
+def eip_symbol(boot: BootState) -> Iterator[Violation]:
+    """Nothing demands it. But an entry that is written as a symbol is the start of one; an address that lies a few bytes behind
+    is mostly a mistake in the note, and the CPU decodes another instruction there."""
+    symbol = boot.snapshot.entry.symbol if boot.snapshot.entry.by_vmm else None
+    if symbol is None:
+        raise NotApplicable("no symbol of the kernel is known for its entry")
+    if "+" in symbol:
+        yield Violation("entry", "the start of a symbol", symbol)
 
 
 @rule(
@@ -93,6 +121,7 @@ def eip_note(boot: BootState) -> Iterator[Violation]:
     clause=Clause(PVH_PANDOC, "cr0: bit 0 (PE) must be set."),
     severity=MUST,
     revisions=ALL,
+    draft=DRAFT_A_CR0,
     passes=[at_entry(cr0=0x01), at_entry(cr0=0x11)],
     fails=[at_entry(cr0=0x10)],
 )
@@ -108,6 +137,7 @@ def cr0_pe(boot: BootState) -> Iterator[Violation]:
     clause=Clause(PVH_PANDOC, "All the other writeable bits are cleared."),
     severity=MUST,
     revisions=ALL,
+    draft=DRAFT_A_CR0,
     passes=[at_entry()],
     fails=[at_entry(cr0=0x80000011)],
 )
@@ -133,9 +163,12 @@ def cr0_rest(boot: BootState) -> Iterator[Violation]:
     """CD and NW left over from reset make the guest run without caches. WP changes what a supervisor may write as soon as
     paging is on. EM and TS make the first floating point instruction fault."""
     value = boot.registers["cr0"]
+    forced = {"TS"} if virtualised(boot.registers) else set()
     for name in CR0_REST:
-        if value >> CR0[name] & 1:
+        if value >> CR0[name] & 1 and name not in forced:
             yield Violation(f"cr0.{name}", "0", f"1 (cr0 = {value:#x})")
+    if forced and value >> CR0["TS"] & 1:
+        raise Unavailable(_FORCED.format("cr0.TS"))
 
 
 @rule(
@@ -166,6 +199,8 @@ def cr4_zero(boot: BootState) -> Iterator[Violation]:
     """A guest that sets bits with a read-modify-write keeps the bits that were set: PAE in a kernel without PAE, LA57
     with four-level page tables, PSE or PGE with another meaning in its first page tables."""
     value = boot.registers["cr4"]
+    if value == 1 << CR4["MCE"] and virtualised(boot.registers):
+        raise Unavailable(_FORCED.format("cr4.MCE"))
     if value:
         yield Violation("cr4", "0x0", f"{value:#x} ({' '.join(bit_names('cr4', value))})")
 
@@ -196,6 +231,7 @@ def _eflags(name: str, revisions: frozenset[str], words: str, why: str) -> Machi
         clause=Clause(PVH_PANDOC, words),
         severity=MUST,
         revisions=revisions,
+        draft=DRAFT_A_EFLAGS if "draft-a" in revisions else "",
         passes=[at_entry(eflags=2)],
         fails=[at_entry(eflags=2 | 1 << EFLAGS[name])],
     )(check)
@@ -230,6 +266,7 @@ EFLAGS_RULES = (
     clause=Clause(PVH_PANDOC, "Other bits are all unspecified."),
     severity=INFO,
     revisions=ALL,
+    draft=DRAFT_A_EFLAGS,
     passes=[at_entry(eflags=2)],
     fails=[at_entry(eflags=2 | 1 << EFLAGS["DF"])],
 )
@@ -243,7 +280,7 @@ def efl_df(boot: BootState) -> Iterator[Violation]:
     "esp does not point at the loader's stack",
     clause=Clause(PVH_PANDOC, "All other processor registers and flag bits are unspecified."),
     severity=INFO,
-    revisions=ALL,
+    revisions=SHIPPED,
     passes=[at_entry(esp=0)],
     fails=[at_entry(esp=0x6EDC)],
 )
@@ -275,5 +312,5 @@ def eax_mb(boot: BootState) -> Iterator[Violation]:
 
 
 CHAPTER: tuple[MachineRule, ...] = (
-    ebx_set, ebx_magic, eip_note, cr0_pe, cr0_pg, cr0_rest, cr0_et, cr4_zero, efer_lma, *EFLAGS_RULES, efl_df, esp, eax_mb,
+    ebx_set, ebx_magic, eip_note, eip_symbol, cr0_pe, cr0_pg, cr0_rest, cr0_et, cr4_zero, efer_lma, *EFLAGS_RULES, efl_df, esp, eax_mb,
 )  # fmt: skip

@@ -8,13 +8,14 @@ from pvhdbg.decode.boot_state import MEMORY_MAP_BOUND, BootState, seen
 from pvhdbg.model import Kernel, LoadRange, Unavailable
 from pvhdbg.rules.declare import MachineRule, NotApplicable, Severity, Violation, rule
 from pvhdbg.rules.examples import RAM_MAP, at_entry
-from pvhdbg.rules.start_info import version_1
+from pvhdbg.rules.start_info import kernel_loads, version_1
 from pvhdbg.spec.documents import LINUX_PVH, START_INFO_H, Clause
 from pvhdbg.spec.revisions import ONLY_V1
 from pvhdbg.spec.start_info import MEMORY_TYPES, RAM, RESERVED, MemoryMapEntry
 
 MUST, SHOULD, INFO = Severity.MUST, Severity.SHOULD, Severity.INFO
 
+_PAGE, _MIB = 4096, 1 << 20
 LINUX_ENTRIES = 128  # E820_MAX_ENTRIES_ZEROPAGE
 _ENTRY = "struct hvm_memmap_table_entry"
 
@@ -185,6 +186,30 @@ def mm_reserved(boot: BootState) -> Iterator[Violation]:
 
 
 @rule(
+    "SI-MM-PAGES",
+    "RAM begins and ends at whole pages",
+    clause=Clause(START_INFO_H, "Size of the mapping in bytes. (The text names no granularity; RAM comes in pages.)", _ENTRY),
+    severity=SHOULD,
+    revisions=ONLY_V1,
+    passes=[at_entry()],
+    fails=[
+        at_entry(memory_map=[MemoryMapEntry(0x100000, 0xFF00001, 1, 0)]),
+        at_entry(memory_map=[MemoryMapEntry(0x100010, 0xFF00FF0, 1, 0)]),
+    ],
+)
+def mm_pages(boot: BootState) -> Iterator[Violation]:
+    """A reader that rounds outwards uses memory that is not there, one that rounds inwards loses a page, and one that does
+    neither counts on. RAM that ends below 1 MiB is left out: the EBDA begins where the BIOS wants it."""
+    for index, entry in enumerate(_map(boot)):
+        end = entry.addr + entry.size
+        if entry.type != RAM or not entry.size or end <= _MIB:
+            continue
+        if entry.addr % _PAGE or end % _PAGE:
+            yield Violation(f"memory_map[{index}]", "a range of whole pages (4096 bytes)", f"{entry.addr:#x} - {end:#x}")
+    _beyond_bound(boot)
+
+
+@rule(
     "SI-MM-SORTED",
     "the entries are in order of address",
     clause=Clause(START_INFO_H, "(the text does not require an order)"),
@@ -236,15 +261,12 @@ def mm_overlap(boot: BootState) -> Iterator[Violation]:
 def mm_ram1m(boot: BootState) -> Iterator[Violation]:
     """A kernel that lies outside of its RAM has no mapping for its own code once it builds page tables."""
     ranges = ram_ranges(boot)
-    kernel = boot.snapshot.kernel
-    if kernel is None or not kernel.loads:
-        raise Unavailable("the kernel's place in memory is not known; name its file with --kernel")
-    for load in kernel.loads:
+    for load in kernel_loads(boot):
         if load.size and uncovered(load.start, load.end, ranges):
-            yield Violation("memory_map", f"RAM from {load.start:#x} to {load.end:#x} (kernel)", "not listed as RAM")
+            yield Violation(f"kernel {load.start:#x} - {load.end:#x}", "RAM in the memory map", "not listed as RAM there")
     _beyond_bound(boot)
 
 
 CHAPTER: tuple[MachineRule, ...] = (
-    mm_present, mm_paddr, mm_count, mm_type, mm_size0, mm_wrap, mm_reserved, mm_sorted, mm_overlap, mm_ram1m,
+    mm_present, mm_paddr, mm_count, mm_type, mm_size0, mm_wrap, mm_reserved, mm_pages, mm_sorted, mm_overlap, mm_ram1m,
 )  # fmt: skip

@@ -9,6 +9,7 @@ from pvhdbg.model import Unavailable
 from pvhdbg.rules.declare import MachineRule, NotApplicable, Severity, Violation, rule
 from pvhdbg.rules.examples import at_entry
 from pvhdbg.rules.memory_map import ram_ranges, reserved_after, uncovered
+from pvhdbg.rules.start_info import kernel_loads
 from pvhdbg.spec.documents import LINUX_PVH, START_INFO_H, Clause
 from pvhdbg.spec.revisions import ONLY_V1, SHIPPED
 from pvhdbg.spec.start_info import ModuleEntry
@@ -138,8 +139,7 @@ def mod_ram(boot: BootState) -> Iterator[Violation]:
         for load in kernel.loads if kernel else ():
             if start < load.end and load.start < end:
                 yield Violation(f"modules[{index}]", "not over the kernel", f"{start:#x} to {end:#x} overlaps {load.start:#x}")
-    if kernel is None or not kernel.loads:
-        raise Unavailable("the kernel's place in memory is not known; name its file with --kernel")
+    kernel_loads(boot)
     _beyond_bound(boot)
 
 

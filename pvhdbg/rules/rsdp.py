@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from pvhdbg.decode import acpi
 from pvhdbg.decode.boot_state import BootState, Unread, looked_at, seen
+from pvhdbg.decode.text import quoted
 from pvhdbg.rules.declare import MachineRule, NotApplicable, Severity, Violation, rule
 from pvhdbg.rules.examples import RSDP, XSDT, at_entry
 from pvhdbg.rules.modules import ends_in_reserved
@@ -44,7 +45,7 @@ def rsdp_sig(boot: BootState) -> Iterator[Violation]:
     if isinstance(rsdp, Unread):
         yield Violation("start_info.rsdp_paddr", "a readable RSDP", rsdp.reason)
     elif rsdp.head.signature != acpi.RSDP_SIGNATURE:
-        yield Violation(f"[{rsdp.address:#x}]", repr(acpi.RSDP_SIGNATURE), repr(rsdp.head.signature))
+        yield Violation(f"[{rsdp.address:#x}]", quoted(acpi.RSDP_SIGNATURE), quoted(rsdp.head.signature))
 
 
 @rule(

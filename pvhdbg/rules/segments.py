@@ -8,7 +8,7 @@ from pvhdbg.decode.boot_state import BootState
 from pvhdbg.model import Segment, Vmm
 from pvhdbg.rules.declare import MachineRule, Severity, Violation, rule
 from pvhdbg.rules.examples import at_entry
-from pvhdbg.spec.documents import PVH_PANDOC, Clause
+from pvhdbg.spec.documents import DRAFT_A_CS, DRAFT_A_DATA, PVH_PANDOC, Clause
 from pvhdbg.spec.revisions import ALL, SHIPPED, V0
 from pvhdbg.spec.x86 import (
     FLAT_LIMIT,
@@ -72,6 +72,7 @@ def _type(segment: Segment) -> str:
     clause=Clause(PVH_PANDOC, _CS),
     severity=MUST,
     revisions=ALL,
+    draft=DRAFT_A_CS,
     passes=[at_entry()],
     fails=[at_entry(cs_base=0x1000), at_entry(cs_limit=0x0FFFFFFF)],
 )
@@ -87,6 +88,7 @@ def cs_flat(boot: BootState) -> Iterator[Violation]:
     clause=Clause(PVH_PANDOC, _CS),
     severity=MUST,
     revisions=ALL,
+    draft=DRAFT_A_CS,
     passes=[at_entry(), at_entry(cs_flags=0x00CF9A00)],
     fails=[
         at_entry(cs_flags=0x00CF9300),
@@ -136,6 +138,7 @@ def _data_rules(name: str, why: str) -> tuple[MachineRule, MachineRule]:
             clause=clause,
             severity=MUST,
             revisions=ALL,
+            draft=DRAFT_A_DATA,
             passes=[at_entry()],
             fails=[at_entry(**{f"{name}_base": 0x10000}), at_entry(**{f"{name}_limit": 0xFFFFF})],
         )(flat),
@@ -145,6 +148,7 @@ def _data_rules(name: str, why: str) -> tuple[MachineRule, MachineRule]:
             clause=clause,
             severity=MUST,
             revisions=ALL,
+            draft=DRAFT_A_DATA,
             passes=[at_entry(), at_entry(**{f"{name}_flags": 0x00CF9200})],
             fails=[at_entry(**{f"{name}_flags": flags}) for flags in (0, 0x00CF9100, 0x00CF9700, 0x008F9300, 0x00CF9B00)],
         )(typed),
@@ -191,6 +195,7 @@ def fsgs(boot: BootState) -> Iterator[Violation]:
     clause=Clause(PVH_PANDOC, "All other processor registers and flag bits are unspecified."),
     severity=INFO,
     revisions=ALL,
+    draft=f"{DRAFT_A_CS} The exact value is undefined.",
     passes=[at_entry()],
     fails=[at_entry(cs_flags=0x00CF9A00)],
 )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from pvhdbg.decode.boot_state import TEXT_BOUND, BootState, StartInfo, Text, Unread, looked_at, seen
+from pvhdbg.decode.firmware import PVH_BIN_LINE
 from pvhdbg.model import Kernel, LoadRange, Unavailable, Vmm
 from pvhdbg.rules.declare import MachineRule, NotApplicable, Severity, Violation, rule
 from pvhdbg.rules.examples import START_INFO, at_entry
@@ -162,20 +163,34 @@ def cmdline_ascii(boot: BootState) -> Iterator[Violation]:
     severity=INFO,
     revisions=SHIPPED,
     passes=[at_entry(), at_entry(cmdline_paddr=0)],
-    fails=[at_entry(cmdline_paddr=START_INFO - 0x1020, memory={START_INFO - 0x1020: b"x" * 4100 + b"\0"})],
+    fails=[at_entry(cmdline_paddr=START_INFO - PVH_BIN_LINE, memory={START_INFO - PVH_BIN_LINE: b"x" * 4100 + b"\0"})],
 )
 def cmdline_len_qemu(boot: BootState) -> Iterator[Violation]:
     """pvh.bin copies the command line without a bound into a buffer of 4096 bytes that begins 0x1020 bytes below start_info.
     4113 characters or more overwrite the module list, 4128 or more the magic: shorten it, or use another firmware."""
+    if boot.overrun_length is not None:
+        found = f"{boot.overrun_length} characters, which run over start_info"
+        yield Violation("command_line", "at most 4095 characters", found, MUST)
+        return
     line, info = seen(_command_line(boot)), boot.start_info
-    if len(line.data) >= 4096 and info.address == line.address + 0x1020:
+    if len(line.data) >= 4096 and info.address == line.address + PVH_BIN_LINE:
         yield Violation("command_line", "at most 4095 characters", f"{len(line.data)} characters overflow pvh.bin's buffer")
 
 
 # --- where the parts lie ------------------------------------------------------------------------------------------
 
 
-class _Part(NamedTuple):
+def kernel_loads(boot: BootState) -> tuple[LoadRange, ...]:
+    """Where the kernel's segments lie; none for a file that was seen and has no PT_LOAD. Raises `Unavailable` where it was not seen."""
+    kernel = boot.snapshot.kernel
+    if kernel is None or (not kernel.loads and kernel.elf_class is None):
+        raise Unavailable("where the kernel lies was not learnt; name its file with --kernel")
+    return kernel.loads
+
+
+class Part(NamedTuple):
+    """A part of the hand-off in guest-physical memory."""
+
     name: str
     start: int
     size: int
@@ -185,22 +200,22 @@ class _Part(NamedTuple):
         return self.start + self.size
 
 
-def _parts(boot: BootState) -> list[_Part]:
-    """Every part of the hand-off that has an address, in the order of the structure, without absent parts."""
+def parts(boot: BootState) -> list[Part]:
+    """Every part of the hand-off that has an address, in the order of the structure. Absent parts are left out."""
     info = boot.start_info
     raw, v1 = info.raw, info.v1
-    parts = [_Part("start_info", info.address, raw.sizeof())]
+    found = [Part("start_info", info.address, raw.sizeof())]
     if raw.nr_modules and raw.modlist_paddr:
-        parts.append(_Part("modlist", raw.modlist_paddr, raw.nr_modules * ModuleEntry.sizeof()))
+        found.append(Part("modlist", raw.modlist_paddr, raw.nr_modules * ModuleEntry.sizeof()))
     if v1 is not None and v1.memmap_entries and v1.memmap_paddr:
-        parts.append(_Part("memmap", v1.memmap_paddr, v1.memmap_entries * MemoryMapEntry.sizeof()))
+        found.append(Part("memmap", v1.memmap_paddr, v1.memmap_entries * MemoryMapEntry.sizeof()))
     if isinstance(info.command_line, Text):
-        parts.append(_Part("command_line", raw.cmdline_paddr, len(info.command_line.data) + 1))
+        found.append(Part("command_line", raw.cmdline_paddr, len(info.command_line.data) + 1))
     if not isinstance(info.modules, Unread):
         for index, module in enumerate(info.modules):
             if module.entry.paddr and module.entry.size:
-                parts.append(_Part(f"modules[{index}]", module.entry.paddr, module.entry.size))
-    return parts
+                found.append(Part(f"modules[{index}]", module.entry.paddr, module.entry.size))
+    return found
 
 
 @rule(
@@ -221,7 +236,7 @@ def below_4g(boot: BootState) -> Iterator[Violation]:
     for name, address in named.items():
         if address >= FOUR_GIB:
             yield Violation(f"start_info.{name}", "below 0x100000000", f"{address:#x}")
-    for part in _parts(boot):
+    for part in parts(boot):
         if part.name.startswith("modules[") and part.end > FOUR_GIB:
             yield Violation(part.name, "below 0x100000000", f"{part.start:#x} to {part.end:#x}")
 
@@ -242,10 +257,10 @@ def below_4g(boot: BootState) -> Iterator[Violation]:
 def overlap(boot: BootState) -> Iterator[Violation]:
     """The later write wins: the kernel zeroes a ramdisk that lies over its bss, and a command line over the module list
     replaces entries of the list."""
-    parts = _parts(boot)
+    found = parts(boot)
     kernel = boot.snapshot.kernel
-    loads = [_Part("kernel", load.start, load.size) for load in kernel.loads if load.size] if kernel else []
-    everything = sorted((*parts, *loads), key=lambda part: part.start)
+    loads = [Part("kernel", load.start, load.size) for load in kernel.loads if load.size] if kernel else []
+    everything = sorted((*found, *loads), key=lambda part: part.start)
     reaching = everything[0]
     for part in everything[1:]:
         if part.start < reaching.end and not part.name == reaching.name == "kernel":
@@ -256,8 +271,7 @@ def overlap(boot: BootState) -> Iterator[Violation]:
             )
         if part.end > reaching.end:
             reaching = part
-    if not loads:
-        raise Unavailable("the kernel's place in memory is not known; name its file with --kernel")
+    kernel_loads(boot)
 
 
 @rule(
@@ -272,7 +286,7 @@ def overlap(boot: BootState) -> Iterator[Violation]:
 def align(boot: BootState) -> Iterator[Violation]:
     """The text does not require it, and x86 allows unaligned access, but a reader in a language with aligned references (Rust)
     has undefined behaviour. qboot's module list is 4-byte aligned."""
-    for part in _parts(boot):
+    for part in parts(boot):
         if part.name in ("start_info", "modlist", "memmap") and part.start % 8:
             yield Violation(part.name, "8-byte aligned", f"{part.start:#x}")
 

@@ -41,6 +41,10 @@ DRAFT_A_MAIL = Document(
     "https://lists.xenproject.org/archives/html/xen-devel/2015-06/",
     "xen-devel, 2015-06-10",
 )
+DRAFT_A_CR0 = "cr0: bit 31 (PG) must be cleared. Bit 0 (PE) must be set. Other bits are all undefined."
+DRAFT_A_CS = "cs: must be a 32-bit read/execute code segment with an offset of ‘0’ and a limit of ‘0xFFFFFFFF’."
+DRAFT_A_DATA = "ds, es, fs, gs, ss: must be a 32-bit read/write data segment with an offset of ‘0’ and a limit of ‘0xFFFFFFFF’."
+DRAFT_A_EFLAGS = "eflags: bit 17 (VM) must be cleared. Bit 9 (IF) must be cleared. Other bits are all undefined."
 ACPI = Document("ACPI specification", "https://uefi.org/specifications", "6.2")
 LINUX_PVH = Document(
     "arch/x86/platform/pvh/enlighten.c",

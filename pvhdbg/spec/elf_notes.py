@@ -17,6 +17,7 @@ class NoteType(NamedTuple):
     meaning: str
 
 
+VIRT_BASE = 3
 PADDR_OFFSET = 4
 GUEST_OS = 6
 FEATURES = 10

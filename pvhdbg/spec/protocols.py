@@ -68,8 +68,8 @@ MULTIBOOT1 = Signature(
     paging=False,
     registers=_registers(eax=0x2BADB002),
     memory=(Plausible("ebx", 0, mask=0xFFFFE000),),  # flags: bits 0-12 are defined
-    advice="a multiboot 1 header in the first 8 KiB makes QEMU ignore the PVH note: remove the header, or boot the "
-    "file under another VMM",
+    advice="QEMU takes a multiboot 1 header in the first 8 KiB before it looks for a PVH note: where the file has that note, remove "
+    "the header for a PVH boot, or boot the file under another VMM",
 )
 MULTIBOOT_2 = Signature(
     "multiboot2",

@@ -19,7 +19,7 @@ class Revision:
     """One version of the ABI's text.
 
     `pointer` is the register that holds the structure's physical address; `layouts` maps the structure's own version
-    (or, for Draft A, the guest's width in bits) to its layout.
+    (or, for Draft A, the guest's width in bits) to its layout. `abi` names what a hand-off conforms to.
     """
 
     name: str
@@ -29,6 +29,7 @@ class Revision:
     document: Document
     pointer: str
     layouts: MappingProxyType[int, type[Structure]]
+    abi: str = "the PVH boot ABI"
 
     def __str__(self) -> str:
         return self.name
@@ -42,6 +43,7 @@ DRAFT_A = Revision(
     DRAFT_A_MAIL,
     "esi",
     MappingProxyType({32: DraftAStartInfo32, 64: DraftAStartInfo64}),
+    "Draft A of the PVH boot ABI (2015)",
 )
 V0 = Revision(
     "v0",

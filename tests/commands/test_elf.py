@@ -273,7 +273,6 @@ BAD = {
     "p_filesz that wraps": (with_field(_FIRST + 32, (1 << 64) - 1, 8), "p_offset"),
     "p_memsz that wraps": (with_field(_FIRST + 40, (1 << 64) - 1, 8), "p_memsz"),
     "big-endian": (build_elf(data=2), "endian"),
-    "for Arm": (build_elf(machine=40), "Arm"),
     "a core": (with_field(16, 4, 2), "is a core"),
 }  # fmt: skip
 

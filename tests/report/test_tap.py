@@ -50,7 +50,7 @@ def test_each_outcome_has_its_directive() -> None:
     assert found["PVH-TR-LIMIT"][1:3] == ("not ok", "TODO")
     assert found["PVH-EFER-LMA"][1:3] == ("ok", "SKIP")
     assert found["DA-EAX"][1:3] == ("ok", "SKIP")
-    assert found["PVH-CR0-PE"] == ("4", "ok", "", "- PVH-CR0-PE cr0.PE is set")
+    assert found["PVH-CR0-PE"] == ("8", "ok", "", "- PVH-CR0-PE cr0.PE is set")
     assert details[0] == "cr4: expected 0x0, found 0x20 (PAE)"
 
 

@@ -90,7 +90,7 @@ def test_without_start_info_its_rules_are_unknown(changes: dict[str, int]) -> No
 
 def test_a_kernel_that_was_not_seen_makes_its_rules_unknown() -> None:
     unknown = outcomes(at_entry(kernel=None).boot(V1), Outcome.UNKNOWN)
-    assert unknown == {"PVH-EIP-NOTE", "SI-MOD-RAM", "SI-MM-RAM1M", "SI-OVERLAP"}
+    assert unknown == {"PVH-EIP-NOTE", "PVH-LOAD-RAM", "SI-MOD-RAM", "SI-MM-RAM1M", "SI-OVERLAP"}
 
 
 def test_a_version_0_structure_has_no_version_1_clauses() -> None:

@@ -136,7 +136,9 @@ BROKEN_NOTES: Mapping[str, BrokenNote] = MappingProxyType(
             REFUSED,
             changes=_one(NoteSpec(desc=b"\0\0")),
         ),
-        "desc-zero": BrokenNote("the entry is 0", "ELF-NOTE-18", "holds 00000000", REFUSED, changes=_one(_at(0))),
+        "desc-zero": BrokenNote(
+            "the entry is 0, which QEMU takes for no note", "ELF-NOTE-18 ELF-ENTRY-RANGE", REFUSED, REFUSED, 0, _one(_at(0))
+        ),
         "desc-big-endian": BrokenNote(
             "the entry is in the other byte order",
             "ELF-ENTRY-RANGE",

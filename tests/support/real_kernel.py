@@ -74,6 +74,16 @@ def grub_pvh() -> Path:
     return _kept("grub-pvh", _grub_image)
 
 
+def memtest() -> Path:
+    """memtest86+: a bzImage that holds no payload."""
+    return _kept("memtest", lambda place: _from_package("memtest86+", "boot/memtest86+*64.bin", place))
+
+
+def ovmf() -> Path:
+    """OVMF, UEFI for virtual machines, as one image for -bios."""
+    return _kept("ovmf", lambda place: _from_package("ovmf", "usr/share/qemu/OVMF.fd", place))
+
+
 def xen_toolstack() -> Path:
     """A folder with the libraries of Xen's toolstack and their headers, as they would lie under /."""
     place = cache() / "xen-toolstack"

@@ -1,0 +1,131 @@
+"""Machines that do not come to a PVH entry, and entries that a user names: real QEMUs, real firmware, real kernels."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pvhdbg import api
+from pvhdbg.rules.catalogue import judge
+from pvhdbg.rules.declare import Outcome
+from pvhdbg.rules.examples import at_entry
+from pvhdbg.spec.revisions import V1
+from pvhdbg.spec.x86 import CR0, CR4, EFER
+from tests.support import real_kernel
+from tests.support.cli_runner import HELLO, HELLO_ENTRY, Cli, Machine
+from tests.support.elf_writer import NoteSpec, build_elf
+from tests.support.programs import need
+
+pytestmark = pytest.mark.boot
+Start = Callable[..., Machine]
+BAD_LOADER = str(Path(HELLO).with_name("bad_loader.elf"))
+
+
+@pytest.fixture(scope="module")
+def ovmf() -> Path:
+    return real_kernel.or_skip(real_kernel.ovmf)
+
+
+def test_ovmf_is_named(cli: Cli, machine: Start, ovmf: Path) -> None:
+    cli("check", HELLO, "--timeout", "3", "--", "-bios", ovmf).complaint(3, "OVMF", "own firmware")
+    stub = machine("-bios", str(ovmf))
+    ended = cli("check", stub.socket, "--kernel", HELLO, "--timeout", "6", "--leave", "running")
+    ended.complaint(3, "OVMF")
+    assert "past its entry" not in ended.err
+    again = cli("check", stub.socket, "--kernel", HELLO, "--timeout", "3")  # it is in long mode by now
+    again.complaint(3, "OVMF")
+    assert "past its entry" not in again.err
+
+
+def test_a_machine_type_from_before_pvh_is_named(cli: Cli) -> None:
+    cli("check", HELLO, "--machine", "pc-i440fx-3.1", "--timeout", "2").complaint(3, "machine type", "no PVH", "newer machine type")
+
+
+def test_the_binary_that_loads_no_elf64_is_named(cli: Cli) -> None:
+    need("qemu-system-i386")
+    cli("check", HELLO, "--qemu", "qemu-system-i386").complaint(3, "qemu-system-i386 loads 32-bit ELFs alone", "qemu-system-x86_64")
+
+
+def test_a_bzimage_of_somebody_elses_qemu(cli: Cli, machine: Start, vmlinuz: Path) -> None:
+    stub = machine("-m", "256M", kernel=str(vmlinuz))
+    said = cli("check", stub.socket).complaint(3, "Linux boot protocol", "0x10000", "pvhdbg extract")
+    assert "--reset" not in said
+    again = cli("check", stub.socket, "--reset").complaint(3, "Linux boot protocol")
+    assert "--reset" not in again
+
+
+def test_reset_is_not_advised_to_who_used_it(cli: Cli, machine: Start) -> None:
+    stub = machine("-M", "microvm", "-bios", "qboot.rom")  # which answers no fw_cfg before its firmware runs
+    with stub.debugger() as debugger:
+        debugger.write_memory(0x1000, b"\0")
+    said = cli("check", stub.socket, "--reset", "--timeout", "3").err
+    assert "--reset" not in said
+
+
+def test_a_reset_that_would_end_qemu_is_refused_before(cli: Cli, machine: Start) -> None:
+    stub = machine("-no-reboot")
+    cli("check", stub.socket, "--reset").complaint(3, "-no-reboot", "would end it")
+    assert stub.running()
+    cli("check", stub.socket).ok()
+
+
+# --- --entry ------------------------------------------------------------------------------------------------------
+
+
+def outcomes(document: dict[str, list[dict[str, str]]]) -> dict[str, str]:
+    return {one["rule"]: one["outcome"] for one in document["verdicts"]}
+
+
+def test_the_vmms_own_entry_that_is_named_stays_its_own(cli: Cli, machine: Start, vmlinux: Path) -> None:
+    own = cli("check", vmlinux, "--format", "json").ok().json()
+    named = cli("check", vmlinux, "--entry", own["entry"]["address"], "--format", "json").ok().json()
+    assert outcomes(named) == outcomes(own)
+    assert outcomes(named)["PVH-TR-LIMIT"] == "known"
+    stub = machine()
+    attached = cli("check", stub.socket, "--entry", hex(HELLO_ENTRY), "--format", "json").ok().json()  # no file: fw_cfg says so
+    assert (attached["entry"]["found_by"], outcomes(attached)["PVH-TR-LIMIT"]) == ("fw_cfg", "known")
+
+
+def test_an_entry_that_a_guest_makes_is_not_the_vmms(cli: Cli) -> None:
+    report = api.check(BAD_LOADER, entry="second_entry", append="defect=none")
+    assert report.boot.snapshot.entry.found_by == "--entry"
+    hidden = build_elf(multiboot=True, bits=32, machine=3, notes=((NoteSpec(desc=(0x100040).to_bytes(4, "little")),),))
+    noted = api.check(cli.file("hidden", hidden), entry="0x100000")  # QEMU enters by multiboot, there
+    assert noted.boot.snapshot.entry.found_by == "fw_cfg"
+
+
+# --- a hypervisor's guest -----------------------------------------------------------------------------------------
+
+SVME = 1 << EFER["SVME"]
+
+
+def by_outcome(**changes: object) -> dict[str, Outcome]:
+    return {one.rule.id: one.outcome for one in judge(at_entry(**changes).boot(V1))}
+
+
+def test_what_a_hypervisor_may_force_is_undecided() -> None:
+    seen = by_outcome(efer=SVME, cr0=0x11 | 1 << CR0["TS"], cr4=1 << CR4["MCE"])
+    assert seen["PVH-CR0-REST"] is seen["PVH-CR4-ZERO"] is Outcome.UNKNOWN
+    without = by_outcome(cr0=0x11 | 1 << CR0["TS"], cr4=1 << CR4["MCE"])
+    assert without["PVH-CR0-REST"] is without["PVH-CR4-ZERO"] is Outcome.FAIL
+    more = by_outcome(efer=SVME, cr0=0x11 | 1 << CR0["TS"] | 1 << CR0["WP"], cr4=1 << CR4["MCE"] | 1 << CR4["PAE"])
+    assert more["PVH-CR0-REST"] is more["PVH-CR4-ZERO"] is Outcome.FAIL
+
+
+def test_without_cr0_what_depends_on_it_is_undecided_and_nothing_else() -> None:
+    whole, seen = by_outcome(), by_outcome(unobserved=("cr0",))
+    assert {rule for rule in whole if whole[rule] != seen[rule]} == {"PVH-CR0-PE", "PVH-CR0-PG", "PVH-CR0-REST", "PVH-CR0-ET"}
+
+
+def test_a_missing_cr0_is_said(cli: Cli) -> None:
+    cli("snapshot", "save", HELLO, "-o", cli.folder / "one.pvhsnap").ok()
+    snapshot = api.check(str(cli.folder / "one.pvhsnap")).boot.snapshot
+    from pvhdbg.machine.session import doubts
+    from pvhdbg.targets.recorded import RecordedTarget
+
+    bare = dataclasses.replace(snapshot, registers=snapshot.registers.replace(cr0=None))
+    boot = dataclasses.replace(api.check(HELLO).boot, snapshot=bare)
+    assert any("paging off" in one for one in doubts(RecordedTarget(bare, "one"), None, boot, ""))
