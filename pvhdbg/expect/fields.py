@@ -285,7 +285,11 @@ _ROOT = _Group(
         ),
         "entry": _Group(
             lambda boot: boot.snapshot.entry,
-            {**_observed(Kind.NUMBER, "address"), **_attributes(Kind.TEXT, "found_by"), **_observed(Kind.TEXT, "symbol")},
+            {
+                **_observed(Kind.NUMBER, "address"),
+                "found_by": _Leaf(Kind.TEXT, attrgetter("found_by.value")),
+                **_observed(Kind.TEXT, "symbol"),
+            },
         ),
         "registers": _REGISTERS,
         "segments": _SEGMENTS,
