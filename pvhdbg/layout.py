@@ -20,6 +20,8 @@ import struct
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from typing_extensions import dataclass_transform  # typing's from Python 3.11 on
 else:
 
@@ -150,6 +152,14 @@ class Structure:
         if len(data) - offset < codec.size or offset < 0:
             raise ValueError(f"{cls.__name__} needs {codec.size} bytes, {max(len(data) - offset, 0)} are there")
         return cls(*codec.unpack(data[offset : offset + codec.size]))
+
+    @classmethod
+    def rows(cls, data: Buffer, offset: int, count: int) -> Iterator[tuple[Any, ...]]:
+        """`count` structures in a row, as tuples of their fields: for tables of many. Raises ValueError when `data` ends before."""
+        codec = cls._laid_out[0]
+        if offset < 0 or count < 0 or len(data) - offset < codec.size * count:
+            raise ValueError(f"{count} of {cls.__name__} need {codec.size * count} bytes, {max(len(data) - offset, 0)} are there")
+        return codec.iter_unpack(data[offset : offset + codec.size * count])
 
     def encode(self) -> bytes:
         """The structure's bytes. Raises `struct.error` for a value that does not fit its field."""

@@ -38,7 +38,7 @@ def symbols_of(image: KernelImage) -> str:
     """The path of a file with the kernel's symbols, made now or before. Raises OSError if it cannot be written."""
     place = folder()
     os.makedirs(place, 0o700, exist_ok=True)
-    _need_own(place)
+    need_own(place)
     path = os.path.join(place, f"{_identity(image)}-{VERSION}{_SUFFIX}")
     try:
         os.utime(path)
@@ -58,7 +58,7 @@ def symbols_of(image: KernelImage) -> str:
     return path
 
 
-def _need_own(place: str) -> None:
+def need_own(place: str) -> None:
     """Raise PermissionError if another user could place a file there: XDG_CACHE_HOME may be a folder like /tmp."""
     about = os.stat(place)
     if about.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or (os.geteuid() and about.st_uid != os.geteuid()):

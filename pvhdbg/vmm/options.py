@@ -41,6 +41,31 @@ NETWORK = frozenset({"nic", "net", "netdev"})
 
 
 @dataclass(frozen=True)
+class RecorderOptions:
+    """The flight recorder (tracing/recorder) in a QEMU that is started, and what it is told.
+
+    `library` is the plugin's path. Instructions are counted from the first execution at the linear address `entry`. `exact` counts
+    each instruction; `stop` ends the run before that instruction, at least 1000 behind the entry. `marks` are linear or physical
+    addresses whose first execution is noted.
+    """
+
+    library: str
+    entry: int | None = None
+    exact: bool = False
+    stop: int | None = None
+    marks: tuple[int, ...] = ()
+
+    def arguments(self, recording: str) -> list[str]:
+        """QEMU's arguments, with the file that is written to."""
+        words = [self.library, f"to={recording}"]
+        words += [f"entry={self.entry:#x}"] if self.entry is not None else []
+        words += ["exact=on"] if self.exact else []
+        words += [f"stop={self.stop}"] if self.stop is not None else []
+        words += [f"mark={address:#x}" for address in self.marks]
+        return ["-plugin", ",".join(word.replace(",", ",,") for word in words)]
+
+
+@dataclass(frozen=True)
 class QemuOptions:
     """What to boot and on what. `None` means QEMU's own default, except `memory`: 512M.
 
@@ -58,15 +83,17 @@ class QemuOptions:
     accel: str = "tcg"
     qemu: str | None = None
     extra: tuple[str, ...] = ()
+    recorder: RecorderOptions | None = None
 
 
 @dataclass(frozen=True)
 class Sockets:
-    """Paths in the private folder: two unix sockets that QEMU listens on, and the file that COM1 is written to."""
+    """Paths in the private folder: two unix sockets that QEMU listens on, and the files that COM1 and the recorder are written to."""
 
     gdb: str
     qmp: str
     serial: str
+    recording: str = ""
 
 
 def command_line(options: QemuOptions, sockets: Sockets) -> list[str]:
@@ -105,6 +132,8 @@ def command_line(options: QemuOptions, sockets: Sockets) -> list[str]:
     argv += ["-display", "none", "-monitor", "none"]
     argv += ["-no-reboot", "-no-shutdown"]  # a triple fault stops the machine for a look at it (T03), instead of ending it
     argv += ["-S", "-gdb", _listen(sockets.gdb), "-qmp", _listen(sockets.qmp)]
+    if options.recorder is not None:
+        argv += options.recorder.arguments(sockets.recording)
     argv += options.extra
     if any("\0" in argument for argument in argv):
         raise BadInput("an argument for QEMU holds a zero byte", "take it out")

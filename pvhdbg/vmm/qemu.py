@@ -22,10 +22,10 @@ from pvhdbg.decode.text import safe, shorten
 from pvhdbg.errors import TargetLost, TargetTimeout, VmmFailed
 from pvhdbg.vmm.failures import check_version, ended_at_once, not_installed
 from pvhdbg.vmm.guardian import Guardian
-from pvhdbg.vmm.options import DEFAULT_QEMU, QemuOptions, Sockets, command_line
+from pvhdbg.vmm.options import DEFAULT_QEMU, QemuOptions, RecorderOptions, Sockets, command_line
 from pvhdbg.vmm.qmp import Qmp
 
-__all__ = ["QemuOptions", "QemuProcess", "start", "version_of"]
+__all__ = ["QemuOptions", "QemuProcess", "RecorderOptions", "start", "version_of"]
 
 Watch = Callable[[str], None]
 
@@ -39,7 +39,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.0005, 0.01  # seconds between two looks
 class QemuProcess:
     """A running QEMU. Made by `start`; a context manager that ends it.
 
-    `gdb_socket` and `qmp_socket` are paths of unix sockets that take one client each; `version` is QEMU's own,
+    `gdb_socket` and `qmp_socket` are paths of unix sockets that take one client each; `recording` is the flight recorder's file,
+    where one was asked for; `version` is QEMU's own,
     `accelerator` is "kvm" or "tcg" as it is in use, `command` the arguments it was started with.
     """
 
@@ -49,6 +50,7 @@ class QemuProcess:
         self.gdb_socket = sockets.gdb
         self.qmp_socket = sockets.qmp
         self.serial_log = Path(sockets.serial)
+        self.recording = Path(sockets.recording)
         self.version = ""
         self.accelerator = ""
         self._messages = Path(guardian.folder, "messages")
@@ -155,7 +157,7 @@ def start(options: QemuOptions, timeout: float = START_TIMEOUT, progress: Watch 
     guardian = Guardian()
     process = None
     try:
-        sockets = Sockets(*(os.path.join(guardian.folder, name) for name in ("gdb", "qmp", "serial")))
+        sockets = Sockets(*(os.path.join(guardian.folder, name) for name in ("gdb", "qmp", "serial", "recording")))
         progress(f"starting {os.path.basename(found)}")
         process = QemuProcess(command_line(options, sockets), sockets, guardian)
         _await_ready(process, time.monotonic() + timeout, timeout)

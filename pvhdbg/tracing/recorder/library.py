@@ -1,0 +1,88 @@
+"""The recorder's shared object: the one that a wheel carries, or one that is built once by the system's C compiler and kept.
+
+One object serves the plugin APIs of QEMU 7.2 to 11: it chooses its version when QEMU loads it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+
+from pvhdbg.decode.text import safe, shorten
+from pvhdbg.errors import PvhdbgError
+from pvhdbg.kernel.symbol_cache import need_own
+
+_SOURCE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "recorder.c")
+_PREBUILT = os.path.join(os.path.dirname(_SOURCE), "recorder-x86_64.so")
+FLAGS = ("-O2", "-g0", "-Wall", "-Wextra", "-shared", "-fPIC", "-fvisibility=hidden")
+_COMPILE = 60.0  # seconds; usual is 0.3
+_LINE = 200  # characters of the compiler's words that are shown
+
+
+class NoRecorder(PvhdbgError):
+    """The recorder cannot be had here. What is recorded is then observed by the other engines."""
+
+    exit_code = 3
+
+
+def library(progress: Callable[[str], None] = lambda _: None) -> str:
+    """The path of the shared object for this machine; built now if need be. Raises NoRecorder with what is missing."""
+    if platform.machine() == "x86_64" and os.path.isfile(_PREBUILT):
+        return _PREBUILT
+    try:
+        with open(_SOURCE, "rb") as file:
+            source = file.read()
+    except OSError as error:
+        raise NoRecorder(f"the recorder's source cannot be read: {error.strerror}", "install pvhdbg again") from error
+    digest = hashlib.sha256(source + " ".join((platform.machine(), *FLAGS)).encode()).hexdigest()[:32]
+    try:
+        place = folder()
+        path = os.path.join(place, f"recorder-{digest}.so")
+        if not os.path.exists(path):
+            progress("building the recorder, once")
+            _build(path)
+    except OSError as error:
+        raise NoRecorder(
+            f"the recorder cannot be kept: {error.strerror}", "set XDG_CACHE_HOME to a folder that only you can write to"
+        ) from error
+    return path
+
+
+def folder() -> str:
+    """$XDG_CACHE_HOME/pvhdbg/recorder, made if need be. Raises OSError, also where somebody else may write to it."""
+    base = os.environ.get("XDG_CACHE_HOME") or ""
+    if not os.path.isabs(base):  # the specification says to ignore others
+        base = os.path.join(os.path.expanduser("~"), ".cache")
+    place = os.path.join(base, "pvhdbg", "recorder")
+    os.makedirs(place, 0o700, exist_ok=True)
+    need_own(place)
+    return place
+
+
+def _build(path: str) -> None:
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        raise NoRecorder("the recorder is built by a C compiler, and there is none", "install one (Debian: gcc and libc6-dev)")
+    handle, partial = tempfile.mkstemp(dir=os.path.dirname(path), suffix=".partial")
+    os.close(handle)
+    try:
+        command = [compiler, *FLAGS, "-o", partial, _SOURCE]
+        try:
+            done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=_COMPILE, check=False)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise NoRecorder(f"{compiler} does not build the recorder: {error}", "see what is wrong with it") from error
+        if done.returncode:
+            first = next((line for line in done.stderr.split(b"\n") if b"error" in line), done.stderr.split(b"\n")[0])
+            raise NoRecorder(
+                f"{compiler} does not build the recorder: {shorten(safe(first), _LINE)}", f"see all of it: {' '.join(command)}"
+            )
+        os.chmod(partial, 0o500)
+        os.replace(partial, path)
+    finally:
+        if os.path.exists(partial):
+            os.unlink(partial)

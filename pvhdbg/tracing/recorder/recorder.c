@@ -1,0 +1,780 @@
+/*
+ * The flight recorder of pvhdbg: a QEMU TCG plugin that keeps what every CPU executed last, and what was executed first.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * QEMU loads this file, so it has QEMU's licence; the rest of pvhdbg is MIT. It needs no header of QEMU or GLib: the
+ * declarations below follow include/qemu/qemu-plugin.h of QEMU 7.2 (plugin API 1), 9.0 to 10.x (2 to 6) and 11.x (7).
+ *
+ * Everything is written to one sparse file that is mapped shared, so a reader sees it live, and it survives a SIGKILL of
+ * QEMU. pvhdbg/tracing/recording.py describes and reads the layout; both files change together (VERSION).
+ *
+ * Arguments: to=PATH (mandatory), entry=ADDRESS (instructions are counted from its first execution), exact=on (count each
+ * instruction instead of sums over blocks), stop=N (stop the machine before instruction N; implies exact),
+ * mark=ADDRESS (repeatable, exact only: note when the instruction at this linear or physical address is executed first).
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define EXPORT __attribute__((visibility("default")))
+
+/* ---- QEMU's plugin API ------------------------------------------------------------------------------------------- */
+
+typedef uint64_t plugin_id;
+struct qemu_plugin_tb;
+struct qemu_plugin_insn;
+struct qemu_plugin_scoreboard;
+typedef struct {
+    struct qemu_plugin_scoreboard *score;
+    size_t offset;
+} plugin_u64;
+typedef struct {
+    const char *target_name;
+    struct {
+        int min, cur;
+    } version;
+    bool system_emulation;
+    struct {
+        int smp_vcpus, max_vcpus;
+    } system;
+} plugin_info;
+
+enum { CB_NO_REGS = 0, INLINE_ADD_U64 = 0 };
+
+static struct {
+    void (*register_tb_trans)(plugin_id, void *callback, void *userdata); /* API < 7 ignores userdata */
+    void (*register_vcpu_idle)(plugin_id, void *callback, void *userdata);
+    void (*register_atexit)(plugin_id, void *callback, void *userdata);
+    void (*register_tb_exec)(struct qemu_plugin_tb *, void *callback, int flags, void *userdata);
+    void (*register_insn_exec)(struct qemu_plugin_insn *, void *callback, int flags, void *userdata);
+    void (*register_insn_inline)(struct qemu_plugin_insn *, int op, void *counter, uint64_t add);         /* API 1 */
+    void (*register_insn_inline_per_vcpu)(struct qemu_plugin_insn *, int op, plugin_u64, uint64_t add);  /* API >= 2 */
+    struct qemu_plugin_scoreboard *(*scoreboard_new)(size_t);
+    void *(*scoreboard_find)(struct qemu_plugin_scoreboard *, unsigned);
+    size_t (*tb_n_insns)(const struct qemu_plugin_tb *);
+    struct qemu_plugin_insn *(*tb_get_insn)(const struct qemu_plugin_tb *, size_t);
+    const void *(*insn_data_pointer)(const struct qemu_plugin_insn *);        /* API < 3 */
+    size_t (*insn_data_copy)(const struct qemu_plugin_insn *, void *, size_t); /* API >= 3: the same symbol */
+    size_t (*insn_size)(const struct qemu_plugin_insn *);
+    uint64_t (*insn_vaddr)(const struct qemu_plugin_insn *);
+    void *(*insn_haddr)(const struct qemu_plugin_insn *);
+} api;
+
+/* ---- symbols that QEMU exports besides; each may be missing -------------------------------------------------------- */
+
+static struct {
+    void *(*get_cpu)(int);
+    void (*dump_state)(void *cpu, FILE *, int flags);
+    uint64_t (*ram_addr_from_host)(void *);
+    void (*cpu_exit)(void *cpu);
+    int (*vm_stop)(int state);
+    void *one_insn_per_tb; /* bool since 8.1; int `singlestep` before */
+    bool one_insn_is_int;
+} private;
+
+enum { RUN_STATE_PAUSED = 4 }; /* qapi/run-state.json, the same value from 7.2 to 11.1 */
+
+/* ---- the file ------------------------------------------------------------------------------------------------------ */
+
+enum {
+    VERSION = 1,
+    PAGE = 4096,
+    RING = 1 << 16,         /* entries of a CPU's ring of blocks */
+    BLOCKS = 1 << 20,       /* records of blocks; the file is sparse */
+    HASH = 1 << 21,
+    SYSTEMS = 4096,         /* records of system instructions */
+    STATES = 512,           /* records of register states */
+    STATE_TEXT = 2048 - 24, /* of QEMU's `info registers`, cut where it is longer */
+    PER_SITE = 3,           /* times that one system instruction is noted */
+    MARKS = 64,
+    MOST_CPUS = 256,
+    NEAR = 700,             /* instructions before `stop` from which blocks have one instruction */
+};
+#define NEVER UINT64_MAX
+#define BEFORE (1ull << 63) /* set in the number of an instruction that ran before the entry */
+
+struct header {
+    char magic[8];
+    uint32_t version, page;
+    uint32_t cpus, ring, blocks, systems, states, marks;
+    uint64_t cpu_offset, cpu_stride, block_offset, system_offset, state_offset, size;
+    uint32_t api, exact, finished, physical;
+    _Atomic uint32_t block_count, system_count, state_count;
+    uint32_t unused;
+    _Atomic uint64_t lost; /* translations that found no record left */
+    uint64_t entry;        /* linear address */
+    _Atomic uint64_t base; /* instructions before the entry, on the CPU that reached it; NEVER before */
+    _Atomic uint32_t entry_cpu;
+    uint32_t unused2;
+    struct mark {
+        uint64_t address;
+        _Atomic uint64_t first, pc; /* instruction number, NEVER before it is reached; linear address */
+    } mark[MARKS];
+};
+
+struct cpu {
+    _Atomic uint64_t head;   /* ring entries ever written; entry i stands at i % RING */
+    _Atomic uint64_t count;  /* instructions since the entry (before it: since the start), by sums over blocks */
+    _Atomic uint64_t exact;  /* the same by each instruction, as of the last block's start; 0 without exact=on */
+    _Atomic uint64_t repeats; /* iterations of REP instructions that were counted again */
+    _Atomic uint64_t idle;   /* head when the CPU last went idle, plus 1; 0: never */
+    _Atomic uint32_t known;  /* the CPU has run */
+    uint32_t unused;
+    /* not for readers */
+    uint64_t raw_base, last_end; /* last_end: linear address behind the last block */
+    uint32_t pending; /* a system instruction ran: keep the state at the next block's start */
+    char pad[PAGE - 68];
+    struct entry {
+        uint32_t block, number; /* number: low bits of the instruction number at its start */
+    } ring[RING];
+};
+_Static_assert(offsetof(struct cpu, ring) == PAGE, "a CPU's ring begins a page behind it");
+
+struct block {
+    uint64_t linear, physical; /* physical: QEMU's ram_addr_t, NEVER where it is not RAM */
+    _Atomic uint64_t first;    /* instruction number when it was first executed, NEVER until then */
+    _Atomic uint64_t count;    /* executions on all CPUs */
+    uint16_t instructions, size, cpu;
+    uint8_t repeats, unused[25]; /* repeats: one string instruction with a REP prefix */
+};
+_Static_assert(sizeof(struct block) == 64, "a block's record has 64 bytes");
+
+struct system {
+    uint64_t number, pc, before, after; /* before, after: register states by index plus 1, 0 for none */
+    uint16_t cpu;
+    uint8_t size, code[15], unused[14];
+};
+_Static_assert(sizeof(struct system) == 64, "a system instruction's record has 64 bytes");
+
+struct state {
+    uint64_t number, pc;
+    uint32_t cpu, length;
+    char text[STATE_TEXT];
+};
+_Static_assert(sizeof(struct state) == 2048, "a state's record has 2048 bytes");
+
+static struct header *header;
+static struct cpu *cpus;
+static struct block *blocks;
+static struct system *systems;
+static struct state *states;
+static uint32_t *hash;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+static bool exact;
+static uint64_t stop_at = NEVER, entry_address = NEVER;
+static uint64_t marks[MARKS];
+static unsigned mark_count;
+static int api_version;
+static uint64_t counter_of_all; /* API 1: one counter for all CPUs */
+static plugin_u64 counter;
+
+/* ---- counting ------------------------------------------------------------------------------------------------------ */
+
+static uint64_t relaxed(_Atomic uint64_t *value)
+{
+    return atomic_load_explicit(value, memory_order_relaxed);
+}
+
+static void keep(_Atomic uint64_t *value, uint64_t now)
+{
+    atomic_store_explicit(value, now, memory_order_relaxed);
+}
+
+static uint64_t raw(unsigned index)
+{
+    if (api_version < 2) {
+        return __atomic_load_n(&counter_of_all, __ATOMIC_RELAXED);
+    }
+    return __atomic_load_n((uint64_t *)api.scoreboard_find(counter.score, index), __ATOMIC_RELAXED);
+}
+
+/* The number of the instruction that is about to run on this CPU. */
+static uint64_t number_of(struct cpu *cpu, unsigned index)
+{
+    uint64_t before = entry_address != NEVER && relaxed(&header->base) == NEVER ? BEFORE : 0;
+    if (!exact) {
+        return relaxed(&cpu->count) | before;
+    }
+    return (raw(index) - cpu->raw_base - relaxed(&cpu->repeats)) | before;
+}
+
+static void single(bool on)
+{
+    if (private.one_insn_is_int) {
+        *(int *)private.one_insn_per_tb = on;
+    } else {
+        *(bool *)private.one_insn_per_tb = on;
+    }
+}
+
+static void *known_cpu(unsigned index)
+{
+    return private.get_cpu ? private.get_cpu((int)index) : NULL;
+}
+
+static void stop_here(unsigned index, uint64_t number)
+{
+    static bool near;
+    if (!near && number + NEAR >= stop_at) {
+        near = true;
+        single(true);
+        private.cpu_exit(known_cpu(index)); /* blocks that are translated from now on have one instruction */
+    }
+    if (near && number + 1 >= stop_at) {
+        stop_at = NEVER;
+        single(false);
+        private.vm_stop(RUN_STATE_PAUSED); /* takes effect when this instruction is done */
+    }
+}
+
+/* ---- register states ----------------------------------------------------------------------------------------------- */
+
+/* The index plus 1 of a new record of this CPU's registers; 0 where there is none. Call it at a block's start only: inside
+   a block, QEMU holds registers where nobody sees them. */
+static uint64_t keep_state(unsigned index, uint64_t number, uint64_t pc)
+{
+    void *cpu = known_cpu(index);
+    if (!cpu || !private.dump_state) {
+        return 0;
+    }
+    uint32_t at = atomic_fetch_add(&header->state_count, 1);
+    if (at >= STATES) {
+        atomic_store(&header->state_count, STATES);
+        return 0;
+    }
+    struct state *state = &states[at];
+    state->number = number;
+    state->pc = pc;
+    state->cpu = index;
+    FILE *out = fmemopen(state->text, sizeof state->text, "w");
+    if (out) {
+        setvbuf(out, NULL, _IOFBF, sizeof state->text);
+        private.dump_state(cpu, out, 0);
+        fflush(out);
+        long length = ftell(out);
+        fclose(out);
+        state->length = length < 0 ? 0 : (uint32_t)length;
+    }
+    return at + 1;
+}
+
+/* ---- callbacks at run time ----------------------------------------------------------------------------------------- */
+
+static void reached_entry(unsigned index, struct cpu *cpu)
+{
+    if (relaxed(&header->base) != NEVER) {
+        return;
+    }
+    keep(&header->base, exact ? raw(index) : relaxed(&cpu->count));
+    atomic_store(&header->entry_cpu, index);
+    cpu->raw_base = exact ? raw(index) : 0;
+    keep(&cpu->repeats, 0);
+    keep(&cpu->count, 0);
+    cpu->pending = 1;
+}
+
+static void block_runs(unsigned index, void *userdata)
+{
+    struct block *block = userdata;
+    struct cpu *cpu = &cpus[index < header->cpus ? index : 0];
+    if (block->linear == entry_address) {
+        reached_entry(index, cpu);
+    }
+    if (block->repeats && cpu->last_end == block->linear + block->size) {
+        /* QEMU executes such an instruction again for each iteration, in a block of its own (7.2, and each version under
+           -icount). Nothing ran in between: it is the same instruction. */
+        if (exact) {
+            keep(&cpu->repeats, relaxed(&cpu->repeats) + 1);
+        }
+        return;
+    }
+    cpu->last_end = block->linear + block->size;
+    uint64_t number = number_of(cpu, index);
+    if (relaxed(&block->first) == NEVER) {
+        block->cpu = (uint16_t)index;
+        keep(&block->first, number);
+    }
+    keep(&block->count, relaxed(&block->count) + 1); /* with several CPUs about: no locked instruction here */
+    if (cpu->pending) {
+        uint64_t state = keep_state(index, number, block->linear);
+        if (cpu->pending > 1) {
+            systems[cpu->pending - 2].after = state;
+        }
+        cpu->pending = 0;
+    }
+    uint64_t head = relaxed(&cpu->head);
+    struct entry *entry = &cpu->ring[head % RING];
+    entry->block = (uint32_t)(block - blocks);
+    entry->number = (uint32_t)number;
+    keep(&cpu->count, relaxed(&cpu->count) + block->instructions);
+    if (exact) {
+        keep(&cpu->exact, number);
+    }
+    atomic_store_explicit(&cpu->head, head + 1, memory_order_release);
+    if (stop_at != NEVER && number + NEAR >= stop_at && !(number & BEFORE)) {
+        stop_here(index, number);
+    }
+}
+
+/* A block that has no record: counted, and nothing else. */
+static void lost_block_runs(unsigned index, void *userdata)
+{
+    struct cpu *cpu = &cpus[index < header->cpus ? index : 0];
+    keep(&cpu->count, relaxed(&cpu->count) + (uintptr_t)userdata);
+}
+
+struct site { /* an instruction that is looked at by itself */
+    uint64_t pc;
+    int mark;
+    uint32_t noted;
+    uint8_t size, code[15];
+};
+
+static void mark_runs(unsigned index, void *userdata)
+{
+    struct site *site = userdata;
+    struct mark *mark = &header->mark[site->mark];
+    struct cpu *cpu = &cpus[index < header->cpus ? index : 0];
+    if (relaxed(&mark->first) == NEVER && relaxed(&header->base) != NEVER) {
+        keep(&mark->pc, site->pc);
+        atomic_store_explicit(&mark->first, number_of(cpu, index), memory_order_release);
+    }
+}
+
+static void system_runs(unsigned index, void *userdata)
+{
+    struct site *site = userdata;
+    struct cpu *cpu = &cpus[index < header->cpus ? index : 0];
+    if (site->noted >= PER_SITE || relaxed(&header->base) == NEVER) {
+        return;
+    }
+    site->noted++;
+    uint32_t at = atomic_load(&header->system_count);
+    do {
+        if (at >= SYSTEMS) {
+            return;
+        }
+    } while (!atomic_compare_exchange_weak(&header->system_count, &at, at + 1));
+    struct system *system = &systems[at];
+    system->pc = site->pc;
+    system->cpu = (uint16_t)index;
+    system->size = site->size;
+    memcpy(system->code, site->code, sizeof system->code);
+    system->number = number_of(cpu, index);
+    cpu->pending = at + 2;
+}
+
+/* ---- translation --------------------------------------------------------------------------------------------------- */
+
+static size_t code_of(const struct qemu_plugin_insn *insn, uint8_t *code, size_t room)
+{
+    size_t size = api.insn_size(insn);
+    size = size < room ? size : room;
+    if (api_version >= 3) {
+        return api.insn_data_copy(insn, code, size);
+    }
+    memcpy(code, api.insn_data_pointer(insn), size);
+    return size;
+}
+
+/* The first byte of the opcode, behind prefixes. REX (0x40 to 0x4f) is a prefix in 64-bit code and inc or dec elsewhere; what
+   follows is then no system instruction by itself, and a wrong guess costs one callback. */
+static const uint8_t *opcode_of(const uint8_t *code, size_t size, bool *repeated)
+{
+    const uint8_t *end = code + size;
+    while (code < end) {
+        if (*code == 0xf2 || *code == 0xf3) {
+            *repeated = true;
+        } else if (*code != 0x66 && *code != 0x67 && *code != 0x2e && *code != 0x36 && *code != 0x3e && *code != 0x26 &&
+                   *code != 0x64 && *code != 0x65 && *code != 0xf0 && (*code & 0xf0) != 0x40) {
+            break;
+        }
+        code++;
+    }
+    return code;
+}
+
+static bool is_string(uint8_t opcode)
+{
+    return (opcode >= 0xa4 && opcode <= 0xa7) || (opcode >= 0xaa && opcode <= 0xaf) || (opcode >= 0x6c && opcode <= 0x6f);
+}
+
+/* Whether an instruction may change the CPU's mode or tables: moves to CR0 to CR4, wrmsr, lgdt, lidt, lmsw, loads of segment
+   registers, far jumps, calls and returns, iret. */
+static bool is_system(const uint8_t *opcode, size_t size)
+{
+    if (size < 1) {
+        return false;
+    }
+    switch (opcode[0]) {
+    case 0x8e: case 0xea: case 0xca: case 0xcb: case 0xcf: case 0x9a:
+        return true;
+    case 0xff:
+        return size > 1 && (opcode[1] >> 3 & 7) >= 3 && (opcode[1] >> 3 & 7) <= 5 && opcode[1] < 0xc0 && (opcode[1] >> 3 & 7) != 4;
+    case 0x0f:
+        if (size < 2) {
+            return false;
+        }
+        if (opcode[1] == 0x01) {
+            unsigned reg = size > 2 ? opcode[2] >> 3 & 7 : 0;
+            return reg == 6 || ((reg == 2 || reg == 3) && opcode[2] < 0xc0);
+        }
+        return opcode[1] == 0x22 || opcode[1] == 0x30 || opcode[1] == 0x00;
+    default:
+        return false;
+    }
+}
+
+static uint64_t physical_of(void *host)
+{
+    return host && private.ram_addr_from_host ? private.ram_addr_from_host(host) : NEVER;
+}
+
+static struct block *record_of(uint64_t linear, uint64_t physical, size_t instructions, size_t size)
+{
+    uint64_t key = (linear ^ physical * 0x9e3779b97f4a7c15u) + instructions * 0x632be59bd9b4e019u + size;
+    key ^= key >> 29;
+    key *= 0xbf58476d1ce4e5b9u;
+    key ^= key >> 32;
+    for (size_t probe = 0; probe < HASH; probe++) {
+        uint32_t *slot = &hash[(key + probe) % HASH];
+        if (*slot) {
+            struct block *block = &blocks[*slot - 1];
+            if (block->linear == linear && block->physical == physical && block->instructions == instructions &&
+                block->size == size) {
+                return block; /* translated again, behind a flush of the code cache */
+            }
+            continue;
+        }
+        uint32_t at = atomic_load(&header->block_count);
+        if (at >= BLOCKS) {
+            return NULL;
+        }
+        struct block *block = &blocks[at];
+        block->linear = linear;
+        block->physical = physical;
+        keep(&block->first, NEVER);
+        block->instructions = (uint16_t)instructions;
+        block->size = (uint16_t)size;
+        *slot = at + 1;
+        atomic_store_explicit(&header->block_count, at + 1, memory_order_release);
+        return block;
+    }
+    return NULL;
+}
+
+/* Looks at one instruction; returns whether it is a string instruction with a REP prefix. */
+static bool look_at(struct qemu_plugin_insn *insn)
+{
+    uint8_t code[15] = {0};
+    size_t size = code_of(insn, code, sizeof code);
+    uint64_t linear = api.insn_vaddr(insn);
+    bool repeated = false;
+    const uint8_t *opcode = opcode_of(code, size, &repeated);
+    size_t left = size - (size_t)(opcode - code);
+    bool system = is_system(opcode, left), repeats = repeated && left && is_string(opcode[0]);
+    int mark = -1;
+    if (mark_count) {
+        uint64_t physical = physical_of(api.insn_haddr(insn));
+        for (unsigned i = 0; i < mark_count; i++) {
+            if (marks[i] == linear || marks[i] == physical) {
+                mark = (int)i;
+            }
+        }
+    }
+    if (!system && mark < 0) {
+        return repeats;
+    }
+    struct site *site = calloc(1, sizeof *site); /* lives as long as the translation may run: to the end */
+    if (!site) {
+        return repeats;
+    }
+    site->pc = linear;
+    site->mark = mark;
+    site->size = (uint8_t)size;
+    memcpy(site->code, code, sizeof site->code);
+    if (mark >= 0) {
+        api.register_insn_exec(insn, (void *)mark_runs, CB_NO_REGS, site);
+    }
+    if (system) {
+        api.register_insn_exec(insn, (void *)system_runs, CB_NO_REGS, site);
+    }
+    return repeats;
+}
+
+static void translated(struct qemu_plugin_tb *tb)
+{
+    size_t n = api.tb_n_insns(tb), size = 0;
+    bool repeats = false;
+    if (!n) {
+        return;
+    }
+    for (size_t i = 0; i < n; i++) {
+        struct qemu_plugin_insn *insn = api.tb_get_insn(tb, i);
+        size += api.insn_size(insn);
+        repeats = look_at(insn) && n == 1;
+        if (exact) {
+            if (api_version < 2) {
+                api.register_insn_inline(insn, INLINE_ADD_U64, &counter_of_all, 1);
+            } else {
+                api.register_insn_inline_per_vcpu(insn, INLINE_ADD_U64, counter, 1);
+            }
+        }
+    }
+    struct qemu_plugin_insn *first = api.tb_get_insn(tb, 0);
+    pthread_mutex_lock(&lock);
+    struct block *block = record_of(api.insn_vaddr(first), physical_of(api.insn_haddr(first)), n, size);
+    if (block) {
+        block->repeats = repeats;
+    }
+    pthread_mutex_unlock(&lock);
+    if (block) {
+        api.register_tb_exec(tb, (void *)block_runs, CB_NO_REGS, block);
+    } else {
+        atomic_fetch_add(&header->lost, 1);
+        api.register_tb_exec(tb, (void *)lost_block_runs, CB_NO_REGS, (void *)(uintptr_t)n);
+    }
+}
+
+/* API 7 gives each callback its userdata and no id; before, the id came first. */
+static void translated_before_7(plugin_id id, struct qemu_plugin_tb *tb)
+{
+    (void)id;
+    translated(tb);
+}
+
+static void translated_since_7(struct qemu_plugin_tb *tb, void *userdata)
+{
+    (void)userdata;
+    translated(tb);
+}
+
+static void idles(unsigned index)
+{
+    struct cpu *cpu = &cpus[index < header->cpus ? index : 0];
+    keep(&cpu->idle, relaxed(&cpu->head) + 1);
+}
+
+static void idles_before_7(plugin_id id, unsigned index)
+{
+    (void)id;
+    idles(index);
+}
+
+static void idles_since_7(unsigned index, void *userdata)
+{
+    (void)userdata;
+    idles(index);
+}
+
+/* The registers of each CPU as QEMU ends: the dead one still has those of its death. Not called on SIGKILL. */
+static void ends(void)
+{
+    for (unsigned index = 0; index < header->cpus; index++) {
+        struct cpu *cpu = &cpus[index];
+        if (relaxed(&cpu->head)) {
+            keep_state(index, number_of(cpu, index), NEVER);
+        }
+    }
+    header->finished = 1;
+}
+
+static void ends_before_7(plugin_id id, void *userdata)
+{
+    (void)id;
+    (void)userdata;
+    ends();
+}
+
+static void ends_since_7(void *userdata)
+{
+    (void)userdata;
+    ends();
+}
+
+/* ---- start --------------------------------------------------------------------------------------------------------- */
+
+EXPORT int qemu_plugin_version = 1;
+
+/* QEMU opens the library first and reads qemu_plugin_version afterwards, and no version is accepted by all releases. What this
+   QEMU exports tells which one it wants: scoreboards came with 9.0; its callbacks lost the id with 11.0. */
+__attribute__((constructor)) static void choose_version(void)
+{
+    struct {
+        int64_t major;
+    } *version = NULL;
+    struct info { /* struct VersionInfo of qapi/misc.json: a pointer to three int64_t, and a string */
+        void *qemu;
+        char *package;
+    } *(*query)(void *) = (struct info * (*)(void *))dlsym(RTLD_DEFAULT, "qmp_query_version");
+    if (query) {
+        struct info *info = query(NULL); /* not freed: it is small, and free() is QEMU's own affair */
+        version = info ? info->qemu : NULL;
+    }
+    if (version && version->major >= 11) {
+        qemu_plugin_version = 7;
+    } else if (dlsym(RTLD_DEFAULT, "qemu_plugin_scoreboard_new")) {
+        qemu_plugin_version = 2;
+    }
+}
+
+static bool fail(const char *what)
+{
+    fprintf(stderr, "pvhdbg recorder: %s\n", what);
+    return false;
+}
+
+static bool find_api(void)
+{
+    static const struct {
+        const char *name;
+        void **where;
+        int since, until;
+    } wanted[] = {
+        {"qemu_plugin_register_vcpu_tb_trans_cb", (void **)&api.register_tb_trans, 0, 99},
+        {"qemu_plugin_register_vcpu_idle_cb", (void **)&api.register_vcpu_idle, 0, 99},
+        {"qemu_plugin_register_atexit_cb", (void **)&api.register_atexit, 0, 99},
+        {"qemu_plugin_register_vcpu_tb_exec_cb", (void **)&api.register_tb_exec, 0, 99},
+        {"qemu_plugin_register_vcpu_insn_exec_cb", (void **)&api.register_insn_exec, 0, 99},
+        {"qemu_plugin_register_vcpu_insn_exec_inline", (void **)&api.register_insn_inline, 0, 1},
+        {"qemu_plugin_register_vcpu_insn_exec_inline_per_vcpu", (void **)&api.register_insn_inline_per_vcpu, 2, 99},
+        {"qemu_plugin_scoreboard_new", (void **)&api.scoreboard_new, 2, 99},
+        {"qemu_plugin_scoreboard_find", (void **)&api.scoreboard_find, 2, 99},
+        {"qemu_plugin_tb_n_insns", (void **)&api.tb_n_insns, 0, 99},
+        {"qemu_plugin_tb_get_insn", (void **)&api.tb_get_insn, 0, 99},
+        {"qemu_plugin_insn_data", (void **)&api.insn_data_pointer, 0, 2},
+        {"qemu_plugin_insn_data", (void **)&api.insn_data_copy, 3, 99},
+        {"qemu_plugin_insn_size", (void **)&api.insn_size, 0, 99},
+        {"qemu_plugin_insn_vaddr", (void **)&api.insn_vaddr, 0, 99},
+        {"qemu_plugin_insn_haddr", (void **)&api.insn_haddr, 0, 99},
+    };
+    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
+        if (api_version < wanted[i].since || api_version > wanted[i].until) {
+            continue;
+        }
+        *wanted[i].where = dlsym(RTLD_DEFAULT, wanted[i].name);
+        if (!*wanted[i].where) {
+            fprintf(stderr, "pvhdbg recorder: this QEMU lacks %s\n", wanted[i].name);
+            return false;
+        }
+    }
+    *(void **)&private.get_cpu = dlsym(RTLD_DEFAULT, "qemu_get_cpu");
+    *(void **)&private.dump_state = dlsym(RTLD_DEFAULT, "cpu_dump_state");
+    *(void **)&private.ram_addr_from_host = dlsym(RTLD_DEFAULT, "qemu_ram_addr_from_host");
+    *(void **)&private.cpu_exit = dlsym(RTLD_DEFAULT, "cpu_exit");
+    *(void **)&private.vm_stop = dlsym(RTLD_DEFAULT, "vm_stop");
+    private.one_insn_per_tb = dlsym(RTLD_DEFAULT, "one_insn_per_tb");
+    if (!private.one_insn_per_tb) {
+        private.one_insn_per_tb = dlsym(RTLD_DEFAULT, "singlestep");
+        private.one_insn_is_int = true;
+    }
+    if (stop_at != NEVER && !(private.get_cpu && private.cpu_exit && private.vm_stop && private.one_insn_per_tb)) {
+        return fail("this QEMU exports nothing that stops it at an instruction");
+    }
+    return true;
+}
+
+static bool make_file(const char *path, unsigned count)
+{
+    uint64_t stride = sizeof(struct cpu);
+    uint64_t at_blocks = PAGE + count * stride;
+    uint64_t at_systems = at_blocks + sizeof(struct block) * (uint64_t)BLOCKS;
+    uint64_t at_states = at_systems + sizeof(struct system) * (uint64_t)SYSTEMS;
+    uint64_t size = at_states + sizeof(struct state) * (uint64_t)STATES;
+    _Static_assert(sizeof(struct header) <= PAGE, "the header has one page");
+    int file = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (file < 0 || ftruncate(file, (off_t)size)) {
+        perror("pvhdbg recorder: the recording cannot be made");
+        return false;
+    }
+    char *map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    close(file);
+    hash = mmap(NULL, sizeof(uint32_t) * HASH, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (map == MAP_FAILED || hash == MAP_FAILED) {
+        return fail("the recording cannot be mapped");
+    }
+    header = (struct header *)map;
+    cpus = (struct cpu *)(map + PAGE);
+    blocks = (struct block *)(map + at_blocks);
+    systems = (struct system *)(map + at_systems);
+    states = (struct state *)(map + at_states);
+    *header = (struct header){
+        .version = VERSION, .page = PAGE, .cpus = count, .ring = RING, .blocks = BLOCKS, .systems = SYSTEMS, .states = STATES,
+        .marks = mark_count, .cpu_offset = PAGE, .cpu_stride = stride, .block_offset = at_blocks, .system_offset = at_systems,
+        .state_offset = at_states, .size = size, .api = (uint32_t)api_version, .exact = exact,
+        .physical = private.ram_addr_from_host != NULL, .entry = entry_address, .base = NEVER,
+    };
+    for (unsigned i = 0; i < mark_count; i++) {
+        header->mark[i].address = marks[i];
+        keep(&header->mark[i].first, NEVER);
+    }
+    memcpy(header->magic, "PVHDBGFR", sizeof header->magic); /* last: a reader that sees it sees the rest */
+    return true;
+}
+
+static bool number(const char *text, uint64_t *value)
+{
+    char *end;
+    *value = strtoull(text, &end, 0);
+    return *text && !*end;
+}
+
+EXPORT int qemu_plugin_install(plugin_id id, const plugin_info *info, int argc, char **argv)
+{
+    const char *path = NULL;
+    api_version = info->version.cur; /* what QEMU's functions are, whatever older version it still accepts */
+    for (int i = 0; i < argc; i++) {
+        char *value = strchr(argv[i], '=');
+        size_t length = value ? (size_t)(value - argv[i]) : 0;
+        uint64_t parsed = 0;
+        bool numeric = value && number(value + 1, &parsed);
+        if (length == 2 && !memcmp(argv[i], "to", 2)) {
+            path = value + 1;
+        } else if (length == 5 && !memcmp(argv[i], "exact", 5)) {
+            exact = !strcmp(value + 1, "on");
+        } else if (length == 5 && !memcmp(argv[i], "entry", 5) && numeric) {
+            entry_address = parsed;
+        } else if (length == 4 && !memcmp(argv[i], "stop", 4) && numeric) {
+            stop_at = parsed;
+            exact = true;
+        } else if (length == 4 && !memcmp(argv[i], "mark", 4) && numeric && mark_count < MARKS) {
+            marks[mark_count++] = parsed;
+        } else {
+            fprintf(stderr, "pvhdbg recorder: %s is not an argument\n", argv[i]);
+            return 1;
+        }
+    }
+    if (!path) {
+        fail("to=PATH is missing");
+        return 1;
+    }
+    if (!info->system_emulation || (strcmp(info->target_name, "x86_64") && strcmp(info->target_name, "i386"))) {
+        fail("only whole x86 machines are recorded");
+        return 1;
+    }
+    unsigned count = info->system.max_vcpus > 0 ? (unsigned)info->system.max_vcpus : 1;
+    count = count < MOST_CPUS ? count : MOST_CPUS;
+    if (!find_api() || !make_file(path, count)) {
+        return 1;
+    }
+    if (exact && api_version >= 2) {
+        counter.score = api.scoreboard_new(sizeof(uint64_t));
+    }
+    bool since_7 = api_version >= 7;
+    api.register_tb_trans(id, since_7 ? (void *)translated_since_7 : (void *)translated_before_7, NULL);
+    api.register_vcpu_idle(id, since_7 ? (void *)idles_since_7 : (void *)idles_before_7, NULL);
+    api.register_atexit(id, since_7 ? (void *)ends_since_7 : (void *)ends_before_7, NULL);
+    return 0;
+}

@@ -1,0 +1,342 @@
+"""What the flight recorder wrote: the layout of its file, and a reader that can be used while QEMU still writes.
+
+The recorder is a TCG plugin of QEMU (`recorder/recorder.c`), and this is the other half of its file format, version 1. All values
+are little endian. A file has one header page, then for each CPU a page and its ring of blocks, then tables of blocks, of system
+instructions and of register states. The tables are sparse and as long as their capacity; the header says how much of each is used.
+
+A *block* is what QEMU translates at once: instructions in a row, up to a jump. Instructions are numbered from the first
+execution of the entry on, which is number 0. All iterations of one REP are one instruction where the recording is `exact`. Where
+it is not, numbers are sums over blocks: a fault cuts a block short, so they are some millionths too high.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+from typing import Any, NamedTuple
+
+from pvhdbg.layout import Buffer, Structure, raw, u8, u16, u32, u64
+
+MAGIC = b"PVHDBGFR"
+VERSION = 1
+PAGE = 4096
+RING = 1 << 16  # blocks that are kept of each CPU
+MOST_CPUS = 256
+MOST_BLOCKS, MOST_SYSTEMS, MOST_STATES, MOST_MARKS = 1 << 20, 4096, 512, 64
+NEVER = (1 << 64) - 1
+BEFORE = 1 << 63  # set in the number of an instruction that ran before the entry
+
+_ENTRY = 8  # bytes of a ring's entry: block, low 32 bits of the number
+_SLACK = 64  # ring entries that may be overwritten while they are read
+
+
+class BadRecording(ValueError):
+    """The bytes are not a recording, are cut off, or are of another version. The message is one sentence."""
+
+
+class Header(Structure):
+    """The first page of a recording, without its marks."""
+
+    magic: bytes = raw(8, "PVHDBGFR")
+    version: int = u32("of the format")
+    page: int = u32("4096")
+    cpus: int = u32("CPUs that the machine can have")
+    ring: int = u32("entries of a CPU's ring")
+    blocks: int = u32("capacity of the table of blocks")
+    systems: int = u32("capacity of the table of system instructions")
+    states: int = u32("capacity of the table of register states")
+    marks: int = u32("marks in use")
+    cpu_offset: int = u64("where the first CPU's page lies")
+    cpu_stride: int = u64("bytes from one CPU's page to the next")
+    block_offset: int = u64("where the table of blocks lies")
+    system_offset: int = u64("where the table of system instructions lies")
+    state_offset: int = u64("where the table of register states lies")
+    size: int = u64("of the file")
+    api: int = u32("version of QEMU's plugin API")
+    exact: int = u32("1: each instruction was counted, REP iterations once")
+    finished: int = u32("1: QEMU ended by itself, and the last register states are there")
+    physical: int = u32("1: blocks have physical addresses")
+    block_count: int = u32("records of blocks in use")
+    system_count: int = u32("records of system instructions in use")
+    state_count: int = u32("records of register states in use")
+    unused: int = u32("0")
+    lost: int = u64("translations for which no record was left")
+    entry: int = u64("linear address that instructions are counted from; NEVER: from the start")
+    base: int = u64("instructions that ran before the entry; NEVER: it was not reached yet")
+    entry_cpu: int = u32("CPU that reached the entry")
+    unused2: int = u32("0")
+
+
+class Mark(Structure):
+    """An instruction whose first execution was to be noted."""
+
+    address: int = u64("linear or physical address")
+    first: int = u64("number of the instruction when it was first executed; NEVER: it was not")
+    pc: int = u64("linear address that it ran at")
+
+
+class Cpu(Structure):
+    """The head of one CPU's part."""
+
+    head: int = u64("ring entries that were ever written; entry i lies at i modulo the ring's size")
+    count: int = u64("instructions since the entry, as a sum over blocks")
+    exact: int = u64("the number of the last block's first instruction, where the recording is exact")
+    repeats: int = u64("iterations of REP instructions that are not counted")
+    idle: int = u64("head + 1 when the CPU last went idle; 0: it never did")
+
+
+class BlockRecord(Structure):
+    """A block of the table."""
+
+    ALIGN = 64
+    linear: int = u64("linear address when it was translated; QEMU 9 and newer run a translation at other addresses, too")
+    physical: int = u64("ram_addr_t of QEMU, the physical address below 4 GiB; NEVER outside of RAM")
+    first: int = u64("number of its first instruction when it was first executed; NEVER: it was not")
+    count: int = u64("executions")
+    instructions: int = u16("instructions")
+    size: int = u16("bytes")
+    cpu: int = u16("CPU that executed it first")
+
+
+class SystemRecord(Structure):
+    """A system instruction of the table."""
+
+    ALIGN = 64
+    number: int = u64("number of the instruction")
+    pc: int = u64("linear address")
+    before: int = u64("unused")
+    after: int = u64("index of the register state after it, plus 1; 0: it was not kept")
+    cpu: int = u16("CPU")
+    size: int = u8("bytes of code")
+    code: bytes = raw(15, "the instruction's bytes")
+
+
+class StateRecord(Structure):
+    """The head of a register state of the table; its text follows."""
+
+    number: int = u64("number of the instruction that the CPU had not begun yet")
+    pc: int = u64("its linear address; NEVER: as QEMU ended")
+    cpu: int = u32("CPU")
+    length: int = u32("bytes of text")
+
+
+_STATE_SIZE = 2048  # bytes of a state's record; text follows its head
+
+
+class Block(NamedTuple):
+    """One block: `first` is None for one that was translated and never executed, negative for one that ran before the entry only."""
+
+    index: int
+    linear: int
+    physical: int | None
+    first: int | None
+    count: int
+    instructions: int
+    size: int
+    cpu: int
+
+    def holds(self, address: int) -> bool:
+        """Whether a linear or physical address lies in it."""
+        physical = self.physical
+        return self.linear <= address < self.linear + self.size or (
+            physical is not None and physical <= address < physical + self.size
+        )
+
+
+class Executed(NamedTuple):
+    """One execution of a block by a CPU. `number` is that of its first instruction; negative before the entry."""
+
+    number: int
+    block: Block
+
+
+class State(NamedTuple):
+    """Registers of `cpu` in QEMU's words (`info registers`) before instruction `number`, at `pc`; None: as QEMU ended."""
+
+    number: int
+    pc: int | None
+    cpu: int
+    text: bytes
+
+
+class System(NamedTuple):
+    """A system instruction that was executed, its bytes, and the state of the CPU a little later."""
+
+    number: int
+    pc: int
+    cpu: int
+    code: bytes
+    after: State | None
+
+
+class Recording:
+    """A recording in a buffer, a file's mapping as a rule. What is read is what is there now: nothing is kept but the header's layout.
+
+    Raises BadRecording for what is not one.
+    """
+
+    def __init__(self, data: Buffer) -> None:
+        self._data = data
+        try:
+            head = Header.decode(data)
+        except ValueError:
+            raise BadRecording("it is shorter than a recording's header") from None
+        if head.magic != MAGIC:
+            raise BadRecording("it does not begin as a recording does")
+        if head.version != VERSION:
+            raise BadRecording(f"its format is version {head.version}, and this pvhdbg reads version {VERSION}")
+        if not 0 < head.cpus <= MOST_CPUS or head.marks > MOST_MARKS:
+            raise BadRecording("its header holds impossible numbers")
+        stride = PAGE + RING * _ENTRY
+        blocks = PAGE + head.cpus * stride
+        systems = blocks + MOST_BLOCKS * BlockRecord.sizeof()
+        states = systems + MOST_SYSTEMS * SystemRecord.sizeof()
+        expected = (PAGE, RING, PAGE, stride, blocks, systems, states, states + MOST_STATES * _STATE_SIZE)
+        found = (
+            head.page,
+            head.ring,
+            head.cpu_offset,
+            head.cpu_stride,
+            head.block_offset,
+            head.system_offset,
+            head.state_offset,
+            head.size,
+        )
+        if found != expected:
+            raise BadRecording("its tables do not lie where version 1 has them")
+        if len(data) < head.size:
+            raise BadRecording(f"it is cut: {len(data)} of {head.size} bytes are there")
+        self.cpus = head.cpus
+        self.exact = bool(head.exact)
+        self.entry = None if head.entry == NEVER else head.entry
+
+    @property
+    def header(self) -> Header:
+        """The header as it is now."""
+        return Header.decode(self._data)
+
+    @property
+    def entered(self) -> bool:
+        """Whether the entry was reached."""
+        return self.entry is None or self.header.base != NEVER
+
+    @property
+    def marks(self) -> list[Mark]:
+        """The marks that were asked for, reached or not."""
+        at = Header.sizeof()
+        return [Mark.decode(self._data, at + index * Mark.sizeof()) for index in range(self.header.marks)]
+
+    def cpu(self, index: int) -> Cpu:
+        """One CPU's counters. Raises IndexError."""
+        if not 0 <= index < self.cpus:
+            raise IndexError(f"the machine has no CPU {index}")
+        return Cpu.decode(self._data, PAGE + index * (PAGE + RING * _ENTRY))
+
+    def begun(self, cpu: int = 0) -> int:
+        """How many instructions the CPU has begun since the entry; without `exact` about. 0 before the entry."""
+        if not self.entered:
+            return 0
+        now = self.cpu(cpu)
+        return _signed(now.exact if self.exact else now.count)
+
+    def block(self, index: int) -> Block:
+        """One record of the table. Raises IndexError."""
+        if not 0 <= index < min(self.header.block_count, MOST_BLOCKS):
+            raise IndexError(f"the recording has no block {index}")
+        return self._block(index)
+
+    def blocks(self) -> Iterator[Block]:
+        """All blocks in the order in which they were translated."""
+        rows = BlockRecord.rows(self._data, self._block_offset, min(self.header.block_count, MOST_BLOCKS))
+        return map(_made, count(), rows)
+
+    def first_executions(self) -> list[Block]:
+        """The blocks that were executed since the entry, in the order of their first execution there."""
+        done = [one for one in self.blocks() if one.first is not None and one.first >= 0]
+        return sorted(done, key=lambda one: (one.first or 0, one.index))
+
+    def last(self, cpu: int, most: int = RING) -> list[Executed]:
+        """The last blocks that a CPU executed, oldest first; what is overwritten while it is read is left out. Raises IndexError."""
+        now = self.cpu(cpu)
+        wanted = min(now.head, most, RING)
+        at = PAGE + cpu * (PAGE + RING * _ENTRY) + PAGE
+        start = now.head - wanted
+        raw_entries = bytearray()
+        low, high = start % RING, now.head % RING
+        if wanted and low < high:
+            raw_entries += self._data[at + low * _ENTRY : at + high * _ENTRY]
+        elif wanted:
+            raw_entries += self._data[at + low * _ENTRY : at + RING * _ENTRY]
+            raw_entries += self._data[at : at + high * _ENTRY]
+        moved = self.cpu(cpu).head - now.head
+        torn = max(0, moved + wanted + _SLACK - RING) if moved else 0
+        words = memoryview(raw_entries).cast("I")[2 * torn :] if torn < wanted else memoryview(b"").cast("I")
+        return self._numbered(words, _signed(now.exact if self.exact else now.count))
+
+    def systems(self) -> list[System]:
+        """The system instructions that were noted, in order. One that is repeated is noted three times."""
+        used = min(self.header.system_count, MOST_SYSTEMS)
+        found = [
+            SystemRecord.decode(self._data, self.header.system_offset + index * SystemRecord.sizeof()) for index in range(used)
+        ]
+        return [
+            System(one.number, one.pc, one.cpu, one.code[: min(one.size, 15)], self._state_of(one.after))
+            for one in sorted(found, key=lambda one: one.number)
+        ]
+
+    def states(self) -> list[State]:
+        """All register states that were kept, in order."""
+        used = min(self.header.state_count, MOST_STATES)
+        return [one for index in range(used) if (one := self._state_of(index + 1)) is not None]
+
+    def _block(self, index: int) -> Block:
+        return _made(index, next(BlockRecord.rows(self._data, self._block_offset + index * BlockRecord.sizeof(), 1)))
+
+    @property
+    def _block_offset(self) -> int:
+        return PAGE + self.cpus * (PAGE + RING * _ENTRY)
+
+    def _numbered(self, words: memoryview, last: int) -> list[Executed]:
+        """Ring entries with full numbers: of each, 32 bits are kept, and numbers only grow."""
+        used = min(self.header.block_count, MOST_BLOCKS)
+        known: dict[int, Block] = {}
+        done: list[Executed] = []
+        after = last
+        for at in range(len(words) - 2, -1, -2):
+            index, low = words[at], words[at + 1]
+            if index >= used:
+                continue  # torn, or not written by a recorder
+            block = known.get(index) or known.setdefault(index, self._block(index))
+            number = after - ((after - low) & 0xFFFFFFFF)
+            done.append(Executed(number, block))
+            after = number
+        done.reverse()
+        return done
+
+    def _state_of(self, index: int) -> State | None:
+        if not 0 < index <= min(self.header.state_count, MOST_STATES):
+            return None
+        at = self.header.state_offset + (index - 1) * _STATE_SIZE
+        one = StateRecord.decode(self._data, at)
+        length = min(one.length, _STATE_SIZE - StateRecord.sizeof())
+        text = bytes(self._data[at + StateRecord.sizeof() : at + StateRecord.sizeof() + length])
+        return State(_signed(one.number), None if one.pc == NEVER else one.pc, one.cpu, text)
+
+
+def _signed(number: int) -> int:
+    """A number before the entry counts down from it: it is negative, and not told more exactly."""
+    return number if number < BEFORE else -1
+
+
+def _made(index: int, row: tuple[Any, ...]) -> Block:
+    linear, physical, first, count, instructions, size, cpu = row
+    return Block(
+        index,
+        linear,
+        None if physical == NEVER else physical,
+        None if first == NEVER else _signed(first),
+        count,
+        instructions,
+        size,
+        cpu,
+    )

@@ -1,0 +1,192 @@
+"""The recorder in a real QEMU, held against the log engine, single steps and QEMU's own last state."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from pvhdbg import guests
+from pvhdbg.errors import TargetLost
+from pvhdbg.kernel.image import open_kernel
+from pvhdbg.targets.address import StubAddress
+from pvhdbg.targets.remote import RemoteTarget
+from pvhdbg.targets.target import Leave, StopKind, run_until
+from pvhdbg.tracing.cpu_text import decode
+from pvhdbg.tracing.engines.engine import Bounds
+from pvhdbg.tracing.engines.log import LogEngine
+from pvhdbg.tracing.recorder.file import open_recording
+from pvhdbg.tracing.recorder.library import FLAGS, library
+from pvhdbg.tracing.recording import NEVER, Recording
+from pvhdbg.vmm.qemu import QemuOptions, QemuProcess, RecorderOptions, start
+from tests.support.cli_runner import eventually, need
+
+pytestmark = pytest.mark.boot
+EXIT = ("-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-action", "shutdown=poweroff")
+
+
+@contextmanager
+def booted(
+    kernel: Path,
+    recorder: RecorderOptions,
+    *,
+    append: str | None = None,
+    memory: str = "512M",
+    extra: tuple[str, ...] = EXIT,
+    cpus: int | None = None,
+) -> Iterator[tuple[QemuProcess, RemoteTarget]]:
+    """A kernel before its first instruction, with a recorder."""
+    need("qemu-system-x86_64")
+    options = QemuOptions(kernel, append=append, memory=memory, extra=extra, cpus=cpus, recorder=recorder)
+    with start(options) as qemu:
+        target = RemoteTarget.connect(StubAddress(path=qemu.gdb_socket))
+        try:
+            yield qemu, target
+        finally:
+            target.close(Leave.KILLED)
+
+
+def entry_of(kernel: Path) -> int:
+    with open_kernel(str(kernel)) as image:
+        entry = image.kernel().entry
+    assert entry is not None
+    return entry
+
+
+def ended(qemu: QemuProcess) -> None:
+    eventually(lambda: qemu.poll() is not None, "QEMU lives on")
+
+
+def run_to_its_end(qemu: QemuProcess, target: RemoteTarget) -> None:
+    target.resume()
+    with suppress(TargetLost):  # QEMU may end before it says so
+        target.wait(20)
+    ended(qemu)
+
+
+def blocks_by_log(kernel: Path, count: int) -> list[int]:
+    """The pc of each of the first instructions by QEMU's own log, one instruction a block."""
+    with start(QemuOptions(kernel)) as qemu:
+        target = RemoteTarget.connect(StubAddress(path=qemu.gdb_socket))
+        run_until(target, [entry_of(kernel)], 20)
+        pcs: list[int] = []
+        for batch in LogEngine(target, states=False).batches(Bounds(count=count)):
+            pcs += batch.pcs
+        target.close(Leave.KILLED)
+    return pcs
+
+
+def test_every_block_and_number_agrees_with_the_log(vmlinux: Path) -> None:
+    """Over 20 000 instructions from the entry of Debian's kernel, string instructions included; and it stops where it was asked to."""
+    pcs = blocks_by_log(vmlinux, 20_000)
+    recorder = RecorderOptions(library(), entry_of(vmlinux), exact=True, stop=19_990)
+    with booted(vmlinux, recorder) as (qemu, target):
+        target.resume()
+        assert target.wait(30).kind is StopKind.INTERRUPT
+        assert target.read_registers()["rip"] == pcs[19_990]
+        with open_recording(qemu.recording) as recording:
+            done = [run for run in recording.last(0) if run.number >= 0]
+            assert recording.header.finished == 0
+    assert done[0].number == 0
+    with open_kernel(str(vmlinux)) as image:
+        loads = [(load.p_vaddr, load.p_memsz, load.p_paddr) for load in image.elf.loads]
+
+    def physical(pc: int) -> int:
+        return next((pc - start + paddr for start, size, paddr in loads if start <= pc < start + size), pc)
+
+    assert [physical(pcs[run.number]) for run in done] == [run.block.physical for run in done]
+    starts = {run.number for run in done}
+    first: dict[int, int] = {}
+    for run in done:
+        first.setdefault(run.block.index, run.number)
+    assert all(block.first == number for block, number in ((run.block, first[run.block.index]) for run in done))
+    assert len(starts) == len(done) > 1000
+
+
+def test_system_instructions_with_the_state_behind_them() -> None:
+    """The mode switch of the guest long_mode: each instruction by its number, and what it changed."""
+    kernel = guests.path("long_mode")
+    with open_kernel(str(kernel)) as image:
+        symbols = {
+            name: image.symbols().physical_address(name) for name in ("enable_pae", "enable_lme", "far_jump", "in_long_mode")
+        }
+    recorder = RecorderOptions(library(), entry_of(kernel), exact=True, marks=(symbols["in_long_mode"], 0xDEAD0000))
+    with booted(kernel, recorder, memory="64M") as (qemu, target):
+        run_to_its_end(qemu, target)
+        with open_recording(qemu.recording) as recording:
+            systems, (reached, missed) = recording.systems(), recording.marks
+            assert recording.header.finished == 1
+            last = recording.states()[-1]
+    assert missed.first == NEVER
+    assert reached.pc == symbols["in_long_mode"]
+    jump = next(one for one in systems if one.code[0] == 0xEA)
+    assert jump.pc == symbols["far_jump"]
+    assert reached.first == jump.number + 1
+    by_code = {one.code: one.after for one in systems}
+    pae = by_code[bytes.fromhex("0f22e0")]
+    assert pae is not None
+    assert decode(pae.text)["cr4"] & 0x20
+    lme = by_code[bytes.fromhex("0f30")]
+    assert lme is not None
+    assert decode(lme.text)["efer"] & 0x100
+    assert jump.after is not None
+    assert decode(jump.after.text)["cs_flags"] >> 21 & 1
+    assert last.pc is None
+    assert decode(last.text)["efer"] & 0x400
+
+
+def test_it_is_read_while_the_guest_runs_and_after_a_kill(vmlinux: Path) -> None:
+    with booted(vmlinux, RecorderOptions(library(), entry_of(vmlinux)), append="console=ttyS0 panic=-1") as (qemu, target):
+        target.resume()
+        with open_recording(qemu.recording) as recording:
+            eventually(lambda: recording.begun() > 5_000_000, "the guest does not get on")
+            seen, reads = 0, 0
+            deadline = time.monotonic() + 1
+            while time.monotonic() < deadline:
+                part = recording.last(0, 4096)
+                reads += 1
+                assert all(one.number <= other.number for one, other in pairwise(part))
+                assert recording.begun() >= seen
+                seen = recording.begun()
+            assert reads > 10
+            target.interrupt()
+            tail, registers = recording.last(0, 1)[0], target.read_registers()
+            os.kill(qemu.pid, signal.SIGKILL)
+            ended(qemu)
+            again = Recording.last(recording, 0, 1)[0]
+            assert again == tail
+            assert len(recording.first_executions()) > 1000
+    assert registers["rip"] not in (0, NEVER)
+
+
+def test_each_cpu_has_its_own_ring() -> None:
+    """Two CPUs: only the first one runs the guest; the other waits in the firmware's or its own halt."""
+    kernel = guests.path("hello")
+    with booted(kernel, RecorderOptions(library(), entry_of(kernel)), memory="64M", cpus=2) as (qemu, target):
+        run_to_its_end(qemu, target)
+        with open_recording(qemu.recording) as recording:
+            assert recording.cpus == 2
+            assert recording.header.entry_cpu == 0
+            assert recording.last(0, 1)[0].block.linear >= entry_of(kernel)
+            other = recording.last(1, 1)
+    assert not other or other[0].block.linear < entry_of(kernel) or other[0].block.linear > 0xF0000
+
+
+def test_it_runs_under_the_undefined_behaviour_sanitizer(tmp_path: Path) -> None:
+    need("gcc")
+    source = Path(library.__code__.co_filename).parent / "recorder.c"
+    made = tmp_path / "checked.so"
+    words = [*FLAGS, "-fsanitize=undefined", "-fsanitize-undefined-trap-on-error", "-o", str(made), str(source)]
+    subprocess.run(["gcc", *words], check=True)
+    kernel = guests.path("long_mode")
+    with booted(kernel, RecorderOptions(str(made), entry_of(kernel), exact=True), memory="64M") as (qemu, target):
+        run_to_its_end(qemu, target)
+        with open_recording(qemu.recording) as recording:
+            assert recording.header.finished == 1

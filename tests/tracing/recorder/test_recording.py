@@ -1,0 +1,145 @@
+"""The recorder's file: its layout against the C compiler, and a reader that hostile bytes do not bring down. No QEMU."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pvhdbg.errors import BadInput
+from pvhdbg.layout import Structure
+from pvhdbg.tracing import recording as layout
+from pvhdbg.tracing.recorder.file import open_recording
+from pvhdbg.tracing.recording import NEVER, PAGE, RING, BadRecording, Cpu, Header, Mark, Recording
+
+SOURCE = Path(layout.__file__).parent / "recorder" / "recorder.c"
+STRUCTURES: dict[str, type[Structure]] = {
+    "header": Header,
+    "mark": Mark,
+    "cpu": Cpu,
+    "block": layout.BlockRecord,
+    "system": layout.SystemRecord,
+    "state": layout.StateRecord,
+}
+STRIDE = PAGE + RING * 8
+BLOCKS_AT = PAGE + STRIDE
+SYSTEMS_AT = BLOCKS_AT + layout.MOST_BLOCKS * 64
+STATES_AT = SYSTEMS_AT + layout.MOST_SYSTEMS * 64
+SIZE = STATES_AT + layout.MOST_STATES * 2048
+
+
+class Sparse:
+    """A file of SIZE zero bytes, with pieces written over it."""
+
+    def __init__(self, pieces: dict[int, bytes], size: int = SIZE) -> None:
+        self._pieces = pieces
+        self._size = size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, part: slice) -> bytes:
+        start, end, _ = part.indices(self._size)
+        data = bytearray(end - start)
+        for at, piece in self._pieces.items():
+            low, high = max(at, start), min(at + len(piece), end)
+            if low < high:
+                data[low - start : high - start] = piece[low - at : high - at]
+        return bytes(data)
+
+
+def header(**values: int | bytes) -> Header:
+    fields: dict[str, int | bytes] = dict.fromkeys((field.name for field in Header.fields()), 0)
+    fields |= {"magic": b"PVHDBGFR", "version": 1, "page": PAGE, "cpus": 1, "ring": RING, "cpu_offset": PAGE, "cpu_stride": STRIDE}
+    fields |= {"block_offset": BLOCKS_AT, "system_offset": SYSTEMS_AT, "state_offset": STATES_AT, "size": SIZE}
+    return Header(**{**fields, "entry": NEVER, "base": NEVER, **values})  # type: ignore[arg-type]
+
+
+def test_the_layout_is_the_compilers(tmp_path: Path) -> None:
+    lines = []
+    for name, structure in STRUCTURES.items():
+        lines += [
+            f'printf("%zu ", offsetof(struct {name}, {field.name}));' for field in structure.fields() if field.name != "unused"
+        ]
+    lines.append('printf("%zu %zu", sizeof(struct block), sizeof(struct system));')
+    program, source = tmp_path / "offsets", tmp_path / "offsets.c"
+    source.write_text(f'#include "{SOURCE}"\nint main(void) {{ {" ".join(lines)} return 0; }}\n')
+    subprocess.run(["gcc", "-w", "-o", program, source], check=True)
+    ours = [str(field.offset) for structure in STRUCTURES.values() for field in structure.fields() if field.name != "unused"]
+    ours += [str(layout.BlockRecord.sizeof()), str(layout.SystemRecord.sizeof())]
+    assert subprocess.run([program], check=True, capture_output=True, text=True).stdout.split() == ours
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "g++ -fsyntax-only -x c"])
+def test_the_source_makes_no_warning(compiler: str) -> None:
+    words = [*compiler.split(), "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", str(SOURCE)]
+    subprocess.run(words, check=True)
+
+
+def test_numbers_are_made_whole_from_their_low_half() -> None:
+    """Of each entry of the ring 32 bits are kept."""
+    number = 3 << 32
+    ring = b"".join(
+        index.to_bytes(4, "little") + (low & 0xFFFFFFFF).to_bytes(4, "little") for index, low in [(0, number - 5), (1, number)]
+    )
+    cpu = Cpu(head=2, count=number + 3, exact=0, repeats=0, idle=0)
+    blocks = layout.BlockRecord(0x1000, 0x1000, 7, 2, 5, 9, 0).encode() + layout.BlockRecord(0x2000, NEVER, 9, 1, 3, 4, 0).encode()
+    pieces = {0: header(block_count=2, base=1, entry=0x1000).encode(), PAGE: cpu.encode(), 2 * PAGE: ring, BLOCKS_AT: blocks}
+    one = Recording(Sparse(pieces))
+    assert [(run.number, run.block.linear, run.block.physical) for run in one.last(0)] == [
+        (number - 5, 0x1000, 0x1000),
+        (number, 0x2000, None),
+    ]
+    assert [block.first for block in one.first_executions()] == [7, 9]
+    assert one.begun() == number + 3
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"magic": b"PVHDBGFX"}, "does not begin as"),
+        ({"version": 2}, "version 2"),
+        ({"cpus": 0}, "impossible"),
+        ({"cpus": 1 << 31}, "impossible"),
+        ({"marks": 65}, "impossible"),
+        ({"block_offset": 0}, "do not lie"),
+        ({"size": SIZE + 1}, "do not lie"),
+    ],
+)
+def test_what_is_not_a_recording_is_refused(change: dict[str, int | bytes], why: str) -> None:
+    with pytest.raises(BadRecording, match=why):
+        Recording(Sparse({0: header(**change).encode()}))
+
+
+def test_a_cut_recording_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadRecording, match="it is cut"):
+        Recording(Sparse({0: header().encode()}, SIZE - 1))
+    path = tmp_path / "cut"
+    path.write_bytes(header().encode())
+    with pytest.raises(BadInput, match="it is cut"), open_recording(path):
+        pass
+    os.truncate(path, 3)
+    with pytest.raises(BadInput, match="shorter"), open_recording(path):
+        pass
+
+
+@given(
+    st.fixed_dictionaries(
+        {name: st.integers(0, (1 << 32) - 1) for name in ("block_count", "system_count", "state_count")}
+        | {"marks": st.integers(0, 64), "base": st.integers(0, NEVER), "exact": st.integers(0, 1)}
+    ),
+    st.dictionaries(st.sampled_from((PAGE, 2 * PAGE, BLOCKS_AT, SYSTEMS_AT, STATES_AT)), st.binary(max_size=512)),
+)
+@settings(max_examples=60, deadline=None)
+def test_any_tables_are_read_within_their_bounds(values: dict[str, int], tables: dict[int, bytes]) -> None:
+    one = Recording(Sparse({0: header(**values).encode(), **tables}))
+    assert len(one.last(0, 100)) <= 100
+    assert len(one.systems()) <= layout.MOST_SYSTEMS
+    assert len(one.states()) <= layout.MOST_STATES
+    assert all(len(state.text) < 2048 for state in one.states())
+    assert len(one.marks) == values["marks"]
+    assert one.begun() >= -1
