@@ -22,7 +22,7 @@ VERSION = 1
 PAGE = 4096
 RING = 1 << 16  # blocks that are kept of each CPU
 MOST_CPUS = 256
-MOST_BLOCKS, MOST_SYSTEMS, MOST_STATES, MOST_MARKS = 1 << 20, 4096, 512, 64
+MOST_BLOCKS, MOST_SYSTEMS, MOST_STATES, MOST_WRITES, MOST_MARKS = 1 << 20, 4096, 512, 256, 64
 NEVER = (1 << 64) - 1
 BEFORE = 1 << 63  # set in the number of an instruction that ran before the entry
 
@@ -51,6 +51,7 @@ class Header(Structure):
     block_offset: int = u64("where the table of blocks lies")
     system_offset: int = u64("where the table of system instructions lies")
     state_offset: int = u64("where the table of register states lies")
+    write_offset: int = u64("where the table of stores lies")
     size: int = u64("of the file")
     api: int = u32("version of QEMU's plugin API")
     exact: int = u32("1: each instruction was counted, REP iterations once")
@@ -60,6 +61,9 @@ class Header(Structure):
     system_count: int = u32("records of system instructions in use")
     state_count: int = u32("records of register states in use")
     unused: int = u32("0")
+    write_count: int = u64("stores that were ever noted; store i lies at i modulo the table's size")
+    watch: int = u64("physical address that is watched for stores; NEVER: none")
+    watch_size: int = u64("bytes from there on")
     lost: int = u64("translations for which no record was left")
     entry: int = u64("linear address that instructions are counted from; NEVER: from the start")
     base: int = u64("instructions that ran before the entry; NEVER: it was not reached yet")
@@ -120,6 +124,18 @@ class StateRecord(Structure):
     length: int = u32("bytes of text")
 
 
+@dataclass(frozen=True)
+class WriteRecord(Structure):
+    """A store of the table."""
+
+    number: int = u64("number of the instruction")
+    pc: int = u64("linear address of the instruction")
+    address: int = u64("physical address where the store begins")
+    cpu: int = u16("CPU")
+    size: int = u16("bytes")
+    unused: int = u32("0")
+
+
 _STATE_SIZE = 2048  # bytes of a state's record; text follows its head
 
 
@@ -169,6 +185,16 @@ class System(NamedTuple):
     after: State | None
 
 
+class Write(NamedTuple):
+    """A store to the memory that was watched: by which instruction, where (physical), and how many bytes."""
+
+    number: int
+    pc: int
+    address: int
+    size: int
+    cpu: int
+
+
 class Recording:
     """A recording in a buffer, a file's mapping as a rule. What is read is what is there now: nothing is kept but the header's layout.
 
@@ -191,7 +217,8 @@ class Recording:
         blocks = PAGE + head.cpus * stride
         systems = blocks + MOST_BLOCKS * BlockRecord.sizeof()
         states = systems + MOST_SYSTEMS * SystemRecord.sizeof()
-        expected = (PAGE, RING, PAGE, stride, blocks, systems, states, states + MOST_STATES * _STATE_SIZE)
+        writes = states + MOST_STATES * _STATE_SIZE
+        expected = (PAGE, RING, PAGE, stride, blocks, systems, states, writes, writes + MOST_WRITES * WriteRecord.sizeof())
         found = (
             head.page,
             head.ring,
@@ -200,6 +227,7 @@ class Recording:
             head.block_offset,
             head.system_offset,
             head.state_offset,
+            head.write_offset,
             head.size,
         )
         if found != expected:
@@ -288,6 +316,16 @@ class Recording:
         """All register states that were kept, in order."""
         used = min(self.header.state_count, MOST_STATES)
         return [one for index in range(used) if (one := self._state_of(index + 1)) is not None]
+
+    def writes(self) -> list[Write]:
+        """The last stores to the memory that was watched, oldest first."""
+        ever = self.header.write_count
+        found = []
+        for at in range(ever - min(ever, MOST_WRITES), ever):
+            place = self.header.write_offset + at % MOST_WRITES * WriteRecord.sizeof()
+            one = WriteRecord.decode(self._data, place)
+            found.append(Write(_signed(one.number), one.pc, one.address, one.size, one.cpu))
+        return found
 
     def _block(self, index: int) -> Block:
         return _made(index, next(BlockRecord.rows(self._data, self._block_offset + index * BlockRecord.sizeof(), 1)))

@@ -46,7 +46,7 @@ class RecorderOptions:
 
     `library` is the plugin's path. Instructions are counted from the first execution at the linear address `entry`. `exact` counts
     each instruction; `stop` ends the run before that instruction, at least 1000 behind the entry. `marks` are linear or physical
-    addresses whose first execution is noted.
+    addresses whose first execution is noted. `watch` is a physical address and a size in bytes whose last stores are noted.
     """
 
     library: str
@@ -54,6 +54,7 @@ class RecorderOptions:
     exact: bool = False
     stop: int | None = None
     marks: tuple[int, ...] = ()
+    watch: tuple[int, int] | None = None
 
     def arguments(self, recording: str) -> list[str]:
         """QEMU's arguments, with the file that is written to."""
@@ -62,6 +63,7 @@ class RecorderOptions:
         words += ["exact=on"] if self.exact else []
         words += [f"stop={self.stop}"] if self.stop is not None else []
         words += [f"mark={address:#x}" for address in self.marks]
+        words += [f"watch={self.watch[0]:#x}", f"watch_size={self.watch[1]}"] if self.watch is not None else []
         return ["-plugin", ",".join(word.replace(",", ",,") for word in words)]
 
 

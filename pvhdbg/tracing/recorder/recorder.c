@@ -11,7 +11,8 @@
  *
  * Arguments: to=PATH (mandatory), entry=ADDRESS (instructions are counted from its first execution), exact=on (count each
  * instruction instead of sums over blocks), stop=N (stop the machine before instruction N; implies exact),
- * mark=ADDRESS (repeatable, exact only: note when the instruction at this linear or physical address is executed first).
+ * mark=ADDRESS (repeatable: note when the instruction at this linear or physical address is executed first), watch=ADDRESS
+ * and watch_size=BYTES (note the last stores to physical memory there; implies exact).
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -50,7 +51,7 @@ typedef struct {
     } system;
 } plugin_info;
 
-enum { CB_NO_REGS = 0, INLINE_ADD_U64 = 0 };
+enum { CB_NO_REGS = 0, INLINE_ADD_U64 = 0, MEM_READ_WRITE = 3 };
 
 static struct {
     void (*register_tb_trans)(plugin_id, void *callback, void *userdata); /* API < 7 ignores userdata */
@@ -58,6 +59,12 @@ static struct {
     void (*register_atexit)(plugin_id, void *callback, void *userdata);
     void (*register_tb_exec)(struct qemu_plugin_tb *, void *callback, int flags, void *userdata);
     void (*register_insn_exec)(struct qemu_plugin_insn *, void *callback, int flags, void *userdata);
+    void (*register_mem)(struct qemu_plugin_insn *, void *callback, int flags, int access, void *userdata);
+    bool (*mem_is_store)(uint32_t info);
+    unsigned (*mem_size_shift)(uint32_t info);
+    void *(*get_hwaddr)(uint32_t info, uint64_t linear);
+    bool (*hwaddr_is_io)(const void *);
+    uint64_t (*hwaddr_phys)(const void *);
     void (*register_insn_inline)(struct qemu_plugin_insn *, int op, void *counter, uint64_t add);         /* API 1 */
     void (*register_insn_inline_per_vcpu)(struct qemu_plugin_insn *, int op, plugin_u64, uint64_t add);  /* API >= 2 */
     struct qemu_plugin_scoreboard *(*scoreboard_new)(size_t);
@@ -98,6 +105,7 @@ enum {
     STATE_TEXT = 2048 - 24, /* of QEMU's `info registers`, cut where it is longer */
     PER_SITE = 3,           /* times that one system instruction is noted */
     MARKS = 64,
+    WRITES = 256,           /* last stores to what is watched */
     MOST_CPUS = 256,
     NEAR = 700,             /* instructions before `stop` from which blocks have one instruction */
 };
@@ -108,10 +116,12 @@ struct header {
     char magic[8];
     uint32_t version, page;
     uint32_t cpus, ring, blocks, systems, states, marks;
-    uint64_t cpu_offset, cpu_stride, block_offset, system_offset, state_offset, size;
+    uint64_t cpu_offset, cpu_stride, block_offset, system_offset, state_offset, write_offset, size;
     uint32_t api, exact, finished, physical;
     _Atomic uint32_t block_count, system_count, state_count;
     uint32_t unused;
+    _Atomic uint64_t write_count; /* stores ever noted; store i stands at i % WRITES */
+    uint64_t watch, watch_size;   /* physical address and bytes */
     _Atomic uint64_t lost; /* translations that found no record left */
     uint64_t entry;        /* linear address */
     _Atomic uint64_t base; /* instructions before the entry, on the CPU that reached it; NEVER before */
@@ -164,16 +174,25 @@ struct state {
 };
 _Static_assert(sizeof(struct state) == 2048, "a state's record has 2048 bytes");
 
+struct write {
+    uint64_t number, pc, address; /* of the instruction; address: physical, where the store begins */
+    uint16_t cpu, size;
+    uint32_t unused;
+};
+_Static_assert(sizeof(struct write) == 32, "a store's record has 32 bytes");
+
 static struct header *header;
 static struct cpu *cpus;
 static struct block *blocks;
 static struct system *systems;
 static struct state *states;
+static struct write *writes;
 static uint32_t *hash;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 static bool exact;
 static uint64_t stop_at = NEVER, entry_address = NEVER;
+static uint64_t watch = NEVER, watch_size = 1;
 static uint64_t marks[MARKS];
 static unsigned mark_count;
 static int api_version;
@@ -376,6 +395,36 @@ static void system_runs(unsigned index, void *userdata)
     cpu->pending = at + 2;
 }
 
+/* A store by the instruction at the linear address `userdata`. QEMU 7.2 delivers loads too when asked for stores only, so both
+   are asked for, and told apart here. */
+static void accesses(unsigned index, uint32_t info, uint64_t linear, void *userdata)
+{
+    uint64_t size = 1ull << api.mem_size_shift(info);
+    /* the cheap test first: pages map bytes in order, so only a store of these low bits can be one */
+    if (((watch - linear) & (PAGE - 1)) >= size && ((linear - watch) & (PAGE - 1)) >= watch_size) {
+        return;
+    }
+    if (!api.mem_is_store(info)) {
+        return;
+    }
+    const void *where = api.get_hwaddr(info, linear);
+    if (!where || api.hwaddr_is_io(where)) {
+        return;
+    }
+    uint64_t physical = api.hwaddr_phys(where);
+    if (physical >= watch + watch_size || physical + size <= watch) {
+        return;
+    }
+    struct cpu *cpu = &cpus[index < header->cpus ? index : 0];
+    uint64_t at = atomic_fetch_add(&header->write_count, 1);
+    struct write *write = &writes[at % WRITES];
+    write->number = number_of(cpu, index) - 1; /* it has been counted already */
+    write->pc = (uint64_t)(uintptr_t)userdata;
+    write->address = physical;
+    write->cpu = (uint16_t)index;
+    write->size = (uint16_t)size;
+}
+
 /* ---- translation --------------------------------------------------------------------------------------------------- */
 
 static size_t code_of(const struct qemu_plugin_insn *insn, uint8_t *code, size_t room)
@@ -493,6 +542,9 @@ static bool look_at(struct qemu_plugin_insn *insn)
                 mark = (int)i;
             }
         }
+    }
+    if (watch != NEVER) {
+        api.register_mem(insn, (void *)accesses, CB_NO_REGS, MEM_READ_WRITE, (void *)(uintptr_t)linear);
     }
     if (!system && mark < 0) {
         return repeats;
@@ -648,6 +700,12 @@ static bool find_api(void)
         {"qemu_plugin_register_atexit_cb", (void **)&api.register_atexit, 0, 99},
         {"qemu_plugin_register_vcpu_tb_exec_cb", (void **)&api.register_tb_exec, 0, 99},
         {"qemu_plugin_register_vcpu_insn_exec_cb", (void **)&api.register_insn_exec, 0, 99},
+        {"qemu_plugin_register_vcpu_mem_cb", (void **)&api.register_mem, 0, 99},
+        {"qemu_plugin_mem_is_store", (void **)&api.mem_is_store, 0, 99},
+        {"qemu_plugin_mem_size_shift", (void **)&api.mem_size_shift, 0, 99},
+        {"qemu_plugin_get_hwaddr", (void **)&api.get_hwaddr, 0, 99},
+        {"qemu_plugin_hwaddr_is_io", (void **)&api.hwaddr_is_io, 0, 99},
+        {"qemu_plugin_hwaddr_phys_addr", (void **)&api.hwaddr_phys, 0, 99},
         {"qemu_plugin_register_vcpu_insn_exec_inline", (void **)&api.register_insn_inline, 0, 1},
         {"qemu_plugin_register_vcpu_insn_exec_inline_per_vcpu", (void **)&api.register_insn_inline_per_vcpu, 2, 99},
         {"qemu_plugin_scoreboard_new", (void **)&api.scoreboard_new, 2, 99},
@@ -692,7 +750,8 @@ static bool make_file(const char *path, unsigned count)
     uint64_t at_blocks = PAGE + count * stride;
     uint64_t at_systems = at_blocks + sizeof(struct block) * (uint64_t)BLOCKS;
     uint64_t at_states = at_systems + sizeof(struct system) * (uint64_t)SYSTEMS;
-    uint64_t size = at_states + sizeof(struct state) * (uint64_t)STATES;
+    uint64_t at_writes = at_states + sizeof(struct state) * (uint64_t)STATES;
+    uint64_t size = at_writes + sizeof(struct write) * (uint64_t)WRITES;
     _Static_assert(sizeof(struct header) <= PAGE, "the header has one page");
     int file = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (file < 0 || ftruncate(file, (off_t)size)) {
@@ -710,10 +769,11 @@ static bool make_file(const char *path, unsigned count)
     blocks = (struct block *)(map + at_blocks);
     systems = (struct system *)(map + at_systems);
     states = (struct state *)(map + at_states);
+    writes = (struct write *)(map + at_writes);
     *header = (struct header){
         .version = VERSION, .page = PAGE, .cpus = count, .ring = RING, .blocks = BLOCKS, .systems = SYSTEMS, .states = STATES,
         .marks = mark_count, .cpu_offset = PAGE, .cpu_stride = stride, .block_offset = at_blocks, .system_offset = at_systems,
-        .state_offset = at_states, .size = size, .api = (uint32_t)api_version, .exact = exact,
+        .state_offset = at_states, .write_offset = at_writes, .size = size, .watch = watch, .watch_size = watch_size, .api = (uint32_t)api_version, .exact = exact,
         .physical = private.ram_addr_from_host != NULL, .entry = entry_address, .base = NEVER,
     };
     for (unsigned i = 0; i < mark_count; i++) {
@@ -749,6 +809,11 @@ EXPORT int qemu_plugin_install(plugin_id id, const plugin_info *info, int argc, 
         } else if (length == 4 && !memcmp(argv[i], "stop", 4) && numeric) {
             stop_at = parsed;
             exact = true;
+        } else if (length == 5 && !memcmp(argv[i], "watch", 5) && numeric) {
+            watch = parsed;
+            exact = true;
+        } else if (length == 10 && !memcmp(argv[i], "watch_size", 10) && numeric && parsed && parsed <= PAGE) {
+            watch_size = parsed;
         } else if (length == 4 && !memcmp(argv[i], "mark", 4) && numeric && mark_count < MARKS) {
             marks[mark_count++] = parsed;
         } else {

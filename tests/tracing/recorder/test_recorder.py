@@ -190,3 +190,23 @@ def test_it_runs_under_the_undefined_behaviour_sanitizer(tmp_path: Path) -> None
         run_to_its_end(qemu, target)
         with open_recording(qemu.recording) as recording:
             assert recording.header.finished == 1
+
+
+def test_who_wrote_last_to_an_address() -> None:
+    """The guest's page directories: before the store that is told, the memory is empty; after it, it is not."""
+    kernel = guests.path("long_mode")
+    with open_kernel(str(kernel)) as image:
+        at = image.symbols().physical_address("directories") + 8 * 1500
+    recorder = RecorderOptions(library(), entry_of(kernel), watch=(at, 8))
+    with booted(kernel, recorder, memory="64M") as (qemu, target):
+        run_to_its_end(qemu, target)
+        with open_recording(qemu.recording) as recording:
+            *_, last = recording.writes()
+    held = []
+    for number in (last.number, last.number + 1):
+        with booted(kernel, RecorderOptions(library(), entry_of(kernel), stop=number), memory="64M") as (qemu, target):
+            target.resume()
+            assert target.wait(20).kind is StopKind.INTERRUPT
+            held.append((target.read_registers()["rip"], any(target.read_memory(at, last.size))))
+    assert held[0] == (last.pc, False)
+    assert held[1][1]

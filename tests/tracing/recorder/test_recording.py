@@ -24,12 +24,14 @@ STRUCTURES: dict[str, type[Structure]] = {
     "block": layout.BlockRecord,
     "system": layout.SystemRecord,
     "state": layout.StateRecord,
+    "write": layout.WriteRecord,
 }
 STRIDE = PAGE + RING * 8
 BLOCKS_AT = PAGE + STRIDE
 SYSTEMS_AT = BLOCKS_AT + layout.MOST_BLOCKS * 64
 STATES_AT = SYSTEMS_AT + layout.MOST_SYSTEMS * 64
-SIZE = STATES_AT + layout.MOST_STATES * 2048
+WRITES_AT = STATES_AT + layout.MOST_STATES * 2048
+SIZE = WRITES_AT + layout.MOST_WRITES * 32
 
 
 class Sparse:
@@ -55,7 +57,13 @@ class Sparse:
 def header(**values: int | bytes) -> Header:
     fields: dict[str, int | bytes] = dict.fromkeys((field.name for field in Header.fields()), 0)
     fields |= {"magic": b"PVHDBGFR", "version": 1, "page": PAGE, "cpus": 1, "ring": RING, "cpu_offset": PAGE, "cpu_stride": STRIDE}
-    fields |= {"block_offset": BLOCKS_AT, "system_offset": SYSTEMS_AT, "state_offset": STATES_AT, "size": SIZE}
+    fields |= {
+        "block_offset": BLOCKS_AT,
+        "system_offset": SYSTEMS_AT,
+        "state_offset": STATES_AT,
+        "write_offset": WRITES_AT,
+        "size": SIZE,
+    }
     return Header(**{**fields, "entry": NEVER, "base": NEVER, **values})  # type: ignore[arg-type]
 
 
@@ -129,10 +137,10 @@ def test_a_cut_recording_is_refused(tmp_path: Path) -> None:
 
 @given(
     st.fixed_dictionaries(
-        {name: st.integers(0, (1 << 32) - 1) for name in ("block_count", "system_count", "state_count")}
+        {name: st.integers(0, (1 << 32) - 1) for name in ("block_count", "system_count", "state_count", "write_count")}
         | {"marks": st.integers(0, 64), "base": st.integers(0, NEVER), "exact": st.integers(0, 1)}
     ),
-    st.dictionaries(st.sampled_from((PAGE, 2 * PAGE, BLOCKS_AT, SYSTEMS_AT, STATES_AT)), st.binary(max_size=512)),
+    st.dictionaries(st.sampled_from((PAGE, 2 * PAGE, BLOCKS_AT, SYSTEMS_AT, STATES_AT, WRITES_AT)), st.binary(max_size=512)),
 )
 @settings(max_examples=60, deadline=None)
 def test_any_tables_are_read_within_their_bounds(values: dict[str, int], tables: dict[int, bytes]) -> None:
@@ -141,5 +149,6 @@ def test_any_tables_are_read_within_their_bounds(values: dict[str, int], tables:
     assert len(one.systems()) <= layout.MOST_SYSTEMS
     assert len(one.states()) <= layout.MOST_STATES
     assert all(len(state.text) < 2048 for state in one.states())
+    assert len(one.writes()) <= layout.MOST_WRITES
     assert len(one.marks) == values["marks"]
     assert one.begun() >= -1
