@@ -140,13 +140,16 @@ _STATE_SIZE = 2048  # bytes of a state's record; text follows its head
 
 
 class Block(NamedTuple):
-    """One block: `first` is None for one that was translated and never executed, negative for one that ran before the entry only."""
+    """One block, the `number`-th of the table, that was executed `runs` times.
 
-    index: int
+    `first` is None for one that was translated and never executed, negative for one that ran before the entry.
+    """
+
+    number: int
     linear: int
     physical: int | None
     first: int | None
-    count: int
+    runs: int
     instructions: int
     size: int
     cpu: int
@@ -281,7 +284,7 @@ class Recording:
     def first_executions(self) -> list[Block]:
         """The blocks that were executed since the entry, in the order of their first execution there."""
         done = [one for one in self.blocks() if one.first is not None and one.first >= 0]
-        return sorted(done, key=lambda one: (one.first or 0, one.index))
+        return sorted(done, key=lambda one: (one.first or 0, one.number))
 
     def last(self, cpu: int, most: int = RING) -> list[Executed]:
         """The last blocks that a CPU executed, oldest first; what is overwritten while it is read is left out. Raises IndexError."""
@@ -325,6 +328,20 @@ class Recording:
             place = self.header.write_offset + at % MOST_WRITES * WriteRecord.sizeof()
             one = WriteRecord.decode(self._data, place)
             found.append(Write(_signed(one.number), one.pc, one.address, one.size, one.cpu))
+        return found
+
+    def parts(self) -> list[tuple[int, int]]:
+        """Offset and size in bytes of what is in use, in order: all else is zero."""
+        head = self.header
+        found = [(0, PAGE)]
+        for index in range(self.cpus):
+            at = PAGE + index * (PAGE + RING * _ENTRY)
+            used = min(self.cpu(index).head, RING)
+            found += [(at, PAGE + used * _ENTRY)] if used else []
+        found.append((head.block_offset, min(head.block_count, MOST_BLOCKS) * BlockRecord.sizeof()))
+        found.append((head.system_offset, min(head.system_count, MOST_SYSTEMS) * SystemRecord.sizeof()))
+        found.append((head.state_offset, min(head.state_count, MOST_STATES) * _STATE_SIZE))
+        found.append((head.write_offset, min(head.write_count, MOST_WRITES) * WriteRecord.sizeof()))
         return found
 
     def _block(self, index: int) -> Block:

@@ -105,8 +105,8 @@ def test_every_block_and_number_agrees_with_the_log(vmlinux: Path) -> None:
     starts = {run.number for run in done}
     first: dict[int, int] = {}
     for run in done:
-        first.setdefault(run.block.index, run.number)
-    assert all(block.first == number for block, number in ((run.block, first[run.block.index]) for run in done))
+        first.setdefault(run.block.number, run.number)
+    assert all(block.first == number for block, number in ((run.block, first[run.block.number]) for run in done))
     assert len(starts) == len(done) > 1000
 
 

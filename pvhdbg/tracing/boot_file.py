@@ -1,0 +1,134 @@
+"""A saved boot: one line of JSON that says what was booted and how, and behind it, compressed, what the recorder wrote.
+
+The recorder's own file is sparse and as long as its capacity. Saved are the parts in use, each with its offset; what lies between
+reads as zeros.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from pvhdbg.layout import Buffer
+from pvhdbg.tracing.recording import BadRecording, Recording
+
+SCHEMA = "pvhdbg/boot/1"
+_LINE = 1 << 20  # bytes of the line that are read
+_LEVEL = 6
+_PIECE = 1 << 20
+_MOST = 1 << 30  # bytes of all parts; a recording of 256 CPUs has 200 MB
+
+
+@dataclass(frozen=True)
+class BootInfo:
+    """What was booted, and how it ended. `command` are QEMU's arguments, `seconds` the wall time from the entry.
+
+    `kernel_hash` is the SHA-256 of the ELF, `deterministic` says that the clock was the instruction counter: only such boots can be
+    compared. `end` is the end in words.
+    """
+
+    kernel: str
+    kernel_hash: str
+    vmm: str
+    command: tuple[str, ...]
+    deterministic: bool
+    seconds: float
+    end: str
+
+
+class Pieces:
+    """A buffer of some length, zero but for the parts that are given by their offsets. The parts do not overlap, and are in order."""
+
+    def __init__(self, size: int, parts: Sequence[tuple[int, bytes]]) -> None:
+        self._size, self._parts = size, parts
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, part: slice, /) -> bytes:
+        start, end, _ = part.indices(self._size)
+        for at, piece in self._parts:
+            if at <= start and end <= at + len(piece):
+                return piece[start - at : end - at]
+        data = bytearray(max(end - start, 0))
+        for at, piece in self._parts:
+            low, high = max(at, start), min(at + len(piece), end)
+            if low < high:
+                data[low - start : high - start] = piece[low - at : high - at]
+        return bytes(data)
+
+
+def encode(info: BootInfo, data: Buffer) -> Iterator[bytes]:
+    """A saved boot in pieces, from the recorder's file. Raises BadRecording."""
+    parts = Recording(data).parts()
+    head = {"schema": SCHEMA, **asdict(info), "size": len(data), "parts": parts}
+    yield json.dumps(head).encode() + b"\n"
+    packer = zlib.compressobj(_LEVEL)
+    for start, size in parts:
+        for at in range(start, start + size, _PIECE):
+            yield packer.compress(data[at : min(at + _PIECE, start + size)])
+    yield packer.flush()
+
+
+def decode(data: Buffer) -> tuple[BootInfo, Recording]:
+    """What `encode` made. Raises BadRecording for other bytes, for a file that is cut, and for one of another version."""
+    line, found, _ = bytes(data[:_LINE]).partition(b"\n")
+    try:
+        head = json.loads(line) if found else None
+    except (ValueError, RecursionError):
+        head = None
+    if not isinstance(head, dict) or not isinstance(schema := head.get("schema"), str) or not schema.startswith("pvhdbg/boot/"):
+        raise BadRecording("it does not begin as a saved boot does")
+    if schema != SCHEMA:
+        raise BadRecording(f"its format is {schema[:40]}, and this pvhdbg reads {SCHEMA}")
+    info, size, parts = _info(head), head.get("size"), head.get("parts")
+    if not isinstance(size, int) or not isinstance(parts, list) or not 0 < size < _MOST:
+        raise BadRecording("its first line lacks what a saved boot has")
+    unpacker, rest, at = zlib.decompressobj(), b"", len(line) + 1
+    pieces: list[tuple[int, bytes]] = []
+    before = 0
+    for part in parts:
+        if not (isinstance(part, list) and len(part) == 2 and all(isinstance(one, int) for one in part)):
+            raise BadRecording("its list of parts is damaged")
+        start, length = part
+        if start < before or length < 0 or start + length > size:
+            raise BadRecording("its parts overlap, or lie outside of it")
+        before = start + length
+        piece = bytearray()
+        while len(piece) < length:
+            if not rest and at < len(data):
+                rest = bytes(data[at : at + _PIECE])
+                at += len(rest)
+            try:
+                got = unpacker.decompress(rest, length - len(piece))
+            except zlib.error:
+                raise BadRecording("its compressed part is damaged") from None
+            rest = unpacker.unconsumed_tail
+            if not got and not rest and (unpacker.eof or at >= len(data)):
+                raise BadRecording("it is cut")
+            piece += got
+        pieces.append((start, bytes(piece)))
+    try:
+        unpacker.decompress(rest + bytes(data[at : at + _PIECE]), 1)  # the checksum
+    except zlib.error:
+        raise BadRecording("its compressed part is damaged") from None
+    if not unpacker.eof:
+        raise BadRecording("it is cut")
+    return info, Recording(Pieces(size, pieces))
+
+
+def _info(head: dict[str, Any]) -> BootInfo:
+    values: dict[str, Any] = {field.name: head.get(field.name) for field in fields(BootInfo)}
+    words = values["command"]
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise BadRecording("its first line does not say how the machine was started")
+    values["command"] = tuple(words)
+    for name in ("kernel", "kernel_hash", "vmm", "end"):
+        if not isinstance(values[name], str):
+            raise BadRecording(f"its first line lacks {name}")
+    if not isinstance(values["deterministic"], bool) or not isinstance(values["seconds"], (int, float)):
+        raise BadRecording("its first line lacks what a saved boot has")
+    return BootInfo(**values)

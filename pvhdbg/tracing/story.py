@@ -1,0 +1,80 @@
+"""What a recording says of a whole boot: functions in the order of their first execution, the instructions that each took,
+chapters, and where two boots part. Pure: names come from the caller."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from pvhdbg.tracing.recording import Block
+from pvhdbg.tracing.symbol_text import base
+
+NameOf = Callable[[int], str | None]  # a physical address as "function" or "function+0x10"
+
+
+class Started(NamedTuple):
+    """A function that was executed for the first time: `number` is its block's, `pc` linear, `physical` None outside of RAM."""
+
+    number: int
+    name: str
+    pc: int
+    physical: int | None
+
+
+def functions(blocks: Iterable[Block], name: NameOf) -> list[Started]:
+    """Functions by their first execution, each once. A block may run into the next function without a jump: that counts."""
+    found: list[Started] = []
+    known: set[str] = set()
+    for block in blocks:
+        if block.physical is None or block.first is None:
+            continue
+        for offset in (0, max(block.size - 1, 0)):
+            text = name(block.physical + offset)
+            function = None if text is None else base(text)
+            if function is not None and function not in known:
+                known.add(function)
+                found.append(Started(block.first, function, block.linear + offset, block.physical + offset))
+    return found
+
+
+def profile(blocks: Iterable[Block], name: NameOf) -> list[tuple[str, int]]:
+    """Instructions by function, most first. Code without a name stands under "(no name)"."""
+    spent: Counter[str] = Counter()
+    for block in blocks:
+        text = None if block.physical is None else name(block.physical)
+        spent["(no name)" if text is None else base(text)] += block.runs * block.instructions
+    return spent.most_common()
+
+
+@dataclass(frozen=True)
+class Parting:
+    """Where two boots part: `index` functions are the same; then come `a` and `b`. `only_a`, `only_b`: what one of them alone ran."""
+
+    index: int
+    common: tuple[str, ...]
+    a: tuple[Started, ...]
+    b: tuple[Started, ...]
+    only_a: tuple[str, ...]
+    only_b: tuple[str, ...]
+
+    @property
+    def identical(self) -> bool:
+        return not self.a and not self.b
+
+
+def parting(a: Sequence[Started], b: Sequence[Started], context: int = 5) -> Parting:
+    """Compare two boots by the order and number of their functions' first executions, with `context` functions around."""
+    index = 0
+    while index < min(len(a), len(b)) and (a[index].name, a[index].number) == (b[index].name, b[index].number):
+        index += 1
+    names_a, names_b = {one.name for one in a}, {one.name for one in b}
+    return Parting(
+        index,
+        tuple(one.name for one in a[max(index - context, 0) : index]),
+        tuple(a[index : index + context]),
+        tuple(b[index : index + context]),
+        tuple(one.name for one in a if one.name not in names_b),
+        tuple(one.name for one in b if one.name not in names_a),
+    )
