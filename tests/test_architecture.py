@@ -40,7 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     "vmm": {"errors", "model", "decode"},
     "kernel": {"errors", "layout", "version", "model", "spec", "decode", "loaders"},
     "machine": {*PURE, "targets", "vmm", "kernel", "disassembly", "tracing.engines"},
-    "driver": {*PURE, "targets", "vmm", "kernel", "disassembly", "tracing.engines", "machine"},
+    "driver": {*PURE, "tracing.recorder", "targets", "vmm", "kernel", "disassembly", "tracing.engines", "machine"},
     "commands": {*PURE, "guests", "targets", "vmm", "kernel", "disassembly", "tracing.engines", "machine", "driver"},
     "arguments": {"spec", "machine", "commands"},
     "cli": {*PURE, "commands", "repl"},

@@ -46,6 +46,9 @@ _QEMU = of_command_line(
     argument("--accel", choices=("tcg", "kvm", "auto"), help="accelerator (default: tcg)"),
     argument("--qemu", metavar="BINARY", help="the QEMU to start (default: qemu-system-x86_64)"),
 )
+_NO_RECORDER = argument(
+    "--no-recorder", action="store_true", help="leave the flight recorder out of the QEMU that is started", live=False
+)
 _PROMPT = of_command_line(
     argument("-ex", metavar="LINE", dest="commands", action="append", default=[], type=prompt_line, help="do a line of the prompt"),
     argument("-x", metavar="FILE", dest="commands", action="append", default=[], type=prompt_file, help="do the lines of a file"),
@@ -362,6 +365,7 @@ COMMANDS: tuple[Command, ...] = (
                 help="where the guest resets the machine: end, or go on through the reset vector (stop)",
             ),
             argument("--vcpu", type=int, metavar="N", help="which of several CPUs is followed, by QEMU's log or by steps (0)"),
+            _NO_RECORDER,
             _FOR,
             *_QEMU,
             *of_command_line(*_WALK),

@@ -12,7 +12,7 @@ from pvhdbg.commands.options import NOT_REACHED
 from pvhdbg.commands.output import open_output
 from pvhdbg.decode.text import safe
 from pvhdbg.disassembly import available
-from pvhdbg.driver.engine_choice import choose_engine
+from pvhdbg.driver.engine_choice import choose_engine, marks_of
 from pvhdbg.driver.follow import TraceRun, event_count
 from pvhdbg.driver.goal import TraceGoal, goal_of
 from pvhdbg.driver.options import EngineName, TraceOptions
@@ -74,7 +74,7 @@ def _trace(about: SubjectOptions, options: TraceOptions, context: Context) -> An
         if context.session is not None:
             answer = on_session(context.session, "trace", lambda machine: _traced(options, machine, write), context.progress)
             return _with_next(answer, context.session)
-        machine = stack.enter_context(at_entry(about, context.progress, traced=True))
+        machine = stack.enter_context(at_entry(about, context.progress, traced=True, marks=marks_of(options)))
         return _traced(options, machine, write)
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pvhdbg.driver.options import TraceOptions
 from pvhdbg.driver.resets import through_resets
-from pvhdbg.driver.serial_milestones import pattern_of
+from pvhdbg.driver.serial_milestones import PREFIX, pattern_of
 from pvhdbg.driver.traced_machine import TracedMachine
 from pvhdbg.errors import BadInput, TargetError, TargetLost
 from pvhdbg.machine.names import Names, addresses_of
-from pvhdbg.tracing.cpu_text import of_cpu
+from pvhdbg.tracing.cpu_text import decode, of_cpu
 from pvhdbg.tracing.engines.engine import Engine
+from pvhdbg.tracing.engines.recorded import RecorderEngine
 from pvhdbg.tracing.milestones import SYMBOLS
+from pvhdbg.tracing.mode_words import MODES
 
 FEW = 2000  # instructions that are stepped in half a second
 KVM_SLOTS = 4  # hardware breakpoints: the debug registers of the CPU
@@ -25,6 +27,10 @@ def choose_engine(options: TraceOptions, machine: TracedMachine, *, states: bool
     wanted = options.engine
     if wanted == "auto" and machine.live and count is not None and count <= FEW and not options.vcpu:
         wanted = "step" if _steps(machine) else "auto"
+    if wanted == "auto" and machine.recording is not None:
+        state = _state(machine)
+        recorded, code = machine.recording, machine.names.code
+        return through_resets(options, machine, "recorder", lambda _: RecorderEngine(machine.target, recorded, state, code))
     if wanted == "auto":
         reason = _no_log(machine)
         wanted = "log" if reason is None else "breakpoints" if options.what == "milestones" else "step"
@@ -63,6 +69,12 @@ def choose_engine(options: TraceOptions, machine: TracedMachine, *, states: bool
     return through_resets(
         options, machine, wanted, lambda base: LogEngine(machine.target, states=states, cpu=cpu, base=base, peek=peek)
     )
+
+
+def _state(machine: TracedMachine) -> dict[str, int]:
+    """All registers of a machine with a monitor, hidden ones too."""
+    text = machine.target.monitor("info registers").replace("\r", "")
+    return {**decode(text.encode("latin-1", "replace")), **machine.target.read_registers().values}
 
 
 def _steps(machine: TracedMachine) -> bool:
@@ -120,3 +132,15 @@ def own_milestones(options: TraceOptions, names: Names) -> dict[int, str]:
         if pattern_of(text, "--milestone") is None:
             found.update(dict.fromkeys(addresses_of(text, names, "--milestone"), text))
     return found
+
+
+def marks_of(options: TraceOptions) -> tuple[str, ...] | None:
+    """The user's own milestones in code, where a trace can be left to the recorder: one for milestones alone, of the first CPU, to a place
+    or to words, over no reset. None for another, and for one that is saved: that holds faults with their exact numbers.
+    """
+    goal = options.until or ""
+    counts = goal.isdigit() or goal.startswith(PREFIX) or goal in MODES
+    other = options.start or options.filter or options.output or options.tail or options.vcpu or options.on_reset != "stop"
+    if options.what != "milestones" or options.engine != "auto" or counts or other:
+        return None
+    return tuple(text for text in options.milestone if not text.startswith(PREFIX))

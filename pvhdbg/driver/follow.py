@@ -91,7 +91,7 @@ class TraceRun:
         if first is not None:
             batch, self._reached = batch.cut(first + 1), True
         found = [one for one in self._finder.feed(batch) if not self._behind or one.seq or one.name not in _ENTERED]
-        self._result.events += len(batch)
+        self._result.events = batch.seq + len(batch)
         found += self._serial.look(self._result.events)
         self._reached |= any(one.name == self._goal.text for one in found if one.pc is None)
         if self._what == "milestones":
@@ -115,7 +115,9 @@ class TraceRun:
     def _is_over(self) -> bool:
         if self._reached or self._scope.full:
             return True
-        all_seen = self._finder.complete and self._serial.complete
+        # The log counts every instruction, so what comes late in a boot is not waited for.
+        done = self._finder.complete if self._engine.name != "recorder" else self._finder.settled and not self._finder.left
+        all_seen = done and self._serial.complete
         return self._what == "milestones" and not self._may_hurry and not self._goal.text and all_seen
 
     def _run_on(self, began: float) -> TraceEnd:
@@ -148,7 +150,8 @@ class _Rate:
 
     def tell(self, events: int, batch: Batch) -> None:
         now = time.monotonic()
-        if now - self._looked > _RATE_EVERY and len(batch):
+        if now - self._looked > _RATE_EVERY:
             rate = events / (now - self._began)
-            self._machine.progress(f"tracing: {events:,} instructions, {rate:,.0f} a second, at {batch.pcs[-1]:#x}")
+            place = f", at {batch.pcs[-1]:#x}" if len(batch) else ""
+            self._machine.progress(f"tracing: {events:,} instructions, {rate:,.0f} a second{place}")
             self._looked = now

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pvhdbg.decode.cpu_mode import paging_on
 from pvhdbg.decode.paging import translate
 from pvhdbg.decode.qemu_monitor import is_shut_down
+from pvhdbg.driver.recorder import recorder_for
 from pvhdbg.errors import BadInput, TargetError
 from pvhdbg.kernel.image import KernelImage, open_kernel
 from pvhdbg.machine.lease import Lease, Stoppable, interruptible
@@ -22,6 +23,8 @@ from pvhdbg.machine.subject_kind import subject_kind
 from pvhdbg.model import Unavailable
 from pvhdbg.targets.target import RESET_RIP, Target
 from pvhdbg.tracing.engines.engine import halted
+from pvhdbg.tracing.recorder.file import open_recording
+from pvhdbg.tracing.recording import Recording
 from pvhdbg.vmm.options import option_names
 from pvhdbg.vmm.qemu import QemuProcess
 
@@ -48,6 +51,7 @@ class TracedMachine:
     progress: Progress = lambda _: None
     live: bool = False
     interruptible: Callable[[Stoppable], AbstractContextManager[None]] = interruptible
+    recording: Recording | None = None  # what the flight recorder of a QEMU writes that was started here with one
     ended: str | None = None  # what was seen of its end, when nothing is left to run
 
     @property
@@ -63,18 +67,26 @@ class TracedMachine:
 
 
 @contextmanager
-def at_entry(options: SubjectOptions, progress: Progress = lambda _: None, *, traced: bool = False) -> Iterator[TracedMachine]:
+def at_entry(
+    options: SubjectOptions, progress: Progress = lambda _: None, *, traced: bool = False, marks: Sequence[str] | None = None
+) -> Iterator[TracedMachine]:
     """Bring the subject, a kernel file or a gdbstub, to its entry; leave it as its options say. Raises PvhdbgError.
 
-    `traced` says that an engine comes next, which finds out by itself whether QEMU's log was left on.
+    `traced` says that an engine comes next, which finds out by itself whether QEMU's log was left on. With `marks`, a QEMU that is
+    started gets the flight recorder, if it can be had, which notes when these symbols and addresses are executed first.
     """
     refuse_what_does_not_run(options)
     with ExitStack() as stack:
-        opened = stack.enter_context(open_subject(options, progress, traced=traced))
+        warnings: list[str] = []
+        recorded = None if marks is None else lambda image: recorder_for(options, image, marks, warnings, progress)
+        opened = stack.enter_context(open_subject(options, progress, traced=traced, recorded=recorded))
         image = opened.image or _found_image(opened.boot, stack)
         machine = TracedMachine(
             opened.target, opened.boot, Names(image), image, opened.qemu, opened.warnings, opened.file, progress
         )
+        machine.warnings += warnings
+        if opened.qemu is not None and opened.qemu.recorded:
+            machine.recording = stack.enter_context(open_recording(opened.qemu.recording))
         if _slid(machine):
             machine.warnings.append(SLID)
         yield machine

@@ -14,7 +14,7 @@ _LATEST: SpecName = "v1"
 
 class LaunchOptions(NamedTuple):
     """The QEMU that is started for a kernel file; None is QEMU's own default, but 512M of memory
-    and TCG. `extra` are further words for it."""
+    and TCG. `no_recorder` leaves the flight recorder out of it. `extra` are further words for it."""
 
     append: str | None = None
     initrd: str | None = None
@@ -24,6 +24,7 @@ class LaunchOptions(NamedTuple):
     cpu: str | None = None
     accel: Accelerator | None = None
     qemu: str | None = None
+    no_recorder: bool = False
     extra: tuple[str, ...] = ()
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pvhdbg.decode.boot_state import BootState
     from pvhdbg.decode.kernel_file import KernelFile
     from pvhdbg.kernel.image import KernelImage
+    from pvhdbg.vmm.options import RecorderOptions
     from pvhdbg.vmm.qemu import QemuProcess
 
 _SERIAL_LINES = 1000  # of the guest's log, in a report
@@ -53,6 +54,7 @@ class Opened:
 
 
 Progress = Callable[[str], None]
+Recorded = Callable[["KernelImage"], "RecorderOptions | None"]
 
 
 def observe(opening: AbstractContextManager[Opened]) -> Observed:
@@ -67,12 +69,18 @@ def observe(opening: AbstractContextManager[Opened]) -> Observed:
 
 @contextmanager
 def open_subject(
-    options: SubjectOptions, progress: Progress = lambda _: None, *, whole: bool = False, hashed: bool = False, traced: bool = False
+    options: SubjectOptions,
+    progress: Progress = lambda _: None,
+    *,
+    whole: bool = False,
+    hashed: bool = False,
+    traced: bool = False,
+    recorded: Recorded | None = None,
 ) -> Iterator[Opened]:
     """The subject at its entry, or as it was recorded, until the block is left. Raises PvhdbgError.
 
     `whole` reads what the machine uses besides the hand-off too: tables and code. `hashed` notes the kernel file's SHA-256. `traced`
-    says that somebody follows the CPU next.
+    says that somebody follows the CPU next; `recorded` what a flight recorder in a QEMU that is started is told.
     """
     subject = options.subject
     kind = subject_kind(subject)
@@ -85,7 +93,7 @@ def open_subject(
     elif kind is SubjectKind.CORE:
         opening = _read_core(options, whole)
     elif kind is SubjectKind.KERNEL:
-        opening = boot_kernel(options, progress, whole=whole, hashed=hashed)
+        opening = boot_kernel(options, progress, whole=whole, hashed=hashed, recorded=recorded)
     else:
         opening = attach_stub(options, progress, whole=whole, hashed=hashed, traced=traced)
     with opening as opened:
@@ -138,7 +146,12 @@ def _read_core(options: SubjectOptions, whole: bool) -> Iterator[Opened]:
 
 @contextmanager
 def boot_kernel(
-    options: SubjectOptions, progress: Progress = lambda _: None, *, whole: bool = False, hashed: bool = False
+    options: SubjectOptions,
+    progress: Progress = lambda _: None,
+    *,
+    whole: bool = False,
+    hashed: bool = False,
+    recorded: Recorded | None = None,
 ) -> Iterator[Opened]:
     """As `open_subject`, for a subject that has to be a kernel file: it is started in a QEMU of ours, which ends with the block."""
     refuse_options(options, SubjectKind.KERNEL)
@@ -153,7 +166,8 @@ def boot_kernel(
             image.refuse_unless_entered()
         plan = replace(_plan(options, kernel, image, whole), booted=True)
         leave = Leave(way.leave or "killed")
-        qemu = stack.enter_context(_started(options, image, progress))
+        recorder = None if recorded is None else recorded(image)
+        qemu = stack.enter_context(_started(options, image, progress, recorder))
         try:
             target = stack.enter_context(_connected(options, StubAddress(path=qemu.gdb_socket), leave, progress))
             boot = capture(target, plan, progress=progress, meanwhile=_prepare, timestamp=_now())
@@ -168,7 +182,9 @@ def boot_kernel(
 
 
 @contextmanager
-def _started(options: SubjectOptions, image: KernelImage, progress: Progress) -> Iterator[QemuProcess]:
+def _started(
+    options: SubjectOptions, image: KernelImage, progress: Progress, recorder: RecorderOptions | None = None
+) -> Iterator[QemuProcess]:
     """A QEMU with the kernel, before its first instruction. Raises VmmFailed."""
     from pvhdbg.vmm.qemu import QemuOptions, start
 
@@ -184,6 +200,7 @@ def _started(options: SubjectOptions, image: KernelImage, progress: Progress) ->
         accel=said.accel or "tcg",
         qemu=said.qemu,
         extra=said.extra,
+        recorder=recorder,
     )
     with ExitStack() as stack:
         try:

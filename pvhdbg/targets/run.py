@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from enum import Enum
 
@@ -32,6 +32,41 @@ class Ran:
     stop: Stop
 
 
+def turns(
+    target: Target,
+    seconds: float,
+    *,
+    turn: float = math.inf,
+    stopping: Callable[[], AbstractContextManager[object]] = nullcontext,
+    may_vanish: bool = False,
+) -> Generator[None, bool, Ran]:
+    """Let the machine run, and hand over after each `turn` seconds while it does: the sender says whether it is enough.
+
+    It stands still afterwards, also when the generator is closed. See `run` for the rest.
+    """
+    deadline = time.monotonic() + seconds
+    target.resume()
+    try:
+        asked = yield
+        while (left := deadline - time.monotonic()) > 0:
+            if asked:
+                with stopping():
+                    return Ran(RunEnd.ASKED, target.interrupt())
+            with suppress(TargetTimeout):
+                return Ran(RunEnd.STOP, target.wait(min(turn, left)))
+            asked = yield
+        with stopping():
+            return Ran(RunEnd.TIME, target.interrupt())
+    except TargetLost:
+        if may_vanish:
+            return Ran(RunEnd.STOP, GONE)
+        raise
+    except BaseException:  # Ctrl-C among them, and a reader that leaves
+        with suppress(TargetError), stopping():
+            target.interrupt()
+        raise
+
+
 def run(
     target: Target,
     seconds: float,
@@ -48,26 +83,16 @@ def run(
     the machine is interrupted. `meanwhile` is called once, after the machine began to run. With `may_vanish` a connection that
     closes is the stop `GONE`, because the guest may have ended its VMM; else it raises TargetLost. Raises TargetError.
     """
-    deadline = time.monotonic() + seconds
-    target.resume()
-    try:
+    running = turns(target, seconds, turn=turn, stopping=stopping, may_vanish=may_vanish)
+    with closing(running):
+        next(running)
         meanwhile()
-        while (left := deadline - time.monotonic()) > 0:
-            if enough():
-                with stopping():
-                    return Ran(RunEnd.ASKED, target.interrupt())
-            with suppress(TargetTimeout):
-                return Ran(RunEnd.STOP, target.wait(min(turn, left)))
-        with stopping():
-            return Ran(RunEnd.TIME, target.interrupt())
-    except TargetLost:
-        if may_vanish:
-            return Ran(RunEnd.STOP, GONE)
-        raise
-    except BaseException:  # Ctrl-C among them
-        with suppress(TargetError), stopping():
-            target.interrupt()
-        raise
+        while True:
+            try:
+                running.send(enough())
+            except StopIteration as end:
+                ran: Ran = end.value
+                return ran
 
 
 @contextmanager

@@ -46,7 +46,7 @@ _BY_CODE = {
     **dict.fromkeys(_FAR_JUMPS, "far jump"),
 }
 _HIGHER_HALF = 1 << 63
-_HIGHER_HALF_32 = 0xC0000000
+HIGHER_HALF_32 = 0xC0000000
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ class Finder:
             yield batch.modes.index(Mode.LONG)
         if "efer.lma" not in self._found and Mode.COMPATIBILITY in batch.modes:
             yield batch.modes.index(Mode.COMPATIBILITY)
-        if "higher half" not in self._found and max(batch.pcs) >= _HIGHER_HALF_32:
+        if "higher half" not in self._found and max(batch.pcs) >= HIGHER_HALF_32:
             yield from [next((index for index in range(len(batch)) if _is_high(batch.event(index))), 0)]
         for address in self._watched.keys() & set(batch.pcs) if self._watched else ():
             yield batch.pcs.index(address)
@@ -168,9 +168,7 @@ class Finder:
 def _is_high(event: Event) -> bool:
     """32-bit kernels have their higher half at 3 GiB, once paging is on; below, such an address is a mistake, or hardware."""
     return (
-        event.pc >= _HIGHER_HALF
-        if event.mode is Mode.LONG
-        else event.mode in (Mode.PAGED, Mode.PAE) and event.pc >= _HIGHER_HALF_32
+        event.pc >= _HIGHER_HALF if event.mode is Mode.LONG else event.mode in (Mode.PAGED, Mode.PAE) and event.pc >= HIGHER_HALF_32
     )
 
 

@@ -124,7 +124,6 @@ class StateRecord(Structure):
     length: int = u32("bytes of text")
 
 
-@dataclass(frozen=True)
 class WriteRecord(Structure):
     """A store of the table."""
 
@@ -276,10 +275,11 @@ class Recording:
             raise IndexError(f"the recording has no block {index}")
         return self._block(index)
 
-    def blocks(self) -> Iterator[Block]:
-        """All blocks in the order in which they were translated."""
-        rows = BlockRecord.rows(self._data, self._block_offset, min(self.header.block_count, MOST_BLOCKS))
-        return map(_made, count(), rows)
+    def blocks(self, start: int = 0) -> Iterator[Block]:
+        """All blocks from number `start` on, in the order in which they were translated."""
+        used = max(min(self.header.block_count, MOST_BLOCKS) - start, 0)
+        rows = BlockRecord.rows(self._data, self._block_offset + start * BlockRecord.sizeof(), used)
+        return map(_made, count(start), rows)
 
     def first_executions(self) -> list[Block]:
         """The blocks that were executed since the entry, in the order of their first execution there."""

@@ -51,6 +51,7 @@ class QemuProcess:
         self.qmp_socket = sockets.qmp
         self.serial_log = Path(sockets.serial)
         self.recording = Path(sockets.recording)
+        self.recorded = "-plugin" in command
         self.version = ""
         self.accelerator = ""
         self._messages = Path(guardian.folder, "messages")

@@ -71,7 +71,7 @@ class ThroughResets:
                     part = replace(bounds, count=left, seconds=max(deadline - time.monotonic(), 0.001))
                     with closing(self._engine.batches(part)) as batches:
                         for batch in batches:
-                            begun += len(batch)
+                            begun = batch.seq + len(batch)
                             self._note(batch)
                             yield batch
                 finally:

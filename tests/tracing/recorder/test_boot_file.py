@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -79,7 +78,7 @@ def test_functions_the_profile_and_where_two_boots_part() -> None:
     assert [(first.name, first.number) for first in firsts] == [("f1", 10), ("f2", 20), ("f3", 30)]
     assert profile(one.blocks(), name) == [("(no name)", 12), ("f3", 9), ("f2", 6), ("f1", 3)]
     assert parting(firsts, firsts).identical
-    changed = [BLOCKS[0], replace(BLOCKS[1], physical=0x2000, first=21), *BLOCKS[2:]]
+    changed = [BLOCKS[0], BLOCKS[1].replace(physical=0x2000, first=21), *BLOCKS[2:]]
     _, other = decode(b"".join(encode(INFO, recording(changed))))
     parts = parting(firsts, functions(other.first_executions(), name))
     assert (parts.index, parts.common, parts.a[0].name, parts.only_a, parts.only_b) == (1, ("f1",), "f2", (), ())

@@ -18,7 +18,8 @@ from pvhdbg.errors import TargetLost
 from pvhdbg.kernel.image import open_kernel
 from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.remote import RemoteTarget
-from pvhdbg.targets.target import Leave, StopKind, run_until
+from pvhdbg.targets.run import run_until
+from pvhdbg.targets.target import Leave, StopKind
 from pvhdbg.tracing.cpu_text import decode
 from pvhdbg.tracing.engines.engine import Bounds
 from pvhdbg.tracing.engines.log import LogEngine
@@ -26,9 +27,9 @@ from pvhdbg.tracing.recorder.file import open_recording
 from pvhdbg.tracing.recorder.library import FLAGS, library
 from pvhdbg.tracing.recording import NEVER, Recording
 from pvhdbg.vmm.qemu import QemuOptions, QemuProcess, RecorderOptions, start
-from tests.support.cli_runner import eventually, need
+from tests.support.cli_runner import eventually
 
-pytestmark = pytest.mark.boot
+pytestmark = [pytest.mark.boot, pytest.mark.usefixtures("qemu")]
 EXIT = ("-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-action", "shutdown=poweroff")
 
 
@@ -43,7 +44,6 @@ def booted(
     cpus: int | None = None,
 ) -> Iterator[tuple[QemuProcess, RemoteTarget]]:
     """A kernel before its first instruction, with a recorder."""
-    need("qemu-system-x86_64")
     options = QemuOptions(kernel, append=append, memory=memory, extra=extra, cpus=cpus, recorder=recorder)
     with start(options) as qemu:
         target = RemoteTarget.connect(StubAddress(path=qemu.gdb_socket))
@@ -180,7 +180,6 @@ def test_each_cpu_has_its_own_ring() -> None:
 
 
 def test_it_runs_under_the_undefined_behaviour_sanitizer(tmp_path: Path) -> None:
-    need("gcc")
     source = Path(library.__code__.co_filename).parent / "recorder.c"
     made = tmp_path / "checked.so"
     words = [*FLAGS, "-fsanitize=undefined", "-fsanitize-undefined-trap-on-error", "-o", str(made), str(source)]

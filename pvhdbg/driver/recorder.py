@@ -1,0 +1,34 @@
+"""The flight recorder for a QEMU that is started here: whether it can be had, and what it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pvhdbg.kernel.image import KernelImage
+from pvhdbg.machine.names import Names, addresses_of
+from pvhdbg.machine.options import SubjectOptions
+from pvhdbg.machine.subject import Progress
+from pvhdbg.tracing.milestones import SYMBOLS
+from pvhdbg.tracing.recorder.library import NoRecorder, library
+from pvhdbg.tracing.recording import MOST_MARKS
+from pvhdbg.vmm.options import RecorderOptions
+
+
+def recorder_for(
+    options: SubjectOptions, image: KernelImage, marks: Sequence[str], warnings: list[str], progress: Progress
+) -> RecorderOptions | None:
+    """What the recorder is told for a boot of `image`; None where it is not wanted, or cannot be had: then `warnings` says why.
+
+    `marks` are symbols and 0xADDRESSes; Linux's own milestones come besides. Raises BadInput for a mark that is neither.
+    """
+    launch = options.launch
+    entry = image.kernel().entry
+    if launch.no_recorder or launch.accel in ("kvm", "auto") or options.way.entry is not None or options.way.here or entry is None:
+        return None
+    names = Names(image)
+    addresses = [*names.found(SYMBOLS), *(address for mark in marks for address in addresses_of(mark, names, "--milestone"))]
+    try:
+        return RecorderOptions(library(progress), entry, exact=True, marks=tuple(dict.fromkeys(addresses))[:MOST_MARKS])
+    except NoRecorder as error:
+        warnings.append(f"without the flight recorder: {error.what} ({error.todo})")
+        return None

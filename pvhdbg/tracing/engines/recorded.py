@@ -1,0 +1,207 @@
+"""The `recorder` engine: the milestones of a boot at nearly full speed, by the flight recorder in a QEMU that was started here.
+
+It hands over the instructions that matter for milestones, each with its exact number: the entry, system instructions, the first
+one in a new mode, the first one in the higher half, and the marks that the recorder was given. What lies between is counted,
+and not seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
+from itertools import chain
+
+from pvhdbg.decode.cpu_mode import Mode, interrupts_on, mode_of
+from pvhdbg.targets.run import RunEnd, breakpoints_at, turns
+from pvhdbg.targets.target import StopKind, Target
+from pvhdbg.tracing.cpu_text import decode
+from pvhdbg.tracing.engines.engine import Bounds, TraceEnd, end_at, is_halted
+from pvhdbg.tracing.engines.fault_tap import FaultTap
+from pvhdbg.tracing.event import Batch, Changes, EndReason, Event
+from pvhdbg.tracing.milestones import HIGHER_HALF_32
+from pvhdbg.tracing.opcodes import Effect, effect_of
+from pvhdbg.tracing.recording import NEVER, Recording, State, System
+
+_TURN = 0.02  # seconds between two looks at the recording
+_SILENCE = 0.3  # seconds without a block after which the CPU may be halted for good
+
+# Registers that an instruction of this effect writes. QEMU shows states at the start of blocks only: of several system
+# instructions in one block, each is given the part of the next state that it can have made.
+_WRITES: Mapping[Effect, tuple[str, ...]] = {
+    Effect.LGDT: ("gdt_base", "gdt_limit"),
+    Effect.LIDT: ("idt_base", "idt_limit"),
+    Effect.LOAD_DS: ("ds", "ds_base", "ds_limit", "ds_flags"),
+}
+
+
+class RecorderEngine:
+    """See `Engine`. `state` holds the registers at the entry, where the machine stands; `peek` gives the code at an address."""
+
+    name = "recorder"
+
+    def __init__(
+        self, target: Target, recording: Recording, state: Mapping[str, int], peek: Callable[[int], bytes] = lambda _: b""
+    ) -> None:
+        self.end = TraceEnd(EndReason.STOPPED)
+        self.warnings: list[str] = []
+        self._target, self._recording, self._peek = target, recording, peek
+        self._state = dict(state)
+        self._modes = [(0, _mode(self._state))]  # from which number on; the last one holds
+        self._tap = FaultTap(target)
+        self._asked = False
+        self._entered = False
+        self._systems = 0
+        self._marks: set[int] = set()
+        self._scanned = 0  # blocks that were looked at for the higher half
+        self._unexecuted: set[int] = set()  # of them, those that had not been executed
+        self._high = False
+
+    def stop(self) -> None:
+        """End the trace soon. Can be called from a signal handler or another thread."""
+        self._asked = True
+
+    def batches(self, bounds: Bounds) -> Generator[Batch, None, None]:
+        """Let the machine run and yield what matters, in order. Raises TargetError."""
+        self.end = TraceEnd(EndReason.ENOUGH)
+        with breakpoints_at(self._target, bounds.addresses), self._tap:
+            self.warnings += self._tap.warnings
+            running = turns(self._target, bounds.seconds, turn=_TURN, stopping=self._tap.drained, may_vanish=True)
+            with closing(running):
+                next(running)
+                silent = 0
+                while True:
+                    begun = self._recording.begun()
+                    yield from self._events(begun)
+                    yield Batch(begun, [], [], [], faults=self._tap.faults(begun))
+                    silent = silent + 1 if self._idles() else 0
+                    try:
+                        running.send(self._asked or silent * _TURN > _SILENCE)
+                    except StopIteration as end:
+                        ran = end.value
+                        break
+            self.end = self._end(ran.end, ran.stop.kind, end_at(ran.stop, self._pc(ran.stop.kind)))
+            yield from self._events(None)
+            begun = self._begun_at_a_stop()
+            yield Batch(begun, [], [], [], faults=self._tap.faults(begun))
+
+    def _end(self, why: RunEnd, kind: StopKind, end: TraceEnd | None) -> TraceEnd:
+        pc = self._pc(kind)
+        if why is RunEnd.TIME:
+            return TraceEnd(EndReason.TIME, None, pc)
+        if why is RunEnd.ASKED and not self._asked:
+            return self._halted(pc)
+        if why is RunEnd.ASKED:
+            return TraceEnd(EndReason.INTERRUPTED, None, pc)
+        return end or TraceEnd(EndReason.ADDRESS, None, pc)
+
+    def _halted(self, pc: int | None) -> TraceEnd:
+        """The end of a guest that was silent for a while: halted for good, or it waits for an interrupt."""
+        if is_halted(self._target) and interrupts_on(self._target.read_registers()) is False:
+            return TraceEnd(EndReason.HALTED, None, pc)
+        return TraceEnd(EndReason.STOPPED, None, pc)
+
+    def _pc(self, kind: StopKind) -> int | None:
+        return None if kind is StopKind.EXITED else self._target.read_registers()["rip"]
+
+    def _idles(self) -> bool:
+        """Whether no CPU has begun a block since it went idle."""
+        seen = [cpu for index in range(self._recording.cpus) if (cpu := self._recording.cpu(index)).head]
+        return bool(seen) and all(cpu.idle == cpu.head + 1 for cpu in seen)
+
+    def _begun_at_a_stop(self) -> int:
+        """How many instructions have begun in a machine that stands still: those of its last block are all done there."""
+        last = self._recording.last(0, 1)
+        return max(last[0].number + last[0].block.instructions, 0) if last else 0
+
+    # --- what was recorded since the last look -------------------------------------------------------------------------
+
+    def _events(self, limit: int | None) -> list[Batch]:
+        """The events before instruction `limit`, in order; all of them without one."""
+        if not self._recording.entered:
+            return []
+        found: list[Event] = []
+        if not self._entered and self._recording.entry is not None and limit != 0:
+            self._entered = True
+            found.append(Event(0, self._recording.entry, self._mode_at(0), self._peek(self._recording.entry)))
+        found += self._system_events(limit)
+        found += self._mark_events(limit)
+        found += self._first_high(limit)
+        by_number: dict[int, Event] = {}
+        for event in found:  # one that says what changed says more than one that says that its mode is new
+            if event.seq not in by_number or event.delta is not None:
+                by_number[event.seq] = event
+        return [_alone(by_number[number]) for number in sorted(by_number)]
+
+    def _system_events(self, limit: int | None) -> list[Event]:
+        rows = [one for one in self._recording.systems() if limit is None or one.number < limit]
+        states = [state for state in self._recording.states() if state.number >= 0 and state.pc is not None]
+        found: list[Event] = []
+        for one in rows[self._systems :]:
+            after = one.after or next((state for state in states if state.number > one.number), None)
+            found += self._system_event(one, after)
+        self._systems = len(rows)
+        return found
+
+    def _system_event(self, one: System, after: State | None) -> list[Event]:
+        """The instruction with what it changed, and the first one behind it where that runs in another mode."""
+        mode, before = self._mode_at(one.number), self._state
+        values = {} if after is None else decode(after.text)
+        if one.after is None:
+            effect = effect_of(one.code, mode.bits)
+            values = {name: value for name, value in values.items() if name in _WRITES.get(effect, ())}
+        changes = {name: value for name, value in values.items() if name != "rip" and before.get(name, value) != value}
+        self._state = {**before, **values}
+        found = [Event(one.number, one.pc, mode, one.code, Changes(_system_values(changes), before))]
+        behind = _mode(self._state)
+        if behind is not mode and one.after is not None and one.after.pc is not None:
+            self._modes.append((one.after.number, behind))
+            found.append(Event(one.after.number, one.after.pc, behind, self._peek(one.after.pc)))
+        return found
+
+    def _mode_at(self, number: int) -> Mode:
+        return next((mode for start, mode in reversed(self._modes) if start <= number), self._modes[0][1])
+
+    def _mark_events(self, limit: int | None) -> list[Event]:
+        found = []
+        for index, mark in enumerate(self._recording.marks):
+            if index in self._marks or mark.first == NEVER or (limit is not None and mark.first >= limit):
+                continue
+            self._marks.add(index)
+            found.append(Event(mark.first, mark.pc, self._mode_at(mark.first), self._peek(mark.pc)))
+        return found
+
+    def _first_high(self, limit: int | None) -> list[Event]:
+        """The first block in the higher half: until it was seen, all blocks are looked at, each once."""
+        if self._high:
+            return []
+        best: tuple[int, int] | None = None
+        for block in chain(map(self._recording.block, sorted(self._unexecuted)), self._recording.blocks(self._scanned)):
+            if block.linear >= HIGHER_HALF_32:
+                if block.first is None:  # QEMU may translate a block and not run it
+                    self._unexecuted.add(block.number)
+                elif limit is not None and block.first >= limit:
+                    break  # not yet
+                else:
+                    self._unexecuted.discard(block.number)
+                    best = best if block.first < 0 else min(best or (block.first, block.linear), (block.first, block.linear))
+            self._scanned = max(self._scanned, block.number + 1)
+        if best is None or self._mode_at(best[0]) in (Mode.REAL, Mode.PROTECTED):
+            return []
+        self._high = True
+        return [Event(*best, self._mode_at(best[0]), self._peek(best[1]))]
+
+
+def _alone(event: Event) -> Batch:
+    return Batch(event.seq, [event.pc], [event.mode], [event.code], [event.delta], None, [0])
+
+
+def _mode(state: Mapping[str, int]) -> Mode:
+    return mode_of(state.get("cr0", 1), state.get("cr4", 0), state.get("efer", 0), state.get("cs_flags"), state.get("eflags", 0))
+
+
+_GENERAL = frozenset(f"r{name}" for name in ("ax", "bx", "cx", "dx", "si", "di", "sp", "bp", *map(str, range(8, 16)))) | {"eflags"}
+
+
+def _system_values(changes: Mapping[str, int]) -> dict[str, int]:
+    """General registers changed in the instructions between two states, too: nobody knows by which."""
+    return {name: value for name, value in changes.items() if name not in _GENERAL}
