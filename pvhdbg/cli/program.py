@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 INTERNAL_ERROR = 70
 INTERRUPTED = 130
-TERMINATED = 143
 
 _OBJECTS = 50_000  # made before garbage is looked for: Python's 700 have a start look forty times, at what stays to the end
 
@@ -37,9 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from pvhdbg.version import VERSION
 
         return _put(f"pvhdbg {VERSION}\n")
+    from pvhdbg import leaving
     from pvhdbg.errors import PvhdbgError
 
-    _catch_sigterm()
+    leaving.catch()
     coded = _coded(words)
     try:
         return coded(_run(words))
@@ -53,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return coded(_internal(error))
     finally:
         _flush()
+        if argv is None:  # the process ends, and nothing that a signal could raise would be caught
+            leaving.ended()
 
 
 def _coded(words: list[str]) -> Callable[..., int]:
@@ -77,18 +79,6 @@ def _flush() -> None:
                 drop(stream)
             except (OSError, ValueError):  # it is closed: nothing is left in it
                 pass
-
-
-def _catch_sigterm() -> None:
-    import signal
-    import threading
-
-    def leave(_signal: int, _frame: object) -> None:
-        raise SystemExit(TERMINATED)  # an exception, so that every `finally` on the way puts the machine back
-
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, leave)
-        signal.signal(signal.SIGHUP, leave)
 
 
 def _run(words: list[str]) -> int:

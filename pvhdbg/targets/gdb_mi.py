@@ -10,9 +10,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from pvhdbg.errors import MemoryUnreadable, PvhdbgError, TargetError, TargetLost, TargetTimeout
+from pvhdbg.leaving import putting_back
 from pvhdbg.model import LOW_HALVES, Registers
 from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.mi import MachineInterface, quoted
@@ -68,6 +70,7 @@ _SETTINGS = ("confirm off", "pagination off", "width 0", "mi-async on", "may-cal
 _PIECE = 1 << 16
 _PATIENCE = 3600.0  # seconds that a user's own command may take
 _BETWEEN = 1.0  # seconds between two questions whether the connection still stands
+_PARTING = 2.0  # seconds for each thing that is put back
 _LOOK = 0.1  # seconds between two looks at the serial port and at Ctrl-C
 _PG = 1 << 31
 _SIGNALS = {"SIGTRAP": 5, "SIGINT": 2, "SIGQUIT": 3, "SIGABRT": 6, "0": 0}
@@ -383,20 +386,27 @@ class GdbTarget:
 
     def close(self, leave: Leave) -> None:
         """Clear our breakpoints, leave the machine as asked, and end GDB. Never raises."""
-        try:
-            if not self._closed:
-                self._closed = True
-                self._leave(leave)
-        except PvhdbgError:
-            pass  # it is gone, or does not answer: there is nothing left to put back
-        finally:
-            self._gdb.close()
+        with putting_back(f"the breakpoints of the machine at {self.name}"):
+            try:
+                if not self._closed:
+                    self._closed = True
+                    self._leave(leave)
+            finally:
+                self._gdb.close()
 
     def _leave(self, leave: Leave) -> None:
-        if self._running:
-            self.interrupt()
-        for address in tuple(self._breakpoints):
-            self.clear_breakpoint(address)
+        """Each thing by itself."""
+        self._timeout = min(self._timeout, _PARTING)
+        breakpoints = [partial(self.clear_breakpoint, address) for address in tuple(self._breakpoints)]
+        for step in (self.interrupt, *breakpoints, partial(self._let_go, leave)):
+            try:
+                step()
+            except (TargetLost, TargetTimeout):
+                return  # it is gone, or does not answer: nothing more can be put back by this GDB
+            except PvhdbgError:
+                pass  # it refuses this one thing
+
+    def _let_go(self, leave: Leave) -> None:
         if leave is Leave.RUNNING:
             self._done("-target-detach")
         elif leave is Leave.KILLED:

@@ -20,8 +20,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 from pvhdbg.errors import MemoryUnreadable, ProtocolError, PvhdbgError, TargetError, TargetLost, TargetTimeout
+from pvhdbg.leaving import putting_back
 from pvhdbg.model import SELECTORS, Registers
 from pvhdbg.rsp import replies
 from pvhdbg.rsp.registers import RegisterLayout, layout_for
@@ -31,6 +33,7 @@ from pvhdbg.targets.target import Capabilities, Leave, Stop, StopKind
 from pvhdbg.targets.wire import Wire
 
 _STEP_TIME = 2.0  # seconds for one instruction
+_STOP_TIME = 2.0  # seconds that a VMM may take to stop its machine
 _WAITS = "the CPU waits for an interrupt, and a step lets none in"
 _PIECE = 0x800  # bytes that every QEMU answers in one `m`
 _PIECE_BOUND = 0x8000
@@ -59,6 +62,7 @@ class RemoteTarget:
         self._cr0_hint: int | None = None
         self._pc: int | None = None  # as last read, while nothing can have changed it: a step then needs one request less
         self._described = False
+        self._physical_on = False  # PhyMemMode, which is QEMU's, not this connection's
         self._features = self._handshake()
         self._piece = self._piece_size()
         self._physical_mode = "PhyMemMode" in self._ask_text("qqemu.Supported")
@@ -246,11 +250,17 @@ class RemoteTarget:
         if before == "1":
             yield
             return
-        self._expect_ok("Qqemu.PhyMemMode:1", "physical memory cannot be read")
+        self._physical_on = True
         try:
+            self._expect_ok("Qqemu.PhyMemMode:1", "physical memory cannot be read")
             yield
         finally:
-            self._expect_ok("Qqemu.PhyMemMode:0", "PhyMemMode could not be put back")
+            with putting_back("QEMU's PhyMemMode"):
+                self._virtual_memory()
+
+    def _virtual_memory(self) -> None:
+        self._expect_ok("Qqemu.PhyMemMode:0", "PhyMemMode could not be put back")
+        self._physical_on = False
 
     # --- running --------------------------------------------------------------------------------------------------
 
@@ -263,14 +273,20 @@ class RemoteTarget:
         """A hardware breakpoint (`Z1`): software ones are overwritten by what loads the kernel."""
         self._stopped()
         if address not in self._breakpoints:
-            self._expect_ok(f"Z1,{address:x},1", f"no hardware breakpoint at {address:#x}")
-            self._breakpoints.add(address)
+            self._breakpoints.add(address)  # before: whoever is interrupted while it is set has to clear it
+            try:
+                self._expect_ok(f"Z1,{address:x},1", f"no hardware breakpoint at {address:#x}")
+            except (TargetLost, TargetTimeout):
+                raise  # it may have been set
+            except TargetError:
+                self._breakpoints.discard(address)
+                raise
 
     def clear_breakpoint(self, address: int) -> None:
         if address in self._breakpoints:
             self._stopped()
-            self._breakpoints.discard(address)
             self._expect_ok(f"z1,{address:x},1", f"the breakpoint at {address:#x} could not be removed")
+            self._breakpoints.discard(address)
 
     def resume(self) -> None:
         """Let the machine run, off a breakpoint at the current pc first."""
@@ -278,9 +294,9 @@ class RemoteTarget:
         if self._read_g().get("rip") in self._breakpoints:
             self.step()
         self._wire.stops.clear()  # they speak of what was before
-        self._wire.send(b"c")
-        self._running = True
         self._cr0_hint = None
+        self._running = True  # before: whoever is interrupted meanwhile stops it
+        self._wire.send(b"c")
 
     def wait(self, timeout: float) -> Stop:
         """The next stop of a running machine."""
@@ -300,8 +316,8 @@ class RemoteTarget:
             self._expect_ok(f"z1,{pc:x},1", "the breakpoint could not be lifted for a step")
         try:
             self._cr0_hint = None
-            self._wire.send(self._one_step())
             self._running = True
+            self._wire.send(self._one_step())
             try:
                 return self._take(self._stop_reply(min(self._timeout, _STEP_TIME)))
             except TargetTimeout:
@@ -361,7 +377,11 @@ class RemoteTarget:
         """Stop a running machine."""
         if not self._running:
             return Stop(StopKind.INTERRUPT, 2, "already stopped")
-        return self._take(self._stop_reply(self._timeout, ask=True))
+        try:
+            return self._take(self._stop_reply(min(self._timeout, _STOP_TIME), ask=True))
+        except TargetTimeout:
+            self._wire.silent()
+            raise
 
     def _stop_reply(self, timeout: float, *, ask: bool = False) -> bytes:
         try:
@@ -395,11 +415,17 @@ class RemoteTarget:
         return self._command(command)
 
     def _command(self, command: str) -> str:
-        deadline = time.monotonic() + self._timeout
         self._wire.send(b"qRcmd," + command.encode("utf-8").hex().encode("ascii"))
+        if self._wire.blind:
+            return ""
+        deadline = self._wire.until(self._timeout)
         said = bytearray()
         while True:
-            reply = self._wire.receive(deadline)
+            try:
+                reply = self._wire.receive(deadline)
+            except TargetTimeout:
+                self._wire.silent()
+                raise
             if reply.startswith(b"O") and reply != b"OK":
                 said += replies.unhex(reply[1:])
                 if len(said) > _MONITOR_BOUND:
@@ -407,8 +433,10 @@ class RemoteTarget:
             elif replies.is_stop(reply):
                 self._wire.stops.append(reply)
             elif reply == b"OK":
+                self._wire.answered()
                 return said.decode("utf-8", "replace")
             else:
+                self._wire.answered()
                 text = reply.decode("ascii", "replace")
                 raise TargetError(f"{self.name} does not take monitor commands ({text[:20] or 'empty reply'})", "use QEMU's stub")
 
@@ -424,19 +452,43 @@ class RemoteTarget:
             self._wire.close()
             return
         self._closed = True
+        with putting_back(f"the breakpoints of the machine at {self.name}"):
+            try:
+                self._put_back(leave)
+            finally:
+                self._wire.close()
+
+    def _put_back(self, leave: Leave) -> None:
+        """Each thing by itself. A stub that does not answer is told all the same: it may read that later."""
+        breakpoints = [partial(self.clear_breakpoint, address) for address in tuple(self._breakpoints)]
+        for step in (self._stand_still, self._put_back_memory_mode, *breakpoints, partial(self._let_go, leave)):
+            try:
+                step()
+            except TargetLost:
+                return  # and all of it is gone
+            except TargetTimeout:
+                self._wire.blind, self._running = True, False
+            except PvhdbgError:
+                pass  # it refuses this one thing
+
+    def _stand_still(self) -> None:
+        if not self._running:
+            return
         try:
-            if self._running:
-                self.interrupt()
-            for address in tuple(self._breakpoints):
-                self.clear_breakpoint(address)
-            if leave is Leave.RUNNING:
-                self._wire.request(b"D;1" if "multiprocess" in self._features else b"D", self._timeout)
-            elif leave is Leave.KILLED:
-                self._wire.send(b"k")
-        except PvhdbgError:
-            pass  # it is gone, or does not answer: there is nothing left to put back
-        finally:
-            self._wire.close()
+            self.interrupt()
+        except TargetTimeout:  # its stop was told already, to somebody who was interrupted while he heard it
+            self._running = False
+            self._take(self._wire.request(b"?", self._timeout))
+
+    def _put_back_memory_mode(self) -> None:
+        if self._physical_on:
+            self._virtual_memory()
+
+    def _let_go(self, leave: Leave) -> None:
+        if leave is Leave.RUNNING:
+            self._wire.request(b"D;1" if "multiprocess" in self._features else b"D", self._timeout)
+        elif leave is Leave.KILLED:
+            self._wire.send(b"k")
 
     def alive(self) -> bool:
         """Whether the connection still stands. Asks the stub nothing; a running machine is taken for alive."""

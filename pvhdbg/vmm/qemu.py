@@ -20,6 +20,7 @@ from types import TracebackType
 
 from pvhdbg.decode.text import safe, shorten
 from pvhdbg.errors import TargetLost, TargetTimeout, VmmFailed
+from pvhdbg.leaving import putting_back
 from pvhdbg.vmm.failures import check_version, ended_at_once, not_installed
 from pvhdbg.vmm.guardian import Guardian
 from pvhdbg.vmm.options import DEFAULT_QEMU, QemuOptions, Sockets, command_line
@@ -106,18 +107,19 @@ class QemuProcess:
         """End QEMU and remove the folder. Safe to call twice, and after QEMU has ended on its own."""
         if self._closed:
             return
-        try:
-            if self.poll() is None:
-                self._process.terminate()
-                if self.wait(POLITE) is None:
-                    self._kill_group()
-                    self.wait(POLITE)
-            self._last_serial = _tail(self.serial_log)
-            self._last_messages = _tail(self._messages)
-        finally:
-            self._closed = True
-            self._guardian.close()
-            self.wait(POLITE)
+        with putting_back(f"QEMU (pid {self.pid})"):
+            try:
+                if self.poll() is None:
+                    self._process.terminate()
+                    if self.wait(POLITE) is None:
+                        self._kill_group()
+                        self.wait(POLITE)
+                self._last_serial = _tail(self.serial_log)
+                self._last_messages = _tail(self._messages)
+            finally:
+                self._closed = True
+                self._guardian.close()
+                self.wait(POLITE)
 
     def release(self) -> None:
         """Let QEMU live on when pvhdbg ends, with its folder; `close` then does nothing. The guardian tidies up later."""

@@ -17,12 +17,14 @@ import termios
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
 from types import TracebackType
 
 from pvhdbg.decode.qemu_monitor import accelerator
 from pvhdbg.decode.text import safe, shorten
 from pvhdbg.errors import TargetError
+from pvhdbg.leaving import putting_back
 from pvhdbg.targets.target import Target
 from pvhdbg.tracing.engines.log_names import forges, kernel_of
 
@@ -77,9 +79,9 @@ class LogSwitch:
             with contextlib.suppress(OSError):  # smaller ones will do
                 fcntl.fcntl(self._reader, fcntl.F_SETPIPE_SZ, _PIPE)
                 fcntl.fcntl(self._aside[1], fcntl.F_SETPIPE_SZ, _PIPE)
+            self._on = True  # before: whoever is interrupted meanwhile switches it off
             if self._mode and not self.left_on:
                 self._tell(f"{self._mode} on")
-            self._on = True
             self._tell(f"logfile {_quoted(path)}")
             self._tell(f"log {self._items}")
             self._unlink()  # QEMU has it open: so nothing is left on disk even when we are killed
@@ -164,21 +166,27 @@ class LogSwitch:
 
     def close(self) -> None:
         """Switch it off again and remove the FIFO. Safe to call twice, and when QEMU is gone."""
-        if self._on:
-            self._on = False
-            commands = ["log none", f"logfile {_DEFAULT_LOG}"]
-            if self._mode:
-                commands.append(f"{self._mode} off")
-            if self._theirs is not None:  # QEMU appends to a file that it opens again
-                commands += [f"logfile {self._theirs[1]}", f"log {self._theirs[0]}"]
-            with self.drained(), contextlib.suppress(TargetError):
-                for command in commands:
-                    self._target.monitor(command)
-        for end in (self._reader, *self._aside):
-            if end >= 0:
-                os.close(end)
-        self._reader, self._aside = -1, ()
-        self._unlink()
+        with putting_back("QEMU's log and its one-instruction mode"):
+            if self._on:
+                self._on = False
+                self._switch_off()
+            for end in (self._reader, *self._aside):
+                if end >= 0:
+                    os.close(end)
+            self._reader, self._aside = -1, ()
+            self._unlink()
+
+    def _switch_off(self) -> None:
+        """Each thing by itself. A machine that somebody was interrupted in stopping is stopped for it."""
+        commands = ["log none", f"logfile {_DEFAULT_LOG}"]
+        if self._mode:
+            commands.insert(0, f"{self._mode} off")
+        if self._theirs is not None:  # QEMU appends to a file that it opens again
+            commands += [f"logfile {self._theirs[1]}", f"log {self._theirs[0]}"]
+        with self.drained():
+            for step in (self._target.interrupt, *(partial(self._target.monitor, command) for command in commands)):
+                with contextlib.suppress(TargetError):
+                    step()
 
     def _unlink(self) -> None:
         if self._folder:
