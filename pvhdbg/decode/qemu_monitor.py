@@ -20,7 +20,7 @@ _FLAT_RANGE = re.compile(
 )
 _ROM = re.compile(r'^addr=([0-9a-f]{8,16}) size=0x([0-9a-f]+) mem=(\w+) name="([^"\n]*)"', re.MULTILINE)
 _ROM_SEGMENT = re.compile(r"^(.*) ELF program header segment \d+$")
-_VERSION = re.compile(r"^(\d+\.\d+(?:\.\d+)?)")
+_VERSION = re.compile(r"^(\d{1,4}\.\d{1,4}(?:\.\d{1,4})?)", re.ASCII)
 _MOST = 4096  # ranges or ROMs that are accepted in one listing
 
 
@@ -86,6 +86,12 @@ def version(text: str) -> str | None:
     """The version number that `info version` begins with."""
     match = _VERSION.match(text.strip())
     return match[1] if match else None
+
+
+def tells_stops(text: str) -> bool:
+    """Whether the QEMU of this `info version` sends a stop reply to a client whose connection stopped the machine: up to 8.0."""
+    numbers = (version(text) or "").split(".")
+    return len(numbers) >= 2 and (int(numbers[0]), int(numbers[1])) <= (8, 0)
 
 
 def accelerator(text: str) -> str | None:

@@ -63,14 +63,16 @@ class TracedMachine:
 
 
 @contextmanager
-def at_entry(options: SubjectOptions, progress: Progress = lambda _: None, *, traced: bool = False) -> Iterator[TracedMachine]:
+def at_entry(
+    options: SubjectOptions, progress: Progress = lambda _: None, *, traced: bool = False, patience: float | None = None
+) -> Iterator[TracedMachine]:
     """Bring the subject, a kernel file or a gdbstub, to its entry; leave it as its options say. Raises PvhdbgError.
 
-    `traced` says that an engine comes next, which finds out by itself whether QEMU's log was left on.
+    `traced` says that an engine comes next, which finds out by itself whether QEMU's log was left on. `patience`: see `attach_stub`.
     """
     refuse_what_does_not_run(options)
     with ExitStack() as stack:
-        opened = stack.enter_context(open_subject(options, progress, traced=traced))
+        opened = stack.enter_context(open_subject(options, progress, traced=traced, patience=patience))
         image = opened.image or _found_image(opened.boot, stack)
         machine = TracedMachine(
             opened.target, opened.boot, Names(image), image, opened.qemu, opened.warnings, opened.file, progress

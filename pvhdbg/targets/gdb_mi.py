@@ -17,6 +17,7 @@ from pvhdbg.errors import MemoryUnreadable, PvhdbgError, TargetError, TargetLost
 from pvhdbg.leaving import putting_back
 from pvhdbg.model import LOW_HALVES, Registers
 from pvhdbg.targets.address import StubAddress
+from pvhdbg.targets.keeper import Keeper
 from pvhdbg.targets.mi import MachineInterface, quoted
 from pvhdbg.targets.target import Capabilities, Leave, Stop, StopKind
 
@@ -81,8 +82,9 @@ class GdbTarget:
 
     via = "GDB"
 
-    def __init__(self, address: StubAddress, timeout: float, progress: Callable[[str], None]) -> None:
+    def __init__(self, address: StubAddress, timeout: float, progress: Callable[[str], None], keeper: Keeper | None = None) -> None:
         self._address = address
+        self._keeper = keeper
         self._timeout = timeout
         self._breakpoints: dict[int, str] = {}
         self._running = False
@@ -92,18 +94,30 @@ class GdbTarget:
         seconds = max(int(timeout), 1)
         self._gdb = MachineInterface(settings=(*_SETTINGS, f"tcp connect-timeout {seconds}", f"remotetimeout {seconds}"))
         try:
+            if keeper is not None:
+                keeper.gdb(self._gdb.pid)
+                keeper.connects()
             progress(f"connecting GDB to {address}")
             self._width = self._connect()
             self._numbers = self._register_numbers()
             self._has_monitor = self._ask_monitor()
+            if keeper is not None:
+                keeper.holds(not self._has_monitor or self._console("monitor info status").strip() == "VM status: paused")
         except BaseException:
             self._gdb.close()
             raise
 
     @classmethod
-    def connect(cls, address: StubAddress, *, timeout: float = 10.0, progress: Callable[[str], None] = lambda _: None) -> GdbTarget:
+    def connect(
+        cls,
+        address: StubAddress,
+        *,
+        timeout: float = 10.0,
+        progress: Callable[[str], None] = lambda _: None,
+        keeper: Keeper | None = None,
+    ) -> GdbTarget:
         """Start GDB and let it connect. Raises VmmFailed without a GDB, TargetLost and TargetTimeout without a stub."""
-        return cls(address, timeout, progress)
+        return cls(address, timeout, progress, keeper)
 
     @property
     def name(self) -> str:
@@ -290,7 +304,11 @@ class GdbTarget:
         if not self._has_monitor:
             raise TargetError(f"{self.name} has no monitor", "a gdbstub of QEMU has one")
         self._stopped()
+        if self._keeper is not None:
+            self._keeper.before(command)
         text = self._console(f"monitor {command}")
+        if self._keeper is not None:
+            self._keeper.after(command)
         if not command.startswith(("info", "o ", "i ", "xp")):
             self._cr0 = None
             # GDB remembers registers and memory over a command that changed them behind its back.
@@ -387,24 +405,32 @@ class GdbTarget:
     def close(self, leave: Leave) -> None:
         """Clear our breakpoints, leave the machine as asked, and end GDB. Never raises."""
         with putting_back(f"the breakpoints of the machine at {self.name}"):
+            back = self._closed
             try:
                 if not self._closed:
                     self._closed = True
-                    self._leave(leave)
+                    back = self._leave(leave)
             finally:
                 self._gdb.close()
+                if self._keeper is not None:
+                    self._keeper.no_gdb()
+                    if back:
+                        self._keeper.put_back()
 
-    def _leave(self, leave: Leave) -> None:
-        """Each thing by itself."""
+    def _leave(self, leave: Leave) -> bool:
+        """Put back each thing by itself; whether the machine answered, or is gone."""
         self._timeout = min(self._timeout, _PARTING)
         breakpoints = [partial(self.clear_breakpoint, address) for address in tuple(self._breakpoints)]
         for step in (self.interrupt, *breakpoints, partial(self._let_go, leave)):
             try:
                 step()
-            except (TargetLost, TargetTimeout):
-                return  # it is gone, or does not answer: nothing more can be put back by this GDB
+            except TargetTimeout:
+                return False  # nothing more can be put back by this GDB
+            except TargetLost:
+                return self._gdb.poll()  # else it is GDB that is gone, and not the machine
             except PvhdbgError:
                 pass  # it refuses this one thing
+        return True
 
     def _let_go(self, leave: Leave) -> None:
         if leave is Leave.RUNNING:

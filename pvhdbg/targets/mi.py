@@ -110,6 +110,11 @@ class MachineInterface:
                 interrupted.clear()
                 self.interrupt()
 
+    @property
+    def pid(self) -> int:
+        """GDB's process, which leads a group of its own."""
+        return self._process.pid
+
     def poll(self) -> bool:
         """Take in what has come unasked; False once GDB has ended."""
         assert self._process.stdout is not None

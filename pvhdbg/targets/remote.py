@@ -22,13 +22,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
+from pvhdbg.decode import qemu_monitor
 from pvhdbg.errors import MemoryUnreadable, ProtocolError, PvhdbgError, TargetError, TargetLost, TargetTimeout
 from pvhdbg.leaving import putting_back
 from pvhdbg.model import SELECTORS, Registers
 from pvhdbg.rsp import replies
 from pvhdbg.rsp.registers import RegisterLayout, layout_for
 from pvhdbg.targets.address import StubAddress
-from pvhdbg.targets.peer import command_of
+from pvhdbg.targets.keeper import Keeper
+from pvhdbg.targets.peer import command_of, files_of
 from pvhdbg.targets.target import Capabilities, Leave, Stop, StopKind
 from pvhdbg.targets.wire import Wire
 
@@ -50,8 +52,9 @@ class RemoteTarget:
 
     via = "g packet"
 
-    def __init__(self, wire: Wire, timeout: float) -> None:
+    def __init__(self, wire: Wire, timeout: float, keeper: Keeper | None = None) -> None:
         self._wire = wire
+        self._keeper = keeper
         self._timeout = timeout
         self._layout: RegisterLayout | None = None
         self._breakpoints: set[int] = set()
@@ -67,15 +70,32 @@ class RemoteTarget:
         self._piece = self._piece_size()
         self._physical_mode = "PhyMemMode" in self._ask_text("qqemu.Supported")
         self._has_monitor = self._ask_monitor()
+        if keeper is not None:
+            keeper.holds(self.was_running())
 
     @classmethod
     def connect(
-        cls, address: StubAddress, *, timeout: float = 10.0, progress: Callable[[str], None] = lambda _: None
+        cls,
+        address: StubAddress,
+        *,
+        timeout: float = 10.0,
+        progress: Callable[[str], None] = lambda _: None,
+        keeper: Keeper | None = None,
     ) -> RemoteTarget:
-        """Connect to a gdbstub; the machine is stopped by that. Raises TargetLost, TargetTimeout, ProtocolError."""
-        wire = Wire(address, timeout, progress)
+        """Connect to a gdbstub; the machine is stopped by that. Raises TargetLost, TargetTimeout, ProtocolError.
+
+        A `keeper` is told what there is to put back if this process is killed.
+        """
+        if keeper is not None:
+            keeper.connects()
         try:
-            return cls(wire, timeout)
+            wire = Wire(address, timeout, progress)
+        except TargetLost:
+            if keeper is not None:
+                keeper.put_back()
+            raise
+        try:
+            return cls(wire, timeout, keeper)
         except BaseException:
             wire.close()
             raise
@@ -156,6 +176,19 @@ class RemoteTarget:
             self._read_g()
         assert self._layout is not None
         return self._layout
+
+    def was_running(self) -> bool:
+        """Whether the machine ran before it was connected to; asked at once after that. QEMU stops it then, and says so up to 8.0.
+
+        From 8.1 on a machine that somebody paused by the monitor looks the same, and is taken for one that ran.
+        """
+        if self._wire.stops or not self._has_monitor:  # other stubs stop the machine when somebody connects, too
+            return True
+        return self.is_paused() and not qemu_monitor.tells_stops(self._command("info version"))
+
+    def is_paused(self) -> bool:
+        """Whether the machine stands because somebody stopped it while it ran: not at a breakpoint, nor before its start."""
+        return self._command("info status").strip() == "VM status: paused"
 
     # --- registers ------------------------------------------------------------------------------------------------
 
@@ -412,7 +445,12 @@ class RemoteTarget:
             raise TargetError(f"{self.name} has no monitor", "a gdbstub of QEMU has one")
         self._stopped()
         self._cr0_hint = self._pc = None
-        return self._command(command)
+        if self._keeper is None:
+            return self._command(command)
+        self._keeper.before(command)
+        said = self._command(command)
+        self._keeper.after(command)
+        return said
 
     def _command(self, command: str) -> str:
         self._wire.send(b"qRcmd," + command.encode("utf-8").hex().encode("ascii"))
@@ -440,6 +478,10 @@ class RemoteTarget:
                 text = reply.decode("ascii", "replace")
                 raise TargetError(f"{self.name} does not take monitor commands ({text[:20] or 'empty reply'})", "use QEMU's stub")
 
+    def peer_files(self) -> tuple[str, ...]:
+        """What the VMM behind a unix socket has open, as the kernel names it; empty where that cannot be learnt."""
+        return files_of(self._wire.peer())
+
     def peer_command(self) -> tuple[str, ...]:
         """The command line of the VMM behind a unix socket, as the kernel shows it; empty where that cannot be learnt."""
         return command_of(self._wire.peer())
@@ -457,6 +499,8 @@ class RemoteTarget:
                 self._put_back(leave)
             finally:
                 self._wire.close()
+                if self._keeper is not None and not self._wire.blind:
+                    self._keeper.put_back()
 
     def _put_back(self, leave: Leave) -> None:
         """Each thing by itself. A stub that does not answer is told all the same: it may read that later."""
@@ -482,6 +526,11 @@ class RemoteTarget:
 
     def _put_back_memory_mode(self) -> None:
         if self._physical_on:
+            self._virtual_memory()
+
+    def put_back_memory_mode(self) -> None:
+        """The same for a mode that somebody else left on. Raises TargetError."""
+        if self._physical_mode:
             self._virtual_memory()
 
     def _let_go(self, leave: Leave) -> None:
