@@ -18,6 +18,7 @@ import secrets
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Sequence
 
 from pvhdbg.decode.text import safe
@@ -52,6 +53,7 @@ rm -rf -- "$1" || rm -rf -- "$1"
 
 # Standard output is the guardian's pipe. The command's own goes where standard error goes, so the pipe does not leak.
 LAUNCH = 'echo "started $$" && exec "$@" >&2'
+TIE = ("setpriv", "--pdeathsig", "KILL", "--")  # util-linux: the kernel ends what follows when pvhdbg ends, guardian or not
 
 LONGEST_PLACE = 80  # bytes: a unix socket's path has 107, and the names below it are short
 PATIENCE = 5.0  # seconds for the guardian to kill and remove, before it is done without it
@@ -95,10 +97,15 @@ class Guardian:
             self.folder = ""  # somebody else's, if it exists
             raise VmmFailed(what, "set TMPDIR to a folder you can write to")
 
-    def launch(self, argv: Sequence[str], output: int) -> subprocess.Popen[bytes]:
-        """Start `argv` in a session of its own, known to the guardian. Its outputs go to the file `output`."""
+    def launch(self, argv: Sequence[str], output: int, *, tied: bool = False) -> subprocess.Popen[bytes]:
+        """Start `argv` in a session of its own, known to the guardian. Its outputs go to the file `output`.
+
+        `tied` is for what is never released: it ends with this process even if the guardian was killed with that. The kernel means
+        the end of the thread that made a process, so only the main thread's are tied.
+        """
+        tie = TIE if tied and threading.current_thread() is threading.main_thread() and shutil.which(TIE[0]) else ()
         return subprocess.Popen(
-            [SHELL, "-c", LAUNCH, "pvhdbg-launch", *argv],
+            [SHELL, "-c", LAUNCH, "pvhdbg-launch", *tie, *argv],
             stdin=subprocess.DEVNULL,
             stdout=self._writer,
             stderr=output,

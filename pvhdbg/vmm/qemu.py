@@ -44,8 +44,8 @@ class QemuProcess:
     `accelerator` is "kvm" or "tcg" as it is in use, `command` the arguments it was started with.
     """
 
-    def __init__(self, command: list[str], sockets: Sockets, guardian: Guardian) -> None:
-        """Launch `command`; nothing is known to work yet. Raises VmmFailed if no process can be made."""
+    def __init__(self, command: list[str], sockets: Sockets, guardian: Guardian, *, tied: bool = False) -> None:
+        """Launch `command`; nothing is known to work yet. `tied`: see `Guardian.launch`. Raises VmmFailed if no process can be made."""
         self.command = tuple(command)
         self.gdb_socket = sockets.gdb
         self.qmp_socket = sockets.qmp
@@ -60,7 +60,7 @@ class QemuProcess:
         self._closed = False
         try:
             with open(self._messages, "xb") as messages:
-                self._process = guardian.launch(command, messages.fileno())
+                self._process = guardian.launch(command, messages.fileno(), tied=tied)
         except OSError as exc:
             raise VmmFailed(f"QEMU cannot be started: {exc.strerror}", "see what limits this process") from exc
 
@@ -142,9 +142,12 @@ class QemuProcess:
             os.killpg(self.pid, signal.SIGKILL)
 
 
-def start(options: QemuOptions, timeout: float = START_TIMEOUT, progress: Watch = lambda _: None) -> QemuProcess:
+def start(
+    options: QemuOptions, timeout: float = START_TIMEOUT, progress: Watch = lambda _: None, *, tied: bool = False
+) -> QemuProcess:
     """A QEMU that has built its machine, loaded the kernel and stands before its first instruction.
 
+    `tied` is for one that will not be released: see `Guardian.launch`.
     Raises VmmFailed when QEMU is missing, too old or ends at once (with its own last words), TargetTimeout when it
     is not ready after `timeout` seconds, BadInput for arguments that cannot be passed on.
     """
@@ -159,7 +162,7 @@ def start(options: QemuOptions, timeout: float = START_TIMEOUT, progress: Watch 
     try:
         sockets = Sockets(*(os.path.join(guardian.folder, name) for name in ("gdb", "qmp", "serial")))
         progress(f"starting {os.path.basename(found)}")
-        process = QemuProcess(command_line(options, sockets), sockets, guardian)
+        process = QemuProcess(command_line(options, sockets), sockets, guardian, tied=tied)
         _await_ready(process, time.monotonic() + timeout, timeout)
     except BaseException:
         if process is None:

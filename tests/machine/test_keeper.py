@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from pvhdbg.guests import path as guest
 from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.remote import RemoteTarget
 from pvhdbg.targets.target import Leave
@@ -47,7 +51,6 @@ def test_a_running_machine_runs_on_without_breakpoints(cli: Cli, looping: Machin
         "trace", looping.socket, "--here", "--engine", "step", "--for", "60", "--until", f"{HELLO_ENTRY + 0x1000:#x}"
     )
     eventually(lambda: looping.held() or process.poll() is not None, "it does not attach", 15)
-    eventually(lambda: not busy(looping.process.pid), "the machine is not stopped", 15)
     process.kill()
     process.communicate()
     eventually(lambda: busy(looping.process.pid) and not cli.processes(), "the machine does not run on", 15)
@@ -77,3 +80,39 @@ def test_release_mends_what_no_keeper_could(cli: Cli, looping: Machine) -> None:
     ran = cli("release", looping.socket).ok()
     assert "one-instruction mode was switched off" in ran.out
     assert look(looping.process.pid, looping.socket) == AS_IT_WAS
+
+
+def test_pvhdbg_and_its_guardian_killed_at_once_take_qemu_with_them(cli: Cli) -> None:
+    process = cli.start("wait", guest("crashers"), "--append", "halt-forever", "--until", "0x200000", "--for", "60")
+    eventually(lambda: _named(cli, "qemu-system"), "QEMU is not started", 15)
+    for pid in (*_named(cli, "pvhdbg-guardian"), process.pid):
+        os.kill(pid, signal.SIGKILL)
+    process.communicate()
+    eventually(lambda: not cli.processes(), "QEMU runs on")
+    for folder in cli.tmp.iterdir():  # nobody is left to remove it
+        shutil.rmtree(folder)
+
+
+def test_nothing_is_left_on_disk_of_a_killed_command(cli: Cli, vmlinuz: Path) -> None:
+    report = cli.folder / "reports"
+    report.mkdir()
+    process = cli.start("check", vmlinuz, "--report", f"json={report / 'report.json'}", "--timeout", "60")
+    eventually(lambda: _named(cli, "qemu-system"), "QEMU is not started", 15)
+    process.kill()
+    process.communicate()
+    eventually(lambda: not cli.processes(), "QEMU runs on")
+    eventually(lambda: not list(cli.tmp.iterdir()), "an unpacked kernel is left")
+    assert not list(report.iterdir())
+
+
+def _named(cli: Cli, name: str) -> list[int]:
+    """The processes of the command whose words hold `name`."""
+    found = []
+    for pid in cli.processes():
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue  # it ended meanwhile
+        if any(name.encode() in word for word in (words[0], *words[3:4])):
+            found.append(pid)
+    return found
