@@ -130,14 +130,11 @@ class GdbTarget:
     # --- getting there --------------------------------------------------------------------------------------------
 
     def _connect(self) -> int:
-        where = self._address.path or f"{self._address.host}:{self._address.port}"
-        if not where.isprintable():
-            raise TargetLost(f"GDB cannot be given the address {where!r}", "use a path of printable characters")
+        where = self._address.for_gdb()
         errors: list[str] = []
         for architecture, width in (("i386:x86-64", 64), ("i386", 32)):
             if errors:
                 self._gdb.command(f"-gdb-set architecture {architecture}", self._timeout)
-            # The rest of the line is the address as it stands: GDB takes no quotes here.
             reply = self._gdb.command(f"-target-select remote {where}", self._timeout + 1)
             if reply["message"] != "error":
                 self._gdb.events.clear()
