@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import TextIO
 
+    from pvhdbg.errors import PvhdbgError
+
 INTERNAL_ERROR = 70
 INTERRUPTED = 130
+NO_MEMORY = 2  # as for any input that cannot be read
 
 _OBJECTS = 50_000  # made before garbage is looked for: Python's 700 have a start look forty times, at what stays to the end
 
@@ -47,9 +50,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error.what, error.todo, coded(error.exit_code, error))
     except KeyboardInterrupt:
         return _fail("interrupted", "", INTERRUPTED)
+    except MemoryError:
+        return coded(
+            _fail("there is not enough memory", "allow more (ulimit -v; a container's limit), or give a smaller file", NO_MEMORY)
+        )
     except BrokenPipeError:  # argparse printed help to a reader that has gone (Python 3.10)
         return 0
     except Exception as error:
+        if (gap := _unobserved(error)) is not None:
+            return coded(_fail(gap.what, gap.todo, gap.exit_code))
         return coded(_internal(error))
     finally:
         _flush()
@@ -110,6 +119,10 @@ def _run(words: list[str]) -> int:
                 answer = command(values, Context(progress))
         except PvhdbgError as error:
             failed = error
+        except Exception as error:
+            failed = _unobserved(error)
+            if failed is None:
+                raise
         for one, output in outputs:
             if failed is None:
                 output.write(answer.render(one, style_for(asked.color, output.stream)))
@@ -118,6 +131,16 @@ def _run(words: list[str]) -> int:
     if failed is not None:
         raise failed
     return answer.exit_code
+
+
+def _unobserved(error: Exception) -> PvhdbgError | None:
+    """What to tell of a register or a part of memory that a machine or a recording does not show; None for another error."""
+    from pvhdbg.errors import TargetError
+    from pvhdbg.model import Unavailable
+
+    if not isinstance(error, Unavailable):
+        return None
+    return TargetError(error.reason, "look at what it does show: regs, summary")
 
 
 def _put(text: str) -> int:

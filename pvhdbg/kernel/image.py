@@ -144,16 +144,16 @@ def open_kernel(path: str) -> KernelImage:
     view = memoryview(mapped)
 
     def close() -> None:
-        view.release()
-        mapped.close()
+        with suppress(BufferError):  # an exception in flight still holds a part of it, and goes with it
+            view.release()
+            mapped.close()
         unpacked.close()
 
     try:
         return KernelImage(path, view, container, close, unpacked.fileno())
     except BaseException as error:
         error.__traceback__ = None  # its frames hold slices of the mapping, which then could not be closed
-        with suppress(BufferError):  # an exception in flight still holds a view; the mapping goes with it
-            close()
+        close()
         raise
 
 

@@ -36,7 +36,10 @@ class StubAddress:
         if self.path is None:
             host = f"[{self.host}]" if self.host and ":" in self.host else self.host
             return f"{host or 'localhost'}:{self.port}"
-        path = os.path.abspath(self.path)
+        try:
+            path = os.path.abspath(self.path)
+        except OSError as error:
+            raise BadInput(f"the working directory cannot be told: {error.strerror}", "change to a folder that is there") from error
         if not path.isprintable() or ":" in path or path != path.strip():
             raise BadInput(
                 f"GDB cannot be given the socket {path!r}", "use a path of printable characters without a colon, or leave GDB out"
