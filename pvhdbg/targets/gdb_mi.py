@@ -6,6 +6,7 @@ set first, so that GDB expects what QEMU sends.
 
 from __future__ import annotations
 
+import shlex
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -144,7 +145,9 @@ class GdbTarget:
                 break
         message = errors[0]
         if "imed out" in message or "timeout" in message.lower():
-            raise TargetTimeout(f"{self._address} does not answer GDB: {message}", "another debugger may hold the stub: detach it")
+            todo = (f"another debugger may hold the stub: detach it. Its guest will be paused when it leaves: "
+                    f"pvhdbg release {shlex.quote(self.name)} lets it run on")  # fmt: skip
+            raise TargetTimeout(f"{self._address} does not answer GDB: {message}", todo)
         raise TargetLost(f"GDB cannot connect to {self._address}: {message}", "start the VMM with a gdbstub, e.g. QEMU with -S -s")
 
     def _architecture(self) -> str:
@@ -278,8 +281,9 @@ class GdbTarget:
     def interrupt(self) -> Stop:
         if not self._running:
             return Stop(StopKind.INTERRUPT, 2, "already stopped")
-        self._gdb.command("-exec-interrupt", self._timeout)
-        return self._await(time.monotonic() + self._timeout)
+        patience = min(self._timeout, _PARTING)
+        self._gdb.command("-exec-interrupt", patience)
+        return self._await(time.monotonic() + patience)
 
     def _await(self, deadline: float, show: Callable[[str], None] | None = None) -> Stop:
         while True:

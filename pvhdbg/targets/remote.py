@@ -96,6 +96,11 @@ class RemoteTarget:
             raise
         try:
             return cls(wire, timeout, keeper)
+        except TargetTimeout:
+            wire.close()
+            if keeper is not None and not wire.heard:
+                keeper.put_back()  # another client may hold the stub, and leave the machine in its own way
+            raise
         except BaseException:
             wire.close()
             raise
@@ -420,7 +425,7 @@ class RemoteTarget:
         try:
             if ask:
                 self._wire.interrupt()
-            return self._wire.receive(time.monotonic() + timeout)
+            return self._wire.receive(self._wire.until(timeout) if ask else time.monotonic() + timeout)
         except TargetLost:
             self._running = False  # or all that is asked of it from now on would be told to interrupt it first
             raise
