@@ -262,7 +262,7 @@ def _unpacked(payload: FileBytes, path: str) -> tuple[IO[bytes], mmap.mmap]:
                 file.write(piece)
             file.flush()
             if not file.tell():
-                raise BadInput(f"the {kind} data in {path} holds nothing", "it is damaged: fetch it again")
+                raise BadInput(f"the {kind} data in {path} is empty", "it is damaged: fetch it again")
             mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ, flags=mmap.MAP_PRIVATE)
             stack.pop_all()
             return file, mapped

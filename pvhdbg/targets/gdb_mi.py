@@ -422,7 +422,8 @@ class GdbTarget:
         """Put back each thing by itself; whether the machine answered, or is gone."""
         self._timeout = min(self._timeout, _PARTING)
         breakpoints = [partial(self.clear_breakpoint, address) for address in tuple(self._breakpoints)]
-        for step in (self.interrupt, *breakpoints, partial(self._let_go, leave)):
+        steps: list[Callable[[], object]] = [self.interrupt, *breakpoints, partial(self._let_go, leave)]
+        for step in steps:
             try:
                 step()
             except TargetTimeout:

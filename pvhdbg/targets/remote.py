@@ -510,7 +510,13 @@ class RemoteTarget:
     def _put_back(self, leave: Leave) -> None:
         """Each thing by itself. A stub that does not answer is told all the same: it may read that later."""
         breakpoints = [partial(self.clear_breakpoint, address) for address in tuple(self._breakpoints)]
-        for step in (self._stand_still, self._put_back_memory_mode, *breakpoints, partial(self._let_go, leave)):
+        steps: list[Callable[[], object]] = [
+            self._stand_still,
+            self._put_back_memory_mode,
+            *breakpoints,
+            partial(self._let_go, leave),
+        ]
+        for step in steps:
             try:
                 step()
             except TargetLost:
