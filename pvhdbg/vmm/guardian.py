@@ -4,7 +4,7 @@ It reads a pipe whose only writer is pvhdbg. End of file means that pvhdbg has l
 guardian kills QEMU's process group and removes the private folder. There is one clean-up path, and every run takes it.
 
 Lines on the pipe: `started PID` when QEMU runs, `gone` before its pid is free for another process, so that a pid is
-never killed after reuse, `keep` when QEMU is to live on: then the folder goes when QEMU ends. `started` is written by
+never killed after reuse, `keep` when QEMU is to live on: then the folder goes when QEMU ends, and its logs are bounded until then. `started` is written by
 QEMU's own process before it becomes QEMU: whenever pvhdbg dies, either the line is there, or QEMU never ran. The same
 process holds the pipe until then, so end of file comes after. The folder is the guardian's own making for the same
 reason: there is no moment at which it exists and nobody is there to remove it.
@@ -23,6 +23,7 @@ from collections.abc import Sequence
 
 from pvhdbg.decode.text import safe
 from pvhdbg.errors import VmmFailed
+from pvhdbg.vmm.log_bound import BOUND, KEPT
 
 SHELL = "/bin/sh"
 
@@ -44,12 +45,17 @@ while read -r word value; do
     esac
 done
 if [ -n "$pid" ] && [ -n "$keep" ]; then
-    while kill -s 0 "$pid" && [ -e "/proc/$pid/exe" ]; do sleep 1; done
+    while kill -s 0 "$pid" && [ -e "/proc/$pid/exe" ]; do
+        sleep 1
+        for log in "$1/serial" "$1/messages"; do
+            size=$(stat -c %s -- "$log") && [ "$size" -gt BOUND ] && fallocate -p -o 0 -l $((size - KEPT)) -- "$log"
+        done
+    done
 elif [ -n "$pid" ]; then
     kill -s KILL -- "-$pid"
 fi
 rm -rf -- "$1" || rm -rf -- "$1"
-"""
+""".replace("BOUND", str(BOUND)).replace("KEPT", str(KEPT))
 
 # Standard output is the guardian's pipe. The command's own goes where standard error goes, so the pipe does not leak.
 LAUNCH = 'echo "started $$" && exec "$@" >&2'

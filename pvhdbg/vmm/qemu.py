@@ -23,6 +23,7 @@ from pvhdbg.errors import TargetLost, TargetTimeout, VmmFailed
 from pvhdbg.leaving import putting_back
 from pvhdbg.vmm.failures import check_version, ended_at_once, not_installed
 from pvhdbg.vmm.guardian import Guardian
+from pvhdbg.vmm.log_bound import LogBound
 from pvhdbg.vmm.options import DEFAULT_QEMU, QemuOptions, Sockets, command_line
 from pvhdbg.vmm.qmp import Qmp
 
@@ -63,6 +64,7 @@ class QemuProcess:
                 self._process = guardian.launch(command, messages.fileno(), tied=tied)
         except OSError as exc:
             raise VmmFailed(f"QEMU cannot be started: {exc.strerror}", "see what limits this process") from exc
+        self._bound = LogBound((self.serial_log, self._messages))
 
     @property
     def pid(self) -> int:
@@ -118,6 +120,7 @@ class QemuProcess:
                 self._last_messages = _tail(self._messages)
             finally:
                 self._closed = True
+                self._bound.close()
                 self._guardian.close()
                 self.wait(POLITE)
 
@@ -128,6 +131,7 @@ class QemuProcess:
         self._last_serial = _tail(self.serial_log)
         self._last_messages = _tail(self._messages)
         self._closed = True
+        self._bound.close()
         self._guardian.release()
         self._process.returncode = 0  # not ours to wait for
 
