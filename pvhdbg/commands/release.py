@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from pvhdbg.commands.declare import Answer, Request
+from typing import Literal, NamedTuple
+
+from pvhdbg.commands.declare import Answer, Context, takes
+from pvhdbg.machine.mending import release as released
 from pvhdbg.targets.address import parse_address
 from pvhdbg.targets.target import Leave
 
 
-def release(request: Request) -> Answer:
-    """`release`. Raises BadInput, TargetError."""
-    from pvhdbg.machine.mending import release as released
+class ReleaseOptions(NamedTuple):
+    """The options of `release`; `timeout` in seconds."""
 
-    address, leave = parse_address(str(request.subject)), Leave(request.leave or "running")
-    found = released(address, leave, float(request.timeout or 10.0))
+    subject: str
+    leave: Literal["running", "stopped"] | None = None
+    timeout: float = 10.0
+
+
+@takes(ReleaseOptions)
+def release(options: ReleaseOptions, context: Context) -> Answer:
+    """`release`. Raises BadInput, TargetError."""
+    leave = Leave(options.leave or "running")
+    found = released(parse_address(options.subject), leave, options.timeout)
     found.append("the machine runs on" if leave is Leave.RUNNING else "the machine was left stopped")
     return Answer(lambda _: "".join(f"{line}\n" for line in found))

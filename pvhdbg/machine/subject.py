@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -225,7 +225,7 @@ def _with_note(error: VmmFailed, image: KernelImage) -> VmmFailed:
     return VmmFailed(error.what, image.not_bootable().todo)
 
 
-def _with_serial(error: PvhdbgError, serial: list[str]) -> PvhdbgError:
+def _with_serial(error: PvhdbgError, serial: Sequence[str]) -> PvhdbgError:
     if not serial or isinstance(error, VmmFailed):
         return error
     error.todo = "; ".join(part for part in (error.todo, f"its serial port's last words: {' / '.join(serial)}") if part)

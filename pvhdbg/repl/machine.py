@@ -327,12 +327,12 @@ def _opening(command: str, about: SubjectOptions, progress: Progress) -> Abstrac
         return attach_stub(about, progress)
     if command == "run":
         refuse_all_but_kernels(about.subject)
-        return boot_kernel(about, progress)
+        return boot_kernel(about, progress, tied=False)
     if command == "why":
         from pvhdbg.driver.traced_machine import refuse_what_does_not_run
 
         refuse_what_does_not_run(about)
-    return open_subject(about, progress)
+    return open_subject(about, progress, tied=False)
 
 
 def _signal(number: int) -> str:

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
-from pvhdbg.decode.text import safe, shorten
+from pvhdbg.decode.text import SafeText, safe, shorten
 from pvhdbg.errors import TargetLost, TargetTimeout, VmmFailed
 from pvhdbg.leaving import putting_back
 from pvhdbg.vmm.failures import check_version, ended_at_once, not_installed
@@ -56,8 +56,8 @@ class QemuProcess:
         self._messages = Path(guardian.folder, "messages")
         self._guardian = guardian
         self._status: int | None = None
-        self._last_serial: list[str] = []
-        self._last_messages: list[str] = []
+        self._last_serial: list[SafeText] = []
+        self._last_messages: list[SafeText] = []
         self._closed = False
         try:
             with open(self._messages, "xb") as messages:
@@ -90,11 +90,11 @@ class QemuProcess:
             pause = min(pause * 2, LONGEST_PAUSE)
         return self.poll()
 
-    def serial_tail(self, lines: int = 20) -> list[str]:
+    def serial_tail(self, lines: int = 20) -> list[SafeText]:
         """The last `lines` lines that the guest wrote to COM1, escaped. Stays readable after `close`."""
         return (self._last_serial if self._closed else _tail(self.serial_log))[-lines:] if lines > 0 else []
 
-    def stderr_tail(self, lines: int = 20) -> list[str]:
+    def stderr_tail(self, lines: int = 20) -> list[SafeText]:
         """The last `lines` lines that QEMU itself wrote, to either output, escaped. Stays readable after `close`."""
         return (self._last_messages if self._closed else _tail(self._messages))[-lines:] if lines > 0 else []
 
@@ -225,7 +225,7 @@ def _await_ready(process: QemuProcess, deadline: float, timeout: float) -> None:
     raise ended_at_once(os.path.basename(process.command[0]), status, process.stderr_tail(40))
 
 
-def _tail(path: Path) -> list[str]:
+def _tail(path: Path) -> list[SafeText]:
     """The last lines of a file that somebody else writes, without control characters. Never more than TAIL_BYTES."""
     try:
         with open(path, "rb") as file:
