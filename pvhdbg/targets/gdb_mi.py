@@ -72,6 +72,7 @@ _SETTINGS = ("confirm off", "pagination off", "width 0", "mi-async on", "may-cal
 _PIECE = 1 << 16
 _PATIENCE = 3600.0  # seconds that a user's own command may take
 _BETWEEN = 1.0  # seconds between two questions whether the connection still stands
+_SHORT = 0.3  # seconds for a GDB that was silent already
 _PARTING = 2.0  # seconds for each thing that is put back
 _LOOK = 0.1  # seconds between two looks at the serial port and at Ctrl-C
 _PG = 1 << 31
@@ -281,7 +282,7 @@ class GdbTarget:
     def interrupt(self) -> Stop:
         if not self._running:
             return Stop(StopKind.INTERRUPT, 2, "already stopped")
-        patience = min(self._timeout, _PARTING)
+        patience = min(self._patience(), _PARTING)
         self._gdb.command("-exec-interrupt", patience)
         return self._await(time.monotonic() + patience)
 
@@ -318,13 +319,17 @@ class GdbTarget:
         return text
 
     def _console(self, command: str) -> str:
-        reply = self._gdb.command(f"-interpreter-exec console {quoted(command)}", self._timeout)
+        reply = self._gdb.command(f"-interpreter-exec console {quoted(command)}", self._patience())
         if reply["message"] == "error":
             raise TargetError(f"GDB refuses {command!r}: {reply['payload'].get('msg', '')}", "use QEMU's stub")
         return "".join([*reply["target"], *reply["console"], *reply["log"][1:]])
 
+    def _patience(self) -> float:
+        """A GDB that waits for its stub in vain is not waited for again and again while things are put back."""
+        return min(self._timeout, _SHORT) if self._gdb.silent else self._timeout
+
     def _done(self, command: str) -> dict[str, Any]:
-        reply = self._gdb.command(command, self._timeout)
+        reply = self._gdb.command(command, self._patience())
         if reply["message"] == "error":
             raise TargetError(
                 f"GDB answers {command.split()[0]}: {reply['payload'].get('msg', 'error')}", "look at the VMM's own messages"

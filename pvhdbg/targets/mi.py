@@ -26,7 +26,6 @@ OLDEST = 12
 _LAST_WORDS = 2000
 _START = 10.0
 _OUTPUT_BOUND = 64 << 20
-_SHORT = 0.3  # seconds for a GDB that was silent already
 _LOOK = 0.1  # seconds between two looks at who wants to interrupt
 
 
@@ -51,7 +50,7 @@ class MachineInterface:
         self._parse = gdbmiparser.parse_response
         self._pending = b""
         self._token = 0
-        self._silent = False
+        self.silent = False  # the last command got no answer in its time
         self._noise: deque[bytes] = deque(maxlen=8)  # the last that came on stderr
         self._drain = threading.Thread(target=self._drain_stderr, daemon=True)
         self._drain.start()
@@ -84,16 +83,15 @@ class MachineInterface:
         self._write(f"{self._token}{text}\n".encode())
         printed: dict[str, list[str]] = {"console": [], "target": [], "log": []}
         size = 0
-        # A GDB that waits for its stub in vain is not waited for again and again while things are put back.
-        deadline = time.monotonic() + (min(timeout, _SHORT) if self._silent else timeout)
+        deadline = time.monotonic() + timeout
         while True:
             try:
                 record = self._record(deadline) if interrupted is None else self._interruptible(deadline, interrupted)
             except TargetTimeout:
-                self._silent = True
+                self.silent = True
                 raise
             if record["type"] == "result" and record.get("token") == self._token:
-                self._silent = False
+                self.silent = False
                 return {**record, **printed}
             if record["type"] in printed:
                 payload = str(record.get("payload") or "")
