@@ -10,7 +10,7 @@ from pvhdbg.errors import TargetError, TargetTimeout
 from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.wire import Wire
 
-_MODES = ("singlestep", "one-insn-per-tb")
+_SOME = 3  # clock ticks of 10 ms, which a machine that stands still does not take in two seconds
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,14 @@ class Left:
     logs: bool  # QEMU writes a log into a FIFO that nobody reads
 
 
-def busy(pid: int, seconds: float = 0.3) -> bool:
-    """Whether a process that runs an endless loop for its guest spends time on that."""
-    before = _ticks(pid)
-    time.sleep(seconds)  # a span of time is what is measured
-    return _ticks(pid) - before >= 2
+def busy(pid: int, seconds: float = 2.0) -> bool:
+    """Whether a process that runs an endless loop for its guest spends time on that; a loaded machine gives it little."""
+    before, deadline = _ticks(pid), time.monotonic() + seconds
+    while _ticks(pid) - before < _SOME:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def _ticks(pid: int) -> int:
@@ -74,6 +77,5 @@ def _monitor(wire: Wire, command: str) -> str:
             said += bytes.fromhex(reply[1:].decode()).decode("utf-8", "replace")
         elif not reply.startswith(b"T"):
             raise TargetError(f"the monitor answers {reply!r}")
-    if hasattr(wire, "answered"):
-        wire.answered()
+    wire.answered()
     return said
