@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from pvhdbg.decode.cpu_mode import Mode
 from pvhdbg.decode.text import own_line, printable, safe
 from pvhdbg.repl.serial import Follower
-from pvhdbg.tracing.event import Changes, Event, Mode
+from pvhdbg.tracing.event import Changes, Event
 from pvhdbg.tracing.queries import divergence
 from tests.support.cli_runner import HELLO, Cli
 
