@@ -50,15 +50,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error.what, error.todo, coded(error.exit_code, error))
     except KeyboardInterrupt:
         return _fail("interrupted", "", INTERRUPTED)
-    except MemoryError:
-        return coded(
-            _fail("there is not enough memory", "allow more (ulimit -v; a container's limit), or give a smaller file", NO_MEMORY)
-        )
     except BrokenPipeError:  # argparse printed help to a reader that has gone (Python 3.10)
         return 0
     except Exception as error:
         if (gap := _unobserved(error)) is not None:
             return coded(_fail(gap.what, gap.todo, gap.exit_code))
+        if _is_about_memory(error):
+            todo = "allow more (ulimit -v; a container's limit), or give a smaller file"
+            return coded(_fail("there is not enough memory", todo, NO_MEMORY))
         return coded(_internal(error))
     finally:
         _flush()
@@ -141,6 +140,18 @@ def _unobserved(error: Exception) -> PvhdbgError | None:
     if not isinstance(error, Unavailable):
         return None
     return TargetError(error.reason, "look at what it does show: regs, summary")
+
+
+def _is_about_memory(error: Exception) -> bool:
+    """Whether the system refused memory: for an object, a process, a thread's stack, or a library that was to be loaded."""
+    import errno
+
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    said = str(error)
+    return (isinstance(error, RuntimeError) and "start new thread" in said) or (
+        isinstance(error, ImportError) and ("failed to map segment" in said or "annot allocate memory" in said)
+    )
 
 
 def _put(text: str) -> int:

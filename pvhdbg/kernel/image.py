@@ -6,6 +6,7 @@ in a private folder that is removed with the image. bzImage: Linux Documentation
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import stat
@@ -267,6 +268,8 @@ def _unpacked(payload: FileBytes, path: str) -> tuple[IO[bytes], mmap.mmap]:
             stack.pop_all()
             return file, mapped
     except OSError as error:
+        if error.errno == errno.ENOMEM:
+            raise MemoryError from error
         what = f"the ELF inside {path} cannot be unpacked to {tempfile.gettempdir()}: {error.strerror or error}"
         raise BadInput(what, "make room there, or set TMPDIR") from error
 

@@ -80,11 +80,11 @@ def test_help_of_a_blank_at_the_prompt(cli: Cli) -> None:
     assert "internal error" not in ran.err
 
 
-@pytest.mark.parametrize("words", [("elf",), ("check",)])
-def test_too_little_memory_is_said_to_be_so(cli: Cli, vmlinuz: Path, words: tuple[str, ...]) -> None:
-    limit = 100_000 << 10
+@pytest.mark.parametrize(("command", "megabytes"), [("elf", 60), ("elf", 80), ("elf", 90), ("check", 80), ("check", 100)])
+def test_too_little_memory_is_said_to_be_so(cli: Cli, vmlinuz: Path, command: str, megabytes: int) -> None:
+    limit = megabytes * 1_000_000
     ran = subprocess.run(
-        [sys.executable, "-m", "pvhdbg", *words, str(vmlinuz)],
+        [sys.executable, "-m", "pvhdbg", command, str(vmlinuz)],
         env={**cli.env, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
@@ -92,7 +92,9 @@ def test_too_little_memory_is_said_to_be_so(cli: Cli, vmlinuz: Path, words: tupl
         check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
     )
+    if megabytes > 60 and ran.returncode == 0:
+        return  # another Python, or a later pvhdbg, needs less
     assert ran.returncode == 2, ran.stderr
-    assert "memory" in ran.stderr
+    assert "not enough memory" in ran.stderr
     assert "  next: " in ran.stderr
     assert os.listdir(cli.tmp) == []
