@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, TextIO
 
 from pvhdbg.errors import BadInput
+from pvhdbg.kernel.whole_file import whole_file
 from pvhdbg.report.style import Style
 
 
@@ -82,8 +83,6 @@ def open_output(path: str | None, append: bool = False) -> Iterator[Output]:
         return
     if not os.path.basename(path):
         raise BadInput(f"{path!r} names no file to write", "choose another --output")
-    from pvhdbg.kernel.whole_file import whole_file
-
     with ExitStack() as stack:
         try:
             whole = stack.enter_context(whole_file(path))
