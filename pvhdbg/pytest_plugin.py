@@ -200,13 +200,14 @@ def _end_in_the_test(error: PvhdbgError) -> None:
 
 def _told(boot: Guest) -> str:
     from pvhdbg.booted import told
+    from pvhdbg.decode.text import own_line
     from pvhdbg.errors import TargetError
 
     try:
         place = boot.where()
     except TargetError as error:
         place = error.what
-    serial = boot.qemu.serial_tail(_LINES)
+    serial = [own_line(line) for line in boot.qemu.serial_tail(_LINES)]
     lines = [told(boot.report()), "", f"CPU: {place}"]
     return "\n".join(
         [*lines, *(["", f"serial port, last {len(serial)} lines:", *serial] if serial else ["", "serial port: nothing"])]

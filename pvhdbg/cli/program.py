@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import TextIO
 
+    from pvhdbg.errors import PvhdbgError
+
 INTERNAL_ERROR = 70
 INTERRUPTED = 130
-TERMINATED = 143
+NO_MEMORY = 2  # as for any input that cannot be read
 
 _OBJECTS = 50_000  # made before garbage is looked for: Python's 700 have a start look forty times, at what stays to the end
 
@@ -37,9 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from pvhdbg.version import VERSION
 
         return _put(f"pvhdbg {VERSION}\n")
+    from pvhdbg import leaving
     from pvhdbg.errors import PvhdbgError
 
-    _catch_sigterm()
+    leaving.catch()
     coded = _coded(words)
     try:
         return coded(_run(words))
@@ -50,9 +53,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # argparse printed help to a reader that has gone (Python 3.10)
         return 0
     except Exception as error:
+        if (gap := _unobserved(error)) is not None:
+            return coded(_fail(gap.what, gap.todo, gap.exit_code))
+        if _is_about_memory(error):
+            todo = "allow more (ulimit -v; a container's limit), or give a smaller file"
+            return coded(_fail("there is not enough memory", todo, NO_MEMORY))
         return coded(_internal(error))
     finally:
         _flush()
+        if argv is None:  # the process ends, and nothing that a signal could raise would be caught
+            leaving.ended()
 
 
 def _coded(words: list[str]) -> Callable[..., int]:
@@ -77,18 +87,6 @@ def _flush() -> None:
                 drop(stream)
             except (OSError, ValueError):  # it is closed: nothing is left in it
                 pass
-
-
-def _catch_sigterm() -> None:
-    import signal
-    import threading
-
-    def leave(_signal: int, _frame: object) -> None:
-        raise SystemExit(TERMINATED)  # an exception, so that every `finally` on the way puts the machine back
-
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, leave)
-        signal.signal(signal.SIGHUP, leave)
 
 
 def _run(words: list[str]) -> int:
@@ -120,6 +118,10 @@ def _run(words: list[str]) -> int:
                 answer = command(values, Context(progress))
         except PvhdbgError as error:
             failed = error
+        except Exception as error:
+            failed = _unobserved(error)
+            if failed is None:
+                raise
         for one, output in outputs:
             if failed is None:
                 output.write(answer.render(one, style_for(asked.color, output.stream)))
@@ -128,6 +130,28 @@ def _run(words: list[str]) -> int:
     if failed is not None:
         raise failed
     return answer.exit_code
+
+
+def _unobserved(error: Exception) -> PvhdbgError | None:
+    """What to tell of a register or a part of memory that a machine or a recording does not show; None for another error."""
+    from pvhdbg.errors import TargetError
+    from pvhdbg.model import Unavailable
+
+    if not isinstance(error, Unavailable):
+        return None
+    return TargetError(error.reason, "look at what it does show: regs, summary")
+
+
+def _is_about_memory(error: Exception) -> bool:
+    """Whether the system refused memory: for an object, a process, a thread's stack, or a library that was to be loaded."""
+    import errno
+
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    said = str(error)
+    return (isinstance(error, RuntimeError) and "start new thread" in said) or (
+        isinstance(error, ImportError) and ("failed to map segment" in said or "annot allocate memory" in said)
+    )
 
 
 def _put(text: str) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pvhdbg.commands.declare import Answer, Context, takes
 from pvhdbg.commands.output import open_output
 from pvhdbg.decode.text import printable
+from pvhdbg.driver.bounded_search import PATIENCE, TooSlow, bounded
 from pvhdbg.errors import BadInput
 from pvhdbg.expect.expectations import Expectations, read
 from pvhdbg.expect.judging import judged as judge_by
@@ -81,7 +82,14 @@ def judged(report: Report, expectations: Expectations, reached: tuple[Reached, .
     """The report with the file's verdicts in it, and what the file allows excused; `reached` is None where nothing was run."""
     from pvhdbg.report.document import Passed
 
-    verdicts, notes = judge_by(expectations, report.boot, report.verdicts, reached)
+    try:
+        with bounded(PATIENCE * (len(expectations.expected) + 1)):
+            verdicts, notes = judge_by(expectations, report.boot, report.verdicts, reached)
+    except TooSlow:
+        raise BadInput(
+            f"an expression behind `matches` in {printable(expectations.name)} takes too long on what the guest was given",
+            "repeat nothing that repeats itself",
+        ) from None
     passed = tuple(Passed(printable(one.milestone.words), one.seconds, one.missed) for one in reached or ())
     return replace(report, verdicts=verdicts, warnings=(*report.warnings, *notes), milestones=passed)
 

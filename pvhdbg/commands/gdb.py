@@ -76,8 +76,7 @@ def _is_file(path: str) -> bool:
 def _options(kernel: str | None, target: StubAddress | None) -> list[str]:
     commands = [f"source {_plain(script_path())}"]
     if target is not None:
-        where = target.path or f"{target.host or 'localhost'}:{target.port}"
-        commands.append(f"target remote {_plain(where)}")
+        commands.append(f"target remote {target.for_gdb()}")
     if kernel is not None:
         from pvhdbg.kernel.image import open_kernel
 

@@ -169,7 +169,7 @@ def _symbol(image: KernelImage, wanted: str) -> Answer:
             line, unknown = DebugInfo(image.data).line(virtual), ""
     except BadInput as error:  # where it lies was asked, and is known
         line, unknown = None, error.what
-    shown = printable(name)
+    shown: str = printable(name)
     facts: dict[str, Any] = {
         "name": shown,
         "offset": offset,

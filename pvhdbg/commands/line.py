@@ -107,7 +107,10 @@ def _report(word: str, command: Command) -> tuple[str, str]:
 
 def _refuse_twice(paths: list[str]) -> None:
     """Two answers would overwrite each other in one file; a device or standard output takes both."""
-    files = [os.path.realpath(path) for path in paths if path != "-" and (not os.path.exists(path) or os.path.isfile(path))]
+    try:
+        files = [os.path.realpath(path) for path in paths if path != "-" and (not os.path.exists(path) or os.path.isfile(path))]
+    except OSError as error:  # os.getcwd
+        raise BadInput(f"the working directory cannot be told: {error.strerror}", "change to a folder that is there") from error
     for path in files:
         if files.count(path) > 1:
             raise BadInput(f"{path} is to be written twice", "give each --report and --output a file of its own")

@@ -54,7 +54,9 @@ def run(session: Session, line: str) -> Answer:
 
 def find(line: str, commands: tuple[Command, ...] = LIVE, *, abbreviated: bool = True) -> tuple[Command, str]:
     """The command that the line begins with, and the rest of the line. A unique prefix of each word will do. Raises UnknownCommand."""
-    words = line.replace("/", " /", 1).split(None, 2) if "/" in line.split(None, 1)[0] else line.split(None, 2)
+    words = line.split(None, 2)
+    if words and "/" in words[0]:
+        words = line.replace("/", " /", 1).split(None, 2)
     for count in (2, 1):
         name = " ".join(words[:count])
         for command in commands:

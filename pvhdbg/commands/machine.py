@@ -14,7 +14,7 @@ from pvhdbg.decode.boot_state import BootState, StartInfo, Unread
 from pvhdbg.decode.cpu_mode import long_mode_active, observed_mode
 from pvhdbg.decode.descriptors import TSS_BYTES, TSS_TYPES, descriptors, gates, task_state, vectors
 from pvhdbg.decode.paging import translate
-from pvhdbg.decode.text import printable
+from pvhdbg.decode.text import printable, safe
 from pvhdbg.errors import BadInput, MemoryUnreadable, PvhdbgError, TargetError
 from pvhdbg.machine import disassemble
 from pvhdbg.machine.capture import where
@@ -324,7 +324,7 @@ def symbols(options: SymbolsOptions, context: Context) -> Answer:
             raise BadInput("there are no symbols: no kernel file with a symbol table is known", session.naming)
         name = options.name
         if name is None:
-            return _lines([f"{session.image.path}: {len(table)} symbols", *_placed(session)])
+            return _lines([f"{safe(session.image.path)}: {len(table)} symbols", *_placed(session)])
         names = table.names(name[:-1]) if name.endswith("*") else []
         if names:
             lines = [_symbol(session, one) for one in names[:_MOST_NAMES]]
@@ -345,11 +345,11 @@ def symbols(options: SymbolsOptions, context: Context) -> Answer:
 
 def _symbol(session: Session, name: str) -> str:
     assert session.symbols is not None
-    link = session.symbols.virtual_address(name)
+    link, shown = session.symbols.virtual_address(name), safe(name)
     placement = session.placement
     if placement.found is False:
-        return f"{name}  not in memory; by the file it is to be at physical {placement.physical_of(name):#x}, linked at {link:#x}"
-    return f"{name}  now {placement.address_of(name):#x}, physical {placement.physical_of(name):#x}, linked at {link:#x}"
+        return f"{shown}  not in memory; by the file it is to be at physical {placement.physical_of(name):#x}, linked at {link:#x}"
+    return f"{shown}  now {placement.address_of(name):#x}, physical {placement.physical_of(name):#x}, linked at {link:#x}"
 
 
 def _placed(session: Session) -> list[str]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Literal, TextIO
 
 from pvhdbg.errors import BadInput
+from pvhdbg.kernel.whole_file import whole_file
 from pvhdbg.report.style import Style
 
 
@@ -82,26 +83,20 @@ def open_output(path: str | None, append: bool = False) -> Iterator[Output]:
         return
     if not os.path.basename(path):
         raise BadInput(f"{path!r} names no file to write", "choose another --output")
-    folder = os.path.dirname(path) or "."
-    import tempfile  # here, as shutil below: they import every compressor that Python has
-
-    try:
-        descriptor, partial = tempfile.mkstemp(prefix=".pvhdbg-", dir=folder)
-    except OSError as error:
-        raise BadInput(f"{path} cannot be written: {error.strerror}", "choose another --output") from error
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            output = Output(stream)
-            yield output
+    with ExitStack() as stack:
+        try:
+            whole = stack.enter_context(whole_file(path))
+        except OSError as error:
+            raise BadInput(f"{path} cannot be written: {error.strerror}", "choose another --output") from error
+        stream = stack.enter_context(os.fdopen(whole.descriptor, "w", encoding="utf-8"))
+        output = Output(stream)
+        yield output
         if output.written:
-            os.chmod(partial, 0o666 & ~_umask())
-            os.replace(partial, path)
-        else:
-            os.unlink(partial)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(partial)
-        raise
+            try:
+                stream.flush()
+                whole.appear()
+            except OSError as error:
+                raise BadInput(f"{path} cannot be written: {error.strerror}", "choose another --output") from error
 
 
 @contextmanager
@@ -112,12 +107,6 @@ def _opened(path: str, how: Literal["a", "w"]) -> Iterator[TextIO]:
         raise BadInput(f"{path} cannot be written: {error.strerror}", "choose another --output") from error
     with stream:
         yield stream
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def style_for(choice: str, stream: TextIO) -> Style:

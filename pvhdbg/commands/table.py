@@ -142,6 +142,18 @@ COMMANDS: tuple[Command, ...] = (
         converses=True,
     ),
     Command(
+        "release",
+        "put back a machine that a killed debugger left stopped, slow or with breakpoints",
+        "pvhdbg release :1234",
+        "pvhdbg.commands.release:release",
+        (
+            argument("subject", metavar="TARGET", help="a gdbstub: :1234, host:1234, unix:PATH, a socket path"),
+            argument("--leave", choices=("running", "stopped"), help="how the machine is left (default: running)"),
+            argument("--timeout", type=float, default=10.0, metavar="SECONDS", help="how long it may take to answer (default: 10)"),
+        ),
+        formats=("text",),
+    ),
+    Command(
         "repl",
         "go to the prompt without a report: all commands, and running, breakpoints, memory",
         "pvhdbg repl vmlinux -x boot.pvh -ex regs",

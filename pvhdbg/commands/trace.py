@@ -74,7 +74,8 @@ def _trace(about: SubjectOptions, options: TraceOptions, context: Context) -> An
         if context.session is not None:
             answer = on_session(context.session, "trace", lambda machine: _traced(options, machine, write), context.progress)
             return _with_next(answer, context.session)
-        machine = stack.enter_context(at_entry(about, context.progress, traced=True, marks=marks_of(options)))
+        opening = at_entry(about, context.progress, traced=True, marks=marks_of(options), patience=options.seconds)
+        machine = stack.enter_context(opening)
         return _traced(options, machine, write)
 
 
@@ -132,7 +133,7 @@ def _is_missed(goal: TraceGoal, result: TraceResult) -> bool:
 
 def milestones(about: SubjectOptions, options: TraceOptions, progress: Progress) -> TraceResult:
     """Trace the subject for its milestones alone; their names are kept. Raises PvhdbgError."""
-    with at_entry(about, progress) as machine:
+    with at_entry(about, progress, patience=options.seconds) as machine:
         goal = goal_of(options.until, machine.names)
         engine = choose_engine(options, machine, states=True)
         result = TraceResult(head_of(engine, "milestones", machine), machine.names, warnings=machine.warnings)

@@ -58,7 +58,7 @@ class Waited:
 def run_on(about: SubjectOptions, wait: WaitOptions, progress: Progress) -> tuple[Observed, Waited]:
     """As `subject.observe`, with the machine run on to `--until` afterwards. Raises PvhdbgError."""
     limit = time_limit(wait.seconds)
-    with at_entry(about, progress) as machine:
+    with at_entry(about, progress, patience=wait.seconds) as machine:
         waited = _waited(str(wait.until), machine, limit)
     return Observed(machine.boot, (*machine.warnings, *waited.warnings), machine.file, waited.serial), waited
 

@@ -30,7 +30,7 @@ def why(options: WhyOptions, context: Context) -> Answer:
     limit = time_limit(options.seconds)
     if context.session is not None:
         return _answer(on_session(context.session, "why", lambda machine: diagnosed(machine, limit), context.progress))
-    with at_entry(options.about, context.progress) as machine:
+    with at_entry(options.about, context.progress, patience=options.seconds) as machine:
         return _answer(diagnosed(machine, limit))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 from pvhdbg.model import Backing, DescriptorTable, LoadRange, Segment, Segments
@@ -16,11 +17,12 @@ _SEGMENT = re.compile(r"^(ES|CS|SS|DS|FS|GS|LDT|TR) ?= ?([0-9a-f]{4}) ([0-9a-f]{
 _TABLE = re.compile(r"^(GDT|IDT)= +([0-9a-f]{8,16}) ([0-9a-f]{8})", re.MULTILINE)
 _A20 = re.compile(r"\bA20=([01])\b")
 _FLAT_RANGE = re.compile(
-    r"^ +([0-9a-f]{16})-([0-9a-f]{16}) \(prio -?\d+, ([^)]+)\): ([^\n]*?)(?: @[0-9a-f]{16})?(?: KVM)?$", re.MULTILINE
+    r"^ {1,40}([0-9a-f]{16})-([0-9a-f]{16}) \(prio -?\d{1,10}, ([^)\n]{1,80})\): ([^\n]{0,400}?)(?: @[0-9a-f]{16})?(?: KVM)?$",
+    re.MULTILINE,
 )
-_ROM = re.compile(r'^addr=([0-9a-f]{8,16}) size=0x([0-9a-f]+) mem=(\w+) name="([^"\n]*)"', re.MULTILINE)
+_ROM = re.compile(r'^addr=([0-9a-f]{8,16}) size=0x([0-9a-f]{1,16}) mem=(\w{1,20}) name="([^"\n]{0,5000})"', re.MULTILINE)
 _ROM_SEGMENT = re.compile(r"^(.*) ELF program header segment \d+$")
-_VERSION = re.compile(r"^(\d+\.\d+(?:\.\d+)?)")
+_VERSION = re.compile(r"^(\d{1,4}\.\d{1,4}(?:\.\d{1,4})?)", re.ASCII)
 _MOST = 4096  # ranges or ROMs that are accepted in one listing
 
 
@@ -55,7 +57,7 @@ def physical_ranges(text: str) -> tuple[Backing, ...]:
         if 'AS "memory"' not in view:
             continue
         ranges = []
-        for start, end, kind, name in _FLAT_RANGE.findall(view)[:_MOST]:
+        for start, end, kind, name in (found.groups() for found in islice(_FLAT_RANGE.finditer(view), _MOST)):
             first = int(start, 16)
             ranges.append(Backing(first, int(end, 16) - first + 1, kind, name.strip()))  # its lines end with \r\n
         return tuple(ranges)
@@ -72,7 +74,7 @@ class LoadedKernel(NamedTuple):
 def loaded_kernel(text: str) -> LoadedKernel | None:
     """The ELF that QEMU loaded, or None when `info roms` lists none."""
     by_path: dict[str, list[LoadRange]] = {}
-    for address, size, _, name in _ROM.findall(text)[:_MOST]:
+    for address, size, _, name in (found.groups() for found in islice(_ROM.finditer(text), _MOST)):
         match = _ROM_SEGMENT.match(name)
         if match:
             by_path.setdefault(match[1], []).append(LoadRange(int(address, 16), int(size, 16)))
@@ -86,6 +88,12 @@ def version(text: str) -> str | None:
     """The version number that `info version` begins with."""
     match = _VERSION.match(text.strip())
     return match[1] if match else None
+
+
+def tells_stops(text: str) -> bool:
+    """Whether the QEMU of this `info version` sends a stop reply to a client whose connection stopped the machine: up to 8.0."""
+    numbers = (version(text) or "").split(".")
+    return len(numbers) >= 2 and (int(numbers[0]), int(numbers[1])) <= (8, 0)
 
 
 def accelerator(text: str) -> str | None:

@@ -35,8 +35,9 @@ from pvhdbg.model import (
 SCHEMA = "pvhdbg/snapshot/1"
 SUFFIX = ".pvhsnap"
 MEMORY_BOUND = 64 << 20  # bytes of guest memory in one file
-FILE_BOUND = 128 << 20
+FILE_BOUND = 96 << 20  # base64 of all that memory, and some more
 _ITEMS = 1 << 16
+_VALUES = 1 << 20  # in all: Python takes up to 64 bytes for one that the file has in three
 _ARGUMENT = 1 << 18  # characters; Linux allows 128 KiB
 
 _NUMBER = re.compile("0x[0-9a-fA-F]{1,16}")
@@ -133,6 +134,8 @@ def decode(text: str) -> Snapshot:
     """The Snapshot that `encode` wrote. Raises BadSnapshot with the place in the file for anything else."""
     if len(text) > FILE_BOUND:
         raise BadSnapshot(f"the snapshot is larger than {FILE_BOUND >> 20} MiB", "make a new one")
+    if sum(map(text.count, ",[{")) > _VALUES:
+        raise BadSnapshot(f"the snapshot has more than {_VALUES} values", "make a new one")
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:

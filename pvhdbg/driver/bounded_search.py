@@ -9,6 +9,8 @@ import re
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 PATIENCE = 0.25  # seconds for one search; a line takes microseconds
 
@@ -19,8 +21,16 @@ class TooSlow(Exception):
 
 def search(wanted: re.Pattern[str], text: str) -> bool:
     """Whether the expression is found. Raises TooSlow."""
-    if threading.current_thread() is not threading.main_thread():
+    with bounded(PATIENCE):
         return wanted.search(text) is not None
+
+
+@contextmanager
+def bounded(seconds: float) -> Iterator[None]:
+    """Raises TooSlow inside when that is over. Without effect outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
     done = False
 
@@ -30,11 +40,10 @@ def search(wanted: re.Pattern[str], text: str) -> bool:
 
     before = signal.signal(signal.SIGALRM, expired)
     begun = time.monotonic()
-    left, again = signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+    left, again = signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
-        found = wanted.search(text) is not None
+        yield
         done = True
-        return found
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

@@ -68,18 +68,24 @@ class TracedMachine:
 
 @contextmanager
 def at_entry(
-    options: SubjectOptions, progress: Progress = lambda _: None, *, traced: bool = False, marks: Sequence[str] | None = None
+    options: SubjectOptions,
+    progress: Progress = lambda _: None,
+    *,
+    traced: bool = False,
+    marks: Sequence[str] | None = None,
+    patience: float | None = None,
 ) -> Iterator[TracedMachine]:
     """Bring the subject, a kernel file or a gdbstub, to its entry; leave it as its options say. Raises PvhdbgError.
 
     `traced` says that an engine comes next, which finds out by itself whether QEMU's log was left on. With `marks`, a QEMU that is
-    started gets the flight recorder, if it can be had, which notes when these symbols and addresses are executed first.
+    started gets the flight recorder, if it can be had, which notes when these symbols and addresses are executed first. `patience`:
+    see `attach_stub`.
     """
     refuse_what_does_not_run(options)
     with ExitStack() as stack:
         warnings: list[str] = []
         recorded = None if marks is None else lambda image: recorder_for(options, image, marks, warnings, progress)
-        opened = stack.enter_context(open_subject(options, progress, traced=traced, recorded=recorded))
+        opened = stack.enter_context(open_subject(options, progress, traced=traced, recorded=recorded, patience=patience))
         image = opened.image or _found_image(opened.boot, stack)
         machine = TracedMachine(
             opened.target, opened.boot, Names(image), image, opened.qemu, opened.warnings, opened.file, progress

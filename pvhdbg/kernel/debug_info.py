@@ -15,6 +15,9 @@ from pvhdbg.errors import BadInput
 from pvhdbg.kernel.debug_types import KINDS, Layout, entry_name, layout
 
 _SECTIONS_BOUND = 1 << 30  # bytes of debug info, unpacked: the largest kernels have about 500 MB
+_PACKED_BOUND = 200 << 20  # of that, bytes that are packed in the file: unpacking takes twice as much
+_RATIO_BOUND = 64  # zlib makes DWARF four times smaller; a bomb is a thousand times smaller
+_SMALL = 1 << 20  # bytes for which no ratio is asked
 _PLACES_BOUND = 64  # places of a name among the strings; if there are more, all units are searched
 
 
@@ -165,7 +168,7 @@ class _View(io.RawIOBase):
 
 def _bounded(elf: Any, size: int) -> None:
     """Raise BadInput for sections that are larger, unpacked, than those of any kernel: pyelftools does not check sizes."""
-    whole = 0
+    whole = packed = 0
     for section in elf.iter_sections():
         if section.name.startswith(".zdebug"):
             raise BadInput(
@@ -173,6 +176,13 @@ def _bounded(elf: Any, size: int) -> None:
             )
         if section.name.startswith((".debug", ".eh_frame", ".gnu_debug")):
             whole += section.data_size
+            if section.compressed:
+                packed += section.data_size
+                if packed > _PACKED_BOUND or section.data_size > section["sh_size"] * _RATIO_BOUND + _SMALL:
+                    what = f"{section.name} unpacks from {section['sh_size']} to {section.data_size} bytes"
+                    raise BadInput(
+                        f"its debug info is packed too tightly: {what}", "unpack it: objcopy --decompress-debug-sections"
+                    )
             if whole > _SECTIONS_BOUND or (not section.compressed and section["sh_offset"] + section["sh_size"] > size):
                 what = f"section {section.name} says {section.data_size:#x} bytes at file offset {section['sh_offset']:#x}"
                 raise BadInput(f"the debug info is damaged: {what}, the file has {size:#x}", _NEXT)

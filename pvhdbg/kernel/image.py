@@ -6,14 +6,15 @@ in a private folder that is removed with the image. bzImage: Linux Documentation
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import stat
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from pvhdbg.decode import elf as elf_format
 from pvhdbg.decode.boot_headers import is_efi, linux_setup, payload_range
@@ -21,6 +22,7 @@ from pvhdbg.decode.container import HEAD_SIZE, Container
 from pvhdbg.errors import BadInput, NotBootable, PvhdbgError
 from pvhdbg.kernel.file_bytes import FileBytes, pieces
 from pvhdbg.kernel.unpack import compression, unpack
+from pvhdbg.kernel.whole_file import whole_file
 from pvhdbg.model import Kernel
 from pvhdbg.spec.linux_boot import PAYLOAD_SINCE, SetupHeader
 
@@ -34,13 +36,21 @@ _SAMPLE = 256
 class KernelImage:
     """An opened kernel. `data` is its ELF, which may be compressed in the opened file, the `container`."""
 
-    def __init__(self, path: str, data: elf_format.Buffer, container: Container, close: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        path: str,
+        data: elf_format.Buffer,
+        container: Container,
+        close: Callable[[], None],
+        unnamed: int | None = None,
+    ) -> None:
+        """`unnamed` is the descriptor of a file with `data`, where that is not the file at `path`."""
         self.path = path
         self.container = container
         self.data = data
         self.elf = elf_format.parse(data)
         self._close = close
-        self._folder: str | None = None
+        self._unnamed = unnamed
 
     def __enter__(self) -> KernelImage:
         return self
@@ -64,25 +74,8 @@ class KernelImage:
 
     @property
     def elf_path(self) -> str:
-        """A file that QEMU can load: the opened one, or its ELF in a private folder that exists until `close`."""
-        if self.container.compression is None:
-            return self.path
-        if self._folder is None:
-            import tempfile
-
-            folder = None
-            try:
-                folder = tempfile.mkdtemp(prefix="pvhdbg-")
-                with open(os.path.join(folder, "vmlinux"), "wb") as file:
-                    file.writelines(pieces(self.data))
-            except BaseException as error:
-                _remove(folder)
-                if not isinstance(error, OSError):
-                    raise
-                what = f"the ELF inside {self.path} cannot be unpacked to {folder or 'a temporary folder'}: {error.strerror}"
-                raise BadInput(what, f"make room for {len(self.data) >> 20} MiB there, or set TMPDIR") from error
-            self._folder = folder
-        return os.path.join(self._folder, "vmlinux")
+        """A file that QEMU can load until `close`: the one that was opened, or its ELF, which has no name and goes with this process."""
+        return self.path if self._unnamed is None else f"/proc/{os.getpid()}/fd/{self._unnamed}"
 
     def kernel(self) -> Kernel:
         """The kernel as a value for the machine rules."""
@@ -132,10 +125,8 @@ class KernelImage:
             return False
 
     def close(self) -> None:
-        """Close the file and remove the unpacked ELF. Safe to call twice."""
-        if self._folder is not None:
-            _remove(self._folder)
-            self._folder = None
+        """Let go of the file, and with it of what was unpacked. Safe to call twice."""
+        self._unnamed = None
         self._close()
 
 
@@ -146,7 +137,7 @@ def open_kernel(path: str) -> KernelImage:
         container, payload = _payload(file, path)
         if payload is None:
             return KernelImage(path, file, container, file.close)
-        mapped = _unpacked(payload, path)
+        unpacked, mapped = _unpacked(payload, path)
     except BaseException:
         file.close()
         raise
@@ -154,15 +145,16 @@ def open_kernel(path: str) -> KernelImage:
     view = memoryview(mapped)
 
     def close() -> None:
-        view.release()
-        mapped.close()
+        with suppress(BufferError):  # an exception in flight still holds a part of it, and goes with it
+            view.release()
+            mapped.close()
+        unpacked.close()
 
     try:
-        return KernelImage(path, view, container, close)
+        return KernelImage(path, view, container, close, unpacked.fileno())
     except BaseException as error:
         error.__traceback__ = None  # its frames hold slices of the mapping, which then could not be closed
-        with suppress(BufferError):  # an exception in flight still holds a view; the mapping goes with it
-            close()
+        close()
         raise
 
 
@@ -179,42 +171,13 @@ def extract(path: str, output: str) -> str:
                 with open(output, "wb") as file:
                     file.writelines(pieces(image.data))
             else:
-                _write_whole(image.data, output)
+                with whole_file(output) as whole, os.fdopen(whole.descriptor, "wb") as file:
+                    file.writelines(pieces(image.data))
+                    file.flush()
+                    whole.appear()
         except OSError as error:
             raise BadInput(f"{output} cannot be written: {error.strerror}", "make room, or choose another -o") from error
         return image.was
-
-
-def _remove(folder: str | None) -> None:
-    """Remove a folder that we made, with its files."""
-    if folder is None:
-        return
-    for remove, path in ((os.unlink, os.path.join(folder, "vmlinux")), (os.rmdir, folder)):
-        try:
-            remove(path)
-        except OSError:  # it was never made, or is already removed
-            pass
-
-
-def _write_whole(data: elf_format.Buffer, output: str) -> None:
-    import tempfile
-
-    descriptor, partial = tempfile.mkstemp(prefix=".pvhdbg-", dir=os.path.dirname(output) or ".")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.writelines(pieces(data))
-        os.chmod(partial, 0o644)
-        os.replace(partial, output)
-    except BaseException:
-        _unlink(partial)
-        raise
-
-
-def _unlink(path: str) -> None:
-    try:
-        os.unlink(path)
-    except OSError:  # it was already renamed, or the folder is gone
-        pass
 
 
 def _opened(path: str) -> FileBytes:
@@ -286,13 +249,14 @@ def _bzimage(view: FileBytes, setup: SetupHeader, path: str) -> tuple[str, FileB
     return kind, payload
 
 
-def _unpacked(payload: FileBytes, path: str) -> mmap.mmap:
-    """The ELF in `payload`, unpacked to disk: a debug kernel need not fit into memory. The file has no name and ends with the mapping."""
+def _unpacked(payload: FileBytes, path: str) -> tuple[IO[bytes], mmap.mmap]:
+    """The ELF in `payload`, on disk: a debug kernel need not fit into memory. The file has no name: it goes with who holds it."""
     import tempfile  # here: with shutil it imports every compressor that Python has
 
     kind = compression(payload[:8]) or "payload"
     try:
-        with tempfile.TemporaryFile(prefix="pvhdbg-") as file:
+        with ExitStack() as stack:
+            file = stack.enter_context(tempfile.TemporaryFile(prefix="pvhdbg-"))
             for piece in unpack(payload, path):
                 if file.tell() < 4 <= file.tell() + len(piece):
                     _is_elf(piece, kind, path)
@@ -300,8 +264,12 @@ def _unpacked(payload: FileBytes, path: str) -> mmap.mmap:
             file.flush()
             if not file.tell():
                 raise BadInput(f"the {kind} data in {path} is empty", "it is damaged: fetch it again")
-            return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ, flags=mmap.MAP_PRIVATE)
+            mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ, flags=mmap.MAP_PRIVATE)
+            stack.pop_all()
+            return file, mapped
     except OSError as error:
+        if error.errno == errno.ENOMEM:
+            raise MemoryError from error
         what = f"the ELF inside {path} cannot be unpacked to {tempfile.gettempdir()}: {error.strerror or error}"
         raise BadInput(what, "make room there, or set TMPDIR") from error
 

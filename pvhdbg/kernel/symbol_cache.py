@@ -59,10 +59,24 @@ def symbols_of(image: KernelImage) -> str:
 
 
 def need_own(place: str) -> None:
-    """Raise PermissionError if another user could place a file there: XDG_CACHE_HOME may be a folder like /tmp."""
-    about = os.stat(place)
-    if about.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or (os.geteuid() and about.st_uid != os.geteuid()):
-        raise PermissionError(errno.EPERM, f"others may write to {place}")
+    """Raise PermissionError if another user could place a file there, also where we are root."""
+    for folder in (place, *_above(os.path.realpath(place))):
+        about = os.stat(folder)
+        mine = about.st_uid == os.geteuid() or (folder != place and about.st_uid == 0)
+        # A group that owns a user's folders is usually his own; what lies in a sticky folder (/tmp) nobody else can replace.
+        others = stat.S_IWGRP | stat.S_IWOTH if folder == place else stat.S_IWOTH
+        theirs = about.st_mode & others and not (folder != place and about.st_mode & stat.S_ISVTX)
+        if theirs or not mine:
+            raise PermissionError(errno.EPERM, f"others may write to {folder}")
+
+
+def _above(place: str) -> list[str]:
+    """The folders that a folder lies in, up to the root."""
+    found = []
+    while (folder := os.path.dirname(place)) != place:
+        found.append(folder)
+        place = folder
+    return found
 
 
 def _identity(image: KernelImage) -> str:

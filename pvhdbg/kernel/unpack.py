@@ -52,7 +52,7 @@ def unpack(payload: Buffer, path: str) -> Iterator[bytes]:
             if size > bound:
                 raise BadInput(f"{path} unpacks to more than {bound >> 20} MiB", "this is not a kernel")
             yield piece
-    except BadInput:
+    except (BadInput, MemoryError):
         raise
     except Exception as error:  # zlib.error, LZMAError, ZstdError and LZ4BlockError share no base class
         if isinstance(error, OSError) and error.errno is not None:  # the system's; bz2's own has no number

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from pvhdbg.decode.text import SafeText, safe
 from pvhdbg.errors import BadInput, MemoryUnreadable, TargetError
 from pvhdbg.machine.capture import Plan, decoded, find_entry, observe_machine, stands_at
 from pvhdbg.machine.loaded_kernel import Confirm
@@ -309,9 +310,10 @@ class Session:
 
         return evaluate(self, text, physical=physical)
 
-    def name_of(self, address: int) -> str | None:
-        """`symbol+0x12` for a linear address as the machine stands, or None."""
-        return self.placement.name_of(address)
+    def name_of(self, address: int) -> SafeText | None:
+        """`symbol+0x12` for a linear address as the machine stands, as it may be shown, or None."""
+        found = self.placement.name_of(address)
+        return None if found is None else safe(found)
 
     # --- what it may do -------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from pvhdbg.machine.session import doubts
 from pvhdbg.machine.subject_kind import SubjectKind, refuse_options, subject_kind
 from pvhdbg.model import Kernel
 from pvhdbg.targets.address import StubAddress, parse_address
+from pvhdbg.targets.keeper import Keeper
 from pvhdbg.targets.target import Leave, Target
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class Opened:
     file: KernelFile | None = None
     serial: tuple[str, ...] = ()
     qemu: QemuProcess | None = None  # where it was started here
+    keeper: Keeper | None = None  # where it was not
 
 
 Progress = Callable[[str], None]
@@ -76,11 +78,14 @@ def open_subject(
     hashed: bool = False,
     traced: bool = False,
     recorded: Recorded | None = None,
+    tied: bool = True,
+    patience: float | None = None,
 ) -> Iterator[Opened]:
     """The subject at its entry, or as it was recorded, until the block is left. Raises PvhdbgError.
 
     `whole` reads what the machine uses besides the hand-off too: tables and code. `hashed` notes the kernel file's SHA-256. `traced`
-    says that somebody follows the CPU next; `recorded` what a flight recorder in a QEMU that is started is told.
+    says that somebody follows the CPU next; `recorded` what a flight recorder in a QEMU that is started is told. `tied`: see
+    `boot_kernel`; `patience`: see `attach_stub`.
     """
     subject = options.subject
     kind = subject_kind(subject)
@@ -93,9 +98,9 @@ def open_subject(
     elif kind is SubjectKind.CORE:
         opening = _read_core(options, whole)
     elif kind is SubjectKind.KERNEL:
-        opening = boot_kernel(options, progress, whole=whole, hashed=hashed, recorded=recorded)
+        opening = boot_kernel(options, progress, whole=whole, hashed=hashed, recorded=recorded, tied=tied)
     else:
-        opening = attach_stub(options, progress, whole=whole, hashed=hashed, traced=traced)
+        opening = attach_stub(options, progress, whole=whole, hashed=hashed, traced=traced, patience=patience)
     with opening as opened:
         yield opened
 
@@ -152,8 +157,12 @@ def boot_kernel(
     whole: bool = False,
     hashed: bool = False,
     recorded: Recorded | None = None,
+    tied: bool = True,
 ) -> Iterator[Opened]:
-    """As `open_subject`, for a subject that has to be a kernel file: it is started in a QEMU of ours, which ends with the block."""
+    """As `open_subject`, for a subject that has to be a kernel file: it is started in a QEMU of ours, which ends with the block.
+
+    `tied` is False for who may still decide to let that QEMU live on.
+    """
     refuse_options(options, SubjectKind.KERNEL)
     way = options.way
     with ExitStack() as stack:
@@ -167,7 +176,7 @@ def boot_kernel(
         plan = replace(_plan(options, kernel, image, whole), booted=True)
         leave = Leave(way.leave or "killed")
         recorder = None if recorded is None else recorded(image)
-        qemu = stack.enter_context(_started(options, image, progress, recorder))
+        qemu = stack.enter_context(_started(options, image, progress, recorder, tied=tied and leave is Leave.KILLED))
         try:
             target = stack.enter_context(_connected(options, StubAddress(path=qemu.gdb_socket), leave, progress))
             boot = capture(target, plan, progress=progress, meanwhile=_prepare, timestamp=_now())
@@ -183,7 +192,7 @@ def boot_kernel(
 
 @contextmanager
 def _started(
-    options: SubjectOptions, image: KernelImage, progress: Progress, recorder: RecorderOptions | None = None
+    options: SubjectOptions, image: KernelImage, progress: Progress, recorder: RecorderOptions | None = None, *, tied: bool = True
 ) -> Iterator[QemuProcess]:
     """A QEMU with the kernel, before its first instruction. Raises VmmFailed."""
     from pvhdbg.vmm.qemu import QemuOptions, start
@@ -204,7 +213,7 @@ def _started(
     )
     with ExitStack() as stack:
         try:
-            qemu = stack.enter_context(start(wish, timeout=options.way.seconds(), progress=progress))
+            qemu = stack.enter_context(start(wish, timeout=options.way.seconds(), progress=progress, tied=tied))
         except VmmFailed as error:
             raise _with_note(error, image) from error
         yield qemu
@@ -225,7 +234,7 @@ def _with_note(error: VmmFailed, image: KernelImage) -> VmmFailed:
     return VmmFailed(error.what, image.not_bootable().todo)
 
 
-def _with_serial(error: PvhdbgError, serial: list[str]) -> PvhdbgError:
+def _with_serial(error: PvhdbgError, serial: Sequence[str]) -> PvhdbgError:
     if not serial or isinstance(error, VmmFailed):
         return error
     error.todo = "; ".join(part for part in (error.todo, f"its serial port's last words: {' / '.join(serial)}") if part)
@@ -237,9 +246,18 @@ def _with_serial(error: PvhdbgError, serial: list[str]) -> PvhdbgError:
 
 @contextmanager
 def attach_stub(
-    options: SubjectOptions, progress: Progress = lambda _: None, *, whole: bool = False, hashed: bool = False, traced: bool = False
+    options: SubjectOptions,
+    progress: Progress = lambda _: None,
+    *,
+    whole: bool = False,
+    hashed: bool = False,
+    traced: bool = False,
+    patience: float | None = None,
 ) -> Iterator[Opened]:
-    """As `open_subject`, for a subject that has to be a gdbstub's address."""
+    """As `open_subject`, for a subject that has to be a gdbstub's address.
+
+    `patience` is for how long the machine is to be followed, in seconds: no answer of its stub is waited for any longer.
+    """
     address, way = parse_address(options.subject), options.way
     with ExitStack() as stack:
         image: KernelImage | None = None
@@ -249,7 +267,8 @@ def attach_stub(
             image = stack.enter_context(open_kernel(way.kernel))
             kernel, file = image.with_hash() if hashed else image.kernel(), image.file().without_data()
         plan = _plan(options, kernel, image, whole)
-        target = stack.enter_context(_connected(options, address, Leave(way.leave or "stopped"), progress))
+        keeper = stack.enter_context(Keeper(address))
+        target = stack.enter_context(_connected(options, address, Leave(way.leave or "stopped"), progress, keeper, patience))
         confirm = Confirm(hashed)
         boot = capture(target, plan, progress=progress, confirm=confirm, meanwhile=_prepare, timestamp=_now())
         warnings = doubts(target, image, boot, str(way.kernel))
@@ -257,25 +276,31 @@ def attach_stub(
             from pvhdbg.tracing.engines.log_switch import left_behind
 
             warnings += [left] if (left := left_behind(target)) else []
-        yield Opened(target, boot, image, warnings, file or confirm.file)
+        yield Opened(target, boot, image, warnings, file or confirm.file, keeper=keeper)
 
 
 @contextmanager
-def _connected(options: SubjectOptions, address: StubAddress, leave: Leave, progress: Progress) -> Iterator[Target]:
+def _connected(
+    options: SubjectOptions,
+    address: StubAddress,
+    leave: Leave,
+    progress: Progress,
+    keeper: Keeper | None = None,
+    patience: float | None = None,
+) -> Iterator[Target]:
+    timeout = options.way.seconds() if patience is None else min(options.way.seconds(), max(patience, 1.0))
     if options.way.via == "gdb":
         from pvhdbg.targets.gdb_mi import GdbTarget
 
-        target: Target = GdbTarget.connect(address, timeout=options.way.seconds(), progress=progress)
+        target: Target = GdbTarget.connect(address, timeout=timeout, progress=progress, keeper=keeper)
     else:
         from pvhdbg.targets.remote import RemoteTarget
 
-        target = RemoteTarget.connect(address, timeout=options.way.seconds(), progress=progress)
+        target = RemoteTarget.connect(address, timeout=timeout, progress=progress, keeper=keeper)
     try:
         yield target
-    except BaseException:
+    finally:
         target.close(leave)
-        raise
-    target.close(leave)
 
 
 @contextmanager
@@ -297,7 +322,8 @@ def halted(options: SubjectOptions, progress: Progress = lambda _: None) -> Iter
         address = parse_address(subject)
         refuse_options(options, kind)
         named = stack.enter_context(open_kernel(way.kernel)) if way.kernel else None
-        yield stack.enter_context(_connected(options, address, Leave(way.leave or "stopped"), progress)), named
+        keeper = stack.enter_context(Keeper(address))
+        yield stack.enter_context(_connected(options, address, Leave(way.leave or "stopped"), progress, keeper)), named
 
 
 # --- what was asked for -------------------------------------------------------------------------------------------

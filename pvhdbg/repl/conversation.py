@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from pvhdbg import leaving
 from pvhdbg.commands import live
 from pvhdbg.commands.declare import Answer, Command, Context
 from pvhdbg.decode.text import safe
@@ -84,6 +85,7 @@ class Conversation:
         except PvhdbgError as error:
             return self._failed(error)
         except KeyboardInterrupt:
+            leaving.stay()
             self.machine.speak_anew()
             return Result(error="interrupted", exit_code=130)
         except Exception as error:

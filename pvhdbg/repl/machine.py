@@ -34,6 +34,7 @@ from pvhdbg.targets.target import OWN_REBOOTS, RESET_RIP, Leave, Target
 
 if TYPE_CHECKING:
     from pvhdbg.targets.gdb_mi import GdbTarget
+    from pvhdbg.targets.keeper import Keeper
     from pvhdbg.vmm.qemu import QemuProcess
 
 _LAST_WORDS = 0.5  # seconds in which a VMM that closed its connection is expected to have ended
@@ -48,6 +49,7 @@ class Machine:
         self._command, self._options, self._progress = command, options, progress
         self._stack = ExitStack()
         self.qemu: QemuProcess | None = None
+        self._keeper: Keeper | None = None
         self.serial: Follower | None = None
         self.breakpoints = Breakpoints()
         self.interrupted = threading.Event()
@@ -80,6 +82,7 @@ class Machine:
             opened = stack.enter_context(_opening(self._command, about, self._progress))
             self._stack = stack.pop_all()
         self.qemu, self.gone, self.ended = opened.qemu, None, None
+        self._keeper = opened.keeper
         self.runner.armed, self._symbols_given = set(), False
         self.serial = Follower(opened.qemu.serial_log) if opened.qemu is not None else None
         return opened
@@ -182,7 +185,7 @@ class Machine:
             self.runner.disarm()
             self.session.target.close(Leave.STOPPED)
             try:
-                held = GdbTarget.connect(self._address(), timeout=self._timeout)
+                held = GdbTarget.connect(self._address(), timeout=self._timeout, keeper=self._keeper)
             except PvhdbgError:
                 self._hold(self._directly())
                 raise
@@ -254,7 +257,7 @@ class Machine:
     def _directly(self) -> Target:
         from pvhdbg.targets.remote import RemoteTarget
 
-        return RemoteTarget.connect(self._address(), timeout=self._timeout)
+        return RemoteTarget.connect(self._address(), timeout=self._timeout, keeper=self._keeper)
 
     def _hold(self, target: Target) -> None:
         self._stack.callback(target.close, Leave.STOPPED)
@@ -324,12 +327,12 @@ def _opening(command: str, about: SubjectOptions, progress: Progress) -> Abstrac
         return attach_stub(about, progress)
     if command == "run":
         refuse_all_but_kernels(about.subject)
-        return boot_kernel(about, progress)
+        return boot_kernel(about, progress, tied=False)
     if command == "why":
         from pvhdbg.driver.traced_machine import refuse_what_does_not_run
 
         refuse_what_does_not_run(about)
-    return open_subject(about, progress)
+    return open_subject(about, progress, tied=False)
 
 
 def _signal(number: int) -> str:

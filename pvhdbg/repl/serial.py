@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from pvhdbg.decode.text import safe, shorten
+from pvhdbg.decode.text import SafeText, own_line, safe, shorten
 
 _RATE = 400  # lines a second
 _WIDTH = 400  # characters of a line
@@ -23,7 +23,7 @@ class Follower:
         self._since = time.monotonic()
         self._left_out = 0
 
-    def lines(self, whole: bool = False) -> list[str]:
+    def lines(self, whole: bool = False) -> list[SafeText]:
         """What has come since the last call; with `whole` also a line that has not ended yet."""
         data = self._partial + self._read()
         *lines, self._partial = data.split(b"\n")
@@ -42,15 +42,15 @@ class Follower:
         self._offset += len(data)
         return data
 
-    def _limited(self, lines: list[bytes], whole: bool) -> list[str]:
+    def _limited(self, lines: list[bytes], whole: bool) -> list[SafeText]:
         now = time.monotonic()
         self._allowance = min(self._allowance + (now - self._since) * self._rate, self._rate)
         self._since = now
         shown = lines[: int(self._allowance)]
         self._allowance -= len(shown)
         self._left_out += len(lines) - len(shown)
-        found = [shorten(safe(line.rstrip(b"\r").expandtabs()), _WIDTH) for line in shown]
+        found = [own_line(shorten(safe(line.rstrip(b"\r").expandtabs()), _WIDTH)) for line in shown]
         if self._left_out and (found or whole):
-            found.append(f"… {self._left_out} lines more than can be shown at once")
+            found.append(SafeText(f"… {self._left_out} lines more than can be shown at once"))
             self._left_out = 0
         return found

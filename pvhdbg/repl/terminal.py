@@ -23,6 +23,7 @@ from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.patch_stdout import patch_stdout
 from prompt_toolkit.styles import Style
 
+from pvhdbg import leaving
 from pvhdbg.targets.target import Leave
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ class Terminal:
 
         def interrupt(_number: int, _frame: object) -> None:
             if machine.interrupted.is_set():
-                raise KeyboardInterrupt  # the second time: whatever it is that does not look at the first
+                leaving.interrupt()  # the second time: whatever it is that does not look at the first
             machine.interrupted.set()  # the wait for the guest looks at it: no reply of the stub is cut in two
 
         machine.interrupted.clear()

@@ -373,6 +373,7 @@ def _rules(a: Sequence[Verdict], b: Sequence[Verdict]) -> Iterator[Difference]:
         outcomes = {one.outcome} if two is None else {one.outcome, two.outcome}
         if two is None or len(outcomes) == 1 or outcomes == {Outcome.PASS, Outcome.NOT_APPLICABLE}:
             continue
+        why: str
         if Outcome.UNKNOWN in outcomes:
             weight, why = Weight.UNSEEN, printable(one.reason or two.reason)
         elif outcomes <= {Outcome.PASS, Outcome.REMARK, Outcome.NOT_APPLICABLE} or {one.severity, two.severity} == {Severity.INFO}:

@@ -29,7 +29,9 @@ def _kernel(boot: BootState) -> str:
     kernel = boot.snapshot.kernel
     if kernel is None:
         return "not seen (name it with --kernel)"
-    parts = [printable(kernel.path or "no path")] if kernel.source != "probe log" else ["the guest probe, by its own report"]
+    parts: list[str] = (
+        [printable(kernel.path or "no path")] if kernel.source != "probe log" else ["the guest probe, by its own report"]
+    )
     if kernel.source == "info roms":
         parts.append("known from the monitor only")
     if kernel.build_id:

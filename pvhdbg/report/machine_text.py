@@ -14,11 +14,11 @@ from pvhdbg.decode.cpu_mode import CpuMode
 from pvhdbg.decode.descriptors import VECTORS, Descriptor, Gate, TaskState
 from pvhdbg.decode.notes import Note
 from pvhdbg.decode.paging import PAE, Level, Walk
-from pvhdbg.decode.text import printable
+from pvhdbg.decode.text import SafeText, printable
 from pvhdbg.report.sizes import human
 from pvhdbg.spec.elf_notes import XEN_NOTES
 
-Name = Callable[[int], "str | None"]
+Name = Callable[[int], "SafeText | None"]
 _SHOWN = 32  # bytes of a note that are shown
 
 

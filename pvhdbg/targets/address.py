@@ -27,6 +27,25 @@ class StubAddress:
         host = f"[{self.host}]" if self.host and ":" in self.host else self.host
         return f"{'' if host in (None, 'localhost') else host}:{self.port}"
 
+    def for_gdb(self) -> str:
+        """The rest of a line of GDB's that begins `target remote`, where nothing can be quoted. Raises BadInput.
+
+        GDB takes what begins with "|" for a shell command, and what has a colon for a host (gdb/serial.c, serial_open): so a path is
+        absolute, and one with a colon cannot be given. It cuts blanks off at the end.
+        """
+        if self.path is None:
+            host = f"[{self.host}]" if self.host and ":" in self.host else self.host
+            return f"{host or 'localhost'}:{self.port}"
+        try:
+            path = os.path.abspath(self.path)
+        except OSError as error:
+            raise BadInput(f"the working directory cannot be told: {error.strerror}", "change to a folder that is there") from error
+        if not path.isprintable() or ":" in path or path != path.strip():
+            raise BadInput(
+                f"GDB cannot be given the socket {path!r}", "use a path of printable characters without a colon, or leave GDB out"
+            )
+        return path
+
 
 def parse_address(text: str) -> StubAddress:
     """The address that `text` means. Raises BadInput."""

@@ -6,15 +6,19 @@ set first, so that GDB expects what QEMU sends.
 
 from __future__ import annotations
 
+import shlex
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from pvhdbg.errors import MemoryUnreadable, PvhdbgError, TargetError, TargetLost, TargetTimeout
+from pvhdbg.leaving import putting_back
 from pvhdbg.model import LOW_HALVES, Registers
 from pvhdbg.targets.address import StubAddress
+from pvhdbg.targets.keeper import Keeper
 from pvhdbg.targets.mi import MachineInterface, quoted
 from pvhdbg.targets.target import Capabilities, Leave, Stop, StopKind
 
@@ -68,6 +72,8 @@ _SETTINGS = ("confirm off", "pagination off", "width 0", "mi-async on", "may-cal
 _PIECE = 1 << 16
 _PATIENCE = 3600.0  # seconds that a user's own command may take
 _BETWEEN = 1.0  # seconds between two questions whether the connection still stands
+_SHORT = 0.3  # seconds for a GDB that was silent already
+_PARTING = 2.0  # seconds for each thing that is put back
 _LOOK = 0.1  # seconds between two looks at the serial port and at Ctrl-C
 _PG = 1 << 31
 _SIGNALS = {"SIGTRAP": 5, "SIGINT": 2, "SIGQUIT": 3, "SIGABRT": 6, "0": 0}
@@ -78,8 +84,9 @@ class GdbTarget:
 
     via = "GDB"
 
-    def __init__(self, address: StubAddress, timeout: float, progress: Callable[[str], None]) -> None:
+    def __init__(self, address: StubAddress, timeout: float, progress: Callable[[str], None], keeper: Keeper | None = None) -> None:
         self._address = address
+        self._keeper = keeper
         self._timeout = timeout
         self._breakpoints: dict[int, str] = {}
         self._running = False
@@ -89,18 +96,30 @@ class GdbTarget:
         seconds = max(int(timeout), 1)
         self._gdb = MachineInterface(settings=(*_SETTINGS, f"tcp connect-timeout {seconds}", f"remotetimeout {seconds}"))
         try:
+            if keeper is not None:
+                keeper.gdb(self._gdb.pid)
+                keeper.connects()
             progress(f"connecting GDB to {address}")
             self._width = self._connect()
             self._numbers = self._register_numbers()
             self._has_monitor = self._ask_monitor()
+            if keeper is not None:
+                keeper.holds(not self._has_monitor or self._console("monitor info status").strip() == "VM status: paused")
         except BaseException:
             self._gdb.close()
             raise
 
     @classmethod
-    def connect(cls, address: StubAddress, *, timeout: float = 10.0, progress: Callable[[str], None] = lambda _: None) -> GdbTarget:
+    def connect(
+        cls,
+        address: StubAddress,
+        *,
+        timeout: float = 10.0,
+        progress: Callable[[str], None] = lambda _: None,
+        keeper: Keeper | None = None,
+    ) -> GdbTarget:
         """Start GDB and let it connect. Raises VmmFailed without a GDB, TargetLost and TargetTimeout without a stub."""
-        return cls(address, timeout, progress)
+        return cls(address, timeout, progress, keeper)
 
     @property
     def name(self) -> str:
@@ -113,14 +132,11 @@ class GdbTarget:
     # --- getting there --------------------------------------------------------------------------------------------
 
     def _connect(self) -> int:
-        where = self._address.path or f"{self._address.host}:{self._address.port}"
-        if not where.isprintable():
-            raise TargetLost(f"GDB cannot be given the address {where!r}", "use a path of printable characters")
+        where = self._address.for_gdb()
         errors: list[str] = []
         for architecture, width in (("i386:x86-64", 64), ("i386", 32)):
             if errors:
                 self._gdb.command(f"-gdb-set architecture {architecture}", self._timeout)
-            # The rest of the line is the address as it stands: GDB takes no quotes here.
             reply = self._gdb.command(f"-target-select remote {where}", self._timeout + 1)
             if reply["message"] != "error":
                 self._gdb.events.clear()
@@ -130,7 +146,9 @@ class GdbTarget:
                 break
         message = errors[0]
         if "imed out" in message or "timeout" in message.lower():
-            raise TargetTimeout(f"{self._address} does not answer GDB: {message}", "another debugger may hold the stub: detach it")
+            todo = (f"another debugger may hold the stub: detach it. Its guest will be paused when it leaves: "
+                    f"pvhdbg release {shlex.quote(self.name)} lets it run on")  # fmt: skip
+            raise TargetTimeout(f"{self._address} does not answer GDB: {message}", todo)
         raise TargetLost(f"GDB cannot connect to {self._address}: {message}", "start the VMM with a gdbstub, e.g. QEMU with -S -s")
 
     def _architecture(self) -> str:
@@ -264,8 +282,9 @@ class GdbTarget:
     def interrupt(self) -> Stop:
         if not self._running:
             return Stop(StopKind.INTERRUPT, 2, "already stopped")
-        self._gdb.command("-exec-interrupt", self._timeout)
-        return self._await(time.monotonic() + self._timeout)
+        patience = min(self._patience(), _PARTING)
+        self._gdb.command("-exec-interrupt", patience)
+        return self._await(time.monotonic() + patience)
 
     def _await(self, deadline: float, show: Callable[[str], None] | None = None) -> Stop:
         while True:
@@ -287,7 +306,11 @@ class GdbTarget:
         if not self._has_monitor:
             raise TargetError(f"{self.name} has no monitor", "a gdbstub of QEMU has one")
         self._stopped()
+        if self._keeper is not None:
+            self._keeper.before(command)
         text = self._console(f"monitor {command}")
+        if self._keeper is not None:
+            self._keeper.after(command)
         if not command.startswith(("info", "o ", "i ", "xp")):
             self._cr0 = None
             # GDB remembers registers and memory over a command that changed them behind its back.
@@ -296,13 +319,17 @@ class GdbTarget:
         return text
 
     def _console(self, command: str) -> str:
-        reply = self._gdb.command(f"-interpreter-exec console {quoted(command)}", self._timeout)
+        reply = self._gdb.command(f"-interpreter-exec console {quoted(command)}", self._patience())
         if reply["message"] == "error":
             raise TargetError(f"GDB refuses {command!r}: {reply['payload'].get('msg', '')}", "use QEMU's stub")
         return "".join([*reply["target"], *reply["console"], *reply["log"][1:]])
 
+    def _patience(self) -> float:
+        """A GDB that waits for its stub in vain is not waited for again and again while things are put back."""
+        return min(self._timeout, _SHORT) if self._gdb.silent else self._timeout
+
     def _done(self, command: str) -> dict[str, Any]:
-        reply = self._gdb.command(command, self._timeout)
+        reply = self._gdb.command(command, self._patience())
         if reply["message"] == "error":
             raise TargetError(
                 f"GDB answers {command.split()[0]}: {reply['payload'].get('msg', 'error')}", "look at the VMM's own messages"
@@ -383,20 +410,36 @@ class GdbTarget:
 
     def close(self, leave: Leave) -> None:
         """Clear our breakpoints, leave the machine as asked, and end GDB. Never raises."""
-        try:
-            if not self._closed:
-                self._closed = True
-                self._leave(leave)
-        except PvhdbgError:
-            pass  # it is gone, or does not answer: there is nothing left to put back
-        finally:
-            self._gdb.close()
+        with putting_back(f"the breakpoints of the machine at {self.name}"):
+            back = self._closed
+            try:
+                if not self._closed:
+                    self._closed = True
+                    back = self._leave(leave)
+            finally:
+                self._gdb.close()
+                if self._keeper is not None:
+                    self._keeper.no_gdb()
+                    if back:
+                        self._keeper.put_back()
 
-    def _leave(self, leave: Leave) -> None:
-        if self._running:
-            self.interrupt()
-        for address in tuple(self._breakpoints):
-            self.clear_breakpoint(address)
+    def _leave(self, leave: Leave) -> bool:
+        """Put back each thing by itself; whether the machine answered, or is gone."""
+        self._timeout = min(self._timeout, _PARTING)
+        breakpoints = [partial(self.clear_breakpoint, address) for address in tuple(self._breakpoints)]
+        steps: list[Callable[[], object]] = [self.interrupt, *breakpoints, partial(self._let_go, leave)]
+        for step in steps:
+            try:
+                step()
+            except TargetTimeout:
+                return False  # nothing more can be put back by this GDB
+            except TargetLost:
+                return self._gdb.poll()  # else it is GDB that is gone, and not the machine
+            except PvhdbgError:
+                pass  # it refuses this one thing
+        return True
+
+    def _let_go(self, leave: Leave) -> None:
         if leave is Leave.RUNNING:
             self._done("-target-detach")
         elif leave is Leave.KILLED:

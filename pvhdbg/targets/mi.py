@@ -50,6 +50,7 @@ class MachineInterface:
         self._parse = gdbmiparser.parse_response
         self._pending = b""
         self._token = 0
+        self.silent = False  # the last command got no answer in its time
         self._noise: deque[bytes] = deque(maxlen=8)  # the last that came on stderr
         self._drain = threading.Thread(target=self._drain_stderr, daemon=True)
         self._drain.start()
@@ -84,8 +85,13 @@ class MachineInterface:
         size = 0
         deadline = time.monotonic() + timeout
         while True:
-            record = self._record(deadline) if interrupted is None else self._interruptible(deadline, interrupted)
+            try:
+                record = self._record(deadline) if interrupted is None else self._interruptible(deadline, interrupted)
+            except TargetTimeout:
+                self.silent = True
+                raise
             if record["type"] == "result" and record.get("token") == self._token:
+                self.silent = False
                 return {**record, **printed}
             if record["type"] in printed:
                 payload = str(record.get("payload") or "")
@@ -109,6 +115,11 @@ class MachineInterface:
             if interrupted.is_set():
                 interrupted.clear()
                 self.interrupt()
+
+    @property
+    def pid(self) -> int:
+        """GDB's process, which leads a group of its own."""
+        return self._process.pid
 
     def poll(self) -> bool:
         """Take in what has come unasked; False once GDB has ended."""

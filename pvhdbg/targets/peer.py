@@ -33,6 +33,17 @@ def command_of(pid: int | None) -> tuple[str, ...]:
     return tuple(word.decode("utf-8", "surrogateescape") for word in words[:-1])
 
 
+def files_of(pid: int | None) -> tuple[str, ...]:
+    """What a process has open, as the kernel names it; empty where that cannot be learnt."""
+    found = []
+    try:
+        for name in os.listdir(f"/proc/{pid}/fd")[:_SOCKETS] if pid is not None else ():
+            found.append(os.readlink(f"/proc/{pid}/fd/{name}"))
+    except OSError:
+        pass  # it is somebody else's, or has closed one meanwhile
+    return tuple(found)
+
+
 def command_behind(path: str) -> tuple[str, ...]:
     """The command line behind a connection of this process to the unix socket `path`, whoever in it opened that."""
     try:

@@ -20,17 +20,22 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
+from pvhdbg.decode import qemu_monitor
 from pvhdbg.errors import MemoryUnreadable, ProtocolError, PvhdbgError, TargetError, TargetLost, TargetTimeout
+from pvhdbg.leaving import putting_back
 from pvhdbg.model import SELECTORS, Registers
 from pvhdbg.rsp import replies
 from pvhdbg.rsp.registers import RegisterLayout, layout_for
 from pvhdbg.targets.address import StubAddress
-from pvhdbg.targets.peer import command_of
+from pvhdbg.targets.keeper import Keeper
+from pvhdbg.targets.peer import command_of, files_of
 from pvhdbg.targets.target import Capabilities, Leave, Stop, StopKind
 from pvhdbg.targets.wire import Wire
 
 _STEP_TIME = 2.0  # seconds for one instruction
+_STOP_TIME = 2.0  # seconds that a VMM may take to stop its machine
 _WAITS = "the CPU waits for an interrupt, and a step lets none in"
 _PIECE = 0x800  # bytes that every QEMU answers in one `m`
 _PIECE_BOUND = 0x8000
@@ -47,8 +52,9 @@ class RemoteTarget:
 
     via = "g packet"
 
-    def __init__(self, wire: Wire, timeout: float) -> None:
+    def __init__(self, wire: Wire, timeout: float, keeper: Keeper | None = None) -> None:
         self._wire = wire
+        self._keeper = keeper
         self._timeout = timeout
         self._layout: RegisterLayout | None = None
         self._breakpoints: set[int] = set()
@@ -59,19 +65,42 @@ class RemoteTarget:
         self._cr0_hint: int | None = None
         self._pc: int | None = None  # as last read, while nothing can have changed it: a step then needs one request less
         self._described = False
+        self._physical_on = False  # PhyMemMode, which is QEMU's, not this connection's
         self._features = self._handshake()
         self._piece = self._piece_size()
         self._physical_mode = "PhyMemMode" in self._ask_text("qqemu.Supported")
         self._has_monitor = self._ask_monitor()
+        if keeper is not None:
+            keeper.holds(self.was_running())
 
     @classmethod
     def connect(
-        cls, address: StubAddress, *, timeout: float = 10.0, progress: Callable[[str], None] = lambda _: None
+        cls,
+        address: StubAddress,
+        *,
+        timeout: float = 10.0,
+        progress: Callable[[str], None] = lambda _: None,
+        keeper: Keeper | None = None,
     ) -> RemoteTarget:
-        """Connect to a gdbstub; the machine is stopped by that. Raises TargetLost, TargetTimeout, ProtocolError."""
-        wire = Wire(address, timeout, progress)
+        """Connect to a gdbstub; the machine is stopped by that. Raises TargetLost, TargetTimeout, ProtocolError.
+
+        A `keeper` is told what there is to put back if this process is killed.
+        """
+        if keeper is not None:
+            keeper.connects()
         try:
-            return cls(wire, timeout)
+            wire = Wire(address, timeout, progress)
+        except TargetLost:
+            if keeper is not None:
+                keeper.put_back()
+            raise
+        try:
+            return cls(wire, timeout, keeper)
+        except TargetTimeout:
+            wire.close()
+            if keeper is not None and not wire.heard:
+                keeper.put_back()  # another client may hold the stub, and leave the machine in its own way
+            raise
         except BaseException:
             wire.close()
             raise
@@ -152,6 +181,19 @@ class RemoteTarget:
             self._read_g()
         assert self._layout is not None
         return self._layout
+
+    def was_running(self) -> bool:
+        """Whether the machine ran before it was connected to; asked at once after that. QEMU stops it then, and says so up to 8.0.
+
+        From 8.1 on a machine that somebody paused by the monitor looks the same, and is taken for one that ran.
+        """
+        if self._wire.stops or not self._has_monitor:  # other stubs stop the machine when somebody connects, too
+            return True
+        return self.is_paused() and not qemu_monitor.tells_stops(self._command("info version"))
+
+    def is_paused(self) -> bool:
+        """Whether the machine stands because somebody stopped it while it ran: not at a breakpoint, nor before its start."""
+        return self._command("info status").strip() == "VM status: paused"
 
     # --- registers ------------------------------------------------------------------------------------------------
 
@@ -246,11 +288,17 @@ class RemoteTarget:
         if before == "1":
             yield
             return
-        self._expect_ok("Qqemu.PhyMemMode:1", "physical memory cannot be read")
+        self._physical_on = True
         try:
+            self._expect_ok("Qqemu.PhyMemMode:1", "physical memory cannot be read")
             yield
         finally:
-            self._expect_ok("Qqemu.PhyMemMode:0", "PhyMemMode could not be put back")
+            with putting_back("QEMU's PhyMemMode"):
+                self._virtual_memory()
+
+    def _virtual_memory(self) -> None:
+        self._expect_ok("Qqemu.PhyMemMode:0", "PhyMemMode could not be put back")
+        self._physical_on = False
 
     # --- running --------------------------------------------------------------------------------------------------
 
@@ -263,14 +311,20 @@ class RemoteTarget:
         """A hardware breakpoint (`Z1`): software ones are overwritten by what loads the kernel."""
         self._stopped()
         if address not in self._breakpoints:
-            self._expect_ok(f"Z1,{address:x},1", f"no hardware breakpoint at {address:#x}")
-            self._breakpoints.add(address)
+            self._breakpoints.add(address)  # before: whoever is interrupted while it is set has to clear it
+            try:
+                self._expect_ok(f"Z1,{address:x},1", f"no hardware breakpoint at {address:#x}")
+            except (TargetLost, TargetTimeout):
+                raise  # it may have been set
+            except TargetError:
+                self._breakpoints.discard(address)
+                raise
 
     def clear_breakpoint(self, address: int) -> None:
         if address in self._breakpoints:
             self._stopped()
-            self._breakpoints.discard(address)
             self._expect_ok(f"z1,{address:x},1", f"the breakpoint at {address:#x} could not be removed")
+            self._breakpoints.discard(address)
 
     def resume(self) -> None:
         """Let the machine run, off a breakpoint at the current pc first."""
@@ -278,9 +332,9 @@ class RemoteTarget:
         if self._read_g().get("rip") in self._breakpoints:
             self.step()
         self._wire.stops.clear()  # they speak of what was before
-        self._wire.send(b"c")
-        self._running = True
         self._cr0_hint = None
+        self._running = True  # before: whoever is interrupted meanwhile stops it
+        self._wire.send(b"c")
 
     def wait(self, timeout: float) -> Stop:
         """The next stop of a running machine."""
@@ -300,8 +354,8 @@ class RemoteTarget:
             self._expect_ok(f"z1,{pc:x},1", "the breakpoint could not be lifted for a step")
         try:
             self._cr0_hint = None
-            self._wire.send(self._one_step())
             self._running = True
+            self._wire.send(self._one_step())
             try:
                 return self._take(self._stop_reply(min(self._timeout, _STEP_TIME)))
             except TargetTimeout:
@@ -361,13 +415,17 @@ class RemoteTarget:
         """Stop a running machine."""
         if not self._running:
             return Stop(StopKind.INTERRUPT, 2, "already stopped")
-        return self._take(self._stop_reply(self._timeout, ask=True))
+        try:
+            return self._take(self._stop_reply(min(self._timeout, _STOP_TIME), ask=True))
+        except TargetTimeout:
+            self._wire.silent()
+            raise
 
     def _stop_reply(self, timeout: float, *, ask: bool = False) -> bytes:
         try:
             if ask:
                 self._wire.interrupt()
-            return self._wire.receive(time.monotonic() + timeout)
+            return self._wire.receive(self._wire.until(timeout) if ask else time.monotonic() + timeout)
         except TargetLost:
             self._running = False  # or all that is asked of it from now on would be told to interrupt it first
             raise
@@ -392,14 +450,25 @@ class RemoteTarget:
             raise TargetError(f"{self.name} has no monitor", "a gdbstub of QEMU has one")
         self._stopped()
         self._cr0_hint = self._pc = None
-        return self._command(command)
+        if self._keeper is None:
+            return self._command(command)
+        self._keeper.before(command)
+        said = self._command(command)
+        self._keeper.after(command)
+        return said
 
     def _command(self, command: str) -> str:
-        deadline = time.monotonic() + self._timeout
         self._wire.send(b"qRcmd," + command.encode("utf-8").hex().encode("ascii"))
+        if self._wire.blind:
+            return ""
+        deadline = self._wire.until(self._timeout)
         said = bytearray()
         while True:
-            reply = self._wire.receive(deadline)
+            try:
+                reply = self._wire.receive(deadline)
+            except TargetTimeout:
+                self._wire.silent()
+                raise
             if reply.startswith(b"O") and reply != b"OK":
                 said += replies.unhex(reply[1:])
                 if len(said) > _MONITOR_BOUND:
@@ -407,10 +476,16 @@ class RemoteTarget:
             elif replies.is_stop(reply):
                 self._wire.stops.append(reply)
             elif reply == b"OK":
+                self._wire.answered()
                 return said.decode("utf-8", "replace")
             else:
+                self._wire.answered()
                 text = reply.decode("ascii", "replace")
                 raise TargetError(f"{self.name} does not take monitor commands ({text[:20] or 'empty reply'})", "use QEMU's stub")
+
+    def peer_files(self) -> tuple[str, ...]:
+        """What the VMM behind a unix socket has open, as the kernel names it; empty where that cannot be learnt."""
+        return files_of(self._wire.peer())
 
     def peer_command(self) -> tuple[str, ...]:
         """The command line of the VMM behind a unix socket, as the kernel shows it; empty where that cannot be learnt."""
@@ -424,19 +499,56 @@ class RemoteTarget:
             self._wire.close()
             return
         self._closed = True
+        with putting_back(f"the breakpoints of the machine at {self.name}"):
+            try:
+                self._put_back(leave)
+            finally:
+                self._wire.close()
+                if self._keeper is not None and not self._wire.blind:
+                    self._keeper.put_back()
+
+    def _put_back(self, leave: Leave) -> None:
+        """Each thing by itself. A stub that does not answer is told all the same: it may read that later."""
+        breakpoints = [partial(self.clear_breakpoint, address) for address in tuple(self._breakpoints)]
+        steps: list[Callable[[], object]] = [
+            self._stand_still,
+            self._put_back_memory_mode,
+            *breakpoints,
+            partial(self._let_go, leave),
+        ]
+        for step in steps:
+            try:
+                step()
+            except TargetLost:
+                return  # and all of it is gone
+            except TargetTimeout:
+                self._wire.blind, self._running = True, False
+            except PvhdbgError:
+                pass  # it refuses this one thing
+
+    def _stand_still(self) -> None:
+        if not self._running:
+            return
         try:
-            if self._running:
-                self.interrupt()
-            for address in tuple(self._breakpoints):
-                self.clear_breakpoint(address)
-            if leave is Leave.RUNNING:
-                self._wire.request(b"D;1" if "multiprocess" in self._features else b"D", self._timeout)
-            elif leave is Leave.KILLED:
-                self._wire.send(b"k")
-        except PvhdbgError:
-            pass  # it is gone, or does not answer: there is nothing left to put back
-        finally:
-            self._wire.close()
+            self.interrupt()
+        except TargetTimeout:  # its stop was told already, to somebody who was interrupted while he heard it
+            self._running = False
+            self._take(self._wire.request(b"?", self._timeout))
+
+    def _put_back_memory_mode(self) -> None:
+        if self._physical_on:
+            self._virtual_memory()
+
+    def put_back_memory_mode(self) -> None:
+        """The same for a mode that somebody else left on. Raises TargetError."""
+        if self._physical_mode:
+            self._virtual_memory()
+
+    def _let_go(self, leave: Leave) -> None:
+        if leave is Leave.RUNNING:
+            self._wire.request(b"D;1" if "multiprocess" in self._features else b"D", self._timeout)
+        elif leave is Leave.KILLED:
+            self._wire.send(b"k")
 
     def alive(self) -> bool:
         """Whether the connection still stands. Asks the stub nothing; a running machine is taken for alive."""

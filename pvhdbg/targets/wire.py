@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import select
+import shlex
 import socket
 import struct
 import time
@@ -26,6 +27,8 @@ _SLICE = 1.0  # seconds that the kernel lets one read wait: who waits for longer
 _STOPS = 64  # unasked stop replies that are kept, the last ones
 _LEFT = 64  # reads of what a peer said unasked, after which it is taken for one that never ends
 _PATIENCE = 1.0  # seconds that a stub may take for its first answer before it is doubted
+_SHORT = 0.3  # seconds for one that was silent already
+_RUNS = (b"c", b"s", b"vCont;", b"k")  # what is answered when the machine stops, if ever
 
 
 class Wire:
@@ -40,38 +43,71 @@ class Wire:
         self._sent = b""
         self._more = False  # the answer that comes is acknowledged with the next request
         self._owed = b""
+        self._unanswered: list[bytes] = []  # requests whose answer may still come: who waited for it was interrupted, or gave up
         self._silent = False
+        self.heard = False  # anything at all
+        self.blind = (
+            False  # what is sent from now on is not answered for: the peer is silent, and is told how to leave all the same
+        )
         progress(f"connecting to {self.name}")
         self._socket = _connected(address, timeout)
 
     def request(self, data: bytes, timeout: float = 10.0, *, more: bool = False) -> bytes:
         """Send one packet and return its reply. `more` promises the next request at once: that takes the acknowledgement along."""
         self.send(data)
+        if self.blind:
+            return b"OK"
         self._more = more
         try:
-            # A peer that was silent once is not waited for again and again while things are put back.
-            return self._reply(data, time.monotonic() + (min(timeout, _PATIENCE) if self._silent else timeout))
+            reply = self._reply(data, self.until(timeout))
         except TargetTimeout:
             self._silent = True
             raise
         finally:
             self._more = False
+        self.answered()
+        return reply
+
+    def until(self, timeout: float) -> float:
+        """When to stop waiting. A peer that was silent once is not waited for again and again while things are put back."""
+        return time.monotonic() + (min(timeout, _SHORT) if self._silent else timeout)
+
+    def silent(self) -> None:
+        """Somebody waited in vain for what this peer owes him."""
+        self._silent = True
+
+    def answered(self) -> None:
+        """The answer to what was sent last has come, all of it."""
+        self._unanswered.clear()
+        self._silent = False
 
     def both(self, one: bytes, other: bytes, timeout: float) -> tuple[bytes, bytes]:
         """The replies to two requests that are sent at once: for a machine that stands still, and a stub that reads on (QEMU)."""
+        self._settle()
+        self._unanswered += (one, other)
         self._sent = frame(one) + frame(other)
         self._write_all()
         deadline = time.monotonic() + timeout
-        return self._reply(one, deadline), self._reply(other, deadline)
+        replies = self._reply(one, deadline), self._reply(other, deadline)
+        self._unanswered.clear()
+        return replies
 
     def greet(self, data: bytes, timeout: float) -> bytes:
         """The first request. A peer that stays silent is given an empty line, which makes other servers speak up."""
         self.send(data)
         try:
-            return self._reply(data, time.monotonic() + min(timeout / 2, _PATIENCE))
+            reply = self._reply(data, time.monotonic() + min(timeout / 2, _PATIENCE))
         except TargetTimeout:
             self._write(b"\r\n\r\n")  # a stub passes over what is no packet
-            return self._reply(data, time.monotonic() + max(timeout - _PATIENCE, timeout / 2))
+            try:
+                reply = self._reply(data, time.monotonic() + max(timeout - _PATIENCE, timeout / 2))
+            except TargetTimeout as error:
+                error.todo += (
+                    f". Its guest will be paused when that debugger leaves: pvhdbg release {shlex.quote(self.name)} lets it run on"
+                )
+                raise
+        self._unanswered.clear()
+        return reply
 
     def _reply(self, data: bytes, deadline: float) -> bytes:
         while True:
@@ -81,9 +117,24 @@ class Wire:
             self.stops.append(reply)
 
     def send(self, data: bytes) -> None:
-        """Send one packet, without waiting for anything."""
+        """Send one packet, without waiting for its answer."""
+        self._settle()
+        if not data.startswith(_RUNS):
+            self._unanswered.append(data)
         self._sent = frame(data)
         self._write_all()
+
+    def _settle(self) -> None:
+        """Take in the answers to earlier requests that nobody waited for to the end: they are not the answer to the next one."""
+        while self._unanswered and not self.blind:
+            asked = self._unanswered.pop(0)
+            deadline = self.until(_PATIENCE)
+            try:
+                reply = self._reply(asked, deadline)
+                while asked.startswith(b"qRcmd") and reply.startswith(b"O") and reply != b"OK":
+                    reply = self._reply(asked, deadline)
+            except TargetTimeout:
+                self._unanswered.clear()
 
     def _write_all(self) -> None:
         owed, self._owed = self._owed, b""
@@ -171,6 +222,7 @@ class Wire:
             raise TargetLost(f"the connection to {self.name} was lost: {error}", _LOST) from error
         if not data:
             raise TargetLost(f"{self.name} closed the connection", _LOST)
+        self.heard = True
         return data
 
     def _write(self, data: bytes) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
+from pvhdbg.decode.text import safe
 from pvhdbg.tracing.event import Event, Reset
 from pvhdbg.tracing.trace_file import Record
 
@@ -89,5 +90,5 @@ def _difference(a: Event | None, b: Event | None) -> str:
         return "other code at the same pc"
     if a.changes is not None and b.changes is not None and dict(a.changes) != dict(b.changes):
         names = sorted(name for name in {*a.changes, *b.changes} if a.changes.get(name) != b.changes.get(name))
-        return f"it changed {', '.join(names)} otherwise"
+        return f"it changed {', '.join(map(safe, names))} otherwise"
     return ""

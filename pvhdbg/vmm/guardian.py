@@ -4,7 +4,7 @@ It reads a pipe whose only writer is pvhdbg. End of file means that pvhdbg has l
 guardian kills QEMU's process group and removes the private folder. There is one clean-up path, and every run takes it.
 
 Lines on the pipe: `started PID` when QEMU runs, `gone` before its pid is free for another process, so that a pid is
-never killed after reuse, `keep` when QEMU is to live on: then the folder goes when QEMU ends. `started` is written by
+never killed after reuse, `keep` when QEMU is to live on: then the folder goes when QEMU ends, and its logs are bounded until then. `started` is written by
 QEMU's own process before it becomes QEMU: whenever pvhdbg dies, either the line is there, or QEMU never ran. The same
 process holds the pipe until then, so end of file comes after. The folder is the guardian's own making for the same
 reason: there is no moment at which it exists and nobody is there to remove it.
@@ -18,10 +18,12 @@ import secrets
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Sequence
 
 from pvhdbg.decode.text import safe
 from pvhdbg.errors import VmmFailed
+from pvhdbg.vmm.log_bound import BOUND, KEPT
 
 SHELL = "/bin/sh"
 
@@ -43,15 +45,21 @@ while read -r word value; do
     esac
 done
 if [ -n "$pid" ] && [ -n "$keep" ]; then
-    while kill -s 0 "$pid" && [ -e "/proc/$pid/exe" ]; do sleep 1; done
+    while kill -s 0 "$pid" && [ -e "/proc/$pid/exe" ]; do
+        sleep 1
+        for log in "$1/serial" "$1/messages"; do
+            size=$(stat -c %s -- "$log") && [ "$size" -gt BOUND ] && fallocate -p -o 0 -l $((size - KEPT)) -- "$log"
+        done
+    done
 elif [ -n "$pid" ]; then
     kill -s KILL -- "-$pid"
 fi
 rm -rf -- "$1" || rm -rf -- "$1"
-"""
+""".replace("BOUND", str(BOUND)).replace("KEPT", str(KEPT))
 
 # Standard output is the guardian's pipe. The command's own goes where standard error goes, so the pipe does not leak.
 LAUNCH = 'echo "started $$" && exec "$@" >&2'
+TIE = ("setpriv", "--pdeathsig", "KILL", "--")  # util-linux: the kernel ends what follows when pvhdbg ends, guardian or not
 
 LONGEST_PLACE = 80  # bytes: a unix socket's path has 107, and the names below it are short
 PATIENCE = 5.0  # seconds for the guardian to kill and remove, before it is done without it
@@ -95,10 +103,15 @@ class Guardian:
             self.folder = ""  # somebody else's, if it exists
             raise VmmFailed(what, "set TMPDIR to a folder you can write to")
 
-    def launch(self, argv: Sequence[str], output: int) -> subprocess.Popen[bytes]:
-        """Start `argv` in a session of its own, known to the guardian. Its outputs go to the file `output`."""
+    def launch(self, argv: Sequence[str], output: int, *, tied: bool = False) -> subprocess.Popen[bytes]:
+        """Start `argv` in a session of its own, known to the guardian. Its outputs go to the file `output`.
+
+        `tied` is for what is never released: it ends with this process even if the guardian was killed with that. The kernel means
+        the end of the thread that made a process, so only the main thread's are tied.
+        """
+        tie = TIE if tied and threading.current_thread() is threading.main_thread() and shutil.which(TIE[0]) else ()
         return subprocess.Popen(
-            [SHELL, "-c", LAUNCH, "pvhdbg-launch", *argv],
+            [SHELL, "-c", LAUNCH, "pvhdbg-launch", *tie, *argv],
             stdin=subprocess.DEVNULL,
             stdout=self._writer,
             stderr=output,

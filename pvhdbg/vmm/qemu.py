@@ -18,10 +18,12 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
-from pvhdbg.decode.text import safe, shorten
+from pvhdbg.decode.text import SafeText, safe, shorten
 from pvhdbg.errors import TargetLost, TargetTimeout, VmmFailed
+from pvhdbg.leaving import putting_back
 from pvhdbg.vmm.failures import check_version, ended_at_once, not_installed
 from pvhdbg.vmm.guardian import Guardian
+from pvhdbg.vmm.log_bound import LogBound
 from pvhdbg.vmm.options import DEFAULT_QEMU, QemuOptions, RecorderOptions, Sockets, command_line
 from pvhdbg.vmm.qmp import Qmp
 
@@ -44,8 +46,8 @@ class QemuProcess:
     `accelerator` is "kvm" or "tcg" as it is in use, `command` the arguments it was started with.
     """
 
-    def __init__(self, command: list[str], sockets: Sockets, guardian: Guardian) -> None:
-        """Launch `command`; nothing is known to work yet. Raises VmmFailed if no process can be made."""
+    def __init__(self, command: list[str], sockets: Sockets, guardian: Guardian, *, tied: bool = False) -> None:
+        """Launch `command`; nothing is known to work yet. `tied`: see `Guardian.launch`. Raises VmmFailed if no process can be made."""
         self.command = tuple(command)
         self.gdb_socket = sockets.gdb
         self.qmp_socket = sockets.qmp
@@ -57,14 +59,15 @@ class QemuProcess:
         self._messages = Path(guardian.folder, "messages")
         self._guardian = guardian
         self._status: int | None = None
-        self._last_serial: list[str] = []
-        self._last_messages: list[str] = []
+        self._last_serial: list[SafeText] = []
+        self._last_messages: list[SafeText] = []
         self._closed = False
         try:
             with open(self._messages, "xb") as messages:
-                self._process = guardian.launch(command, messages.fileno())
+                self._process = guardian.launch(command, messages.fileno(), tied=tied)
         except OSError as exc:
             raise VmmFailed(f"QEMU cannot be started: {exc.strerror}", "see what limits this process") from exc
+        self._bound = LogBound((self.serial_log, self._messages))
 
     @property
     def pid(self) -> int:
@@ -90,11 +93,11 @@ class QemuProcess:
             pause = min(pause * 2, LONGEST_PAUSE)
         return self.poll()
 
-    def serial_tail(self, lines: int = 20) -> list[str]:
+    def serial_tail(self, lines: int = 20) -> list[SafeText]:
         """The last `lines` lines that the guest wrote to COM1, escaped. Stays readable after `close`."""
         return (self._last_serial if self._closed else _tail(self.serial_log))[-lines:] if lines > 0 else []
 
-    def stderr_tail(self, lines: int = 20) -> list[str]:
+    def stderr_tail(self, lines: int = 20) -> list[SafeText]:
         """The last `lines` lines that QEMU itself wrote, to either output, escaped. Stays readable after `close`."""
         return (self._last_messages if self._closed else _tail(self._messages))[-lines:] if lines > 0 else []
 
@@ -109,18 +112,20 @@ class QemuProcess:
         """End QEMU and remove the folder. Safe to call twice, and after QEMU has ended on its own."""
         if self._closed:
             return
-        try:
-            if self.poll() is None:
-                self._process.terminate()
-                if self.wait(POLITE) is None:
-                    self._kill_group()
-                    self.wait(POLITE)
-            self._last_serial = _tail(self.serial_log)
-            self._last_messages = _tail(self._messages)
-        finally:
-            self._closed = True
-            self._guardian.close()
-            self.wait(POLITE)
+        with putting_back(f"QEMU (pid {self.pid})"):
+            try:
+                if self.poll() is None:
+                    self._process.terminate()
+                    if self.wait(POLITE) is None:
+                        self._kill_group()
+                        self.wait(POLITE)
+                self._last_serial = _tail(self.serial_log)
+                self._last_messages = _tail(self._messages)
+            finally:
+                self._closed = True
+                self._bound.close()
+                self._guardian.close()
+                self.wait(POLITE)
 
     def release(self) -> None:
         """Let QEMU live on when pvhdbg ends, with its folder; `close` then does nothing. The guardian tidies up later."""
@@ -129,6 +134,7 @@ class QemuProcess:
         self._last_serial = _tail(self.serial_log)
         self._last_messages = _tail(self._messages)
         self._closed = True
+        self._bound.close()
         self._guardian.release()
         self._process.returncode = 0  # not ours to wait for
 
@@ -143,9 +149,12 @@ class QemuProcess:
             os.killpg(self.pid, signal.SIGKILL)
 
 
-def start(options: QemuOptions, timeout: float = START_TIMEOUT, progress: Watch = lambda _: None) -> QemuProcess:
+def start(
+    options: QemuOptions, timeout: float = START_TIMEOUT, progress: Watch = lambda _: None, *, tied: bool = False
+) -> QemuProcess:
     """A QEMU that has built its machine, loaded the kernel and stands before its first instruction.
 
+    `tied` is for one that will not be released: see `Guardian.launch`.
     Raises VmmFailed when QEMU is missing, too old or ends at once (with its own last words), TargetTimeout when it
     is not ready after `timeout` seconds, BadInput for arguments that cannot be passed on.
     """
@@ -160,7 +169,7 @@ def start(options: QemuOptions, timeout: float = START_TIMEOUT, progress: Watch 
     try:
         sockets = Sockets(*(os.path.join(guardian.folder, name) for name in ("gdb", "qmp", "serial", "recording")))
         progress(f"starting {os.path.basename(found)}")
-        process = QemuProcess(command_line(options, sockets), sockets, guardian)
+        process = QemuProcess(command_line(options, sockets), sockets, guardian, tied=tied)
         _await_ready(process, time.monotonic() + timeout, timeout)
     except BaseException:
         if process is None:
@@ -219,7 +228,7 @@ def _await_ready(process: QemuProcess, deadline: float, timeout: float) -> None:
     raise ended_at_once(os.path.basename(process.command[0]), status, process.stderr_tail(40))
 
 
-def _tail(path: Path) -> list[str]:
+def _tail(path: Path) -> list[SafeText]:
     """The last lines of a file that somebody else writes, without control characters. Never more than TAIL_BYTES."""
     try:
         with open(path, "rb") as file:

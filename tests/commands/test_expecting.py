@@ -245,3 +245,11 @@ def test_milestones_of_a_recording_are_open(files: Cli) -> None:
     ran = files("check", "a.pvhsnap", "--expect", "boot.toml", "--format", "json")
     assert outcomes(ran) == {"milestone[0]": "unknown"}
     assert "a recording ends at the entry" in ran.out
+
+
+@pytest.mark.boot
+def test_an_expression_that_takes_years_has_an_end(cli: Cli) -> None:
+    cli.file("boot.toml", '[[expect]]\nfield = "start_info.command_line"\nmatches = "(a+)+$"\n')
+    ran = cli("check", HELLO, "--append", "a" * 64 + "!", "--expect", "boot.toml")
+    assert ran.code == 2
+    assert "takes too long" in ran.err

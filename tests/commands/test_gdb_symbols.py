@@ -96,3 +96,15 @@ def test_a_backtrace_at_the_prompt_has_the_kernels_names(vmlinux: Path) -> None:
     shown = "".join(one.written)
     assert re.search(r"#0 +0xffffffff8\w+ in start_kernel \(\)", shown)
     assert "start_kernel in section .text of " in shown
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can own a folder for another user")
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_not_in_a_folder_of_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, depth: int, vmlinuz: Path) -> None:
+    """Root with somebody's HOME, as sudo leaves it: who owns the folder could put symbols there that GDB would load."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    place = Path(folder())
+    place.mkdir(parents=True, mode=0o700)
+    os.chown([place, *place.parents][depth], 12345, 12345)
+    with open_kernel(str(vmlinuz)) as image, pytest.raises(PermissionError):
+        symbols_of(image)

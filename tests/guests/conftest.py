@@ -53,7 +53,7 @@ class Guest:
     def finish(self) -> tuple[int | None, list[str]]:
         """Let it run to its end: QEMU's exit status, and what the guest printed."""
         self.target.resume()
-        return self.qemu.wait(10), self.qemu.serial_tail(100)
+        return self.qemu.wait(10), list(self.qemu.serial_tail(100))
 
     def said(self, line: str) -> None:
         """Wait until the guest has printed `line`, which stops nothing."""

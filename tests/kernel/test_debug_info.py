@@ -107,7 +107,7 @@ def test_a_packed_section_that_says_it_is_huge(tmp_path: Path) -> None:
     kernel = built(tmp_path, "-g", "-gz")
     data, (_, content) = bytearray(kernel), header_of(kernel, ".debug_info")
     data[content + 8 : content + 16] = (1 << 33).to_bytes(8, "little")
-    with pytest.raises(BadInput, match=r"\.debug_info says 0x200000000 bytes"):
+    with pytest.raises(BadInput, match=r"\.debug_info unpacks from \d+ to 8589934592 bytes"):
         DebugInfo(bytes(data))
 
 

@@ -200,6 +200,11 @@ class Machine:
     def _listens(self) -> bool:
         return _accepts(self.socket) or self.port() is not None
 
+    def held(self) -> bool:
+        """Whether a client is connected to its stub's unix socket."""
+        rows = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
+        return any(row[-1] == self.socket and row[5] == "03" for row in rows)  # SS_CONNECTED
+
     def port(self) -> int | None:
         """The TCP port of its stub: QEMU does not tell which one it got for port 0, the kernel does."""
         try:

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import re
+import shlex
 import shutil
 import struct
 import tempfile
@@ -23,6 +24,7 @@ from types import TracebackType
 from pvhdbg.decode.qemu_monitor import accelerator
 from pvhdbg.decode.text import safe, shorten
 from pvhdbg.errors import TargetError
+from pvhdbg.leaving import putting_back
 from pvhdbg.targets.target import Target
 from pvhdbg.tracing.engines.log_names import forges, kernel_of
 
@@ -77,9 +79,9 @@ class LogSwitch:
             with contextlib.suppress(OSError):  # smaller ones will do
                 fcntl.fcntl(self._reader, fcntl.F_SETPIPE_SZ, _PIPE)
                 fcntl.fcntl(self._aside[1], fcntl.F_SETPIPE_SZ, _PIPE)
+            self._on = True  # before: whoever is interrupted meanwhile switches it off
             if self._mode and not self.left_on:
                 self._tell(f"{self._mode} on")
-            self._on = True
             self._tell(f"logfile {_quoted(path)}")
             self._tell(f"log {self._items}")
             self._unlink()  # QEMU has it open: so nothing is left on disk even when we are killed
@@ -164,21 +166,22 @@ class LogSwitch:
 
     def close(self) -> None:
         """Switch it off again and remove the FIFO. Safe to call twice, and when QEMU is gone."""
-        if self._on:
-            self._on = False
-            commands = ["log none", f"logfile {_DEFAULT_LOG}"]
-            if self._mode:
-                commands.append(f"{self._mode} off")
-            if self._theirs is not None:  # QEMU appends to a file that it opens again
-                commands += [f"logfile {self._theirs[1]}", f"log {self._theirs[0]}"]
-            with self.drained(), contextlib.suppress(TargetError):
-                for command in commands:
-                    self._target.monitor(command)
-        for end in (self._reader, *self._aside):
-            if end >= 0:
-                os.close(end)
-        self._reader, self._aside = -1, ()
-        self._unlink()
+        with putting_back("QEMU's log and its one-instruction mode"):
+            if self._on:
+                self._on = False
+                self._switch_off()
+            for end in (self._reader, *self._aside):
+                if end >= 0:
+                    os.close(end)
+            self._reader, self._aside = -1, ()
+            self._unlink()
+
+    def _switch_off(self) -> None:
+        """A machine that somebody was interrupted in stopping is stopped for it."""
+        with self.drained():
+            with contextlib.suppress(TargetError):
+                self._target.interrupt()
+            _give(self._target, self._mode, self._theirs)
 
     def _unlink(self) -> None:
         if self._folder:
@@ -193,13 +196,34 @@ def _single_step_mode(target: Target) -> str:
     raise TargetError(f"{target.name} has no one-instruction mode", "the log engine needs QEMU 6.2 or newer, with TCG")
 
 
+def _give(target: Target, mode: str | None, theirs: tuple[str, str] | None) -> None:
+    """The commands that switch all of it off, and a log of the user's own on again: each by itself."""
+    commands = ["log none", f"logfile {_DEFAULT_LOG}"]
+    if mode:
+        commands.insert(0, f"{mode} off")
+    if theirs is not None:  # QEMU appends to a file that it opens again
+        commands += [f"logfile {theirs[1]}", f"log {theirs[0]}"]
+    for command in commands:
+        with contextlib.suppress(TargetError):
+            target.monitor(command)
+
+
+def switch_off(target: Target, *, single: bool) -> None:
+    """Put back the log, and with `single` the one-instruction mode, of a machine that a killed tracer left. Raises TargetError."""
+    _give(target, _single_step_mode(target) if single else None, _own_log(target))
+
+
+def single_step_mode_on(target: Target) -> str | None:
+    """QEMU's name of its one-instruction mode if that is on. Raises TargetError."""
+    return next((command for command in _SINGLE if _is_on(target, command)), None)
+
+
 def left_behind(target: Target) -> str | None:
     """The mode that a killed tracer left on in QEMU, and how to put it back, in words; None for none. Raises TargetError."""
-    mode = next((command for command in _SINGLE if _is_on(target, command)), None) if target.capabilities.monitor else None
-    if mode is None:
+    if not target.capabilities.monitor or single_step_mode_on(target) is None:
         return None
-    return (f"QEMU is in its one-instruction mode and slow, as a tracer leaves it that was killed. Put it back: any trace does "
-            f"(trace --here --until 1), or in the monitor: {mode} off, log none")  # fmt: skip
+    return (f"QEMU is in its one-instruction mode and slow, as a tracer leaves it that was killed. "
+            f"Put it back: pvhdbg release {shlex.quote(target.name)}")  # fmt: skip
 
 
 def _is_on(target: Target, command: str) -> bool:
