@@ -9,12 +9,12 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from pvhdbg.capture import Plan, capture, with_command
-from pvhdbg.errors import BadInput, PvhdbgError, VmmFailed
+from pvhdbg.errors import BadInput, PvhdbgError, TargetTimeout, VmmFailed
 from pvhdbg.frontends.subject_kind import kind_of, refuse_all_but_kernels, refuse_options
 from pvhdbg.frontends.verbs import Request
 from pvhdbg.model import Kernel
 from pvhdbg.targets.address import StubAddress, parse_address
-from pvhdbg.targets.target import Leave, Target
+from pvhdbg.targets.target import END_IT, Leave, Target
 
 if TYPE_CHECKING:
     from pvhdbg.decode.boot_state import BootState
@@ -328,7 +328,8 @@ def _connected(request: Request, address: StubAddress, leave: Leave) -> Iterator
     except BaseException:
         target.close(leave)
         raise
-    target.close(leave)
+    if not target.close(leave) and kind_of(str(request.subject)) == "stub":  # a QEMU of ours is ended in other ways, too
+        raise TargetTimeout(f"the VMM at {target.name} did not end when it was told to", END_IT)
 
 
 @contextmanager

@@ -316,8 +316,7 @@ class GdbTarget:
         if time.monotonic() - self._asked < _BETWEEN:
             return True
         self._asked = time.monotonic()  # GDB does not notice by itself while the machine stands still
-        reply = self._gdb.command('-interpreter-exec console "maintenance packet qC"', self._timeout)
-        return bool(reply["message"] != "error")
+        return self._answers()
 
     def gdb_alive(self) -> bool:
         """Whether GDB itself still runs."""
@@ -377,18 +376,22 @@ class GdbTarget:
 
     # --- leaving --------------------------------------------------------------------------------------------------
 
-    def close(self, leave: Leave) -> None:
-        """Clear our breakpoints, leave the machine as asked, and end GDB. Never raises."""
+    def close(self, leave: Leave) -> bool:
+        """Clear our breakpoints, leave the machine as asked, and end GDB. Never raises; False: it was not seen to end."""
+        ended = True
         try:
             if not self._closed:
                 self._closed = True
-                self._leave(leave)
+                ended = self._leave(leave)
+        except TargetLost:
+            pass  # it is gone: there is nothing left to put back
         except PvhdbgError:
-            pass  # it is gone, or does not answer: there is nothing left to put back
+            ended = leave is not Leave.KILLED  # it does not answer
         finally:
             self._gdb.close()
+        return ended
 
-    def _leave(self, leave: Leave) -> None:
+    def _leave(self, leave: Leave) -> bool:
         if self._running:
             self.interrupt()
         for address in tuple(self._breakpoints):
@@ -396,9 +399,23 @@ class GdbTarget:
         if leave is Leave.RUNNING:
             self._done("-target-detach")
         elif leave is Leave.KILLED:
-            self._console("kill")
+            return self._end()
         else:
             self._done("-target-disconnect")  # the guest stays as it is
+        return True
+
+    def _end(self) -> bool:
+        """End the VMM, and ask its stub until it does not answer any more: GDB does not notice by itself."""
+        deadline = time.monotonic() + self._timeout
+        self._gdb.command(f"-interpreter-exec console {quoted('monitor quit' if self._has_monitor else 'kill')}", self._timeout)
+        while self._answers():
+            if time.monotonic() > deadline:
+                return False
+        return True
+
+    def _answers(self) -> bool:
+        reply = self._gdb.command('-interpreter-exec console "maintenance packet qC"', self._timeout)
+        return bool(reply["message"] != "error")
 
     def _stopped(self) -> None:
         if self._running:

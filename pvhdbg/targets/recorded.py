@@ -69,8 +69,8 @@ class RecordedTarget:
     def monitor(self, command: str) -> str:
         raise self._cannot()
 
-    def close(self, leave: Leave) -> None:
-        pass
+    def close(self, leave: Leave) -> bool:
+        return True
 
 
 def open_snapshot(path: str) -> RecordedTarget:

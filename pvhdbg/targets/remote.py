@@ -10,7 +10,8 @@ The rules that keep QEMU's stub, and the guest, unharmed (measured on 7.2 and 10
 6. `m` of more than the stub offers fails: reads are cut into pieces.
 7. With paging on, `m` means virtual addresses: PhyMemMode is switched on around a read and back to what it was. In that
    mode QEMU answers zeros for what is not there, so a caller asks for backed memory only (`info mtree`).
-8. Connecting stops the machine. Closing the socket leaves it stopped; `D` lets it run; `k` ends QEMU.
+8. Connecting stops the machine. Closing the socket leaves it stopped; `D` lets it run. `k` ends a QEMU 7.2; later ones take it
+   for a shutdown of the guest, which -no-shutdown keeps: the monitor's `quit` ends all of them.
 """
 
 from __future__ import annotations
@@ -411,12 +412,13 @@ class RemoteTarget:
 
     # --- leaving --------------------------------------------------------------------------------------------------
 
-    def close(self, leave: Leave) -> None:
-        """Clear our breakpoints and leave the machine running, stopped, or killed. Never raises."""
+    def close(self, leave: Leave) -> bool:
+        """Clear our breakpoints and leave the machine running, stopped, or killed. Never raises; False: it was not seen to end."""
         if self._closed:
             self._wire.close()
-            return
+            return True
         self._closed = True
+        ended = True
         try:
             if self._running:
                 self.interrupt()
@@ -425,11 +427,25 @@ class RemoteTarget:
             if leave is Leave.RUNNING:
                 self._wire.request(b"D;1" if "multiprocess" in self._features else b"D", self._timeout)
             elif leave is Leave.KILLED:
-                self._wire.send(b"k")
+                ended = self._end()
+        except TargetLost:
+            pass  # it is gone: there is nothing left to put back
         except PvhdbgError:
-            pass  # it is gone, or does not answer: there is nothing left to put back
+            ended = leave is not Leave.KILLED  # it does not answer
         finally:
             self._wire.close()
+        return ended
+
+    def _end(self) -> bool:
+        """End the VMM, and wait until it closes the connection. Raises TargetLost as soon as it does."""
+        self._wire.send(b"qRcmd," + b"quit".hex().encode("ascii") if self._has_monitor else b"k")
+        deadline = time.monotonic() + self._timeout
+        while True:
+            try:
+                if self._wire.receive(deadline).startswith((b"W", b"X")):
+                    return True
+            except TargetTimeout:
+                return False
 
     def alive(self) -> bool:
         """Whether the connection still stands. Asks the stub nothing; a running machine is taken for alive."""

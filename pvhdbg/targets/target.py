@@ -15,6 +15,8 @@ from typing import Protocol
 from pvhdbg.errors import EntryNotReached, GuestDied, TargetError, TargetTimeout
 from pvhdbg.model import Registers
 
+END_IT = "end its process yourself"  # what to do where `close` returned False
+
 
 class Leave(Enum):
     """How `close` leaves the machine behind."""
@@ -100,8 +102,11 @@ class Target(Protocol):
     def monitor(self, command: str) -> str:
         """A command of QEMU's human monitor, and what it printed. `command` is ours, never a stranger's text."""
 
-    def close(self, leave: Leave) -> None:
-        """Put back what was changed, and leave the machine as asked. Safe to call twice, and after a failure."""
+    def close(self, leave: Leave) -> bool:
+        """Put back what was changed, and leave the machine as asked. Safe to call twice, and after a failure.
+
+        False where the VMM was to be killed and was not seen to end.
+        """
 
 
 Watch = Callable[[str], None]

@@ -224,8 +224,22 @@ def test_qboots_garbage_is_known() -> None:
     assert boot.firmware is not None
     assert boot.firmware.name == "qboot"
     assert outcomes(boot, Outcome.KNOWN) == {"PVH-TR-LIMIT", "SI-MM-TYPE", "SI-MM-SIZE0", "SI-MOD-RESERVED"}
-    other = at_entry(modules=[ModuleEntry(0x1F000000, 0x1000, 0, 1)], **QBOOT).boot(V1)
-    assert verdicts(other)["SI-MOD-RESERVED"].outcome is Outcome.REMARK
+
+
+@pytest.mark.parametrize("version", ["7.2.22", "10.0.13", "99.0", None])
+def test_what_qboot_never_writes_is_known_whatever_it_holds(version: str | None) -> None:
+    """And it is shown. Of the fields that qboot writes, and of other firmwares, it excuses nothing."""
+    garbage = [ModuleEntry(0x1F000000, 0x1000, 0xB0000000, 0x1234567)]
+    found = verdicts(at_entry(modules=garbage, **{**QBOOT, "vmm": Vmm("QEMU", version)}).boot(V1))
+    for rule, value in (("SI-MOD-CMDLINE", "0xb0000000: "), ("SI-MOD-RESERVED", "0x1234567")):
+        assert found[rule].outcome is Outcome.KNOWN
+        assert found[rule].violations[0].found.startswith(value)
+    for changes in (PVH_BIN, {**QBOOT, "vmm": Vmm("example", version)}):
+        others = verdicts(at_entry(modules=garbage, **changes).boot(V1))
+        assert others["SI-MOD-CMDLINE"].outcome is Outcome.FAIL
+        assert others["SI-MOD-RESERVED"].outcome is Outcome.REMARK
+    written = verdicts(at_entry(modules=[ModuleEntry(0xF0000, 0, 0, 0)], **QBOOT).boot(V1))
+    assert written["SI-MOD-SIZE"].outcome is Outcome.FAIL
 
 
 # microvm's map under SeaBIOS: the last page of low RAM holds its ACPI tables, and is reserved.

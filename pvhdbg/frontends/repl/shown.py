@@ -99,5 +99,5 @@ class ShownTarget:
         self._tell(f"monitor {command}")
         return self.inner.monitor(command)
 
-    def close(self, leave: Leave) -> None:
-        self.inner.close(leave)
+    def close(self, leave: Leave) -> bool:
+        return self.inner.close(leave)
