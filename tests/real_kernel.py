@@ -86,6 +86,34 @@ def xen_toolstack() -> Path:
     return place
 
 
+def elf_entry(kernel: Path) -> int:
+    """e_entry as readelf reads it: of a Linux startup_64, physical, its first instruction in long mode."""
+    listing = subprocess.run(["readelf", "-hW", str(kernel)], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"Entry point address: +0x([0-9a-f]+)", listing)
+    assert found is not None
+    return int(found[1], 16)
+
+
+def noted_entry(kernel: Path) -> int:
+    """The PVH entry as readelf prints its note: owner Xen, type 0x12, the address as bytes."""
+    listing = subprocess.run(["readelf", "-nW", str(kernel)], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"^  Xen .*\(0x00000012\)\s+description data: ((?:[0-9a-f]{2} )+)", listing, re.MULTILINE)
+    assert found is not None
+    return int.from_bytes(bytes.fromhex(found[1]), "little")
+
+
+def code_at(kernel: Path, address: int, size: int) -> bytes:
+    """The file's bytes at a physical address, by the program headers that readelf prints."""
+    listing = subprocess.run(["readelf", "-lW", str(kernel)], capture_output=True, text=True, check=True).stdout
+    for row in re.findall(r"^  LOAD +0x(\w+) 0x\w+ 0x(\w+) 0x(\w+) ", listing, re.MULTILINE):
+        offset, start, length = (int(word, 16) for word in row)
+        if start <= address <= address + size <= start + length:
+            with kernel.open("rb") as file:
+                file.seek(offset + address - start)
+                return file.read(size)
+    raise AssertionError(f"{kernel} has nothing at {address:#x}")
+
+
 def or_skip(get: Callable[[], Path]) -> Path:
     """The file; where it cannot be had the test fails under CI=true and is skipped elsewhere."""
     try:

@@ -28,8 +28,8 @@ _OVER_THE_TABLES = (
     "them, microvm calls x86_load_linux() with acpi_data_size 0. A ramdisk whose size is a multiple of 4096 ends before the page"
 )
 _OVER_THE_TABLES_SOURCE = (
-    "QEMU hw/i386/microvm.c, and initrd_max in hw/i386/x86.c (x86-common.c since 9.1); measured with QEMU 7.2.22 (-bios bios.bin) "
-    "and 10.0.2 at 256M, 3G and 5G: one byte more of the ramdisk is one byte less of the XSDT, and Linux comes up without ACPI"
+    "QEMU hw/i386/microvm.c, and initrd_max in hw/i386/x86.c (x86-common.c since 9.1); measured with QEMU 7.2.22 (-bios bios.bin), "
+    "10.0.2, 10.0.13 and 11.1.2 at 256M, 3G and 5G: one byte more of the ramdisk is one byte less of the XSDT, and Linux comes up without ACPI"
 )
 _ENDS_IN_RESERVED = "which ends in the 0x1000 reserved bytes behind its RAM"
 
@@ -77,7 +77,7 @@ DEVIATIONS = (
         frozenset({PVH_BIN, QBOOT}),
         frozenset({"0xffff"}),
         "neither pvh.bin nor qboot loads a task register: the CPU's reset value is left in it",
-        "QEMU pc-bios/optionrom/pvh.S and qboot entry.S hold no ltr; measured on 7.2.22 and 10.0.2, TCG",
+        "QEMU pc-bios/optionrom/pvh.S and qboot entry.S hold no ltr; measured on 7.2.22, 10.0.2, 10.0.13 and 11.1.2, TCG",
         since=(4, 0),
     ),
     Deviation(
@@ -87,9 +87,9 @@ DEVIATIONS = (
         frozenset({QBOOT}),
         frozenset({"0x0 (entry is all zero)"}),
         _ONE_TOO_MANY,
-        "qboot main.c; measured with QEMU 7.2.22 and 10.0.2 on microvm and pc",
+        "qboot main.c; measured with QEMU 7.2.22, 10.0.2, 10.0.13 and 11.1.2 on microvm and pc",
         since=(7, 2),
-        until=(10, 0),
+        until=(11, 1),
         always=False,
     ),
     Deviation(
@@ -99,9 +99,9 @@ DEVIATIONS = (
         frozenset({QBOOT}),
         frozenset({"0x0 (entry is all zero)"}),
         _ONE_TOO_MANY,
-        "qboot main.c; measured with QEMU 7.2.22 and 10.0.2 on microvm and pc",
+        "qboot main.c; measured with QEMU 7.2.22, 10.0.2, 10.0.13 and 11.1.2 on microvm and pc",
         since=(7, 2),
-        until=(10, 0),
+        until=(11, 1),
         always=False,
     ),
     Deviation(
@@ -133,7 +133,7 @@ DEVIATIONS = (
         _OVER_THE_TABLES,
         _OVER_THE_TABLES_SOURCE,
         since=(7, 2),
-        until=(10, 0),
+        until=(11, 1),
         always=False,
     ),
     Deviation(
@@ -145,7 +145,7 @@ DEVIATIONS = (
         _OVER_THE_TABLES,
         _OVER_THE_TABLES_SOURCE,
         since=(7, 2),
-        until=(10, 0),
+        until=(11, 1),
         always=False,
     ),
 )  # fmt: skip

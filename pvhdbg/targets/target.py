@@ -113,6 +113,7 @@ Watch = Callable[[str], None]
 
 
 RESET_VECTOR = 0xFFFFFFF0  # the linear address of the first instruction after a reset
+_IDLE = 16  # steps that may do nothing
 RESET_RIP = RESET_VECTOR & 0xFFFF  # rip there: cs.base is 0xffff0000
 
 
@@ -135,7 +136,7 @@ def run_until(
     names = " or ".join(f"{address:#x}" for address in sorted(addresses))
     deadline = time.monotonic() + timeout
     if target.read_registers()["rip"] == RESET_RIP:
-        target.step()  # off the reset vector, so that the breakpoint there means a reboot
+        _step_off(target)  # so that the breakpoint there means a reboot
         if target.read_registers()["rip"] == RESET_RIP:
             raise EntryNotReached("the machine does not leave its reset vector", "does it wait for a migration (-incoming)?")
     watched = (*addresses, RESET_VECTOR)
@@ -198,8 +199,16 @@ def leave_reset_vector(target: Target) -> None:
     `resume` does not: in real mode the pc is an offset, which is not where the breakpoint is. Raises TargetError.
     """
     target.clear_breakpoint(RESET_VECTOR)
-    target.step()
+    _step_off(target)
     target.set_breakpoint(RESET_VECTOR)
+
+
+def _step_off(target: Target) -> None:
+    """Step a machine off its reset vector: QEMU answers some steps without having run an instruction, when it was woken for else."""
+    for _ in range(_IDLE):
+        target.step()
+        if target.read_registers()["rip"] != RESET_RIP:
+            return
 
 
 def _linear(target: Target, pc: int) -> int:

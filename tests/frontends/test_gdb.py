@@ -16,6 +16,7 @@ import pytest
 from pvhdbg.frontends.verbs import LIVE
 from tests.frontends.cli_runner import HELLO, ROOT, TRIPLE_FAULT, Cli, Machine, eventually, kernel_elf, need, pvh_note
 from tests.frontends.terminal import Terminal
+from tests.real_kernel import noted_entry
 
 Start = Callable[..., Machine]
 SCRIPT = ROOT / "gdb" / "pvhdbg-gdb.py"
@@ -154,7 +155,7 @@ def test_a_real_kernel(vmlinux: Path, machine: Start, cli: Cli) -> None:
     )
     for verb in verbs:
         assert gdb[f"pvh {verb}"] == cli(verb, stub.socket, "--kernel", str(vmlinux)).ok().out
-    assert gdb["p/x $pvh_entry()"] == "$1 = 0x1000850\n"
+    assert gdb["p/x $pvh_entry()"] == f"$1 = {noted_entry(vmlinux):#x}\n"
 
 
 @pytest.mark.boot
@@ -163,7 +164,7 @@ def test_from_the_entry_to_start_kernel(vmlinux: Path, machine: Start) -> None:
     stub = machine("-append", "quiet", "-m", "256M", kernel=str(vmlinux))
     lines = (f"target remote {stub.socket}", f"set pvh kernel {vmlinux}", "pvh run-to-entry", "pvh break start_kernel", "continue")
     gdb = Gdb(*lines, "pvh disas/1", "pvh mode", "pvh pagewalk $rip", "pvh idt", "pvh check")
-    assert gdb["pvh run-to-entry"] == "at the entry 0x1000850 <pvh_start_xen>, found by ELF note\n"
+    assert gdb["pvh run-to-entry"] == f"at the entry {noted_entry(vmlinux):#x} <pvh_start_xen>, found by ELF note\n"
     assert re.match(r"64-bit long mode\n<start_kernel>:\n=> 0xffffffff8\w+:", gdb["pvh disas/1"])
     assert re.search(r"physical 0x3\w+, in a page of 2 MiB; supervisor only, writable, executable\n$", gdb["pvh pagewalk $rip"])
     assert re.search(r"14 #PF +0010:ffffffff8\w+ .*interrupt gate 64 <early_idt_handler_array\+0x7e>", gdb["pvh idt"])

@@ -273,7 +273,7 @@ def test_a_ramdisk_that_reaches_microvms_tables_is_known(end: int) -> None:
         {"modules": [ModuleEntry(0x9F000, 0x1000, 0, 0)]},  # behind RAM that nothing reserved follows
         {"memory_map": [*MICROVM_MAP[:2], MemoryMapEntry(TOP - 0x1000, 0x2000, 2, 0)]},  # another size than was seen
         {"memory_map": [*MICROVM_MAP[:2], MemoryMapEntry(TOP - 0x1000, 0x1000, 3, 0)]},  # another type
-        {"vmm": Vmm("QEMU", "10.1.0")},
+        {"vmm": Vmm("QEMU", "11.2.0")},
         {"vmm": Vmm("QEMU", "7.1.0")},
     ],
     ids=["wholly reserved", "beyond", "no reserved range", "two pages", "ACPI type", "later QEMU", "earlier QEMU"],
@@ -295,7 +295,7 @@ def test_root_tables_under_such_a_ramdisk_are_known_and_no_others() -> None:
     assert under.deviation.key == "MICROVM-INITRD-OVER-XSDT"
     assert "under a module which ends in" in under.violations[0].found
     assert spoilt(TOP - 0x10000).outcome is Outcome.FAIL  # nobody's module is there
-    for changes in ({"vmm": Vmm("QEMU", "10.1.0")}, {"modules": [ModuleEntry(TOP - 0x800, 0x7FF, 0, 0)]}):
+    for changes in ({"vmm": Vmm("QEMU", "11.2.0")}, {"modules": [ModuleEntry(TOP - 0x800, 0x7FF, 0, 0)]}):
         assert spoilt(TOP - 0x52, **changes).outcome is Outcome.FAIL
     bare = spoilt(TOP - 0x52, memmap_entries=0, memmap_paddr=0)  # how the module came there is not known
     assert bare.outcome is Outcome.FAIL

@@ -41,6 +41,7 @@ class LogEngine:
         self._running = False
         self._gone = False
         self._asked = False
+        self._interrupted = False  # it stands where it was stopped by us
 
     def stop(self) -> None:
         """End the trace soon, with all that was seen. Can be called from a signal handler or another thread."""
@@ -52,6 +53,8 @@ class LogEngine:
         self.warnings += switch.warnings
         watched = (*bounds.addresses, RESET_VECTOR)
         try:
+            if switch.left_on:
+                self._forget_blocks()
             with switch:
                 for address in watched:
                     self._target.set_breakpoint(address)
@@ -62,6 +65,19 @@ class LogEngine:
                     self._halt(switch)
         finally:
             self._clear(watched)
+            if self._interrupted and not self._gone:
+                self._forget_blocks()
+
+    def _forget_blocks(self) -> None:
+        """One step, unlogged: QEMU forgets its blocks when a debugger's stop is not an interrupt (gdbstub/system.c).
+
+        The log shows new blocks only: without this, the next trace would not see any code of what this one ran through.
+        """
+        try:
+            if "HLT=1" not in self._target.monitor("info registers"):
+                self._target.step()
+        except TargetError:
+            pass  # then the next trace has less to tell
 
     def _run(self, switch: LogSwitch, bounds: Bounds) -> Iterator[Batch]:
         deadline = time.monotonic() + bounds.seconds
@@ -112,7 +128,7 @@ class LogEngine:
     # --- the machine ----------------------------------------------------------------------------------------------
 
     def _resume(self) -> None:
-        self._running = True
+        self._running, self._interrupted = True, False
         self._target.resume()
 
     def _looked(self) -> Stop | None:
@@ -133,7 +149,8 @@ class LogEngine:
         self._running = False
         with switch.drained() as pieces:
             try:
-                self._gone = self._target.interrupt().kind is StopKind.EXITED
+                kind = self._target.interrupt().kind
+                self._gone, self._interrupted = kind is StopKind.EXITED, kind is StopKind.INTERRUPT
             except TargetLost:
                 self._gone = True
         return b"".join(pieces) + switch.rest()
