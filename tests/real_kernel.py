@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -23,6 +24,7 @@ from pvhdbg.kernel_image import extract
 
 KERNEL_PACKAGES = ("linux-image-cloud-amd64", "linux-image-virtual")
 KERNEL_PACKAGES_32 = ("linux-image-686-pae",)
+_LAST_WITH_32 = ("bookworm", 12)  # the last release of Debian that has it: later ones fetch it from there
 _FETCH_TIME = 300
 
 
@@ -167,6 +169,10 @@ def _apt_options(architecture: str = "") -> list[str]:
     options = [f"Dir::State::Lists={state}/lists", f"Dir::Cache={state}/cache", "APT::Sandbox::User="]
     options += [f"{name}={architecture}" for name in ("APT::Architecture", "APT::Architectures") if architecture]
     words = [word for option in options for word in ("-o", option)]
+    if architecture and _newer_than_32_bits():
+        (state / "sources.list").write_text(f"deb {_mirror()} {_LAST_WITH_32[0]} main\n")
+        options = [*options, f"Dir::Etc::SourceList={state}/sources.list", "Dir::Etc::SourceParts=/dev/null"]
+        words = [word for option in options for word in ("-o", option)]
     if not any((state / "lists").glob("*Packages*")):
         try:
             _run("apt-get", *words, "update")
@@ -174,6 +180,17 @@ def _apt_options(architecture: str = "") -> list[str]:
             if not any((state / "lists").glob("*Packages*")):  # one list of several may be between two states of the mirror
                 raise
     return words
+
+
+def _newer_than_32_bits() -> bool:
+    """Whether this is a Debian without kernels for 32-bit PCs."""
+    about = platform.freedesktop_os_release()
+    return about.get("ID") == "debian" and int(about.get("VERSION_ID", 1 << 16)) > _LAST_WITH_32[1]
+
+
+def _mirror() -> str:
+    """Where the system's own packages come from."""
+    return _run("apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages").split()[0]
 
 
 def _run(*words: str, cwd: Path | None = None) -> str:

@@ -129,7 +129,7 @@ def test_a_kernel_that_is_told_to_stay(vmlinux: Path, vmlinuz: Path) -> None:
 # --- what a kernel is known by ------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=["vmlinux", "vmlinux32"])
+@pytest.fixture(scope="module", params=["vmlinux", "small32", "vmlinux32"])
 def image(request: pytest.FixtureRequest) -> Iterator[KernelImage]:
     with open_kernel(str(request.getfixturevalue(request.param))) as one:
         yield one
