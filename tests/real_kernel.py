@@ -104,6 +104,12 @@ def noted_entry(kernel: Path) -> int:
     return int.from_bytes(bytes.fromhex(found[1]), "little")
 
 
+def image_start(kernel: Path) -> int:
+    """The lowest physical address that readelf prints of a PT_LOAD."""
+    listing = subprocess.run(["readelf", "-lW", str(kernel)], capture_output=True, text=True, check=True).stdout
+    return min(int(start, 16) for start in re.findall(r"^  LOAD +0x\w+ 0x\w+ 0x(\w+) ", listing, re.MULTILINE))
+
+
 def code_at(kernel: Path, address: int, size: int) -> bytes:
     """The file's bytes at a physical address, by the program headers that readelf prints."""
     listing = subprocess.run(["readelf", "-lW", str(kernel)], capture_output=True, text=True, check=True).stdout

@@ -22,7 +22,7 @@ from pvhdbg.report.style import PLAIN
 from pvhdbg.spec.elf import Segment64
 from pvhdbg.targets.remote import RemoteTarget
 from tests.frontends.cli_runner import Cli, Machine, need
-from tests.real_kernel import elf_entry
+from tests.real_kernel import elf_entry, image_start
 
 SLOT = 2 << 20  # what Linux' kernels are aligned to
 MEMORY = 256 << 20
@@ -42,7 +42,7 @@ class Booting:
             self.target.set_breakpoint(address)
         self.session.resumed()
         self.target.resume()
-        self.target.wait(20)
+        self.target.wait(60)
         for address in addresses:
             self.target.clear_breakpoint(address)
         return self.session.registers()["rip"]
@@ -65,7 +65,7 @@ def booting(vmlinux: Path, vmlinuz: Path, options: str) -> Iterator[Booting]:
 
 @pytest.mark.boot
 def test_a_kernel_that_kaslr_moved(vmlinux: Path, vmlinuz: Path, cli: Cli) -> None:
-    entry = elf_entry(vmlinux)  # p_paddr of startup_64, the image's first instruction
+    entry = elf_entry(vmlinux)  # startup_64, physical
     with booting(vmlinux, vmlinuz, "quiet") as guest:
         assert guest.session.placement.found is False, "it is packed still"
         assert "not where its file asks" in guest("symbols")
@@ -100,7 +100,7 @@ def test_a_kernel_that_kaslr_moved(vmlinux: Path, vmlinuz: Path, cli: Cli) -> No
 
         # A core has no EFER to read page tables by, and says as much all the same.
         core = Path(cli.folder) / "core"
-        guest.session.target.monitor(f"dump-guest-memory {core} {entry + moved:#x} {64 << 20:#x}")
+        guest.session.target.monitor(f"dump-guest-memory {core} {image_start(vmlinux) + moved:#x} {64 << 20:#x}")
         by_core = cli("symbols", core, "start_kernel", "--kernel", vmlinux, "--here").ok().out
         assert by_core.startswith(f"start_kernel  now {virtual:#x}, physical {physical:#x},")
 

@@ -42,6 +42,8 @@ class LogEngine:
         self._gone = False
         self._asked = False
         self._interrupted = False  # it stands where it was stopped by us
+        self._died: Stop | None = None  # while it ran on, until it was stopped
+        self.beyond: tuple[Batch, End] | None = None  # what came behind the last event that was asked for, if the guest died of it
 
     def stop(self) -> None:
         """End the trace soon, with all that was seen. Can be called from a signal handler or another thread."""
@@ -95,7 +97,12 @@ class LogEngine:
                 batch = self.reader.feed(data)
                 if bounds.count is not None and self.reader.seq >= first + bounds.count:
                     self.end = End("count")
-                    yield batch.cut(first + bounds.count - batch.seq)
+                    room = first + bounds.count - batch.seq
+                    yield batch.cut(room)
+                    said = self._halt(switch)
+                    if self._died is not None:
+                        batch = _joined(batch.since(room), self._last(said, Bounds(), first))
+                        self.beyond = batch, end_of(self._died, self._target, Bounds())
                     return
                 if len(batch) or batch.faults:
                     yield batch
@@ -149,10 +156,11 @@ class LogEngine:
         self._running = False
         with switch.drained() as pieces:
             try:
-                kind = self._target.interrupt().kind
-                self._gone, self._interrupted = kind is StopKind.EXITED, kind is StopKind.INTERRUPT
+                stop = self._target.interrupt()
             except TargetLost:
-                self._gone = True
+                stop = Stop(StopKind.EXITED, 0, "the connection closed")
+        self._gone, self._interrupted = stop.kind is StopKind.EXITED, stop.kind is StopKind.INTERRUPT
+        self._died = stop if stop.kind in (StopKind.EXITED, StopKind.SHUTDOWN) else None
         return b"".join(pieces) + switch.rest()
 
     def _run_rep(self, switch: LogSwitch) -> Stop | None:

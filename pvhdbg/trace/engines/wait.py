@@ -150,15 +150,16 @@ class Wait(Watch):
             if met or self._asked:
                 engine.stop()
         self.warnings += [warning for warning in engine.warnings if warning not in self.warnings]
-        if engine.end.why == "address":
+        end = self._end_of(engine)
+        if end.why == "address":
             self._following = len(self._pcs) < self._first
             self.instructions = len(self._pcs)
             return True, None
-        death = None if met else self._ended(engine.end)
+        death = None if met else self._ended(end)
         arrived = met or self._goal.done()
         if not arrived and death is None:
             with self._places_held():  # looking for a loop lets the machine run for a moment
-                arrived, death = self._judged(engine.end.stop)
+                arrived, death = self._judged(end.stop)
         if arrived and len(self._pcs) < self._first:
             return True, None  # the next wait follows it on
         self._lose_count()

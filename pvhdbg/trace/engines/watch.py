@@ -87,7 +87,15 @@ class Watch:
             if self._asked:
                 engine.stop()
         self.warnings += [warning for warning in engine.warnings if warning not in self.warnings]
-        return engine.end
+        return self._end_of(engine)
+
+    def _end_of(self, engine: LogEngine) -> End:
+        """How the engine ended; a guest that died while it was being stopped at the last event is dead."""
+        if engine.beyond is None:
+            return engine.end
+        batch, end = engine.beyond
+        self._record(batch)
+        return end
 
     def _record(self, batch: Batch) -> None:
         self._pcs += batch.pcs
