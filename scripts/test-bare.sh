@@ -68,11 +68,11 @@ mount_all() {
     [ "${PTS:-yes}" = no ] || mount -t devpts -o newinstance,ptmxmode=0666 devpts "$ROOT/dev/pts"
 }
 
-# inside WORDS...: a command in the clone
+# inside WORDS...: a command in the clone. This shell's background jobs ignore Ctrl-C, and so would all that the tests start.
 inside() {
     local words
     mapfile -d '' -t words < <(passed_on)
-    chroot "$ROOT" /usr/bin/env -i HOME=/root LANG=C.UTF-8 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+    chroot "$ROOT" /usr/bin/env --default-signal=INT,QUIT -i HOME=/root LANG=C.UTF-8 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
         "${words[@]}" sh -c 'cd /root/pvhdbg && exec "$@"' sh "$@" </dev/null
 }
 

@@ -122,8 +122,9 @@ def test_rusts_words_compile(tmp_path: Path, edition: str) -> None:
     """Since 2024 link_section is an unsafe attribute."""
     assert shutil.which("rustc"), "rustc is missing: scripts/setup.sh --tests installs it"
     version = subprocess.run(["rustc", "--version"], capture_output=True, text=True, check=True).stdout
-    if edition == "2024" and tuple(map(int, re.findall(r"[0-9]+", version)[:2])) < (1, 85):
-        pytest.skip(f"edition 2024 came with rustc 1.85, this is {version.split()[1]}")
+    since = (1, 85) if edition == "2024" else (1, 82)  # of the edition; of `unsafe` in attributes and before `extern`
+    if tuple(map(int, re.findall(r"[0-9]+", version)[:2])) < since:
+        pytest.skip(f"these words need rustc {since[0]}.{since[1]}, this is {version.split()[1]}")
     note, _, layout = fixes.ADD_NOTE[Tool.RUST].partition("; with a linker script")[0].partition(", with ")
     (tmp_path / "k.rs").write_text(CRATE.format(note, layout))
     options = ["-C", "panic=abort", "-C", "relocation-model=static", *(f"-Clink-arg={word}" for word in ALONE)]
