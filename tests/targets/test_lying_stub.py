@@ -128,7 +128,7 @@ def test_who_talks_and_never_listens_is_given_up() -> None:
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
         begun = time.monotonic()
-        with pytest.raises(TargetTimeout, match="does not (take what is sent|answer)"):
+        with pytest.raises(TargetTimeout, match=r"does not (take what is sent|answer)"):
             RemoteTarget.connect(StubAddress(path=f"{folder}/stub"), timeout=2).read_registers()
         assert time.monotonic() - begun < 10
         thread.join(5)
