@@ -4,6 +4,7 @@
 # make test-fast   the tests that start no QEMU, GDB or browser, and take less than a second each: half a minute
 # make coverage    all tests, and which share of each room's lines they ran (GDB's own Python is not measured)
 # make test-gdbs   the tests that use GDB, with GDB 16, 17 and 18 from PyPI and each Python that is found (see scripts/test-gdbs.sh)
+# make test-bare   make demo and make test in a bare Debian: RELEASE=trixie or bookworm (see scripts/test-bare.sh; needs root)
 # make bench   the benchmarks, as one table
 # make conformance   boot every sample guest on every machine and firmware, and write docs/conformance.md and docs/rules.md
 #                    (CONFORMANCE_ARGS="--qemu PATH --qemu PATH -j 2"; see `python -m conformance --help`)
@@ -59,6 +60,11 @@ coverage:
 test-gdbs:
 	@scripts/setup.sh --tests
 	@scripts/test-gdbs.sh
+
+# Each is a whole Debian of 1.5 GB under build/, and takes a quarter of an hour.
+.PHONY: test-bare
+test-bare:
+	@RELEASE="$(RELEASE)" scripts/test-bare.sh
 
 .PHONY: lint
 lint: setup

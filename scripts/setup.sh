@@ -2,8 +2,9 @@
 # Make a checkout ready: the programs pvhdbg uses, and pvhdbg itself (editable, with its test tools) in .venv.
 # Does only what is missing, so it is quick the second time. Exit status 0: everything is there.
 #
-#   --tests      also what only the tests use: gcc, which is asked how it lays structures out, Chromium, which the HTML report is
-#                looked at with, and Perl's TAP parser
+#   --tests      also what only the tests use: gcc, which is asked how it lays structures out, rustc, whose words the fixes are
+#                given in, zstd, which unpacks where Python has no module, Chromium, which the HTML report is looked at with, and
+#                Perl's TAP parser
 #   PYTHON=...   the Python to make .venv with (default: python3, or the newest python3.N there is; 3.10 is the oldest)
 
 set -euo pipefail
@@ -67,10 +68,14 @@ installed() { [ -x "$VENV/bin/pvhdbg" ] && [ -f "$STAMP" ] && cksum <pyproject.t
 missing_packages() {
     have qemu-system-x86_64 || echo qemu-system-x86
     have gdb || echo gdb
-    { have as && have ld && have objcopy && have readelf; } || echo binutils
+    { have as && have ld && have objcopy && have objdump && have readelf && have nm; } || echo binutils
     if [ -n "$tests" ]; then
         have gcc || echo gcc
         [ -e /usr/include/stdio.h ] || echo libc6-dev
+        have rustc || echo rustc
+        have zstd || echo zstd
+        have git || echo git
+        have setsid || echo util-linux
         perl -MTAP::Parser -e1 >/dev/null 2>&1 || echo perl
         # Ubuntu has Chromium as a snap only, which containers do not run: there, Chrome has to be installed by hand
         have_browser || grep -qs '^ID=ubuntu' /etc/os-release || echo chromium

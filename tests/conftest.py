@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import real_kernel
-from tests.support.cli_runner import Cli, Machine, paging_kernel, scratch
+from tests.support.cli_runner import Cli, Machine, paging_kernel, scratch, small_kernel_32
 
 pytest_plugins = ["tests.support.sorting"]
 
@@ -101,3 +101,17 @@ def paging_kernels() -> Iterator[Callable[[int], str]]:
     """Kernels that turn on paging of 2, 3, 4 or 5 levels (2: 32-bit, 3: PAE), made when they are first asked for."""
     with scratch() as folder:
         yield lambda levels: paging_kernel(folder, levels)
+
+
+@pytest.fixture(scope="session")
+def small32() -> Iterator[Path]:
+    """A 32-bit guest that takes Linux' way under Linux' names. What Debian's kernel shows where there is one, it shows everywhere."""
+    with scratch() as folder:
+        yield small_kernel_32(folder)
+
+
+@pytest.fixture(scope="session", params=["small32", "vmlinux32"])
+def kernel32(request: pytest.FixtureRequest, packages: None) -> Path:
+    """The small 32-bit guest, and Debian's kernel for 32-bit PCs."""
+    path: Path = request.getfixturevalue(request.param)
+    return path

@@ -62,18 +62,21 @@ def needed(boot: BootState) -> NeedMemory | None:
 
 
 class _Tables:
-    """The snapshot's memory for a page table walk: it requests whole tables."""
+    """The snapshot's memory for a page table walk: it requests whole tables, also where it holds one entry of a table."""
 
     def __init__(self, boot: BootState) -> None:
         self._boot = boot
 
     def read(self, address: int, size: int) -> bytes:
-        try:
-            return _read(self._boot, address, size)
-        except NeedMemory:
-            if _whole_page(self._boot, address):
-                raise NeedMemory(address & -PAGE, PAGE) from None
-            raise
+        page = address & -PAGE
+        if _whole_page(self._boot, address):
+            try:
+                return _read(self._boot, page, PAGE)[address - page : address - page + size]
+            except NeedMemory:
+                raise
+            except Unavailable:
+                pass  # a part of it could not be read
+        return _read(self._boot, address, size)
 
 
 def _read(boot: BootState, address: int, size: int) -> bytes:

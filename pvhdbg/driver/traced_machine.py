@@ -21,6 +21,7 @@ from pvhdbg.machine.session import Session
 from pvhdbg.machine.subject import Progress, open_subject
 from pvhdbg.machine.subject_kind import subject_kind
 from pvhdbg.model import Unavailable
+from pvhdbg.targets.run import step_off_reset_vector
 from pvhdbg.targets.target import RESET_RIP, Target
 from pvhdbg.tracing.engines.engine import halted
 from pvhdbg.tracing.recorder.file import open_recording
@@ -141,7 +142,7 @@ def on_session(session: Session, command: str, work: Callable[[TracedMachine], T
 
         def borrowed(lease: Lease) -> T:
             if boot.registers.get("rip") == RESET_RIP:
-                lease.target.step()  # off the reset vector, so that a breakpoint there means a reboot
+                step_off_reset_vector(lease.target)
             machine = TracedMachine(
                 lease.target,
                 boot,

@@ -39,5 +39,5 @@ def find(names: Iterable[str]) -> tuple[Loader, ...]:
 
 
 def simulate(kernel: KernelFile, boot: Boot = NOTHING_SAID, loaders: Iterable[Loader] = LOADERS) -> tuple[Loading, ...]:
-    """What each of these loaders would do with the file. Never raises."""
-    return tuple(loader.load(kernel, boot) for loader in loaders)
+    """What each of these loaders would do with the file, with earlier versions of it that do otherwise. Never raises."""
+    return tuple(loading for loader in loaders for loading in loader.answers(kernel, boot))

@@ -73,6 +73,11 @@ class Loading:
     def bits(self) -> int | None:
         return None if self.protocol is None else MODE_BITS[self.protocol]
 
+    def ends_as(self, other: Loading) -> bool:
+        """Whether both enter the kernel at the same place, or refuse it, or die, in the same words."""
+        mine, its = ((one.protocol, one.entry, one.refusal, one.undefined, one.crash) for one in (self, other))
+        return mine == its
+
 
 # --- the parts of a simulator ---------------------------------------------------------------------------------------
 
@@ -137,13 +142,21 @@ class Attempt:
 class Loader(NamedTuple):
     """A loader: its `name` on the command line, its `title` in text, the source file that it follows, and its simulator.
 
-    The simulator returns protocol and entry, or raises `Ended`.
+    The simulator returns protocol and entry, or raises `Ended`. `before` is the same loader in earlier versions, which is heard
+    where it does otherwise.
     """
 
     name: str
     title: str
     source: str
     enter: Callable[[Attempt], tuple[str, int | None]]
+    before: Loader | None = None
+
+    def answers(self, kernel: KernelFile, boot: Boot = NOTHING_SAID) -> tuple[Loading, ...]:
+        """What it would do with this file; where earlier versions do otherwise, what they do, too. Never raises."""
+        loading = self.load(kernel, boot)
+        earlier = () if self.before is None else self.before.answers(kernel, boot)
+        return (loading, *(one for one in earlier if not one.ends_as(loading)))
 
     def load(self, kernel: KernelFile, boot: Boot = NOTHING_SAID) -> Loading:
         """What the loader would do with this file. Never raises."""

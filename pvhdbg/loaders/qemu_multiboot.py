@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from pvhdbg.decode.boot_headers import MULTIBOOT1 as MAGIC
 from pvhdbg.loaders.loading import MULTIBOOT1, Attempt, Crashed, FwCfgItem, Refused, Undefined
-from pvhdbg.loaders.qemu_elf import Image, Rom, complete, load_elf
+from pvhdbg.loaders.qemu_elf import MERGED, Generation, Image, Rom, complete, load_elf
 from pvhdbg.spec.elf import EM_X86_64
 
 _SOURCE = "hw/i386/multiboot.c load_multiboot"
@@ -44,7 +44,7 @@ def find(head: bytes) -> Header | None:
     return None
 
 
-def enter(attempt: Attempt, header: Header) -> tuple[str, int | None]:
+def enter(attempt: Attempt, header: Header, generation: Generation = MERGED) -> tuple[str, int | None]:
     """Load the file by its multiboot header. Raises Ended if QEMU stops."""
     if header.flags & _VIDEO:
         attempt.remark("multiboot knows VBE. we don't (a warning; the kernel is entered in text mode)", _SOURCE)
@@ -55,7 +55,7 @@ def enter(attempt: Attempt, header: Header) -> tuple[str, int | None]:
     else:
         if attempt.kernel.elf.header.e_machine == EM_X86_64:
             raise Refused("Cannot load x86-64 image, give a 32bit one.")
-        image = load_elf(attempt, None)
+        image = load_elf(attempt, generation, notes=False)
         load, size, entry = image.low & _U32, image.high - image.low & _U32, image.entry & _U32
         _copy(image, load, size)
         roms = image.roms

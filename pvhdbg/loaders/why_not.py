@@ -6,7 +6,7 @@ from pvhdbg.decode.kernel_file import KernelFile
 from pvhdbg.decode.text import printable
 from pvhdbg.decode.toolchain import Tool, maker
 from pvhdbg.errors import NotBootable
-from pvhdbg.loaders.loading import MULTIBOOT1
+from pvhdbg.loaders.loading import MULTIBOOT1, Loading
 from pvhdbg.loaders.qemu import QEMU
 from pvhdbg.spec.elf import PT_NOTE
 from pvhdbg.spec.elf_notes import PHYS32_ENTRY
@@ -71,7 +71,11 @@ def _found(kernel: KernelFile) -> tuple[str, str]:
 
 
 def _qemu(kernel: KernelFile) -> str:
-    loading = QEMU.load(kernel)
+    first, *others = QEMU.answers(kernel)
+    return ". ".join([_words(kernel, first), *(f"Before 10.0.13: {_words(kernel, other)}" for other in others)])
+
+
+def _words(kernel: KernelFile, loading: Loading) -> str:
     if loading.crash is not None:
         return loading.crash
     if loading.undefined is not None:

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from pvhdbg.errors import BadInput, PvhdbgError, VmmFailed
+from pvhdbg.errors import BadInput, PvhdbgError, TargetTimeout, VmmFailed
 from pvhdbg.machine.capture import Plan, capture, decoded, with_command
 from pvhdbg.machine.loaded_kernel import Confirm
 from pvhdbg.machine.options import SubjectOptions
@@ -17,7 +17,7 @@ from pvhdbg.machine.subject_kind import SubjectKind, refuse_options, subject_kin
 from pvhdbg.model import Kernel
 from pvhdbg.targets.address import StubAddress, parse_address
 from pvhdbg.targets.keeper import Keeper
-from pvhdbg.targets.target import Leave, Target
+from pvhdbg.targets.target import END_IT, Leave, Target
 
 if TYPE_CHECKING:
     from pvhdbg.decode.boot_state import BootState
@@ -299,8 +299,11 @@ def _connected(
         target = RemoteTarget.connect(address, timeout=timeout, progress=progress, keeper=keeper)
     try:
         yield target
-    finally:
+    except BaseException:
         target.close(leave)
+        raise
+    if not target.close(leave) and subject_kind(options.subject) is SubjectKind.STUB:  # a QEMU of ours is ended in other ways, too
+        raise TargetTimeout(f"the VMM at {target.name} did not end when it was told to", END_IT)
 
 
 @contextmanager

@@ -378,8 +378,8 @@ def kill(options: NoOptions, context: Context) -> Answer:
     face.machine.needs_machine()
     if not face.confirm(f"end the machine at {face.machine.session.target.name}?"):
         return _lines(["not killed"])
-    face.machine.close(Leave.KILLED)
-    return _lines(["killed (boot it again: restart)"])
+    left = face.machine.close(Leave.KILLED)
+    return _lines([left or "killed (boot it again: restart)"])
 
 
 def _leave(context: Context, leave: Leave | None) -> Answer:

@@ -102,5 +102,5 @@ class GdbEcho:
     def peer_command(self) -> tuple[str, ...]:
         return self.inner.peer_command()
 
-    def close(self, leave: Leave) -> None:
-        self.inner.close(leave)
+    def close(self, leave: Leave) -> bool:
+        return self.inner.close(leave)

@@ -30,7 +30,7 @@ from pvhdbg.repl.running import Runner
 from pvhdbg.repl.serial import Follower
 from pvhdbg.targets.address import StubAddress, parse_address
 from pvhdbg.targets.recorded import RecordedTarget
-from pvhdbg.targets.target import OWN_REBOOTS, RESET_RIP, Leave, Target
+from pvhdbg.targets.target import END_IT, OWN_REBOOTS, RESET_RIP, Leave, Target
 
 if TYPE_CHECKING:
     from pvhdbg.targets.gdb_mi import GdbTarget
@@ -112,7 +112,9 @@ class Machine:
         leave = leave or Leave(self._options.about.way.leave or ("killed" if self.qemu is not None else "stopped"))
         left = ""
         if self.gone is None:
-            self.session.target.close(leave)
+            ended = self.session.target.close(leave)
+            if self.qemu is None and not ended:
+                left = f"the VMM at {self.session.target.name} did not end when it was told to: {END_IT}"
             if self.qemu is not None and leave is not Leave.KILLED and self.qemu.poll() is None:
                 left = f"QEMU (pid {self.qemu.pid}) was left {leave.value}; its gdbstub is {self.qemu.gdb_socket}"
                 self.qemu.release()

@@ -56,7 +56,7 @@ def _section(rule: Rule) -> Iterator[str]:
 
 
 def _deviation(deviation: Deviation) -> Iterator[str]:
-    found = " or ".join(code(one) for one in sorted(deviation.found))
+    found = deviation.values() if deviation.found is None else " or ".join(code(one) for one in sorted(deviation.found))
     yield f"#### {deviation.key}"
     yield ""
     yield f"On record of {deviation.vmm}{_versions(deviation)} with {' or '.join(sorted(deviation.firmware))}: {found}."

@@ -220,7 +220,7 @@ def _heaviest(severities: Iterable[Severity]) -> Severity:
 
 def _matching(recorded: list[Deviation], violations: list[Violation]) -> Deviation | None:
     for deviation in recorded:
-        if all((violation.kind or violation.found) in deviation.found for violation in violations):
+        if all(deviation.holds(violation.kind or violation.found) for violation in violations):
             return deviation
     return None
 

@@ -223,8 +223,9 @@ class FromThread:
         self.inner.stop_soon(self._number)
         return self.wait(_STOPS)
 
-    def close(self, leave: Leave) -> None:
+    def close(self, leave: Leave) -> bool:
         """Nothing: it is lent."""
+        return True
 
 
 class Stops(Protocol):

@@ -20,7 +20,7 @@ from pvhdbg.model import LOW_HALVES, Registers
 from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.keeper import Keeper
 from pvhdbg.targets.mi import MachineInterface, quoted
-from pvhdbg.targets.target import Capabilities, Leave, Stop, StopKind
+from pvhdbg.targets.target import END_IT, Capabilities, Leave, Stop, StopKind
 
 _WANTED = frozenset(
     [
@@ -347,8 +347,7 @@ class GdbTarget:
         if time.monotonic() - self._asked < _BETWEEN:
             return True
         self._asked = time.monotonic()  # GDB does not notice by itself while the machine stands still
-        reply = self._gdb.command('-interpreter-exec console "maintenance packet qC"', self._timeout)
-        return bool(reply["message"] != "error")
+        return self._answers()
 
     def gdb_alive(self) -> bool:
         """Whether GDB itself still runs."""
@@ -408,44 +407,63 @@ class GdbTarget:
 
     # --- leaving --------------------------------------------------------------------------------------------------
 
-    def close(self, leave: Leave) -> None:
-        """Clear our breakpoints, leave the machine as asked, and end GDB. Never raises."""
+    def close(self, leave: Leave) -> bool:
+        """Clear our breakpoints, leave the machine as asked, and end GDB. Never raises; False: it was not seen to end."""
         with putting_back(f"the breakpoints of the machine at {self.name}"):
-            back = self._closed
+            answered = ended = self._closed
             try:
                 if not self._closed:
                     self._closed = True
-                    back = self._leave(leave)
+                    answered, ended = self._leave(leave)
             finally:
                 self._gdb.close()
                 if self._keeper is not None:
                     self._keeper.no_gdb()
-                    if back:
+                    if answered:
                         self._keeper.put_back()
+        return ended
 
-    def _leave(self, leave: Leave) -> bool:
-        """Put back each thing by itself; whether the machine answered, or is gone."""
+    def _leave(self, leave: Leave) -> tuple[bool, bool]:
+        """Put back each thing by itself: whether the machine answered, or is gone; and whether it ended, if it was to be killed."""
         self._timeout = min(self._timeout, _PARTING)
         breakpoints = [partial(self.clear_breakpoint, address) for address in tuple(self._breakpoints)]
         steps: list[Callable[[], object]] = [self.interrupt, *breakpoints, partial(self._let_go, leave)]
+        stays = leave is not Leave.KILLED
         for step in steps:
             try:
                 step()
             except TargetTimeout:
-                return False  # nothing more can be put back by this GDB
+                return False, stays  # nothing more can be put back by this GDB
             except TargetLost:
-                return self._gdb.poll()  # else it is GDB that is gone, and not the machine
+                gone = self._gdb.poll()  # else it is GDB that is gone, and not the machine
+                return gone, gone or stays
             except PvhdbgError:
                 pass  # it refuses this one thing
-        return True
+        return True, stays
 
     def _let_go(self, leave: Leave) -> None:
         if leave is Leave.RUNNING:
             self._done("-target-detach")
         elif leave is Leave.KILLED:
-            self._console("kill")
+            self._end()
         else:
             self._done("-target-disconnect")  # the guest stays as it is
+
+    def _end(self) -> None:
+        """End the VMM, and ask its stub until it does not answer any more: GDB does not notice by itself.
+
+        Raises TargetLost when it has ended, TargetTimeout when it has not.
+        """
+        deadline = time.monotonic() + self._timeout
+        self._gdb.command(f"-interpreter-exec console {quoted('monitor quit' if self._has_monitor else 'kill')}", self._timeout)
+        while self._answers():
+            if time.monotonic() > deadline:
+                raise TargetTimeout(f"the VMM at {self.name} did not end", END_IT)
+        raise TargetLost(f"{self.name} ended", "")
+
+    def _answers(self) -> bool:
+        reply = self._gdb.command('-interpreter-exec console "maintenance packet qC"', self._timeout)
+        return bool(reply["message"] != "error")
 
     def _stopped(self) -> None:
         if self._running:

@@ -311,13 +311,14 @@ class InsideGdb:
             _execute("maintenance flush register-cache")
         return said
 
-    def close(self, leave: Leave) -> None:
+    def close(self, leave: Leave) -> bool:
         """Only our breakpoints go: the machine is GDB's."""
         for address in tuple(self._breakpoints):
             try:
                 self.clear_breakpoint(address)
             except (gdb.error, PvhdbgError):
                 pass
+        return True
 
 
 def _value(frame: gdb.Frame, name: str) -> int | None:

@@ -72,8 +72,8 @@ class RecordedTarget:
     def peer_command(self) -> tuple[str, ...]:
         return ()
 
-    def close(self, leave: Leave) -> None:
-        pass
+    def close(self, leave: Leave) -> bool:
+        return True
 
 
 def open_snapshot(path: str) -> RecordedTarget:

@@ -10,7 +10,8 @@ The rules that keep QEMU's stub, and the guest, unharmed (measured on 7.2 and 10
 6. `m` of more than the stub offers fails: reads are cut into pieces.
 7. With paging on, `m` means virtual addresses: PhyMemMode is switched on around a read and back to what it was. In that
    mode QEMU answers zeros for what is not there, so a caller asks for backed memory only (`info mtree`).
-8. Connecting stops the machine. Closing the socket leaves it stopped; `D` lets it run; `k` ends QEMU.
+8. Connecting stops the machine. Closing the socket leaves it stopped; `D` lets it run. `k` ends a QEMU 7.2; later ones take it
+   for a shutdown of the guest, which -no-shutdown keeps: the monitor's `quit` ends all of them.
 """
 
 from __future__ import annotations
@@ -493,21 +494,21 @@ class RemoteTarget:
 
     # --- leaving --------------------------------------------------------------------------------------------------
 
-    def close(self, leave: Leave) -> None:
-        """Clear our breakpoints and leave the machine running, stopped, or killed. Never raises."""
+    def close(self, leave: Leave) -> bool:
+        """Clear our breakpoints and leave the machine running, stopped, or killed. Never raises; False: it was not seen to end."""
         if self._closed:
             self._wire.close()
-            return
+            return True
         self._closed = True
         with putting_back(f"the breakpoints of the machine at {self.name}"):
             try:
-                self._put_back(leave)
+                return self._put_back(leave)
             finally:
                 self._wire.close()
                 if self._keeper is not None and not self._wire.blind:
                     self._keeper.put_back()
 
-    def _put_back(self, leave: Leave) -> None:
+    def _put_back(self, leave: Leave) -> bool:
         """Each thing by itself. A stub that does not answer is told all the same: it may read that later."""
         breakpoints = [partial(self.clear_breakpoint, address) for address in tuple(self._breakpoints)]
         steps: list[Callable[[], object]] = [
@@ -520,11 +521,12 @@ class RemoteTarget:
             try:
                 step()
             except TargetLost:
-                return  # and all of it is gone
+                return True  # and all of it is gone
             except TargetTimeout:
                 self._wire.blind, self._running = True, False
             except PvhdbgError:
                 pass  # it refuses this one thing
+        return leave is not Leave.KILLED
 
     def _stand_still(self) -> None:
         if not self._running:
@@ -548,7 +550,15 @@ class RemoteTarget:
         if leave is Leave.RUNNING:
             self._wire.request(b"D;1" if "multiprocess" in self._features else b"D", self._timeout)
         elif leave is Leave.KILLED:
-            self._wire.send(b"k")
+            self._end()
+
+    def _end(self) -> None:
+        """End the VMM. Raises TargetLost as soon as it closes the connection, which it does when it has ended, else TargetTimeout."""
+        self._wire.send(b"qRcmd," + b"quit".hex().encode("ascii") if self._has_monitor else b"k")
+        deadline = self._wire.until(self._timeout)
+        while not self._wire.blind:
+            if self._wire.receive(deadline).startswith((b"W", b"X")):
+                raise TargetLost(f"{self.name} ended", "")
 
     def alive(self) -> bool:
         """Whether the connection still stands. Asks the stub nothing; a running machine is taken for alive."""

@@ -15,6 +15,8 @@ from pvhdbg.targets.target import GONE, RESET_RIP, RESET_VECTOR, Stop, StopKind,
 
 Progress = Callable[[str], None]
 
+_IDLE = 16  # steps that may do nothing
+
 
 class RunEnd(Enum):
     """What ended a run."""
@@ -162,7 +164,7 @@ def _nothing() -> None:
 def _off_the_reset_vector(target: Target) -> None:
     """Step off it, so that the breakpoint there means a reboot. Raises EntryNotReached for a machine that does not run yet."""
     if target.read_registers()["rip"] == RESET_RIP:
-        target.step()
+        step_off_reset_vector(target)
         if target.read_registers()["rip"] == RESET_RIP:
             raise EntryNotReached("the machine does not leave its reset vector", "does it wait for a migration (-incoming)?")
 
@@ -186,8 +188,19 @@ def leave_reset_vector(target: Target) -> None:
     QEMU: in real mode the stub's pc is an offset into CS, so `resume` does not see that the machine stands on this breakpoint.
     """
     target.clear_breakpoint(RESET_VECTOR)
-    target.step()
+    step_off_reset_vector(target)
     target.set_breakpoint(RESET_VECTOR)
+
+
+def step_off_reset_vector(target: Target) -> None:
+    """Step a machine off its reset vector, so that a breakpoint there means a reboot. Raises TargetError.
+
+    QEMU answers some steps without an instruction having run, when something else woke it.
+    """
+    for _ in range(_IDLE):
+        target.step()
+        if target.read_registers()["rip"] != RESET_RIP:
+            return
 
 
 def _linear(target: Target, pc: int) -> int:

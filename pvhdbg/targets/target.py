@@ -13,6 +13,8 @@ from typing import Protocol, cast
 from pvhdbg.model import Registers
 from pvhdbg.rsp.registers import RegisterLayout
 
+END_IT = "end its process yourself"  # what to do where `close` returned False
+
 
 class Leave(Enum):
     """How `close` leaves the machine behind."""
@@ -105,8 +107,11 @@ class Target(Protocol):
     def peer_command(self) -> tuple[str, ...]:
         """The command line of the VMM, where the system shows it; empty where it does not."""
 
-    def close(self, leave: Leave) -> None:
-        """Put back what was changed, and leave the machine as asked. Safe to call twice, and after a failure."""
+    def close(self, leave: Leave) -> bool:
+        """Put back what was changed, and leave the machine as asked. Safe to call twice, and after a failure.
+
+        False where the VMM was to be killed and was not seen to end.
+        """
 
 
 class Steppable(Target, Protocol):

@@ -41,6 +41,8 @@ _REGISTERS = re.compile(
 _CR_LINE = re.compile(rb"CR0=([0-9a-f]+) CR2=[0-9a-f]+ CR3=[0-9a-f]+ CR4=([0-9a-f]+)")
 _CONTROL_LOGS = (b"CR0 update", b"CR3 update", b"CR4 update")
 _UNFINISHED_BOUND = 8 << 20  # bytes without a record after which the log is not believed
+_PAGE = 12  # bits of an offset in a page
+_OFFSET = (1 << _PAGE) - 1
 _STRANGE_BOUND = 256  # lines that are neither records nor known, before any record
 
 Peek = Callable[[int], bytes]
@@ -50,9 +52,9 @@ _Record = tuple[int, Mode, bytes, tuple[bytes, bytes]]  # pc, mode, the dump, an
 class LogReader:
     """Feed it the log in any pieces; it returns the events that are complete. It follows the records of one CPU.
 
-    `states` says that the log was made with the item `cpu`; `base` is the sequence number of the first event. `peek` gives the code
-    at a linear address that the log did not show: QEMU logs each block once, by physical address, so code that runs at a
-    second virtual address is not logged again. `several` says that more than one CPU writes to the log.
+    `states` says that the log was made with the item `cpu`; `base` is the sequence number of the first event. `peek` gives the kernel
+    file's bytes at a linear address, for code that the log did not show there: QEMU logs each block once, by physical address, so code
+    that runs at a second virtual address is not logged again. `several` says that more than one CPU writes to the log.
     """
 
     def __init__(self, *, states: bool, cpu: int = 0, base: int = 0, peek: Peek = lambda _: b"", several: bool = False) -> None:
@@ -65,6 +67,9 @@ class LogReader:
         self._cpu = b"%d" % cpu
         self._several = several
         self._peek = peek
+        self._pages: dict[int, set[int]] = {}  # by an offset in a page: the numbers of the pages that code was shown of there
+        self._elsewhere: dict[int, set[int]] = {}  # by the number of a page: those of the pages where its code may have been shown
+        self._indexed = 0  # places of `codes` that are in `_pages`
         self._rest = b""
         self._believed = False  # until the first record
         self._modes: dict[int, Mode] = {}
@@ -106,7 +111,7 @@ class LogReader:
             batch,
             pcs=[*batch.pcs, pc],
             modes=[*batch.modes, mode],
-            codes=[*batch.codes, self.codes.get(pc, b"")],
+            codes=[*batch.codes, *self._codes_of((pc,))],
             cpus=None if batch.cpus is None else [*batch.cpus, self._number],
             deltas=[*(batch.deltas or ()), None if state is None else TextDelta(before, state)],
             system=[*batch.system, *([len(batch)] if state is not None and system != _system(state) else ())],
@@ -254,15 +259,46 @@ class LogReader:
         return found
 
     def code(self, pc: int) -> bytes:
-        """The instruction at a linear address; empty where it was not seen."""
-        return self.codes.get(pc) or self._peek(pc)
+        """The instruction at a linear address, or the file's bytes there; empty where it was not seen."""
+        return self._codes_of((pc,))[0] or self._peek(pc)
+
+    def _codes_of(self, pcs: Sequence[int]) -> list[bytes]:
+        codes = list(map(self.codes.get, pcs, repeat(b"")))
+        if b"" in codes:
+            self._look_elsewhere({pc for pc, code in zip(pcs, codes, strict=True) if not code})
+            codes = list(map(self.codes.get, pcs, repeat(b"")))
+        return codes
+
+    def _look_elsewhere(self, missing: set[int]) -> None:
+        """Find the code of places that the log did not show: QEMU had shown their block, which is physical, at another address.
+
+        Their code is that of the page on which QEMU showed code at each of these places, in accordance with the file where that
+        has them. Where there are several such pages with different code, it stays unknown.
+        """
+        for pc in islice(self.codes, self._indexed, None):
+            self._pages.setdefault(pc & _OFFSET, set()).add(pc >> _PAGE)
+        self._indexed = len(self.codes)
+        for page in {pc >> _PAGE for pc in missing}:
+            places = sorted(pc for pc in missing if pc >> _PAGE == page)
+            pages = set.intersection(*(self._pages.get(pc & _OFFSET, set()) for pc in places))
+            pages = pages & self._elsewhere.get(page, pages) or pages  # what it was before, unless it is mapped elsewhere now
+            found = {other: tuple(self.codes[other << _PAGE | pc & _OFFSET] for pc in places) for other in pages}
+            files = [self._peek(pc) for pc in places]
+            found = {
+                other: codes
+                for other, codes in found.items()
+                if all(not file or file.startswith(code) for file, code in zip(files, codes, strict=True))
+            }
+            self._elsewhere[page] = set(found)
+            if len(set(found.values())) == 1:
+                self.codes.update(zip(places, next(iter(found.values())), strict=True))
 
     def _batch(
         self, pcs: Sequence[int], modes: Sequence[Mode], deltas: Sequence[Delta] | None, system: Sequence[int] = ()
     ) -> Batch:
         seq = self.seq
         self.seq += len(pcs)
-        codes = list(map(self.codes.get, pcs, repeat(b"")))
+        codes = self._codes_of(pcs)
         cpus = None if self._cpu == b"0" else [self._number] * len(pcs)
         return Batch(seq, pcs, modes, codes, deltas, cpus, system, self._taken_faults())
 

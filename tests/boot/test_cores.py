@@ -22,11 +22,11 @@ from pvhdbg.targets.remote import RemoteTarget
 from pvhdbg.targets.run import run_until
 from pvhdbg.targets.target import Leave
 from pvhdbg.vmm.qemu import QemuOptions, start
+from tests.support.real_kernel import elf_entry
 
 pytestmark = pytest.mark.boot
 
 LOST = {"PVH-EFER-LMA", "PVH-TR-LIMIT"}  # EFER, and QEMU's version, which excuses the other
-DEBIAN_64 = 0x1000000  # startup_64, where Linux is in long mode and still at its physical address
 
 
 def pvhdbg(*words: str | Path, expect: int = 0) -> str:
@@ -171,12 +171,13 @@ def test_debians_kernel(vmlinux: Path) -> None:
 
 def test_a_core_and_a_snapshot_of_a_kernel_in_long_mode(vmlinux: Path) -> None:
     folder = Path(tempfile.mkdtemp(prefix="pt-", dir="/tmp"))
+    startup_64 = elf_entry(vmlinux)  # where Linux is in long mode, and still at its physical address
     try:
         with start(QemuOptions(kernel=vmlinux, memory="128M")) as qemu:
             target = RemoteTarget.connect(StubAddress(path=qemu.gdb_socket))
             try:
-                run_until(target, [DEBIAN_64], 20)
-                code = target.read_memory(DEBIAN_64, 4).hex()
+                run_until(target, [startup_64], 20)
+                code = target.read_memory(startup_64, 4).hex()
                 cr3 = target.read_registers()["cr3"]
                 target.monitor(f"dump-guest-memory {folder}/core")
             finally:
@@ -191,7 +192,7 @@ def test_a_core_and_a_snapshot_of_a_kernel_in_long_mode(vmlinux: Path) -> None:
         assert past.returncode == 3
         assert "--here" in past.stderr
         shown = json.loads(pvhdbg("regs", folder / "core", "--here", "--format", "json"))
-        assert int(shown["registers"]["rip"], 16) == DEBIAN_64
+        assert int(shown["registers"]["rip"], 16) == startup_64
         assert shown["segments"]["cs"]["long"] == 1
         held = [(int(piece["address"], 16), piece["size"]) for piece in json.loads((folder / "a.pvhsnap").read_text())["memory"]]
         assert any(start <= cr3 & ~0xFFF and start + size >= (cr3 & ~0xFFF) + 4096 for start, size in held)

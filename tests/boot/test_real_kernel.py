@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 
-from pvhdbg.model import Vmm
 from pvhdbg.vmm.qemu import QemuOptions, start
 
 pytestmark = pytest.mark.boot
@@ -121,7 +120,8 @@ def kernel_log(kernel: Path, machine: Machine, initrd: Path, done: Callable[[str
 
 
 def printed_enough(log: str) -> bool:
-    return "Memory: " in log or "Kernel panic" in log
+    """start_kernel's own line, behind all that setup_arch says; on a loaded host microvm's clocks stop the kernel soon after."""
+    return "Kernel command line: " in log or "Kernel panic" in log
 
 
 @pytest.mark.parametrize("machine", MACHINES, ids=str)
@@ -187,10 +187,6 @@ def on_pc(vmlinux: Path) -> dict[str, Any]:
     return report(vmlinux, "--machine", "pc")
 
 
-def release(document: dict[str, Any]) -> tuple[int, ...]:
-    return Vmm("QEMU", document["vmm"]["version"]).release()
-
-
 def test_pc_conforms_with_the_task_register_as_the_only_known_deviation(on_pc: dict[str, Any]) -> None:
     assert on_pc["exit_code"] == 0
     assert outcomes(on_pc, "known") == {"PVH-TR-LIMIT"}
@@ -211,14 +207,14 @@ def test_the_other_machines_violate_nothing_that_is_not_on_record(vmlinux: Path,
     assert outcomes(document, "fail") == set()
 
 
-def test_qboots_garbage_is_known_where_it_was_measured(vmlinux: Path, initrd: Path) -> None:
-    document = report(vmlinux, "--machine", "microvm,acpi=off", "--initrd", initrd, expect=0)
+def test_what_qboot_does_is_on_record(vmlinux: Path, initrd: Path) -> None:
+    """What it leaves in fields that it never writes differs from build to build, and may by chance be 0."""
+    document = report(vmlinux, "--machine", "microvm,acpi=off", "--initrd", initrd, "--", "-bios", "qboot.rom", expect=0)
     assert document["vmm"]["firmware"] == "qboot"
     assert {"SI-MM-TYPE", "SI-MM-SIZE0", "PVH-TR-LIMIT"} <= outcomes(document, "known")
     assert "PVH-EAX-MB" in outcomes(document, "remark")
-    if release(document)[:2] in ((7, 2), (10, 0)):
-        assert outcomes(document, "known") >= {"SI-MOD-RESERVED"}
-        assert outcomes(document, "fail") == set()
+    assert outcomes(document, "fail") == set()
+    assert "SI-MOD-RESERVED" not in outcomes(document, "remark")
 
 
 def test_the_firmware_is_told_by_what_it_did_and_not_by_the_machine(vmlinux: Path) -> None:

@@ -15,6 +15,7 @@ from pvhdbg.commands.table import COMMANDS
 from pvhdbg.targets.target import Leave
 from pvhdbg.version import VERSION
 from tests.support.cli_runner import HELLO, HELLO_ENTRY, Cli, Machine, eventually, kernel_elf, scratch
+from tests.support.pseudo_terminal import openpty
 
 Start = Callable[..., Machine]
 GREETING = "hello from PVH"
@@ -213,7 +214,7 @@ def test_colour(boot: Cli) -> None:
 )
 def test_colour_on_a_terminal(boot: Cli, words: tuple[str, ...], colour: bool) -> None:
     env = {"TERM": "xterm"} | ({words[0]: "dumb"} if words and words[0].isupper() else {})
-    leader, follower = os.openpty()
+    leader, follower = openpty()
     options = () if words and words[0].isupper() else words
     with open(follower, "w") as terminal, open(leader, "rb", buffering=0) as screen:
         boot("explain", KNOWN, *options, env=env, stdout=terminal)

@@ -22,6 +22,7 @@ from pvhdbg.spec.elf import PT_LOAD, PT_NOTE
 from tests.support.cli_runner import HELLO, HELLO_ENTRY, Cli, Machine
 from tests.support.elf_writer import NoteSpec, Piece, Program, RawNotes, SymbolSpec, build_elf
 from tests.support.programs import need
+from tests.support.real_kernel import code_at, noted_entry
 
 SCHEMAS = Path(kernel_json.__file__).parent / "schemas"
 SARIF = Path(__file__).parent.parent / "report/schemas/sarif-2.1.0.json"
@@ -51,6 +52,26 @@ def readelf_loads(path: Path | str) -> list[tuple[int, int, int]]:
     listing = subprocess.run(["readelf", "-lW", str(path)], capture_output=True, text=True, check=True).stdout
     rows = re.findall(r"^  LOAD +0x(\w+) 0x\w+ 0x(\w+) 0x\w+ 0x(\w+) ", listing, re.MULTILINE)
     return [(int(offset, 16), int(paddr, 16), int(memsz, 16)) for offset, paddr, memsz in rows]
+
+
+def objdumped(code: bytes, address: int, folder: Path) -> list[tuple[int, str]]:
+    """Address and mnemonic of each instruction of 32-bit code, as objdump reads it."""
+    (folder / "code").write_bytes(code)
+    words = [
+        "objdump",
+        "-D",
+        "-b",
+        "binary",
+        "-m",
+        "i386",
+        "-M",
+        "intel",
+        "--no-show-raw-insn",
+        f"--adjust-vma={address:#x}",
+        "code",
+    ]
+    listing = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=True).stdout
+    return [(int(at, 16), name) for at, name in re.findall(r"^ *([0-9a-f]+):\t(\S+)", listing, re.MULTILINE)]
 
 
 def agrees_with_readelf(document: Any, path: Path | str) -> None:
@@ -96,7 +117,12 @@ def test_debians_kernel(cli: Cli, vmlinux: Path) -> None:
     assert named["L1_MFN_VALID"]["parts"] == ["mask 0x1, value 0x1"]
     assert document["file"]["build_id"] == named["BUILD_ID"]["value"]
     assert document["file"]["tool"] == "Linux Kconfig"
-    assert document["entry"]["code"][1]["text"].startswith("lgdt")
+    assert document["entry"]["address"] == f"{noted_entry(vmlinux):#x}"
+    shown = [(int(one["address"], 16), one["text"].split()[0]) for one in document["entry"]["code"]]
+    assert len(shown) > 5
+    by_objdump = objdumped(code_at(vmlinux, noted_entry(vmlinux), 128), noted_entry(vmlinux), cli.folder)[: len(shown)]
+    assert [at for at, _ in shown] == [at for at, _ in by_objdump]
+    assert all(its.startswith(ours) for (_, ours), (_, its) in zip(shown, by_objdump, strict=True))  # lgdt is lgdtd there
     assert (qemu_of(document)["protocol"], qemu_of(document)["entry"]) == entered(cli, vmlinux)
 
 

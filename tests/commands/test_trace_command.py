@@ -543,17 +543,28 @@ def test_a_guest_that_resets_is_left_there_or_followed(cli: Cli) -> None:
     assert "*** reset 2, after instruction" in cli("trace", file, "--what", "pc", "--tail", str(FAR)).ok().out
 
 
+def test_the_next_trace_of_a_machine_shows_code_too(cli: Cli, machine: object) -> None:
+    """QEMU logs the code of a block when it is new, and keeps its blocks over an interrupt."""
+    theirs: Machine = machine(kernel=cli.file("loops.elf", kernel_elf(b"\x42\x90\xeb\xfc")))  # type: ignore[operator]  # inc edx; nop; jmp .-2
+    file = cli.folder / "t.jsonl"
+    for words in ((), ("--here",), ("--here",)):
+        cli("trace", theirs.socket, *words, "--what", "pc", "--for", "0.3", "-o", file).ok()
+        rows = [row for row in rows_of(file) if "mode" in row and "milestone" not in row]
+        assert len(rows) > 100
+        assert {row.get("code") for row in rows} == {"42", "90", "ebfc"}
+
+
 def test_a_machine_of_somebody_elses_is_followed_over_its_reset(cli: Cli, machine: object) -> None:
     theirs: Machine = machine("-M", "microvm", *QBOOT, kernel=cli.file("resets.elf", kernel_elf(TRIPLE_FAULT)))  # type: ignore[operator]
     text = cli("trace", theirs.socket, "--on-reset", "go", "--until", str(FAR)).ok().out
     assert "(boot 2)" in text
     text = cli("trace", theirs.socket, "--here", "--what", "calls", "--for", "5").ok().out
     assert "the guest reset the machine: reset 1, after block" in text
+    with theirs.debugger() as target:
+        assert target.read_registers()["rip"] == 0xFFF0
     text = cli("trace", theirs.socket, "--reset", "--what", "calls", "--until", "400", "--on-reset", "go").ok().out
     lines = [line for line in text.splitlines() if "reset 1" in line or "boot 2" in line or "reset 2" in line]
     assert [line.split()[0] for line in lines[:3]] == ["the", "boot", "the"]
-    with theirs.debugger() as target:
-        assert target.read_registers()["rip"] == 0xFFF0
     deaf: Machine = machine("-M", "microvm", *QBOOT, "-no-reboot", kernel=cli.file("resets.elf", kernel_elf(TRIPLE_FAULT)))  # type: ignore[operator]
     text = cli("trace", deaf.socket, "--on-reset", "go").ok().out
     assert "note: the VMM stops or ends where its guest resets (QEMU's -no-reboot)" in text

@@ -70,7 +70,7 @@ def test_the_record_excuses_only_what_the_table_saw(deviation: Deviation) -> Non
         line for line in page("conformance.md").splitlines() if f"| [{deviation.key}](rules.md#{deviation.key.lower()}) |" in line
     ]
     assert lines, "it is on record, and no boot showed it"
-    for value in deviation.found:
+    for value in deviation.found or ():
         assert any(f"{value}`" in line for line in lines), value
     for firmware in deviation.firmware:
         assert any(f"| {firmware} |" in line for line in lines), firmware

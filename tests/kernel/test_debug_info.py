@@ -80,8 +80,14 @@ def test_split_debug_info_is_told_from_none(tmp_path: Path) -> None:
     debug = DebugInfo(built(tmp_path, "-g", "-gsplit-dwarf"))
     assert debug.structure("bits") is None
     assert debug.is_elsewhere
+
+
+def test_sections_packed_in_the_old_way_are_told(tmp_path: Path) -> None:
+    """By objcopy: compilers of today do not pack them like that any more."""
+    built(tmp_path, "-gdwarf-4")
+    subprocess.run(["objcopy", "--compress-debug-sections=zlib-gnu", "k"], cwd=tmp_path, check=True)
     with pytest.raises(BadInput, match=r"\.zdebug"):
-        DebugInfo(built(tmp_path, "-gdwarf-4", "-gz=zlib-gnu"))
+        DebugInfo((tmp_path / "k").read_bytes())
 
 
 def header_of(data: bytes, name: str) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pvhdbg.decode.kernel_file import survey
-from pvhdbg.loaders.catalogue import BY_NAME
+from pvhdbg.loaders.catalogue import BY_NAME, find, simulate
 from pvhdbg.loaders.loading import Boot, Loading
 from pvhdbg.spec.elf import PT_LOAD, PT_NOTE, NoteHeader
 from tests.support.elf_writer import ENTRY, NoteSpec, Piece, Program, RawNotes
@@ -192,3 +192,17 @@ def test_what_lies_behind_the_file_is_not_guessed() -> None:
     zeros = data[: data.index(b"\xff" * 64)]
     assert "past the end of the file" in str(load("qemu", zeros).undefined)  # a run of zeros up to the end of the page, and on
     assert "without PVH ELF Note" in str(load("qemu", data).refusal)
+
+
+# --- versions that differ -------------------------------------------------------------------------------------------
+
+
+def test_versions_of_qemu_that_differ_are_both_heard_and_told_apart() -> None:
+    (qemu,) = find(["qemu"])
+    longer = survey(bytes(Program((Piece(content=b"\xeb\xfe" + bytes(62), memsz=32), NOTE)).encode()))
+    now, before = simulate(longer, loaders=[qemu])
+    assert (now.loader, now.refusal) == ("qemu", "Error while loading elf kernel")
+    assert "p_filesz 0x40 above p_memsz 0x20: QEMU 10.0.13 and 11.1 refuse that" in now.quirks[-1].text
+    assert before.loader == "qemu-before-10.0.13"
+    assert "hangs" in str(before.crash)
+    assert [one.loader for one in simulate(survey(program(NOTE)), loaders=[qemu])] == ["qemu"]

@@ -23,10 +23,10 @@ from pvhdbg.report.style import PLAIN
 from pvhdbg.spec.elf import Segment64
 from pvhdbg.targets.remote import RemoteTarget
 from tests.support.cli_runner import Cli, Machine
+from tests.support.real_kernel import elf_entry, image_start
 
 SLOT = 2 << 20  # what Linux' kernels are aligned to
 MEMORY = 256 << 20
-ENTRY = 0x1000000  # p_paddr of startup_64, the image's first instruction
 WRAP = (1 << 64) - 1
 
 
@@ -43,7 +43,7 @@ class Booting:
             self.target.set_breakpoint(address)
         self.session.resumed()
         self.target.resume()
-        self.target.wait(20)
+        self.target.wait(60)
         for address in addresses:
             self.target.clear_breakpoint(address)
         return self.session.registers()["rip"]
@@ -65,19 +65,20 @@ def booting(vmlinux: Path, vmlinuz: Path, options: str) -> Iterator[Booting]:
 
 @pytest.mark.boot
 def test_a_kernel_that_kaslr_moved(vmlinux: Path, vmlinuz: Path, cli: Cli) -> None:
+    entry = elf_entry(vmlinux)  # startup_64, physical
     with booting(vmlinux, vmlinuz, "quiet") as guest:
         assert guest.session.placement.found is False, "it is packed still"
         assert "not where its file asks" in guest("symbols")
         assert "start_kernel  not in memory; by the file" in guest("symbols start_kernel")
-        assert guest.session.name_of(ENTRY) is None
+        assert guest.session.name_of(entry) is None
         assert any("not what lies" in doubt for doubt in guest.session.doubts(guest.session.boot()))
 
         # At its first instruction the kernel is mapped one to one; a breakpoint waits in every place it can be put.
-        moved = guest.run_to(*range(ENTRY % SLOT, MEMORY, SLOT)) - ENTRY
+        moved = guest.run_to(*range(entry % SLOT, MEMORY, SLOT)) - entry
         early = guest.session.placement
         assert (early.found, early.load_bias, early.kaslr_offset) == (True, moved, None)
         assert early.relocation is not None
-        assert guest("symbols $rip") == f"{ENTRY + moved:#x} is startup_64\n"
+        assert guest("symbols $rip") == f"{entry + moved:#x} is startup_64\n"
         said = [f"moved by {moved:#x} from", f"slid by {early.relocation:#x}", "not mapped yet"]
         assert [words for words in said if words in guest("symbols")] == [
             words for words, true in zip(said, (moved, early.relocation, True), strict=True) if true
@@ -99,7 +100,7 @@ def test_a_kernel_that_kaslr_moved(vmlinux: Path, vmlinuz: Path, cli: Cli) -> No
 
         # A core has no EFER to read page tables by, and says as much all the same.
         core = Path(cli.folder) / "core"
-        guest.session.target.monitor(f"dump-guest-memory {core} {ENTRY + moved:#x} {64 << 20:#x}")
+        guest.session.target.monitor(f"dump-guest-memory {core} {image_start(vmlinux) + moved:#x} {64 << 20:#x}")
         by_core = cli("symbols", core, "start_kernel", "--kernel", vmlinux, "--here").ok().out
         assert by_core.startswith(f"start_kernel  now {virtual:#x}, physical {physical:#x},")
 
@@ -128,7 +129,7 @@ def test_a_kernel_that_is_told_to_stay(vmlinux: Path, vmlinuz: Path) -> None:
 # --- what a kernel is known by ------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=["vmlinux", "vmlinux32"])
+@pytest.fixture(scope="module", params=["vmlinux", "small32", "vmlinux32"])
 def image(request: pytest.FixtureRequest) -> Iterator[KernelImage]:
     with open_kernel(str(request.getfixturevalue(request.param))) as one:
         yield one

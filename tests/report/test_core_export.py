@@ -153,10 +153,12 @@ def test_at_the_entry_the_code_and_the_descriptor_tables_are_asked_for() -> None
     assert len(asked) <= 6
 
 
-def test_in_long_mode_the_page_tables_on_the_way_are_asked_for_whole() -> None:
+@pytest.mark.parametrize("entry", [False, True], ids=["nothing is there", "one entry is there"])
+def test_in_long_mode_the_page_tables_on_the_way_are_asked_for_whole(entry: bool) -> None:
     held = long_mode().snapshot.memory
     boot = long_mode()
-    empty = dataclasses.replace(boot, snapshot=dataclasses.replace(boot.snapshot, memory=Memory()))
+    there = Memory().with_piece(0x2000, held.read(0x2000, 8)) if entry else Memory()  # read by who looked for something else
+    empty = dataclasses.replace(boot, snapshot=dataclasses.replace(boot.snapshot, memory=there))
     asked = {(need.address, need.size) for need in fed(empty, {piece.address: piece.data for piece in held.pieces})}
     assert {(0x2000, 4096), (0x3000, 4096), (0x4000, 4096), (0x1000000, 4096), (0x1001000, 4096)} <= asked
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import re
 import subprocess
 from pathlib import Path
 from typing import NamedTuple
@@ -119,9 +119,12 @@ ALONE = ("-nostartfiles", "-nostdlib", "-static", "-no-pie", "-e", "entry")
 
 @pytest.mark.parametrize("edition", ["2021", "2024"])
 def test_rusts_words_compile(tmp_path: Path, edition: str) -> None:
-    """Since 2024 link_section is an unsafe attribute. The project does not need rustc: without it this is left out."""
-    if shutil.which("rustc") is None:
-        pytest.skip("rustc is not installed")
+    """Since 2024 link_section is an unsafe attribute."""
+    need("rustc")
+    version = subprocess.run(["rustc", "--version"], capture_output=True, text=True, check=True).stdout
+    since = (1, 85) if edition == "2024" else (1, 82)  # of the edition; of `unsafe` in attributes and before `extern`
+    if tuple(map(int, re.findall(r"[0-9]+", version)[:2])) < since:
+        pytest.skip(f"this needs rustc {since[0]}.{since[1]} or newer, and this one is {version.split()[1]}")
     note, _, layout = fixes.ADD_NOTE[Tool.RUST].partition("; with a linker script")[0].partition(", with ")
     (tmp_path / "k.rs").write_text(CRATE.format(note, layout))
     options = ["-C", "panic=abort", "-C", "relocation-model=static", *(f"-Clink-arg={word}" for word in ALONE)]

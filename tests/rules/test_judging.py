@@ -225,8 +225,22 @@ def test_qboots_garbage_is_known() -> None:
     assert boot.firmware is not None
     assert boot.firmware.name == "qboot"
     assert outcomes(boot, Outcome.KNOWN) == {"PVH-TR-LIMIT", "SI-MM-TYPE", "SI-MM-SIZE0", "SI-MOD-RESERVED"}
-    other = at_entry(modules=[ModuleEntry(0x1F000000, 0x1000, 0, 1)], **QBOOT).boot(V1)
-    assert verdicts(other)["SI-MOD-RESERVED"].outcome is Outcome.REMARK
+
+
+@pytest.mark.parametrize("version", ["7.2.22", "10.0.13", "99.0", None])
+def test_what_qboot_never_writes_is_known_whatever_it_holds(version: str | None) -> None:
+    """And it is shown. Of the fields that qboot writes, and of other firmwares, it excuses nothing."""
+    garbage = [ModuleEntry(0x1F000000, 0x1000, 0xB0000000, 0x1234567)]
+    found = verdicts(at_entry(modules=garbage, **{**QBOOT, "vmm": Vmm("QEMU", version)}).boot(V1))
+    for rule, value in (("SI-MOD-CMDLINE", "0xb0000000: "), ("SI-MOD-RESERVED", "0x1234567")):
+        assert found[rule].outcome is Outcome.KNOWN
+        assert found[rule].violations[0].found.startswith(value)
+    for changes in (PVH_BIN, {**QBOOT, "vmm": Vmm("example", version)}):
+        others = verdicts(at_entry(modules=garbage, **changes).boot(V1))
+        assert others["SI-MOD-CMDLINE"].outcome is Outcome.FAIL
+        assert others["SI-MOD-RESERVED"].outcome is Outcome.REMARK
+    written = verdicts(at_entry(modules=[ModuleEntry(0xF0000, 0, 0, 0)], **QBOOT).boot(V1))
+    assert written["SI-MOD-SIZE"].outcome is Outcome.FAIL
 
 
 # microvm's map under SeaBIOS: the last page of low RAM holds its ACPI tables, and is reserved.
@@ -260,7 +274,7 @@ def test_a_ramdisk_that_reaches_microvms_tables_is_known(end: int) -> None:
         {"modules": [ModuleEntry(0x9F000, 0x1000, 0, 0)]},  # behind RAM that nothing reserved follows
         {"memory_map": [*MICROVM_MAP[:2], MemoryMapEntry(TOP - 0x1000, 0x2000, 2, 0)]},  # another size than was seen
         {"memory_map": [*MICROVM_MAP[:2], MemoryMapEntry(TOP - 0x1000, 0x1000, 3, 0)]},  # another type
-        {"vmm": Vmm("QEMU", "10.1.0")},
+        {"vmm": Vmm("QEMU", "11.2.0")},
         {"vmm": Vmm("QEMU", "7.1.0")},
     ],
     ids=["wholly reserved", "beyond", "no reserved range", "two pages", "ACPI type", "later QEMU", "earlier QEMU"],
@@ -282,7 +296,7 @@ def test_root_tables_under_such_a_ramdisk_are_known_and_no_others() -> None:
     assert under.deviation.key == "MICROVM-INITRD-OVER-XSDT"
     assert "under a module which ends in" in under.violations[0].found
     assert spoilt(TOP - 0x10000).outcome is Outcome.FAIL  # no module is there
-    for changes in ({"vmm": Vmm("QEMU", "10.1.0")}, {"modules": [ModuleEntry(TOP - 0x800, 0x7FF, 0, 0)]}):
+    for changes in ({"vmm": Vmm("QEMU", "11.2.0")}, {"modules": [ModuleEntry(TOP - 0x800, 0x7FF, 0, 0)]}):
         assert spoilt(TOP - 0x52, **changes).outcome is Outcome.FAIL
     bare = spoilt(TOP - 0x52, memmap_entries=0, memmap_paddr=0)  # how the module came there is not known
     assert bare.outcome is Outcome.FAIL

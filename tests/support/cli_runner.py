@@ -316,3 +316,45 @@ def paging_kernel(folder: Path, levels: int) -> str:
         ):
             subprocess.run([str(word) for word in command], check=True)
     return str(kernel)
+
+
+_LINKER_SCRIPT_32 = """
+ENTRY(pvh_start_xen)
+PHDRS { text PT_LOAD FLAGS(5); data PT_LOAD FLAGS(6); note PT_NOTE FLAGS(4); }
+SECTIONS {
+  . = 0xc1000000;
+  .text : AT(ADDR(.text) - 0xc0000000) { *(.text) } :text
+  .note.Xen : AT(ADDR(.note.Xen) - 0xc0000000) { *(.note.Xen) } :text :note
+  . = ALIGN(0x200000);
+  .data : AT(ADDR(.data) - 0xc0000000) { *(.data) } :data
+  .bss : AT(ADDR(.bss) - 0xc0000000) { *(.bss) } :data
+}
+"""
+
+
+def small_kernel_32(folder: Path) -> Path:
+    """small32.S, in `folder`."""
+    need("as", "ld")
+    kernel, part, script = folder / "small32.elf", folder / "small32.o", folder / "small32.ld"
+    script.write_text(_LINKER_SCRIPT_32)
+    source = Path(__file__).parent / "small32.S"
+    for command in (
+        ["as", "--32", "-mx86-used-note=no", "-o", part, source],
+        [
+            "ld",
+            "-m",
+            "elf_i386",
+            "-nostdlib",
+            "-static",
+            "--build-id=none",
+            "-z",
+            "max-page-size=0x200000",
+            "-T",
+            script,
+            "-o",
+            kernel,
+            part,
+        ],
+    ):
+        subprocess.run([str(word) for word in command], check=True)
+    return kernel

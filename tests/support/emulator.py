@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import pty
 import select
 import struct
 import subprocess
@@ -14,6 +13,8 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 
 import pyte
+
+from tests.support.pseudo_terminal import openpty
 
 PROMPT = "(pvh) "
 ROWS, COLUMNS = 300, 130  # so many rows that nothing scrolls away
@@ -34,7 +35,7 @@ class Terminal:
     """A context manager around one program."""
 
     def __init__(self, words: Sequence[str], env: dict[str, str], cwd: str) -> None:
-        self._ours, its = pty.openpty()
+        self._ours, its = openpty()
         fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
         # setsid makes it the controlling terminal, whose Ctrl-C is a signal; a fork of our own would be one beside threads.
         self.process = subprocess.Popen(

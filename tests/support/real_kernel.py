@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -23,6 +24,7 @@ from pvhdbg.kernel.image import extract
 
 KERNEL_PACKAGES = ("linux-image-cloud-amd64", "linux-image-virtual")
 KERNEL_PACKAGES_32 = ("linux-image-686-pae",)
+_LAST_WITH_32 = ("bookworm", 12)  # the last release of Debian that has it: later ones fetch it from there
 _FETCH_TIME = 300
 
 
@@ -96,6 +98,40 @@ def xen_toolstack() -> Path:
     return place
 
 
+def elf_entry(kernel: Path) -> int:
+    """e_entry as readelf reads it: of a Linux startup_64, physical, its first instruction in long mode."""
+    listing = subprocess.run(["readelf", "-hW", str(kernel)], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"Entry point address: +0x([0-9a-f]+)", listing)
+    assert found is not None
+    return int(found[1], 16)
+
+
+def noted_entry(kernel: Path) -> int:
+    """The PVH entry as readelf prints its note: owner Xen, type 0x12, the address as bytes."""
+    listing = subprocess.run(["readelf", "-nW", str(kernel)], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"^  Xen .*\(0x00000012\)\s+description data: ((?:[0-9a-f]{2} )+)", listing, re.MULTILINE)
+    assert found is not None
+    return int.from_bytes(bytes.fromhex(found[1]), "little")
+
+
+def image_start(kernel: Path) -> int:
+    """The lowest physical address that readelf prints of a PT_LOAD."""
+    listing = subprocess.run(["readelf", "-lW", str(kernel)], capture_output=True, text=True, check=True).stdout
+    return min(int(start, 16) for start in re.findall(r"^  LOAD +0x\w+ 0x\w+ 0x(\w+) ", listing, re.MULTILINE))
+
+
+def code_at(kernel: Path, address: int, size: int) -> bytes:
+    """The file's bytes at a physical address, by the program headers that readelf prints."""
+    listing = subprocess.run(["readelf", "-lW", str(kernel)], capture_output=True, text=True, check=True).stdout
+    for row in re.findall(r"^  LOAD +0x(\w+) 0x\w+ 0x(\w+) 0x(\w+) ", listing, re.MULTILINE):
+        offset, start, length = (int(word, 16) for word in row)
+        if start <= address <= address + size <= start + length:
+            with kernel.open("rb") as file:
+                file.seek(offset + address - start)
+                return file.read(size)
+    raise AssertionError(f"{kernel} has nothing at {address:#x}")
+
+
 def or_skip(get: Callable[[], Path]) -> Path:
     """The file; where it cannot be had the test fails under CI=true and is skipped elsewhere."""
     try:
@@ -149,6 +185,10 @@ def _apt_options(architecture: str = "") -> list[str]:
     options = [f"Dir::State::Lists={state}/lists", f"Dir::Cache={state}/cache", "APT::Sandbox::User="]
     options += [f"{name}={architecture}" for name in ("APT::Architecture", "APT::Architectures") if architecture]
     words = [word for option in options for word in ("-o", option)]
+    if architecture and _newer_than_32_bits():
+        (state / "sources.list").write_text(f"deb {_mirror()} {_LAST_WITH_32[0]} main\n")
+        options = [*options, f"Dir::Etc::SourceList={state}/sources.list", "Dir::Etc::SourceParts=/dev/null"]
+        words = [word for option in options for word in ("-o", option)]
     if not any((state / "lists").glob("*Packages*")):
         try:
             _run("apt-get", *words, "update")
@@ -156,6 +196,17 @@ def _apt_options(architecture: str = "") -> list[str]:
             if not any((state / "lists").glob("*Packages*")):  # one list of several may be between two states of the mirror
                 raise
     return words
+
+
+def _newer_than_32_bits() -> bool:
+    """Whether this is a Debian without kernels for 32-bit PCs."""
+    about = platform.freedesktop_os_release()
+    return about.get("ID") == "debian" and int(about.get("VERSION_ID", 1 << 16)) > _LAST_WITH_32[1]
+
+
+def _mirror() -> str:
+    """Where the system's own packages come from."""
+    return _run("apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages").split()[0]
 
 
 def _run(*words: str, cwd: Path | None = None) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import pty
 import re
 import select
 import subprocess
 import time
 from types import TracebackType
+
+from tests.support.pseudo_terminal import openpty
 
 # What a terminal does not show: colours, cursor movements, titles.
 _STEERING = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07]*\x07|\x1b[=>()][A-Z0-9]?|\r")
@@ -18,7 +19,7 @@ class Terminal:
     """Types into `words` and reads what they print, without what steers a terminal."""
 
     def __init__(self, *words: str, env: dict[str, str] | None = None) -> None:
-        self._terminal, its = pty.openpty()
+        self._terminal, its = openpty()
         # setsid makes it the controlling terminal, whose Ctrl-C is a signal; a fork of our own would be one beside threads.
         self.process = subprocess.Popen(
             ["setsid", "--ctty", *words],

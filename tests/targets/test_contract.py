@@ -173,8 +173,8 @@ def test_the_machine_is_left_as_asked(adapter: str, leave: Leave, guest: Callabl
         target = CONNECT[adapter](StubAddress(path=process.gdb_socket), timeout=10.0)
         run_until(target, {0x100000}, 20)
         target.set_breakpoint(0x100006)  # must not survive
-        target.close(leave)
-        target.close(leave)  # twice is once
+        assert target.close(leave)
+        assert target.close(leave)  # twice is once
         if leave is Leave.KILLED:
             assert process.wait(5) is not None
             return

@@ -62,6 +62,19 @@ def test_a_triple_fault(at_entry: AtEntry) -> None:
     assert by_log[-1].pc == by_step[-1].pc
 
 
+def test_a_guest_that_dies_right_behind_the_last_event_is_known_to_be_dead(at_entry: AtEntry) -> None:
+    """It runs on until it is stopped, and a machine that was shut down answers no step."""
+    whole = seen(LogEngine(at_entry("crashers", "crash=wild-esp"), states=True))
+    log = LogEngine(at_entry("crashers", "crash=wild-esp"), states=True)
+    assert [event[:4] for event in seen(log, len(whole) - 5)] == [event[:4] for event in whole[:-5]]
+    assert log.end.why == "count"
+    assert log.beyond is not None
+    batch, end = log.beyond
+    assert end.why == "shutdown"
+    assert [event[:4] for event in batch] == [event[:4] for event in whole[-5:]]
+    assert "triple fault" in {fault.kind for fault in batch.faults}
+
+
 def test_a_jump_to_itself_is_stepped_each_time(at_entry: AtEntry) -> None:
     by_step = seen(StepEngine(at_entry("crashers", "crash=endless-loop")), 600)
     assert len(by_step) == 600

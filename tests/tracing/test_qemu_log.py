@@ -229,3 +229,32 @@ def test_registers_of_several_cpus_find_their_records(turns: list[bool], data: s
         events = [event for batch in batches for event in batch]
         assert [event.pc for event in events] == [0x1000 * (number + 1) + step for step in range(steps[number])]
         assert [(event.changes or {}).get("rax") for event in events] == list(range(1, steps[number] + 1))
+
+
+# --- code that was shown at another address -------------------------------------------------------------------------
+
+
+def codes(log: bytes, file: dict[int, bytes] | None = None) -> list[bytes]:
+    reader = LogReader(states=False, peek=lambda pc: (file or {}).get(pc, b""))
+    return [event.code for batch in (reader.feed(log), reader.finish()) for event in batch]
+
+
+def ran(*pcs: int) -> bytes:
+    return b"".join(NEW % (pc, FLAT) for pc in pcs)
+
+
+def test_a_block_that_qemu_showed_at_another_address_has_its_code() -> None:
+    """Firmware in flash and in its shadow below 1 MiB is one physical page; other pages have code at some of the same offsets."""
+    shown = asm(0xFFFF1005, b"\x55") + asm(0xFFFF1006, b"\x89\xe5") + asm(0xF3006, b"\x75\xee")
+    assert codes(shown + ran(0xF1005, 0xF1006)) == [b"\x55", b"\x89\xe5"]
+    assert codes(shown + ran(0xF1006)) == [b""]  # two pages have code there, and nothing says which it is
+    assert codes(shown + ran(0xF1007)) == [b""]
+    same = shown + asm(0xF4006, b"\x75\xee") + asm(0xF4005, b"\x55")
+    assert codes(same + ran(0xF1005, 0xF1006)) == [b"\x55", b""]  # the first is the same, whichever it is
+    assert codes(same + asm(0xFFFF1007, b"\x90") + ran(0xF1007, 0xF1006, 0xF1005)) == [b"\x90", b"\x89\xe5", b"\x55"]
+
+
+def test_the_kernels_file_decides_between_pages() -> None:
+    shown = asm(0xFFFFFFFF81000670, b"\xc3") + asm(0xFFFFFFFF81001670, b"\x90")
+    assert codes(shown + ran(0x1000670), {0x1000670: b"\xc3\xcc\xcc"}) == [b"\xc3"]
+    assert codes(shown + ran(0x1000670), {0x1000670: b"\xcc\xcc"}) == [b""]

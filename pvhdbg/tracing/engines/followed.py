@@ -41,14 +41,21 @@ class Followed:
         return len(self.pcs)
 
     def follow(self, bounds: Bounds, *, states: bool, enough: Callable[[Batch], bool]) -> TraceEnd:
-        """Follow the machine on, until a batch is `enough` or to the bounds. Raises TargetError."""
+        """Follow the machine on, until a batch is `enough` or to the bounds. Raises TargetError.
+
+        A guest that died while it was being stopped at the last event is dead: the end says so.
+        """
         engine = LogEngine(self._target, states=states, base=len(self.pcs), peek=self._code)
         for batch in engine.batches(bounds):
             self._record(batch)
             if enough(batch):
                 engine.stop()
         self.warnings += [warning for warning in engine.warnings if warning not in self.warnings]
-        return engine.end
+        if engine.beyond is None:
+            return engine.end
+        batch, end = engine.beyond
+        self._record(batch)
+        return end
 
     def _record(self, batch: Batch) -> None:
         self.pcs += batch.pcs

@@ -6,12 +6,13 @@ It sees addresses (`exec`) or whole states (`exec,cpu`), and with both the code 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from contextlib import suppress
 
 from pvhdbg.decode.cpu_mode import interrupts_on
 from pvhdbg.errors import TargetError
 from pvhdbg.targets.run import RunEnd, breakpoints_at, run
 from pvhdbg.targets.target import RESET_VECTOR, Stop, StopKind, Target
-from pvhdbg.tracing.engines.engine import Bounds, TraceEnd
+from pvhdbg.tracing.engines.engine import Bounds, TraceEnd, end_of, is_halted
 from pvhdbg.tracing.engines.fault_tap import FAULT_ITEMS
 from pvhdbg.tracing.engines.log_switch import LogSwitch
 from pvhdbg.tracing.engines.logged_run import LoggedRun
@@ -41,6 +42,9 @@ class LogEngine:
         several = target.capabilities.monitor and target.monitor("info cpus").count("CPU #") > 1
         self.reader = LogReader(states=states, cpu=cpu, base=base, peek=peek, several=several)
         self._asked = False
+        self.beyond: tuple[Batch, TraceEnd] | None = (
+            None  # what came after the last event that was asked for, if the guest died of it
+        )
 
     def stop(self) -> None:
         """End the trace soon, with all that was seen. Can be called from a signal handler or another thread."""
@@ -52,12 +56,27 @@ class LogEngine:
         records = "exec,cpu,nochain" if self._states else "exec,nochain"
         switch = LogSwitch(self._target, f"{records},{_ITEMS}", single=True)
         self.warnings += switch.warnings
-        with breakpoints_at(self._target, (*bounds.addresses, RESET_VECTOR)), switch:
-            self.end = TraceEnd(EndReason.ENOUGH)
-            yield from self._run(switch, bounds)
-
-    def _run(self, switch: LogSwitch, bounds: Bounds) -> Generator[Batch, None, None]:
         running = LoggedRun(self._target, switch, turn=_TURN, silence=_SILENCE)
+        if switch.left_on:
+            self._forget_blocks()
+        try:
+            with breakpoints_at(self._target, (*bounds.addresses, RESET_VECTOR)), switch:
+                self.end = TraceEnd(EndReason.ENOUGH)
+                yield from self._run(running, switch, bounds)
+        finally:
+            if running.interrupted:
+                self._forget_blocks()
+
+    def _forget_blocks(self) -> None:
+        """One step, not logged. The log shows the code of new blocks only: without this, the next trace would show no code of these.
+
+        QEMU: it forgets its blocks when a debugger's stop is not an interrupt (gdbstub/system.c).
+        """
+        with suppress(TargetError):  # then the next trace shows less code
+            if not is_halted(self._target):
+                self._target.step()
+
+    def _run(self, running: LoggedRun, switch: LogSwitch, bounds: Bounds) -> Generator[Batch, None, None]:
         last = None if bounds.count is None else self.reader.seq + bounds.count
         pieces = running.pieces(bounds, lambda: self._asked)
         try:
@@ -71,6 +90,7 @@ class LogEngine:
                 if last is not None and self.reader.seq >= last:
                     self.end = TraceEnd(EndReason.COUNT)
                     yield batch.cut(last - batch.seq)
+                    self._look_beyond(batch.since(last - batch.seq), running)
                     return
                 if len(batch) or batch.faults:
                     yield batch
@@ -79,6 +99,12 @@ class LogEngine:
                     self._run_rep(switch, running)
         finally:
             pieces.close()  # it stops the machine
+
+    def _look_beyond(self, batch: Batch, running: LoggedRun) -> None:
+        """Stop the machine. It runs on until then, and the guest may die meanwhile: `batch` is what it had done already."""
+        data = running.halt()
+        if running.died is not None:
+            self.beyond = batch.joined(self._rest(data, running.gone)), end_of(running.died, self._target, Bounds())
 
     def _rest(self, data: bytes, gone: bool) -> Batch:
         """Everything that is left, as one batch."""

@@ -22,6 +22,8 @@ class LoggedRun:
     def __init__(self, target: Target, switch: LogSwitch, *, turn: float, silence: float) -> None:
         self.end: TraceEnd | None = None  # None while it goes on
         self.gone = False  # the VMM has ended
+        self.interrupted = False  # the machine stands where it was interrupted
+        self.died: Stop | None = None  # the guest's end, where it came before the interrupt
         self._target = target
         self._switch = switch
         self._turn = turn
@@ -62,6 +64,7 @@ class LoggedRun:
 
     def resume(self) -> None:
         """Let it run on after `halt`."""
+        self.interrupted = False
         self._target.resume()
         self._running = True
 
@@ -72,15 +75,17 @@ class LoggedRun:
         self._running = False
         with self._switch.drained() as pieces:
             try:
-                self.gone = self._target.interrupt().kind is StopKind.EXITED
+                stop = self._target.interrupt()
             except TargetLost:
-                self.gone = True  # it ended at that moment
+                stop = GONE  # it ended at that moment
+        self.gone, self.interrupted = stop.kind is StopKind.EXITED, stop.kind is StopKind.INTERRUPT
+        self.died = stop if stop.kind in (StopKind.EXITED, StopKind.SHUTDOWN) else None
         return b"".join(pieces) + self._switch.rest()
 
     def stopped(self, stop: Stop) -> None:
         """The reader let the machine run itself, after `halt`, and it stopped so: the run ends there."""
         self._stop = stop
-        self.gone = stop.kind is StopKind.EXITED
+        self.gone, self.interrupted = stop.kind is StopKind.EXITED, False
 
     def _poll(self) -> Stop | None:
         try:
