@@ -1,4 +1,4 @@
-"""docs/tracing.md: its commands are run one after the other, and print what stands there; its lines of a trace are valid ones."""
+"""docs/tracing.md and docs/recorded-boots.md: their commands are run one after the other, and print what stands there; lines of a trace are valid ones."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ from pvhdbg.tracing.trace_file import decode
 from tests.support.cli_runner import ROOT, Cli, scratch
 
 PAGE = (ROOT / "docs" / "tracing.md").read_text(encoding="utf-8")
+BOOTS = (ROOT / "docs" / "recorded-boots.md").read_text(encoding="utf-8")
 SCHEMA = json.loads((ROOT / "pvhdbg/report/schemas/trace-1.json").read_text())
 # What is another on another machine or with another QEMU: how fast it was, and how long the VMM's name is.
-VARIES = re.compile(r"[\d.]+ s, [\d,]+ a second|: \d+ bytes")
+VARIES = re.compile(
+    r"[\d.]+ s, [\d,]+ a second|: \d+ bytes|QEMU 7[\d.]+(?: \([^)]*\))?|[\d,]+ blocks|eflags [0-9a-f]+|r[sd][ip] [0-9a-f]+"
+)
 
 
 @pytest.fixture
@@ -29,15 +32,16 @@ def cli() -> Iterator[Cli]:
         yield Cli(folder)
 
 
-def _blocks() -> list[str]:
-    return re.findall(r"^```\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+def _blocks(page: str = PAGE) -> list[str]:
+    return re.findall(r"^```\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.boot
-def test_what_its_commands_print(cli: Cli) -> None:
+@pytest.mark.parametrize("page", [PAGE, BOOTS], ids=["tracing", "recorded-boots"])
+def test_what_its_commands_print(cli: Cli, page: str) -> None:
     for guest in ("long_mode", "crashers"):
         shutil.copy(guests.path(guest), cli.folder)
-    shown = [part for block in _blocks() for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]]
+    shown = [part for block in _blocks(page) for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]]
     assert len(shown) > 5
     for part in shown:
         command, _, output = part.partition("\n")

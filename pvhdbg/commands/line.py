@@ -139,11 +139,9 @@ def gathered(words: list[str]) -> list[str]:
 
 
 def _command(words: list[str]) -> Command | None:
-    for command in COMMANDS:
-        name = command.name.split()
-        if words[: len(name)] == name:
-            return command
-    return None
+    """The command with the longest name that the words begin with: `trace query` is not `trace`."""
+    named = [command for command in COMMANDS if words[: len(parts := command.name.split())] == parts]
+    return max(named, key=lambda command: len(command.name), default=None)
 
 
 def _parser(command: Command) -> argparse.ArgumentParser:

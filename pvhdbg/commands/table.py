@@ -110,6 +110,13 @@ _ENGINE = argument(
 )
 _FOR = argument("--for", dest="seconds", type=float, metavar="SECONDS", help="how long to follow the guest (default: 60)")
 
+_BOOT_FILE = (
+    argument("subject", metavar="FILE", help="a recorded boot: what `pvhdbg boot -o` wrote", completes="file"),
+    argument("--kernel", metavar="FILE", help="the kernel that was booted, if it is no longer where it was", completes="file"),
+    argument("--grep", metavar="REGEX", help="only functions whose name matches"),
+    argument("--most", type=int, default=200, metavar="N", help="how many are shown (default: 200)"),
+)
+
 COMMANDS: tuple[Command, ...] = (
     Command(
         "run",
@@ -268,6 +275,76 @@ COMMANDS: tuple[Command, ...] = (
         passes_on=True,
         live=True,
         live_example="fwcfg",
+    ),
+    Command(
+        "boot",
+        "record a whole boot by the flight recorder, at nearly full speed",
+        "pvhdbg boot vmlinux --append console=ttyS0 --deterministic -o boot.pvhboot",
+        "pvhdbg.commands.boot:boot",
+        (
+            argument("subject", metavar="KERNEL", help="an ELF kernel, or a bzImage that holds one", completes="file"),
+            argument("-o", "--output", metavar="FILE", help="the file to write", completes="file"),
+            argument("--until", metavar="SYMBOL|0xADDRESS", help="where to end (default: when the guest ends, or after --for)"),
+            argument(
+                "--deterministic", action="store_true", help="let the instruction counter be the clock: two boots are then the same"
+            ),
+            argument("--exact", action="store_true", help="count each instruction; without it numbers are sums over blocks"),
+            _FOR,
+            *_QEMU,
+            *(one for one in _WALK if one.names[0] == "--timeout"),
+        ),
+        formats=("text",),
+        passes_on=True,
+    ),
+    Command(
+        "boot show",
+        "show the functions of a recorded boot in the order of their first execution",
+        "pvhdbg boot show boot.pvhboot --grep '^start_kernel$|initcall'",
+        "pvhdbg.commands.boot:show",
+        _BOOT_FILE,
+        formats=("text",),
+    ),
+    Command(
+        "boot profile",
+        "show how many instructions each function of a recorded boot executed",
+        "pvhdbg boot profile boot.pvhboot --most 20",
+        "pvhdbg.commands.boot:show_profile",
+        _BOOT_FILE,
+        formats=("text",),
+    ),
+    Command(
+        "boot diff",
+        "show where two deterministic boots part; exit code 1 if they do",
+        "pvhdbg boot diff good.pvhboot bad.pvhboot",
+        "pvhdbg.commands.boot:diff",
+        (
+            argument("subject", metavar="A", help="a recorded boot", completes="file"),
+            argument("other", metavar="B", help="another one", completes="file"),
+            argument("--kernel", metavar="FILE", help="the kernel of both, if it is no longer where it was", completes="file"),
+        ),
+        formats=("text",),
+    ),
+    Command(
+        "goto",
+        "stop a kernel's machine before an exact instruction of its boot, or right after the last store to an address",
+        "pvhdbg goto vmlinux start_kernel",
+        "pvhdbg.commands.goto:goto",
+        (
+            argument("subject", metavar="KERNEL", help="an ELF kernel, or a bzImage that holds one", completes="file"),
+            argument(
+                "place",
+                metavar="N|SYMBOL[#K]|0xADDRESS[#K]",
+                help="the instruction's number, or the place that is reached the K-th time",
+                completes="symbol",
+            ),
+            argument(
+                "--last-write", metavar="ADDRESS[:SIZE]", help="stop right after the last store before it to this physical address"
+            ),
+            _FOR,
+            *_QEMU,
+            *(one for one in _WALK if one.names[0] == "--timeout"),
+        ),
+        passes_on=True,
     ),
     Command(
         "timeline",

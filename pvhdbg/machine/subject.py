@@ -176,7 +176,7 @@ def boot_kernel(
         plan = replace(_plan(options, kernel, image, whole), booted=True)
         leave = Leave(way.leave or "killed")
         recorder = None if recorded is None else recorded(image)
-        qemu = stack.enter_context(_started(options, image, progress, recorder, tied=tied and leave is Leave.KILLED))
+        qemu = stack.enter_context(started(options, image, progress, recorder, tied=tied and leave is Leave.KILLED))
         try:
             target = stack.enter_context(_connected(options, StubAddress(path=qemu.gdb_socket), leave, progress))
             boot = capture(target, plan, progress=progress, meanwhile=_prepare, timestamp=_now())
@@ -191,10 +191,16 @@ def boot_kernel(
 
 
 @contextmanager
-def _started(
-    options: SubjectOptions, image: KernelImage, progress: Progress, recorder: RecorderOptions | None = None, *, tied: bool = True
+def started(
+    options: SubjectOptions,
+    image: KernelImage,
+    progress: Progress,
+    recorder: RecorderOptions | None = None,
+    *,
+    tied: bool = True,
+    deterministic: bool = False,
 ) -> Iterator[QemuProcess]:
-    """A QEMU with the kernel, before its first instruction. Raises VmmFailed."""
+    """A QEMU with the kernel, before its first instruction. Raises VmmFailed; BadInput for a clock that cannot be deterministic."""
     from pvhdbg.vmm.qemu import QemuOptions, start
 
     said = options.launch
@@ -210,6 +216,7 @@ def _started(
         qemu=said.qemu,
         extra=said.extra,
         recorder=recorder,
+        deterministic=deterministic,
     )
     with ExitStack() as stack:
         try:
@@ -319,7 +326,7 @@ def halted(options: SubjectOptions, progress: Progress = lambda _: None) -> Iter
     with ExitStack() as stack:
         if kind is SubjectKind.KERNEL:
             image = stack.enter_context(open_kernel(subject))
-            qemu = stack.enter_context(_started(options, image, progress))
+            qemu = stack.enter_context(started(options, image, progress))
             yield stack.enter_context(_connected(options, StubAddress(path=qemu.gdb_socket), Leave.KILLED, progress)), image
             return
         address = parse_address(subject)

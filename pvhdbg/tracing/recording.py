@@ -72,11 +72,12 @@ class Header(Structure):
 
 
 class Mark(Structure):
-    """An instruction whose first execution was to be noted."""
+    """An instruction whose first execution was to be noted, or whose K-th one."""
 
     address: int = u64("linear or physical address")
-    first: int = u64("number of the instruction when it was first executed; NEVER: it was not")
+    first: int = u64("number of the instruction at that execution; NEVER: it has not come")
     pc: int = u64("linear address that it ran at")
+    seen: int = u64("executions since the entry")
 
 
 class Cpu(Structure):
@@ -269,6 +270,11 @@ class Recording:
         now = self.cpu(cpu)
         return _signed(now.exact if self.exact else now.count)
 
+    @property
+    def heads(self) -> tuple[int, ...]:
+        """How many blocks each CPU has begun: while these stay the same, no CPU executes anything."""
+        return tuple(self.cpu(index).head for index in range(self.cpus))
+
     def block(self, index: int) -> Block:
         """One record of the table. Raises IndexError."""
         if not 0 <= index < min(self.header.block_count, MOST_BLOCKS):
@@ -282,8 +288,12 @@ class Recording:
         return map(_made, count(start), rows)
 
     def first_executions(self) -> list[Block]:
-        """The blocks that were executed since the entry, in the order of their first execution there."""
-        done = [one for one in self.blocks() if one.first is not None and one.first >= 0]
+        """The blocks that were executed since the entry, in the order of their first execution there.
+
+        A machine runs on for some milliseconds behind a mark: what came then is left out.
+        """
+        last = min((mark.first for mark in self.marks), default=NEVER)
+        done = [one for one in self.blocks() if one.first is not None and 0 <= one.first <= last]
         return sorted(done, key=lambda one: (one.first or 0, one.number))
 
     def last(self, cpu: int, most: int = RING) -> list[Executed]:

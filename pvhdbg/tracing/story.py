@@ -50,7 +50,10 @@ def profile(blocks: Iterable[Block], name: NameOf) -> list[tuple[str, int]]:
 
 @dataclass(frozen=True)
 class Parting:
-    """Where two boots part: `index` functions are the same; then come `a` and `b`. `only_a`, `only_b`: what one of them alone ran."""
+    """Where two boots part: `index` functions are the same; then come `a` and `b`. `only_a`, `only_b`: what one of them alone ran.
+
+    `shifted` is the first function that both executed at the same place in the order, and at different instruction numbers.
+    """
 
     index: int
     common: tuple[str, ...]
@@ -58,17 +61,18 @@ class Parting:
     b: tuple[Started, ...]
     only_a: tuple[str, ...]
     only_b: tuple[str, ...]
+    shifted: tuple[Started, Started] | None = None
 
     @property
     def identical(self) -> bool:
-        return not self.a and not self.b
+        return not self.a and not self.b and self.shifted is None
 
 
 def parting(a: Sequence[Started], b: Sequence[Started], context: int = 5) -> Parting:
     """Compare two boots by the order and number of their functions' first executions, with `context` functions around."""
-    index = 0
-    while index < min(len(a), len(b)) and (a[index].name, a[index].number) == (b[index].name, b[index].number):
-        index += 1
+    pairs = list(zip(a, b, strict=False))
+    index = next((at for at, (one, other) in enumerate(pairs) if one.name != other.name), len(pairs))
+    shifted = next(((one, other) for one, other in pairs[:index] if one.number != other.number), None)
     names_a, names_b = {one.name for one in a}, {one.name for one in b}
     return Parting(
         index,
@@ -77,4 +81,5 @@ def parting(a: Sequence[Started], b: Sequence[Started], context: int = 5) -> Par
         tuple(b[index : index + context]),
         tuple(one.name for one in a if one.name not in names_b),
         tuple(one.name for one in b if one.name not in names_a),
+        shifted,
     )

@@ -56,7 +56,7 @@ def test_one_reason_is_one_command() -> None:
 
 def test_hostile_text_is_no_command() -> None:
     found = commands(github.render(of_boot(hostile())))
-    assert [one for one in found if HOSTILE.split("\n")[0] in one[2]]
+    assert [one for one in found if HOSTILE.split("##[")[0] in one[2]]
     assert all(letter.isprintable() or letter == "\n" for _, title, message in found for letter in title + message)
 
 

@@ -7,12 +7,13 @@ and not seen.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from itertools import chain
 
 from pvhdbg.decode.cpu_mode import Mode, interrupts_on, mode_of
-from pvhdbg.targets.run import RunEnd, breakpoints_at, turns
+from pvhdbg.targets.run import Ran, RunEnd, breakpoints_at, turns
 from pvhdbg.targets.target import StopKind, Target
 from pvhdbg.tracing.cpu_text import decode
 from pvhdbg.tracing.engines.engine import Bounds, TraceEnd, end_at, is_halted
@@ -32,6 +33,28 @@ _WRITES: Mapping[Effect, tuple[str, ...]] = {
     Effect.LIDT: ("idt_base", "idt_limit"),
     Effect.LOAD_DS: ("ds", "ds_base", "ds_limit", "ds_flags"),
 }
+
+
+class Silence:
+    """Tells when no CPU has begun a block for a while: then the guest may be halted for good. QEMU's idle callback is not called
+    where one thread runs all CPUs (-icount), so the blocks tell."""
+
+    def __init__(self, recording: Recording) -> None:
+        self._recording = recording
+        self._limit = _SILENCE
+        self._heads: tuple[int, ...] = ()
+        self._since = time.monotonic()
+
+    def lasts(self) -> bool:
+        """Whether it has lasted long enough for a look at the CPU, which stops the machine."""
+        heads = self._recording.heads
+        if heads != self._heads:
+            self._heads, self._since = heads, time.monotonic()
+        return time.monotonic() - self._since > self._limit
+
+    def is_no_end(self) -> None:
+        """The CPU waits for an interrupt: look again later."""
+        self._limit, self._since = 2 * self._limit, time.monotonic()
 
 
 class RecorderEngine:
@@ -63,50 +86,44 @@ class RecorderEngine:
     def batches(self, bounds: Bounds) -> Generator[Batch, None, None]:
         """Let the machine run and yield what matters, in order. Raises TargetError."""
         self.end = TraceEnd(EndReason.ENOUGH)
+        deadline = time.monotonic() + bounds.seconds
+        silence = Silence(self._recording)
         with breakpoints_at(self._target, bounds.addresses), self._tap:
             self.warnings += self._tap.warnings
-            running = turns(self._target, bounds.seconds, turn=_TURN, stopping=self._tap.drained, may_vanish=True)
-            with closing(running):
-                next(running)
-                silent = 0
-                while True:
-                    begun = self._recording.begun()
-                    yield from self._events(begun)
-                    yield Batch(begun, [], [], [], faults=self._tap.faults(begun))
-                    silent = silent + 1 if self._idles() else 0
-                    try:
-                        running.send(self._asked or silent * _TURN > _SILENCE)
-                    except StopIteration as end:
-                        ran = end.value
-                        break
-            self.end = self._end(ran.end, ran.stop.kind, end_at(ran.stop, self._pc(ran.stop.kind)))
+            ended: TraceEnd | None = None
+            while ended is None:
+                ran = yield from self._run(max(deadline - time.monotonic(), 0.001), silence)
+                ended = self._end(ran, silence)
+            self.end = ended
             yield from self._events(None)
             begun = self._begun_at_a_stop()
             yield Batch(begun, [], [], [], faults=self._tap.faults(begun))
 
-    def _end(self, why: RunEnd, kind: StopKind, end: TraceEnd | None) -> TraceEnd:
-        pc = self._pc(kind)
-        if why is RunEnd.TIME:
+    def _run(self, seconds: float, silence: Silence) -> Generator[Batch, None, Ran]:
+        running = turns(self._target, seconds, turn=_TURN, stopping=self._tap.drained, may_vanish=True)
+        with closing(running):
+            next(running)
+            while True:
+                begun = self._recording.begun()
+                yield from self._events(begun)
+                yield Batch(begun, [], [], [], faults=self._tap.faults(begun))
+                try:
+                    running.send(self._asked or silence.lasts())
+                except StopIteration as end:
+                    ran: Ran = end.value
+                    return ran
+
+    def _end(self, ran: Ran, silence: Silence) -> TraceEnd | None:
+        """How the trace ended; None for a guest that only waits for an interrupt."""
+        pc = None if ran.stop.kind is StopKind.EXITED else self._target.read_registers()["rip"]
+        if ran.end is RunEnd.TIME:
             return TraceEnd(EndReason.TIME, None, pc)
-        if why is RunEnd.ASKED and not self._asked:
-            return self._halted(pc)
-        if why is RunEnd.ASKED:
+        if ran.end is RunEnd.ASKED and self._asked:
             return TraceEnd(EndReason.INTERRUPTED, None, pc)
-        return end or TraceEnd(EndReason.ADDRESS, None, pc)
-
-    def _halted(self, pc: int | None) -> TraceEnd:
-        """The end of a guest that was silent for a while: halted for good, or it waits for an interrupt."""
-        if is_halted(self._target) and interrupts_on(self._target.read_registers()) is False:
-            return TraceEnd(EndReason.HALTED, None, pc)
-        return TraceEnd(EndReason.STOPPED, None, pc)
-
-    def _pc(self, kind: StopKind) -> int | None:
-        return None if kind is StopKind.EXITED else self._target.read_registers()["rip"]
-
-    def _idles(self) -> bool:
-        """Whether no CPU has begun a block since it went idle."""
-        seen = [cpu for index in range(self._recording.cpus) if (cpu := self._recording.cpu(index)).head]
-        return bool(seen) and all(cpu.idle == cpu.head + 1 for cpu in seen)
+        if ran.end is RunEnd.ASKED:
+            silence.is_no_end()
+            return halted_for_good(self._target)
+        return end_at(ran.stop, pc) or TraceEnd(EndReason.ADDRESS, None, pc)
 
     def _begun_at_a_stop(self) -> int:
         """How many instructions have begun in a machine that stands still: those of its last block are all done there."""
@@ -189,6 +206,14 @@ class RecorderEngine:
             return []
         self._high = True
         return [Event(*best, self._mode_at(best[0]), self._peek(best[1]))]
+
+
+def halted_for_good(target: Target) -> TraceEnd | None:
+    """The end of a guest whose CPU is in `hlt` with interrupts off; None for another."""
+    registers = target.read_registers()
+    if is_halted(target) and interrupts_on(registers) is False:
+        return TraceEnd(EndReason.HALTED, None, registers["rip"])
+    return None
 
 
 def _alone(event: Event) -> Batch:

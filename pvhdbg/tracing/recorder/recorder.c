@@ -11,7 +11,8 @@
  *
  * Arguments: to=PATH (mandatory), entry=ADDRESS (instructions are counted from its first execution), exact=on (count each
  * instruction instead of sums over blocks), stop=N (stop the machine before instruction N; implies exact),
- * mark=ADDRESS (repeatable: note when the instruction at this linear or physical address is executed first), watch=ADDRESS
+ * mark=ADDRESS (repeatable: note when the instruction at this linear or physical address is executed first), times=K (note the
+ * K-th execution of a mark instead), watch=ADDRESS
  * and watch_size=BYTES (note the last stores to physical memory there; implies exact).
  */
 #define _GNU_SOURCE
@@ -129,7 +130,8 @@ struct header {
     uint32_t unused2;
     struct mark {
         uint64_t address;
-        _Atomic uint64_t first, pc; /* instruction number, NEVER before it is reached; linear address */
+        _Atomic uint64_t first, pc; /* instruction number, NEVER until it is reached; linear address */
+        _Atomic uint64_t seen;      /* executions since the entry */
     } mark[MARKS];
 };
 
@@ -195,6 +197,7 @@ static uint64_t stop_at = NEVER, entry_address = NEVER;
 static uint64_t watch = NEVER, watch_size = 1;
 static uint64_t marks[MARKS];
 static unsigned mark_count;
+static uint64_t mark_times = 1;
 static int api_version;
 static uint64_t counter_of_all; /* API 1: one counter for all CPUs */
 static plugin_u64 counter;
@@ -366,7 +369,10 @@ static void mark_runs(unsigned index, void *userdata)
     struct site *site = userdata;
     struct mark *mark = &header->mark[site->mark];
     struct cpu *cpu = &cpus[index < header->cpus ? index : 0];
-    if (relaxed(&mark->first) == NEVER && relaxed(&header->base) != NEVER) {
+    if (relaxed(&header->base) == NEVER) {
+        return;
+    }
+    if (atomic_fetch_add(&mark->seen, 1) + 1 == mark_times) {
         keep(&mark->pc, site->pc);
         atomic_store_explicit(&mark->first, number_of(cpu, index), memory_order_release);
     }
@@ -814,6 +820,8 @@ EXPORT int qemu_plugin_install(plugin_id id, const plugin_info *info, int argc, 
             exact = true;
         } else if (length == 10 && !memcmp(argv[i], "watch_size", 10) && numeric && parsed && parsed <= PAGE) {
             watch_size = parsed;
+        } else if (length == 5 && !memcmp(argv[i], "times", 5) && numeric && parsed) {
+            mark_times = parsed;
         } else if (length == 4 && !memcmp(argv[i], "mark", 4) && numeric && mark_count < MARKS) {
             marks[mark_count++] = parsed;
         } else {

@@ -81,4 +81,8 @@ def test_functions_the_profile_and_where_two_boots_part() -> None:
     changed = [BLOCKS[0], BLOCKS[1].replace(physical=0x2000, first=21), *BLOCKS[2:]]
     _, other = decode(b"".join(encode(INFO, recording(changed))))
     parts = parting(firsts, functions(other.first_executions(), name))
-    assert (parts.index, parts.common, parts.a[0].name, parts.only_a, parts.only_b) == (1, ("f1",), "f2", (), ())
+    assert not parts.identical
+    assert parts.shifted is not None
+    assert (parts.index, parts.a, parts.shifted[1].number, parts.only_a, parts.only_b) == (3, (), 21, (), ())
+    parts = parting(firsts, [firsts[0], firsts[2]])
+    assert (parts.index, parts.common, parts.a[0].name, parts.only_a, parts.only_b) == (1, ("f1",), "f2", ("f2",), ())

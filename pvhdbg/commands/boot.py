@@ -1,0 +1,150 @@
+"""`boot`: record a whole boot by the flight recorder, and look at what was recorded."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import NamedTuple
+
+from pvhdbg.commands.declare import Answer, Context, takes
+from pvhdbg.commands.output import open_output
+from pvhdbg.decode.pattern import BadPattern, compiled
+from pvhdbg.driver.options import time_limit
+from pvhdbg.driver.recorded_machine import names_of, recorded_machine
+from pvhdbg.errors import BadInput
+from pvhdbg.kernel.image import open_kernel
+from pvhdbg.machine.names import Names, addresses_of
+from pvhdbg.machine.options import SubjectOptions
+from pvhdbg.machine.subject_kind import SubjectKind, subject_kind
+from pvhdbg.report import boot_text
+from pvhdbg.tracing.boot_file import BootInfo, encode
+from pvhdbg.tracing.recorder.file import open_bytes, read_boot
+from pvhdbg.tracing.recording import Recording
+from pvhdbg.tracing.story import Started, functions, parting, profile
+from pvhdbg.vmm.options import RecorderOptions
+
+_DIFFERENT = 1  # the exit code of boots that part, as diff's
+
+
+class BootOptions(NamedTuple):
+    """The options of `boot`."""
+
+    about: SubjectOptions = SubjectOptions()
+    until: str | None = None
+    seconds: float | None = None
+    deterministic: bool = False
+    exact: bool = False
+    output: str | None = None
+
+
+class BootShowOptions(NamedTuple):
+    """The options of `boot show` and `boot profile`; `kernel` is the file with the names, if it is no longer where it was."""
+
+    subject: str
+    kernel: str | None = None
+    grep: str | None = None
+    most: int = 200
+
+
+class BootDiffOptions(NamedTuple):
+    """The options of `boot diff`: two saved boots."""
+
+    subject: str
+    other: str
+    kernel: str | None = None
+
+
+@takes(BootOptions)
+def boot(options: BootOptions, context: Context) -> Answer:
+    """`boot`: record the kernel's boot to a goal, to its end or to the time limit."""
+    if subject_kind(options.about.subject) is not SubjectKind.KERNEL:
+        raise BadInput(
+            f"{options.about.subject} is not a kernel file", "the recorder is loaded when QEMU is started: name a kernel"
+        )
+    if not options.output:
+        raise BadInput("boot has no file to write to", "name one: -o boot.pvhboot")
+    limit = time_limit(options.seconds)
+
+    def told(plain: RecorderOptions, names: Names) -> RecorderOptions:
+        goal = addresses_of(options.until, names) if options.until else ()
+        return replace(plain, exact=options.exact, marks=tuple(goal))
+
+    with ExitStack() as stack:
+        output = stack.enter_context(open_output(options.output))
+        machine = stack.enter_context(recorded_machine(options.about, told, context.progress, deterministic=options.deterministic))
+        began = time.monotonic()
+        end = machine.run(limit)
+        info = BootInfo(
+            os.path.abspath(options.about.subject),
+            machine.image.with_hash().sha256 or "",
+            f"QEMU {machine.qemu.version}",
+            machine.qemu.command,
+            options.deterministic,
+            time.monotonic() - began,
+            end.words,
+        )
+        with open_bytes(os.fspath(machine.qemu.recording), "boot it again") as data:
+            for piece in encode(info, data):
+                output.write_bytes(piece)
+        text = boot_text.summary(info, machine.recording, machine.begun)
+    return Answer(lambda _style: text)
+
+
+@takes(BootShowOptions)
+def show(options: BootShowOptions, context: Context) -> Answer:
+    """`boot show`: the functions of a saved boot in the order of their first execution."""
+    wanted = _pattern(options.grep)
+    with _saved(options.subject, options.kernel) as (info, recording, name):
+        rows = [one for one in functions(recording.first_executions(), name) if wanted is None or wanted.search(one.name)]
+    return Answer(lambda style: boot_text.functions(info, rows, options.most, style))
+
+
+@takes(BootShowOptions)
+def show_profile(options: BootShowOptions, context: Context) -> Answer:
+    """`boot profile`: the instructions that each function executed."""
+    wanted = _pattern(options.grep)
+    with _saved(options.subject, options.kernel) as (info, recording, name):
+        since = (block for block in recording.blocks() if block.first is not None and block.first >= 0)
+        rows = [(function, spent) for function, spent in profile(since, name) if wanted is None or wanted.search(function)]
+    return Answer(lambda style: boot_text.profile(info, rows, options.most, style))
+
+
+@takes(BootDiffOptions)
+def diff(options: BootDiffOptions, context: Context) -> Answer:
+    """`boot diff`: where two deterministic boots part; exit code 1 if they do."""
+    sides: list[tuple[BootInfo, list[Started]]] = []
+    for path in (options.subject, options.other):
+        with _saved(path, options.kernel) as (info, recording, name):
+            if not info.deterministic:
+                raise BadInput(
+                    f"{path} was recorded with a clock that differs from run to run: what parts two such boots is noise",
+                    "record both with --deterministic",
+                )
+            sides.append((info, functions(recording.first_executions(), name)))
+    (info_a, a), (info_b, b) = sides
+    found = parting(a, b)
+    return Answer(lambda style: boot_text.difference(info_a, info_b, found, style), exit_code=0 if found.identical else _DIFFERENT)
+
+
+def _pattern(text: str | None) -> re.Pattern[str] | None:
+    if text is None:
+        return None
+    try:
+        return compiled(text)
+    except BadPattern as error:
+        raise BadInput(f"--grep {text} is not a regular expression: {error}", "see Python's re for how one is written") from None
+
+
+@contextmanager
+def _saved(path: str, kernel: str | None) -> Iterator[tuple[BootInfo, Recording, Callable[[int], str | None]]]:
+    """A saved boot, and names by the kernel that was booted. Raises BadInput."""
+    info, recording = read_boot(path)
+    file = kernel or info.kernel
+    with open_kernel(file) as image:
+        if image.with_hash().sha256 != info.kernel_hash:
+            raise BadInput(f"{file} is not the kernel that {path} was recorded of", "name that one: --kernel FILE")
+        yield info, recording, names_of(image)

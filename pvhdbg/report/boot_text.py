@@ -1,0 +1,97 @@
+"""A recorded boot as text: its summary, its functions, its profile, and where two boots part."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pvhdbg.decode.text import printable, safe
+from pvhdbg.report.style import Style
+from pvhdbg.tracing.boot_file import BootInfo
+from pvhdbg.tracing.recording import Recording
+from pvhdbg.tracing.story import Parting, Started
+
+_NAMES = 20  # functions that are named of those that one boot alone executed
+
+
+def summary(info: BootInfo, recording: Recording, begun: int) -> str:
+    """One line on what was recorded."""
+    about = "" if recording.exact else "about "
+    rate = f", {begun / info.seconds:,.0f} a second" if info.seconds else ""
+    lost = recording.header.lost
+    note = f"note: the table is full: {lost:,} further blocks were counted, and not kept\n" if lost else ""
+    blocks = recording.header.block_count
+    return f"{note}{about}{begun:,} instructions in {info.seconds:.2f} s{rate}, {blocks:,} blocks; ended: {info.end}\n"
+
+
+def functions(info: BootInfo, rows: Sequence[Started], most: int, style: Style) -> str:
+    """Functions in the order of their first execution, `most` at most."""
+    lines = [f"{'instruction':>14}  function"]
+    lines += [f"{one.number:>14,}  {style('note', printable(one.name))}" for one in rows[:most]]
+    return "\n".join([*lines, *_more(len(rows), most, "functions"), _said(info)]) + "\n"
+
+
+def profile(info: BootInfo, rows: Sequence[tuple[str, int]], most: int, style: Style) -> str:
+    """Instructions by function, most first."""
+    total = sum(spent for _, spent in rows) or 1
+    lines = [f"{'instructions':>16}  {'':>6}  function"]
+    lines += [f"{spent:>16,}  {spent / total:>6.1%}  {style('note', printable(name))}" for name, spent in rows[:most]]
+    return "\n".join([*lines, *_more(len(rows), most, "functions"), _said(info)]) + "\n"
+
+
+def difference(a: BootInfo, b: BootInfo, found: Parting, style: Style) -> str:
+    """Where two boots part, with what distinguishes the two machines."""
+    told = [f"{name}: {one} | {other}" for name, one, other in _distinguished(a, b)]
+    if found.identical:
+        return (
+            "\n".join([*told, f"the boots are the same: {found.index:,} functions in the same order, each at the same instruction"])
+            + "\n"
+        )
+    lines = [*told]
+    if found.shifted is not None:
+        one, other = found.shifted
+        lines.append(f"from {printable(one.name)} on at other instructions: {one.number:,} | {other.number:,}")
+    if found.a or found.b:
+        lines.append(f"the boots part after {found.index:,} functions:")
+    lines += [f"  both  {'':>14}  {printable(name)}" for name in found.common]
+    lines += [style("bad", f"  A     {one.number:>14,}  {printable(one.name)}") for one in found.a]
+    lines += [style("good", f"  B     {one.number:>14,}  {printable(one.name)}") for one in found.b]
+    for side, names in (("A", found.only_a), ("B", found.only_b)):
+        shown = ", ".join(printable(name) for name in names[:_NAMES])
+        more = f" and {len(names) - _NAMES:,} more" if len(names) > _NAMES else ""
+        lines.append(f"only in {side}: {len(names):,} functions{': ' if shown else ''}{shown}{more}")
+    return "\n".join(lines) + "\n"
+
+
+def _distinguished(a: BootInfo, b: BootInfo) -> list[tuple[str, str, str]]:
+    """What differs between the two set-ups: VMM, kernel, arguments."""
+    found: list[tuple[str, str, str]] = [("VMM", safe(a.vmm), safe(b.vmm))] if a.vmm != b.vmm else []
+    if a.kernel_hash != b.kernel_hash:
+        found.append(("kernel", safe(a.kernel), safe(b.kernel)))
+    ours, theirs = _arguments(a), _arguments(b)
+    only_a, only_b = [word for word in ours if word not in theirs], [word for word in theirs if word not in ours]
+    if only_a or only_b:
+        found.append(("arguments", safe(" ".join(only_a)) or "-", safe(" ".join(only_b)) or "-"))
+    return found
+
+
+_PRIVATE = ("-gdb", "-qmp", "-serial", "-plugin", "-kernel")  # whose values are paths that differ from run to run
+
+
+def _arguments(info: BootInfo) -> list[str]:
+    """The arguments, program and private paths left out; a value together with its option."""
+    words, found = info.command[1:], list[str]()
+    for word in words:
+        if found and not word.startswith("-") and " " not in found[-1]:
+            found[-1] += f" {word}"
+        else:
+            found.append(word)
+    return [one for one in found if one.split(" ")[0] not in _PRIVATE]
+
+
+def _more(count: int, most: int, what: str) -> list[str]:
+    return [f"… {count - most:,} more {what}: --most {count}"] if count > most else []
+
+
+def _said(info: BootInfo) -> str:
+    clock = ", by a deterministic clock" if info.deterministic else ""
+    return f"{safe(info.vmm)}{clock}; ended: {safe(info.end)}"

@@ -1,0 +1,106 @@
+"""`pvhdbg boot` and `pvhdbg goto`: whole boots recorded, compared, and gone back in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+import pvhdbg
+from pvhdbg import guests
+from tests.support.cli_runner import HELLO, Cli, Machine
+
+pytestmark = [pytest.mark.boot, pytest.mark.usefixtures("qemu")]
+
+LONG_MODE = str(guests.path("long_mode"))
+SCHEMA = json.loads((Path(pvhdbg.__file__).parent / "report/schemas/goto-1.json").read_text())
+EXIT = ("--", "-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-action", "shutdown=poweroff")
+
+
+def test_a_boot_is_recorded_shown_and_compared(cli: Cli, vmlinux: Path) -> None:
+    """Debian's kernel to rest_init, three times: twice the same, once with a mistyped option, which the first difference names."""
+
+    def record(name: str, append: str) -> Path:
+        file = cli.folder / name
+        text = cli("boot", vmlinux, "--append", append, "--until", "rest_init", "--deterministic", "--exact", "-o", file).ok().out
+        assert "ended: reached at" in text
+        assert file.stat().st_size < 5_000_000
+        return file
+
+    first, again, other = record("a", "console=ttyS0"), record("b", "console=ttyS0"), record("c", "consol=ttyS0")
+    shown = cli("boot", "show", first, "--grep", "^(x86_64_start_kernel|start_kernel|rest_init)$").ok().out.splitlines()
+    steps = {line.split()[1]: line.split()[0] for line in shown if line.split()[0].replace(",", "").isdigit()}
+    assert list(steps) == ["x86_64_start_kernel", "start_kernel", "rest_init"]
+    milestones = cli("trace", vmlinux, "--until", "start_kernel").ok().out
+    assert f" {steps['start_kernel']}  start_kernel " in milestones
+    assert "calibrate" in cli("boot", "profile", first, "--grep", "calibrate").ok().out
+    assert "the boots are the same" in cli("boot", "diff", first, again).ok().out
+    parted = cli("boot", "diff", first, other).ok(1).out
+    assert "arguments: -append console=ttyS0 | -append consol=ttyS0" in parted
+    line = next(line for line in parted.splitlines() if line.startswith("  A "))
+    assert line.split()[-1] == "param_setup_earlycon"
+
+
+def test_goto_stops_where_the_trace_counted(cli: Cli) -> None:
+    rows = [
+        line.split()[:3]
+        for line in cli("trace", LONG_MODE, "--what", "pc", "--engine", "step", "--tail", "20000").ok().out.splitlines()
+        if line[:10].strip().isdigit()
+    ]
+    for number in (0, 7, 999, 1000, 10_283, 12_000):
+        document = json.loads(cli("goto", LONG_MODE, str(number), "--format", "json").ok().out)
+        jsonschema.validate(document, SCHEMA)
+        assert [str(document["number"]), document["pc"]] == [rows[number][0], rows[number][2]]
+    place = json.loads(cli("goto", LONG_MODE, "in_long_mode", "--format", "json").ok().out)
+    assert (place["number"], place["symbol"]) == (10_284, "in_long_mode")
+    assert "10,284" in cli("goto", LONG_MODE, "in_long_mode#1").ok().out
+
+
+def test_the_last_writer_of_an_address(cli: Cli) -> None:
+    """A page directory's entry, which map_4g fills."""
+    at = 0x104000 + 8 * 1500
+    document = json.loads(cli("goto", LONG_MODE, "in_long_mode", "--last-write", f"{at:#x}:8", "--format", "json").ok().out)
+    jsonschema.validate(document, SCHEMA)
+    writer = document["last_write"]
+    assert writer["symbol"].startswith("map_4g")
+    assert document["number"] == writer["number"] + 1
+    text = cli("goto", LONG_MODE, "in_long_mode", "--last-write", f"{at:#x}:8").ok().out
+    assert text.startswith("the last store: ")
+    cli("goto", LONG_MODE, "100", "--last-write", "0x200000").complaint(3, "nothing was stored to 0x200000")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("boot", HELLO), 2, "boot has no file to write to"),
+        (("boot", HELLO, "-o", "x", "--accel", "kvm"), 2, "sees nothing of what KVM executes"),
+        (("boot", HELLO, "-o", "x", "--deterministic", "--", "-rtc", "base=utc"), 2, "-rtc cannot be passed on"),
+        (("boot", HELLO, "-o", "x", "--until", "nosuch"), 2, "no symbol nosuch"),
+        (("boot", "show", HELLO), 2, "is not a saved boot"),
+        (("boot", "show", "/nonexistent"), 2, "cannot be read"),
+        (("goto", HELLO, "nosuch"), 2, "no symbol nosuch"),
+        (("goto", HELLO, "0x100000#zero"), 2, "does not say which time"),
+        (("goto", HELLO, "5", "--last-write", "here"), 2, "is not an address"),
+        (("goto", HELLO, "999999999", "--for", "2"), 3, "was not reached"),
+    ],
+)
+def test_what_cannot_be_is_said_in_words(cli: Cli, words: tuple[str, ...], code: int, said: str) -> None:
+    cli(*words).complaint(code, said)
+
+
+def test_boots_by_the_hosts_clock_are_not_compared(cli: Cli) -> None:
+    file = cli.folder / "boot"
+    cli("boot", HELLO, "-o", file, *EXIT).ok()
+    cli("boot", "diff", file, file).complaint(2, "record both with --deterministic")
+    cli("boot", "show", file, "--kernel", LONG_MODE).complaint(2, "is not the kernel that")
+    cut = cli.folder / "cut"
+    cut.write_bytes(file.read_bytes()[:-10])
+    cli("boot", "show", cut).complaint(2, "is not a saved boot")
+
+
+def test_a_stub_does_not_go_back(cli: Cli, machine: object) -> None:
+    theirs: Machine = machine(kernel=HELLO)  # type: ignore[operator]
+    cli("goto", theirs.socket, "5").complaint(2, "start it here, with: pvhdbg goto KERNEL WHERE")
+    cli("boot", theirs.socket, "-o", "x").complaint(2, "name a kernel")
