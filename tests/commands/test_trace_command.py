@@ -480,30 +480,31 @@ def test_what_is_not_worth_counting_to_is_run_to(vmlinux: Path, cli: Cli) -> Non
     assert "rest_init was not reached" in gone
 
 
+def leave_on(machine: Machine) -> None:
+    """QEMU's one-instruction mode, as a tracer leaves it that nothing could put back."""
+    with machine.debugger() as target:
+        old = target.monitor("info status")
+        target.monitor("one-insn-per-tb on")  # since QEMU 8.1
+        if target.monitor("info status") == old:
+            target.monitor("singlestep on")
+
+
 def test_what_a_killed_tracer_left_on_is_told_at_the_next_attach(cli: Cli, machine: object) -> None:
     theirs: Machine = machine("-append", "crash=endless-loop", kernel=CRASHERS)  # type: ignore[operator]
     cli("trace", theirs.socket, "--until", "1").ok()
     clean = cli("attach", theirs.socket, "--here", "--batch").out
     assert "one-instruction mode" not in clean
-    with cli.start("trace", theirs.socket, "--here", "--engine", "log", "--what", "pc", "--tail", "5", "--for", "30") as process:
-        eventually(lambda: reads_the_log(process), "the trace does not begin", 10)
-        process.kill()
-        process.communicate()
+    leave_on(theirs)
     told = cli("attach", theirs.socket, "--here", "--batch").out
-    assert "as a tracer leaves it that was killed. Put it back: any trace does (trace --here --until 1)" in told
-    cli("trace", theirs.socket, "--here", "--until", "1").ok()
+    assert f"as a tracer leaves it that was killed. Put it back: pvhdbg release {theirs.socket}" in told
+    cli("release", theirs.socket, "--leave", "stopped").ok()
     assert "one-instruction mode" not in cli("attach", theirs.socket, "--here", "--batch").out
 
 
-def test_a_tracer_that_is_killed_leaves_a_machine_that_runs(cli: Cli, machine: object) -> None:
+def test_a_trace_puts_back_what_another_left_on(cli: Cli, machine: object) -> None:
     theirs: Machine = machine("-append", "crash=endless-loop", kernel=CRASHERS)  # type: ignore[operator]
     cli("trace", theirs.socket, "--until", "1").ok()
-    with cli.start("trace", theirs.socket, "--here", "--engine", "log", "--what", "pc", "--tail", "5", "--for", "30") as process:
-        eventually(lambda: reads_the_log(process), "the trace does not begin", 10)
-        process.kill()
-        process.communicate()
-    cli.nothing_left()
-    assert theirs.running()
+    leave_on(theirs)
     text = cli("trace", theirs.socket, "--here", "--what", "pc", "--until", "10").ok().out
     assert "note: QEMU was in its one-instruction mode already, as a killed tracer leaves it: it is switched off" in text
     with theirs.debugger() as target:

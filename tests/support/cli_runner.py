@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from subprocess import PIPE
 from typing import IO, Any
@@ -24,13 +25,14 @@ import pytest
 from pvhdbg.guests import path as guest
 from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.remote import RemoteTarget
+from pvhdbg.tracing.recorder.library import library
 from tests.support.programs import need
 
 ROOT = Path(__file__).parents[2]
 HELLO = str(guest("hello"))
 HELLO_ENTRY = 0x100000
 LONGEST = 30.0  # seconds after which a command of a test hangs
-_PROGRESS = re.compile(r"pvhdbg: (waiting|starting|connecting|reading|QEMU|unpacking)")
+_PROGRESS = re.compile(r"pvhdbg: (waiting|starting|connecting|reading|QEMU|unpacking|building|recording)")
 
 
 def reads_the_log(process: subprocess.Popen[Any]) -> bool:
@@ -92,6 +94,12 @@ class Ran:
         return self.err
 
 
+@cache
+def built_recorder() -> str:
+    """The flight recorder, built once for all tests."""
+    return library()
+
+
 class Cli:
     """`python -m pvhdbg` with TMPDIR in a folder that belongs to one test, so that leftovers show."""
 
@@ -99,6 +107,9 @@ class Cli:
         self.folder = folder
         self.tmp = folder / "tmp"
         self.tmp.mkdir()
+        cache = folder / "cache" / "pvhdbg" / "recorder"
+        cache.mkdir(mode=0o700, parents=True)
+        shutil.copy(built_recorder(), cache)
 
     @property
     def env(self) -> dict[str, str]:
