@@ -1,7 +1,7 @@
 """The commands as Python functions: each takes a subject and the command's options by their long names.
 
-A subject is a kernel file, a gdbstub's address, a snapshot, an ELF core, or a probe's log. An option that there is not is a TypeError
-with the nearest name. PvhdbgError is raised where the command would exit with 2 or 3.
+A subject is a kernel file, a gdbstub's address, a snapshot, an ELF core, or a probe's log. An unknown option is a TypeError
+that names the nearest one. PvhdbgError is raised where the command would exit with 2 or 3.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def check(subject: Path, **options: Unpack[CheckArguments]) -> Report:
-    """Bring the subject to its entry and judge it; with `until` or `expect` also what it comes to afterwards.
+    """Bring the subject to its entry and judge the hand-off; with `until` or `expect` also the run after it.
 
     `check("vmlinux", machine="q35", append="console=ttyS0", spec="v0", strict=True, select=["PVH"])`.
     """
@@ -44,7 +44,7 @@ def check(subject: Path, **options: Unpack[CheckArguments]) -> Report:
 
 
 def wait(subject: Path, until: str, **options: Unpack[FollowArguments]) -> Waited:
-    """Let the subject run from its entry to a symbol, "0xADDRESS" or a mode, or to its death, which is explained.
+    """Run the subject from its entry to a symbol, "0xADDRESS" or a mode, or to its death, which is explained.
 
     The result says which came first: `reached`, `died`, or neither within `seconds` (60).
     """
@@ -55,7 +55,7 @@ def wait(subject: Path, until: str, **options: Unpack[FollowArguments]) -> Waite
 
 
 def why(subject: Path, **options: Unpack[FollowArguments]) -> Diagnosis:
-    """Boot the subject, watch for the guest's death for `seconds` (60), and explain it."""
+    """Boot the subject, wait for the guest's death for at most `seconds` (60), and explain it."""
     from pvhdbg.driver.death_watch import diagnosed
     from pvhdbg.driver.traced_machine import at_entry
 
@@ -73,7 +73,7 @@ def trace(
     seconds: float = 30.0,
     **options: Unpack[SubjectArguments],
 ) -> Generator[Event | Fault, None, None]:
-    """The instructions from the entry on, one by one, and the faults between them. The machine is left when the iteration ends.
+    """The instructions from the entry on, one by one, and the faults between them. The machine is released when the iteration ends.
 
     `until` is a symbol, a linear address or a mode, `count` a number of instructions; `states` asks for what each instruction
     changed (`event.changes`). `close()` ends it early.

@@ -1,6 +1,6 @@
-"""The keyword arguments of the public functions, typed, and what becomes of them.
+"""The keyword arguments of the public functions, typed, and their conversion to options.
 
-A type checker sees a wrong name or value at the caller's; at run time a wrong name is a TypeError that names the nearest.
+A type checker reports a wrong name or value at the call; at run time a wrong name is a TypeError that names the nearest one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class LaunchArguments(TypedDict, total=False):
 
 
 class EntryArguments(TypedDict, total=False):
-    """The way to the entry, as the options of these names on the command line; `timeout` in seconds."""
+    """How the entry is reached: the command line's options of the same names; `timeout` in seconds."""
 
     here: bool
     kernel: Path | None
@@ -43,14 +43,14 @@ class EntryArguments(TypedDict, total=False):
 
 
 class SubjectArguments(LaunchArguments, EntryArguments, total=False):
-    """A subject of any kind; `vmm` names what a probe's log was made on."""
+    """A subject of any kind; `vmm` names the VMM that a probe's log was made on."""
 
     spec: SpecName
     vmm: str | None
 
 
 class JudgeArguments(TypedDict, total=False):
-    """Which rules are asked: `select` and `ignore` hold ids or beginnings of ids."""
+    """Which rules are applied: `select` and `ignore` hold ids or prefixes of ids."""
 
     strict: bool
     select: Sequence[str]
@@ -62,7 +62,7 @@ class DiffArguments(SubjectArguments, JudgeArguments, total=False):
 
 
 class CheckArguments(DiffArguments, total=False):
-    """The options of `pvhdbg check`. `until` is a symbol, "0xADDRESS" or a mode, `seconds` how long it may take."""
+    """The options of `pvhdbg check`. `until` is a symbol, "0xADDRESS" or a mode, `seconds` its time limit."""
 
     expect: Path | None
     until: str | None
@@ -70,7 +70,7 @@ class CheckArguments(DiffArguments, total=False):
 
 
 class FollowArguments(SubjectArguments, total=False):
-    """The options of what follows a machine from its entry; `seconds` is how long."""
+    """The options of functions that run a machine on from its entry; `seconds` is the time limit."""
 
     seconds: float
 
@@ -79,7 +79,7 @@ _WORDS = ("extra", "select", "ignore")
 
 
 def refuse_unknown(function: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Raises TypeError for a keyword argument that the function of that name does not take, with the nearest that it does."""
+    """Raises TypeError for a keyword argument that the function of that name does not take; it names the nearest one."""
     names = sorted(known)
     for name in given:
         if name not in names:

@@ -1,4 +1,4 @@
-"""A machine at its PVH entry, to be asked, asserted on and run further: what a test holds in its hands.
+"""A machine at its PVH entry, to inspect, assert on and run further: the object that a test works with.
 
 ::
 
@@ -6,8 +6,8 @@
         guest.assert_conforms()
         guest.until("start_kernel")
 
-Without `with` it stays until `guest.close()`. A QEMU that was started here ends with it, and with the process, whatever happens.
-Sockets are unix sockets in a private folder, so any number of them go side by side.
+Without `with` it stays until `guest.close()`. A QEMU that was started here ends with it, at the latest when the process ends.
+Its sockets are unix sockets in a private folder, so any number of machines run in parallel.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from pvhdbg.tracing.milestones import Milestone
     from pvhdbg.vmm.qemu import QemuProcess
 
-_SERIAL_BOUND = 4 << 20  # bytes of it that are looked at
+_SERIAL_BOUND = 4 << 20  # bytes of it that are searched
 _BAD = (Standing.FAILED, Standing.UNDECIDED)
 
 
@@ -74,7 +74,7 @@ class Handoff:
         return (*about_file, *judge(entry))
 
     def report(self, spec: str | None = None, strict: bool = False) -> Report:
-        """The report, by the revision of that name, else by the one it was captured for."""
+        """The report by the revision `spec`, by default the one it was captured for."""
         if spec is None or spec == self.entry.revision.name:
             return Report(self.entry, self.verdicts, strict, serial=self._serial_lines())
         entry = decoded(self._memory(), self.entry.snapshot, spec)
@@ -83,12 +83,12 @@ class Handoff:
     def assert_conforms(self, allow: Collection[str] = (), *, spec: str | None = None, strict: bool = False) -> None:
         """Raise AssertionError with the violations as the text report shows them, unless there are none.
 
-        `allow` holds the ids of rules whose violation is accepted. Raises BadInput for an id that is no rule's.
+        `allow` holds the ids of rules whose violation is accepted. Raises BadInput for an id that names no rule.
         """
         __tracebackhide__ = True
         report = self.report(spec, strict)
         wrong = _wrong(report, allow)
-        # Another protocol is said by a rule that only remarks on it, so it has no violation to allow.
+        # A boot by another protocol is reported by a rule that never fails, so there is no violation to allow.
         if wrong or report.boot.other_protocol is not None:
             lines = verdict_text.checks(wrong, CHAPTERS, f"violated by {report.boot.revision.title}:", PLAIN)
             raise AssertionError("\n".join([report.conclusion, "", *lines]))
@@ -119,7 +119,7 @@ class Handoff:
 
 
 class Subtests(Protocol):
-    """What is used of pytest's fixture `subtests`."""
+    """The part of pytest's fixture `subtests` that is used here."""
 
     def test(self, msg: str) -> AbstractContextManager[Any]: ...
 
@@ -143,7 +143,7 @@ def save(what: Handoff | BootState | Snapshot, path: Path) -> None:
 
 
 class Guest(Handoff):
-    """A hand-off whose machine still stands there. Made by `launch` or `connect`; gone with its context, or with `close`."""
+    """A hand-off with its live machine. Made by `launch` or `connect`; ends with its context, or with `close`."""
 
     def __init__(self, opening: AbstractContextManager[Opened]) -> None:
         with ExitStack() as stack:
@@ -164,19 +164,19 @@ class Guest(Handoff):
         self._stack.__exit__(kind, value, trace)
 
     def close(self) -> None:
-        """Leave the machine: a QEMU that was started here ends, a gdbstub's stays as `leave` says. Safe to call twice."""
+        """Leave the machine: a QEMU that was started here ends, a gdbstub's is left as `leave` says. Safe to call twice."""
         self._stack.close()
 
     @property
     def qemu(self) -> QemuProcess:
-        """The QEMU that was started here. Raises BadInput for a machine that somebody else started."""
+        """The QEMU that was started here. Raises BadInput for a machine that was not started here."""
         if self._qemu is None:
             raise BadInput("this machine was not started here", "launch the kernel instead")
         return self._qemu
 
     @cached_property
     def _waiter(self) -> Waiter:
-        from pvhdbg.machine.waiter import Waiter  # only for who waits: it is as much again as all the rest
+        from pvhdbg.machine.waiter import Waiter  # imported for a wait only: it doubles the import time
 
         return Waiter(self.target, self.entry, self._image, self._qemu)
 
@@ -192,14 +192,14 @@ class Guest(Handoff):
     def symbol(self, name: str) -> int:
         """The physical address of a symbol of the kernel. Raises BadInput with the nearest names."""
         if self._image is None:
-            raise BadInput(f"there is no kernel to look {name} up in", "name it: connect(address, kernel=...)")
+            raise BadInput(f"no kernel is known to look up {name} in", "name it: connect(address, kernel=...)")
         return self._image.symbols().physical_address(name)
 
     @property
     def milestones(self) -> tuple[Milestone, ...]:
         """The steps of the boot in order (`lgdt`, `cr0.pg`, `64-bit` …), as far as `until` and `expect` followed it.
 
-        They follow the first 20 000 instructions, or half a second, one by one; what came later is not in it. None with KVM.
+        They trace the first 20 000 instructions, or half a second, one by one; later steps are not included. None with KVM.
         """
         return self._waiter.milestones
 
@@ -211,7 +211,7 @@ class Guest(Handoff):
     def until(self, place: str | int, timeout: float = 30.0) -> Registers:
         """Run to a symbol or a linear address, and return the registers there.
 
-        A symbol is stopped at in both views, by its physical and by its link-time address: which one counts depends on
+        A symbol gets a breakpoint at its physical and at its link-time address: which one is hit depends on
         paging. Raises GuestDied with the cause as soon as the guest is dead (a triple fault, a reset, a power-off, a panic, an
         endless loop or a halt with interrupts off, the end of QEMU), EntryNotReached when `timeout` seconds pass.
         """
@@ -226,11 +226,11 @@ class Guest(Handoff):
 
         Returns the registers a little after.
 
-        Raises as `until` does, and BadInput for what is no mode. GuestDied it is, too, when the guest ended QEMU so soon after
-        that there was nothing left to stop.
+        Raises as `until` does, and BadInput for an unknown mode. GuestDied is also raised when the guest ended QEMU so soon
+        after entering the mode that it could not be stopped.
         """
         if mode not in MODES:
-            raise BadInput(f"{mode!r} is no mode of the CPU", f"choose one of {', '.join(MODES)}")
+            raise BadInput(f"{mode!r} is not a mode of the CPU", f"choose one of {', '.join(MODES)}")
         goal, name = _goal(modes=MODES[mode]), mode if mode in FOREMOST else f"{mode} mode"
         self._wait(goal, name, timeout)
         try:
@@ -247,16 +247,16 @@ class Guest(Handoff):
             self._death = end.why
             raise GuestDied(f"the guest died before it {how} {name}: {end.words}", _with_serial(end.why.next, self._qemu))
         what = f"the guest did not reach {name} within {timeout:g} s: {end.words}"
-        raise EntryNotReached(what, _with_serial("allow more time, or see where it is", self._qemu))
+        raise EntryNotReached(what, _with_serial("allow more time, or see where it hangs with: pvhdbg why", self._qemu))
 
     def trace(
         self, until: str | int | None = None, *, count: int | None = None, states: bool = False, timeout: float = 30.0
     ) -> Events:
-        """The instructions from here on, one by one, and the faults between them: iterate it, best in a `with`.
+        """The instructions from here on, one by one, and the faults between them: iterate over it, best in a `with`.
 
         `until` is a symbol, a linear address, or a mode (its first instruction is the last event); `count` a number of
         instructions. `states` asks for what each instruction changed (`event.changes`), not only for places. By QEMU's log, with
-        KVM by single steps. Raises BadInput at once; TargetError while it is read.
+        KVM by single steps. Raises BadInput at once; TargetError during the iteration.
         """
         from pvhdbg.machine.guest_events import events
 
@@ -282,7 +282,7 @@ class Serial:
 
     @property
     def text(self) -> str:
-        """All of it up to now; bytes that are no UTF-8 are escaped."""
+        """All of it up to now; bytes that are not UTF-8 are escaped."""
         with open(self._guest.qemu.serial_log, "rb") as file:
             return file.read(_SERIAL_BOUND).decode("utf-8", "backslashreplace")
 
@@ -295,7 +295,7 @@ class Serial:
         if found := wanted.search(self.text):
             return found
         end = self._guest._waiter.until(_goal(done=lambda: wanted.search(self.text) is not None), timeout)
-        if found := wanted.search(self.text):  # a guest may say it, and die of it
+        if found := wanted.search(self.text):  # a guest may write it and then die
             return found
         assert end is not None
         if end.died:
@@ -329,7 +329,7 @@ def launch(
 ) -> Guest:
     """Start QEMU with a kernel (ELF, bzImage or compressed), run to its PVH entry, and hold it there.
 
-    `spec` is the revision to judge by, `timeout` in seconds. Raises PvhdbgError; TypeError for an option that there is not.
+    `spec` is the revision to judge by, `timeout` in seconds. Raises PvhdbgError; TypeError for an unknown option.
     """
     about = subject_of("launch", kernel, LaunchArguments, options)
     about = about._replace(spec=spec, way=about.way._replace(timeout=timeout))
@@ -344,7 +344,7 @@ def connect(
 ) -> Guest:
     """Attach to a gdbstub (":1234", "host:1234", "unix:PATH", a socket's path), run to the PVH entry, and hold the machine there.
 
-    Afterwards it is stopped, or as `leave` says. Raises PvhdbgError; TypeError for an option that there is not.
+    Afterwards it is stopped, or as `leave` says. Raises PvhdbgError; TypeError for an unknown option.
     """
     about = subject_of("connect", address, EntryArguments, options)._replace(spec=spec)
     return Guest(attach_stub(about, progress, whole=True))
@@ -358,7 +358,7 @@ def at_entry(about: SubjectOptions) -> Guest:
 
 
 def qemu_version(qemu: str | None = None) -> str:
-    """The version of a QEMU (pvhdbg's own choice without a name), as it says itself. Raises VmmFailed."""
+    """The version that a QEMU reports (without a name: the QEMU that pvhdbg chooses). Raises VmmFailed."""
     from pvhdbg.vmm.qemu import version_of
 
     return version_of(qemu)

@@ -29,26 +29,26 @@ def available() -> bool:
 def disassemble(code: bytes, address: int, bits: int = 32, count: int = 0) -> Iterator[Instruction]:
     """The instructions of `code`, which lies at `address` and is executed in 16-, 32- or 64-bit mode.
 
-    At most `count` of them, all for 0. It ends before what is not an instruction, or is cut short. Raises ImportError without iced-x86.
+    At most `count` of them, all for 0. Ends before an invalid or incomplete instruction. Raises ImportError without iced-x86.
     """
     return islice(_decoded(code, address, bits, _intel()), count or None)
 
 
 @lru_cache(maxsize=1 << 12)
 def instruction_text(code: bytes, pc: int, bits: int) -> str:
-    """The instruction as text; the bytes of what is none, and where there is no disassembler."""
+    """The instruction as text; as bytes when it is invalid or there is no disassembler."""
     return next((one.text for one in disassemble(code, pc, bits, 1)), code.hex(" ")) if available() else code.hex(" ")
 
 
 def first_as_qemu(code: bytes, address: int, bits: int) -> Instruction | None:
-    """The first instruction of `code` in AT&T's syntax, laid out as QEMU's monitor does it; None for what is not one.
+    """The first instruction of `code` in AT&T's syntax, laid out as in QEMU's monitor; None for an invalid one.
 
     Raises ImportError without iced-x86.
     """
     for one in _decoded(code, address, bits, _att()):
         mnemonic, _, operands = one.text.partition(" ")
         if mnemonic.startswith("set"):
-            mnemonic = mnemonic.removesuffix("b")  # of "seteb": who sets bytes alone needs none
+            mnemonic = mnemonic.removesuffix("b")  # of "seteb": setcc writes bytes only and needs no size suffix
         return one._replace(text=f"{mnemonic:<8} {operands}".rstrip())
     return None
 
@@ -71,7 +71,7 @@ def _decoded(code: bytes, address: int, bits: int, formatter: Formatter) -> Iter
 def _intel() -> Formatter:
     from iced_x86 import Formatter, FormatterSyntax
 
-    return _laid_out(Formatter(FormatterSyntax.MASM))  # its INTEL turns far pointers round: "jmp far 0x100210, 8"
+    return _laid_out(Formatter(FormatterSyntax.MASM))  # its INTEL swaps far pointers: "jmp far 0x100210, 8"
 
 
 @cache

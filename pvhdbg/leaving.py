@@ -1,7 +1,7 @@
-"""Signals while things are put back: they wait until that is done.
+"""Signals during a clean-up: they are deferred until it is done.
 
-The first SIGINT, SIGTERM or SIGHUP becomes an exception, so that every `finally` on the way puts the machine back. From then on, and
-inside `putting_back`, a signal is noted only: an exception in the middle of a clean-up would leave the rest of it undone.
+The first SIGINT, SIGTERM or SIGHUP becomes an exception, so that every `finally` restores the machine. From then on, and
+inside `putting_back`, a signal is only noted: an exception in the middle of a clean-up would leave the rest of it undone.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from types import FrameType, TracebackType
 from typing import NoReturn
 
 TERMINATED = 143
-_IMPATIENT = 2  # signals that had to wait, from which on it is said what they wait for
+_IMPATIENT = 2  # from this deferred signal on, a message says what is being put back
 
 _leaving = False  # an exception of ours is on its way, or the program has ended
-_waiting: list[int] = []  # signals that came since they have to wait
+_waiting: list[int] = []  # the deferred signals
 _things: list[str] = []  # what is being put back, the outermost first
 
 
 class putting_back:
-    """A context manager around a clean-up: a signal that comes inside it is obeyed when the outermost one is left."""
+    """A context manager around a clean-up: a signal inside it takes effect when the outermost one ends."""
 
     def __init__(self, thing: str) -> None:
-        """`thing` is what would be left behind: "the breakpoints in the machine at :1234"."""
+        """`thing` names what an interrupted clean-up would leave behind: "the breakpoints in the machine at :1234"."""
         self._thing = thing
         self._counts = False
 
@@ -54,14 +54,14 @@ def catch() -> None:
 
 
 def stay() -> None:
-    """Whoever caught the exception goes on: the next signal counts again as the first."""
+    """The exception was caught and the program goes on: the next signal counts as the first again."""
     global _leaving
     _leaving = False
     _waiting.clear()
 
 
 def ended() -> None:
-    """The program is at its end: no signal does anything any more, also while Python takes itself apart."""
+    """The program ends: signals have no effect any more, not even while the interpreter shuts down."""
     global _leaving
     _leaving = True
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -70,7 +70,7 @@ def ended() -> None:
 
 
 def interrupt() -> None:
-    """Raise KeyboardInterrupt for a Ctrl-C that does not end the program; while something is put back, when that is done."""
+    """Raise KeyboardInterrupt for a Ctrl-C that does not end the program; during a clean-up, after it."""
     if _leaving or _things:
         _note(signal.SIGINT)
         return
@@ -87,9 +87,9 @@ def _signalled(number: int, _frame: FrameType | None) -> None:
 def _note(number: int) -> None:
     _waiting.append(number)
     if len(_waiting) >= _IMPATIENT:
-        what = ", ".join(_things) or "what was begun"
-        try:  # not by sys.stderr: the signal may have come while that was being written to
-            os.write(2, f"pvhdbg: putting back {what}; if it were killed now, that would be left behind\n".encode())
+        what = ", ".join(_things) or "the machine"
+        try:  # not through sys.stderr: the signal may have interrupted a write to it
+            os.write(2, f"pvhdbg: putting back {what}; killing pvhdbg now would leave that behind\n".encode())
         except OSError:
             pass
 

@@ -8,7 +8,7 @@
         assert boot.entry.start_info.command_line == "console=ttyS0"
 
 Every boot of a test ends with it. When the test fails, its report shows the verdicts, the end of the serial log and where the
-CPU was; with --pvh-keep the snapshot, the logs and an HTML report are left in a folder.
+CPU was; with --pvh-keep the snapshot, the logs and an HTML report are kept in a folder.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from pvhdbg.booted import Guest, Handoff
     from pvhdbg.spec.revisions import SpecName
 
-_PACKAGE = Path(__file__).parent  # whose frames say nothing to the author of a test
+_PACKAGE = Path(__file__).parent  # its frames do not help the author of a test
 _LINES = 40  # of the serial log in a failure's report
 _BOOTS = pytest.StashKey["list[Guest]"]()
 
 
 def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
-    """A string of the guest against a `str`: what differs, letter by letter, as pytest shows it for two `str`."""
+    """A string of the guest compared with a `str`: the differences, shown as pytest does for two `str`."""
     from pvhdbg.decode.boot_state import Text
 
     if op != "==" or {type(left), type(right)} != {Text, str}:
@@ -52,18 +52,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("pvh", "booting kernels through PVH (pvhdbg)")
     group.addoption("--pvh-kernel", metavar="FILE", help="the kernel that pvh_boot() boots (ini: pvh_kernel)")
     group.addoption(
-        "--pvh-qemu", metavar="BINARY", action="append", help="the QEMU to use; several run each test with each (ini: pvh_qemu)"
+        "--pvh-qemu",
+        metavar="BINARY",
+        action="append",
+        help="the QEMU to use; with several, each test runs with each (ini: pvh_qemu)",
     )
     group.addoption("--pvh-machine", metavar="TYPE", help="QEMU's machine type (ini: pvh_machine)")
-    group.addoption("--pvh-keep", metavar="FOLDER", help="leave snapshot, logs and report of failed tests there (ini: pvh_keep)")
+    group.addoption(
+        "--pvh-keep", metavar="FOLDER", help="keep snapshot, logs and report of failed tests in this folder (ini: pvh_keep)"
+    )
     parser.addini("pvh_kernel", "the kernel that pvh_boot() boots, relative to the ini file", default="")
     parser.addini("pvh_qemu", "the QEMUs to use", type="args", default=[])
     parser.addini("pvh_machine", "QEMU's machine type", default="")
-    parser.addini("pvh_keep", "where failed tests leave snapshot, logs and report, relative to the ini file", default="")
+    parser.addini("pvh_keep", "the folder for snapshot, logs and report of failed tests, relative to the ini file", default="")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """pytest looks for its root folder before it knows our options: a word behind one of them is then taken for a test's path,
+    """pytest determines its root folder before it knows our options: it takes a word after one of them for a test's path,
     and a kernel elsewhere moves the root there, away from the project's ini file. Raises UsageError where that has happened.
     """
     here, words = config.invocation_params.dir, config.invocation_params.args
@@ -71,7 +76,7 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     for name in ("--pvh-kernel", "--pvh-qemu", "--pvh-keep"):
         if name in words:
-            what = f"pytest took the path behind {name} for that of a test, and {config.rootpath} for the project"
+            what = f"pytest took the path after {name} for that of a test, and {config.rootpath} for the project"
             raise pytest.UsageError(f"{what}: write {name}=PATH, or put pvh_{name[6:]} into the ini file")
 
 
@@ -100,16 +105,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def pvh_qemu(request: pytest.FixtureRequest) -> str | None:
-    """The QEMU that pvh_boot uses: of --pvh-qemu or pvh_qemu, None for pvhdbg's own choice."""
+    """The QEMU that pvh_boot uses: from --pvh-qemu or pvh_qemu, None for the QEMU that pvhdbg chooses."""
     given = getattr(request, "param", None) or next(iter(_qemus(request.config)), None)
     return None if given is None else str(given)
 
 
 @pytest.fixture(scope="session")
 def pvh_qemu_versions(request: pytest.FixtureRequest) -> dict[str, str]:
-    """Each QEMU that tests run with, by the name that was given, and its version: {"qemu-system-x86_64": "7.2.22 (Debian …)"}.
+    """The version of each QEMU that tests run with, by its name as given: {"qemu-system-x86_64": "7.2.22 (Debian …)"}.
 
-    Without --pvh-qemu or pvh_qemu it is pvhdbg's own choice. Raises VmmFailed for one that cannot be started.
+    Without --pvh-qemu or pvh_qemu it is the QEMU that pvhdbg chooses. Raises VmmFailed for one that cannot be started.
     """
     from pvhdbg.booted import qemu_version
     from pvhdbg.vmm.options import DEFAULT_QEMU
@@ -128,8 +133,8 @@ def pvh_kernel(request: pytest.FixtureRequest) -> Path | None:
 def pvh_boot(request: pytest.FixtureRequest, pvh_qemu: str | None, pvh_kernel: Path | None) -> Iterator[Callable[..., Guest]]:
     """`pvh_boot(kernel=None, *, machine, memory, append, initrd, cpus, cpu, accel, qemu, extra, spec, timeout)` -> `Guest`.
 
-    The arguments are those of `pvhdbg.launch`; what is not given comes from the options. It works as a context manager too: the
-    guest then ends with the block, else with the test. Raises PvhdbgError; TypeError for an argument that there is not.
+    The arguments are those of `pvhdbg.launch`; defaults come from the options. The result is also a context manager: the
+    guest then ends with the block, else with the test. Raises PvhdbgError; TypeError for an unknown argument.
     """
     boots = request.node.stash.setdefault(_BOOTS, [])
     with ExitStack() as stack:
@@ -187,7 +192,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 def _end_in_the_test(error: PvhdbgError) -> None:
-    """Cut the traceback behind the last frame that is not ours: its words say all that the way through the package would."""
+    """Cut the traceback after the last frame outside this package: the frames inside it do not help the author of a test."""
     last, step = None, error.__traceback__
     while step is not None:
         file = step.tb_frame.f_code.co_filename

@@ -1,1 +1,1 @@
-"""The command line: one of the faces that mount the commands."""
+"""The command line: one of the front ends that offer the commands."""

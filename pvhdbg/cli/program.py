@@ -1,4 +1,4 @@
-"""The command line: mounts the commands with argparse, prints their answers, and turns errors into two lines and an exit code.
+"""The command line: parses the commands with argparse, prints their answers, and turns errors into two lines and an exit code.
 
 0 conforms · 1 violated · 2 usage or unreadable input · 3 not observed up to the entry · 4 undecided under --strict ·
 70 internal error.
@@ -20,11 +20,11 @@ INTERNAL_ERROR = 70
 INTERRUPTED = 130
 NO_MEMORY = 2  # as for any input that cannot be read
 
-_OBJECTS = 50_000  # made before garbage is looked for: Python's 700 have a start look forty times, at what stays to the end
+_OBJECTS = 50_000  # objects made before a garbage collection: Python's default of 700 would cause forty useless ones at start-up
 
 
 def program() -> int:
-    """`main` as a process of its own, which need not take itself apart at its end."""
+    """`main` as a process of its own, which exits without the interpreter's clean-up."""
     gc.set_threshold(_OBJECTS)
     try:
         return main()
@@ -50,23 +50,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error.what, error.todo, coded(error.exit_code, error))
     except KeyboardInterrupt:
         return _fail("interrupted", "", INTERRUPTED)
-    except BrokenPipeError:  # argparse printed help to a reader that has gone (Python 3.10)
+    except BrokenPipeError:  # argparse printed help to a closed pipe (Python 3.10)
         return 0
     except Exception as error:
         if (gap := _unobserved(error)) is not None:
             return coded(_fail(gap.what, gap.todo, gap.exit_code))
         if _is_about_memory(error):
             todo = "allow more (ulimit -v; a container's limit), or give a smaller file"
-            return coded(_fail("there is not enough memory", todo, NO_MEMORY))
+            return coded(_fail("not enough memory", todo, NO_MEMORY))
         return coded(_internal(error))
     finally:
         _flush()
-        if argv is None:  # the process ends, and nothing that a signal could raise would be caught
+        if argv is None:  # the process ends: an exception raised by a signal would not be caught
             leaving.ended()
 
 
 def _coded(words: list[str]) -> Callable[..., int]:
-    """What turns an exit code, and the error that it stands for, into the one to end with. Words that do not parse count too."""
+    """The function that maps an exit code and its error to the final exit code. Errors of parsing count too."""
     if "--bisect" in words[: words.index("--") if "--" in words else len(words)]:
         from pvhdbg.cli.bisecting import exit_code
 
@@ -75,7 +75,7 @@ def _coded(words: list[str]) -> Callable[..., int]:
 
 
 def _flush() -> None:
-    """Hand over what is still buffered while it can be dealt with: at its own end Python would complain, or exit with 120."""
+    """Flush what is still buffered while an error can be handled: at exit Python would print a traceback, or exit with 120."""
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None:
@@ -85,7 +85,7 @@ def _flush() -> None:
 
             try:
                 drop(stream)
-            except (OSError, ValueError):  # it is closed: nothing is left in it
+            except (OSError, ValueError):  # it is closed: nothing is buffered
                 pass
 
 
@@ -109,7 +109,7 @@ def _run(words: list[str]) -> int:
     asked = options_of(OutputOptions, values)
     to_file = asked.output if "json" in command.formats else None
     failed: PvhdbgError | None = None
-    with ExitStack() as stack:  # all are opened before the work begins, and appear together
+    with ExitStack() as stack:  # all files are opened before the work begins, and appear together
         outputs = [(asked.format, stack.enter_context(open_output(to_file)))]
         for one, path in asked.report:
             outputs.append((one, stack.enter_context(open_output(path, one in APPENDED))))
@@ -133,17 +133,17 @@ def _run(words: list[str]) -> int:
 
 
 def _unobserved(error: Exception) -> PvhdbgError | None:
-    """What to tell of a register or a part of memory that a machine or a recording does not show; None for another error."""
+    """The error for a register or memory that a machine or a recording does not show; None for any other exception."""
     from pvhdbg.errors import TargetError
     from pvhdbg.model import Unavailable
 
     if not isinstance(error, Unavailable):
         return None
-    return TargetError(error.reason, "look at what it does show: regs, summary")
+    return TargetError(error.reason, "see what is available with: regs, summary")
 
 
 def _is_about_memory(error: Exception) -> bool:
-    """Whether the system refused memory: for an object, a process, a thread's stack, or a library that was to be loaded."""
+    """Whether the system refused memory: for an object, a process, a thread's stack, or a shared library."""
     import errno
 
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
@@ -167,7 +167,7 @@ def _put(text: str) -> int:
 
 
 def _stderr() -> TextIO:
-    if sys.stderr is None:  # closed by whoever started us
+    if sys.stderr is None:  # closed by the parent process
         import os
 
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - it takes the place of standard error
@@ -179,7 +179,7 @@ def _fail(what: str, todo: str, code: int) -> int:
 
     try:
         _stderr().write(f"pvhdbg: {safe(what)}\n" + (f"  next: {safe(todo)}\n" if todo else ""))
-    except OSError:  # nobody can be told but by the exit code
+    except OSError:  # only the exit code can report it
         pass
     return code
 

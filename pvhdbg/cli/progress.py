@@ -1,4 +1,4 @@
-"""Says what is being waited for, once that takes longer than a second: a live line on a terminal, one plain line elsewhere."""
+"""Shows what the program waits for, once that takes longer than a second: a live line on a terminal, one plain line elsewhere."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import TextIO
 
 from pvhdbg.decode.text import printable
 
-_PATIENCE = 1.0  # seconds before a wait is worth a word
+_PATIENCE = 1.0  # seconds before a wait is reported
 _TICK = 0.5
 
 
 class Progress:
-    """A context manager that is also the `progress` function: call it with what is being waited for."""
+    """A context manager that is also the `progress` function: call it with what the program waits for."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -59,5 +59,5 @@ class Progress:
         try:
             self._stream.write(text)
             self._stream.flush()
-        except (OSError, ValueError):  # nobody is watching any more
+        except (OSError, ValueError):  # standard error was closed
             self._done.set()

@@ -1,4 +1,4 @@
-"""Where a file is, in the words of code scanning: relative to its git repository, or to the folder we are in."""
+"""The location of a file for code scanning: relative to its git repository, or to the current folder."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pvhdbg.report.sarif import Location
 
 
 def location_of(path: str) -> Location | None:
-    """The location of `path`, or None when it is no file (a gdbstub's address).
+    """The location of `path`, or None when it is not a file (a gdbstub's address).
 
-    Relative to the root of the git repository that we are in, else to the current folder; a file outside has its absolute URI.
+    Relative to the root of the current git repository, else to the current folder; a file outside has its absolute URI.
     """
     if not os.path.isfile(path):
         return None
     try:
         here = Path.cwd()
-    except OSError:  # the folder we are in is gone: nothing is relative to it
+    except OSError:  # the current folder was removed: nothing is relative to it
         return Location(Path(path).as_uri())
     root = next((folder for folder in (here, *here.parents) if (folder / ".git").exists()), here)
-    # The file's own name stays, also when it is a link: that is the name which the repository knows.
+    # A link keeps its own name: that is the name in the repository.
     file = Path(os.path.abspath(path))
     file = file.parent.resolve() / file.name
     try:

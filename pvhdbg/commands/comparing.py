@@ -26,7 +26,7 @@ class DiffOptions(NamedTuple):
 
 @takes(DiffOptions)
 def diff(options: DiffOptions, context: Context) -> Answer:
-    """`diff`: the same where it matters, or not. Raises PvhdbgError."""
+    """`diff`: exit code 0 when both are the same where it matters, else 1. Raises PvhdbgError."""
     comparison = compared(options, context)
 
     def as_text(style: Style) -> str:
@@ -49,16 +49,16 @@ def diff(options: DiffOptions, context: Context) -> Answer:
 
 def compared(options: DiffOptions, context: Context) -> Comparison:
     """Both sides, judged and compared. Raises PvhdbgError."""
-    rules, strict = options.judge.rules(), options.judge.strict  # a wrong id is told before a machine is started for nothing
+    rules, strict = options.judge.rules(), options.judge.strict  # report a wrong id before a machine is started for nothing
     one, two = (report(observe(open_subject(side, context.progress)), rules, strict) for side in _sides(options))
     return compare((options.a, options.b), one, two, strict)
 
 
 def _sides(options: DiffOptions) -> tuple[SubjectOptions, ...]:
-    """The options of each side, with those that it takes. Raises BadInput for an option that neither takes."""
+    """The options that each side takes. Raises BadInput for an option that neither takes."""
     sides = (options.a, options.b)
     not_for_both = refused(options.a) & refused(options.b)
     for one in given(options.about):
         if one.name in not_for_both:
-            raise BadInput(f"{one.words} is for neither {options.a} nor {options.b}", "leave it out")
+            raise BadInput(f"{one.words} applies to neither {options.a} nor {options.b}", "leave it out")
     return tuple(without(options.about, refused(side))._replace(subject=side) for side in sides)

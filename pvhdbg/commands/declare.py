@@ -1,4 +1,4 @@
-"""What a command is made of: its declaration, the action with its options, the context that it is called in, and the answer that it gives."""
+"""The parts of a command: its declaration, the action with its options, the context of a call, and the answer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ O = TypeVar("O")  # a named tuple of options
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command returns: how to show it as text, its JSON where it has one, and the exit code that it amounts to.
+    """What a command returns: how to show it as text, its JSON where it has one, and the exit code.
 
     `others` are further formats by name; a command declares all of its names in `formats`.
     """
@@ -36,9 +36,9 @@ class Answer:
 
 @dataclass(frozen=True)
 class Context:
-    """What a command has besides its options: where its progress goes, and the live session; on the command line there is none yet.
+    """What a command gets in addition to its options: where its progress goes, and the live session (None on the command line).
 
-    `commands` are those of the face that calls, where it has more than LIVE; `face` is what the face's own commands work on.
+    `commands` are those of the caller (REPL, GDB) where it has more than LIVE; `face` is the object that its own commands work on.
     """
 
     progress: Callable[[str], None] = lambda _: None
@@ -64,13 +64,13 @@ def takes(options: type[O]) -> Callable[[Callable[[O, Context], Answer]], Action
 
 
 class NoOptions(NamedTuple):
-    """For a command that takes none."""
+    """For a command that takes no options."""
 
 
 def options_of(kind: type[O], values: Mapping[str, Any]) -> O:
     """A named tuple of options made from a parsed line: each field by its name, also those of the named tuples inside it.
 
-    What the line does not have, or has as None, is at its default; a list becomes a tuple.
+    A field that the line lacks, or has as None, keeps its default; a list becomes a tuple.
     """
     found: dict[str, Any] = {}
     shape: Any = kind
@@ -86,10 +86,10 @@ def options_of(kind: type[O], values: Mapping[str, Any]) -> O:
 
 @dataclass(frozen=True)
 class Argument:
-    """One argument, in argparse's words.
+    """One argument, by argparse's keywords.
 
-    `completes` says what its value is, for completion: "symbol", "rule", "file", "mode" or "register", several with a blank
-    between. `live` says which face takes it: None both, True a live session only, False the command line only.
+    `completes` says what its value is, for completion: "symbol", "rule", "file", "mode" or "register", several separated by
+    blanks. `live` says where it is accepted: None both, True a live session only, False the command line only.
     """
 
     names: tuple[str, ...]
@@ -121,7 +121,7 @@ def of_command_line(*arguments: Argument) -> tuple[Argument, ...]:
 class Command:
     """One command. `action` is "module:function"; `passes_on` says that words after `--` belong to another program.
 
-    `live` is for those of the command line that a session has as well; `live_example` is how it looks there.
+    `live` marks a command of the command line that a session has as well; `live_example` is its example there.
     """
 
     name: str
@@ -135,11 +135,11 @@ class Command:
     live: bool = False
     live_example: str = ""
     aliases: tuple[str, ...] = ()  # in a session
-    repeats: bool = False  # an empty line at the prompt does it once more
-    converses: bool = False  # on a terminal it goes on to the prompt
+    repeats: bool = False  # an empty line at the prompt repeats it
+    converses: bool = False  # on a terminal the prompt follows it
 
     def __call__(self, values: Mapping[str, Any], context: Context) -> Answer:
-        """Do it, with the values of a parsed line by the arguments' names. Raises PvhdbgError."""
+        """Run it, with the values of a parsed line by the arguments' names. Raises PvhdbgError."""
         action = self.loaded()
         return action(options_of(action.options, values), context)
 

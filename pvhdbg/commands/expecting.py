@@ -1,4 +1,4 @@
-"""Files of expectations: read before a machine is started, judged after it, and written from a recording."""
+"""Files of expectations: read before a machine is started, judged afterwards, or written from a recording."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def load(path: str) -> Expectations:
     except (OSError, ValueError) as error:
         raise BadInput(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}", _EXAMPLE) from error
     if len(data) > FILE_BOUND:
-        raise BadInput(f"{path} is larger than {FILE_BOUND >> 10} KiB: it is no file of expectations", _EXAMPLE)
+        raise BadInput(f"{path} is larger than {FILE_BOUND >> 10} KiB: it is not a file of expectations", _EXAMPLE)
     try:
         document = tomllib.loads(data.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -66,7 +66,7 @@ def with_machine(about: SubjectOptions, expectations: Expectations, path: str) -
 
 
 def run_through(about: SubjectOptions, expectations: Expectations, progress: Progress) -> tuple[Observed, tuple[Reached, ...]]:
-    """As `subject.observe`, with the machine run on to one milestone after the other, up to the first that it misses.
+    """As `subject.observe`; then the machine runs from one milestone to the next, up to the first that it misses.
 
     Raises PvhdbgError; BadInput for a symbol that the kernel does not have.
     """
@@ -79,7 +79,7 @@ def run_through(about: SubjectOptions, expectations: Expectations, progress: Pro
 
 
 def judged(report: Report, expectations: Expectations, reached: tuple[Reached, ...] | None = None) -> Report:
-    """The report with the file's verdicts in it, and what the file allows excused; `reached` is None where nothing was run."""
+    """The report with the file's verdicts added, and what the file allows excused; `reached` is None where nothing was run."""
     from pvhdbg.report.document import Passed
 
     try:
@@ -87,7 +87,7 @@ def judged(report: Report, expectations: Expectations, reached: tuple[Reached, .
             verdicts, notes = judge_by(expectations, report.boot, report.verdicts, reached)
     except TooSlow:
         raise BadInput(
-            f"an expression behind `matches` in {printable(expectations.name)} takes too long on what the guest was given",
+            f"an expression behind `matches` in {printable(expectations.name)} takes too long on the guest's data",
             "repeat nothing that repeats itself",
         ) from None
     passed = tuple(Passed(printable(one.milestone.words), one.seconds, one.missed) for one in reached or ())
@@ -113,8 +113,8 @@ def expect(options: ExpectOptions, context: Context) -> Answer:
     with open_output(options.output) as output:
         boot = observe(open_subject(SubjectOptions(source), context.progress)).boot
         if boot.other_protocol is not None:
-            raise BadInput(f"{source} is not of a PVH hand-off: {boot.other_protocol.title}", "take one of a PVH boot")
+            raise BadInput(f"{source} does not record a PVH hand-off: {boot.other_protocol.title}", "take one of a PVH boot")
         output.write(first_file(boot, judge(boot), os.path.basename(source)))
-    if options.output in (None, "-"):  # it is the answer
+    if options.output in (None, "-"):  # the file is the answer
         return Answer(lambda _: "")
     return Answer(lambda _: f"{options.output}: check with: pvhdbg check KERNEL --expect {options.output}\n")

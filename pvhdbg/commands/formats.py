@@ -1,6 +1,6 @@
-"""The formats in which findings can be written, by name: what --format and --report choose from.
+"""The output formats of findings by name: the choices of --format and --report.
 
-Importing it costs nothing but the tables: a renderer is imported when it is used.
+Importing this module loads the tables only: a renderer is imported when it is used.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pvhdbg.report.document import Report
     from pvhdbg.report.kernel_document import FileReport
 
-# Formats that list findings, whatever they are about; they take a Listing.
+# Formats that list findings of any kind; they take a Listing.
 _LISTS: Mapping[str, str] = MappingProxyType(
     {
         "junit": "pvhdbg.report.junit:render",
@@ -36,7 +36,7 @@ _PAGES: Mapping[str, str] = MappingProxyType(
 FILE_JUDGED = ("text", "json", "sarif", *_LISTS)
 JUDGED = (*FILE_JUDGED, *_PAGES)
 COMPARED = ("text", "json", "html")
-# GitHub gives one summary file to all commands of a step, so it is added to and never replaced.
+# GitHub gives one summary file to all commands of a step, so we append to it and never replace it.
 APPENDED = frozenset({"summary"})
 
 
@@ -77,7 +77,7 @@ def of_file(report: FileReport) -> dict[str, Callable[[], str]]:
 
 
 def of_error(format: str, subject: str, error: PvhdbgError) -> str | None:
-    """In a format that CI systems read, what could not be judged; None for the others, which have nothing to show."""
+    """An error as a document in a format that CI systems read; None for the other formats, which have no place for it."""
     if format == "summary":
         return _rendered("pvhdbg.report.markdown:render_error", error)
     if format not in _LISTS:

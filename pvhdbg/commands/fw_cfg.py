@@ -1,4 +1,4 @@
-"""What `fwcfg` does: read QEMU's fw_cfg items of a stopped machine, and lay what the simulated loader expects beside them."""
+"""`fwcfg`: read QEMU's fw_cfg items of a stopped machine, and compare them with those that the simulated loader expects."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from pvhdbg.targets.target import Target
 if TYPE_CHECKING:
     from pvhdbg.kernel.image import KernelImage
 
-_HEAD = 32  # bytes of a data item that are read: each is a monitor command
-# QEMU keeps a pointer to a buffer on x86_load_linux's stack (hw/i386/x86-common.c), which is gone when somebody reads the item.
+_HEAD = 32  # bytes of a data item that are read: each takes a monitor command
+# QEMU keeps a pointer to a buffer on x86_load_linux's stack (hw/i386/x86-common.c), which no longer exists when the item is read.
 _NOT_KEPT = "SETUP_DATA"
-_LINE_BOUND = 2048  # of the command line, which the prediction starts from
+_LINE_BOUND = 2048  # bytes of the command line, an input of the prediction
 
 
 @dataclass(frozen=True)
 class Row:
-    """One item: what the machine has, and what was expected (None: the run decides, or there was no file)."""
+    """One item: the machine's value, and the expected one (None: it depends on the run, or there was no file)."""
 
     name: str
     real: int | bytes
@@ -38,7 +38,7 @@ class Row:
 
     @property
     def agrees(self) -> bool | None:
-        """Whether the two are the same; None where there is nothing to compare with. Of bytes the first ones are compared."""
+        """Whether both are the same; None where there is nothing to compare with. Long data is compared by its first bytes."""
         if self.expected is None:
             return None
         if isinstance(self.expected, bytes) and isinstance(self.real, bytes):
@@ -49,14 +49,15 @@ class Row:
 
 @takes(AboutSubject)
 def fwcfg(options: AboutSubject, context: Context) -> Answer:
-    """`fwcfg`: exit 1 where an item is not what was expected."""
+    """`fwcfg`: exit code 1 where an item is not as expected."""
     with _halted(options, context) as (target, image):
         if not target.capabilities.monitor:
             raise TargetError(
-                "this gdbstub has no monitor, through which fw_cfg is read", "fw_cfg is a device of QEMU: use its gdbstub"
+                "fw_cfg is read through QEMU's monitor, which this gdbstub does not have",
+                "fw_cfg is a device of QEMU: use its gdbstub",
             )
         if firmware_runs(target.read_registers()):
-            what = "the machine stands inside its firmware, which may be reading fw_cfg itself"
+            what = "the machine is inside its firmware, which may be reading fw_cfg itself"
             raise TargetError(what, "stop it at its reset vector (-S) or at the kernel's entry")
         rows, loader = _rows(target, image)
     wrong = any(row.agrees is False for row in rows)
@@ -85,7 +86,8 @@ def _rows(target: Target, image: KernelImage | None) -> tuple[list[Row], str | N
     monitor = target.monitor
     if not fw_cfg.is_there(monitor):
         raise TargetError(
-            "no fw_cfg device answers at port 0x510", "it is a device of QEMU's PC machines; -machine isapc and none has none"
+            "no fw_cfg device answers at port 0x510",
+            "it is a device of QEMU's PC machines; -machine isapc and -machine none lack it",
         )
     real: dict[str, int | bytes] = {name: fw_cfg.number(monitor, name) or 0 for name in fw_cfg.NUMBERS}
     for name, key in fw_cfg.BYTES.items():
@@ -99,12 +101,12 @@ def _rows(target: Target, image: KernelImage | None) -> tuple[list[Row], str | N
 
 
 def _is_set(value: int | bytes) -> bool:
-    """What was never set reads as zeros."""
+    """An item that was never set reads as zeros."""
     return any(value) if isinstance(value, bytes) else bool(value)
 
 
 def _expected(image: KernelImage, real: dict[str, int | bytes]) -> tuple[dict[str, FwCfgItem], str | None]:
-    """What QEMU's loader leaves; what of it the run decides (command line, initrd) is taken from the machine."""
+    """The items that QEMU's loader sets; those that depend on the run (command line, initrd) are taken from the machine."""
     line, initrd = real["CMDLINE_DATA"], real["INITRD_SIZE"]
     assert isinstance(line, bytes)
     assert isinstance(initrd, int)
@@ -130,7 +132,7 @@ def _text(rows: list[Row], protocol: str | None, style: Style) -> str:
         mark = {True: style("good", "same"), False: style("bad", "DIFFERS"), None: style("dim", "-")}[row.agrees]
         lines.append(f"{row.name:<14} {_shown(row.real):<40} {_shown(row.expected):<40} {mark}")
     if protocol is not None:
-        lines.append(f"expected of QEMU's -kernel loader, which takes this file by {protocol}; - is decided by the run")
+        lines.append(f"expected of QEMU's -kernel loader, which boots this file by {protocol}; - depends on the run")
     else:
         lines.append("nothing is expected: name the kernel with --kernel")
     return "\n".join(lines) + "\n"

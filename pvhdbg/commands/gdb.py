@@ -1,7 +1,7 @@
-"""`pvhdbg gdb-path` and `pvhdbg gdb`: the script for GDB's `source`, and a GDB that has sourced it.
+"""`pvhdbg gdb-path` and `pvhdbg gdb`: the path of the script for GDB's `source`, and a GDB that has sourced it.
 
-GDB connects before it gets symbols, and gets them as symbols only: an ELF32 program would make it refuse the 64-bit registers of
-qemu-system-x86_64. They are added at both aliases, so that a name is a breakpoint before paging and after.
+GDB connects before it gets symbols, and gets them as symbols only: with an ELF32 program it would refuse the 64-bit registers of
+qemu-system-x86_64. The symbols are added at both aliases, so that a breakpoint on a name works before paging and after.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SCRIPT = os.path.join("in_gdb", "pvhdbg-gdb.py")
 
 
 def script_path() -> str:
-    """The file to source. Raises BadInput where the package was installed without it."""
+    """The path of the script to source. Raises BadInput where the package was installed without it."""
     path = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), _SCRIPT)
     if not os.path.isfile(path):
         raise BadInput(f"{path} is missing", "install pvhdbg again")
@@ -46,7 +46,7 @@ class GdbOptions(NamedTuple):
 
 @takes(GdbOptions)
 def gdb(options: GdbOptions, context: Context) -> NoReturn:
-    """`gdb`: become a GDB with the extension, the kernel's symbols, and the machine. Raises PvhdbgError before that."""
+    """`gdb`: replace this process by GDB with the extension, the kernel's symbols, and the machine. Raises PvhdbgError."""
     program = shutil.which("gdb")
     if program is None:
         raise VmmFailed("gdb is not installed", "install it, or use: pvhdbg attach")
@@ -62,7 +62,7 @@ def gdb(options: GdbOptions, context: Context) -> NoReturn:
 
 
 def _told_apart(options: GdbOptions) -> tuple[str | None, StubAddress | None]:
-    """The kernel and the machine of `gdb [KERNEL] [TARGET]`, by what they are."""
+    """The kernel and the machine of `gdb [KERNEL] [TARGET]`, told apart by their form."""
     kernel, target = options.kernel, options.target
     if kernel is not None and target is None and not _is_file(kernel):
         kernel, target = None, kernel
@@ -90,7 +90,7 @@ def _named(image: KernelImage) -> list[str]:
 
 
 def symbol_commands(image: KernelImage, connected: bool = True, load_bias: int = 0, virtual_bias: int = 0) -> list[str]:
-    """What gives GDB the kernel's symbols at both aliases. Raises BadInput for a path that GDB cannot be given.
+    """The GDB commands that load the kernel's symbols at both aliases. Raises BadInput for a path that GDB cannot be given.
 
     `load_bias` and `virtual_bias` are how far the kernel lies from its physical and its virtual link-time addresses.
     """
@@ -101,13 +101,13 @@ def symbol_commands(image: KernelImage, connected: bool = True, load_bias: int =
         try:
             path = symbols_of(image)
         except OSError as error:
-            return [_said(f"the kernel's own symbols cannot be kept for GDB: {error.strerror}")]
+            return [_said(f"the kernel's own symbols cannot be written to a file for GDB: {error.strerror}")]
         except BadInput as error:
             return [_said(error.what)]
     elif image.was != "ELF":
         return [_said(f"there are no symbols in this {image.was}")]
     if image.elf.bits == 32 and not connected:
-        commands.append("set architecture i386:x86-64")  # or the file's own would make GDB refuse QEMU's registers later
+        commands.append("set architecture i386:x86-64")  # with the file's own architecture GDB would refuse QEMU's registers later
     commands.append(f"symbol-file {_quoted(path)}" + (f" -o {virtual_bias % (1 << 64):#x}" if virtual_bias else ""))
     offset = (_physical_offset(image) + load_bias) % (1 << 64)
     if offset != virtual_bias % (1 << 64):
@@ -116,20 +116,20 @@ def symbol_commands(image: KernelImage, connected: bool = True, load_bias: int =
 
 
 def _names_itself(image: KernelImage) -> bool:
-    """Whether the kernel is a stripped Linux with a table of its own, which GDB does not know."""
+    """Whether the kernel is a stripped Linux with a table of its own (kallsyms), which GDB does not read."""
     try:
         return image.symbols().origin == "kallsyms"
     except BadInput:
-        return False  # a damaged .symtab: GDB has its own words for it
+        return False  # a damaged .symtab: GDB reports it itself
 
 
 def _said(text: str) -> str:
-    """A command that says something."""
+    """A GDB command that prints `text`."""
     return f"echo {_escaped(_plain(f'pvh: {text}'))}\\n"
 
 
 def _physical_offset(image: KernelImage) -> int:
-    """What turns the addresses of the segment with the entry into physical ones, modulo 2^64."""
+    """The offset from the addresses of the entry's segment to physical ones, modulo 2^64."""
     entry = image.kernel().entry
     for load in image.elf.loads:
         if entry is not None and load.p_paddr <= entry < load.p_paddr + load.p_memsz:
@@ -138,7 +138,7 @@ def _physical_offset(image: KernelImage) -> int:
 
 
 def _plain(text: str) -> str:
-    """Text for a command that takes the rest of its line as it stands."""
+    """Text for a command that takes the rest of its line unquoted."""
     if not text.isprintable():
         raise BadInput(f"GDB cannot be given {text!r}", "use a path of printable characters")
     return text

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pvhdbg.expect.expectations import Expectations
     from pvhdbg.report.document import Report
 
-Addition = Callable[["Report"], "Report"]  # what more was observed than the hand-off, as further verdicts
+Addition = Callable[["Report"], "Report"]  # adds further verdicts about what was observed after the hand-off
 
 
 class JudgedOptions(NamedTuple):
@@ -55,7 +55,7 @@ class RegsOptions(NamedTuple):
 
 @takes(CheckOptions)
 def check(options: CheckOptions, context: Context) -> Answer:
-    """`check`: bring the subject to its entry and judge it, and what it comes to afterwards."""
+    """`check`: bring the subject to its entry, judge the hand-off, and the run after it where asked."""
     return _answer(judged(options, context), options.about)
 
 
@@ -96,7 +96,7 @@ def _brought(options: JudgedOptions, opening: AbstractContextManager[Opened]) ->
 
 
 def _of_session(options: CheckOptions, session: Session) -> Report:
-    """The hand-off as the session saw it; else the machine as it stands."""
+    """The hand-off as the session captured it; else the machine's current state."""
     with session.judging_by(options.about.spec):
         boot = session.hand_off(options.about.way.here)
         observed = Observed(boot, session.doubts(boot), session.file)
@@ -105,10 +105,10 @@ def _of_session(options: CheckOptions, session: Session) -> Report:
 
 
 def _observed(options: CheckOptions, context: Context) -> tuple[Observed, list[Addition]]:
-    """The machine at its entry, and what it came to where it was to run on. Raises PvhdbgError."""
+    """The machine at its entry, and the outcome of --until where it was given. Raises PvhdbgError."""
     about, wait, progress = options.about, options.wait, context.progress
     if wait.seconds is not None and not wait.until:
-        raise BadInput("--for is how long --until may take", "add --until SYMBOL, or leave it out")
+        raise BadInput("--for is the time limit of --until, which is missing", "add --until SYMBOL, or leave --for out")
     if options.expect:
         return _expected(options, options.expect, context)
     if wait.until:
@@ -120,12 +120,12 @@ def _observed(options: CheckOptions, context: Context) -> tuple[Observed, list[A
 
 
 def _expected(options: CheckOptions, path: str, context: Context) -> tuple[Observed, list[Addition]]:
-    """As `_observed`, with a file of expectations: its [machine], its milestones, and what it says of the hand-off."""
+    """As `_observed`, with a file of expectations: its [machine], its milestones, and its demands on the hand-off."""
     from pvhdbg.commands import expecting
 
     wait, expectations = options.wait, expecting.load(path)
     if expectations.milestones and wait.until:
-        raise BadInput("--until and [[milestone]] both say where to run", "write the place of --until as the last milestone")
+        raise BadInput("--until and [[milestone]] both say where to run", "write the goal of --until as the last milestone")
     about = expecting.with_machine(options.about, expectations, path)
     if not expectations.milestones or not subject_kind(about.subject).runs:
         observed, additions = _observed(CheckOptions(about, options.judge, wait), context)
@@ -168,7 +168,7 @@ _INFO = ("vmm", "kernel", "entry", "protocol", "start_info", "start_info_missing
 
 @takes(RegsOptions)
 def regs(options: RegsOptions, context: Context) -> Answer:
-    """`regs`: registers and hidden segment state; in a live session as they are now, with what changed marked."""
+    """`regs`: registers and hidden segment state; in a live session as they are now, with changes marked."""
     session = context.session
     boot = observe(open_subject(options.about, context.progress)).boot if session is None else session.boot()
     before = session.before if session is not None else None

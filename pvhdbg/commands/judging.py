@@ -1,4 +1,4 @@
-"""From what was observed to a report: which rules are asked, and of what."""
+"""From observations to a report: which rules are applied, and to what."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pvhdbg.rules.files import judge_file
 
 
 def report(observed: Observed, rules: Iterable[Rule], strict: bool = False) -> Report:
-    """The kernel file is judged first, as it comes first. Raises BadInput when nothing that was observed has such rules."""
+    """The kernel file is judged first. Raises BadInput when no chosen rule applies to what was observed."""
     rules = tuple(rules)
     about_file = () if observed.file is None else judge_file(observed.file, rules, observed.boot.revision)
     verdicts = (*about_file, *judge(observed.boot, rules))

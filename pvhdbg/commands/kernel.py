@@ -1,4 +1,4 @@
-"""What the commands about kernel files do: `elf`, and `fwcfg`, which lays a prediction beside a machine."""
+"""The commands about kernel files: `elf` and `extract`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _CODE = 64  # bytes that are disassembled at the entry
 _INSTRUCTIONS = 10
-_LINE_SECONDS, _TYPE_SECONDS, _BYTES_A_SECOND = 60, 60, 1 << 20  # what a look into debug info may take
+_LINE_SECONDS, _TYPE_SECONDS, _BYTES_A_SECOND = 60, 60, 1 << 20  # time limits for reading debug info
 
 
 class ElfOptions(NamedTuple):
@@ -87,7 +87,7 @@ def file_report(image: KernelImage, options: ElfOptions) -> FileReport:
 
 
 def _rules(judge: JudgeOptions) -> tuple[Rule, ...]:
-    """Those that were chosen, of the whole catalogue; a file's own rules need it only to tell which ids there are."""
+    """The chosen rules, out of the whole catalogue: --select and --ignore may name any rule's id."""
     if not (judge.select or judge.ignore):
         return FILE_RULES
     return judge.rules()
@@ -142,7 +142,7 @@ def _answer(report: FileReport) -> Answer:
 
 
 def _symbol(image: KernelImage, wanted: str) -> Answer:
-    """A name's addresses, or what is at an address: in both views, with the source line where there is debug info."""
+    """A name's addresses, or the symbol at an address: virtual and physical, with the source line where there is debug info."""
     from pvhdbg.kernel.debug_info import DebugInfo
 
     symbols = image.symbols()
@@ -160,14 +160,12 @@ def _symbol(image: KernelImage, wanted: str) -> Answer:
         for alias in symbols.to_virtual(address) if found is None else ():
             found, virtual = symbols.nearest(address), alias
         if found is None:
-            raise BadInput(
-                f"there is no symbol at or below {address:#x} in any segment", "list what is loaded with: pvhdbg elf FILE"
-            )
+            raise BadInput(f"no segment has a symbol at or below {address:#x}", "list the segments with: pvhdbg elf FILE")
         name, offset = found
     try:
         with time_limit(_LINE_SECONDS):
             line, unknown = DebugInfo(image.data).line(virtual), ""
-    except BadInput as error:  # where it lies was asked, and is known
+    except BadInput as error:  # the address was asked for, and is known
         line, unknown = None, error.what
     shown: str = printable(name)
     facts: dict[str, Any] = {
@@ -195,7 +193,7 @@ def _type(image: KernelImage, name: str) -> Answer:
             )
         layout = debug.structure(name)
         if layout is None and debug.is_elsewhere:
-            raise BadInput("the debug info lies in .dwo files beside the kernel", "build it without -gsplit-dwarf")
+            raise BadInput("the debug info is in separate .dwo files", "build it without -gsplit-dwarf")
     if layout is None:
         raise BadInput(f"the debug info has no struct or union {name}", "give its tag, without struct in front")
     rows = [

@@ -14,7 +14,7 @@ from pvhdbg.commands.table import COMMANDS, section_of
 from pvhdbg.errors import BadInput
 from pvhdbg.version import VERSION
 
-# argparse makes one for each argument that it is told. Without a width each asks shutil, which imports every compressor that Python has.
+# argparse makes a formatter for each argument. Without a width each calls shutil, which imports every compressor that Python has.
 _UNSHOWN = partial(argparse.RawDescriptionHelpFormatter, width=80)
 
 
@@ -47,15 +47,15 @@ def parse(words: list[str]) -> tuple[Command, dict[str, Any]]:
 
 
 def _no_command(words: list[str]) -> BadInput:
-    """What to say to words that name no command. Leaves with SystemExit after an overview that was asked for."""
+    """The error for words that name no command. Raises SystemExit after an overview that was asked for."""
     if not words or words[0].startswith("-"):
         overview = _overview()
         if not words:
             overview.print_help()
             raise SystemExit(BadInput.exit_code)
-        overview.parse_args(words[:1])  # --help, --version, or an option that belongs behind a command
+        overview.parse_args(words[:1])  # --help, --version, or an option that belongs after a command
     if (commands := family(words[0])) and words[1:] and words[1] in ("-h", "--help"):
-        _shown(f"pvhdbg {words[0]}", f"commands:\n{commands}", f"pvhdbg {words[0]} COMMAND --help tells more.").print_help()
+        _shown(f"pvhdbg {words[0]}", f"commands:\n{commands}", f"pvhdbg {words[0]} COMMAND --help describes one.").print_help()
         raise SystemExit(0)
     from difflib import get_close_matches
 
@@ -81,12 +81,12 @@ def _values(command: Command, words: list[str]) -> dict[str, Any]:
     near = near or get_close_matches(f"{command.name} {words[0]}", longer, 1, 0.8)  # `trace qurey boot.jsonl`
     todo = f"did you mean {near[0]}? " if near else ""
     if option and not near and command.passes_on:
-        todo = f"give {command.passes_to}'s own options at the end, behind --; "
+        todo = f"give {command.passes_to}'s own options at the end, after --; "
     raise BadInput(f"unrecognized arguments: {' '.join(unknown)}", f"{todo}see: {parser.prog} --help")
 
 
 def with_rules(values: dict[str, Any]) -> dict[str, Any]:
-    """The same with `--select`, `--ignore` and `--as` as lists of words. Raises BadInput for one that names none."""
+    """The same with `--select`, `--ignore` and `--as` as lists of words. Raises BadInput for an empty one."""
     for name, option in (("select", "--select"), ("ignore", "--ignore"), ("loaders", "--as")):
         if name in values:
             given = values[name]
@@ -99,21 +99,21 @@ def with_rules(values: dict[str, Any]) -> dict[str, Any]:
 def _report(word: str, command: Command) -> tuple[str, str]:
     format, _, path = word.partition("=")
     if format not in command.formats:
-        raise BadInput(f"--report {word}: there is no format {format!r}", f"choose one of {', '.join(command.formats)}")
+        raise BadInput(f"--report {word}: {format!r} is not a format", f"choose one of {', '.join(command.formats)}")
     if not path:
         raise BadInput(f"--report {word} names no file", f"write it as {format}=FILE")
     return format, path
 
 
 def _refuse_twice(paths: list[str]) -> None:
-    """Two answers would overwrite each other in one file; a device or standard output takes both."""
+    """Raises BadInput for two answers to one file: they would overwrite each other. A device or standard output takes both."""
     try:
         files = [os.path.realpath(path) for path in paths if path != "-" and (not os.path.exists(path) or os.path.isfile(path))]
     except OSError as error:  # os.getcwd
-        raise BadInput(f"the working directory cannot be told: {error.strerror}", "change to a folder that is there") from error
+        raise BadInput(f"the working directory cannot be read: {error.strerror}", "change to a folder that exists") from error
     for path in files:
         if files.count(path) > 1:
-            raise BadInput(f"{path} is to be written twice", "give each --report and --output a file of its own")
+            raise BadInput(f"{path} would be written twice", "give each --report and --output a file of its own")
 
 
 def _split(words: list[str]) -> tuple[list[str], list[str]]:
@@ -127,7 +127,7 @@ _RULE = re.compile(r"(?:PVH|SI|DA|ELF)(?:[-,][A-Z0-9,-]*)?", re.ASCII | re.IGNOR
 
 
 def gathered(words: list[str]) -> list[str]:
-    """`--select PVH-CR0 SI-MM vmlinux` as `--select PVH-CR0,SI-MM vmlinux`: what is no rule's id ends the list."""
+    """`--select PVH-CR0 SI-MM vmlinux` as `--select PVH-CR0,SI-MM vmlinux`: a word that is not a rule's id ends the list."""
     joined: list[str] = []
     for word in words:
         listing = len(joined) > 1 and joined[-2] in ("--select", "--ignore") and _RULE.fullmatch(joined[-1])
@@ -161,21 +161,21 @@ def _parser(command: Command) -> argparse.ArgumentParser:
         (sections[title] if title else parser).add_argument(*one.names, **one.options)
     output = parser.add_argument_group("output")
     if "json" in command.formats:
-        output.add_argument("--format", choices=command.formats, default="text", help="how to print the answer")
-        output.add_argument("--output", metavar="FILE", help="write the answer there instead of to the terminal")
+        output.add_argument("--format", choices=command.formats, default="text", help="the format of the answer")
+        output.add_argument("--output", metavar="FILE", help="write the answer to this file instead of the terminal")
         output.add_argument(
             "--report",
             action="append",
             metavar="FORMAT=FILE",
             default=[],
-            help="write it in that format to that file as well; may be given several times",
+            help="also write it to FILE in that format; may be given several times",
         )
     output.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="colour (NO_COLOR is honoured)")
     return parser
 
 
 def _usage(command: Command) -> str:
-    """What has to be given, in its order; the options have their lines below."""
+    """What must be given, in order; the optional arguments have their own lines below."""
     needed, places = [], []
     for one in command.arguments_for(live=False):
         shown = str(one.options.get("metavar") or one.names[0])
@@ -195,9 +195,9 @@ def _usage(command: Command) -> str:
 
 
 def _epilog(command: Command) -> str | None:
-    lines = [f"words after -- are passed on to {command.passes_to}"] if command.passes_on else []
+    lines = [f"words after -- go to {command.passes_to} unchanged"] if command.passes_on else []
     if others := family(command.name):
-        lines += [*([""] if lines else []), "commands that begin so:", others.rstrip("\n")]
+        lines += [*([""] if lines else []), "commands that begin with this word:", others.rstrip("\n")]
     return "\n".join(lines) or None
 
 

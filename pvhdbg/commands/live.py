@@ -1,4 +1,4 @@
-"""A line of a live session as a command and its arguments: words, abbreviations, usage, help and completion."""
+"""Lines of a live session: the command and its arguments, abbreviations, usage, help and completion."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def usage_of(parser: argparse.ArgumentParser) -> str:
 
 
 class UnknownCommand(BadInput):
-    """The line does not begin with a command of ours; `candidates` are those that it could be short for, if it is ambiguous."""
+    """The line does not begin with a command of ours; `candidates` are the commands that an ambiguous abbreviation matches."""
 
     def __init__(self, word: str, candidates: Collection[str] = (), near: Collection[str] = ()) -> None:
         if candidates:
@@ -44,7 +44,7 @@ class UnknownCommand(BadInput):
 
 
 def run(session: Session, line: str) -> Answer:
-    """Parse and do one line. Raises UnknownCommand, BadInput with the usage, and what the command raises."""
+    """Parse and run one line. Raises UnknownCommand, BadInput with the usage, and what the command raises."""
     command, rest = find(line)
     try:
         return command(values(command, rest), Context(session.progress, session))
@@ -53,7 +53,7 @@ def run(session: Session, line: str) -> Answer:
 
 
 def find(line: str, commands: tuple[Command, ...] = LIVE, *, abbreviated: bool = True) -> tuple[Command, str]:
-    """The command that the line begins with, and the rest of the line. A unique prefix of each word will do. Raises UnknownCommand."""
+    """The command at the start of the line, and the rest. A unique prefix of each word is enough. Raises UnknownCommand."""
     words = line.split(None, 2)
     if words and "/" in words[0]:
         words = line.replace("/", " /", 1).split(None, 2)
@@ -116,7 +116,7 @@ def values(command: Command, rest: str, prefix: str = "") -> dict[str, Any]:
 
 
 def help_text(command: Command, prefix: str = "") -> str:
-    """What `help COMMAND` shows: what it is for, how it is called, what its arguments mean, an example."""
+    """The text of `help COMMAND`: its purpose, usage, arguments, an example."""
     shown = parser(command, prefix)
     lines = [f"{command.help[0].upper()}{command.help[1:]}.", f"Usage: {usage_of(shown)}"]
     for one in command.arguments_for(live=True):
@@ -142,7 +142,7 @@ class AproposOptions(NamedTuple):
 
 @takes(HelpOptions)
 def help(options: HelpOptions, context: Context) -> Answer:
-    """`help`: a line a command, or all about one."""
+    """`help`: one line for each command, or all about one."""
     commands = context.commands or LIVE
     if options.command:
         text = help_text(find(" ".join(options.command), commands)[0])
@@ -153,7 +153,7 @@ def help(options: HelpOptions, context: Context) -> Answer:
 
 @takes(AproposOptions)
 def apropos(options: AproposOptions, context: Context) -> Answer:
-    """`apropos`: commands and rules in whose help a word stands. Raises BadInput for a word that is nowhere."""
+    """`apropos`: commands and rules whose help contains a word. Raises BadInput when none does."""
     word = options.word.lower()
     commands = context.commands or LIVE
     lines = [f"  {command.name:<20} {command.help}\n" for command in commands if word in f"{command.name} {command.help}".lower()]
@@ -167,7 +167,7 @@ def apropos(options: AproposOptions, context: Context) -> Answer:
 
 
 def complete(session: Session | None, line: str, commands: tuple[Command, ...] = LIVE) -> list[str]:
-    """What the last word of `line` can become. Only looks at what is known already; the machine is not asked."""
+    """Completions of the last word of `line`. Uses only what is known already; never reads the machine."""
     words = line.split()
     last = "" if not line or line[-1].isspace() else words.pop()
     try:
@@ -187,7 +187,7 @@ def complete(session: Session | None, line: str, commands: tuple[Command, ...] =
 def argument_words(
     session: Session | None, command: Command, before: list[str], last: str, commands: tuple[Command, ...] = LIVE
 ) -> list[str]:
-    """What `last` can become as an argument of `command`, after the arguments `before`."""
+    """Completions of `last` as an argument of `command`, after the arguments `before`."""
     arguments = command.arguments_for(live=True)
     if last.startswith("-"):
         return sorted(name for one in arguments for name in one.names if name.startswith(last) and name.startswith("-"))

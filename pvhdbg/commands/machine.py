@@ -1,4 +1,4 @@
-"""What the commands do that look at one part of a machine: at its entry on the command line, at every stop of a live session."""
+"""The commands that show one part of a machine: at its entry on the command line, at every stop of a live session."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class WalkOptions(NamedTuple):
 
 
 class AddressOptions(NamedTuple):
-    """The options of what looks at an address. `format_` is /COUNT and a letter; without the slash it belongs to the address."""
+    """The options of `xp` and `disas`. `format_` is /COUNT and a letter; a word without the slash is part of the address."""
 
     about: SubjectOptions = SubjectOptions()
     format_: str | None = None
@@ -75,11 +75,11 @@ def _lines(lines: list[str]) -> Answer:
 
 
 def _seen(value: Callable[[], T]) -> T:
-    """What `value` gives; what was not observed as an error for a user."""
+    """The value; one that was not observed becomes an error for the user."""
     try:
         return value()
     except Unavailable as gap:
-        raise TargetError(gap.reason, "use a VMM whose gdbstub has QEMU's monitor, or name what you want by numbers") from None
+        raise TargetError(gap.reason, "use a VMM whose gdbstub has QEMU's monitor, or give addresses as numbers") from None
 
 
 def _long(registers: Registers) -> bool:
@@ -129,7 +129,7 @@ def idt(options: AboutSubject, context: Context) -> Answer:
         still = not real and (table.base, table.limit) == (0, 0x3FF)
         entries = vectors(data) if real or still else gates(data, _long(boot.registers))
         title = _title("real-mode vectors" if real else "IDT", table)
-        title += ": still the real mode's vectors, which are no gates" if still else ""
+        title += ": still the real mode's vectors, which are not gates" if still else ""
         return _lines(machine_text.vector_table(title, entries, session.name_of))
 
 
@@ -143,7 +143,7 @@ def tss(options: AboutSubject, context: Context) -> Answer:
         if type not in TSS_TYPES:
             raise TargetError(f"TR holds no TSS: its type is {type:#x}", "see: segments")
         if not one.selector:
-            return _lines([f"TR holds what a reset leaves there (selector 0, base {base:#x}, limit {limit:#x}): no TSS was loaded"])
+            return _lines([f"TR has its reset value (selector 0, base {base:#x}, limit {limit:#x}): no TSS was loaded"])
         data = _bytes_at(session, base, min(limit + 1, TSS_BYTES), "the TSS")
         state = task_state(data, type, _long(boot.registers))
         title = f"{state.width}-bit TSS at {base:#x}, limit {limit:#x}, selector {one.selector:04x}"
@@ -166,7 +166,7 @@ def _bytes_at(session: Session, linear: int, size: int, what: str) -> bytes:
         return session.linear(linear, size)
     except MemoryUnreadable as gap:
         raise TargetError(
-            f"{what} at {linear:#x} cannot be read: {gap.why}", "the segments in force are kept by the CPU: segments"
+            f"{what} at {linear:#x} cannot be read: {gap.why}", "the CPU caches the segments in force; show them with: segments"
         ) from gap
 
 
@@ -259,17 +259,17 @@ def _format(options: AddressOptions, count: int, letters: str) -> tuple[int, str
         first = None
     match = _FORMAT.fullmatch(first or "/")
     if match is None or (match[2] and match[2] not in letters):
-        raise BadInput(f"{first} is no format", f"write a slash, how many, and one of {', '.join(letters)}: /16{letters[0]}")
+        raise BadInput(f"{first} is not a format", f"write a slash, a count, and one of {', '.join(letters)}: /16{letters[0]}")
     return int(match[1] or count), match[2] or letters[0], " ".join(rest)
 
 
 @takes(AddressOptions)
 def xp(options: AddressOptions, context: Context) -> Answer:
-    """`xp`: physical memory, whatever paging says."""
+    """`xp`: physical memory, without paging."""
     count, letter, wanted = _format(options, 16, "wbhg")
     unit = _UNITS[letter]
     if not 0 < count * unit <= _MOST_BYTES:
-        raise BadInput(f"{count} times {unit} bytes cannot be shown at once", f"give a count that makes 1 to {_MOST_BYTES} bytes")
+        raise BadInput(f"{count} times {unit} bytes cannot be shown at once", f"give a count for 1 to {_MOST_BYTES} bytes")
     with session_of(options.about, context) as session:
         address = session.address(wanted, physical=True)
         return _lines(machine_text.memory(address, session.physical(address, count * unit), unit))
@@ -300,11 +300,11 @@ def notes(options: AboutSubject, context: Context) -> Answer:
 
 @takes(AboutSubject)
 def entry(options: AboutSubject, context: Context) -> Answer:
-    """`entry`: where the machine is entered, how that is known, and where it is now."""
+    """`entry`: the entry's address, how it was found, and where the machine is now."""
     with session_of(options.about, context) as session:
         found = session.find_entry()
         if found is None or found.address is None:
-            raise TargetError("where the entry is could not be learnt", session.naming)
+            raise TargetError("the entry's address is unknown", session.naming)
         symbol = f" <{printable(found.symbol)}>" if found.symbol else ""
         lines = [f"entry {found.address:#x}{symbol}, found by {found.found_by}", f"now   {where(session.registers())}"]
         placement = session.placement
@@ -317,11 +317,11 @@ def entry(options: AboutSubject, context: Context) -> Answer:
 
 @takes(SymbolsOptions)
 def symbols(options: SymbolsOptions, context: Context) -> Answer:
-    """`symbols`: where the kernel's symbols are now; one by name, or the one at an address."""
+    """`symbols`: the current addresses of the kernel's symbols; one by name, or the one at an address."""
     with session_of(options.about, context) as session:
         table = session.symbols
         if session.image is None or table is None:
-            raise BadInput("there are no symbols: no kernel file with a symbol table is known", session.naming)
+            raise BadInput("no kernel file with a symbol table is known", session.naming)
         name = options.name
         if name is None:
             return _lines([f"{safe(session.image.path)}: {len(table)} symbols", *_placed(session)])
@@ -339,7 +339,7 @@ def symbols(options: SymbolsOptions, context: Context) -> Answer:
                 raise unknown from None
             found = session.name_of(address)
             return _lines(
-                [f"{address:#x} is {found}" if found else f"{address:#x} is in no part of the kernel that is mapped there"]
+                [f"{address:#x} is {found}" if found else f"{address:#x} is not in a part of the kernel that is mapped there"]
             )
 
 
@@ -348,7 +348,7 @@ def _symbol(session: Session, name: str) -> str:
     link, shown = session.symbols.virtual_address(name), safe(name)
     placement = session.placement
     if placement.found is False:
-        return f"{shown}  not in memory; by the file it is to be at physical {placement.physical_of(name):#x}, linked at {link:#x}"
+        return f"{shown}  not in memory; its physical address by the file is {placement.physical_of(name):#x}, linked at {link:#x}"
     return f"{shown}  now {placement.address_of(name):#x}, physical {placement.physical_of(name):#x}, linked at {link:#x}"
 
 
@@ -358,13 +358,13 @@ def _placed(session: Session) -> list[str]:
         return [f"  {placement.missing}"]
     lines = []
     if placement.load_bias:
-        lines.append(f"  the kernel was moved by {placement.load_bias:#x} from where its segments ask to be")
+        lines.append(f"  the kernel was loaded {placement.load_bias:#x} above the addresses of its segments")
     if placement.relocation and placement.kaslr_offset is None:
-        lines.append(f"  it was relocated to be mapped slid by {placement.relocation:#x}")
+        lines.append(f"  it was relocated for a KASLR offset of {placement.relocation:#x}")
     if not placement.paging:
         return [*lines, "  paging is off: symbols are at their physical addresses"]
     if placement.kaslr_offset is None and placement.unread:
-        return [*lines, "  its page tables were not observed: symbols are at the virtual addresses that it is linked to"]
+        return [*lines, "  its page tables were not observed: symbols are at their linked virtual addresses"]
     if placement.kaslr_offset is None:
         return [*lines, "  the kernel's virtual addresses are not mapped yet: symbols are at their physical addresses"]
     slid = f"slid by {placement.kaslr_offset:#x}" if placement.kaslr_offset else "as it was linked"

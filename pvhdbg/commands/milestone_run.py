@@ -22,7 +22,7 @@ _SERIAL = 1000  # lines of the serial port, in a report and for milestones
 
 
 def reached(machine: TracedMachine, expectations: Expectations) -> tuple[tuple[Reached, ...], tuple[str, ...]]:
-    """What became of each milestone, up to the first that was missed, and the serial port's last lines. Raises PvhdbgError."""
+    """The outcome of each milestone, up to the first that was missed, and the serial port's last lines. Raises PvhdbgError."""
     found: list[Reached] = []
     qemu = machine.qemu
     budget = max((one.instructions for one in expectations.milestones if one.instructions is not None), default=0)
@@ -52,6 +52,6 @@ def _written(qemu: QemuProcess | None, wanted: re.Pattern[str]) -> bool:
         return qemu is not None and search(wanted, "\n".join(qemu.serial_tail(_SERIAL)))
     except TooSlow:
         raise BadInput(
-            f"the expression {printable(wanted.pattern)} takes too long on what the guest writes",
+            f"the expression {printable(wanted.pattern)} takes too long on the guest's output",
             "repeat nothing that repeats itself",
         ) from None

@@ -1,4 +1,4 @@
-"""Options that several commands share, besides those of a subject (`machine.options`) and of a trace (`driver.options`)."""
+"""Options that several commands share; those of a subject are in `machine.options`, those of a trace in `driver.options`."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 if TYPE_CHECKING:
     from pvhdbg.rules.declare import Rule
 
-NOT_REACHED = 3  # the exit code where what was waited for did not come in time
+NOT_REACHED = 3  # the exit code when the wait timed out
 
 
 class JudgeOptions(NamedTuple):
-    """Which rules are asked, by id or the beginning of ids, and whether advice and known deviations fail too."""
+    """Which rules are applied, by id or prefix of ids, and whether advice and known deviations fail too."""
 
     strict: bool = False
     select: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
 
     def rules(self) -> tuple[Rule, ...]:
-        """The rules that are asked. Raises BadInput for an id that names none."""
+        """The rules to apply. Raises BadInput for an id that names none."""
         from pvhdbg.rules.catalogue import choose
 
         return choose(self.select, self.ignore)
 
     def refuse_unknown(self) -> None:
-        """Raises BadInput for an id that names no rule: before a machine is started for nothing."""
+        """Raises BadInput for an id that names no rule, before a machine is started for nothing."""
         if self.select or self.ignore:
             self.rules()
 
 
 class PromptOptions(NamedTuple):
-    """What is done at the prompt: `commands` are the lines of -ex ("line", text) and the files of -x ("file", path), in order."""
+    """The input of the prompt: `commands` are the lines of -ex ("line", text) and the files of -x ("file", path), in order."""
 
     commands: tuple[tuple[Literal["line", "file"], str], ...] = ()
     batch: bool = False
@@ -38,7 +38,7 @@ class PromptOptions(NamedTuple):
 
 
 class OutputOptions(NamedTuple):
-    """Where an answer goes, and how it is written; `report` are further formats with their files."""
+    """Destination and format of an answer; `report` are further formats with their files."""
 
     format: str = "text"
     output: str | None = None

@@ -1,4 +1,4 @@
-"""Where an answer goes: standard output, or a file that is opened before the work begins and appears only when it is whole."""
+"""The destination of an answer: standard output, or a file that is opened before the work begins and appears only when complete."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Output:
 
     stream: TextIO
     written: bool = False
-    unread: bool = False  # whoever read it has left
+    unread: bool = False  # the reader has closed the pipe
 
     def write(self, text: str) -> None:
-        """Raises BadInput when the stream does not take it. A reader that has left early, as `head` does, is no failure."""
+        """Raises BadInput when the stream does not take it. A pipe that its reader closes early (`head`) is not an error."""
         self.put(text, flush=True)
 
     def put(self, text: str, flush: bool = False) -> None:
@@ -31,7 +31,7 @@ class Output:
         self.written = True
         encoding = self.stream.encoding or "ascii"
         try:
-            # A terminal in the C locale shows what it can; it is no reason to lose the report.
+            # A terminal in the C locale shows what it can: the report must not be lost for a character.
             self.stream.write(text.encode(encoding, "replace").decode(encoding))
             if flush:
                 self.stream.flush()
@@ -42,7 +42,7 @@ class Output:
             raise BadInput(f"the answer cannot be written: {error.strerror}", "make room, or choose another --output") from error
 
     def write_bytes(self, data: bytes) -> None:
-        """As `write`, for what is no text."""
+        """As `write`, for bytes."""
         self.written = True
         binary = getattr(self.stream, "buffer", None)
         if binary is None:
@@ -59,7 +59,7 @@ class Output:
 
 
 def drop(stream: TextIO) -> None:
-    """Throw away what `stream` still buffers: it must not raise once more when it is closed or the interpreter ends."""
+    """Discard what `stream` still buffers, so that it does not raise again when it is closed or the interpreter exits."""
     sink = os.open(os.devnull, os.O_WRONLY)
     os.dup2(sink, stream.fileno())
     os.close(sink)
@@ -69,20 +69,20 @@ def drop(stream: TextIO) -> None:
 def open_output(path: str | None, append: bool = False) -> Iterator[Output]:
     """Standard output, or `path`. Raises BadInput when that cannot be written, before anything else is done.
 
-    With `append` the file keeps what is in it.
+    With `append` the file keeps its content.
     """
     if path is None or path == "-":
         if sys.stdout is None:
             raise BadInput("standard output is closed", "name a file with --output")
         yield Output(sys.stdout)
         return
-    # A device, a FIFO or a link (/dev/stdout is one, even when it leads to a file) is written to, never replaced.
+    # A device, a FIFO or a link (/dev/stdout is one, even when it points to a file) is written to, never replaced.
     if append or os.path.islink(path) or (os.path.exists(path) and not os.path.isfile(path)):
         with _opened(path, "a" if append else "w") as stream:
             yield Output(stream)
         return
     if not os.path.basename(path):
-        raise BadInput(f"{path!r} names no file to write", "choose another --output")
+        raise BadInput(f"{path!r} is not a file name", "choose another --output")
     with ExitStack() as stack:
         try:
             whole = stack.enter_context(whole_file(path))

@@ -1,4 +1,4 @@
-"""`pvhdbg --help`: all commands by topic, and the commands of one family (`pvhdbg snapshot --help`). Words only; nothing is parsed here."""
+"""`pvhdbg --help`: all commands by topic, and the commands of one family (`pvhdbg snapshot --help`). Nothing is parsed here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pvhdbg.commands.table import COMMANDS
 
 TOPICS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("judge a hand-off", ("check", "run", "attach", "probe", "diff", "expect")),
-    ("look into a kernel file, without a machine", ("elf", "extract")),
+    ("inspect a kernel file, without a machine", ("elf", "extract")),
     ("what was handed over", ("info", "cmdline", "memmap", "modules", "rsdp", "fwcfg")),
     ("the CPU and its tables", ("regs", "segments", "mode", "gdt", "idt", "tss")),
     ("memory, code and names", ("entry", "pagewalk", "xp", "disas", "symbols", "notes")),
@@ -19,7 +19,7 @@ TOPICS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("keep a hand-off", ("snapshot save", "snapshot export")),
     ("the rules", ("explain", "rules")),
 )
-"""Each topic with its commands, in the order in which somebody new needs them. A command without a topic is shown at the end."""
+"""Each topic with its commands, in the order in which a new user needs them. A command without a topic is shown at the end."""
 
 OPENING = """Boot debugger for the Xen PVH (x86/HVM direct boot) ABI.
 
@@ -36,24 +36,24 @@ _COLUMN = 19
 
 
 def by_topic() -> list[tuple[str, list[Command]]]:
-    """Every command of the command line once, below its topic; those that have none as "more"."""
+    """Every command of the command line once, under its topic; those without one under "more"."""
     commands = {command.name: command for command in COMMANDS}
     groups = [(topic, [commands.pop(name) for name in names if name in commands]) for topic, names in TOPICS]
     return [*groups, *([("more", list(commands.values()))] if commands else [])]
 
 
 def overview() -> str:
-    """What `pvhdbg --help` says of the commands, for the width of the terminal."""
+    """The list of commands in `pvhdbg --help`, wrapped for the terminal."""
     return OPENING + "".join(f"\n{topic}:\n{_listed(commands)}" for topic, commands in by_topic())
 
 
 def family(word: str) -> str:
-    """The commands whose first of two words is that, as lines; nothing when there are none."""
+    """The two-word commands that begin with `word`, as lines; empty when there are none."""
     return _listed([command for command in COMMANDS if command.name.startswith(f"{word} ")])
 
 
 def _listed(commands: Sequence[Command]) -> str:
-    if not commands:  # most commands have no family: nothing is laid out for them
+    if not commands:  # most commands have no family
         return ""
     import shutil
     import textwrap

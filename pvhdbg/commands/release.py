@@ -1,4 +1,4 @@
-"""`pvhdbg release`: a machine put back that a killed debugger left stopped, slow, or with breakpoints."""
+"""`pvhdbg release`: clean up a machine that a killed debugger left stopped, slow, or with breakpoints."""
 
 from __future__ import annotations
 

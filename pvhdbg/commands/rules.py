@@ -1,4 +1,4 @@
-"""`explain` and `rules`: what there is to say about rules themselves."""
+"""`explain` and `rules`: describe the rules themselves."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ExplainOptions(NamedTuple):
 
 @takes(ExplainOptions)
 def explain(options: ExplainOptions, context: Context) -> Answer:
-    """`explain`: one rule. Raises BadInput for an id that is no rule's."""
+    """`explain`: one rule. Raises BadInput for an id that names no rule."""
     rule = find(options.id)
     return Answer(lambda style: text.render_rule(rule, style), lambda: written({"schema": "pvhdbg/rule/1", **_document(rule)}))
 

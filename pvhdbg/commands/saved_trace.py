@@ -1,4 +1,4 @@
-"""What the commands about saved traces do: timeline, query, diff, export."""
+"""The commands about saved traces: timeline, query, diff, export."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def query(options: QueryOptions, context: Context) -> Answer:
         if not any(event.seq == int(what) for event in found):
             first = next(queries.events(saved(options.subject)), None)
             todo = "trace with --what pc or state" if first is None else f"its first one is {first.seq}"
-            raise BadInput(f"the trace has no instruction {what}", todo)
+            raise BadInput(f"the trace has no instruction with the number {what}", todo)
         return Answer(lambda style: trace_text.events(found, names.get, instruction_text, style))
     writes = list(islice(queries.writes(records, what), _WRITES))
     if not writes:
@@ -95,7 +95,7 @@ def query(options: QueryOptions, context: Context) -> Answer:
 
 @takes(TraceDiffOptions)
 def diff(options: TraceDiffOptions, context: Context) -> Answer:
-    """`trace diff`: exit code 1 when the traces part."""
+    """`trace diff`: exit code 1 when the traces differ."""
     names: dict[int, str] = {}
     kinds = {_head(path).what for path in (options.subject, options.other)}
     if "calls" in kinds:
@@ -107,7 +107,7 @@ def diff(options: TraceDiffOptions, context: Context) -> Answer:
             raise BadInput("the traces have no instructions to compare", "trace with --what pc or state")
         return Answer(lambda _: "the same instructions in both\n")
     at = next(event.seq for event in (parted.one, parted.other) if event is not None)
-    text = [f"they part at {at}: {parted.why}", trace_text.events(parted.shared, names.get, instruction_text).rstrip()]
+    text = [f"they differ at {at}: {parted.why}", trace_text.events(parted.shared, names.get, instruction_text).rstrip()]
     for path, event in ((options.subject, parted.one), (options.other, parted.other)):
         rows: list[Event] = [] if event is None else [event]
         text.append(f"--- {printable(path)}\n{trace_text.events(rows, names.get, instruction_text).rstrip() or 'ends'}")
@@ -120,7 +120,7 @@ def _head(path: str) -> Head:
 
 
 def _functions(options: TraceDiffOptions, kinds: set[str]) -> Answer:
-    """`trace diff` of two traces of functions: where their order parts, and what only one of them came to."""
+    """`trace diff` of two traces of functions: where their order differs, and which functions only one of them has."""
     if kinds != {"calls"}:
         raise BadInput("one trace has functions and the other instructions", "give two traces of one kind")
     paths = (options.subject, options.other)
@@ -128,7 +128,7 @@ def _functions(options: TraceDiffOptions, kinds: set[str]) -> Answer:
     at = queries.parting(one, other)
     if at is None:
         return Answer(lambda _: f"the same {len(one):,} functions in both, in the same order\n")
-    text = [f"they part at function {at}", *(f"            {printable(name)}" for name in one[max(at - 3, 0) : at])]
+    text = [f"they differ at function {at}", *(f"            {printable(name)}" for name in one[max(at - 3, 0) : at])]
     for path, mine, theirs in ((paths[0], one, other), (paths[1], other, one)):
         known = set(theirs)
         only = [name for name in mine if name not in known]
@@ -147,7 +147,7 @@ def timeline(options: TimelineOptions, context: Context) -> Answer:
         seen = milestones(options.about, wanted, context.progress)
         return Answer(lambda style: timeline_text.render(seen.milestones, seen.events, seen.names, seen.end.words, style))
     if _head(path).what == "calls":
-        raise BadInput("the trace has functions, and a timeline is about modes", "trace with --what milestones, pc or state")
+        raise BadInput("a timeline shows modes, and this trace has functions only", "trace with --what milestones, pc or state")
     names: dict[int, str] = {}
     found: list[Milestone] = []
     count, why = 0, "the trace is cut"
@@ -162,7 +162,7 @@ def timeline(options: TimelineOptions, context: Context) -> Answer:
 
 
 class _LastNames(dict[int, str]):
-    """Symbols of the last places: who writes as it reads needs no more, and a trace may have a million."""
+    """The symbols of the last addresses only: an export writes while it reads, and a trace may have a million addresses."""
 
     def __setitem__(self, address: int, symbol: str) -> None:
         if len(self) >= _NAMES:
@@ -172,7 +172,7 @@ class _LastNames(dict[int, str]):
 
 @takes(ExportOptions)
 def export(options: ExportOptions, context: Context) -> Answer:
-    """`trace export`: the file appears only when it is whole; `-` is standard output, for the next program."""
+    """`trace export`: the file appears only when complete; `-` is standard output, for the next program."""
     names = _LastNames()
     output, size, cut = options.output, 0, True
     if os.path.exists(output) and os.path.samefile(output, options.subject):
@@ -211,7 +211,7 @@ def _blocks(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _is_stdout(path: str) -> bool:
-    """Also by another name: /dev/stdout."""
+    """True also for another name of it: /dev/stdout."""
     if path == "-":
         return True
     try:

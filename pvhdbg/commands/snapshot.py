@@ -1,4 +1,4 @@
-"""What the commands `snapshot save` and `snapshot export` do."""
+"""The commands `snapshot save` and `snapshot export`."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class ExportOptions(NamedTuple):
 
 @takes(SaveOptions)
 def save(options: SaveOptions, context: Context) -> Answer:
-    """`snapshot save`: write the machine at its entry to a file; in a live session as it stands."""
+    """`snapshot save`: write the machine at its entry to a file; in a live session, its current state."""
     session = context.session
     if session is not None and options.output == "-":
-        raise BadInput("a session saves to files only", "name one: snapshot save boot.pvhsnap")
+        raise BadInput("a session saves to a file only, not to standard output", "name one: snapshot save boot.pvhsnap")
     with open_output(options.output) as output:
         if session is None:
             boot = observe(open_subject(options.about, context.progress, whole=True, hashed=True)).boot
@@ -48,7 +48,7 @@ def save(options: SaveOptions, context: Context) -> Answer:
         snapshot = without_command_lines(boot) if "cmdline" in options.redact else boot.snapshot
         output.write(encode(snapshot))
     held = sum(len(piece.data) for piece in snapshot.memory.pieces)
-    if options.output == "-":  # it is the answer
+    if options.output == "-":  # the file is the answer
         return Answer(lambda _: "")
     return Answer(lambda _: f"{options.output}: {len(snapshot.registers.values)} registers and {held} bytes of memory saved\n")
 
@@ -69,5 +69,5 @@ def export(options: ExportOptions, context: Context) -> Answer:
         return Answer(lambda _: "")
     size = f"{options.output}: an ELF core of {len(exported.data)} bytes\n"
     missing = ", ".join(exported.unobserved)
-    note = f"  0 in it, because nobody observed them: {printable(missing)}\n" if missing else ""
+    note = f"  written as 0, because they were not observed: {printable(missing)}\n" if missing else ""
     return Answer(lambda _: size + note)

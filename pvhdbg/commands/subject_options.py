@@ -1,4 +1,4 @@
-"""The options of a command that needs to know of its subject alone."""
+"""The options of a command that needs those of its subject only."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Each command once: its name, help, example, arguments, and the function that does it.
 
-CLI, REPL, GDB and the Python API mount these tables: `COMMANDS` is the command line's, `LIVE` a session's; most commands of a session
-are both. Importing it costs nothing but the declarations: a command's function lives in another module, named by `action`, that is
+CLI, REPL, GDB and the Python API use these tables: `COMMANDS` is for the command line, `LIVE` for a session; most commands of a
+session are in both. Importing this module loads the declarations only: `action` names the module of a command's function, which is
 imported when the command is used.
 """
 
@@ -17,22 +17,29 @@ _SUBJECT = argument(
     completes="file",
     live=False,
 )
-_HERE = argument("--here", action="store_true", help="decode the machine as it stands, wherever it is")
+_HERE = argument("--here", action="store_true", help="decode the machine's current state, wherever it stopped")
 _JUDGE = (
     argument("--spec", choices=("draft-a", "v0", "v1"), help="the revision to judge by (default: v1)"),
     argument("--strict", action="store_true", help="SHOULD violations and known deviations fail too; undecided exits 4"),
-    argument("--select", action="append", metavar="ID,…", default=[], help="only these rules (a prefix will do)", completes="rule"),
-    argument("--ignore", action="append", metavar="ID,…", default=[], help="all rules but these", completes="rule"),
+    argument(
+        "--select",
+        action="append",
+        metavar="ID,…",
+        default=[],
+        help="only these rules (a prefix of an id selects all that match)",
+        completes="rule",
+    ),
+    argument("--ignore", action="append", metavar="ID,…", default=[], help="all rules except these", completes="rule"),
 )
 _WALK = (
     _HERE,
     *of_command_line(
-    argument("--kernel", metavar="ELF", help="the kernel that a gdbstub's machine was given"),
-    argument("--entry", metavar="ADDRESS|SYMBOL", help="where to stop instead of at the noted entry"),
+    argument("--kernel", metavar="ELF", help="the kernel file that the machine behind a gdbstub boots"),
+    argument("--entry", metavar="ADDRESS|SYMBOL", help="stop here instead of at the entry in the ELF note"),
     argument("--reset", action="store_true", help="reboot the machine to its entry first"),
-    argument("--leave", choices=("running", "stopped", "killed"), help="how the machine is left (default: a stub stopped, "
+    argument("--leave", choices=("running", "stopped", "killed"), help="state to leave the machine in (default: a stub stopped, "
              "a QEMU that was started here killed)"),
-    argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="how long the entry may take (default: 30)"),
+    argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="time limit for reaching the entry (default: 30)"),
     argument("--via", choices=("remote", "gdb"), help="talk to the stub directly (the default), or through GDB"),
     ),
 )  # fmt: skip
@@ -46,23 +53,23 @@ _QEMU = of_command_line(
     argument("--accel", choices=("tcg", "kvm", "auto"), help="accelerator (default: tcg)"),
     argument("--qemu", metavar="BINARY", help="the QEMU to start (default: qemu-system-x86_64)"),
 )
-_NO_RECORDER = argument(
-    "--no-recorder", action="store_true", help="leave the flight recorder out of the QEMU that is started", live=False
-)
+_NO_RECORDER = argument("--no-recorder", action="store_true", help="start QEMU without the flight recorder plugin", live=False)
 _PROMPT = of_command_line(
-    argument("-ex", metavar="LINE", dest="commands", action="append", default=[], type=prompt_line, help="do a line of the prompt"),
-    argument("-x", metavar="FILE", dest="commands", action="append", default=[], type=prompt_file, help="do the lines of a file"),
-    argument("--batch", action="store_true", help="no prompt, also on a terminal"),
-    argument("--show-gdb", action="store_true", help="tell what GDB's user would have typed for each command"),
+    argument(
+        "-ex", metavar="LINE", dest="commands", action="append", default=[], type=prompt_line, help="run a line of the prompt"
+    ),
+    argument("-x", metavar="FILE", dest="commands", action="append", default=[], type=prompt_file, help="run the lines of a file"),
+    argument("--batch", action="store_true", help="no prompt, not even on a terminal"),
+    argument("--show-gdb", action="store_true", help="print the equivalent GDB commands"),
 )
 _LOG = of_command_line(
-    argument("--vmm", metavar="VMM", help='name and version of what a probe\'s log was made on, as in "QEMU 7.2.22"'),
+    argument("--vmm", metavar="VMM", help='name and version of the VMM that a probe log was made on, as in "QEMU 7.2.22"'),
 )
-_SECTIONS = (("judging", _JUDGE), ("the QEMU that is started", _QEMU), ("the way to the entry", _WALK))
+_SECTIONS = (("judging", _JUDGE), ("QEMU, when a kernel file is booted", _QEMU), ("reaching the entry", _WALK))
 
 
 def section_of(one: Argument) -> str:
-    """The heading of a help text that an option of several commands stands below; empty for a command's own."""
+    """The heading that a shared option has in a help text; empty for a command's own option."""
     return next(
         (title for title, shared in _SECTIONS for other in shared if (one.names, one.options) == (other.names, other.options)), ""
     )
@@ -78,9 +85,10 @@ _AN_ADDRESS = argument("address", metavar="ADDRESS", nargs="*", help="the same; 
 
 
 def _part(name: str, help: str, words: str, *own: Argument, handed_over: bool = False) -> Command:
-    """A command that looks at one part of a machine, on the command line and in a live session; `words` are its example's.
+    """A command that shows one part of a machine, on the command line and in a live session; `words` are those of its example.
 
-    In a session those for what was `handed_over` speak of the entry, and take `--here`; the others speak of now.
+    In a session, a command for what was `handed_over` shows the state at the entry, and takes `--here`; the others show the current
+    state.
     """
     example = f"{name.split()[0]} {words}".strip()
     return Command(
@@ -105,8 +113,8 @@ _MILESTONE = argument(
 _ENGINE = argument(
     "--engine",
     choices=("auto", "log", "step", "breakpoints", "first"),
-    help="how to look: QEMU's log "
-    "(fast), single steps (any gdbstub), stops at the milestones alone, or each block once (for --what calls)",
+    help="how to trace: QEMU's log "
+    "(fast), single steps (any gdbstub), breakpoints at the milestones only, or each block once (for --what calls)",
 )
 _FOR = argument("--for", dest="seconds", type=float, metavar="SECONDS", help="how long to follow the guest (default: 60)")
 
@@ -150,19 +158,19 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(
         "release",
-        "put back a machine that a killed debugger left stopped, slow or with breakpoints",
+        "clean up a machine that a killed debugger left stopped, slow or with breakpoints",
         "pvhdbg release :1234",
         "pvhdbg.commands.release:release",
         (
             argument("subject", metavar="TARGET", help="a gdbstub: :1234, host:1234, unix:PATH, a socket path"),
-            argument("--leave", choices=("running", "stopped"), help="how the machine is left (default: running)"),
-            argument("--timeout", type=float, default=10.0, metavar="SECONDS", help="how long it may take to answer (default: 10)"),
+            argument("--leave", choices=("running", "stopped"), help="the state to leave the machine in (default: running)"),
+            argument("--timeout", type=float, default=10.0, metavar="SECONDS", help="time limit for its answers (default: 10)"),
         ),
         formats=("text",),
     ),
     Command(
         "repl",
-        "go to the prompt without a report: all commands, and running, breakpoints, memory",
+        "open the prompt without a report: all commands, and running, breakpoints, memory",
         "pvhdbg repl vmlinux -x boot.pvh -ex regs",
         "pvhdbg.repl.start:repl",
         (_SUBJECT, *_QEMU, *_JUDGE[:2], *_WALK, *_PROMPT),
@@ -177,19 +185,19 @@ COMMANDS: tuple[Command, ...] = (
         f"{_ACTIONS}:check",
         (
             _SUBJECT,
-            argument("--expect", metavar="FILE", help="a TOML file of what this boot has to be besides", live=False),
+            argument("--expect", metavar="FILE", help="a TOML file of additional expectations for this boot", live=False),
             argument(
                 "--until",
                 metavar="SYMBOL|0xADDRESS|MODE",
-                help="let it run on, to a place or into a mode (protected, paged, pae, "
-                "compatibility, long): a guest that dies before, or does not come there in time, fails",
+                help="run the machine on, to an address or into a mode (protected, paged, pae, "
+                "compatibility, long); the check fails when the guest dies first or does not get there in time",
                 live=False,
             ),
             *of_command_line(_FOR),
             argument(
                 "--bisect",
                 action="store_true",
-                help="exit codes for `git bisect run`: 0 good, 1 bad, 125 for what could not be told",
+                help="exit codes for `git bisect run`: 0 good, 1 bad, 125 where neither was established",
                 live=False,
             ),
             _EXIT,
@@ -205,11 +213,11 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(
         "probe",
-        "judge a hand-off by what the sample guest probe printed of it, on any VMM",
+        "judge a hand-off by the log of the sample guest probe, on any VMM",
         "pvhdbg probe serial.log --format json",
         f"{_ACTIONS}:probe",
         (
-            argument("subject", metavar="LOG", help="what was logged of COM1 or port 0xe9; - is standard input"),
+            argument("subject", metavar="LOG", help="the logged output of COM1 or port 0xe9; - is standard input"),
             argument("--kernel", metavar="ELF", help="the probe.elf that was booted, to judge the file too"),
             *_LOG,
             *_JUDGE,
@@ -218,7 +226,7 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(
         "elf",
-        "look into a kernel file: its notes and entry, how each loader would boot it, what is wrong",
+        "inspect a kernel file: its notes and entry, how each loader would boot it, what is wrong",
         "pvhdbg elf vmlinux --as qemu,firecracker",
         "pvhdbg.commands.kernel:elf",
         (
@@ -259,7 +267,7 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(
         "fwcfg",
-        "show what QEMU left for its firmware, beside what was to be expected of the kernel file",
+        "show QEMU's fw_cfg items for its firmware, next to those expected for the kernel file",
         "pvhdbg fwcfg vmlinux --append console=ttyS0",
         "pvhdbg.commands.fw_cfg:fwcfg",
         (
@@ -382,7 +390,7 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(
         "trace diff",
-        "compare two saved traces up to where they part; exit code 1 when they do",
+        "compare two saved traces up to where they differ; exit code 1 when they do",
         "pvhdbg trace diff good.jsonl bad.jsonl",
         f"{_SAVED_ACTIONS}:diff",
         (_TRACE, argument("other", metavar="OTHER", help="the saved trace to compare with")),
@@ -416,16 +424,16 @@ COMMANDS: tuple[Command, ...] = (
             argument(
                 "--until",
                 metavar="SYMBOL|0xADDRESS|MODE|N|serial:REGEX",
-                help="where to end: at a place, in a mode (protected, "
-                "paged, pae, compatibility, long), after N instructions, or when the guest wrote such a line to COM1",
+                help="where to end: at an address, in a mode (protected, "
+                "paged, pae, compatibility, long), after N instructions, or when the guest has written a line with TEXT to COM1",
                 completes="symbol mode",
             ),
             argument(
                 "--from",
                 dest="start",
                 metavar="SYMBOL|0xADDRESS|MODE|N",
-                help="where to begin: a place is run to at full "
-                "speed and counted from; a mode, or a number of instructions, is counted from the entry",
+                help="where to begin: a symbol or address is run to at full "
+                "speed, and counting starts there; with a mode or a number of instructions, counting starts at the entry",
                 live=False,
             ),
             argument(
@@ -438,22 +446,22 @@ COMMANDS: tuple[Command, ...] = (
                 "--what",
                 choices=("milestones", "pc", "state", "calls"),
                 default="milestones",
-                help="what to show: the steps of the boot, places, places with all that each instruction changed, or each "
-                "function when it is first come to",
+                help="what to show: the steps of the boot, each instruction's address, the same with all that it changed, or each "
+                "function when it first runs",
             ),
             _MILESTONE,
             _ENGINE,
             argument(
                 "-o", "--output", metavar="FILE", help="write all of it there, as JSON Lines (pvhdbg/trace/1)", completes="file"
             ),
-            argument("--tail", type=int, metavar="N", help="keep only the last N events: a flight recorder"),
+            argument("--tail", type=int, metavar="N", help="keep only the last N events"),
             argument(
                 "--on-reset",
                 choices=("stop", "go"),
                 default="stop",
-                help="where the guest resets the machine: end, or go on through the reset vector (stop)",
+                help="when the guest resets the machine: end, or go on through the reset vector (stop)",
             ),
-            argument("--vcpu", type=int, metavar="N", help="which of several CPUs is followed, by QEMU's log or by steps (0)"),
+            argument("--vcpu", type=int, metavar="N", help="the CPU to trace, by QEMU's log or by steps (default: 0)"),
             _NO_RECORDER,
             _FOR,
             *_QEMU,
@@ -466,7 +474,7 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(
         "why",
-        "boot, watch for the guest's death, and explain it",
+        "boot, wait for the guest to die, and explain why",
         "pvhdbg why vmlinux --cpu qemu32",
         "pvhdbg.commands.why:why",
         (
@@ -483,7 +491,7 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(
         "wait",
-        "let a machine run from its entry to a place or into a mode; a guest that dies before is explained at once",
+        "run a machine from its entry to an address or into a mode; if the guest dies first, explain why at once",
         "pvhdbg wait vmlinux --until start_kernel --for 30",
         "pvhdbg.commands.wait:wait",
         (
@@ -492,7 +500,7 @@ COMMANDS: tuple[Command, ...] = (
                 "--until",
                 metavar="SYMBOL|0xADDRESS|MODE",
                 required=True,
-                help="what to wait for: exit code 0 when it is reached, 1 when the guest dies before, 3 when the time is up",
+                help="what to wait for: exit code 0 when it is reached, 1 when the guest dies first, 3 when the time is up",
             ),
             _FOR,
             *_QEMU,
@@ -502,7 +510,7 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(
         "snapshot save",
-        "save what was handed over to a file that check, regs and info read",
+        "save the hand-off to a file that check, regs and info read",
         "pvhdbg snapshot save vmlinux -o boot.pvhsnap",
         "pvhdbg.commands.snapshot:save",
         (
@@ -530,44 +538,42 @@ COMMANDS: tuple[Command, ...] = (
     _part("gdt", "decode the global descriptor table", ""),
     _part("idt", "decode the interrupt descriptor table, or the real mode's vectors", ""),
     _part("tss", "decode the task state segment", ""),
-    _part("mode", "say what mode the CPU is in, and how that is known", ""),
+    _part("mode", "show the CPU's mode, and how it was determined", ""),
     _part("modules", "list the modules that were handed over", "", handed_over=True),
     _part("memmap", "draw the memory map that was handed over", "", handed_over=True),
     _part("cmdline", "print the command line that was handed over", "", handed_over=True),
     _part("rsdp", "list the ACPI tables, with the state of their checksums", "", handed_over=True),
-    _part("entry", "say where the entry is, how that is known, and where the machine is", ""),
-    _part("pagewalk", "walk the page tables for a linear address, each level shown", "$rip", _ADDRESS),
+    _part("entry", "show where the entry is, how it was found, and where the machine is now", ""),
+    _part("pagewalk", "walk the page tables for a linear address, and show each level", "$rip", _ADDRESS),
     _part(
         "xp",
-        "show physical memory, whatever paging says",
+        "show physical memory, without paging",
         "/8w 0x100000",
         argument("format_", metavar="/FORMAT", nargs="?", help="a count, and b, h, w or g (1, 2, 4 or 8 bytes): /16w"),
         _ADDRESS,
     ),
     _part(
         "disas",
-        "disassemble by the mode that the CPU is in",
+        "disassemble in the CPU's current mode",
         "/5 $rip",
         argument("format_", metavar="/COUNT", nargs="?", help="how many instructions (10)", completes="register symbol"),
         _AN_ADDRESS,
     ),
     _part(
         "symbols",
-        "say where the kernel's symbols are now, by name, name* or address",
+        "show where the kernel's symbols are now, by name, name* or address",
         "pvh_start*",
-        argument(
-            "name", metavar="NAME", nargs="?", help="a symbol, the beginning of one with *, or an address", completes="symbol"
-        ),
+        argument("name", metavar="NAME", nargs="?", help="a symbol, a prefix with *, or an address", completes="symbol"),
     ),
     _part("notes", "list the kernel's ELF notes", ""),
     Command(
         "diff",
-        "compare what two machines were handed: the exit code says whether it is the same where it matters",
+        "compare two hand-offs; the exit code says whether they are the same where it matters",
         "pvhdbg diff good.pvhsnap vmlinux --machine q35",
         "pvhdbg.commands.comparing:diff",
         (
             argument("a", metavar="A", help="a kernel file, a gdbstub or a snapshot, as for check"),
-            argument("b", metavar="B", help="another; options that only a kernel or a gdbstub takes go to the side that is one"),
+            argument("b", metavar="B", help="the same; an option for kernels or gdbstubs only applies to the side that is one"),
             *_QEMU,
             *_JUDGE,
             *_WALK,
@@ -589,7 +595,7 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(
         "expect",
-        "write a first file for check --expect from what a snapshot holds",
+        "write a first file for check --expect from a snapshot",
         "pvhdbg expect --from boot.pvhsnap -o boot.toml",
         "pvhdbg.commands.expecting:expect",
         (
@@ -604,7 +610,7 @@ COMMANDS: tuple[Command, ...] = (
         "pvhdbg gdb vmlinux :1234 -- -ex 'pvh run-to-entry'",
         "pvhdbg.commands.gdb:gdb",
         (
-            argument("kernel", metavar="KERNEL", nargs="?", help="the kernel that the machine was given"),
+            argument("kernel", metavar="KERNEL", nargs="?", help="the kernel file that the machine boots"),
             argument("target", metavar="TARGET", nargs="?", help="a gdbstub: :1234, host:1234, unix:PATH, a socket path"),
         ),
         formats=("text",),
@@ -613,7 +619,7 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(
         "gdb-path",
-        "print the file that makes GDB know pvh: source it",
+        "print the path of the script that adds the command pvh to GDB",
         "pvhdbg gdb-path",
         "pvhdbg.commands.gdb:gdb_path",
         formats=("text",),
@@ -631,7 +637,7 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(
         "explain",
-        "explain a rule: its clause, why it matters, who is known to violate it",
+        "explain a rule: its clause, why it matters, which VMMs are known to violate it",
         "pvhdbg explain PVH-TR-LIMIT",
         "pvhdbg.commands.rules:explain",
         (argument("id", metavar="ID", help="the rule's id", completes="rule"),),
@@ -645,7 +651,7 @@ LIVE: tuple[Command, ...] = (
     *(command for command in COMMANDS if command.live),
     Command(
         "milestones",
-        "follow the CPU from here, and name each step of the boot on the way: to long mode, to start_kernel",
+        "trace the CPU from here, and name each step of the boot: to long mode, to start_kernel",
         "",
         f"{_TRACE_ACTIONS}:milestones_from_here",
         (
@@ -660,7 +666,7 @@ LIVE: tuple[Command, ...] = (
     ),
     Command(
         "help",
-        "list the commands, or tell more about one",
+        "list the commands, or describe one",
         "",
         "pvhdbg.commands.live:help",
         (argument("command", metavar="COMMAND", nargs="*", help="the command", completes="command"),),
@@ -670,7 +676,7 @@ LIVE: tuple[Command, ...] = (
     ),
     Command(
         "apropos",
-        "list the commands and the rules that speak of a word",
+        "list the commands and the rules that mention a word",
         "",
         "pvhdbg.commands.live:apropos",
         (argument("word", metavar="WORD", help="the word"),),

@@ -1,4 +1,4 @@
-"""A limit of time for what reads strangers' bytes with somebody else's parser."""
+"""A time limit for reading untrusted files with a third-party parser."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pvhdbg.errors import BadInput
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raises BadInput inside when they are over. Without effect outside the main thread, or where SIGALRM has another use."""
+    """Raises BadInput inside after `seconds`. Without effect outside the main thread, or where SIGALRM has another handler."""
     free = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
     if not free:
         yield
@@ -21,7 +21,7 @@ def time_limit(seconds: float) -> Iterator[None]:
 
     def over(_signal: int, _frame: object) -> NoReturn:
         raise BadInput(
-            f"the debug info is not read to its end in {seconds:g} seconds",
+            f"reading the debug info timed out after {seconds:g} s",
             "it may be damaged: strip it, or build the kernel again",
         )
 

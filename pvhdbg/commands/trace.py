@@ -52,7 +52,7 @@ class MilestonesOptions(NamedTuple):
 
 @takes(TraceCommandOptions)
 def trace(options: TraceCommandOptions, context: Context) -> Answer:
-    """`trace`: follow the CPU from the entry, or where a session's machine stands; or show a saved trace."""
+    """`trace`: follow the CPU from the entry, or from a session's current state; or show a saved trace."""
     if context.session is None and is_saved(options.about.subject):
         return Answer(show(options.about.subject, options.trace))
     return _trace(options.about, options.trace, context)
@@ -60,7 +60,7 @@ def trace(options: TraceCommandOptions, context: Context) -> Answer:
 
 @takes(MilestonesOptions)
 def milestones_from_here(options: MilestonesOptions, context: Context) -> Answer:
-    """`milestones`, in a session: `trace` for the milestones alone."""
+    """`milestones`, in a session: `trace` for the milestones only."""
     wanted = TraceOptions(
         until=options.until, milestone=options.milestone, engine=options.engine, seconds=options.seconds, what="milestones"
     )
@@ -80,7 +80,7 @@ def _trace(about: SubjectOptions, options: TraceOptions, context: Context) -> An
 
 
 def _refuse_nonsense(options: TraceOptions) -> None:
-    """Raises BadInput for what cannot be meant: before a machine is started."""
+    """Raises BadInput for options that do not fit together, before a machine is started."""
     for option, text in (*(("--milestone", one) for one in options.milestone), ("--until", options.until or "")):
         pattern_of(text, option)
     if options.vcpu is not None and not 0 <= options.vcpu < MOST_CPUS:
@@ -117,10 +117,10 @@ def _traced(options: TraceOptions, machine: TracedMachine, write: Callable[[str]
 
 
 def _doubts(options: TraceOptions, machine: TracedMachine, engine: str, result: TraceResult, shows: bool) -> list[str]:
-    """Sentences about what a reader of the result has to know."""
+    """Notes that a reader of the result needs."""
     found = [NO_DISASSEMBLER] if shows and not available() else []
     if machine.live and engine == "log" and result.end.why in (EndReason.COUNT, EndReason.ENOUGH):
-        found.append("the log is read while the guest runs: it ran on a little, to where it stands now")
+        found.append("the log is read while the guest runs: the guest ran on a little, to its current place")
     met = {one.name for one in result.milestones}
     return [*found, *(f"{safe(text)} was not reached" for text in options.milestone if text not in met)]
 
@@ -143,29 +143,35 @@ def milestones(about: SubjectOptions, options: TraceOptions, progress: Progress)
 
 
 def _scope(options: TraceOptions, machine: TracedMachine) -> Scope:
-    """What `--from` and `--filter` leave. A place to begin at is run to at full speed. Raises BadInput, EntryNotReached, GuestDied."""
+    """The scope of `--from` and `--filter`. The machine runs to the first place at full speed.
+
+    Raises BadInput, EntryNotReached, GuestDied.
+    """
     inside = code_of(options.filter, machine.names) if options.filter else None
     if options.what in ("milestones", "calls") and options.filter:
-        raise BadInput(f"--filter does not go with --what {options.what}", "use --what pc or --what state")
+        raise BadInput(f"--filter cannot be combined with --what {options.what}", "use --what pc or --what state")
     start = goal_of(options.start, machine.names, "--from")
     if start.serial is not None:
         raise BadInput(
-            f"--from {start.text} is not a place to begin at", "begin at a place, in a mode, or after a number of instructions"
+            f"--from {start.text} is not a place to begin at",
+            "begin at a symbol or address, in a mode, or after a number of instructions",
         )
     if start.addresses:
         run_until(machine.target, start.addresses, options.limit, progress=machine.progress)
         return Scope(inside=inside)
     if start.text and options.what in ("milestones", "calls"):
-        raise BadInput(f"--from {start.text} does not go with --what {options.what}", "give a place, or use --what pc")
+        raise BadInput(
+            f"--from {start.text} cannot be combined with --what {options.what}", "give a symbol or an address, or use --what pc"
+        )
     return Scope(start.count or 0, start.modes, inside)
 
 
 def _with_next(answer: Answer, session: Session) -> Answer:
-    """The answer with the instruction behind it that the session's machine stands at now."""
+    """The answer, followed by the instruction at the current pc of the session's machine."""
     try:
         line = "".join(f"{line}\n" for line in instruction(session))
     except PvhdbgError:
-        return answer  # the machine ended: that is what the answer says
+        return answer  # the machine ended: the answer says so
     shown = answer.text
 
     def text(style: Style) -> str:

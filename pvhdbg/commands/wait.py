@@ -1,4 +1,4 @@
-"""`pvhdbg wait`, and `--until` of `check`: let the machine run on from its entry, to a goal or to its explained death."""
+"""`pvhdbg wait`, and `--until` of `check`: run the machine on from its entry, to a goal or to its death, which is explained."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from pvhdbg.report.document import Report
     from pvhdbg.report.style import Style
 
-REACHED = "UNTIL"  # the id of the check that --until adds
+REACHED = "UNTIL"  # the id of the check for --until
 _SHOWN = 5  # lines of the serial port
 _SERIAL = 1000
 
 
 @dataclass(frozen=True)
 class Waited:
-    """What became of a wait: `end` is None when the goal was reached. `place` is where the machine was then."""
+    """The result of a wait: `end` is None when the goal was reached. `place` is where the machine was then."""
 
     goal: str
     seconds: float
@@ -51,12 +51,12 @@ class Waited:
 
     @property
     def died(self) -> bool:
-        """Whether the guest died before."""
+        """Whether the guest died first."""
         return self.end is not None and self.end.died
 
 
 def run_on(about: SubjectOptions, wait: WaitOptions, progress: Progress) -> tuple[Observed, Waited]:
-    """As `subject.observe`, with the machine run on to `--until` afterwards. Raises PvhdbgError."""
+    """As `subject.observe`; then the machine runs on to `--until`. Raises PvhdbgError."""
     limit = time_limit(wait.seconds)
     with at_entry(about, progress, patience=wait.seconds) as machine:
         waited = _waited(str(wait.until), machine, limit)
@@ -83,7 +83,7 @@ def with_goal(report: Report, waited: Waited) -> Report:
 
 
 def verdict(waited: Waited) -> Verdict:
-    """The check that `--until` is: passed when the goal was reached, failed when the guest died or the time was up."""
+    """The check for `--until`: passed when the goal was reached, failed when the guest died or the time was up."""
     goal = printable(waited.goal)
     document = Document("the command line", "docs/ci.md", "the user's own")
     rule = Rule(REACHED, f"the guest reaches {goal}", Clause(document, f"--until {goal}", ""), Severity.MUST, frozenset(REVISIONS),
@@ -103,7 +103,7 @@ class WaitCommandOptions(NamedTuple):
 
 @takes(WaitCommandOptions)
 def wait(options: WaitCommandOptions, context: Context) -> Answer:
-    """`wait`: the exit code says what came first: 0 the goal, 1 the guest's death, 3 the end of the time."""
+    """`wait`: the exit code says what came first: 0 the goal, 1 the guest's death, 3 the time limit."""
     _, waited = run_on(options.about, options.wait, context.progress)
     code = 0 if waited.end is None else VIOLATED if waited.end.died else NOT_REACHED
     return Answer(lambda style: _text(waited, style), lambda: written(_document(waited)), code)
@@ -123,7 +123,7 @@ def _text(waited: Waited, style: Style) -> str:
         if waited.serial:
             lines += [
                 "",
-                style("head", "The serial port's last words"),
+                style("head", "Last lines of the serial port"),
                 *(f"  {printable(one)}" for one in waited.serial[-_SHOWN:]),
             ]
     lines += [style("warn", f"note: {printable(one)}") for one in waited.warnings]

@@ -1,4 +1,4 @@
-"""`pvhdbg why`: boot, watch for the death, explain it."""
+"""`pvhdbg why`: boot, wait for the guest's death, and explain it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class WhyOptions(NamedTuple):
 
 @takes(WhyOptions)
 def why(options: WhyOptions, context: Context) -> Answer:
-    """`why`: the answer holds the verdict and what it rests on; exit code 3 when nothing died."""
+    """`why`: the answer holds the verdict and its evidence; exit code 3 when nothing died."""
     limit = time_limit(options.seconds)
     if context.session is not None:
         return _answer(on_session(context.session, "why", lambda machine: diagnosed(machine, limit), context.progress))

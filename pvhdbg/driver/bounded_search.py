@@ -1,6 +1,6 @@
-"""A user's regular expression on a guest's words, in bounded time: some expressions take years on a line that was made for that.
+"""Match a user's regular expression against a guest's output in bounded time: catastrophic backtracking can take years on one line.
 
-Python's `re` looks for signals while it matches, so a timer ends it. That works in the main thread, where commands run.
+Python's `re` checks for signals while it matches, so a timer ends it. That works in the main thread, where commands run.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ PATIENCE = 0.25  # seconds for one search; a line takes microseconds
 
 
 class TooSlow(Exception):
-    """The expression did not get done in PATIENCE."""
+    """The match took longer than PATIENCE."""
 
 
 def search(wanted: re.Pattern[str], text: str) -> bool:
@@ -27,7 +27,7 @@ def search(wanted: re.Pattern[str], text: str) -> bool:
 
 @contextmanager
 def bounded(seconds: float) -> Iterator[None]:
-    """Raises TooSlow inside when that is over. Without effect outside the main thread."""
+    """Raises TooSlow inside after PATIENCE. Without effect outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -47,5 +47,5 @@ def bounded(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-        if left:  # what somebody else waits for is not put off, however often it is searched
+        if left:  # an outer timer keeps its deadline, however often we search
             signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - begun), 1e-6), again)

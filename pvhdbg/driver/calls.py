@@ -1,4 +1,4 @@
-"""`pvhdbg trace --what calls`: every function that a boot comes to, in order, at nearly full speed."""
+"""`pvhdbg trace --what calls`: every function that a boot reaches, in order, at nearly full speed."""
 
 from __future__ import annotations
 
@@ -26,19 +26,20 @@ from pvhdbg.tracing.trace_file import Ending, encode
 def calls(
     options: TraceOptions, machine: TracedMachine, goal: TraceGoal, write: Callable[[str], None] | None
 ) -> tuple[Callable[[Style], str], bool]:
-    """Follow the machine to the goal; the functions are written as they are found. Returns the text, and whether the goal was missed."""
+    """Trace the machine to the goal; functions are written as they are found. Returns the text, and whether the goal was missed."""
     if goal.serial is not None:
-        raise BadInput("--what calls does not look at the serial port", "give a symbol, an address, or a number of blocks")
+        raise BadInput("--what calls does not watch the serial port", "give a symbol, an address, or a number of blocks")
     if goal.modes:
         raise BadInput("--what calls does not see modes", "give a symbol, an address, or a number of blocks")
     if options.engine not in ("auto", "first"):
-        raise BadInput(f"--engine {options.engine} does not go with --what calls", "leave it out")
+        raise BadInput(f"--engine {options.engine} cannot be combined with --what calls", "leave it out")
     if options.vcpu:
         raise BadInput(
-            "--vcpu does not go with --what calls: QEMU does not say which CPU came to a block", "use --what pc or --what state"
+            "--vcpu cannot be combined with --what calls: QEMU does not report which CPU runs a block",
+            "use --what pc or --what state",
         )
     if options.milestone:
-        raise BadInput("--milestone does not go with --what calls", "use another --what, or --until to end there")
+        raise BadInput("--milestone cannot be combined with --what calls", "use another --what, or --until to end there")
     engine = BlockCoverageEngine(machine.target)
     functions = Functions(machine.names)
     reached: deque[Reached] = deque(maxlen=options.tail)
@@ -48,7 +49,7 @@ def calls(
     count, go = 0, goes_on(options)
     resets: deque[Reset] = deque(maxlen=RESETS)
     boots: deque[Milestone] = deque(maxlen=RESETS)
-    boot, entry = 1, None  # where the next boot begins, behind a reset
+    boot, entry = 1, None  # where the next boot begins, after a reset
     with machine.interruptible(engine), watched(machine, go) as ended:
         for found in blocks_through_resets(engine, Bounds(goal.addresses, goal.count, options.limit), go=go, ended=ended):
             if isinstance(found, Reset):
@@ -81,7 +82,7 @@ def calls(
         text = "" if write is not None else trace_text.functions(reached, style)
         notes = [style("warn", f"note: {warning}") for warning in (*machine.warnings, *engine.warnings)]
         told = [(one.seq, style("bad", f"the guest reset the machine: {trace_text.reset(one, names, 'block')}")) for one in resets]
-        told += [(one.seq, style("note", f"{one.detail} came to its entry at block {one.seq:,}")) for one in boots]
+        told += [(one.seq, style("note", f"{one.detail} reached its entry at block {one.seq:,}")) for one in boots]
         notes += [line for _, line in sorted(told, key=lambda pair: pair[0])]
         last = f"{count:,} functions, {functions.blocks:,} blocks in {took:.2f} s (engine first); ended: {engine.end.words}"
         return text + "\n".join([*notes, last]) + "\n"

@@ -1,4 +1,4 @@
-"""Watch a machine for its guest's death, and explain it."""
+"""Wait for a guest's death, and explain it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pvhdbg.tracing.death import Death, DeathKind
 from pvhdbg.tracing.engines.death_watch import DeathWatch
 from pvhdbg.tracing.explain import Explanation, explain
 
-_SERIAL = 100  # lines of the serial port that are looked at
-_FINAL = {  # deaths that leave nothing to run
+_SERIAL = 100  # lines of the serial port that are searched
+_FINAL = {  # deaths after which the machine cannot run on
     DeathKind.TRIPLE_FAULT: "the guest triple-faulted",
     DeathKind.SHUTDOWN: "the guest shut down",
     DeathKind.HALTED: "the CPU halted with interrupts off",
@@ -24,7 +24,7 @@ _FINAL = {  # deaths that leave nothing to run
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """How a guest died and why. `names` gives symbols to addresses on the way; `serial` are the serial port's last lines."""
+    """How a guest died and why. `names` gives symbols for its addresses; `serial` are the serial port's last lines."""
 
     death: Death
     explanation: Explanation
@@ -34,7 +34,7 @@ class Diagnosis:
 
     @property
     def died(self) -> bool:
-        """Whether it did."""
+        """Whether the guest died."""
         return self.death.kind is not DeathKind.ALIVE
 
     def __repr__(self) -> str:
@@ -42,7 +42,7 @@ class Diagnosis:
 
 
 def diagnosed(machine: TracedMachine, limit: float) -> Diagnosis:
-    """Let the machine run to its guest's death, for `limit` seconds at most. Raises TargetError."""
+    """Run the machine to its guest's death, for `limit` seconds at most. Raises TargetError."""
     around = surroundings(machine.boot, machine.image, machine.target.read_memory, machine.names)
     qemu = machine.qemu
     watch = DeathWatch(

@@ -1,4 +1,4 @@
-"""Which engine traces a machine, and what it is told to look for."""
+"""Choose the engine that traces a machine, and the milestones that it looks for."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from pvhdbg.tracing.engines.recorded import RecorderEngine
 from pvhdbg.tracing.milestones import SYMBOLS
 from pvhdbg.tracing.mode_words import MODES
 
-FEW = 2000  # instructions that are stepped in half a second
+FEW = 2000  # instructions that single-stepping does in half a second
 KVM_SLOTS = 4  # hardware breakpoints: the debug registers of the CPU
 
 
 def choose_engine(options: TraceOptions, machine: TracedMachine, *, states: bool, count: int | None = None) -> Engine:
-    """The engine that was asked for; `auto` takes the log where QEMU has one for this machine.
+    """The requested engine; `auto` takes the log where QEMU has one for this machine.
 
-    In a session it steps a small `count` of instructions: behind a log the guest runs on a little, and who goes on from there
-    wants to stand where the trace ends.
+    In a session it steps a small `count` of instructions: with the log the guest runs on a little, but a session must continue
+    exactly where the trace ends.
     """
     wanted = options.engine
     if wanted == "auto" and machine.live and count is not None and count <= FEW and not options.vcpu:
@@ -46,7 +46,7 @@ def choose_engine(options: TraceOptions, machine: TracedMachine, *, states: bool
     if wanted == "breakpoints":
         from pvhdbg.tracing.engines.breakpoints import MOST, BreakpointEngine
 
-        machine.warnings.append("the engine breakpoints sees the instructions that it stops at: the numbers count those stops")
+        machine.warnings.append("the engine breakpoints sees only the instructions that it stops at: the numbers count stops")
         kvm = machine.boot.snapshot.vmm.accelerator == "kvm"
         places, slots = _by_address_sets(options, machine.names), KVM_SLOTS if kvm else MOST
         entry = machine.boot_entry
@@ -58,7 +58,7 @@ def choose_engine(options: TraceOptions, machine: TracedMachine, *, states: bool
             few=kvm,
         )
     if wanted == "first":
-        raise BadInput("--engine first shows functions, not instructions", "use it with --what calls")
+        raise BadInput("--engine first shows functions, not instructions", "use --what calls")
     if wanted == "step":
         from pvhdbg.tracing.engines.step import StepEngine
 
@@ -85,9 +85,9 @@ def _steps(machine: TracedMachine) -> bool:
 
 
 def _no_log(machine: TracedMachine) -> str | None:
-    """Why QEMU's log cannot be had of this machine; None where it can."""
+    """Why QEMU's log is not available for this machine; None where it is."""
     if not machine.target.capabilities.monitor:
-        return "the stub has no monitor, so there is no log"
+        return "the stub has no monitor, which switches the log on"
     if machine.boot.snapshot.vmm.accelerator == "kvm":
         return "QEMU does not log what KVM executes"
     if machine.qemu is not None:
@@ -101,14 +101,14 @@ def _no_log(machine: TracedMachine) -> str | None:
     except TargetLost:
         raise
     except TargetError as error:
-        return f"QEMU's log cannot be had: {error.what}"
+        return f"QEMU's log is not available: {error.what}"
     if attempt.interrupted:
         raise KeyboardInterrupt
     return None
 
 
 class _Attempt:
-    """Something short that is not to be torn by Ctrl-C."""
+    """Do something short that Ctrl-C must not interrupt."""
 
     interrupted = False
 
@@ -117,7 +117,7 @@ class _Attempt:
 
 
 def _by_address_sets(options: TraceOptions, names: Names) -> list[tuple[int, ...]]:
-    """The milestones whose addresses are known, in the order of most boots, each with all of them."""
+    """The milestones whose addresses are known, in the order of most boots, each with all its addresses."""
     by_name: dict[str, list[int]] = {}
     for address, name in {**names.found(SYMBOLS), **own_milestones(options, names)}.items():
         by_name.setdefault(name, []).append(address)
@@ -126,7 +126,7 @@ def _by_address_sets(options: TraceOptions, names: Names) -> list[tuple[int, ...
 
 
 def own_milestones(options: TraceOptions, names: Names) -> dict[int, str]:
-    """The user's own milestones by address. Raises BadInput for one that is no number and no symbol."""
+    """The user's own milestones by address. Raises BadInput for one that is neither a number nor a symbol."""
     found: dict[int, str] = {}
     for text in options.milestone:
         if pattern_of(text, "--milestone") is None:
@@ -135,8 +135,8 @@ def own_milestones(options: TraceOptions, names: Names) -> dict[int, str]:
 
 
 def marks_of(options: TraceOptions) -> tuple[str, ...] | None:
-    """The user's own milestones in code, where a trace can be left to the recorder: one for milestones alone, of the first CPU, to a place
-    or to words, over no reset. None for another, and for one that is saved: that holds faults with their exact numbers.
+    """The user's own milestones in code, where the recorder can do the trace: for milestones only, of the first CPU, to an address
+    or a line of text, without resets. None for another trace, and for a saved one: that holds faults with their exact numbers.
     """
     goal = options.until or ""
     counts = goal.isdigit() or goal.startswith(PREFIX) or goal in MODES

@@ -1,4 +1,4 @@
-"""One run of an engine over a machine, to a goal: what it meets goes to the result, and to a sink."""
+"""One run of an engine over a machine, to a goal: its events go to the result, and to a sink."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from pvhdbg.tracing.event import Batch, EndReason
 from pvhdbg.tracing.milestones import SYMBOLS, Finder, Milestone
 from pvhdbg.tracing.mode_words import first_in
 
-_RATE_EVERY = 0.5  # seconds between two looks at the rate
-_ENTERED = ("entry", "64-bit", "higher half")  # no milestones of a trace that begins behind them
+_RATE_EVERY = 0.5  # seconds between two measurements of the rate
+_ENTERED = ("entry", "64-bit", "higher half")  # not milestones of a trace that begins after them
 
 
 def event_count(options: TraceOptions, goal: TraceGoal, scope: Scope) -> int | None:
@@ -34,7 +34,7 @@ def _is_endless(options: TraceOptions, goal: TraceGoal) -> bool:
 
 
 class TraceRun:
-    """`run` it once. `result` and `machine.ended` are whole afterwards."""
+    """`run` it once. `result` and `machine.ended` are complete afterwards."""
 
     def __init__(
         self,
@@ -60,12 +60,12 @@ class TraceRun:
             self._scope.most = SHOWN
         self._bounds = Bounds(goal.addresses, count, options.limit)
         self._may_hurry = _may_hurry(options, engine, goal)
-        self._hurried = False  # the engine was told to stop, because nothing is left that is worth counting to
+        self._hurried = False  # the engine was stopped, because no remaining milestone needs a count
         self._reached = False  # the goal, as far as the engine does not see it by itself
         self._rate = _Rate(machine)
 
     def run(self) -> None:
-        """Let the machine run to the goal, and a little further where only milestones are left. Raises TargetError."""
+        """Run the machine to the goal, and a little further where only milestones are left. Raises TargetError."""
         began = time.monotonic()
         with self._machine.interruptible(self._engine):
             for batch in self._engine.batches(self._bounds):
@@ -86,7 +86,7 @@ class TraceRun:
         self._machine.ended = self._result.end.words if self._result.end.final else None
 
     def _take(self, batch: Batch) -> None:
-        """What a batch holds, up to the first instruction in a mode that is the goal."""
+        """The events of a batch, up to the first instruction in a mode that is the goal."""
         first = first_in(batch.modes, self._goal.modes)
         if first is not None:
             batch, self._reached = batch.cut(first + 1), True
@@ -110,25 +110,25 @@ class TraceRun:
     def _hurry(self) -> None:
         if self._may_hurry and not self._hurried and self._finder.settled and self._serial.complete:
             self._hurried = True
-            self._engine.stop()  # what the guest ran meanwhile is in the log, and comes yet
+            self._engine.stop()  # the instructions that the guest ran meanwhile are in the log, and still follow
 
     def _is_over(self) -> bool:
         if self._reached or self._scope.full:
             return True
-        # The log counts every instruction, so what comes late in a boot is not waited for.
+        # The log counts every instruction, which takes too long for the late milestones of a boot.
         done = self._finder.complete if self._engine.name != "recorder" else self._finder.settled and not self._finder.left
         all_seen = done and self._serial.complete
         return self._what == "milestones" and not self._may_hurry and not self._goal.text and all_seen
 
     def _run_on(self, began: float) -> TraceEnd:
-        """The rest of the way at full speed."""
+        """Run to the remaining places at full speed."""
         if not self._finder.left and not self._goal.addresses:
             return TraceEnd(EndReason.ENOUGH)
         seconds = max(self._bounds.seconds - (time.monotonic() - began), 0.001)
         return run_on(self._machine, self._goal, self._finder.left, seconds, self._result, self._sink)
 
     def _arrive(self, counted: bool) -> None:
-        """A milestone at which the machine stands, and whose instruction has not begun."""
+        """The milestone at the machine's current pc, whose instruction has not begun."""
         end = self._result.end
         name = self._finder.left.get(end.pc) if end.why is EndReason.ADDRESS and end.pc is not None else None
         if name is not None and end.pc is not None:
@@ -136,13 +136,13 @@ class TraceRun:
 
 
 def _may_hurry(options: TraceOptions, engine: Engine, goal: TraceGoal) -> bool:
-    """Whether the last places are run to at full speed: counting every instruction to them takes minutes, and nobody asked for it."""
+    """Whether to run to the last places at full speed: counting every instruction to them takes minutes, and was not requested."""
     counts = goal.modes or goal.count is not None or goal.serial is not None
     return options.what == "milestones" and options.engine == "auto" and engine.name == "log" and not counts
 
 
 class _Rate:
-    """Tells now and then how fast it goes."""
+    """Reports the rate now and then."""
 
     def __init__(self, machine: TracedMachine) -> None:
         self._machine = machine

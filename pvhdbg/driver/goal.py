@@ -1,4 +1,4 @@
-"""What a trace is to come to, in the words of a user: a place, a mode, a number of instructions, a line on the serial port."""
+"""The goal of a trace as the user gave it: an address, a mode, a number of instructions, a line on the serial port."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pvhdbg.tracing.mode_words import MODES
 
 @dataclass(frozen=True)
 class TraceGoal:
-    """Where a trace ends: at addresses, in a mode, after a number of instructions, or when words were written to the serial port."""
+    """Where a trace ends: at addresses, in a mode, after a number of instructions, or at a line on the serial port."""
 
     addresses: tuple[int, ...] = ()
     modes: frozenset[Mode] = frozenset()
@@ -23,7 +23,7 @@ class TraceGoal:
 
 
 def goal_of(text: str | None, names: Names, option: str = "--until") -> TraceGoal:
-    """What `--until` (or `--from`) means: a number of instructions, 0xADDRESS, a mode's name, or a symbol. Raises BadInput."""
+    """Parse `--until` (or `--from`): a number of instructions, 0xADDRESS, a mode's name, or a symbol. Raises BadInput."""
     if text is None:
         return TraceGoal()
     if text.isdecimal() and text.isascii():

@@ -1,7 +1,7 @@
-"""The end of a trace for milestones: from place to place at full speed, where nothing is left that is worth counting to.
+"""The end of a trace for milestones: run from place to place at full speed, where the remaining milestones need no count.
 
-Linux needs a few thousand instructions from its entry to start_kernel, and tens of millions from there to rest_init. QEMU's log makes
-a fifth of a million a second.
+Linux needs a few thousand instructions from its entry to start_kernel, and tens of millions from there to rest_init. QEMU's log
+reaches about 200 000 a second.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from pvhdbg.tracing.milestones import Milestone
 def run_on(
     machine: TracedMachine, goal: TraceGoal, left: Mapping[int, str], seconds: float, result: TraceResult, sink: Sink
 ) -> TraceEnd:
-    """Reach the places that are `left`, and to the goal. Milestones go to `result` and `sink`. Raises TargetError."""
+    """Run to the places that are `left`, and to the goal. Milestones go to `result` and `sink`. Raises TargetError."""
     waiting = dict(left)
     places = [tuple(address for address, name in waiting.items() if name == one) for one in dict.fromkeys(waiting.values())]
     engine = BreakpointEngine(machine.target, places, walk=False)
     result.warnings.append(
-        f"behind {result.events:,} instructions at full speed, where they are not counted (--engine log counts on)"
+        f"after {result.events:,} instructions at full speed, where they are not counted (--engine log counts them)"
     )
     with machine.interruptible(engine):
         for batch in engine.batches(Bounds(goal.addresses, None, seconds)):

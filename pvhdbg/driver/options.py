@@ -1,4 +1,4 @@
-"""What a user can say about a trace: where it begins and ends, what it shows, and how the machine is observed."""
+"""The user's options for a trace: where it begins and ends, what it shows, and how the machine is observed."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class TraceOptions(NamedTuple):
 
 
 def time_limit(seconds: float | None) -> float:
-    """What `--for` means, in seconds: 60 without one. Raises BadInput."""
+    """`--for` in seconds, 60 by default. Raises BadInput."""
     wanted = _SECONDS if seconds is None else seconds
     if not 0 < wanted < 1e6:
-        raise BadInput(f"--for {wanted:g} is not a time", "give a number of seconds greater than 0")
+        raise BadInput(f"--for {wanted:g} is not a duration", "give a number of seconds greater than 0")
     return wanted

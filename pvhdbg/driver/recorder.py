@@ -1,4 +1,4 @@
-"""The flight recorder for a QEMU that is started here: whether it can be had, and what it is told."""
+"""The flight recorder for a QEMU that is started here: whether it is available, and its configuration."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from pvhdbg.vmm.options import RecorderOptions
 def recorder_for(
     options: SubjectOptions, image: KernelImage, marks: Sequence[str], warnings: list[str], progress: Progress
 ) -> RecorderOptions | None:
-    """What the recorder is told for a boot of `image`; None where it is not wanted, or cannot be had: then `warnings` says why.
+    """The recorder's options for a boot of `image`; None where it is not wanted, or not available: then `warnings` says why.
 
-    `marks` are symbols and 0xADDRESSes; Linux's own milestones come besides. Raises BadInput for a mark that is neither.
+    `marks` are symbols and 0xADDRESSes; Linux's own milestones are added. Raises BadInput for a mark that is neither.
     """
     launch = options.launch
     entry = image.kernel().entry

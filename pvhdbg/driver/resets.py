@@ -1,4 +1,4 @@
-"""`--on-reset`: what a trace does where the guest resets its machine, and what QEMU has to be told for that."""
+"""`--on-reset`: what a trace does when the guest resets its machine, and the setting of QEMU that it needs."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from pvhdbg.tracing.engines.engine import Engine
 from pvhdbg.tracing.engines.resets import Ended, ThroughResets
 from pvhdbg.vmm.options import option_names
 
-STEPS_OVER = "step"  # QEMU lets a step go on over a reset that -no-reboot forbids: there the machine has to be reset indeed
+STEPS_OVER = "step"  # QEMU single-steps over a reset that -no-reboot forbids: there QEMU must really reset the machine
 
 
 def through_resets(
     options: TraceOptions, machine: TracedMachine, name: str, make: Callable[[int], Engine], *, few: bool = False
 ) -> ThroughResets:
-    """The engine of that name as `make` makes it, with `--on-reset`. `few` says that it has no breakpoint to tell a reset by. Raises BadInput."""
+    """The engine of that name, made by `make`, with `--on-reset`. `few`: no breakpoint is left to detect a reset. Raises BadInput."""
     go = goes_on(options)
     if few and go:
         raise BadInput("--on-reset go needs a breakpoint at the reset vector, and KVM's four are taken", "trace with --engine step")
     if few and machine.qemu is None:
-        machine.warnings.append("a reset would not be seen: KVM's four breakpoints are taken")
+        machine.warnings.append("a reset would not be noticed: KVM's four breakpoints are taken")
     if machine.qemu is None and name == STEPS_OVER and "no-reboot" in _options(machine):
         machine.warnings.append("this QEMU runs with -no-reboot: a step does not show that the guest resets the machine")
 
@@ -31,17 +31,17 @@ def through_resets(
 
 
 def goes_on(options: TraceOptions) -> bool:
-    """Whether a reset is gone through."""
+    """Whether the trace continues through a reset."""
     return options.on_reset == "go"
 
 
 @contextmanager
 def watched(machine: TracedMachine, reboots: bool) -> Iterator[Ended]:
-    """QEMU's own word for how the guest ended. A QEMU that is started here does not reboot; with `reboots` it does meanwhile."""
+    """How the guest ended, as QEMU reports it. A QEMU that is started here does not reboot; with `reboots` it does meanwhile."""
     try:
         qmp = None if machine.qemu is None else machine.qemu.qmp()
     except TargetError:
-        qmp = None  # somebody else speaks with it
+        qmp = None  # another client is connected
     if qmp is None:
         yield str
         return
@@ -57,6 +57,6 @@ def watched(machine: TracedMachine, reboots: bool) -> Iterator[Ended]:
 
 
 def _options(machine: TracedMachine) -> frozenset[str]:
-    """The options of a QEMU that somebody else started, as far as they can be seen."""
+    """The options of a QEMU that was not started here, as far as they can be read."""
     command = machine.boot.snapshot.vmm.command or machine.target.peer_command()
     return option_names(command)

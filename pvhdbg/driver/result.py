@@ -1,4 +1,4 @@
-"""What is kept of a trace for showing it, and how it is shown."""
+"""The part of a trace that is kept for display, and its text."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from pvhdbg.tracing.event import EndReason, Event, Fault, Reset
 from pvhdbg.tracing.milestones import Milestone
 from pvhdbg.tracing.trace_file import Encoder, Head, Load
 
-NO_DISASSEMBLER = "there is no disassembler in this Python (iced-x86): instructions are shown as their bytes"
-SHOWN = 200  # events that are shown when nothing says how many
-RESETS = 1000  # that are kept for showing them
+NO_DISASSEMBLER = "this Python has no disassembler (iced-x86): instructions are shown as bytes"
+SHOWN = 200  # events that are shown by default
+RESETS = 1000  # that are kept for display
 
 
 class Named(Protocol):
@@ -30,7 +30,7 @@ class Named(Protocol):
 
 @dataclass
 class TraceResult:
-    """What is kept of a trace for showing it."""
+    """The part of a trace that is kept for display."""
 
     head: Head
     names: Callable[[int], str | None]

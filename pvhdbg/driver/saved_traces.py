@@ -1,4 +1,4 @@
-"""Saved traces: read, and shown as the trace itself was."""
+"""Saved traces: read, and shown like a live trace."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def is_saved(path: str) -> bool:
 
 
 def show(path: str, options: TraceOptions) -> Callable[[Style], str]:
-    """A saved trace as text: what it holds, by the same options. Raises BadInput."""
+    """A saved trace as text, by the same options. Raises BadInput."""
     if options != TraceOptions(what=options.what, tail=options.tail, on_reset=options.on_reset):
-        raise BadInput(f"{path} is a saved trace, which is only shown", "leave out all but --what and --tail")
+        raise BadInput(f"{path} is a saved trace, which is only shown", "leave out all options except --what and --tail")
     names: dict[int, str] = {}
     result = TraceResult(Head("?", "?"), names.get, last=deque(maxlen=options.tail or SHOWN), end=TraceEnd(EndReason.CUT))
     reached: deque[Reached] = deque(maxlen=options.tail)

@@ -1,4 +1,4 @@
-"""Which part of a trace is kept: `--from` says where it begins, `--filter` which code it is about."""
+"""The part of a trace that is kept: `--from` says where it begins, `--filter` selects code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _RANGE = re.compile(r"(0x[0-9a-fA-F]{1,16})-(0x[0-9a-fA-F]{1,16})")
 
 @dataclass
 class Scope:
-    """Feed it batches in order. What it leaves out is traced all the same: numbers count from where the trace began."""
+    """Feed it batches in order. Instructions that it leaves out are traced too: numbers count from the beginning of the trace."""
 
     seq: int = 0
     modes: frozenset[Mode] = frozenset()
@@ -34,7 +34,7 @@ class Scope:
 
     @property
     def full(self) -> bool:
-        """Whether it keeps no more."""
+        """Whether it keeps no further events."""
         return self.most is not None and self._kept >= self.most
 
     def rows(self, batch: Batch) -> list[Event]:
@@ -53,12 +53,12 @@ class Scope:
 
 
 def code_of(text: str, names: Names) -> Callable[[int], bool]:
-    """What `--filter` means: linear addresses 0xFROM-0xTO (the last excluded), or a function. Raises BadInput."""
+    """Parse `--filter`: linear addresses 0xFROM-0xTO (the last excluded), or a function. Raises BadInput."""
     bounds = _RANGE.fullmatch(text)
     if bounds is not None:
         low, high = int(bounds[1], 16), int(bounds[2], 16)
         if low >= high:
             raise BadInput(f"--filter {text} holds no address", "give 0xFROM-0xTO, with the smaller one first")
         return lambda pc: low <= pc < high
-    names.addresses(text)  # or it complains
+    names.addresses(text)  # raises BadInput for an unknown symbol
     return lambda pc: base(names(pc) or "") == text

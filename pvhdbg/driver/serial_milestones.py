@@ -1,7 +1,7 @@
-"""Milestones that are words on the serial port: `serial:REGEX`, of a guest whose QEMU is started here.
+"""Milestones that are lines on the serial port: `serial:REGEX`, for a guest whose QEMU is started here.
 
-What the guest writes and what the engine shows come by two ways. A line is stamped with two numbers: so many instructions at
-least, and so many at most, had begun when it was complete.
+Serial output and the engine's events arrive on two channels. So a line gets two numbers: the minimum and the maximum of
+instructions that had begun when it was complete.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from pvhdbg.vmm.qemu import QemuProcess
 from pvhdbg.vmm.serial import SerialLines
 
 PREFIX = "serial:"
-_BUDGET = 5.0  # seconds that one expression may take in all; the 100 KB of a boot take a hundredth of that
-_HELD = 2  # events that QEMU may have logged and the log's reader not handed on: one torn, one whose effect is not known yet
+_BUDGET = 5.0  # seconds for one expression in total; the 100 KB of a boot take a hundredth of that
+_HELD = 2  # events that QEMU may have logged and the log's reader still holds: one incomplete, one whose effect is not known yet
 
 
 def pattern_of(text: str, option: str) -> re.Pattern[str] | None:
@@ -33,7 +33,7 @@ def pattern_of(text: str, option: str) -> re.Pattern[str] | None:
         return None
     words = text.removeprefix(PREFIX)
     if not words:
-        raise BadInput(f"{option} {text} has no regular expression", f"write it behind the colon: {option} 'serial:login:'")
+        raise BadInput(f"{option} {text} has no regular expression", f"write it after the colon: {option} 'serial:login:'")
     try:
         return compiled(words)
     except BadPattern as error:
@@ -41,19 +41,19 @@ def pattern_of(text: str, option: str) -> re.Pattern[str] | None:
 
 
 def need_own_serial(qemu: QemuProcess | None) -> QemuProcess:
-    """The QEMU whose serial port is in hand. Raises BadInput for a machine without."""
+    """The QEMU whose serial port we read. Raises BadInput for a machine without one."""
     if qemu is None:
         raise BadInput("a milestone of the serial port needs a machine that is started here", "give the kernel, not a gdbstub")
     if "serial" in option_names(qemu.command[qemu.command.index("-S") :]):
-        raise BadInput("a milestone of the serial port needs the port, which -serial gives to somebody else", "leave out -serial")
+        raise BadInput("a milestone of the serial port needs COM1, which -serial redirects", "leave out -serial")
     return qemu
 
 
 def looked_for(options: TraceOptions, machine: TracedMachine, engine: str, until: str | None) -> SerialMilestones:
-    """What a trace with the engine of that name looks for on the serial port; `until` is its goal, if that is there. Raises BadInput."""
+    """The milestones on the serial port for a trace with the engine of that name; `until` is its goal. Raises BadInput."""
     if until is not None and engine == "breakpoints":
         raise BadInput(
-            "the engine breakpoints looks at its stops only, not at the serial port between",
+            "the engine breakpoints does not watch the serial port between its stops",
             "give --milestone, or another --engine",
         )
     wanted = {}
@@ -65,7 +65,7 @@ def looked_for(options: TraceOptions, machine: TracedMachine, engine: str, until
 
 
 class SerialMilestones:
-    """Look after each batch; `ahead` says that the machine runs on while its events are read."""
+    """Call `look` after each batch; `ahead` says that the machine runs on while its events are read."""
 
     def __init__(self, machine: TracedMachine, wanted: Mapping[str, re.Pattern[str]], *, ahead: bool) -> None:
         self._wanted = dict(wanted)
@@ -78,11 +78,11 @@ class SerialMilestones:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is looked for any more."""
+        """Whether no milestone is left."""
         return not self._wanted and not self._waiting
 
     def look(self, begun: int) -> list[Milestone]:
-        """The milestones that are complete, `begun` events having been handed over."""
+        """The milestones that are complete after `begun` events."""
         if self._lines is None or self.complete:
             return []
         done = self._stamped(begun + _HELD) if self._ahead else []
@@ -93,7 +93,7 @@ class SerialMilestones:
         return done
 
     def finish(self, begun: int) -> list[Milestone]:
-        """Those that the end of the trace completes; a line that was not ended counts now."""
+        """The milestones in the last line, which counts at the end of the trace even without a line end."""
         if self._lines is None:
             return []
         while self._wanted and (lines := self._lines.read()):
@@ -122,8 +122,8 @@ class SerialMilestones:
                     del self._wanted[name]
                     self._waiting.append(Milestone(name, self._begun, None, line))
                 elif self._spent[name] > _BUDGET:
-                    self._give_up(name, f"has taken {_BUDGET:g} s on what the guest writes")
+                    self._give_up(name, f"has taken {_BUDGET:g} s on the guest's output")
 
     def _give_up(self, name: str, why: str) -> None:
         del self._wanted[name]
-        self.warnings.append(f"{name} {why}: it is not looked for any more")
+        self.warnings.append(f"{name} {why}: pvhdbg stopped looking for it")

@@ -1,4 +1,4 @@
-"""Where a trace's events go while it runs: into a file, or into memory, which keeps the last of them for showing."""
+"""Sinks for a trace's events while it runs: a file, or memory, which keeps the last of them for display."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pvhdbg.tracing.trace_file import Ending, encode
 
 
 class Sink(Protocol):
-    """What a trace hands over as it meets it."""
+    """What a trace reports as it happens."""
 
     def events(self, batch: Batch, scope: Scope) -> None:
-        """The instructions of a batch that are in the scope, with the faults between them."""
+        """The instructions of a batch inside the scope, with the faults between them."""
 
     def faults(self, faults: Sequence[Fault]) -> None:
-        """The faults alone, of a trace that shows no instructions."""
+        """Only the faults, in a trace that shows no instructions."""
 
     def reset(self, reset: Reset) -> None:
         """The guest reset its machine."""
@@ -31,7 +31,7 @@ class Sink(Protocol):
 
 
 class Kept:
-    """Keeps as many of the last events as `result.last` takes."""
+    """Keeps the last events, as many as `result.last` holds."""
 
     def __init__(self, result: TraceResult) -> None:
         self._result = result
@@ -52,7 +52,7 @@ class Kept:
             self._result.last.append(reset)
 
     def milestones(self, found: Sequence[Milestone]) -> None:
-        pass  # the result has them
+        pass  # the result keeps them
 
 
 class Written:
@@ -79,7 +79,7 @@ class Written:
 
 
 def write_kept(result: TraceResult, write: Callable[[str], None]) -> None:
-    """A whole saved trace of what was kept of one (`--tail`), but for its ending."""
+    """A saved trace of the events that `--tail` kept, without its last line."""
     written = Written(result, write)
     left = [result.resets[-1]] if result.resets and not result.resets[-1].goes_on else []
     for row in chain(result.last, left):

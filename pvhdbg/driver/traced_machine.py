@@ -1,4 +1,4 @@
-"""What the tracer starts from: a subject at its entry, with the machine still in hand, or a live session's machine as it stands."""
+"""The tracer's machine: a subject's at its entry, still under control, or a live session's in its current state."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
     from pvhdbg.decode.kernel_file import KernelFile
 
 T = TypeVar("T")
-SLID = "the kernel does not lie at the addresses of its file (KASLR), so no symbol is met: give addresses, or boot with nokaslr"
+SLID = "the kernel is not at the addresses of its file (KASLR), so symbols do not match: give addresses, or boot with nokaslr"
 SHUT_DOWN = "the guest triple-faulted or shut down"
 
 
 @dataclass
 class TracedMachine:
-    """A machine at its entry, or where a session stands (`live`). `qemu` is None for one that somebody else started."""
+    """A machine at its entry, or at a session's current stop (`live`). `qemu` is None for a machine that was not started here."""
 
     target: Target
     boot: BootState
@@ -52,8 +52,8 @@ class TracedMachine:
     progress: Progress = lambda _: None
     live: bool = False
     interruptible: Callable[[Stoppable], AbstractContextManager[None]] = interruptible
-    recording: Recording | None = None  # what the flight recorder of a QEMU writes that was started here with one
-    ended: str | None = None  # what was seen of its end, when nothing is left to run
+    recording: Recording | None = None  # the recording of a QEMU that was started with the flight recorder
+    ended: str | None = None  # how it ended, when it cannot run on
 
     @property
     def behind(self) -> bool:
@@ -62,7 +62,7 @@ class TracedMachine:
 
     @property
     def boot_entry(self) -> int | None:
-        """Where a boot of it begins, if that is known."""
+        """The address at which its boot begins, if that is known."""
         snapshot = self.boot.snapshot
         return snapshot.entry.address if snapshot.entry.is_entry else None if snapshot.kernel is None else snapshot.kernel.entry
 
@@ -78,8 +78,8 @@ def at_entry(
 ) -> Iterator[TracedMachine]:
     """Bring the subject, a kernel file or a gdbstub, to its entry; leave it as its options say. Raises PvhdbgError.
 
-    `traced` says that an engine comes next, which finds out by itself whether QEMU's log was left on. With `marks`, a QEMU that is
-    started gets the flight recorder, if it can be had, which notes when these symbols and addresses are executed first. `patience`:
+    `traced` says that an engine follows, which checks by itself whether QEMU's log was left on. With `marks`, a QEMU that is
+    started gets the flight recorder, if available, which notes when these symbols and addresses are first executed. `patience`:
     see `attach_stub`.
     """
     refuse_what_does_not_run(options)
@@ -100,7 +100,7 @@ def at_entry(
 
 
 def refuse_what_does_not_run(options: SubjectOptions) -> None:
-    """Raises BadInput for a recording, and for a QEMU whose log is to be another's."""
+    """Raises BadInput for a recording, and for a QEMU with log options of the user's own."""
     kind = subject_kind(options.subject)
     if not kind.runs:
         raise BadInput(f"{options.subject} is a {kind.value}, which does not run", "give the kernel, or a gdbstub")
@@ -109,7 +109,7 @@ def refuse_what_does_not_run(options: SubjectOptions) -> None:
 
 
 def _slid(machine: TracedMachine) -> bool:
-    """Whether a kernel that runs at a virtual address is not mapped where its file says. At an entry it runs at a physical one."""
+    """Whether a kernel that runs at a virtual address is not mapped at the file's addresses. An entry is at a physical one."""
     registers, loads = machine.boot.snapshot.registers, () if machine.image is None else machine.image.elf.loads
     high = next((load.p_vaddr for load in loads if load.p_vaddr != load.p_paddr), None)
     pc = registers.get("rip")
@@ -130,9 +130,9 @@ def _found_image(boot: BootState, stack: ExitStack) -> KernelImage | None:
 
 
 def on_session(session: Session, command: str, work: Callable[[TracedMachine], T], progress: Progress = lambda _: None) -> T:
-    """Do `work` on a session's machine as it stands. Raises PvhdbgError.
+    """Do `work` on a session's machine in its current state. Raises PvhdbgError.
 
-    `work` may run in another thread: it has the machine that it is given, and nothing else of the session's.
+    `work` may run in another thread: it uses the machine that it gets, and nothing else of the session.
     """
     session.needs_control(command)
     _refuse_ended(session.target)
@@ -164,13 +164,13 @@ def on_session(session: Session, command: str, work: Callable[[TracedMachine], T
 
 
 def _refuse_ended(target: Target) -> None:
-    """Raises TargetError for a guest that has shut down, and was kept: it would never stop again."""
+    """Raises TargetError for a guest that has shut down while QEMU keeps its state: it would never stop again."""
     if target.capabilities.monitor and is_shut_down(target.monitor("info status")):
-        raise TargetError(f"there is nothing left to run: {SHUT_DOWN}", "boot it again to its entry")
+        raise TargetError(f"the machine cannot run on: {SHUT_DOWN}", "boot it again to its entry")
 
 
 def _ended_since(target: Target) -> str | None:
-    """A guest that runs on behind the end of what was looked at may end there."""
+    """How a guest ended that ran on after the end of the trace, if it did."""
     if not target.capabilities.monitor:
         return None
     try:
@@ -178,5 +178,5 @@ def _ended_since(target: Target) -> str | None:
             return SHUT_DOWN
         over = None if "HLT=0" in target.monitor("info registers -a") else halted(target)
     except TargetError:
-        return None  # it is gone: that is seen without us; or it waits for an interrupt
+        return None  # the connection is lost, which is reported elsewhere; or the CPU waits for an interrupt
     return None if over is None else over.words

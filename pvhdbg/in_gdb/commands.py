@@ -1,7 +1,7 @@
-"""GDB's face of the commands: the command `pvh`. Runs in GDB's own Python only.
+"""The commands in GDB: the command `pvh`. Runs in GDB's own Python only.
 
-Every live command is a subcommand; what GDB needs besides is declared here in the same way. Nothing of GDB's is redefined, and at a
-stop nothing is read but registers, and those only once `pvh` was used on this connection.
+Every live command is a subcommand; additional commands for GDB are declared here in the same way. No command of GDB is redefined.
+At a stop only registers are read, and only once `pvh` was used on this connection.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ OWN: tuple[Command, ...] = (
     ),
     Command(
         "run-to-entry",
-        "let the guest run to its PVH entry",
+        "run the guest to its PVH entry",
         "",
         f"{_HERE}:run_to_entry",
         (
             argument("--reset", action="store_true", help="reboot the machine first"),
-            argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="how long it may take (default: 30)"),
+            argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="time limit (default: 30)"),
         ),
         formats=("text",),
         live=True,
@@ -75,13 +75,13 @@ def _answer(command: Command, rest: str) -> Answer:
 
 
 class _Pvh(gdb.Command):
-    """Boot debugger for the Xen PVH ABI: `help pvh` lists what it can do, `pvh run-to-entry` is a beginning."""
+    """Boot debugger for the Xen PVH ABI: `help pvh` lists the subcommands; start with `pvh run-to-entry`."""
 
     def __init__(self) -> None:
         super().__init__("pvh", gdb.COMMAND_USER, gdb.COMPLETE_NONE, True)
 
     def invoke(self, argument: str, from_tty: bool) -> None:
-        """Without a subcommand; GDB also calls it with one that it does not know."""
+        """Called without a subcommand, or with an unknown one."""
         guarded(lambda: _unknown(argument))
 
 
@@ -95,19 +95,19 @@ def _unknown(text: str) -> None:
 
 
 class _Group(gdb.Command):
-    """The word that several commands begin with."""
+    """The first word of several two-word commands."""
 
     def __init__(self, name: str) -> None:
         self._name = f"{_PREFIX}{name}"
         super().__init__(self._name, gdb.COMMAND_USER, gdb.COMPLETE_NONE, True)
 
     def invoke(self, argument: str, from_tty: bool) -> None:
-        """Without the second word, or with one that there is not."""
+        """Called without the second word, or with an unknown one."""
         raise gdb.GdbError(f"{self._name} {line_of(argument)}".rstrip() + f" is not a command (next: help {self._name})")
 
 
 class _Subcommand(gdb.Command):
-    """One command; the docstring that GDB shows is made of its declaration."""
+    """One command; the docstring that GDB shows is made from its declaration."""
 
     def __init__(self, command: Command) -> None:
         self._command = command
@@ -144,14 +144,14 @@ class _Subcommand(gdb.Command):
             raise
 
     def complete(self, text: str, word: str | None) -> Sequence[str]:
-        """What the last word can become. GDB wants only what follows its own idea of where that word begins."""
+        """Completions of the last word. GDB expects them without the part that it does not count as the last word."""
         if word is None:
-            return []  # GDB asks first whether its idea is to be another one
+            return []  # GDB first asks whether it should divide the words differently
         words = text.split()
         last = "" if not text or text[-1].isspace() else words.pop()
         try:
             found = live.argument_words(STATE.offline(), self._command, words, last)
-        except Exception:  # a completion never complains
+        except Exception:  # a completion never raises
             return []
         return [one[len(last) - len(word) :] for one in found] if last.endswith(word) else found
 
@@ -185,16 +185,16 @@ def set_break(options: BreakOptions, context: Context) -> Answer:
         except gdb.error as error:
             raise TargetError(f"no hardware breakpoint at {address:#x}: {error}", "delete one of the others") from error
     doubt = session.placement.missing if options.symbol is not None else ""
-    return Answer(lambda _: doubt and f"{doubt}\n")  # where it is, GDB has said already
+    return Answer(lambda _: doubt and f"{doubt}\n")  # GDB has printed its place already
 
 
 @takes(RunOptions)
 def run_to_entry(options: RunOptions, context: Context) -> Answer:
-    """`pvh run-to-entry`: to the entry, over a reset if asked for."""
+    """`pvh run-to-entry`: run to the entry, after a reset if asked for."""
     session = context.session
     assert session is not None
     if not 0 < options.timeout < 1e6:
-        raise BadInput(f"--timeout {options.timeout:g} is not a time", "give a number of seconds greater than 0")
+        raise BadInput(f"--timeout {options.timeout:g} is not a duration", "give a number of seconds greater than 0")
     entry = running.run_to_entry(session, options.timeout, options.reset).snapshot.entry
     symbol = f" <{printable(entry.symbol)}>" if entry.symbol else ""
     return Answer(lambda _: f"at the entry {entry.address:#x}{symbol}, found by {entry.found_by}\n")
@@ -241,7 +241,7 @@ def _on_stop(event: object) -> None:
         try:
             session.stopped()
         except Exception:
-            session.forget()  # the machine is gone, or is another one: the next command finds out
+            session.forget()  # the machine is gone, or is another one: the next command checks
 
 
 def _on_change(event: object) -> None:

@@ -22,7 +22,7 @@ class _Function(gdb.Function):
         self._work = work
 
     def invoke(self, *arguments: gdb.Value) -> Any:
-        """Called by GDB's expressions."""
+        """Called for GDB's expressions."""
         return guarded(lambda: self._work(*arguments))
 
 

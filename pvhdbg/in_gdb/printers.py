@@ -1,4 +1,4 @@
-"""How GDB prints the structures of start_info, where a kernel's debug information has them (xen/include/public/arch-x86/hvm/start_info.h)."""
+"""Pretty-printers for the structures of start_info in a kernel's debug information (xen/include/public/arch-x86/hvm/start_info.h)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pvhdbg.spec.start_info import MEMORY_TYPES, START_MAGIC, flag_names
 
 
 class _OnOneLine:
-    """A structure as `{field = value, …}`: addresses in hexadecimal, sizes with units, numbers that have a name with it."""
+    """A structure as `{field = value, …}`: addresses in hexadecimal, sizes with units, numbers with their names."""
 
     def __init__(self, value: gdb.Value) -> None:
         self._value = value
@@ -34,7 +34,7 @@ def _shown(name: str, number: int) -> str:
 
 
 def register() -> None:
-    """Give GDB the printers; a second time replaces them."""
+    """Register the printers in GDB; a second call replaces them."""
     printers = gdb.printing.RegexpCollectionPrettyPrinter("pvhdbg")
     for name in ("hvm_start_info", "hvm_modlist_entry", "hvm_memmap_table_entry"):
         printers.add_printer(name, f"^{name}$", _OnOneLine)

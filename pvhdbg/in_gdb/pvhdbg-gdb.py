@@ -6,7 +6,7 @@
     (gdb) pvh check
 
 `pvhdbg gdb-path` prints where it is installed. It needs GDB 12 or newer with Python 3.10 or newer, and nothing from pip: the
-package pvhdbg that it belongs to is found beside it, and is the only thing that is taken from there.
+package pvhdbg that it belongs to is found next to it, and nothing else is imported from there.
 """
 
 import importlib
@@ -22,7 +22,7 @@ def _install() -> None:
     if not hasattr(gdb, "RemoteTargetConnection"):
         raise gdb.GdbError(f"pvhdbg needs GDB 12 or newer; this is {gdb.VERSION}")
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
-    # Only for this import: what else is installed there may be for another Python than GDB's.
+    # Only for this import: other packages there may be for another Python than GDB's.
     sys.path.insert(0, root)
     try:
         package = importlib.import_module("pvhdbg")

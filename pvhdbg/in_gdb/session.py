@@ -1,4 +1,4 @@
-"""GDB's connection as a session, and how its errors become GDB's own. Runs in GDB's own Python only."""
+"""GDB's connection as a session, and the conversion of its errors to GDB's. Runs in GDB's own Python only."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class _State:
         self._connection: gdb.TargetConnection | None = None
         self._image: KernelImage | None = None
         self._opened: tuple[str, int] | None = None
-        self.busy = False  # the machine runs and stops on our own behalf
+        self.busy = False  # a command of ours runs and stops the machine
 
     def session(self) -> Session:
         """The session with the machine that GDB is connected to. Raises PvhdbgError."""
@@ -55,13 +55,13 @@ class _State:
         return self._session
 
     def offline(self) -> Session:
-        """A session for what needs no machine: the one there is, or one with the kernel file alone. Raises PvhdbgError."""
+        """A session for commands that need no machine: the current one, or one with the kernel file only. Raises PvhdbgError."""
         session = self._session or Session(_NO_MACHINE, naming=NAMING)
         self._configure(session)
         return session
 
     def watched(self) -> Session | None:
-        """The session whose machine runs and stops on the user's behalf; None while it does so on ours, or there is none."""
+        """The session, if the user runs and stops its machine; None while a command of ours does, or without a session."""
         return None if self.busy else self._session
 
     def _configure(self, session: Session) -> None:
@@ -71,7 +71,7 @@ class _State:
             session.use_image(image)
 
     def image(self) -> KernelImage | None:
-        """The kernel of `set pvh kernel`, or else the program or symbol file that GDB was given. Raises PvhdbgError."""
+        """The kernel of `set pvh kernel`, or else the program or symbol file in GDB. Raises PvhdbgError."""
         chosen = str(gdb.parameter("pvh kernel") or "")
         path = os.path.expanduser(chosen) or _file_of_gdb()
         if not path:
@@ -98,7 +98,7 @@ STATE = _State()
 
 
 def _lend(machine: InsideGdb, work: Callable[[Lease], Any]) -> Any:
-    """See `machine.lease`: GDB runs the machine in this thread, its own, while the work looks on in another."""
+    """See `machine.lease`: GDB runs the machine in this thread, its own, while the work runs in another."""
     lent = FromThread(machine)
     try:
         with machine.alone():
@@ -107,7 +107,7 @@ def _lend(machine: InsideGdb, work: Callable[[Lease], Any]) -> Any:
         numbers = " ".join(str(one.number) for one in machine.disabled)
         if numbers:
             gdb.write(
-                f"pvh: the machine is gone, and GDB enables no hardware breakpoint without one: enable {numbers}\n", gdb.STDERR
+                f"pvh: the machine is gone, and GDB enables hardware breakpoints only with one: enable {numbers}\n", gdb.STDERR
             )
 
 
@@ -119,7 +119,7 @@ def _file_of_gdb() -> str:
 
 
 def _evaluated(text: str) -> int:
-    """An expression of GDB's as a number. Raises BadInput with GDB's own words."""
+    """A GDB expression as a number. Raises BadInput with GDB's message."""
     try:
         value = gdb.parse_and_eval(text)
         if value.type.strip_typedefs().code in (gdb.TYPE_CODE_FUNC, gdb.TYPE_CODE_ARRAY) and value.address is not None:
@@ -130,7 +130,7 @@ def _evaluated(text: str) -> int:
 
 
 def guarded(work: Callable[[], T]) -> T:
-    """Do `work`; what goes wrong becomes one line of GDB's."""
+    """Do `work`; an error becomes one GdbError line."""
     try:
         return work()
     except PvhdbgError as error:
@@ -162,5 +162,5 @@ def line_of(text: str) -> str:
 def entry_address(session: Session) -> int:
     entry = session.find_entry()
     if entry is None or entry.address is None:
-        raise TargetError("where the entry is could not be learnt", NAMING)
+        raise TargetError("the entry's address is unknown", NAMING)
     return entry.address

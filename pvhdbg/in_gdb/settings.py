@@ -1,4 +1,4 @@
-"""What `set pvh` knows and `show pvh` shows. Runs in GDB's own Python only."""
+"""The settings of `set pvh` and `show pvh`. Runs in GDB's own Python only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class _SettingsPrefix(gdb.Command):
         super().__init__(name, gdb.COMMAND_DATA, gdb.COMPLETE_NONE, True)
 
     def invoke(self, argument: str, from_tty: bool) -> None:
-        """Without a name: all of them are shown, none is set."""
+        """Called without a name: show all settings."""
         if argument.strip() or not self._show:
             raise gdb.GdbError("which setting? (next: help set pvh)")
         for name in ("kernel", "spec", "strict"):
@@ -21,7 +21,7 @@ class _SettingsPrefix(gdb.Command):
 
 
 class _Setting(gdb.Parameter):
-    """Base of ours: GDB prints nothing of its own when one is set."""
+    """Base class of our settings: GDB prints nothing when one is set."""
 
     def get_set_string(self) -> str:
         return ""
@@ -56,17 +56,17 @@ class _Strict(_Setting):
 
 
 class _Kernel(_Setting):
-    """The kernel file that the machine was given; without one, the file that GDB has symbols of."""
+    """The kernel file that the machine boots; by default the file whose symbols GDB has loaded."""
 
-    set_doc = "Set the kernel file that the machine was given."
-    show_doc = "Show the kernel file that the machine was given."
+    set_doc = "Set the kernel file that the machine boots."
+    show_doc = "Show the kernel file that the machine boots."
 
     def __init__(self) -> None:
         super().__init__("pvh kernel", gdb.COMMAND_FILES, gdb.PARAM_OPTIONAL_FILENAME)
         self.value = ""
 
     def get_show_string(self, value: str) -> str:
-        return f"The kernel file is {value}." if value else "The kernel file is GDB's own."
+        return f"The kernel file is {value}." if value else "The kernel file is the one whose symbols GDB has loaded."
 
 
 def install() -> None:

@@ -1,12 +1,12 @@
-"""The walk: find the entry, run to it, and read what the decoder asks for.
+"""The capture: find the entry, run to it, and read what the decoder requests.
 
-Rules that keep it honest:
+Rules that keep it correct:
 
 * start_info is read at the stop, before anything else may run: newer guests use its first words as their stack within six
   instructions.
-* The breakpoint is a hardware one and is gone again on every way out.
-* fw_cfg is asked only while no firmware can be in the middle of reading it.
-* What cannot be read becomes a hole with its reason; the decoder then says UNKNOWN or FAIL, never PASS.
+* The breakpoint is a hardware breakpoint, and is removed on every exit path.
+* fw_cfg is read only while no firmware can be in the middle of reading it.
+* Unreadable memory becomes a hole with its reason; the decoder then says UNKNOWN or FAIL, never PASS.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ if TYPE_CHECKING:
     from pvhdbg.decode.qemu_monitor import LoadedKernel
     from pvhdbg.kernel.image import KernelImage
 
-_READS = 8192  # requests of the decoder in one capture: more is a decoder that cannot be satisfied
+_READS = 8192  # requests of the decoder in one capture: more means that it never finishes
 _READ_BOUND = 16 << 20  # bytes
 _FIRMWARE = (range(0xC0000, 0x100000), range(0xFFC00000, 1 << 32))
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the user asked for. `entry` is an address (with its `symbol`), `kernel` what is known of the file, `image` that file.
+    """The user's request. `entry` is an address (with its `symbol`), `kernel` what is known of the file, `image` that file.
 
-    `booted`: this file was handed to the VMM, so that memory has to hold it.
+    `booted`: this file was handed to the VMM, so memory must hold it.
     """
 
     spec: str = "v1"  # the name of the revision to judge by
@@ -61,14 +61,14 @@ class Plan:
     here: bool = False
     reset: bool = False
     timeout: float = 30.0
-    whole: bool = False  # read what the machine uses besides the hand-off too: tables and code
+    whole: bool = False  # also read the tables and code that the machine uses, in addition to the hand-off
     image: KernelImage | None = None
     booted: bool = False
 
 
 @dataclass(frozen=True)
 class Observations:
-    """What the monitor tells, with None for what it did not."""
+    """The answers of the monitor; None for a missing one."""
 
     vmm: Vmm = field(default_factory=Vmm)
     segments: Segments = field(default_factory=Segments)
@@ -91,10 +91,12 @@ def capture(
     meanwhile: Callable[[], None] = lambda: None,
     timestamp: str | None = None,
 ) -> BootState:
-    """Bring `target` to its PVH entry and decode what is there.
+    """Run `target` to its PVH entry and decode its state.
 
     `confirm` turns the kernel that `info roms` names into a Kernel, and compares it, if its file is readable and is what the
-    guest's memory holds. `meanwhile` is called while the guest is on its way, for work that does not need it. Raises EntryNotReached, GuestDied and the target's own errors.
+    guest's memory holds. `meanwhile` is called while the guest runs to its entry, for work that does not need it.
+
+    Raises EntryNotReached, GuestDied and the target's own errors.
     """
     entry = _reach(target, plan, progress, meanwhile)
     progress("reading the machine")
@@ -127,7 +129,7 @@ def _reach(target: Target, plan: Plan, progress: Progress, meanwhile: Callable[[
     if wanted is not None and pc == wanted and _flat_mode(registers):
         return EntryPoint(pc, found_by, plan.symbol)
     if plan.entry is not None:
-        told = None  # the user's word alone says where to stop
+        told = None  # only the user says where to stop
     if wanted is None:
         if _at_pvh_entry(target, registers) and told in (None, pc):
             return EntryPoint(pc, FoundBy.FIRST_STOP)
@@ -138,7 +140,7 @@ def _reach(target: Target, plan: Plan, progress: Progress, meanwhile: Callable[[
             return EntryPoint(pc, found_by)
     if plan.entry is None:
         _refuse_past(target, registers, plan.kernel)
-    # A multiboot header hides the note from QEMU: it will be entered where fw_cfg says, and that is worth stopping at.
+    # A multiboot header hides the note from QEMU: it enters the kernel at fw_cfg's address, so we stop there too.
     reboots = OWN_REBOOTS if plan.reset else 0
     stops = {wanted} if told is None else {wanted, told}
     try:
@@ -149,7 +151,7 @@ def _reach(target: Target, plan: Plan, progress: Progress, meanwhile: Callable[[
 
 
 def _found_by(plan: Plan, told: int | None) -> FoundBy:
-    """Who says that the wanted address is the entry. One that a user names is the VMM's own where the VMM says the same."""
+    """The source of the wanted address. For an address from the user that the VMM has too, it is the VMM."""
     noted = plan.kernel.entry if plan.kernel else None
     if plan.entry is None or (plan.entry == noted and told in (None, noted)):
         return FoundBy.NOTE
@@ -161,12 +163,12 @@ def _not_learnt(target: Target, registers: Registers, plan: Plan) -> EntryNotRea
 
     why = None if firmware_runs(registers) else cause(target)
     if why is not None:
-        return EntryNotReached(f"there is no PVH entry to come to: {why.what} ({where(registers)})", why.todo)
-    return EntryNotReached(f"where the entry is could not be learnt ({where(registers)})", _how_to_learn(target, plan))
+        return EntryNotReached(f"the machine will not reach a PVH entry: {why.what} ({where(registers)})", why.todo)
+    return EntryNotReached(f"the entry's address is unknown ({where(registers)})", _how_to_learn(target, plan))
 
 
 def stands_at(target: Target, plan: Plan, known: EntryPoint | None = None) -> EntryPoint:
-    """Where the machine stands, without letting it run: its entry (the noted one, a `known` one, or one that looks like it)
+    """Where the machine is, without running it: at its entry (the noted one, a `known` one, or one that looks like it)
     or, as `here`, somewhere else."""
     registers = target.read_registers()
     pc = registers["rip"]
@@ -182,7 +184,7 @@ def stands_at(target: Target, plan: Plan, known: EntryPoint | None = None) -> En
 
 
 def find_entry(target: Target, plan: Plan) -> EntryPoint | None:
-    """Where the machine will be entered, or was, as far as that can be told where it stands; None if it cannot."""
+    """The machine's future or past entry, as far as its current state shows it; None if it does not."""
     if plan.kernel is not None and plan.kernel.entry is not None:
         return EntryPoint(plan.kernel.entry, FoundBy.NOTE, plan.symbol)
     here = stands_at(target, plan)
@@ -194,31 +196,32 @@ def find_entry(target: Target, plan: Plan) -> EntryPoint | None:
 
 def _reset(target: Target) -> None:
     if not target.capabilities.monitor:
-        raise TargetError(f"{target.name} has no monitor to reset it by", "restart the machine by hand, and attach again")
+        raise TargetError(f"{target.name} has no monitor, which a reset needs", "restart the machine by hand, and attach again")
     _refuse_what_a_reset_ends(target)
     reset_machine(target)
 
 
 def _refuse_what_a_reset_ends(target: Target) -> None:
-    """Raises TargetError for a QEMU whose command line says that a reset is its end. With -no-shutdown it only stops."""
+    """Raises TargetError for a QEMU that exits on reset by its command line (-no-reboot). With -no-shutdown it only stops."""
     from pvhdbg.vmm.options import option_names
 
-    command: tuple[str, ...] = getattr(target, "peer_command", tuple)()  # only some targets can tell
+    command: tuple[str, ...] = getattr(target, "peer_command", tuple)()  # only some targets know it
     names = option_names(command)
     ends = "no-reboot" in names or any(word.startswith("reboot=shutdown") for word in command)
     if ends and "no-shutdown" not in names and not any("shutdown=pause" in word for word in command):
         raise TargetError(
-            f"{target.name} runs with -no-reboot: a reset would end it", "start it without, or decode it as it stands with --here"
+            f"{target.name} runs with -no-reboot: a reset would end it",
+            "start it without that, or decode its current state with --here",
         )
 
 
 def _flat_mode(registers: Registers) -> bool:
-    """Protected mode without paging, as far as is known: a stub that shows no cr0 is not doubted."""
+    """Protected mode without paging, as far as is known: without cr0 in the stub's registers, this is assumed."""
     return protected(registers) is not False and not paging_on(registers)
 
 
 def recorded_entry(target: Target, plan: Plan) -> EntryPoint:
-    """The entry that a machine which cannot be run stands at. Raises EntryNotReached unless `plan` takes it as it stands."""
+    """The entry of a machine that cannot run, if it is there. Else raises EntryNotReached, unless `plan` accepts any state."""
     registers = target.read_registers()
     pc, noted = registers["rip"], plan.kernel.entry if plan.kernel else None
     if plan.here:
@@ -229,8 +232,8 @@ def recorded_entry(target: Target, plan: Plan) -> EntryPoint:
         return EntryPoint(pc, FoundBy.FIRST_STOP)
     where_to = f"the entry {noted:#x}" if noted is not None else "a PVH entry"
     raise EntryNotReached(
-        f"{target.name} was not taken at {where_to} ({where(registers)})",
-        "decode it as it stands with --here, or take it at the entry",
+        f"{target.name} was not captured at {where_to} ({where(registers)})",
+        "decode its current state with --here, or capture it at the entry",
     )
 
 
@@ -258,14 +261,14 @@ def _told_by_fw_cfg(target: Target, registers: Registers) -> int | None:
 
 
 def firmware_runs(registers: Registers) -> bool:
-    """Whether the machine stands inside firmware, which may be in the middle of reading fw_cfg: reading it then spoils that."""
+    """Whether the machine is inside firmware, which may be in the middle of reading fw_cfg: our reads would disturb it."""
     pc = registers["rip"]
     return pc != RESET_RIP and not paging_on(registers) and any(pc in area for area in _FIRMWARE)
 
 
 def _how_to_learn(target: Target, plan: Plan) -> str:
     if plan.kernel is not None:
-        return "its file has no usable PHYS32_ENTRY note (pvhdbg elf tells why): give the address with --entry"
+        return "its file has no usable PHYS32_ENTRY note (pvhdbg elf says why): give the address with --entry"
     if target.capabilities.monitor and not plan.reset:
         return "name the kernel with --kernel, or start over with --reset"
     return "name the kernel with --kernel, or the address with --entry"
@@ -279,20 +282,20 @@ def _refuse_past(target: Target, registers: Registers, kernel: Kernel | None) ->
 
         why = cause(target)
         if why is not None:
-            raise EntryNotReached(f"this machine does not come to a PVH entry: {why.what} ({where(registers)})", why.todo)
+            raise EntryNotReached(f"this machine does not reach a PVH entry: {why.what} ({where(registers)})", why.todo)
         raise EntryNotReached(
             f"the guest is already past its entry ({where(registers)})",
-            "boot it again to its entry with --reset, or decode it as it stands with --here",
+            "boot it again to its entry with --reset, or decode its current state with --here",
         )
 
 
 def where(registers: Registers) -> str:
-    """Where a CPU is, in words: "pc 0xffffffff81000000, long mode, 4-level paging". CS is not looked at."""
+    """Where a CPU is, in words: "pc 0xffffffff81000000, long mode, 4-level paging". CS is ignored."""
     return f"pc {registers['rip']:#x}, {observed_mode(registers).words}"
 
 
 def _explained(error: TargetError, target: Target) -> TargetError:
-    """The same error with what can still be told: where the CPU is, and whether it looks past the entry."""
+    """The same error with the CPU's place added, and whether it looks past the entry."""
     try:
         registers = target.read_registers()
     except TargetError:
@@ -306,9 +309,9 @@ def _explained(error: TargetError, target: Target) -> TargetError:
     )
     if why is not None:
         return type(error)(f"{error.what}: {why.what} ({where(registers)})", why.todo)
-    todo = error.todo or "check that this is the kernel that was loaded, look at its serial output, or give --timeout more"
+    todo = error.todo or "check that this is the kernel that was loaded, look at its serial output, or increase --timeout"
     if isinstance(error, EntryNotReached) and paging_on(registers):
-        todo = "the guest is already past its entry: boot it again with --reset, or decode it as it stands with --here"
+        todo = "the guest is already past its entry: boot it again with --reset, or decode its current state with --here"
     return type(error)(f"{error.what} ({where(registers)})", todo)
 
 
@@ -318,7 +321,7 @@ def _explained(error: TargetError, target: Target) -> TargetError:
 def observe_machine(
     target: Target, plan: Plan, entry: EntryPoint, confirm: ConfirmKernel = lambda _t, _l, _c: None, timestamp: str | None = None
 ) -> Snapshot:
-    """The machine as it stands: registers, hidden state, memory layout, who runs it, and whether memory holds the kernel's file."""
+    """The machine's current state: registers, hidden state, memory layout, VMM, and whether memory holds the kernel's file."""
     from pvhdbg.decode import qemu_monitor
 
     registers = target.read_registers()
@@ -350,12 +353,12 @@ def observe_machine(
 
 
 def _ranges(loaded: LoadedKernel) -> Kernel:
-    """What `info roms` alone tells of a kernel."""
+    """A kernel as far as `info roms` shows it."""
     return Kernel(path=loaded.path, loads=tuple(LoadRange(one.start, one.size) for one in loaded.loads), source="info roms")
 
 
 def compared(target: Target, image: KernelImage, backing: tuple[Backing, ...] | None, booted: bool = False) -> ImageComparison:
-    """Compare the kernel's file with guest memory, where the machine has RAM. What cannot be read is left out."""
+    """Compare the kernel's file with guest memory, where the machine has RAM. Unreadable ranges are left out."""
     from pvhdbg.decode.loaded_image import Sample, compare, samples, within
 
     areas = None if backing is None else [(area.start, area.end) for area in backing if area.kind != "i/o"]
@@ -385,13 +388,13 @@ def _monitor(target: Target) -> Observations:
 
 
 def decoded(target: Target, snapshot: Snapshot, spec: str) -> BootState:
-    """Decode `snapshot` by the revision named `spec`, reading from `target` what is needed until the decoder has it all."""
+    """Decode `snapshot` by the revision named `spec`, and read from `target` until the decoder needs nothing more."""
     from pvhdbg.decode.boot_state import decode
     from pvhdbg.spec.revisions import REVISIONS
 
     revision = REVISIONS.get(spec)
     if revision is None:
-        raise BadInput(f"there is no revision {spec!r}", f"choose one of {', '.join(REVISIONS)}")
+        raise BadInput(f"{spec!r} is not a revision", f"choose one of {', '.join(REVISIONS)}")
     budget = _READ_BOUND
     for _ in range(_READS):
         state = decode(snapshot, revision)
@@ -399,7 +402,7 @@ def decoded(target: Target, snapshot: Snapshot, spec: str) -> BootState:
             return state
         budget -= state.size
         if budget < 0:
-            memory = snapshot.memory.with_hole(state.address, state.size, "the hand-off is larger than is read of one")
+            memory = snapshot.memory.with_hole(state.address, state.size, "the hand-off exceeds the limit of bytes to read")
         else:
             memory = _with(snapshot.memory, target, state)
         snapshot = dataclasses.replace(snapshot, memory=memory)
@@ -407,7 +410,7 @@ def decoded(target: Target, snapshot: Snapshot, spec: str) -> BootState:
 
 
 def with_tables(target: Target, boot: BootState) -> BootState:
-    """The same with what a snapshot holds besides the hand-off: GDT, IDT, first code pages, page tables."""
+    """The same with the additional parts of a snapshot: GDT, IDT, first code pages, page tables."""
     from pvhdbg.decode.snapshot_extent import needed
 
     for _ in range(_READS):
@@ -420,7 +423,7 @@ def with_tables(target: Target, boot: BootState) -> BootState:
 
 
 def with_command(boot: BootState, command: tuple[str, ...]) -> BootState:
-    """The same with the arguments that its VMM was started with."""
+    """The same with the arguments of its VMM."""
     snapshot = boot.snapshot
     return dataclasses.replace(boot, snapshot=dataclasses.replace(snapshot, vmm=dataclasses.replace(snapshot.vmm, command=command)))
 

@@ -1,4 +1,4 @@
-"""An ELF core as a SUBJECT: it is mapped, decoded at the entry that it was taken at, and judged like a machine."""
+"""An ELF core as a SUBJECT: it is mapped, decoded at the entry where it was captured, and judged like a machine."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def opened_core(path: str) -> Iterator[core_file.Core]:
 
 @contextmanager
 def opened_machine(path: str, plan: Plan, image: KernelImage | None) -> Iterator[tuple[CoreTarget, BootState, list[str]]]:
-    """The machine that the core at `path` shows, decoded, and sentences about it. Raises BadInput and EntryNotReached."""
+    """The machine in the core at `path`, decoded, and warnings. Raises BadInput and EntryNotReached."""
     with opened_core(path) as core:
         target = CoreTarget(core, path)
         snapshot = core.snapshot
@@ -51,5 +51,5 @@ def opened_machine(path: str, plan: Plan, image: KernelImage | None) -> Iterator
         if boot.snapshot.kernel is None:
             warnings.append("the kernel file was not seen: rules that need it are undecided; name it with --kernel")
         elif image is not None and not image.is_loaded(target.read_memory):
-            warnings.append(f"{image.path} is not what lies in the core's memory: another kernel, or a changed one, was loaded")
+            warnings.append(f"{image.path} differs from the core's memory: another kernel, or a changed one, was loaded")
         yield target, boot, warnings

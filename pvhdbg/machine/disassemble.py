@@ -1,7 +1,7 @@
-"""Instructions as the CPU decodes them at this stop: by the real mode of CS and EFER, never by a debugger's idea of it.
+"""Instructions as the CPU decodes them at this stop: by the actual mode in CS and EFER, never by a debugger's setting.
 
-QEMU's monitor disassembles by its CPU's mode (in AT&T's syntax), so it is asked first: GDB's own Python may have no iced-x86, and
-both faces are to say the same. Elsewhere iced-x86 does it, told the mode.
+QEMU's monitor disassembles in its CPU's mode (in AT&T's syntax), so it is used first: GDB's own Python may have no iced-x86, and
+the prompt and GDB must show the same. Elsewhere iced-x86 disassembles, in the mode that we give it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 _LINE = re.compile(r"^(?:0x)?([0-9a-f]{8,16}):  (.*\S)\s*$")
 _BYTES = re.compile(r"[0-9a-f]{2}(?: [0-9a-f]{2})*")
 _LONGEST = 15  # bytes of one instruction
-_READ = (
-    1024  # bytes: QEMU's monitor first reads to such a boundary, and takes what goes on behind it for a .byte (disas/capstone.c)
-)
+_READ = 1024  # bytes: QEMU's monitor first reads to such a boundary, and shows an instruction across it as .byte (disas/capstone.c)
 
 
 def linear_pc(session: Session) -> int:
@@ -37,7 +35,7 @@ def linear_pc(session: Session) -> int:
 def lines(session: Session, address: int, count: int) -> list[str]:
     """`count` instructions from a linear address, each with its bytes, and a name where one is known. Raises TargetError."""
     mode = cpu_mode.observed_mode(session.registers(), session.segments())
-    session.linear(address, 1)  # so that what is not there is told in our words
+    session.linear(address, 1)  # so that unmapped memory gets our own error
     found = _monitor_lines(session, address, count, mode.code) or _by_iced(session, address, count, mode.code)
     if not found:
         raise TargetError(f"no instruction could be decoded at {address:#x}", "look at the bytes: xp")
@@ -53,7 +51,7 @@ def lines(session: Session, address: int, count: int) -> list[str]:
 
 
 def _monitor_lines(session: Session, address: int, count: int, bits: int | None) -> list[tuple[int, str]]:
-    """What the monitor says, with a first instruction that it cannot see whole; without that one nothing behind it is in step."""
+    """The monitor's output. A first instruction across its read boundary is decoded here: else all that follow are misaligned."""
     found: list[tuple[int, str]] = []
     while len(found) < count:
         more = _by_monitor(session, address, count - len(found))
@@ -85,7 +83,7 @@ def _by_monitor(session: Session, address: int, count: int) -> list[tuple[int, s
     for line in session.target.monitor(f"x/{count}i {address:#x}").splitlines():
         match = _LINE.match(line)
         if match is not None and found and _BYTES.fullmatch(match[2]):
-            found[-1] = found[-1][0], _longer(found[-1][1], match[2])  # QEMU breaks after 8 bytes of an instruction
+            found[-1] = found[-1][0], _longer(found[-1][1], match[2])  # QEMU starts a new line after 8 bytes of an instruction
         elif match is not None:
             found.append((int(match[1], 16), match[2]))
     return found
@@ -100,16 +98,16 @@ def _by_iced(session: Session, address: int, count: int, bits: int | None) -> li
     from pvhdbg.disassembly import disassemble
 
     if bits is None:
-        raise TargetError("how wide the code is was not observed", "use a VMM whose gdbstub has QEMU's monitor")
+        raise TargetError("the width of the code was not observed", "use a VMM whose gdbstub has QEMU's monitor")
     try:
         found = list(disassemble(_readable(session, address, count * _LONGEST), address, bits, count))
     except ImportError:
-        raise TargetError("there is no disassembler here", "use QEMU's gdbstub, or: pip install iced-x86") from None
+        raise TargetError("no disassembler is available", "use QEMU's gdbstub, or: pip install iced-x86") from None
     return [(one.address, f"{one.data.hex(' '):<24} {one.text}") for one in found]
 
 
 def _readable(session: Session, address: int, size: int) -> bytes:
-    """As much of the range as can be read from its beginning: the last page may be the end of what is mapped."""
+    """The readable beginning of the range: it may end with the last mapped page."""
     try:
         return session.linear(address, size)
     except MemoryUnreadable:

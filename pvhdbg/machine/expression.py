@@ -1,4 +1,4 @@
-"""What a user writes for an address: numbers, $registers and symbols, with + and - between them."""
+"""Address expressions: numbers, $registers and symbols, with + and - between them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _WRAP = (1 << 64) - 1
 
 
 class Evaluated(Protocol):
-    """The machine that an expression is about. `evaluate` is the face's own evaluator (GDB's expressions), if it has one."""
+    """The machine of an expression. `evaluate` is the front end's own evaluator (GDB's expressions), if it has one."""
 
     @property
     def evaluate(self) -> Callable[[str], int] | None: ...
@@ -32,13 +32,13 @@ class Evaluated(Protocol):
 def evaluate(session: Evaluated, text: str, *, physical: bool = False) -> int:
     """Numbers, $registers and symbols, with + and - between them, as an address: symbols at their linear one, or physical.
 
-    What is not of that form goes to the face's own evaluator (GDB's expressions), if it has one. Raises BadInput.
+    Any other form goes to the front end's own evaluator (GDB's expressions), if it has one. Raises BadInput.
     """
     terms = _terms(text)
     if terms is None:
         if session.evaluate is not None:
             return session.evaluate(text) & _WRAP
-        raise BadInput(f"{text!r} is no address", "give a number, a $register or a symbol, with + and - between them")
+        raise BadInput(f"{text!r} is not an address", "give a number, a $register or a symbol, with + and - between them")
     total = 0
     for sign, word in terms:
         value = _value(session, word, physical)
@@ -67,7 +67,7 @@ def _value(session: Evaluated, word: str, physical: bool) -> int:
         try:
             value = int(word, 0)
         except ValueError:
-            raise BadInput(f"{word} is no number", "write 0x1000, or 4096") from None
+            raise BadInput(f"{word} is not a number", "write 0x1000, or 4096") from None
         if value > _WRAP:
             raise BadInput(f"{word} is not an address: it has more than 64 bits", "give a number below 2^64")
         return value
@@ -86,7 +86,7 @@ def _register(session: Evaluated, word: str) -> int:
         return session.evaluate(word)
     if name in LOW_HALVES or name in LOW_HALVES.values():
         raise BadInput(f"{word} was not observed: {registers.missing}", "give its value as a number")
-    raise BadInput(f"there is no register {word}", f"it shows {', '.join(sorted(registers)[:6])} and others: regs")
+    raise BadInput(f"the machine shows no register {word}", f"it shows {', '.join(sorted(registers)[:6])} and others: regs")
 
 
 def _symbol(session: Evaluated, word: str, physical: bool) -> int:

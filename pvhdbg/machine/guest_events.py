@@ -1,4 +1,4 @@
-"""The instructions of a machine that stands at its entry, or behind it, as an iterator for Python."""
+"""The instructions of a machine at or after its entry, as a Python iterator."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pvhdbg.tracing.engines.step import StepEngine
 def events(
     target: Target, boot: BootState, names: Names, until: str | int | None, count: int | None, states: bool, seconds: float
 ) -> Events:
-    """By QEMU's log, with KVM or without a monitor by single steps. `until` is a symbol, a linear address, or a mode. Raises BadInput."""
+    """By QEMU's log; with KVM or without a monitor, by single steps. `until` is a symbol, an address or a mode. Raises BadInput."""
     mode = {one.value: one for one in Mode}.get(until) if isinstance(until, str) else None
     addresses: tuple[int, ...] = ()
     if isinstance(until, int):

@@ -1,7 +1,7 @@
-"""The lease of a live session's machine to what lets it run in its own way: an engine that follows the CPU, a watch for its death.
+"""The lease of a live session's machine: an engine or a death watch controls the machine for a while.
 
-Each face knows how its machine can be run by somebody else (`Session.lender`): the prompt takes it from GDB's hands, GDB runs it and
-leaves the looking to another thread. Afterwards it stands still, and the session knows that it has run.
+Each front end provides `Session.lender`: the prompt takes the machine from GDB; in GDB, GDB runs the machine and another thread
+does the work. Afterwards the machine is stopped, and the session knows that it has run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Stoppable(Protocol):
 
 @contextmanager
 def interruptible(engine: Stoppable) -> Iterator[None]:
-    """The first Ctrl-C ends the trace with what there is; a second one is an interruption as everywhere."""
+    """The first Ctrl-C ends the trace and keeps its events; a second one is a KeyboardInterrupt as everywhere."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -44,12 +44,12 @@ def interruptible(engine: Stoppable) -> Iterator[None]:
 
 @dataclass
 class Lease:
-    """What the borrower gets: the machine, how Ctrl-C reaches it, and its QEMU where it was started here."""
+    """The leased machine, how Ctrl-C reaches it, and its QEMU where it was started here."""
 
     target: Target
     interruptible: Callable[[Stoppable], AbstractContextManager[None]] = interruptible
     qemu: QemuProcess | None = None
-    ended: str | None = None  # what the borrower saw of the guest's end; None for one that can run on
+    ended: str | None = None  # how the guest ended under the lease; None for one that can run on
 
 
-Lender = Callable[[Callable[[Lease], Any]], Any]  # calls the borrower's work, and returns what that returns
+Lender = Callable[[Callable[[Lease], Any]], Any]  # calls the work with the lease, and returns its result

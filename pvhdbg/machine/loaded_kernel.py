@@ -1,4 +1,4 @@
-"""Whether a kernel's file that can be read here is the kernel that a machine has loaded."""
+"""Whether a kernel file on this host is the kernel that a machine has loaded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Confirm:
-    """The kernel that the monitor names, if its file can be read here and is what the guest's memory holds."""
+    """The kernel that the monitor names, if its file can be read here and matches the guest's memory."""
 
     def __init__(self, hashed: bool = False) -> None:
         self.file: KernelFile | None = None
@@ -30,5 +30,5 @@ class Confirm:
                     self.file = image.file().without_data()
                     return image.with_hash() if self._hashed else image.kernel(), compare(image)
         except PvhdbgError:
-            return None  # another machine's path: the ranges that the monitor gave have to do
+            return None  # a path on another host: only the monitor's ranges remain
         return None

@@ -1,7 +1,7 @@
-"""A machine put back that a killed pvhdbg left behind: by its keeper, or by `pvhdbg release`.
+"""Clean up a machine that a killed pvhdbg left behind: by its keeper, or by `pvhdbg release`.
 
-Connecting clears all breakpoints, because `?` does in QEMU. The rest of what pvhdbg changes in somebody's QEMU are its log, its
-one-instruction mode, and which addresses the stub takes.
+Connecting clears all breakpoints, because `?` does so in QEMU. pvhdbg changes three more things in a QEMU: its log, its
+one-instruction mode, and the stub's address mode.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from pvhdbg.targets.remote import RemoteTarget
 from pvhdbg.targets.target import Leave
 from pvhdbg.tracing.engines.log_switch import single_step_mode_on, switch_off
 
-_PATIENCE = 60.0  # seconds for a stopped process to go on, or another client to leave
+_PATIENCE = 60.0  # seconds for a stopped process to continue, or another client to disconnect
 _ONE_TRY = 5.0
 
 
 def mend(where: str, which: str, was: str, single: str, log: str) -> None:
-    """What the keeper does when pvhdbg is gone; the words are those that it was told."""
+    """The keeper's work when pvhdbg is gone; `words` are those that it received."""
     target = _connected(address_of(where, which))
     if target is not None:
         runs = was == "running" or (was == "unknown" and _ran(target))
@@ -28,7 +28,7 @@ def mend(where: str, which: str, was: str, single: str, log: str) -> None:
 
 
 def _ran(target: RemoteTarget) -> bool:
-    """Whether the machine ran, where pvhdbg was killed before it could tell: its own connection may have stopped it."""
+    """Whether the machine ran, where pvhdbg was killed before it could report it: its own connection may have stopped it."""
     try:
         return target.was_running() or target.is_paused()
     except TargetError:
@@ -36,7 +36,7 @@ def _ran(target: RemoteTarget) -> bool:
 
 
 def put_back(target: RemoteTarget, leave: Leave, *, single: bool, log: bool) -> None:
-    """Switch off what is on, and leave the machine. Never raises."""
+    """Switch off what is on, and release the machine. Never raises."""
     try:
         if target.capabilities.monitor and (single or log):
             switch_off(target, single=single)
@@ -47,7 +47,7 @@ def put_back(target: RemoteTarget, leave: Leave, *, single: bool, log: bool) -> 
 
 
 def release(address: StubAddress, leave: Leave, timeout: float) -> list[str]:
-    """Put back whatever is found, and leave the machine; what was found, in sentences. Raises TargetError."""
+    """Restore all that is found, and release the machine. Returns what was found, in sentences. Raises TargetError."""
     target = RemoteTarget.connect(address, timeout=timeout)
     monitor = target.capabilities.monitor
     single = single_step_mode_on(target) is not None if monitor else False
@@ -55,12 +55,12 @@ def release(address: StubAddress, leave: Leave, timeout: float) -> list[str]:
     put_back(target, leave, single=single, log=log)
     found = ["all breakpoints of the stub were cleared"]
     found += ["QEMU's one-instruction mode was switched off"] if single else []
-    found += ["QEMU's log was put back"] if log else []
+    found += ["QEMU's log was restored"] if log else []
     return found
 
 
 def _connected(address: StubAddress) -> RemoteTarget | None:
-    """A connection, as soon as there is one to be had; None where nobody listens any more."""
+    """A connection, as soon as one succeeds; None where nothing listens any more."""
     deadline = time.monotonic() + _PATIENCE
     while True:
         try:

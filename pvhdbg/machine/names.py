@@ -9,7 +9,7 @@ from pvhdbg.kernel.image import KernelImage
 
 
 class Names:
-    """Names for linear addresses, at both of their views; none where the kernel has no symbol, or is not at hand."""
+    """Names for linear addresses, by physical and by virtual address; none where the kernel has no symbol, or is not open."""
 
     def __init__(self, image: KernelImage | None) -> None:
         self._image = image
@@ -36,13 +36,13 @@ class Names:
         return None if near is None else f"{near[0]}+{near[1]:#x}" if near[1] else near[0]
 
     def kept(self, addresses: Iterable[int]) -> Callable[[int], str | None]:
-        """The names of some addresses, which stay at hand when the kernel is closed."""
+        """The names of some addresses, which remain available when the kernel is closed."""
         return {address: self(address) for address in addresses}.get
 
     def addresses(self, symbol: str) -> list[int]:
-        """A symbol at both of its addresses, virtual and physical. Raises BadInput for one that is not there."""
+        """A symbol at both of its addresses, virtual and physical. Raises BadInput for an unknown one."""
         if self._symbols is None:
-            raise BadInput(f"there is no kernel to look {symbol} up in", "add --kernel ELF, or give the address as a number")
+            raise BadInput(f"no kernel is known to look up {symbol} in", "add --kernel ELF, or give the address as a number")
         return sorted({self._symbols.virtual_address(symbol), self._symbols.physical_address(symbol)})
 
     def found(self, symbols: tuple[str, ...]) -> dict[int, str]:
@@ -53,7 +53,7 @@ class Names:
         return {address: name for name, value in known.items() for address in (value, self._symbols.to_physical(value))}
 
     def code(self, address: int) -> bytes:
-        """The file's bytes at a linear address, at either view: up to the longest instruction."""
+        """The file's bytes at a linear address, physical or virtual: up to the longest instruction."""
         for load in () if self._image is None else self._image.elf.loads:
             for base in (load.p_vaddr, load.p_paddr):
                 if base <= address < base + load.p_filesz:

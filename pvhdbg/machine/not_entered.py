@@ -1,4 +1,4 @@
-"""Why a machine does not come to a PVH entry: what its firmware and QEMU's fw_cfg tell of how it boots instead."""
+"""Why a machine does not reach a PVH entry: its firmware and QEMU's fw_cfg show how it boots instead."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import NamedTuple
 from pvhdbg.errors import MemoryUnreadable, TargetError
 from pvhdbg.targets.target import Target
 
-# The GUID at the end of OVMF's table behind its reset vector (OvmfPkg/ResetVector/Ia16/ResetVectorVtf0.asm).
+# The GUID at the end of OVMF's table below its reset vector (OvmfPkg/ResetVector/Ia16/ResetVectorVtf0.asm).
 _OVMF_AT, _OVMF = 0xFFFFFFD0, bytes.fromhex("de82b596b21ff745baeaa366c55a082d")
 
 
 class Cause(NamedTuple):
-    """What the machine does instead, and what to do, each in one sentence."""
+    """What the machine does instead, and the next step, each in one sentence."""
 
     what: str
     todo: str
 
 
 def cause(target: Target) -> Cause | None:
-    """Why the machine that stands there is not entered by PVH; None where nothing tells. Never raises."""
+    """Why the machine is not entered by PVH; None where nothing shows it. Never raises."""
     try:
         if target.read_memory(_OVMF_AT, len(_OVMF)) == _OVMF:
             return Cause(
-                "its firmware is OVMF (UEFI), which enters no kernel by PVH",
+                "its firmware is OVMF (UEFI), which does not boot kernels by PVH",
                 "start QEMU with its own firmware: without -bios and pflash",
             )
     except (MemoryUnreadable, TargetError):
@@ -47,7 +47,7 @@ def _by_fw_cfg(target: Target) -> Cause | None:
     begins = fw_cfg.read_item(target.monitor, fw_cfg.BYTES["SETUP_DATA"], 4)
     if begins == b"\x7fELF":
         return Cause(
-            "this machine type of QEMU has no PVH (pc-i440fx-3.1, pc-q35-3.1 and older): it takes the ELF for a Linux from before boot protocol 2.00",
+            "this machine type of QEMU has no PVH (pc-i440fx-3.1, pc-q35-3.1 and older): it takes the ELF for a Linux older than boot protocol 2.00",
             "choose a newer machine type, such as pc, q35 or microvm",
         )
     return Cause(

@@ -1,4 +1,4 @@
-"""What a user can say about a subject, the QEMU that is started for it, and the way to its entry: one frozen value each."""
+"""The user's options for a subject, for the QEMU that is started for it, and for reaching its entry: one frozen value each."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _LATEST: SpecName = "v1"
 
 
 class LaunchOptions(NamedTuple):
-    """The QEMU that is started for a kernel file; None is QEMU's own default, but 512M of memory
-    and TCG. `no_recorder` leaves the flight recorder out of it. `extra` are further words for it."""
+    """The QEMU that is started for a kernel file; None is QEMU's own default, except 512M of memory
+    and TCG. `no_recorder` starts it without the flight recorder. `extra` are further arguments for it."""
 
     append: str | None = None
     initrd: str | None = None
@@ -29,7 +29,7 @@ class LaunchOptions(NamedTuple):
 
 
 class EntryOptions(NamedTuple):
-    """The way to the entry. `entry` is an address or a symbol; `timeout` in seconds; `here` decodes the machine as it stands."""
+    """How the entry is reached. `entry` is an address or a symbol; `timeout` in seconds; `here` decodes the current state."""
 
     here: bool = False
     kernel: str | None = None
@@ -40,14 +40,14 @@ class EntryOptions(NamedTuple):
     via: Literal["remote", "gdb"] | None = None
 
     def seconds(self) -> float:
-        """`timeout`. Raises BadInput for what is not a time."""
+        """`timeout`. Raises BadInput for an invalid duration."""
         if not 0 < self.timeout < 1e6:
-            raise BadInput(f"--timeout {self.timeout:g} is not a time", "give a number of seconds greater than 0")
+            raise BadInput(f"--timeout {self.timeout:g} is not a duration", "give a number of seconds greater than 0")
         return self.timeout
 
 
 class SubjectOptions(NamedTuple):
-    """A subject and how it is brought to its entry. `vmm` names what a probe's log was made on; `spec` is None where not given."""
+    """A subject and how its entry is reached. `vmm` names the VMM of a probe's log; `spec` is None where not given."""
 
     subject: str = ""
     spec: SpecName | None = None
@@ -62,7 +62,7 @@ class SubjectOptions(NamedTuple):
 
 
 class Given(NamedTuple):
-    """An option that differs from its default: its name in the named tuple, and as the command line has it."""
+    """An option that differs from its default: its name in the named tuple, and on the command line."""
 
     name: str
     words: str

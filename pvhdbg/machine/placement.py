@@ -1,9 +1,9 @@
-"""Where the kernel lies at one stop, so that its symbols mean what the machine has there.
+"""The kernel's placement at one stop, for correct symbol addresses.
 
 Before paging a symbol is at its physical address; afterwards at its virtual one, moved by the KASLR offset. A name
 is given to an address by the machine's own page tables: linear to physical, and physical to the symbol whose segment was loaded
-there. That holds in every mode, for identity maps and kernel maps alike, and never guesses a KASLR offset. Where a kernel file has bytes
-enough to be known by, they are looked for in memory: a decompressor may put it elsewhere (`kernel.location`).
+there. That holds in every mode, for identity maps and kernel maps alike, and never guesses a KASLR offset. Where a kernel file has
+enough bytes to recognize it, they are searched in memory: a decompressor may move the kernel (`kernel.location`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pvhdbg.targets.target import Target
 
 _PAGE = 1 << 12
-_MOST_BIASES = 64  # where a kernel is looked for at one stop
+_MOST_BIASES = 64  # load biases that are tried at one stop
 _MOST_SLOTS = 1 << 15  # 64 GiB of a recording
 _LARGE_PAGE = 1 << 21
 _KERNEL_MAP = 1 << 30  # KASLR moves a kernel within the 1 GiB that it was linked for: Linux' KERNEL_IMAGE_SIZE
@@ -32,7 +32,7 @@ _WRAP = (1 << 64) - 1
 
 
 class StoppedMachine(Protocol):
-    """What is asked of a machine that stands still; `naming` tells its user how to name the kernel."""
+    """The part of a session that is used of a stopped machine; `naming` tells the user how to name the kernel."""
 
     kernel_location: KernelLocation | None  # where the kernel was found last
 
@@ -57,8 +57,8 @@ class Placement:
     """Symbols at one stop.
 
     `load_bias` is how far the kernel lies from its p_paddr; `kaslr_offset` how far it is mapped from its p_vaddr, None while it
-    is not; `relocation` how far its pointers were moved, None where that does not show. `found` says whether its bytes are there: None
-    where they were not looked at, or the file has none to know it by.
+    is not; `relocation` how far its pointers were moved, None where that is not visible. `found` says whether its bytes are there:
+    None where they were not checked, or the file has too few.
     """
 
     session: StoppedMachine
@@ -70,12 +70,12 @@ class Placement:
     relocation: int | None = None
 
     def __post_init__(self) -> None:
-        self.unread = False  # page tables that were asked for could not be
+        self.unread = False  # some page tables could not be read
         self._pages: dict[int, int | None] = {}
         self._tables: dict[int, bytes] = {}
 
     def physical(self, linear: int) -> int | None:
-        """The physical address behind a linear one, or None where the page tables end. Remembers pages."""
+        """The physical address behind a linear one, or None where the page tables end. Caches pages."""
         if not self.paging:
             return linear
         page = linear & ~(_PAGE - 1)
@@ -89,13 +89,13 @@ class Placement:
         return None if found is None else found | linear & _PAGE - 1
 
     def _table_entry(self, address: int, size: int) -> bytes:
-        """An entry of a page table. Tables are read whole, as many entries of one are asked for."""
+        """An entry of a page table. Tables are read whole, because many entries of one are used."""
         table, offset = address & ~(_PAGE - 1), address & _PAGE - 1
         if table not in self._tables:
             try:
                 self._tables[table] = self.session.physical(table, _PAGE)
             except (PvhdbgError, Unavailable):
-                return self.session.physical(address, size)  # a recording holds what was walked
+                return self.session.physical(address, size)  # a recording holds only the entries that were walked
         return self._tables[table][offset : offset + size]
 
     def name_of(self, linear: int) -> str | None:
@@ -111,10 +111,10 @@ class Placement:
 
     @property
     def missing(self) -> str:
-        """What is to be said of a kernel that is not there; empty unless that was seen."""
+        """A sentence about a kernel that was not found; empty unless it was searched in vain."""
         if self.found is not False:
             return ""
-        return "the kernel is not where its file asks, nor around the pc: not unpacked yet, or moved; its symbols are placed by the file"
+        return "the kernel is not at its file's addresses, nor around the pc: not unpacked yet, or moved; symbols have the file's addresses"
 
     def physical_of(self, name: str) -> int:
         """The symbol's physical address. Raises BadInput as `address_of`."""
@@ -123,14 +123,14 @@ class Placement:
         return self.symbols.physical_address(name) + self.load_bias
 
     def aliases(self, name: str, offset: int = 0) -> tuple[int, ...]:
-        """Every linear address at which the symbol will be met: before paging, and after. Raises BadInput as `address_of`."""
+        """Every linear address at which the symbol is executed: before paging, and after. Raises BadInput as `address_of`."""
         physical = self.physical_of(name)
         assert self.symbols is not None
         virtual = self.symbols.virtual_address(name) + self.virtual_bias
         return tuple(dict.fromkeys((physical + offset & _WRAP, virtual + offset & _WRAP)))
 
     def address_of(self, name: str) -> int:
-        """Where the symbol can be reached now: its linear address. Raises BadInput for one that does not exist."""
+        """The symbol's current linear address. Raises BadInput for one that does not exist."""
         if self.symbols is None:
             raise BadInput(f"there is no kernel file to look {name} up in", self.session.naming)
         link = self.symbols.virtual_address(name)
@@ -146,7 +146,7 @@ class Placement:
 
 
 def find(session: StoppedMachine) -> Placement:
-    """Where the kernel lies at the session's current stop."""
+    """The kernel's placement at the session's current stop."""
     registers = session.registers()
     cr0, pc = registers.get("cr0"), registers.get("rip")
     placement = Placement(session, session.symbols, _load_bias(session), paging=bool(cr0 is not None and cr0 >> 31 & 1))
@@ -159,7 +159,7 @@ def find(session: StoppedMachine) -> Placement:
 
 
 def _load_bias(session: StoppedMachine) -> int:
-    """How far a loader moved the kernel (PHYS32_RELOC): the entry that was found less the one of the note."""
+    """How far a loader moved the kernel (PHYS32_RELOC): the actual entry minus the one of the note."""
     kernel, entry = session.kernel, session.known_entry
     if kernel is None or kernel.entry is None or entry is None or entry.address is None or not kernel.relocatable:
         return 0
@@ -167,7 +167,7 @@ def _load_bias(session: StoppedMachine) -> int:
 
 
 def _look_for(placement: Placement, marks: Marks, pc: int | None) -> None:
-    """Find the kernel's bytes, first where they were last: during one boot a kernel stays where it is."""
+    """Find the kernel's bytes, first at their last place: during one boot a kernel does not move."""
     session, read = placement.session, placement.session.physical
     known = session.kernel_location
     first = dict.fromkeys((placement.load_bias if known is None else known.load_bias, placement.load_bias))
@@ -182,11 +182,11 @@ def _look_for(placement: Placement, marks: Marks, pc: int | None) -> None:
             break
     if known is not None:
         placement.load_bias, placement.relocation = known
-        placement.found = placement.found or None  # it was there: what is left of it is still to be named
+        placement.found = placement.found or None  # it was there before: the rest of it still gets names
 
 
 def _biases(placement: Placement, marks: Marks, pc: int | None) -> Iterator[int]:
-    """How far the kernel may have been moved: so that `pc` is in it, or that what is mapped for kernels begins with it."""
+    """Candidate load biases: those that put `pc` inside the kernel, and those from the start of the mapped kernel range."""
     at = None if pc is None else placement.physical(pc)
     if at is not None:
         lowest = max(at - marks.end + 1, -marks.start)
@@ -202,7 +202,7 @@ def _biases(placement: Placement, marks: Marks, pc: int | None) -> Iterator[int]
 
 
 def _slots(session: StoppedMachine, marks: Marks) -> Iterator[int]:
-    """Each place that a recording's RAM has: nothing need be asked for, and a core lacks what page tables are read by (EFER)."""
+    """Every place in a recording's RAM: no reads from a machine are needed, and a core lacks EFER, which the page tables need."""
     from pvhdbg.targets.recorded import RecordedTarget
 
     recording = session.target.snapshot if isinstance(session.target, RecordedTarget) else None
@@ -212,7 +212,7 @@ def _slots(session: StoppedMachine, marks: Marks) -> Iterator[int]:
 
 
 def _kaslr_offset(placement: Placement, symbols: Symbols, pc: int | None) -> int | None:
-    """How far the kernel's virtual addresses lie from those that it was linked for; None while they are not mapped."""
+    """The distance of the kernel's virtual addresses from the linked ones; None while they are not mapped."""
     kernel = placement.session.kernel
     relocation = placement.relocation or 0
     for load in kernel.loads if kernel is not None else ():

@@ -1,4 +1,4 @@
-"""A probe's log as a subject: told from a kernel by its content, and read without ever holding more than a piece of it."""
+"""A probe's log as a subject: recognized by its content, and read piece by piece."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def holds_log(path: str) -> bool:
 def read_log(path: str, vmm: str | None = None, kernel: Kernel | None = None) -> tuple[Snapshot, list[str]]:
     """The machine in the log at `path` (`-`: standard input), and warnings. Raises BadInput, BadLog.
 
-    `vmm` is what the user says made it, "QEMU 7.2.22"; `kernel` is the file that is said to have been booted.
+    `vmm` is the VMM that the user named, "QEMU 7.2.22"; `kernel` is the file that the user named as booted.
     """
     try:
         log = decode(_pieces(path))
@@ -52,7 +52,7 @@ def read_log(path: str, vmm: str | None = None, kernel: Kernel | None = None) ->
         warnings += said
     if kernel is not None:
         if snapshot.kernel is not None and (kernel.entry, kernel.loads) != (snapshot.kernel.entry, snapshot.kernel.loads):
-            warnings.append(f"{kernel.path} is not the probe that wrote this log: its entry or its segments lie elsewhere")
+            warnings.append(f"{kernel.path} is not the probe that wrote this log: its entry or its segments differ")
         snapshot = replace(snapshot, kernel=kernel)
     return snapshot, warnings
 
@@ -60,18 +60,18 @@ def read_log(path: str, vmm: str | None = None, kernel: Kernel | None = None) ->
 def _named(snapshot: Snapshot, vmm: str) -> tuple[Snapshot, list[str]]:
     name, _, version = vmm.strip().partition(" ")
     if not name:
-        raise BadInput("--vmm names no VMM", 'say it like this: --vmm "QEMU 7.2.22"')
+        raise BadInput("--vmm names no VMM", 'write it like this: --vmm "QEMU 7.2.22"')
     name = {"qemu": "QEMU", "xen": "Xen"}.get(name.lower(), name)
     seen = snapshot.vmm
     warnings = []
     if seen.name is not None and seen.name != name:
-        warnings.append(f"--vmm says {name}, and the CPU says that it is run by {seen.name}")
+        warnings.append(f"--vmm says {name}, but CPUID names {seen.name}")
     named = Vmm(name, version.strip() or seen.version, seen.accelerator)
     return replace(snapshot, vmm=named, sources={**snapshot.sources, "vmm": "--vmm"}), warnings
 
 
 def _pieces(path: str) -> Iterator[bytes]:
-    """The file piece by piece; what was never written of a sparse one is passed over."""
+    """The file piece by piece; the holes of a sparse file are skipped."""
     if path == STANDARD_INPUT:
         yield from _read(0)
         return
@@ -89,12 +89,12 @@ def _read(descriptor: int) -> Iterator[bytes]:
             try:
                 data_at = os.lseek(descriptor, at, os.SEEK_DATA)
             except OSError as error:
-                if error.errno == errno.ENXIO:  # nothing but a hole is left
+                if error.errno == errno.ENXIO:  # only a hole is left
                     return
-                sparse = False  # a pipe, or a file system that does not tell
+                sparse = False  # a pipe, or a file system without SEEK_DATA
             else:
                 if data_at != at:
-                    yield b"\0"  # no line goes on across a hole
+                    yield b"\0"  # ends the line before a hole
                 at = data_at
         piece = os.read(descriptor, _PIECE)
         if not piece:

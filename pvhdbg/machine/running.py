@@ -1,4 +1,4 @@
-"""Let a session's machine run: to its entry, or in the hands of somebody who borrows it."""
+"""Run a session's machine: to its entry, or under a lease."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 def run_to_entry(session: Session, timeout: float = 30.0, reset: bool = False) -> BootState:
-    """Bring the machine to its entry, over a reset if asked for. Raises EntryNotReached, GuestDied and the like."""
+    """Run the machine to its entry, after a reset if asked for. Raises EntryNotReached, GuestDied and the target's errors."""
     plan = replace(session.plan(), reset=reset, timeout=timeout)
     before = session.registers()
     session.resumed()
@@ -28,7 +28,7 @@ def run_to_entry(session: Session, timeout: float = 30.0, reset: bool = False) -
         boot = capture(session.target, plan, progress=session.progress, confirm=session.confirm, timestamp=timestamp())
     except BaseException:
         session.changed()
-        if reset and _moved_from(session, before):  # a reset that failed leaves what was seen of this boot true
+        if reset and _moved_from(session, before):  # after a failed reset, what was read of this boot stays valid
             session.forget()
         raise
     session.arrived(boot)
@@ -43,7 +43,7 @@ def _moved_from(session: Session, before: Registers) -> bool:
 
 
 def lend(session: Session, work: Callable[[Lease], T]) -> T:
-    """Lend the machine for `work`. What was seen of it is then the stop before, or of another boot where it was reset."""
+    """Lease the machine to `work`. What was read before then belongs to the previous stop, or to a previous boot after a reset."""
     session.resumed()
     try:
         found: T = session.lender(work) if session.lender is not None else work(Lease(session.target))
@@ -53,4 +53,4 @@ def lend(session: Session, work: Callable[[Lease], T]) -> T:
             if session.registers().get("rip") == RESET_RIP:
                 session.forget()
         except PvhdbgError:
-            pass  # it is gone: the next command says so
+            pass  # it is gone: the next command reports it

@@ -1,7 +1,7 @@
-"""A machine under a debugger, from stop to stop: what was read of it, for the prompt, GDB and the commands.
+"""A machine under a debugger, from stop to stop: its state for the prompt, GDB and the commands.
 
-Whoever lets the machine run tells the session with `resumed()`. Nothing is read before it is asked for; what was read of a stop is kept until the machine, or its
-memory, is no longer the same.
+Code that runs the machine calls `resumed()`. State is read on demand, and kept until the machine runs or its memory is
+written.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Settings:
-    """What `set spec` and `set strict` change: the revision to judge by, and whether advice and deviations count."""
+    """The settings of `set spec` and `set strict`: the revision to judge by, and whether advice and deviations count."""
 
     spec: str = "v1"
     strict: bool = False
@@ -42,7 +42,7 @@ class Settings:
 
 @dataclass
 class _Stop:
-    """What was read of the machine since it last stood still, in the order in which it is asked for."""
+    """What was read of the machine since it last stopped, in the order of use."""
 
     registers: Registers | None = None
     segments: Segments | None = None
@@ -53,18 +53,18 @@ class _Stop:
 
 @dataclass
 class Session:
-    """One machine. `target` may be a recorded one; `evaluate` is the face's own way to turn words into an address."""
+    """One machine. `target` may be a recorded one; `evaluate` is the front end's own evaluator of address expressions."""
 
     target: Target
     image: KernelImage | None = None
     settings: Settings = field(default_factory=Settings)
-    leave: Leave = Leave.STOPPED  # how the machine is left by whoever opened it
+    leave: Leave = Leave.STOPPED  # how the machine is left at the end
     warnings: list[str] = field(default_factory=list)
     progress: Callable[[str], None] = lambda _: None
     evaluate: Callable[[str], int] | None = None
-    naming: str = "name the kernel: --kernel ELF"  # how the face is told which file it is
+    naming: str = "name the kernel: --kernel ELF"  # how the user of this front end names the kernel file
     confirm: Confirm = field(default_factory=Confirm)
-    lender: Lender | None = None  # how the face lends its machine to who lets it run; None for the target as it is
+    lender: Lender | None = None  # how the front end leases its machine; None: `target` is used directly
 
     def __post_init__(self) -> None:
         self._now = _Stop()
@@ -72,7 +72,7 @@ class Session:
         self._hand_off: BootState | None = None
         self._hand_off_doubts: tuple[str, ...] = ()
         self._entry: EntryPoint | None = None
-        self._layout: BootState | None = None  # one that knows where the machine has memory, of whatever stop
+        self._layout: BootState | None = None  # a state with the machine's memory layout, of any stop
         self._symbols: Symbols | None = None
         self._marks: Marks | None = None
         self.kernel_location: KernelLocation | None = None  # where the kernel was found last
@@ -80,26 +80,26 @@ class Session:
     # --- the stop -------------------------------------------------------------------------------------------------
 
     def resumed(self) -> None:
-        """The machine has run, or is about to: what was seen of it becomes the stop before."""
+        """The machine has run, or is about to: the current state becomes the previous stop."""
         if self._now.registers is not None:
             self._before = self._now.registers
         self._now = _Stop()
 
     def stopped(self) -> None:
-        """It stands still again. Reads registers only, so that the stop after this one can be compared with it."""
+        """It stopped again. Reads registers only, so that the next stop can be compared with this one."""
         self.registers()
 
     def changed(self) -> None:
-        """Something was written to the machine behind the session's back: memory is no longer what was read."""
+        """The machine was written to without the session: memory that was read is no longer valid."""
         self._now = _Stop()
 
     def replace_target(self, target: Target) -> None:
-        """Go on with another machine (the same one booted anew): nothing of the old one is kept."""
+        """Switch to another machine (the same one booted again): nothing of the old one is kept."""
         self.target = target
         self.forget()
 
     def forget(self) -> None:
-        """The machine was reset: neither the last stop nor the hand-off speaks of it any more."""
+        """The machine was reset: the last stop and the hand-off are no longer valid."""
         self._now, self._before, self._hand_off, self._entry, self._layout = _Stop(), None, None, None, None
         self.kernel_location = None
 
@@ -111,7 +111,7 @@ class Session:
         return found
 
     def segments(self) -> Segments:
-        """The hidden segment state as it is now, without a look at anything else."""
+        """The current hidden segment state; nothing else is read."""
         self.registers()
         if self._now.boot is not None:
             return self._now.boot.segments
@@ -128,11 +128,11 @@ class Session:
 
     @property
     def before(self) -> Registers | None:
-        """The registers at the last stop that was looked at, for marking what changed since."""
+        """The registers at the last stop that was read, to mark changes."""
         return self._before
 
     def boot(self) -> BootState:
-        """The machine as it stands, decoded; at its entry that is the hand-off."""
+        """The machine's current state, decoded; at its entry that is the hand-off."""
         registers = self.registers()
         known = self._now.boot
         if known is None or known.revision.name != self.settings.spec:
@@ -153,18 +153,18 @@ class Session:
         return decoded(self.target, observe_machine(self.target, plan, entry, self.confirm, timestamp()), self.settings.spec)
 
     def hand_off(self, here: bool = False) -> BootState:
-        """What the machine was handed at its entry, if that was seen in this session; else, or with `here`, what is there now."""
+        """The hand-off at the entry, if this session captured it; else, or with `here`, the current state."""
         boot = self.boot()
         if here or boot.snapshot.entry.is_entry or self._hand_off is None:
             return boot
         if self._hand_off.revision.name != self.settings.spec:
-            kept = self._hand_off.snapshot  # its memory has changed since: what was not read of it then stays unknown
+            kept = self._hand_off.snapshot  # memory has changed since: what was not read then stays unknown
             self._hand_off = decoded(_recording().RecordedTarget(kept, "the entry"), kept, self.settings.spec)
         return self._hand_off
 
     @property
     def known_entry(self) -> EntryPoint | None:
-        """The entry at which the machine was seen in this session, if it was."""
+        """The entry at which this session captured the machine, if it did."""
         return self._entry
 
     @contextmanager
@@ -179,15 +179,15 @@ class Session:
             self.settings = before
 
     def adopt(self, boot: BootState) -> None:
-        """Take over a capture that was made of the machine as it stands."""
+        """Use a capture of the machine's current state."""
         self._now, self._layout = _Stop(boot.registers, boot=boot), boot
         if boot.snapshot.entry.is_entry:
             self._at_entry(boot)
 
     def arrived(self, boot: BootState) -> None:
-        """Take over a capture of the entry that the machine was brought to by this session."""
+        """Use a capture of the entry that this session has run to."""
         self.adopt(boot)
-        self._before = None  # what was before the boot is nothing to compare with
+        self._before = None  # a state before the boot cannot be compared
         self._now.doubts = self._hand_off_doubts = self._doubts(boot)
 
     def _at_entry(self, boot: BootState) -> None:
@@ -205,13 +205,13 @@ class Session:
         return tuple(doubts(self.target, self.image, boot, self.image.path if self.image is not None else ""))
 
     def doubts(self, boot: BootState) -> tuple[str, ...]:
-        """Sentences about how `boot` was obtained, for the head of a report."""
+        """Warnings about how `boot` was obtained, for the head of a report."""
         if boot is self._now.boot:
             return (*self.warnings, *self._now.doubts)
         return (*self.warnings, *self._hand_off_doubts, "shown as it was at the entry: the machine has run since")
 
     def use_image(self, image: KernelImage | None) -> None:
-        """Another kernel file, or none: what was decoded with the old one is decoded anew."""
+        """Another kernel file, or none: what was decoded with the old one is decoded again."""
         self.image, self._symbols = image, None
         self._marks = self.kernel_location = None
         self._now = _Stop(self._now.registers)
@@ -225,7 +225,7 @@ class Session:
 
     @property
     def file(self) -> KernelFile | None:
-        """The kernel's file as rules look at it: the one that was named, or the one that was found to be loaded."""
+        """The kernel file for the rules: the one that was named, or the one that was found to be loaded."""
         return self.image.file().without_data() if self.image is not None else self.confirm.file
 
     @property
@@ -237,7 +237,7 @@ class Session:
 
     @property
     def marks(self) -> Marks | None:
-        """What its bytes in memory are known by; None without a file."""
+        """Its location by its bytes in memory; None without a file."""
         if self._marks is None and self.image is not None:
             from pvhdbg.kernel.location import Marks
 
@@ -245,11 +245,11 @@ class Session:
         return self._marks
 
     def symbols_like(self, prefix: str, most: int) -> list[str]:
-        """The first symbols in order that begin so."""
+        """The first symbols in order that begin with `prefix`."""
         return self.symbols.first(prefix, most) if self.symbols is not None else []
 
     def plan(self) -> Plan:
-        """The way to the entry, as far as the session knows it."""
+        """The plan for reaching the entry, as far as the session knows it."""
         return Plan(self.settings.spec, kernel=self.kernel, image=self.image, symbol=self._entry_symbol())
 
     def _entry_symbol(self) -> str | None:
@@ -259,7 +259,7 @@ class Session:
 
     @property
     def placement(self) -> Placement:
-        """Where the kernel lies at this stop: its load bias and KASLR offset, and which of its addresses count."""
+        """The kernel's placement at this stop: its load bias and KASLR offset, and which of its addresses are valid."""
         from pvhdbg.machine.placement import find
 
         self.registers()
@@ -268,24 +268,24 @@ class Session:
         return self._now.placement
 
     def find_entry(self) -> EntryPoint | None:
-        """The machine's entry, as far as it can be told where it stands; None if it cannot."""
+        """The machine's entry, as far as its current state shows it; None if it does not."""
         if self._entry is not None:
             return self._entry
         if self._recorded() is not None:
-            return None  # it was taken elsewhere
+            return None  # it was not captured at an entry
         return find_entry(self.target, self.plan())
 
     # --- memory and addresses -------------------------------------------------------------------------------------
 
     def physical(self, address: int, size: int) -> bytes:
-        """Guest-physical memory, whatever paging says. Raises MemoryUnreadable, also where the machine has none."""
+        """Guest-physical memory, without paging. Raises MemoryUnreadable, also where the machine has none."""
         try:
             known = self._now.boot or self._layout
             there = known is not None and known.readable(address, size)
             if known is None or (not there and known is not self._now.boot):
                 there = self.boot().readable(address, size)  # it may have memory there by now
         except Unavailable:
-            there = True  # the layout is not known: the stub has to say
+            there = True  # the layout is not known: the stub decides
         if not there:
             raise MemoryUnreadable(address, size, "the machine has no RAM or ROM there")
         return self.target.read_memory(address, size)
@@ -311,11 +311,11 @@ class Session:
         return evaluate(self, text, physical=physical)
 
     def name_of(self, address: int) -> SafeText | None:
-        """`symbol+0x12` for a linear address as the machine stands, as it may be shown, or None."""
+        """`symbol+0x12` for a linear address in the current state, escaped for display, or None."""
         found = self.placement.name_of(address)
         return None if found is None else safe(found)
 
-    # --- what it may do -------------------------------------------------------------------------------------------
+    # --- permissions and settings ---------------------------------------------------------------------------------
 
     def needs_control(self, command: str) -> None:
         """Raises TargetError where the machine cannot be run."""
@@ -325,46 +325,44 @@ class Session:
             )
 
     def set_spec(self, name: str) -> None:
-        """Judge by another revision from now on. Raises BadInput."""
+        """Judge by another revision from here on. Raises BadInput."""
         from pvhdbg.spec.revisions import REVISIONS
 
         if name not in REVISIONS:
-            raise BadInput(f"there is no revision {name!r}", f"choose one of {', '.join(REVISIONS)}")
+            raise BadInput(f"{name!r} is not a revision", f"choose one of {', '.join(REVISIONS)}")
         self.settings = dataclasses.replace(self.settings, spec=name)
 
 
 def _recording() -> ModuleType:
-    """Imported for a recording alone: it takes JSON."""
+    """Imported for recordings only: it needs JSON."""
     from pvhdbg.targets import recorded
 
     return recorded
 
 
 def timestamp() -> str:
-    """Now, as a capture notes it: ISO 8601, UTC."""
+    """The current time for a capture: ISO 8601, UTC."""
     return time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
 
 
 def doubts(target: Target, image: KernelImage | None, boot: BootState, named: str) -> list[str]:
-    """What a reader of a report has to know of how the kernel's file was seen; `named` is how the user wrote its path."""
+    """Warnings about the kernel file for a report; `named` is the path as the user wrote it."""
     from pvhdbg.decode.protocol import virtualised
 
     found = []
     if image is not None and not _is_there(target, image, boot):
-        found.append(f"{named} is not what lies in the guest's memory: another kernel, or a changed one, was loaded")
+        found.append(f"{named} differs from the guest's memory: another kernel, or a changed one, was loaded")
     if boot.snapshot.entry.is_entry and boot.registers.get("cr0") is None:
-        found.append(
-            "cr0 was not observed: this is taken for protected mode with paging off; rules that depend on it are undecided"
-        )
+        found.append("cr0 was not observed: protected mode with paging off is assumed; rules that depend on it are undecided")
     if virtualised(boot.registers):
-        found.append("EFER.SVME is set: this is a hypervisor's guest seen from outside; what it may force or hide is undecided")
+        found.append("EFER.SVME is set: the hypervisor that runs this guest may force or hide values; affected rules are undecided")
     if image is None and (boot.snapshot.kernel is None or boot.snapshot.kernel.entry is None):
         found.append("the kernel file was not seen: rules that need it are undecided; name it with --kernel")
     return found
 
 
 def _is_there(target: Target, image: KernelImage, boot: BootState) -> bool:
-    """Whether the machine has that kernel: byte for byte where it is entered; once it runs, its code, wherever it was moved."""
+    """Whether the machine has that kernel: at its entry byte for byte; later by its code, wherever it was moved."""
     if boot.snapshot.image is not None:
         return not boot.snapshot.image.another
     if image.is_loaded(target.read_memory):

@@ -1,4 +1,4 @@
-"""Where a live session's machine stands, in words, for after it has run."""
+"""Text about the place of a live session's machine, for use after it has run."""
 
 from __future__ import annotations
 

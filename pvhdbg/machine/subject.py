@@ -1,4 +1,4 @@
-"""A SUBJECT brought to its entry, whatever it is (`subject_kind` tells): booted, attached to, or read."""
+"""A SUBJECT of any kind (see `subject_kind`) at its entry: booted, attached to, or read."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SERIAL_LINES = 1000  # of the guest's log, in a report
 
 @dataclass(frozen=True)
 class Observed:
-    """A decoded machine, sentences about how it was obtained, its kernel file where that could be read, and
+    """A decoded machine, warnings about how it was obtained, its kernel file where that could be read, and
     the end of its serial log where there is one.
     """
 
@@ -43,7 +43,7 @@ class Observed:
 
 @dataclass
 class Opened:
-    """A subject at its entry, with the target still at hand. `warnings` and `serial` are whole when it is left."""
+    """A subject at its entry, with the target still connected. `warnings` and `serial` are complete when it is released."""
 
     target: Target
     boot: BootState
@@ -83,9 +83,9 @@ def open_subject(
 ) -> Iterator[Opened]:
     """The subject at its entry, or as it was recorded, until the block is left. Raises PvhdbgError.
 
-    `whole` reads what the machine uses besides the hand-off too: tables and code. `hashed` notes the kernel file's SHA-256. `traced`
-    says that somebody follows the CPU next; `recorded` what a flight recorder in a QEMU that is started is told. `tied`: see
-    `boot_kernel`; `patience`: see `attach_stub`.
+    `whole` also reads the tables and code that the machine uses. `hashed` notes the kernel file's SHA-256. `traced` says that a
+    tracer follows; `recorded` gives the options of the flight recorder in a QEMU that is started. `tied`: see `boot_kernel`;
+    `patience`: see `attach_stub`.
     """
     subject = options.subject
     kind = subject_kind(subject)
@@ -107,7 +107,7 @@ def open_subject(
 
 @contextmanager
 def read_log(options: SubjectOptions, progress: Progress = lambda _: None) -> Iterator[Opened]:
-    """As `open_subject`, for a subject that has to be a log of the guest `probe`; `-` is standard input."""
+    """As `open_subject`, for a subject that must be a log of the guest `probe`; `-` is standard input."""
     from pvhdbg.machine import probe_log
     from pvhdbg.targets.recorded import RecordedTarget
 
@@ -159,9 +159,9 @@ def boot_kernel(
     recorded: Recorded | None = None,
     tied: bool = True,
 ) -> Iterator[Opened]:
-    """As `open_subject`, for a subject that has to be a kernel file: it is started in a QEMU of ours, which ends with the block.
+    """As `open_subject`, for a subject that must be a kernel file: it is started in a QEMU of ours, which ends with the block.
 
-    `tied` is False for who may still decide to let that QEMU live on.
+    `tied` is False for a caller that may later decide to let that QEMU live on.
     """
     refuse_options(options, SubjectKind.KERNEL)
     way = options.way
@@ -227,12 +227,12 @@ def started(
 
 
 def _with_note(error: VmmFailed, image: KernelImage) -> VmmFailed:
-    """QEMU's refusal of a kernel whose note it does not find, with what to do about that note."""
+    """QEMU's refusal of a kernel whose note it does not find, with a next step about that note."""
     from pvhdbg.loaders.qemu import FAILED, NO_NOTE
 
     if FAILED in error.what and "i386" in error.what and image.elf.bits == 64:
         return VmmFailed(
-            error.what, "qemu-system-i386 loads 32-bit ELFs alone, and this is an ELF64: give --qemu qemu-system-x86_64"
+            error.what, "qemu-system-i386 loads 32-bit ELFs only, and this is an ELF64: give --qemu qemu-system-x86_64"
         )
     if FAILED in error.what and image.elf.foreign is not None:
         return VmmFailed(error.what, f"the ELF is for {image.elf.foreign}: give a kernel for x86 or x86-64")
@@ -261,9 +261,9 @@ def attach_stub(
     traced: bool = False,
     patience: float | None = None,
 ) -> Iterator[Opened]:
-    """As `open_subject`, for a subject that has to be a gdbstub's address.
+    """As `open_subject`, for a subject that must be a gdbstub's address.
 
-    `patience` is for how long the machine is to be followed, in seconds: no answer of its stub is waited for any longer.
+    `patience` is how long the machine is followed, in seconds: we wait no longer than that for an answer of its stub.
     """
     address, way = parse_address(options.subject), options.way
     with ExitStack() as stack:
@@ -279,7 +279,7 @@ def attach_stub(
         confirm = Confirm(hashed)
         boot = capture(target, plan, progress=progress, confirm=confirm, meanwhile=_prepare, timestamp=_now())
         warnings = doubts(target, image, boot, str(way.kernel))
-        if (way.here or way.reset) and not traced:  # a tracer finds it out by itself
+        if (way.here or way.reset) and not traced:  # a tracer checks this by itself
             from pvhdbg.tracing.engines.log_switch import left_behind
 
             warnings += [left] if (left := left_behind(target)) else []
@@ -315,14 +315,14 @@ def _connected(
 
 @contextmanager
 def halted(options: SubjectOptions, progress: Progress = lambda _: None) -> Iterator[tuple[Target, KernelImage | None]]:
-    """The subject as it stands: a kernel file's QEMU before its first instruction, or the machine at a gdbstub.
+    """The subject in its current state: a kernel file's QEMU before its first instruction, or the machine at a gdbstub.
 
     The kernel is that of the file, or of --kernel. Raises PvhdbgError, also for a recording, which is not a machine.
     """
     subject, way = options.subject, options.way
     kind = subject_kind(subject)
     if not kind.runs:
-        raise BadInput(f"{subject} is a recording: there is no machine to ask", "name a kernel file or a gdbstub")
+        raise BadInput(f"{subject} is a recording, not a machine", "name a kernel file or a gdbstub")
     with ExitStack() as stack:
         if kind is SubjectKind.KERNEL:
             image = stack.enter_context(open_kernel(subject))
@@ -355,7 +355,7 @@ def _address(text: str, image: KernelImage | None) -> tuple[int, str | None]:
         address = int(text, 0)
     except ValueError:
         if image is None:
-            what = f"--entry {text} is no number, and there is no kernel to look the symbol up in"
+            what = f"--entry {text} is not a number, and no kernel is known to look up the symbol in"
             raise BadInput(what, "add --kernel ELF") from None
         return image.symbols().physical_address(text), text
     if not 0 <= address < 1 << 64:
@@ -364,14 +364,14 @@ def _address(text: str, image: KernelImage | None) -> tuple[int, str | None]:
 
 
 def open_kernel(path: str) -> KernelImage:
-    """See `kernel.image`, which a gdbstub does without, mostly."""
+    """See `kernel.image`; imported on demand, because most gdbstubs do not need it."""
     from pvhdbg.kernel import image
 
     return image.open_kernel(path)
 
 
 def _prepare() -> None:
-    """Import what comes after the capture while the guest is on its way to the entry, where it costs no time."""
+    """Import the modules that follow the capture while the guest runs to its entry, where it costs no time."""
     from pvhdbg.kernel import image as kernel_image
     from pvhdbg.report import text
     from pvhdbg.rules import catalogue

@@ -1,7 +1,7 @@
-"""What a SUBJECT is, told by itself: a kernel file, a gdbstub's address, a snapshot, a core, a probe's log; and which options fit.
+"""The kind of a SUBJECT, recognized by its content: kernel file, gdbstub address, snapshot, core, probe's log; and its options.
 
-A file's first bytes are read once. What only one kind needs to be told is imported when a file may be of that kind: a gdbstub's
-address costs nothing.
+A file's first bytes are read once. The recognizer of a kind is imported when a file may be of that kind: a gdbstub's address
+costs nothing.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from pvhdbg.errors import BadInput
 from pvhdbg.machine.options import SubjectOptions, given
 from pvhdbg.targets.address import parse_address
 
-_HEAD = 4096  # bytes of a file that tell what it is
+_HEAD = 4096  # bytes of a file that show its kind
 _SNAPSHOT = b'"pvhdbg/snapshot/'
-_SNAPSHOT_HEAD = 256  # bytes within which a snapshot says so
+_SNAPSHOT_HEAD = 256  # bytes within which a snapshot is recognized
 _CORES = (b"\x7fELF", b"KDUMP", b"makedumpfile")
 _HDRS_AT = 0x202  # Documentation/arch/x86/boot.rst: "HdrS" in the setup header of a bzImage
 
@@ -24,7 +24,7 @@ _LAUNCH = ("append", "initrd", "machine", "memory", "cpus", "cpu", "accel", "qem
 
 
 class SubjectKind(Enum):
-    """What a SUBJECT is, in one word."""
+    """The kind of a SUBJECT."""
 
     SNAPSHOT = "snapshot"
     CORE = "core"
@@ -38,7 +38,7 @@ class SubjectKind(Enum):
         return self in (SubjectKind.KERNEL, SubjectKind.STUB)
 
 
-_VMM = (("vmm",), "it is for a probe's log, which does not tell")
+_VMM = (("vmm",), "it is for a probe's log, which does not name its VMM")
 _REFUSED = {
     SubjectKind.SNAPSHOT: (_VMM, (("kernel", "entry", "here", "reset", "leave", *_LAUNCH), "a snapshot is only read")),
     SubjectKind.CORE: (_VMM, (("entry", "reset", "leave", *_LAUNCH), "a core is only read")),
@@ -54,11 +54,11 @@ _NOT_RUN = {
 
 
 def subject_kind(subject: str) -> SubjectKind:
-    """What a subject is, told by itself; what is no file is the address of a gdbstub."""
+    """The kind of a subject by its content; a word that is not a file is the address of a gdbstub."""
     try:
         mode = os.stat(subject).st_mode
     except (OSError, ValueError):
-        # Something that looks like a path is meant as one: let its opener say that it is not there.
+        # A word that looks like a path is meant as one: its opener reports that it does not exist.
         return SubjectKind.KERNEL if os.sep in subject and not subject.startswith("unix:") else SubjectKind.STUB
     if stat.S_ISSOCK(mode):
         return SubjectKind.STUB
@@ -70,7 +70,7 @@ def _of_file(path: str) -> SubjectKind:
         with open(path, "rb") as file:
             head = file.read(_HEAD)
     except OSError:
-        return SubjectKind.KERNEL  # its opener says why not
+        return SubjectKind.KERNEL  # its opener reports the error
     first = head[:_SNAPSHOT_HEAD]
     if path.endswith(".pvhsnap") or (first.lstrip().startswith(b"{") and _SNAPSHOT in first):
         return SubjectKind.SNAPSHOT
@@ -98,7 +98,7 @@ def _holds_log(path: str) -> bool:
 
 
 def is_recording(subject: str) -> bool:
-    """Whether the subject is a saved snapshot or a core: a machine that is only read."""
+    """Whether the subject is a saved snapshot or a core, which is only read."""
     return subject_kind(subject) in (SubjectKind.SNAPSHOT, SubjectKind.CORE)
 
 
@@ -125,7 +125,7 @@ def refuse_options(options: SubjectOptions, kind: SubjectKind) -> None:
 
 
 def refuse_all_but_kernels(subject: str) -> None:
-    """Raises BadInput for a subject that is no kernel file, with the command that takes it."""
+    """Raises BadInput for a subject that is not a kernel file, with the command that takes it."""
     kind = subject_kind(subject)
     if kind in _NOT_RUN:
         what, todo = _NOT_RUN[kind]

@@ -1,4 +1,4 @@
-"""What a death on a machine is judged by: its hand-off, its kernel, its memory."""
+"""The context for explaining a death on a machine: its hand-off, its kernel, its memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def surroundings(
     boot: BootState, image: KernelImage | None, read: Callable[[int, int], bytes], names: Names, serial: tuple[str, ...] = (),
     judged: bool = True,
 ) -> Surroundings:  # fmt: skip
-    """What a death on this machine is judged by. `read` gives physical memory; `judged` asks the rules about the hand-off."""
+    """The context for explaining a death on this machine. `read` gives physical memory; `judged`: apply the rules to the hand-off."""
     snapshot = boot.snapshot
     if image is not None:
         views = tuple(View(load.p_vaddr, load.p_paddr, load.p_memsz) for load in image.elf.loads)
@@ -56,7 +56,7 @@ def _handed(boot: BootState) -> Iterable[tuple[str, int, int]]:
 
 
 def _complaints(boot: BootState) -> tuple[str, ...]:
-    """What the rules find wrong with the hand-off, in words; what is a recorded deviation is not repeated here."""
+    """The violations in the hand-off, as sentences; recorded deviations are left out."""
     from pvhdbg.rules.catalogue import judge
     from pvhdbg.rules.declare import Outcome, Severity
 

@@ -1,6 +1,6 @@
-"""A machine at its entry that runs on: to an address, a mode or words, or to its death, which is explained.
+"""Run a machine on from its entry: to an address, a mode or a line of text, or to its death, which is explained.
 
-Tests (`booted`) and the command line wait by this; `commands/why` shows all that there is to a death.
+Tests (`booted`) and the command line use it; `commands/why` shows a death in full.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from pvhdbg.vmm.options import option_names
 from pvhdbg.vmm.qemu import QemuProcess
 from pvhdbg.vmm.qmp import Qmp
 
-_SERIAL = 100  # lines of the serial port that are looked at
+_SERIAL = 100  # lines of the serial port that are searched
 _EXIT = 1.0  # seconds that a QEMU whose connection closed gets to end
 
 
 @dataclass(frozen=True)
 class Missed:
-    """Why a wait ended without its goal: what was seen, what it means, and where the CPU was last."""
+    """Why a wait ended without its goal: the observation, its meaning, and the CPU's last place."""
 
     death: Death
     why: Explanation
@@ -48,7 +48,7 @@ class Missed:
     def words(self) -> str:
         """All of it in one line: the cause, the place, the mode, and each fault."""
         if not self.died:
-            return f"it was at {self.place}" if self.place else "where it was cannot be asked any more"
+            return f"it was at {self.place}" if self.place else "its place can no longer be read"
         faults = f" Faults: {'; '.join(self.why.chain)}." if self.why.chain else ""
         last = (
             f" It was last seen at {self.place}."

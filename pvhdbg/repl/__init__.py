@@ -1,1 +1,1 @@
-"""The prompt: a conversation with one machine, with the commands that every face has."""
+"""The prompt: a conversation with one machine, with the commands that every front end has."""

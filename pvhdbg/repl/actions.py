@@ -1,4 +1,4 @@
-"""What the prompt's own commands do. Each takes its options and a context whose `face` is the conversation, and returns an Answer."""
+"""The prompt's own commands. Each takes its options and a context whose `face` is the conversation, and returns an Answer."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ class RegisterOptions(NamedTuple):
 
 
 class MemoryOptions(NamedTuple):
-    """The options of `x`: /FORMAT, and the words of an address; without its slash the first belongs to the address."""
+    """The options of `x`: /FORMAT, and the words of an address; a first word without a slash is part of the address."""
 
     format_: str | None = None
     address: tuple[str, ...] = ()
 
 
 class WordsOptions(NamedTuple):
-    """A line for somebody else, as it was typed."""
+    """A line for another program, as it was typed."""
 
     command: tuple[str, ...] = ()
 
@@ -117,7 +117,7 @@ def until(options: WhereOptions, context: Context) -> Answer:
     addresses = resolve(session, where).addresses
     session.needs_control("until")
     if session.registers()["rip"] in addresses:
-        raise BadInput(f"the machine stands at {where} already", "go on with: continue, stepi")
+        raise BadInput(f"the machine is at {where} already", "go on with: continue, stepi")
     stop, found = _face(context).machine.runner.go(addresses)
     return _lines(_stopped(context, stop, found))
 
@@ -145,7 +145,7 @@ def _until_mode(context: Context, mode: str) -> Answer:
 
 
 class _reaches:
-    """Whether registers show one of the modes of a word; for 64-bit code CS is asked for, at each step once long mode is active."""
+    """Whether registers show one of the modes of a word; once long mode is active, each step reads CS to detect 64-bit code."""
 
     def __init__(self, session: Session, mode: str) -> None:
         self._session, self._mode = session, mode
@@ -158,14 +158,14 @@ class _reaches:
         return mode_of(cr0, cr4, efer, flags, eflags) in MODES[self._mode]
 
     def _cs_flags(self) -> int:
-        """The cached descriptor of CS; where it is not shown, that of 64-bit code, for which kernels leave compatibility mode at once."""
+        """The cached descriptor of CS; where it is not shown, that of 64-bit code: kernels leave compatibility mode at once."""
         if not self._session.target.capabilities.monitor:
             return CODE_64
         return qemu_monitor.cpu_state(self._session.target.monitor("info registers")).segments["cs"].flags or 0
 
 
 def _stopped(context: Context, stop: Stop, found: Breakpoint | None) -> list[str]:
-    """What a stop is worth saying: why, where, and the next instruction."""
+    """The text for a stop: why, where, and the next instruction."""
     machine = _face(context).machine
     if machine.ended is not None:
         return [f"{machine.ended} (boot it again: restart)", *_instruction(context)]
@@ -245,7 +245,7 @@ _SIZES = {"b": 1, "h": 2, "w": 4, "g": 8}
 
 @takes(MemoryOptions)
 def x(options: MemoryOptions, context: Context) -> Answer:
-    """`x`: memory at a linear address. An empty line goes on where it ended."""
+    """`x`: memory at a linear address. An empty line continues where it ended."""
     face, session = _face(context), _session(context)
     first, words = options.format_, list(options.address)
     if first is not None and not first.startswith("/"):
@@ -253,7 +253,7 @@ def x(options: MemoryOptions, context: Context) -> Answer:
         first = None
     match = _X.fullmatch(first or "/")
     if match is None:
-        raise BadInput(f"{first} is no format", "write a count, one of x d u i s, and one of b h w g: /8xw")
+        raise BadInput(f"{first} is not a format", "write a count, one of x d u i s, and one of b h w g: /8xw")
     count, letters = int(match[1] or 1), match[2]
     unit = next((_SIZES[letter] for letter in letters if letter in _SIZES), 4)
     kind = next((letter for letter in letters if letter not in _SIZES), "x")
@@ -303,7 +303,7 @@ def _strings(context: Context, address: int, count: int, format: str) -> list[st
 
 @takes(WordsOptions)
 def monitor(options: WordsOptions, context: Context) -> Answer:
-    """`monitor`: what QEMU's monitor prints."""
+    """`monitor`: a command of QEMU's monitor, and its output."""
     session = _session(context)
     session.needs_control("monitor")
     command = " ".join(options.command)
@@ -318,7 +318,7 @@ def monitor(options: WordsOptions, context: Context) -> Answer:
 @takes(WordsOptions)
 def gdb(options: WordsOptions, context: Context) -> Answer:
     """`gdb`: the line goes to GDB; the conversation itself passes it on. Raises BadInput elsewhere."""
-    raise BadInput("there is no GDB here", "start a conversation: pvhdbg repl SUBJECT")
+    raise BadInput("gdb works at the prompt only", "start a conversation: pvhdbg repl SUBJECT")
 
 
 # --- coming and going ---------------------------------------------------------------------------------------------
@@ -326,14 +326,14 @@ def gdb(options: WordsOptions, context: Context) -> Answer:
 
 @takes(NoOptions)
 def reset(options: NoOptions, context: Context) -> Answer:
-    """`reset`: before the first instruction; nothing runs."""
+    """`reset`: back to before the first instruction; the machine stays stopped."""
     _face(context).machine.reset()
     return _lines([f"reset: {_place(_session(context))}"])
 
 
 @takes(NoOptions)
 def restart(options: NoOptions, context: Context) -> Answer:
-    """`restart`: booted again, at the entry."""
+    """`restart`: boot again to the entry."""
     machine = _face(context).machine
     machine.restart()
     entry = machine.session.boot().snapshot.entry
@@ -350,11 +350,11 @@ def source(options: SourceOptions, context: Context) -> Answer:
 
 @takes(WordsOptions)
 def shell(options: WordsOptions, context: Context) -> Answer:
-    """`shell`: what the user typed goes to the user's shell."""
+    """`shell`: run a command in the user's shell."""
     command = " ".join(options.command)
     if not command:
         raise BadInput("shell needs a command", "usage: shell COMMAND")
-    done = subprocess.run(command, shell=True, check=False)  # noqa: S602 - a shell is what was asked for
+    done = subprocess.run(command, shell=True, check=False)  # noqa: S602 - the user asked for a shell
     return Answer(lambda _: "", exit_code=done.returncode)
 
 

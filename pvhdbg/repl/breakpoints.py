@@ -1,7 +1,7 @@
-"""Breakpoints as a user counts them: one for a symbol, however many addresses it has.
+"""The user's breakpoints: one for each symbol, also when it has several addresses.
 
 A kernel's symbol lies at its physical address before paging and at its virtual one afterwards. Both are set from the start, as
-hardware breakpoints: software ones are overwritten by what loads the kernel, and cannot be set where nothing is mapped yet.
+hardware breakpoints: software ones are overwritten when the kernel is loaded, and cannot be set where nothing is mapped yet.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _WRAP = (1 << 64) - 1
 
 @dataclass(frozen=True)
 class Breakpoint:
-    """`where` as it was typed; `physical` is what a symbol's addresses have to lead to, None for a plain address."""
+    """`where` as it was typed; `physical` is the address that a symbol's linear addresses must map to, None for a plain address."""
 
     number: int
     where: str
@@ -37,7 +37,7 @@ class Breakpoint:
 
 
 class Breakpoints:
-    """Those of one conversation, by number."""
+    """The breakpoints of one conversation, by number."""
 
     def __init__(self) -> None:
         self._by_number: dict[int, Breakpoint] = {}
@@ -47,7 +47,7 @@ class Breakpoints:
         return list(self._by_number.values())
 
     def addresses(self) -> set[int]:
-        """Where the machine is to stop for any of them."""
+        """The addresses at which the machine must stop."""
         return {address for one in self._by_number.values() for address in one.addresses}
 
     def add(self, session: Session, where: str) -> Breakpoint:
@@ -58,16 +58,16 @@ class Breakpoints:
         return one
 
     def delete(self, number: int) -> None:
-        """Raises BadInput for a number that is none."""
+        """Raises BadInput for an unknown number."""
         if number not in self._by_number:
-            raise BadInput(f"there is no breakpoint {number}", "list them with: info breakpoints")
+            raise BadInput(f"breakpoint {number} does not exist", "list them with: info breakpoints")
         del self._by_number[number]
 
     def clear(self) -> None:
         self._by_number.clear()
 
     def place(self, session: Session) -> None:
-        """Look up again where each symbol is: a kernel may have slid, or have been booted anew."""
+        """Look up each symbol again: KASLR may have moved the kernel, or it was booted again."""
         for number, one in self._by_number.items():
             if one.physical is not None:
                 self._by_number[number] = replace(resolve(session, one.where), number=number, hits=one.hits)
@@ -88,6 +88,6 @@ def resolve(session: Session, where: str) -> Breakpoint:
     offset = session.address(f"0{rest}") if rest.strip() else 0
     placement = session.placement
     if session.symbols is None:
-        return Breakpoint(0, plain, (session.address(plain),))  # raises with what to do about it, or the face knows it
+        return Breakpoint(0, plain, (session.address(plain),))  # raises BadInput, unless the front end's evaluator knows it
     physical = placement.physical_of(name) + offset & _WRAP
     return Breakpoint(0, plain, placement.aliases(name, offset), physical)

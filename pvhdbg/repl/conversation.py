@@ -1,7 +1,7 @@
-"""The prompt without a terminal: `run(line)` gives a Result, `complete(line)` the words that go on from there.
+"""The prompt without a terminal: `run(line)` returns a Result, `complete(line)` the completions.
 
-A line is a command, with `| COMMAND` or `> FILE` behind it if need be. Whatever goes wrong, the conversation goes on: an error is one
-line of the Result, and so is the end of the machine.
+A line is a command, optionally followed by `| COMMAND` or `> FILE`. The conversation survives every error: an error is one line of
+the Result, and so is the end of the machine.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _DEEPEST = 16  # files that source one another
 
 @dataclass(frozen=True)
 class Result:
-    """What a line came to: `text` to show, or `error` in one line; `exit_code` as on the command line; `leaves` ends it all."""
+    """The result of a line: `text` to show, or `error` in one line; `exit_code` as on the command line; `leaves` ends the prompt."""
 
     text: str = ""
     error: str = ""
@@ -46,10 +46,12 @@ class Conversation:
         self.machine = Machine(command, options, progress)
         self.progress = progress
         self.style: Style = PLAIN
-        self.write: Callable[[str], None] = lambda _: None  # what cannot wait for the Result: serial output, and sourced lines
+        self.write: Callable[[str], None] = lambda _: (
+            None
+        )  # output that does not wait for the Result: serial output, and sourced lines
         self.confirm: Callable[[str], bool] = lambda _: True
         self.leaving = False
-        self.where = ("", "")  # where the machine stood after the last line, for the toolbar
+        self.where = ("", "")  # the machine's place after the last line, for the toolbar
         self._vmm = ""
         self._repeat = ""
         self._goes_on: str | None = None
@@ -61,17 +63,17 @@ class Conversation:
         return self.machine.session
 
     def open(self) -> None:
-        """Bring the machine to its entry. Raises PvhdbgError."""
+        """Run the machine to its entry. Raises PvhdbgError."""
         self.machine.open()
         vmm = self.session.boot().snapshot.vmm
         self._vmm = " ".join(word for word in (vmm.name, vmm.version, vmm.accelerator) if word)
         self.look()
-        self._told()  # nobody asked for that
+        self._told()  # not the commands of a user's line
 
     # --- a line ---------------------------------------------------------------------------------------------------
 
     def run(self, line: str) -> Result:
-        """Do a line; an empty one does the last repeatable command again. Never raises."""
+        """Run a line; an empty one repeats the last repeatable command. Never raises."""
         if lines.is_comment(line):
             return Result()
         line = line.strip() or self._repeat
@@ -111,7 +113,7 @@ class Conversation:
         return self._shown(command, live.values(command, rest), line, text)
 
     def _meant(self, text: str) -> Command | None:
-        """The command of ours that a line is; None for a line that is GDB's. Raises live.UnknownCommand where there is no GDB."""
+        """Our command in a line; None for a line of GDB's. Raises live.UnknownCommand without a GDB."""
         first, *rest = text.replace("/", " /", 1).split()
         gdb = self.machine.may_use_gdb and self.machine.gone is None
         if gdb and first == "info" and rest and not rest[0].startswith("-") and not _second_word(rest[0]):
@@ -129,12 +131,12 @@ class Conversation:
             return None
 
     def _passed_on(self, line: str) -> Result:
-        """GDB does it, and its output is written as it comes; an error is told in its own words."""
+        """GDB runs the line, and its output is written as it comes; an error is shown in GDB's own words."""
         machine = self.machine
         machine.needs_machine()
         self.session.needs_control("gdb")
         if not machine.may_use_gdb:
-            raise BadInput("GDB is not to be used here, or not installed", "leave --via remote out; list our commands with: help")
+            raise BadInput("GDB is disabled here, or not installed", "leave --via remote out; list our commands with: help")
         if not line:
             raise BadInput("gdb needs a line", "usage: gdb LINE")
         gdb = machine.hand_to_gdb()
@@ -186,7 +188,7 @@ class Conversation:
         return target.told() if isinstance(target, GdbEcho) else []
 
     def goes_on(self, line: str) -> None:
-        """What an empty line does next, where that is not the same line again."""
+        """Set the line that an empty line runs next, where that is not the same line again."""
         self._goes_on = line
 
     def _failed(self, error: PvhdbgError) -> Result:
@@ -197,13 +199,13 @@ class Conversation:
         return Result(error=" ".join(f"{safe(error.what)}{todo}".split()), exit_code=error.exit_code)
 
     def greeting(self) -> list[str]:
-        """What a report would have said first: where the machine stands, and what is doubtful about it."""
+        """The head of a report: the machine's place, and the warnings."""
         return [", ".join(word for word in self.where if word), *map(safe, self.session.warnings)]
 
     # --- around it ------------------------------------------------------------------------------------------------
 
     def news(self) -> str | None:
-        """A sentence when the machine has ended while nobody asked anything of it; for a prompt that waits."""
+        """A sentence when the machine has ended while the prompt waited for input."""
         if self.leaving:
             return None
         gone = self.machine.lost()
@@ -213,7 +215,7 @@ class Conversation:
         return f"the machine is gone: {safe(gone)} (boot it again: restart)"
 
     def look(self) -> None:
-        """Remember where the machine stands."""
+        """Remember the machine's place."""
         if self.leaving:
             return
         if self.machine.gone is not None:
@@ -222,10 +224,10 @@ class Conversation:
         try:
             self.where = position(self.session)
         except (PvhdbgError, Unavailable):
-            self.where = ("", "")  # the next command says what is wrong
+            self.where = ("", "")  # the next command reports the error
 
     def toolbar(self) -> str:
-        """Where the machine is, its mode, and who runs it, in one line."""
+        """The machine's place, its mode, and its VMM, in one line."""
         if self.machine.gone is not None:
             return " · ".join(self.where)
         cpu = getattr(self.session.target, "cpu", None)
@@ -238,13 +240,13 @@ class Conversation:
         return " · ".join(word for word in words if word)
 
     def show_serial(self, whole: bool = False) -> None:
-        """Write on what the guest has written to COM1 meanwhile, where that can be followed."""
+        """Write the guest's new output on COM1, where it can be read."""
         if self.machine.serial is not None:
             for line in self.machine.serial.lines(whole):
                 self.write(f"{self.style('dim', '|')} {line}\n")
 
     def complete(self, line: str) -> list[str]:
-        """What the last word of `line` can become. Asks the machine nothing, and GDB only where it holds it already."""
+        """Completions of the last word of `line`. Never reads the machine; asks GDB only where it holds the stub already."""
         found = live.complete(self.session, line, self.commands)
         gdb = self.machine.gdb if not found and self.machine.gone is None and not self.machine.running else None
         if gdb is None or not line.strip():
@@ -253,7 +255,7 @@ class Conversation:
         return [whole[len(head) :] for whole in gdb.words(line) if whole.startswith(head)]
 
     def source(self, path: str) -> Answer:
-        """Do the lines of a file, each one's output written as it comes. Raises BadInput where one fails, with its place."""
+        """Run the lines of a file; output is written as it comes. Raises BadInput where one fails, with its place."""
         try:
             with open(path, encoding="utf-8", errors="replace") as file:
                 script = file.read(1 << 20).splitlines()
@@ -277,7 +279,7 @@ class Conversation:
         return Answer(lambda _: "")
 
     def close(self) -> str:
-        """Leave the machine as the command line said; a line if something stays. Safe to call twice."""
+        """Leave the machine as the command line said; returns a line if something stays. Safe to call twice."""
         left = "" if self.leaving else self.machine.close()
         self.leaving = True
         return f"{left}\n" if left else ""
@@ -288,7 +290,7 @@ def _second_word(word: str) -> bool:
 
 
 def _clean(text: str) -> str:
-    """What GDB prints, with its own line ends and nothing else that steers a terminal."""
+    """GDB's output with its line ends, and without other control characters."""
     return "".join(letter if letter in "\n\t" else safe(letter) for letter in text)
 
 
@@ -298,7 +300,7 @@ def own_commands_named(name: str) -> Command:
 
 
 def _piped(command: str, text: str) -> str:
-    done = subprocess.run(  # noqa: S602 - a shell is what was asked for
+    done = subprocess.run(  # noqa: S602 - the user asked for a shell
         command, shell=True, input=text, capture_output=True, text=True, errors="replace", check=False
     )
     return done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""A target that records the equivalent GDB commands of what is done to it: `--show-gdb`."""
+"""A target that records the equivalent GDB commands of its operations: `--show-gdb`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 from pvhdbg.model import Registers
 from pvhdbg.targets.target import Capabilities, Leave, Stop, Target
 
-_MOST = 24  # commands of one command that are told
+_MOST = 24  # GDB commands that are shown for one command
 
 
 class GdbEcho:
-    """A `Target` around another one. `told()` gives the commands since it was last called."""
+    """A `Target` around another one. `told()` returns the GDB commands since its last call."""
 
     def __init__(self, target: Target) -> None:
         self.inner = target
@@ -19,7 +19,7 @@ class GdbEcho:
         self._more = 0
 
     def told(self) -> list[str]:
-        """Each command once, with a word about those beyond a screenful."""
+        """Each command once, and the number of those beyond a screenful."""
         found, more = self._commands, self._more
         self._commands, self._more = [], 0
         return [*found, f"and {more} more"] if more else found
@@ -45,7 +45,7 @@ class GdbEcho:
         return self.inner.capabilities
 
     def __getattr__(self, name: str) -> Any:
-        """What only some machines have."""
+        """Attributes that only some targets have."""
         return getattr(self.inner, name)
 
     def alive(self) -> bool:

@@ -1,4 +1,4 @@
-"""A line at the prompt: its comment, what it is piped into, which file it goes to."""
+"""A line at the prompt: its comment, its pipe, its output file."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class Line:
 
 
 def parse(text: str) -> Line:
-    """`COMMAND … | COMMAND`, `COMMAND … > FILE`, `COMMAND … >> FILE`; a sign in quotes is none. Raises BadInput for an empty rest."""
+    """`COMMAND … | COMMAND`, `COMMAND … > FILE`, `COMMAND … >> FILE`; quoted | and > are literal. Raises BadInput for an empty rest."""
     hidden = _QUOTED.sub(lambda found: "x" * len(found[0]), text)
     sign = _SIGN.search(hidden)
     if sign is None:
         return Line(text.strip())
     command, rest = text[: sign.start()].strip(), text[sign.end() :].strip()
     if not rest or not command:
-        raise BadInput(f"{sign[1]} needs a command before it and {'a file' if sign[1] != '|' else 'another'} behind it",
+        raise BadInput(f"{sign[1]} needs a command before it and {'a file' if sign[1] != '|' else 'another'} after it",
                        "write: regs | grep cr0, or: regs > FILE")  # fmt: skip
     if sign[1] == "|":
         return Line(command, shell=rest)
@@ -38,11 +38,11 @@ def parse(text: str) -> Line:
 
 
 def command_of(text: str) -> str:
-    """What stands before a sign, whatever is behind it."""
+    """The part of a line before | or >."""
     sign = _SIGN.search(_QUOTED.sub(lambda found: "x" * len(found[0]), text))
     return text if sign is None else text[: sign.start()]
 
 
 def is_comment(text: str) -> bool:
-    """A line that says nothing to us."""
+    """Whether a line is empty or a comment."""
     return text.lstrip().startswith("#")

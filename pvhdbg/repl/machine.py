@@ -1,7 +1,7 @@
 """The machine of a conversation: opened, run from stop to stop, and booted again when it is gone.
 
-It outlives its VMM: when the connection or QEMU ends, `gone` says so, the session stays, and `restart` brings the same subject
-to its entry anew. While the guest runs, `watch` is called about ten times a second, and `interrupted` stops it.
+It outlives its VMM: when the connection or QEMU ends, `gone` says so, the session stays, and `restart` boots the same subject to
+its entry again. While the guest runs, `watch` is called about ten times a second, and `interrupted` stops it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from pvhdbg.targets.keeper import Keeper
     from pvhdbg.vmm.qemu import QemuProcess
 
-_LAST_WORDS = 0.5  # seconds in which a VMM that closed its connection is expected to have ended
+_LAST_WORDS = 0.5  # seconds that a VMM may take to end after it closed its connection
 
 
 class Machine:
@@ -55,15 +55,15 @@ class Machine:
         self.interrupted = threading.Event()
         self.running = False
         self.watch: Callable[[], None] = lambda: None
-        self.gone: str | None = "it was not opened"  # what became of it; None while it is there
-        self.ended: str | None = None  # the guest shut down, and its VMM kept it
+        self.gone: str | None = "it was not opened"  # how it ended; None while it is there
+        self.ended: str | None = None  # the guest shut down, and its VMM keeps its state
         self.runner = Runner(self)
         self._symbols_given = False
 
     # --- coming and going -----------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Bring the subject to its entry. Raises PvhdbgError; nothing is left behind then."""
+        """Run the subject to its entry. Raises PvhdbgError; nothing is left behind then."""
         opened = self._enter(self._options.about)
         settings = Settings(self._options.about.revision, self._options.strict)
         self.session = Session(
@@ -105,7 +105,7 @@ class Machine:
         return target.inner if isinstance(target, GdbEcho) else target
 
     def close(self, leave: Leave | None = None) -> str:
-        """Leave the machine: as asked, else as the options say, else killed if it was started here and stopped if not.
+        """Leave the machine: as asked, else by its options, else killed if it was started here and stopped if not.
 
         Returns a sentence when something is left behind. Safe to call twice.
         """
@@ -147,16 +147,16 @@ class Machine:
         self.breakpoints.place(self.session)
 
     def reset(self) -> None:
-        """The machine before its first instruction again. Raises PvhdbgError."""
+        """Reset the machine to before its first instruction. Raises PvhdbgError."""
         self.session.needs_control("reset")
         if self.qemu is not None:
-            with self.qemu.qmp() as qmp:  # it was started with -no-reboot; from here on it does reboot
+            with self.qemu.qmp() as qmp:  # it was started with -no-reboot; from here on it reboots
                 qmp.execute("set-action", reboot="reset")
         self.session.target.monitor("system_reset")
         deadline = time.monotonic() + 2
         while self.session.target.read_registers()["rip"] != RESET_RIP:
             if time.monotonic() > deadline:
-                raise TargetError("the machine did not reset within 2 s", "a QEMU that was started with -no-reboot never does")
+                raise TargetError("the machine did not reset within 2 s", "a QEMU that was started with -no-reboot never resets")
         self.runner.reboots, self.ended = OWN_REBOOTS, None
         self.session.forget()
 
@@ -164,7 +164,7 @@ class Machine:
 
     @property
     def gdb(self) -> GdbTarget | None:
-        """The GDB that holds the stub, if it is one that does."""
+        """The GDB that holds the stub, if any."""
         from pvhdbg.targets.gdb_mi import GdbTarget
 
         target = self._plain_target
@@ -172,7 +172,7 @@ class Machine:
 
     @property
     def may_use_gdb(self) -> bool:
-        """Whether GDB can take over the stub: it is installed, and nobody said that it shall not."""
+        """Whether GDB can take over the stub: it is installed, and --via remote was not given."""
         return self.gdb is not None or (
             self._options.about.way.via is None and not self.recorded and shutil.which("gdb") is not None
         )
@@ -199,7 +199,7 @@ class Machine:
 
     @contextmanager
     def directly(self) -> Iterator[None]:
-        """Hold the stub without GDB for as long as this lasts, for what is many times slower through it: steps by the thousand."""
+        """Hold the stub without GDB inside this context: thousands of steps are many times slower through GDB."""
         gdb, shown = self.gdb, self.session.target
         if gdb is None:
             yield
@@ -218,7 +218,7 @@ class Machine:
             gdb.take_again()
 
     def lend(self, work: Callable[[Lease], Any]) -> Any:
-        """See `machine.lease`: without GDB in between, and without our breakpoints, so that it stops at what it is told to alone."""
+        """See `machine.lease`: without GDB in between, and without our breakpoints, so that only the lease's work sets stops."""
         self.needs_machine()
         self.runner.ready_to_run("the trace")
         session = self.session
@@ -231,7 +231,7 @@ class Machine:
                 found, done = work(lease), True
         except TargetLost:
             if not done:
-                raise  # else GDB cannot hold again what has ended meanwhile
+                raise  # without this, GDB would try to connect to a machine that has ended
         finally:
             self.running = False
             self.interrupted.clear()
@@ -247,14 +247,14 @@ class Machine:
                 self.ended, self.runner.reboots = None, OWN_REBOOTS
             self.breakpoints.place(self.session)
         except PvhdbgError:
-            pass  # the next command says what is wrong
+            pass  # the next command reports the error
 
     def _give_symbols(self, gdb: GdbTarget) -> None:
         image, place = self.session.image, self.session.placement
         for command in (
             symbol_commands(image, load_bias=place.load_bias, virtual_bias=place.virtual_bias) if image is not None else ()
         ):
-            gdb.passed_on(command, lambda _: None, self.interrupted, lambda: None)  # GDB says itself what it lacks
+            gdb.passed_on(command, lambda _: None, self.interrupted, lambda: None)  # GDB reports itself if it lacks the command
 
     def _directly(self) -> Target:
         from pvhdbg.targets.remote import RemoteTarget
@@ -276,7 +276,7 @@ class Machine:
         return self._options.about.way.seconds()
 
     def speak_anew(self) -> None:
-        """A fresh connection, after an interrupt that may have cut a reply in two. Its failure is told by the next command."""
+        """A fresh connection, after an interrupt in the middle of a reply. The next command reports a failure."""
         if self.gone is None and not self.recorded and self.gdb is None:
             self.session.target.close(Leave.STOPPED)
             try:
@@ -285,10 +285,10 @@ class Machine:
                 pass
             self.session.changed()
 
-    # --- what became of it ----------------------------------------------------------------------------------------
+    # --- the machine's end ----------------------------------------------------------------------------------------
 
     def lost(self, error: PvhdbgError | None = None) -> str | None:
-        """A sentence when the machine has gone since it was last looked at; None while it is there, or was known to be gone."""
+        """A sentence when the machine has ended since the last check; None while it is there, or was known to be gone."""
         if self.gone is not None or self.recorded:
             return None
         gdb = self.gdb
@@ -320,11 +320,11 @@ class Machine:
     def needs_machine(self) -> None:
         """Raises TargetLost once it is gone."""
         if self.gone is not None:
-            raise TargetLost(f"there is no machine any more: {self.gone}", "boot it again: restart")
+            raise TargetLost(f"the machine is gone: {self.gone}", "boot it again: restart")
 
 
 def _opening(command: str, about: SubjectOptions, progress: Progress) -> AbstractContextManager[Opened]:
-    """The subject as the command of that name opens it."""
+    """Open the subject as the command of that name does."""
     if command == "attach":
         return attach_stub(about, progress)
     if command == "run":

@@ -1,4 +1,4 @@
-"""The commands that only the prompt has: running, breakpoints, leaving. Declared as all others are."""
+"""The commands that only the prompt has: running, breakpoints, leaving. Declared like all others."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def _own(name: str, help: str, example: str, *arguments: object, aliases: tuple[
 
 
 OWN: tuple[Command, ...] = (
-    _own("continue", "let the guest run to the next stop; Ctrl-C interrupts it", "continue", aliases=("c",), repeats=True),
-    _own("stepi", "step an instruction, or some", "stepi 3", _COUNT, aliases=("si",), repeats=True),
+    _own("continue", "run the guest to the next stop; Ctrl-C interrupts it", "continue", aliases=("c",), repeats=True),
+    _own("stepi", "step one instruction, or several", "stepi 3", _COUNT, aliases=("si",), repeats=True),
     _own(
         "until",
         "run to a symbol or an address, or step into a mode: " + ", ".join(FOREMOST),
         "until long-mode",
-        argument("where", metavar="SYMBOL|ADDRESS|MODE", nargs="+", help="where to", completes="mode symbol register"),
+        argument("where", metavar="SYMBOL|ADDRESS|MODE", nargs="+", help="the place or the mode to run to", completes="mode symbol register"),
         aliases=("u",),
     ),
     _own(
         "break",
         "stop at a symbol, before paging and after, or at an address: hardware breakpoints",
         "break pvh_start+5",
-        argument("where", metavar="SYMBOL|ADDRESS", nargs="*", help="where; here without it", completes="symbol register"),
+        argument("where", metavar="SYMBOL|ADDRESS", nargs="*", help="a symbol or an address (default: the pc)", completes="symbol register"),
         aliases=("b",),
     ),
     _own("delete", "delete breakpoints", "delete 1", _NUMBERS, aliases=("d",)),
@@ -61,22 +61,22 @@ OWN: tuple[Command, ...] = (
                  completes="register symbol"),
         repeats=True,
     ),
-    _own("monitor", "a command of QEMU's own monitor", "monitor info mtree",
+    _own("monitor", "run a command of QEMU's monitor", "monitor info mtree",
          argument("command", metavar="COMMAND", nargs="+", help="the command"), aliases=("mon",)),
-    _own("gdb", "a line for GDB as it stands, which then holds the machine; what is not a command goes there, too", "gdb info line",
+    _own("gdb", "pass a line to GDB unchanged; GDB then holds the machine; a line that is not our command goes there, too", "gdb info line",
          argument("command", metavar="LINE", nargs="+", help="the line")),
-    _own("reset", "put the machine before its first instruction", "reset"),
+    _own("reset", "reset the machine to before its first instruction", "reset"),
     _own("restart", "boot again to the entry, also when the machine is gone", "restart", aliases=("run-to-entry",)),
-    _own("source", "do the lines of a file", "source boot.pvh",
+    _own("source", "run the lines of a file", "source boot.pvh",
          argument("file", metavar="FILE", help="the file", completes="file")),
-    _own("shell", "a command of the system's shell", "shell ls",
+    _own("shell", "run a command in the system's shell", "shell ls",
          argument("command", metavar="COMMAND", nargs="+", help="the command")),
-    _own("detach", "let the machine run on without us, and leave", "detach"),
+    _own("detach", "let the machine run on without pvhdbg, and leave", "detach"),
     _own("kill", "end the machine's VMM; restart boots it again", "kill"),
     _own("quit", "leave: a QEMU that was started here ends, a gdbstub's machine stays stopped", "quit", aliases=("q", "exit")),
 )  # fmt: skip
 ALL: tuple[Command, ...] = tuple(sorted((*LIVE, *OWN), key=lambda command: command.name))
-RAW = frozenset({"monitor", "shell", "gdb"})  # their rest is handed on as it was typed
+RAW = frozenset({"monitor", "shell", "gdb"})  # the rest of their line is passed on as it was typed
 NO_MACHINE = frozenset(
     {
         "help",
@@ -95,7 +95,7 @@ NO_MACHINE = frozenset(
     }
 )
 
-# GDB's own words, short ones foremost, which are never taken for abbreviations of ours while GDB can be had.
+# GDB's commands, mainly short ones. They are never taken for abbreviations of ours while GDB is available.
 _WORDS = """
 p print bt backtrace where l list n next ni nexti s step fin finish advance f frame up down ptype whatis display undisplay set show
 watch rwatch awatch hbreak thbreak tbreak rbreak call output printf echo find thread threads maint maintenance python py file

@@ -1,7 +1,7 @@
-"""Letting a machine run by hand: to the next stop, or instruction by instruction.
+"""Run a machine from the prompt: to the next stop, or instruction by instruction.
 
-Breakpoints are set before each run and stay set at a stop. While the machine runs, its reset vector is watched too: a guest that
-reboots is told at once.
+Breakpoints are set before each run and stay set at a stop. While the machine runs, its reset vector has a breakpoint too: a reboot
+of the guest is reported at once.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from pvhdbg.repl.breakpoints import Breakpoint, Breakpoints
     from pvhdbg.vmm.qemu import QemuProcess
 
-_POLL = 0.1  # seconds between two looks at the serial port, the VMM and Ctrl-C while the guest runs
+_POLL = 0.1  # seconds between two checks of the serial port, the VMM and Ctrl-C while the guest runs
 
 
 class Runnable(Protocol):
-    """What a runner is given: a machine with breakpoints, and its state as the prompt shows it."""
+    """The runner's view of the machine: it has breakpoints, and its state for the prompt."""
 
     session: Session
     breakpoints: Breakpoints
@@ -47,7 +47,7 @@ class Runner:
     def __init__(self, machine: Runnable) -> None:
         self._machine = machine
         self.armed: set[int] = set()
-        self.reboots = 0  # that the firmware may still need for itself
+        self.reboots = 0  # reboots that the firmware may still need
 
     def go(self, until: Collection[int] = ()) -> tuple[Stop, Breakpoint | None]:
         """Run to the next stop: a breakpoint, one of the linear addresses `until`, a reboot, the end, or an interrupt."""
@@ -69,7 +69,7 @@ class Runner:
                 pc = target.read_registers()["rip"]
                 if pc == RESET_RIP:
                     if not self._passes_reboot():
-                        return Stop(StopKind.SHUTDOWN, 3, "the guest rebooted: it stands at its reset vector"), None
+                        return Stop(StopKind.SHUTDOWN, 3, "the guest rebooted: it is at its reset vector"), None
                     continue
                 here = self._here(pc)
                 found = next(
@@ -90,7 +90,7 @@ class Runner:
         self._machine.session.needs_control(command)
         self._machine.needs_machine()
         if self._machine.ended is not None:
-            raise TargetError(f"there is nothing left to run: {self._machine.ended}", "boot it again: restart")
+            raise TargetError(f"the machine cannot run on: {self._machine.ended}", "boot it again: restart")
 
     def _found_out(self) -> None:
         self.reboots = 0
@@ -107,7 +107,7 @@ class Runner:
             self._machine.watch()
 
     def _is_interrupted(self) -> bool:
-        """Look at the serial port, Ctrl-C and the VMM of a machine that runs. Raises TargetLost where QEMU ended."""
+        """Check the serial port, Ctrl-C and the VMM of a running machine. Raises TargetLost where QEMU ended."""
         self._machine.watch()
         if self._machine.interrupted.is_set():
             return True
@@ -130,7 +130,7 @@ class Runner:
         return {pc, linear_pc(self._machine.session)}
 
     def _is_meant(self, one: Breakpoint, here: set[int]) -> bool:
-        """Whether the address that was hit leads to the symbol: a user's program may use the same low addresses."""
+        """Whether the address that was hit maps to the symbol: a user's program may use the same low addresses."""
         if one.physical is None:
             return True
         placement = self._machine.session.placement
@@ -147,10 +147,10 @@ class Runner:
             target.set_breakpoint(address)
             self.armed.add(address)
         try:
-            target.set_breakpoint(RESET_VECTOR)  # tells a reboot at once
+            target.set_breakpoint(RESET_VECTOR)  # reports a reboot at once
             self.armed.add(RESET_VECTOR)
         except TargetError:
-            pass  # the accelerator has no slot left: a reboot is then seen by what comes after it
+            pass  # the accelerator has no slot left: a reboot then shows by what follows it
 
     def _leave_temporaries(self, until: Collection[int]) -> None:
         try:
@@ -158,7 +158,7 @@ class Runner:
                 self._machine.session.target.clear_breakpoint(address)
                 self.armed.discard(address)
         except PvhdbgError:
-            pass  # the machine is gone, and they with it
+            pass  # the machine is gone, and its breakpoints with it
 
     def disarm(self) -> None:
         for address in self.armed:
@@ -166,7 +166,7 @@ class Runner:
         self.armed = set()
 
     def step(self, count: int = 1) -> Breakpoint | None:
-        """Some instructions, or as many as there are to the next breakpoint, which is then returned."""
+        """Step `count` instructions, or up to the next breakpoint, which is then returned."""
         return self.step_until(lambda _: False, count)[1]
 
     def step_until(self, true: Callable[[Registers], bool], most: int) -> tuple[bool, Breakpoint | None]:
@@ -185,7 +185,7 @@ class Runner:
                     self._machine.ended = stop.text
                     break
                 if stop.kind is StopKind.INTERRUPT and not self._machine.interrupted.is_set():
-                    raise TargetError(stop.text, "let it run: continue; what it waits in: mode, disas")
+                    raise TargetError(stop.text, "let it run with: continue; or see where it waits: mode, disas")
                 registers = target.read_registers()
                 if true(registers):
                     return True, None
@@ -209,4 +209,4 @@ class Runner:
         try:
             self._machine.session.stopped()
         except PvhdbgError:
-            pass  # it is being told already
+            pass  # it is being interrupted already

@@ -1,4 +1,4 @@
-"""What a guest writes to COM1, as lines that are safe to show, and never more of them than somebody can read."""
+"""A guest's output on COM1 as escaped lines, at a limited rate."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PIECE = 1 << 20  # bytes that are read at once
 
 
 class Follower:
-    """Reads on in a log that a VMM writes. Lines beyond `rate` a second are counted, not shown."""
+    """Follows a log that a VMM writes. Lines beyond `rate` a second are counted, not shown."""
 
     def __init__(self, path: Path, rate: int = _RATE) -> None:
         self._path, self._rate = path, rate
@@ -24,7 +24,7 @@ class Follower:
         self._left_out = 0
 
     def lines(self, whole: bool = False) -> list[SafeText]:
-        """What has come since the last call; with `whole` also a line that has not ended yet."""
+        """The lines since the last call; with `whole` also a line that has not ended yet."""
         data = self._partial + self._read()
         *lines, self._partial = data.split(b"\n")
         if len(self._partial) > _PIECE or (whole and self._partial):
@@ -51,6 +51,6 @@ class Follower:
         self._left_out += len(lines) - len(shown)
         found = [own_line(shorten(safe(line.rstrip(b"\r").expandtabs()), _WIDTH)) for line in shown]
         if self._left_out and (found or whole):
-            found.append(SafeText(f"… {self._left_out} lines more than can be shown at once"))
+            found.append(SafeText(f"… {self._left_out} more lines than can be shown at once"))
             self._left_out = 0
         return found

@@ -1,4 +1,4 @@
-"""From the command line to the prompt: the report first, then the commands that were given, then the terminal."""
+"""From the command line to the prompt: the report first, then the given commands, then the terminal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def converses(command: Command, values: Mapping[str, Any]) -> bool:
-    """Whether a command line leads to the prompt, or to commands that are done there."""
+    """Whether a command line leads to the prompt, or to commands that run there."""
     if not command.converses:
         return False
     prompt, asked = options_of(PromptOptions, values), options_of(OutputOptions, values)
@@ -27,14 +27,14 @@ def converses(command: Command, values: Mapping[str, Any]) -> bool:
 
 
 def on_terminal() -> bool:
-    """Whether somebody sits there."""
+    """Whether standard input and output are a terminal."""
     return bool(sys.stdin is not None and sys.stdin.isatty() and sys.stdout is not None and sys.stdout.isatty())
 
 
 def converse(command: Command, values: Mapping[str, Any], stderr: TextIO) -> int:
     """The whole conversation; returns the exit code: the report's, else that of the first command that failed.
 
-    Raises PvhdbgError where the machine does not come to its entry, or the report cannot be written.
+    Raises PvhdbgError where the machine does not reach its entry, or the report cannot be written.
     """
     from pvhdbg.repl.conversation import Conversation
     from pvhdbg.repl.options import ConversationOptions
@@ -64,7 +64,7 @@ def converse(command: Command, values: Mapping[str, Any], stderr: TextIO) -> int
 
 
 def _report(command: Command, talk: Conversation, values: Mapping[str, Any], stderr: TextIO) -> Answer:
-    """What the command would have said without a conversation behind it: `run` and `attach` judge, the others are a session's, too."""
+    """The command's answer before the prompt: `run` and `attach` judge; the others are commands of a session, too."""
     from pvhdbg.commands.table import LIVE
 
     said = next((one for one in LIVE if one.name == command.name), None) or next(one for one in LIVE if one.name == "check")
@@ -107,5 +107,5 @@ def _say(talk: Conversation, line: str, stderr: TextIO) -> int:
 
 @takes(NoOptions)
 def repl(options: NoOptions, context: Context) -> Answer:
-    """`repl`, where there is no command line to begin it from. Raises BadInput."""
-    raise BadInput("repl is a conversation", "start it from a shell: pvhdbg repl SUBJECT")
+    """`repl` outside the command line. Raises BadInput."""
+    raise BadInput("repl opens a prompt, which needs the command line", "start it from a shell: pvhdbg repl SUBJECT")

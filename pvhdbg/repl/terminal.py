@@ -1,7 +1,7 @@
-"""The prompt at a terminal: editing, history, completion, the toolbar, Ctrl-C and Ctrl-D. What a line does is `Conversation`'s.
+"""The prompt at a terminal: editing, history, completion, the toolbar, Ctrl-C and Ctrl-D. `Conversation` runs the lines.
 
-Ctrl-C reaches a running guest as an interrupt, and at the prompt it clears the line; pressed twice it ends whatever is being
-done. While the prompt waits, the machine's end is told above it.
+Ctrl-C interrupts a running guest, and at the prompt it clears the line; pressed twice it aborts the current command. While the
+prompt waits, the machine's end is reported above it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pvhdbg.repl.conversation import Conversation
 
 PROMPT = "(pvh) "
-_LOOK = 0.3  # seconds between two looks at the machine while the prompt waits
+_LOOK = 0.3  # seconds between two checks of the machine while the prompt waits
 _ANSWERS = {"d": Leave.RUNNING, "s": Leave.STOPPED, "k": Leave.KILLED}
 
 
@@ -48,7 +48,7 @@ def _history() -> History:
         with open(path, "ab"):
             os.chmod(path, 0o600)
     except OSError:
-        return InMemoryHistory()  # a home that cannot be written is no reason to go without a prompt
+        return InMemoryHistory()  # the prompt works without a writable home folder
     return FileHistory(str(path))
 
 
@@ -61,7 +61,7 @@ class _Words(Completer):
         last = "" if not text or text[-1].isspace() else text.split()[-1]
         try:
             words = self._talk.complete(text)
-        except Exception:  # a completion never complains
+        except Exception:  # a completion never raises
             return
         for word in words:
             yield Completion(word, start_position=-len(last))
@@ -87,7 +87,7 @@ class Terminal:
         talk.confirm = self._confirmed
 
     def run(self) -> int:
-        """Until somebody leaves; returns 0."""
+        """Run the prompt until the user leaves; returns 0."""
         talk = self._talk
         while not talk.leaving:
             try:
@@ -124,8 +124,8 @@ class Terminal:
 
         def interrupt(_number: int, _frame: object) -> None:
             if machine.interrupted.is_set():
-                leaving.interrupt()  # the second time: whatever it is that does not look at the first
-            machine.interrupted.set()  # the wait for the guest looks at it: no reply of the stub is cut in two
+                leaving.interrupt()  # the second time: interrupt code that ignores the first
+            machine.interrupted.set()  # the wait for the guest checks it: no reply of the stub is interrupted
 
         machine.interrupted.clear()
         before = signal.signal(signal.SIGINT, interrupt)
@@ -147,7 +147,7 @@ class Terminal:
         return self._ask(f"{question} (y or n) ") in ("y", "yes")
 
     def _leave(self) -> None:
-        """Ctrl-D: ask what becomes of a machine that is still there."""
+        """Ctrl-D: ask how to leave a machine that is still there."""
         talk = self._talk
         if talk.machine.recorded or talk.machine.gone is not None:
             talk.run("quit")

@@ -1,4 +1,4 @@
-"""QEMU's last words, and what to do about them. Pure: the text comes in, the error goes out."""
+"""QEMU's last messages as errors with a next step. Pure: text in, error out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ INSTALL = (
     "install it (Debian, Ubuntu: apt install qemu-system-x86; Fedora: dnf install qemu-system-x86-core), or name one with --qemu"
 )
 
-# A part of a message of QEMU 4.0 to 10.0 -> what to do. The first that occurs is taken, so the kernel's come first.
+# A part of a message of QEMU 4.0 to 10.0 -> the next step. The first match counts, so messages about the kernel come first.
 REMEDIES: tuple[tuple[str, str], ...] = (
     ("without PVH ELF Note", "the kernel has no PVH note that QEMU finds; 'readelf -nW' lists what it has (Linux: CONFIG_PVH=y)"),
     ("invalid kernel header", "this is neither an ELF file nor a Linux image; give the kernel as ELF, for Linux the file vmlinux"),
@@ -52,7 +52,7 @@ def ended_at_once(program: str, status: int, output: Sequence[str]) -> VmmFailed
     if status == -signal.SIGFPE:
         remedy = "QEMU divides by a PT_NOTE's p_align: the kernel has one with p_align 0; link it with p_align 4"
     how = f"was killed by {_signal_name(-status)}" if status < 0 else f"ended at once with exit status {status}"
-    what = f"{program} {how}: {shorten(said, LONGEST_MESSAGE)}" if said else f"{program} {how} and said nothing"
+    what = f"{program} {how}: {shorten(said, LONGEST_MESSAGE)}" if said else f"{program} {how} without a message"
     return VmmFailed(what, remedy)
 
 
@@ -60,18 +60,18 @@ def check_version(version: str) -> None:
     """Raises VmmFailed if `version` ("7.2.22 (Debian ...)") is of a QEMU that cannot load PVH kernels."""
     found = re.match(r"(\d{1,4})\.(\d{1,4})", version)
     if found is not None and (int(found[1]), int(found[2])) < OLDEST:
-        raise VmmFailed(f"QEMU {safe(version)} cannot boot PVH kernels: that began with 4.0", INSTALL)
+        raise VmmFailed(f"QEMU {safe(version)} cannot boot PVH kernels, which need 4.0 or newer", INSTALL)
 
 
 def not_installed(program: str) -> VmmFailed:
-    """The error for a program that is not there or not executable."""
+    """The error for a program that is missing or not executable."""
     if "/" in program:
         return VmmFailed(f"{safe(program)} is not a program that can be run", "check the path given with --qemu")
     return VmmFailed(f"{safe(program)} is not installed", INSTALL)
 
 
 def _remedy(lines: Sequence[str]) -> tuple[str, str]:
-    """What to do, and the line that says why; for an unknown message its last line that is not a warning."""
+    """The next step, and the line that gives the reason; for an unknown message its last line that is not a warning."""
     for part, remedy in REMEDIES:
         for line in lines:
             if part in line and "warning:" not in line:

@@ -4,10 +4,10 @@ It reads a pipe whose only writer is pvhdbg. End of file means that pvhdbg has l
 guardian kills QEMU's process group and removes the private folder. There is one clean-up path, and every run takes it.
 
 Lines on the pipe: `started PID` when QEMU runs, `gone` before its pid is free for another process, so that a pid is
-never killed after reuse, `keep` when QEMU is to live on: then the folder goes when QEMU ends, and its logs are bounded until then. `started` is written by
-QEMU's own process before it becomes QEMU: whenever pvhdbg dies, either the line is there, or QEMU never ran. The same
-process holds the pipe until then, so end of file comes after. The folder is the guardian's own making for the same
-reason: there is no moment at which it exists and nobody is there to remove it.
+never killed after reuse, `keep` when QEMU shall live on: then the folder is removed when QEMU ends, and its logs are bounded until
+then. QEMU's own process writes `started` before it executes QEMU: whenever pvhdbg dies, either the line is there, or QEMU never ran.
+The same process holds the pipe until then, so end of file comes after. The guardian makes the folder itself for the same reason:
+as long as the folder exists, a process exists that removes it.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from pvhdbg.vmm.log_bound import BOUND, KEPT
 
 SHELL = "/bin/sh"
 
-# $1 is the folder to make; only the one that was made is ever removed. The traps: a Ctrl-C or a hang-up of the terminal is pvhdbg's to answer.
-# A process without /proc/PID/exe is a zombie: it has ended, and nobody has asked for its status.
+# $1 is the folder to make; only the one that was made is ever removed. The traps: pvhdbg itself handles a Ctrl-C or a hang-up of the terminal.
+# A process without /proc/PID/exe is a zombie: it has ended, and its parent has not read its status.
 GUARD = """
 trap '' HUP INT QUIT TERM PIPE
 umask 077
@@ -62,11 +62,11 @@ LAUNCH = 'echo "started $$" && exec "$@" >&2'
 TIE = ("setpriv", "--pdeathsig", "KILL", "--")  # util-linux: the kernel ends what follows when pvhdbg ends, guardian or not
 
 LONGEST_PLACE = 80  # bytes: a unix socket's path has 107, and the names below it are short
-PATIENCE = 5.0  # seconds for the guardian to kill and remove, before it is done without it
+PATIENCE = 5.0  # seconds for the guardian to kill and remove, before we do it ourselves
 
 
 class Guardian:
-    """A private folder (mode 0700) and the process that removes it, and with it what was launched."""
+    """A private folder (mode 0700) and the process that removes it and kills what was launched."""
 
     def __init__(self) -> None:
         """Raises VmmFailed when no folder can be made or no shell be started."""
@@ -100,14 +100,14 @@ class Guardian:
             answer = answers.readline(500)
         if answer != b"made\n":
             what = f"no folder for QEMU's sockets can be made: {safe(answer.rstrip())}"
-            self.folder = ""  # somebody else's, if it exists
+            self.folder = ""  # not ours, if it exists
             raise VmmFailed(what, "set TMPDIR to a folder you can write to")
 
     def launch(self, argv: Sequence[str], output: int, *, tied: bool = False) -> subprocess.Popen[bytes]:
         """Start `argv` in a session of its own, known to the guardian. Its outputs go to the file `output`.
 
-        `tied` is for what is never released: it ends with this process even if the guardian was killed with that. The kernel means
-        the end of the thread that made a process, so only the main thread's are tied.
+        `tied` is for processes that are never released: they end with this process even if the guardian was killed too. For the kernel
+        the thread that made a process counts, so only processes of the main thread are tied.
         """
         tie = TIE if tied and threading.current_thread() is threading.main_thread() and shutil.which(TIE[0]) else ()
         return subprocess.Popen(
@@ -119,15 +119,15 @@ class Guardian:
         )
 
     def gone(self) -> None:
-        """What was launched has ended: its pid means nothing from now on."""
+        """The launched process has ended: its pid is invalid from now on."""
         self._tell(b"gone\n")
 
     def release(self) -> None:
-        """Let what was launched live on, and the folder with it until then. Ends this object's part."""
+        """Let the launched process live on; the folder stays until it ends. This object is then done."""
         self._tell(b"keep\n")
         self._close_pipe()
         if self._process is not None:
-            self._process.returncode = 0  # it stays as long as QEMU does: not ours to wait for
+            self._process.returncode = 0  # it stays as long as QEMU: we do not wait for it
             self._process = None
         self.folder = ""
 
@@ -142,12 +142,12 @@ class Guardian:
                 self._process.wait()
             self._process = None
         if self.folder:
-            shutil.rmtree(self.folder, ignore_errors=True)  # there is something only if the guardian failed
+            shutil.rmtree(self.folder, ignore_errors=True)  # the folder exists only if the guardian failed
             self.folder = ""
 
     def _tell(self, line: bytes) -> None:
         if self._writer >= 0:
-            with contextlib.suppress(OSError):  # the guardian was killed by somebody: then nothing depends on the line
+            with contextlib.suppress(OSError):  # the guardian was killed: then nothing reads the line
                 os.write(self._writer, line)
 
     def _close_pipe(self) -> None:
@@ -157,11 +157,11 @@ class Guardian:
 
 
 def _new_folder_name() -> str:
-    """A path that does not exist yet and nobody can guess, short enough for the sockets in it."""
+    """A path that does not exist yet and cannot be guessed, short enough for the sockets in it."""
     try:
         place = os.path.abspath(tempfile.gettempdir())
     except OSError as exc:
         raise VmmFailed(f"no folder for temporary files: {exc.strerror}", "set TMPDIR to a folder you can write to") from exc
     if len(os.fsencode(place)) > LONGEST_PLACE:
-        place = "/tmp"  # noqa: S108 -- the folder made in it is new, and its owner's alone
+        place = "/tmp"  # noqa: S108 -- the folder made in it is new, and readable by its owner only
     return os.path.join(place, f"pvhdbg-{secrets.token_hex(6)}")

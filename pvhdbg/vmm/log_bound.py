@@ -1,6 +1,6 @@
 """Files that a QEMU writes to without end (COM1, its own messages) keep their newest part on disk: the rest becomes a hole.
 
-A hole reads as zero bytes, and nobody's place in the file changes: QEMU goes on writing where it was, and a reader where it is.
+A hole reads as zero bytes, and no file offset changes: QEMU continues to write at its offset, and a reader to read at its own.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from contextlib import suppress
 from pathlib import Path
 
 BOUND = 64 << 20  # bytes on disk of one file
-KEPT = 16 << 20  # of them, after older ones were given back
-_LOOK = 1.0  # seconds between two looks: a guest's serial port writes a few MB in one
+KEPT = 16 << 20  # bytes that remain after a hole was made
+_LOOK = 1.0  # seconds between two checks: a guest's serial port writes a few MB in one
 _PUNCH = 3  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, of linux/falloc.h
 
 
 class LogBound:
-    """Looks after some files until `close`, in a thread of its own."""
+    """Bounds some files until `close`, in a thread of its own."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._paths = paths
@@ -29,7 +29,7 @@ class LogBound:
     def _watch(self) -> None:
         while not self._done.wait(_LOOK):
             for path in self._paths:
-                with suppress(OSError):  # it is not there yet, or any more
+                with suppress(OSError):  # it does not exist yet, or no longer
                     give_back(path)
 
     def close(self) -> None:

@@ -1,19 +1,19 @@
-"""What QEMU is started with: a frozen wish and the argument list that comes of it. No I/O, and never a shell.
+"""The options for starting QEMU, and the argument list made from them. No I/O, and never a shell.
 
-The machine stays the one that a plain `qemu-system-x86_64 -kernel FILE` makes, because it is that machine's hand-off
-which is judged. Four things differ, none of which the guest finds in its start_info or registers (measured on QEMU
+The machine is that of a plain `qemu-system-x86_64 -kernel FILE`, because that machine's hand-off is judged.
+Four things differ, none of which the guest finds in its start_info or registers (measured on QEMU
 7.2, pc, q35 and microvm: the same structures, byte for byte):
 
 - `-display none`: no window; and a QEMU without one would otherwise listen for VNC on TCP.
 - `-nic none`: no user-mode network, so an unknown kernel does not reach the network through us. It also saves the
-  15 ms that the network card's boot ROM takes. Any network option of the user's own switches this off.
+  15 ms that the network card's boot ROM takes. Any network option of the user switches this off.
 - `-serial file:`: COM1 goes to a file, which never makes the guest wait for a reader.
 - `-m 512M` instead of 128M: distribution kernels with an initrd do not fit in QEMU's default.
 
 `-nodefaults` is not used: on q35 it changes the memory map.
 
-A guest that shuts down, reboots or triple-faults leaves its machine standing (`-no-reboot -no-shutdown`). QEMU 10 counts
-isa-debug-exit as a shutdown, 7.2 ends there and then; with `-action shutdown=poweroff` in `extra` both end.
+When a guest shuts down, reboots or triple-faults, its machine stops and stays (`-no-reboot -no-shutdown`). QEMU 10 counts
+isa-debug-exit as a shutdown, 7.2 exits at once; with `-action shutdown=poweroff` in `extra` both end.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ DEFAULT_QEMU = "qemu-system-x86_64"
 DEFAULT_MEMORY = "512M"
 ACCELERATORS = ("tcg", "kvm", "auto")
 
-# Options that would take from pvhdbg what it needs, and what to do instead. Option names without the dashes.
+# Options that conflict with pvhdbg's own, and the next step for each. Option names without the dashes.
 REFUSED = {
     "gdb": "leave it out: pvhdbg holds QEMU's only debugger connection; or start QEMU yourself and attach to it",
     "s": "leave it out: pvhdbg holds QEMU's only debugger connection; or start QEMU yourself and attach to it",
-    "daemonize": "leave it out: QEMU must stay a child of pvhdbg to be ended with it",
+    "daemonize": "leave it out: QEMU must stay a child of pvhdbg, which ends it",
     "kernel": "give the kernel as pvhdbg's own argument",
-    "preconfig": "leave it out: with it QEMU builds no machine before it is told to",
+    "preconfig": "leave it out: with it QEMU waits for a command before it builds the machine",
 }
 NETWORK = frozenset({"nic", "net", "netdev"})
 
 
 @dataclass(frozen=True)
 class RecorderOptions:
-    """The flight recorder (tracing/recorder) in a QEMU that is started, and what it is told.
+    """The flight recorder (tracing/recorder) in a QEMU that is started, and its configuration.
 
     `library` is the plugin's path. Instructions are counted from the first execution at the linear address `entry`. `exact` counts
     each instruction; `stop` ends the run before that instruction, at least 1000 behind the entry. `marks` are linear or physical
@@ -71,7 +71,7 @@ class RecorderOptions:
 
 @dataclass(frozen=True)
 class QemuOptions:
-    """What to boot and on what. `None` means QEMU's own default, except `memory`: 512M.
+    """The guest and the machine to start. `None` means QEMU's own default, except `memory`: 512M.
 
     `accel` is "tcg", "kvm", or "auto" (KVM if QEMU can use it, else TCG). `extra` goes to QEMU as it is, after
     everything else, so that it can override. `deterministic` makes the instruction counter QEMU's clock.
@@ -105,13 +105,13 @@ def command_line(options: QemuOptions, sockets: Sockets) -> list[str]:
     """QEMU's arguments, program first. Raises BadInput for an option of `extra` that pvhdbg needs for itself.
 
     -kernel, -initrd and -append are taken literally: QEMU looks for commas in -initrd only when it loads a multiboot
-    kernel, and a leading dash is no option where a value is due (both tried with 7.2 and 10.0).
+    kernel, and a leading dash in a value does not make it an option (both tried with 7.2 and 10.0).
     """
     for name in ("machine", "memory", "cpu", "qemu"):
         if getattr(options, name) == "":
             raise BadInput(f"--{name} is empty", "give it a value, or leave it out")
     if options.cpus is not None and options.cpus < 1:
-        raise BadInput(f"--cpus {options.cpus} is no number of CPUs", "give 1 or more")
+        raise BadInput(f"--cpus {options.cpus} is not a number of CPUs", "give 1 or more")
     given = option_names(options.extra)
     for name in sorted(given & REFUSED.keys()):
         raise BadInput(f"QEMU's option -{name} cannot be passed on", REFUSED[name])
@@ -142,7 +142,7 @@ def command_line(options: QemuOptions, sockets: Sockets) -> list[str]:
         argv += options.recorder.arguments(sockets.recording)
     argv += options.extra
     if any("\0" in argument for argument in argv):
-        raise BadInput("an argument for QEMU holds a zero byte", "take it out")
+        raise BadInput("an argument for QEMU contains a zero byte", "remove it")
     return argv
 
 
@@ -179,7 +179,7 @@ def _names_accelerator(options: QemuOptions, given: frozenset[str]) -> bool:
 
 def _accelerator(accel: str) -> list[str]:
     if accel not in ACCELERATORS:
-        raise BadInput(f"{accel!r} is no accelerator", f"choose one of {', '.join(ACCELERATORS)}")
+        raise BadInput(f"{accel!r} is not an accelerator", f"choose one of {', '.join(ACCELERATORS)}")
     return ["-accel", "kvm", "-accel", "tcg"] if accel == "auto" else ["-accel", accel]
 
 

@@ -1,7 +1,7 @@
-"""Start a QEMU that waits at its first instruction, keep hold of it, and never leave it behind.
+"""Start a QEMU that waits at its first instruction, control it, and never leave it behind.
 
 Everything of a run lives in one private folder: two unix sockets (debugger, control) and two files (COM1, QEMU's own
-messages). A guardian process ends QEMU and removes the folder when pvhdbg lets go, whatever the reason.
+messages). A guardian process ends QEMU and removes the folder when pvhdbg closes it or dies.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["QemuOptions", "QemuProcess", "RecorderOptions", "start", "version_of
 Watch = Callable[[str], None]
 
 START_TIMEOUT = 10.0  # seconds; usual is 0.05
-TAIL_BYTES = 64 * 1024  # as much of a log is read, however long it grew
+TAIL_BYTES = 64 * 1024  # of a log, as many bytes from its end are read
 LINE_WIDTH = 400  # characters of a log line that are shown
 POLITE = 1.0  # seconds that QEMU gets to flush recordings and disk images before it is killed
 FIRST_PAUSE, LONGEST_PAUSE = 0.0005, 0.01  # seconds between two looks
@@ -43,7 +43,7 @@ class QemuProcess:
 
     `gdb_socket` and `qmp_socket` are paths of unix sockets that take one client each; `recording` is the flight recorder's file,
     where one was asked for; `version` is QEMU's own,
-    `accelerator` is "kvm" or "tcg" as it is in use, `command` the arguments it was started with.
+    `accelerator` is "kvm" or "tcg" as it is in use, `command` its arguments.
     """
 
     def __init__(self, command: list[str], sockets: Sockets, guardian: Guardian, *, tied: bool = False) -> None:
@@ -76,10 +76,10 @@ class QemuProcess:
     def poll(self) -> int | None:
         """The exit status (negative: the signal), or None while QEMU runs."""
         if self._status is None:
-            with contextlib.suppress(ChildProcessError):  # somebody in this process reaps all children
+            with contextlib.suppress(ChildProcessError):  # other code in this process reaps all children
                 if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
                     return None
-                self._kill_group()  # a helper that QEMU started; the pid is still ours to name
+                self._kill_group()  # a helper that QEMU started; the pid cannot be reused yet
             self._guardian.gone()
             self._status = self._process.wait()
         return self._status
@@ -128,7 +128,7 @@ class QemuProcess:
                 self.wait(POLITE)
 
     def release(self) -> None:
-        """Let QEMU live on when pvhdbg ends, with its folder; `close` then does nothing. The guardian tidies up later."""
+        """Let QEMU live on when pvhdbg ends, with its folder; `close` then does nothing. The guardian removes the folder later."""
         if self._closed or self.poll() is not None:
             return
         self._last_serial = _tail(self.serial_log)
@@ -136,7 +136,7 @@ class QemuProcess:
         self._closed = True
         self._bound.close()
         self._guardian.release()
-        self._process.returncode = 0  # not ours to wait for
+        self._process.returncode = 0  # we do not wait for it
 
     def __enter__(self) -> QemuProcess:
         return self
@@ -152,10 +152,10 @@ class QemuProcess:
 def start(
     options: QemuOptions, timeout: float = START_TIMEOUT, progress: Watch = lambda _: None, *, tied: bool = False
 ) -> QemuProcess:
-    """A QEMU that has built its machine, loaded the kernel and stands before its first instruction.
+    """A QEMU that has built its machine, loaded the kernel and is stopped before its first instruction.
 
     `tied` is for one that will not be released: see `Guardian.launch`.
-    Raises VmmFailed when QEMU is missing, too old or ends at once (with its own last words), TargetTimeout when it
+    Raises VmmFailed when QEMU is missing, too old or ends at once (with its last message), TargetTimeout when it
     is not ready after `timeout` seconds, BadInput for arguments that cannot be passed on.
     """
     program = options.qemu or DEFAULT_QEMU
@@ -163,7 +163,7 @@ def start(
     if found is None:
         raise not_installed(program)
     options = replace(options, qemu=found)
-    command_line(options, Sockets("", "", ""))  # refuse a bad wish before anything exists
+    command_line(options, Sockets("", "", ""))  # reject bad options before anything is created
     guardian = Guardian()
     process = None
     try:
@@ -182,7 +182,7 @@ def start(
 
 
 def version_of(qemu: str | None = None, timeout: float = START_TIMEOUT) -> str:
-    """The version of a QEMU by its own words, without booting: "7.2.22 (Debian 1:7.2+dfsg-7)". Raises VmmFailed."""
+    """The version that a QEMU reports, without booting: "7.2.22 (Debian 1:7.2+dfsg-7)". Raises VmmFailed."""
     name = qemu or DEFAULT_QEMU
     found = shutil.which(name)
     if found is None:
@@ -190,17 +190,17 @@ def version_of(qemu: str | None = None, timeout: float = START_TIMEOUT) -> str:
     try:
         done = subprocess.run([found, "--version"], capture_output=True, stdin=subprocess.DEVNULL, timeout=timeout, check=False)
     except (OSError, subprocess.TimeoutExpired) as exc:
-        raise VmmFailed(f"{name} does not say its version", f"see what it does: {name} --version") from exc
+        raise VmmFailed(f"{name} does not report its version", f"see what it prints: {name} --version") from exc
     said = re.search(rb"version (\d+\.\d+\.\d+(?: \([^()\n]{1,100}\))?)", done.stdout[:TAIL_BYTES])
     if said is None:
-        raise VmmFailed(f"{name} does not say its version as QEMU does", f"see what it says: {name} --version")
+        raise VmmFailed(f"{name} does not report its version as QEMU does", f"see what it prints: {name} --version")
     return safe(said[1])
 
 
 def _await_ready(process: QemuProcess, deadline: float, timeout: float) -> None:
     """Return once QEMU's main loop answers: then the kernel is loaded and the debugger's socket is open.
 
-    The debugger's socket is not tried itself: its first client is the one that counts.
+    This does not connect to the debugger's socket, which serves its first client only.
     """
     pause = FIRST_PAUSE
     while process.poll() is None:
@@ -214,7 +214,7 @@ def _await_ready(process: QemuProcess, deadline: float, timeout: float) -> None:
                 return
         except OSError:  # not there yet
             pass
-        except TargetLost:  # QEMU gave up while it built the machine: its status is about to come
+        except TargetLost:  # QEMU exited while it built the machine: its exit status follows
             process.wait(POLITE)
         except TargetTimeout:
             break
@@ -229,7 +229,7 @@ def _await_ready(process: QemuProcess, deadline: float, timeout: float) -> None:
 
 
 def _tail(path: Path) -> list[SafeText]:
-    """The last lines of a file that somebody else writes, without control characters. Never more than TAIL_BYTES."""
+    """The last lines of a file that another process writes, without control characters. Never more than TAIL_BYTES."""
     try:
         with open(path, "rb") as file:
             size = file.seek(0, os.SEEK_END)

@@ -1,6 +1,6 @@
 """A minimal client of QEMU's machine protocol: one command, its reply; of the events, why the guest ended.
 
-Enough to learn the version, to know that QEMU is up, how the guest left, and to end it. Lines are bounded and waits have a deadline.
+Enough to read the version, to know that QEMU is up and how the guest ended, and to end QEMU. Lines are bounded; waits have a deadline.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Qmp:
     """A connection in command mode. `version` is QEMU's, from its greeting: "7.2.22 (Debian 1:7.2+dfsg-7)"."""
 
     def __init__(self, path: str, timeout: float = 5.0) -> None:
-        """Connect to the unix socket `path`. Raises OSError if nobody listens there, TargetErrors from then on."""
+        """Connect to the unix socket `path`. Raises OSError if nothing listens there, TargetErrors from then on."""
         self.version = ""
         self.ended = ""  # why the guest ended, as QEMU's event says: "guest-shutdown", "guest-reset", "guest-panic"
         self._timeout = timeout
@@ -63,8 +63,8 @@ class Qmp:
             raise VmmFailed(f"QEMU refused {command}: {shorten(safe(str(why)), 300)}")
 
     def why_ended(self) -> str:
-        """`ended`, with the events that wait to be read; "" where QEMU has not said so."""
-        with suppress(TargetError):  # it may be gone, with its last words still to be read
+        """`ended`, after reading the pending events; "" where QEMU reported no end."""
+        with suppress(TargetError):  # it may be gone, with unread events
             self.execute("query-status")
         return self.ended
 

@@ -1,4 +1,4 @@
-"""What a guest writes to COM1, line by line as it comes. The guest is a stranger: lines are cut, and so is what is read at once."""
+"""A guest's output on COM1, line by line. The guest is not trusted: the length of lines and of each read is bounded."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from pathlib import Path
 
 from pvhdbg.decode.text import safe
 
-LONGEST = 400  # bytes of a line that are looked at
+LONGEST = 400  # bytes of a line that are kept
 AT_ONCE = 1 << 18  # bytes
 
 
 class SerialLines:
-    """The lines that are added to a file from now on, or from its beginning, each given once."""
+    """The lines that are added to a file from now on, or from its beginning, each returned once."""
 
     def __init__(self, path: Path, *, from_now: bool = False) -> None:
         self._path = path
@@ -21,7 +21,7 @@ class SerialLines:
             self._at = path.stat().st_size if path.exists() else 0
 
     def read(self) -> list[str]:
-        """The lines that were ended since the last call, as safe text; of a flood, as many as AT_ONCE bytes hold."""
+        """The lines completed since the last call, as safe text; at most AT_ONCE bytes of them."""
         try:
             with open(self._path, "rb") as file:
                 file.seek(self._at)
@@ -34,7 +34,7 @@ class SerialLines:
         return [_text(line) for line in whole]
 
     def unfinished(self) -> str:
-        """What stands behind the last line's end."""
+        """The text after the last line end."""
         return _text(self._rest)
 
 

@@ -70,7 +70,7 @@ def test_every_command_has_help_and_an_example_that_parses(command: object) -> N
         (["trace", "vmlinux", "boot.jsonl"], "see: pvhdbg trace --help"),
         (["check", "vmlinux", "--machin", "q35"], "did you mean --machine?"),
         (["check", "vmlinux", "--machin=q35"], "did you mean --machine?"),
-        (["check", "vmlinux", "-device", "pvpanic"], "give QEMU's own options at the end, behind --;"),
+        (["check", "vmlinux", "-device", "pvpanic"], "give QEMU's own options at the end, after --;"),
     ],
 )
 def test_what_is_mistyped_is_answered_with_what_was_meant(words: list[str], todo: str) -> None:
@@ -105,7 +105,7 @@ def test_the_usage_names_what_must_be_given_and_the_options_stand_by_their_kind(
     assert _printed(capsys, "trace", "export", "--help").startswith(usage)
     text = _printed(capsys, "check", "--help")
     assert text.startswith("usage: pvhdbg check SUBJECT [OPTION …] [-- QEMU's own]\n")
-    headings = ["judging:", "the QEMU that is started:", "the way to the entry:", "output:"]
+    headings = ["judging:", "QEMU, when a kernel file is booted:", "reaching the entry:", "output:"]
     places = [text.index(f"\n{heading}\n") for heading in headings]
     assert text.index("\n  --expect") < min(places)
     assert text.index("\n  --strict") > text.index("\njudging:\n")

@@ -67,7 +67,7 @@ def test_a_stub_takes_the_options_of_a_stub(cli: Cli, snapshot: Path, machine: S
 
 @pytest.mark.boot
 def test_options_that_neither_side_takes(cli: Cli, snapshot: Path) -> None:
-    cli("diff", snapshot, snapshot, "--machine", "q35").complaint(2, "--machine is for neither")
+    cli("diff", snapshot, snapshot, "--machine", "q35").complaint(2, "--machine applies to neither")
     cli("diff", snapshot, snapshot, "--", "-device", "x").complaint(2, "words after --")
     cli("diff", snapshot, "missing.pvhsnap").complaint(2)
     cli("diff", snapshot, cli.file("cut.pvhsnap", snapshot.read_text()[:500])).complaint(2, "snapshot")

@@ -64,7 +64,7 @@ def test_a_cache_that_cannot_be_written_is_said(vmlinux: Path, tmp_path: Path) -
     with open_kernel(str(vmlinux)) as image:
         commands = symbol_commands(image)
     assert len(commands) == 1
-    assert "pvh: the kernel's own symbols cannot be kept for GDB: Not a directory" in asked(commands)
+    assert "pvh: the kernel's own symbols cannot be written to a file for GDB: Not a directory" in asked(commands)
 
 
 def test_what_a_killed_one_left_is_removed_and_what_another_writes_now_is_not(vmlinux: Path, cache: Path) -> None:
@@ -83,7 +83,7 @@ def test_a_file_that_another_could_have_put_there_is_not_given_to_gdb(vmlinux: P
         cache.chmod(0o777)
         commands = symbol_commands(image)
     assert len(commands) == 1
-    assert commands[0].startswith("echo pvh: the kernel's own symbols cannot be kept for GDB: others may write to ")
+    assert commands[0].startswith("echo pvh: the kernel's own symbols cannot be written to a file for GDB: others may write to ")
 
 
 @pytest.mark.boot

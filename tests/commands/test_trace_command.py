@@ -190,21 +190,21 @@ def test_what_was_not_reached_is_exit_code_3(cli: Cli) -> None:
         (["--until", "0x10000000000000000"], "not an address"),
         (["--tail", "0"], "keeps nothing"),
         (["--from", "no_such_symbol"], "no symbol no_such_symbol"),
-        (["--from", "long"], "does not go with"),
-        (["--filter", "load_cr3"], "does not go with"),
+        (["--from", "long"], "cannot be combined with"),
+        (["--filter", "load_cr3"], "cannot be combined with"),
         (["--what", "pc", "--filter", "no_such_symbol"], "no symbol no_such_symbol"),
         (["--what", "pc", "--filter", "0x20-0x10"], "holds no address"),
         (["--vcpu", "-1"], "not a CPU's number"),
         (["--vcpu", "1", "--engine", "breakpoints"], "stops every CPU"),
         (["--vcpu", "1", "--what", "calls"], "does not say which CPU"),
-        (["--milestone", "far_jump", "--what", "calls"], "does not go with"),
+        (["--milestone", "far_jump", "--what", "calls"], "cannot be combined with"),
         (["--for", "0"], "not a time"),
         (["-o", "/nonexistent/x"], "cannot be written"),
         (["--", "-d", "int"], "-d and -D"),
         (["--engine", "magic"], "invalid choice"),
         (["--engine", "first"], "--what calls"),
         (["--what", "calls", "--until", "long"], "does not see modes"),
-        (["--what", "calls", "--engine", "step"], "does not go with"),
+        (["--what", "calls", "--engine", "step"], "cannot be combined with"),
     ],
 )
 def test_bad_wishes_are_refused(cli: Cli, words: list[str], complaint: str) -> None:
@@ -272,7 +272,7 @@ def test_the_functions_of_a_boot_in_the_order_of_their_first_call(cli: Cli, vmli
     lines = file.read_text().splitlines(True)
     other.write_text("".join(lines[:6] + lines[7:]))
     parted = cli("trace", "diff", file, other).ok(1).out
-    assert "they part at function 5" in parted
+    assert "they differ at function 5" in parted
     assert f"1 functions of {len(names)} only here: {names[5]}" in parted
 
 
@@ -315,7 +315,7 @@ def test_a_saved_trace_is_asked_and_compared(cli: Cli) -> None:
     assert "wrmsr" in asked[0]
     assert "jmp 0x10:" in cli("trace", "query", one, str(TO_LONG_MODE - 1)).ok().out
     assert "the same" in cli("trace", "diff", one, one).ok().out
-    assert "they part at 10290: one trace ends here" in cli("trace", "diff", one, other).ok(1).out
+    assert "they differ at 10290: one trace ends here" in cli("trace", "diff", one, other).ok(1).out
     cli("trace", "query", one, "cr9").complaint(2, "no change of cr9")
     cli("trace", "query", one, "99999").complaint(2, "no instruction 99999")
     cli("trace", "query", LONG_MODE, "cr0").complaint(2, "not a saved trace")

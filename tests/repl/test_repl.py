@@ -303,7 +303,7 @@ def test_a_real_linux(vmlinux: Path) -> None:
         ("until", "usage: until"),
         ("until nowhere", "no symbol nowhere"),
         ("x 0xfff000000000", "no RAM or ROM"),
-        ("x/4q 0", "is no format"),
+        ("x/4q 0", "is not a format"),
         ("x/99999b 0", "cannot be shown at once"),
         ("x $nothing", "no register $nothing"),
         ("si 0", "cannot be stepped"),

@@ -58,7 +58,7 @@ def test_a_trace_from_here_and_on_from_there(via: str, cli: Cli) -> None:
         saved = cli.folder / "t.jsonl"
         shown = talk(f"trace --what state --until long -o {saved}")
         assert "long" in {json.loads(line).get("mode") for line in saved.read_text().splitlines()}
-        assert "it ran on a little" in shown
+        assert "the guest ran on a little" in shown
         assert "64-bit long mode" in talk.it.toolbar()
 
 
