@@ -13,7 +13,7 @@ from pvhdbg.commands.formats import COMPARED, FILE_JUDGED, JUDGED
 _SUBJECT = argument(
     "subject",
     metavar="SUBJECT",
-    help="a kernel file, a gdbstub (:1234, host:1234, unix:PATH, a socket path), a snapshot, an ELF core, or a log of the guest probe",
+    help="a kernel file, a gdbstub (:1234, host:1234, unix:PATH, a socket path), a snapshot, an ELF core, or a log of the probe",
     completes="file",
     live=False,
 )

@@ -244,7 +244,7 @@ def _with_note(error: VmmFailed, image: KernelImage) -> VmmFailed:
 def _with_serial(error: PvhdbgError, serial: Sequence[str]) -> PvhdbgError:
     if not serial or isinstance(error, VmmFailed):
         return error
-    error.todo = "; ".join(part for part in (error.todo, f"its serial port's last words: {' / '.join(serial)}") if part)
+    error.todo = "; ".join(part for part in (error.todo, f"its serial port's last lines: {' / '.join(serial)}") if part)
     return error
 
 

@@ -54,7 +54,7 @@ def render(
     if death.state:
         lines += [style("head", "Registers, at the fault" if death.first is not None else "Registers"), *registers(death), ""]
     for title, part in (("What the ABI promises", why.promises), ("What was wrong with the hand-off", why.complaints),
-                        ("The serial port's last words", serial)):  # fmt: skip
+                        ("Last lines of the serial port", serial)):  # fmt: skip
         if part:
             lines += [style("head", title), *(f"  {printable(line)}" for line in part), ""]
     lines += [style("warn", f"note: {printable(warning)}") for warning in warnings]

@@ -1,1 +1,1 @@
-"""How to reach a machine. Foreign errors stop here: callers see TargetErrors only."""
+"""Access to machines. Errors of sockets, GDB and the like become TargetErrors here."""

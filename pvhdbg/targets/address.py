@@ -1,4 +1,4 @@
-"""Where a gdbstub listens, as a user writes it: `:1234`, `host:1234`, `[::1]:1234`, `unix:PATH`, a socket's path."""
+"""The address of a gdbstub as a user writes it: `:1234`, `host:1234`, `[::1]:1234`, `unix:PATH`, a socket's path."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ class StubAddress:
         try:
             path = os.path.abspath(self.path)
         except OSError as error:
-            raise BadInput(f"the working directory cannot be told: {error.strerror}", "change to a folder that is there") from error
+            raise BadInput(f"the working directory cannot be read: {error.strerror}", "change to a folder that exists") from error
         if not path.isprintable() or ":" in path or path != path.strip():
             raise BadInput(
-                f"GDB cannot be given the socket {path!r}", "use a path of printable characters without a colon, or leave GDB out"
+                f"GDB cannot take the socket {path!r}", "use a path of printable characters without a colon, or leave GDB out"
             )
         return path
 
 
 def parse_address(text: str) -> StubAddress:
-    """The address that `text` means. Raises BadInput."""
+    """Parse an address. Raises BadInput."""
     if text.startswith("unix:"):
         return _socket(text[5:].split(",", 1)[0])
     match = _TCP.fullmatch(text)
@@ -63,7 +63,7 @@ def parse_address(text: str) -> StubAddress:
         raise BadInput(f"{text} is a directory", _HELP)
     if os.path.exists(text):
         raise BadInput(f"{text} is a file, not the address of a gdbstub", "start it with pvhdbg run, or judge it with pvhdbg check")
-    raise BadInput(f"there is no file {text}, and it is no address either", _HELP)
+    raise BadInput(f"{text} is neither a file nor an address", _HELP)
 
 
 def _socket(path: str) -> StubAddress:

@@ -1,4 +1,4 @@
-"""`CoreTarget`: an ELF core in the place of a machine. Memory is read from the file when it is asked for."""
+"""`CoreTarget`: an ELF core in place of a machine. Memory is read from the file on demand."""
 
 from __future__ import annotations
 

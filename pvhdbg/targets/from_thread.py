@@ -1,7 +1,7 @@
-"""A machine that only one thread may touch, lent to another thread: how an engine watches a guest that a GDB around us runs.
+"""A machine that only one thread may use, leased to another thread: how an engine traces a guest that the surrounding GDB runs.
 
 GDB's Python runs in GDB's own thread, and `continue` holds that thread until the guest stops. So the work (an engine that reads
-a log meanwhile) runs in a thread of its own, and this one, `serve`, does what the work asks of the machine, one call after
+a log meanwhile) runs in a thread of its own, and this one, `serve`, does the work's calls to the machine, one call after
 the other. To the work it is a `Target` like any other: `resume` begins a run, `wait` waits for its end, `interrupt` ends it.
 """
 
@@ -23,9 +23,9 @@ from pvhdbg.rsp.registers import RegisterLayout
 from pvhdbg.targets.target import Leave, Steppable, Stop, StopKind, Target, steppable
 
 T = TypeVar("T")
-_NUMBERS = count(1)  # a machine may be lent again, and is to confuse no two runs
-_TURN = 0.05  # seconds between two looks at whether the work is done
-_STOPS = 10.0  # seconds in which a machine that was interrupted has to stand still
+_NUMBERS = count(1)  # a machine may be leased again: runs must not be confused
+_TURN = 0.05  # seconds between two checks whether the work is done
+_STOPS = 10.0  # seconds in which an interrupted machine must stop
 _OURS = frozenset((signal.SIGINT,))
 # What a debugger handles in its own thread (GDB manual, "Threading in GDB"): no thread of ours may take it away.
 _THEIRS = frozenset((signal.SIGINT, signal.SIGCHLD, signal.SIGALRM, signal.SIGWINCH))
@@ -35,7 +35,7 @@ class Runs(Target, Protocol):
     """A target that runs in the thread that asks for it."""
 
     def run(self, number: int) -> Stop:
-        """Let the guest run, and return at its next stop. Runs are numbered, so that none is ended in another's place."""
+        """Run the guest to its next stop. Runs are numbered, so that an interrupt cannot end the wrong one."""
 
     def stop_soon(self, number: int) -> None:
         """Make the run of that number return, also one that has not begun. Can be called from any thread."""
@@ -51,8 +51,8 @@ class FromThread:
         self._ready = threading.Event()
         self._over = False
         self._run: Future[Stop] | None = None
-        self._number = 0  # of the run that was begun last
-        self._asked = False  # the stop that comes is one that the work asked for
+        self._number = 0  # of the latest run
+        self._asked = False  # the work requested the next stop
         self._on_ctrl_c: Callable[[], None] | None = None
 
     # --- the thread that serves -----------------------------------------------------------------------------------
@@ -112,14 +112,14 @@ class FromThread:
                 answer.set_exception(error)
 
         if self._over:
-            raise TargetLost("the machine is not lent any more", "do it again")
+            raise TargetLost("the trace no longer controls the machine", "repeat the command")
         self._jobs.append(job)
         self._ready.set()
         return answer
 
     @contextmanager
     def interruptible(self, engine: Stops) -> Iterator[None]:
-        """While this lasts Ctrl-C ends `engine`, with what there is."""
+        """Inside this context Ctrl-C ends `engine`, which keeps its events so far."""
         self._on_ctrl_c = engine.stop
         try:
             yield

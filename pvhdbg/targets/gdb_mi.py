@@ -1,6 +1,6 @@
 """`GdbTarget`: a machine behind a gdbstub that a real GDB holds. The same `Target`, for when the stub serves GDB.
 
-GDB is given no ELF file before it connects: a 32-bit one makes it refuse the stub's 64-bit registers. The architecture is
+GDB loads no ELF file before it connects: with a 32-bit one it refuses the stub's 64-bit registers. The architecture is
 set first, so that GDB expects what QEMU sends.
 """
 
@@ -71,10 +71,10 @@ _WANTED = frozenset(
 _SETTINGS = ("confirm off", "pagination off", "width 0", "mi-async on", "may-call-functions off", "architecture i386:x86-64")
 _PIECE = 1 << 16
 _PATIENCE = 3600.0  # seconds that a user's own command may take
-_BETWEEN = 1.0  # seconds between two questions whether the connection still stands
+_BETWEEN = 1.0  # seconds between two checks of the connection
 _SHORT = 0.3  # seconds for a GDB that was silent already
-_PARTING = 2.0  # seconds for each thing that is put back
-_LOOK = 0.1  # seconds between two looks at the serial port and at Ctrl-C
+_PARTING = 2.0  # seconds for each step of the clean-up
+_LOOK = 0.1  # seconds between two checks of the serial port and of Ctrl-C
 _PG = 1 << 31
 _SIGNALS = {"SIGTRAP": 5, "SIGINT": 2, "SIGQUIT": 3, "SIGABRT": 6, "0": 0}
 
@@ -129,7 +129,7 @@ class GdbTarget:
     def capabilities(self) -> Capabilities:
         return Capabilities(monitor=self._has_monitor, width=self._width)
 
-    # --- getting there --------------------------------------------------------------------------------------------
+    # --- connecting -----------------------------------------------------------------------------------------------
 
     def _connect(self) -> int:
         where = self._address.for_gdb()
@@ -325,7 +325,7 @@ class GdbTarget:
         return "".join([*reply["target"], *reply["console"], *reply["log"][1:]])
 
     def _patience(self) -> float:
-        """A GDB that waits for its stub in vain is not waited for again and again while things are put back."""
+        """A short time-out for a GDB whose stub was silent before: a clean-up must not wait for it again and again."""
         return min(self._timeout, _SHORT) if self._gdb.silent else self._timeout
 
     def _done(self, command: str) -> dict[str, Any]:
@@ -336,10 +336,10 @@ class GdbTarget:
             )
         return reply.get("payload") or {}
 
-    # --- GDB's own words ------------------------------------------------------------------------------------------
+    # --- lines for GDB --------------------------------------------------------------------------------------------
 
     def alive(self) -> bool:
-        """Whether GDB and its connection still stand, asked at most once a second; a running machine is taken for alive."""
+        """Whether GDB and its connection still work, checked at most once a second; a running machine counts as alive."""
         if self._closed or self._running:
             return not self._closed
         if not self._gdb.poll() or any(event.get("message") == "thread-group-exited" for event in self._gdb.events):
@@ -387,14 +387,14 @@ class GdbTarget:
             return
 
     def let_go(self) -> None:
-        """Leave the stub to somebody else for a while; GDB keeps its symbols, breakpoints and values. Raises TargetError."""
+        """Disconnect from the stub for a while; GDB keeps its symbols, breakpoints and values. Raises TargetError."""
         self._stopped()
         for address in tuple(self._breakpoints):
             self.clear_breakpoint(address)
         self._done("-target-disconnect")
 
     def take_again(self) -> None:
-        """Hold the stub again after `let_go`. Raises TargetLost when it is gone."""
+        """Connect to the stub again after `let_go`. Raises TargetLost when it is gone."""
         self._connect()
         self._cr0 = None
 

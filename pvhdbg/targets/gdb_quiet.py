@@ -1,4 +1,4 @@
-"""Stops that are not the user's, kept from GDB's terminal. Only what GDB's own Python runs imports this module."""
+"""Hide the stops of our own runs from GDB's terminal. Imported only in GDB's own Python."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import gdb
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """GDB announces stops to the terminal even where a command's output is caught; those on the way are not the user's."""
+    """Suppress GDB's messages about stops, which go to the terminal even where a command's output is captured."""
     name = "suppress-cli-notifications"
     try:
         before = gdb.parameter(name)
@@ -27,7 +27,7 @@ def silence() -> Iterator[None]:
 
 @contextmanager
 def muted() -> Iterator[None]:
-    """Nothing reaches the terminal: GDB tells of a SIGINT past every setting of its own, and an engine may stop a guest by the dozen."""
+    """No output reaches the terminal: no setting stops GDB's message about a SIGINT, and an engine may stop a guest many times."""
     if "TUI is active" in _said("info win"):  # it draws on the terminal by itself
         yield
         return

@@ -1,7 +1,7 @@
-"""`InsideGdb`: the machine that the GDB around us holds, as a Target. Only what GDB's own Python runs imports this module.
+"""`InsideGdb`: the machine of the surrounding GDB as a Target. Imported only in GDB's own Python.
 
-Registers are GDB's, so that an unwritten change is seen. Memory is read by packets of our own through GDB's connection: GDB's
-cache speaks of virtual addresses, and would remember what was read in physical mode. The guest runs only while `wait` waits:
+Registers come from GDB, including changes that it has not written yet. Memory is read by packets of our own through GDB's
+connection: GDB's cache has virtual addresses, and would keep data that was read in physical mode. The guest runs only while `wait` waits:
 GDB gives no prompt in between. Needs GDB 12 (gdb.RemoteTargetConnection).
 """
 
@@ -39,7 +39,7 @@ def connection() -> gdb.RemoteTargetConnection:
 
 
 class InsideGdb:
-    """A `Target` by way of the surrounding GDB, for as long as its connection lasts."""
+    """A `Target` through the surrounding GDB, as long as its connection lasts."""
 
     via = "GDB"
 
@@ -48,10 +48,10 @@ class InsideGdb:
         self._name = stub.details if isinstance(stub.details, str) else stub.description
         self._breakpoints: dict[int, gdb.Breakpoint] = {}
         self._waits = 0  # runs of our own, whose numbers are below zero
-        self._going: int | None = None  # the number of the run that lasts
-        self._ended: int | None = None  # of the one that is to end
+        self._going: int | None = None  # the number of the current run
+        self._ended: int | None = None  # of the run that must end
         self._layout: RegisterLayout | None = None
-        self._moved = False  # behind GDB's back
+        self._moved = False  # without GDB's knowledge
         self.disabled: list[gdb.Breakpoint] = []  # the user's; still so when the machine is gone, which GDB cannot enable them in
         self._last = Stop(StopKind.INTERRUPT, 2, "already stopped")
         self._has_monitor = self._ask_monitor()
@@ -156,7 +156,7 @@ class InsideGdb:
         except (gdb.error, RuntimeError) as error:
             raise TargetLost(f"{self._name} does not answer GDB: {error}", "target remote it again") from error
 
-    # --- packets, for who steps thousands of times: GDB's own step costs ten times as much -----------------------
+    # --- packets, for thousands of steps: GDB's own step costs ten times as much ----------------------------------
 
     @property
     def layout(self) -> RegisterLayout:
@@ -177,9 +177,9 @@ class InsideGdb:
         return self._packet("g")
 
     def step_packet(self, pc: int, ahead: tuple[int, int] | None = None) -> tuple[Stop, bytes, bytes]:
-        """One instruction, and the registers after it. GDB learns of it when it is asked next; its breakpoints are not in the machine.
+        """One instruction, and the registers after it. GDB notices at its next command; its breakpoints are not in the machine.
 
-        Not for what may wait: GDB gives up after `remotetimeout`. Memory at `ahead` would cost a packet of its own, and is not read.
+        Not for steps that may wait: GDB gives up after `remotetimeout`. Memory at `ahead` would cost a packet of its own, and is not read.
         """
         self._moved = True
         stop = stop_of(replies.stop_reply(self._packet("s")))
@@ -193,7 +193,7 @@ class InsideGdb:
         return replies.unhex(reply, min(size, _PIECE))
 
     def peer_command(self) -> tuple[str, ...]:
-        """The command line of the VMM, where GDB's connection is a unix socket here; empty where that cannot be learnt."""
+        """The command line of the VMM, where GDB's connection is a unix socket on this host; empty where it cannot be read."""
         return command_behind(self._name)
 
     # --- running --------------------------------------------------------------------------------------------------
@@ -248,7 +248,7 @@ class InsideGdb:
     def stop_soon(self, number: int) -> None:
         """Make the run of that number return. Can be called from any thread.
 
-        Nothing is posted to a GDB that does not run the guest: an event that nobody came to makes GDB 13 crash at its end.
+        Nothing is posted to a GDB that does not run the guest: an event that was never handled makes GDB 13 crash on exit.
         """
         self._ended = number
         if self._going == number:
@@ -289,7 +289,7 @@ class InsideGdb:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """For a run that stops at what it is told to alone: without the user's breakpoints, and without a page's end to confirm."""
+        """A run that stops at our own addresses only: without the user's breakpoints, and without GDB's pagination."""
         self.disabled += [one for one in gdb.breakpoints() if one.enabled]
         paged = gdb.parameter("pagination")
         try:
@@ -304,7 +304,7 @@ class InsideGdb:
     # --- monitor --------------------------------------------------------------------------------------------------
 
     def monitor(self, command: str) -> str:
-        """QEMU's human monitor, through GDB's `monitor`. A reset by it makes GDB's registers stale: they are read anew."""
+        """QEMU's human monitor, through GDB's `monitor`. A reset by it makes GDB's registers stale: they are read again."""
         self._stopped()
         said = _execute(f"monitor {command}")
         if command == "system_reset":

@@ -1,4 +1,4 @@
-"""A GDB process that is spoken to in its machine interface. pygdbmi starts it and parses its records; the rest is here.
+"""A GDB process and its machine interface (MI). pygdbmi starts it and parses its records; the rest is here.
 
 pygdbmi's own read and write are not used: they wait by the clock, never look for the prompt, mistake a dead GDB for a slow
 one, and leave stderr to fill its pipe until GDB hangs. Here each command carries a token of its own, its reply is the result
@@ -26,7 +26,7 @@ OLDEST = 12
 _LAST_WORDS = 2000
 _START = 10.0
 _OUTPUT_BOUND = 64 << 20
-_LOOK = 0.1  # seconds between two looks at who wants to interrupt
+_LOOK = 0.1  # seconds between two checks for an interrupt
 
 
 class MachineInterface:
@@ -42,7 +42,7 @@ class MachineInterface:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for us: GDB is told what to do about it
+            start_new_session=True,  # Ctrl-C reaches only pvhdbg, which interrupts GDB if needed
             env={**os.environ, "LC_ALL": "C"},
         )
         from pygdbmi import gdbmiparser  # while GDB starts
@@ -51,7 +51,7 @@ class MachineInterface:
         self._pending = b""
         self._token = 0
         self.silent = False  # the last command got no answer in its time
-        self._noise: deque[bytes] = deque(maxlen=8)  # the last that came on stderr
+        self._noise: deque[bytes] = deque(maxlen=8)  # the last lines of stderr
         self._drain = threading.Thread(target=self._drain_stderr, daemon=True)
         self._drain.start()
         self.events: deque[dict[str, Any]] = deque(maxlen=1000)  # *stopped, *running and the like
@@ -103,7 +103,7 @@ class MachineInterface:
                     show(payload)
             elif record["type"] == "notify":
                 self.events.append(record)
-            # A result with another token belongs to a command that was given up: it answers nobody.
+            # A result with another token belongs to a command that was given up: it is dropped.
 
     def _interruptible(self, deadline: float, interrupted: Event) -> dict[str, Any]:
         while True:
@@ -122,7 +122,7 @@ class MachineInterface:
         return self._process.pid
 
     def poll(self) -> bool:
-        """Take in what has come unasked; False once GDB has ended."""
+        """Read pending asynchronous records; False once GDB has ended."""
         assert self._process.stdout is not None
         try:
             while b"\n" in self._pending or select.select([self._process.stdout.fileno()], [], [], 0)[0]:
@@ -146,7 +146,7 @@ class MachineInterface:
         return self.events.popleft()
 
     def interrupt(self) -> None:
-        """What Ctrl-C is to GDB at a terminal."""
+        """The same as Ctrl-C at GDB's terminal."""
         try:
             os.kill(self._process.pid, signal.SIGINT)
         except ProcessLookupError:
@@ -192,7 +192,7 @@ class MachineInterface:
         try:
             while data := os.read(self._process.stderr.fileno(), 1 << 16):
                 self._noise.append(data[-_LAST_WORDS:])
-        except (OSError, ValueError):  # closed under us: GDB is being ended
+        except (OSError, ValueError):  # closed by another thread: GDB is being ended
             pass
 
     def _line(self, deadline: float) -> str:

@@ -1,4 +1,4 @@
-"""Whom a gdbstub's socket belongs to, and its command line: so that a log that QEMU keeps for its user is put back as it was."""
+"""The process behind a gdbstub's socket, and its command line, which names the user's own log that must be restored."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import socket
 import struct
 
 _COMMAND_BOUND = 1 << 20  # bytes of a command line
-_SOCKETS = 4096  # descriptors that are looked at
+_SOCKETS = 4096  # descriptors that are checked
 
 
 def peer_of(connection: socket.socket) -> int | None:
-    """The process that listens at the other end of a unix socket (SO_PEERCRED); None where that cannot be learnt."""
+    """The process that listens at the other end of a unix socket (SO_PEERCRED); None where it is unknown."""
     if connection.family != socket.AF_UNIX:
         return None
     try:
@@ -22,30 +22,30 @@ def peer_of(connection: socket.socket) -> int | None:
 
 
 def command_of(pid: int | None) -> tuple[str, ...]:
-    """The command line of a process, as the kernel shows it; empty where that cannot be learnt."""
+    """The command line of a process, as the kernel shows it; empty where it cannot be read."""
     if pid is None:
         return ()
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
             words = file.read(_COMMAND_BOUND).split(b"\0")
     except OSError:
-        return ()  # it is somebody else's, or in another PID namespace
+        return ()  # it belongs to another user, or is in another PID namespace
     return tuple(word.decode("utf-8", "surrogateescape") for word in words[:-1])
 
 
 def files_of(pid: int | None) -> tuple[str, ...]:
-    """What a process has open, as the kernel names it; empty where that cannot be learnt."""
+    """The open files of a process, as the kernel names them; empty where they cannot be read."""
     found = []
     try:
         for name in os.listdir(f"/proc/{pid}/fd")[:_SOCKETS] if pid is not None else ():
             found.append(os.readlink(f"/proc/{pid}/fd/{name}"))
     except OSError:
-        pass  # it is somebody else's, or has closed one meanwhile
+        pass  # it belongs to another user, or has closed a file meanwhile
     return tuple(found)
 
 
 def command_behind(path: str) -> tuple[str, ...]:
-    """The command line behind a connection of this process to the unix socket `path`, whoever in it opened that."""
+    """The command line of the peer of this process's connection to the unix socket `path`."""
     try:
         descriptors = [int(name) for name in os.listdir("/proc/self/fd")[:_SOCKETS]]
     except OSError:
@@ -56,5 +56,5 @@ def command_behind(path: str) -> tuple[str, ...]:
                 if copy.family == socket.AF_UNIX and copy.getpeername() == path:
                     return command_of(peer_of(copy))
         except OSError:
-            continue  # no socket, or it is closed by now
+            continue  # not a socket, or closed by now
     return ()

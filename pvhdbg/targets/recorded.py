@@ -1,4 +1,4 @@
-"""`RecordedTarget`: a saved snapshot in the place of a machine. What was observed can be read; nothing can be run."""
+"""`RecordedTarget`: a saved snapshot in place of a machine. Observed data can be read; nothing can be run."""
 
 from __future__ import annotations
 

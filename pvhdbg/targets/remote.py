@@ -2,13 +2,13 @@
 
 The rules that keep QEMU's stub, and the guest, unharmed (measured on 7.2 and 10.0):
 
-1. `G` is never sent: outside 64-bit code QEMU reads it in another width than it writes `g`, and clears cr0.PE. `P` it is.
-2. `bs` and `bc` abort a QEMU that does not replay. They are not sent at all.
+1. `G` is never sent: outside 64-bit code QEMU reads it in another width than it writes `g`, and clears cr0.PE. `P` is used instead.
+2. `bs` and `bc` abort a QEMU that does not replay. They are never sent.
 3. `?` removes every breakpoint: it is sent once, before any is set.
 4. `c` on top of a breakpoint stops again at once: resume lifts it, steps, and sets it again.
-5. A second client connects and is never answered: every wait has an end, and says so.
+5. A second client connects and is never answered: every wait has a time-out, with an error that says so.
 6. `m` of more than the stub offers fails: reads are cut into pieces.
-7. With paging on, `m` means virtual addresses: PhyMemMode is switched on around a read and back to what it was. In that
+7. With paging on, `m` means virtual addresses: PhyMemMode is switched on around a read and then restored. In that
    mode QEMU answers zeros for what is not there, so a caller asks for backed memory only (`info mtree`).
 8. Connecting stops the machine. Closing the socket leaves it stopped; `D` lets it run. `k` ends a QEMU 7.2; later ones take it
    for a shutdown of the guest, which -no-shutdown keeps: the monitor's `quit` ends all of them.
@@ -62,7 +62,7 @@ class RemoteTarget:
         self._running = False
         self._closed = False
         self._thread: str | None = None
-        self._followed: str | None = None  # the thread that is looked at, whichever stopped
+        self._followed: str | None = None  # the thread that is read, whichever stopped
         self._cr0_hint: int | None = None
         self._pc: int | None = None  # as last read, while nothing can have changed it: a step then needs one request less
         self._described = False
@@ -85,7 +85,7 @@ class RemoteTarget:
     ) -> RemoteTarget:
         """Connect to a gdbstub; the machine is stopped by that. Raises TargetLost, TargetTimeout, ProtocolError.
 
-        A `keeper` is told what there is to put back if this process is killed.
+        A `keeper` learns which changes to undo if this process is killed.
         """
         if keeper is not None:
             keeper.connects()
@@ -116,7 +116,7 @@ class RemoteTarget:
 
     @property
     def cpu(self) -> int | None:
-        """The number of the CPU that is looked at, from 0, where the stub's threads are CPUs (QEMU)."""
+        """The number of the selected CPU, from 0, where the stub's threads are CPUs (QEMU)."""
         _, dot, number = (self._thread or "").rpartition(".")
         try:
             return int(number, 16) - 1 if dot else None
@@ -124,9 +124,9 @@ class RemoteTarget:
             return None
 
     def follow(self, cpu: int | None) -> None:
-        """Look at one CPU of several and step that one, the others running meanwhile, from now on; None: the one that stopped last.
+        """Select one CPU of several for reads and steps, while the others run; None: the one that stopped last.
 
-        Raises TargetError for a CPU that is not there.
+        Raises TargetError for an unknown CPU.
         """
         if cpu is None:
             self._followed = None
@@ -136,7 +136,7 @@ class RemoteTarget:
         if thread is None:
             raise TargetError(f"{self.name} has no CPU {cpu}", "the first is 0; --cpus says how many a machine has")
         self._pc = self._cr0_hint = None
-        self._expect_ok(f"Hg{thread}", f"CPU {cpu} cannot be looked at")
+        self._expect_ok(f"Hg{thread}", f"CPU {cpu} cannot be selected")
         self._thread = self._followed = thread
 
     def _threads(self) -> dict[int, str]:
@@ -152,7 +152,7 @@ class RemoteTarget:
             reply = self._ask_text("qsThreadInfo")
         return found
 
-    # --- getting to know each other -------------------------------------------------------------------------------
+    # --- connecting -----------------------------------------------------------------------------------------------
 
     def _handshake(self) -> dict[str, str]:
         # QEMU answers a stop reply without pXX.YY threads to a client that does not say multiprocess+.
@@ -184,16 +184,16 @@ class RemoteTarget:
         return self._layout
 
     def was_running(self) -> bool:
-        """Whether the machine ran before it was connected to; asked at once after that. QEMU stops it then, and says so up to 8.0.
+        """Whether the machine ran before we connected; called right after connecting. QEMU stops it then, and up to 8.0 reports it.
 
-        From 8.1 on a machine that somebody paused by the monitor looks the same, and is taken for one that ran.
+        From 8.1 on, a machine that was paused through the monitor looks the same, and counts as one that ran.
         """
-        if self._wire.stops or not self._has_monitor:  # other stubs stop the machine when somebody connects, too
+        if self._wire.stops or not self._has_monitor:  # other stubs stop the machine on connecting, too
             return True
         return self.is_paused() and not qemu_monitor.tells_stops(self._command("info version"))
 
     def is_paused(self) -> bool:
-        """Whether the machine stands because somebody stopped it while it ran: not at a breakpoint, nor before its start."""
+        """Whether the machine was stopped by a request while it ran: not at a breakpoint, nor before its start."""
         return self._command("info status").strip() == "VM status: paused"
 
     # --- registers ------------------------------------------------------------------------------------------------
@@ -253,9 +253,9 @@ class RemoteTarget:
         return bytes(data)
 
     def read_linear(self, address: int, size: int) -> bytes:
-        """Up to one piece of memory at a linear address, as the CPU that stands there translates it: one round trip.
+        """Up to one piece of memory at a linear address, translated by the stopped CPU: one round trip.
 
-        Raises MemoryUnreadable where it is not mapped. (QEMU: unless somebody switched PhyMemMode on.)
+        Raises MemoryUnreadable where it is not mapped. (QEMU: unless PhyMemMode is on.)
         """
         self._stopped()
         reply = self._wire.request(b"m%x,%x" % (address, min(size, self._piece)), self._timeout)
@@ -312,7 +312,7 @@ class RemoteTarget:
         """A hardware breakpoint (`Z1`): software ones are overwritten by what loads the kernel."""
         self._stopped()
         if address not in self._breakpoints:
-            self._breakpoints.add(address)  # before: whoever is interrupted while it is set has to clear it
+            self._breakpoints.add(address)  # before the packet: an interrupted request must be cleared, too
             try:
                 self._expect_ok(f"Z1,{address:x},1", f"no hardware breakpoint at {address:#x}")
             except (TargetLost, TargetTimeout):
@@ -332,9 +332,9 @@ class RemoteTarget:
         self._stopped()
         if self._read_g().get("rip") in self._breakpoints:
             self.step()
-        self._wire.stops.clear()  # they speak of what was before
+        self._wire.stops.clear()  # they belong to earlier runs
         self._cr0_hint = None
-        self._running = True  # before: whoever is interrupted meanwhile stops it
+        self._running = True  # before the packet: an interrupt meanwhile must stop it
         self._wire.send(b"c")
 
     def wait(self, timeout: float) -> Stop:
@@ -371,14 +371,14 @@ class RemoteTarget:
         return self._known_layout()
 
     def packet(self) -> bytes:
-        """The registers as the stub sends them, in hexadecimal: for who reads many, and decodes few."""
+        """The registers as the stub sends them, in hexadecimal: for callers that read many and decode few."""
         self._stopped()
         return self._whole(self._wire.request(b"g", self._timeout))
 
     def _whole(self, packet: bytes) -> bytes:
-        """A g packet as it is. Raises TargetError, or ProtocolError for what is none: cut out of that, registers would be 0.
+        """A raw g packet. Raises TargetError, or ProtocolError for a malformed one, in which missing registers would read as 0.
 
-        "xx" may stand in it for what is not available.
+        It may contain "xx" for unavailable bytes.
         """
         layout = self._known_layout()
         size = 2 * layout.length
@@ -392,10 +392,10 @@ class RemoteTarget:
         )
 
     def step_packet(self, pc: int, ahead: tuple[int, int] | None = None) -> tuple[Stop, bytes, bytes]:
-        """One instruction from `pc`, where the machine stands, and the registers after it; empty when it did not stop there.
+        """One instruction from `pc`, the current one, and the registers after it; empty when it did not stop after the step.
 
         Two round trips instead of the three or more of `step` and `read_registers`. The third is memory at `ahead`, a linear
-        address and a size, as it is after the step: no round trip of its own. Empty where it cannot be had so.
+        address and a size, as it is after the step: no round trip of its own. Empty where that is not possible.
         """
         if pc in self._breakpoints:
             stop = self.step()
@@ -428,7 +428,7 @@ class RemoteTarget:
                 self._wire.interrupt()
             return self._wire.receive(self._wire.until(timeout) if ask else time.monotonic() + timeout)
         except TargetLost:
-            self._running = False  # or all that is asked of it from now on would be told to interrupt it first
+            self._running = False  # else every later request would fail with "interrupt it first"
             raise
 
     def _take(self, data: bytes) -> Stop:
@@ -533,7 +533,7 @@ class RemoteTarget:
             return
         try:
             self.interrupt()
-        except TargetTimeout:  # its stop was told already, to somebody who was interrupted while he heard it
+        except TargetTimeout:  # its stop reply came already, and was lost by an interrupt
             self._running = False
             self._take(self._wire.request(b"?", self._timeout))
 
@@ -542,7 +542,7 @@ class RemoteTarget:
             self._virtual_memory()
 
     def put_back_memory_mode(self) -> None:
-        """The same for a mode that somebody else left on. Raises TargetError."""
+        """The same for a mode that another client left on. Raises TargetError."""
         if self._physical_mode:
             self._virtual_memory()
 
@@ -561,7 +561,7 @@ class RemoteTarget:
                 raise TargetLost(f"{self.name} ended", "")
 
     def alive(self) -> bool:
-        """Whether the connection still stands. Asks the stub nothing; a running machine is taken for alive."""
+        """Whether the connection still works. Sends nothing to the stub; a running machine counts as alive."""
         return not self._closed and (self._running or not self._wire.gone())
 
     def _stopped(self) -> None:

@@ -1,4 +1,4 @@
-"""Letting a machine run: the one loop of it, bounded and interruptible, and the run to an address through reboots."""
+"""Run a machine: the one bounded and interruptible loop, and the run to an address through reboots."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _IDLE = 16  # steps that may do nothing
 
 
 class RunEnd(Enum):
-    """What ended a run."""
+    """The reason for a run's end."""
 
     STOP = "stop"  # the machine stopped by itself
     ASKED = "asked"  # `enough` was true
@@ -42,9 +42,9 @@ def turns(
     stopping: Callable[[], AbstractContextManager[object]] = nullcontext,
     may_vanish: bool = False,
 ) -> Generator[None, bool, Ran]:
-    """Let the machine run, and hand over after each `turn` seconds while it does: the sender says whether it is enough.
+    """Run the machine, and yield after each `turn` seconds: the value sent back says whether to stop.
 
-    It stands still afterwards, also when the generator is closed. See `run` for the rest.
+    The machine is stopped afterwards, also when the generator is closed. See `run` for the rest.
     """
     deadline = time.monotonic() + seconds
     target.resume()
@@ -63,7 +63,7 @@ def turns(
         if may_vanish:
             return Ran(RunEnd.STOP, GONE)
         raise
-    except BaseException:  # Ctrl-C among them, and a reader that leaves
+    except BaseException:  # also Ctrl-C, and a closed generator
         with suppress(TargetError), stopping():
             target.interrupt()
         raise
@@ -79,9 +79,9 @@ def run(
     meanwhile: Callable[[], None] = lambda: None,
     may_vanish: bool = False,
 ) -> Ran:
-    """Let the machine run to its next stop, until `enough` is true, or for `seconds`. It stands still afterwards, also on an error.
+    """Run the machine to its next stop, until `enough` is true, or for `seconds`. It is stopped afterwards, also after an error.
 
-    `enough` is asked before each wait of at most `turn` seconds, and may read a log or look at the VMM. `stopping` is held while
+    `enough` is called before each wait of at most `turn` seconds, and may read a log or check the VMM. `stopping` is held while
     the machine is interrupted. `meanwhile` is called once, after the machine began to run. With `may_vanish` a connection that
     closes is the stop `GONE`, because the guest may have ended its VMM; else it raises TargetLost. Raises TargetError.
     """
@@ -99,7 +99,7 @@ def run(
 
 @contextmanager
 def breakpoints_at(target: Target, addresses: Iterable[int]) -> Iterator[None]:
-    """Hardware breakpoints at linear addresses for as long as this lasts. Raises TargetError where one cannot be set."""
+    """Hardware breakpoints at linear addresses inside this context. Raises TargetError where one cannot be set."""
     addresses = tuple(addresses)
     try:
         for address in addresses:
@@ -107,7 +107,7 @@ def breakpoints_at(target: Target, addresses: Iterable[int]) -> Iterator[None]:
         yield
     finally:
         for address in addresses:
-            with suppress(TargetError):  # the machine is gone: there is nothing left to put back
+            with suppress(TargetError):  # the machine is gone, and its breakpoints with it
                 target.clear_breakpoint(address)
 
 
@@ -120,9 +120,9 @@ def run_until(
     progress: Progress = lambda _: None,
     meanwhile: Callable[[], None] = lambda: None,
 ) -> int:
-    """Run to the first of some linear addresses, and return which. Breakpoints are cleared on every way out.
+    """Run to the first of some linear addresses, and return which. Breakpoints are cleared on every exit path.
 
-    A breakpoint at the reset vector reports a reboot at once instead of by time-out; `reboots` of them are let pass (SeaBIOS
+    A breakpoint at the reset vector reports a reboot at once instead of by time-out; `reboots` of them are ignored (SeaBIOS
     reboots itself once after a warm reset). `meanwhile` is called once while the machine runs, for work that does not need
     it. Raises EntryNotReached when `timeout` seconds pass (the machine is then stopped where it is), GuestDied when the
     guest reboots or ends first.
@@ -162,7 +162,7 @@ def _nothing() -> None:
 
 
 def _off_the_reset_vector(target: Target) -> None:
-    """Step off it, so that the breakpoint there means a reboot. Raises EntryNotReached for a machine that does not run yet."""
+    """Step off the reset vector, so that the breakpoint there means a reboot. Raises EntryNotReached for a machine that cannot step yet."""
     if target.read_registers()["rip"] == RESET_RIP:
         step_off_reset_vector(target)
         if target.read_registers()["rip"] == RESET_RIP:
@@ -170,7 +170,7 @@ def _off_the_reset_vector(target: Target) -> None:
 
 
 def reset_machine(target: Target, seconds: float = 2.0) -> None:
-    """Reset a machine that stands still; it stands at its reset vector then. Raises TargetError where it does not get there."""
+    """Reset a stopped machine; it is then stopped at its reset vector. Raises TargetError where it does not get there."""
     target.monitor("system_reset")
     deadline = time.monotonic() + seconds
     # QEMU: its main loop carries the request out, after the command has returned.
@@ -178,14 +178,14 @@ def reset_machine(target: Target, seconds: float = 2.0) -> None:
         if time.monotonic() > deadline:
             raise TargetError(
                 f"the machine did not reset within {seconds:g} s",
-                "a QEMU that was started with -no-reboot never does: start it without",
+                "a QEMU that was started with -no-reboot never resets: start it without",
             )
 
 
 def leave_reset_vector(target: Target) -> None:
     """Step a machine off its reset vector, and watch the vector from then on. Raises TargetError.
 
-    QEMU: in real mode the stub's pc is an offset into CS, so `resume` does not see that the machine stands on this breakpoint.
+    QEMU: in real mode the stub's pc is an offset into CS, so `resume` does not see that the machine is on this breakpoint.
     """
     target.clear_breakpoint(RESET_VECTOR)
     step_off_reset_vector(target)

@@ -1,7 +1,7 @@
-"""`Target`: the one seam to a machine. Every adapter means the same by it; one contract test defines that meaning.
+"""`Target`: the one interface to a machine. All adapters behave the same; one contract test defines the behaviour.
 
-Addresses are guest-physical unless a name says otherwise. What an adapter cannot do is absent from `capabilities`,
-not an exception met half-way. Whatever an adapter changes in the machine, `close` puts back.
+Addresses are guest-physical unless a name says otherwise. An adapter declares its abilities in `capabilities`, so that callers
+need not run into exceptions. `close` undoes all changes that an adapter made to the machine.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Leave(Enum):
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a target can do besides reading registers and memory."""
+    """What a target can do in addition to reading registers and memory."""
 
     monitor: bool = False  # QEMU's human monitor answers
     control: bool = True  # it can run, step and set breakpoints; a recorded machine cannot
@@ -36,18 +36,18 @@ class Capabilities:
 
 
 class StopKind(Enum):
-    """Why the machine stands still."""
+    """Why the machine is stopped."""
 
     BREAKPOINT = "breakpoint"  # T05: breakpoint, watchpoint or finished step
     INTERRUPT = "interrupt"  # T02: it was asked to stop
-    SHUTDOWN = "shutdown"  # T03: the guest shut down or triple-faulted and the VMM kept it
+    SHUTDOWN = "shutdown"  # T03: the guest shut down or triple-faulted and the VMM keeps its state
     ERROR = "error"  # T06 and the like: the VMM's internal error
     EXITED = "exited"  # W or X: the VMM process is gone
 
 
 @dataclass(frozen=True)
 class Stop:
-    """A stop as it was reported; `signal` is the GDB signal number or exit status, `text` the report's own words."""
+    """A stop as it was reported; `signal` is the GDB signal number or exit status, `text` the report's own text."""
 
     kind: StopKind
     signal: int = 5
@@ -58,7 +58,7 @@ GONE = Stop(StopKind.EXITED, 0, "the connection closed")
 
 
 class Target(Protocol):
-    """A machine that can be looked at, and mostly run. All methods raise `TargetError`s only."""
+    """A machine that can be read, and usually run. All methods raise `TargetError`s only."""
 
     @property
     def name(self) -> str:
@@ -66,7 +66,7 @@ class Target(Protocol):
 
     @property
     def via(self) -> str:
-        """What the values are read by: "g packet", "GDB", "snapshot"; becomes `Snapshot.sources`."""
+        """The source of the values: "g packet", "GDB", "snapshot"; becomes `Snapshot.sources`."""
 
     @property
     def capabilities(self) -> Capabilities: ...
@@ -78,7 +78,7 @@ class Target(Protocol):
         """Change one register by canonical name. Never by writing all of them back."""
 
     def read_memory(self, address: int, size: int) -> bytes:
-        """`size` bytes of guest-physical memory whatever paging says. Raises `MemoryUnreadable`."""
+        """`size` bytes of guest-physical memory, without paging. Raises `MemoryUnreadable`."""
 
     def write_memory(self, address: int, data: bytes) -> None:
         """Write guest-physical memory. Raises `MemoryUnreadable`."""
@@ -90,7 +90,7 @@ class Target(Protocol):
         """Remove it; removing one that is not set does nothing."""
 
     def resume(self) -> None:
-        """Let the machine run. Steps off a breakpoint at the current pc first."""
+        """Start the machine. Steps off a breakpoint at the current pc first."""
 
     def wait(self, timeout: float) -> Stop:
         """The next stop. Raises `TargetTimeout` after `timeout` seconds, with the machine still running."""
@@ -102,7 +102,7 @@ class Target(Protocol):
         """Stop a running machine and say how it stopped."""
 
     def monitor(self, command: str) -> str:
-        """A command of QEMU's human monitor, and what it printed. `command` is ours, never a stranger's text."""
+        """A command of QEMU's human monitor, and what it printed. `command` is ours, never untrusted text."""
 
     def peer_command(self) -> tuple[str, ...]:
         """The command line of the VMM, where the system shows it; empty where it does not."""
@@ -128,7 +128,7 @@ class Steppable(Target, Protocol):
         """The registers as the stub sends them, in hexadecimal."""
 
     def step_packet(self, pc: int, ahead: tuple[int, int] | None = None) -> tuple[Stop, bytes, bytes]:
-        """One instruction from `pc`, where the machine stands; the registers after it, and memory at `ahead` where that is free."""
+        """One instruction from `pc`, the current one; the registers after it, and memory at `ahead` where that costs nothing."""
 
     def read_linear(self, address: int, size: int) -> bytes:
         """Memory at a linear address, as the CPU translates it. Raises MemoryUnreadable."""
@@ -141,4 +141,4 @@ def steppable(target: Target) -> Steppable | None:
 
 RESET_VECTOR = 0xFFFFFFF0  # the linear address of the first instruction after a reset
 RESET_RIP = RESET_VECTOR & 0xFFFF  # rip there: cs.base is 0xffff0000
-OWN_REBOOTS = 2  # what firmware may need after a warm reset: SeaBIOS reboots once more to get a fresh copy of itself
+OWN_REBOOTS = 2  # reboots that firmware may need after a warm reset: SeaBIOS reboots once more to get a fresh copy of itself

@@ -1,7 +1,7 @@
 """A connection to a gdbstub: one request, one reply, never two at once.
 
-A byte that arrives while the guest runs stops it (QEMU), so nothing is sent ahead. Stop replies that nobody asked for
-(QEMU up to 8.0 sends one whenever the machine stops) are kept aside and never taken for the answer to a request.
+A byte that arrives while the guest runs stops it (QEMU), so nothing is sent ahead. Unsolicited stop replies
+(QEMU up to 8.0 sends one whenever the machine stops) are stored and never taken for the answer to a request.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from pvhdbg.targets.peer import peer_of
 
 _CHUNK = 1 << 16
 _RETRIES = 3
-_SLICE = 1.0  # seconds that the kernel lets one read wait: who waits for longer needs no more than that one system call
-_STOPS = 64  # unasked stop replies that are kept, the last ones
-_LEFT = 64  # reads of what a peer said unasked, after which it is taken for one that never ends
-_PATIENCE = 1.0  # seconds that a stub may take for its first answer before it is doubted
-_SHORT = 0.3  # seconds for one that was silent already
-_RUNS = (b"c", b"s", b"vCont;", b"k")  # what is answered when the machine stops, if ever
+_SLICE = 1.0  # seconds that one read waits in the kernel: a longer wait repeats this one system call
+_STOPS = 64  # unsolicited stop replies that are kept, the last ones
+_LEFT = 64  # reads of unsolicited data, after which the peer counts as one that never ends
+_PATIENCE = 1.0  # seconds for a stub's first answer, before we probe whether it is one
+_SHORT = 0.3  # seconds for a peer that was silent before
+_RUNS = (b"c", b"s", b"vCont;", b"k")  # requests that are answered when the machine stops, if ever
 
 
 class Wire:
     """A connected socket that speaks packets. Every method raises TargetError only."""
 
     def __init__(self, address: StubAddress, timeout: float, progress: Callable[[str], None]) -> None:
-        """Connect. Raises TargetLost when nobody listens, TargetTimeout when no connection comes about."""
+        """Connect. Raises TargetLost when nothing listens, TargetTimeout when the connection is not established in time."""
         self.name = str(address)
-        self.stops: deque[bytes] = deque(maxlen=_STOPS)  # unasked stop replies
+        self.stops: deque[bytes] = deque(maxlen=_STOPS)  # unsolicited stop replies
         self._reader = PacketReader()
         self._packets: deque[bytes] = deque()
         self._sent = b""
-        self._more = False  # the answer that comes is acknowledged with the next request
+        self._more = False  # the next answer is acknowledged with the next request
         self._owed = b""
-        self._unanswered: list[bytes] = []  # requests whose answer may still come: who waited for it was interrupted, or gave up
+        self._unanswered: list[bytes] = []  # requests whose answer may still come: the wait for it was interrupted, or timed out
         self._silent = False
         self.heard = False  # anything at all
         self.blind = (
@@ -69,15 +69,15 @@ class Wire:
         return reply
 
     def until(self, timeout: float) -> float:
-        """When to stop waiting. A peer that was silent once is not waited for again and again while things are put back."""
+        """The deadline of a wait. It is short for a peer that was silent before, so that a clean-up does not hang."""
         return time.monotonic() + (min(timeout, _SHORT) if self._silent else timeout)
 
     def silent(self) -> None:
-        """Somebody waited in vain for what this peer owes him."""
+        """A wait for an answer of this peer timed out or was interrupted."""
         self._silent = True
 
     def answered(self) -> None:
-        """The answer to what was sent last has come, all of it."""
+        """The answer to the last request has arrived completely."""
         self._unanswered.clear()
         self._silent = False
 
@@ -98,7 +98,7 @@ class Wire:
         try:
             reply = self._reply(data, time.monotonic() + min(timeout / 2, _PATIENCE))
         except TargetTimeout:
-            self._write(b"\r\n\r\n")  # a stub passes over what is no packet
+            self._write(b"\r\n\r\n")  # a stub ignores bytes that are not a packet
             try:
                 reply = self._reply(data, time.monotonic() + max(timeout - _PATIENCE, timeout / 2))
             except TargetTimeout as error:
@@ -125,7 +125,7 @@ class Wire:
         self._write_all()
 
     def _settle(self) -> None:
-        """Take in the answers to earlier requests that nobody waited for to the end: they are not the answer to the next one."""
+        """Read late answers to earlier requests that timed out: they are not the answer to the next one."""
         while self._unanswered and not self.blind:
             asked = self._unanswered.pop(0)
             deadline = self.until(_PATIENCE)
@@ -159,7 +159,7 @@ class Wire:
                 self._packets.append(only)
                 self._answer(b"+")
                 break
-            answers = b""  # together: a monitor's answer comes as hundreds of packets
+            answers = b""  # acknowledged together: a monitor's answer comes as hundreds of packets
             for event in self._reader.feed(data):
                 if isinstance(event, Acknowledgement):
                     if not event.accepted and tries < _RETRIES:
@@ -196,7 +196,7 @@ class Wire:
             return
         try:
             self._write(acknowledgements)
-        except TargetLost:  # a VMM that says that it exits does not wait for the answer
+        except TargetLost:  # a VMM that reports its exit does not wait for the acknowledgement
             pass
 
     def peer(self) -> int | None:
@@ -228,7 +228,7 @@ class Wire:
     def _write(self, data: bytes) -> None:
         try:
             self._socket.sendall(data)
-        except BlockingIOError as error:  # of a peer that talks without listening: nothing is gained by waiting again
+        except BlockingIOError as error:  # the peer sends without reading: waiting again is useless
             raise TargetTimeout(f"{self.name} does not take what is sent to it", _LOST) from error
         except (OSError, ValueError) as error:
             raise TargetLost(f"the connection to {self.name} was lost: {error}", _LOST) from error
@@ -253,7 +253,9 @@ def _tcp(address: StubAddress, timeout: float) -> socket.socket:
         return socket.create_connection((hosts[-1], address.port or 0), timeout)
     except OSError as error:
         if len(hosts) > 1 and not isinstance(error, TimeoutError):
-            raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused") from error  # not: there is no IPv6 here
+            raise ConnectionRefusedError(
+                errno.ECONNREFUSED, "Connection refused"
+            ) from error  # better than an error about missing IPv6
         raise
 
 

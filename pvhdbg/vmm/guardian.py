@@ -27,7 +27,7 @@ from pvhdbg.vmm.log_bound import BOUND, KEPT
 
 SHELL = "/bin/sh"
 
-# $1 is the folder to make; only the one that was made is ever removed. The traps: pvhdbg itself handles a Ctrl-C or a hang-up of the terminal.
+# $1 is the folder to make; only the one that was made is ever removed. The traps: pvhdbg handles Ctrl-C and a hang-up of the terminal.
 # A process without /proc/PID/exe is a zombie: it has ended, and its parent has not read its status.
 GUARD = """
 trap '' HUP INT QUIT TERM PIPE

@@ -1,6 +1,6 @@
-"""A minimal client of QEMU's machine protocol: one command, its reply; of the events, why the guest ended.
+"""A minimal client of QEMU's machine protocol: one command and its reply, and the event that says why the guest ended.
 
-Enough to read the version, to know that QEMU is up and how the guest ended, and to end QEMU. Lines are bounded; waits have a deadline.
+Enough to read the version, to know that QEMU is up and how the guest ended, and to end QEMU. Lines and waits are bounded.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def files() -> Iterator[Cli]:
 
 @pytest.mark.parametrize("command", ["check", "regs", "info"])
 def test_a_core_that_is_not_at_an_entry(files: Cli, command: str) -> None:
-    files(command, "core").complaint(3, "was not taken at a PVH entry", "--here", "protected mode")
+    files(command, "core").complaint(3, "was not captured at a PVH entry", "--here", "protected mode")
     assert files(command, "core", "--here").code in (0, 1)
 
 
@@ -84,7 +84,7 @@ def test_a_core_without_qemus_note(files: Cli) -> None:
 def test_a_kernel_that_is_not_the_cores(files: Cli) -> None:
     files.file("at", build_core(qemu_note()))
     ran = files("check", "at", "--kernel", HELLO, "--format", "json")
-    assert any("is not what lies in the core's memory" in one for one in ran.json()["warnings"])
+    assert any("differs from the core's memory" in one for one in ran.json()["warnings"])
 
 
 def test_a_core_becomes_a_snapshot(files: Cli) -> None:

@@ -135,11 +135,11 @@ def test_where_qemus_log_cannot_be_had_another_engine_does_it_and_says_why(cli: 
     strange.mkdir()
     theirs: Machine = machine(kernel=LONG_MODE)  # type: ignore[operator]
     text = cli("trace", theirs.socket, env={"TMPDIR": str(strange)}).ok().out
-    assert "note: engine breakpoints, because QEMU's log cannot be had: the path" in text
-    assert "the numbers count those stops" in text
+    assert "note: engine breakpoints, because QEMU's log is not available: the path" in text
+    assert "the numbers count stops" in text
     assert "10 stops in" in text
     text = cli("trace", theirs.socket, "--here", "--what", "pc", "--until", "1", env={"TMPDIR": str(strange)}).ok().out
-    assert "note: engine step, because QEMU's log cannot be had: the path" in text
+    assert "note: engine step, because QEMU's log is not available: the path" in text
 
 
 def test_the_mode_switch_by_breakpoints_is_the_one_of_the_log(cli: Cli) -> None:
@@ -196,9 +196,9 @@ def test_what_was_not_reached_is_exit_code_3(cli: Cli) -> None:
         (["--what", "pc", "--filter", "0x20-0x10"], "holds no address"),
         (["--vcpu", "-1"], "not a CPU's number"),
         (["--vcpu", "1", "--engine", "breakpoints"], "stops every CPU"),
-        (["--vcpu", "1", "--what", "calls"], "does not say which CPU"),
+        (["--vcpu", "1", "--what", "calls"], "does not report which CPU"),
         (["--milestone", "far_jump", "--what", "calls"], "cannot be combined with"),
-        (["--for", "0"], "not a time"),
+        (["--for", "0"], "not a duration"),
         (["-o", "/nonexistent/x"], "cannot be written"),
         (["--", "-d", "int"], "-d and -D"),
         (["--engine", "magic"], "invalid choice"),
@@ -610,4 +610,4 @@ def test_a_kernel_that_lies_elsewhere_is_told(cli: Cli, machine: object, paging_
     words = ("--here", "--what", "pc", "--until", "2")
     assert "KASLR" not in cli("trace", theirs.socket, "--kernel", kernel, *words).ok().out
     text = cli("trace", theirs.socket, "--kernel", cli.file("moved.elf", bytes(data)), *words).ok().out
-    assert "note: the kernel does not lie at the addresses of its file (KASLR)" in text
+    assert "note: the kernel is not at the addresses of its file (KASLR)" in text

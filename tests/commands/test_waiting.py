@@ -97,7 +97,7 @@ def test_wrong_words_are_refused(cli: Cli) -> None:
     cli("wait", CRASHERS).complaint(2, "--until")
     cli("wait", CRASHERS, "--until", "no_such_symbol").complaint(2, "no symbol no_such_symbol")
     cli("wait", CRASHERS, "--until", "0x1" + "0" * 16).complaint(2, "not an address")
-    cli("wait", CRASHERS, "--until", "long", "--for", "0").complaint(2, "not a time")
+    cli("wait", CRASHERS, "--until", "long", "--for", "0").complaint(2, "not a duration")
     cli("check", CRASHERS, "--for", "3").complaint(2, "--until")
     saved = cli.folder / "boot.pvhsnap"
     cli("snapshot", "save", CRASHERS, "-o", saved).ok()

@@ -185,5 +185,5 @@ def test_a_panic_is_told_in_the_kernels_own_words(cli: Cli, vmlinux: Path) -> No
 
 
 def test_kvm_and_bad_wishes_are_refused(cli: Cli) -> None:
-    cli("why", CRASHERS, "--for", "-1").complaint(2, "not a time")
+    cli("why", CRASHERS, "--for", "-1").complaint(2, "not a duration")
     cli("why", "/nonexistent/kernel").complaint(2, "no file")

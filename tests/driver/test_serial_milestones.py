@@ -69,9 +69,9 @@ def test_bad_wishes_of_the_serial_port(cli: Cli, machine: object) -> None:
     cli("trace", CRASHERS, "--milestone", "serial:[").complaint(2, "not a regular expression")
     cli("trace", CRASHERS, "--until", "serial:").complaint(2, "has no regular expression")
     cli("trace", CRASHERS, "--from", "serial:x").complaint(2, "not a place to begin at")
-    cli("trace", CRASHERS, "--until", "serial:x", "--what", "calls").complaint(2, "does not look at the serial port")
+    cli("trace", CRASHERS, "--until", "serial:x", "--what", "calls").complaint(2, "does not watch the serial port")
     cli("trace", CRASHERS, "--until", "serial:x", "--engine", "breakpoints").complaint(2, "its stops only")
-    cli("trace", CRASHERS, "--milestone", "serial:x", "--", "-serial", "null").complaint(2, "-serial gives to somebody else")
+    cli("trace", CRASHERS, "--milestone", "serial:x", "--", "-serial", "null").complaint(2, "which -serial redirects")
     theirs: Machine = machine(kernel=CRASHERS)  # type: ignore[operator]
     cli("trace", theirs.socket, "--milestone", "serial:x").complaint(2, "a machine that is started here")
 
@@ -129,4 +129,4 @@ def test_lines_that_cost_a_little_each_have_an_end_together(tmp_path: Path, monk
     assert looks.finish(9) == []
     assert time.monotonic() - begun < 3
     assert looks.complete
-    assert looks.warnings == ["serial:x has taken 0.3 s on what the guest writes: it is not looked for any more"]
+    assert looks.warnings == ["serial:x has taken 0.3 s on the guest's output: pvhdbg stopped looking for it"]

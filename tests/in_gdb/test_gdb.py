@@ -403,7 +403,7 @@ WRONG = {
     "pvh check --nonsense": "usage: pvh check",
     "pvh explain 'x": "No closing quotation",
     "pvh explain \x1b[31mX": r"\x1b[31mX",
-    "pvh run-to-entry --timeout 0": "is not a time",
+    "pvh run-to-entry --timeout 0": "is not a duration",
     "pvh snapshot save /nonexistent/x": "cannot be written",
     "set pvh spec v9": "Undefined item",
     "p $pvh_verdict(1)": "",

@@ -133,7 +133,7 @@ def test_a_guest_that_shut_down_is_not_run_again(machine: Start) -> None:
     assert "triple fault" in gdb["pvh why"]
     assert (
         gdb.complaints()
-        == ["there is nothing left to run: the guest triple-faulted or shut down (next: boot it again to its entry)"] * 3
+        == ["the machine cannot run on: the guest triple-faulted or shut down (next: boot it again to its entry)"] * 3
     )
     assert "000f4" in gdb["pvh regs"]
 
@@ -168,7 +168,7 @@ def test_a_machine_that_ends_in_the_middle(machine: Start) -> None:
     gdb = Gdb(*begin(HELLO, stub), "hbreak *0x100000", "pvh trace", "pvh why", "info breakpoints", "pvh explain PVH-CR0-PE")
     assert "ended: the machine is gone: the guest ended it" in gdb["pvh trace"]
     enabling, said = gdb.complaints()
-    assert enabling.endswith("GDB enables no hardware breakpoint without one: enable 1")
+    assert enabling.endswith("GDB enables hardware breakpoints only with one: enable 1")
     assert "not connected" in said
     assert "cr0.PE is set" in gdb["pvh explain PVH-CR0-PE"]
 
@@ -203,7 +203,7 @@ def test_bad_wishes_are_one_line_each(machine: Start) -> None:
         "pvh trace -o /dev/full --what pc": "cannot be written",
         "pvh trace vmlinux": "usage: pvh trace",
         "pvh trace --from 3": "usage: pvh trace",
-        "pvh why --for 0": "is not a time",
+        "pvh why --for 0": "is not a duration",
         "pvh milestones nowhere": "no symbol nowhere",
     }
     gdb = Gdb(

@@ -149,7 +149,7 @@ def test_what_does_not_go_with_a_log(cli: Cli, logged: bytes) -> None:
     cli("run", path).complaint(2, "log", "pvhdbg probe")
     cli("check", path, "--vmm", " ").complaint(2, "--vmm")
     cli("check", HELLO, "--vmm", "QEMU 7.2").complaint(2, "--vmm", "log")
-    assert "--vmm says Xen, and the CPU says" in cli("check", path, "--vmm", "xen 4.17", "--select", "PVH-CR0").ok().out
+    assert "--vmm says Xen, but CPUID names" in cli("check", path, "--vmm", "xen 4.17", "--select", "PVH-CR0").ok().out
     assert "is not the probe that wrote this log" in cli("check", path, "--kernel", HELLO, "--select", "PVH-CR0").ok().out
 
 

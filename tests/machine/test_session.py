@@ -353,11 +353,11 @@ def test_every_part_is_on_the_command_line_too() -> None:
     [
         ("nonsense", "is not a command"),
         ("pagewalk", "usage: pagewalk"),
-        ("pagewalk 1 2", "is no address"),
+        ("pagewalk 1 2", "is not an address"),
         ("pagewalk --x", "usage: pagewalk"),
         ("pagewalk pvh_strt", "did you mean pvh_start"),
         ("pagewalk $nonsense", "no register"),
-        ("pagewalk 1+", "is no address"),
+        ("pagewalk 1+", "is not an address"),
         ("pagewalk 0x1ffffffffffffffff", "more than 64 bits"),
         ("pagewalk 08", "no number"),
         ("xp 0xfffffffff000", "no RAM or ROM"),

@@ -204,7 +204,7 @@ def test_a_bad_kernel_is_named_with_qemus_own_words(place: str, tmp_path: Path, 
         (QemuOptions(HELLO, extra=("-version",)), "exit status 0", "by hand"),
         (QemuOptions(HELLO, qemu="qemu-system-nosuch"), "not installed", "apt install"),
         (QemuOptions(HELLO, qemu="/etc/passwd"), "not a program", "--qemu"),
-        (QemuOptions(HELLO, qemu="/bin/false"), "said nothing", "by hand"),
+        (QemuOptions(HELLO, qemu="/bin/false"), "without a message", "by hand"),
     ],
 )
 def test_a_bad_wish_is_named(place: str, wish: QemuOptions, what: str, todo: str) -> None:
@@ -418,5 +418,5 @@ def test_a_version_without_a_boot(tmp_path: Path) -> None:
     other = tmp_path / "qemu"
     other.write_text("#!/bin/sh\necho hello\n")
     other.chmod(0o755)
-    with pytest.raises(VmmFailed, match="does not say its version as QEMU does"):
+    with pytest.raises(VmmFailed, match="does not report its version as QEMU does"):
         version_of(str(other))
