@@ -1,8 +1,8 @@
-# make setup   what is missing of QEMU, GDB and binutils, and pvhdbg itself in .venv
+# make setup   install the missing ones of QEMU, GDB and binutils, and pvhdbg itself in .venv
 # make demo    boot the sample guest `hello` and judge its hand-off
 # make test    all tests, ruff and mypy
 # make test-fast   the tests that start no QEMU, GDB or browser, and take less than a second each: half a minute
-# make coverage    all tests, and which share of each room's lines they ran (GDB's own Python is not measured)
+# make coverage    all tests, and the share of each room's lines that they ran (GDB's own Python is not measured)
 # make test-gdbs   the tests that use GDB, with GDB 16, 17 and 18 from PyPI and each Python that is found (see scripts/test-gdbs.sh)
 # make test-bare   make demo and make test in a bare Debian: RELEASE=trixie or bookworm (see scripts/test-bare.sh; needs root)
 # make bench   the benchmarks, as one table
@@ -10,7 +10,7 @@
 #                    (CONFORMANCE_ARGS="--qemu PATH --qemu PATH -j 2"; see `python -m conformance --help`)
 # make guests  build the sample guests again (not necessary: the repository contains them)
 # make lint    ruff and mypy only
-# make clean   remove what was built, .venv too
+# make clean   remove all build output, and .venv
 
 .DEFAULT_GOAL := setup
 .DELETE_ON_ERROR:
@@ -39,13 +39,13 @@ test:
 	if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi; \
 	echo "all passed: pytest, ruff (lint and format), mypy"
 
-# What is left out, and how a test is sorted: tests/support/sorting.py.
+# For the omitted tests and the sorting of tests see tests/support/sorting.py.
 .PHONY: test-fast
 test-fast:
 	@scripts/setup.sh --tests
 	@timeout 600 $(BIN)/pytest -q -n "$$(nproc)" --fast $(PYTEST_ARGS)
 
-# The table is printed whatever became of the tests; the sum fails if one failed.
+# The table is printed even if tests failed; the target then fails.
 .PHONY: coverage
 coverage:
 	@scripts/setup.sh --tests
@@ -55,7 +55,7 @@ coverage:
 	$(BIN)/coverage combine -q && $(BIN)/coverage json -q && $(BIN)/python scripts/coverage_by_room.py build/coverage/report.json; \
 	[ -z "$$failed" ] || { echo "failed: pytest" >&2; exit 1; }
 
-# Not part of `make test`: it loads 40 MB for each GDB, and takes a quarter of a minute with each.
+# Not part of `make test`: it downloads 40 MB for each GDB, and takes 15 seconds with each.
 .PHONY: test-gdbs
 test-gdbs:
 	@scripts/setup.sh --tests
@@ -84,7 +84,7 @@ CONFORMANCE_ARGS ?=
 conformance: setup
 	@$(BIN)/python -m conformance $(CONFORMANCE_ARGS)
 
-# ---- the sample guests: sample_guests/NAME/NAME.S becomes $(GUESTS_DIR)/NAME.elf, with GNU as and ld alone ----
+# ---- the sample guests: sample_guests/NAME/NAME.S becomes $(GUESTS_DIR)/NAME.elf, with GNU as and ld only ----
 
 GUESTS_DIR ?= pvhdbg/guests
 BUILD_DIR ?= build/guests

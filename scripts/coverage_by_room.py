@@ -1,4 +1,4 @@
-"""Print what `coverage json` wrote as one line for each room of the package (docs/architecture.md), and their sum."""
+"""Print the output of `coverage json` as one line for each room of the package (docs/architecture.md), and their sum."""
 
 from __future__ import annotations
 

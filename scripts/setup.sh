@@ -77,7 +77,7 @@ missing_packages() {
         have git || echo git
         have setsid || echo util-linux
         perl -MTAP::Parser -e1 >/dev/null 2>&1 || echo perl
-        # Ubuntu has Chromium as a snap only, which containers do not run: there, Chrome has to be installed by hand
+        # Ubuntu has Chromium as a snap only, which containers do not run: install Chrome by hand there
         have_browser || grep -qs '^ID=ubuntu' /etc/os-release || echo chromium
     fi
     installed && return
@@ -99,7 +99,7 @@ install_packages() {
     fi
     as_root+=(env DEBIAN_FRONTEND=noninteractive)
     local apt=(apt-get -q -y -o DPkg::Lock::Timeout=120 -o Acquire::Retries=3)
-    step "reading the package lists" 300 "${as_root[@]}" "${apt[@]}" update || say "going on with the old lists"
+    step "reading the package lists" 300 "${as_root[@]}" "${apt[@]}" update || say "continuing with the old lists"
     step "installing $*" 1500 "${as_root[@]}" "${apt[@]}" install --no-install-recommends "$@" || exit 1
 }
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Run the tests that use GDB with other GDBs than the installed one, and with other Pythons in GDB: `make test-gdbs`.
 #
-# The GDBs are those that pwndbg publishes as wheels (PyPI: gdb-for-pwndbg), with the Python of the interpreter that pip is run
-# for: GDB's own sources, no changes of pwndbg's. Each of GDBS is run with .venv's Python, the newest one with each of PYTHONS
-# too. Each takes 40 MB in build/gdbs and about a quarter of a minute. An older GDB, or one of your own:
+# The GDBs are wheels that pwndbg publishes (PyPI: gdb-for-pwndbg), built from GDB's unchanged sources for the Python that pip runs
+# for. Each of GDBS runs with .venv's Python, and the newest one also with each of PYTHONS. Each takes 40 MB in build/gdbs and about
+# 15 seconds. An older GDB, or one of your own:
 #
 #   PATH=/opt/gdb-12/bin:$PATH .venv/bin/pytest tests/in_gdb/test_gdb.py tests/repl/test_repl_gdb.py
 #
@@ -19,7 +19,7 @@ TESTS=(tests/in_gdb/test_gdb.py tests/repl/test_repl_gdb.py tests/repl/test_repl
     tests/boot/test_cores.py tests/test_architecture.py)
 FOLDER=$PWD/build/gdbs
 
-# Where libpython of an interpreter is; nothing where it has none, or where the interpreter does not run.
+# The path of an interpreter's libpython; empty where it has none, or where the interpreter does not run.
 libpython_folder() {
     "$1" - 2>/dev/null <<'PYTHON'
 import os, sys, sysconfig
@@ -30,8 +30,8 @@ print(found[0] if found and sys.version_info >= (3, 10) else "")
 PYTHON
 }
 
-# gdb_of VERSION PYTHON: a folder with this gdb in it. The wheel's own launcher is not used: it gives GDB the packages of the
-# environment that it was installed in, and ours has to do without any.
+# gdb_of VERSION PYTHON: a folder with this gdb in it. The wheel's own launcher is not used: it gives GDB the packages of its
+# environment, but pvhdbg must work in GDB without any packages.
 gdb_of() {
     local version=$1 python=$2 tag folder vendor library
     tag=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')

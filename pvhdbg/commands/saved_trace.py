@@ -75,7 +75,7 @@ def query(options: QueryOptions, context: Context) -> Answer:
         if not any(event.seq == int(what) for event in found):
             first = next(queries.events(saved(options.subject)), None)
             todo = "trace with --what pc or state" if first is None else f"its first one is {first.seq}"
-            raise BadInput(f"the trace has no instruction with the number {what}", todo)
+            raise BadInput(f"the trace has no instruction {what}", todo)
         return Answer(lambda style: trace_text.events(found, names.get, instruction_text, style))
     writes = list(islice(queries.writes(records, what), _WRITES))
     if not writes:

@@ -1,1 +1,1 @@
-"""What the CPU did after the entry: events, milestones, deaths, the saved trace. Pure, but for `engines/`, which observe."""
+"""The CPU's execution after the entry: events, milestones, deaths, the saved trace. Pure, except for `engines/`."""

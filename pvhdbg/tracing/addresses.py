@@ -27,7 +27,7 @@ class View:
 class Surroundings:
     """The machine without its registers. `backing` is None when the memory layout was not observed.
 
-    `handed` holds the parts of the hand-off by name, address and size; `complaints` says what was wrong with it. `start` is the
+    `handed` holds the parts of the hand-off by name, address and size; `complaints` lists its violations. `start` is the
     register state at the entry, `entry` its address; None when the watch began elsewhere. `read` reads physical memory and raises
     MemoryUnreadable.
     """
@@ -47,7 +47,7 @@ class Surroundings:
         return tuple(LoadRange(view.physical, view.size) for view in self.views)
 
     def backed(self, physical: int) -> Backing | None:
-        """What answers at a physical address; None where nothing does, or where the layout was not observed."""
+        """The memory or device at a physical address; None where there is none, or where the layout was not observed."""
         return next((one for one in self.backing or () if one.start <= physical < one.end), None)
 
     def named(self, address: int) -> str:
@@ -57,7 +57,7 @@ class Surroundings:
 
 
 class AddressClass(Enum):
-    """What an address is; the values are those of JSON."""
+    """The class of an address; the values are those of JSON."""
 
     NOT_CANONICAL = "not canonical"
     NULL = "null"

@@ -18,7 +18,7 @@ _UNFINISHED_BOUND = 8 << 20  # bytes without the end of a block, after which the
 
 
 class Block(NamedTuple):
-    """A block when it was first translated: the addresses of its first and of its last instruction."""
+    """A block at its first translation: the addresses of its first and of its last instruction."""
 
     pc: int
     last: int

@@ -1,7 +1,7 @@
-"""A saved boot: one line of JSON that says what was booted and how, and behind it, compressed, what the recorder wrote.
+"""A saved boot: one line of JSON that describes the boot, followed by the compressed output of the recorder.
 
-The recorder's own file is sparse and as long as its capacity. Saved are the parts in use, each with its offset; what lies between
-reads as zeros.
+The recorder's own file is sparse and as long as its capacity. The parts in use are saved, each with its offset; the gaps read as
+zeros.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MOST = 1 << 30  # bytes of all parts; a recording of 256 CPUs has 200 MB
 
 @dataclass(frozen=True)
 class BootInfo:
-    """What was booted, and how it ended. `command` are QEMU's arguments, `seconds` the wall time from the entry.
+    """The booted guest, and how it ended. `command` are QEMU's arguments, `seconds` the wall time from the entry.
 
     `kernel_hash` is the SHA-256 of the ELF, `deterministic` says that the clock was the instruction counter: only such boots can be
     compared. `end` is the end in words.
@@ -40,7 +40,7 @@ class BootInfo:
 
 
 class Pieces:
-    """A buffer of some length, zero but for the parts that are given by their offsets. The parts do not overlap, and are in order."""
+    """A buffer of some length that is zero outside of the given parts. The parts are in order and do not overlap."""
 
     def __init__(self, size: int, parts: Sequence[tuple[int, bytes]]) -> None:
         self._size, self._parts = size, parts
@@ -74,7 +74,7 @@ def encode(info: BootInfo, data: Buffer) -> Iterator[bytes]:
 
 
 def decode(data: Buffer) -> tuple[BootInfo, Recording]:
-    """What `encode` made. Raises BadRecording for other bytes, for a file that is cut, and for one of another version."""
+    """Decode the output of `encode`. Raises BadRecording for other bytes, for a truncated file, and for one of another version."""
     line, found, _ = bytes(data[:_LINE]).partition(b"\n")
     try:
         head = json.loads(line) if found else None

@@ -1,4 +1,4 @@
-"""The milestones of one boot after the other, in a trace that continues through resets. What firmware does between them is not a milestone."""
+"""The milestones of consecutive boots, in a trace that continues through resets. Firmware between them has no milestones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pvhdbg.tracing.milestones import Finder, Milestone
 
 
 class Boots:
-    """See `Finder`: `fresh` makes one for each boot. `entry` is the address where the next boot begins; None: it is not known."""
+    """See `Finder`: `fresh` makes one for each boot. `entry` is the address where the next boot begins; None: unknown."""
 
     def __init__(self, fresh: Callable[[], Finder], entry: int | None) -> None:
         self._fresh = fresh

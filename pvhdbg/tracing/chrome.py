@@ -55,7 +55,7 @@ class _Slices:
             if isinstance(record, Head):
                 yield record
             elif isinstance(record, Event):
-                if record.seq != self._end:  # the instructions between were not kept
+                if record.seq != self._end:  # instructions in between were not kept
                     yield from self._close()
                 here = ((_FUNCTIONS, function(self._name(record.pc))), (_MODES, record.mode.value))
                 for thread, title in here:

@@ -50,7 +50,7 @@ def decode(text: bytes) -> dict[str, int]:
 
 
 def of_cpu(text: str, cpu: int) -> str:
-    """One CPU's part of `info registers -a`; empty for one that is not there."""
+    """One CPU's part of `info registers -a`; empty for an unknown CPU."""
     _, _, part = f"\n{text}".replace("\r", "").partition(f"\nCPU#{cpu}\n")
     return part.partition("\nCPU#")[0]
 

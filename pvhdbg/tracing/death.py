@@ -22,23 +22,23 @@ class DeathKind(Enum):
     LOOP = "loop"  # the same state again and again, with interrupts off
     ZEROS = "zeros"  # it executes memory that holds only zeros
     NOWHERE = "nowhere"  # it executes where there is no memory
-    PANIC = "panic"  # the kernel reports a panic, and goes on waiting
+    PANIC = "panic"  # the kernel reports a panic, and keeps waiting
     ALIVE = "alive"  # not dead
 
     @property
     def final(self) -> bool:
-        """Whether such a machine does not run any more."""
+        """Whether such a machine no longer runs."""
         return self in (DeathKind.TRIPLE_FAULT, DeathKind.SHUTDOWN, DeathKind.RESET, DeathKind.EXITED)
 
 
 @dataclass(frozen=True)
 class Death:
-    """What was observed of the end.
+    """The observations about the end.
 
-    `state` holds the registers at the first fault, else as the CPU stands now. `path` holds the last instructions that matter,
+    `state` holds the registers at the first fault, else the current ones. `path` holds the last relevant instructions,
     `system` the system instructions before; `begun` counts all instructions since the entry, None where they were not counted. `loop` holds
     the pcs of an endless loop; `polls` says that the loop reads memory or a port. `status` is the exit status of the VMM. `reason` is
-    QEMU's own word for how the guest ended ("guest-panic"); `blind` says that faults could not be observed (KVM). `handling` holds
+    QEMU's own term for how the guest ended ("guest-panic"); `blind` says that faults could not be observed (KVM). `handling` holds
     the exceptions whose handlers had not returned, the outermost first, and `struck` the instruction that the first of
     them, or of `faults`, hit; `lately` is the last exception, where returns were not observed.
     """
@@ -60,7 +60,7 @@ class Death:
 
     @property
     def first(self) -> Fault | None:
-        """The fault that began it: an exception mostly, or an interrupt that could not be delivered."""
+        """The fault that began the death: mostly an exception, or an interrupt that could not be delivered."""
         return next((one for one in self.faults if one.kind.has_handler), None)
 
     @property
@@ -70,19 +70,19 @@ class Death:
 
     @property
     def pc(self) -> int | None:
-        """The address of the faulting instruction or of the hlt, else where the CPU stands."""
+        """The address of the faulting instruction or of the hlt, else the current pc."""
         if self.first is not None and self.first.pc is not None:
             return self.first.pc
         return self.path[-1].pc if self.kind is DeathKind.HALTED and self.path else self.state.get("rip")
 
     @property
     def mode(self) -> Mode | None:
-        """The mode that it died in; None where the control registers were not observed."""
+        """The mode at the death; None where the control registers were not observed."""
         return mode_in(self.state)
 
 
 def chain_of(seen: Iterable[Fault]) -> tuple[Fault, ...]:
-    """Of all faults seen, those that killed: the last run of exceptions at one pc, and the triple fault behind it."""
+    """Of all faults seen, the fatal ones: the last run of exceptions at one pc, and the triple fault after it."""
     seen = tuple(seen)
     if not any(one.kind is FaultKind.TRIPLE_FAULT for one in seen):
         return ()

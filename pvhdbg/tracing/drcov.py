@@ -20,9 +20,9 @@ _REACH = 1 << 32  # an offset has 32 bits
 _NEAR = 1 << 24  # bytes; code further away from a module begins another
 _MODULES_BOUND = 1 << 16  # a block names its module in 16 bits
 _SIZE_BOUND = (1 << 16) - 1
-_NO_NAME = re.compile(r"[,\\]")  # a comma ends a column, and a backslash is Windows' slash
+_NO_NAME = re.compile(r"[,\\]")  # a comma ends a column, and a backslash separates folders on Windows
 
-_Module = tuple[int, int, str]  # first address, the one behind the last, name
+_Module = tuple[int, int, str]  # first address, the address after the last one, name
 
 
 def drcov(records: Iterable[Record], _: Name) -> Iterator[bytes]:

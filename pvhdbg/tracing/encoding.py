@@ -1,7 +1,7 @@
-"""How long an instruction is and where a direct branch leads, from its bytes (Intel SDM volume 2, chapter 2 and appendix A).
+"""The length of an instruction and the target of a direct branch, from its bytes (Intel SDM volume 2, chapter 2 and appendix A).
 
-Whoever follows a CPU needs no more than that, so it works in every Python. The text is a disassembler's business. An undefined
-opcode has the length that its neighbours have: the CPU faults on it, whatever follows.
+Tracing needs only these, so it works in every Python, without a disassembler. An undefined opcode gets the length of its
+neighbours: the CPU faults on it anyway.
 """
 
 from __future__ import annotations
@@ -12,45 +12,47 @@ from typing import NamedTuple
 LONGEST = 15  # bytes: the CPU refuses more
 
 _PREFIXES = frozenset(b"\x66\x67\x2e\x36\x3e\x26\x64\x65\xf0\xf2\xf3")
-_VECTOR = frozenset((0x62, 0xC4, 0xC5))  # EVEX and VEX; outside 64-bit code only in front of what cannot be a ModRM of memory
+_VECTOR = frozenset(
+    (0x62, 0xC4, 0xC5)
+)  # EVEX and VEX; outside 64-bit code only if the next byte cannot be a ModRM with a memory operand
 
 
 def _opcodes(*ranges: tuple[int, int]) -> frozenset[int]:
     return frozenset(opcode for first, last in ranges for opcode in range(first, last + 1))
 
 
-# Opcodes of one byte: which have a ModRM byte, and which have a constant behind it, of one byte or of the operand's size.
+# Opcodes of one byte: those with a ModRM byte, and those with an immediate, of one byte or of the operand's size.
 _MODRM = _opcodes(*((row, row + 3) for row in range(0, 0x40, 8)), (0x62, 0x63), (0x69, 0x69), (0x6B, 0x6B), (0x80, 0x8F), (0xC0, 0xC1),
                   (0xC4, 0xC7), (0xD0, 0xD3), (0xD8, 0xDF), (0xF6, 0xF7), (0xFE, 0xFF))  # fmt: skip
 _BYTE = _opcodes(*((row, row) for row in range(4, 0x40, 8)), (0x6A, 0x6B), (0x70, 0x80), (0x82, 0x83), (0xA8, 0xA8), (0xB0, 0xB7),
                  (0xC0, 0xC1), (0xC6, 0xC6), (0xC8, 0xC8), (0xCD, 0xCD), (0xD4, 0xD5), (0xE0, 0xE7), (0xEB, 0xEB))  # fmt: skip
 _FULL = _opcodes(*((row, row) for row in range(5, 0x40, 8)), (0x68, 0x69), (0x81, 0x81), (0x9A, 0x9A), (0xA9, 0xA9), (0xB8, 0xBF),
                  (0xC7, 0xC7), (0xE8, 0xEA))  # fmt: skip
-_WORD = frozenset((0x9A, 0xC2, 0xC8, 0xCA, 0xEA))  # two bytes, of a far pointer behind the others
+_WORD = frozenset((0x9A, 0xC2, 0xC8, 0xCA, 0xEA))  # two bytes; of a far pointer they follow the offset
 _NOT_IN_64 = _opcodes(*((row, row + 1) for row in (6, 0x16, 0x1E)), (0x0E, 0x0E), *((row, row) for row in range(0x27, 0x40, 8)),
                       (0x60, 0x61), (0x82, 0x82), (0x9A, 0x9A), (0xCE, 0xCE), (0xD4, 0xD6), (0xEA, 0xEA))  # fmt: skip
-# Behind 0F: which have no ModRM byte, and which have a constant of one byte.
+# After 0F: opcodes without a ModRM byte, and those with an immediate of one byte.
 _BARE = _opcodes((0x04, 0x0C), (0x0E, 0x0E), (0x30, 0x37), (0x77, 0x77), (0x80, 0x8F), (0xA0, 0xA2), (0xA8, 0xAA), (0xC8, 0xCF))
 _BYTE_0F = _opcodes((0x0F, 0x0F), (0x70, 0x73), (0xA4, 0xA4), (0xAC, 0xAC), (0xBA, 0xBA), (0xC2, 0xC2), (0xC4, 0xC6))
 _BRANCHES = _opcodes((0x70, 0x7F), (0xE0, 0xE3), (0xE8, 0xE9), (0xEB, 0xEB), (0x0F80, 0x0F8F))
 
 
 class Encoding(NamedTuple):
-    """What follows of an instruction's bytes."""
+    """The properties of an instruction that follow from its bytes."""
 
     length: int
     opcode: int  # 0x0F84 for one of two bytes; 0 for one with a VEX or EVEX prefix
     modrm: int | None
-    constant: int  # bytes of the constant at its end
+    constant: int  # bytes of the immediate at its end
     wide: int  # bits of its operand, 16, 32 or 64
 
 
 @lru_cache(maxsize=1 << 16)
 def encoding(code: bytes, bits: int) -> Encoding | None:
-    """The first instruction of `code`, executed in 16-, 32- or 64-bit mode; None where it is cut short, too long, or not there in 64-bit mode."""
+    """The first instruction of `code`, executed in 16-, 32- or 64-bit mode; None where it is incomplete, too long, or invalid in 64-bit mode."""
     at, rex, prefixes = 0, 0, set[int]()
     while at < len(code) and (code[at] in _PREFIXES or (bits == 64 and code[at] & 0xF0 == 0x40)):
-        rex = 0 if code[at] in _PREFIXES else code[at]  # counts in front of the opcode alone
+        rex = 0 if code[at] in _PREFIXES else code[at]  # valid only directly before the opcode
         prefixes.add(code[at])
         at += 1
     if at == len(code) or (bits == 64 and code[at] in _NOT_IN_64):
@@ -77,7 +79,7 @@ def encoding(code: bytes, bits: int) -> Encoding | None:
         modrm, constant = opcode in _MODRM, _constant(opcode, bits, wide, narrow, 0x67 in prefixes)
     found = code[at] if modrm and at < len(code) else None
     if modrm:
-        if opcode in (0xF6, 0xF7) and found is not None and not found & 0x30:  # test, with a constant; the others have none
+        if opcode in (0xF6, 0xF7) and found is not None and not found & 0x30:  # test has an immediate; the others have none
             constant = 1 if opcode == 0xF6 else min(wide // 8, 4)
         at += 1 if 0x0F20 <= opcode <= 0x0F23 else _operand(code, at, bits == 16, 0x67 in prefixes and bits != 64)
     at += constant
@@ -85,7 +87,7 @@ def encoding(code: bytes, bits: int) -> Encoding | None:
 
 
 def _constant(opcode: int, bits: int, wide: int, narrow: bool, other_addresses: bool) -> int:
-    """Bytes behind an opcode of one byte, and its ModRM."""
+    """The number of bytes after an opcode of one byte, and its ModRM."""
     if 0xA0 <= opcode <= 0xA3:  # an address
         return {16: 4 if other_addresses else 2, 32: 2 if other_addresses else 4, 64: 4 if other_addresses else 8}[bits]
     if opcode in (0xE8, 0xE9) and bits == 64:
@@ -95,7 +97,7 @@ def _constant(opcode: int, bits: int, wide: int, narrow: bool, other_addresses: 
 
 
 def _vector(code: bytes, at: int, prefix: int) -> tuple[int, bool, int]:
-    """Of an instruction with a VEX or EVEX prefix: where its ModRM is, whether it has one, and the bytes of its constant."""
+    """For a VEX or EVEX prefix: the offset of the ModRM, whether it has one, and the bytes of its immediate."""
     table = 1 if prefix == 0xC5 else code[at] & (0x1F if prefix == 0xC4 else 7) if at < len(code) else 0
     at += {0xC5: 1, 0xC4: 2, 0x62: 3}[prefix]
     opcode = code[at] if at < len(code) else 0
@@ -103,7 +105,7 @@ def _vector(code: bytes, at: int, prefix: int) -> tuple[int, bool, int]:
 
 
 def _operand(code: bytes, at: int, short: bool, other: bool) -> int:
-    """Bytes of the ModRM at `at` with what it asks for; addresses are of 16 bits where one of `short` and `other` says so."""
+    """The number of bytes of the ModRM at `at`, its SIB and displacement; `short` or `other` selects 16-bit addresses."""
     mod, rm = (code[at] >> 6, code[at] & 7) if at < len(code) else (3, 0)
     if mod == 3:
         return 1
@@ -115,13 +117,13 @@ def _operand(code: bytes, at: int, short: bool, other: bool) -> int:
 
 
 def length(code: bytes, bits: int) -> int:
-    """Bytes of the first instruction; 0 where it is cut short, or is not one."""
+    """The length of the first instruction in bytes; 0 where it is incomplete or invalid."""
     found = encoding(code, bits)
     return 0 if found is None else found.length
 
 
 def goal(code: bytes, pc: int, bits: int) -> int | None:
-    """Where a direct jump, branch, loop or call at `pc` leads to; None for all else."""
+    """The target of a direct jump, branch, loop or call at `pc`; None for all other instructions."""
     found = encoding(code, bits)
     if found is None or found.opcode not in _BRANCHES:
         return None
@@ -130,7 +132,7 @@ def goal(code: bytes, pc: int, bits: int) -> int | None:
 
 
 def is_jump(code: bytes, bits: int) -> bool:
-    """Whether nothing goes on behind it: a jump without a condition, direct, indirect or far."""
+    """Whether it is an unconditional jump, direct, indirect or far."""
     found = encoding(code, bits)
     if found is None:
         return False

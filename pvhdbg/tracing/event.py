@@ -1,8 +1,8 @@
 """One event is one executed instruction: where, in which mode, and what it changed.
 
 The sequence number is the coordinate that all of tracing shares: 0 is the first instruction that was traced, usually the entry. All
-iterations of one REP are one event, in every engine. A change is kept as the engine saw it and decoded on demand: a trace of
-millions of events costs only what somebody looks at.
+iterations of one REP are one event, in every engine. A change is kept as the engine saw it and decoded on demand: in a trace
+of millions of events, only those that are used cost time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pvhdbg.decode.cpu_mode import Mode
 
 
 class FaultKind(str, Enum):
-    """What a `Fault` is; the values are those of saved traces and JSON. A `str`, because users of the API compare it with words."""
+    """The kind of a `Fault`; the values are those of saved traces and JSON. A `str`, because users of the API compare it with words."""
 
     EXCEPTION = "exception"
     SOFTWARE_INTERRUPT = "software interrupt"
@@ -36,24 +36,24 @@ class EndReason(str, Enum):
 
     ADDRESS = "address"
     COUNT = "count"
-    ENOUGH = "enough"  # the reader had what it wanted
+    ENOUGH = "enough"  # the reader stopped
     TIME = "time"
     INTERRUPTED = "interrupted"
-    SHUTDOWN = "shutdown"  # the guest shut down or triple-faulted, and QEMU kept it
+    SHUTDOWN = "shutdown"  # the guest shut down or triple-faulted, and QEMU keeps its state
     RESET = "reset"
     HALTED = "halted"  # hlt with interrupts off
     EXITED = "exited"  # QEMU is gone
     STOPPED = "stopped"
-    CUT = "cut"  # a saved trace does not say
+    CUT = "cut"  # the end of a saved trace is missing
 
     @property
     def final(self) -> bool:
-        """Whether nothing is left to run."""
+        """Whether the machine cannot run on."""
         return self in (EndReason.SHUTDOWN, EndReason.HALTED, EndReason.EXITED)
 
 
 class Delta:
-    """What one instruction changed. Subclasses decode what their engine saw."""
+    """The changes of one instruction. Subclasses decode what their engine saw."""
 
     __slots__ = ()
 
@@ -207,7 +207,7 @@ class Batch:
         )
 
     def since(self, index: int) -> Batch:
-        """The events from `index` on, and the faults behind the one before it."""
+        """The events from `index` on, and the faults after the one before it."""
         if index <= 0:
             return self
         return Batch(

@@ -1,7 +1,7 @@
 """A saved trace in the formats of other tools: Perfetto and Chrome (JSON), Tenet, drcov (Lighthouse), CSV, folded stacks.
 
 Each is a function from records to pieces of text or bytes, so a trace of any length is written while it is read. Their time is the
-sequence number. Names come from a file that anybody may have made: each format escapes them.
+sequence number. Names come from an untrusted file: each format escapes them.
 """
 
 from __future__ import annotations

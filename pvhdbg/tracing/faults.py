@@ -29,12 +29,12 @@ def name(vector: int | None) -> str:
 
 
 def is_fetch(fault: Fault) -> bool:
-    """Whether a page fault is that of an instruction fetch. Without NX the error code does not tell: then cr2 equal to pc does."""
+    """Whether a page fault is an instruction fetch. Without NX the error code does not show it: then cr2 equal to pc does."""
     return fault.vector == PF and (bool((fault.error or 0) >> 4 & 1) or (fault.cr2 is not None and fault.cr2 == fault.pc))
 
 
 def page_fault(fault: Fault) -> str:
-    """What was tried, and why it was refused."""
+    """The access, and why it was refused."""
     error = fault.error or 0
     access = "fetching the instruction" if is_fetch(fault) else "a write" if error >> 1 & 1 else "a read"
     where = "an address that was not observed" if fault.cr2 is None else f"{fault.cr2:#x}"
@@ -86,5 +86,5 @@ def undeliverable(vector: int, state: Mapping[str, int], around: Surroundings) -
 
 
 def untouched_idt(state: Mapping[str, int], around: Surroundings) -> bool:
-    """Whether the IDT is the one that was there at the entry."""
+    """Whether the IDT is the same as at the entry."""
     return all(state.get(part) is not None and state.get(part) == around.start.get(part) for part in ("idt_base", "idt_limit"))

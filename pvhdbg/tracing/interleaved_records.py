@@ -1,4 +1,4 @@
-"""Interleaved records of several CPUs in QEMU's log, each put together with its own registers.
+"""Interleaved records of several CPUs in QEMU's log, each combined with its own registers.
 
 QEMU writes the first line of a record and its registers by two calls (accel/tcg/cpu-exec.c, log_cpu_exec), and each CPU is a thread of
 its own. The registers do not name their CPU, but their RIP is the pc in the first line of the record.
@@ -19,7 +19,7 @@ _MOST = 4096  # records that wait for their registers: one for each CPU
 
 
 def whole_records(text: bytes) -> tuple[bytes, bytes]:
-    """Whole records, each with its registers behind it; and the rest, which is not complete yet."""
+    """Whole records, each followed by its registers; and the rest, which is not complete yet."""
     end = text.rfind(b"\n") + 1
     kept: list[bytes] = []
     waiting: list[bytes] = []

@@ -1,7 +1,7 @@
 """The steps of a boot, found in the stream of events without knowledge of the kernel: each once, when it first happens.
 
-Engines that see states show what a system instruction changed. Where an engine sees addresses only, the code and the mode decide:
-then it is known that a table was loaded, but not where it lies.
+Engines that see states show the changes of a system instruction. Where an engine sees addresses only, code and mode decide:
+then it is known that a table was loaded, but not its address.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TITLES: Mapping[str, str] = {
     "idt": "an IDT of the guest's own",
 }
 SYMBOLS = ("x86_64_start_kernel", "i386_start_kernel", "start_kernel", "rest_init")  # Linux, where its names are known
-_MAIN, _LATE = "start_kernel", frozenset({"rest_init"})  # it comes millions of instructions after start_kernel
+_MAIN, _LATE = "start_kernel", frozenset({"rest_init"})  # rest_init runs millions of instructions after start_kernel
 
 _BITS = (
     ("cr4", CR4["PAE"], "cr4.pae"),
@@ -53,8 +53,8 @@ HIGHER_HALF_32 = 0xC0000000
 class Milestone:
     """`name` is a key of TITLES, a symbol, or serial:REGEX; `seq` counts the instructions before it, from the beginning of the trace.
 
-    Words on the serial port have no address: `pc` is None, `detail` is their line, and between `seq` and `until` instructions
-    had begun when they were complete.
+    A line on the serial port has no address: `pc` is None, `detail` is the line, and between `seq` and `until` instructions had
+    begun when it was complete.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Milestone:
     detail: str = ""
     mode: Mode | None = None  # of the instruction; None where it was not kept
     until: int | None = None
-    counted: bool = True  # else `seq` is where the counting ended, before the milestone
+    counted: bool = True  # False: `seq` is where the counting ended, before the milestone
 
     @property
     def title(self) -> str:
@@ -78,7 +78,7 @@ class Finder:
     def __init__(self, watched: Mapping[int, str] | None = None, start: Mapping[str, int] | None = None) -> None:
         self._watched = dict(watched or {})
         self._found: set[str] = {name for register, bit, name in _BITS if (start or {}).get(register, 0) >> bit & 1}
-        self._system: dict[bytes, str] = {}  # code of milestones that was seen so far
+        self._system: dict[bytes, str] = {}  # code of milestones so far
         self._known: set[bytes] = set()
 
     @property
@@ -88,7 +88,7 @@ class Finder:
 
     @property
     def complete(self) -> bool:
-        """Whether no milestone is left that is worth counting instructions to."""
+        """Whether the remaining milestones need no instruction count."""
         return self.settled and _LATE.issuperset(self._watched.values())
 
     @property

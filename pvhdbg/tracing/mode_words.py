@@ -1,4 +1,4 @@
-"""The words by which users name modes to wait for, at the prompt and on the command line."""
+"""The user's names of modes to wait for, at the prompt and on the command line."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What an instruction does to the system, from its bytes (Intel SDM volume 2, appendix A).
+"""The effect of an instruction on the system state, from its bytes (Intel SDM volume 2, appendix A).
 
-Only instructions that matter to a boot are told apart; for everything else a disassembler is the right tool.
+Only instructions that matter to a boot are distinguished; for all others use a disassembler.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from functools import lru_cache
 
 
 class Effect(Enum):
-    """What an instruction is for, as far as a boot is concerned."""
+    """The effect of an instruction, as far as it matters to a boot."""
 
     OTHER = ""
     CALL = "call"
@@ -34,7 +34,7 @@ class Effect(Enum):
     RDMSR = "rdmsr"
     CPUID = "cpuid"
     LOAD_ES = "load es"
-    LOAD_CS = "load cs"  # an encoding that no CPU takes
+    LOAD_CS = "load cs"  # an invalid encoding
     LOAD_SS = "load ss"
     LOAD_DS = "load ds"
     LOAD_FS = "load fs"
@@ -84,7 +84,7 @@ SYSTEM = frozenset(
 
 @lru_cache(maxsize=1 << 16)
 def effect_of(code: bytes, bits: int) -> Effect:
-    """What the instruction does in code of `bits` bits; OTHER for what does not matter here, and for bytes that are not whole."""
+    """The effect of an instruction in code of `bits` bits; OTHER for one that does not matter here, and for incomplete bytes."""
     at, repeated, extension = 0, False, 0
     while at < len(code) and code[at] in _PREFIXES:
         repeated |= code[at] in (0xF2, 0xF3)

@@ -60,7 +60,7 @@ class LogReader:
     def __init__(self, *, states: bool, cpu: int = 0, base: int = 0, peek: Peek = lambda _: b"", several: bool = False) -> None:
         self.codes: dict[int, bytes] = {}  # by pc, as `in_asm` showed them
         self.seq = base  # of the next event
-        self.iterations = 0  # of the REP that the log ends in so far
+        self.iterations = 0  # of the REP at the current end of the log
         self.strange: list[bytes] = []  # lines that could not be read
         self._states = states
         self._number = cpu
@@ -76,8 +76,8 @@ class LogReader:
         self._mode_cache: dict[tuple[bytes, bytes], Mode] = {}
         self._held: _Record | None = None  # the last record, whose effect is not known yet
         self._length = 0  # of a dump with its last newline
-        self._last_pc = -1  # of the last event, for what comes of a REP
-        self._folded = False  # the last record was an iteration, no event
+        self._last_pc = -1  # of the last event, to detect iterations of a REP
+        self._folded = False  # the last record was an iteration, not an event
         self._begun = base
         self._interrupt: int | None = None
         self._asm_at: int | None = None
@@ -96,9 +96,9 @@ class LogReader:
         return self._take(buffer[:end]) if end else Batch(self.seq, [], [], [])
 
     def finish(self, state: bytes | None = None) -> Batch:
-        """The events that are left when the log ends; `state` is a dump of the CPU at that moment, None where there is none."""
+        """The remaining events at the end of the log; `state` is a dump of the CPU at that moment, None without one."""
         rest, self._rest = self._rest, b""
-        batch = self._take(rest[: rest.rfind(b"\n") + 1])  # a torn line is not read
+        batch = self._take(rest[: rest.rfind(b"\n") + 1])  # an incomplete line is not read
         if self._fault is not None:
             self._close_fault()
         faults = [*batch.faults, *self._taken_faults()]
@@ -235,7 +235,7 @@ class LogReader:
             efer = text.find(b"\nEFER=", start)
             following = text.find(_NEXT, start) + 1 or len(text)
             if efer < 0 or efer > following:
-                return None, following, following  # torn at the end of the log: a record without its registers
+                return None, following, following  # incomplete at the end of the log: a record without its registers
             end = efer + len("\nEFER=0000000000000000\n")
             self._length = end - start
         if cpu != self._cpu:
@@ -253,7 +253,7 @@ class LogReader:
             line = _CR_LINE.match(key[1])
             if line is not None and found is Mode.PROTECTED:
                 found = mode_of(int(line[1], 16), int(line[2], 16), 0, None)
-            if len(self._mode_cache) > 4096:  # every cr2 makes another line
+            if len(self._mode_cache) > 4096:  # each value of cr2 makes another line
                 self._mode_cache.clear()
             self._mode_cache[key] = found
         return found
@@ -305,9 +305,9 @@ class LogReader:
     # --- lines between records ----------------------------------------------------------------------------------
 
     def _others(self, text: bytes, begun: int, last: int | None = None) -> bool:
-        """Read lines that are not records, after `begun` events; whether they say that the last record did not run.
+        """Read lines that are not records, after `begun` events. Returns whether they say that the last record did not run.
 
-        QEMU does not name the CPU in "Stopped execution": of several CPUs it is about ours only if its pc is `last`.
+        QEMU does not name the CPU in "Stopped execution": with several CPUs it is about ours only if its pc is `last`.
         """
         stopped = False
         self._begun = begun

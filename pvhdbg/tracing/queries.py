@@ -1,4 +1,4 @@
-"""Questions to a trace: who changed a register, what ran at sequence number N, where two traces differ. One pass each."""
+"""Queries of a trace: what changed a register, what ran at sequence number N, where two traces differ. One pass each."""
 
 from __future__ import annotations
 
@@ -90,5 +90,5 @@ def _difference(a: Event | None, b: Event | None) -> str:
         return "other code at the same pc"
     if a.changes is not None and b.changes is not None and dict(a.changes) != dict(b.changes):
         names = sorted(name for name in {*a.changes, *b.changes} if a.changes.get(name) != b.changes.get(name))
-        return f"it changed {', '.join(map(safe, names))} otherwise"
+        return f"it changed {', '.join(map(safe, names))} differently"
     return ""

@@ -1,12 +1,12 @@
-"""What the flight recorder wrote: the layout of its file, and a reader that can be used while QEMU still writes.
+"""The flight recorder's file: its layout, and a reader that works while QEMU still writes.
 
 The recorder is a TCG plugin of QEMU (`recorder/recorder.c`), and this is the other half of its file format, version 1. All values
 are little endian. A file has one header page, then for each CPU a page and its ring of blocks, then tables of blocks, of system
 instructions and of register states. The tables are sparse and as long as their capacity; the header says how much of each is used.
 
-A *block* is what QEMU translates at once: instructions in a row, up to a jump. Instructions are numbered from the first
-execution of the entry on, which is number 0. All iterations of one REP are one instruction where the recording is `exact`. Where
-it is not, numbers are sums over blocks: a fault cuts a block short, so they are some millionths too high.
+A *block* is QEMU's unit of translation: consecutive instructions, up to a jump. Instructions are numbered from the first
+execution of the entry on, which is number 0. In an `exact` recording, all iterations of one REP are one
+instruction. In others, numbers are sums over blocks: a fault cuts a block short, so they are a few millionths too high.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SLACK = 64  # ring entries that may be overwritten while they are read
 
 
 class BadRecording(ValueError):
-    """The bytes are not a recording, are cut off, or are of another version. The message is one sentence."""
+    """The bytes are not a recording, are truncated, or are of another version. The message is one sentence."""
 
 
 class Header(Structure):
@@ -155,7 +155,7 @@ class Block(NamedTuple):
     cpu: int
 
     def holds(self, address: int) -> bool:
-        """Whether a linear or physical address lies in it."""
+        """Whether a linear or physical address is in it."""
         physical = self.physical
         return self.linear <= address < self.linear + self.size or (
             physical is not None and physical <= address < physical + self.size
@@ -170,7 +170,7 @@ class Executed(NamedTuple):
 
 
 class State(NamedTuple):
-    """Registers of `cpu` in QEMU's words (`info registers`) before instruction `number`, at `pc`; None: as QEMU ended."""
+    """Registers of `cpu` as QEMU prints them (`info registers`) before instruction `number`, at `pc`; None: when QEMU ended."""
 
     number: int
     pc: int | None
@@ -189,7 +189,7 @@ class System(NamedTuple):
 
 
 class Write(NamedTuple):
-    """A store to the memory that was watched: by which instruction, where (physical), and how many bytes."""
+    """A store to the watched memory: the instruction, the physical address, and the number of bytes."""
 
     number: int
     pc: int
@@ -199,9 +199,9 @@ class Write(NamedTuple):
 
 
 class Recording:
-    """A recording in a buffer, a file's mapping as a rule. What is read is what is there now: nothing is kept but the header's layout.
+    """A recording in a buffer, usually a mapped file. Every read shows the current content: only the header's layout is cached.
 
-    Raises BadRecording for what is not one.
+    Raises BadRecording for other bytes.
     """
 
     def __init__(self, data: Buffer) -> None:
@@ -243,7 +243,7 @@ class Recording:
 
     @property
     def header(self) -> Header:
-        """The header as it is now."""
+        """The current header."""
         return Header.decode(self._data)
 
     @property
@@ -253,7 +253,7 @@ class Recording:
 
     @property
     def marks(self) -> list[Mark]:
-        """The marks that were asked for, reached or not."""
+        """All requested marks, reached or not."""
         at = Header.sizeof()
         return [Mark.decode(self._data, at + index * Mark.sizeof()) for index in range(self.header.marks)]
 
@@ -264,7 +264,7 @@ class Recording:
         return Cpu.decode(self._data, PAGE + index * (PAGE + RING * _ENTRY))
 
     def begun(self, cpu: int = 0) -> int:
-        """How many instructions the CPU has begun since the entry; without `exact` about. 0 before the entry."""
+        """The number of instructions that the CPU has begun since the entry; approximate without `exact`. 0 before the entry."""
         if not self.entered:
             return 0
         now = self.cpu(cpu)
@@ -297,7 +297,7 @@ class Recording:
         return sorted(done, key=lambda one: (one.first or 0, one.number))
 
     def last(self, cpu: int, most: int = RING) -> list[Executed]:
-        """The last blocks that a CPU executed, oldest first; what is overwritten while it is read is left out. Raises IndexError."""
+        """The last blocks that a CPU executed, oldest first; entries that are overwritten during the read are left out. Raises IndexError."""
         now = self.cpu(cpu)
         wanted = min(now.head, most, RING)
         at = PAGE + cpu * (PAGE + RING * _ENTRY) + PAGE
@@ -331,7 +331,7 @@ class Recording:
         return [one for index in range(used) if (one := self._state_of(index + 1)) is not None]
 
     def writes(self) -> list[Write]:
-        """The last stores to the memory that was watched, oldest first."""
+        """The last stores to the watched memory, oldest first."""
         ever = self.header.write_count
         found = []
         for at in range(ever - min(ever, MOST_WRITES), ever):
@@ -341,7 +341,7 @@ class Recording:
         return found
 
     def parts(self) -> list[tuple[int, int]]:
-        """Offset and size in bytes of what is in use, in order: all else is zero."""
+        """Offset and size in bytes of the parts in use, in order: all other bytes are zero."""
         head = self.header
         found = [(0, PAGE)]
         for index in range(self.cpus):
@@ -370,7 +370,7 @@ class Recording:
         for at in range(len(words) - 2, -1, -2):
             index, low = words[at], words[at + 1]
             if index >= used:
-                continue  # torn, or not written by a recorder
+                continue  # incomplete, or not written by a recorder
             block = known.get(index) or known.setdefault(index, self._block(index))
             number = after - ((after - low) & 0xFFFFFFFF)
             done.append(Executed(number, block))
@@ -389,7 +389,7 @@ class Recording:
 
 
 def _signed(number: int) -> int:
-    """A number before the entry counts down from it: it is negative, and not told more exactly."""
+    """A number before the entry is negative, and only approximate."""
     return number if number < BEFORE else -1
 
 

@@ -1,7 +1,7 @@
 """Folded stacks for flame graphs (flamegraph.pl, inferno, speedscope): a chain of calls and its number of instructions on a line.
 
 The chain follows from the calls and returns in the trace. A function that is jumped to replaces the one that jumped, and so do the
-targets of Linux' return thunks. A consumer splits a line at `;` and takes the text behind the last blank for the number: no name
+targets of Linux' return thunks. A consumer splits a line at `;` and takes the text after the last blank for the number: no name
 contains either.
 """
 
@@ -16,7 +16,7 @@ from pvhdbg.tracing.symbol_text import Name, function
 from pvhdbg.tracing.trace_file import Record
 
 _DEEPEST = 256  # calls in a chain; deeper ones are counted with their caller
-# Chains, and characters of all of them; behind these bounds instructions are counted with the caller's chain.
+# Chains, and characters of all of them; beyond these bounds instructions are counted with the caller's chain.
 _CHAINS_BOUND = 1 << 18
 _TEXT_BOUND = 1 << 28
 _BLANK = re.compile(r"\s")
@@ -70,7 +70,7 @@ def folded(records: Iterable[Record], name: Name) -> Iterator[str]:
             continue
         here = _BLANK.sub("_", function(name(record.pc)).replace(";", ":"))
         if record.seq != following:
-            before = Effect.OTHER  # how the CPU came here was not seen
+            before = Effect.OTHER  # the jump to this place was not seen
         if before is Effect.CALL and len(callers) < _DEEPEST:
             callers.append(chain)
         elif before is Effect.RETURN and len(callers) > 1:

@@ -1,5 +1,5 @@
-"""What a recording says of a whole boot: functions in the order of their first execution, the instructions that each took,
-chapters, and where two boots part. Pure: names come from the caller."""
+"""A summary of a recorded boot: functions in the order of their first execution, the instructions of each, chapters, and where
+two boots differ. Pure: names come from the caller."""
 
 from __future__ import annotations
 

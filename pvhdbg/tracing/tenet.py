@@ -1,7 +1,7 @@
 """Tenet's text traces: one line for each instruction, with the pc and the registers that changed since the line before.
 
-Format: https://github.com/gaasedelen/tenet, tracers/README.md. Its reader takes register names of the kernel's own width, wants all
-registers in the first line (a missing one is 0), and drops a stretch of 65,535 lines at an unknown word.
+Format: https://github.com/gaasedelen/tenet, tracers/README.md. Its reader takes register names of the kernel's own width, expects all
+registers in the first line (a missing one is 0), and drops 65,535 lines at an unknown word.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def tenet(records: Iterable[Record], _: Name) -> Iterator[str]:
         if isinstance(record, Head) and record.elf_class == 32:
             names, last = _NARROW, (1 << 32) - 1
         if isinstance(record, Reset):
-            changed = None  # the next state does not follow from what was before
+            changed = None  # the next state does not follow from the events before
         if not isinstance(record, Event):
             continue
         state = {} if record.delta is None else record.delta.state()

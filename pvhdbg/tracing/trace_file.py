@@ -1,4 +1,4 @@
-"""A saved trace: JSON Lines, one object a line, readable as far as it goes when it is cut at any byte.
+"""A saved trace: JSON Lines, one object a line; a file that is cut at any byte is readable up to there.
 
 ::
 
@@ -39,7 +39,7 @@ _HEX = re.compile(r"0x[0-9a-fA-F]{1,16}")
 
 @dataclass(frozen=True)
 class Load:
-    """A PT_LOAD of the traced kernel: where it is linked to be, where it lies in memory, its size there, and whether it is code."""
+    """A PT_LOAD of the traced kernel: its link-time address, its address and size in memory, and whether it is code."""
 
     virtual: int
     physical: int
@@ -51,7 +51,7 @@ class Load:
 class Head:
     """The origin of a trace: engine, what it shows, entry, VMM, kernel; all but the first two may be unknown.
 
-    `elf_class` (32 or 64) and `loads` are those of the kernel's file; None and empty where there was none at hand.
+    `elf_class` (32 or 64) and `loads` are those of the kernel's file; None and empty where it was not available.
     """
 
     engine: str
@@ -65,7 +65,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Ending:
-    """Why it ended, and how many events it has in all."""
+    """Why the trace ended, and its number of events."""
 
     why: EndReason
     events: int
@@ -93,7 +93,7 @@ class Encoder:
     def line(self, record: Record) -> str:
         """As `encode`, with the symbol of an event, a milestone or a reset."""
         if isinstance(record, Reset):
-            self._next = None  # the next state does not follow from what was before
+            self._next = None  # the next state does not follow from the events before
         if isinstance(record, Event):
             alone = record.seq != self._next or record.mode.bits > self._bits
             self._next, self._bits = record.seq + 1, record.mode.bits
@@ -238,7 +238,7 @@ def _head(row: Mapping[str, Any]) -> Head:
 
 
 def _end(word: Any) -> EndReason:
-    """The schema leaves the word open: one that is not known here says nothing."""
+    """None for an unknown word: the schema does not restrict it."""
     return next((one for one in EndReason if one.value == word), EndReason.CUT)
 
 

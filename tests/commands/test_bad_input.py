@@ -163,7 +163,7 @@ def test_an_output_that_cannot_be_written_starts_nothing(cli: Cli) -> None:
     for words in (("check",), ("regs",), ("info",), ("run",), ("snapshot", "save")):
         cli(*words, HELLO, "--qemu", qemu, "--output", "/nonexistent/report").complaint(2, "/nonexistent/report")
         cli(*words, HELLO, "--qemu", qemu, "--output", cli.folder).complaint(2, str(cli.folder))
-        cli(*words, HELLO, "--qemu", qemu, "--output=").complaint(2, "no file")
+        cli(*words, HELLO, "--qemu", qemu, "--output=").complaint(2, "not a file name")
         cli(*words, HELLO, "--qemu", qemu, f"--output={cli.folder}/").complaint(2, str(cli.folder))
     cli("extract", HELLO, "-o", "/nonexistent/elf").complaint(2, "/nonexistent/elf")
     assert not (cli.folder / "started").exists()

@@ -51,9 +51,9 @@ def test_a_core_shows_its_registers(files: Cli) -> None:
     ("data", "words"),
     [
         (build_core(header={"machine": 183}), ("AArch64", "x86")),
-        (build_core()[:-1], ("cut", "dump-guest-memory")),
+        (build_core()[:-1], ("truncated", "dump-guest-memory")),
         (build_core(header={"phnum": 0xFFFE}), ("65534 program headers",)),
-        (build_core(load={"filesz": 1 << 62}), ("cut",)),
+        (build_core(load={"filesz": 1 << 62}), ("truncated",)),
         (build_core(b""), ("no registers",)),
         (b"KDUMP   " + bytes(100), ("kdump", "compression")),
     ],

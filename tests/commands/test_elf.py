@@ -204,7 +204,7 @@ def test_symbols_by_name_and_by_address_as_nm_has_them(cli: Cli) -> None:
     near = cli("elf", HELLO, "--symbol", hex(HELLO_ENTRY + 5)).ok().out
     assert near.startswith("pvh_start+0x5 ")
     cli("elf", HELLO, "--symbol", "pvh_stat").complaint(2, "pvh_start")
-    cli("elf", HELLO, "--symbol", "0xdead00000000").complaint(2, "no symbol")
+    cli("elf", HELLO, "--symbol", "0xdead00000000").complaint(2, "no segment has a symbol")
 
 
 def test_symbols_of_a_higher_half_kernel_have_both_addresses(cli: Cli) -> None:

@@ -138,15 +138,15 @@ def test_a_file_that_cannot_be_read(files: Cli, path: str) -> None:
 
 
 def test_expect_takes_recordings_only(files: Cli) -> None:
-    files("expect", "--from", HELLO).complaint(2, "is no snapshot", "pvhdbg snapshot save")
-    files("expect", "--from", "none").complaint(2, "is no snapshot")
+    files("expect", "--from", HELLO).complaint(2, "is not a snapshot", "pvhdbg snapshot save")
+    files("expect", "--from", "none").complaint(2, "is not a snapshot")
     files("expect", "--from", "a.pvhsnap", "-o", "none/x").complaint(2, "cannot be written")
     files("expect").complaint(2, "--from")
 
 
 def test_expect_writes_to_standard_output(files: Cli) -> None:
     out = files("expect", "--from", "a.pvhsnap").ok().out
-    assert out.startswith("# What a.pvhsnap was")
+    assert out.startswith("# Expectations from a.pvhsnap")
     assert out.count("\n[[expect]]") > 8
 
 
@@ -157,7 +157,7 @@ def test_not_of_a_pvh_entry(files: Cli) -> None:
     if boot.other_protocol is None:
         files("expect", "--from", "b.pvhsnap").ok()
     else:
-        files("expect", "--from", "b.pvhsnap").complaint(2, "not of a PVH hand-off")
+        files("expect", "--from", "b.pvhsnap").complaint(2, "does not record a PVH hand-off")
 
 
 def test_from_python(files: Cli) -> None:

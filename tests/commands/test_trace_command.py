@@ -119,7 +119,7 @@ def test_without_a_recorder_the_log_is_read(cli: Cli) -> None:
             if not re.search(r"cc|clang|[cg]\+\+", one.name) and not (tools / one.name).is_symlink():
                 (tools / one.name).symlink_to(one)
     none = cli("trace", LONG_MODE, env={"PATH": str(tools), "XDG_CACHE_HOME": str(cli.folder)}).ok().out
-    assert "note: without the flight recorder: the recorder is built by a C compiler, and there is none" in none
+    assert "note: without the flight recorder: building the recorder needs a C compiler" in none
     assert "(engine log)" in none
     foreign = cli.folder / "theirs"
     foreign.mkdir(mode=0o777)
@@ -127,7 +127,7 @@ def test_without_a_recorder_the_log_is_read(cli: Cli) -> None:
     (foreign / "pvhdbg" / "recorder").mkdir(parents=True)
     (foreign / "pvhdbg" / "recorder").chmod(0o777)
     text = cli("trace", LONG_MODE, env={"XDG_CACHE_HOME": str(foreign)}).ok().out
-    assert "note: without the flight recorder: the recorder cannot be kept" in text
+    assert "note: without the flight recorder: the recorder cannot be cached" in text
 
 
 def test_where_qemus_log_cannot_be_had_another_engine_does_it_and_says_why(cli: Cli, machine: object) -> None:
@@ -568,7 +568,7 @@ def test_a_machine_of_somebody_elses_is_followed_over_its_reset(cli: Cli, machin
     assert [line.split()[0] for line in lines[:3]] == ["the", "boot", "the"]
     deaf: Machine = machine("-M", "microvm", *QBOOT, "-no-reboot", kernel=cli.file("resets.elf", kernel_elf(TRIPLE_FAULT)))  # type: ignore[operator]
     text = cli("trace", deaf.socket, "--on-reset", "go").ok().out
-    assert "note: the VMM stops or ends where its guest resets (QEMU's -no-reboot)" in text
+    assert "note: the VMM stops or ends when its guest resets (QEMU's -no-reboot)" in text
     assert "the guest reset the machine: reset 1" in text
 
 

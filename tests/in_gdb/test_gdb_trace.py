@@ -54,7 +54,7 @@ def test_the_same_trace_as_the_command_lines(machine: Start, cli: Cli) -> None:
     validator = jsonschema.Draft202012Validator(SCHEMA)
     for line in theirs.read_text().splitlines()[:20]:
         validator.validate(json.loads(line))
-    assert "(engine log); ended: all that was asked for was seen" in gdb[trace]
+    assert "(engine log); ended: everything requested was seen" in gdb[trace]
     assert "Program received signal" not in gdb.out
 
 
@@ -92,7 +92,7 @@ def test_a_few_instructions_are_stepped_and_the_machine_stands_behind_the_last(m
     whole = cli("trace", LONG_MODE, "--what", "state", "--until", "11", "--engine", "log").ok().out
     places = [line.split()[:3] for line in rows(whole)]
     assert [line.split()[:3] for line in rows(gdb[first])] == places[:6]
-    assert "(engine step); ended: as many instructions as asked for" in gdb[first]
+    assert "(engine step); ended: the requested number of instructions was reached" in gdb[first]
     assert f"=> {places[6][2]} " in gdb[first].splitlines()[-1]
     assert places[6][2] in gdb["x/i $pc"]
     assert "*eip" in gdb["pvh regs"]

@@ -316,7 +316,7 @@ def test_where_two_traces_part() -> None:
     other = [*EVENTS[:3], EVENTS[3]._replace(delta=Changes({"rsp": 1})), *EVENTS[4:]]
     parted = divergence(EVENTS, other, shared=2)
     assert parted is not None
-    assert ([event.seq for event in parted.shared], parted.why) == ([1, 2], "it changed rsp otherwise")
+    assert ([event.seq for event in parted.shared], parted.why) == ([1, 2], "it changed rsp differently")
     assert divergence([EVENTS[0]], [EVENTS[0]._replace(pc=1)]).why == "another pc"  # type: ignore[union-attr]
     assert divergence([EVENTS[0]], [EVENTS[0]._replace(delta=None)]) is None  # places only: nothing speaks against it
 

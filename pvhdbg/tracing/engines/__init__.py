@@ -1,1 +1,1 @@
-"""What observes a running machine: each engine yields the same batches of events. They use targets; all else here is pure."""
+"""The engines that observe a running machine: all yield the same batches of events. They use targets; the rest of tracing is pure."""

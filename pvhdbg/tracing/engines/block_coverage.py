@@ -17,13 +17,13 @@ from pvhdbg.tracing.engines.log_switch import LogSwitch
 from pvhdbg.tracing.engines.logged_run import LoggedRun
 from pvhdbg.tracing.event import EndReason, Fault
 
-_TURN = 0.005  # seconds that the FIFO is waited for before the stub is looked at
-_FAULTS = 256  # the last ones, which are kept: a chain that killed is among them
+_TURN = 0.005  # seconds to wait for the FIFO before the stub is checked
+_FAULTS = 256  # the last ones are kept, which include a fatal chain
 _SILENCE = 1.0  # seconds without a new block after which the CPU may be halted for good
 
 
 class BlockCoverageEngine:
-    """Yields blocks in the order in which they were first translated. Afterwards the machine stands still, and `end` says why."""
+    """Yields blocks in the order of their first translation. Afterwards the machine is stopped, and `end` says why."""
 
     name = "first"
 
@@ -39,7 +39,7 @@ class BlockCoverageEngine:
         self._asked = True
 
     def blocks(self, bounds: Bounds) -> Generator[list[Block], None, None]:
-        """Let the machine run and yield the blocks that it reaches. `bounds.count` counts blocks. Raises TargetError."""
+        """Run the machine and yield the blocks that it reaches. `bounds.count` counts blocks. Raises TargetError."""
         switch = LogSwitch(self._target, f"in_asm,{FAULT_ITEMS}", single=False)
         self.warnings += switch.warnings
         with breakpoints_at(self._target, (*bounds.addresses, RESET_VECTOR)), switch:

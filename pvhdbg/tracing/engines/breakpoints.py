@@ -1,8 +1,8 @@
 """The `breakpoints` engine: the milestones of a boot by stopping at them, for machines that have no log (KVM, another host).
 
-It finds the mode switch by walking the code ahead (`next_stops`): it stops before each instruction that changes the system, steps over
-it to see its effect, and walks again from there. It stops at symbols under each of their addresses, once. An event is an instruction
-that it stopped at: the instructions between are not seen, and sequence numbers count stops.
+It finds the mode switch by searching the code ahead (`next_stops`): it stops before each instruction that changes the system, steps
+over it to see its effect, and searches again from there. It stops at each symbol once, at any of its addresses. An event is an
+instruction at which it stopped: those in between are not seen, and sequence numbers count stops.
 
 At most 20 hardware breakpoints are set (QEMU: an unhit one on a page of hot code makes a boot ten times slower). Where the machine
 takes fewer (KVM has 4), they are a window that slides along the known order.
@@ -31,16 +31,16 @@ from pvhdbg.tracing.event import Batch, Delta, EndReason, Fault, FaultKind
 from pvhdbg.tracing.opcodes import Effect, effect_of, is_system
 
 MOST = 20
-_STEPS = 512  # stops at system instructions and unknown jumps; then only symbols are waited for
+_STEPS = 512  # stops at system instructions and unknown jumps; then only symbols get breakpoints
 _CALLS = 4  # indirect calls whose returns are waited for
-_FEW = 4  # slots; with so few none shows a reboot
-_TURN = 0.1  # seconds between two looks at the fault tap
+_FEW = 4  # slots; with so few, none is used to detect a reboot
+_TURN = 0.1  # seconds between two reads of the fault tap
 _FAULTS = 4096  # that are kept of one run
 _HIGHER_HALF = 1 << 63
 
 
 class _Here(NamedTuple):
-    """The instruction that the machine stands at: `pc` as the stub shows it (an offset into CS), and its linear address."""
+    """The machine's current instruction: `pc` as the stub shows it (an offset into CS), and its linear address."""
 
     pc: int
     linear: int
@@ -67,8 +67,8 @@ class StateDelta(Delta):
 class BreakpointEngine:
     """See `Engine`. `addresses` holds the milestones with known addresses in the expected order, each with all of its addresses.
 
-    `slots` is the number of breakpoints to use at most. From the reset vector it runs to `entry`: firmware is not walked. Without
-    `walk` it goes from address to address, and does not look for instructions that change the system.
+    `slots` is the number of breakpoints to use at most. From the reset vector it runs to `entry`: firmware is not searched. Without
+    `walk` it runs from address to address, and does not search for instructions that change the system.
     """
 
     name = "breakpoints"
@@ -96,7 +96,7 @@ class BreakpointEngine:
         self._tap = FaultTap(target)
         self._asked = False
         self._steps = 0
-        self._returns: list[int] = []  # behind indirect calls that were stepped into
+        self._returns: list[int] = []  # return addresses of indirect calls that were stepped into
         self._cs: int | None = None  # the selector of 32-bit code
         self._set: set[int] = set()
 
@@ -120,7 +120,7 @@ class BreakpointEngine:
             self.end = ended
             return
         self.end = TraceEnd(EndReason.ENOUGH)
-        state, start = self._state(), True  # where the trace begins is not a goal
+        state, start = self._state(), True  # the first instruction is not a goal
         if state["rip"] == RESET_RIP:
             ended = self._through_firmware(bounds, deadline)
             state = state if ended else self._state()
@@ -168,11 +168,11 @@ class BreakpointEngine:
         return replace(self._event(here, StateDelta(before, after) if observed else None), faults=faults), after, ended
 
     def _is_milestone(self, before: _Here, state: Mapping[str, int]) -> bool:
-        """Whether the machine stands at the first instruction in a mode, or at its virtual address: a milestone without a breakpoint."""
+        """Whether the machine is at the first instruction in a mode, or at its virtual address: a milestone without a breakpoint."""
         return self._mode(state) is not before.mode or state["rip"] >= _HIGHER_HALF > before.pc
 
     def _to_next_stop(self, state: Mapping[str, int], bounds: Bounds, deadline: float) -> tuple[Mapping[str, int], TraceEnd | None]:
-        """Run to the next address that is wanted, unless the machine stands there."""
+        """Run to the next wanted address, unless the machine is there."""
         wanted = self._wanted(state, bounds)
         if self._linear(state["rip"], self._mode(state), state) in wanted:
             return state, None
@@ -187,7 +187,7 @@ class BreakpointEngine:
         return list(dict.fromkeys([*bounds.addresses, *self._next_stops(state), *self._returns, *milestones]))
 
     def _next_stops(self, state: Mapping[str, int]) -> list[int]:
-        """The next system instructions, until the kernel runs at its virtual address: from there on there are too many paths."""
+        """The next system instructions, until the kernel runs at its virtual address: after that there are too many paths."""
         pc, mode = state["rip"], self._mode(state)
         if not self._walk or pc >= _HIGHER_HALF or self._steps >= _STEPS:
             return []
@@ -208,7 +208,7 @@ class BreakpointEngine:
         return [self._linear(one, mode, state) for one in found]
 
     def _pass(self, linear: int) -> None:
-        """A milestone that was reached is not waited for again, at any of its addresses."""
+        """A milestone that was reached gets no breakpoint again, at any of its addresses."""
         self._returns = [one for one in self._returns if one != linear]
         self._milestones = [one for one in self._milestones if linear not in one]
 
@@ -219,7 +219,7 @@ class BreakpointEngine:
         room = [*wanted[:free], *((RESET_VECTOR,) if reboots and not few else ())]
         for address in self._set - set(room):
             self._set.discard(address)
-            with suppress(TargetError):  # the machine is gone: there is nothing left to put back
+            with suppress(TargetError):  # the machine is gone, and its breakpoints with it
                 self._target.clear_breakpoint(address)
         for address in room:
             if address in self._set:
@@ -236,14 +236,14 @@ class BreakpointEngine:
             self._set.add(address)
         if len(wanted) > min(free, self._slots) and not any("sliding" in text for text in self.warnings):
             self.warnings.append(
-                f"{len(wanted)} addresses are waited for with {min(free, self._slots)} breakpoints, a sliding window in the usual "
-                "order of a boot: what comes out of that order is missed"
+                f"{len(wanted)} addresses share {min(free, self._slots)} breakpoints, a sliding window in the usual "
+                "order of a boot: milestones in another order are missed"
             )
 
     # --- the machine ----------------------------------------------------------------------------------------------
 
     def _run(self, wanted: Sequence[int], deadline: float) -> TraceEnd | None:
-        """To the next of `wanted`; None when it stands there."""
+        """Run to the next of `wanted`; None when it is there already."""
         self._window(wanted)
         left = max(deadline - time.monotonic(), 0.0)
         ran = run(self._target, left, enough=self._look, turn=_TURN, stopping=self._tap.drained, may_vanish=True)
@@ -304,7 +304,7 @@ class BreakpointEngine:
 
     def _read(self, linear: int, size: int, state: Mapping[str, int]) -> bytes:
         """As many bytes as can be read there."""
-        for part in (size, min(size, 0x1000 - (linear & 0xFFF))):  # the next page may not be there
+        for part in (size, min(size, 0x1000 - (linear & 0xFFF))):  # the next page may not be mapped
             try:
                 physical = translate(Registers(dict(state)), linear, self._target.read_memory).physical
                 return b"" if physical is None else self._target.read_memory(physical, part)

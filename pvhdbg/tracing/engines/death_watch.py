@@ -1,7 +1,7 @@
 """Watch a machine until it dies: the first instructions one by one, then with the fault tap alone, at full speed.
 
 Most early deaths come within the first instructions, where the whole path is then known. After that only faults are logged
-(`int,cpu_reset`, no measurable cost), and the machine is stopped for a look now and then, for the deaths that make no fault.
+(`int,cpu_reset`, no measurable cost), and the machine is stopped and examined now and then, for deaths without a fault.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from pvhdbg.tracing.event import EndReason, Fault
 FIRST = 20_000  # instructions with all registers: 0.2 s
 _THEN = 200_000  # instructions by address: 0.3 s
 _LONGEST = 1.0  # seconds for each of the two. QEMU 7: a REP that clears memory takes millions of records
-# Seconds between two looks. QEMU: each stop makes the guest lose its translated code.
+# Seconds between two examinations. QEMU: each stop makes the guest lose its translated code.
 _PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 2.0)
-_TURN = 0.005  # seconds that the fault tap is waited for before the stub is looked at
+_TURN = 0.005  # seconds to wait for the fault tap before the stub is checked
 _POLL = 0.001  # seconds
 
 

@@ -13,8 +13,8 @@ from pvhdbg.tracing.event import Batch, EndReason
 
 _WORDS = {
     EndReason.ADDRESS: "reached{at}",
-    EndReason.COUNT: "as many instructions as asked for",
-    EndReason.ENOUGH: "all that was asked for was seen",
+    EndReason.COUNT: "the requested number of instructions was reached",
+    EndReason.ENOUGH: "everything requested was seen",
     EndReason.TIME: "the time was up",
     EndReason.INTERRUPTED: "interrupted",
     EndReason.SHUTDOWN: "the guest triple-faulted or shut down{at}",
@@ -45,17 +45,17 @@ class TraceEnd:
 
     @property
     def final(self) -> bool:
-        """Whether nothing is left to run."""
+        """Whether the machine cannot run on."""
         return self.why.final
 
     @property
     def words(self) -> str:
-        """For people."""
+        """The end as text for users."""
         return _WORDS[self.why].format(at="" if self.pc is None else f" at {self.pc:#x}")
 
 
 def end_at(stop: Stop, pc: int | None, *, reset: bool = False) -> TraceEnd | None:
-    """The end that a stop at `pc` means by itself; None for a breakpoint or a finished step. `reset` says that the log shows a reset."""
+    """The end that a stop at `pc` implies; None for a breakpoint or a finished step. `reset` says that the log shows a reset."""
     if stop.kind is StopKind.EXITED:
         return TraceEnd(EndReason.EXITED, stop)
     if stop.kind is StopKind.SHUTDOWN:
@@ -66,7 +66,7 @@ def end_at(stop: Stop, pc: int | None, *, reset: bool = False) -> TraceEnd | Non
 
 
 def end_of(stop: Stop, target: Target, bounds: Bounds) -> TraceEnd:
-    """The end that a stop of a free run means: the goal, a death, a reset, or a stop by somebody else."""
+    """The end that a stop of a free run implies: the goal, a death, a reset, or an interrupt from outside."""
     if stop.kind is StopKind.EXITED:
         return TraceEnd(EndReason.EXITED, stop)
     pc = target.read_registers()["rip"]
@@ -75,7 +75,7 @@ def end_of(stop: Stop, target: Target, bounds: Bounds) -> TraceEnd:
     if pc in bounds.addresses:
         return TraceEnd(EndReason.ADDRESS, stop, pc)
     if stop.kind is StopKind.INTERRUPT:
-        return TraceEnd(EndReason.INTERRUPTED, stop, pc)  # by the holder of the machine
+        return TraceEnd(EndReason.INTERRUPTED, stop, pc)  # by the code that controls the machine
     return TraceEnd(EndReason.RESET if pc == RESET_RIP else EndReason.STOPPED, stop, pc)
 
 
@@ -93,12 +93,14 @@ def halted(target: Target) -> TraceEnd | None:
         return None
     registers = target.read_registers()
     if interrupts_on(registers) is not False:
-        raise TargetError("the CPU waits for an interrupt, and stepping masks them", "use --engine log, or let it run on a little")
+        raise TargetError(
+            "the CPU waits for an interrupt, and stepping masks them", "use --engine log, or let it run on for a moment"
+        )
     return TraceEnd(EndReason.HALTED, None, registers["rip"])
 
 
 class Engine(Protocol):
-    """Yields batches until its bounds are reached or the reader stops. Afterwards the machine stands still and `end` says why."""
+    """Yields batches until its bounds are reached or the reader stops. Afterwards the machine is stopped and `end` says why."""
 
     name: str
     warnings: list[str]

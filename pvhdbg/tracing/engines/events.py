@@ -1,4 +1,4 @@
-"""An engine's batches as an iterator over single events, for Python: the machine runs only while somebody reads it."""
+"""An engine's batches as an iterator over single events, for Python: the machine runs only during the iteration."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pvhdbg.tracing.event import Batch, Event, Fault
 
 
 class Events:
-    """The instructions and faults of a trace, in order. A context manager: leaving it stops the machine and puts QEMU's log back.
+    """The instructions and faults of a trace, in order. A context manager: leaving it stops the machine and restores QEMU's log.
 
     `mode` ends it with the first instruction in that mode. Between two events the machine may run ahead of the reader; after the
-    end it stands still, and `end` says why.
+    end it is stopped, and `end` says why.
     """
 
     def __init__(self, engine: Engine, bounds: Bounds, mode: Mode | None = None) -> None:
@@ -62,7 +62,7 @@ class Events:
         return self._engine.warnings
 
     def close(self) -> None:
-        """Stop the machine where it is. Safe to call twice."""
+        """Stop the machine. Safe to call twice."""
         self._over = True
         self._waiting.clear()
         self._halt()

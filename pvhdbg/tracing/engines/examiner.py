@@ -1,4 +1,4 @@
-"""The examination of a machine that stands still: whether it is dead, and how; also the deaths that make no fault."""
+"""The examination of a stopped machine: whether the guest is dead, and how; also deaths without a fault."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from pvhdbg.tracing.event import EndReason, Event, Fault
 from pvhdbg.tracing.faults import UD
 
 GUEST_PANIC = "guest-panic"  # QEMU's word for its panic device (qapi/run-state.json, ShutdownCause)
-_LOOP = 64  # instructions within which a loop has to come back to the same state
-_LOOP_PAUSE = 0.1  # seconds that a suspected loop runs before it is looked at again
+_LOOP = 64  # instructions within which a loop must return to the same state
+_LOOP_PAUSE = 0.1  # seconds that a suspected loop runs before it is examined again
 _ZEROS = 32  # bytes of zeros at the pc
 # QEMU's words for how the guest ended (ShutdownCause), where they say more than its stop does.
 _BY_REASON = {"guest-reset": DeathKind.RESET, GUEST_PANIC: DeathKind.PANIC}

@@ -1,4 +1,4 @@
-"""The fault tap: QEMU's log `int,cpu_reset` beside an engine that does not read the log itself. Its cost cannot be measured.
+"""The fault tap: QEMU's log `int,cpu_reset` in parallel to an engine that does not read the log. Its cost is not measurable.
 
 It shows resets that a step hides (QEMU ends a step that resets the machine one instruction too late), and their reason.
 """
@@ -20,7 +20,7 @@ from pvhdbg.tracing.qemu_log import LogReader
 
 FAULT_ITEMS = "int,cpu_reset"  # QEMU's log items for exceptions, interrupts and resets
 _BLOCK_LINES = re.compile(rb"^(?:(?:0x|IN:|---)[^\n]*)?\n", re.MULTILINE)
-_LINE_BOUND = 1 << 16  # bytes of a line that is not ended
+_LINE_BOUND = 1 << 16  # bytes of a line without an end
 
 
 class FaultLines:
@@ -39,7 +39,7 @@ class FaultLines:
 
 
 class FaultTap:
-    """A context manager for a machine that stands still. Where there is no such log (KVM, no monitor), `open` is False.
+    """A context manager for a stopped machine. Where there is no such log (KVM, no monitor), `open` is False.
 
     With `required` it raises TargetError there instead. A tap that is not entered is not open, and reads nothing.
     """

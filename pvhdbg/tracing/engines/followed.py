@@ -13,7 +13,7 @@ from pvhdbg.tracing.engines.log import LogEngine
 from pvhdbg.tracing.event import Batch, Event, Fault, FaultKind
 from pvhdbg.tracing.opcodes import Effect, effect_of, is_effect_in_any_width, is_system
 
-_PATH = 8  # instructions that are shown before a death
+_PATH = 8  # instructions to show before a death
 _KEPT = 4096  # faults, and system instructions
 _SWITCHES_PAGING = (Effect.WRITE_CR0, Effect.WRITE_CR4, Effect.LMSW)
 _NOTHING_WENT_WRONG = (DeathKind.ALIVE, DeathKind.SHUTDOWN, DeathKind.EXITED, DeathKind.PANIC)
@@ -68,7 +68,7 @@ class Followed:
             self.system.extend(batch.event(index) for index, (code, mode) in codes if is_system(code, mode.bits))
 
     def lose_count(self) -> None:
-        """From now on the machine runs unfollowed."""
+        """From now on the machine runs without being traced."""
         self.counted = False
         self._last.clear()
 

@@ -20,10 +20,10 @@ from pvhdbg.tracing.event import Batch, EndReason
 from pvhdbg.tracing.opcodes import Effect, is_effect_in_any_width
 from pvhdbg.tracing.qemu_log import LogReader
 
-_TURN = 0.002  # seconds that the FIFO is waited for before the stub is looked at
+_TURN = 0.002  # seconds to wait for the FIFO before the stub is checked
 _SILENCE = 0.3  # seconds without a record after which the CPU may be halted for good
 _ITEMS = f"in_asm,{FAULT_ITEMS}"
-_ITERATIONS = 8192  # of one REP in the log; the rest of them runs unlogged to a breakpoint behind it
+_ITERATIONS = 8192  # of one REP in the log; the rest runs unlogged to a breakpoint after it
 _REP_TIME = 30.0  # seconds
 
 
@@ -51,7 +51,7 @@ class LogEngine:
         self._asked = True
 
     def batches(self, bounds: Bounds) -> Generator[Batch, None, None]:
-        """Let the machine run and yield its events. Raises TargetError; ProtocolError for a log that cannot be read."""
+        """Run the machine and yield its events. Raises TargetError; ProtocolError for a log that cannot be read."""
         # QEMU: without nochain, blocks jump to each other directly and only the first of a chain is logged.
         records = "exec,cpu,nochain" if self._states else "exec,nochain"
         switch = LogSwitch(self._target, f"{records},{_ITEMS}", single=True)
@@ -107,7 +107,7 @@ class LogEngine:
             self.beyond = batch.joined(self._rest(data, running.gone)), end_of(running.died, self._target, Bounds())
 
     def _rest(self, data: bytes, gone: bool) -> Batch:
-        """Everything that is left, as one batch."""
+        """All remaining events, as one batch."""
         batch = self.reader.feed(data)
         return batch.joined(self.reader.finish(None if gone else self._state()))
 
@@ -127,7 +127,7 @@ class LogEngine:
         with breakpoints_at(self._target, [behind]):
             ran = run(self._target, _REP_TIME, stopping=switch.drained, may_vanish=True)
         if ran.end is RunEnd.TIME:
-            raise TargetError(f"a REP did not end within {_REP_TIME:g} s", "trace from behind it, or with --engine step")
+            raise TargetError(f"a REP did not end within {_REP_TIME:g} s", "start the trace after it, or use --engine step")
         logged = switch.rest()
         self.reader.feed(logged)  # it has no records: it belongs to the REP
         if b": v=" in logged:

@@ -1,7 +1,7 @@
 """Whether a kernel can write lines of its own into QEMU's log.
 
-QEMU writes the name of a function behind each record, unescaped from .symtab (`lookup_symbol`; hw/core/loader.c reads the table of the
-file behind -kernel). A name with a line end in it can forge a record, or a fault.
+QEMU writes the name of a function at the end of each record, unescaped from .symtab (`lookup_symbol`; hw/core/loader.c reads the table
+of -kernel's file). A name with a line end in it can forge a record, or a fault.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pvhdbg.kernel.file_bytes import FileBytes, pieces
 
 
 def kernel_of(command: Sequence[str]) -> str | None:
-    """The path behind QEMU's -kernel, the last one; None without."""
+    """The path of QEMU's last -kernel option; None without one."""
     return next((value for name, value in reversed([*pairwise(command)]) if name in ("-kernel", "--kernel")), None)
 
 

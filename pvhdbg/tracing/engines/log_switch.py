@@ -1,7 +1,7 @@
-"""QEMU's log through a FIFO of ours, switched on and off over the stub's monitor while the machine stands still.
+"""QEMU's log through a FIFO of ours, switched on and off over the stub's monitor while the machine is stopped.
 
 The FIFO is opened for reading and writing first: then QEMU's open does not wait, nothing piles up on disk, and QEMU survives a
-reader that dies. One instruction per block is `singlestep` up to QEMU 8.0 and `one-insn-per-tb` from 8.1: QEMU is asked which.
+reader that dies. One instruction per block is `singlestep` up to QEMU 8.0 and `one-insn-per-tb` from 8.1: we ask QEMU which one it has.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ LEFT_ON = "QEMU was in its one-instruction mode already, as a killed tracer leav
 _PIPE = 1 << 20  # bytes: what the kernel grants without privileges
 _DRAIN = 64 << 20  # bytes that are kept of the log that is written while the machine is stopped
 _ENOUGH = _PIPE // 4  # bytes that are read at once
-_GATHER = 0.001  # seconds between two looks at the FIFO
+_GATHER = 0.001  # seconds between two reads of the FIFO
 _SINGLE = ("singlestep", "one-insn-per-tb")
 _DEFAULT_LOG = "/dev/stderr"
 _ITEMS = re.compile(r"[a-z0-9_,:*?-]+")
 
 
 class LogSwitch:
-    """A context manager: inside it QEMU writes the log `items` to us. Switched off on every way out, single-step mode put back.
+    """A context manager: inside it QEMU writes the log `items` to us. On every exit path the log and single-step mode are restored.
 
-    `items` are QEMU's names, joined by commas. With `single`, each block is one instruction. The machine has to stand still when
+    `items` are QEMU's names, joined by commas. With `single`, each block is one instruction. The machine must be stopped when
     it is entered and left. Raises TargetError where there is no monitor, no TCG, or the log cannot be opened.
     """
 
@@ -54,20 +54,20 @@ class LogSwitch:
         self._on = False
         self._theirs = _own_log(target)
         self._mode = _single_step_mode(target) if single else None
-        self.left_on = bool(self._mode and _is_on(target, self._mode))  # somebody's, or left by a tracer that was killed
+        self.left_on = bool(self._mode and _is_on(target, self._mode))  # set by the user, or left on by a killed tracer
         self.warnings: list[str] = []
         if self.left_on:
             self.warnings.append(LEFT_ON)
         if self._theirs is not None:
-            self.warnings.append(f"QEMU runs with a log of its own (-d {self._theirs[0]}): it has a gap, and goes on behind it")
+            self.warnings.append(f"QEMU runs with a log of its own (-d {self._theirs[0]}): it has a gap, and continues after it")
         kernel = kernel_of(target.peer_command())
         if kernel is not None and ("exec" in items or "in_asm" in items) and forges(kernel):
             raise TargetError(
-                f"symbols of {kernel} have line ends in their names, which QEMU writes to its log: what that says could be the kernel's own words",
+                f"symbols of {kernel} have line ends in their names, which QEMU writes to its log: log lines could be forged by the kernel",
                 "boot it without symbols (strip -s), or trace with --engine step",
             )
         if accelerator(target.monitor("info kvm")) == "kvm":
-            raise TargetError(f"{target.name} runs with KVM, whose instructions QEMU does not see", "start QEMU with -accel tcg")
+            raise TargetError(f"{target.name} runs with KVM, where QEMU does not see instructions", "start QEMU with -accel tcg")
 
     def __enter__(self) -> LogSwitch:
         try:
@@ -76,15 +76,15 @@ class LogSwitch:
             os.mkfifo(path, 0o600)
             self._aside = os.pipe()
             self._reader = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-            with contextlib.suppress(OSError):  # smaller ones will do
+            with contextlib.suppress(OSError):  # smaller ones are sufficient
                 fcntl.fcntl(self._reader, fcntl.F_SETPIPE_SZ, _PIPE)
                 fcntl.fcntl(self._aside[1], fcntl.F_SETPIPE_SZ, _PIPE)
-            self._on = True  # before: whoever is interrupted meanwhile switches it off
+            self._on = True  # before the commands: an interrupt meanwhile must switch it off
             if self._mode and not self.left_on:
                 self._tell(f"{self._mode} on")
             self._tell(f"logfile {_quoted(path)}")
             self._tell(f"log {self._items}")
-            self._unlink()  # QEMU has it open: so nothing is left on disk even when we are killed
+            self._unlink()  # QEMU has it open: nothing stays on disk even when we are killed
         except BaseException:
             self.close()
             raise
@@ -98,11 +98,11 @@ class LogSwitch:
         if said:
             raise TargetError(
                 f"QEMU does not take `{command.split()[0]}`: {shorten(safe(said), 160)}",
-                "the log engine needs QEMU on this machine, with the right to write to pvhdbg's FIFO; --engine step does without",
+                "the log engine needs QEMU on this machine, with write access to pvhdbg's FIFO; --engine step does not need it",
             )
 
     def items(self, items: str | None = None) -> None:
-        """Log these items instead for now; None for those that it was made with. The machine has to stand still."""
+        """Log these items instead for now; None for the original ones. The machine must be stopped."""
         self._tell(f"log {self._items if items is None else items}")
 
     def read(self, patience: float) -> bytes:
@@ -136,7 +136,7 @@ class LogSwitch:
         return int(count)
 
     def rest(self) -> bytes:
-        """The log that is still in the FIFO of a machine that stands still."""
+        """The log that is still in the FIFO of a stopped machine."""
         pieces = []
         while data := self.read(0):
             pieces.append(data)
@@ -177,7 +177,7 @@ class LogSwitch:
             self._unlink()
 
     def _switch_off(self) -> None:
-        """A machine that somebody was interrupted in stopping is stopped for it."""
+        """Stop the machine first, if an interrupt has prevented that."""
         with self.drained():
             with contextlib.suppress(TargetError):
                 self._target.interrupt()
@@ -197,7 +197,7 @@ def _single_step_mode(target: Target) -> str:
 
 
 def _give(target: Target, mode: str | None, theirs: tuple[str, str] | None) -> None:
-    """The commands that switch all of it off, and a log of the user's own on again: each by itself."""
+    """The commands that switch all of it off, and the user's own log on again: each by itself."""
     commands = ["log none", f"logfile {_DEFAULT_LOG}"]
     if mode:
         commands.insert(0, f"{mode} off")
@@ -209,7 +209,7 @@ def _give(target: Target, mode: str | None, theirs: tuple[str, str] | None) -> N
 
 
 def switch_off(target: Target, *, single: bool) -> None:
-    """Put back the log, and with `single` the one-instruction mode, of a machine that a killed tracer left. Raises TargetError."""
+    """Restore the log, and with `single` the one-instruction mode, of a machine that a killed tracer left. Raises TargetError."""
     _give(target, _single_step_mode(target) if single else None, _own_log(target))
 
 
@@ -219,11 +219,11 @@ def single_step_mode_on(target: Target) -> str | None:
 
 
 def left_behind(target: Target) -> str | None:
-    """The mode that a killed tracer left on in QEMU, and how to put it back, in words; None for none. Raises TargetError."""
+    """A sentence about the mode that a killed tracer left on in QEMU, and how to restore it; None for none. Raises TargetError."""
     if not target.capabilities.monitor or single_step_mode_on(target) is None:
         return None
-    return (f"QEMU is in its one-instruction mode and slow, as a tracer leaves it that was killed. "
-            f"Put it back: pvhdbg release {shlex.quote(target.name)}")  # fmt: skip
+    return (f"QEMU is in its slow one-instruction mode, which a killed tracer leaves on. "
+            f"Restore it with: pvhdbg release {shlex.quote(target.name)}")  # fmt: skip
 
 
 def _is_on(target: Target, command: str) -> bool:
@@ -233,14 +233,14 @@ def _is_on(target: Target, command: str) -> bool:
 
 
 def _own_log(target: Target) -> tuple[str, str] | None:
-    """The log items of a QEMU that somebody else started with -d, and its log file (quoted); None where there are none, or not known."""
+    """The log items of a QEMU that was started with -d, and its log file (quoted); None where there are none, or not known."""
     command = target.peer_command()
     options = {name: value for name, value in pairwise(command) if name.lstrip("-") in ("d", "D") and name.startswith("-")}
     items = next((value for name, value in options.items() if name.lstrip("-") == "d"), None)
     if items is None or not _ITEMS.fullmatch(items):
         return None
     path = next((value for name, value in options.items() if name.lstrip("-") == "D"), _DEFAULT_LOG)
-    return items, _quoted(path)  # a relative one is so for QEMU, too
+    return items, _quoted(path)  # a relative path is relative to QEMU's folder
 
 
 def _quoted(path: str) -> str:

@@ -15,12 +15,12 @@ from pvhdbg.tracing.event import EndReason
 
 
 class LoggedRun:
-    """One run with the log on. `turn` is how long the FIFO is waited for, `silence` how long the log may be silent before the CPU is
-    looked at: it may be halted for good. Both are in seconds.
+    """One run with the log on. `turn` is how long one wait for the FIFO takes, `silence` how long the log may be silent before we
+    check the CPU, which may be halted for good. Both are in seconds.
     """
 
     def __init__(self, target: Target, switch: LogSwitch, *, turn: float, silence: float) -> None:
-        self.end: TraceEnd | None = None  # None while it goes on
+        self.end: TraceEnd | None = None  # None while it runs
         self.gone = False  # the VMM has ended
         self.interrupted = False  # the machine stands where it was interrupted
         self.died: Stop | None = None  # the guest's end, where it came before the interrupt
@@ -33,9 +33,9 @@ class LoggedRun:
         self._halted: TraceEnd | None = None
 
     def pieces(self, bounds: Bounds, asked: Callable[[], bool]) -> Generator[bytes, None, None]:
-        """The log, piece by piece, to the end by `bounds` or by `asked`; `bounds.count` is the reader's to keep.
+        """The log, piece by piece, to the end by `bounds` or by `asked`; the reader checks `bounds.count`.
 
-        The last piece is all that is left, which may be nothing: `end` is set then. A reader may leave before. Raises TargetError.
+        The last piece is the rest, which may be empty: `end` is set then. A reader may close it earlier. Raises TargetError.
         """
         deadline = time.monotonic() + bounds.seconds
         if self._target.read_registers()["rip"] == RESET_RIP:
@@ -99,7 +99,7 @@ class LoggedRun:
         return stop
 
     def _look_at_silent_cpu(self) -> Stop | None:
-        """Stop a CPU that logs nothing: in `hlt` with interrupts off that is its end. None where it is idle; then it runs on."""
+        """Stop a CPU that logs nothing: in `hlt` with interrupts off, the run ends. None where it is idle; then it runs on."""
         self._running = False
         stop = self._target.interrupt()
         if stop.kind is not StopKind.INTERRUPT:

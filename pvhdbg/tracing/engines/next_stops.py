@@ -1,4 +1,4 @@
-"""The next stops: the first instruction on each path from here that changes the system, found by reading code alone.
+"""The next stops: the first instruction on each path from here that changes the system, found by reading code only.
 
 A walk follows the next instruction, direct jumps and direct calls. A path ends at the first instruction that changes the system, at one
 whose target only the CPU knows (an indirect jump or call, a return past the beginning), and at `hlt`. An engine that stops there, steps
@@ -31,7 +31,7 @@ def next_stops(pc: int, bits: int, read: Read, *, base: int = 0, most: int = 20)
     """
     found: list[int] = []
     seen: set[int] = set()
-    waiting = deque([(pc, 0)])  # where a path goes on, and its depth in calls
+    waiting = deque([(pc, 0)])  # the next pc of a path, and its depth in calls
     while waiting and len(seen) < _INSTRUCTIONS and len(found) < most:
         at, depth = waiting.popleft()
         while at not in seen and len(seen) < _INSTRUCTIONS:

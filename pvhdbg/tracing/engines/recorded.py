@@ -1,8 +1,7 @@
 """The `recorder` engine: the milestones of a boot at nearly full speed, by the flight recorder in a QEMU that was started here.
 
-It hands over the instructions that matter for milestones, each with its exact number: the entry, system instructions, the first
-one in a new mode, the first one in the higher half, and the marks that the recorder was given. What lies between is counted,
-and not seen.
+It yields the instructions that matter for milestones, each with its exact number: the entry, system instructions, the first one in
+a new mode, the first one in the higher half, and the recorder's marks. Instructions in between are counted, but not seen.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from pvhdbg.tracing.milestones import HIGHER_HALF_32
 from pvhdbg.tracing.opcodes import Effect, effect_of
 from pvhdbg.tracing.recording import NEVER, Recording, State, System
 
-_TURN = 0.02  # seconds between two looks at the recording
+_TURN = 0.02  # seconds between two reads of the recording
 _SILENCE = 0.3  # seconds without a block after which the CPU may be halted for good
 
 # Registers that an instruction of this effect writes. QEMU shows states at the start of blocks only: of several system
@@ -58,7 +57,7 @@ class Silence:
 
 
 class RecorderEngine:
-    """See `Engine`. `state` holds the registers at the entry, where the machine stands; `peek` gives the code at an address."""
+    """See `Engine`. `state` holds the registers at the entry, where the machine is; `peek` gives the code at an address."""
 
     name = "recorder"
 
@@ -69,13 +68,13 @@ class RecorderEngine:
         self.warnings: list[str] = []
         self._target, self._recording, self._peek = target, recording, peek
         self._state = dict(state)
-        self._modes = [(0, _mode(self._state))]  # from which number on; the last one holds
+        self._modes = [(0, _mode(self._state))]  # number of the first instruction, mode; the last one is current
         self._tap = FaultTap(target)
         self._asked = False
         self._entered = False
         self._systems = 0
         self._marks: set[int] = set()
-        self._scanned = 0  # blocks that were looked at for the higher half
+        self._scanned = 0  # blocks that were checked for the higher half
         self._unexecuted: set[int] = set()  # of them, those that had not been executed
         self._high = False
 
@@ -84,7 +83,7 @@ class RecorderEngine:
         self._asked = True
 
     def batches(self, bounds: Bounds) -> Generator[Batch, None, None]:
-        """Let the machine run and yield what matters, in order. Raises TargetError."""
+        """Run the machine and yield the relevant instructions, in order. Raises TargetError."""
         self.end = TraceEnd(EndReason.ENOUGH)
         deadline = time.monotonic() + bounds.seconds
         silence = Silence(self._recording)
@@ -126,11 +125,11 @@ class RecorderEngine:
         return end_at(ran.stop, pc) or TraceEnd(EndReason.ADDRESS, None, pc)
 
     def _begun_at_a_stop(self) -> int:
-        """How many instructions have begun in a machine that stands still: those of its last block are all done there."""
+        """How many instructions have begun in a stopped machine: those of its last block are all done."""
         last = self._recording.last(0, 1)
         return max(last[0].number + last[0].block.instructions, 0) if last else 0
 
-    # --- what was recorded since the last look -------------------------------------------------------------------------
+    # --- what was recorded since the last read -------------------------------------------------------------------------
 
     def _events(self, limit: int | None) -> list[Batch]:
         """The events before instruction `limit`, in order; all of them without one."""
@@ -144,7 +143,7 @@ class RecorderEngine:
         found += self._mark_events(limit)
         found += self._first_high(limit)
         by_number: dict[int, Event] = {}
-        for event in found:  # one that says what changed says more than one that says that its mode is new
+        for event in found:  # an event with changes is better than one with only a new mode
             if event.seq not in by_number or event.delta is not None:
                 by_number[event.seq] = event
         return [_alone(by_number[number]) for number in sorted(by_number)]
@@ -160,7 +159,7 @@ class RecorderEngine:
         return found
 
     def _system_event(self, one: System, after: State | None) -> list[Event]:
-        """The instruction with what it changed, and the first one behind it where that runs in another mode."""
+        """The instruction with its changes, and the next one where that runs in another mode."""
         mode, before = self._mode_at(one.number), self._state
         values = {} if after is None else decode(after.text)
         if one.after is None:
@@ -188,7 +187,7 @@ class RecorderEngine:
         return found
 
     def _first_high(self, limit: int | None) -> list[Event]:
-        """The first block in the higher half: until it was seen, all blocks are looked at, each once."""
+        """The first block in the higher half: until it is found, each block is checked once."""
         if self._high:
             return []
         best: tuple[int, int] | None = None
@@ -228,5 +227,5 @@ _GENERAL = frozenset(f"r{name}" for name in ("ax", "bx", "cx", "dx", "si", "di",
 
 
 def _system_values(changes: Mapping[str, int]) -> dict[str, int]:
-    """General registers changed in the instructions between two states, too: nobody knows by which."""
+    """Drop general registers: other instructions between the two states may have changed them."""
     return {name: value for name, value in changes.items() if name not in _GENERAL}

@@ -1,7 +1,7 @@
-"""A trace through the resets of its machine: each is reported with the last instruction before it, and ends the trace or does not.
+"""A trace through the resets of its machine: each is reported with the last instruction before it; by option it ends the trace.
 
-An engine ends at a reset. To go on, another engine begins at the reset vector with the next sequence number, so this works with
-every engine. QEMU's own `-no-reboot` makes a reset a stop (or QEMU's end): then `ended` must be asked for the reason.
+An engine ends at a reset. To continue, another engine begins at the reset vector with the next sequence number, so this works with
+every engine. QEMU's own `-no-reboot` makes a reset a stop (or QEMU's end): then `ended` gives the reason.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pvhdbg.tracing.engines.block_coverage import BlockCoverageEngine
 from pvhdbg.tracing.engines.engine import Bounds, Engine, TraceEnd
 from pvhdbg.tracing.event import Batch, EndReason, Fault, FaultKind, Reset
 
-NOTHING_LEFT = "the VMM stops or ends where its guest resets (QEMU's -no-reboot): there is nothing to go on with"
+NOTHING_LEFT = "the VMM stops or ends when its guest resets (QEMU's -no-reboot), so the trace cannot continue"
 _KEPT = 256  # faults: a chain is the last of them
 GUEST_RESET = "guest-reset"  # QEMU's word (qapi/run-state.json, ShutdownCause) for a reset that the guest asked for
 
@@ -30,9 +30,9 @@ Ended = Callable[[], str]
 
 
 class ThroughResets:
-    """See `Engine`. `make` makes the engine that begins with a sequence number; `go` says whether the trace goes on after a reset.
+    """See `Engine`. `make` makes the engine that begins with a sequence number; `go` says whether the trace continues after a reset.
 
-    `watched` is held meanwhile and gives QEMU's own word for why the guest ended, "" where QEMU cannot be asked.
+    `watched` is held meanwhile and gives QEMU's own term for why the guest ended, "" where QEMU does not answer.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class ThroughResets:
         self._engine.stop()
 
     def batches(self, bounds: Bounds) -> Generator[Batch, None, None]:
-        """As the engine's, with a batch of its own for each reset. Raises TargetError."""
+        """The engine's batches, with a batch of its own for each reset. Raises TargetError."""
         deadline = time.monotonic() + bounds.seconds
         begun = 0
         with self._watched() as ended:
@@ -112,7 +112,7 @@ class ThroughResets:
         return Reset(begun, self._resets, pc, mode, why, goes_on)
 
     def _back_to_the_vector(self) -> None:
-        """QEMU: a step that resets the machine ends one instruction too late. Another reset brings that back."""
+        """QEMU: a step that resets the machine ends one instruction too late. Another reset corrects this."""
         if self._target.read_registers()["rip"] != RESET_RIP:
             reset_machine(self._target)
 

@@ -1,6 +1,6 @@
 """The `step` engine: one instruction at a time over the remote protocol, for any stub anywhere.
 
-It observes in another way than the log engine and yields the same events: tests compare the two. The monitor, where there is one,
+It observes differently from the log engine and yields the same events: tests compare the two. The monitor, where there is one,
 gives hidden segment state and tables after each system instruction; else they are not observed. QEMU masks interrupts and timers
 while it steps (qqemu.sstep), so a guest that waits for one does not continue.
 """
@@ -25,15 +25,15 @@ from pvhdbg.tracing.event import Batch, Delta, EndReason, Fault, FaultKind
 from pvhdbg.tracing.opcodes import Effect, effect_of, is_system
 
 _BATCH = 256
-_ITERATIONS = 64  # of a REP that are stepped; the rest runs to a breakpoint behind it
-_IDLE = 16  # steps that change nothing, after which the instruction is believed to do so
+_ITERATIONS = 64  # of a REP that are stepped; the rest runs to a breakpoint after it
+_IDLE = 16  # steps without a change, after which the instruction counts as a jump to itself
 _REP_TIME = 30.0  # seconds
 _HALTED = Stop(StopKind.INTERRUPT, 2, "hlt")  # stands for a step over hlt
 _GENERAL = ("cr0", "cr2", "cr3", "cr4", "efer", "eflags", "cs", "ss", "ds", "es", "fs", "gs")
 
 
 class PacketDelta(Delta):
-    """The `g` packets before and after an instruction, and the hidden state where it was asked for."""
+    """The `g` packets before and after an instruction, and the hidden state where it was read."""
 
     __slots__ = ("_after", "_before", "_hidden", "_layout", "_old")
 
@@ -60,7 +60,7 @@ class PacketDelta(Delta):
 
 
 class _Here(NamedTuple):
-    """Where the machine stands: its `g` packet, the hidden state (empty without a monitor), mode and linear pc."""
+    """The current stop: its `g` packet, the hidden state (empty without a monitor), mode and linear pc."""
 
     packet: bytes
     hidden: Mapping[str, int]
@@ -142,7 +142,7 @@ class StepEngine:
             columns = _Columns()
             while ended is None and len(columns.pcs) < _BATCH:
                 begun = self._seq + len(columns.pcs)
-                if begun and here.pc in goals:  # where the trace begins is not a goal
+                if begun and here.pc in goals:  # the first instruction is not a goal
                     ended = TraceEnd(EndReason.ADDRESS, None, here.pc)
                 else:
                     ended = self._due(here.pc, begun, last, deadline)
@@ -162,7 +162,7 @@ class StepEngine:
         return TraceEnd(EndReason.TIME, None, pc) if time.monotonic() > deadline else None
 
     def _one(self, here: _Here, columns: _Columns, tap: FaultTap) -> tuple[_Here, TraceEnd | None]:
-        """Step one instruction and add it to the columns; where the machine stands then, and the end if this is one."""
+        """Step one instruction and add it to the columns. Returns the new stop, and the end if this is one."""
         code = self._code(here.pc, here.mode)
         if not tap.open and self._value(here.packet, "rip") != RESET_RIP:
             self._arm()
@@ -187,7 +187,7 @@ class StepEngine:
         return _Here(packet, hidden, mode, self._linear(packet, mode, hidden))
 
     def _after(self, before: _Here, packet: bytes, special: bool) -> _Here:
-        """The hidden state is asked for only where it may have changed: that is a monitor command of its own."""
+        """The hidden state is read only where it may have changed: that takes a monitor command."""
         if special or packet[slice(*self._at["cs"])] != before.packet[slice(*self._at["cs"])]:
             return self._here(packet, self._hidden())
         return _Here(packet, before.hidden, before.mode, self._linear(packet, before.mode, before.hidden))
@@ -210,7 +210,7 @@ class StepEngine:
             self._ahead = (ahead, data) if ahead and data else None
             if packet == before and stop.kind is StopKind.BREAKPOINT and not _leads_to_itself(code) and idle < _IDLE:
                 idle += 1
-                continue  # QEMU: it was interrupted before the instruction ran, and reports a step all the same
+                continue  # QEMU: it was interrupted before the instruction ran, but reports a step
             if effect is not Effect.REP or stop.kind is not StopKind.BREAKPOINT or self._value(packet, "rip") != rip:
                 return stop, packet
             if iterations > _ITERATIONS:
@@ -267,7 +267,7 @@ class StepEngine:
 
     def _mode(self, packet: bytes, hidden: Mapping[str, int]) -> Mode:
         if "cr0" not in self._at:
-            return Mode.PROTECTED  # the stub shows no control registers: this is what an entry is
+            return Mode.PROTECTED  # the stub shows no control registers: the mode of an entry is assumed
         values = {name: self._value(packet, name) for name in ("cr0", "cr4", "efer", "eflags")}
         flags = hidden.get("cs_flags")
         if flags is None and long_mode_active(values):
@@ -288,7 +288,7 @@ class StepEngine:
         return pc, LONGEST
 
     def _fetched(self, pc: int, mode: Mode) -> bytes:
-        for size in (LONGEST, min(LONGEST, 0x1000 - (pc & 0xFFF))):  # the next page may not be there
+        for size in (LONGEST, min(LONGEST, 0x1000 - (pc & 0xFFF))):  # the next page may not be mapped
             try:
                 data = self._ahead[1] if self._ahead and self._ahead[0] == (pc, size) else self._target.read_linear(pc, size)
             except MemoryUnreadable:

@@ -1,7 +1,7 @@
-"""Wait for an address, a mode or words on the serial port, and for the guest's death: whichever comes first.
+"""Wait for an address, a mode or a line on the serial port, and for the guest's death, whichever comes first.
 
 The first instructions are followed one by one, as in `death_watch`: most deaths are there, and the path explains them. After that the
-machine runs at full speed with the fault tap, and is looked at often enough that a death is reported within a second.
+machine runs at full speed with the fault tap, and is examined often enough that a death is reported within a second.
 """
 
 from __future__ import annotations
@@ -28,14 +28,20 @@ from pvhdbg.tracing.milestones import Finder, Milestone
 from pvhdbg.tracing.mode_words import first_in
 
 _LONGEST = 0.5  # seconds that the first instructions are followed for
-_PAUSES = (0.02, 0.05, 0.1, 0.2, 0.4)  # seconds between two looks, the last from then on; less than a second with the look itself
-_MODE_PAUSE = 0.02  # seconds between two looks for a mode, which only a look shows
+_PAUSES = (
+    0.02,
+    0.05,
+    0.1,
+    0.2,
+    0.4,
+)  # seconds between two examinations; the last one repeats; below a second including the examination
+_MODE_PAUSE = 0.02  # seconds between two examinations for a mode, which nothing else shows
 _PANIC_GRACE = 0.3  # seconds in which a kernel may write all of its panic
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What is waited for: one of some linear addresses, one of some modes, or `done` (asked while the machine runs)."""
+    """The goal of a wait: one of some linear addresses, one of some modes, or `done` (called while the machine runs)."""
 
     addresses: tuple[int, ...] = ()
     modes: frozenset[Mode] = frozenset()
@@ -44,7 +50,7 @@ class Goal:
 
 @dataclass(frozen=True)
 class _Found:
-    """What a look at the machine found: the goal, a death, or (false) neither."""
+    """The result of an examination: the goal, a death, or (false) neither."""
 
     arrived: bool = False
     death: Death | None = None
@@ -59,7 +65,7 @@ _NOTHING, _ARRIVED = _Found(), _Found(arrived=True)
 class Wait:
     """See `DeathWatch`. With `blind` nothing is logged (KVM, or a log of the user's own): faults are then not observed.
 
-    `ended` gives QEMU's word for how the guest ended. `milestones` are those of the instructions that were followed: the first
+    `ended` gives QEMU's term for how the guest ended. `milestones` are those of the instructions that were followed: the first
     20 000, as many as half a second allows, or with `count` that many, however long it takes.
     """
 
@@ -90,12 +96,12 @@ class Wait:
         self._following = not blind
         self._first = max(count, FIRST)
         self._patient = bool(count)
-        self._stood: Registers | None = None  # where the machine stood when the last wait ended
+        self._stood: Registers | None = None  # the machine's registers when the last wait ended
         self._dead: Death | None = None
         self._asked = False
         self.milestones: list[Milestone] = []
         self.last: tuple[int, Mode | None] | None = None  # where the CPU was seen last
-        self.instructions: int | None = None  # that ran before the goal that was reached last; None where they were not counted
+        self.instructions: int | None = None  # instructions before the last goal that was reached; None where they were not counted
 
     @property
     def counted(self) -> int:
@@ -138,18 +144,18 @@ class Wait:
             try:
                 found = self._follow(deadline) if self._follows() else _NOTHING
                 return found or self._at_full_speed(deadline)
-            except TargetLost:  # in the middle of a question
+            except TargetLost:  # during a request
                 death = self._examiner.by_end(TraceEnd(EndReason.EXITED))
                 if death is None or death.status is None:
                     raise  # only the connection is known to have ended
                 return _Found(death=death)
 
     def here(self) -> tuple[int, Mode | None] | None:
-        """The pc and the mode of a machine that stands still."""
+        """The pc and the mode of a stopped machine."""
         return _seen(self._examiner.state())
 
     def remember(self) -> None:
-        """Somebody else is about to let the machine run: the count from the entry ends here."""
+        """Other code is about to run the machine: the count from the entry ends here."""
         if self._stood is None:
             self._stood = self._target.read_registers()
 
@@ -163,7 +169,7 @@ class Wait:
                 self._stood = self._target.read_registers()
 
     def _follows(self) -> bool:
-        """Whether the machine stands where its first instructions were followed to, and nothing else let it run since then."""
+        """Whether the machine is still where the trace of its first instructions ended."""
         if self._following and self._stood is not None and self._stood != self._target.read_registers():
             self._lose_count()
         return self._following
@@ -202,11 +208,11 @@ class Wait:
             self._following = self.counted < self._first
             self.instructions = self.counted
         elif not found.arrived or self.counted >= self._first:
-            self._lose_count()  # else the next wait follows it on
+            self._lose_count()  # else the next wait would continue the trace
         return _NOTHING if found.death is not None and _may_recover(found.death) else found
 
     def _found_at(self, end: TraceEnd) -> _Found:
-        """What the end of following means."""
+        """The result that the end of the trace implies."""
         if end.why is EndReason.ADDRESS:
             return _ARRIVED
         death = self._examiner.by_end(end)
@@ -214,14 +220,14 @@ class Wait:
             return _ARRIVED
         if death is not None:
             return _Found(death=death)
-        with self._breakpoints():  # looking for a loop lets the machine run for a moment
+        with self._breakpoints():  # the search for a loop runs the machine for a moment
             return self._look(end.stop or Stop(StopKind.INTERRUPT, 2))
 
     # --- at full speed --------------------------------------------------------------------------------------------
 
     def _at_full_speed(self, deadline: float) -> _Found:
         self._lose_count()
-        suspect: Death | None = None  # may recover: time has to tell
+        suspect: Death | None = None  # may recover: wait and examine again
         looked = False
         with self._breakpoints(), self._tap() as tap:
             for pause in self._pauses():
@@ -274,7 +280,7 @@ class Wait:
         if self._in_wanted_mode(state):
             return _ARRIVED
         death = self._examiner.by_stop(stop)
-        if death is None and state:  # without a monitor there is only the stub's own report
+        if death is None and state:  # without a monitor only the stub's own report is available
             death = self._examiner.standing()
         late = self._examiner.late_stop()
         if death is None and late is not None:
@@ -282,7 +288,7 @@ class Wait:
                 return _ARRIVED
             death = self._examiner.by_stop(late)
         if death is None and self._target.read_registers()["rip"] in self._goal.addresses:
-            return _ARRIVED  # the look stepped onto it
+            return _ARRIVED  # the examination stepped onto it
         return _Found(death=death)
 
     def _in_wanted_mode(self, state: dict[str, int]) -> bool:
@@ -302,7 +308,7 @@ class Wait:
         status = self._target.monitor("info status") if self._target.capabilities.monitor else ""
         if "guest-panicked" in status:
             return replace(self._examiner.death(DeathKind.PANIC, self._examiner.state()), reason=GUEST_PANIC)
-        raise EntryNotReached(f"the VMM stopped the machine ({status.strip() or stop.text})", "see what QEMU itself said")
+        raise EntryNotReached(f"the VMM stopped the machine ({status.strip() or stop.text})", "see QEMU's own messages")
 
     def _with_faulting_code(self, death: Death) -> Death:
         """With the faulting instruction, which still lies in memory, where the path to it was not followed."""

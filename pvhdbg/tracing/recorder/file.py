@@ -1,4 +1,4 @@
-"""A recording on disk, of a QEMU that still writes it or of one that is gone: read where it is looked at, and never mapped."""
+"""A recording on disk, of a running or an ended QEMU: read on demand, and never mapped."""
 
 from __future__ import annotations
 

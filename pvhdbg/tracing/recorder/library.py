@@ -1,4 +1,4 @@
-"""The recorder's shared object: the one that a wheel carries, or one that is built once by the system's C compiler and kept.
+"""The recorder's shared object: the one in the wheel, or one that the system's C compiler builds once and that is cached.
 
 One object serves the plugin APIs of QEMU 7.2 to 11: it chooses its version when QEMU loads it.
 """
@@ -21,11 +21,11 @@ _SOURCE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "recorder.c")
 _PREBUILT = os.path.join(os.path.dirname(_SOURCE), "recorder-x86_64.so")
 FLAGS = ("-O2", "-g0", "-Wall", "-Wextra", "-shared", "-fPIC", "-fvisibility=hidden")
 _COMPILE = 60.0  # seconds; usual is 0.3
-_LINE = 200  # characters of the compiler's words that are shown
+_LINE = 200  # characters of the compiler's message that are shown
 
 
 class NoRecorder(PvhdbgError):
-    """The recorder cannot be had here. What is recorded is then observed by the other engines."""
+    """The recorder is not available. Other engines then observe instead."""
 
     exit_code = 3
 
@@ -48,13 +48,13 @@ def library(progress: Callable[[str], None] = lambda _: None) -> str:
             _build(path)
     except OSError as error:
         raise NoRecorder(
-            f"the recorder cannot be kept: {error.strerror}", "set XDG_CACHE_HOME to a folder that only you can write to"
+            f"the recorder cannot be cached: {error.strerror}", "set XDG_CACHE_HOME to a folder that only you can write to"
         ) from error
     return path
 
 
 def folder() -> str:
-    """$XDG_CACHE_HOME/pvhdbg/recorder, made if need be. Raises OSError, also where somebody else may write to it."""
+    """$XDG_CACHE_HOME/pvhdbg/recorder, made if need be. Raises OSError, also where other users may write to it."""
     base = os.environ.get("XDG_CACHE_HOME") or ""
     if not os.path.isabs(base):  # the specification says to ignore others
         base = os.path.join(os.path.expanduser("~"), ".cache")
@@ -67,7 +67,7 @@ def folder() -> str:
 def _build(path: str) -> None:
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
-        raise NoRecorder("the recorder is built by a C compiler, and there is none", "install one (Debian: gcc and libc6-dev)")
+        raise NoRecorder("building the recorder needs a C compiler", "install one (Debian: gcc and libc6-dev)")
     handle, partial = tempfile.mkstemp(dir=os.path.dirname(path), suffix=".partial")
     os.close(handle)
     try:

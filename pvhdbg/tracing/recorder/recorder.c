@@ -79,7 +79,7 @@ static struct {
     void *(*insn_haddr)(const struct qemu_plugin_insn *);
 } api;
 
-/* ---- symbols that QEMU exports besides; each may be missing -------------------------------------------------------- */
+/* ---- further symbols that QEMU exports; each may be missing -------------------------------------------------------- */
 
 static struct {
     void *(*get_cpu)(int);
@@ -106,7 +106,7 @@ enum {
     STATE_TEXT = 2048 - 24, /* of QEMU's `info registers`, cut where it is longer */
     PER_SITE = 3,           /* times that one system instruction is noted */
     MARKS = 64,
-    WRITES = 256,           /* last stores to what is watched */
+    WRITES = 256,           /* last stores to the watched memory */
     MOST_CPUS = 256,
     NEAR = 700,             /* instructions before `stop` from which blocks have one instruction */
 };
@@ -144,7 +144,7 @@ struct cpu {
     _Atomic uint32_t known;  /* the CPU has run */
     uint32_t unused;
     /* not for readers */
-    uint64_t raw_base, last_end; /* last_end: linear address behind the last block */
+    uint64_t raw_base, last_end; /* last_end: linear address after the last block */
     uint32_t pending; /* a system instruction ran: keep the state at the next block's start */
     char pad[PAGE - 68];
     struct entry {
@@ -264,7 +264,7 @@ static void stop_here(unsigned index, uint64_t number)
 /* ---- register states ----------------------------------------------------------------------------------------------- */
 
 /* The index plus 1 of a new record of this CPU's registers; 0 where there is none. Call it at a block's start only: inside
-   a block, QEMU holds registers where nobody sees them. */
+   a block, QEMU holds some registers in host registers only. */
 static uint64_t keep_state(unsigned index, uint64_t number, uint64_t pc)
 {
     void *cpu = known_cpu(index);
@@ -357,7 +357,7 @@ static void lost_block_runs(unsigned index, void *userdata)
     keep(&cpu->count, relaxed(&cpu->count) + (uintptr_t)userdata);
 }
 
-struct site { /* an instruction that is looked at by itself */
+struct site { /* an instruction with a callback of its own */
     uint64_t pc;
     int mark;
     uint32_t noted;
@@ -401,8 +401,8 @@ static void system_runs(unsigned index, void *userdata)
     cpu->pending = at + 2;
 }
 
-/* A store by the instruction at the linear address `userdata`. QEMU 7.2 delivers loads too when asked for stores only, so both
-   are asked for, and told apart here. */
+/* A store by the instruction at the linear address `userdata`. QEMU 7.2 delivers loads too when only stores are requested, so both
+   are requested, and distinguished here. */
 static void accesses(unsigned index, uint32_t info, uint64_t linear, void *userdata)
 {
     uint64_t size = 1ull << api.mem_size_shift(info);
@@ -444,8 +444,8 @@ static size_t code_of(const struct qemu_plugin_insn *insn, uint8_t *code, size_t
     return size;
 }
 
-/* The first byte of the opcode, behind prefixes. REX (0x40 to 0x4f) is a prefix in 64-bit code and inc or dec elsewhere; what
-   follows is then no system instruction by itself, and a wrong guess costs one callback. */
+/* The first byte of the opcode, after prefixes. REX (0x40 to 0x4f) is a prefix in 64-bit code and inc or dec elsewhere; what
+   follows is then not a system instruction by itself, and a wrong guess costs one callback. */
 static const uint8_t *opcode_of(const uint8_t *code, size_t size, bool *repeated)
 {
     const uint8_t *end = code + size;
@@ -509,7 +509,7 @@ static struct block *record_of(uint64_t linear, uint64_t physical, size_t instru
             struct block *block = &blocks[*slot - 1];
             if (block->linear == linear && block->physical == physical && block->instructions == instructions &&
                 block->size == size) {
-                return block; /* translated again, behind a flush of the code cache */
+                return block; /* translated again, after a flush of the code cache */
             }
             continue;
         }
@@ -637,7 +637,7 @@ static void idles_since_7(unsigned index, void *userdata)
     idles(index);
 }
 
-/* The registers of each CPU as QEMU ends: the dead one still has those of its death. Not called on SIGKILL. */
+/* The registers of each CPU when QEMU ends: a dead CPU still has those of its death. Not called on SIGKILL. */
 static void ends(void)
 {
     for (unsigned index = 0; index < header->cpus; index++) {
@@ -678,7 +678,7 @@ __attribute__((constructor)) static void choose_version(void)
         char *package;
     } *(*query)(void *) = (struct info * (*)(void *))dlsym(RTLD_DEFAULT, "qmp_query_version");
     if (query) {
-        struct info *info = query(NULL); /* not freed: it is small, and free() is QEMU's own affair */
+        struct info *info = query(NULL); /* not freed: it is small, and QEMU may use another allocator */
         version = info ? info->qemu : NULL;
     }
     if (version && version->major >= 11) {
@@ -834,7 +834,7 @@ EXPORT int qemu_plugin_install(plugin_id id, const plugin_info *info, int argc, 
         return 1;
     }
     if (!info->system_emulation || (strcmp(info->target_name, "x86_64") && strcmp(info->target_name, "i386"))) {
-        fail("only whole x86 machines are recorded");
+        fail("only full-system x86 emulation can be recorded");
         return 1;
     }
     unsigned count = info->system.max_vcpus > 0 ? (unsigned)info->system.max_vcpus : 1;
