@@ -18,7 +18,7 @@ STEPS_OVER = "step"  # QEMU single-steps over a reset that -no-reboot forbids: t
 def through_resets(
     options: TraceOptions, machine: TracedMachine, name: str, make: Callable[[int], Engine], *, few: bool = False
 ) -> ThroughResets:
-    """The engine of that name, made by `make`, with `--on-reset`. `few`: no breakpoint is left to detect a reset. Raises BadInput."""
+    """The engine of that name, made by `make`, with `--on-reset`. `few`: no breakpoint is left for resets. Raises BadInput."""
     go = goes_on(options)
     if few and go:
         raise BadInput("--on-reset go needs a breakpoint at the reset vector, and KVM's four are taken", "trace with --engine step")

@@ -1,4 +1,4 @@
-"""Pretty-printers for the structures of start_info in a kernel's debug information (xen/include/public/arch-x86/hvm/start_info.h)."""
+"""Pretty-printers for start_info's structures in a kernel's debug information (xen/include/public/arch-x86/hvm/start_info.h)."""
 
 from __future__ import annotations
 

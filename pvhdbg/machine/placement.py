@@ -114,12 +114,12 @@ class Placement:
         """A sentence about a kernel that was not found; empty unless it was searched in vain."""
         if self.found is not False:
             return ""
-        return "the kernel is not at its file's addresses, nor around the pc: not unpacked yet, or moved; symbols have the file's addresses"
+        return "the kernel is not at its file's addresses, nor around the pc: not unpacked yet, or moved; symbols follow the file"
 
     def physical_of(self, name: str) -> int:
         """The symbol's physical address. Raises BadInput as `address_of`."""
         if self.symbols is None:
-            raise BadInput(f"there is no kernel file to look {name} up in", self.session.naming)
+            raise BadInput(f"no kernel file is known to look up {name} in", self.session.naming)
         return self.symbols.physical_address(name) + self.load_bias
 
     def aliases(self, name: str, offset: int = 0) -> tuple[int, ...]:
@@ -132,7 +132,7 @@ class Placement:
     def address_of(self, name: str) -> int:
         """The symbol's current linear address. Raises BadInput for one that does not exist."""
         if self.symbols is None:
-            raise BadInput(f"there is no kernel file to look {name} up in", self.session.naming)
+            raise BadInput(f"no kernel file is known to look up {name} in", self.session.naming)
         link = self.symbols.virtual_address(name)
         physical = self.physical_of(name)
         if not self.paging or (self.kaslr_offset is None and self.physical(physical) == physical):

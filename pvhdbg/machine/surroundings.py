@@ -16,7 +16,7 @@ def surroundings(
     boot: BootState, image: KernelImage | None, read: Callable[[int, int], bytes], names: Names, serial: tuple[str, ...] = (),
     judged: bool = True,
 ) -> Surroundings:  # fmt: skip
-    """The context for explaining a death on this machine. `read` gives physical memory; `judged`: apply the rules to the hand-off."""
+    """The context for explaining a death on this machine. `read` gives physical memory; `judged`: apply the rules to it."""
     snapshot = boot.snapshot
     if image is not None:
         views = tuple(View(load.p_vaddr, load.p_paddr, load.p_memsz) for load in image.elf.loads)

@@ -59,9 +59,9 @@ class Missed:
 
 
 class Waiter:
-    """Waits on one machine. `until` may be called again and again: what was followed is not followed twice.
+    """Waits on one machine. `until` may be called repeatedly: no instruction is traced twice.
 
-    `count` is how many instructions are to be counted from the entry on; 0 for as many as cost no time that is noticed.
+    `count` is how many instructions to count from the entry on; 0 for as many as take no noticeable time.
     """
 
     def __init__(self, target: Target, boot: BootState, image: KernelImage | None, qemu: QemuProcess | None = None,
@@ -89,7 +89,7 @@ class Waiter:
 
     @property
     def milestones(self) -> tuple[Milestone, ...]:
-        """The steps of the boot that were seen while its first instructions were followed."""
+        """The steps of the boot in the trace of its first instructions."""
         return tuple(self.wait.milestones)
 
     def goal(self, text: str) -> Goal:
@@ -101,13 +101,13 @@ class Waiter:
         return Goal(addresses_of(text, self.names))
 
     def until(self, goal: Goal, seconds: float) -> Missed | None:
-        """None when the goal was reached, else why not. The machine stands still afterwards. Raises TargetError."""
+        """None when the goal was reached, else why not. The machine is stopped afterwards. Raises TargetError."""
         with ExitStack() as stack:
             if self._qemu is not None:
                 try:
                     self._qmp = stack.enter_context(self._qemu.qmp())
                 except TargetError:
-                    self._qmp = None  # somebody else speaks with it: its events are missed
+                    self._qmp = None  # another client is connected: its events are missed
             death = self.wait.until(goal, seconds)
         self._qmp = None
         if death is None:
@@ -121,7 +121,7 @@ class Waiter:
         return () if self._qemu is None else self._qemu.serial_tail(_SERIAL)
 
     def here(self) -> str:
-        """Where the CPU stands, by symbol and mode."""
+        """The CPU's place, by symbol and mode."""
         return self._words(self.wait.here())
 
     def _place(self, death: Death) -> str:

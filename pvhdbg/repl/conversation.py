@@ -30,7 +30,7 @@ _DEEPEST = 16  # files that source one another
 
 @dataclass(frozen=True)
 class Result:
-    """The result of a line: `text` to show, or `error` in one line; `exit_code` as on the command line; `leaves` ends the prompt."""
+    """The result of a line: `text`, or `error` in one line; `exit_code` as on the command line; `leaves` ends the prompt."""
 
     text: str = ""
     error: str = ""

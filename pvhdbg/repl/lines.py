@@ -22,7 +22,7 @@ class Line:
 
 
 def parse(text: str) -> Line:
-    """`COMMAND … | COMMAND`, `COMMAND … > FILE`, `COMMAND … >> FILE`; quoted | and > are literal. Raises BadInput for an empty part."""
+    """`COMMAND … | COMMAND`, `COMMAND … > FILE`, `COMMAND … >> FILE`; quoted | and > are literal. Raises BadInput."""
     hidden = _QUOTED.sub(lambda found: "x" * len(found[0]), text)
     sign = _SIGN.search(hidden)
     if sign is None:

@@ -1,6 +1,6 @@
 """The machine of a conversation: opened, run from stop to stop, and booted again when it is gone.
 
-It outlives its VMM: when the connection or QEMU ends, `gone` says so, the session stays, and `restart` boots the same subject to
+It outlives its VMM: when the connection or QEMU ends, `gone` holds the reason, the session stays, and `restart` boots the same subject to
 its entry again. While the guest runs, `watch` is called about ten times a second, and `interrupted` stops it.
 """
 

@@ -34,7 +34,7 @@ OWN: tuple[Command, ...] = (
         "until",
         "run to a symbol or an address, or step into a mode: " + ", ".join(FOREMOST),
         "until long-mode",
-        argument("where", metavar="SYMBOL|ADDRESS|MODE", nargs="+", help="the place or mode to run to", completes="mode symbol register"),
+        argument("where", metavar="SYMBOL|ADDRESS|MODE", nargs="+", help="the goal", completes="mode symbol register"),
         aliases=("u",),
     ),
     _own(
@@ -63,7 +63,7 @@ OWN: tuple[Command, ...] = (
     ),
     _own("monitor", "run a command of QEMU's monitor", "monitor info mtree",
          argument("command", metavar="COMMAND", nargs="+", help="the command"), aliases=("mon",)),
-    _own("gdb", "pass a line to GDB unchanged, which then holds the machine; so do lines that are not our commands", "gdb info line",
+    _own("gdb", "pass a line to GDB, which then holds the machine; lines that are not our commands go there, too", "gdb info line",
          argument("command", metavar="LINE", nargs="+", help="the line")),
     _own("reset", "reset the machine to before its first instruction", "reset"),
     _own("restart", "boot again to the entry, also when the machine is gone", "restart", aliases=("run-to-entry",)),

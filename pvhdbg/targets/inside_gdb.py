@@ -1,7 +1,7 @@
 """`InsideGdb`: the machine of the surrounding GDB as a Target. Imported only in GDB's own Python.
 
 Registers come from GDB, including changes that it has not written yet. Memory is read by packets of our own through GDB's
-connection: GDB's cache has virtual addresses, and would keep data that was read in physical mode. The guest runs only while `wait` waits:
+connection: GDB's cache has virtual addresses, and would keep data that was read in physical mode. The guest runs only inside `wait`:
 GDB gives no prompt in between. Needs GDB 12 (gdb.RemoteTargetConnection).
 """
 
@@ -179,7 +179,7 @@ class InsideGdb:
     def step_packet(self, pc: int, ahead: tuple[int, int] | None = None) -> tuple[Stop, bytes, bytes]:
         """One instruction, and the registers after it. GDB notices at its next command; its breakpoints are not in the machine.
 
-        Not for steps that may wait: GDB gives up after `remotetimeout`. Memory at `ahead` would cost a packet of its own, and is not read.
+        Not for steps that may wait: GDB gives up after `remotetimeout`. Memory at `ahead` would cost a packet, and is not read.
         """
         self._moved = True
         stop = stop_of(replies.stop_reply(self._packet("s")))

@@ -1,8 +1,8 @@
 """The keeper: a small shell process that outlives pvhdbg. It cleans up a machine to which a killed pvhdbg was attached.
 
 It reads a pipe whose only writer is pvhdbg. `done` means that pvhdbg has put everything back itself. End of file without it means
-that pvhdbg is gone: then the keeper becomes `machine/mending.py`, a client of the same stub, which accepts it as soon as pvhdbg's own
-connection has closed. The other lines announce changes to undo, each before it is made.
+that pvhdbg is gone: then the keeper becomes `machine/mending.py`, a client of the same stub, which accepts it as soon as pvhdbg's
+own connection has closed. The other lines announce changes to undo, each before it is made.
 """
 
 from __future__ import annotations

@@ -267,7 +267,7 @@ class RemoteTarget:
         """Write guest-physical memory."""
         self._stopped()
         with self._physical(address, len(data)):
-            step = self._piece // 2  # the packet holds address and length besides two digits a byte
+            step = self._piece // 2  # the packet holds address, length, and two digits a byte
             for offset in range(0, len(data), step):
                 piece = data[offset : offset + step]
                 reply = self._wire.request(b"M%x,%x:%s" % (address + offset, len(piece), piece.hex().encode()), self._timeout)

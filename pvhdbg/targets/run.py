@@ -162,7 +162,7 @@ def _nothing() -> None:
 
 
 def _off_the_reset_vector(target: Target) -> None:
-    """Step off the reset vector, so that the breakpoint there means a reboot. Raises EntryNotReached for a machine that cannot step yet."""
+    """Step off the reset vector, so that the breakpoint there means a reboot. Raises EntryNotReached if the machine cannot step."""
     if target.read_registers()["rip"] == RESET_RIP:
         step_off_reset_vector(target)
         if target.read_registers()["rip"] == RESET_RIP:

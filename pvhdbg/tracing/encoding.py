@@ -49,7 +49,7 @@ class Encoding(NamedTuple):
 
 @lru_cache(maxsize=1 << 16)
 def encoding(code: bytes, bits: int) -> Encoding | None:
-    """The first instruction of `code`, executed in 16-, 32- or 64-bit mode; None where it is incomplete, too long, or invalid in 64-bit mode."""
+    """The first instruction of `code` in 16-, 32- or 64-bit mode; None where it is incomplete, too long, or invalid in 64-bit mode."""
     at, rex, prefixes = 0, 0, set[int]()
     while at < len(code) and (code[at] in _PREFIXES or (bits == 64 and code[at] & 0xF0 == 0x40)):
         rex = 0 if code[at] in _PREFIXES else code[at]  # valid only directly before the opcode

@@ -17,7 +17,7 @@ from pvhdbg.decode.cpu_mode import Mode
 
 
 class FaultKind(str, Enum):
-    """The kind of a `Fault`; the values are those of saved traces and JSON. A `str`, because users of the API compare it with words."""
+    """The kind of a `Fault`; the values are those of saved traces and JSON. A `str`, so that users of the API compare it with text."""
 
     EXCEPTION = "exception"
     SOFTWARE_INTERRUPT = "software interrupt"

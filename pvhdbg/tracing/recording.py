@@ -297,7 +297,7 @@ class Recording:
         return sorted(done, key=lambda one: (one.first or 0, one.number))
 
     def last(self, cpu: int, most: int = RING) -> list[Executed]:
-        """The last blocks that a CPU executed, oldest first; entries that are overwritten during the read are left out. Raises IndexError."""
+        """The last blocks that a CPU executed, oldest first; entries overwritten during the read are left out. Raises IndexError."""
         now = self.cpu(cpu)
         wanted = min(now.head, most, RING)
         at = PAGE + cpu * (PAGE + RING * _ENTRY) + PAGE

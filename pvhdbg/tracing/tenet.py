@@ -1,6 +1,6 @@
 """Tenet's text traces: one line for each instruction, with the pc and the registers that changed since the line before.
 
-Format: https://github.com/gaasedelen/tenet, tracers/README.md. Its reader takes register names of the kernel's own width, expects all
+Format: https://github.com/gaasedelen/tenet, tracers/README.md. Its reader takes register names of the kernel's own width, needs all
 registers in the first line (a missing one is 0), and drops 65,535 lines at an unknown word.
 """
 

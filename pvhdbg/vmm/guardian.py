@@ -5,7 +5,7 @@ guardian kills QEMU's process group and removes the private folder. There is one
 
 Lines on the pipe: `started PID` when QEMU runs, `gone` before its pid is free for another process, so that a pid is
 never killed after reuse, `keep` when QEMU shall live on: then the folder is removed when QEMU ends, and its logs are bounded until
-then. QEMU's own process writes `started` before it executes QEMU: whenever pvhdbg dies, either the line is there, or QEMU never ran.
+then. QEMU's own process writes `started` before it executes QEMU: if pvhdbg dies, either the line is there, or QEMU never ran.
 The same process holds the pipe until then, so end of file comes after. The guardian makes the folder itself for the same reason:
 as long as the folder exists, a process exists that removes it.
 """
@@ -27,7 +27,7 @@ from pvhdbg.vmm.log_bound import BOUND, KEPT
 
 SHELL = "/bin/sh"
 
-# $1 is the folder to make; only the one that was made is ever removed. The traps: pvhdbg handles Ctrl-C and a hang-up of the terminal.
+# $1 is the folder to make; only the one that was made is ever removed. The traps: pvhdbg handles Ctrl-C and a terminal's hang-up.
 # A process without /proc/PID/exe is a zombie: it has ended, and its parent has not read its status.
 GUARD = """
 trap '' HUP INT QUIT TERM PIPE
@@ -106,7 +106,7 @@ class Guardian:
     def launch(self, argv: Sequence[str], output: int, *, tied: bool = False) -> subprocess.Popen[bytes]:
         """Start `argv` in a session of its own, known to the guardian. Its outputs go to the file `output`.
 
-        `tied` is for processes that are never released: they end with this process even if the guardian was killed too. For the kernel
+        `tied` is for processes that are never released: they end with this process even if the guardian was killed. For the kernel
         the thread that made a process counts, so only processes of the main thread are tied.
         """
         tie = TIE if tied and threading.current_thread() is threading.main_thread() and shutil.which(TIE[0]) else ()

@@ -93,7 +93,7 @@ class QemuOptions:
 
 @dataclass(frozen=True)
 class Sockets:
-    """Paths in the private folder: two unix sockets that QEMU listens on, and the files that COM1 and the recorder are written to."""
+    """Paths in the private folder: two unix sockets that QEMU listens on, and the files of COM1 and the recorder."""
 
     gdb: str
     qmp: str

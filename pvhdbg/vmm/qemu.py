@@ -47,7 +47,7 @@ class QemuProcess:
     """
 
     def __init__(self, command: list[str], sockets: Sockets, guardian: Guardian, *, tied: bool = False) -> None:
-        """Launch `command`; nothing is known to work yet. `tied`: see `Guardian.launch`. Raises VmmFailed if no process can be made."""
+        """Launch `command`, without checking that it works. `tied`: see `Guardian.launch`. Raises VmmFailed without a process."""
         self.command = tuple(command)
         self.gdb_socket = sockets.gdb
         self.qmp_socket = sockets.qmp

@@ -1,1 +1,1 @@
-"""The engines that observe a running machine: all yield the same batches of events. They use targets; the rest of tracing is pure."""
+"""The engines that observe a running machine: all yield the same batches of events. They use targets; the rest is pure."""

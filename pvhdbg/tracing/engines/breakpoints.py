@@ -168,7 +168,7 @@ class BreakpointEngine:
         return replace(self._event(here, StateDelta(before, after) if observed else None), faults=faults), after, ended
 
     def _is_milestone(self, before: _Here, state: Mapping[str, int]) -> bool:
-        """Whether the machine is at the first instruction in a mode, or at its virtual address: a milestone without a breakpoint."""
+        """Whether the machine is at the first instruction in a mode, or at its virtual address: milestones without a breakpoint."""
         return self._mode(state) is not before.mode or state["rip"] >= _HIGHER_HALF > before.pc
 
     def _to_next_stop(self, state: Mapping[str, int], bounds: Bounds, deadline: float) -> tuple[Mapping[str, int], TraceEnd | None]:

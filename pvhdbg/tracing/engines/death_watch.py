@@ -30,7 +30,7 @@ _POLL = 0.001  # seconds
 
 
 class DeathWatch:
-    """Watches `target` from where it stands. `around` is the machine around a death, `code` gives the kernel file's bytes at a linear
+    """Watches `target` from its current state. `around` is the machine around a death, `code` gives the kernel file's bytes at a linear
     address, `status` the VMM's exit status, `serial` the last lines of the serial port, where they are at hand.
     """
 
@@ -60,7 +60,7 @@ class DeathWatch:
         self._asked = True
 
     def until_dead(self, seconds: float) -> Death:
-        """The death; one of the kind ALIVE after `seconds`. The machine stands still afterwards. Raises TargetError."""
+        """The death; one of the kind ALIVE after `seconds`. The machine is stopped afterwards. Raises TargetError."""
         deadline = time.monotonic() + seconds
         for states, count in ((True, FIRST), (False, _THEN)):
             self._progress(f"following the guest, after {len(self._followed):,} instructions")
@@ -102,7 +102,7 @@ def _pauses(deadline: float) -> Iterator[float]:
 
 
 def run_with_tap(target: Target, tap: FaultTap, seconds: float, faults: deque[Fault], enough: Callable[[], bool]) -> Stop:
-    """Let the machine run for a while, or until `enough`, and collect its faults. It stands still afterwards. Raises TargetError."""
+    """Run the machine for a while, or until `enough`, and collect its faults. It is stopped afterwards. Raises TargetError."""
 
     def look() -> bool:
         faults.extend(tap.faults(0, _TURN))

@@ -1,7 +1,7 @@
 """Whether a kernel can write lines of its own into QEMU's log.
 
-QEMU writes the name of a function at the end of each record, unescaped from .symtab (`lookup_symbol`; hw/core/loader.c reads the table
-of -kernel's file). A name with a line end in it can forge a record, or a fault.
+QEMU writes the name of a function at the end of each record, unescaped from .symtab (`lookup_symbol`; hw/core/loader.c reads the
+table of -kernel's file). A name with a line end in it can forge a record, or a fault.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """QEMU's log through a FIFO of ours, switched on and off over the stub's monitor while the machine is stopped.
 
 The FIFO is opened for reading and writing first: then QEMU's open does not wait, nothing piles up on disk, and QEMU survives a
-reader that dies. One instruction per block is `singlestep` up to QEMU 8.0 and `one-insn-per-tb` from 8.1: we ask QEMU which one it has.
+reader that dies. One instruction per block is `singlestep` up to QEMU 8.0 and `one-insn-per-tb` from 8.1: we ask QEMU.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class LogSwitch:
         kernel = kernel_of(target.peer_command())
         if kernel is not None and ("exec" in items or "in_asm" in items) and forges(kernel):
             raise TargetError(
-                f"symbols of {kernel} have line ends in their names, which QEMU writes to its log: log lines could be forged by the kernel",
+                f"symbols of {kernel} have line ends in their names, which QEMU writes to its log: the kernel could forge log lines",
                 "boot it without symbols (strip -s), or trace with --engine step",
             )
         if accelerator(target.monitor("info kvm")) == "kvm":

@@ -118,7 +118,7 @@ class Wait:
         self._asked = True
 
     def until(self, goal: Goal, seconds: float) -> Death | None:
-        """None when the goal was reached, else the death; one of the kind ALIVE after `seconds`. The machine stands still afterwards.
+        """None when the goal was reached, else the death; one of the kind ALIVE after `seconds`. The machine is stopped afterwards.
 
         It stops exactly at an address; a mode is seen a little after it was entered (about a thousand instructions while
         they are followed). Raises TargetError.
