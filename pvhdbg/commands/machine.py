@@ -358,9 +358,9 @@ def _placed(session: Session) -> list[str]:
         return [f"  {placement.missing}"]
     lines = []
     if placement.load_bias:
-        lines.append(f"  the kernel was loaded {placement.load_bias:#x} above the addresses of its segments")
+        lines.append(f"  the kernel was moved by {placement.load_bias:#x} from the addresses of its segments")
     if placement.relocation and placement.kaslr_offset is None:
-        lines.append(f"  it was relocated for a KASLR offset of {placement.relocation:#x}")
+        lines.append(f"  it was relocated to be slid by {placement.relocation:#x}")
     if not placement.paging:
         return [*lines, "  paging is off: symbols are at their physical addresses"]
     if placement.kaslr_offset is None and placement.unread:

@@ -425,7 +425,7 @@ COMMANDS: tuple[Command, ...] = (
                 "--until",
                 metavar="SYMBOL|0xADDRESS|MODE|N|serial:REGEX",
                 help="where to end: at an address, in a mode (protected, "
-                "paged, pae, compatibility, long), after N instructions, or when the guest has written a line with TEXT to COM1",
+                "paged, pae, compatibility, long), after N instructions, or when the guest has written a line that matches REGEX to COM1",
                 completes="symbol mode",
             ),
             argument(

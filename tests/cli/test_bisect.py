@@ -53,7 +53,7 @@ def test_each_end_of_a_check(cli: Cli) -> None:
     cli("check", dies, "--entry", "ready").complaint(3, "before it reached")
     cli("check", dies, "--entry", "ready", "--bisect").complaint(1, "before it reached")
     cli("check", cli.file("no.elf", build_elf(notes=())), "--bisect").complaint(1, "no usable PVH entry")
-    cli("check", "nowhere.elf").complaint(2, "there is no file")
+    cli("check", "nowhere.elf").complaint(2, "neither a file nor an address")
     for words in (
         ("nowhere.elf",),
         (dies, "--qemu", "no-such-qemu"),

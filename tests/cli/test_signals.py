@@ -95,5 +95,5 @@ def test_a_third_signal_says_what_would_be_left(cli: Cli, looping: Machine) -> N
         ran = cli.ended(process)
     assert ran.code == 143
     assert "putting back" in ran.err
-    assert "left behind" in ran.err
+    assert "leave that behind" in ran.err
     assert look(looping.process.pid, looping.socket).stops is False

@@ -70,7 +70,7 @@ def test_bad_wishes_of_the_serial_port(cli: Cli, machine: object) -> None:
     cli("trace", CRASHERS, "--until", "serial:").complaint(2, "has no regular expression")
     cli("trace", CRASHERS, "--from", "serial:x").complaint(2, "not a place to begin at")
     cli("trace", CRASHERS, "--until", "serial:x", "--what", "calls").complaint(2, "does not watch the serial port")
-    cli("trace", CRASHERS, "--until", "serial:x", "--engine", "breakpoints").complaint(2, "its stops only")
+    cli("trace", CRASHERS, "--until", "serial:x", "--engine", "breakpoints").complaint(2, "between its stops")
     cli("trace", CRASHERS, "--milestone", "serial:x", "--", "-serial", "null").complaint(2, "which -serial redirects")
     theirs: Machine = machine(kernel=CRASHERS)  # type: ignore[operator]
     cli("trace", theirs.socket, "--milestone", "serial:x").complaint(2, "a machine that is started here")

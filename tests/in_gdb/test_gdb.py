@@ -397,7 +397,7 @@ WRONG = {
     "pvh pagewalk 1 +": "syntax error in expression",
     "pvh pagewalk nonsense(": "No symbol",
     "pvh xp 0xfffffffff000": "no RAM or ROM",
-    "pvh xp/4z 0": "no format",
+    "pvh xp/4z 0": "is not a format",
     "pvh disas /999999": "cannot be shown at once",
     "pvh check --select NOPE": "no rule",
     "pvh check --nonsense": "usage: pvh check",
@@ -564,7 +564,7 @@ def test_pvhdbg_gdb(cli: Cli, machine: Start, paging_kernels: Callable[[int], st
 
 def test_pvhdbg_gdb_and_bad_input(cli: Cli) -> None:
     cli("gdb", "/nonexistent/vmlinux").complaint(2, "no file")
-    cli("gdb", "nonsense").complaint(2, "no address")
+    cli("gdb", "nonsense").complaint(2, "neither a file nor an address")
     cli("gdb", ":99999").complaint(2, "TCP port")
     cli("gdb", HELLO, "unix:/tmp/a\nb").complaint(2, "printable")
     cli("gdb", HELLO, ":1", env={"PATH": str(cli.folder)}).complaint(3, "not installed")

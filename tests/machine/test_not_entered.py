@@ -46,7 +46,7 @@ def test_a_machine_type_from_before_pvh_is_named(cli: Cli) -> None:
 
 def test_the_binary_that_loads_no_elf64_is_named(cli: Cli) -> None:
     need("qemu-system-i386")
-    cli("check", HELLO, "--qemu", "qemu-system-i386").complaint(3, "qemu-system-i386 loads 32-bit ELFs alone", "qemu-system-x86_64")
+    cli("check", HELLO, "--qemu", "qemu-system-i386").complaint(3, "qemu-system-i386 loads 32-bit ELFs only", "qemu-system-x86_64")
 
 
 def test_a_bzimage_of_somebody_elses_qemu(cli: Cli, machine: Start, vmlinuz: Path) -> None:

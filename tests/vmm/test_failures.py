@@ -48,7 +48,7 @@ def test_any_last_words_become_one_safe_line(status: int, output: list[str]) -> 
 
 def test_old_versions_are_refused() -> None:
     for version in ("3.1.0 (Debian 1:3.1+dfsg-8)", "2.12.0", "0.15.1"):
-        with pytest.raises(VmmFailed, match=r"began with 4\.0"):
+        with pytest.raises(VmmFailed, match=r"need 4\.0"):
             check_version(version)
     for version in ("4.0.0", "7.2.22 (Debian 1:7.2+dfsg-7)", "10.0.2", "unknown"):
         check_version(version)
