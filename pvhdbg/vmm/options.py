@@ -45,7 +45,7 @@ class RecorderOptions:
     """The flight recorder (tracing/recorder) in a QEMU that is started, and its configuration.
 
     `library` is the plugin's path. Instructions are counted from the first execution at the linear address `entry`. `exact` counts
-    each instruction; `stop` ends the run before that instruction, at least 1000 behind the entry. `marks` are linear or physical
+    each instruction; `stop` ends the run before that instruction, at least 1000 after the entry. `marks` are linear or physical
     addresses whose first execution is noted, or with `times` a later one. `watch` is a physical address and a size in bytes whose last stores are noted.
     """
 
@@ -73,7 +73,7 @@ class RecorderOptions:
 class QemuOptions:
     """The guest and the machine to start. `None` means QEMU's own default, except `memory`: 512M.
 
-    `accel` is "tcg", "kvm", or "auto" (KVM if QEMU can use it, else TCG). `extra` goes to QEMU as it is, after
+    `accel` is "tcg", "kvm", or "auto" (KVM if QEMU can use it, else TCG). `extra` goes to QEMU unchanged, after
     everything else, so that it can override. `deterministic` makes the instruction counter QEMU's clock.
     """
 

@@ -40,7 +40,7 @@ def test_it_conforms_and_its_way_to_start_kernel_is_counted(cli: Cli, kernel32: 
     found = re.findall(r"^ +([\d,]+)  (\S+(?: \S+)?)  +0x", done.out, re.MULTILINE)
     assert [name for _, name in found if name != "rest_init"] == STEPS
     assert re.search(r"^ +(> )?[\d,]+  rest_init +0xc1", done.out, re.MULTILINE)  # Linux runs to it at full speed
-    assert "all that was asked for was seen" in done.out  # no long mode is waited for
+    assert "everything requested was seen" in done.out  # no long mode is waited for
     cli("check", kernel32, "--until", "start_kernel").ok()
 
 

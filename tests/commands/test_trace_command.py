@@ -496,7 +496,7 @@ def test_what_a_killed_tracer_left_on_is_told_at_the_next_attach(cli: Cli, machi
     assert "one-instruction mode" not in clean
     leave_on(theirs)
     told = cli("attach", theirs.socket, "--here", "--batch").out
-    assert f"as a tracer leaves it that was killed. Put it back: pvhdbg release {theirs.socket}" in told
+    assert f"which a killed tracer leaves on. Restore it with: pvhdbg release {theirs.socket}" in told
     cli("release", theirs.socket, "--leave", "stopped").ok()
     assert "one-instruction mode" not in cli("attach", theirs.socket, "--here", "--batch").out
 
