@@ -63,7 +63,7 @@ def test_microvms_tables_lie_where_its_ramdisk_ends(qemu: str, tmp_path: Path) -
     sound, spoilt, whole = (_on_microvm(qemu, image, size, tmp_path) for size in (reach, reach + 1, 3 * 4096))
     for verdicts in (sound, spoilt):
         assert "which ends in the 0x1000 reserved bytes behind its RAM" in verdicts["SI-MOD-RAM"].violations[0].found
-    assert spoilt["SI-RSDP-TABLES"].violations[0].found.startswith("its signature is b'ZSDT', under a module")
+    assert spoilt["SI-RSDP-TABLES"].violations[0].found.startswith("its signature is “ZSDT”, under a module")
     assert sound["SI-RSDP-TABLES"].outcome is whole["SI-RSDP-TABLES"].outcome is whole["SI-MOD-RAM"].outcome is Outcome.PASS
 
 
