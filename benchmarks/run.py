@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks import kernel_files, plugin, prompt, tracing
+from benchmarks import kernel_files, plugin, prompt, recorder, tracing
 from benchmarks.bench import PVHDBG, Bench, Row
 from pvhdbg import guests
 from pvhdbg.targets.address import StubAddress
@@ -52,6 +52,7 @@ def rows(bench: Bench) -> Iterator[Row]:
     yield from kernel_files.rows(bench)
     yield from prompt.rows(bench)
     yield from tracing.rows(bench)
+    yield from recorder.rows(bench)
     yield from plugin.rows(bench)
 
 

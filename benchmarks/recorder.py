@@ -1,0 +1,121 @@
+"""The flight recorder against the same boot without it: a whole boot, `trace` to rest_init, and the way back to an instruction."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+
+from benchmarks.bench import PVHDBG, Bench, Row
+from pvhdbg.driver.recorded_machine import names_of, stopped_at
+from pvhdbg.kernel.image import open_kernel
+from pvhdbg.machine.options import LaunchOptions, SubjectOptions
+from pvhdbg.targets.address import StubAddress
+from pvhdbg.targets.remote import RemoteTarget
+from pvhdbg.targets.run import run
+from pvhdbg.targets.target import Leave
+from pvhdbg.tracing.recorder.file import open_recording
+from pvhdbg.tracing.recorder.library import library
+from pvhdbg.tracing.story import functions
+from pvhdbg.vmm.qemu import QemuOptions, RecorderOptions, start
+
+APPEND = "console=ttyS0 panic=-1"
+FAR = 100_000_000  # instructions
+
+
+def rows(bench: Bench) -> Iterator[Row]:
+    """The table's rows, while they are measured; a few pairs each, because a boot takes seconds."""
+    if bench.kernel.name != "vmlinux":
+        return
+    plain = RecorderOptions(library(), bench.entry)
+    alone = partial(boot, bench, None)
+    yield Row(
+        "whole boot with the recorder / alone", *bench.pair(partial(boot, bench, plain), alone, 3), "<= 1.5", lambda r: r <= 1.5
+    )
+    exact = replace(plain, exact=True)
+    yield Row(
+        "whole boot with the exact recorder / alone",
+        *bench.pair(partial(boot, bench, exact), alone, 3),
+        "<= 1.9",
+        lambda r: r <= 1.9,
+    )
+    yield Row(
+        "`trace` to rest_init, every instruction counted / a bare run to it",
+        *bench.pair(partial(traced, bench), partial(untraced, bench), 3),
+        "<= 1.9",
+        lambda r: r <= 1.9,
+    )
+    took, size = analysed(bench, plain)
+    yield Row(
+        "first functions of a whole boot from its recording",
+        [],
+        [],
+        "<= 1 s",
+        lambda _: took <= 1,
+        note=f"{took:.2f} s, {size:.1f} MB on disk",
+    )
+    back = went(bench)
+    yield Row(f"from the start to before instruction {FAR:,}", [], [], "<= 1 s", lambda _: back <= 1, note=f"{back:.2f} s")
+
+
+def boot(bench: Bench, recorder: RecorderOptions | None) -> float:
+    """Seconds from the reset to the panic's reboot."""
+    with start(QemuOptions(bench.kernel, append=APPEND, recorder=recorder)) as qemu:
+        target = RemoteTarget.connect(StubAddress(path=qemu.gdb_socket))
+        began = time.perf_counter()
+        run(target, 120, may_vanish=True)
+        took = time.perf_counter() - began
+        target.close(Leave.KILLED)
+    return took
+
+
+def traced(bench: Bench) -> float:
+    """Seconds of the whole process."""
+    return bench.timed([str(PVHDBG), "trace", str(bench.kernel), "--append", APPEND])
+
+
+UNTRACED = """
+import sys
+from pvhdbg.targets.address import StubAddress
+from pvhdbg.targets.remote import RemoteTarget
+from pvhdbg.targets.run import run_until
+from pvhdbg.targets.target import Leave
+from pvhdbg.vmm.qemu import QemuOptions, start
+with start(QemuOptions(sys.argv[1], append=sys.argv[2])) as qemu:
+    target = RemoteTarget.connect(StubAddress(path=qemu.gdb_socket))
+    run_until(target, [int(sys.argv[3], 0)], 60)
+    target.close(Leave.KILLED)
+"""
+
+
+def untraced(bench: Bench) -> float:
+    """The same with one breakpoint and nothing that looks on."""
+    with open_kernel(str(bench.kernel)) as image:
+        goal = image.symbols().virtual_address("rest_init")
+    return bench.timed([sys.executable, "-c", UNTRACED, str(bench.kernel), APPEND, hex(goal)])
+
+
+def analysed(bench: Bench, recorder: RecorderOptions) -> tuple[float, float]:
+    """Seconds to name the functions of a whole boot in the order of their first execution, and MB of its recording."""
+    with start(QemuOptions(bench.kernel, append=APPEND, recorder=recorder)) as qemu:
+        target = RemoteTarget.connect(StubAddress(path=qemu.gdb_socket))
+        run(target, 120, may_vanish=True)
+        with open_recording(qemu.recording) as recording, open_kernel(str(bench.kernel)) as image:
+            began = time.perf_counter()
+            found = functions(recording.first_executions(), names_of(image))
+            took = time.perf_counter() - began
+        size = os.stat(qemu.recording).st_blocks * 512 / 1e6
+        target.close(Leave.KILLED)
+    assert len(found) > 1000
+    return took, size
+
+
+def went(bench: Bench) -> float:
+    """Seconds in this process, QEMU's start included."""
+    options = SubjectOptions(str(bench.kernel), launch=LaunchOptions(append=APPEND))
+    began = time.perf_counter()
+    with stopped_at(options, FAR, lambda _: None, 60):
+        return time.perf_counter() - began
