@@ -223,7 +223,7 @@ def test_no_half_of_a_trace_is_left_where_there_is_no_room(cli: Cli) -> None:
         ran = cli.ended(process)
     assert (ran.code, ran.out) == (2, "")
     assert ran.err.splitlines()[-2:][0] == "pvhdbg: the answer cannot be written: File too large"
-    assert list(cli.folder.iterdir()) == [cli.tmp]
+    assert cli.files() == []
 
 
 def test_ctrl_c_ends_it_with_what_there_is(cli: Cli) -> None:

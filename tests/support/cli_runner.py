@@ -120,6 +120,10 @@ class Cli:
         return {**ours, "TMPDIR": str(self.tmp), "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error",
                 "XDG_CACHE_HOME": str(self.folder / "cache")}  # fmt: skip
 
+    def files(self) -> list[str]:
+        """The names in the test's folder, without those of temporary files and of the cache."""
+        return sorted(one.name for one in self.folder.iterdir() if one.name not in ("tmp", "cache"))
+
     def file(self, name: str, data: bytes | str = b"") -> str:
         """A file in the test's folder."""
         path = self.folder / name
