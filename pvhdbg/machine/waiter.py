@@ -48,7 +48,8 @@ class Missed:
     def words(self) -> str:
         """All of it in one line: the cause, the place, the mode, and each fault."""
         if not self.died:
-            return f"it was at {self.place}" if self.place else "where it was cannot be asked any more"
+            doing = f": {self.why.doing}" if self.why.doing else ""
+            return f"it was at {self.place}{doing}" if self.place else "where it was cannot be asked any more"
         faults = f" Faults: {'; '.join(self.why.chain)}." if self.why.chain else ""
         last = (
             f" It was last seen at {self.place}."

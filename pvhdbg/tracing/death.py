@@ -19,7 +19,7 @@ class DeathKind(Enum):
     SHUTDOWN = "shutdown"
     EXITED = "exited"  # the VMM's process is gone
     HALTED = "halted"  # hlt with interrupts off
-    LOOP = "loop"  # the same state again and again, with interrupts off
+    LOOP = "loop"  # the same state again and again, with interrupts off, and nothing that could change it
     ZEROS = "zeros"  # it executes memory that holds only zeros
     NOWHERE = "nowhere"  # it executes where there is no memory
     PANIC = "panic"  # the kernel reports a panic, and goes on waiting
@@ -32,12 +32,28 @@ class DeathKind(Enum):
 
 
 @dataclass(frozen=True)
+class Awaited:
+    """Something outside of the CPU's registers that a loop reads or changes: `port` or `address` (linear), or else `what`, an instruction.
+
+    `value` is what a read gave, `size` bytes of it; None where it is not known. `counts` says that the loop itself changes it.
+    """
+
+    port: int | None = None
+    address: int | None = None
+    what: str = ""
+    size: int = 1
+    value: int | None = None
+    counts: bool = False
+
+
+@dataclass(frozen=True)
 class Death:
     """What was observed of the end.
 
     `state` holds the registers at the first fault, else as the CPU stands now. `path` holds the last instructions that matter,
     `system` the system instructions before; `begun` counts all instructions since the entry, None where they were not counted. `loop` holds
-    the pcs of an endless loop; `polls` says that the loop reads memory or a port. `status` is the exit status of the VMM. `reason` is
+    the pcs of the loop that the CPU is in; where it is ALIVE, the loop may end, by what is `awaited` if that is known, and the CPU was in it
+    at every look within the last `looped` seconds. `status` is the exit status of the VMM. `reason` is
     QEMU's own word for how the guest ended ("guest-panic"); `blind` says that faults could not be observed (KVM). `handling` holds
     the exceptions whose handlers had not returned, the outermost first, and `struck` the instruction that the first of
     them, or of `faults`, hit; `lately` is the last exception, where returns were not observed.
@@ -50,7 +66,8 @@ class Death:
     system: tuple[Event, ...] = ()
     begun: int | None = None
     loop: tuple[int, ...] = ()
-    polls: bool = False
+    awaited: tuple[Awaited, ...] = ()
+    looped: float = 0.0
     status: int | None = None
     reason: str = ""
     blind: bool = False

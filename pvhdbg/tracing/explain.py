@@ -10,9 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from pvhdbg.decode.cpu_mode import flag
+from pvhdbg.spec.pc_ports import CLOCKS, PORTS
 from pvhdbg.tracing import faults
 from pvhdbg.tracing.addresses import AddressClass, ClassifiedAddress, Surroundings, classify
-from pvhdbg.tracing.death import Death, DeathKind, panicked
+from pvhdbg.tracing.death import Awaited, Death, DeathKind, panicked
 from pvhdbg.tracing.event import Event, Fault, FaultKind
 from pvhdbg.tracing.opcodes import Effect, effect_of
 from pvhdbg.tracing.stack import panic_frame
@@ -21,6 +22,7 @@ _STACK_REACH = 0x100  # bytes below and above the stack pointer that count as th
 _EFER_MSR = 0xC0000080
 _FIRMWARE_TIMER = 8  # IRQ 0 on the PIC as a PC's firmware sets it up
 _PAGING = (Effect.WRITE_CR0, Effect.WRITE_CR3, Effect.WRITE_CR4)
+_AWAITED = 3  # things that a loop waits for that are told
 _EDGE = 2  # instructions after a switch of paging within which the switch is to blame
 
 Disassemble = Callable[[bytes, int, int], str]
@@ -30,7 +32,7 @@ Disassemble = Callable[[bytes, int, int], str]
 class Explanation:
     """The answer: `cause` in a word or two for scripts, `verdict` as a paragraph, `chain` as the faults in words, in order.
 
-    `address` is the linear address that the death is about; None where it is about none.
+    `address` is the linear address that the death is about; None where it is about none. `doing` says what a guest that lives is doing.
     """
 
     cause: str
@@ -40,6 +42,7 @@ class Explanation:
     promises: tuple[str, ...] = ()
     complaints: tuple[str, ...] = ()
     next: str = ""
+    doing: str = ""
 
 
 @dataclass
@@ -61,8 +64,9 @@ def explain(death: Death, around: Surroundings, disassemble: Disassemble = lambd
     _handed(draft, death, around)
     verdict = f"{_opening(death, around)}: {'. '.join(draft.sentences)}." if draft.sentences else f"{_opening(death, around)}."
     return Explanation(
-        draft.cause, verdict, tuple(_chain(death, around)), draft.address, tuple(draft.promises), around.complaints, draft.next
-    )
+        draft.cause, verdict, tuple(_chain(death, around)), draft.address, tuple(draft.promises), around.complaints, draft.next,
+        ". ".join(draft.sentences) if death.kind is DeathKind.ALIVE and death.loop else "",
+    )  # fmt: skip
 
 
 OPENINGS = {
@@ -256,15 +260,11 @@ def _halted(draft: _Draft, death: Death, around: Surroundings, disassemble: Disa
 
 def _loop(draft: _Draft, death: Death, around: Surroundings, disassemble: Disassemble) -> None:
     count = len(death.loop)
-    draft.cause = "poll loop" if death.polls else "endless loop"
+    draft.cause = "endless loop"
     what = "one instruction that jumps to itself" if count == 1 else f"{count} instructions that come back to the same state"
     draft.sentences.append(f"{what}, with interrupts off")
-    if death.polls:
-        draft.sentences.append("It reads memory or a port: it waits for something that does not come")
-        draft.next = "see which device or flag it waits for, and whether this machine has it"
-    else:
-        draft.sentences.append("Nothing in it can end it")
-        draft.next = "see who jumps there: it is often where a kernel stops on purpose"
+    draft.sentences.append("Nothing in it can end it")
+    draft.next = "see who jumps there: it is often where a kernel stops on purpose"
     _in_handler(draft, death, around, disassemble)
 
 
@@ -335,11 +335,40 @@ def _exited(draft: _Draft, death: Death, around: Surroundings, _: Disassemble) -
 def _alive(draft: _Draft, death: Death, around: Surroundings, _: Disassemble) -> None:
     draft.sentences.append("no fault that ended it, no endless loop, no halt")
     draft.next = "watch longer (--for), or let it say what it waits for, on the serial port: --append console=ttyS0"
+    if death.loop:
+        _waits(draft, death, around)
     panic = panic_frame(death.state, around)
     if panic is not None:
         draft.cause = "panic"
         draft.sentences.append(f"But its kernel has panicked: on its stack lies a return address in panic(), {around.named(panic)}")
         draft.next = "let it say why, on the serial port: --append console=ttyS0"
+
+
+def _waits(draft: _Draft, death: Death, around: Surroundings) -> None:
+    draft.cause = "in a loop"
+    count = len(death.loop)
+    size = "one instruction" if count == 1 else f"{count} instructions"
+    since = f", and was there at every look for {death.looped:.1f} s" if death.looped else ""
+    draft.sentences[:] = [f"it is in a loop of {size} from {around.named(min(death.loop))} on{since}"]
+    awaited = [_awaited(one, around) for one in death.awaited[:_AWAITED]]
+    if awaited:
+        draft.sentences.append(f"What may end it: {'; '.join(awaited)}")
+        draft.next = "see which device, flag or counter that is, and whether this machine has it; or watch longer (--for)"
+
+
+def _awaited(one: Awaited, around: Surroundings) -> str:
+    if one.what:
+        return f"the clock that `{one.what}` reads"
+    value = "" if one.value is None else f"{one.value:#x}"
+    if one.port is not None:
+        nothing = " as of a port without a device" if one.value == (1 << 8 * one.size) - 1 else ""
+        device = f" ({PORTS[one.port]})" if one.port in PORTS else ""
+        return f"port {one.port:#x}{device} to change, which reads {value}{nothing}"
+    address = one.address or 0
+    device = next((f" ({name})" for start, end, name in CLOCKS if start <= address < end), "")
+    what = f"{one.size} bytes in memory" if one.size > 1 else "a byte in memory"
+    now = f", which now holds {value}" if value else ""
+    return f"{what} at {around.named(address)}{device} {'that the loop itself changes' if one.counts else 'to change'}{now}"
 
 
 WITHOUT_A_FAULT: dict[DeathKind, Callable[[_Draft, Death, Surroundings, Disassemble], None]] = {
