@@ -77,8 +77,8 @@ def reach(code: bytes, pc: int, bits: int, value: Callable[[str], int | None]) -
     Without a disassembler only jumps, nop, pause and cli are known to be plain.
     """
     if not available():
-        plain = next((one for one in _PLAIN_CODES if code.startswith(one)), b"")
-        return Reach(bool(plain) or code[:1] in (b"\xeb", b"\xe9"), follows=(pc + len(plain),) if plain else ())
+        known = next((one for one in _PLAIN_CODES if code.startswith(one)), b"")
+        return Reach(bool(known) or code[:1] in (b"\xeb", b"\xe9"), follows=(pc + len(known),) if known else ())
     from iced_x86 import Decoder, InstructionInfoFactory, MemorySizeInfo, Mnemonic, OpAccess, OpKind, Register, RegisterExt
 
     one = next(iter(Decoder(bits, code, ip=pc)), None)
@@ -93,7 +93,7 @@ def reach(code: bytes, pc: int, bits: int, value: Callable[[str], int | None]) -
     info = InstructionInfoFactory().info(one)
     reads, writes = [], []
     plain = one.mnemonic in _plain_mnemonics() and all(
-        _number(used.register) in _general() or (used.register in _segments() and used.access == OpAccess.READ)
+        RegisterExt.full_register(used.register) in _general() or (used.register in _segments() and used.access == OpAccess.READ)
         for used in info.used_registers()
     )
     for memory in info.used_memory():
@@ -101,7 +101,10 @@ def reach(code: bytes, pc: int, bits: int, value: Callable[[str], int | None]) -
             continue
         offset: int | None = memory.displacement
         for register, scale in ((memory.base, 1), (memory.index, memory.scale)):
-            part = 0 if register == Register.NONE else _register_value(register, value)
+            if register == Register.NONE:
+                continue
+            part = value(_register_names().get(RegisterExt.full_register(register), ""))
+            part = None if part is None else part & (1 << 8 * RegisterExt.size(register)) - 1
             offset = None if offset is None or part is None else offset + part * scale
         size = MemorySizeInfo(memory.memory_size).size
         if offset is None or not size:
@@ -137,7 +140,7 @@ def _plain_mnemonics() -> frozenset[int]:
         STD CLC STC CMC MOV MOVZX MOVSX MOVSXD LEA LEAVE PUSH POP XCHG ADD ADC SUB SBB CMP TEST AND OR XOR NOT NEG INC DEC SHL SHR SAR
         ROL ROR BT SETB SETAE SETE SETNE SETBE SETA SETS SETNS SETL SETGE SETLE SETG CMOVB CMOVAE CMOVE CMOVNE CMOVBE CMOVA CMOVS
         CMOVNS CMOVL CMOVGE CMOVLE CMOVG BSWAP CWDE CDQE CDQ CQO CBW CWD ENDBR32 ENDBR64 IMUL"""
-    return frozenset(getattr(Mnemonic, name) for name in names.split())
+    return frozenset(vars(Mnemonic)[name] for name in names.split())
 
 
 @cache
@@ -153,19 +156,6 @@ def _segments() -> frozenset[int]:
     from iced_x86 import Register
 
     return frozenset((Register.ES, Register.CS, Register.SS, Register.DS, Register.FS, Register.GS))
-
-
-def _number(register: int) -> int:
-    from iced_x86 import RegisterExt
-
-    return RegisterExt.full_register(register)
-
-
-def _register_value(register: int, value: Callable[[str], int | None]) -> int | None:
-    from iced_x86 import RegisterExt
-
-    full = value(_register_names().get(_number(register), ""))
-    return None if full is None else full & (1 << 8 * RegisterExt.size(register)) - 1
 
 
 @cache

@@ -163,9 +163,14 @@ def on_session(session: Session, command: str, work: Callable[[TracedMachine], T
         return lend(session, borrowed)
 
 
+def has_shut_down(target: Target) -> bool:
+    """Whether the guest has shut down and was kept: it never runs again."""
+    return target.capabilities.monitor and is_shut_down(target.monitor("info status"))
+
+
 def _refuse_ended(target: Target) -> None:
     """Raises TargetError for a guest that has shut down, and was kept: it would never stop again."""
-    if target.capabilities.monitor and is_shut_down(target.monitor("info status")):
+    if has_shut_down(target):
         raise TargetError(f"there is nothing left to run: {SHUT_DOWN}", "boot it again to its entry")
 
 

@@ -47,6 +47,15 @@ class Awaited:
 
 
 @dataclass(frozen=True)
+class Touched:
+    """Memory that an instruction reads or writes: linear address and bytes."""
+
+    address: int
+    size: int
+    write: bool
+
+
+@dataclass(frozen=True)
 class Death:
     """What was observed of the end.
 
@@ -56,7 +65,8 @@ class Death:
     at every look within the last `looped` seconds. `status` is the exit status of the VMM. `reason` is
     QEMU's own word for how the guest ended ("guest-panic"); `blind` says that faults could not be observed (KVM). `handling` holds
     the exceptions whose handlers had not returned, the outermost first, and `struck` the instruction that the first of
-    them, or of `faults`, hit; `lately` is the last exception, where returns were not observed.
+    them, or of `faults`, hit; `lately` is the last exception, where returns were not observed. `left` is the instruction that a
+    machine stands at which was dead before it was looked at, and `touched` the linear addresses that it reads or writes.
     """
 
     kind: DeathKind
@@ -74,6 +84,8 @@ class Death:
     handling: tuple[Fault, ...] = ()
     struck: Event | None = None
     lately: Fault | None = None
+    left: Event | None = None
+    touched: tuple[Touched, ...] = ()
 
     @property
     def first(self) -> Fault | None:

@@ -16,12 +16,14 @@ from pvhdbg.tracing.addresses import AddressClass, ClassifiedAddress, Surroundin
 from pvhdbg.tracing.death import Awaited, Death, DeathKind, panicked
 from pvhdbg.tracing.event import Event, Fault, FaultKind
 from pvhdbg.tracing.opcodes import Effect, effect_of
-from pvhdbg.tracing.stack import panic_frame
+from pvhdbg.tracing.stack import code_addresses, panic_frame
 
 _STACK_REACH = 0x100  # bytes below and above the stack pointer that count as the stack
 _EFER_MSR = 0xC0000080
 _FIRMWARE_TIMER = 8  # IRQ 0 on the PIC as a PC's firmware sets it up
 _PAGING = (Effect.WRITE_CR0, Effect.WRITE_CR3, Effect.WRITE_CR4)
+_WATCH_IT = "boot it again and watch it from its entry: pvhdbg why KERNEL"
+_ON_STACK = 6
 _AWAITED = 3  # things that a loop waits for that are told
 _EDGE = 2  # instructions after a switch of paging within which the switch is to blame
 
@@ -85,6 +87,9 @@ _ASTRAY = (DeathKind.LOOP, DeathKind.ZEROS, DeathKind.NOWHERE)  # these deaths g
 
 
 def _opening(death: Death, around: Surroundings) -> str:
+    if death.left is not None:
+        mode = f" in {death.mode.words}" if death.mode is not None else ""
+        return f"The machine had shut down before it was looked at; it stands at {around.named(death.left.pc)}{mode}"
     words = OPENINGS[death.kind]
     since = "the beginning of the watch" if around.entry is None else "the entry"
     if death.begun is not None and death.kind in _ASTRAY and death.path:
@@ -306,10 +311,65 @@ def _rebooted(draft: _Draft, death: Death, around: Surroundings, _: Disassemble)
     _last_words(draft, around)
 
 
-def _shutdown(draft: _Draft, death: Death, around: Surroundings, _: Disassemble) -> None:
+def _shutdown(draft: _Draft, death: Death, around: Surroundings, disassemble: Disassemble) -> None:
+    if death.left is not None:
+        _found_dead(draft, death, around, disassemble)
+        return
     off = "a power-off" if death.reason == "guest-shutdown" else "a power-off or a reboot"
     draft.sentences.append(_BLIND if death.blind and death.reason != "guest-shutdown" else f"No fault was seen: it asked for {off}")
     _last_words(draft, around)
+
+
+def _found_dead(draft: _Draft, death: Death, around: Surroundings, disassemble: Disassemble) -> None:
+    """What the state that is left proves. A page fault is proven by CR2 where the instruction touches that address and it is not mapped."""
+    left = death.left
+    if left is None:
+        return
+    draft.sentences.append("How it came there was not recorded: a triple fault, or a power-off or reboot that it asked for")
+    fault = _left_by(death, left, around)
+    inner = _Draft(draft.cause)
+    if fault is not None:
+        told = replace(death, kind=DeathKind.TRIPLE_FAULT, struck=left)
+        _fault(inner, told, fault, around, disassemble)
+        draft.sentences.append(f"The state that is left shows {inner.sentences[0]}")
+        draft.sentences += inner.sentences[1:]
+        draft.cause, draft.address, draft.promises = inner.cause, inner.address, inner.promises
+        draft.next = inner.next if "above" not in inner.next else _WATCH_IT
+        _left_on_stack(draft, death, around)
+        return
+    _last_words(draft, around)
+    if left.code:
+        draft.sentences.append(f"The instruction there is `{disassemble(left.code, left.pc, left.mode.bits)}`")
+    why = faults.undeliverable(faults.GP, death.state, around)
+    if why:
+        draft.sentences.append(f"A fault there could not have been handled: {why}")
+    _left_on_stack(draft, death, around)
+    draft.next = _WATCH_IT
+
+
+def _left_on_stack(draft: _Draft, death: Death, around: Surroundings) -> None:
+    found = code_addresses(death.state, around, _ON_STACK)
+    if found:
+        draft.sentences.append(
+            f"Addresses of code on its stack, some perhaps of calls that had ended: {', '.join(map(around.named, found))}"
+        )
+
+
+def _left_by(death: Death, left: Event, around: Surroundings) -> Fault | None:
+    """The fault that the instruction that the machine stands at must have taken; None where that is not certain."""
+    if effect_of(left.code, left.mode.bits) is Effect.UD2:
+        return Fault(0, FaultKind.EXCEPTION, faults.UD, None, left.pc, None, death.state)
+    cr2 = death.state.get("cr2")
+    if cr2 is None:
+        return None
+    fetch = not left.code and cr2 == left.pc
+    write = next((one.write for one in death.touched if one.address <= cr2 < one.address + one.size), None)
+    if (not fetch and write is None) or classify(cr2, death.state, around).kind not in (
+        AddressClass.NOT_MAPPED,
+        AddressClass.LINKED,
+    ):
+        return None
+    return Fault(0, FaultKind.EXCEPTION, faults.PF, 16 if fetch else 2 * bool(write), left.pc, cr2, death.state)
 
 
 def _last_words(draft: _Draft, around: Surroundings) -> None:

@@ -59,6 +59,10 @@ class DeathWatch:
         """End soon; can be called from a signal handler."""
         self._asked = True
 
+    def post_mortem(self) -> Death:
+        """The death of a machine that had shut down before: from what is left of it, which is not changed. Raises TargetError."""
+        return self._examiner.found_dead()
+
     def until_dead(self, seconds: float) -> Death:
         """The death; one of the kind ALIVE after `seconds`. The machine stands still afterwards. Raises TargetError."""
         deadline = time.monotonic() + seconds

@@ -8,15 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
 
-from pvhdbg.decode.cpu_mode import interrupts_on, mode_of, pc_in
+from pvhdbg.decode.cpu_mode import Mode, interrupts_on, mode_in, mode_of, pc_in
 from pvhdbg.decode.paging import translate
+from pvhdbg.disassembly import reach
 from pvhdbg.errors import MemoryUnreadable, TargetError
 from pvhdbg.model import Registers, Unavailable
 from pvhdbg.targets.run import RunEnd, run
 from pvhdbg.targets.target import RESET_RIP, Stop, StopKind, Target
 from pvhdbg.tracing.addresses import Surroundings
 from pvhdbg.tracing.cpu_text import decode
-from pvhdbg.tracing.death import Death, DeathKind, chain_of, panicked
+from pvhdbg.tracing.death import Death, DeathKind, Touched, chain_of, panicked
 from pvhdbg.tracing.encoding import LONGEST
 from pvhdbg.tracing.engines.engine import TraceEnd
 from pvhdbg.tracing.engines.followed import Followed
@@ -124,6 +125,19 @@ class Examiner:
         if loop:
             return self.death(DeathKind.LOOP, self.state(), loop=loop)
         return self.death(DeathKind.PANIC, state) if panicked(self._serial()) else None
+
+    def found_dead(self) -> Death:
+        """What is left of a machine that had shut down before it was looked at: the instruction that it stands at, and what that touches."""
+        state = self.state()
+        pc, mode = pc_in(state) or 0, mode_in(state) or Mode.PROTECTED
+        code = self.code_at(pc, state)
+        touches = reach(code, pc, mode.bits, state.get)
+        touched = tuple(
+            Touched(access.offset + (state.get(f"{access.segment}_base", 0) if access.segment else 0), access.size, write)
+            for write, accesses in ((True, touches.writes), (False, touches.reads))
+            for access in accesses
+        )
+        return replace(self.death(DeathKind.SHUTDOWN, state), left=Event(0, pc, mode, code), touched=touched, begun=None)
 
     def alive(self) -> Death:
         """That it lives, and the loop that it is in, if it is in one. See `late_stop`."""
