@@ -34,8 +34,8 @@ class Diagnosis:
 
     @property
     def died(self) -> bool:
-        """Whether it did."""
-        return self.death.kind is not DeathKind.ALIVE
+        """Whether it did, and not by a bug of the VMM."""
+        return self.death.died
 
     def __repr__(self) -> str:
         return f"Diagnosis({self.death.kind.value}: {self.explanation.verdict!r})"

@@ -86,7 +86,9 @@ def at_entry(
     with ExitStack() as stack:
         warnings: list[str] = []
         recorded = None if marks is None else lambda image: recorder_for(options, image, marks, warnings, progress)
-        opened = stack.enter_context(open_subject(options, progress, traced=traced, recorded=recorded, patience=patience))
+        opened = stack.enter_context(
+            open_subject(options, progress, traced=traced, recorded=recorded, patience=patience, onward=True)
+        )
         image = opened.image or _found_image(opened.boot, stack)
         machine = TracedMachine(
             opened.target, opened.boot, Names(image), image, opened.qemu, opened.warnings, opened.file, progress

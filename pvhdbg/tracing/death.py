@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from pvhdbg.decode.cpu_mode import Mode, mode_in
+from pvhdbg.spec.vmm_bugs import WRONG_EFLAGS, VmmBug, shows_wrong_eflags
 from pvhdbg.tracing.event import Event, Fault, FaultKind
 
 
@@ -86,6 +87,17 @@ class Death:
     lately: Fault | None = None
     left: Event | None = None
     touched: tuple[Touched, ...] = ()
+
+    @property
+    def vmm_bug(self) -> VmmBug | None:
+        """The VMM's bug that the state at the end shows. What is seen then says nothing about the guest."""
+        states = (self.state, *(fault.state for fault in (*self.faults, *self.handling)))
+        return WRONG_EFLAGS if any(shows_wrong_eflags(state.get("eflags")) for state in states) else None
+
+    @property
+    def died(self) -> bool:
+        """Whether the guest is dead by its own doing."""
+        return self.kind is not DeathKind.ALIVE and self.vmm_bug is None
 
     @property
     def first(self) -> Fault | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from pvhdbg.decode.cpu_mode import flag
 from pvhdbg.spec.pc_ports import CLOCKS, PORTS
+from pvhdbg.spec.vmm_bugs import VmmBug
 from pvhdbg.tracing import faults
 from pvhdbg.tracing.addresses import AddressClass, ClassifiedAddress, Surroundings, classify
 from pvhdbg.tracing.death import Awaited, Death, DeathKind, panicked
@@ -58,6 +59,8 @@ class _Draft:
 
 def explain(death: Death, around: Surroundings, disassemble: Disassemble = lambda code, _pc, _bits: code.hex(" ")) -> Explanation:
     """Explain a death from what was seen of it."""
+    if death.vmm_bug is not None:
+        return _vmm_bug(death, death.vmm_bug, around)
     draft = _Draft(death.kind.value)
     if death.first is not None and death.kind in (DeathKind.TRIPLE_FAULT, DeathKind.RESET):
         _fault(draft, death, death.first, around, disassemble)
@@ -71,6 +74,19 @@ def explain(death: Death, around: Surroundings, disassemble: Disassemble = lambd
     )  # fmt: skip
 
 
+def _vmm_bug(death: Death, bug: VmmBug, around: Surroundings) -> Explanation:
+    verdict = (
+        f"A bug of {bug.vmm}'s, not the guest's: {bug.sign}, and {bug.what}. What was seen of the end does not tell how the guest "
+        f"behaves on a CPU: {_opening(death, around)}"
+    )
+    fixed = ".".join(map(str, (*bug.fixed, 0)[:2]))
+    return Explanation(
+        VMM_BUG, f"{verdict}.", tuple(_chain(death, around)), complaints=around.complaints,
+        next=f"use {bug.vmm} {fixed} or newer, or a CPU model without {bug.missing} (--cpu {bug.remedy}), or KVM",
+    )  # fmt: skip
+
+
+VMM_BUG = "VMM's bug"  # the cause of an end that the guest is not to blame for
 OPENINGS = {
     DeathKind.TRIPLE_FAULT: "The CPU shut down with a triple fault",
     DeathKind.RESET: "The guest rebooted",
