@@ -70,7 +70,7 @@ class DeathWatch:
             self._progress(f"following the guest, after {len(self._followed):,} instructions")
             bounds = Bounds(count=count, seconds=min(max(deadline - time.monotonic(), 0.01), _LONGEST))
             end = self._followed.follow(bounds, states=states, enough=lambda _: self._asked)
-            death = self._examiner.by_end(end) or self._examiner.standing()
+            death = self._examiner.by_end(end) or self._examiner.standing() or self._by_late_stop()
             if death is not None:
                 return death
             if end.why is EndReason.INTERRUPTED or time.monotonic() > deadline:

@@ -18,7 +18,7 @@ from pvhdbg.targets.target import RESET_RIP, Stop, StopKind, Target
 from pvhdbg.tracing.addresses import Surroundings
 from pvhdbg.tracing.cpu_text import decode
 from pvhdbg.tracing.death import Death, DeathKind, Touched, chain_of, panicked
-from pvhdbg.tracing.encoding import LONGEST
+from pvhdbg.tracing.encoding import LONGEST, length
 from pvhdbg.tracing.engines.engine import TraceEnd
 from pvhdbg.tracing.engines.followed import Followed
 from pvhdbg.tracing.engines.loops import PAUSE, Loop, Stepped, period, stepped
@@ -64,6 +64,7 @@ class Examiner:
         self._blind = blind
         self._goal = goal
         self._late: Stop | None = None
+        self._run_unseen = False  # behind the instructions that were followed
         self._looks: deque[tuple[float, int]] = deque(maxlen=_LOOKS)  # when the machine was looked at, and its pc then
 
     def state(self) -> dict[str, int]:
@@ -167,16 +168,20 @@ class Examiner:
 
     def _endless(self, state: Mapping[str, int]) -> tuple[int, ...]:
         """The pcs of a loop that nothing can end, seen twice with a pause between; else ()."""
+        if self._followed.counted and len(set(self._followed.pcs[-2 * _LOOP :])) > _LOOP:
+            return ()
         first = self._loop(state, _LOOP)
         if first is None or not self._cannot_end(first, state) or not self._alone():
             return ()
         ran = run(self._target, _LOOP_PAUSE, may_vanish=True)
+        self._run_unseen = True
+        second = self._loop(state, _LOOP) if ran.end is not RunEnd.STOP else None
         if ran.end is RunEnd.STOP:
             self._late = ran.stop
-            return ()
-        second = self._loop(state, _LOOP)
-        same = second is not None and set(first.pcs) == set(second.pcs) and self._cannot_end(second, state)
-        return first.pcs if same else ()
+        if second is not None and set(first.pcs) == set(second.pcs) and self._cannot_end(second, state):
+            return first.pcs
+        self._followed.lose_count()
+        return ()
 
     def _cannot_end(self, loop: Loop, state: Mapping[str, int]) -> bool:
         off = all(interrupts_on(step.before) is False for step in loop.steps)
@@ -184,7 +189,8 @@ class Examiner:
 
     def _loop(self, state: Mapping[str, int], longest: int) -> Loop | None:
         """The loop that the CPU is in, by stepping it; `state` is the CPU's. It is not stepped over `hlt`, from which it may not return."""
-        bits = mode_of(state.get("cr0", 1), state.get("cr4", 0), state.get("efer", 0), state.get("cs_flags")).bits
+        mode = mode_of(state.get("cr0", 1), state.get("cr4", 0), state.get("efer", 0), state.get("cs_flags"))
+        bits = mode.bits
         base = 0 if bits == 64 else state.get("cs_base", 0)
         codes: dict[int, bytes] = {}
 
@@ -209,7 +215,11 @@ class Examiner:
                 self._late = stop
                 return None
             after = dict(self._target.read_registers().values)
-            steps += stepped(pc, code, bits, before, after, code_at)
+            new = stepped(pc, code, bits, before, after, code_at)
+            steps += new
+            if not self._run_unseen and (after["rip"] != pc or effect_of(code, bits) is not Effect.REP):
+                for one in new:
+                    self._followed.stepped(one.pc + base, mode, one.code[: length(one.code, bits)])
             if any(step.before == after for step in steps):
                 break
             before = after
