@@ -64,7 +64,7 @@ class Death:
     `system` the system instructions before; `begun` counts all instructions since the entry, None where they were not counted. `loop` holds
     the pcs of the loop that the CPU is in; where it is ALIVE, the loop may end, by what is `awaited` if that is known, and the CPU was in it
     at every look within the last `looped` seconds. `status` is the exit status of the VMM. `reason` is
-    QEMU's own word for how the guest ended ("guest-panic"); `blind` says that faults could not be observed (KVM). `handling` holds
+    QEMU's own word for how the guest ended ("guest-panic"); `blind` says that faults may have been missed (KVM, several CPUs). `handling` holds
     the exceptions whose handlers had not returned, the outermost first, and `struck` the instruction that the first of
     them, or of `faults`, hit; `lately` is the last exception, where returns were not observed. `left` is the instruction that a
     machine stands at which was dead before it was looked at, and `touched` the linear addresses that it reads or writes.

@@ -317,7 +317,7 @@ def _left(draft: _Draft, death: Death, around: Surroundings) -> None:
         draft.sentences.append(f"{draft.address.address:#x} is {draft.address.words}")
 
 
-_BLIND = "Faults are not seen here: it asked for it itself, or died of a triple fault"
+_BLIND = "Not all faults are seen here: it asked for it itself, or died of a triple fault"
 
 
 def _rebooted(draft: _Draft, death: Death, around: Surroundings, _: Disassemble) -> None:

@@ -110,3 +110,13 @@ def test_a_death_just_behind_the_instructions_that_are_followed_with_states(cli:
     assert found["instructions"] in (2 * rounds + 3, None)
     assert found["instructions"] is not None or rounds > 100_000
     assert ran.seconds < 15
+
+
+def test_the_death_of_a_second_cpu_is_not_called_a_wish_of_the_first(cli: Cli, tmp_path: Path) -> None:
+    """The second CPU begins at 0x8000 in real mode: lidt of zeros, ud2."""
+    start = """movl $0x1e010f66, 0x8000\n movl $0x0b0f8100, 0x8004\n movl $0, 0x8100\n movl $0, 0x8104
+        movl $0xc4500, 0xfee00300\n mov $1000000, %ecx\n 1: dec %ecx\n jnz 1b
+        movl $0xc4608, 0xfee00300\n 1: pause\n jmp 1b"""
+    found = why(cli, tmp_path, start, 0, "--cpus", "2", seconds="20")
+    assert found["kind"] in ("shutdown", "triple fault")
+    assert "No fault was seen" not in found["verdict"]

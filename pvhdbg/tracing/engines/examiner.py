@@ -64,6 +64,8 @@ class Examiner:
         self._blind = blind
         self._goal = goal
         self._late: Stop | None = None
+        # Only the boot CPU is followed: a fault of another one may be missed.
+        self._several = target.capabilities.monitor and target.monitor("info cpus").count("CPU #") > 1
         self._run_unseen = False  # behind the instructions that were followed
         self._looks: deque[tuple[float, int]] = deque(maxlen=_LOOKS)  # when the machine was looked at, and its pc then
 
@@ -91,7 +93,7 @@ class Examiner:
             return None
         reason = self._vmm_end() if death.kind in (DeathKind.SHUTDOWN, DeathKind.EXITED) else ""
         kind = _BY_REASON.get(reason, death.kind) if death.kind is DeathKind.SHUTDOWN else death.kind
-        return replace(death, kind=kind, reason=reason, blind=self._blind)
+        return replace(death, kind=kind, reason=reason, blind=self._blind or self._several)
 
     def _by_end(self, end: TraceEnd) -> Death | None:
         chain = chain_of(self._followed.faults)
