@@ -243,6 +243,7 @@ class Guest(Handoff):
         end = self._waiter.until(goal, timeout)
         if end is None:
             return
+        end.refuse_vmm_bug()
         if end.died:
             self._death = end.why
             raise GuestDied(f"the guest died before it {how} {name}: {end.words}", _with_serial(end.why.next, self._qemu))
@@ -298,6 +299,7 @@ class Serial:
         if found := wanted.search(self.text):  # a guest may write it and then die
             return found
         assert end is not None
+        end.refuse_vmm_bug()
         if end.died:
             self._guest._death = end.why
             what = f"the guest died before it wrote {pattern!r}: {end.words}"
@@ -333,7 +335,7 @@ def launch(
     """
     about = subject_of("launch", kernel, LaunchArguments, options)
     about = about._replace(spec=spec, way=about.way._replace(timeout=timeout))
-    return Guest(boot_kernel(about, progress, whole=True))
+    return Guest(boot_kernel(about, progress, whole=True, onward=True))
 
 
 boot = launch  # its first name
@@ -354,7 +356,7 @@ def at_entry(about: SubjectOptions) -> Guest:
     """A kernel file or a gdbstub at its entry. Raises PvhdbgError; BadInput for a recording, which does not run."""
     if not subject_kind(about.subject).runs:
         raise BadInput(f"{about.subject} is a recording, which does not run", "give a kernel file, or a gdbstub's address")
-    return Guest(open_subject(about, traced=True))
+    return Guest(open_subject(about, traced=True, onward=True))
 
 
 def qemu_version(qemu: str | None = None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache, lru_cache
 from importlib.util import find_spec
 from itertools import islice
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from iced_x86 import Formatter
+    from iced_x86 import Instruction as IcedInstruction
 
 
 class Instruction(NamedTuple):
@@ -18,6 +19,32 @@ class Instruction(NamedTuple):
     address: int
     data: bytes
     text: str
+
+
+class Access(NamedTuple):
+    """A memory operand: its segment register, offset in it, and size in bytes."""
+
+    segment: str
+    offset: int
+    size: int
+
+
+class Reach(NamedTuple):
+    """What an instruction touches besides general registers and flags.
+
+    `plain` says that its result depends on nothing but general registers, flags and the memory in `reads`, and that it changes nothing
+    but those and the memory in `writes`. Where it is not, it may do anything else besides. `port` is a port that it reads `width`
+    bytes of, `counter` the name of an instruction that reads a clock. `follows` holds the addresses of the instructions that may come next;
+    it is empty where registers or memory tell them.
+    """
+
+    plain: bool
+    reads: tuple[Access, ...] = ()
+    writes: tuple[Access, ...] = ()
+    port: int | None = None
+    width: int = 1
+    counter: str = ""
+    follows: tuple[int, ...] = ()
 
 
 @cache
@@ -38,6 +65,110 @@ def disassemble(code: bytes, address: int, bits: int = 32, count: int = 0) -> It
 def instruction_text(code: bytes, pc: int, bits: int) -> str:
     """The instruction as text; as bytes when it is invalid or there is no disassembler."""
     return next((one.text for one in disassemble(code, pc, bits, 1)), code.hex(" ")) if available() else code.hex(" ")
+
+
+UNKNOWN_REACH = Reach(False)
+_PLAIN_CODES = frozenset((b"\x90", b"\xf3\x90", b"\xfa"))  # nop, pause, cli
+
+
+def reach(code: bytes, pc: int, bits: int, value: Callable[[str], int | None]) -> Reach:
+    """What the instruction touches. `value` gives a register's value by its 64-bit name, as it is before the instruction.
+
+    Without a disassembler only jumps, nop, pause and cli are known to be plain.
+    """
+    if not available():
+        known = next((one for one in _PLAIN_CODES if code.startswith(one)), b"")
+        return Reach(bool(known) or code[:1] in (b"\xeb", b"\xe9"), follows=(pc + len(known),) if known else ())
+    from iced_x86 import Decoder, InstructionInfoFactory, MemorySizeInfo, Mnemonic, OpAccess, OpKind, Register, RegisterExt
+
+    one = next(iter(Decoder(bits, code, ip=pc)), None)
+    if one is None or one.is_invalid:
+        return UNKNOWN_REACH
+    if one.mnemonic == Mnemonic.IN:
+        dx = value("rdx")
+        port = one.immediate8 if one.op1_kind == OpKind.IMMEDIATE8 else None if dx is None else dx & 0xFFFF
+        return Reach(False, port=port, width=RegisterExt.size(one.op0_register))
+    if one.mnemonic in (Mnemonic.RDTSC, Mnemonic.RDTSCP):
+        return Reach(False, counter="rdtsc")
+    info = InstructionInfoFactory().info(one)
+    reads, writes = [], []
+    plain = one.mnemonic in _plain_mnemonics() and all(
+        RegisterExt.full_register(used.register) in _general() or (used.register in _segments() and used.access == OpAccess.READ)
+        for used in info.used_registers()
+    )
+    for memory in info.used_memory():
+        if memory.access in (OpAccess.NONE, OpAccess.NO_MEM_ACCESS):
+            continue
+        offset: int | None = memory.displacement
+        for register, scale in ((memory.base, 1), (memory.index, memory.scale)):
+            if register == Register.NONE:
+                continue
+            part = value(_register_names().get(RegisterExt.full_register(register), ""))
+            part = None if part is None else part & (1 << 8 * RegisterExt.size(register)) - 1
+            offset = None if offset is None or part is None else offset + part * scale
+        size = MemorySizeInfo(memory.memory_size).size
+        if offset is None or not size:
+            plain = False
+            continue
+        access = Access(_segment(memory.segment, bits), offset & ((1 << bits) - 1), size)
+        if memory.access not in (OpAccess.WRITE,):
+            reads.append(access)
+        if memory.access not in (OpAccess.READ, OpAccess.COND_READ):
+            writes.append(access)
+            plain &= memory.access in (OpAccess.WRITE, OpAccess.READ_WRITE)
+    return Reach(plain, tuple(reads), tuple(writes), follows=_follows(one))
+
+
+def _follows(one: IcedInstruction) -> tuple[int, ...]:
+    from iced_x86 import FlowControl
+
+    if one.flow_control == FlowControl.NEXT:
+        return (one.next_ip,)
+    if one.flow_control == FlowControl.CONDITIONAL_BRANCH:
+        return (one.next_ip, one.near_branch_target)
+    if one.flow_control in (FlowControl.UNCONDITIONAL_BRANCH, FlowControl.CALL) and one.near_branch_target:
+        return (one.near_branch_target,)
+    return ()
+
+
+@cache
+def _plain_mnemonics() -> frozenset[int]:
+    """Instructions whose effect iced-x86 tells in full by registers and memory, as far as their operands are general registers."""
+    from iced_x86 import Mnemonic
+
+    names = """JMP JO JNO JB JAE JE JNE JBE JA JS JNS JP JNP JL JGE JLE JG JCXZ JECXZ JRCXZ LOOP LOOPE LOOPNE CALL RET NOP PAUSE CLI CLD
+        STD CLC STC CMC MOV MOVZX MOVSX MOVSXD LEA LEAVE PUSH POP XCHG ADD ADC SUB SBB CMP TEST AND OR XOR NOT NEG INC DEC SHL SHR SAR
+        ROL ROR BT SETB SETAE SETE SETNE SETBE SETA SETS SETNS SETL SETGE SETLE SETG CMOVB CMOVAE CMOVE CMOVNE CMOVBE CMOVA CMOVS
+        CMOVNS CMOVL CMOVGE CMOVLE CMOVG BSWAP CWDE CDQE CDQ CQO CBW CWD ENDBR32 ENDBR64 IMUL"""
+    return frozenset(vars(Mnemonic)[name] for name in names.split())
+
+
+@cache
+def _general() -> frozenset[int]:
+    """The general registers, by the number of their 64-bit ones."""
+    from iced_x86 import Register
+
+    return frozenset((*range(Register.RAX, Register.R15 + 1), Register.EIP, Register.RIP))
+
+
+@cache
+def _segments() -> frozenset[int]:
+    from iced_x86 import Register
+
+    return frozenset((Register.ES, Register.CS, Register.SS, Register.DS, Register.FS, Register.GS))
+
+
+@cache
+def _register_names() -> dict[int, str]:
+    from iced_x86 import Register
+
+    return {number: name.lower() for name, number in vars(Register).items() if isinstance(number, int)}
+
+
+def _segment(register: int, bits: int) -> str:
+    """The segment register's name; "" for those without a base in 64-bit code."""
+    name = _register_names().get(register, "")
+    return "" if bits == 64 and name in ("cs", "ds", "es", "ss") else name
 
 
 def first_as_qemu(code: bytes, address: int, bits: int) -> Instruction | None:

@@ -36,7 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "leaving": set(),
     "disassembly": set(),
     "tracing.recorder": {"errors", "decode", "kernel", "tracing"},
-    "tracing.engines": {*PURE, "leaving", "targets", "kernel"},
+    "tracing.engines": {*PURE, "leaving", "targets", "kernel", "disassembly"},
     "targets": {"leaving", "errors", "model", "decode", "rsp", "spec"},
     "vmm": {"leaving", "errors", "model", "decode"},
     "kernel": {"errors", "layout", "version", "model", "spec", "decode", "loaders"},

@@ -115,6 +115,8 @@ def _observed(options: CheckOptions, context: Context) -> tuple[Observed, list[A
         from pvhdbg.commands import wait as waiting
 
         observed, waited = waiting.run_on(about, wait, progress)
+        if waited.end is not None:
+            waited.end.refuse_vmm_bug()
         return observed, [lambda report: waiting.with_goal(report, waited)]
     return observe(open_subject(about, progress)), []
 

@@ -37,6 +37,8 @@ def reached(machine: TracedMachine, expectations: Expectations) -> tuple[tuple[R
     with interruptible(waiter.wait):
         for milestone, goal in zip(expectations.milestones, goals, strict=True):
             end = waiter.until(goal, milestone.timeout)
+            if end is not None:
+                end.refuse_vmm_bug()
             late = "" if end is None or end.died else f"not within {milestone.timeout:g} s: "
             missed = "" if end is None else printable(late + end.words)
             ran = waiter.wait.instructions if end is None else None

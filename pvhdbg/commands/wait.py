@@ -60,7 +60,8 @@ def run_on(about: SubjectOptions, wait: WaitOptions, progress: Progress) -> tupl
     limit = time_limit(wait.seconds)
     with at_entry(about, progress, patience=wait.seconds) as machine:
         waited = _waited(str(wait.until), machine, limit)
-    return Observed(machine.boot, (*machine.warnings, *waited.warnings), machine.file, waited.serial), waited
+    waited = replace(waited, warnings=(*machine.warnings, *waited.warnings))
+    return Observed(machine.boot, waited.warnings, machine.file, waited.serial), waited
 
 
 def _waited(until: str, machine: TracedMachine, limit: float) -> Waited:
@@ -103,7 +104,7 @@ class WaitCommandOptions(NamedTuple):
 
 @takes(WaitCommandOptions)
 def wait(options: WaitCommandOptions, context: Context) -> Answer:
-    """`wait`: the exit code says what came first: 0 the goal, 1 the guest's death, 3 the time limit."""
+    """`wait`: the exit code says what came first: 0 the goal, 1 the guest's death, 3 the time limit or a bug of the VMM."""
     _, waited = run_on(options.about, options.wait, context.progress)
     code = 0 if waited.end is None else VIOLATED if waited.end.died else NOT_REACHED
     return Answer(lambda style: _text(waited, style), lambda: written(_document(waited)), code)
@@ -117,6 +118,8 @@ def _text(waited: Waited, style: Style) -> str:
         how = (
             f"the guest died before it reached {goal}"
             if end.died
+            else f"the guest did not reach {goal}"
+            if end.death.vmm_bug is not None
             else f"the guest did not reach {goal} within {waited.seconds:g} s"
         )
         lines = [style("bad", line) for line in wrapped(printable(f"{how}: {end.words}"), max(min(style.width, 110), 40))]
@@ -132,13 +135,17 @@ def _text(waited: Waited, style: Style) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _outcome(end: Missed) -> str:
+    return "vmm bug" if end.death.vmm_bug is not None else "died" if end.died else "time"
+
+
 def _document(waited: Waited) -> dict[str, object]:
     end = waited.end
     death = None if end is None else end.death
     return {
         "schema": "pvhdbg/wait/1",
         "goal": waited.goal,
-        "outcome": "reached" if end is None else "died" if end.died else "time",
+        "outcome": "reached" if end is None else _outcome(end),
         "seconds": waited.seconds,
         "place": waited.place,
         "kind": None if death is None else death.kind.value,

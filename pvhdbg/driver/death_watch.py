@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pvhdbg.disassembly import available, instruction_text
 from pvhdbg.driver.result import NO_DISASSEMBLER
-from pvhdbg.driver.traced_machine import TracedMachine
+from pvhdbg.driver.traced_machine import TracedMachine, has_shut_down
 from pvhdbg.machine.surroundings import surroundings
 from pvhdbg.tracing.death import Death, DeathKind
 from pvhdbg.tracing.engines.death_watch import DeathWatch
@@ -34,8 +34,8 @@ class Diagnosis:
 
     @property
     def died(self) -> bool:
-        """Whether the guest died."""
-        return self.death.kind is not DeathKind.ALIVE
+        """Whether the guest died, and not by a bug of the VMM."""
+        return self.death.died
 
     def __repr__(self) -> str:
         return f"Diagnosis({self.death.kind.value}: {self.explanation.verdict!r})"
@@ -54,7 +54,7 @@ def diagnosed(machine: TracedMachine, limit: float) -> Diagnosis:
         progress=machine.progress,
     )
     with machine.interruptible(watch):
-        death = watch.until_dead(limit)
+        death = watch.post_mortem() if has_shut_down(machine.target) else watch.until_dead(limit)
     serial = tuple(qemu.serial_tail(_SERIAL)) if qemu is not None else ()
     around = surroundings(machine.boot, machine.image, machine.target.read_memory, machine.names, serial)
     found = explain(death, around, instruction_text)

@@ -86,7 +86,9 @@ def at_entry(
     with ExitStack() as stack:
         warnings: list[str] = []
         recorded = None if marks is None else lambda image: recorder_for(options, image, marks, warnings, progress)
-        opened = stack.enter_context(open_subject(options, progress, traced=traced, recorded=recorded, patience=patience))
+        opened = stack.enter_context(
+            open_subject(options, progress, traced=traced, recorded=recorded, patience=patience, onward=True)
+        )
         image = opened.image or _found_image(opened.boot, stack)
         machine = TracedMachine(
             opened.target, opened.boot, Names(image), image, opened.qemu, opened.warnings, opened.file, progress
@@ -163,9 +165,14 @@ def on_session(session: Session, command: str, work: Callable[[TracedMachine], T
         return lend(session, borrowed)
 
 
+def has_shut_down(target: Target) -> bool:
+    """Whether the guest has shut down and was kept: it never runs again."""
+    return target.capabilities.monitor and is_shut_down(target.monitor("info status"))
+
+
 def _refuse_ended(target: Target) -> None:
     """Raises TargetError for a guest that has shut down while QEMU keeps its state: it would never stop again."""
-    if target.capabilities.monitor and is_shut_down(target.monitor("info status")):
+    if has_shut_down(target):
         raise TargetError(f"the machine cannot run on: {SHUT_DOWN}", "boot it again to its entry")
 
 

@@ -13,6 +13,7 @@ from pvhdbg.machine.capture import Plan, capture, decoded, with_command
 from pvhdbg.machine.loaded_kernel import Confirm
 from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.machine.session import doubts
+from pvhdbg.machine.sound_vmm import without_bugs
 from pvhdbg.machine.subject_kind import SubjectKind, refuse_options, subject_kind
 from pvhdbg.model import Kernel
 from pvhdbg.targets.address import StubAddress, parse_address
@@ -80,11 +81,12 @@ def open_subject(
     recorded: Recorded | None = None,
     tied: bool = True,
     patience: float | None = None,
+    onward: bool = False,
 ) -> Iterator[Opened]:
     """The subject at its entry, or as it was recorded, until the block is left. Raises PvhdbgError.
 
     `whole` also reads the tables and code that the machine uses. `hashed` notes the kernel file's SHA-256. `traced` says that a
-    tracer follows; `recorded` gives the options of the flight recorder in a QEMU that is started. `tied`: see `boot_kernel`;
+    tracer follows; `recorded` gives the options of the flight recorder in a QEMU that is started. `tied` and `onward`: see `boot_kernel`;
     `patience`: see `attach_stub`.
     """
     subject = options.subject
@@ -98,7 +100,7 @@ def open_subject(
     elif kind is SubjectKind.CORE:
         opening = _read_core(options, whole)
     elif kind is SubjectKind.KERNEL:
-        opening = boot_kernel(options, progress, whole=whole, hashed=hashed, recorded=recorded, tied=tied)
+        opening = boot_kernel(options, progress, whole=whole, hashed=hashed, recorded=recorded, tied=tied, onward=onward)
     else:
         opening = attach_stub(options, progress, whole=whole, hashed=hashed, traced=traced, patience=patience)
     with opening as opened:
@@ -158,10 +160,12 @@ def boot_kernel(
     hashed: bool = False,
     recorded: Recorded | None = None,
     tied: bool = True,
+    onward: bool = False,
 ) -> Iterator[Opened]:
     """As `open_subject`, for a subject that must be a kernel file: it is started in a QEMU of ours, which ends with the block.
 
-    `tied` is False for a caller that may later decide to let that QEMU live on.
+    `tied` is False for a caller that may later decide to let that QEMU live on. `onward` says that the machine runs on after its entry:
+    bugs of QEMU that would look like the guest's are avoided, and `warnings` say how.
     """
     refuse_options(options, SubjectKind.KERNEL)
     way = options.way
@@ -176,7 +180,9 @@ def boot_kernel(
         plan = replace(_plan(options, kernel, image, whole), booted=True)
         leave = Leave(way.leave or "killed")
         recorder = None if recorded is None else recorded(image)
-        qemu = stack.enter_context(started(options, image, progress, recorder, tied=tied and leave is Leave.KILLED))
+        qemu = stack.enter_context(
+            started(options, image, progress, recorder, tied=tied and leave is Leave.KILLED, notes=warnings if onward else None)
+        )
         try:
             target = stack.enter_context(_connected(options, StubAddress(path=qemu.gdb_socket), leave, progress))
             boot = capture(target, plan, progress=progress, meanwhile=_prepare, timestamp=_now())
@@ -199,11 +205,18 @@ def started(
     *,
     tied: bool = True,
     deterministic: bool = False,
+    notes: list[str] | None = None,
 ) -> Iterator[QemuProcess]:
-    """A QEMU with the kernel, before its first instruction. Raises VmmFailed; BadInput for a clock that cannot be deterministic."""
-    from pvhdbg.vmm.qemu import QemuOptions, start
+    """A QEMU with the kernel, before its first instruction. Raises VmmFailed; BadInput for a clock that cannot be deterministic.
+
+    With `notes`, bugs of the QEMU that look like the guest's are avoided, and they say how.
+    """
+    from pvhdbg.vmm.qemu import QemuOptions, start, version_of
 
     said = options.launch
+    if notes is not None:
+        said, avoided = without_bugs(said, version_of)
+        notes += avoided
     wish = QemuOptions(
         kernel=image.elf_path,
         append=said.append,

@@ -34,7 +34,7 @@ def surroundings(
         backing=snapshot.backing,
         handed=tuple(_handed(boot)),
         complaints=_complaints(boot) if judged and snapshot.entry.is_entry else (),
-        start=start,
+        start=start if snapshot.entry.is_entry else {},  # elsewhere the guest may have changed any of it
         serial=serial,
     )
 

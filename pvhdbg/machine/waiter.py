@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pvhdbg.decode.boot_state import BootState
 from pvhdbg.decode.cpu_mode import Mode
 from pvhdbg.disassembly import instruction_text
-from pvhdbg.errors import TargetError
+from pvhdbg.errors import EntryNotReached, TargetError
 from pvhdbg.kernel.image import KernelImage
 from pvhdbg.machine.names import Names, addresses_of
 from pvhdbg.machine.surroundings import surroundings
@@ -41,14 +41,22 @@ class Missed:
 
     @property
     def died(self) -> bool:
-        """Whether the guest is dead; else the time was up, and `words` say where it was."""
-        return self.death.kind is not DeathKind.ALIVE
+        """Whether the guest is dead; else the time was up, and `words` say where it was, or the VMM's own bug ended it."""
+        return self.death.died
+
+    def refuse_vmm_bug(self) -> None:
+        """Raises EntryNotReached where a bug of the VMM ended the wait: then nothing was observed of the guest."""
+        if self.death.vmm_bug is not None:
+            raise EntryNotReached(self.why.verdict, self.why.next)
 
     @property
     def words(self) -> str:
         """All of it in one line: the cause, the place, the mode, and each fault."""
+        if self.death.vmm_bug is not None:
+            return self.why.verdict
         if not self.died:
-            return f"it was at {self.place}" if self.place else "its place can no longer be read"
+            doing = f": {self.why.doing}" if self.why.doing else ""
+            return f"it was at {self.place}{doing}" if self.place else "its place can no longer be read"
         faults = f" Faults: {'; '.join(self.why.chain)}." if self.why.chain else ""
         last = (
             f" It was last seen at {self.place}."

@@ -99,6 +99,7 @@ def _document(
         "schema": "pvhdbg/why/1",
         "kind": death.kind.value,
         "cause": why.cause,
+        "vmm_bug": None if death.vmm_bug is None else death.vmm_bug.key,
         "verdict": why.verdict,
         "instructions": death.begun,
         "pc": None if death.pc is None else hex(death.pc),

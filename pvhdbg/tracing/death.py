@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from pvhdbg.decode.cpu_mode import Mode, mode_in
+from pvhdbg.spec.vmm_bugs import WRONG_EFLAGS, VmmBug, shows_wrong_eflags
 from pvhdbg.tracing.event import Event, Fault, FaultKind
 
 
@@ -19,7 +20,7 @@ class DeathKind(Enum):
     SHUTDOWN = "shutdown"
     EXITED = "exited"  # the VMM's process is gone
     HALTED = "halted"  # hlt with interrupts off
-    LOOP = "loop"  # the same state again and again, with interrupts off
+    LOOP = "loop"  # the same state again and again, with interrupts off, and nothing that could change it
     ZEROS = "zeros"  # it executes memory that holds only zeros
     NOWHERE = "nowhere"  # it executes where there is no memory
     PANIC = "panic"  # the kernel reports a panic, and keeps waiting
@@ -32,15 +33,41 @@ class DeathKind(Enum):
 
 
 @dataclass(frozen=True)
+class Awaited:
+    """Something outside of the CPU's registers that a loop reads or changes: `port` or `address` (linear), or else `what`, an instruction.
+
+    `value` is what a read gave, `size` bytes of it; None where it is not known. `counts` says that the loop itself changes it.
+    """
+
+    port: int | None = None
+    address: int | None = None
+    what: str = ""
+    size: int = 1
+    value: int | None = None
+    counts: bool = False
+
+
+@dataclass(frozen=True)
+class Touched:
+    """Memory that an instruction reads or writes: linear address and bytes."""
+
+    address: int
+    size: int
+    write: bool
+
+
+@dataclass(frozen=True)
 class Death:
     """The observations about the end.
 
     `state` holds the registers at the first fault, else the current ones. `path` holds the last relevant instructions,
     `system` the system instructions before; `begun` counts all instructions since the entry, None where they were not counted. `loop` holds
-    the pcs of an endless loop; `polls` says that the loop reads memory or a port. `status` is the exit status of the VMM. `reason` is
-    QEMU's own term for how the guest ended ("guest-panic"); `blind` says that faults could not be observed (KVM). `handling` holds
+    the pcs of the loop that the CPU is in. If it is ALIVE, the loop may end, by what is `awaited` if that is known, and the CPU was in it
+    at every look within the last `looped` seconds. `status` is the exit status of the VMM. `reason` is QEMU's own term for how the
+    guest ended ("guest-panic"); `blind` says that faults may have been missed (KVM, several CPUs). `handling` holds
     the exceptions whose handlers had not returned, the outermost first, and `struck` the instruction that the first of
-    them, or of `faults`, hit; `lately` is the last exception, where returns were not observed.
+    them, or of `faults`, hit; `lately` is the last exception, where returns were not observed. `left` is the instruction that a
+    machine stands at which was dead before it was looked at, and `touched` the linear addresses that it reads or writes.
     """
 
     kind: DeathKind
@@ -50,13 +77,27 @@ class Death:
     system: tuple[Event, ...] = ()
     begun: int | None = None
     loop: tuple[int, ...] = ()
-    polls: bool = False
+    awaited: tuple[Awaited, ...] = ()
+    looped: float = 0.0
     status: int | None = None
     reason: str = ""
     blind: bool = False
     handling: tuple[Fault, ...] = ()
     struck: Event | None = None
     lately: Fault | None = None
+    left: Event | None = None
+    touched: tuple[Touched, ...] = ()
+
+    @property
+    def vmm_bug(self) -> VmmBug | None:
+        """The VMM's bug that the state at the end shows. What is seen then says nothing about the guest."""
+        states = (self.state, *(fault.state for fault in (*self.faults, *self.handling)))
+        return WRONG_EFLAGS if any(shows_wrong_eflags(state.get("eflags")) for state in states) else None
+
+    @property
+    def died(self) -> bool:
+        """Whether the guest is dead by its own doing."""
+        return self.kind is not DeathKind.ALIVE and self.vmm_bug is None
 
     @property
     def first(self) -> Fault | None:

@@ -10,17 +10,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from pvhdbg.decode.cpu_mode import flag
+from pvhdbg.spec.pc_ports import CLOCKS, PORTS
+from pvhdbg.spec.vmm_bugs import VmmBug
 from pvhdbg.tracing import faults
 from pvhdbg.tracing.addresses import AddressClass, ClassifiedAddress, Surroundings, classify
-from pvhdbg.tracing.death import Death, DeathKind, panicked
+from pvhdbg.tracing.death import Awaited, Death, DeathKind, panicked
 from pvhdbg.tracing.event import Event, Fault, FaultKind
 from pvhdbg.tracing.opcodes import Effect, effect_of
-from pvhdbg.tracing.stack import panic_frame
+from pvhdbg.tracing.stack import code_addresses, panic_frame
 
 _STACK_REACH = 0x100  # bytes below and above the stack pointer that count as the stack
 _EFER_MSR = 0xC0000080
 _FIRMWARE_TIMER = 8  # IRQ 0 on the PIC as a PC's firmware sets it up
 _PAGING = (Effect.WRITE_CR0, Effect.WRITE_CR3, Effect.WRITE_CR4)
+_WATCH_IT = "boot it again and watch it from its entry: pvhdbg why KERNEL"
+_ON_STACK = 6
+_AWAITED = 3  # things that a loop waits for that are told
 _EDGE = 2  # instructions after a switch of paging within which the switch is to blame
 
 Disassemble = Callable[[bytes, int, int], str]
@@ -30,7 +35,7 @@ Disassemble = Callable[[bytes, int, int], str]
 class Explanation:
     """The answer: `cause` in a word or two for scripts, `verdict` as a paragraph, `chain` as the faults in words, in order.
 
-    `address` is the linear address that the death is about; None where it is about none.
+    `address` is the linear address that the death is about; None where it is about none. `doing` says what a guest that lives is doing.
     """
 
     cause: str
@@ -40,6 +45,7 @@ class Explanation:
     promises: tuple[str, ...] = ()
     complaints: tuple[str, ...] = ()
     next: str = ""
+    doing: str = ""
 
 
 @dataclass
@@ -53,6 +59,8 @@ class _Draft:
 
 def explain(death: Death, around: Surroundings, disassemble: Disassemble = lambda code, _pc, _bits: code.hex(" ")) -> Explanation:
     """Explain a death from what was seen of it."""
+    if death.vmm_bug is not None:
+        return _vmm_bug(death, death.vmm_bug, around)
     draft = _Draft(death.kind.value)
     if death.first is not None and death.kind in (DeathKind.TRIPLE_FAULT, DeathKind.RESET):
         _fault(draft, death, death.first, around, disassemble)
@@ -61,10 +69,24 @@ def explain(death: Death, around: Surroundings, disassemble: Disassemble = lambd
     _handed(draft, death, around)
     verdict = f"{_opening(death, around)}: {'. '.join(draft.sentences)}." if draft.sentences else f"{_opening(death, around)}."
     return Explanation(
-        draft.cause, verdict, tuple(_chain(death, around)), draft.address, tuple(draft.promises), around.complaints, draft.next
+        draft.cause, verdict, tuple(_chain(death, around)), draft.address, tuple(draft.promises), around.complaints, draft.next,
+        ". ".join(draft.sentences) if death.kind is DeathKind.ALIVE and death.loop else "",
+    )  # fmt: skip
+
+
+def _vmm_bug(death: Death, bug: VmmBug, around: Surroundings) -> Explanation:
+    verdict = (
+        f"A bug of {bug.vmm}'s, not the guest's: {bug.sign}, and {bug.what}. What was seen of the end does not tell how the guest "
+        f"behaves on a CPU: {_opening(death, around)}"
     )
+    fixed = ".".join(map(str, (*bug.fixed, 0)[:2]))
+    return Explanation(
+        VMM_BUG, f"{verdict}.", tuple(_chain(death, around)), complaints=around.complaints,
+        next=f"use {bug.vmm} {fixed} or newer, or a CPU model without {bug.missing} (--cpu {bug.remedy}), or KVM",
+    )  # fmt: skip
 
 
+VMM_BUG = "VMM's bug"  # the cause of an end that the guest is not to blame for
 OPENINGS = {
     DeathKind.TRIPLE_FAULT: "The CPU shut down with a triple fault",
     DeathKind.RESET: "The guest rebooted",
@@ -81,6 +103,9 @@ _ASTRAY = (DeathKind.LOOP, DeathKind.ZEROS, DeathKind.NOWHERE)  # these deaths g
 
 
 def _opening(death: Death, around: Surroundings) -> str:
+    if death.left is not None:
+        mode = f" in {death.mode.words}" if death.mode is not None else ""
+        return f"The machine had shut down before it was looked at; it stands at {around.named(death.left.pc)}{mode}"
     words = OPENINGS[death.kind]
     since = "the beginning of the watch" if around.entry is None else "the entry"
     if death.begun is not None and death.kind in _ASTRAY and death.path:
@@ -256,15 +281,11 @@ def _halted(draft: _Draft, death: Death, around: Surroundings, disassemble: Disa
 
 def _loop(draft: _Draft, death: Death, around: Surroundings, disassemble: Disassemble) -> None:
     count = len(death.loop)
-    draft.cause = "poll loop" if death.polls else "endless loop"
+    draft.cause = "endless loop"
     what = "one instruction that jumps to itself" if count == 1 else f"{count} instructions that come back to the same state"
     draft.sentences.append(f"{what}, with interrupts off")
-    if death.polls:
-        draft.sentences.append("It reads memory or a port: it waits for something that does not come")
-        draft.next = "see which device or flag it waits for, and whether this machine has it"
-    else:
-        draft.sentences.append("Nothing in it can end it")
-        draft.next = "see who jumps there: it is often where a kernel stops on purpose"
+    draft.sentences.append("Nothing in it can end it")
+    draft.next = "see who jumps there: it is often where a kernel stops on purpose"
     _in_handler(draft, death, around, disassemble)
 
 
@@ -296,7 +317,7 @@ def _left(draft: _Draft, death: Death, around: Surroundings) -> None:
         draft.sentences.append(f"{draft.address.address:#x} is {draft.address.words}")
 
 
-_BLIND = "Faults are not seen here: it asked for it itself, or died of a triple fault"
+_BLIND = "Not all faults are seen here: it asked for it itself, or died of a triple fault"
 
 
 def _rebooted(draft: _Draft, death: Death, around: Surroundings, _: Disassemble) -> None:
@@ -306,10 +327,65 @@ def _rebooted(draft: _Draft, death: Death, around: Surroundings, _: Disassemble)
     _last_words(draft, around)
 
 
-def _shutdown(draft: _Draft, death: Death, around: Surroundings, _: Disassemble) -> None:
+def _shutdown(draft: _Draft, death: Death, around: Surroundings, disassemble: Disassemble) -> None:
+    if death.left is not None:
+        _found_dead(draft, death, around, disassemble)
+        return
     off = "a power-off" if death.reason == "guest-shutdown" else "a power-off or a reboot"
     draft.sentences.append(_BLIND if death.blind and death.reason != "guest-shutdown" else f"No fault was seen: it asked for {off}")
     _last_words(draft, around)
+
+
+def _found_dead(draft: _Draft, death: Death, around: Surroundings, disassemble: Disassemble) -> None:
+    """What the state that is left proves. A page fault is proven by CR2 where the instruction touches that address and it is not mapped."""
+    left = death.left
+    if left is None:
+        return
+    draft.sentences.append("How it came there was not recorded: a triple fault, or a power-off or reboot that it asked for")
+    fault = _left_by(death, left, around)
+    inner = _Draft(draft.cause)
+    if fault is not None:
+        told = replace(death, kind=DeathKind.TRIPLE_FAULT, struck=left)
+        _fault(inner, told, fault, around, disassemble)
+        draft.sentences.append(f"The state that is left shows {inner.sentences[0]}")
+        draft.sentences += inner.sentences[1:]
+        draft.cause, draft.address, draft.promises = inner.cause, inner.address, inner.promises
+        draft.next = inner.next if "above" not in inner.next else _WATCH_IT
+        _left_on_stack(draft, death, around)
+        return
+    _last_words(draft, around)
+    if left.code:
+        draft.sentences.append(f"The instruction there is `{disassemble(left.code, left.pc, left.mode.bits)}`")
+    why = faults.undeliverable(faults.GP, death.state, around)
+    if why:
+        draft.sentences.append(f"A fault there could not have been handled: {why}")
+    _left_on_stack(draft, death, around)
+    draft.next = _WATCH_IT
+
+
+def _left_on_stack(draft: _Draft, death: Death, around: Surroundings) -> None:
+    found = code_addresses(death.state, around, _ON_STACK)
+    if found:
+        draft.sentences.append(
+            f"Addresses of code on its stack, some perhaps of calls that had ended: {', '.join(map(around.named, found))}"
+        )
+
+
+def _left_by(death: Death, left: Event, around: Surroundings) -> Fault | None:
+    """The fault that the instruction that the machine stands at must have taken; None where that is not certain."""
+    if effect_of(left.code, left.mode.bits) is Effect.UD2:
+        return Fault(0, FaultKind.EXCEPTION, faults.UD, None, left.pc, None, death.state)
+    cr2 = death.state.get("cr2")
+    if cr2 is None:
+        return None
+    fetch = not left.code and cr2 == left.pc
+    write = next((one.write for one in death.touched if one.address <= cr2 < one.address + one.size), None)
+    if (not fetch and write is None) or classify(cr2, death.state, around).kind not in (
+        AddressClass.NOT_MAPPED,
+        AddressClass.LINKED,
+    ):
+        return None
+    return Fault(0, FaultKind.EXCEPTION, faults.PF, 16 if fetch else 2 * bool(write), left.pc, cr2, death.state)
 
 
 def _last_words(draft: _Draft, around: Surroundings) -> None:
@@ -335,11 +411,40 @@ def _exited(draft: _Draft, death: Death, around: Surroundings, _: Disassemble) -
 def _alive(draft: _Draft, death: Death, around: Surroundings, _: Disassemble) -> None:
     draft.sentences.append("no fault that ended it, no endless loop, no halt")
     draft.next = "watch longer (--for), or let it say what it waits for, on the serial port: --append console=ttyS0"
+    if death.loop:
+        _waits(draft, death, around)
     panic = panic_frame(death.state, around)
     if panic is not None:
         draft.cause = "panic"
         draft.sentences.append(f"But its kernel has panicked: on its stack lies a return address in panic(), {around.named(panic)}")
         draft.next = "let it say why, on the serial port: --append console=ttyS0"
+
+
+def _waits(draft: _Draft, death: Death, around: Surroundings) -> None:
+    draft.cause = "in a loop"
+    count = len(death.loop)
+    size = "one instruction" if count == 1 else f"{count} instructions"
+    since = f", and was there at every look for {death.looped:.1f} s" if death.looped else ""
+    draft.sentences[:] = [f"it is in a loop of {size} from {around.named(min(death.loop))} on{since}"]
+    awaited = [_awaited(one, around) for one in death.awaited[:_AWAITED]]
+    if awaited:
+        draft.sentences.append(f"What may end it: {'; '.join(awaited)}")
+        draft.next = "see which device, flag or counter that is, and whether this machine has it; or watch longer (--for)"
+
+
+def _awaited(one: Awaited, around: Surroundings) -> str:
+    if one.what:
+        return f"the clock that `{one.what}` reads"
+    value = "" if one.value is None else f"{one.value:#x}"
+    if one.port is not None:
+        nothing = " as of a port without a device" if one.value == (1 << 8 * one.size) - 1 else ""
+        device = f" ({PORTS[one.port]})" if one.port in PORTS else ""
+        return f"port {one.port:#x}{device} to change, which reads {value}{nothing}"
+    address = one.address or 0
+    device = next((f" ({name})" for start, end, name in CLOCKS if start <= address < end), "")
+    what = f"{one.size} bytes in memory" if one.size > 1 else "a byte in memory"
+    now = f", which now holds {value}" if value else ""
+    return f"{what} at {around.named(address)}{device} {'that the loop itself changes' if one.counts else 'to change'}{now}"
 
 
 WITHOUT_A_FAULT: dict[DeathKind, Callable[[_Draft, Death, Surroundings, Disassemble], None]] = {

@@ -7,6 +7,7 @@ panic(), that cannot be: a return address in it means that it runs.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 
 from pvhdbg.decode.cpu_mode import long_mode_active
 from pvhdbg.decode.paging import translate
@@ -28,6 +29,13 @@ def panic_frame(state: Mapping[str, int], around: Surroundings) -> int | None:
         if plus and name in _PANICS:
             return word
     return None
+
+
+def code_addresses(state: Mapping[str, int], around: Surroundings, most: int) -> list[int]:
+    """Up to `most` words on the stack that lie inside of a named function: return addresses, or what is left over from calls that ended."""
+    if "rsp" not in state:
+        return []
+    return list(islice((word for word in _words(state, around) if "+" in (around.name(word) or "")), most))
 
 
 def _words(state: Mapping[str, int], around: Surroundings) -> Iterator[int]:

@@ -128,7 +128,7 @@ def command_line(options: QemuOptions, sockets: Sockets) -> list[str]:
             argv += [f"-{name}", str(value)]
     if "m" not in given:
         argv += ["-m", options.memory or DEFAULT_MEMORY]
-    if not _names_accelerator(options, given):
+    if not names_accelerator(options.machine, options.extra):
         argv += _accelerator(options.accel)
     if not given & NETWORK:
         argv += ["-nic", "none"]
@@ -171,10 +171,10 @@ def option_names(arguments: Sequence[str]) -> frozenset[str]:
     return frozenset(names)
 
 
-def _names_accelerator(options: QemuOptions, given: frozenset[str]) -> bool:
+def names_accelerator(machine: str | None, extra: Sequence[str]) -> bool:
     """QEMU refuses -accel next to -machine accel=, and takes a second -accel as a fallback, not as an override."""
-    by_machine = any("accel=" in value for value in (options.machine or "", *options.extra))
-    return by_machine or bool(given & {"accel", "enable-kvm"})
+    by_machine = any("accel=" in value for value in (machine or "", *extra))
+    return by_machine or bool(option_names(extra) & {"accel", "enable-kvm"})
 
 
 def _accelerator(accel: str) -> list[str]:

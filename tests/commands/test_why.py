@@ -13,6 +13,7 @@ import pvhdbg
 from pvhdbg import guests
 from pvhdbg.kernel.image import open_kernel
 from pvhdbg.targets.run import run_until
+from pvhdbg.targets.target import StopKind
 from tests.support.cli_runner import TRIPLE_FAULT, Cli, Machine, kernel_elf
 
 pytestmark = pytest.mark.boot
@@ -159,6 +160,33 @@ def test_a_watch_that_begins_behind_the_entry_does_not_judge_the_hand_off(cli: C
     found = why(cli, theirs.socket, "--here")
     assert (found["kind"], found["mode"], found["symbol"], found["handoff"]) == ("halted", "long", "halt+0x1", [])
     assert "after the beginning of the watch" in found["verdict"]
+
+
+@pytest.mark.parametrize(
+    ("crash", "cause", "words"),
+    [
+        ("wild-esp", "wild stack", "`push eax`: a write at 0xcffffffc: not present"),
+        ("page-fault", "wild jump", "fetching the instruction at "),
+        ("wrmsr", "shutdown", "The instruction there is `wrmsr`"),
+    ],
+)
+def test_a_machine_that_is_dead_already_is_told_by_what_is_left(cli: Cli, machine: Any, crash: str, cause: str, words: str) -> None:
+    theirs: Machine = machine("-no-reboot", "-no-shutdown", "-append", f"crash={crash}", kernel=CRASHERS)
+    with theirs.debugger() as target:
+        target.resume()
+        assert target.wait(10).kind is StopKind.SHUTDOWN
+        before = target.monitor("info registers")
+    ran = cli("why", theirs.socket, "--here", "--format", "json", "--for", "5").ok()
+    assert ran.seconds < 5
+    found = ran.json()
+    jsonschema.validate(found, SCHEMA)
+    assert (found["kind"], found["cause"], found["faults"], found["path"]) == ("shutdown", cause, [], [])
+    assert words in found["verdict"]
+    assert "How it came there was not recorded" in found["verdict"]
+    assert "still the loader's" not in found["verdict"]  # the guest loaded one: what was at the entry is not known
+    with theirs.debugger() as target:
+        assert target.monitor("info registers") == before
+        assert "single step" not in target.monitor("info status")
 
 
 def test_a_guest_that_ends_qemu_and_one_that_lives(cli: Cli) -> None:

@@ -14,7 +14,7 @@ from pvhdbg.errors import MemoryUnreadable
 from pvhdbg.model import Backing
 from pvhdbg.tracing import faults
 from pvhdbg.tracing.addresses import AddressClass, Surroundings, View, classify
-from pvhdbg.tracing.death import Death, DeathKind, chain_of, unreturned
+from pvhdbg.tracing.death import Awaited, Death, DeathKind, chain_of, unreturned
 from pvhdbg.tracing.event import Event, Fault, FaultKind
 from pvhdbg.tracing.explain import OPENINGS, WITHOUT_A_FAULT, explain
 
@@ -127,7 +127,12 @@ def died(chain: tuple[Fault, ...], code: bytes = b"\x90", **more: Any) -> Death:
         (died(triple(13, rcx=0xC0000080, rax=0x900), b"\x0f\x30"), "wrmsr", "EFER"),
         (died(triple(13, rcx=0x1234), b"\x0f\x32"), "rdmsr", "does not exist"),
         (died(triple(13, 0x18), b"\x8e\xd8"), "#GP", "selector 0x18 in the GDT"),
-        (Death(DeathKind.LOOP, FLAT, loop=(1, 2), polls=True), "poll loop", "waits for something"),
+        (
+            Death(DeathKind.ALIVE, FLAT, loop=(1, 2), awaited=(Awaited(port=0x3FD, value=0),), looped=2.0),
+            "in a loop",
+            "port 0x3fd (COM1's line status) to change, which reads 0x0",
+        ),
+        (Death(DeathKind.ALIVE, FLAT, loop=(1,), awaited=(Awaited(port=0x61, value=0xFF),)), "in a loop", "without a device"),
         (Death(DeathKind.EXITED, {}, status=33), "exited", "status 33"),
         (Death(DeathKind.RESET, FLAT), "reset", "asked for the reset itself"),
         (Death(DeathKind.ALIVE, FLAT), "alive", "no endless loop"),

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pvhdbg.targets.run import breakpoints_at, run
 from pvhdbg.targets.target import RESET_VECTOR, Stop, Target
 from pvhdbg.tracing.addresses import Surroundings
-from pvhdbg.tracing.death import Death, DeathKind
+from pvhdbg.tracing.death import Death
 from pvhdbg.tracing.engines.engine import Bounds
 from pvhdbg.tracing.engines.examiner import Examiner
 from pvhdbg.tracing.engines.fault_tap import FaultTap
@@ -59,6 +59,10 @@ class DeathWatch:
         """End soon; can be called from a signal handler."""
         self._asked = True
 
+    def post_mortem(self) -> Death:
+        """The death of a machine that had shut down before: from what is left of it, which is not changed. Raises TargetError."""
+        return self._examiner.found_dead()
+
     def until_dead(self, seconds: float) -> Death:
         """The death; one of the kind ALIVE after `seconds`. The machine is stopped afterwards. Raises TargetError."""
         deadline = time.monotonic() + seconds
@@ -66,11 +70,11 @@ class DeathWatch:
             self._progress(f"following the guest, after {len(self._followed):,} instructions")
             bounds = Bounds(count=count, seconds=min(max(deadline - time.monotonic(), 0.01), _LONGEST))
             end = self._followed.follow(bounds, states=states, enough=lambda _: self._asked)
-            death = self._examiner.by_end(end) or self._examiner.standing()
+            death = self._examiner.by_end(end) or self._examiner.standing() or self._by_late_stop()
             if death is not None:
                 return death
             if end.why is EndReason.INTERRUPTED or time.monotonic() > deadline:
-                return self._alive()
+                return self._examiner.alive()
         return self._at_full_speed(deadline)
 
     def _at_full_speed(self, deadline: float) -> Death:
@@ -84,14 +88,12 @@ class DeathWatch:
                     return death
                 if self._asked:
                     break
-        return self._alive()
+            alive = self._examiner.alive()
+            return self._by_late_stop() or alive
 
     def _by_late_stop(self) -> Death | None:
         stop = self._examiner.late_stop()
         return None if stop is None else self._examiner.by_stop(stop)
-
-    def _alive(self) -> Death:
-        return self._examiner.death(DeathKind.ALIVE, self._examiner.state())
 
 
 def _pauses(deadline: float) -> Iterator[float]:

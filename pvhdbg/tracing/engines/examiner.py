@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import takewhile
 
-from pvhdbg.decode.cpu_mode import interrupts_on, mode_of, pc_in
+from pvhdbg.decode.cpu_mode import Mode, interrupts_on, mode_in, mode_of, pc_in
 from pvhdbg.decode.paging import translate
+from pvhdbg.disassembly import reach
 from pvhdbg.errors import MemoryUnreadable, TargetError
 from pvhdbg.model import Registers, Unavailable
 from pvhdbg.targets.run import RunEnd, run
 from pvhdbg.targets.target import RESET_RIP, Stop, StopKind, Target
 from pvhdbg.tracing.addresses import Surroundings
 from pvhdbg.tracing.cpu_text import decode
-from pvhdbg.tracing.death import Death, DeathKind, chain_of, panicked
-from pvhdbg.tracing.encoding import LONGEST
+from pvhdbg.tracing.death import Death, DeathKind, Touched, chain_of, panicked
+from pvhdbg.tracing.encoding import LONGEST, length
 from pvhdbg.tracing.engines.engine import TraceEnd
 from pvhdbg.tracing.engines.followed import Followed
+from pvhdbg.tracing.engines.loops import PAUSE, Loop, Stepped, period, stepped
 from pvhdbg.tracing.event import EndReason, Event, Fault
 from pvhdbg.tracing.faults import UD
+from pvhdbg.tracing.opcodes import Effect, effect_of
 
 GUEST_PANIC = "guest-panic"  # QEMU's word for its panic device (qapi/run-state.json, ShutdownCause)
 _LOOP = 64  # instructions within which a loop must return to the same state
+_WAIT_LOOP = 256  # the same for a loop that is only described
+_LOOKS = 4096
 _LOOP_PAUSE = 0.1  # seconds that a suspected loop runs before it is examined again
 _ZEROS = 32  # bytes of zeros at the pc
 # QEMU's words for how the guest ended (ShutdownCause), where they say more than its stop does.
@@ -56,6 +64,10 @@ class Examiner:
         self._blind = blind
         self._goal = goal
         self._late: Stop | None = None
+        # Only the boot CPU is followed: a fault of another one may be missed.
+        self._several = target.capabilities.monitor and target.monitor("info cpus").count("CPU #") > 1
+        self._run_unseen = False  # behind the instructions that were followed
+        self._looks: deque[tuple[float, int]] = deque(maxlen=_LOOKS)  # when the machine was looked at, and its pc then
 
     def state(self) -> dict[str, int]:
         """The registers and the hidden state by the monitor; empty where it does not answer."""
@@ -81,7 +93,7 @@ class Examiner:
             return None
         reason = self._vmm_end() if death.kind in (DeathKind.SHUTDOWN, DeathKind.EXITED) else ""
         kind = _BY_REASON.get(reason, death.kind) if death.kind is DeathKind.SHUTDOWN else death.kind
-        return replace(death, kind=kind, reason=reason, blind=self._blind)
+        return replace(death, kind=kind, reason=reason, blind=self._blind or self._several)
 
     def _by_end(self, end: TraceEnd) -> Death | None:
         chain = chain_of(self._followed.faults)
@@ -104,6 +116,7 @@ class Examiner:
         """
         state = self.state()
         pc, off = pc_in(state) or 0, interrupts_on(state) is False
+        self._looks.append((time.monotonic(), self._target.read_registers()["rip"]))
         if off and self._all_cpus_halted():
             return self.death(DeathKind.HALTED, state)
         physical = self._physical(pc, state)
@@ -111,10 +124,35 @@ class Examiner:
             return self.death(DeathKind.NOWHERE, state)
         if physical is not None and self._zeros(physical):
             return self.death(DeathKind.ZEROS, state)
-        loop = self._loop() if off else ()
+        loop = self._endless(state) if off else ()
         if loop:
             return self.death(DeathKind.LOOP, self.state(), loop=loop)
         return self.death(DeathKind.PANIC, state) if panicked(self._serial()) else None
+
+    def found_dead(self) -> Death:
+        """What is left of a machine that had shut down before it was looked at: the instruction that it stands at, and what that touches."""
+        state = self.state()
+        pc, mode = pc_in(state) or 0, mode_in(state) or Mode.PROTECTED
+        code = self.code_at(pc, state)
+        touches = reach(code, pc, mode.bits, state.get)
+        touched = tuple(
+            Touched(access.offset + (state.get(f"{access.segment}_base", 0) if access.segment else 0), access.size, write)
+            for write, accesses in ((True, touches.writes), (False, touches.reads))
+            for access in accesses
+        )
+        return replace(self.death(DeathKind.SHUTDOWN, state), left=Event(0, pc, mode, code), touched=touched, begun=None)
+
+    def alive(self) -> Death:
+        """That it lives, and the loop that it is in, if it is in one. See `late_stop`."""
+        state = self.state()
+        halted = self._target.capabilities.monitor and "HLT=1" in self._target.monitor("info registers")
+        loop = self._loop(state, _WAIT_LOOP) if state and not halted else None
+        alive = self.death(DeathKind.ALIVE, self.state(), loop=() if loop is None else loop.pcs)
+        if loop is None:
+            return alive
+        inside = list(takewhile(lambda look: look[1] in loop.pcs, reversed(self._looks)))
+        looped = inside[0][0] - inside[-1][0] if len(inside) > 1 else 0.0
+        return replace(alive, awaited=loop.awaited(lambda address, size: self._value(address, size, state)), looped=looped)
 
     def late_stop(self) -> Stop | None:
         """A stop that came while `standing` looked at the machine; once."""
@@ -126,36 +164,68 @@ class Examiner:
         text = self._target.monitor("info registers -a")
         return "HLT=1" in text and "HLT=0" not in text
 
-    def _loop(self) -> tuple[int, ...]:
-        """The pcs between two equal states, if the CPU returns to one within _LOOP steps, twice with a pause between; else ()."""
-        first = self._period()
-        if not first:
+    def _alone(self) -> bool:
+        """Whether at most one CPU runs. What another one does may end a loop of this one."""
+        return self._target.monitor("info registers -a").count("HLT=0") <= 1
+
+    def _endless(self, state: Mapping[str, int]) -> tuple[int, ...]:
+        """The pcs of a loop that nothing can end, seen twice with a pause between; else ()."""
+        if self._followed.counted and len(set(self._followed.pcs[-2 * _LOOP :])) > _LOOP:
+            return ()
+        first = self._loop(state, _LOOP)
+        if first is None or not self._cannot_end(first, state) or not self._alone():
             return ()
         ran = run(self._target, _LOOP_PAUSE, may_vanish=True)
+        self._run_unseen = True
+        second = self._loop(state, _LOOP) if ran.end is not RunEnd.STOP else None
         if ran.end is RunEnd.STOP:
             self._late = ran.stop
-            return ()
-        second = self._period()
-        return first if set(first) == set(second) else ()
+        if second is not None and set(first.pcs) == set(second.pcs) and self._cannot_end(second, state):
+            return first.pcs
+        self._followed.lose_count()
+        return ()
 
-    def _period(self) -> tuple[int, ...]:
-        seen: dict[tuple[tuple[str, int], ...], int] = {}
-        pcs: list[int] = []
-        for index in range(_LOOP):
-            values = dict(self._target.read_registers().values)
-            if values["rip"] == RESET_RIP or self._goal(values["rip"]):
+    def _cannot_end(self, loop: Loop, state: Mapping[str, int]) -> bool:
+        off = all(interrupts_on(step.before) is False for step in loop.steps)
+        return off and loop.endless(lambda address: self._is_ram(address, state))
+
+    def _loop(self, state: Mapping[str, int], longest: int) -> Loop | None:
+        """The loop that the CPU is in, by stepping it; `state` is the CPU's. It is not stepped over `hlt`, from which it may not return."""
+        mode = mode_of(state.get("cr0", 1), state.get("cr4", 0), state.get("efer", 0), state.get("cs_flags"))
+        bits = mode.bits
+        base = 0 if bits == 64 else state.get("cs_base", 0)
+        codes: dict[int, bytes] = {}
+
+        def code_at(pc: int) -> bytes:
+            if pc not in codes:
+                codes[pc] = self.code_at(pc + base, {**state, **before})
+            return codes[pc]
+
+        steps: list[Stepped] = []
+        before = dict(self._target.read_registers().values)
+        for _ in range(longest):
+            pc = before["rip"]
+            if pc == RESET_RIP or self._goal(pc):
                 self._late = Stop(StopKind.BREAKPOINT)
-                return ()
-            key = tuple(sorted(values.items()))
-            if key in seen:
-                return tuple(pcs[seen[key] : index])
-            seen[key] = index
-            pcs.append(values["rip"])
+                return None
+            code = code_at(pc)
+            after_pause = code_at(pc + len(PAUSE)) if code.startswith(PAUSE) else b""
+            if Effect.HLT in (effect_of(code, bits), effect_of(after_pause, bits)):
+                return None
             stop = self._target.step()
             if stop.kind is not StopKind.BREAKPOINT:
                 self._late = stop
-                return ()
-        return ()
+                return None
+            after = dict(self._target.read_registers().values)
+            new = stepped(pc, code, bits, before, after, code_at)
+            steps += new
+            if not self._run_unseen and (after["rip"] != pc or effect_of(code, bits) is not Effect.REP):
+                for one in new:
+                    self._followed.stepped(one.pc + base, mode, one.code[: length(one.code, bits)])
+            if any(step.before == after for step in steps):
+                break
+            before = after
+        return period(steps, steps[-1].after)
 
     # --- memory ---------------------------------------------------------------------------------------------------
 
@@ -176,6 +246,19 @@ class Examiner:
         physical = self._physical(pc, state)
         return physical is None or self._around.backed(physical) is not None
 
+    def _is_ram(self, address: int, state: Mapping[str, int]) -> bool:
+        physical = self._physical(address, state)
+        backing = None if physical is None else self._around.backed(physical)
+        return backing is not None and backing.kind == "ram"
+
+    def _value(self, address: int, size: int, state: Mapping[str, int]) -> int | None:
+        """What RAM holds at a linear address; None for what is not RAM, where a read may have an effect."""
+        physical = self._physical(address, state) if self._is_ram(address, state) else None
+        try:
+            return None if physical is None else int.from_bytes(self._target.read_memory(physical, size), "little")
+        except MemoryUnreadable:
+            return None
+
     def code_at(self, pc: int, state: Mapping[str, int]) -> bytes:
         """The bytes of an instruction in memory, and behind it; empty where they cannot be read."""
         physical = self._physical(pc, state)
@@ -183,11 +266,6 @@ class Examiner:
             return b"" if physical is None else self._target.read_memory(physical, LONGEST)
         except MemoryUnreadable:
             return b""
-
-    def _polls(self, loop: Sequence[int], state: Mapping[str, int]) -> bool:
-        """Whether an instruction of the loop reads a port or memory: such a loop may wait for something."""
-        bits = mode_of(state.get("cr0", 1), state.get("cr4", 0), state.get("efer", 0), state.get("cs_flags")).bits
-        return any(_may_read(self.code_at(pc, state), bits) for pc in loop)
 
     # --- the report -----------------------------------------------------------------------------------------------
 
@@ -204,8 +282,7 @@ class Examiner:
             tuple(followed.system),
             len(followed) if followed.counted else None,
             loop,
-            bool(loop) and self._polls(loop, state),
-            self._status() if kind is DeathKind.EXITED else None,
+            status=self._status() if kind is DeathKind.EXITED else None,
             handling=handling,
             struck=self._struck((*chain, *handling)[0], state) if chain or handling else None,
             lately=None if followed.counted else followed.last_exception(),
@@ -218,20 +295,3 @@ class Examiner:
         # QEMU: of an instruction that it does not know it logs only the bytes that it read.
         code = self.code_at(event.pc, {**state, **fault.state})
         return event._replace(code=code or event.code)
-
-
-_READS = frozenset((0x8B, 0x8A, 0x3A, 0x3B, 0x38, 0x39, 0x84, 0x85, 0x80, 0x81, 0x83, 0xF6, 0xF7, 0xA0, 0xA1, 0xC3, 0xC2, 0xFF))
-_PORTS = frozenset((0xE4, 0xE5, 0xEC, 0xED))
-
-
-def _may_read(code: bytes, bits: int) -> bool:
-    at = 0
-    while at < len(code) and (code[at] in (0x66, 0x67, 0xF0, 0xF2, 0xF3) or (bits == 64 and code[at] & 0xF0 == 0x40)):
-        at += 1
-    if at >= len(code) or code[at] in _PORTS:
-        return True  # what was not seen may read
-    if code[at] == 0x0F:
-        return at + 1 < len(code) and code[at + 1] in (0x31, 0x32, 0xA2, 0xB6, 0xB7, 0xBE, 0xBF, 0xB1, 0xC1)
-    if code[at] in _READS and code[at] not in (0xA0, 0xA1, 0xC2, 0xC3):
-        return at + 1 < len(code) and code[at + 1] < 0xC0
-    return code[at] in (0xA0, 0xA1)

@@ -45,7 +45,7 @@ class Followed:
 
         A guest that died while it was being stopped at the last event is dead: the end says so.
         """
-        engine = LogEngine(self._target, states=states, base=len(self.pcs), peek=self._code)
+        engine = LogEngine(self._target, states=states, base=len(self.pcs), peek=self._code, overrun=True)
         for batch in engine.batches(bounds):
             self._record(batch)
             if enough(batch):
@@ -66,6 +66,14 @@ class Followed:
         if batch.deltas is not None:
             codes = enumerate(zip(batch.codes, batch.modes, strict=True))
             self.system.extend(batch.event(index) for index, (code, mode) in codes if is_system(code, mode.bits))
+
+    def stepped(self, pc: int, mode: Mode, code: bytes) -> None:
+        """Somebody else executed this instruction, which comes next."""
+        if self.counted:
+            self._last.append(Event(len(self.pcs), pc, mode, code))
+            self.pcs.append(pc)
+            self.modes.append(mode)
+            self.codes.append(code)
 
     def lose_count(self) -> None:
         """From now on the machine runs without being traced."""

@@ -28,17 +28,28 @@ _REP_TIME = 30.0  # seconds
 
 
 class LogEngine:
-    """See `Engine`. `states` asks for registers as well as addresses; `cpu` is the number of the CPU to follow."""
+    """See `Engine`. `states` asks for registers as well as addresses; `cpu` is the number of the CPU to follow.
+
+    The machine runs on a little behind a count before it stands: with `overrun` those events belong to the trace, and its end is theirs.
+    """
 
     name = "log"
 
     def __init__(
-        self, target: Target, *, states: bool, cpu: int = 0, base: int = 0, peek: Callable[[int], bytes] = lambda _: b""
+        self,
+        target: Target,
+        *,
+        states: bool,
+        cpu: int = 0,
+        base: int = 0,
+        peek: Callable[[int], bytes] = lambda _: b"",
+        overrun: bool = False,
     ) -> None:
         self.end = TraceEnd(EndReason.STOPPED)
         self.warnings: list[str] = []
         self._target = target
         self._states = states
+        self._overrun = overrun
         several = target.capabilities.monitor and target.monitor("info cpus").count("CPU #") > 1
         self.reader = LogReader(states=states, cpu=cpu, base=base, peek=peek, several=several)
         self._asked = False
@@ -84,11 +95,16 @@ class LogEngine:
                 if running.end is not None:
                     self.end = running.end
                     batch = self._rest(data, running.gone)
-                    yield batch if last is None else batch.cut(last - batch.seq)
+                    yield batch if last is None or self._overrun else batch.cut(last - batch.seq)
                     return
                 batch = self.reader.feed(data)
                 if last is not None and self.reader.seq >= last:
                     self.end = TraceEnd(EndReason.COUNT)
+                    if self._overrun:
+                        rest = running.halt()
+                        self.end = running.ended(bounds) or self.end
+                        yield batch.joined(self._rest(rest, running.gone))
+                        return
                     yield batch.cut(last - batch.seq)
                     self._look_beyond(batch.since(last - batch.seq), running)
                     return

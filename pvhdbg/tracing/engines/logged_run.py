@@ -57,8 +57,9 @@ class LoggedRun:
                     self.end = self._halted or end_of(self._stop, self._target, bounds)
                     yield self._switch.rest()
                 elif asked() or time.monotonic() > deadline:
-                    self.end = TraceEnd(EndReason.INTERRUPTED if asked() else EndReason.TIME)
-                    yield self.halt()
+                    rest = self.halt()
+                    self.end = self.ended(bounds) or TraceEnd(EndReason.INTERRUPTED if asked() else EndReason.TIME)
+                    yield rest
         finally:
             self.halt()
 
@@ -80,7 +81,13 @@ class LoggedRun:
                 stop = GONE  # it ended at that moment
         self.gone, self.interrupted = stop.kind is StopKind.EXITED, stop.kind is StopKind.INTERRUPT
         self.died = stop if stop.kind in (StopKind.EXITED, StopKind.SHUTDOWN) else None
+        if stop.kind in (StopKind.EXITED, StopKind.SHUTDOWN, StopKind.BREAKPOINT):
+            self._stop = stop  # it had stopped by itself
         return b"".join(pieces) + self._switch.rest()
+
+    def ended(self, bounds: Bounds) -> TraceEnd | None:
+        """The end that it had come to by itself when `halt` was to stop it; None where it ran on until then."""
+        return None if self._stop is None else end_of(self._stop, self._target, bounds)
 
     def stopped(self, stop: Stop) -> None:
         """The reader let the machine run itself, after `halt`, and it stopped so: the run ends there."""

@@ -240,18 +240,23 @@ class Wait:
                     self._target, tap, max(min(pause, left), 0.001), self._followed.faults, lambda: self._asked or self._goal.done()
                 )
                 found = self._look(stop)
-                panics = suspect is not None and suspect.kind is DeathKind.PANIC
                 if not found:
-                    suspect = suspect if panics else None
-                elif found.death is None or not _may_recover(found.death):
+                    continue
+                if found.death is None or not _may_recover(found.death):
                     return found
-                elif found.death.kind is not DeathKind.PANIC:
-                    suspect = found.death
-                elif suspect is None:
+                if suspect is None:
                     suspect, deadline = found.death, min(deadline, time.monotonic() + _PANIC_GRACE)
                 else:
                     return found
-        return _Found(death=suspect or self._examiner.death(DeathKind.ALIVE, self._examiner.state()))
+            return _Found(death=suspect) if suspect is not None else self._living()
+
+    def _living(self) -> _Found:
+        """It lives when the time is up; or it reached the goal, or died, in the last look."""
+        alive = self._examiner.alive()
+        late = self._examiner.late_stop()
+        if late is None:
+            return _Found(death=alive)
+        return _ARRIVED if self._at_goal(late) else _Found(death=self._examiner.by_stop(late) or alive)
 
     def _breakpoints(self) -> AbstractContextManager[None]:
         return breakpoints_at(self._target, (*self._goal.addresses, RESET_VECTOR))
@@ -319,8 +324,8 @@ class Wait:
 
 
 def _may_recover(death: Death) -> bool:
-    """A kernel that says that it panics has more to say, and a loop that polls may wait for something that comes."""
-    return (death.kind is DeathKind.PANIC and not death.reason) or (death.kind is DeathKind.LOOP and death.polls)
+    """A kernel that says that it panics has more to say."""
+    return death.kind is DeathKind.PANIC and not death.reason
 
 
 def _seen(state: dict[str, int]) -> tuple[int, Mode | None] | None:

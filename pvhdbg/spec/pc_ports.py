@@ -1,0 +1,31 @@
+"""I/O ports and memory-mapped clocks of a PC that guests wait for, by what they are.
+
+Sources: Intel 8254, 8259A and 8042 data sheets; National Semiconductor PC16550D; QEMU hw/i386 (pc.c, microvm.c), hw/timer/hpet.c;
+Intel SDM volume 3A, 11.4.1 (local APIC).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+_SERIAL = {0x3F8: "COM1", 0x2F8: "COM2"}
+_REGISTERS = {0: "data", 2: "interrupt identification", 5: "line status", 6: "modem status"}
+
+PORTS: Mapping[int, str] = MappingProxyType(
+    {
+        **{base + at: f"{name}'s {what}" for base, name in _SERIAL.items() for at, what in _REGISTERS.items()},
+        **{0x40 + at: f"the PIT's counter {at}" for at in range(3)},
+        0x20: "the first PIC",
+        0xA0: "the second PIC",
+        0x60: "the keyboard controller's data",
+        0x61: "the PIT's gate and output",
+        0x64: "the keyboard controller's status",
+        0x71: "the CMOS clock",
+        0x1F7: "the first IDE channel's status",
+        0x608: "the ACPI timer",
+        0xB008: "the ACPI timer",
+    }
+)
+# Where clocks are in memory: from, to, name.
+CLOCKS = ((0xFEE00000, 0xFEE01000, "the local APIC"), (0xFED00000, 0xFED00400, "the HPET"))
