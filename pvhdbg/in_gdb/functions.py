@@ -59,11 +59,19 @@ def _verdict(id: gdb.Value) -> str:
     return _report([find(id.string())]).verdicts[0].outcome.value
 
 
+def _failed(id: gdb.Value) -> bool:
+    from pvhdbg.rules.catalogue import find
+    from pvhdbg.rules.declare import Outcome
+
+    return _report([find(id.string())]).verdicts[0].outcome is Outcome.FAIL
+
+
 _FUNCTIONS: tuple[tuple[str, str, Callable[..., Any]], ...] = (
     ("pvh_entry", "The address of the machine's PVH entry: break *$pvh_entry()", _entry_address),
     ("pvh_start_info", "The physical address of start_info; with debug information, a struct hvm_start_info *.", _start_info),
     ("pvh_ok", "1 if the hand-off conforms, by `set pvh spec` and `set pvh strict`; else 0.", _ok),
     ("pvh_verdict", 'The outcome of one rule, as a string: $_streq($pvh_verdict("PVH-CR0-PE"), "pass")', _verdict),
+    ("pvh_failed", '1 if that rule failed, else 0, for a condition: hbreak *0x100005 if $pvh_failed("PVH-CR0-PE")', _failed),
 )
 
 

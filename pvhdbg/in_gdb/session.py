@@ -15,6 +15,7 @@ from pvhdbg.machine.lease import Lease
 from pvhdbg.machine.session import Session, Settings
 from pvhdbg.model import Unavailable
 from pvhdbg.targets.from_thread import FromThread
+from pvhdbg.targets.gdb_quiet import untraced
 from pvhdbg.targets.inside_gdb import InsideGdb, connection
 
 if TYPE_CHECKING:
@@ -132,7 +133,8 @@ def _evaluated(text: str) -> int:
 def guarded(work: Callable[[], T]) -> T:
     """Do `work`; what goes wrong becomes one line of GDB's."""
     try:
-        return work()
+        with untraced():
+            return work()
     except PvhdbgError as error:
         raise gdb.GdbError(one_line(error)) from None
     except Unavailable as gap:

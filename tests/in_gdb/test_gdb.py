@@ -214,6 +214,50 @@ def test_functions_and_conditions(machine: Start) -> None:
     assert gdb.complaints() == []
 
 
+@pytest.mark.boot
+def test_a_rule_that_failed_in_a_condition(machine: Start) -> None:
+    """GDB's == does not compare strings ("Too many array elements"), so a condition needs a number."""
+    stub = machine()
+    gdb = Gdb(
+        f"target remote {stub.socket}",
+        "pvh break",
+        "continue",
+        "set $eflags = 0x202",
+        'p $pvh_failed("PVH-EFL-IF")',
+        'p $pvh_failed("PVH-CR0-PE")',
+        'hbreak *0x100005 if $pvh_failed("PVH-CR0-PE")',
+        'hbreak *0x10000b if $pvh_failed("PVH-EFL-IF")',
+        "continue ",
+        "p $pc",
+        'p $pvh_failed("no such rule")',
+    )
+    assert gdb['p $pvh_failed("PVH-EFL-IF")'] == "$1 = 1\n"
+    assert gdb['p $pvh_failed("PVH-CR0-PE")'] == "$2 = 0\n"
+    assert "0x10000b" in gdb["p $pc"]
+    (said,) = gdb.complaints()
+    assert "no such rule" in said
+
+
+@pytest.mark.boot
+def test_traced_commands_do_not_break_the_monitors_answers(at_entry: Gdb, stopped: Machine) -> None:
+    traced = Gdb(
+        f"set pvh kernel {HELLO}",
+        f"target remote {stopped.socket}",
+        "set trace-commands on",
+        "pvh run-to-entry --reset",
+        *(line_of(command) for command in READING),
+        "show trace-commands",
+        "set trace-commands off",
+        "disconnect",
+    )
+    assert traced["pvh run-to-entry --reset"].splitlines()[1:-1] == at_entry["pvh run-to-entry"].splitlines()
+    for command in map(line_of, READING):
+        lines = traced[command].splitlines(keepends=True)[1:-1]  # between GDB's traces of this command and of the next
+        # What SETUP_DATA points to changes, see above.
+        assert re.sub("SETUP_DATA .*", "", "".join(lines)) == re.sub("SETUP_DATA .*", "", at_entry[command])
+    assert "is on." in traced["show trace-commands"]
+
+
 @pytest.mark.gdb
 def test_printers(cli: Cli) -> None:
     """By a program of gcc's own layout, with numbers that its own source gives."""
