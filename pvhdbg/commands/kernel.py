@@ -11,7 +11,7 @@ from pvhdbg.commands.options import JudgeOptions
 from pvhdbg.commands.time_limit import time_limit
 from pvhdbg.decode.elf import build_id
 from pvhdbg.decode.text import printable
-from pvhdbg.disassembly import disassemble
+from pvhdbg.disassembly import available, disassemble
 from pvhdbg.errors import BadInput
 from pvhdbg.kernel import image as kernel_image
 from pvhdbg.loaders.catalogue import LOADERS, find, simulate
@@ -56,16 +56,23 @@ def elf(options: ElfOptions, context: Context) -> Answer:
     """`elf`: what is in a kernel file, where each loader would enter it, and what is wrong."""
     if options.symbol is not None and options.type is not None:
         raise BadInput("--symbol and --type are two questions", "ask one after the other")
+    if context.session is not None and not options.file:
+        if context.session.image is None:
+            raise BadInput("no kernel file is known", context.session.naming)
+        return _of_image(context.session.image, options)
     context.progress("reading the kernel")
     with kernel_image.open_kernel(options.file) as image:
-        if image.elf.header.e_type == ET_CORE:
-            raise BadInput(f"{image.path} is a core, not a kernel", f"judge the machine in it: pvhdbg check {image.path}")
-        if options.symbol is not None:
-            return _symbol(image, options.symbol)
-        if options.type is not None:
-            return _type(image, options.type)
-        report = file_report(image, options)
-    return _answer(report)
+        return _of_image(image, options)
+
+
+def _of_image(image: KernelImage, options: ElfOptions) -> Answer:
+    if image.elf.header.e_type == ET_CORE:
+        raise BadInput(f"{image.path} is a core, not a kernel", f"judge the machine in it: pvhdbg check {image.path}")
+    if options.symbol is not None:
+        return _symbol(image, options.symbol)
+    if options.type is not None:
+        return _type(image, options.type)
+    return _answer(file_report(image, options))
 
 
 def file_report(image: KernelImage, options: ElfOptions) -> FileReport:
@@ -110,7 +117,8 @@ def _entry(image: KernelImage, symbols: Symbols) -> EntryPlace | None:
         start = address - load.p_paddr
         if start < load.p_filesz:
             code = bytes(image.data[load.p_offset + start : load.p_offset + min(start + _CODE, load.p_filesz)])
-            lines = tuple(Line(*line) for line in disassemble(code, address, 32, _INSTRUCTIONS))
+            found = disassemble(code, address, 32, _INSTRUCTIONS) if available() else ()
+            lines = tuple(Line(*line) for line in found)
             place = replace(place, offset=load.p_offset + start, code=lines)
         break
     return place

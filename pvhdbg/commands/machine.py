@@ -65,6 +65,7 @@ def session_of(about: SubjectOptions, context: Context) -> Iterator[Session]:
     with open_subject(about, context.progress) as opened:
         settings = Settings(about.revision)
         session = Session(opened.target, opened.image, settings, warnings=opened.warnings, confirm=Confirm())
+        session.confirm.file, session.confirm.path = opened.file, opened.found
         session.adopt(opened.boot)
         yield session
 

@@ -222,7 +222,10 @@ COMMANDS: tuple[Command, ...] = (
         "pvhdbg elf vmlinux --as qemu,firecracker",
         "pvhdbg.commands.kernel:elf",
         (
-            argument("file", metavar="FILE", help="an ELF kernel, or a bzImage or compressed file that holds one"),
+            argument("file", metavar="FILE", help="an ELF kernel, or a bzImage or compressed file that holds one", live=False),
+            argument(
+                "file", metavar="FILE", nargs="?", help="a kernel file; the machine's without it", completes="file", live=True
+            ),
             argument("--as", dest="loaders", action="append", metavar="LOADER,…", default=[], help="only these loaders"),
             argument(
                 "--symbol", metavar="NAME|ADDRESS", help="a symbol's addresses, or the symbol at an address, and its source line"
@@ -231,6 +234,8 @@ COMMANDS: tuple[Command, ...] = (
             *_JUDGE,
         ),
         formats=FILE_JUDGED,
+        live=True,
+        live_example="elf --symbol pvh_start",
     ),
     Command(
         "regs",
@@ -566,8 +571,16 @@ COMMANDS: tuple[Command, ...] = (
         "pvhdbg diff good.pvhsnap vmlinux --machine q35",
         "pvhdbg.commands.comparing:diff",
         (
-            argument("a", metavar="A", help="a kernel file, a gdbstub or a snapshot, as for check"),
-            argument("b", metavar="B", help="another; options that only a kernel or a gdbstub takes go to the side that is one"),
+            argument("a", metavar="A", help="a kernel file, a gdbstub or a snapshot, as for check", completes="file"),
+            argument(
+                "b",
+                metavar="B",
+                help="another; options that only a kernel or a gdbstub takes go to the side that is one",
+                live=False,
+            ),
+            argument(
+                "b", metavar="B", nargs="?", help="another; without it this machine is compared with A", completes="file", live=True
+            ),
             *_QEMU,
             *_JUDGE,
             *_WALK,
@@ -575,6 +588,8 @@ COMMANDS: tuple[Command, ...] = (
         ),
         formats=COMPARED,
         passes_on=True,
+        live=True,
+        live_example="diff good.pvhsnap",
     ),
     Command(
         "snapshot export",

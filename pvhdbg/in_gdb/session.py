@@ -68,7 +68,7 @@ class _State:
     def _configure(self, session: Session) -> None:
         session.settings = Settings(str(gdb.parameter("pvh spec")), bool(gdb.parameter("pvh strict")))
         image = self.image()
-        if session.image is not image:
+        if session.named is not image:
             session.use_image(image)
 
     def image(self) -> KernelImage | None:

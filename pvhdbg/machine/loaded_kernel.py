@@ -19,6 +19,7 @@ class Confirm:
 
     def __init__(self, hashed: bool = False) -> None:
         self.file: KernelFile | None = None
+        self.path: str | None = None  # of that file
         self._hashed = hashed
 
     def __call__(self, target: Target, loaded: LoadedKernel, compare: Compare) -> tuple[Kernel, ImageComparison | None] | None:
@@ -27,7 +28,7 @@ class Confirm:
         try:
             with open_kernel(loaded.path) as image:
                 if image.was == "ELF" and image.is_loaded(target.read_memory):
-                    self.file = image.file().without_data()
+                    self.file, self.path = image.file().without_data(), loaded.path
                     return image.with_hash() if self._hashed else image.kernel(), compare(image)
         except PvhdbgError:
             return None  # another machine's path: the ranges that the monitor gave have to do

@@ -64,6 +64,12 @@ class WordsOptions(NamedTuple):
     command: tuple[str, ...] = ()
 
 
+class KernelOptions(NamedTuple):
+    """A kernel file; None to ask for the known one."""
+
+    file: str | None = None
+
+
 class SourceOptions(NamedTuple):
     """A file of lines."""
 
@@ -319,6 +325,21 @@ def monitor(options: WordsOptions, context: Context) -> Answer:
 def gdb(options: WordsOptions, context: Context) -> Answer:
     """`gdb`: the line goes to GDB; the conversation itself passes it on. Raises BadInput elsewhere."""
     raise BadInput("there is no GDB here", "start a conversation: pvhdbg repl SUBJECT")
+
+
+@takes(KernelOptions)
+def kernel(options: KernelOptions, context: Context) -> Answer:
+    """`kernel`: which file symbols, notes and rules are of."""
+    session = _session(context)
+    if options.file is not None:
+        _face(context).machine.use_kernel(options.file)
+    if session.image is None:
+        session.boot()  # where the monitor names it, it is found by this
+    if session.image is None:
+        raise BadInput("no kernel file is known", session.naming)
+    how = "named" if session.named is session.image else "found: QEMU's monitor names it, and memory holds it"
+    missing = session.placement.missing
+    return _lines([f"{safe(session.image.path)} ({how})", *([missing] if missing else [])])
 
 
 # --- coming and going ---------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ from pvhdbg.targets.recorded import RecordedTarget
 from pvhdbg.targets.target import END_IT, OWN_REBOOTS, RESET_RIP, Leave, Target
 
 if TYPE_CHECKING:
+    from pvhdbg.kernel.image import KernelImage
     from pvhdbg.targets.gdb_mi import GdbTarget
     from pvhdbg.targets.keeper import Keeper
     from pvhdbg.vmm.qemu import QemuProcess
@@ -59,6 +60,7 @@ class Machine:
         self.ended: str | None = None  # the guest shut down, and its VMM kept it
         self.runner = Runner(self)
         self._symbols_given = False
+        self._chosen: KernelImage | None = None  # by the command `kernel`
 
     # --- coming and going -----------------------------------------------------------------------------------------
 
@@ -72,7 +74,7 @@ class Machine:
             settings,
             warnings=opened.warnings,
             confirm=Confirm(),
-            naming="name the kernel: start again with --kernel ELF",
+            naming="name the kernel: kernel ELF",
             lender=self.lend,
         )
         self._adopt(opened)
@@ -87,11 +89,19 @@ class Machine:
         self.serial = Follower(opened.qemu.serial_log) if opened.qemu is not None else None
         return opened
 
+    def use_kernel(self, path: str) -> None:
+        """Another kernel file from now on, also over a restart. Raises BadInput; then the old one stays."""
+        from pvhdbg.kernel.image import open_kernel
+
+        self._chosen = open_kernel(path)
+        self._symbols_given = False
+        self.session.use_image(self._chosen)
+
     def _target_of(self, opened: Opened) -> Target:
         return GdbEcho(opened.target) if self._options.show_gdb else opened.target
 
     def _adopt(self, opened: Opened) -> None:
-        self.session.confirm.file = opened.file
+        self.session.confirm.file, self.session.confirm.path = opened.file, opened.found
         self.session.adopt(opened.boot)
 
     @property
@@ -141,7 +151,7 @@ class Machine:
             about = self._options.about
             opened = self._enter(about._replace(way=about.way._replace(reset=self.qemu is None)))
             self.session.replace_target(self._target_of(opened))
-            self.session.use_image(opened.image)
+            self.session.use_image(self._chosen or opened.image)
             self.session.warnings[:] = opened.warnings
             self._adopt(opened)
         self.breakpoints.place(self.session)

@@ -30,8 +30,10 @@ ARGUMENTS = {
     "symbols": "pvh_start",
     "explain": "PVH-TR-LIMIT",
 }
-NOT_COMPARED = {"snapshot save", "help", "apropos", "trace", "why", "milestones"}  # they have tests of their own
+NOT_COMPARED = {"snapshot save", "help", "apropos", "trace", "why", "milestones", "diff", "elf"}  # they have tests of their own
 READING = [command.name for command in LIVE if command.name not in NOT_COMPARED]
+
+CLEAN = "python import sys; sys.path[:] = [p for p in sys.path if 'site-packages' not in p and 'dist-packages' not in p]"
 
 
 class Gdb:
@@ -647,8 +649,50 @@ def test_sourced_twice() -> None:
 @pytest.mark.gdb
 def test_without_site_packages() -> None:
     """Nothing from pip: not even what happens to be installed for GDB's Python."""
-    clean = "python import sys; sys.path[:] = [p for p in sys.path if 'site-packages' not in p and 'dist-packages' not in p]"
-    assert "cr0.PE is set" in Gdb(clean, f"source {SCRIPT}", "pvh explain PVH-CR0-PE", script=None)["pvh explain PVH-CR0-PE"]
+    assert "cr0.PE is set" in Gdb(CLEAN, f"source {SCRIPT}", "pvh explain PVH-CR0-PE", script=None)["pvh explain PVH-CR0-PE"]
+
+
+@pytest.mark.boot
+def test_every_subcommand_without_site_packages_past_start_kernel(vmlinux: Path, machine: Start, tmp_path: Path) -> None:
+    stub = machine("-m", "512M", kernel=str(vmlinux))
+    snapshot = tmp_path / "boot.pvhsnap"
+    own = {
+        "break": "rest_init",
+        "run-to-entry": "--reset",
+        "milestones": "--for 3",
+        "trace": "--what pc --until 20",
+        "why": "--for 2",
+        "snapshot save": str(snapshot),
+        "apropos": "paging",
+        "xp": "/8w 0x1000000",
+        "symbols": "start_kernel",
+        "pagewalk": "$rip",
+        "disas": "/4",
+        "explain": "PVH-TR-LIMIT",
+        "elf": str(vmlinux),
+        "diff": f"{snapshot} {snapshot}",
+    }
+    lines = [f"pvh {command} {own.get(command, '')}".rstrip() for command in (*(one.name for one in LIVE), "break", "run-to-entry")]
+    last = [line for line in lines if line.split()[1] in ("milestones", "why", "run-to-entry", "diff")]
+    typing = "pvh elf --type pt_regs"
+    lines = [*(line for line in lines if line not in last), "pvh elf --symbol start_kernel", typing, *last]
+    imported = "python print([name for name in ('iced_x86', 'elftools', 'lz4', 'zstandard') if sys.modules.get(name)])"
+    gdb = Gdb(
+        CLEAN,
+        f"source {SCRIPT}",
+        f"set pvh kernel {vmlinux}",
+        f"target remote {stub.socket}",
+        "pvh run-to-entry",
+        "pvh milestones start_kernel",
+        "stepi 5",
+        *lines,
+        imported,
+        script=None,
+    )
+    (typed,) = gdb.complaints()
+    assert "pyelftools" in typed
+    assert [line for line in lines if not gdb[line].strip()] == ["pvh cmdline", typing]
+    assert gdb[imported] == "[]\n"
 
 
 @pytest.mark.gdb

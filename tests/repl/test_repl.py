@@ -493,3 +493,54 @@ def test_milestones_of_a_real_linux_lead_to_start_kernel(vmlinux: Path) -> None:
         shown = talk("milestones start_kernel")
         assert "x86_64_start_kernel" in shown
         assert re.search(r"=> 0x\w+ <start_kernel>", shown)
+
+
+# --- the kernel file ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.boot
+@pytest.mark.parametrize("command", ["attach", "repl"])
+def test_the_kernel_that_qemus_monitor_names_serves_everywhere(machine: Start, command: str) -> None:
+    stub = machine(kernel=LONG_MODE)
+    with talking(stub.socket, command) as one:
+        assert one("break in_long_mode").startswith("breakpoint 1: in_long_mode at 0x1000")
+        assert re.match(r"pvh_start  now 0x10\w+, ", one("symbols pvh_start"))
+        assert "PHYS32_ENTRY" in one("notes")
+        assert one("kernel") == f"{LONG_MODE} (found: QEMU's monitor names it, and memory holds it)\n"
+        assert "<in_long_mode>" in one("c")
+        one("restart")
+        assert "in_long_mode" in one("info breakpoints")
+        assert one("symbols in_long_mode").startswith("in_long_mode  now")
+
+
+@pytest.mark.boot
+def test_another_kernel_is_named_at_the_prompt(machine: Start, cli: Cli) -> None:
+    copy = cli.file("copy", Path(LONG_MODE).read_bytes())
+    stub = machine(kernel=copy)
+    Path(copy).unlink()  # what the monitor names is not there any more
+    with talking(stub.socket, via="remote") as one:
+        assert "(name the kernel: kernel ELF)" in one.wrong("break in_long_mode")
+        assert "(name the kernel: kernel ELF)" in one.wrong("elf")
+        assert one(f"kernel {LONG_MODE}") == f"{LONG_MODE} (named)\n"
+        assert one("break in_long_mode").startswith("breakpoint 1: ")
+        assert "there is no file" in one.wrong("kernel /nonexistent")
+        assert one("kernel") == f"{LONG_MODE} (named)\n"
+        one("restart")
+        assert one("symbols in_long_mode").startswith("in_long_mode  now")
+        assert one(f"kernel {HELLO}").splitlines()[0] == f"{HELLO} (named)"
+
+
+@pytest.mark.boot
+def test_elf_and_diff_at_the_prompt(without_gdb: Talk, cli: Cli) -> None:
+    assert without_gdb("elf") == cli("elf", LONG_MODE).ok().out
+    assert without_gdb(f"elf {HELLO} --as qemu") == cli("elf", HELLO, "--as", "qemu").ok().out
+    assert without_gdb("elf --symbol in_long_mode").startswith("in_long_mode  virtual 0x1000")
+    without_gdb(f"snapshot save {cli.folder}/here.pvhsnap")
+    assert without_gdb(f"diff {cli.folder}/here.pvhsnap").endswith("the same where it matters (exit 0)\n")
+    cli("snapshot", "save", HELLO, "--append", "other", "-o", "other.pvhsnap").ok()
+    other = f"{cli.folder}/other.pvhsnap"
+    seen = without_gdb.run(f"diff {other}")
+    assert seen.exit_code == 1
+    assert "“other”" in seen.text
+    assert without_gdb(f"diff {other} {other}").endswith("the same where it matters (exit 0)\n")
+    assert "usage: diff" in without_gdb.wrong("diff")
