@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import gdb
 
 from pvhdbg.in_gdb.session import STATE, entry_address, guarded
+from pvhdbg.rules.declare import Outcome
 
 if TYPE_CHECKING:
     from pvhdbg.report.document import Report
@@ -60,10 +61,7 @@ def _verdict(id: gdb.Value) -> str:
 
 
 def _failed(id: gdb.Value) -> bool:
-    from pvhdbg.rules.catalogue import find
-    from pvhdbg.rules.declare import Outcome
-
-    return _report([find(id.string())]).verdicts[0].outcome is Outcome.FAIL
+    return _verdict(id) == Outcome.FAIL.value
 
 
 _FUNCTIONS: tuple[tuple[str, str, Callable[..., Any]], ...] = (

@@ -229,13 +229,8 @@ class Session:
 
     def _open_found(self) -> None:
         """The file that the monitor named, and that memory holds, serves like one that the user named."""
-        if self.image is None and self.confirm.path is not None:
-            from pvhdbg.kernel.image import open_kernel
-
-            try:
-                self._take(open_kernel(self.confirm.path))
-            except BadInput:
-                pass  # it was removed meanwhile: what was read of it has to do
+        if self.image is None and (found := self.confirm.image()) is not None:
+            self._take(found)
 
     # --- the kernel -----------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from pvhdbg.machine.loaded_kernel import Confirm
 from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.machine.running import run_to_entry
 from pvhdbg.machine.session import Session, Settings
-from pvhdbg.machine.subject import Opened, Progress, attach_stub, boot_kernel, open_subject
+from pvhdbg.machine.subject import Opened, Progress, attach_stub, boot_kernel, open_kernel, open_subject
 from pvhdbg.machine.subject_kind import refuse_all_but_kernels
 from pvhdbg.repl.breakpoints import Breakpoints
 from pvhdbg.repl.gdb_echo import GdbEcho
@@ -91,8 +91,6 @@ class Machine:
 
     def use_kernel(self, path: str) -> None:
         """Another kernel file from now on, also over a restart. Raises BadInput; then the old one stays."""
-        from pvhdbg.kernel.image import open_kernel
-
         self._chosen = open_kernel(path)
         self._symbols_given = False
         self.session.use_image(self._chosen)
