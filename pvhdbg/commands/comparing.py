@@ -65,7 +65,7 @@ def _with_session(options: DiffOptions, session: Session, progress: Progress) ->
     with session.judging_by(options.about.spec):
         boot = session.hand_off(options.about.way.here)
         one = report(Observed(boot, session.doubts(boot), session.file), rules, strict)
-        about = SubjectOptions(options.a, session.settings.spec)
+        about = SubjectOptions(options.a, boot.revision.name)
     two = report(observe(open_subject(about, progress)), rules, strict)
     return compare((session.target.name, options.a), one, two, strict)
 

@@ -6,6 +6,7 @@ to its entry anew. While the guest runs, `watch` is called about ten times a sec
 
 from __future__ import annotations
 
+import math
 import shutil
 import signal
 import threading
@@ -56,6 +57,7 @@ class Machine:
         self.interrupted = threading.Event()
         self.running = False
         self.watch: Callable[[], None] = lambda: None
+        self.attended = False  # somebody sits at a terminal
         self.gone: str | None = "it was not opened"  # what became of it; None while it is there
         self.ended: str | None = None  # the guest shut down, and its VMM kept it
         self.runner = Runner(self)
@@ -141,7 +143,7 @@ class Machine:
         if self.gone is None and self.qemu is None:
             self.runner.disarm()
             self.ended = None
-            run_to_entry(self.session, self._timeout, reset=True)
+            run_to_entry(self.session, self.seconds, reset=True)
         else:
             if self.gone is None:
                 self.gone = "it is started again"
@@ -195,7 +197,7 @@ class Machine:
             self.runner.disarm()
             self.session.target.close(Leave.STOPPED)
             try:
-                held = GdbTarget.connect(self._address(), timeout=self._timeout, keeper=self._keeper)
+                held = GdbTarget.connect(self._address(), timeout=self.seconds, keeper=self._keeper)
             except PvhdbgError:
                 self._hold(self._directly())
                 raise
@@ -267,7 +269,7 @@ class Machine:
     def _directly(self) -> Target:
         from pvhdbg.targets.remote import RemoteTarget
 
-        return RemoteTarget.connect(self._address(), timeout=self._timeout, keeper=self._keeper)
+        return RemoteTarget.connect(self._address(), timeout=self.seconds, keeper=self._keeper)
 
     def _hold(self, target: Target) -> None:
         self._stack.callback(target.close, Leave.STOPPED)
@@ -280,8 +282,14 @@ class Machine:
         return parse_address(self._options.about.subject)
 
     @property
-    def _timeout(self) -> float:
+    def seconds(self) -> float:
+        """`--timeout`: how long one `until`, a reply or the way to the entry may take."""
         return self._options.about.way.seconds()
+
+    @property
+    def patience(self) -> float:
+        """How long `continue` may take: as long as it likes where somebody can interrupt it."""
+        return math.inf if self.attended else self.seconds
 
     def speak_anew(self) -> None:
         """A fresh connection, after an interrupt that may have cut a reply in two. Its failure is told by the next command."""

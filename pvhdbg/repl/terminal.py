@@ -85,6 +85,7 @@ class Terminal:
             **prompt,
         )
         talk.confirm = self._confirmed
+        talk.machine.attended = True
 
     def run(self) -> int:
         """Until somebody leaves; returns 0."""

@@ -531,16 +531,37 @@ def test_another_kernel_is_named_at_the_prompt(machine: Start, cli: Cli) -> None
 
 
 @pytest.mark.boot
-def test_elf_and_diff_at_the_prompt(without_gdb: Talk, cli: Cli) -> None:
-    assert without_gdb("elf") == cli("elf", LONG_MODE).ok().out
-    assert without_gdb(f"elf {HELLO} --as qemu") == cli("elf", HELLO, "--as", "qemu").ok().out
-    assert without_gdb("elf --symbol in_long_mode").startswith("in_long_mode  virtual 0x1000")
-    without_gdb(f"snapshot save {cli.folder}/here.pvhsnap")
-    assert without_gdb(f"diff {cli.folder}/here.pvhsnap").endswith("the same where it matters (exit 0)\n")
+def test_elf_and_diff_at_the_prompt(cli: Cli) -> None:
     cli("snapshot", "save", HELLO, "--append", "other", "-o", "other.pvhsnap").ok()
     other = f"{cli.folder}/other.pvhsnap"
-    seen = without_gdb.run(f"diff {other}")
-    assert seen.exit_code == 1
-    assert "“other”" in seen.text
-    assert without_gdb(f"diff {other} {other}").endswith("the same where it matters (exit 0)\n")
-    assert "usage: diff" in without_gdb.wrong("diff")
+    with talking(LONG_MODE) as one:
+        assert one("elf") == cli("elf", LONG_MODE).ok().out
+        assert one(f"elf {HELLO} --as qemu") == cli("elf", HELLO, "--as", "qemu").ok().out
+        assert one("elf --symbol in_long_mode").startswith("in_long_mode  virtual 0x1000")
+        one(f"snapshot save {cli.folder}/here.pvhsnap")
+        assert one(f"diff {cli.folder}/here.pvhsnap").endswith("the same where it matters (exit 0)\n")
+        seen = one.run(f"diff {other}")
+        assert seen.exit_code == 1
+        assert "“other”" in seen.text
+        assert one(f"diff {other} {other}").endswith("the same where it matters (exit 0)\n")
+        assert "usage: diff" in one.wrong("diff")
+
+
+# --- every run has an end -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.boot
+def test_a_run_without_a_terminal_is_bounded_by_the_timeout(cli: Cli) -> None:
+    """crash=hlt halts with interrupts off: nothing would ever stop it."""
+    halts = (str(guest("crashers")), "--append", "crash=hlt", "--batch", "--timeout", "2")
+    until = cli("repl", *halts, "-ex", "until 0x100", "-ex", "mode").ok(3)
+    assert "0x100 was not reached within 2 s (--timeout): interrupted: 0x1" in until.out
+    assert "32-bit protected mode, by cr0" in until.out or "\n32-bit protected mode" in until.out
+    assert "pvhdbg: until 0x100\n" in until.err
+    on = cli("repl", *halts, "-ex", "c").ok(3)
+    assert "it ran for 2 s (--timeout), and nobody is here to interrupt it: " in on.out
+    loops = (str(guest("crashers")), "--append", "crash=endless-loop", "--batch", "--timeout", "2")
+    walk = cli("repl", *loops, "-ex", "until long-mode").ok(3)
+    assert re.search(r"not in long-mode yet after \d+ instructions, 2\.\d s \(--timeout gives it more\)", walk.out)
+    assert re.search(r"pvhdbg: until long-mode: [\d,]+ instructions, at 0x1", walk.err)
+    assert max(until.seconds, on.seconds, walk.seconds) < 12
