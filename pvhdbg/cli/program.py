@@ -122,11 +122,16 @@ def _run(words: list[str]) -> int:
             failed = _unobserved(error)
             if failed is None:
                 raise
+        told = None if failed is None else of_error(command, values, failed)
         for one, output in outputs:
-            if failed is None:
+            if told is None:
                 output.write(answer.render(one, style_for(asked.color, output.stream)))
-            elif (told := of_error(one, str(values.get("subject") or values.get("file") or ""), failed)) is not None:
-                output.write(told)
+            elif output.stream is sys.stdout and one == "text":
+                continue  # what happened is told on standard error
+            elif (text := told(one)) is not None:
+                output.write(text)
+            else:
+                output.discard()
     if failed is not None:
         raise failed
     return answer.exit_code

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pvhdbg.commands.declare import Command
     from pvhdbg.errors import PvhdbgError
     from pvhdbg.report.document import Report
     from pvhdbg.report.kernel_document import FileReport
@@ -70,21 +71,40 @@ def of_file(report: FileReport) -> dict[str, Callable[[], str]]:
         from pvhdbg.commands.code_location import location_of
         from pvhdbg.report import sarif
 
-        about = sarif.About(report.exit_code, (), {"conclusion": report.conclusion, "strict": report.strict})
+        about = sarif.About(report.exit_code, facts={"conclusion": report.conclusion, "strict": report.strict})
         return sarif.rendered(sarif.document(report.verdicts, location_of(report.path), about))
 
     return {"sarif": as_sarif, **{name: partial(listed, target) for name, target in _LISTS.items()}}
 
 
-def of_error(format: str, subject: str, error: PvhdbgError) -> str | None:
-    """In a format that CI systems read, what could not be judged; None for the others, which have nothing to show."""
-    if format == "summary":
-        return _rendered("pvhdbg.report.markdown:render_error", error)
-    if format not in _LISTS:
-        return None
-    from pvhdbg.report import listing
+def of_error(command: Command, values: Mapping[str, Any], error: PvhdbgError) -> Callable[[str], str | None]:
+    """A function of a format that tells in it what could not be judged; None for a format that has nothing to show."""
+    subject = str(values.get("subject") or values.get("file") or "")
 
-    return _rendered(_LISTS[format], listing.of_error(subject, error))
+    def told(format: str) -> str | None:
+        if format == "summary":
+            return _rendered("pvhdbg.report.markdown:render_error", error)
+        if format in _LISTS:
+            from pvhdbg.report import listing
+
+            return _rendered(_LISTS[format], listing.of_error(subject, error))
+        return shown(format) if (shown := _of_failure(command, values, error)) is not None else None
+
+    return told
+
+
+def _of_failure(command: Command, values: Mapping[str, Any], error: PvhdbgError) -> Callable[[str], str] | None:
+    """The same for the formats that show a boot: the file's verdicts, and why nothing was seen of the machine."""
+    if command.formats != JUDGED:
+        return None
+    from pvhdbg.commands.declare import options_of
+    from pvhdbg.commands.handoff import CheckOptions, answer
+    from pvhdbg.commands.judging import not_observed
+    from pvhdbg.report.style import PLAIN
+
+    options = options_of(CheckOptions, values)
+    whole = answer(not_observed(options.about, options.judge, error), options.about)
+    return lambda format: whole.render(format, PLAIN)
 
 
 def _rendered(target: str, report: Any) -> str:

@@ -56,7 +56,7 @@ class RegsOptions(NamedTuple):
 @takes(CheckOptions)
 def check(options: CheckOptions, context: Context) -> Answer:
     """`check`: bring the subject to its entry and judge it, and what it comes to afterwards."""
-    return _answer(judged(options, context), options.about)
+    return answer(judged(options, context), options.about)
 
 
 def judged(options: CheckOptions, context: Context) -> Report:
@@ -92,7 +92,7 @@ def probe(options: JudgedOptions, context: Context) -> Answer:
 
 def _brought(options: JudgedOptions, opening: AbstractContextManager[Opened]) -> Answer:
     options.judge.refuse_unknown()
-    return _answer(_report(observe(opening), options.judge, options.judge.strict), options.about)
+    return answer(_report(observe(opening), options.judge, options.judge.strict), options.about)
 
 
 def _of_session(options: CheckOptions, session: Session) -> Report:
@@ -146,7 +146,9 @@ def _report(observed: Observed, judge: JudgeOptions, strict: bool) -> Report:
     return judging.report(observed, judge.rules(), strict)
 
 
-def _answer(report: Report, about: SubjectOptions) -> Answer:
+def answer(report: Report, about: SubjectOptions) -> Answer:
+    """The report in every format."""
+
     def as_text(style: Style) -> str:
         from pvhdbg.report import text
 
