@@ -11,9 +11,10 @@ import sys
 
 TYPE_CHECKING = False  # see pvhdbg/__init__.py
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import TextIO
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any, TextIO
 
+    from pvhdbg.commands.declare import Command
     from pvhdbg.errors import PvhdbgError
 
 INTERNAL_ERROR = 70
@@ -90,17 +91,24 @@ def _flush() -> None:
 
 
 def _run(words: list[str]) -> int:
+    from pvhdbg.cli.standard_input import spooled
+    from pvhdbg.commands.line import parse
+
+    command, values = parse(words)
+    with spooled(command.name, values) as values:
+        return _done(command, values)
+
+
+def _done(command: Command, values: Mapping[str, Any]) -> int:
     from contextlib import ExitStack
 
     from pvhdbg.cli.progress import Progress
     from pvhdbg.commands.declare import Context, options_of
     from pvhdbg.commands.formats import APPENDED, of_error
-    from pvhdbg.commands.line import parse
     from pvhdbg.commands.options import OutputOptions
     from pvhdbg.commands.output import open_output, style_for
     from pvhdbg.errors import PvhdbgError
 
-    command, values = parse(words)
     if command.converses:
         from pvhdbg.repl.start import converse, converses
 

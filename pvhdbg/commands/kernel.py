@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pvhdbg.commands.declare import Answer, Context, takes
 from pvhdbg.commands.formats import of_file
 from pvhdbg.commands.options import JudgeOptions
+from pvhdbg.commands.output import open_output
 from pvhdbg.commands.time_limit import time_limit
 from pvhdbg.decode.elf import build_id
 from pvhdbg.decode.text import printable
 from pvhdbg.disassembly import available, disassemble
 from pvhdbg.errors import BadInput
 from pvhdbg.kernel import image as kernel_image
+from pvhdbg.kernel.file_bytes import pieces
 from pvhdbg.loaders.catalogue import LOADERS, find, simulate
 from pvhdbg.report.json_text import written
 from pvhdbg.report.kernel_document import EntryPlace, FileReport, Line
@@ -128,6 +130,13 @@ def _entry(image: KernelImage, symbols: Symbols) -> EntryPlace | None:
 def extract(options: ExtractOptions, context: Context) -> Answer:
     """`extract`: write the ELF inside a compressed kernel."""
     context.progress(f"unpacking {options.image}")
+    if options.output == "-":
+        with kernel_image.open_kernel(options.image) as image, open_output("-") as output:
+            for piece in pieces(image.data):
+                output.write_bytes(bytes(piece))
+                if output.unread:
+                    break
+        return Answer(lambda _: "")
     was = kernel_image.extract(options.image, options.output)
     return Answer(lambda _: f"{options.output}: the ELF inside {options.image} ({was})\n")
 

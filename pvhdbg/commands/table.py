@@ -640,7 +640,7 @@ COMMANDS: tuple[Command, ...] = (
         "pvhdbg.commands.kernel:extract",
         (
             argument("image", metavar="BZIMAGE", help="the compressed kernel"),
-            argument("-o", "--output", metavar="ELF", required=True, help="the file to write"),
+            argument("-o", "--output", metavar="ELF", required=True, help="the file to write; - for standard output"),
         ),
         formats=("text",),
     ),
