@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,6 +18,7 @@ from pvhdbg.errors import BadInput
 from pvhdbg.kernel import image as kernel_image
 from pvhdbg.kernel.file_bytes import pieces
 from pvhdbg.loaders.catalogue import LOADERS, find, simulate
+from pvhdbg.loaders.loading import Boot
 from pvhdbg.report.json_text import written
 from pvhdbg.report.kernel_document import EntryPlace, FileReport, Line
 from pvhdbg.report.style import Style
@@ -42,6 +44,7 @@ class ElfOptions(NamedTuple):
     loaders: tuple[str, ...] = ()
     symbol: str | None = None
     type: str | None = None
+    memory: str | None = None
     spec: SpecName = "v1"
     judge: JudgeOptions = JudgeOptions()
 
@@ -86,7 +89,7 @@ def file_report(image: KernelImage, options: ElfOptions) -> FileReport:
         path=image.path,
         kernel=file.without_data(),
         verdicts=judge_file(file, rules, REVISIONS[options.spec]),
-        loadings=simulate(file, loaders=loaders),
+        loadings=simulate(file, Boot(memory=_bytes(options.memory)), loaders),
         entry=_entry(image, symbols),
         build_id=build_id((*file.elf.notes, *file.section_notes)),
         symbols=len(symbols),
@@ -100,6 +103,16 @@ def _rules(judge: JudgeOptions) -> tuple[Rule, ...]:
     if not (judge.select or judge.ignore):
         return FILE_RULES
     return judge.rules()
+
+
+def _bytes(size: str | None) -> int | None:
+    """As QEMU's -m has it: a number is MiB. Raises BadInput."""
+    if size is None:
+        return None
+    match = re.fullmatch(r"(\d{1,9})([KMGT]?)i?B?", size, re.IGNORECASE | re.ASCII)
+    if match is None or not int(match[1]):
+        raise BadInput(f"--memory {size} is not a size", "write it as 512M or 2G")
+    return int(match[1]) << {"K": 10, "M": 20, "G": 30, "T": 40}[match[2].upper() or "M"]
 
 
 def _loaders(names: tuple[str, ...]) -> tuple[Loader, ...]:

@@ -230,6 +230,7 @@ COMMANDS: tuple[Command, ...] = (
             argument(
                 "--symbol", metavar="NAME|ADDRESS", help="a symbol's addresses, or the symbol at an address, and its source line"
             ),
+            argument("--memory", metavar="SIZE", help="the guest's memory: loaders refuse what does not fit into it"),
             argument("--type", metavar="STRUCT", help="the layout of a structure, by the kernel's debug info"),
             *_JUDGE,
         ),
