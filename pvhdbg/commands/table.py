@@ -7,6 +7,8 @@ imported when the command is used.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pvhdbg.commands.declare import Argument, Command, argument, of_command_line, prompt_file, prompt_line
 from pvhdbg.commands.formats import COMPARED, FILE_JUDGED, JUDGED
 
@@ -245,6 +247,7 @@ COMMANDS: tuple[Command, ...] = (
         f"{_ACTIONS}:regs",
         (
             _SUBJECT,
+            argument("name", metavar="REGISTER", nargs="*", help="only these", completes="register", live=True),
             argument("--bits", action="store_true", help="a line for each bit that is set, with its meaning"),
             *_QEMU,
             *of_command_line(*_WALK),
@@ -542,7 +545,13 @@ COMMANDS: tuple[Command, ...] = (
     _part("cmdline", "print the command line that was handed over", "", handed_over=True),
     _part("rsdp", "list the ACPI tables, with the state of their checksums", "", handed_over=True),
     _part("entry", "say where the entry is, how that is known, and where the machine is", ""),
-    _part("pagewalk", "walk the page tables for a linear address, each level shown", "$rip", _ADDRESS),
+    _part(
+        "pagewalk",
+        "walk the page tables for a linear address, each level shown, or list all that they map",
+        "$rip",
+        replace(_AN_ADDRESS, options={**_AN_ADDRESS.options, "help": "a number, a $register or a symbol, with + and -"}),
+        argument("--all", dest="everything", action="store_true", help="the whole address space: ranges of equal rights"),
+    ),
     _part(
         "xp",
         "show physical memory, whatever paging says",

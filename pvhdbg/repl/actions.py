@@ -252,17 +252,9 @@ def info_breakpoints(options: NoOptions, context: Context) -> Answer:
 @takes(RegisterOptions)
 def info_registers(options: RegisterOptions, context: Context) -> Answer:
     """`info registers`: all as `regs` shows them, or some by name."""
-    if not options.name:
-        from pvhdbg.commands.handoff import RegsOptions, regs
+    from pvhdbg.commands.handoff import RegsOptions, regs
 
-        return regs(RegsOptions(), context)
-    session, lines = _session(context), []
-    for word in options.name:
-        name = word.removeprefix("$")
-        value = session.address(f"${name}")
-        named = session.name_of(value) if name in ("rip", "eip", "pc", "rsp", "sp") else None
-        lines.append(f"{name:<8} {value:#x}" + (f"  <{printable(named)}>" if named else ""))
-    return _lines(lines)
+    return regs(RegsOptions(name=options.name), context)
 
 
 _X = re.compile(r"/(\d{0,5})([xduisbhwg]{0,2})", re.ASCII)

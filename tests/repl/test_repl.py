@@ -14,11 +14,14 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from prompt_toolkit.completion import CompleteEvent
+from prompt_toolkit.document import Document
 
 from pvhdbg.commands import live
 from pvhdbg.guests import path as guest
 from pvhdbg.repl import lines, own_commands
 from pvhdbg.repl.serial import Follower
+from pvhdbg.repl.terminal import _Words
 from tests.support.cli_runner import HELLO, Cli, Machine, eventually
 from tests.support.prompt import LONG_MODE, Talk, talking
 from tests.support.sorting import examples
@@ -565,3 +568,65 @@ def test_a_run_without_a_terminal_is_bounded_by_the_timeout(cli: Cli) -> None:
     assert re.search(r"not in long-mode yet after \d+ instructions, 2\.\d s \(--timeout gives it more\)", walk.out)
     assert re.search(r"pvhdbg: until long-mode: [\d,]+ instructions, at 0x1", walk.err)
     assert max(until.seconds, on.seconds, walk.seconds) < 12
+
+
+# --- small helps --------------------------------------------------------------------------------------------------
+
+
+def mapped(text: str) -> list[tuple[int, int, bool, bool]]:
+    """What `pagewalk --all` says: beginning, end, user, writable; neighbours that differ in execution alone are one."""
+    found: list[tuple[int, int, bool, bool]] = []
+    for start, end, write, user in re.findall(r"^  0x(\w+) - 0x(\w+) .* r([w-])[x-]  (user|supervisor only), ", text, re.MULTILINE):
+        one = int(start, 16), int(end, 16), user == "user", write == "w"
+        if found and found[-1][1] == one[0] and found[-1][2:] == one[2:]:
+            found[-1] = (found[-1][0], *one[1:])
+        else:
+            found.append(one)
+    return found
+
+
+def by_qemu(text: str) -> list[tuple[int, int, bool, bool]]:
+    """The same by the monitor's `info mem`."""
+    rows = re.findall(r"^(\w+)-(\w+) \w+ ([u-])r([w-])", text, re.MULTILINE)
+    return [(int(start, 16), int(end, 16), user == "u", write == "w") for start, end, user, write in rows]
+
+
+@pytest.mark.boot
+@pytest.mark.parametrize("levels", [2, 3, 4, 5])
+def test_the_whole_address_space(paging_kernels: Callable[[int], str], levels: int) -> None:
+    """QEMU's own list is the oracle."""
+    with talking(paging_kernels(levels), cpu="max") as one:
+        assert one("pagewalk --all") == "paging is off: linear addresses are physical ones\n"
+        one("until there")
+        found = mapped(one("pagewalk --all"))
+        assert found
+        if levels < 5:  # QEMU 7.2 looks at every entry of five levels, present or not, for minutes
+            assert found == by_qemu(one("monitor info mem"))
+        for start, end, _, write in found:
+            for address in (start, end - 1):
+                assert f"supervisor only, {'writable' if write else 'read-only'}" in one(f"pagewalk {address:#x}")
+        assert "--all" in one.wrong("pagewalk")
+        assert "--all" in one.wrong("pagewalk $rip --all")
+
+
+@pytest.mark.boot
+def test_a_linuxs_address_space_and_calls(vmlinux: Path) -> None:
+    with talking(str(vmlinux)) as one:
+        one("until start_kernel")
+        assert mapped(one("pagewalk --all")) == by_qemu(one("monitor info mem"))
+        assert re.search(r"call[lq]? +0xffffffff\w+ <__fentry__>\n", one("disas /4"))
+
+
+@pytest.mark.boot
+def test_registers_by_name(without_gdb: Talk) -> None:
+    every = without_gdb("info registers rip cr0")
+    assert without_gdb("regs rip cr0") == every
+    assert without_gdb("regs $cr0") == every.splitlines(keepends=True)[1]
+    assert "no register nothing" in without_gdb.wrong("regs nothing").replace("$", "")
+
+
+def test_a_blank_behind_the_only_candidate(without_gdb: Talk) -> None:
+    words = [one.text for one in _Words(without_gdb.it).get_completions(Document("segm"), CompleteEvent())]
+    assert words == ["segments "]
+    several = [one.text for one in _Words(without_gdb.it).get_completions(Document("s"), CompleteEvent())]
+    assert "segments" in several
