@@ -95,8 +95,8 @@ def _run(words: list[str]) -> int:
     from pvhdbg.commands.line import parse
 
     command, values = parse(words)
-    with spooled(command.name, values) as values:
-        return _done(command, values)
+    with spooled(command.name, values) as read:
+        return _done(command, read)
 
 
 def _done(command: Command, values: Mapping[str, Any]) -> int:
@@ -104,7 +104,7 @@ def _done(command: Command, values: Mapping[str, Any]) -> int:
 
     from pvhdbg.cli.progress import Progress
     from pvhdbg.commands.declare import Context, options_of
-    from pvhdbg.commands.formats import APPENDED, of_error
+    from pvhdbg.commands.formats import APPENDED
     from pvhdbg.commands.options import OutputOptions
     from pvhdbg.commands.output import open_output, style_for
     from pvhdbg.errors import PvhdbgError
@@ -130,7 +130,7 @@ def _done(command: Command, values: Mapping[str, Any]) -> int:
             failed = _unobserved(error)
             if failed is None:
                 raise
-        told = None if failed is None else of_error(command, values, failed)
+        told = None if failed is None else _told(command, values, failed)
         for one, output in outputs:
             if told is None:
                 output.write(answer.render(one, style_for(asked.color, output.stream)))
@@ -143,6 +143,12 @@ def _done(command: Command, values: Mapping[str, Any]) -> int:
     if failed is not None:
         raise failed
     return answer.exit_code
+
+
+def _told(command: Command, values: Mapping[str, Any], error: PvhdbgError) -> Callable[[str], str | None]:
+    from pvhdbg.commands.failures import of_error
+
+    return of_error(command, values, error)
 
 
 def _unobserved(error: Exception) -> PvhdbgError | None:

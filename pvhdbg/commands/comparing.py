@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from pvhdbg.commands.declare import Answer, Context, takes
 from pvhdbg.commands.judging import report
@@ -14,6 +14,7 @@ from pvhdbg.machine.subject import Observed, Progress, observe, open_subject
 from pvhdbg.machine.subject_kind import refused
 from pvhdbg.report.diff import Comparison, compare
 from pvhdbg.report.style import Style
+from pvhdbg.spec.revisions import SpecName
 
 
 class DiffOptions(NamedTuple):
@@ -65,7 +66,7 @@ def _with_session(options: DiffOptions, session: Session, progress: Progress) ->
     with session.judging_by(options.about.spec):
         boot = session.hand_off(options.about.way.here)
         one = report(Observed(boot, session.doubts(boot), session.file), rules, strict)
-        about = SubjectOptions(options.a, boot.revision.name)
+        about = SubjectOptions(options.a, cast(SpecName, boot.revision.name))
     two = report(observe(open_subject(about, progress)), rules, strict)
     return compare((session.target.name, options.a), one, two, strict)
 

@@ -12,13 +12,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pvhdbg.commands.declare import Command
-    from pvhdbg.errors import PvhdbgError
     from pvhdbg.report.document import Report
     from pvhdbg.report.kernel_document import FileReport
 
 # Formats that list findings, whatever they are about; they take a Listing.
-_LISTS: Mapping[str, str] = MappingProxyType(
+LISTS: Mapping[str, str] = MappingProxyType(
     {
         "junit": "pvhdbg.report.junit:render",
         "tap": "pvhdbg.report.tap:render",
@@ -34,7 +32,7 @@ _PAGES: Mapping[str, str] = MappingProxyType(
         "html": "pvhdbg.report.html:render",
     }
 )
-FILE_JUDGED = ("text", "json", "sarif", *_LISTS)
+FILE_JUDGED = ("text", "json", "sarif", *LISTS)
 JUDGED = (*FILE_JUDGED, *_PAGES)
 COMPARED = ("text", "json", "html")
 # GitHub gives one summary file to all commands of a step, so it is added to and never replaced.
@@ -47,7 +45,7 @@ def of_boot(report: Report, subject: str) -> dict[str, Callable[[], str]]:
     def listed(target: str) -> str:
         from pvhdbg.report import listing
 
-        return _rendered(target, listing.of_boot(report))
+        return rendered(target, listing.of_boot(report))
 
     def as_sarif() -> str:
         from pvhdbg.commands.code_location import location_of
@@ -55,8 +53,8 @@ def of_boot(report: Report, subject: str) -> dict[str, Callable[[], str]]:
 
         return sarif.render(report, location_of(subject))  # a gdbstub's address has none
 
-    pages = {name: partial(_rendered, target, report) for name, target in _PAGES.items()}
-    return {"sarif": as_sarif, **{name: partial(listed, target) for name, target in _LISTS.items()}, **pages}
+    pages = {name: partial(rendered, target, report) for name, target in _PAGES.items()}
+    return {"sarif": as_sarif, **{name: partial(listed, target) for name, target in LISTS.items()}, **pages}
 
 
 def of_file(report: FileReport) -> dict[str, Callable[[], str]]:
@@ -65,7 +63,7 @@ def of_file(report: FileReport) -> dict[str, Callable[[], str]]:
     def listed(target: str) -> str:
         from pvhdbg.report import listing
 
-        return _rendered(target, listing.of_file(report))
+        return rendered(target, listing.of_file(report))
 
     def as_sarif() -> str:
         from pvhdbg.commands.code_location import location_of
@@ -74,40 +72,10 @@ def of_file(report: FileReport) -> dict[str, Callable[[], str]]:
         about = sarif.About(report.exit_code, facts={"conclusion": report.conclusion, "strict": report.strict})
         return sarif.rendered(sarif.document(report.verdicts, location_of(report.path), about))
 
-    return {"sarif": as_sarif, **{name: partial(listed, target) for name, target in _LISTS.items()}}
+    return {"sarif": as_sarif, **{name: partial(listed, target) for name, target in LISTS.items()}}
 
 
-def of_error(command: Command, values: Mapping[str, Any], error: PvhdbgError) -> Callable[[str], str | None]:
-    """A function of a format that tells in it what could not be judged; None for a format that has nothing to show."""
-    subject = str(values.get("subject") or values.get("file") or "")
-
-    def told(format: str) -> str | None:
-        if format == "summary":
-            return _rendered("pvhdbg.report.markdown:render_error", error)
-        if format in _LISTS:
-            from pvhdbg.report import listing
-
-            return _rendered(_LISTS[format], listing.of_error(subject, error))
-        return shown(format) if (shown := _of_failure(command, values, error)) is not None else None
-
-    return told
-
-
-def _of_failure(command: Command, values: Mapping[str, Any], error: PvhdbgError) -> Callable[[str], str] | None:
-    """The same for the formats that show a boot: the file's verdicts, and why nothing was seen of the machine."""
-    if command.formats != JUDGED:
-        return None
-    from pvhdbg.commands.declare import options_of
-    from pvhdbg.commands.handoff import CheckOptions, answer
-    from pvhdbg.commands.judging import not_observed
-    from pvhdbg.report.style import PLAIN
-
-    options = options_of(CheckOptions, values)
-    whole = answer(not_observed(options.about, options.judge, error), options.about)
-    return lambda format: whole.render(format, PLAIN)
-
-
-def _rendered(target: str, report: Any) -> str:
+def rendered(target: str, report: Any) -> str:
     module, function = target.split(":")
     render: Callable[[Any], str] = getattr(import_module(module), function)
     return render(report)

@@ -35,8 +35,8 @@ def _enter(attempt: Attempt) -> tuple[str, int | None]:
                 _SOURCE + "load",
             )
     memory = attempt.boot.memory
-    for segment in kernel.elf.segments if memory is not None and memory <= _BELOW_GAP else ():
-        if segment.p_filesz and segment.p_paddr + segment.p_filesz > memory:
+    for segment in kernel.elf.segments:
+        if memory is not None and memory <= _BELOW_GAP and segment.p_filesz and segment.p_paddr + segment.p_filesz > memory:
             raise Refused(f"a segment ends at {segment.p_paddr + segment.p_filesz:#x}, which is not mapped")
     if entry is None:
         entry = _first(attempt, ((s.offset, s.size, s.align) for s in kernel.sections if s.type == SHT_NOTE))
