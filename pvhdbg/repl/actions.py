@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from pvhdbg.commands.declare import Answer, Context, NoOptions, takes
+from pvhdbg.commands.handoff import RegsOptions, regs
 from pvhdbg.commands.options import NOT_REACHED
 from pvhdbg.decode import qemu_monitor
 from pvhdbg.decode.cpu_mode import CODE_64, long_mode_active, mode_of
@@ -252,8 +253,6 @@ def info_breakpoints(options: NoOptions, context: Context) -> Answer:
 @takes(RegisterOptions)
 def info_registers(options: RegisterOptions, context: Context) -> Answer:
     """`info registers`: all as `regs` shows them, or some by name."""
-    from pvhdbg.commands.handoff import RegsOptions, regs
-
     return regs(RegsOptions(name=options.name), context)
 
 
