@@ -47,7 +47,7 @@ def test_a_session_at_a_terminal(machine: Start, cli: Cli, paging_kernels: Calla
         at.press("\x03")
         at.prompt()
         at.press("pagew\t")
-        at.until("pagewalk ")  # a blank behind the only candidate
+        at.until("pagewalk")  # and a blank behind it, as it is the only candidate
         at.press("the\t")
         at.until("pagewalk there")
         at.press("\r")
