@@ -438,7 +438,7 @@ WRONG = {
     "pvh chekc": "did you mean check?",
     "pvh s": 'Ambiguous pvh command "s": segments, snapshot, symbols.',
     "pvh snapshot": "is not a command",
-    "pvh pagewalk": "usage: pvh pagewalk",
+    "pvh pagewalk": "pagewalk takes an address",
     "pvh pagewalk pvh_strt": "did you mean pvh_start",
     "pvh pagewalk 1 +": "syntax error in expression",
     "pvh pagewalk nonsense(": "No symbol",
