@@ -11,9 +11,10 @@ import sys
 
 TYPE_CHECKING = False  # see pvhdbg/__init__.py
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import TextIO
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any, TextIO
 
+    from pvhdbg.commands.declare import Command
     from pvhdbg.errors import PvhdbgError
 
 INTERNAL_ERROR = 70
@@ -90,17 +91,24 @@ def _flush() -> None:
 
 
 def _run(words: list[str]) -> int:
+    from pvhdbg.cli.standard_input import spooled
+    from pvhdbg.commands.line import parse
+
+    command, values = parse(words)
+    with spooled(command.name, values) as read:
+        return _done(command, read)
+
+
+def _done(command: Command, values: Mapping[str, Any]) -> int:
     from contextlib import ExitStack
 
     from pvhdbg.cli.progress import Progress
     from pvhdbg.commands.declare import Context, options_of
-    from pvhdbg.commands.formats import APPENDED, of_error
-    from pvhdbg.commands.line import parse
+    from pvhdbg.commands.formats import APPENDED
     from pvhdbg.commands.options import OutputOptions
     from pvhdbg.commands.output import open_output, style_for
     from pvhdbg.errors import PvhdbgError
 
-    command, values = parse(words)
     if command.converses:
         from pvhdbg.repl.start import converse, converses
 
@@ -122,14 +130,25 @@ def _run(words: list[str]) -> int:
             failed = _unobserved(error)
             if failed is None:
                 raise
+        told = None if failed is None else _told(command, values, failed)
         for one, output in outputs:
-            if failed is None:
+            if told is None:
                 output.write(answer.render(one, style_for(asked.color, output.stream)))
-            elif (told := of_error(one, str(values.get("subject") or values.get("file") or ""), failed)) is not None:
-                output.write(told)
+            elif output.stream is sys.stdout and one == "text":
+                continue  # what happened is told on standard error
+            elif (text := told(one)) is not None:
+                output.write(text)
+            else:
+                output.discard()
     if failed is not None:
         raise failed
     return answer.exit_code
+
+
+def _told(command: Command, values: Mapping[str, Any], error: PvhdbgError) -> Callable[[str], str | None]:
+    from pvhdbg.commands.failures import of_error
+
+    return of_error(command, values, error)
 
 
 def _unobserved(error: Exception) -> PvhdbgError | None:

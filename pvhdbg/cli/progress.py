@@ -14,7 +14,7 @@ _TICK = 0.5
 
 
 class Progress:
-    """A context manager that is also the `progress` function: call it with what the program waits for."""
+    """A context manager that is also the `progress` function: call it with what the program waits for, and how far it is after a colon."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -29,8 +29,9 @@ class Progress:
         return self
 
     def __call__(self, text: str) -> None:
-        if text != self._text:
-            self._text, self._since = text, time.monotonic()
+        if _stage(text) != _stage(self._text):
+            self._since = time.monotonic()
+        self._text = text
         if self._thread is None:
             self._thread = threading.Thread(target=self._watch, daemon=True)
             self._thread.start()
@@ -50,10 +51,9 @@ class Progress:
             text = printable(self._text)
             if self._live:
                 self._write(f"\r\x1b[K{text} … {waited:.0f} s")
-                self._shown = text
-            elif self._shown != text:
+            elif _stage(self._shown) != _stage(text):
                 self._write(f"pvhdbg: {text}\n")
-                self._shown = text
+            self._shown = text
 
     def _write(self, text: str) -> None:
         try:
@@ -61,3 +61,7 @@ class Progress:
             self._stream.flush()
         except (OSError, ValueError):  # standard error was closed
             self._done.set()
+
+
+def _stage(text: str) -> str:
+    return text.partition(":")[0]

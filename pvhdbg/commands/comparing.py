@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from pvhdbg.commands.declare import Answer, Context, takes
 from pvhdbg.commands.judging import report
 from pvhdbg.commands.options import JudgeOptions
 from pvhdbg.errors import BadInput
 from pvhdbg.machine.options import SubjectOptions, given, without
-from pvhdbg.machine.subject import observe, open_subject
+from pvhdbg.machine.session import Session
+from pvhdbg.machine.subject import Observed, Progress, observe, open_subject
 from pvhdbg.machine.subject_kind import refused
 from pvhdbg.report.diff import Comparison, compare
 from pvhdbg.report.style import Style
+from pvhdbg.spec.revisions import SpecName
 
 
 class DiffOptions(NamedTuple):
     """The options of `diff`; those of `about` go to the sides that take them."""
 
     a: str
-    b: str
+    b: str | None = None  # None in a session, whose machine is then the first side
     about: SubjectOptions = SubjectOptions()
     judge: JudgeOptions = JudgeOptions()
 
@@ -50,15 +52,30 @@ def diff(options: DiffOptions, context: Context) -> Answer:
 def compared(options: DiffOptions, context: Context) -> Comparison:
     """Both sides, judged and compared. Raises PvhdbgError."""
     rules, strict = options.judge.rules(), options.judge.strict  # report a wrong id before a machine is started for nothing
-    one, two = (report(observe(open_subject(side, context.progress)), rules, strict) for side in _sides(options))
-    return compare((options.a, options.b), one, two, strict)
-
-
-def _sides(options: DiffOptions) -> tuple[SubjectOptions, ...]:
-    """The options that each side takes. Raises BadInput for an option that neither takes."""
+    if options.b is None:
+        assert context.session is not None
+        return _with_session(options, context.session, context.progress)
     sides = (options.a, options.b)
-    not_for_both = refused(options.a) & refused(options.b)
+    one, two = (report(observe(open_subject(side, context.progress)), rules, strict) for side in _sides(options, sides))
+    return compare(sides, one, two, strict)
+
+
+def _with_session(options: DiffOptions, session: Session, progress: Progress) -> Comparison:
+    """What the session's machine was handed, and then the other side."""
+    rules, strict = options.judge.rules(), options.judge.strict or session.settings.strict
+    with session.judging_by(options.about.spec):
+        boot = session.hand_off(options.about.way.here)
+        one = report(Observed(boot, session.doubts(boot), session.file), rules, strict)
+        about = SubjectOptions(options.a, cast(SpecName, boot.revision.name))
+    two = report(observe(open_subject(about, progress)), rules, strict)
+    return compare((session.target.name, options.a), one, two, strict)
+
+
+def _sides(options: DiffOptions, sides: tuple[str, str]) -> tuple[SubjectOptions, ...]:
+    """The options of each side, with those that it takes. Raises BadInput for an option that neither takes."""
+    a, b = sides
+    not_for_both = refused(a) & refused(b)
     for one in given(options.about):
         if one.name in not_for_both:
-            raise BadInput(f"{one.words} applies to neither {options.a} nor {options.b}", "leave it out")
+            raise BadInput(f"{one.words} applies to neither {a} nor {b}", "leave it out")
     return tuple(without(options.about, refused(side))._replace(subject=side) for side in sides)

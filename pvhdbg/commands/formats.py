@@ -12,12 +12,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pvhdbg.errors import PvhdbgError
     from pvhdbg.report.document import Report
     from pvhdbg.report.kernel_document import FileReport
 
 # Formats that list findings of any kind; they take a Listing.
-_LISTS: Mapping[str, str] = MappingProxyType(
+LISTS: Mapping[str, str] = MappingProxyType(
     {
         "junit": "pvhdbg.report.junit:render",
         "tap": "pvhdbg.report.tap:render",
@@ -33,7 +32,7 @@ _PAGES: Mapping[str, str] = MappingProxyType(
         "html": "pvhdbg.report.html:render",
     }
 )
-FILE_JUDGED = ("text", "json", "sarif", *_LISTS)
+FILE_JUDGED = ("text", "json", "sarif", *LISTS)
 JUDGED = (*FILE_JUDGED, *_PAGES)
 COMPARED = ("text", "json", "html")
 # GitHub gives one summary file to all commands of a step, so we append to it and never replace it.
@@ -46,7 +45,7 @@ def of_boot(report: Report, subject: str) -> dict[str, Callable[[], str]]:
     def listed(target: str) -> str:
         from pvhdbg.report import listing
 
-        return _rendered(target, listing.of_boot(report))
+        return rendered(target, listing.of_boot(report))
 
     def as_sarif() -> str:
         from pvhdbg.commands.code_location import location_of
@@ -54,8 +53,8 @@ def of_boot(report: Report, subject: str) -> dict[str, Callable[[], str]]:
 
         return sarif.render(report, location_of(subject))  # a gdbstub's address has none
 
-    pages = {name: partial(_rendered, target, report) for name, target in _PAGES.items()}
-    return {"sarif": as_sarif, **{name: partial(listed, target) for name, target in _LISTS.items()}, **pages}
+    pages = {name: partial(rendered, target, report) for name, target in _PAGES.items()}
+    return {"sarif": as_sarif, **{name: partial(listed, target) for name, target in LISTS.items()}, **pages}
 
 
 def of_file(report: FileReport) -> dict[str, Callable[[], str]]:
@@ -64,30 +63,19 @@ def of_file(report: FileReport) -> dict[str, Callable[[], str]]:
     def listed(target: str) -> str:
         from pvhdbg.report import listing
 
-        return _rendered(target, listing.of_file(report))
+        return rendered(target, listing.of_file(report))
 
     def as_sarif() -> str:
         from pvhdbg.commands.code_location import location_of
         from pvhdbg.report import sarif
 
-        about = sarif.About(report.exit_code, (), {"conclusion": report.conclusion, "strict": report.strict})
+        about = sarif.About(report.exit_code, facts={"conclusion": report.conclusion, "strict": report.strict})
         return sarif.rendered(sarif.document(report.verdicts, location_of(report.path), about))
 
-    return {"sarif": as_sarif, **{name: partial(listed, target) for name, target in _LISTS.items()}}
+    return {"sarif": as_sarif, **{name: partial(listed, target) for name, target in LISTS.items()}}
 
 
-def of_error(format: str, subject: str, error: PvhdbgError) -> str | None:
-    """An error as a document in a format that CI systems read; None for the other formats, which have no place for it."""
-    if format == "summary":
-        return _rendered("pvhdbg.report.markdown:render_error", error)
-    if format not in _LISTS:
-        return None
-    from pvhdbg.report import listing
-
-    return _rendered(_LISTS[format], listing.of_error(subject, error))
-
-
-def _rendered(target: str, report: Any) -> str:
+def rendered(target: str, report: Any) -> str:
     module, function = target.split(":")
     render: Callable[[Any], str] = getattr(import_module(module), function)
     return render(report)

@@ -10,6 +10,7 @@ from pvhdbg.commands.declare import Answer, Context, takes
 from pvhdbg.commands.formats import of_boot
 from pvhdbg.commands.options import JudgeOptions, PromptOptions, WaitOptions
 from pvhdbg.commands.subject_options import AboutSubject
+from pvhdbg.decode.text import printable
 from pvhdbg.errors import BadInput
 from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.machine.session import Session
@@ -44,10 +45,11 @@ class CheckOptions(NamedTuple):
 
 
 class RegsOptions(NamedTuple):
-    """The options of `regs`. `bits` shows a line for each bit that is set."""
+    """The options of `regs`. `bits` shows a line for each bit that is set; `name` are the registers that are wanted, in a session."""
 
     about: SubjectOptions = SubjectOptions()
     bits: bool = False
+    name: tuple[str, ...] = ()
 
 
 # --- judged -------------------------------------------------------------------------------------------------------
@@ -56,7 +58,7 @@ class RegsOptions(NamedTuple):
 @takes(CheckOptions)
 def check(options: CheckOptions, context: Context) -> Answer:
     """`check`: bring the subject to its entry, judge the hand-off, and the run after it where asked."""
-    return _answer(judged(options, context), options.about)
+    return answer(judged(options, context), options.about)
 
 
 def judged(options: CheckOptions, context: Context) -> Report:
@@ -92,7 +94,7 @@ def probe(options: JudgedOptions, context: Context) -> Answer:
 
 def _brought(options: JudgedOptions, opening: AbstractContextManager[Opened]) -> Answer:
     options.judge.refuse_unknown()
-    return _answer(_report(observe(opening), options.judge, options.judge.strict), options.about)
+    return answer(_report(observe(opening), options.judge, options.judge.strict), options.about)
 
 
 def _of_session(options: CheckOptions, session: Session) -> Report:
@@ -148,7 +150,9 @@ def _report(observed: Observed, judge: JudgeOptions, strict: bool) -> Report:
     return judging.report(observed, judge.rules(), strict)
 
 
-def _answer(report: Report, about: SubjectOptions) -> Answer:
+def answer(report: Report, about: SubjectOptions) -> Answer:
+    """The report in every format."""
+
     def as_text(style: Style) -> str:
         from pvhdbg.report import text
 
@@ -172,6 +176,9 @@ _INFO = ("vmm", "kernel", "entry", "protocol", "start_info", "start_info_missing
 def regs(options: RegsOptions, context: Context) -> Answer:
     """`regs`: registers and hidden segment state; in a live session as they are now, with changes marked."""
     session = context.session
+    if session is not None and options.name:
+        lines = "".join(f"{one}\n" for one in _named(session, options.name))
+        return Answer(lambda _: lines)
     boot = observe(open_subject(options.about, context.progress)).boot if session is None else session.boot()
     before = session.before if session is not None else None
 
@@ -181,6 +188,17 @@ def regs(options: RegsOptions, context: Context) -> Answer:
         return text.render_registers(boot, style, before, options.bits)
 
     return Answer(as_text, lambda: _parts(boot, "regs", _REGS))
+
+
+def _named(session: Session, names: tuple[str, ...]) -> list[str]:
+    """A line for each register: its value, and the symbol that it points to where it is the pc or the stack pointer."""
+    lines = []
+    for word in names:
+        name = word.removeprefix("$")
+        value = session.address(f"${name}")
+        symbol = session.name_of(value) if name in ("rip", "eip", "pc", "rsp", "sp") else None
+        lines.append(f"{name:<8} {value:#x}" + (f"  <{printable(symbol)}>" if symbol else ""))
+    return lines
 
 
 @takes(AboutSubject)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pvhdbg.commands.declare import Answer, Context, takes
 from pvhdbg.commands.formats import of_file
 from pvhdbg.commands.options import JudgeOptions
+from pvhdbg.commands.output import open_output
 from pvhdbg.commands.time_limit import time_limit
 from pvhdbg.decode.elf import build_id
 from pvhdbg.decode.text import printable
-from pvhdbg.disassembly import disassemble
+from pvhdbg.disassembly import available, disassemble
 from pvhdbg.errors import BadInput
 from pvhdbg.kernel import image as kernel_image
+from pvhdbg.kernel.file_bytes import pieces
 from pvhdbg.loaders.catalogue import LOADERS, find, simulate
+from pvhdbg.loaders.loading import Boot
 from pvhdbg.report.json_text import written
 from pvhdbg.report.kernel_document import EntryPlace, FileReport, Line
 from pvhdbg.report.style import Style
@@ -40,6 +44,7 @@ class ElfOptions(NamedTuple):
     loaders: tuple[str, ...] = ()
     symbol: str | None = None
     type: str | None = None
+    memory: str | None = None
     spec: SpecName = "v1"
     judge: JudgeOptions = JudgeOptions()
 
@@ -56,16 +61,23 @@ def elf(options: ElfOptions, context: Context) -> Answer:
     """`elf`: what is in a kernel file, where each loader would enter it, and what is wrong."""
     if options.symbol is not None and options.type is not None:
         raise BadInput("--symbol and --type are two questions", "ask one after the other")
+    if context.session is not None and not options.file:
+        if context.session.image is None:
+            raise BadInput("no kernel file is known", context.session.naming)
+        return _of_image(context.session.image, options)
     context.progress("reading the kernel")
     with kernel_image.open_kernel(options.file) as image:
-        if image.elf.header.e_type == ET_CORE:
-            raise BadInput(f"{image.path} is a core, not a kernel", f"judge the machine in it: pvhdbg check {image.path}")
-        if options.symbol is not None:
-            return _symbol(image, options.symbol)
-        if options.type is not None:
-            return _type(image, options.type)
-        report = file_report(image, options)
-    return _answer(report)
+        return _of_image(image, options)
+
+
+def _of_image(image: KernelImage, options: ElfOptions) -> Answer:
+    if image.elf.header.e_type == ET_CORE:
+        raise BadInput(f"{image.path} is a core, not a kernel", f"judge the machine in it: pvhdbg check {image.path}")
+    if options.symbol is not None:
+        return _symbol(image, options.symbol)
+    if options.type is not None:
+        return _type(image, options.type)
+    return _answer(file_report(image, options))
 
 
 def file_report(image: KernelImage, options: ElfOptions) -> FileReport:
@@ -77,7 +89,7 @@ def file_report(image: KernelImage, options: ElfOptions) -> FileReport:
         path=image.path,
         kernel=file.without_data(),
         verdicts=judge_file(file, rules, REVISIONS[options.spec]),
-        loadings=simulate(file, loaders=loaders),
+        loadings=simulate(file, Boot(memory=_bytes(options.memory)), loaders),
         entry=_entry(image, symbols),
         build_id=build_id((*file.elf.notes, *file.section_notes)),
         symbols=len(symbols),
@@ -91,6 +103,16 @@ def _rules(judge: JudgeOptions) -> tuple[Rule, ...]:
     if not (judge.select or judge.ignore):
         return FILE_RULES
     return judge.rules()
+
+
+def _bytes(size: str | None) -> int | None:
+    """As QEMU's -m has it: a number is MiB. Raises BadInput."""
+    if size is None:
+        return None
+    match = re.fullmatch(r"(\d{1,9})([KMGT]?)i?B?", size, re.IGNORECASE | re.ASCII)
+    if match is None or not int(match[1]):
+        raise BadInput(f"--memory {size} is not a size", "write it as 512M or 2G")
+    return int(match[1]) << {"K": 10, "M": 20, "G": 30, "T": 40}[match[2].upper() or "M"]
 
 
 def _loaders(names: tuple[str, ...]) -> tuple[Loader, ...]:
@@ -110,7 +132,8 @@ def _entry(image: KernelImage, symbols: Symbols) -> EntryPlace | None:
         start = address - load.p_paddr
         if start < load.p_filesz:
             code = bytes(image.data[load.p_offset + start : load.p_offset + min(start + _CODE, load.p_filesz)])
-            lines = tuple(Line(*line) for line in disassemble(code, address, 32, _INSTRUCTIONS))
+            found = disassemble(code, address, 32, _INSTRUCTIONS) if available() else ()
+            lines = tuple(Line(*line) for line in found)
             place = replace(place, offset=load.p_offset + start, code=lines)
         break
     return place
@@ -120,6 +143,13 @@ def _entry(image: KernelImage, symbols: Symbols) -> EntryPlace | None:
 def extract(options: ExtractOptions, context: Context) -> Answer:
     """`extract`: write the ELF inside a compressed kernel."""
     context.progress(f"unpacking {options.image}")
+    if options.output == "-":
+        with kernel_image.open_kernel(options.image) as image, open_output("-") as output:
+            for piece in pieces(image.data):
+                output.write_bytes(bytes(piece))
+                if output.unread:
+                    break
+        return Answer(lambda _: "")
     was = kernel_image.extract(options.image, options.output)
     return Answer(lambda _: f"{options.output}: the ELF inside {options.image} ({was})\n")
 

@@ -18,7 +18,28 @@ from pvhdbg.version import VERSION
 _UNSHOWN = partial(argparse.RawDescriptionHelpFormatter, width=80)
 
 
-class _Parser(argparse.ArgumentParser):
+class _StoreOnce(argparse._StoreAction):
+    """An option with one value: of two, the last must not win silently."""
+
+    _given: object = None
+
+    def __call__(self, parser: argparse.ArgumentParser, *rest: Any) -> None:
+        super().__call__(parser, *rest)
+        value = rest[1]
+        if self.option_strings and self._given is not None:
+            parser.error(f"{self.option_strings[0]} is given twice: {self._given} and {value}")
+        self._given = value
+
+
+class StrictParser(argparse.ArgumentParser):
+    """A parser that refuses an option with one value when it is given twice."""
+
+    def __init__(self, *words: Any, **options: Any) -> None:
+        super().__init__(*words, **options)
+        self.register("action", None, _StoreOnce)
+
+
+class _Parser(StrictParser):
     def format_help(self) -> str:
         self.formatter_class = argparse.RawDescriptionHelpFormatter  # as wide as the terminal
         return super().format_help()

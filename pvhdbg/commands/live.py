@@ -10,7 +10,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from pvhdbg.commands.declare import Answer, Argument, Command, Context, takes
-from pvhdbg.commands.line import gathered, with_rules
+from pvhdbg.commands.line import StrictParser, gathered, with_rules
 from pvhdbg.commands.table import LIVE
 from pvhdbg.errors import BadInput, TargetError
 from pvhdbg.machine.session import Session
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _MOST = 400  # completions that are offered at once
 
 
-class _Parser(argparse.ArgumentParser):
+class _Parser(StrictParser):
     def error(self, message: str) -> NoReturn:
         raise BadInput(message, f"usage: {usage_of(self)}")
 

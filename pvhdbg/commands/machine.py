@@ -13,6 +13,7 @@ from pvhdbg.decode import acpi
 from pvhdbg.decode.boot_state import BootState, StartInfo, Unread
 from pvhdbg.decode.cpu_mode import long_mode_active, observed_mode
 from pvhdbg.decode.descriptors import TSS_BYTES, TSS_TYPES, descriptors, gates, task_state, vectors
+from pvhdbg.decode.page_map import page_map
 from pvhdbg.decode.paging import translate
 from pvhdbg.decode.text import printable, safe
 from pvhdbg.errors import BadInput, MemoryUnreadable, PvhdbgError, TargetError
@@ -35,10 +36,11 @@ _TABLES_BOUND = 8 << 20  # bytes of all of them
 
 
 class WalkOptions(NamedTuple):
-    """The options of `pagewalk`."""
+    """The options of `pagewalk`. `everything` is `--all`."""
 
     about: SubjectOptions = SubjectOptions()
     address: tuple[str, ...] = ()
+    everything: bool = False
 
 
 class AddressOptions(NamedTuple):
@@ -65,6 +67,7 @@ def session_of(about: SubjectOptions, context: Context) -> Iterator[Session]:
     with open_subject(about, context.progress) as opened:
         settings = Settings(about.revision)
         session = Session(opened.target, opened.image, settings, warnings=opened.warnings, confirm=Confirm())
+        session.confirm.file, session.confirm.path = opened.file, opened.found
         session.adopt(opened.boot)
         yield session
 
@@ -240,11 +243,17 @@ def _acpi_table(session: Session, address: int, left: int) -> Table:
 
 @takes(WalkOptions)
 def pagewalk(options: WalkOptions, context: Context) -> Answer:
-    """`pagewalk`: the page tables' levels for one linear address."""
+    """`pagewalk`: the page tables' levels for one linear address, or all that they map."""
+    if options.everything == bool(options.address):
+        raise BadInput("pagewalk takes an address, or --all", "write: pagewalk $rip, or: pagewalk --all")
+    if options.everything:
+        with session_of(options.about, context) as session:
+            found = _seen(lambda: page_map(session.registers(), session.physical))
+            return _lines(machine_text.page_map(found, session.name_of))
     with session_of(options.about, context) as session:
         address = session.address(" ".join(options.address))
-        found = _seen(lambda: translate(session.registers(), address, session.physical))
-        return _lines(machine_text.walk(found, session.name_of))
+        walk = _seen(lambda: translate(session.registers(), address, session.physical))
+        return _lines(machine_text.walk(walk, session.name_of))
 
 
 _FORMAT = re.compile(r"/(\d{0,6})([bhwgi]?)x?", re.ASCII)

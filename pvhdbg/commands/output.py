@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal, TextIO
 
@@ -21,6 +21,13 @@ class Output:
     stream: TextIO
     written: bool = False
     unread: bool = False  # the reader has closed the pipe
+    path: str | None = None  # of a file that appears when it is whole
+
+    def discard(self) -> None:
+        """There is no answer: remove the one of an earlier run, which could be taken for it."""
+        if self.path is not None:
+            with suppress(OSError):
+                os.unlink(self.path)
 
     def write(self, text: str) -> None:
         """Raises BadInput when the stream does not take it. A pipe that its reader closes early (`head`) is not an error."""
@@ -89,7 +96,7 @@ def open_output(path: str | None, append: bool = False) -> Iterator[Output]:
         except OSError as error:
             raise BadInput(f"{path} cannot be written: {error.strerror}", "choose another --output") from error
         stream = stack.enter_context(os.fdopen(whole.descriptor, "w", encoding="utf-8"))
-        output = Output(stream)
+        output = Output(stream, path=path)
         yield output
         if output.written:
             try:

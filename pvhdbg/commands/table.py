@@ -7,6 +7,8 @@ imported when the command is used.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pvhdbg.commands.declare import Argument, Command, argument, of_command_line, prompt_file, prompt_line
 from pvhdbg.commands.formats import COMPARED, FILE_JUDGED, JUDGED
 
@@ -230,15 +232,21 @@ COMMANDS: tuple[Command, ...] = (
         "pvhdbg elf vmlinux --as qemu,firecracker",
         "pvhdbg.commands.kernel:elf",
         (
-            argument("file", metavar="FILE", help="an ELF kernel, or a bzImage or compressed file that holds one"),
+            argument("file", metavar="FILE", help="an ELF kernel, or a bzImage or compressed file that holds one", live=False),
+            argument(
+                "file", metavar="FILE", nargs="?", help="a kernel file; the machine's without it", completes="file", live=True
+            ),
             argument("--as", dest="loaders", action="append", metavar="LOADER,…", default=[], help="only these loaders"),
             argument(
                 "--symbol", metavar="NAME|ADDRESS", help="a symbol's addresses, or the symbol at an address, and its source line"
             ),
+            argument("--memory", metavar="SIZE", help="the guest's memory: loaders refuse what does not fit into it"),
             argument("--type", metavar="STRUCT", help="the layout of a structure, by the kernel's debug info"),
             *_JUDGE,
         ),
         formats=FILE_JUDGED,
+        live=True,
+        live_example="elf --symbol pvh_start",
     ),
     Command(
         "regs",
@@ -247,6 +255,7 @@ COMMANDS: tuple[Command, ...] = (
         f"{_ACTIONS}:regs",
         (
             _SUBJECT,
+            argument("name", metavar="REGISTER", nargs="*", help="only these", completes="register", live=True),
             argument("--bits", action="store_true", help="a line for each bit that is set, with its meaning"),
             *_QEMU,
             *of_command_line(*_WALK),
@@ -544,7 +553,13 @@ COMMANDS: tuple[Command, ...] = (
     _part("cmdline", "print the command line that was handed over", "", handed_over=True),
     _part("rsdp", "list the ACPI tables, with the state of their checksums", "", handed_over=True),
     _part("entry", "show where the entry is, how it was found, and where the machine is now", ""),
-    _part("pagewalk", "walk the page tables for a linear address, and show each level", "$rip", _ADDRESS),
+    _part(
+        "pagewalk",
+        "walk the page tables for a linear address, and show each level, or list all that they map",
+        "$rip",
+        replace(_AN_ADDRESS, options={**_AN_ADDRESS.options, "help": "a number, a $register or a symbol, with + and -"}),
+        argument("--all", dest="everything", action="store_true", help="the whole address space: ranges of equal rights"),
+    ),
     _part(
         "xp",
         "show physical memory, without paging",
@@ -572,8 +587,16 @@ COMMANDS: tuple[Command, ...] = (
         "pvhdbg diff good.pvhsnap vmlinux --machine q35",
         "pvhdbg.commands.comparing:diff",
         (
-            argument("a", metavar="A", help="a kernel file, a gdbstub or a snapshot, as for check"),
-            argument("b", metavar="B", help="the same; an option for kernels or gdbstubs only applies to the side that is one"),
+            argument("a", metavar="A", help="a kernel file, a gdbstub or a snapshot, as for check", completes="file"),
+            argument(
+                "b",
+                metavar="B",
+                help="the same; an option for kernels or gdbstubs only applies to the side that is one",
+                live=False,
+            ),
+            argument(
+                "b", metavar="B", nargs="?", help="another; without it this machine is compared with A", completes="file", live=True
+            ),
             *_QEMU,
             *_JUDGE,
             *_WALK,
@@ -581,6 +604,8 @@ COMMANDS: tuple[Command, ...] = (
         ),
         formats=COMPARED,
         passes_on=True,
+        live=True,
+        live_example="diff good.pvhsnap",
     ),
     Command(
         "snapshot export",
@@ -631,7 +656,7 @@ COMMANDS: tuple[Command, ...] = (
         "pvhdbg.commands.kernel:extract",
         (
             argument("image", metavar="BZIMAGE", help="the compressed kernel"),
-            argument("-o", "--output", metavar="ELF", required=True, help="the file to write"),
+            argument("-o", "--output", metavar="ELF", required=True, help="the file to write; - for standard output"),
         ),
         formats=("text",),
     ),

@@ -100,7 +100,7 @@ def translate(registers: Registers, linear: int, read: Read) -> Walk:
         return Walk(linear, None, physical=linear, page_size=1 << 12)
     if not _canonical(linear, scheme):
         return Walk(linear, scheme, problem=_not_an_address(scheme))
-    table = registers["cr3"] & (~0x1F & 0xFFFFFFFF if scheme is PAE else ~0xFFF & 0xFFFFFFFF if scheme is LEGACY else _FRAME)
+    table = root_of(registers, scheme)
     pse = bool(registers["cr4"] >> CR4["PSE"] & 1)
     levels: list[Level] = []
     for name, low, bits in scheme.levels:
@@ -117,11 +117,21 @@ def translate(registers: Registers, linear: int, read: Read) -> Walk:
     raise AssertionError("the last level maps a page")
 
 
+def root_of(registers: Registers, scheme: Scheme) -> int:
+    """The physical address of the topmost table. Raises Unavailable if cr3 was not observed."""
+    return registers["cr3"] & (~0x1F & 0xFFFFFFFF if scheme is PAE else ~0xFFF & 0xFFFFFFFF if scheme is LEGACY else _FRAME)
+
+
 def _level(scheme: Scheme, name: str, low: int, index: int, address: int, pse: bool, read: Read) -> Level:
     try:
         entry = int.from_bytes(read(address, scheme.entry_size), "little")
     except (MemoryUnreadable, Unavailable):
         return Level(name, index, address, None)
+    return level_of(scheme, name, low, index, address, pse, entry)
+
+
+def level_of(scheme: Scheme, name: str, low: int, index: int, address: int, pse: bool, entry: int) -> Level:
+    """What an entry at a level means; `low` is the lowest address bit that the level decodes, `pse` is cr4.PSE."""
     large = name in scheme.large and bool(entry >> LARGE & 1) and (scheme is not LEGACY or pse)
     if not large and name != "PT":
         return Level(name, index, address, entry, entry & (0xFFFFF000 if scheme is LEGACY else _FRAME))

@@ -62,7 +62,7 @@ SUBCOMMANDS: tuple[Command, ...] = (*LIVE, *OWN)
 
 def _answer(command: Command, rest: str) -> Answer:
     values = live.values(command, rest, _PREFIX)
-    needs_machine = command.name not in ("help", "apropos", "explain", "rules", "notes")
+    needs_machine = command.name not in ("help", "apropos", "explain", "rules", "notes", "elf")
     STATE.busy = True
     try:
         session = STATE.session() if needs_machine else STATE.offline()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import gdb
 
 from pvhdbg.in_gdb.session import STATE, entry_address, guarded
+from pvhdbg.rules.declare import Outcome
 
 if TYPE_CHECKING:
     from pvhdbg.report.document import Report
@@ -59,11 +60,16 @@ def _verdict(id: gdb.Value) -> str:
     return _report([find(id.string())]).verdicts[0].outcome.value
 
 
+def _failed(id: gdb.Value) -> bool:
+    return _verdict(id) == Outcome.FAIL.value
+
+
 _FUNCTIONS: tuple[tuple[str, str, Callable[..., Any]], ...] = (
     ("pvh_entry", "The address of the machine's PVH entry: break *$pvh_entry()", _entry_address),
     ("pvh_start_info", "The physical address of start_info; with debug information, a struct hvm_start_info *.", _start_info),
     ("pvh_ok", "1 if the hand-off conforms, by `set pvh spec` and `set pvh strict`; else 0.", _ok),
     ("pvh_verdict", 'The outcome of one rule, as a string: $_streq($pvh_verdict("PVH-CR0-PE"), "pass")', _verdict),
+    ("pvh_failed", '1 if that rule failed, else 0, for a condition: hbreak *0x100005 if $pvh_failed("PVH-CR0-PE")', _failed),
 )
 
 

@@ -15,6 +15,7 @@ from pvhdbg.machine.lease import Lease
 from pvhdbg.machine.session import Session, Settings
 from pvhdbg.model import Unavailable
 from pvhdbg.targets.from_thread import FromThread
+from pvhdbg.targets.gdb_quiet import untraced
 from pvhdbg.targets.inside_gdb import InsideGdb, connection
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class _State:
     def _configure(self, session: Session) -> None:
         session.settings = Settings(str(gdb.parameter("pvh spec")), bool(gdb.parameter("pvh strict")))
         image = self.image()
-        if session.image is not image:
+        if session.named is not image:
             session.use_image(image)
 
     def image(self) -> KernelImage | None:
@@ -132,7 +133,8 @@ def _evaluated(text: str) -> int:
 def guarded(work: Callable[[], T]) -> T:
     """Do `work`; an error becomes one GdbError line."""
     try:
-        return work()
+        with untraced():
+            return work()
     except PvhdbgError as error:
         raise gdb.GdbError(one_line(error)) from None
     except Unavailable as gap:

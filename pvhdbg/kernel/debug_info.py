@@ -25,8 +25,10 @@ class DebugInfo:
     """The debug info of one ELF. False if it has none."""
 
     def __init__(self, data: Buffer) -> None:
-        from elftools.elf.elffile import ELFFile
-
+        try:
+            from elftools.elf.elffile import ELFFile
+        except ImportError:  # in GDB's own Python
+            raise BadInput("debug info cannot be read here, without pyelftools", "ask from a shell: pvhdbg elf FILE") from None
         try:
             elf = ELFFile(_View(data))  # type: ignore[arg-type]
             _bounded(elf, len(data))

@@ -8,13 +8,15 @@ from __future__ import annotations
 import sys
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pvhdbg.decode.elf import Buffer, SymbolTable
 
 _NAMED = frozenset({0, 1, 2, 10})  # STT_NOTYPE, STT_OBJECT, STT_FUNC, STT_GNU_IFUNC: not sections, not files
 _SHN_UNDEF = 0
 _NAME_BOUND = 4096  # bytes of one name that are shown
+_ALIASES_BOUND = 64  # symbols at one address that are looked at
+_INSIDE_BOUND = 256  # symbols before an address that are looked at for one that contains it
 _PLACES_BOUND = 256  # of a name among the strings: beyond, each entry is asked instead
 
 
@@ -41,22 +43,40 @@ class Symtab:
         return None if row is None else self._value_column()[row]
 
     def exact(self, address: int) -> str | None:
-        """The symbol exactly at the address, or None."""
-        values = self._value_column()
+        """The symbol exactly at the address, or None. One that has a size says what is there; a linker's mark has none."""
+        values, found = self._value_column(), list[int]()
         at = -1
-        while (at := _index(values, address, at + 1)) >= 0:
+        while len(found) < _ALIASES_BOUND and (at := _index(values, address, at + 1)) >= 0:
             if self._is_named(at):
-                return self._name(at)
-        return None
+                found.append(at)
+        return self._name(self._best(found)) if found else None
 
     def nearest(self, address: int, lowest: int) -> tuple[str, int] | None:
-        """The symbol at or below the address, but not below `lowest`, and the distance. Of several, the first in the table."""
+        """The symbol at the address, else the innermost that contains it by its size, else the one below; and the distance.
+
+        None for one below `lowest`. Of several at one place one that has a size, and then the first in the table.
+        """
         values, rows = self._by_value()
         index = bisect_right(values, address) - 1
         if index < 0 or values[index] < lowest:
             return None
-        name = self._name(rows[bisect_left(values, values[index])])
-        return None if name is None else (name, address - values[index])
+        inside = (
+            place
+            for place in range(index, max(index - _INSIDE_BOUND, -1), -1)
+            if values[place] >= lowest and address - values[place] < self._size(rows[place])
+        )
+        value = address if values[index] == address else values[next(inside, index)]
+        first = bisect_left(values, value)
+        name = self._name(self._best(rows[first : min(bisect_right(values, value), first + _ALIASES_BOUND)]))
+        return None if name is None else (name, address - value)
+
+    def _best(self, rows: Sequence[int]) -> int:
+        return next((row for row in rows if self._size(row)), rows[0])
+
+    def _size(self, row: int) -> int:
+        """st_size."""
+        start, length = (row * 24 + 16, 8) if self._wide else (row * 16 + 8, 4)
+        return int.from_bytes(self._table[start : start + length], "little")
 
     def names(self, prefix: bytes = b"") -> Iterator[bytes]:
         """The names that begin with `prefix`, in the table's order. Names may share bytes: all of them may be larger than the table."""

@@ -16,6 +16,7 @@ from pvhdbg.spec.elf_notes import PHYS32_ENTRY
 _SOURCE = "alioth src/loader/xen/xen.rs "
 _HEAD = NoteHeader.sizeof()
 _MAGIC = int.from_bytes(b"\x7fELF", "little")
+_BELOW_GAP = 0x80000000  # up to this size all of the RAM begins at 0
 _STEPS_BOUND = 1 << 16
 
 
@@ -33,6 +34,10 @@ def _enter(attempt: Attempt) -> tuple[str, int | None]:
                 f"program header {index} is not a PT_LOAD, and is copied to its p_paddr {segment.p_paddr:#x} all the same",
                 _SOURCE + "load",
             )
+    memory = attempt.boot.memory
+    for segment in kernel.elf.segments:
+        if memory is not None and memory <= _BELOW_GAP and segment.p_filesz and segment.p_paddr + segment.p_filesz > memory:
+            raise Refused(f"a segment ends at {segment.p_paddr + segment.p_filesz:#x}, which is not mapped")
     if entry is None:
         entry = _first(attempt, ((s.offset, s.size, s.align) for s in kernel.sections if s.type == SHT_NOTE))
         if entry is not None:

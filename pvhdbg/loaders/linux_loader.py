@@ -244,8 +244,11 @@ def _libkrun(attempt: Attempt) -> tuple[str, int | None]:
     packed = attempt.kernel.container.compression
     try:
         if packed in _KRUN_IMAGES:
-            attempt.remark("a compressed image is unpacked, and its PVH note is not used", source)
+            attempt.remark(
+                f"krun_set_kernel is told the format of a {packed} image: it is unpacked, and its PVH note is not used", source
+            )
             return LINUX64, NEW.load(attempt, None).entry
+        attempt.remark("krun_set_kernel is told KRUN_KERNEL_FORMAT_ELF", source)
         loaded = _load(attempt, NEW, None)
     except _Error as error:
         raise Refused(f"Cannot load the kernel into the VM: {error.message}") from None

@@ -211,7 +211,20 @@ def _toolstack(attempt: Attempt) -> tuple[str, int | None]:
         raise Refused("xc_dom_parse_elf_kernel: Kernel does not support unprivileged (DomU) operation")
     if parms.entry == _UNSET:
         raise Refused("xc_dom_guest_type: image not capable of booting inside a HVM container")
+    _allocate(attempt)
     return PVH, parms.entry
+
+
+def _allocate(attempt: Attempt) -> None:
+    """xc_dom_alloc_segment: pages up to the kernel as padding, then its own. Raises Refused where the domain has fewer."""
+    memory, loads = attempt.boot.memory, attempt.kernel.elf.loads
+    if memory is None or not loads:
+        return
+    total, start = memory // _PAGE, min(load.p_paddr for load in loads) // _PAGE
+    pages = -(-max(load.p_paddr + load.p_memsz for load in loads) // _PAGE) - start
+    for name, wanted, taken in (("padding", start, 0), ("kernel", pages, start)):
+        if wanted > total - taken:
+            raise Refused(f"xc_dom_chk_alloc_pages: segment {name} too large ({wanted:#x} > {total:#x} - {taken:#x} pages)")
 
 
 def _hides_payload(kernel: KernelFile) -> bool:

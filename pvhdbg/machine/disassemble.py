@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _LINE = re.compile(r"^(?:0x)?([0-9a-f]{8,16}):  (.*\S)\s*$")
 _BYTES = re.compile(r"[0-9a-f]{2}(?: [0-9a-f]{2})*")
+_CALL = re.compile(r"  call[lqw]? +(0x[0-9a-f]{1,16})$")
 _LONGEST = 15  # bytes of one instruction
 _READ = 1024  # bytes: QEMU's monitor first reads to such a boundary, and shows an instruction across it as .byte (disas/capstone.c)
 
@@ -46,8 +47,15 @@ def lines(session: Session, address: int, count: int) -> list[str]:
         if symbol and symbol != named:
             shown.append(f"<{printable(name)}>:")
             named = symbol
-        shown.append(f"{'=>' if at == here else '  '} {at:#x}:  {printable(text)}")
+        shown.append(f"{'=>' if at == here else '  '} {at:#x}:  {printable(text)}{_target(session, text)}")
     return shown
+
+
+def _target(session: Session, text: str) -> str:
+    """The name of what a call goes to."""
+    match = _CALL.search(text)
+    name = session.name_of(int(match[1], 16)) if match is not None else None
+    return f" <{printable(name)}>" if name else ""
 
 
 def _monitor_lines(session: Session, address: int, count: int, bits: int | None) -> list[tuple[int, str]]:

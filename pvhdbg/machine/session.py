@@ -73,6 +73,7 @@ class Session:
         self._hand_off_doubts: tuple[str, ...] = ()
         self._entry: EntryPoint | None = None
         self._layout: BootState | None = None  # a state with the machine's memory layout, of any stop
+        self._named = self.image  # by the user
         self._symbols: Symbols | None = None
         self._marks: Marks | None = None
         self.kernel_location: KernelLocation | None = None  # where the kernel was found last
@@ -139,6 +140,7 @@ class Session:
             known = self._decode()
             self._now.boot, self._now.doubts = known, self._doubts(known)
             self._layout = known
+            self._open_found()
             if known.snapshot.entry.is_entry:
                 self._at_entry(known)
             elif registers.get("rip") == RESET_RIP:
@@ -181,6 +183,7 @@ class Session:
     def adopt(self, boot: BootState) -> None:
         """Use a capture of the machine's current state."""
         self._now, self._layout = _Stop(boot.registers, boot=boot), boot
+        self._open_found()
         if boot.snapshot.entry.is_entry:
             self._at_entry(boot)
 
@@ -212,9 +215,22 @@ class Session:
 
     def use_image(self, image: KernelImage | None) -> None:
         """Another kernel file, or none: what was decoded with the old one is decoded again."""
+        self._take(image)
+        self._named, self._now = image, _Stop(self._now.registers)
+
+    @property
+    def named(self) -> KernelImage | None:
+        """The kernel that the user named; `image` may be one that was found to be loaded."""
+        return self._named
+
+    def _take(self, image: KernelImage | None) -> None:
         self.image, self._symbols = image, None
         self._marks = self.kernel_location = None
-        self._now = _Stop(self._now.registers)
+
+    def _open_found(self) -> None:
+        """The file that the monitor named, and that memory holds, serves like one that the user named."""
+        if self.image is None and (found := self.confirm.image()) is not None:
+            self._take(found)
 
     # --- the kernel -----------------------------------------------------------------------------------------------
 

@@ -51,6 +51,7 @@ class Opened:
     image: KernelImage | None = None
     warnings: list[str] = field(default_factory=list)
     file: KernelFile | None = None
+    found: str | None = None  # the path of that file, where nobody named it and the monitor did
     serial: tuple[str, ...] = ()
     qemu: QemuProcess | None = None  # where it was started here
     keeper: Keeper | None = None  # where it was not
@@ -296,7 +297,7 @@ def attach_stub(
             from pvhdbg.tracing.engines.log_switch import left_behind
 
             warnings += [left] if (left := left_behind(target)) else []
-        yield Opened(target, boot, image, warnings, file or confirm.file, keeper=keeper)
+        yield Opened(target, boot, image, warnings, file or confirm.file, confirm.path, keeper=keeper)
 
 
 @contextmanager

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 import subprocess
 import time
+from dataclasses import replace
 from typing import NamedTuple
 
 from pvhdbg.commands.declare import Answer, Context, NoOptions, takes
+from pvhdbg.commands.handoff import RegsOptions, regs
+from pvhdbg.commands.options import NOT_REACHED
 from pvhdbg.decode import qemu_monitor
 from pvhdbg.decode.cpu_mode import CODE_64, long_mode_active, mode_of
 from pvhdbg.decode.text import printable, safe
@@ -22,6 +25,7 @@ from pvhdbg.targets.target import Leave, Stop, StopKind
 from pvhdbg.tracing.mode_words import MODES
 
 _MOST_STEPS = 1_000_000  # of one `until MODE`: minutes
+_TELL_EVERY = 500  # steps between two words about them
 _MOST_BYTES = 1 << 14  # that x shows at once
 _ROW = 16  # bytes of a line
 _STRING = 200  # bytes of a string that x shows
@@ -64,6 +68,12 @@ class WordsOptions(NamedTuple):
     command: tuple[str, ...] = ()
 
 
+class KernelOptions(NamedTuple):
+    """A kernel file; None to ask for the known one."""
+
+    file: str | None = None
+
+
 class SourceOptions(NamedTuple):
     """A file of lines."""
 
@@ -91,8 +101,10 @@ def _lines(lines: list[str]) -> Answer:
 @takes(NoOptions)
 def continue_(options: NoOptions, context: Context) -> Answer:
     """`continue`: to the next stop."""
-    stop, found = _face(context).machine.runner.go()
-    return _lines(_stopped(context, stop, found))
+    machine = _face(context).machine
+    went = machine.runner.go(seconds=machine.patience)
+    late = f"it ran for {machine.patience:g} s (--timeout), and nobody is here to interrupt it: " if went.late else ""
+    return _ended(_stopped(context, went.stop, went.found), late)
 
 
 @takes(CountOptions)
@@ -118,8 +130,17 @@ def until(options: WhereOptions, context: Context) -> Answer:
     session.needs_control("until")
     if session.registers()["rip"] in addresses:
         raise BadInput(f"the machine is at {where} already", "go on with: continue, stepi")
-    stop, found = _face(context).machine.runner.go(addresses)
-    return _lines(_stopped(context, stop, found))
+    machine = _face(context).machine
+    context.progress(f"until {where}")
+    went = machine.runner.go(addresses, machine.seconds)
+    late = f"{where} was not reached within {machine.seconds:g} s (--timeout): " if went.late else ""
+    return _ended(_stopped(context, went.stop, went.found), late)
+
+
+def _ended(lines: list[str], late: str) -> Answer:
+    """The lines about a stop; a run that took too long says so first, and has the exit code of what was not observed."""
+    answer = _lines([late + lines[0], *lines[1:]])
+    return replace(answer, exit_code=NOT_REACHED) if late else answer
 
 
 def _until_mode(context: Context, mode: str) -> Answer:
@@ -133,15 +154,21 @@ def _until_mode(context: Context, mode: str) -> Answer:
 
     def counted(registers: Registers) -> bool:
         steps[0] += 1
+        if not steps[0] % _TELL_EVERY:
+            context.progress(f"until {mode}: {steps[0]:,} instructions, at {registers['rip']:#x}")
         return reached(registers)
 
     with machine.directly():
-        done, found = machine.runner.step_until(counted, _MOST_STEPS)
+        context.progress(f"until {mode}")
+        walked = machine.runner.step_until(counted, _MOST_STEPS, machine.seconds)
     if machine.ended is not None:
         return _lines(_stopped(context, Stop(StopKind.SHUTDOWN, 3, machine.ended), None))
     took = f"{steps[0]} instructions, {time.monotonic() - since:.1f} s"
-    said = f"{mode} after {took}" if done else f"not in {mode} yet after {took}"
-    return _lines([*([_of(found, context)] if found is not None else []), said, *_instruction(context)])
+    said = f"{mode} after {took}" if walked.reached else f"not in {mode} yet after {took}"
+    said += " (--timeout gives it more)" if walked.late else ""
+    hit = [_of(walked.found, context)] if walked.found is not None else []
+    answer = _lines([*hit, said, *_instruction(context)])
+    return replace(answer, exit_code=NOT_REACHED) if walked.late else answer
 
 
 class _reaches:
@@ -226,17 +253,7 @@ def info_breakpoints(options: NoOptions, context: Context) -> Answer:
 @takes(RegisterOptions)
 def info_registers(options: RegisterOptions, context: Context) -> Answer:
     """`info registers`: all as `regs` shows them, or some by name."""
-    if not options.name:
-        from pvhdbg.commands.handoff import RegsOptions, regs
-
-        return regs(RegsOptions(), context)
-    session, lines = _session(context), []
-    for word in options.name:
-        name = word.removeprefix("$")
-        value = session.address(f"${name}")
-        named = session.name_of(value) if name in ("rip", "eip", "pc", "rsp", "sp") else None
-        lines.append(f"{name:<8} {value:#x}" + (f"  <{printable(named)}>" if named else ""))
-    return _lines(lines)
+    return regs(RegsOptions(name=options.name), context)
 
 
 _X = re.compile(r"/(\d{0,5})([xduisbhwg]{0,2})", re.ASCII)
@@ -319,6 +336,21 @@ def monitor(options: WordsOptions, context: Context) -> Answer:
 def gdb(options: WordsOptions, context: Context) -> Answer:
     """`gdb`: the line goes to GDB; the conversation itself passes it on. Raises BadInput elsewhere."""
     raise BadInput("gdb works at the prompt only", "start a conversation: pvhdbg repl SUBJECT")
+
+
+@takes(KernelOptions)
+def kernel(options: KernelOptions, context: Context) -> Answer:
+    """`kernel`: which file symbols, notes and rules are of."""
+    session = _session(context)
+    if options.file is not None:
+        _face(context).machine.use_kernel(options.file)
+    if session.image is None:
+        session.boot()  # where the monitor names it, it is found by this
+    if session.image is None:
+        raise BadInput("no kernel file is known", session.naming)
+    how = "named" if session.named is session.image else "found: QEMU's monitor names it, and memory holds it"
+    missing = session.placement.missing
+    return _lines([f"{safe(session.image.path)} ({how})", *([missing] if missing else [])])
 
 
 # --- coming and going ---------------------------------------------------------------------------------------------

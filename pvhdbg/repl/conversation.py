@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,11 +45,12 @@ class Conversation:
     def __init__(self, command: str, options: ConversationOptions, progress: Callable[[str], None] = lambda _: None) -> None:
         self.commands = own_commands.ALL
         self.machine = Machine(command, options, progress)
-        self.progress = progress
+        self.telling: Callable[[], AbstractContextManager[Callable[[str], None]]] = lambda: nullcontext(lambda _: None)
         self.style: Style = PLAIN
         self.write: Callable[[str], None] = lambda _: (
             None
         )  # output that does not wait for the Result: serial output, and sourced lines
+        self.over = ""  # erases a line of progress at a terminal, for output that comes meanwhile
         self.confirm: Callable[[str], bool] = lambda _: True
         self.leaving = False
         self.where = ("", "")  # the machine's place after the last line, for the toolbar
@@ -170,7 +172,8 @@ class Conversation:
     def _shown(self, command: Command, values: dict[str, Any], line: lines.Line, text: str) -> Result:
         if command.name not in own_commands.NO_MACHINE:
             self.machine.needs_machine()
-        answer = command(values, Context(self.progress, self.session, self.commands, self))
+        with self.telling() as progress:
+            answer = command(values, Context(progress, self.session, self.commands, self))
         if command.repeats:
             self._repeat = self._goes_on or text
         plain = bool(line.shell or line.file)
@@ -243,7 +246,7 @@ class Conversation:
         """Write the guest's new output on COM1, where it can be read."""
         if self.machine.serial is not None:
             for line in self.machine.serial.lines(whole):
-                self.write(f"{self.style('dim', '|')} {line}\n")
+                self.write(f"{self.over}{self.style('dim', '|')} {line}\n")
 
     def complete(self, line: str) -> list[str]:
         """Completions of the last word of `line`. Never reads the machine; asks GDB only where it holds the stub already."""

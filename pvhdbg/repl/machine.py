@@ -6,6 +6,7 @@ its entry again. While the guest runs, `watch` is called about ten times a secon
 
 from __future__ import annotations
 
+import math
 import shutil
 import signal
 import threading
@@ -21,7 +22,7 @@ from pvhdbg.machine.loaded_kernel import Confirm
 from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.machine.running import run_to_entry
 from pvhdbg.machine.session import Session, Settings
-from pvhdbg.machine.subject import Opened, Progress, attach_stub, boot_kernel, open_subject
+from pvhdbg.machine.subject import Opened, Progress, attach_stub, boot_kernel, open_kernel, open_subject
 from pvhdbg.machine.subject_kind import refuse_all_but_kernels
 from pvhdbg.repl.breakpoints import Breakpoints
 from pvhdbg.repl.gdb_echo import GdbEcho
@@ -33,6 +34,7 @@ from pvhdbg.targets.recorded import RecordedTarget
 from pvhdbg.targets.target import END_IT, OWN_REBOOTS, RESET_RIP, Leave, Target
 
 if TYPE_CHECKING:
+    from pvhdbg.kernel.image import KernelImage
     from pvhdbg.targets.gdb_mi import GdbTarget
     from pvhdbg.targets.keeper import Keeper
     from pvhdbg.vmm.qemu import QemuProcess
@@ -55,10 +57,12 @@ class Machine:
         self.interrupted = threading.Event()
         self.running = False
         self.watch: Callable[[], None] = lambda: None
+        self.attended = False  # a user is at a terminal
         self.gone: str | None = "it was not opened"  # how it ended; None while it is there
         self.ended: str | None = None  # the guest shut down, and its VMM keeps its state
         self.runner = Runner(self)
         self._symbols_given = False
+        self._chosen: KernelImage | None = None  # by the command `kernel`
 
     # --- coming and going -----------------------------------------------------------------------------------------
 
@@ -72,7 +76,7 @@ class Machine:
             settings,
             warnings=opened.warnings,
             confirm=Confirm(),
-            naming="name the kernel: start again with --kernel ELF",
+            naming="name the kernel: kernel ELF",
             lender=self.lend,
         )
         self._adopt(opened)
@@ -87,11 +91,17 @@ class Machine:
         self.serial = Follower(opened.qemu.serial_log) if opened.qemu is not None else None
         return opened
 
+    def use_kernel(self, path: str) -> None:
+        """Another kernel file from now on, also over a restart. Raises BadInput; then the old one stays."""
+        self._chosen = open_kernel(path)
+        self._symbols_given = False
+        self.session.use_image(self._chosen)
+
     def _target_of(self, opened: Opened) -> Target:
         return GdbEcho(opened.target) if self._options.show_gdb else opened.target
 
     def _adopt(self, opened: Opened) -> None:
-        self.session.confirm.file = opened.file
+        self.session.confirm.file, self.session.confirm.path = opened.file, opened.found
         self.session.adopt(opened.boot)
 
     @property
@@ -133,7 +143,7 @@ class Machine:
         if self.gone is None and self.qemu is None:
             self.runner.disarm()
             self.ended = None
-            run_to_entry(self.session, self._timeout, reset=True)
+            run_to_entry(self.session, self.seconds, reset=True)
         else:
             if self.gone is None:
                 self.gone = "it is started again"
@@ -141,7 +151,7 @@ class Machine:
             about = self._options.about
             opened = self._enter(about._replace(way=about.way._replace(reset=self.qemu is None)))
             self.session.replace_target(self._target_of(opened))
-            self.session.use_image(opened.image)
+            self.session.use_image(self._chosen or opened.image)
             self.session.warnings[:] = opened.warnings
             self._adopt(opened)
         self.breakpoints.place(self.session)
@@ -187,7 +197,7 @@ class Machine:
             self.runner.disarm()
             self.session.target.close(Leave.STOPPED)
             try:
-                held = GdbTarget.connect(self._address(), timeout=self._timeout, keeper=self._keeper)
+                held = GdbTarget.connect(self._address(), timeout=self.seconds, keeper=self._keeper)
             except PvhdbgError:
                 self._hold(self._directly())
                 raise
@@ -259,7 +269,7 @@ class Machine:
     def _directly(self) -> Target:
         from pvhdbg.targets.remote import RemoteTarget
 
-        return RemoteTarget.connect(self._address(), timeout=self._timeout, keeper=self._keeper)
+        return RemoteTarget.connect(self._address(), timeout=self.seconds, keeper=self._keeper)
 
     def _hold(self, target: Target) -> None:
         self._stack.callback(target.close, Leave.STOPPED)
@@ -272,8 +282,14 @@ class Machine:
         return parse_address(self._options.about.subject)
 
     @property
-    def _timeout(self) -> float:
+    def seconds(self) -> float:
+        """`--timeout`: how long one `until`, a reply or the way to the entry may take."""
         return self._options.about.way.seconds()
+
+    @property
+    def patience(self) -> float:
+        """How long `continue` may take: as long as it likes where somebody can interrupt it."""
+        return math.inf if self.attended else self.seconds
 
     def speak_anew(self) -> None:
         """A fresh connection, after an interrupt in the middle of a reply. The next command reports a failure."""

@@ -65,6 +65,8 @@ OWN: tuple[Command, ...] = (
          argument("command", metavar="COMMAND", nargs="+", help="the command"), aliases=("mon",)),
     _own("gdb", "pass a line to GDB, which then holds the machine; lines that are not our commands go there, too", "gdb info line",
          argument("command", metavar="LINE", nargs="+", help="the line")),
+    _own("kernel", "name the kernel file that the machine was given, or say which is known", "kernel",
+         argument("file", metavar="ELF", nargs="?", help="the file; without it the known one is shown", completes="file")),
     _own("reset", "reset the machine to before its first instruction", "reset"),
     _own("restart", "boot again to the entry, also when the machine is gone", "restart", aliases=("run-to-entry",)),
     _own("source", "run the lines of a file", "source boot.pvh",
@@ -72,7 +74,7 @@ OWN: tuple[Command, ...] = (
     _own("shell", "run a command in the system's shell", "shell ls",
          argument("command", metavar="COMMAND", nargs="+", help="the command")),
     _own("detach", "let the machine run on without pvhdbg, and leave", "detach"),
-    _own("kill", "end the machine's VMM; restart boots it again", "kill"),
+    _own("kill", "end the machine's VMM; restart boots it again", "kill", aliases=("k",)),
     _own("quit", "leave: a QEMU that was started here ends, a gdbstub's machine stays stopped", "quit", aliases=("q", "exit")),
 )  # fmt: skip
 ALL: tuple[Command, ...] = tuple(sorted((*LIVE, *OWN), key=lambda command: command.name))
@@ -84,6 +86,7 @@ NO_MACHINE = frozenset(
         "explain",
         "rules",
         "notes",
+        "elf",
         "restart",
         "quit",
         "detach",

@@ -10,12 +10,12 @@ import math
 import threading
 import time
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from pvhdbg.errors import PvhdbgError, TargetError, TargetLost
 from pvhdbg.machine.disassemble import linear_pc
 from pvhdbg.model import Registers
-from pvhdbg.targets.run import leave_reset_vector, run
+from pvhdbg.targets.run import Ran, RunEnd, leave_reset_vector, run
 from pvhdbg.targets.target import RESET_RIP, RESET_VECTOR, Stop, StopKind
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from pvhdbg.vmm.qemu import QemuProcess
 
 _POLL = 0.1  # seconds between two checks of the serial port, the VMM and Ctrl-C while the guest runs
+
+_LEAST = 0.001  # seconds of a run
 
 
 class Runnable(Protocol):
@@ -41,6 +43,22 @@ class Runnable(Protocol):
     def needs_machine(self) -> None: ...
 
 
+class Went(NamedTuple):
+    """How a run ended: the machine's stop, the breakpoint that was hit, and whether it was stopped because the time was up."""
+
+    stop: Stop
+    found: Breakpoint | None = None
+    late: bool = False
+
+
+class Walked(NamedTuple):
+    """How a walk ended: whether it got where it was to go, the breakpoint that was hit, and whether the time was up."""
+
+    reached: bool
+    found: Breakpoint | None = None
+    late: bool = False
+
+
 class Runner:
     """Runs one machine. `armed` are the linear addresses where the stub stops it now."""
 
@@ -49,9 +67,13 @@ class Runner:
         self.armed: set[int] = set()
         self.reboots = 0  # reboots that the firmware may still need
 
-    def go(self, until: Collection[int] = ()) -> tuple[Stop, Breakpoint | None]:
-        """Run to the next stop: a breakpoint, one of the linear addresses `until`, a reboot, the end, or an interrupt."""
+    def go(self, until: Collection[int] = (), seconds: float = math.inf) -> Went:
+        """Run to the next stop: a breakpoint, one of the linear addresses `until`, a reboot, the end, or an interrupt.
+
+        After `seconds` it is stopped where it is.
+        """
         self.ready_to_run("continue")
+        deadline = time.monotonic() + seconds
         target = self._machine.session.target
         if target.read_registers()["rip"] == RESET_RIP:
             target.step()
@@ -59,7 +81,8 @@ class Runner:
         try:
             while True:
                 self._machine.session.resumed()
-                stop = self._run()
+                ran = self._run(max(deadline - time.monotonic(), _LEAST))
+                stop = ran.stop
                 if stop.kind is StopKind.EXITED:
                     raise TargetLost(stop.text)
                 if stop.kind is StopKind.SHUTDOWN:
@@ -69,7 +92,7 @@ class Runner:
                 pc = target.read_registers()["rip"]
                 if pc == RESET_RIP:
                     if not self._passes_reboot():
-                        return Stop(StopKind.SHUTDOWN, 3, "the guest rebooted: it is at its reset vector"), None
+                        return Went(Stop(StopKind.SHUTDOWN, 3, "the guest rebooted: it is at its reset vector"))
                     continue
                 here = self._here(pc)
                 found = next(
@@ -78,11 +101,11 @@ class Runner:
                 )
                 if found is not None:
                     self._found_out()
-                    return stop, self._machine.breakpoints.hit(found.number)
+                    return Went(stop, self._machine.breakpoints.hit(found.number))
                 if not here & self.armed or here & set(until):
                     break  # something else stopped it: GDB's own breakpoint, a watchpoint
             self._found_out()
-            return stop, None
+            return Went(stop, late=ran.end is RunEnd.TIME)
         finally:
             self._leave_temporaries(until)
 
@@ -97,10 +120,10 @@ class Runner:
         self._machine.session.stopped()
         self._machine.breakpoints.place(self._machine.session)
 
-    def _run(self) -> Stop:
+    def _run(self, seconds: float) -> Ran:
         self._machine.running = True
         try:
-            return run(self._machine.session.target, math.inf, enough=self._is_interrupted, turn=_POLL).stop
+            return run(self._machine.session.target, seconds, enough=self._is_interrupted, turn=_POLL)
         finally:
             self._machine.running = False
             self._machine.interrupted.clear()
@@ -167,11 +190,12 @@ class Runner:
 
     def step(self, count: int = 1) -> Breakpoint | None:
         """Step `count` instructions, or up to the next breakpoint, which is then returned."""
-        return self.step_until(lambda _: False, count)[1]
+        return self.step_until(lambda _: False, count).found
 
-    def step_until(self, true: Callable[[Registers], bool], most: int) -> tuple[bool, Breakpoint | None]:
-        """Step until `true` of the registers (then True), a breakpoint, Ctrl-C, the guest's end, or `most` instructions."""
+    def step_until(self, true: Callable[[Registers], bool], most: int, seconds: float = math.inf) -> Walked:
+        """Step until `true` of the registers, a breakpoint, Ctrl-C, the guest's end, `most` instructions, or for `seconds`."""
         self.ready_to_run("stepi")
+        deadline = time.monotonic() + seconds
         target, addresses = self._machine.session.target, self._machine.breakpoints.addresses()
         self._machine.session.resumed()
         self._machine.running = True
@@ -188,16 +212,18 @@ class Runner:
                     raise TargetError(stop.text, "let it run with: continue; or see where it waits: mode, disas")
                 registers = target.read_registers()
                 if true(registers):
-                    return True, None
+                    return Walked(True)
                 if registers["rip"] in addresses:
                     found = next(one for one in self._machine.breakpoints.all() if registers["rip"] in one.addresses)
-                    return False, self._machine.breakpoints.hit(found.number)
+                    return Walked(False, self._machine.breakpoints.hit(found.number))
                 if time.monotonic() - last > _POLL:
                     last = time.monotonic()
                     self._machine.watch()
                 if self._machine.interrupted.is_set():
                     break
-            return False, None
+                if time.monotonic() > deadline:
+                    return Walked(False, late=True)
+            return Walked(False)
         finally:
             self._machine.running = False
             self._machine.interrupted.clear()

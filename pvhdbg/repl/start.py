@@ -46,7 +46,8 @@ def converse(command: Command, values: Mapping[str, Any], stderr: TextIO) -> int
             with Progress(stderr) as progress:
                 talk = Conversation(command.name, options_of(ConversationOptions, values), progress)
                 talk.open()
-            talk.progress = lambda _: None
+            talk.telling = lambda: Progress(stderr)
+            talk.over = "\r\x1b[K" if stderr.isatty() else ""
             if command.name != "repl":
                 answer = _report(command, talk, values, stderr)
                 output.write(answer.render(asked.format, style_for(asked.color, output.stream)))

@@ -63,8 +63,9 @@ class _Words(Completer):
             words = self._talk.complete(text)
         except Exception:  # a completion never raises
             return
+        end = " " if len(words) == 1 and not words[0].endswith("/") else ""  # the only one is meant: go on behind it
         for word in words:
-            yield Completion(word, start_position=-len(last))
+            yield Completion(word + end, start_position=-len(last))
 
 
 class Terminal:
@@ -85,6 +86,7 @@ class Terminal:
             **prompt,
         )
         talk.confirm = self._confirmed
+        talk.machine.attended = True
 
     def run(self) -> int:
         """Run the prompt until the user leaves; returns 0."""

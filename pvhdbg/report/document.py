@@ -7,6 +7,8 @@ from importlib import import_module
 
 from pvhdbg.decode.boot_state import BootState
 from pvhdbg.decode.cpu_mode import runs_64_bit_code
+from pvhdbg.decode.text import printable
+from pvhdbg.errors import PvhdbgError
 from pvhdbg.report.findings import CONFORMS, UNDECIDED, VIOLATED, Standing, count, standing, summary, violates
 from pvhdbg.rules.declare import FileRule, MachineRule, Outcome, Rule, Verdict
 
@@ -33,6 +35,7 @@ class Report:
     warnings: tuple[str, ...] = field(default=())
     serial: tuple[str, ...] = field(default=())
     milestones: tuple[Passed, ...] = field(default=())
+    failure: PvhdbgError | None = None  # why the machine was not observed; `boot` is then empty, and the file alone was judged
 
     def __repr__(self) -> str:
         return f"Report({self.conclusion!r}, exit code {self.exit_code}, {len(self.verdicts)} verdicts, {self.boot!r})"
@@ -50,7 +53,9 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """0 conforms, 1 violated, 4 undecided under --strict."""
+        """0 conforms, 1 violated, 4 undecided under --strict; that of the failure for a machine that was not observed."""
+        if self.failure is not None:
+            return self.failure.exit_code
         standings = {standing(verdict, self.strict) for verdict in self.verdicts}
         if self.boot.other_protocol is not None or Standing.FAILED in standings:
             return VIOLATED
@@ -59,6 +64,8 @@ class Report:
     @property
     def conclusion(self) -> str:
         """The verdict in one sentence."""
+        if self.failure is not None:
+            return f"not observed: {printable(self.failure.what)}"
         other = self.boot.other_protocol
         if other is not None:
             return f"not a PVH entry: the machine was entered by {other.title}"

@@ -135,6 +135,19 @@ def tally(findings: Iterable[Finding]) -> list[tuple[Outcome, int]]:
     return [(outcome, outcomes.count(outcome)) for outcome in Outcome if outcome in outcomes]
 
 
+_SEVERITIES = tuple(Severity)
+_FIRST = (Outcome.FAIL, Outcome.KNOWN, Outcome.REMARK, Outcome.UNKNOWN, Outcome.PASS, Outcome.NOT_APPLICABLE)
+
+
+def worst_first(findings: Iterable[F]) -> list[F]:
+    """What failed comes first, a MUST before a SHOULD; equals stay in their order."""
+    return sorted(findings, key=_rank)
+
+
+def _rank(finding: Finding) -> tuple[int, int]:
+    return _FIRST.index(finding.outcome), _SEVERITIES.index(finding.severity)
+
+
 def by_reason(findings: Iterable[Finding]) -> dict[str, list[str]]:
     """The ids of the undecided rules by reason: one missing observation often leaves many rules undecided."""
     reasons: dict[str, list[str]] = {}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pvhdbg.report import html_machine, machine, timeline_svg
 from pvhdbg.report.document import Report
-from pvhdbg.report.findings import MEANINGS, VIOLATED, WORDS, Finding, by_chapter, sentence, sentences, tally
+from pvhdbg.report.findings import MEANINGS, VIOLATED, WORDS, Finding, by_chapter, sentence, sentences, tally, worst_first
 from pvhdbg.report.html_page import page
 from pvhdbg.report.markup import Markup, join, tag
 from pvhdbg.rules.catalogue import CHAPTERS
@@ -38,16 +38,19 @@ def render(report: Report) -> str:
 
 
 def _word(report: Report) -> str:
+    if report.failure is not None:
+        return "not observed"
     return "violated" if report.exit_code == VIOLATED else "undecided" if report.exit_code else "conforms"
 
 
 def _head(report: Report) -> Markup:
     other = report.boot.other_protocol
-    kind = {"violated": "bad", "undecided": "warn"}.get(_word(report), "good")
+    kind = {"violated": "bad", "not observed": "bad", "undecided": "warn"}.get(_word(report), "good")
     rows = [*machine.rows(report.boot), ("judged by", report.boot.revision.title), ("captured", report.boot.snapshot.captured)]
     entry = report.boot.snapshot.entry
     caution = None if entry.is_entry else "Decoded where the machine was stopped (--here): this need not be its entry."
-    notes = [note for note in (other.advice if other else None, caution, *report.warnings) if note]
+    todo = report.failure and report.failure.todo and f"Next: {report.failure.todo}"
+    notes = [note for note in (other.advice if other else None, caution, todo, *report.warnings) if note]
     return tag(
         "header",
         tag("h1", report.conclusion[:1].upper() + report.conclusion[1:], class_=kind),
@@ -70,7 +73,13 @@ def _foot(report: Report) -> Markup:
 
 
 def _checks(report: Report) -> Markup:
-    return join(*(_chapter(title, verdicts) for title, verdicts in by_chapter(report.verdicts, CHAPTERS)))
+    """Chapters in which something failed come first."""
+    first = {
+        finding.rule.id: place for place, finding in enumerate(worst_first(report.verdicts)) if finding.outcome is Outcome.FAIL
+    }
+    chapters = by_chapter(report.verdicts, CHAPTERS)
+    chapters.sort(key=lambda chapter: min(first.get(one.rule.id, len(report.verdicts)) for one in chapter[1]))
+    return join(*(_chapter(title, worst_first(verdicts)) for title, verdicts in chapters))
 
 
 def _chapter(title: str, findings: Sequence[Finding]) -> Markup:

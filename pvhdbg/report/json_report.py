@@ -11,7 +11,7 @@ from typing import Any
 from pvhdbg.decode import acpi
 from pvhdbg.decode.boot_state import BootState, Module, StartInfo, Text, Unread
 from pvhdbg.decode.text import printable
-from pvhdbg.model import DescriptorTable, ImageComparison, Segment
+from pvhdbg.model import DescriptorTable, FoundBy, ImageComparison, Segment
 from pvhdbg.report.document import Report, register_names
 from pvhdbg.report.json_text import written
 from pvhdbg.rules.declare import Verdict
@@ -38,6 +38,7 @@ def document(report: Report) -> dict[str, Any]:
         "summary": {outcome.value: count for outcome, count in report.summary.items()},
         "conclusion": report.conclusion,
         "exit_code": report.exit_code,
+        **({} if report.failure is None else {"failure": {"what": report.failure.what, "todo": report.failure.todo or None}}),
     }
 
 
@@ -148,7 +149,7 @@ def _protocol(boot: BootState) -> dict[str, Any]:
         revision = "draft-a"
     else:
         remarks.append(boot.start_info_part.reason)
-    if not boot.snapshot.entry.is_entry:
+    if boot.snapshot.entry.found_by is FoundBy.HERE:
         remarks.append("decoded where the machine was stopped, not at its entry")
     return {"name": "pvh", "revision": revision, "remarks": remarks}
 

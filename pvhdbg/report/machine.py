@@ -5,7 +5,7 @@ from __future__ import annotations
 from pvhdbg.decode.boot_state import BootState, Unread
 from pvhdbg.decode.cpu_mode import observed_mode
 from pvhdbg.decode.text import printable
-from pvhdbg.model import ImageComparison, Segment
+from pvhdbg.model import FoundBy, ImageComparison, Segment
 from pvhdbg.report.sizes import human
 from pvhdbg.spec.x86 import SYSTEM_TYPES, TYPE_CODE, TYPE_READABLE, TYPE_WRITABLE
 
@@ -58,12 +58,16 @@ def _compared(image: ImageComparison) -> str:
 
 def _entry(boot: BootState) -> str:
     entry = boot.snapshot.entry
+    if entry.found_by is FoundBy.NOT_REACHED:
+        return "not reached"
     where = "unknown" if entry.address is None else f"{entry.address:#x}"
     symbol = f" <{printable(entry.symbol)}>" if entry.symbol else ""
     return f"{where}{symbol}, found by {printable(entry.found_by)}; {observed_mode(boot.registers, boot.segments).words}"
 
 
 def _protocol(boot: BootState) -> str:
+    if boot.snapshot.entry.found_by is FoundBy.NOT_REACHED:
+        return "not observed"
     if boot.other_protocol is not None:
         return f"{boot.other_protocol.title}, not PVH"
     if not isinstance(boot.start_info_part, Unread):

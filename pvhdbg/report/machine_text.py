@@ -13,8 +13,10 @@ from pvhdbg.decode.boot_state import StartInfo, Text, Unread
 from pvhdbg.decode.cpu_mode import CpuMode
 from pvhdbg.decode.descriptors import VECTORS, Descriptor, Gate, TaskState
 from pvhdbg.decode.notes import Note
+from pvhdbg.decode.page_map import PageMap
 from pvhdbg.decode.paging import PAE, Level, Walk
 from pvhdbg.decode.text import SafeText, printable
+from pvhdbg.report.findings import count
 from pvhdbg.report.sizes import human
 from pvhdbg.spec.elf_notes import XEN_NOTES
 
@@ -94,6 +96,28 @@ def walk(found: Walk, name: Name) -> list[str]:
     if found.physical is None:
         return [*lines, f"  not mapped: {found.problem}"]
     return [*lines, f"  physical {found.physical:#x}, in a page of {human(found.page_size)}; {_rights(found.levels[bare:])}"]
+
+
+_MOST_RANGES = 4096
+
+
+def page_map(found: PageMap, name: Name) -> list[str]:
+    """A line for each range of linear addresses: its size, its rights, where it leads to, and the symbol at its start."""
+    if found.scheme is None:
+        return ["paging is off: linear addresses are physical ones"]
+    lines = [f"{found.scheme.name}, {count(len(found.ranges), 'range')}"]
+    for one in found.ranges[:_MOST_RANGES]:
+        rights = f"r{'w' if one.rights.writable else '-'}{'x' if one.rights.executable else '-'}"
+        to = "many physical ranges" if one.physical is None else f"physical {one.physical:#x}"
+        user = "user" if one.rights.user else "supervisor only"
+        lines.append(
+            f"  {one.start:#018x} - {one.end:#018x}  {human(one.size):>9}  {rights}  {user}, {to}{_named(name, one.start)}"
+        )
+    if len(found.ranges) > _MOST_RANGES:
+        lines.append(f"  and {len(found.ranges) - _MOST_RANGES} more")
+    if found.unread:
+        lines.append(f"  {found.unread} tables cannot be read: what they map is not here")
+    return [*lines, "  there are more tables than are looked at: this is not all"] if found.cut else lines
 
 
 def _level(one: Level, bare: bool) -> str:

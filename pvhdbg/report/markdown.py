@@ -62,7 +62,7 @@ def render_error(error: PvhdbgError) -> str:
 
 
 def _head(report: Report) -> list[str]:
-    sign = "❌" if report.exit_code == VIOLATED else "❔" if report.exit_code else "✅"
+    sign = "❌" if report.exit_code == VIOLATED or report.failure is not None else "❔" if report.exit_code else "✅"
     counts = ", ".join(f"{number} {WORDS[outcome]}" for outcome, number in report.summary.items() if number)
     rows = [(title, value) for title, value in machine.rows(report.boot)]
     blocks = [
@@ -72,6 +72,8 @@ def _head(report: Report) -> list[str]:
     ]
     if report.boot.other_protocol is not None:
         blocks.append(escaped(report.boot.other_protocol.advice))
+    if report.failure is not None and report.failure.todo:
+        blocks.append(f"next: {escaped(report.failure.todo)}")
     return blocks + [f"> **Note:** {escaped(warning)}" for warning in report.warnings]
 
 

@@ -47,10 +47,11 @@ class Location:
 
 @dataclass(frozen=True)
 class About:
-    """The properties of the whole run: its exit code, its warnings, and facts for its property bag."""
+    """The properties of the whole run: its exit code, its warnings, why it failed, and facts for its property bag."""
 
     exit_code: int = 0
     warnings: Sequence[str] = ()
+    errors: Sequence[str] = ()  # why the machine was not observed
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -66,7 +67,11 @@ def render(report: Report, location: Location | None = None) -> str:
         "buildId": _printable(kernel.build_id if kernel else None),
         "captured": _printable(report.boot.snapshot.captured),
     }
-    about = About(report.exit_code, report.warnings, {name: value for name, value in facts.items() if value is not None})
+    failure = report.failure
+    told = () if failure is None else tuple(part for part in (failure.what, failure.todo) if part)
+    about = About(
+        report.exit_code, report.warnings, errors=told, facts={name: value for name, value in facts.items() if value is not None}
+    )
     return rendered(document(report.verdicts, location, about))
 
 
@@ -96,9 +101,13 @@ def document(
         },
         "invocations": [
             {
-                "executionSuccessful": True,
+                "executionSuccessful": not about.errors,
                 "exitCode": about.exit_code,
-                "toolExecutionNotifications": [{"level": "note", "message": _message([w])} for w in about.warnings],
+                "toolExecutionNotifications": [
+                    {"level": level, "message": _message([one])}
+                    for level, words in (("note", about.warnings), ("error", about.errors))
+                    for one in words
+                ],
             }
         ],
         "results": [_result(one, index[one.rule.id], location, regions(one)) for one in found if one.outcome in _KINDS],

@@ -46,6 +46,8 @@ def render(report: Report, style: Style = PLAIN) -> str:
         )
     last = verdict_text.conclusion(report.conclusion, report.summary, report.exit_code, style)
     advice = f"\n{other.advice}" if other is not None else ""
+    if report.failure is not None and report.failure.todo:
+        advice += f"\n  next: {printable(report.failure.todo)}"
     return "\n".join("\n".join(block) + "\n" for block in blocks if block) + f"\n{last}{advice}\n"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from pvhdbg.decode.text import printable
-from pvhdbg.report.findings import MEANINGS, WORDS, Chapters, by_chapter, by_reason, sentence, tally
+from pvhdbg.report.findings import MEANINGS, WORDS, Chapters, by_chapter, by_reason, sentence, tally, worst_first
 from pvhdbg.report.style import Style
 from pvhdbg.rules.declare import Outcome, Verdict
 
@@ -16,10 +16,9 @@ def checks(verdicts: Sequence[Verdict], chapters: Chapters, title: str, style: S
     for chapter, judged in by_chapter(verdicts, chapters):
         if not all(verdict.outcome is Outcome.NOT_APPLICABLE for verdict in judged):
             lines.append(f"  {chapter:<16} {_tally(judged, style)}")
-    for outcome in (Outcome.FAIL, Outcome.KNOWN, Outcome.REMARK):
-        for verdict in verdicts:
-            if verdict.outcome is outcome:
-                lines += _finding(verdict, style)
+    for verdict in worst_first(verdicts):
+        if verdict.outcome in (Outcome.FAIL, Outcome.KNOWN, Outcome.REMARK):
+            lines += _finding(verdict, style)
     lines += _unknown(verdicts, style)
     lines += [
         style("note", f"  note: {verdict.rule.id}: {printable(verdict.reason)}")

@@ -26,6 +26,19 @@ def silence() -> Iterator[None]:
 
 
 @contextmanager
+def untraced() -> Iterator[None]:
+    """`set trace-commands on` writes each command that a script executes into its output: off for what we execute ourselves."""
+    if not gdb.parameter("trace-commands"):
+        yield
+        return
+    _said("set trace-commands off")
+    try:
+        yield
+    finally:
+        _said("set trace-commands on")
+
+
+@contextmanager
 def muted() -> Iterator[None]:
     """No output reaches the terminal: no setting stops GDB's message about a SIGINT, and an engine may stop a guest many times."""
     if "TUI is active" in _said("info win"):  # it draws on the terminal by itself

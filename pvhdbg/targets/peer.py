@@ -52,9 +52,14 @@ def command_behind(path: str) -> tuple[str, ...]:
         return ()
     for descriptor in descriptors:
         try:
-            with socket.socket(fileno=os.dup(descriptor)) as copy:
-                if copy.family == socket.AF_UNIX and copy.getpeername() == path:
-                    return command_of(peer_of(copy))
+            borrowed = socket.socket(fileno=descriptor)
         except OSError:
             continue  # not a socket, or closed by now
+        try:
+            if borrowed.family == socket.AF_UNIX and borrowed.getpeername() == path:
+                return command_of(peer_of(borrowed))
+        except OSError:
+            continue  # it is not connected
+        finally:
+            borrowed.detach()  # its opener owns the descriptor
     return ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import http.server
 import os
 import shlex
@@ -492,3 +493,60 @@ def test_stdout_is_closed(cli: Cli) -> None:
         assert done.returncode == code, done
         assert "internal error" not in done.stderr
         assert "Traceback" not in done.stderr
+
+
+# --- standard streams, and options given twice ---------------------------------------------------------------------
+
+
+def piped(cli: Cli, data: bytes, *words: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", "pvhdbg", *words],
+        input=data,
+        capture_output=True,
+        timeout=60,
+        env=cli.env,
+        cwd=cli.folder,
+        check=False,
+    )
+
+
+@pytest.mark.boot
+def test_a_dash_is_standard_input(cli: Cli) -> None:
+    data = Path(HELLO).read_bytes()
+    seen = piped(cli, data, "elf", "-")
+    assert (seen.returncode, seen.stderr) == (0, b"")
+    assert b"PHYS32_ENTRY" in seen.stdout
+    for command in ("check", "info", "regs"):
+        ran = piped(cli, data, command, "-", "--append", "by a pipe")
+        assert ran.returncode == 0, ran.stderr
+    assert b"by a pipe" in piped(cli, data, "info", "-", "--append", "by a pipe").stdout
+    cli("snapshot", "save", HELLO, "--append", "kept", "-o", "boot.pvhsnap").ok()
+    assert b"kept" in piped(cli, (cli.folder / "boot.pvhsnap").read_bytes(), "info", "-").stdout
+    nothing = piped(cli, b"", "elf", "-")
+    assert nothing.returncode == 2
+    assert b"is empty" in nothing.stderr
+    assert b"named twice" in piped(cli, data, "diff", "-", "-").stderr
+
+
+def test_extract_writes_to_standard_output(cli: Cli) -> None:
+    data = Path(HELLO).read_bytes()
+    packed = cli.file("hello.gz", gzip.compress(data))
+    ran = piped(cli, b"", "extract", packed, "-o", "-")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, data, b"")
+    both = piped(cli, gzip.compress(data), "extract", "-", "-o", "-")
+    assert (both.returncode, both.stdout) == (0, data)
+    assert not (cli.folder / "-").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["check", HELLO, "-M", "q35", "--machine", "microvm"], "--machine is given twice: q35 and microvm"),
+        (["check", HELLO, "--format", "json", "--format", "text"], "--format is given twice"),
+        (["elf", HELLO, "--symbol", "a", "--symbol", "b"], "--symbol is given twice"),
+        (["run", HELLO, "-m", "1G", "-m2G"], "--memory is given twice"),
+    ],
+)
+def test_an_option_that_has_one_value_given_twice(cli: Cli, words: list[str], said: str) -> None:
+    cli(*words).complaint(2, said)
+    cli("elf", HELLO, "--as", "qemu", "--as", "xen").ok()  # that is a list

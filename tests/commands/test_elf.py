@@ -396,3 +396,17 @@ def _both(data: bytes) -> tuple[str, Any]:
 def test_a_build_id_in_a_section_alone_is_one_too() -> None:
     _, document = _both(build_elf(section_notes=(NoteSpec(3, b"GNU\0", bytes(range(20))),)))
     assert document["file"]["build_id"] == bytes(range(20)).hex()
+
+
+def test_loaders_refuse_what_does_not_fit_into_memory(cli: Cli, vmlinux: Path) -> None:
+    """Linux is linked at 16 MiB and has some 40 MiB."""
+    whole = ("elf", vmlinux, "--as", "firecracker,libkrun,alioth,xen", "--format", "json")
+    fits = {one["loader"]: one["refusal"] for one in cli(*whole, "--memory", "512M").json()["loaders"]}
+    assert set(fits.values()) == {None}
+    small = {one["loader"]: one["refusal"] for one in cli(*whole, "--memory", "8M").json()["loaders"]}
+    assert all(small.values())
+    assert "segment padding too large (0x1000 > 0x800 - 0x0 pages)" in small["xen"]
+    middle = {one["loader"]: one["refusal"] for one in cli(*whole, "--memory", "32").json()["loaders"]}
+    assert "segment kernel too large" in middle["xen"]
+    assert "KRUN_KERNEL_FORMAT_ELF" in cli("elf", vmlinux, "--as", "libkrun").out
+    cli("elf", vmlinux, "--memory", "much").complaint(2, "not a size")

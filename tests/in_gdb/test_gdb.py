@@ -30,8 +30,10 @@ ARGUMENTS = {
     "symbols": "pvh_start",
     "explain": "PVH-TR-LIMIT",
 }
-NOT_COMPARED = {"snapshot save", "help", "apropos", "trace", "why", "milestones"}  # they have tests of their own
+NOT_COMPARED = {"snapshot save", "help", "apropos", "trace", "why", "milestones", "diff", "elf"}  # they have tests of their own
 READING = [command.name for command in LIVE if command.name not in NOT_COMPARED]
+
+CLEAN = "python import sys; sys.path[:] = [p for p in sys.path if 'site-packages' not in p and 'dist-packages' not in p]"
 
 
 class Gdb:
@@ -214,6 +216,50 @@ def test_functions_and_conditions(machine: Start) -> None:
     assert gdb.complaints() == []
 
 
+@pytest.mark.boot
+def test_a_rule_that_failed_in_a_condition(machine: Start) -> None:
+    """GDB's == does not compare strings ("Too many array elements"), so a condition needs a number."""
+    stub = machine()
+    gdb = Gdb(
+        f"target remote {stub.socket}",
+        "pvh break",
+        "continue",
+        "set $eflags = 0x202",
+        'p $pvh_failed("PVH-EFL-IF")',
+        'p $pvh_failed("PVH-CR0-PE")',
+        'hbreak *0x100005 if $pvh_failed("PVH-CR0-PE")',
+        'hbreak *0x10000b if $pvh_failed("PVH-EFL-IF")',
+        "continue ",
+        "p $pc",
+        'p $pvh_failed("no such rule")',
+    )
+    assert gdb['p $pvh_failed("PVH-EFL-IF")'] == "$1 = 1\n"
+    assert gdb['p $pvh_failed("PVH-CR0-PE")'] == "$2 = 0\n"
+    assert "0x10000b" in gdb["p $pc"]
+    (said,) = gdb.complaints()
+    assert "no such rule" in said
+
+
+@pytest.mark.boot
+def test_traced_commands_do_not_break_the_monitors_answers(at_entry: Gdb, stopped: Machine) -> None:
+    traced = Gdb(
+        f"set pvh kernel {HELLO}",
+        f"target remote {stopped.socket}",
+        "set trace-commands on",
+        "pvh run-to-entry --reset",
+        *(line_of(command) for command in READING),
+        "show trace-commands",
+        "set trace-commands off",
+        "disconnect",
+    )
+    assert traced["pvh run-to-entry --reset"].splitlines()[1:-1] == at_entry["pvh run-to-entry"].splitlines()
+    for command in map(line_of, READING):
+        lines = traced[command].splitlines(keepends=True)[1:-1]  # between GDB's traces of this command and of the next
+        # What SETUP_DATA points to changes, see above.
+        assert re.sub("SETUP_DATA .*", "", "".join(lines)) == re.sub("SETUP_DATA .*", "", at_entry[command])
+    assert "is on." in traced["show trace-commands"]
+
+
 @pytest.mark.gdb
 def test_printers(cli: Cli) -> None:
     """By a program of gcc's own layout, with numbers that its own source gives."""
@@ -392,7 +438,7 @@ WRONG = {
     "pvh chekc": "did you mean check?",
     "pvh s": 'Ambiguous pvh command "s": segments, snapshot, symbols.',
     "pvh snapshot": "is not a command",
-    "pvh pagewalk": "usage: pvh pagewalk",
+    "pvh pagewalk": "pagewalk takes an address",
     "pvh pagewalk pvh_strt": "did you mean pvh_start",
     "pvh pagewalk 1 +": "syntax error in expression",
     "pvh pagewalk nonsense(": "No symbol",
@@ -603,8 +649,50 @@ def test_sourced_twice() -> None:
 @pytest.mark.gdb
 def test_without_site_packages() -> None:
     """Nothing from pip: not even what happens to be installed for GDB's Python."""
-    clean = "python import sys; sys.path[:] = [p for p in sys.path if 'site-packages' not in p and 'dist-packages' not in p]"
-    assert "cr0.PE is set" in Gdb(clean, f"source {SCRIPT}", "pvh explain PVH-CR0-PE", script=None)["pvh explain PVH-CR0-PE"]
+    assert "cr0.PE is set" in Gdb(CLEAN, f"source {SCRIPT}", "pvh explain PVH-CR0-PE", script=None)["pvh explain PVH-CR0-PE"]
+
+
+@pytest.mark.boot
+def test_every_subcommand_without_site_packages_past_start_kernel(vmlinux: Path, machine: Start, tmp_path: Path) -> None:
+    stub = machine("-m", "512M", kernel=str(vmlinux))
+    snapshot = tmp_path / "boot.pvhsnap"
+    own = {
+        "break": "rest_init",
+        "run-to-entry": "--reset",
+        "milestones": "--for 3",
+        "trace": "--what pc --until 20",
+        "why": "--for 2",
+        "snapshot save": str(snapshot),
+        "apropos": "paging",
+        "xp": "/8w 0x1000000",
+        "symbols": "start_kernel",
+        "pagewalk": "$rip",
+        "disas": "/4",
+        "explain": "PVH-TR-LIMIT",
+        "elf": str(vmlinux),
+        "diff": f"{snapshot} {snapshot}",
+    }
+    lines = [f"pvh {command} {own.get(command, '')}".rstrip() for command in (*(one.name for one in LIVE), "break", "run-to-entry")]
+    last = [line for line in lines if line.split()[1] in ("milestones", "why", "run-to-entry", "diff")]
+    typing = "pvh elf --type pt_regs"
+    lines = [*(line for line in lines if line not in last), "pvh elf --symbol start_kernel", typing, *last]
+    imported = "python print([name for name in ('iced_x86', 'elftools', 'lz4', 'zstandard') if sys.modules.get(name)])"
+    gdb = Gdb(
+        CLEAN,
+        f"source {SCRIPT}",
+        f"set pvh kernel {vmlinux}",
+        f"target remote {stub.socket}",
+        "pvh run-to-entry",
+        "pvh milestones start_kernel",
+        "stepi 5",
+        *lines,
+        imported,
+        script=None,
+    )
+    (typed,) = gdb.complaints()
+    assert "pyelftools" in typed
+    assert [line for line in lines if not gdb[line].strip()] == ["pvh cmdline", typing]
+    assert gdb[imported] == "[]\n"
 
 
 @pytest.mark.gdb

@@ -127,6 +127,14 @@ def test_why_names_the_death_that_the_command_line_names(machine: Start, cli: Cl
     assert [line for line in gdb.complaints() if not line.startswith("VM status: paused")] == []
 
 
+def test_no_descriptor_is_left_open(machine: Start) -> None:
+    stub = machine("-append", "crash=wild-esp", "-no-shutdown", "-no-reboot", kernel=CRASHERS)
+    count = "python import os; print(len(os.listdir('/proc/self/fd')))"
+    gdb = Gdb(*begin(CRASHERS, stub), count, "pvh why", f"{count} ")
+    assert "triple fault" in gdb["pvh why"]
+    assert int(gdb[f"{count} "]) <= int(gdb[count]) + 1  # Python may keep one
+
+
 def test_a_guest_that_shut_down_is_not_run_again(machine: Start) -> None:
     stub = machine("-append", "crash=wild-esp", "-no-shutdown", "-no-reboot", kernel=CRASHERS)
     gdb = Gdb(*begin(CRASHERS, stub), "pvh why", "pvh trace", "pvh why ", "pvh milestones", "pvh regs")

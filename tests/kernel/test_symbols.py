@@ -91,6 +91,36 @@ def test_an_unknown_name_is_answered_with_the_nearest(linked: Path) -> None:
     assert "global_two" in error.value.todo
 
 
+SIZED = """
+.text
+.globl _stext, head, __text_end, next, plain_end
+_stext:
+head: .skip 32
+inner: .skip 32
+.size head, 64
+.skip 16
+__text_end:
+next: .skip 16
+.size next, 16
+plain_end: .skip 16
+"""
+
+
+def test_the_function_that_contains_an_address_names_it(tmp_path: Path) -> None:
+    """Marks of the linker, and labels, have no size: _stext+0x41 says less than the function that is there."""
+    need("gcc")
+    (tmp_path / "a.S").write_text(SIZED)
+    subprocess.run(["gcc", "-nostdlib", "-static", "-Wl,-e,head,-Ttext=0x100000", "-o", "a", "a.S"], cwd=tmp_path, check=True)
+    with open_kernel(str(tmp_path / "a")) as image:
+        symbols = image.symbols()
+        start = symbols.physical_address("head")
+        expected = {0: "head", 1: "head+0x1", 32: "inner", 33: "head+0x21", 63: "head+0x3f", 65: "inner+0x21", 80: "next", 95: "next+0xf",
+                    96: "plain_end", 97: "plain_end+0x1"}  # fmt: skip
+        assert {offset: symbols.label(start + offset) for offset in expected} == expected
+        near = [symbols.nearest(start + offset) for offset in (0, 80)]
+        assert near == [("head", 0), ("next", 0)]
+
+
 def test_a_stripped_kernel_says_so(tmp_path: Path) -> None:
     path = tmp_path / "k"
     path.write_bytes(build_elf())

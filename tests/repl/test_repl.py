@@ -14,11 +14,14 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from prompt_toolkit.completion import CompleteEvent
+from prompt_toolkit.document import Document
 
 from pvhdbg.commands import live
 from pvhdbg.guests import path as guest
 from pvhdbg.repl import lines, own_commands
 from pvhdbg.repl.serial import Follower
+from pvhdbg.repl.terminal import _Words
 from tests.support.cli_runner import HELLO, Cli, Machine, eventually
 from tests.support.prompt import LONG_MODE, Talk, talking
 from tests.support.sorting import examples
@@ -493,3 +496,137 @@ def test_milestones_of_a_real_linux_lead_to_start_kernel(vmlinux: Path) -> None:
         shown = talk("milestones start_kernel")
         assert "x86_64_start_kernel" in shown
         assert re.search(r"=> 0x\w+ <start_kernel>", shown)
+
+
+# --- the kernel file ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.boot
+@pytest.mark.parametrize("command", ["attach", "repl"])
+def test_the_kernel_that_qemus_monitor_names_serves_everywhere(machine: Start, command: str) -> None:
+    stub = machine(kernel=LONG_MODE)
+    with talking(stub.socket, command) as one:
+        assert one("break in_long_mode").startswith("breakpoint 1: in_long_mode at 0x1000")
+        assert re.match(r"pvh_start  now 0x10\w+, ", one("symbols pvh_start"))
+        assert "PHYS32_ENTRY" in one("notes")
+        assert one("kernel") == f"{LONG_MODE} (found: QEMU's monitor names it, and memory holds it)\n"
+        assert "<in_long_mode>" in one("c")
+        one("restart")
+        assert "in_long_mode" in one("info breakpoints")
+        assert one("symbols in_long_mode").startswith("in_long_mode  now")
+
+
+@pytest.mark.boot
+def test_another_kernel_is_named_at_the_prompt(machine: Start, cli: Cli) -> None:
+    copy = cli.file("copy", Path(LONG_MODE).read_bytes())
+    stub = machine(kernel=copy)
+    Path(copy).unlink()  # what the monitor names is not there any more
+    with talking(stub.socket, via="remote") as one:
+        assert "(name the kernel: kernel ELF)" in one.wrong("break in_long_mode")
+        assert "(name the kernel: kernel ELF)" in one.wrong("elf")
+        assert one(f"kernel {LONG_MODE}") == f"{LONG_MODE} (named)\n"
+        assert one("break in_long_mode").startswith("breakpoint 1: ")
+        assert "there is no file" in one.wrong("kernel /nonexistent")
+        assert one("kernel") == f"{LONG_MODE} (named)\n"
+        one("restart")
+        assert one("symbols in_long_mode").startswith("in_long_mode  now")
+        assert one(f"kernel {HELLO}").splitlines()[0] == f"{HELLO} (named)"
+
+
+@pytest.mark.boot
+def test_elf_and_diff_at_the_prompt(cli: Cli) -> None:
+    cli("snapshot", "save", HELLO, "--append", "other", "-o", "other.pvhsnap").ok()
+    other = f"{cli.folder}/other.pvhsnap"
+    with talking(LONG_MODE) as one:
+        assert one("elf") == cli("elf", LONG_MODE).ok().out
+        assert one(f"elf {HELLO} --as qemu") == cli("elf", HELLO, "--as", "qemu").ok().out
+        assert one("elf --symbol in_long_mode").startswith("in_long_mode  virtual 0x1000")
+        one(f"snapshot save {cli.folder}/here.pvhsnap")
+        assert one(f"diff {cli.folder}/here.pvhsnap").endswith("the same where it matters (exit 0)\n")
+        seen = one.run(f"diff {other}")
+        assert seen.exit_code == 1
+        assert "“other”" in seen.text
+        assert one(f"diff {other} {other}").endswith("the same where it matters (exit 0)\n")
+        assert "usage: diff" in one.wrong("diff")
+
+
+# --- every run has an end -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.boot
+def test_a_run_without_a_terminal_is_bounded_by_the_timeout(cli: Cli) -> None:
+    """crash=hlt halts with interrupts off: nothing would ever stop it."""
+    halts = (str(guest("crashers")), "--append", "crash=hlt", "--batch", "--timeout", "2")
+    until = cli("repl", *halts, "-ex", "until 0x100", "-ex", "mode").ok(3)
+    assert "0x100 was not reached within 2 s (--timeout): interrupted: 0x1" in until.out
+    assert "32-bit protected mode, by cr0" in until.out or "\n32-bit protected mode" in until.out
+    assert "pvhdbg: until 0x100\n" in until.err
+    on = cli("repl", *halts, "-ex", "c").ok(3)
+    assert "it ran for 2 s (--timeout), and nobody is here to interrupt it: " in on.out
+    loops = (str(guest("crashers")), "--append", "crash=endless-loop", "--batch", "--timeout", "2")
+    walk = cli("repl", *loops, "-ex", "until long-mode").ok(3)
+    assert re.search(r"not in long-mode yet after \d+ instructions, 2\.\d s \(--timeout gives it more\)", walk.out)
+    assert re.search(r"pvhdbg: until long-mode: [\d,]+ instructions, at 0x1", walk.err)
+    assert max(until.seconds, on.seconds, walk.seconds) < 12
+
+
+# --- small helps --------------------------------------------------------------------------------------------------
+
+
+def mapped(text: str) -> list[tuple[int, int, bool, bool]]:
+    """What `pagewalk --all` says: beginning, end, user, writable; neighbours that differ in execution alone are one."""
+    found: list[tuple[int, int, bool, bool]] = []
+    for start, end, write, user in re.findall(r"^  0x(\w+) - 0x(\w+) .* r([w-])[x-]  (user|supervisor only), ", text, re.MULTILINE):
+        one = int(start, 16), int(end, 16), user == "user", write == "w"
+        if found and found[-1][1] == one[0] and found[-1][2:] == one[2:]:
+            found[-1] = (found[-1][0], *one[1:])
+        else:
+            found.append(one)
+    return found
+
+
+def by_qemu(text: str) -> list[tuple[int, int, bool, bool]]:
+    """The same by the monitor's `info mem`."""
+    rows = re.findall(r"^(\w+)-(\w+) \w+ ([u-])r([w-])", text, re.MULTILINE)
+    return [(int(start, 16), int(end, 16), user == "u", write == "w") for start, end, user, write in rows]
+
+
+@pytest.mark.boot
+@pytest.mark.parametrize("levels", [2, 3, 4, 5])
+def test_the_whole_address_space(paging_kernels: Callable[[int], str], levels: int) -> None:
+    """QEMU's own list is the oracle."""
+    with talking(paging_kernels(levels), cpu="max") as one:
+        assert one("pagewalk --all") == "paging is off: linear addresses are physical ones\n"
+        one("until there")
+        found = mapped(one("pagewalk --all"))
+        assert found
+        if levels < 5:  # QEMU 7.2 looks at every entry of five levels, present or not, for minutes
+            assert found == by_qemu(one("monitor info mem"))
+        for start, end, _, write in found:
+            for address in (start, end - 1):
+                assert f"supervisor only, {'writable' if write else 'read-only'}" in one(f"pagewalk {address:#x}")
+        assert "--all" in one.wrong("pagewalk")
+        assert "--all" in one.wrong("pagewalk $rip --all")
+
+
+@pytest.mark.boot
+def test_a_linuxs_address_space_and_calls(vmlinux: Path) -> None:
+    with talking(str(vmlinux)) as one:
+        one("until start_kernel")
+        assert mapped(one("pagewalk --all")) == by_qemu(one("monitor info mem"))
+        assert re.search(r"call[lq]? +0xffffffff\w+ <__fentry__>\n", one("disas /4"))
+
+
+@pytest.mark.boot
+def test_registers_by_name(without_gdb: Talk) -> None:
+    every = without_gdb("info registers rip cr0")
+    assert without_gdb("regs rip cr0") == every
+    assert without_gdb("regs $cr0") == every.splitlines(keepends=True)[1]
+    assert "no register nothing" in without_gdb.wrong("regs nothing").replace("$", "")
+
+
+def test_a_blank_behind_the_only_candidate(without_gdb: Talk) -> None:
+    words = [one.text for one in _Words(without_gdb.it).get_completions(Document("segm"), CompleteEvent())]
+    assert words == ["segments "]
+    several = [one.text for one in _Words(without_gdb.it).get_completions(Document("s"), CompleteEvent())]
+    assert "segments" in several
