@@ -88,7 +88,7 @@ def main() -> int:
             Path(folder, f"{index:04}").write_bytes(seed)
         words = Path(folder, "words")
         words.write_text("".join('"' + "".join(f"\\x{byte:02x}" for byte in word) + '"\n' for word in target.words if word))
-        fuzz([sys.argv[0], f"-seed={wanted.seed}", f"-max_len={BOUND}", "-timeout=0", "-rss_limit_mb=0", f"-dict={words}", "-verbosity=0", folder], one)
+        fuzz([sys.argv[0], f"-seed={wanted.seed}", f"-max_len={BOUND}", "-timeout=300", "-rss_limit_mb=0", f"-dict={words}", "-verbosity=0", folder], one)
     return 0
 
 
