@@ -101,7 +101,7 @@ def _plainly(target: Target, campaign: Campaign, name: str, seed: int, seconds: 
     seeds = _seeds(target, name)
     for data in seeds:
         campaign.feed(data)
-    mutator = Mutator(Random(seed), seeds, target.words)  # noqa: S311 - a repeatable one is what is wanted
+    mutator = Mutator(Random(seed), seeds, target.words)
     while time.monotonic() < deadline:
         campaign.feed(mutator.input())
 

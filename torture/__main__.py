@@ -32,7 +32,7 @@ def main() -> int:
     parser.add_argument("--no-hazards", action="store_true", help="kills only")
     parser.add_argument("--no-figures", action="store_true", help="leave docs/reliability as it is")
     wanted = parser.parse_args()
-    random = Random(wanted.seed)  # noqa: S311 - a repeatable one is what is wanted
+    random = Random(wanted.seed)
     plans = [rounds.plan(random) for _ in range(wanted.rounds)]
     print(f"seed {wanted.seed}: {len(plans)} rounds, {wanted.jobs} at once", flush=True)
     begun = time.monotonic()
