@@ -28,7 +28,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=secrets.randbelow(1 << 31), help="to repeat a run (default: a random one)")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--plain", action="store_true", help="do not use atheris, also where it is installed")
-    parser.add_argument("--findings", type=Path, default=Path("build/fuzz"), help="where findings are written (default: build/fuzz)")
+    parser.add_argument(
+        "--findings", type=Path, default=Path("build/fuzz"), help="where findings are written (default: build/fuzz)"
+    )
     parser.add_argument("--no-figures", action="store_true", help="leave docs/reliability as it is")
     wanted = parser.parse_args()
     if unknown := set(wanted.target) - set(targets.names()):
@@ -50,18 +52,40 @@ def main() -> int:
 
 
 def _one(name: str, seconds: float, wanted: argparse.Namespace) -> dict[str, Any]:
-    words = [sys.executable, "-m", "fuzz.worker", name, "--seconds", str(seconds), "--seed", str(wanted.seed), "--findings", str(wanted.findings)]
+    words = [
+        sys.executable,
+        "-m",
+        "fuzz.worker",
+        name,
+        "--seconds",
+        str(seconds),
+        "--seed",
+        str(wanted.seed),
+        "--findings",
+        str(wanted.findings),
+    ]
     said = ""
     try:
         ran = subprocess.run(
-            [*words, *(["--plain"] if wanted.plain else [])], capture_output=True, text=True, errors="replace", timeout=seconds + _MORE, check=False
+            [*words, *(["--plain"] if wanted.plain else [])],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=seconds + _MORE,
+            check=False,
         )
         lines = [line for line in ran.stdout.splitlines() if line.startswith('{"target"')]
         said = f"it ended with {ran.returncode}: {ran.stderr[-500:]}"
     except subprocess.TimeoutExpired:
         lines, said = [], "it hangs"
-    found: dict[str, Any] = json.loads(lines[-1]) if lines else {"target": name, "engine": "unknown", "inputs": 0, "seconds": seconds, "findings": [said]}
-    print(f"{name:20} {found['inputs']:>10,} inputs  {found['inputs'] / max(found['seconds'], 0.1):>8,.0f}/s  {len(found['findings'])} findings")
+    found: dict[str, Any] = (
+        json.loads(lines[-1])
+        if lines
+        else {"target": name, "engine": "unknown", "inputs": 0, "seconds": seconds, "findings": [said]}
+    )
+    print(
+        f"{name:20} {found['inputs']:>10,} inputs  {found['inputs'] / max(found['seconds'], 0.1):>8,.0f}/s  {len(found['findings'])} findings"
+    )
     for finding in found["findings"]:
         print(f"  {finding}")
     sys.stdout.flush()

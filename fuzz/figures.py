@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,12 @@ BEGIN, END = "<!-- figures: written by make fuzz and make torture -->", "<!-- en
 
 def add(campaign: str, name: str, on: str, **numbers: float) -> None:
     """Add numbers to those of one row. `on` names what it ran on; the version of pvhdbg and of Python is added to that."""
+    with open(DOCS / "architecture.md", "rb") as lock:  # a file that is always there: both campaigns may run at once
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _add(campaign, name, on, numbers)
+
+
+def _add(campaign: str, name: str, on: str, numbers: Mapping[str, float]) -> None:
     figures = _read()
     key = f"pvhdbg {VERSION}, Python {platform.python_version()}, {on}"
     row = figures.setdefault(campaign, {}).setdefault(key, {}).setdefault(name, {})

@@ -10,7 +10,22 @@ from fuzz.target import BOUND
 _EXTREMES = (0, 1, 2, 3, 4, 7, 0x7F, 0x80, 0xFF, 0x100, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, (1 << 63) - 1, 1 << 63,
              (1 << 64) - 1)  # fmt: skip
 _NUMBERS = (b"0", b"-1", b"1e999", b"NaN", b"18446744073709551616", b"0xffffffffffffffffff", b"9" * 5000, b"1_0", b"\xd9\xa3")
-_STRANGE = (b"\x1b[2J", b"\x00", b"\xff", b"\xe2\x80\xae", b"\xed\xa0\x80", b"::error::x", b"##[x", b"]]>", b"<!--", b'"', b"'", b"\\", b"\n", b"\r\n")
+_STRANGE = (
+    b"\x1b[2J",
+    b"\x00",
+    b"\xff",
+    b"\xe2\x80\xae",
+    b"\xed\xa0\x80",
+    b"::error::x",
+    b"##[x",
+    b"]]>",
+    b"<!--",
+    b'"',
+    b"'",
+    b"\\",
+    b"\n",
+    b"\r\n",
+)
 _DIGITS = re.compile(rb"(?:0x)?[0-9a-f]+")
 
 

@@ -47,13 +47,17 @@ class Campaign:
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{self._name}-{hashlib.sha256(small).hexdigest()[:12]}"
         path.write_bytes(small)
-        path.with_suffix(".txt").write_text(f"{found.kind.value} {found.where}\n{found.what}\n", encoding="utf-8", errors="backslashreplace")
+        path.with_suffix(".txt").write_text(
+            f"{found.kind.value} {found.where}\n{found.what}\n", encoding="utf-8", errors="backslashreplace"
+        )
         self.findings.append(f"{found.kind.value}: {found.where} ({path})")
 
     def told(self, engine: str) -> str:
         """What there is to tell at the end."""
         seconds = time.monotonic() - self._begun
-        return json.dumps({"target": self._name, "engine": engine, "inputs": self.inputs, "seconds": seconds, "findings": self.findings})
+        return json.dumps(
+            {"target": self._name, "engine": engine, "inputs": self.inputs, "seconds": seconds, "findings": self.findings}
+        )
 
 
 def main() -> int:
@@ -88,7 +92,19 @@ def main() -> int:
             Path(folder, f"{index:04}").write_bytes(seed)
         words = Path(folder, "words")
         words.write_text("".join('"' + "".join(f"\\x{byte:02x}" for byte in word) + '"\n' for word in target.words if word))
-        fuzz([sys.argv[0], f"-seed={wanted.seed}", f"-max_len={BOUND}", "-timeout=300", "-rss_limit_mb=0", f"-dict={words}", "-verbosity=0", folder], one)
+        fuzz(
+            [
+                sys.argv[0],
+                f"-seed={wanted.seed}",
+                f"-max_len={BOUND}",
+                "-timeout=300",
+                "-rss_limit_mb=0",
+                f"-dict={words}",
+                "-verbosity=0",
+                folder,
+            ],
+            one,
+        )
     return 0
 
 

@@ -63,7 +63,9 @@ def main() -> int:
         row = sums.setdefault("odd surroundings", [0, 0, 0, 0])
         row[0], row[3] = row[0] + 1, row[3] + bool(wrong)
     done, kills, failures = (int(sum(row[at] for row in sums.values())) for at in (0, 1, 3))
-    print(f"{done} rounds, {kills} kills, {failures} failures in {time.monotonic() - begun:.0f} s (repeat with --seed {wanted.seed})")
+    print(
+        f"{done} rounds, {kills} kills, {failures} failures in {time.monotonic() - begun:.0f} s (repeat with --seed {wanted.seed})"
+    )
     if not wanted.no_figures:
         said = subprocess.run(["qemu-system-x86_64", "--version"], capture_output=True, text=True, check=True).stdout
         on = f"QEMU {version(said.removeprefix('QEMU emulator version '))}"

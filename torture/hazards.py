@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from tests.support.cli_runner import HELLO, ROOT, Cli
 from torture.rounds import CODES
@@ -53,7 +54,7 @@ HAZARDS = (
 def run(hazard: Hazard, cli: Cli) -> tuple[str, ...]:
     """What is wrong."""
     odd = cli.folder / "k |touch x;$(id) 'é,,\\.elf"
-    odd.write_bytes(open(HELLO, "rb").read())
+    odd.write_bytes(Path(HELLO).read_bytes())
     words = [word.replace("{folder}", str(cli.folder)).replace("{odd}", str(odd)) for word in hazard.words]
     ran = subprocess.run(
         [sys.executable, "-m", "pvhdbg", *words],

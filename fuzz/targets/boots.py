@@ -26,7 +26,14 @@ def _run(data: bytes) -> Iterator[Output]:
     shown = [str(firsts[:5]), str(profile(islice(read.blocks(), 2000), lambda _: "f")), str(parting(firsts, firsts[1:]))]
     for cpu in range(min(read.cpus, 2)):
         shown += [str(read.last(cpu, 100)), str(read.begun(cpu))]
-    shown += [str(read.marks), str(read.systems()[:9]), str(read.states()[:9]), str(read.writes()[:9]), str(read.parts()), str(read.entered)]
+    shown += [
+        str(read.marks),
+        str(read.systems()[:9]),
+        str(read.states()[:9]),
+        str(read.writes()[:9]),
+        str(read.parts()),
+        str(read.entered),
+    ]
     yield Output(Form.TEXT, printable("\n".join(shown)))
 
 

@@ -71,4 +71,22 @@ def _seeds() -> Iterator[bytes]:
         yield text.encode()
 
 
-TARGET = Target(_run, _seeds, (b"--help", b"--format", b"--select ", b"--report json=", b" -- ", b" | ", b" >> ", b"''", b"%(prog)s", b"$cr0", b"x/", b"@file", b"\xc2\xb2"))
+TARGET = Target(
+    _run,
+    _seeds,
+    (
+        b"--help",
+        b"--format",
+        b"--select ",
+        b"--report json=",
+        b" -- ",
+        b" | ",
+        b" >> ",
+        b"''",
+        b"%(prog)s",
+        b"$cr0",
+        b"x/",
+        b"@file",
+        b"\xc2\xb2",
+    ),
+)

@@ -18,7 +18,9 @@ def _run(data: bytes) -> Iterator[Output]:
     for name in ("every", "bits", "e"):
         layout = info.structure(name)
         if layout is not None:
-            yield Output(Form.TEXT, "\n".join(printable(f"{one.name} {one.type} {one.offset} {one.size}") for one in layout.members))
+            yield Output(
+                Form.TEXT, "\n".join(printable(f"{one.name} {one.type} {one.offset} {one.size}") for one in layout.members)
+            )
 
 
 def _seeds() -> Iterator[bytes]:

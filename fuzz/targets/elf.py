@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from zlib import crc32
 
 from fuzz.target import Form, Output, Target
@@ -31,12 +32,10 @@ def _seeds() -> Iterator[bytes]:
     yield build_elf()
     yield build_elf(bits=32, machine=3, multiboot=True)
     yield build_elf(align=8, notes=((NoteSpec(5, b"GNU\0", bytes(16)), NoteSpec()), (NoteSpec(19, desc=bytes(12)),)))
-    yield build_elf(
-        notes=(), section_notes=(NoteSpec(),), symbols=tuple(SymbolSpec(f"name{i}", 0x100000 + i) for i in range(40))
-    )
+    yield build_elf(notes=(), section_notes=(NoteSpec(),), symbols=tuple(SymbolSpec(f"name{i}", 0x100000 + i) for i in range(40)))
     for name in ("hello", "broken-notes", "multiboot"):
         if name in guests.names():
-            yield open(guests.path(name), "rb").read()
+            yield Path(guests.path(name)).read_bytes()
 
 
 TARGET = Target(_run, _seeds, (b"Xen\0", b"GNU\0", b"\x7fELF", b"\x02\xb0\xad\x1b", b"\x04\0\0\0\x04\0\0\0\x12\0\0\0Xen\0"))

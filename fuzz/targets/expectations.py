@@ -43,4 +43,18 @@ def _seeds() -> Iterator[bytes]:
     yield b'[[expect]]\nfield = "registers.eax"\nequals = 0\n[[expect]]\nfield = "modules.count"\nat_least = 1\n[[milestone]]\nuntil = "start_kernel"\nwithin = 5\n'
 
 
-TARGET = Target(_run, _seeds, (*(path.encode() for path in every_path()[:40]), b"[[expect]]\n", b"field = ", b"matches = ", b"equals = ", b'"\\u001b"', b"inf", b"1979-05-27", b"[" * 500))
+TARGET = Target(
+    _run,
+    _seeds,
+    (
+        *(path.encode() for path in every_path()[:40]),
+        b"[[expect]]\n",
+        b"field = ",
+        b"matches = ",
+        b"equals = ",
+        b'"\\u001b"',
+        b"inf",
+        b"1979-05-27",
+        b"[" * 500,
+    ),
+)

@@ -83,4 +83,6 @@ def _seeds() -> Iterator[bytes]:
         yield head + bytes(image)
 
 
-TARGET = Target(_run, _seeds, (b"\x78\x65\x6e\xc5\x33\xe5\x0b\x34"[:4], b"RSD PTR ", b"XSDT", b"\0\x60\0\0\0\0\0\0", b"xen-4.6-x86_64"))
+TARGET = Target(
+    _run, _seeds, (b"\x78\x65\x6e\xc5\x33\xe5\x0b\x34"[:4], b"RSD PTR ", b"XSDT", b"\0\x60\0\0\0\0\0\0", b"xen-4.6-x86_64")
+)

@@ -39,9 +39,14 @@ def _table(count: int, newest: bool) -> bytes:
     starts = [sum(len(token) + 1 for token in tokens[:index]) for index in range(256)]
     parts = [struct.pack("<Q", count), packed, struct.pack(f"<{len(markers)}I", *markers), text, struct.pack("<256H", *starts)]
     if newest:
-        parts.append(struct.pack(f"<{count}i", *(16 * row for row in range(count))) + bytes(-4 * count % 8) + struct.pack("<Q", _BASE))
+        parts.append(
+            struct.pack(f"<{count}i", *(16 * row for row in range(count))) + bytes(-4 * count % 8) + struct.pack("<Q", _BASE)
+        )
     else:
-        parts.insert(0, struct.pack(f"<{count}i", *(-1 - 16 * row for row in range(count))) + bytes(-4 * count % 8) + struct.pack("<Q", _BASE))
+        parts.insert(
+            0,
+            struct.pack(f"<{count}i", *(-1 - 16 * row for row in range(count))) + bytes(-4 * count % 8) + struct.pack("<Q", _BASE),
+        )
     return b"".join(part + bytes(-len(part) % 8) for part in parts)
 
 

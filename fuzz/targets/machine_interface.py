@@ -48,7 +48,14 @@ def _interface(sink: object, source: object) -> MachineInterface:
     drained = threading.Thread(target=lambda: None)
     drained.start()
     made.__dict__.update(
-        _process=gone, _parse=gdbmiparser.parse_response, _pending=b"", _token=0, silent=False, _noise=deque(), _drain=drained, events=deque()
+        _process=gone,
+        _parse=gdbmiparser.parse_response,
+        _pending=b"",
+        _token=0,
+        silent=False,
+        _noise=deque(),
+        _drain=drained,
+        events=deque(),
     )
     return made
 
@@ -60,4 +67,8 @@ def _seeds() -> Iterator[bytes]:
     yield b'@"target \\033[2J\\n"\n&"log"\n=thread-created,id="1"\n1^done,changelist=[]\n2^exit\n'
 
 
-TARGET = Target(_run, _seeds, (b'1^done,', b'2^done', b'3^done', b'memory=[{begin="', b'contents="', b'*stopped,', b'[[[[', b'={', b'\\"', b'\\033'))
+TARGET = Target(
+    _run,
+    _seeds,
+    (b"1^done,", b"2^done", b"3^done", b'memory=[{begin="', b'contents="', b"*stopped,", b"[[[[", b"={", b'\\"', b"\\033"),
+)

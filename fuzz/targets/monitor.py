@@ -58,8 +58,28 @@ def _run(data: bytes) -> Iterator[Output]:
 
 
 def _seeds() -> Iterator[bytes]:
-    for text in (REGISTERS, MTREE, ROMS, PORTS, "7.2.22 (Debian 1:7.2+dfsg-7)\nkvm support: enabled\nVM status: paused (shutdown)\n", f"CPU#0\n{REGISTERS}\nCPU#1\n{REGISTERS}"):
+    for text in (
+        REGISTERS,
+        MTREE,
+        ROMS,
+        PORTS,
+        "7.2.22 (Debian 1:7.2+dfsg-7)\nkvm support: enabled\nVM status: paused (shutdown)\n",
+        f"CPU#0\n{REGISTERS}\nCPU#1\n{REGISTERS}",
+    ):
         yield text.encode()
 
 
-TARGET = Target(_run, _seeds, (b"FlatView #", b'AS "memory"', b"(prio 0, ram): ", b" @0000000000000000", b"mem=ram name=\"", b" ELF program header segment 0\"", b"CS =", b"portb[0x0511] = 0x"))
+TARGET = Target(
+    _run,
+    _seeds,
+    (
+        b"FlatView #",
+        b'AS "memory"',
+        b"(prio 0, ram): ",
+        b" @0000000000000000",
+        b'mem=ram name="',
+        b' ELF program header segment 0"',
+        b"CS =",
+        b"portb[0x0511] = 0x",
+    ),
+)

@@ -42,7 +42,7 @@ def _seeds() -> Iterator[bytes]:
     for size in (b"\x00", b"\x10", b"\x3c"):
         yield size + b"+" + frame(b"PacketSize=1000;qXfer:features:read+;multiprocess+") + b"+" + frame(b"T05thread:p01.01;")
         yield size + frame(b"00" * 608) + frame(b"xx" * 608) + frame(b"00" * 344) + frame(b"00" * 164)
-        yield size + b"+$0*\"#" + b"%02x" % (sum(b'0*"') & 0xFF) + frame(b"E01") + frame(b"}*#$") + b"-+%Stop:T05#00"
+        yield size + b'+$0*"#' + b"%02x" % (sum(b'0*"') & 0xFF) + frame(b"E01") + frame(b"}*#$") + b"-+%Stop:T05#00"
         yield size + frame(b"W00;process:1") + frame(b"X09") + frame(b"T05watch:100;") + b"HTTP/1.1"
 
 

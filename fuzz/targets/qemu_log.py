@@ -46,4 +46,17 @@ def _seeds() -> Iterator[bytes]:
     yield b"f" + FAULT + state(eax=7) + b"Triple fault\nServicing hardware INT=0x08\nCPU Reset (CPU 0)\n" + state()
 
 
-TARGET = Target(_run, _seeds, (b"\nTrace 0: ", b"Trace 1: ", b"Stopped execution of TB chain before ", b"\nIN: \n", b"EFER=0000000000000000\n", b"CR0=00000011", b"Triple fault\n", b"CPU Reset (CPU 0)\n"))
+TARGET = Target(
+    _run,
+    _seeds,
+    (
+        b"\nTrace 0: ",
+        b"Trace 1: ",
+        b"Stopped execution of TB chain before ",
+        b"\nIN: \n",
+        b"EFER=0000000000000000\n",
+        b"CR0=00000011",
+        b"Triple fault\n",
+        b"CPU Reset (CPU 0)\n",
+    ),
+)

@@ -25,7 +25,9 @@ def _run(data: bytes) -> Iterator[Output]:
     kernel = Kernel(words[0], words[1], None, 1 << 20, ENTRY, loads=(LoadRange(0x1000000, 0x2000000),))
     entry = dataclasses.replace(_PLAIN.snapshot.entry, symbol=words[2])
     vmm = Vmm(words[3], words[4], words[5], (words[6], "-append", words[7]))
-    snapshot = dataclasses.replace(_PLAIN.snapshot, vmm=vmm, kernel=kernel, entry=entry, captured=words[8], sources={words[9]: words[10]})
+    snapshot = dataclasses.replace(
+        _PLAIN.snapshot, vmm=vmm, kernel=kernel, entry=entry, captured=words[8], sources={words[9]: words[10]}
+    )
     boot = dataclasses.replace(_PLAIN, snapshot=snapshot)
     wrong = (Violation(words[0], words[1], words[11]),)
     verdicts = [
@@ -47,4 +49,24 @@ def _seeds() -> Iterator[bytes]:
     yield b"\xfe".join([b"vmlinux", b"build", hostile[:40], b"QEMU", b"7.2.22", b"tcg", b"a", b"b", b"2026", b"c", b"d", b"e"])
 
 
-TARGET = Target(_run, _seeds, (b"\xfe", b"</script>", b"]]>", b"<![CDATA[", b"&amp;", b"| `", b"```", b"ok 1", b"\xef\xbf\xbf", b"\xc2\x85", b"\xe2\x80\xa8", b"%0A", b"##vso[", b"##[", b"\n::"))
+TARGET = Target(
+    _run,
+    _seeds,
+    (
+        b"\xfe",
+        b"</script>",
+        b"]]>",
+        b"<![CDATA[",
+        b"&amp;",
+        b"| `",
+        b"```",
+        b"ok 1",
+        b"\xef\xbf\xbf",
+        b"\xc2\x85",
+        b"\xe2\x80\xa8",
+        b"%0A",
+        b"##vso[",
+        b"##[",
+        b"\n::",
+    ),
+)

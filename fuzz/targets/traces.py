@@ -26,7 +26,8 @@ def _run(data: bytes) -> Iterator[Output]:
     names: dict[int, str] = {}
     records = list(islice(decode(data.decode("utf-8", "replace").splitlines(True), names), 4000))
     yield Output(
-        Form.TEXT, trace_text.events([one for one in records if isinstance(one, Event | Fault | Reset)][:50], names.get, instruction_text)
+        Form.TEXT,
+        trace_text.events([one for one in records if isinstance(one, Event | Fault | Reset)][:50], names.get, instruction_text),
     )
     found = [one for one in records if isinstance(one, Milestone)]
     yield Output(Form.TEXT, timeline_text.render(found, 10, names.get, "the end"))
@@ -61,4 +62,8 @@ def _seeds() -> Iterator[bytes]:
     yield "".join(encode(record) for record in calls).encode()
 
 
-TARGET = Target(_run, _seeds, (b'"changes":{"rsp":"0x1"}', b'"symbol":"\\u001b[2J"', b'{"end":"x","events":1}\n', b"null", b'"0x0"', b'"what":"calls"'))
+TARGET = Target(
+    _run,
+    _seeds,
+    (b'"changes":{"rsp":"0x1"}', b'"symbol":"\\u001b[2J"', b'{"end":"x","events":1}\n', b"null", b'"0x0"', b'"what":"calls"'),
+)

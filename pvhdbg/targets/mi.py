@@ -188,7 +188,9 @@ class MachineInterface:
             if line.startswith("(gdb)") or not line:
                 continue
             if not _is_whole(line):  # pygdbmi would look for the end for ever
-                raise ProtocolError(f"GDB answers {line[:40]!r}, which is not its machine interface", "start over, or leave --via gdb out")
+                raise ProtocolError(
+                    f"GDB answers {line[:40]!r}, which is not its machine interface", "start over, or leave --via gdb out"
+                )
             try:
                 record: dict[str, Any] = self._parse(line)
             except (ValueError, AssertionError, RecursionError, LookupError, TypeError) as error:
