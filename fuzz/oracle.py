@@ -50,6 +50,7 @@ class Oracle:
 
     def __init__(self, target: Target, slower: float = 1.0) -> None:
         self._target = target
+        self._refusals: tuple[type[Exception], ...] = (PvhdbgError, *target.refusals)
         self._seconds = SECONDS * slower * (2 if target.sockets else 1)
         self._clock: Callable[[], float] = time.process_time
         self._memory = memory()
@@ -81,7 +82,7 @@ class Oracle:
                 wrong = _wrong(output)
                 if wrong is not None:
                     return wrong
-        except (PvhdbgError, *self._target.refusals):
+        except self._refusals:
             return None
         except Exception as error:
             return Finding(Failure.EXCEPTION, f"{type(error).__name__} {_place(error)}", "".join(traceback.format_exception(error)))

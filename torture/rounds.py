@@ -107,7 +107,7 @@ def _round(wanted: Plan, cli: Cli, kernel: str) -> Result:
         if process.returncode not in CODES:
             wrong.append(f"exit code {process.returncode}")
         err = _own(err)
-        wrong += [f"{word!r} in: {err[-400:]}" for word in ("Traceback", "internal error", "Exception ignored") if word in err]
+        wrong += [f"{word!r} in: {err[-2000:]}" for word in ("Traceback", "internal error", "Exception ignored") if word in err]
         if not _soon(lambda: not cli.processes()):
             wrong.append(f"processes are left: {[_command(pid)[:80] for pid in cli.processes()]}")
         # Nobody is left to remove a folder if the guardian was killed as well.
