@@ -15,7 +15,11 @@ from torture.rounds import CODES
 
 
 def _closed(*descriptors: int) -> Callable[[], None]:
-    return lambda: [os.close(one) for one in descriptors] and None  # type: ignore[func-returns-value]
+    def close() -> None:
+        for one in descriptors:
+            os.close(one)
+
+    return close
 
 
 def _limit(which: int, most: int) -> Callable[[], None]:

@@ -27,7 +27,7 @@ _STARTED = (
     ("trace", "{kernel}", "--for", "3", "--what", "pc", "--engine", "log", "-o", "{folder}/trace.jsonl"),
     ("why", "{kernel}", "--batch", "--for", "3"),
     ("wait", "{kernel}", "--until", "0x200000", "--for", "3"),
-    ("repl", "{kernel}", "--batch", "-ex", "si 50", "-ex", "c"),
+    ("repl", "{kernel}", "--batch", "-ex", "si 50", "-ex", "regs"),
     ("check", "{kernel}", "--via", "gdb", "--timeout", "20"),
 )
 _ATTACHED = (
