@@ -24,7 +24,7 @@ from pvhdbg.decode.text import printable
 from pvhdbg.errors import ProtocolError, TargetLost, TargetTimeout, VmmFailed
 
 OLDEST = 12
-_PAYLOAD = re.compile(r"(?:,|[\w-]+=|\(\)|[{}\[\]])*")
+_RECORD = re.compile(r"\d*[*^+=][\w-]+(?:,(?:,|[\w-]+=|\(\)|[{}\[\]])*)?\s*")
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 _LAST_WORDS = 2000
 _START = 10.0
@@ -238,7 +238,7 @@ def _is_whole(line: str) -> bool:
     rest = _STRING.sub("()", line)
     if '"' in rest or rest.count("{") != rest.count("}") or rest.count("[") != rest.count("]"):
         return False
-    return _PAYLOAD.fullmatch(rest.partition(",")[2]) is not None
+    return _RECORD.fullmatch(rest) is not None
 
 
 def quoted(text: str) -> str:
