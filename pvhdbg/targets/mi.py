@@ -24,7 +24,7 @@ from pvhdbg.decode.text import printable
 from pvhdbg.errors import ProtocolError, TargetLost, TargetTimeout, VmmFailed
 
 OLDEST = 12
-_RECORD = re.compile(r"\d*[*^+=][\w-]+(?:,(?:,|[\w-]+=|\(\)|[{}\[\]])*)?\s*")
+_RECORD = re.compile(r"\d*[*^+=][\w-]+(?:,(?:,|[\w-]+=(?=[({\[])|\(\)|[{}\[\]])*)?\s*")
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 _LAST_WORDS = 2000
 _START = 10.0
@@ -233,8 +233,8 @@ class MachineInterface:
 
 def _is_whole(line: str) -> bool:
     """Whether a record's strings and brackets are closed, and each name has a value."""
-    if line.startswith(("~", "@", "&")):
-        return True
+    if line.lstrip("0123456789")[:1] not in ("^", "*", "+", "="):
+        return True  # text, in quotes or without
     rest = _STRING.sub("()", line)
     if '"' in rest or rest.count("{") != rest.count("}") or rest.count("[") != rest.count("]"):
         return False
