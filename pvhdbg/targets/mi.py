@@ -24,6 +24,7 @@ from pvhdbg.decode.text import printable
 from pvhdbg.errors import ProtocolError, TargetLost, TargetTimeout, VmmFailed
 
 OLDEST = 12
+_MARK = re.compile(r"\d*[*^+=]")  # digits of any script, as pygdbmi reads them
 _RECORD = re.compile(r"\d*[*^+=][\w-]+(?:,(?:,|[\w-]+=(?=[({\[])|\(\)|[{}\[\]])*)?\s*")
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 _LAST_WORDS = 2000
@@ -233,7 +234,7 @@ class MachineInterface:
 
 def _is_whole(line: str) -> bool:
     """Whether a record's strings and brackets are closed, and each name has a value."""
-    if line.lstrip("0123456789")[:1] not in ("^", "*", "+", "="):
+    if _MARK.match(line) is None:
         return True  # text, in quotes or without
     rest = _STRING.sub("()", line)
     if '"' in rest or rest.count("{") != rest.count("}") or rest.count("[") != rest.count("]"):
