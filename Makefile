@@ -8,6 +8,8 @@
 # make bench   the benchmarks, as one table
 # make conformance   boot every sample guest on every machine and firmware, and write docs/conformance.md and docs/rules.md
 #                    (CONFORMANCE_ARGS="--qemu PATH --qemu PATH -j 2"; see `python -m conformance --help`)
+# make fuzz    hostile input for every reader, for FUZZ_SECONDS=60 in all; adds to the figures in docs/reliability.md
+# make torture ROUNDS=100 kills at random moments, and odd surroundings; adds to the same figures
 # make guests  build the sample guests again (not necessary: the repository contains them)
 # make lint    ruff and mypy only
 # make clean   remove all build output, and .venv
@@ -84,6 +86,22 @@ CONFORMANCE_ARGS ?=
 conformance: setup
 	@$(BIN)/python -m conformance $(CONFORMANCE_ARGS)
 
+FUZZ_SECONDS ?= 60
+FUZZ_ARGS ?=
+
+.PHONY: fuzz
+fuzz: setup
+	@scripts/setup.sh --tests
+	@$(BIN)/python -m fuzz --seconds $(FUZZ_SECONDS) $(FUZZ_ARGS)
+
+ROUNDS ?= 100
+TORTURE_ARGS ?=
+
+.PHONY: torture
+torture: setup
+	@scripts/setup.sh --tests
+	@$(BIN)/python -m torture --rounds $(ROUNDS) $(TORTURE_ARGS)
+
 # ---- the sample guests: sample_guests/NAME/NAME.S becomes $(GUESTS_DIR)/NAME.elf, with GNU as and ld only ----
 
 GUESTS_DIR ?= pvhdbg/guests
@@ -111,4 +129,4 @@ $(foreach source,$(GUEST_SOURCES),$(eval $(call guest_rule,$(source))))
 .PHONY: clean
 clean:
 	@rm -rf build dist .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
-	@find pvhdbg tests benchmarks conformance -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+	@find pvhdbg tests benchmarks conformance fuzz torture -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

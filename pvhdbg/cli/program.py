@@ -29,6 +29,8 @@ def program() -> int:
     gc.set_threshold(_OBJECTS)
     try:
         return main()
+    except KeyboardInterrupt:  # before `main` could catch it
+        return _fail("interrupted", "", INTERRUPTED)
     finally:
         gc.freeze()
 

@@ -132,6 +132,8 @@ def _refuse_twice(paths: list[str]) -> None:
         files = [os.path.realpath(path) for path in paths if path != "-" and (not os.path.exists(path) or os.path.isfile(path))]
     except OSError as error:  # os.getcwd
         raise BadInput(f"the working directory cannot be read: {error.strerror}", "change to a folder that exists") from error
+    except ValueError as error:  # a NUL
+        raise BadInput(f"an output is not a path: {error}", "give --report and --output the name of a file") from error
     for path in files:
         if files.count(path) > 1:
             raise BadInput(f"{path} would be written twice", "give each --report and --output a file of its own")

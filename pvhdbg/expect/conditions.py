@@ -83,6 +83,8 @@ def _said(given: Any) -> str:
         dict: "a table",
     }
     name = names.get(type(given), "a date or time")
+    if type(given) is int and given.bit_length() > 64:  # Python writes no decimal of more than 4300 digits
+        return f"{name} {hex(given)[:40]}"
     return f"{name} {given!r:.40}" if isinstance(given, int | float | str) and not isinstance(given, bool) else name
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import Protocol, TypeVar
 
-from pvhdbg.decode.text import printable
+from pvhdbg.decode.text import printable, safe
 from pvhdbg.rules.declare import Outcome, Severity, Violation
 from pvhdbg.spec.deviations import Deviation
 from pvhdbg.spec.documents import Clause
@@ -159,7 +159,7 @@ def by_reason(findings: Iterable[Finding]) -> dict[str, list[str]]:
 
 def sentence(violation: Violation) -> str:
     """One violation on one line of safe text."""
-    return f"{violation.at}: expected {printable(violation.expected)}, found {printable(violation.found)}"
+    return f"{safe(violation.at)}: expected {printable(violation.expected)}, found {printable(violation.found)}"
 
 
 def sentences(finding: Finding) -> list[str]:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from pvhdbg.errors import MemoryUnreadable, PvhdbgError, TargetError, TargetLost, TargetTimeout
+from pvhdbg.errors import MemoryUnreadable, ProtocolError, PvhdbgError, TargetError, TargetLost, TargetTimeout
 from pvhdbg.leaving import putting_back
 from pvhdbg.model import LOW_HALVES, Registers
 from pvhdbg.targets.address import StubAddress
@@ -473,9 +473,12 @@ class GdbTarget:
 def _contents(payload: dict[str, Any], address: int, size: int) -> bytes:
     """The bytes of -data-read-memory-bytes, which may be given in part. Raises MemoryUnreadable for what is missing."""
     data = b""
-    for block in payload.get("memory", []):
-        if int(str(block["begin"]), 16) == address + len(data):
-            data += bytes.fromhex(str(block["contents"]))
+    try:
+        for block in payload.get("memory", []):
+            if int(str(block["begin"]), 16) == address + len(data):
+                data += bytes.fromhex(str(block["contents"]))
+    except (LookupError, TypeError, ValueError):
+        raise ProtocolError("GDB's answer holds no memory that can be read", "start over, or leave --via gdb out") from None
     if len(data) < size:
         raise MemoryUnreadable(address + len(data), size - len(data), "GDB read a part only")
     return data[:size]

@@ -8,6 +8,7 @@ record with that token, end of file is the end, and stderr is drained.
 from __future__ import annotations
 
 import os
+import re
 import select
 import shutil
 import signal
@@ -20,9 +21,12 @@ from threading import Event
 from typing import Any
 
 from pvhdbg.decode.text import printable
-from pvhdbg.errors import TargetLost, TargetTimeout, VmmFailed
+from pvhdbg.errors import ProtocolError, TargetLost, TargetTimeout, VmmFailed
 
 OLDEST = 12
+_MARK = re.compile(r"\d*[*^+=]")  # digits of any script, as pygdbmi reads them
+_RECORD = re.compile(r"\d*[*^+=][\w-]+(?:,(?:,|[\w-]+=(?=[({\[])|\(\)|[{}\[\]])*)?\s*")
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 _LAST_WORDS = 2000
 _START = 10.0
 _OUTPUT_BOUND = 64 << 20
@@ -184,7 +188,14 @@ class MachineInterface:
             line = self._line(deadline)
             if line.startswith("(gdb)") or not line:
                 continue
-            record: dict[str, Any] = self._parse(line)
+            if not _is_whole(line):  # pygdbmi would look for the end for ever
+                raise ProtocolError(
+                    f"GDB answers {line[:40]!r}, which is not its machine interface", "start over, or leave --via gdb out"
+                )
+            try:
+                record: dict[str, Any] = self._parse(line)
+            except (ValueError, AssertionError, RecursionError, LookupError, TypeError) as error:
+                raise ProtocolError(f"GDB's answer cannot be read: {error}", "start over, or leave --via gdb out") from None
             return record
 
     def _drain_stderr(self) -> None:
@@ -219,6 +230,16 @@ class MachineInterface:
         self._drain.join(1)
         said = printable(b"".join(self._noise)[-300:].strip())
         return TargetLost(f"GDB ended (status {status})" + (f": {said}" if said else ""), "start over, or leave --via gdb out")
+
+
+def _is_whole(line: str) -> bool:
+    """Whether a record's strings and brackets are closed, and each name has a value."""
+    if _MARK.match(line) is None:
+        return True  # text, in quotes or without
+    rest = _STRING.sub("()", line)
+    if '"' in rest or rest.count("{") != rest.count("}") or rest.count("[") != rest.count("]"):
+        return False
+    return _RECORD.fullmatch(rest) is not None
 
 
 def quoted(text: str) -> str:

@@ -107,7 +107,7 @@ def decode(data: Buffer) -> tuple[BootInfo, Recording]:
             except zlib.error:
                 raise BadRecording("its compressed part is damaged") from None
             rest = unpacker.unconsumed_tail
-            if not got and not rest and (unpacker.eof or at >= len(data)):
+            if not got and (unpacker.eof or (not rest and at >= len(data))):
                 raise BadRecording("it is cut")
             piece += got
         pieces.append((start, bytes(piece)))
@@ -117,7 +117,10 @@ def decode(data: Buffer) -> tuple[BootInfo, Recording]:
         raise BadRecording("its compressed part is damaged") from None
     if not unpacker.eof:
         raise BadRecording("it is cut")
-    return info, Recording(Pieces(size, pieces))
+    recording = Recording(Pieces(size, pieces))
+    if recording.parts() != [tuple(part) for part in parts]:  # tables that only the header speaks of would be read as zeros
+        raise BadRecording("its parts are not those that its header tells of")
+    return info, recording
 
 
 def _info(head: dict[str, Any]) -> BootInfo:
