@@ -59,18 +59,11 @@ def _deviation(deviation: Deviation) -> Iterator[str]:
     found = deviation.values() if deviation.found is None else " or ".join(code(one) for one in sorted(deviation.found))
     yield f"#### {deviation.key}"
     yield ""
-    yield f"On record of {deviation.vmm}{_versions(deviation)} with {' or '.join(sorted(deviation.firmware))}: {found}."
+    yield f"On record of {deviation.versions()} with {' or '.join(sorted(deviation.firmware))}: {found}."
     yield ""
     yield f"{escaped(deviation.why)}."
     yield ""
     yield f"Source: {escaped(deviation.source)}."
-
-
-def _versions(deviation: Deviation) -> str:
-    since, until = (".".join(map(str, bound)) for bound in (deviation.since, deviation.until))
-    if since == until:
-        return f" {since}" if since else ""
-    return (f" {since}" if since else "") + (f" to {until}" if until else " and later")
 
 
 def code(text: str) -> str:

@@ -141,7 +141,9 @@ class MachineRule(Rule):
         deviation = _matching(recorded, violations)
         if deviation is None:
             undecided = self._perhaps_recorded(boot, violations)
-            return self._verdict(Outcome.UNKNOWN, undecided) if undecided else self._found(violations, gap)
+            if undecided:
+                return self._verdict(Outcome.UNKNOWN, undecided)
+            return self._found(violations, gap or self._almost_recorded(boot, violations))
         severity = _heaviest(violation.severity or self.severity for violation in violations)
         return Verdict(self, Outcome.KNOWN, severity, tuple(violations), deviation.why, deviation)
 
@@ -174,6 +176,19 @@ class MachineRule(Rule):
             return ""
         unseen = " and ".join(name for name, seen in told.items() if not seen)
         return f"found {violations[0].found}, which {deviation.key} has on record for some {deviation.vmm}s; not observed here: {unseen}"
+
+    def _almost_recorded(self, boot: BootState, violations: list[Violation]) -> str:
+        """A hint if exactly this is on record for other versions of the VMM: nobody has measured this one yet; else ""."""
+        vmm, firmware = boot.snapshot.vmm, boot.firmware
+        others = [
+            one
+            for one in self._on_record(boot)
+            if one.vmm == vmm.name and firmware and firmware.name in one.firmware and not one.covers(vmm.release())
+        ]
+        deviation = _matching(others, violations)
+        if deviation is None:
+            return ""
+        return f"{deviation.key} has this on record for {deviation.versions()}; {vmm.name} {vmm.version} was not measured"
 
     def _on_record(self, boot: BootState) -> list[Deviation]:
         if not boot.snapshot.entry.by_vmm:

@@ -62,6 +62,13 @@ class Deviation(NamedTuple):
         """The recorded values in words."""
         return "any value: the firmware never writes the field" if self.found is None else " or ".join(sorted(self.found))
 
+    def versions(self) -> str:
+        """The VMM and its versions in words: "QEMU 7.2 to 11.1"."""
+        since, until = (".".join(map(str, bound)) for bound in (self.since, self.until))
+        if since == until:
+            return f"{self.vmm} {since}".rstrip()
+        return f"{self.vmm}{f' {since}' if since else ''} {f'to {until}' if until else 'and later'}"
+
     def covers(self, release: tuple[int, ...]) -> bool:
         """Whether the record applies to that version. An unknown version (empty) is covered only where all versions are. Raises nothing."""
         if not release:

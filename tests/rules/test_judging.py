@@ -227,6 +227,13 @@ def test_qboots_garbage_is_known() -> None:
     assert outcomes(boot, Outcome.KNOWN) == {"PVH-TR-LIMIT", "SI-MM-TYPE", "SI-MM-SIZE0", "SI-MOD-RESERVED"}
 
 
+def test_a_newer_version_is_told_which_record_almost_fits() -> None:
+    maps = [MemoryMapEntry(0, 0x9FC00, 1, 0), MemoryMapEntry(0x100000, 0x1FF00000, 1, 0), MemoryMapEntry(0, 0, 0, 0)]
+    found = verdicts(at_entry(memory_map=maps, **{**QBOOT, "vmm": Vmm("QEMU", "12.0.1")}).boot(V1))["SI-MM-SIZE0"]
+    assert found.outcome is not Outcome.KNOWN
+    assert found.reason == "QBOOT-MAP-END-SIZE has this on record for QEMU 7.2 to 11.1; QEMU 12.0.1 was not measured"
+
+
 @pytest.mark.parametrize("version", ["7.2.22", "10.0.13", "99.0", None])
 def test_what_qboot_never_writes_is_known_whatever_it_holds(version: str | None) -> None:
     """And it is shown. Of the fields that qboot writes, and of other firmwares, it excuses nothing."""
