@@ -16,7 +16,7 @@ from pvhdbg.rules.examples import at_entry
 
 _STOPPED = b"T05thread:p01.01;"
 _HONEST = 192  # bytes of the script from 0 to here are no lie
-_LISTINGS = {
+LISTINGS = {
     "info registers": REGISTERS, "info mtree -f": MTREE, "info roms": ROMS, "info version": "7.2.22\r\n", "info kvm": "kvm support: disabled\r\n",
     "info status": "VM status: paused\r\n",
 }  # fmt: skip
@@ -110,7 +110,7 @@ def _answers(request: bytes) -> list[bytes]:
             command = bytes.fromhex(request[6:].decode()).decode()
         except ValueError:
             return [b"E01"]
-        text = _LISTINGS.get(command, "")
+        text = LISTINGS.get(command, "")
         return [*(b"O" + text[start : start + 1000].encode().hex().encode() for start in range(0, len(text), 1000)), b"OK"]
     if request == b"g":
         return [_G]

@@ -20,7 +20,7 @@ from tests.support.cli_runner import ROOT, scratch
 from torture import guest, rounds
 
 _ROUNDS = 4
-_INPUTS = {"sessions": 10, "reports": 30, "handoff": 60, "boots": 60, "probe_logs": 60}  # of slow targets
+_INPUTS = {"sessions": 10, "gdb_sessions": 10, "reports": 30, "handoff": 60, "boots": 60, "probe_logs": 60}  # of slow targets
 _SEED = 18
 
 

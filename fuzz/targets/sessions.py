@@ -39,10 +39,15 @@ def _run(data: bytes) -> Iterator[Output]:
     stub = _stub()
     stub.script = data[1:]
     command, *options = _COMMANDS[data[0] % len(_COMMANDS) if data else 0]
+    yield from session(command, stub.address, *options, "--timeout", "0.5")
+
+
+def session(*words: str) -> Iterator[Output]:
+    """What a command prints. Its exit code has to be a documented one."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)}
     try:
         with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
-            code = main([command, stub.address, *options, "--timeout", "0.5"])
+            code = main(list(words))
     finally:
         for number, handler in before.items():
             if handler is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pvhdbg.decode.cpu_mode import observed_mode
-from pvhdbg.decode.text import printable
+from pvhdbg.decode.text import printable, safe
 from pvhdbg.errors import PvhdbgError, TargetLost
 from pvhdbg.machine import disassemble
 from pvhdbg.machine.session import Session
@@ -25,4 +25,4 @@ def instruction(session: Session, named: bool = True) -> list[str]:
     except TargetLost:
         raise
     except PvhdbgError as gap:
-        return [f"the next instruction cannot be shown: {gap.what}"]
+        return [f"the next instruction cannot be shown: {safe(gap.what)}"]

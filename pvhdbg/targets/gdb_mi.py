@@ -156,8 +156,9 @@ class GdbTarget:
         return "".join(reply["console"])
 
     def _register_numbers(self) -> dict[str, int]:
-        names = self._done("-data-list-register-names").get("register-names", [])
-        return {name: number for number, name in enumerate(names) if name in _WANTED}
+        payload = self._done("-data-list-register-names")
+        with _readable("names of registers"):
+            return {name: number for number, name in enumerate(payload.get("register-names", [])) if name in _WANTED}
 
     def _ask_monitor(self) -> bool:
         try:
@@ -172,14 +173,16 @@ class GdbTarget:
         numbers = {number: name for name, number in self._numbers.items()}
         listed = " ".join(map(str, numbers))
         values: dict[str, int] = {}
-        for row in self._done(f"-data-list-register-values --skip-unavailable x {listed}").get("register-values", []):
-            name = numbers.get(int(row["number"]))
-            try:
-                value = int(str(row["value"]), 16)
-            except ValueError:
-                continue
-            if name is not None and not (name in LOW_HALVES and LOW_HALVES[name] in self._numbers):
-                values[LOW_HALVES.get(name, name)] = value & (1 << 64) - 1
+        payload = self._done(f"-data-list-register-values --skip-unavailable x {listed}")
+        with _readable("registers"):
+            for row in payload.get("register-values", []):
+                name = numbers.get(int(row["number"]))
+                try:
+                    value = int(str(row["value"]), 16)
+                except ValueError:
+                    continue
+                if name is not None and not (name in LOW_HALVES and LOW_HALVES[name] in self._numbers):
+                    values[LOW_HALVES.get(name, name)] = value & (1 << 64) - 1
         self._cr0 = values.get("cr0", 0)
         return Registers(values, "GDB does not show it")
 
@@ -251,7 +254,8 @@ class GdbTarget:
         self._stopped()
         if address not in self._breakpoints:
             reply = self._done(f"-break-insert -h *{address:#x}")
-            self._breakpoints[address] = str(reply["bkpt"]["number"])
+            with _readable("breakpoint"):
+                self._breakpoints[address] = str(int(reply["bkpt"]["number"]))  # it becomes a part of a command
 
     def clear_breakpoint(self, address: int) -> None:
         number = self._breakpoints.pop(address, None)
@@ -294,7 +298,7 @@ class GdbTarget:
                 return Stop(StopKind.EXITED, 0, "the VMM exited")
             if record.get("message") == "stopped":
                 self._running = False
-                return _stop(record.get("payload") or {})
+                return _stop(record["payload"])
 
     def peer_command(self) -> tuple[str, ...]:
         """Nothing: GDB holds the connection, and its other end is not looked up."""
@@ -334,7 +338,8 @@ class GdbTarget:
             raise TargetError(
                 f"GDB answers {command.split()[0]}: {reply['payload'].get('msg', 'error')}", "look at the VMM's own messages"
             )
-        return reply.get("payload") or {}
+        payload: dict[str, Any] = reply["payload"]
+        return payload
 
     # --- lines for GDB --------------------------------------------------------------------------------------------
 
@@ -369,7 +374,7 @@ class GdbTarget:
             self._running = True
             self._wait_out(show, interrupted, watch)
         if reply["message"] == "error":
-            return str((reply.get("payload") or {}).get("msg", "error")), ran
+            return str(reply["payload"].get("msg", "error")), ran
         return None, ran
 
     def _wait_out(self, show: Callable[[str], None], interrupted: threading.Event, watch: Callable[[], None]) -> None:
@@ -402,7 +407,7 @@ class GdbTarget:
         """How GDB would complete a line: whole lines, as it gives them."""
         if self._running or self._closed:
             return []
-        payload = self._gdb.command(f"-complete {quoted(line)}", 1.0).get("payload") or {}
+        payload = self._gdb.command(f"-complete {quoted(line)}", 1.0)["payload"]
         return [str(match) for match in payload.get("matches", [])]
 
     # --- leaving --------------------------------------------------------------------------------------------------
@@ -470,15 +475,22 @@ class GdbTarget:
             raise TargetError("the machine is running", "interrupt it first")
 
 
+@contextmanager
+def _readable(what: str) -> Iterator[None]:
+    """Around the reading of an answer. Raises ProtocolError where the answer is not shaped as the interface says."""
+    try:
+        yield
+    except (AttributeError, LookupError, TypeError, ValueError):
+        raise ProtocolError(f"GDB's answer holds no {what} that can be read", "start over, or leave --via gdb out") from None
+
+
 def _contents(payload: dict[str, Any], address: int, size: int) -> bytes:
     """The bytes of -data-read-memory-bytes, which may be given in part. Raises MemoryUnreadable for what is missing."""
     data = b""
-    try:
+    with _readable("memory"):
         for block in payload.get("memory", []):
             if int(str(block["begin"]), 16) == address + len(data):
                 data += bytes.fromhex(str(block["contents"]))
-    except (LookupError, TypeError, ValueError):
-        raise ProtocolError("GDB's answer holds no memory that can be read", "start over, or leave --via gdb out") from None
     if len(data) < size:
         raise MemoryUnreadable(address + len(data), size - len(data), "GDB read a part only")
     return data[:size]

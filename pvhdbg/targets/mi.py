@@ -196,6 +196,8 @@ class MachineInterface:
                 record: dict[str, Any] = self._parse(line)
             except (ValueError, AssertionError, RecursionError, LookupError, TypeError) as error:
                 raise ProtocolError(f"GDB's answer cannot be read: {error}", "start over, or leave --via gdb out") from None
+            if record["type"] in ("result", "notify") and not isinstance(record.get("payload"), dict):
+                record["payload"] = {}  # there was none, or GDB put something else in its place
             return record
 
     def _drain_stderr(self) -> None:
