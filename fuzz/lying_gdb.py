@@ -26,12 +26,16 @@ _STOPPED = f'*stopped,reason="signal-received",signal-name="SIGTRAP",signal-mean
 class LyingGdb:
     """The program `gdb` in `folder`. `script` says of each answer what is wrong with it: a byte for each."""
 
-    def __init__(self, folder: Path, registers: Mapping[str, int], memory: Mapping[int, bytes], listings: Mapping[str, str]) -> None:
+    def __init__(
+        self, folder: Path, registers: Mapping[str, int], memory: Mapping[int, bytes], listings: Mapping[str, str]
+    ) -> None:
         self.folder = folder
         machine = {"registers": registers, "memory": {str(at): data.hex() for at, data in memory.items()}, "listings": listings}
         (folder / _MACHINE).write_text(json.dumps(machine))
         program = folder / "gdb"
-        program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -S -E {shlex.quote(__file__)} {shlex.quote(str(folder))}\n')
+        program.write_text(
+            f"#!/bin/sh\nexec {shlex.quote(sys.executable)} -S -E {shlex.quote(__file__)} {shlex.quote(str(folder))}\n"
+        )
         program.chmod(0o700)
 
     def tell(self, script: bytes) -> None:

@@ -17,7 +17,7 @@ from fuzz.mutate import Mutator
 from fuzz.oracle import Failure, Finding, Oracle
 from fuzz.target import Form, Output, Target
 from tests.support.cli_runner import ROOT, scratch
-from torture import guest, rounds
+from torture import guest, rounds, two_sessions
 
 _ROUNDS = 4
 _INPUTS = {"sessions": 10, "gdb_sessions": 10, "reports": 30, "handoff": 60, "boots": 60, "probe_logs": 60}  # of slow targets
@@ -85,6 +85,14 @@ def test_some_kills_leave_nothing() -> None:
         kernel = guest.write(folder, 200_000)
         for plan in [rounds.plan(random) for _ in range(_ROUNDS)]:
             assert rounds.run(plan, kernel).wrong == (), plan
+
+
+@pytest.mark.boot
+@pytest.mark.gdb
+@pytest.mark.parametrize("words", two_sessions.SECOND, ids=lambda words: str(words[0]))
+def test_two_sessions_at_one_stub(words: tuple[str, ...]) -> None:
+    with scratch() as folder:
+        assert two_sessions.run(words, folder) == ()
 
 
 def test_the_page_shows_the_figures() -> None:

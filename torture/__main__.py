@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 from fuzz import figures
 from pvhdbg.decode.qemu_monitor import version
 from tests.support.cli_runner import Cli
-from torture import guest, hazards, rounds
+from torture import guest, hazards, rounds, two_sessions
 
 
 def main() -> int:
@@ -58,10 +58,22 @@ def main() -> int:
         list(pool.map(one, enumerate(plans)))
     for hazard in () if wanted.no_hazards else hazards.HAZARDS:
         with TemporaryDirectory(prefix="pt-") as folder:
-            wrong = hazards.run(hazard, Cli(Path(folder)))
+            try:
+                wrong = hazards.run(hazard, Cli(Path(folder)))
+            except hazards.NotMounted as error:
+                print(f"{hazard.name}: skipped: {error}", flush=True)
+                continue
         _tell(hazard.name, wrong)
         row = sums.setdefault("odd surroundings", [0, 0, 0, 0])
         row[0], row[3] = row[0] + 1, row[3] + bool(wrong)
+    for words in () if wanted.no_hazards else two_sessions.SECOND:
+        since = time.monotonic()
+        with TemporaryDirectory(prefix="pt-") as folder:
+            wrong = two_sessions.run(words, Path(folder))
+        _tell(f"two sessions, the second one: {words}", wrong)
+        row = sums.setdefault("two sessions at once", [0, 0, 0, 0])
+        for at, value in ((0, 1), (2, time.monotonic() - since), (3, bool(wrong))):
+            row[at] += value
     done, kills, failures = (int(sum(row[at] for row in sums.values())) for at in (0, 1, 3))
     print(
         f"{done} rounds, {kills} kills, {failures} failures in {time.monotonic() - begun:.0f} s (repeat with --seed {wanted.seed})"

@@ -6,7 +6,8 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,11 +36,24 @@ class Hazard:
     environment: Mapping[str, str] = field(default_factory=dict)
     before: Callable[[], None] = lambda: None
 
+    @property
+    def full_disk(self) -> bool:
+        """Whether it needs a disk of its own."""
+        return any("{disk}" in word for word in (*self.words, *self.environment.values()))
+
+
+class NotMounted(Exception):
+    """The system refuses to mount a disk: the hazard is skipped."""
+
 
 HAZARDS = (
     Hazard("a full device", ("check", HELLO, "--report", "json=/dev/full")),
     Hazard("files of 4 KiB at most", ("snapshot", "save", HELLO, "-o", "{folder}/a.pvhsnap"), before=_limit(resource.RLIMIT_FSIZE, 4096)),
     Hazard("files of 4 KiB at most, unpacking", ("trace", HELLO, "--for", "2", "-o", "{folder}/a.jsonl"), before=_limit(resource.RLIMIT_FSIZE, 4096)),
+    Hazard("a full disk, for a snapshot", ("snapshot", "save", HELLO, "-o", "{disk}/a.pvhsnap")),
+    Hazard("a full disk, for a trace", ("trace", HELLO, "--for", "2", "--what", "state", "-o", "{disk}/a.jsonl")),
+    Hazard("a full disk, for temporary files", ("trace", HELLO, "--for", "2"), {"TMPDIR": "{disk}"}),
+    Hazard("a full disk, for the cache", ("why", HELLO, "--batch", "--for", "2"), {"XDG_CACHE_HOME": "{disk}"}),
     Hazard("a home that cannot be written", ("repl", HELLO, "--batch", "-ex", "regs"), {"HOME": "/proc", "XDG_CACHE_HOME": "/proc", "XDG_STATE_HOME": "/proc"}),
     Hazard("no standard input", ("check", HELLO), before=_closed(0)),
     Hazard("no standard output", ("check", HELLO), before=_closed(1)),
@@ -56,13 +70,26 @@ HAZARDS = (
 
 
 def run(hazard: Hazard, cli: Cli) -> tuple[str, ...]:
-    """What is wrong."""
+    """What is wrong. Raises NotMounted."""
     odd = cli.folder / "k |touch x;$(id) 'é,,\\.elf"
     odd.write_bytes(Path(HELLO).read_bytes())
-    words = [word.replace("{folder}", str(cli.folder)).replace("{odd}", str(odd)) for word in hazard.words]
+    if not hazard.full_disk:
+        return _done(hazard, cli, {"folder": str(cli.folder), "odd": str(odd)})
+    with _full_disk(cli.folder / "disk") as disk:
+        wrong = _done(hazard, cli, {"folder": str(cli.folder), "odd": str(odd), "disk": str(disk)})
+        # A file that the user named may be there in part. Nothing else may.
+        return (*wrong, *(f"{one} is left on the disk" for one in os.listdir(disk) if one != "filler" and not one.startswith("a.")))
+
+
+def _done(hazard: Hazard, cli: Cli, places: Mapping[str, str]) -> tuple[str, ...]:
+    def put(word: str) -> str:
+        for name, place in places.items():
+            word = word.replace(f"{{{name}}}", place)
+        return word
+
     ran = subprocess.run(
-        [sys.executable, "-m", "pvhdbg", *words],
-        env={**cli.env, "PYTHONPATH": str(ROOT), **hazard.environment},
+        [sys.executable, "-m", "pvhdbg", *map(put, hazard.words)],
+        env={**cli.env, "PYTHONPATH": str(ROOT), **{name: put(value) for name, value in hazard.environment.items()}},
         cwd=cli.folder,
         capture_output=True,
         timeout=60,
@@ -75,3 +102,19 @@ def run(hazard: Hazard, cli: Cli) -> tuple[str, ...]:
     wrong += [f"{left} is left" for left in os.listdir(cli.tmp)]
     wrong += ["a shell command was run"] * (cli.folder / "x").exists()
     return tuple(wrong)
+
+
+@contextmanager
+def _full_disk(place: Path) -> Iterator[Path]:
+    """A tmpfs of 1 MB at `place` with 4 KiB left. Raises NotMounted where the system refuses it."""
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "pvhdbg-torture", str(place)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        raise NotMounted(mounted.stderr.decode(errors="replace").strip())
+    try:
+        (place / "filler").write_bytes(bytes((1 << 20) - (4 << 10)))
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)

@@ -18,7 +18,7 @@ from tests.support.cli_runner import HELLO, Cli
 from torture import guest
 
 CODES = frozenset({0, 1, 2, 3, 4, 129, 130, 143, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP, -signal.SIGINT})
-_LONGEST = 40.0  # seconds that a command may take to leave on a loaded machine
+LONGEST = 40.0  # seconds that a command may take to leave on a loaded machine
 _SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGSTOP)
 _STARTED = (
     ("check", "{kernel}", "--timeout", "20"),
@@ -90,7 +90,7 @@ def run(wanted: Plan, kernel: str) -> Result:
 
 def _round(wanted: Plan, cli: Cli, kernel: str) -> Result:
     stub = str(cli.folder / "gdb")
-    foreign = _foreign(cli.folder, stub, kernel) if wanted.attached else None
+    machine = foreign(cli.folder, stub, kernel) if wanted.attached else None
     try:
         # A stub is left stopped unless that is said, which the guest would notice.
         leave = ("--leave", "running") if wanted.attached else ()
@@ -99,29 +99,29 @@ def _round(wanted: Plan, cli: Cli, kernel: str) -> Result:
         kills = _kill(wanted, cli, process)
         wrong: list[str] = []
         try:
-            _, err = process.communicate(timeout=_LONGEST)
+            _, err = process.communicate(timeout=LONGEST)
         except subprocess.TimeoutExpired:
             process.kill()
             _, err = process.communicate()
-            wrong.append(f"pvhdbg did not end in {_LONGEST:g} s")
+            wrong.append(f"pvhdbg did not end in {LONGEST:g} s")
         if process.returncode not in CODES:
             wrong.append(f"exit code {process.returncode}")
         err = _own(err)
         wrong += [f"{word!r} in: {err[-2000:]}" for word in ("Traceback", "internal error", "Exception ignored") if word in err]
-        if not _soon(lambda: not cli.processes()):
+        if not soon(lambda: not cli.processes()):
             wrong.append(f"processes are left: {[_command(pid)[:80] for pid in cli.processes()]}")
         # Nobody is left to remove a folder if the guardian was killed as well.
         excused = {"guardian", "pvhdbg"} <= {*wanted.victims}
-        if not excused and not _soon(lambda: not os.listdir(cli.tmp)):
+        if not excused and not soon(lambda: not os.listdir(cli.tmp)):
             wrong.append(f"files are left: {os.listdir(cli.tmp)}")
         wrong += [f"{path.name} is left" for path in cli.folder.rglob(".pvhdbg-*")]
-        if foreign is not None:
-            wrong += _undisturbed(foreign, cli, stub, "keeper" in wanted.victims)
+        if machine is not None:
+            wrong += undisturbed(machine, cli, stub, "keeper" in wanted.victims)
         return Result(kills, tuple(wrong))
     finally:
-        if foreign is not None:
-            foreign.kill()
-            foreign.wait()
+        if machine is not None:
+            machine.kill()
+            machine.wait()
 
 
 def _own(said: str) -> str:
@@ -129,11 +129,12 @@ def _own(said: str) -> str:
     return said if "/pvhdbg/" in said or not said.rstrip().endswith("KeyboardInterrupt") else ""
 
 
-def _foreign(folder: Path, stub: str, kernel: str) -> subprocess.Popen[bytes]:
+def foreign(folder: Path, stub: str, kernel: str) -> subprocess.Popen[bytes]:
+    """A QEMU of somebody else's with a gdbstub at `stub`, whose guest runs; COM1 goes into the file `serial`. Raises RuntimeError."""
     words = ["qemu-system-x86_64", "-kernel", kernel, "-m", "64M", "-nic", "none", "-display", "none", "-monitor", "none"]
     words += ["-serial", f"file:{folder}/serial", "-gdb", f"unix:{stub},server=on,wait=off", *guest.OPTIONS]
     process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    if not _soon(lambda: os.path.exists(stub)):
+    if not soon(lambda: os.path.exists(stub)):
         process.kill()
         raise RuntimeError("QEMU does not come up")
     return process
@@ -161,13 +162,13 @@ def _kill(wanted: Plan, cli: Cli, process: subprocess.Popen[str]) -> int:
     return kills
 
 
-def _undisturbed(foreign: subprocess.Popen[bytes], cli: Cli, stub: str, released: bool) -> list[str]:
+def undisturbed(machine: subprocess.Popen[bytes], cli: Cli, stub: str, released: bool) -> list[str]:
     """What is wrong with the guest of somebody else's, which has to come to its own end. Where the keeper was killed, `release` mends it."""
-    if released and foreign.poll() is None:
+    if released and machine.poll() is None:
         with suppress(subprocess.TimeoutExpired), cli.start("release", stub) as mending:
-            mending.communicate(timeout=_LONGEST)
+            mending.communicate(timeout=LONGEST)
     try:
-        code = foreign.wait(_LONGEST)
+        code = machine.wait(LONGEST)
     except subprocess.TimeoutExpired:
         return ["the foreign guest does not come to its end"]
     said = (cli.folder / "serial").read_text(errors="replace")
@@ -193,7 +194,8 @@ def _command(pid: int) -> str:
         return ""
 
 
-def _soon(true: object, within: float = 15.0) -> bool:
+def soon(true: object, within: float = 15.0) -> bool:
+    """Whether `true()` becomes true within so many seconds."""
     assert callable(true)
     deadline = time.monotonic() + within
     while not true():

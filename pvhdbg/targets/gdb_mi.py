@@ -137,7 +137,10 @@ class GdbTarget:
         for architecture, width in (("i386:x86-64", 64), ("i386", 32)):
             if errors:
                 self._gdb.command(f"-gdb-set architecture {architecture}", self._timeout)
-            reply = self._gdb.command(f"-target-select remote {where}", self._timeout + 1)
+            try:
+                reply = self._gdb.command(f"-target-select remote {where}", self._timeout + 1)
+            except TargetTimeout:  # GDB tries more than once
+                raise TargetTimeout(f"{self._address} does not answer GDB", self._held()) from None
             if reply["message"] != "error":
                 self._gdb.events.clear()
                 return width if "i386" not in self._architecture() or "x86-64" in self._architecture() else 32
@@ -146,10 +149,12 @@ class GdbTarget:
                 break
         message = errors[0]
         if "imed out" in message or "timeout" in message.lower():
-            todo = (f"another debugger may hold the stub: detach it. Its guest will be paused when it leaves: "
-                    f"pvhdbg release {shlex.quote(self.name)} lets it run on")  # fmt: skip
-            raise TargetTimeout(f"{self._address} does not answer GDB: {message}", todo)
+            raise TargetTimeout(f"{self._address} does not answer GDB: {message}", self._held())
         raise TargetLost(f"GDB cannot connect to {self._address}: {message}", "start the VMM with a gdbstub, e.g. QEMU with -S -s")
+
+    def _held(self) -> str:
+        return (f"another debugger may hold the stub: detach it. Its guest will be paused when it leaves: "
+                f"pvhdbg release {shlex.quote(self.name)} lets it run on")  # fmt: skip
 
     def _architecture(self) -> str:
         reply = self._gdb.command('-interpreter-exec console "show architecture"', self._timeout)

@@ -191,6 +191,12 @@ def _accepts(path: str) -> bool:
     return any(row[-1] == path and int(row[3], 16) & 0x10000 for row in rows[1:])
 
 
+def is_held(path: str) -> bool:
+    """Whether a client is connected to a unix socket."""
+    rows = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
+    return any(row[-1] == path and row[5] == "03" for row in rows)  # SS_CONNECTED
+
+
 class Machine:
     """A QEMU that somebody else started, with a gdbstub on a unix socket and COM1 in a file; it waits at its reset vector.
 
@@ -217,8 +223,7 @@ class Machine:
 
     def held(self) -> bool:
         """Whether a client is connected to its stub's unix socket."""
-        rows = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
-        return any(row[-1] == self.socket and row[5] == "03" for row in rows)  # SS_CONNECTED
+        return is_held(self.socket)
 
     def port(self) -> int | None:
         """The TCP port of its stub: QEMU does not tell which one it got for port 0, the kernel does."""
