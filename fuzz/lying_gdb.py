@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-_HONEST = 192  # bytes of the script from 0 to here are no lie
+_HONEST = 192  # bytes of the script below this: the answer is honest
 _CONSOLE = '-interpreter-exec console "'
 _MACHINE, _SCRIPT = "machine.json", "script"
 _FRAME = 'frame={addr="0x0000000000100000",func="??",args=[],arch="i386:x86-64"},thread-id="1",stopped-threads="all"'
