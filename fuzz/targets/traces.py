@@ -27,10 +27,12 @@ def _run(data: bytes) -> Iterator[Output]:
     records = list(islice(decode(data.decode("utf-8", "replace").splitlines(True), names), 4000))
     yield Output(
         Form.TEXT,
-        trace_text.events([one for one in records if isinstance(one, Event | Fault | Reset)][:50], names.get, instruction_text),
+        trace_text.events(
+            [one for one in records if isinstance(one, Event | Fault | Reset)][:50], trace_text.escaped(names.get), instruction_text
+        ),
     )
     found = [one for one in records if isinstance(one, Milestone)]
-    yield Output(Form.TEXT, timeline_text.render(found, 10, names.get, "the end"))
+    yield Output(Form.TEXT, timeline_text.render(found, 10, trace_text.escaped(names.get), "the end"))
     for reached in records:
         if isinstance(reached, Reached):
             yield Output(Form.TEXT, printable(reached.name))

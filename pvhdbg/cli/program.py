@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Any, TextIO
 
     from pvhdbg.commands.declare import Command
+    from pvhdbg.decode.text import SafeText
     from pvhdbg.errors import PvhdbgError
 
 INTERNAL_ERROR = 70
@@ -30,7 +31,7 @@ def program() -> int:
     try:
         return main()
     except KeyboardInterrupt:  # before `main` could catch it
-        return _fail("interrupted", "", INTERRUPTED)
+        return _fail(_safe("interrupted"), _safe(""), INTERRUPTED)
     finally:
         gc.freeze()
 
@@ -50,17 +51,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return coded(_run(words))
     except PvhdbgError as error:
-        return _fail(error.what, error.todo, coded(error.exit_code, error))
+        return _fail(_safe(error.what), _safe(error.todo), coded(error.exit_code, error))
     except KeyboardInterrupt:
-        return _fail("interrupted", "", INTERRUPTED)
+        return _fail(_safe("interrupted"), _safe(""), INTERRUPTED)
     except BrokenPipeError:  # argparse printed help to a closed pipe (Python 3.10)
         return 0
     except Exception as error:
         if (gap := _unobserved(error)) is not None:
-            return coded(_fail(gap.what, gap.todo, gap.exit_code))
+            return coded(_fail(_safe(gap.what), _safe(gap.todo), gap.exit_code))
         if _is_about_memory(error):
             todo = "allow more (ulimit -v; a container's limit), or give a smaller file"
-            return coded(_fail("not enough memory", todo, NO_MEMORY))
+            return coded(_fail(_safe("not enough memory"), _safe(todo), NO_MEMORY))
         return coded(_internal(error))
     finally:
         _flush()
@@ -195,11 +196,15 @@ def _stderr() -> TextIO:
     return sys.stderr
 
 
-def _fail(what: str, todo: str, code: int) -> int:
-    from pvhdbg.decode.text import safe
+def _safe(text: str) -> SafeText:
+    from pvhdbg.decode.text import safe  # a command that succeeds does without
 
+    return safe(text)
+
+
+def _fail(what: SafeText, todo: SafeText, code: int) -> int:
     try:
-        _stderr().write(f"pvhdbg: {safe(what)}\n" + (f"  next: {safe(todo)}\n" if todo else ""))
+        _stderr().write(f"pvhdbg: {what}\n" + (f"  next: {todo}\n" if todo else ""))
     except OSError:  # only the exit code can report it
         pass
     return code
@@ -214,8 +219,8 @@ def _internal(error: Exception) -> int:
     frame = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{os.path.basename(frame.filename)}:{frame.lineno}"
     return _fail(
-        f"internal error: {type(error).__name__}: {error} ({where})",
-        "report it, with the output of the same command under PVHDBG_TRACEBACK=1",
+        _safe(f"internal error: {type(error).__name__}: {error} ({where})"),
+        _safe("report it, with the output of the same command under PVHDBG_TRACEBACK=1"),
         INTERNAL_ERROR,
     )
 

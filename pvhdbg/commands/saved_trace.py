@@ -76,7 +76,7 @@ def query(options: QueryOptions, context: Context) -> Answer:
             first = next(queries.events(saved(options.subject)), None)
             todo = "trace with --what pc or state" if first is None else f"its first one is {first.seq}"
             raise BadInput(f"the trace has no instruction {what}", todo)
-        return Answer(lambda style: trace_text.events(found, names.get, instruction_text, style))
+        return Answer(lambda style: trace_text.events(found, trace_text.escaped(names.get), instruction_text, style))
     writes = list(islice(queries.writes(records, what), _WRITES))
     if not writes:
         raise BadInput(
@@ -107,10 +107,11 @@ def diff(options: TraceDiffOptions, context: Context) -> Answer:
             raise BadInput("the traces have no instructions to compare", "trace with --what pc or state")
         return Answer(lambda _: "the same instructions in both\n")
     at = next(event.seq for event in (parted.one, parted.other) if event is not None)
-    text = [f"they differ at {at}: {parted.why}", trace_text.events(parted.shared, names.get, instruction_text).rstrip()]
+    name = trace_text.escaped(names.get)
+    text = [f"they differ at {at}: {parted.why}", trace_text.events(parted.shared, name, instruction_text).rstrip()]
     for path, event in ((options.subject, parted.one), (options.other, parted.other)):
         rows: list[Event] = [] if event is None else [event]
-        text.append(f"--- {printable(path)}\n{trace_text.events(rows, names.get, instruction_text).rstrip() or 'ends'}")
+        text.append(f"--- {printable(path)}\n{trace_text.events(rows, name, instruction_text).rstrip() or 'ends'}")
     return Answer(lambda _: "\n".join(part for part in text if part) + "\n", exit_code=1)
 
 
@@ -145,7 +146,9 @@ def timeline(options: TimelineOptions, context: Context) -> Answer:
     if not is_saved(path):
         wanted = TraceOptions(until=options.until, milestone=options.milestone, seconds=options.seconds)
         seen = milestones(options.about, wanted, context.progress)
-        return Answer(lambda style: timeline_text.render(seen.milestones, seen.events, seen.names, seen.end.words, style))
+        return Answer(
+            lambda style: timeline_text.render(seen.milestones, seen.events, trace_text.escaped(seen.names), seen.end.words, style)
+        )
     if _head(path).what == "calls":
         raise BadInput("a timeline shows modes, and this trace has functions only", "trace with --what milestones, pc or state")
     names: dict[int, str] = {}
@@ -158,7 +161,7 @@ def timeline(options: TimelineOptions, context: Context) -> Answer:
             count = record.seq + 1
         elif isinstance(record, Ending):
             count, why = record.events, TraceEnd(record.why).words
-    return Answer(lambda style: timeline_text.render(found, count, names.get, why, style))
+    return Answer(lambda style: timeline_text.render(found, count, trace_text.escaped(names.get), why, style))
 
 
 class _LastNames(dict[int, str]):

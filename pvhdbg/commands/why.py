@@ -12,6 +12,7 @@ from pvhdbg.driver.options import time_limit
 from pvhdbg.driver.traced_machine import at_entry, on_session
 from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.report import why_text
+from pvhdbg.report.trace_text import escaped
 
 _SHOWN = 5  # lines of the serial port
 
@@ -37,7 +38,7 @@ def why(options: WhyOptions, context: Context) -> Answer:
 def _answer(found: Diagnosis) -> Answer:
     death, explanation, serial, warnings = found.death, found.explanation, found.serial[-_SHOWN:], list(found.warnings)
     return Answer(
-        lambda style: why_text.render(death, explanation, found.names, instruction_text, serial, warnings, style),
+        lambda style: why_text.render(death, explanation, escaped(found.names), instruction_text, serial, warnings, style),
         lambda: why_text.document(death, explanation, found.names, serial, warnings),
         0 if found.died else NOT_REACHED,
     )

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from pvhdbg.decode.text import safe
 from pvhdbg.driver.goal import TraceGoal
 from pvhdbg.driver.options import TraceOptions
 from pvhdbg.driver.resets import goes_on, watched
@@ -76,11 +77,11 @@ def calls(
         write(encode(Ending(engine.end.why, functions.blocks)))
     took = time.monotonic() - began
     missed = bool(goal.addresses) and engine.end.why is not EndReason.ADDRESS
-    names = machine.names.kept([one.pc for one in resets if one.pc is not None])
+    names = trace_text.escaped(machine.names.kept([one.pc for one in resets if one.pc is not None]))
 
     def shown(style: Style) -> str:
         text = "" if write is not None else trace_text.functions(reached, style)
-        notes = [style("warn", f"note: {warning}") for warning in (*machine.warnings, *engine.warnings)]
+        notes = [style("warn", f"note: {safe(warning)}") for warning in (*machine.warnings, *engine.warnings)]
         told = [(one.seq, style("bad", f"the guest reset the machine: {trace_text.reset(one, names, 'block')}")) for one in resets]
         told += [(one.seq, style("note", f"{one.detail} reached its entry at block {one.seq:,}")) for one in boots]
         notes += [line for _, line in sorted(told, key=lambda pair: pair[0])]

@@ -70,18 +70,19 @@ def addresses(result: TraceResult) -> list[int]:
 def render(result: TraceResult, what: str, saved: bool, goal: TraceGoal, missed: bool, style: Style) -> str:
     from pvhdbg.report import trace_text
 
+    names = trace_text.escaped(result.names)
     if what == "milestones":
-        text = trace_text.milestones(result.milestones, result.names, style, result.resets)
+        text = trace_text.milestones(result.milestones, names, style, result.resets)
     elif saved:
         text = ""
     else:
-        text = trace_text.events(result.last, result.names, instruction_text, style)
-    notes = [style("warn", f"note: {warning}") for warning in result.warnings]
+        text = trace_text.events(result.last, names, instruction_text, style)
+    notes = [style("warn", f"note: {safe(warning)}") for warning in result.warnings]
     if missed:
         notes.append(style("bad", f"{goal.text} was not reached"))
     rate = f", {result.events / result.seconds:,.0f} a second" if result.seconds > 0 else ""
     if result.resets and not result.resets[-1].goes_on:
-        told = trace_text.reset(result.resets[-1], result.names, "stop" if result.head.engine == "breakpoints" else "instruction")
+        told = trace_text.reset(result.resets[-1], names, "stop" if result.head.engine == "breakpoints" else "instruction")
         notes.append(style("bad", f"the guest reset the machine: {told}"))
     unit = "stops" if result.head.engine == "breakpoints" else "instructions"
     last = (

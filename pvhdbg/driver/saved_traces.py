@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator
 
+from pvhdbg.decode.text import safe
 from pvhdbg.driver.goal import TraceGoal
 from pvhdbg.driver.options import TraceOptions
 from pvhdbg.driver.result import SHOWN, TraceResult, render
@@ -60,7 +61,7 @@ def show(path: str, options: TraceOptions) -> Callable[[Style], str]:
     if result.head.what == "calls":
         from pvhdbg.report import trace_text
 
-        return lambda style: trace_text.functions(reached, style) + "".join(f"note: {one}\n" for one in result.warnings)
+        return lambda style: trace_text.functions(reached, style) + "".join(f"note: {safe(one)}\n" for one in result.warnings)
     return lambda style: render(result, what, False, TraceGoal(), False, style)
 
 

@@ -19,7 +19,7 @@ from pvhdbg.errors import BadInput, PvhdbgError, TargetError
 from pvhdbg.in_gdb import functions as gdb_functions
 from pvhdbg.in_gdb import printers as gdb_printers
 from pvhdbg.in_gdb import settings as gdb_settings
-from pvhdbg.in_gdb.session import STATE, entry_address, guarded, line_of, one_line
+from pvhdbg.in_gdb.session import STATE, entry_address, guarded, line_of, one_line, refusal
 from pvhdbg.machine import running
 from pvhdbg.report.style import PLAIN
 from pvhdbg.version import VERSION
@@ -103,7 +103,7 @@ class _Group(gdb.Command):
 
     def invoke(self, argument: str, from_tty: bool) -> None:
         """Called without the second word, or with an unknown one."""
-        raise gdb.GdbError(f"{self._name} {line_of(argument)}".rstrip() + f" is not a command (next: help {self._name})")
+        raise refusal(line_of(f"{self._name} {argument} is not a command (next: help {self._name})"))
 
 
 class _Subcommand(gdb.Command):

@@ -19,6 +19,7 @@ from pvhdbg.targets.gdb_quiet import untraced
 from pvhdbg.targets.inside_gdb import InsideGdb, connection
 
 if TYPE_CHECKING:
+    from pvhdbg.decode.text import SafeText
     from pvhdbg.kernel.image import KernelImage
 
 T = TypeVar("T")
@@ -136,26 +137,31 @@ def guarded(work: Callable[[], T]) -> T:
         with untraced():
             return work()
     except PvhdbgError as error:
-        raise gdb.GdbError(one_line(error)) from None
+        raise refusal(one_line(error)) from None
     except Unavailable as gap:
-        raise gdb.GdbError(line_of(gap.reason)) from None
+        raise refusal(line_of(gap.reason)) from None
     except gdb.GdbError:
         raise
     except KeyboardInterrupt:
-        raise gdb.GdbError("interrupted") from None
+        raise refusal(line_of("interrupted")) from None
     except Exception as error:
         if gdb.parameter("python print-stack") == "full":
             gdb.write(traceback.format_exc(), gdb.STDERR)
-        raise gdb.GdbError(f"pvh: internal error: {type(error).__name__}: {line_of(str(error))} "
-                           "(report it, with what `set python print-stack full` shows)") from None  # fmt: skip
+        raise refusal(line_of(f"pvh: internal error: {type(error).__name__}: {error} "
+                              "(report it, with what `set python print-stack full` shows)")) from None  # fmt: skip
 
 
-def one_line(error: PvhdbgError) -> str:
+def refusal(text: SafeText) -> gdb.GdbError:
+    """The error that GDB prints as this one line, without a traceback."""
+    return gdb.GdbError(text)
+
+
+def one_line(error: PvhdbgError) -> SafeText:
     """An error as one line of safe text: what happened, and what to do next."""
     return line_of(f"{error.what} (next: {error.todo})" if error.todo else error.what)
 
 
-def line_of(text: str) -> str:
+def line_of(text: str) -> SafeText:
     from pvhdbg.decode.text import safe
 
     return safe(" ".join(text.split()))

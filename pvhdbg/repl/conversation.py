@@ -15,7 +15,7 @@ from typing import Any
 from pvhdbg import leaving
 from pvhdbg.commands import live
 from pvhdbg.commands.declare import Answer, Command, Context
-from pvhdbg.decode.text import safe
+from pvhdbg.decode.text import SafeText, safe
 from pvhdbg.errors import BadInput, PvhdbgError, TargetLost
 from pvhdbg.machine.session import Session
 from pvhdbg.machine.stop_text import position
@@ -27,6 +27,7 @@ from pvhdbg.repl.options import ConversationOptions
 from pvhdbg.report.style import PLAIN, Style
 
 _DEEPEST = 16  # files that source one another
+_NO_ERROR = SafeText("")
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Result:
     """The result of a line: `text`, or `error` in one line; `exit_code` as on the command line; `leaves` ends the prompt."""
 
     text: str = ""
-    error: str = ""
+    error: SafeText = _NO_ERROR
     exit_code: int = 0
     leaves: bool = False
 
@@ -91,7 +92,7 @@ class Conversation:
         except KeyboardInterrupt:
             leaving.stay()
             self.machine.speak_anew()
-            return Result(error="interrupted", exit_code=130)
+            return Result(error=SafeText("interrupted"), exit_code=130)
         except Exception as error:
             return _internal(error)
         finally:
@@ -197,9 +198,9 @@ class Conversation:
     def _failed(self, error: PvhdbgError) -> Result:
         gone = self.machine.lost(error if isinstance(error, TargetLost) and self.machine.gone is None else None)
         if gone is not None:
-            return Result(error=f"the machine is gone: {safe(gone)} (boot it again: restart)", exit_code=3)
-        todo = f" ({safe(error.todo)})" if error.todo else ""
-        return Result(error=" ".join(f"{safe(error.what)}{todo}".split()), exit_code=error.exit_code)
+            return Result(error=safe(f"the machine is gone: {gone} (boot it again: restart)"), exit_code=3)
+        todo = f" ({error.todo})" if error.todo else ""
+        return Result(error=safe(" ".join(f"{safe(error.what)}{safe(todo)}".split())), exit_code=error.exit_code)
 
     def greeting(self) -> list[str]:
         """The head of a report: the machine's place, and the warnings."""
@@ -325,4 +326,4 @@ def _internal(error: Exception) -> Result:
         traceback.print_exception(error)
     frame = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{os.path.basename(frame.filename)}:{frame.lineno}"
-    return Result(error=f"internal error: {type(error).__name__}: {safe(str(error))} ({where}; report it)", exit_code=70)
+    return Result(error=safe(f"internal error: {type(error).__name__}: {error} ({where}; report it)"), exit_code=70)

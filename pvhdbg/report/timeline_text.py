@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from pvhdbg.report import trace_text
 from pvhdbg.report.style import PLAIN, Style
@@ -29,7 +29,7 @@ def spans(found: Sequence[Milestone], total: int) -> list[tuple[str, int, int]]:
     return parts
 
 
-def render(found: Sequence[Milestone], total: int, name: Callable[[int], str | None], end: str, style: Style = PLAIN) -> str:
+def render(found: Sequence[Milestone], total: int, name: trace_text.Name, end: str, style: Style = PLAIN) -> str:
     """The bars, below them the marks of the milestones, and the table."""
     total = max(total, *(one.seq + 1 for one in found)) if found else total
     lines = []

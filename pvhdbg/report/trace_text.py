@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from pvhdbg.decode.text import printable, safe, shorten
+from pvhdbg.decode.text import SafeText, printable, safe, shorten
 from pvhdbg.report.style import PLAIN, Style
 from pvhdbg.tracing.block_coverage import Reached
 from pvhdbg.tracing.event import Event, Fault, Reset
@@ -13,8 +13,18 @@ from pvhdbg.tracing.symbol_text import base
 
 _DETAIL = 120  # characters of it that are shown
 
-Name = Callable[[int], "str | None"]
+Name = Callable[[int], "SafeText | None"]
 Disassemble = Callable[[bytes, int, int], str]
+
+
+def escaped(name: Callable[[int], str | None]) -> Name:
+    """Names of a kernel or of a file, as the texts here want them."""
+
+    def shown(address: int) -> SafeText | None:
+        found = name(address)
+        return None if found is None else printable(found)
+
+    return shown
 
 
 def milestones(found: Sequence[Milestone], name: Name, style: Style = PLAIN, resets: Sequence[Reset] = ()) -> str:
@@ -50,7 +60,7 @@ def events(shown: Iterable[Event | Fault | Reset], name: Name, disassemble: Disa
         here = name(one.pc)
         function = None if here is None else base(here)
         if function is not None and function != symbol:
-            lines.append(style("note", f"{printable(function)}:"))
+            lines.append(style("note", f"{function}:"))
         symbol = function
         text = disassemble(one.code, one.pc, one.mode.bits)
         changes = "" if not one.changes else "  " + " ".join(f"{safe(key)}={value:#x}" for key, value in one.changes.items())
@@ -80,5 +90,5 @@ def reset(one: Reset, name: Name, unit: str = "instruction") -> str:
     return f"reset {one.number}{last}{mode}{f': {printable(one.why)}' if one.why else ''}"
 
 
-def _named(symbol: str | None) -> str:
-    return "" if symbol is None else f" {printable(symbol)}"
+def _named(symbol: SafeText | None) -> str:
+    return "" if symbol is None else f" {symbol}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from textwrap import wrap
 from typing import Any
 
@@ -86,14 +86,14 @@ def registers(death: Death) -> list[str]:
 
 
 def document(
-    death: Death, why: Explanation, name: trace_text.Name, serial: Sequence[str] = (), warnings: Sequence[str] = ()
+    death: Death, why: Explanation, name: Callable[[int], str | None], serial: Sequence[str] = (), warnings: Sequence[str] = ()
 ) -> str:
     """The answer as JSON."""
     return written(_document(death, why, name, serial, warnings))
 
 
 def _document(
-    death: Death, why: Explanation, name: trace_text.Name, serial: Sequence[str], warnings: Sequence[str]
+    death: Death, why: Explanation, name: Callable[[int], str | None], serial: Sequence[str], warnings: Sequence[str]
 ) -> dict[str, Any]:
     return {
         "schema": "pvhdbg/why/1",
