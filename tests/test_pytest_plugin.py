@@ -109,7 +109,7 @@ def test_a_real_kernel_in_three_lines_and_in_more(project: Project, vmlinux: Pat
         def test_running_on(pvh_boot):
             boot = pvh_boot(append="console=ttyS0")
             assert boot.until("start_kernel", timeout=30)["rip"] >> 32 == 0xFFFFFFFF
-            assert "long mode, start_kernel+0x0" in boot.where()
+            assert "4-level paging, start_kernel+0x0" in boot.where()
             boot.serial.expect(r"Linux version \\d", timeout=30)
 
         def test_the_way_there(pvh_boot, pvh_qemu_versions):

@@ -52,23 +52,32 @@ class Symtab:
         return self._name(self._best(found)) if found else None
 
     def nearest(self, address: int, lowest: int) -> tuple[str, int] | None:
-        """The symbol at the address, else the innermost that contains it by its size, else the one below; and the distance.
+        """The symbol at or below the address, and the distance; behind the end of that one, the innermost that contains the address.
 
-        None for one below `lowest`. Of several at one place one that has a size, and then the first in the table.
+        None for one below `lowest`. Of several at one place one that has a size, and then the first in the table. A label inside a
+        function has no size and no end: it says more than the function.
         """
         values, rows = self._by_value()
         index = bisect_right(values, address) - 1
         if index < 0 or values[index] < lowest:
             return None
-        inside = (
-            place
-            for place in range(index, max(index - _INSIDE_BOUND, -1), -1)
-            if values[place] >= lowest and address - values[place] < self._size(rows[place])
-        )
-        value = address if values[index] == address else values[next(inside, index)]
-        first = bisect_left(values, value)
-        name = self._name(self._best(rows[first : min(bisect_right(values, value), first + _ALIASES_BOUND)]))
+        value = values[index]
+        row = self._best_at(value)
+        if 0 < self._size(row) <= address - value:
+            inside = (
+                place
+                for place in range(index, max(index - _INSIDE_BOUND, -1), -1)
+                if values[place] >= lowest and address - values[place] < self._size(rows[place])
+            )
+            value = values[next(inside, index)]
+            row = self._best_at(value)
+        name = self._name(row)
         return None if name is None else (name, address - value)
+
+    def _best_at(self, value: int) -> int:
+        values, rows = self._by_value()
+        first = bisect_left(values, value)
+        return self._best(rows[first : min(bisect_right(values, value), first + _ALIASES_BOUND)])
 
     def _best(self, rows: Sequence[int]) -> int:
         return next((row for row in rows if self._size(row)), rows[0])

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from pvhdbg.machine.options import LaunchOptions
 from pvhdbg.model import Vmm
 from pvhdbg.spec.vmm_bugs import WRONG_EFLAGS
-from pvhdbg.vmm.options import names_accelerator, option_names
 
 
 def without_bugs(said: LaunchOptions, version_of: Callable[[str | None], str]) -> tuple[LaunchOptions, list[str]]:
     """The wish with what avoids bugs of the QEMU that it names, and sentences about that. `version_of` gives a program's version."""
+    from pvhdbg.vmm.options import names_accelerator, option_names
+
     bug = WRONG_EFLAGS
     if said.accel in ("kvm", "auto") or names_accelerator(said.machine, said.extra):
         return said, []

@@ -41,7 +41,7 @@ KERNEL_COMMANDS = ("check", "run", "regs", "info")
 @pytest.mark.parametrize("command", KERNEL_COMMANDS)
 def test_no_such_file(cli: Cli, command: str) -> None:
     cli(command, "/nonexistent/vmlinux").complaint(2, "no file /nonexistent/vmlinux")
-    cli(command, "vmlinux").complaint(2, "no file vmlinux")
+    cli(command, "vmlinux").complaint(2, "vmlinux is neither a file nor an address")
 
 
 @pytest.mark.parametrize(

@@ -352,7 +352,7 @@ def test_every_part_is_on_the_command_line_too() -> None:
     ("line", "words"),
     [
         ("nonsense", "is not a command"),
-        ("pagewalk", "usage: pagewalk"),
+        ("pagewalk", "pagewalk takes an address"),
         ("pagewalk 1 2", "is not an address"),
         ("pagewalk --x", "usage: pagewalk"),
         ("pagewalk pvh_strt", "did you mean pvh_start"),

@@ -91,7 +91,7 @@ def test_four_slots_are_a_sliding_window_and_it_says_so(at_entry: AtEntry) -> No
     pcs = [event.pc for event in events(engine, Bounds(seconds=20))]
     assert engine.end.why is EndReason.HALTED
     assert {place[0] for place in places} <= set(pcs)
-    assert any("with 4 breakpoints, a sliding window" in warning for warning in engine.warnings)
+    assert any("share 4 breakpoints, a sliding window" in warning for warning in engine.warnings)
     assert not target.breakpoints
 
 
