@@ -167,7 +167,7 @@ def test_running_on(project: Project) -> None:
         """
     )
     code, counts, out = project.run(f"--pvh-kernel={HELLO}")
-    assert (code, counts["passed"]) == (0, 5), out
+    assert (code, counts["passed"]) == (0, 4), out
 
 
 @pytest.mark.boot

@@ -12,6 +12,7 @@ from pvhdbg.commands.options import NOT_REACHED
 from pvhdbg.commands.output import open_output
 from pvhdbg.decode.text import safe
 from pvhdbg.disassembly import available
+from pvhdbg.driver.calls import calls
 from pvhdbg.driver.engine_choice import choose_engine, marks_of
 from pvhdbg.driver.follow import TraceRun, event_count
 from pvhdbg.driver.goal import TraceGoal, goal_of
@@ -93,8 +94,6 @@ def _traced(options: TraceOptions, machine: TracedMachine, write: Callable[[str]
     goal = goal_of(options.until, machine.names)
     scope = _scope(options, machine)
     if options.what == "calls":
-        from pvhdbg.driver.calls import calls
-
         text, missed = calls(options, machine, goal, write)
         return Answer(text, exit_code=NOT_REACHED if missed else 0)
     engine = choose_engine(options, machine, states=options.what != "pc", count=event_count(options, goal, scope))
