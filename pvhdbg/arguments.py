@@ -37,6 +37,7 @@ class EntryArguments(TypedDict, total=False):
     kernel: Path | None
     entry: str | int | None
     reset: bool
+    static_only: bool
     leave: LeaveWord | None
     timeout: float
     via: Literal["remote", "gdb"] | None

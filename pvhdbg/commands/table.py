@@ -39,6 +39,7 @@ _WALK = (
     argument("--kernel", metavar="ELF", help="the kernel file that the machine behind a gdbstub boots"),
     argument("--entry", metavar="ADDRESS|SYMBOL", help="stop here instead of at the entry in the ELF note"),
     argument("--reset", action="store_true", help="reboot the machine to its entry first"),
+    argument("--static-only", action="store_true", help="do not boot a kernel file that has no usable PVH note: say why and end"),
     argument("--leave", choices=("running", "stopped", "killed"), help="state to leave the machine in (default: a stub stopped, "
              "a QEMU that was started here killed)"),
     argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="time limit for reaching the entry (default: 30)"),

@@ -37,6 +37,7 @@ class EntryOptions(NamedTuple):
     reset: bool = False
     leave: LeaveWord | None = None
     timeout: float = 30.0
+    static_only: bool = False
     via: Literal["remote", "gdb"] | None = None
 
     def seconds(self) -> float:

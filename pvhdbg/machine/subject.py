@@ -177,6 +177,8 @@ def boot_kernel(
         warnings = [] if image.was == "ELF" else [f"{options.subject} is a {image.was}; the ELF inside it is booted"]
         kernel = image.with_hash() if hashed else image.kernel()
         if kernel.entry is None and way.entry is None and not way.here:
+            if way.static_only:
+                raise image.not_bootable()
             image.refuse_unless_entered()
         plan = replace(_plan(options, kernel, image, whole), booted=True)
         leave = Leave(way.leave or "killed")

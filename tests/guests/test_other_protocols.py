@@ -12,6 +12,7 @@ import pytest
 import pvhdbg
 from pvhdbg import guests
 from pvhdbg.decode.kernel_file import survey
+from pvhdbg.errors import NotBootable
 from pvhdbg.loaders.qemu import QEMU
 from pvhdbg.loaders.xen_libelf import XEN
 from pvhdbg.model import Snapshot
@@ -128,6 +129,8 @@ def test_a_file_without_a_note_is_still_booted_by_its_header(tmp_path: Path) -> 
     assert data.count(note) == 1
     kernel = tmp_path / "kernel.elf"
     kernel.write_bytes(data.replace(note, struct.pack("<III", 4, 4, 17)))
+    with pytest.raises(NotBootable, match="QEMU boots it by its multiboot header"):
+        pvhdbg.check(str(kernel), static_only=True)
     report = pvhdbg.check(str(kernel))
     named(report, "multiboot1", "PVH-ALT-MB1")
     assert next(one.outcome for one in report.verdicts if one.rule.id == "ELF-NOTE-18") is Outcome.FAIL
