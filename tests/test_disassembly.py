@@ -19,11 +19,12 @@ LONGEST = 15
 TWO_WAYS = re.compile(
     r"(?:rep\w* |cs |data16 )*(?:nop|movs|cmps|outs|ins|stos|scas|lods|imul)|lea. (?:%ds:)?0x0\(%(\w+),%[er]iz,1\),%\1"
 )
-UNSUFFIXED = ("jmp", "lgdt", "lidt", "sgdt", "sidt", "verr", "verw")
+UNSUFFIXED = ("bswap", "jmp", "lgdt", "lidt", "sgdt", "sidt", "verr", "verw")
 
 
 def parts(text: str) -> tuple[str, list[str], list[int]]:
     """The mnemonic without the size of what has but one, the registers, and the numbers but those that one may leave out."""
+    text = re.sub(r"^rex(?:\.\w+)? (?=\w)", "", text)  # binutils since 2.40 name a prefix that has no effect
     mnemonic, *operands = text.replace(",", " ").split()
     plain = next((one for one in UNSUFFIXED if mnemonic.startswith(one)), mnemonic)
     numbers = [int(one, 0) for word in operands for one in re.findall(r"(?<![\w%])-?(?:0x[0-9a-f]+|\d+)", word)]

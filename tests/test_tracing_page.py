@@ -22,7 +22,7 @@ BOOTS = (ROOT / "docs" / "recorded-boots.md").read_text(encoding="utf-8")
 SCHEMA = json.loads((ROOT / "pvhdbg/report/schemas/trace-1.json").read_text())
 # What is another on another machine or with another QEMU: how fast it was, and how long the VMM's name is.
 VARIES = re.compile(
-    r"[\d.]+ s, [\d,]+ a second|: \d+ bytes|QEMU 7[\d.]+(?: \([^)]*\))?|[\d,]+ blocks|eflags [0-9a-f]+|r[sd][ip] [0-9a-f]+"
+    r"[\d.]+ s, [\d,]+ a second|: \d+ bytes|QEMU [\d.]+(?: \([^)]*\))?|[\d,]+ blocks|eflags [0-9a-f]+|r[sd][ip] [0-9a-f]+"
 )
 
 

@@ -17,6 +17,7 @@ from pvhdbg.spec.start_info import MEMORY_TYPES
 MUST = Severity.MUST
 
 _MIB = 1 << 20
+_FIRMWARE = 18  # MiB above the kernel that SeaBIOS needs for itself (with QEMU 10.0.13 and 1 MiB, it overwrote the kernel 16.7 MiB below the top)
 _LOW_END = 0x80000000  # up to here every machine has RAM, if it has as much
 _BIOS = range(0xA0000, _MIB)
 _LOADED = Clause(
@@ -72,7 +73,8 @@ def _room(load: LoadRange, end: int) -> str:
         return _LINK_HIGHER
     if end > _LOW_END:
         return f"the kernel ends at {end:#x}: link it below {_LOW_END:#x}, where a machine has RAM without holes"
-    return f"the kernel ends at {end:#x}: give the machine at least {-(-end // _MIB) + 1}M (--memory)"
+    # SeaBIOS allocates from the last 16 MiB of RAM while it starts, over a kernel that QEMU has put there before.
+    return f"the kernel ends at {end:#x}: give the machine at least {-(-end // _MIB) + _FIRMWARE}M (--memory)"
 
 
 def _not_ram(load: LoadRange, backing: tuple[Backing, ...]) -> Iterator[tuple[int, str]]:

@@ -60,7 +60,7 @@ def test_a_snapshot_of_lists(tmp_path: Path) -> None:
         str(path),
     )
     assert "values" in said
-    assert memory < MEMORY / 2
+    assert memory < 0.7 * MEMORY
 
 
 def test_debug_info_that_unpacks_to_a_thousand_times_its_size(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_debug_info_that_unpacks_to_a_thousand_times_its_size(tmp_path: Path) ->
         str(path),
     )
     assert "packed too tightly" in said
-    assert memory < MEMORY / 2
+    assert memory < 0.7 * MEMORY
 
 
 def _with_packed_section(name: bytes, size: int) -> bytes:

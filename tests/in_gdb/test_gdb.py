@@ -148,7 +148,7 @@ def test_the_command_lines_answer_in_long_mode(paging_kernels: Callable[[int], s
 
 @pytest.mark.boot
 def test_a_real_kernel(vmlinux: Path, machine: Start, cli: Cli) -> None:
-    stub = machine("-append", "console=ttyS0 quiet", kernel=str(vmlinux))
+    stub = machine("-append", "console=ttyS0 quiet", "-m", "512M", kernel=str(vmlinux))
     commands = ("check", "info", "regs", "cmdline")
     gdb = Gdb(
         f"target remote {stub.socket}",

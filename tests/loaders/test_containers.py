@@ -65,7 +65,7 @@ def test_the_real_bzimage(vmlinuz: Path, folder: Path) -> None:
     for boot in (BOOT, replace(BOOT, initrd_size=5000), replace(BOOT, initrd_size=70 << 20), replace(BOOT, machine="microvm")):
         found = answers(kernel, boot)
         agrees_with_qemu(kernel, found["qemu"], boot)
-    found = answers(kernel)
+    found = answers(kernel, replace(BOOT, memory=512 << 20))
     assert (found["qemu"].protocol, found["qemu"].entry, found["qemu"].bits) == ("linux16", 0x10200, 16)
     assert found["xen"].protocol == found["xen-dom0"].protocol == "pvh"
     with open_kernel(str(vmlinuz)) as image:

@@ -129,7 +129,7 @@ def test_ctrl_c_reaches_a_guest_that_gdb_runs() -> None:
         assert one.it.machine.gdb is not None
         one.interrupted("gdb continue")
         assert "SIGINT" in "".join(one.written)
-        assert re.search("<(halt|exit.0x4)>", one("info registers rip"))
+        assert re.search(r"<halt(\+0x2)?>", one("info registers rip"))
         assert one.interrupted("c").startswith("interrupted: ")
 
 

@@ -82,9 +82,8 @@ def test_the_layout_is_the_compilers(tmp_path: Path) -> None:
     assert subprocess.run([program], check=True, capture_output=True, text=True).stdout.split() == ours
 
 
-@pytest.mark.parametrize("compiler", ["gcc", "g++ -fsyntax-only -x c"])
-def test_the_source_makes_no_warning(compiler: str) -> None:
-    words = [*compiler.split(), "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", str(SOURCE)]
+def test_the_source_makes_no_warning() -> None:
+    words = ["gcc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", str(SOURCE)]
     subprocess.run(words, check=True)
 
 
