@@ -110,7 +110,7 @@ def recorded_machine(
     Raises NoRecorder without one, BadInput for a machine that cannot be recorded (KVM) or whose clock cannot be deterministic.
     """
     if options.launch.accel in ("kvm", "auto"):
-        raise BadInput("a QEMU plugin sees nothing of what KVM executes", "leave out --accel")
+        raise BadInput("a QEMU plugin cannot observe code that KVM executes", "leave out --accel")
     with ExitStack() as stack:
         progress("reading the kernel")
         image = stack.enter_context(open_kernel(options.subject))

@@ -119,7 +119,7 @@ def decode(data: Buffer) -> tuple[BootInfo, Recording]:
         raise BadRecording("it is cut")
     recording = Recording(Pieces(size, pieces))
     if recording.parts() != [tuple(part) for part in parts]:  # tables that only the header speaks of would be read as zeros
-        raise BadRecording("its parts are not those that its header tells of")
+        raise BadRecording("its parts do not match its header")
     return info, recording
 
 

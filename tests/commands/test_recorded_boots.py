@@ -75,7 +75,7 @@ def test_the_last_writer_of_an_address(cli: Cli) -> None:
     ("words", "code", "said"),
     [
         (("boot", HELLO), 2, "boot has no file to write to"),
-        (("boot", HELLO, "-o", "x", "--accel", "kvm"), 2, "sees nothing of what KVM executes"),
+        (("boot", HELLO, "-o", "x", "--accel", "kvm"), 2, "cannot observe code that KVM executes"),
         (("boot", HELLO, "-o", "x", "--deterministic", "--", "-rtc", "base=utc"), 2, "-rtc cannot be passed on"),
         (("boot", HELLO, "-o", "x", "--until", "nosuch"), 2, "no symbol nosuch"),
         (("boot", "show", HELLO), 2, "is not a saved boot"),

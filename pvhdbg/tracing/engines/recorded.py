@@ -35,8 +35,8 @@ _WRITES: Mapping[Effect, tuple[str, ...]] = {
 
 
 class Silence:
-    """Tells when no CPU has begun a block for a while: then the guest may be halted for good. QEMU's idle callback is not called
-    where one thread runs all CPUs (-icount), so the blocks tell."""
+    """Detects that no CPU has begun a block for a while: the guest may be halted for good. QEMU's idle callback is not called
+    where one thread runs all CPUs (-icount), so the blocks are counted."""
 
     def __init__(self, recording: Recording) -> None:
         self._recording = recording
