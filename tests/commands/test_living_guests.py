@@ -100,7 +100,7 @@ def test_check_until_waits_for_a_loop_to_the_end_of_its_time(cli: Cli, tmp_path:
     assert "port 0x3fd (COM1's line status) to change" in ran.out + ran.err
 
 
-@pytest.mark.parametrize("rounds", [9_990, 10_030, 10_400, 10_700, 150_000])
+@pytest.mark.parametrize("rounds", [9_990, 10_030, 10_400, 10_550, 10_700, 10_900, 150_000])
 def test_a_death_just_behind_the_instructions_that_are_followed_with_states(cli: Cli, tmp_path: Path, rounds: int) -> None:
     text = f"mov ${rounds}, %ecx\n 1: dec %ecx\n jnz 1b\n lidt 0x80000\n int3"
     kernel = cli.file("k", kernel_elf(assembled(tmp_path, text)))

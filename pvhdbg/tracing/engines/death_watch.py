@@ -70,7 +70,10 @@ class DeathWatch:
             self._progress(f"following the guest, after {len(self._followed):,} instructions")
             bounds = Bounds(count=count, seconds=min(max(deadline - time.monotonic(), 0.01), _LONGEST))
             end = self._followed.follow(bounds, states=states, enough=lambda _: self._asked)
-            death = self._examiner.by_end(end) or self._examiner.standing() or self._by_late_stop()
+            death = self._examiner.by_end(end)
+            if death is None:
+                with FaultTap(self._target) as tap:
+                    death = self._looked_at(tap)
             if death is not None:
                 return death
             if end.why is EndReason.INTERRUPTED or time.monotonic() > deadline:
@@ -83,13 +86,19 @@ class DeathWatch:
             for pause in _pauses(deadline):
                 self._progress("watching the guest for its death")
                 stop = run_with_tap(self._target, tap, pause, self._followed.faults, lambda: self._asked)
-                death = self._examiner.by_stop(stop) or self._examiner.standing() or self._by_late_stop()
+                death = self._examiner.by_stop(stop) or self._looked_at(tap)
                 if death is not None:
                     return death
                 if self._asked:
                     break
             alive = self._examiner.alive()
             return self._by_late_stop() or alive
+
+    def _looked_at(self, tap: FaultTap) -> Death | None:
+        """The death of a machine that stands. A look steps it, and may kill the guest: `tap` shows the faults of that."""
+        death = self._examiner.standing()
+        self._followed.faults.extend(tap.faults(len(self._followed)))
+        return death or self._by_late_stop()
 
     def _by_late_stop(self) -> Death | None:
         stop = self._examiner.late_stop()

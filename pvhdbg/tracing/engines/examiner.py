@@ -215,17 +215,22 @@ class Examiner:
             stop = self._target.step()
             if stop.kind is not StopKind.BREAKPOINT:
                 self._late = stop
+                self._record(pc + base, mode, code)  # it had begun
                 return None
             after = dict(self._target.read_registers().values)
             new = stepped(pc, code, bits, before, after, code_at)
             steps += new
-            if not self._run_unseen and (after["rip"] != pc or effect_of(code, bits) is not Effect.REP):
+            if after["rip"] != pc or effect_of(code, bits) is not Effect.REP:
                 for one in new:
-                    self._followed.stepped(one.pc + base, mode, one.code[: length(one.code, bits)])
+                    self._record(one.pc + base, mode, one.code)
             if any(step.before == after for step in steps):
                 break
             before = after
         return period(steps, steps[-1].after)
+
+    def _record(self, pc: int, mode: Mode, code: bytes) -> None:
+        if not self._run_unseen:
+            self._followed.stepped(pc, mode, code[: length(code, mode.bits)])
 
     # --- memory ---------------------------------------------------------------------------------------------------
 

@@ -101,7 +101,7 @@ class LogEngine:
                 if last is not None and self.reader.seq >= last:
                     self.end = TraceEnd(EndReason.COUNT)
                     if self._overrun:
-                        rest = running.halt()
+                        rest = running.leave()
                         self.end = running.ended(bounds) or self.end
                         yield batch.joined(self._rest(rest, running.gone))
                         return

@@ -13,6 +13,8 @@ from pvhdbg.tracing.engines.engine import Bounds, TraceEnd, end_of, is_halted
 from pvhdbg.tracing.engines.log_switch import LogSwitch
 from pvhdbg.tracing.event import EndReason
 
+_TRIPLE_FAULT = b"\nTriple fault\n"
+
 
 class LoggedRun:
     """One run with the log on. `turn` is how long one wait for the FIFO takes, `silence` how long the log may be silent before we
@@ -57,7 +59,7 @@ class LoggedRun:
                     self.end = self._halted or end_of(self._stop, self._target, bounds)
                     yield self._switch.rest()
                 elif asked() or time.monotonic() > deadline:
-                    rest = self.halt()
+                    rest = self.leave()
                     self.end = self.ended(bounds) or TraceEnd(EndReason.INTERRUPTED if asked() else EndReason.TIME)
                     yield rest
         finally:
@@ -84,6 +86,31 @@ class LoggedRun:
         if stop.kind in (StopKind.EXITED, StopKind.SHUTDOWN, StopKind.BREAKPOINT):
             self._stop = stop  # it had stopped by itself
         return b"".join(pieces) + self._switch.rest()
+
+    def leave(self) -> bytes:
+        """Stop the machine as `halt` does, and step it once with the log on; the log that was written meanwhile.
+
+        QEMU forgets its blocks after a step, so the next trace shows their code again. The step is an event like others: the guest
+        may die of it.
+        """
+        logged = self.halt()
+        if not self.interrupted or is_halted(self._target):
+            return logged
+        # QEMU: an interrupt that comes with a triple fault hides it, and a step would execute the same instruction again.
+        stop = Stop(StopKind.SHUTDOWN) if _TRIPLE_FAULT in logged else None
+        if stop is None:
+            with self._switch.drained() as pieces:
+                try:
+                    stop = self._target.step()
+                except TargetLost:
+                    stop = GONE
+            logged += b"".join(pieces) + self._switch.rest()
+        self.interrupted, self.gone = False, stop.kind is StopKind.EXITED
+        if not self.gone and self._target.read_registers()["rip"] == RESET_RIP:
+            self._stop = Stop(StopKind.BREAKPOINT)
+        elif stop.kind in (StopKind.EXITED, StopKind.SHUTDOWN):
+            self._stop = stop
+        return logged
 
     def ended(self, bounds: Bounds) -> TraceEnd | None:
         """The end that it had come to by itself when `halt` was to stop it; None where it ran on until then."""
