@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from tests.support.cli_runner import HELLO, Cli
+from tests.support.cli_runner import HELLO, Cli, scratch
 from torture import guest
 
 CODES = frozenset({0, 1, 2, 3, 4, 129, 130, 143, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP, -signal.SIGINT})
@@ -80,7 +77,7 @@ def plan(random: Random) -> Plan:
 
 def run(wanted: Plan, kernel: str) -> Result:
     """Do a round. The kernel is that of torture.guest."""
-    with _folder() as folder:
+    with scratch() as folder:
         cli = Cli(folder)
         try:
             return _round(wanted, cli, kernel)
@@ -203,12 +200,3 @@ def soon(true: object, within: float = 15.0) -> bool:
             return False
         time.sleep(0.01)
     return True
-
-
-@contextmanager
-def _folder() -> Iterator[Path]:
-    folder = tempfile.mkdtemp(prefix="pt-", dir="/tmp")
-    try:
-        yield Path(folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

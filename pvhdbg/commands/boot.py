@@ -19,7 +19,7 @@ from pvhdbg.errors import BadInput
 from pvhdbg.kernel.image import open_kernel
 from pvhdbg.machine.names import Names, addresses_of
 from pvhdbg.machine.options import SubjectOptions
-from pvhdbg.machine.subject_kind import SubjectKind, subject_kind
+from pvhdbg.machine.subject_kind import refuse_all_but_kernels
 from pvhdbg.report import boot_text
 from pvhdbg.tracing.boot_file import BootInfo, encode
 from pvhdbg.tracing.recorder.file import open_bytes, read_boot
@@ -61,10 +61,7 @@ class BootDiffOptions(NamedTuple):
 @takes(BootOptions)
 def boot(options: BootOptions, context: Context) -> Answer:
     """`boot`: record the kernel's boot to a goal, to its end or to the time limit."""
-    if subject_kind(options.about.subject) is not SubjectKind.KERNEL:
-        raise BadInput(
-            f"{options.about.subject} is not a kernel file", "the recorder is loaded when QEMU is started: name a kernel"
-        )
+    refuse_all_but_kernels(options.about.subject, "the recorder is loaded when QEMU is started: name a kernel")
     if not options.output:
         raise BadInput("boot has no file to write to", "name one: -o boot.pvhboot")
     limit = time_limit(options.seconds)

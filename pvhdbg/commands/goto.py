@@ -14,7 +14,7 @@ from pvhdbg.errors import BadInput, EntryNotReached
 from pvhdbg.machine.names import Names, addresses_of
 from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.machine.subject import Progress
-from pvhdbg.machine.subject_kind import SubjectKind, subject_kind
+from pvhdbg.machine.subject_kind import refuse_all_but_kernels
 from pvhdbg.model import Registers
 from pvhdbg.report.json_text import written
 from pvhdbg.tracing.cpu_text import decode
@@ -51,11 +51,10 @@ class Place(NamedTuple):
 @takes(GotoOptions)
 def goto(options: GotoOptions, context: Context) -> Answer:
     """`goto`: run the kernel again by the deterministic clock, and show the machine before the instruction that was named."""
-    if subject_kind(options.about.subject) is not SubjectKind.KERNEL:
-        raise BadInput(
-            f"{options.about.subject} is not a kernel file",
-            "a machine goes back by running again from its reset: start it here, with: pvhdbg goto KERNEL WHERE",
-        )
+    refuse_all_but_kernels(
+        options.about.subject,
+        "a machine goes back by running again from its reset: start it here, with: pvhdbg goto KERNEL WHERE",
+    )
     watch = None if options.last_write is None else _range(options.last_write)
     number = _number(options, context.progress)
     writer = None

@@ -124,11 +124,11 @@ def refuse_options(options: SubjectOptions, kind: SubjectKind) -> None:
                 raise BadInput(f"{words[name]} cannot be used with {options.subject}: {why}", "leave it out")
 
 
-def refuse_all_but_kernels(subject: str) -> None:
-    """Raises BadInput for a subject that is not a kernel file, with the command that takes it."""
+def refuse_all_but_kernels(subject: str, instead: str = "") -> None:
+    """Raises BadInput for a subject that is not a kernel file; for a gdbstub with what to do `instead` of the attach."""
     kind = subject_kind(subject)
     if kind in _NOT_RUN:
         what, todo = _NOT_RUN[kind]
         raise BadInput(f"{subject} is {what}", todo.format(subject))
     if kind is SubjectKind.STUB:
-        raise BadInput(f"{parse_address(subject)} is a gdbstub, not a kernel file", f"use: pvhdbg attach {subject}")
+        raise BadInput(f"{parse_address(subject)} is a gdbstub, not a kernel file", instead or f"use: pvhdbg attach {subject}")

@@ -104,3 +104,5 @@ def test_a_stub_does_not_go_back(cli: Cli, machine: object) -> None:
     theirs: Machine = machine(kernel=HELLO)  # type: ignore[operator]
     cli("goto", theirs.socket, "5").complaint(2, "start it here, with: pvhdbg goto KERNEL WHERE")
     cli("boot", theirs.socket, "-o", "x").complaint(2, "name a kernel")
+    for command in (("boot", "vmlinuz", "-o", "x"), ("goto", "vmlinuz", "5")):
+        cli(*command).complaint(2, "neither a file nor an address")
