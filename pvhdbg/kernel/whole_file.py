@@ -24,7 +24,7 @@ class WholeFile:
             self.descriptor = os.open(self._hidden, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o666, dir_fd=place)
 
     def appear(self) -> None:
-        """Take the place of what has that name. Raises OSError. To be called while `descriptor` is open, and after all is written."""
+        """Replace the file of that name. Call it when everything is written and `descriptor` is still open. Raises OSError."""
         if self._hidden is None:
             hidden = _hidden_name()
             os.link(f"/proc/self/fd/{self.descriptor}", hidden, dst_dir_fd=self._place, follow_symlinks=True)

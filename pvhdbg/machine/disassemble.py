@@ -52,7 +52,7 @@ def lines(session: Session, address: int, count: int) -> list[str]:
 
 
 def _target(session: Session, text: str) -> str:
-    """The name of what a call goes to."""
+    """The symbol that a call goes to."""
     match = _CALL.search(text)
     name = session.name_of(int(match[1], 16)) if match is not None else None
     return f" <{printable(name)}>" if name else ""

@@ -103,7 +103,7 @@ def continue_(options: NoOptions, context: Context) -> Answer:
     """`continue`: to the next stop."""
     machine = _face(context).machine
     went = machine.runner.go(seconds=machine.patience)
-    late = f"it ran for {machine.patience:g} s (--timeout), and nobody is here to interrupt it: " if went.late else ""
+    late = f"it ran for {machine.patience:g} s (--timeout) without a stop: " if went.late else ""
     return _ended(_stopped(context, went.stop, went.found), late)
 
 
@@ -138,7 +138,7 @@ def until(options: WhereOptions, context: Context) -> Answer:
 
 
 def _ended(lines: list[str], late: str) -> Answer:
-    """The lines about a stop; a run that took too long says so first, and has the exit code of what was not observed."""
+    """The lines about a stop. Where the run took too long, `late` is the first words, and the exit code is NOT_REACHED."""
     answer = _lines([late + lines[0], *lines[1:]])
     return replace(answer, exit_code=NOT_REACHED) if late else answer
 

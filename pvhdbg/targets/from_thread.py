@@ -224,7 +224,7 @@ class FromThread:
         return self.wait(_STOPS)
 
     def close(self, leave: Leave) -> bool:
-        """Nothing: it is lent."""
+        """Does nothing: the lender closes the target."""
         return True
 
 

@@ -43,7 +43,7 @@ class Followed:
     def follow(self, bounds: Bounds, *, states: bool, enough: Callable[[Batch], bool]) -> TraceEnd:
         """Follow the machine on, until a batch is `enough` or to the bounds. Raises TargetError.
 
-        A guest that died while it was being stopped at the last event is dead: the end says so.
+        A guest that died while it was being stopped is dead: the end that is returned is its death.
         """
         engine = LogEngine(self._target, states=states, base=len(self.pcs), peek=self._code, overrun=True)
         for batch in engine.batches(bounds):

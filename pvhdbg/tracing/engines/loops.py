@@ -68,7 +68,7 @@ class Loop:
         return any(_closed(reached[start:] + reached[:start]) for start in range(len(reached)))
 
     def awaited(self, memory: Callable[[int, int], int | None]) -> tuple[Awaited, ...]:
-        """What it reads or changes besides registers and its own stack, each once. `memory` gives a value at a linear address."""
+        """What it reads or changes, each once, without registers and its own stack. `memory` gives a value at a linear address."""
         reached = [step.reach for step in self.steps]
         start = next((at for at in range(len(reached)) if _closed(reached[at:] + reached[:at])), 0)
         own: set[tuple[str, int]] = set()

@@ -36,7 +36,10 @@ def read_boot(path: str) -> tuple[BootInfo, Recording]:
 
 @contextmanager
 def open_bytes(path: str, todo: str) -> Iterator[FileBytes]:
-    """The bytes of a file, none of what is not one. Raises BadInput, with what to do about it, for what cannot be opened."""
+    """The bytes of a regular file; anything else, a FIFO say, has no bytes.
+
+    Raises BadInput with `todo` where it cannot be opened.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
