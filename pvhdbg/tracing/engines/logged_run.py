@@ -33,6 +33,7 @@ class LoggedRun:
         self._running = False
         self._stop: Stop | None = None
         self._halted: TraceEnd | None = None
+        self._tail = b""  # of the log so far
 
     def pieces(self, bounds: Bounds, asked: Callable[[], bool]) -> Generator[bytes, None, None]:
         """The log, piece by piece, to the end by `bounds` or by `asked`; the reader checks `bounds.count`.
@@ -47,17 +48,18 @@ class LoggedRun:
         try:
             while self.end is None:
                 data = self._switch.read(self._turn)
-                if data:
-                    yield data
-                    heard = time.monotonic()
-                elif self._stop is None:
+                if not data and self._stop is None:
                     self._stop = self._poll()
                 if not data and self._stop is None and time.monotonic() - heard > self._silence:
-                    self._stop = self._look_at_silent_cpu()
+                    data = self._look_at_silent_cpu()
+                    heard = time.monotonic()
+                if data and self._stop is None:
+                    self._tail = (self._tail + data)[-len(_TRIPLE_FAULT) :]
+                    yield data
                     heard = time.monotonic()
                 if self._stop is not None:
                     self.end = self._halted or end_of(self._stop, self._target, bounds)
-                    yield self._switch.rest()
+                    yield data + self._switch.rest()
                 elif asked() or time.monotonic() > deadline:
                     rest = self.leave()
                     self.end = self.ended(bounds) or TraceEnd(EndReason.INTERRUPTED if asked() else EndReason.TIME)
@@ -81,11 +83,14 @@ class LoggedRun:
                 stop = self._target.interrupt()
             except TargetLost:
                 stop = GONE  # it ended at that moment
+        logged = b"".join(pieces) + self._switch.rest()
+        if stop.kind is StopKind.INTERRUPT:
+            stop = self._hidden_death(logged) or stop
         self.gone, self.interrupted = stop.kind is StopKind.EXITED, stop.kind is StopKind.INTERRUPT
         self.died = stop if stop.kind in (StopKind.EXITED, StopKind.SHUTDOWN) else None
         if stop.kind in (StopKind.EXITED, StopKind.SHUTDOWN, StopKind.BREAKPOINT):
             self._stop = stop  # it had stopped by itself
-        return b"".join(pieces) + self._switch.rest()
+        return logged
 
     def leave(self) -> bytes:
         """Stop the machine as `halt` does, and step it once with the log on; the log that was written meanwhile.
@@ -96,21 +101,16 @@ class LoggedRun:
         logged = self.halt()
         if not self.interrupted or is_halted(self._target):
             return logged
-        # QEMU: an interrupt that comes with a triple fault hides it, and a step would execute the same instruction again.
-        stop = Stop(StopKind.SHUTDOWN) if _TRIPLE_FAULT in logged else None
-        if stop is None:
-            with self._switch.drained() as pieces:
-                try:
-                    stop = self._target.step()
-                except TargetLost:
-                    stop = GONE
-            logged += b"".join(pieces) + self._switch.rest()
-        self.interrupted, self.gone = False, stop.kind is StopKind.EXITED
-        if not self.gone and self._target.read_registers()["rip"] == RESET_RIP:
-            self._stop = Stop(StopKind.BREAKPOINT)
-        elif stop.kind in (StopKind.EXITED, StopKind.SHUTDOWN):
-            self._stop = stop
-        return logged
+        self.interrupted = False
+        with self._switch.drained() as pieces:
+            try:
+                stop = self._target.step()
+            except TargetLost:
+                stop = GONE
+        stepped = b"".join(pieces) + self._switch.rest()
+        self.gone = stop.kind is StopKind.EXITED
+        self._stop = stop if stop.kind in (StopKind.EXITED, StopKind.SHUTDOWN) else self._hidden_death(stepped)
+        return logged + stepped
 
     def ended(self, bounds: Bounds) -> TraceEnd | None:
         """The end that it had come to by itself when `halt` was to stop it; None where it ran on until then."""
@@ -120,6 +120,16 @@ class LoggedRun:
         """The reader let the machine run itself, after `halt`, and it stopped so: the run ends there."""
         self._stop = stop
         self.gone, self.interrupted = stop.kind is StopKind.EXITED, False
+
+    def _hidden_death(self, logged: bytes) -> Stop | None:
+        """The death of a guest that was stopped by us at the same moment, by the end of its log; None where it lives.
+
+        QEMU: a stop of ours hides a triple fault. A step would execute the instruction again, or is never answered.
+        """
+        if not (self._tail + logged).endswith(_TRIPLE_FAULT) and _TRIPLE_FAULT not in logged:
+            return None
+        reset = self._target.read_registers()["rip"] == RESET_RIP
+        return Stop(StopKind.BREAKPOINT if reset else StopKind.SHUTDOWN)
 
     def _poll(self) -> Stop | None:
         try:
@@ -132,15 +142,14 @@ class LoggedRun:
         self.gone = stop.kind is StopKind.EXITED
         return stop
 
-    def _look_at_silent_cpu(self) -> Stop | None:
-        """Stop a CPU that logs nothing: in `hlt` with interrupts off, the run ends. None where it is idle; then it runs on."""
-        self._running = False
-        stop = self._target.interrupt()
-        if stop.kind is not StopKind.INTERRUPT:
-            return stop
-        registers = self._target.read_registers()
-        if interrupts_on(registers) is False and is_halted(self._target):
-            self._halted = TraceEnd(EndReason.HALTED, stop, registers["rip"])
-            return stop
-        self.resume()
-        return None
+    def _look_at_silent_cpu(self) -> bytes:
+        """Stop a CPU that logs nothing: in `hlt` with interrupts off, the run ends. One that is idle runs on. What was logged meanwhile."""
+        logged = self.halt()
+        if self.interrupted:
+            registers = self._target.read_registers()
+            if interrupts_on(registers) is False and is_halted(self._target):
+                self._stop = Stop(StopKind.INTERRUPT)
+                self._halted = TraceEnd(EndReason.HALTED, self._stop, registers["rip"])
+            else:
+                self.resume()
+        return logged
