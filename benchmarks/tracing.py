@@ -106,7 +106,7 @@ def rows(bench: Bench) -> Iterator[Row]:
     yield Row("trace --engine step / a bare socket's `s` and `g`", *both, ">= 0.9", lambda r: r >= 0.9, "events/s")
     both = bench.pair(partial(stepped, bench, begin), partial(pygdbmi, bench, begin), 1)
     yield Row("trace --engine step / pygdbmi's defaults", *both, ">= 800", lambda r: r >= 800, "events/s")
-    yield Row("whole boot under the fault tap / alone", *bench.pair(partial(boot, bench, True), partial(boot, bench, False), 3), "<= 1.05",
+    yield Row("whole boot under the fault log / alone", *bench.pair(partial(boot, bench, True), partial(boot, bench, False), 3), "<= 1.05",
               lambda r: r <= 1.05)  # fmt: skip
     yield Row("whole boot with --what calls / alone", *bench.pair(partial(calls, bench), partial(boot, bench, False), 3), "<= 2",
               lambda r: r <= 2)  # fmt: skip

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from contextlib import AbstractContextManager, ExitStack
 from functools import cached_property
 from types import TracebackType
@@ -22,14 +22,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pvhdbg.arguments import EntryArguments, LaunchArguments, Path, subject_of
 from pvhdbg.decode.boot_state import BootState
-from pvhdbg.decode.cpu_mode import Mode
 from pvhdbg.decode.kernel_file import KernelFile
 from pvhdbg.decode.snapshot_file import encode
 from pvhdbg.decode.text import safe
 from pvhdbg.errors import BadInput, EntryNotReached, GuestDied, TargetLost, TargetTimeout
 from pvhdbg.machine.capture import decoded, where
 from pvhdbg.machine.options import SubjectOptions
-from pvhdbg.machine.subject import Opened, Progress, attach_stub, boot_kernel, open_subject
+from pvhdbg.machine.subject import Opened, attach_stub, boot_kernel, open_subject
 from pvhdbg.machine.subject_kind import subject_kind
 from pvhdbg.model import Registers, Snapshot
 from pvhdbg.report import verdict_text
@@ -41,7 +40,9 @@ from pvhdbg.rules.declare import Verdict
 from pvhdbg.rules.files import judge_file
 from pvhdbg.spec.revisions import SpecName
 from pvhdbg.targets.recorded import RecordedTarget, open_snapshot
+from pvhdbg.targets.run import Progress
 from pvhdbg.targets.target import Target
+from pvhdbg.tracing.goal import Goal
 from pvhdbg.tracing.mode_words import FOREMOST, MODES
 
 if TYPE_CHECKING:
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
 
     from pvhdbg.machine.waiter import Waiter
     from pvhdbg.tracing.engines.events import Events
-    from pvhdbg.tracing.engines.wait import Goal
     from pvhdbg.tracing.explain import Explanation
     from pvhdbg.tracing.milestones import Milestone
     from pvhdbg.vmm.qemu import QemuProcess
@@ -216,9 +216,9 @@ class Guest(Handoff):
         endless loop or a halt with interrupts off, the end of QEMU), EntryNotReached when `timeout` seconds pass.
         """
         if isinstance(place, int):
-            self._wait(_goal((place,)), f"{place:#x}", timeout)
+            self._wait(Goal((place,)), f"{place:#x}", timeout)
         else:
-            self._wait(_goal(tuple(self._waiter.names.addresses(place))), place, timeout)
+            self._wait(Goal(tuple(self._waiter.names.addresses(place))), place, timeout)
         return self.registers
 
     def until_mode(self, mode: str, timeout: float = 30.0) -> Registers:
@@ -231,7 +231,7 @@ class Guest(Handoff):
         """
         if mode not in MODES:
             raise BadInput(f"{mode!r} is not a mode of the CPU", f"choose one of {', '.join(MODES)}")
-        goal, name = _goal(modes=MODES[mode]), mode if mode in FOREMOST else f"{mode} mode"
+        goal, name = Goal(modes=MODES[mode]), mode if mode in FOREMOST else f"{mode} mode"
         self._wait(goal, name, timeout)
         try:
             return self.registers
@@ -295,7 +295,7 @@ class Serial:
         wanted = re.compile(pattern)
         if found := wanted.search(self.text):
             return found
-        end = self._guest._waiter.until(_goal(done=lambda: wanted.search(self.text) is not None), timeout)
+        end = self._guest._waiter.until(Goal(done=lambda: wanted.search(self.text) is not None), timeout)
         if found := wanted.search(self.text):  # a guest may write it and then die
             return found
         assert end is not None
@@ -308,12 +308,6 @@ class Serial:
             f"the guest did not write {pattern!r} within {timeout:g} s: {end.words}",
             _with_serial("allow more time, or see what it does", self._guest._qemu),
         )
-
-
-def _goal(addresses: tuple[int, ...] = (), modes: frozenset[Mode] = frozenset(), done: Callable[[], bool] = bool) -> Goal:
-    from pvhdbg.tracing.engines.wait import Goal
-
-    return Goal(addresses, modes, done)
 
 
 def _with_serial(todo: str, qemu: QemuProcess | None) -> str:

@@ -36,7 +36,7 @@ class Buffer(Protocol):
     def __getitem__(self, part: slice, /) -> bytes | memoryview: ...
 
 
-class Kind(NamedTuple):
+class Storage(NamedTuple):
     """How one field is stored: a `struct` format without byte order, its size in bytes and its alignment."""
 
     format: str
@@ -53,16 +53,16 @@ class Field(NamedTuple):
     doc: str
 
 
-def _scalar(format: str) -> Kind:
-    return Kind(format, struct.calcsize(format), struct.calcsize(format))
+def _scalar(format: str) -> Storage:
+    return Storage(format, struct.calcsize(format), struct.calcsize(format))
 
 
 class _Declared(NamedTuple):
-    kind: Kind
+    kind: Storage
     doc: str
 
 
-def _declare(kind: Kind, doc: str) -> Any:
+def _declare(kind: Storage, doc: str) -> Any:
     return _Declared(kind, doc)
 
 
@@ -88,7 +88,7 @@ def u64(doc: str) -> Any:
 
 def raw(size: int, doc: str) -> Any:
     """A `char[size]`, kept as bytes."""
-    return _declare(Kind(f"{size}s", size, 1), doc)
+    return _declare(Storage(f"{size}s", size, 1), doc)
 
 
 S = TypeVar("S", bound="Structure")

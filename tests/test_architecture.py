@@ -173,6 +173,20 @@ def test_no_file_imports_itself_by_way_of_others() -> None:
     assert " -> ".join(_cycle(graph)) == ""
 
 
+def test_a_name_of_a_type_means_one_thing() -> None:
+    """No two files declare a public class, or another name for a type, under the same name."""
+    places: dict[str, set[str]] = {}
+    for path in modules():
+        for node in ast.parse(path.read_text()).body:
+            declared = [node.name] if isinstance(node, ast.ClassDef) else []
+            if isinstance(node, ast.Assign):
+                declared = [target.id for target in node.targets if isinstance(target, ast.Name)]
+            for name in declared:
+                if re.fullmatch(r"[A-Z]\w*[a-z]\w*", name):
+                    places.setdefault(name, set()).add(str(path.relative_to(PACKAGE)))
+    assert {name: sorted(found) for name, found in places.items() if len(found) > 1} == {}
+
+
 MOST_DEFERRED = 150
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pvhdbg.spec import probe_format
-from pvhdbg.spec.probe_format import GAPS, HEAD, KINDS, LINE_LIMIT, MARK, TESTS, VERSION, Form, Kind
+from pvhdbg.spec.probe_format import GAPS, HEAD, KINDS, LINE_LIMIT, MARK, TESTS, VERSION, Form, LineKind
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "probe.md"
@@ -19,7 +19,7 @@ SOURCE = (ROOT / "sample_guests" / "probe" / "probe.S").read_text()
 BEGIN, END = "<!-- format:", "<!-- end of format -->"
 
 
-def words_of(kind: Kind) -> str:
+def words_of(kind: LineKind) -> str:
     """The words of a kind, each with what it means where that is not its name."""
     cells = []
     for word in kind.words:

@@ -12,7 +12,7 @@ from pvhdbg.decode.text import printable
 from pvhdbg.disassembly import instruction_text
 from pvhdbg.report import timeline_text, trace_text
 from pvhdbg.tracing import queries
-from pvhdbg.tracing.block_coverage import Reached
+from pvhdbg.tracing.block_coverage import ReachedFunction
 from pvhdbg.tracing.event import Changes, EndReason, Event, Fault, FaultKind, Reset
 from pvhdbg.tracing.exports import FORMATS, export
 from pvhdbg.tracing.milestones import Milestone
@@ -34,7 +34,7 @@ def _run(data: bytes) -> Iterator[Output]:
     found = [one for one in records if isinstance(one, Milestone)]
     yield Output(Form.TEXT, timeline_text.render(found, 10, trace_text.escaped(names.get), "the end"))
     for reached in records:
-        if isinstance(reached, Reached):
+        if isinstance(reached, ReachedFunction):
             yield Output(Form.TEXT, printable(reached.name))
     for write in islice(queries.writes(records, "rsp"), 20):
         yield Output(Form.TEXT, f"{write.old} {write.new:#x}")
@@ -60,7 +60,11 @@ def _seeds() -> Iterator[bytes]:
         Ending(EndReason.SHUTDOWN, 2),
     ]
     yield "".join(encode(record, "main+0x4", state=True) for record in records).encode()
-    calls: list[Record] = [Head("blocks", "calls", 0x100000), Reached(0, "main", 0x100000, 0), Ending(EndReason.SHUTDOWN, 2)]
+    calls: list[Record] = [
+        Head("blocks", "calls", 0x100000),
+        ReachedFunction(0, "main", 0x100000, 0),
+        Ending(EndReason.SHUTDOWN, 2),
+    ]
     yield "".join(encode(record) for record in calls).encode()
 
 

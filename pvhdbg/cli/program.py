@@ -105,7 +105,7 @@ def _run(words: list[str]) -> int:
 def _done(command: Command, values: Mapping[str, Any]) -> int:
     from contextlib import ExitStack
 
-    from pvhdbg.cli.progress import Progress
+    from pvhdbg.cli.progress import ProgressLine
     from pvhdbg.commands.declare import Context, options_of
     from pvhdbg.commands.formats import APPENDED
     from pvhdbg.commands.options import OutputOptions
@@ -125,7 +125,7 @@ def _done(command: Command, values: Mapping[str, Any]) -> int:
         for one, path in asked.report:
             outputs.append((one, stack.enter_context(open_output(path, one in APPENDED))))
         try:
-            with Progress(_stderr()) as progress:
+            with ProgressLine(_stderr()) as progress:
                 answer = command(values, Context(progress))
         except PvhdbgError as error:
             failed = error

@@ -13,7 +13,7 @@ _PATIENCE = 1.0  # seconds before a wait is reported
 _TICK = 0.5
 
 
-class Progress:
+class ProgressLine:
     """A context manager that is also the `progress` function: call it with what the program waits for, and how far it is after a colon."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -25,7 +25,7 @@ class Progress:
         self._done = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ProgressLine:
         return self
 
     def __call__(self, text: str) -> None:

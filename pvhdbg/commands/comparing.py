@@ -10,11 +10,12 @@ from pvhdbg.commands.options import JudgeOptions
 from pvhdbg.errors import BadInput
 from pvhdbg.machine.options import SubjectOptions, given, without
 from pvhdbg.machine.session import Session
-from pvhdbg.machine.subject import Observed, Progress, observe, open_subject
+from pvhdbg.machine.subject import Observed, observe, open_subject
 from pvhdbg.machine.subject_kind import refused
 from pvhdbg.report.diff import Comparison, compare
 from pvhdbg.report.style import Style
 from pvhdbg.spec.revisions import SpecName
+from pvhdbg.targets.run import Progress
 
 
 class DiffOptions(NamedTuple):

@@ -15,8 +15,9 @@ from pvhdbg.errors import BadInput
 from pvhdbg.expect.expectations import Expectations, read
 from pvhdbg.expect.judging import judged as judge_by
 from pvhdbg.machine.options import SubjectOptions
-from pvhdbg.machine.subject import Observed, Progress, observe, open_subject
+from pvhdbg.machine.subject import Observed, observe, open_subject
 from pvhdbg.machine.subject_kind import is_kernel_file, is_recording
+from pvhdbg.targets.run import Progress
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -24,7 +25,7 @@ else:
     import tomli as tomllib
 
 if TYPE_CHECKING:
-    from pvhdbg.expect.judging import Reached
+    from pvhdbg.expect.judging import MilestoneResult
     from pvhdbg.report.document import Report
 
 FILE_BOUND = 1 << 20  # bytes
@@ -65,7 +66,9 @@ def with_machine(about: SubjectOptions, expectations: Expectations, path: str) -
     return about._replace(launch=about.launch._replace(**{name: value for name, value in wanted.items() if name not in said}))
 
 
-def run_through(about: SubjectOptions, expectations: Expectations, progress: Progress) -> tuple[Observed, tuple[Reached, ...]]:
+def run_through(
+    about: SubjectOptions, expectations: Expectations, progress: Progress
+) -> tuple[Observed, tuple[MilestoneResult, ...]]:
     """As `subject.observe`; then the machine runs from one milestone to the next, up to the first that it misses.
 
     Raises PvhdbgError; BadInput for a symbol that the kernel does not have.
@@ -78,7 +81,7 @@ def run_through(about: SubjectOptions, expectations: Expectations, progress: Pro
     return Observed(machine.boot, tuple(machine.warnings), machine.file, serial), found
 
 
-def judged(report: Report, expectations: Expectations, reached: tuple[Reached, ...] | None = None) -> Report:
+def judged(report: Report, expectations: Expectations, reached: tuple[MilestoneResult, ...] | None = None) -> Report:
     """The report with the file's verdicts added, and what the file allows excused; `reached` is None where nothing was run."""
     from pvhdbg.report.document import Passed
 

@@ -11,7 +11,7 @@ from pvhdbg.commands.declare import Answer, Context, takes
 from pvhdbg.commands.subject_options import AboutSubject
 from pvhdbg.decode import fw_cfg
 from pvhdbg.errors import TargetError
-from pvhdbg.loaders.loading import Boot, FwCfgItem
+from pvhdbg.loaders.loading import BootParameters, FwCfgItem
 from pvhdbg.loaders.qemu import QEMU
 from pvhdbg.machine.capture import firmware_runs
 from pvhdbg.machine.subject import halted
@@ -111,7 +111,7 @@ def _expected(image: KernelImage, real: dict[str, int | bytes]) -> tuple[dict[st
     assert isinstance(line, bytes)
     assert isinstance(initrd, int)
     loading = QEMU.load(
-        image.file(), Boot(line.split(b"\0")[0], initrd, kernel_path=image.elf_path.encode("utf-8", "surrogateescape"))
+        image.file(), BootParameters(line.split(b"\0")[0], initrd, kernel_path=image.elf_path.encode("utf-8", "surrogateescape"))
     )
     return {item.name: item for item in loading.fw_cfg if item.name != _NOT_KEPT}, loading.protocol
 

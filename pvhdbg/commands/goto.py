@@ -13,12 +13,12 @@ from pvhdbg.driver.recorded_machine import RecordedMachine, recorded_machine, st
 from pvhdbg.errors import BadInput, EntryNotReached
 from pvhdbg.machine.names import Names, addresses_of
 from pvhdbg.machine.options import SubjectOptions
-from pvhdbg.machine.subject import Progress
 from pvhdbg.machine.subject_kind import refuse_all_but_kernels
 from pvhdbg.model import Registers
 from pvhdbg.report.json_text import written
+from pvhdbg.targets.run import Progress
 from pvhdbg.tracing.cpu_text import decode
-from pvhdbg.tracing.recording import Write
+from pvhdbg.tracing.recording import MemoryWrite
 from pvhdbg.vmm.options import RecorderOptions
 
 _SHOWN = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", *(f"r{number}" for number in range(8, 16)))
@@ -36,7 +36,7 @@ class GotoOptions(NamedTuple):
     seconds: float | None = None
 
 
-class Place(NamedTuple):
+class Position(NamedTuple):
     """Where the machine stands: before instruction `number` at `pc`."""
 
     number: int
@@ -44,7 +44,7 @@ class Place(NamedTuple):
     symbol: str | None
     mode: str
     registers: Registers
-    writer: Write | None
+    writer: MemoryWrite | None
     writer_symbol: str | None
 
 
@@ -106,11 +106,11 @@ def _number(options: GotoOptions, progress: Progress) -> int:
         return machine.marked.first
 
 
-def _place(machine: RecordedMachine, number: int, writer: Write | None) -> Place:
+def _place(machine: RecordedMachine, number: int, writer: MemoryWrite | None) -> Position:
     registers = machine.target.read_registers()
     state = decode(machine.target.monitor("info registers").replace("\r", "").encode("latin-1", "replace"))
     names = Names(machine.image)
-    return Place(
+    return Position(
         number,
         registers["rip"],
         names(registers["rip"]),
@@ -121,7 +121,7 @@ def _place(machine: RecordedMachine, number: int, writer: Write | None) -> Place
     )
 
 
-def _text(place: Place) -> str:
+def _text(place: Position) -> str:
     lines = []
     if place.writer is not None:
         one = place.writer
@@ -135,7 +135,7 @@ def _text(place: Place) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _document(place: Place) -> dict[str, object]:
+def _document(place: Position) -> dict[str, object]:
     one = place.writer
     return {
         "schema": "pvhdbg/goto/1",

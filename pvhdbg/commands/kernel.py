@@ -18,9 +18,9 @@ from pvhdbg.errors import BadInput
 from pvhdbg.kernel import image as kernel_image
 from pvhdbg.kernel.file_bytes import pieces
 from pvhdbg.loaders.catalogue import LOADERS, find, simulate
-from pvhdbg.loaders.loading import Boot
+from pvhdbg.loaders.loading import BootParameters
 from pvhdbg.report.json_text import written
-from pvhdbg.report.kernel_document import EntryPlace, FileReport, Line
+from pvhdbg.report.kernel_document import CodeLine, EntryPlace, FileReport
 from pvhdbg.report.style import Style
 from pvhdbg.rules.files import FILE_RULES, judge_file
 from pvhdbg.spec.elf import ET_CORE, PT_LOAD
@@ -89,7 +89,7 @@ def file_report(image: KernelImage, options: ElfOptions) -> FileReport:
         path=image.path,
         kernel=file.without_data(),
         verdicts=judge_file(file, rules, REVISIONS[options.spec]),
-        loadings=simulate(file, Boot(memory=_bytes(options.memory)), loaders),
+        loadings=simulate(file, BootParameters(memory=_bytes(options.memory)), loaders),
         entry=_entry(image, symbols),
         build_id=build_id((*file.elf.notes, *file.section_notes)),
         symbols=len(symbols),
@@ -133,7 +133,7 @@ def _entry(image: KernelImage, symbols: Symbols) -> EntryPlace | None:
         if start < load.p_filesz:
             code = bytes(image.data[load.p_offset + start : load.p_offset + min(start + _CODE, load.p_filesz)])
             found = disassemble(code, address, 32, _INSTRUCTIONS) if available() else ()
-            lines = tuple(Line(*line) for line in found)
+            lines = tuple(CodeLine(*line) for line in found)
             place = replace(place, offset=load.p_offset + start, code=lines)
         break
     return place

@@ -12,18 +12,18 @@ from pvhdbg.driver.serial_milestones import need_own_serial
 from pvhdbg.driver.traced_machine import TracedMachine
 from pvhdbg.errors import BadInput
 from pvhdbg.expect.expectations import Expectations
-from pvhdbg.expect.judging import Reached
+from pvhdbg.expect.judging import MilestoneResult
 from pvhdbg.machine.lease import interruptible
 from pvhdbg.machine.waiter import Waiter
-from pvhdbg.tracing.engines.wait import Goal
+from pvhdbg.tracing.goal import Goal
 from pvhdbg.vmm.qemu import QemuProcess
 
 _SERIAL = 1000  # lines of the serial port, in a report and for milestones
 
 
-def reached(machine: TracedMachine, expectations: Expectations) -> tuple[tuple[Reached, ...], tuple[str, ...]]:
+def reached(machine: TracedMachine, expectations: Expectations) -> tuple[tuple[MilestoneResult, ...], tuple[str, ...]]:
     """The outcome of each milestone, up to the first that was missed, and the serial port's last lines. Raises PvhdbgError."""
-    found: list[Reached] = []
+    found: list[MilestoneResult] = []
     qemu = machine.qemu
     budget = max((one.instructions for one in expectations.milestones if one.instructions is not None), default=0)
     waiter = Waiter(machine.target, machine.boot, machine.image, qemu, machine.progress, count=budget + 1 if budget else 0)
@@ -42,7 +42,7 @@ def reached(machine: TracedMachine, expectations: Expectations) -> tuple[tuple[R
             late = "" if end is None or end.died else f"not within {milestone.timeout:g} s: "
             missed = "" if end is None else printable(late + end.words)
             ran = waiter.wait.instructions if end is None else None
-            found.append(Reached(milestone, time.monotonic() - began, missed, ran, waiter.wait.counted))
+            found.append(MilestoneResult(milestone, time.monotonic() - began, missed, ran, waiter.wait.counted))
             if end is not None:
                 break
     machine.warnings += waiter.wait.warnings

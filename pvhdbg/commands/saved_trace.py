@@ -19,7 +19,7 @@ from pvhdbg.errors import BadInput
 from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.report import timeline_text, trace_text
 from pvhdbg.tracing import queries
-from pvhdbg.tracing.block_coverage import Reached
+from pvhdbg.tracing.block_coverage import ReachedFunction
 from pvhdbg.tracing.engines.engine import TraceEnd
 from pvhdbg.tracing.event import Event
 from pvhdbg.tracing.exports import export as pieces
@@ -56,7 +56,7 @@ class TimelineOptions(NamedTuple):
     seconds: float | None = None
 
 
-class ExportOptions(NamedTuple):
+class TraceExportOptions(NamedTuple):
     """The options of `trace export`; `format_name` is `--as`."""
 
     subject: str
@@ -83,7 +83,7 @@ def query(options: QueryOptions, context: Context) -> Answer:
             f"the trace shows no change of {printable(what)}", "name a register as the trace does, and trace with --what state"
         )
 
-    def shown(write: queries.Write) -> str:
+    def shown(write: queries.RegisterWrite) -> str:
         event = write.event
         place = f"{event.pc:#x} {printable(names.get(event.pc, ''))}".rstrip()
         old = "" if write.old is None else f"{write.old:#x} → "
@@ -125,7 +125,7 @@ def _functions(options: TraceDiffOptions, kinds: set[str]) -> Answer:
     if kinds != {"calls"}:
         raise BadInput("one trace has functions and the other instructions", "give two traces of one kind")
     paths = (options.subject, options.other)
-    one, other = ([record.name for record in saved(path) if isinstance(record, Reached)] for path in paths)
+    one, other = ([record.name for record in saved(path) if isinstance(record, ReachedFunction)] for path in paths)
     at = queries.parting(one, other)
     if at is None:
         return Answer(lambda _: f"the same {len(one):,} functions in both, in the same order\n")
@@ -173,8 +173,8 @@ class _LastNames(dict[int, str]):
         super().__setitem__(address, symbol)
 
 
-@takes(ExportOptions)
-def export(options: ExportOptions, context: Context) -> Answer:
+@takes(TraceExportOptions)
+def export(options: TraceExportOptions, context: Context) -> Answer:
     """`trace export`: the file appears only when complete; `-` is standard output, for the next program."""
     names = _LastNames()
     output, size, cut = options.output, 0, True

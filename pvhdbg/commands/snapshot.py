@@ -27,7 +27,7 @@ class SaveOptions(NamedTuple):
     about: SubjectOptions = SubjectOptions()
 
 
-class ExportOptions(NamedTuple):
+class SnapshotExportOptions(NamedTuple):
     """The options of `snapshot export`."""
 
     file: str
@@ -53,8 +53,8 @@ def save(options: SaveOptions, context: Context) -> Answer:
     return Answer(lambda _: f"{options.output}: {len(snapshot.registers.values)} registers and {held} bytes of memory saved\n")
 
 
-@takes(ExportOptions)
-def export(options: ExportOptions, context: Context) -> Answer:
+@takes(SnapshotExportOptions)
+def export(options: SnapshotExportOptions, context: Context) -> Answer:
     """`snapshot export`: write a snapshot as an ELF core."""
     from pvhdbg.report.core_export import core
 

@@ -15,7 +15,7 @@ from pvhdbg.disassembly import available
 from pvhdbg.driver.calls import calls
 from pvhdbg.driver.engine_choice import choose_engine, marks_of
 from pvhdbg.driver.follow import TraceRun, event_count
-from pvhdbg.driver.goal import TraceGoal, goal_of
+from pvhdbg.driver.goal import TraceGoal, trace_goal_of
 from pvhdbg.driver.options import EngineName, TraceOptions
 from pvhdbg.driver.result import NO_DISASSEMBLER, SHOWN, TraceResult, addresses, head_of, render
 from pvhdbg.driver.saved_traces import is_saved, show
@@ -27,9 +27,8 @@ from pvhdbg.errors import BadInput, PvhdbgError
 from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.machine.session import Session
 from pvhdbg.machine.stop_text import instruction
-from pvhdbg.machine.subject import Progress
 from pvhdbg.report.style import Style
-from pvhdbg.targets.run import run_until
+from pvhdbg.targets.run import Progress, run_until
 from pvhdbg.tracing.event import EndReason, Event
 
 MOST_CPUS = 4096
@@ -91,7 +90,7 @@ def _refuse_nonsense(options: TraceOptions) -> None:
 
 
 def _traced(options: TraceOptions, machine: TracedMachine, write: Callable[[str], None] | None) -> Answer:
-    goal = goal_of(options.until, machine.names)
+    goal = trace_goal_of(options.until, machine.names)
     scope = _scope(options, machine)
     if options.what == "calls":
         text, missed = calls(options, machine, goal, write)
@@ -133,7 +132,7 @@ def _is_missed(goal: TraceGoal, result: TraceResult) -> bool:
 def milestones(about: SubjectOptions, options: TraceOptions, progress: Progress) -> TraceResult:
     """Trace the subject for its milestones alone; their names are kept. Raises PvhdbgError."""
     with at_entry(about, progress, patience=options.seconds) as machine:
-        goal = goal_of(options.until, machine.names)
+        goal = trace_goal_of(options.until, machine.names)
         engine = choose_engine(options, machine, states=True)
         result = TraceResult(head_of(engine, "milestones", machine), machine.names, warnings=machine.warnings)
         TraceRun(options, engine, machine, goal, result).run()
@@ -149,7 +148,7 @@ def _scope(options: TraceOptions, machine: TracedMachine) -> Scope:
     inside = code_of(options.filter, machine.names) if options.filter else None
     if options.what in ("milestones", "calls") and options.filter:
         raise BadInput(f"--filter cannot be combined with --what {options.what}", "use --what pc or --what state")
-    start = goal_of(options.start, machine.names, "--from")
+    start = trace_goal_of(options.start, machine.names, "--from")
     if start.serial is not None:
         raise BadInput(
             f"--from {start.text} is not a place to begin at",

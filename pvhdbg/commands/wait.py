@@ -14,7 +14,7 @@ from pvhdbg.driver.options import time_limit
 from pvhdbg.driver.traced_machine import TracedMachine, at_entry
 from pvhdbg.machine.lease import interruptible
 from pvhdbg.machine.options import SubjectOptions
-from pvhdbg.machine.subject import Observed, Progress
+from pvhdbg.machine.subject import Observed
 from pvhdbg.machine.waiter import Missed, Waiter
 from pvhdbg.report.document import Passed
 from pvhdbg.report.findings import VIOLATED
@@ -22,6 +22,7 @@ from pvhdbg.report.json_text import written
 from pvhdbg.rules.declare import Outcome, Rule, Severity, Verdict, Violation
 from pvhdbg.spec.documents import Clause, Document
 from pvhdbg.spec.revisions import REVISIONS
+from pvhdbg.targets.run import Progress
 
 if TYPE_CHECKING:
     from pvhdbg.report.document import Report

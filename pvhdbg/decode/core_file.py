@@ -56,7 +56,7 @@ _STATUS_REGISTERS = (*_QEMU_REGISTERS, "cs", "ss", "ds", "es", "fs", "gs", "fs_b
 
 
 @dataclass(frozen=True)
-class Part:
+class CorePart:
     """`size` bytes of guest-physical memory at `address`, stored at `offset` of the file."""
 
     address: int
@@ -71,7 +71,7 @@ class Part:
 class FlatMemory:
     """The parts as one address space: sorted, without overlap. Bytes are read from `data` on demand."""
 
-    def __init__(self, data: Buffer, parts: Iterable[Part]) -> None:
+    def __init__(self, data: Buffer, parts: Iterable[CorePart]) -> None:
         self._data = data
         self.parts = _apart(parts)
         self._starts = [part.address for part in self.parts]
@@ -90,13 +90,13 @@ class FlatMemory:
         return bytes(found)
 
 
-def _apart(parts: Iterable[Part]) -> tuple[Part, ...]:
+def _apart(parts: Iterable[CorePart]) -> tuple[CorePart, ...]:
     """The parts in order of address, each byte once: a paging dump lists memory once for each mapping."""
-    apart: list[Part] = []
+    apart: list[CorePart] = []
     for part in sorted(parts, key=lambda one: (one.address, one.offset)):
         begin = max(part.address, apart[-1].end if apart else 0)
         if begin < part.end:
-            apart.append(Part(begin, part.end - begin, part.offset + begin - part.address))
+            apart.append(CorePart(begin, part.end - begin, part.offset + begin - part.address))
     return tuple(apart)
 
 
@@ -216,12 +216,12 @@ def _notes(data: Buffer, headers: list[Segment32 | Segment64]) -> tuple[Note, ..
     return notes
 
 
-def _part(data: Buffer, index: int, one: Segment32 | Segment64) -> Part:
+def _part(data: Buffer, index: int, one: Segment32 | Segment64) -> CorePart:
     if one.p_offset + one.p_filesz > len(data):
         raise _cut(index, "memory", one, data)
     if one.p_paddr + one.p_filesz > 1 << 64:
         raise BadInput(f"the core's program header {index} ends beyond the address space: p_paddr {one.p_paddr:#x}", _REDUMP)
-    return Part(one.p_paddr, one.p_filesz, one.p_offset)
+    return CorePart(one.p_paddr, one.p_filesz, one.p_offset)
 
 
 def _cut(index: int, what: str, one: Segment32 | Segment64, data: Buffer) -> BadInput:
@@ -271,7 +271,7 @@ def _of_status(note: Note) -> Registers:
     raise BadInput(f"the core's NT_PRSTATUS has {len(note.desc)} bytes, which is not the size of an x86 one", _REDUMP)
 
 
-def _backing(parts: tuple[Part, ...]) -> tuple[Backing, ...]:
+def _backing(parts: tuple[CorePart, ...]) -> tuple[Backing, ...]:
     """The parts as memory, and everything between them as unknown."""
     areas: list[Backing] = []
     end = 0

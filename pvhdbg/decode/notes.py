@@ -57,7 +57,7 @@ class Span(NamedTuple):
     holder: int
 
 
-class Place(NamedTuple):
+class NotePlace(NamedTuple):
     """The place of one note of a run: file offsets of its header, its descriptor, and the note after it."""
 
     at: int
@@ -118,7 +118,7 @@ def read(data: Buffer, spans: Iterable[Span]) -> tuple[tuple[Note, ...], str]:
     return tuple(notes), damage
 
 
-def _places(data: Buffer, span: Span) -> tuple[list[Place], str]:
+def _places(data: Buffer, span: Span) -> tuple[list[NotePlace], str]:
     readings = [_reading(data, span, by_lengths(4))]
     if span.align == 8 and not readings[0][1]:
         readings += [_reading(data, span, padding) for padding in (by_offsets, by_lengths(8))]
@@ -126,9 +126,9 @@ def _places(data: Buffer, span: Span) -> tuple[list[Place], str]:
     return places, broken
 
 
-def _reading(data: Buffer, span: Span, padding: Padding) -> tuple[list[Place], bool, str]:
+def _reading(data: Buffer, span: Span, padding: Padding) -> tuple[list[NotePlace], bool, str]:
     """The notes of a run by one padding, whether they end exactly at its end, and the damage that ended it, or ""."""
-    places: list[Place] = []
+    places: list[NotePlace] = []
     end = span.start
     for place in walk(data, span, padding):
         end = place.desc + place.head.n_descsz
@@ -143,11 +143,11 @@ def _reading(data: Buffer, span: Span, padding: Padding) -> tuple[list[Place], b
     return places, span.end in (end, after), ""
 
 
-def walk(data: Buffer, span: Span, padding: Padding) -> Iterator[Place]:
+def walk(data: Buffer, span: Span, padding: Padding) -> Iterator[NotePlace]:
     """Every note whose header lies in the run. The last may extend past it: check its lengths before reading its bytes."""
     at = span.start
     while at + _HEAD <= span.end:
         head = NoteHeader.decode(data, at)
         desc, after = padding(head.n_namesz, head.n_descsz)
-        yield Place(at, head, at + desc, at + after)
+        yield NotePlace(at, head, at + desc, at + after)
         at += after

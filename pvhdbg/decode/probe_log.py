@@ -25,15 +25,15 @@ _BOOTS_KEPT = 64
 _NAMED = 8  # of the missing lines
 _EMPTY = ("begin", "end")  # kinds without information about the machine
 
-Words = tuple[str, ...]
+LineWords = tuple[str, ...]
 
 
 @dataclass
-class Boot:
+class LoggedBoot:
     """The sound lines of one boot, by number."""
 
     id: str
-    lines: dict[int, tuple[str, Words]] = field(default_factory=dict)
+    lines: dict[int, tuple[str, LineWords]] = field(default_factory=dict)
     ends: set[int] = field(default_factory=set)  # the number of lines before each `end`
 
     def missing(self) -> list[int]:
@@ -49,7 +49,7 @@ class Boot:
     def useful(self) -> bool:
         return any(kind not in _EMPTY for kind, _ in self.lines.values())
 
-    def of_kind(self, kind: str) -> Iterator[Words]:
+    def of_kind(self, kind: str) -> Iterator[LineWords]:
         """The words of its lines of that kind, in order."""
         for number in sorted(self.lines):
             if self.lines[number][0] == kind:
@@ -99,7 +99,7 @@ def _candidates(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 class _Reader:
     def __init__(self) -> None:
-        self.boots: dict[str, Boot] = {}
+        self.boots: dict[str, LoggedBoot] = {}
         self.kept = 0
         self.dropped = 0
         self.damaged = 0
@@ -123,10 +123,10 @@ class _Reader:
             return
         self._keep(boot, number, kind, words.groups())
 
-    def _keep(self, id: str, number: int, kind: str, words: Words) -> None:
+    def _keep(self, id: str, number: int, kind: str, words: LineWords) -> None:
         boot = self.boots.get(id)
         if boot is None:
-            boot = self.boots[id] = Boot(id)
+            boot = self.boots[id] = LoggedBoot(id)
         if number in boot.lines:  # printed on two ports into one file, or logged twice
             self.conflicts += boot.lines[number] != (kind, words)
             return
@@ -151,7 +151,7 @@ class _Reader:
         lines = {kind: list(boot.of_kind(kind)) for kind in BY_NAME}
         return ProbeLog(snapshot_of(lines), tuple(self._warnings(boot)))
 
-    def _warnings(self, boot: Boot) -> Iterator[str]:
+    def _warnings(self, boot: LoggedBoot) -> Iterator[str]:
         boots = len(self.boots) + self.dropped
         if boots > 1:
             yield f"the log holds {boots} boots; the last one that is complete, or else the last, is shown ({boot.id})"

@@ -15,7 +15,7 @@ from pvhdbg.driver.traced_machine import TracedMachine
 from pvhdbg.errors import BadInput
 from pvhdbg.report import trace_text
 from pvhdbg.report.style import Style
-from pvhdbg.tracing.block_coverage import Functions, Reached
+from pvhdbg.tracing.block_coverage import Functions, ReachedFunction
 from pvhdbg.tracing.engines.block_coverage import BlockCoverageEngine
 from pvhdbg.tracing.engines.engine import Bounds
 from pvhdbg.tracing.engines.resets import blocks_through_resets
@@ -43,7 +43,7 @@ def calls(
         raise BadInput("--milestone cannot be combined with --what calls", "use another --what, or --until to end there")
     engine = BlockCoverageEngine(machine.target)
     functions = Functions(machine.names)
-    reached: deque[Reached] = deque(maxlen=options.tail)
+    reached: deque[ReachedFunction] = deque(maxlen=options.tail)
     head, began = head_of(engine, "calls", machine), time.monotonic()
     if write is not None:
         write(encode(head))

@@ -14,10 +14,10 @@ from pvhdbg.errors import BadInput, EntryNotReached
 from pvhdbg.kernel.image import KernelImage, open_kernel
 from pvhdbg.machine.names import Names
 from pvhdbg.machine.options import SubjectOptions
-from pvhdbg.machine.subject import Progress, started
+from pvhdbg.machine.subject import started
 from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.remote import RemoteTarget
-from pvhdbg.targets.run import Ran, RunEnd, run_until, turns
+from pvhdbg.targets.run import Progress, Ran, RunEnd, run_until, turns
 from pvhdbg.targets.target import Leave, StopKind
 from pvhdbg.tracing.engines.engine import Bounds, TraceEnd, end_at
 from pvhdbg.tracing.engines.recorded import Silence, halted_for_good

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pvhdbg.kernel.image import KernelImage
 from pvhdbg.machine.names import Names, addresses_of
 from pvhdbg.machine.options import SubjectOptions
-from pvhdbg.machine.subject import Progress
+from pvhdbg.targets.run import Progress
 from pvhdbg.tracing.milestones import SYMBOLS
 from pvhdbg.tracing.recorder.library import NoRecorder, library
 from pvhdbg.tracing.recording import MOST_MARKS

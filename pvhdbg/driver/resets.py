@@ -9,7 +9,7 @@ from pvhdbg.driver.options import TraceOptions
 from pvhdbg.driver.traced_machine import TracedMachine
 from pvhdbg.errors import BadInput, TargetError
 from pvhdbg.tracing.engines.engine import Engine
-from pvhdbg.tracing.engines.resets import Ended, ThroughResets
+from pvhdbg.tracing.engines.resets import ThroughResets, WhyEnded
 from pvhdbg.vmm.options import option_names
 
 STEPS_OVER = "step"  # QEMU single-steps over a reset that -no-reboot forbids: there QEMU must really reset the machine
@@ -36,7 +36,7 @@ def goes_on(options: TraceOptions) -> bool:
 
 
 @contextmanager
-def watched(machine: TracedMachine, reboots: bool) -> Iterator[Ended]:
+def watched(machine: TracedMachine, reboots: bool) -> Iterator[WhyEnded]:
     """How the guest ended, as QEMU reports it. A QEMU that is started here does not reboot; with `reboots` it does meanwhile."""
     try:
         qmp = None if machine.qemu is None else machine.qemu.qmp()

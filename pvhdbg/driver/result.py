@@ -24,7 +24,7 @@ SHOWN = 200  # events that are shown by default
 RESETS = 1000  # that are kept for display
 
 
-class Named(Protocol):
+class HasName(Protocol):
     name: str
 
 
@@ -46,7 +46,7 @@ class TraceResult:
         self.lines = Encoder(self.names)
 
 
-def head_of(engine: Named, what: What, machine: TracedMachine) -> Head:
+def head_of(engine: HasName, what: What, machine: TracedMachine) -> Head:
     snapshot = machine.boot.snapshot
     vmm = " ".join(part for part in (snapshot.vmm.name, snapshot.vmm.version) if part) or None
     kernel, segments = snapshot.kernel, () if machine.image is None else machine.image.elf.loads

@@ -12,7 +12,7 @@ from pvhdbg.driver.options import TraceOptions
 from pvhdbg.driver.result import SHOWN, TraceResult, render
 from pvhdbg.errors import BadInput
 from pvhdbg.report.style import Style
-from pvhdbg.tracing.block_coverage import Reached
+from pvhdbg.tracing.block_coverage import ReachedFunction
 from pvhdbg.tracing.engines.engine import TraceEnd
 from pvhdbg.tracing.event import EndReason, Event, Reset
 from pvhdbg.tracing.milestones import Milestone
@@ -35,7 +35,7 @@ def show(path: str, options: TraceOptions) -> Callable[[Style], str]:
         raise BadInput(f"{path} is a saved trace, which is only shown", "leave out all options except --what and --tail")
     names: dict[int, str] = {}
     result = TraceResult(Head("?", "?"), names.get, last=deque(maxlen=options.tail or SHOWN), end=TraceEnd(EndReason.CUT))
-    reached: deque[Reached] = deque(maxlen=options.tail)
+    reached: deque[ReachedFunction] = deque(maxlen=options.tail)
     cut = True
     for record in saved(path, names):
         if isinstance(record, Head):
@@ -45,7 +45,7 @@ def show(path: str, options: TraceOptions) -> Callable[[Style], str]:
         elif isinstance(record, Ending):
             result.end, cut = TraceEnd(record.why), False
             result.events = record.events
-        elif isinstance(record, Reached):
+        elif isinstance(record, ReachedFunction):
             reached.append(record)
         elif isinstance(record, Reset):
             result.resets.append(record)

@@ -18,10 +18,10 @@ from pvhdbg.machine.names import Names
 from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.machine.running import lend
 from pvhdbg.machine.session import Session
-from pvhdbg.machine.subject import Progress, open_subject
+from pvhdbg.machine.subject import open_subject
 from pvhdbg.machine.subject_kind import subject_kind
 from pvhdbg.model import Unavailable
-from pvhdbg.targets.run import step_off_reset_vector
+from pvhdbg.targets.run import Progress, step_off_reset_vector
 from pvhdbg.targets.target import RESET_RIP, Target
 from pvhdbg.tracing.engines.engine import halted
 from pvhdbg.tracing.recorder.file import open_recording

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from pvhdbg.decode.pattern import BadPattern, compiled
-from pvhdbg.expect.fields import Kind
+from pvhdbg.expect.fields import ValueKind
 from pvhdbg.expect.quantity import number, size_words
 
-_NUMERIC = frozenset({Kind.NUMBER, Kind.SIZE})
-_ALL = frozenset(Kind)
+_NUMERIC = frozenset({ValueKind.NUMBER, ValueKind.SIZE})
+_ALL = frozenset(ValueKind)
 _LONGEST = 200  # characters of a value that are shown
 
 
@@ -26,17 +26,17 @@ class Operator:
     """One comparison. `kinds` are the kinds of field that it applies to."""
 
     name: str
-    kinds: frozenset[Kind]
+    kinds: frozenset[ValueKind]
     holds: Callable[[Any, Any], bool]
-    value: Callable[[Kind, Any], Any]
+    value: Callable[[ValueKind, Any], Any]
 
 
-def _value(kind: Kind, given: Any) -> Any:
-    if kind is Kind.FLAG:
+def _value(kind: ValueKind, given: Any) -> Any:
+    if kind is ValueKind.FLAG:
         if not isinstance(given, bool):
             raise BadValue(f"the field is {kind.value}, and this is {_said(given)}")
         return given
-    if kind is Kind.TEXT:
+    if kind is ValueKind.TEXT:
         return _string(kind, given)
     if isinstance(given, str):
         read = number(given)
@@ -48,26 +48,26 @@ def _value(kind: Kind, given: Any) -> Any:
     return given
 
 
-def _string(kind: Kind, given: Any) -> str:
+def _string(kind: ValueKind, given: Any) -> str:
     if not isinstance(given, str):
         raise BadValue(f"it takes text, and this is {_said(given)}")
     return given
 
 
-def _pattern(kind: Kind, given: Any) -> re.Pattern[str]:
+def _pattern(kind: ValueKind, given: Any) -> re.Pattern[str]:
     try:
         return compiled(_string(kind, given))
     except BadPattern as error:
         raise BadValue(f"{given!r:.80} is not a regular expression: {error}") from None
 
 
-def _several(kind: Kind, given: Any) -> tuple[Any, ...]:
+def _several(kind: ValueKind, given: Any) -> tuple[Any, ...]:
     if not isinstance(given, list) or not given:
         raise BadValue(f"it takes a list of values, and this is {_said(given)}")
     return tuple(_value(kind, one) for one in given)
 
 
-def _flag(kind: Kind, given: Any) -> bool:
+def _flag(kind: ValueKind, given: Any) -> bool:
     if not isinstance(given, bool):
         raise BadValue(f"it takes true or false, and this is {_said(given)}")
     return given
@@ -98,8 +98,8 @@ OPERATORS = {
         Operator("<=", _NUMERIC, operator.le, _value),
         Operator(">", _NUMERIC, operator.gt, _value),
         Operator(">=", _NUMERIC, operator.ge, _value),
-        Operator("matches", frozenset({Kind.TEXT}), lambda found, wanted: wanted.search(found) is not None, _pattern),
-        Operator("contains", frozenset({Kind.TEXT}), lambda found, wanted: wanted in found, _string),
+        Operator("matches", frozenset({ValueKind.TEXT}), lambda found, wanted: wanted.search(found) is not None, _pattern),
+        Operator("contains", frozenset({ValueKind.TEXT}), lambda found, wanted: wanted in found, _string),
         Operator("in", _ALL, lambda found, wanted: found in wanted, _several),
         Operator(EXISTS, _ALL, lambda found, wanted: wanted is True, _flag),
     )
@@ -112,7 +112,7 @@ class Condition:
 
     operator: Operator
     value: Any
-    kind: Kind
+    kind: ValueKind
 
     def holds(self, found: Any) -> bool:
         """Whether `found` fulfils the condition."""
@@ -126,7 +126,7 @@ class Condition:
         return f"{self.operator.name} {words(self.kind, self.value)}"
 
 
-def condition(kind: Kind, name: str, given: Any) -> Condition:
+def condition(kind: ValueKind, name: str, given: Any) -> Condition:
     """The condition `name = given` on a field of that kind. Raises BadValue."""
     found = OPERATORS[name]
     if kind not in found.kinds:
@@ -134,13 +134,17 @@ def condition(kind: Kind, name: str, given: Any) -> Condition:
     return Condition(found, found.value(kind, given), kind)
 
 
-def words(kind: Kind, value: Any) -> str:
+def words(kind: ValueKind, value: Any) -> str:
     """A value in the form of a report."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int):
         return (
-            f"{value:#x} ({size_words(value)})" if kind is Kind.SIZE and value > 9 else f"{value:#x}" if value > 9 else str(value)
+            f"{value:#x} ({size_words(value)})"
+            if kind is ValueKind.SIZE and value > 9
+            else f"{value:#x}"
+            if value > 9
+            else str(value)
         )
     shown = repr(value)
     return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}… ({len(value)} characters)"

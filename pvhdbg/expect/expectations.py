@@ -31,7 +31,7 @@ from pvhdbg.decode.pattern import BadPattern, compiled
 from pvhdbg.decode.text import printable
 from pvhdbg.errors import BadInput
 from pvhdbg.expect.conditions import OPERATORS, BadValue, Condition, condition
-from pvhdbg.expect.fields import Field, NoSuchField, resolve
+from pvhdbg.expect.fields import NoSuchField, ReportField, resolve
 from pvhdbg.rules.catalogue import find
 
 BOUND = 1000  # expectations in one file
@@ -43,7 +43,7 @@ class Expectation:
     """The expected value of one field. `place` is the expectation's place in the file: `expect[2]`."""
 
     place: str
-    field: Field
+    field: ReportField
     conditions: tuple[Condition, ...]
     why: str = ""
 

@@ -1,6 +1,6 @@
 """The names of the decoded fields in an expectation, and how each is read.
 
-`resolve("modules[0].kind")` gives a `Field`, or an error before any machine runs. Names are those of the JSON report, with
+`resolve("modules[0].kind")` gives a `ReportField`, or an error before any machine runs. Names are those of the JSON report, with
 short ones for the most frequent fields. Reading raises `Unavailable` for a value that was not observed, and `Absent` for
 one that this machine does not have.
 """
@@ -33,7 +33,7 @@ class NoSuchField(Exception):
     """There is no field of that name; the message names the existing ones."""
 
 
-class Kind(Enum):
+class ValueKind(Enum):
     """The kind of a field's value; the enum's value describes it in words."""
 
     NUMBER = "a number"
@@ -42,42 +42,42 @@ class Kind(Enum):
     FLAG = "true or false"
 
 
-Read = Callable[[Any], Any]
+_Getter = Callable[[Any], Any]
 
 
 @dataclass(frozen=True)
-class Field:
+class ReportField:
     """One field: its name as written, its kind, and how to read it from a decoded machine."""
 
     path: str
-    kind: Kind
+    kind: ValueKind
     read: Callable[[BootState], Any]
 
 
 @dataclass(frozen=True)
 class _Leaf:
-    kind: Kind
-    read: Read
+    kind: ValueKind
+    read: _Getter
 
 
 @dataclass(frozen=True)
 class _Group:
     """Fields below a name. `item` is set for a list: the content of each entry."""
 
-    read: Read
+    read: _Getter
     names: Mapping[str, _Leaf | _Group]
     item: _Group | None = field(default=None)
 
 
-def _number(read: Read) -> _Leaf:
-    return _Leaf(Kind.NUMBER, read)
+def _number(read: _Getter) -> _Leaf:
+    return _Leaf(ValueKind.NUMBER, read)
 
 
-def _text(read: Read) -> _Leaf:
-    return _Leaf(Kind.TEXT, read)
+def _text(read: _Getter) -> _Leaf:
+    return _Leaf(ValueKind.TEXT, read)
 
 
-def _attributes(kind: Kind, *names: str) -> dict[str, _Leaf | _Group]:
+def _attributes(kind: ValueKind, *names: str) -> dict[str, _Leaf | _Group]:
     return {name: _Leaf(kind, attrgetter(name)) for name in names}
 
 
@@ -88,7 +88,7 @@ def _required(value: Any, what: str) -> Any:
     return value
 
 
-def _observed(kind: Kind, *names: str) -> dict[str, _Leaf | _Group]:
+def _observed(kind: ValueKind, *names: str) -> dict[str, _Leaf | _Group]:
     return {name: _Leaf(kind, partial(_seen_in, name=name)) for name in names}
 
 
@@ -146,7 +146,7 @@ _SEGMENTS = _Group(
     lambda boot: boot,
     {
         **{name: _Group(partial(_segment, name=name), _SEGMENT) for name in ("cs", "ds", "es", "ss", "fs", "gs", "ldt", "tr")},
-        **{name: _Group(partial(_table, name=name), _attributes(Kind.NUMBER, "base", "limit")) for name in ("gdt", "idt")},
+        **{name: _Group(partial(_table, name=name), _attributes(ValueKind.NUMBER, "base", "limit")) for name in ("gdt", "idt")},
     },
 )
 
@@ -165,7 +165,7 @@ _MODULES = _Group(
         {
             "address": _number(lambda one: one.address),
             **{name: _number(attrgetter(f"entry.{name}")) for name in ("paddr", "cmdline_paddr", "reserved")},
-            "size": _Leaf(Kind.SIZE, lambda one: one.entry.size),
+            "size": _Leaf(ValueKind.SIZE, lambda one: one.entry.size),
             "command_line": _text(lambda one: _string(one.command_line)),
             "kind": _text(lambda one: one.kind.split(" (")[0]),  # cpio, without its format
         },
@@ -180,19 +180,19 @@ def _memory_map(boot: BootState) -> Any:
     return seen(entries)
 
 
-def _sum(type: int) -> Read:
+def _sum(type: int) -> _Getter:
     return lambda entries: sum(entry.size for entry in entries if entry.type == type)
 
 
 _TYPE_NAMES = {name.lower().replace(" ", "_"): type for type, name in MEMORY_TYPES.items()}
 _MEMORY_MAP = _Group(
     _memory_map,
-    {"count": _number(len), **{name: _Leaf(Kind.SIZE, _sum(type)) for name, type in _TYPE_NAMES.items()}},
+    {"count": _number(len), **{name: _Leaf(ValueKind.SIZE, _sum(type)) for name, type in _TYPE_NAMES.items()}},
     _Group(
         lambda one: one,
         {
-            **_attributes(Kind.NUMBER, "addr", "type", "reserved"),
-            **_attributes(Kind.SIZE, "size"),
+            **_attributes(ValueKind.NUMBER, "addr", "type", "reserved"),
+            **_attributes(ValueKind.SIZE, "size"),
             "type_name": _text(lambda one: _type_name(one)),
         },
     ),
@@ -215,7 +215,7 @@ def _rsdp(boot: BootState) -> Any:
 _RSDP = _Group(
     _rsdp,
     {
-        **_attributes(Kind.NUMBER, "address", "revision"),
+        **_attributes(ValueKind.NUMBER, "address", "revision"),
         "rsdt": _number(lambda rsdp: rsdp.head.rsdt_address),
         "xsdt": _number(lambda rsdp: rsdp.xsdt_address),
     },
@@ -281,19 +281,19 @@ _ROOT = _Group(
             },
         ),
         "kernel": _Group(
-            _kernel, {**_observed(Kind.TEXT, "path"), "build_id": _text(_build_id), **_observed(Kind.NUMBER, "entry")}
+            _kernel, {**_observed(ValueKind.TEXT, "path"), "build_id": _text(_build_id), **_observed(ValueKind.NUMBER, "entry")}
         ),
         "entry": _Group(
             lambda boot: boot.snapshot.entry,
             {
-                **_observed(Kind.NUMBER, "address"),
-                "found_by": _Leaf(Kind.TEXT, attrgetter("found_by.value")),
-                **_observed(Kind.TEXT, "symbol"),
+                **_observed(ValueKind.NUMBER, "address"),
+                "found_by": _Leaf(ValueKind.TEXT, attrgetter("found_by.value")),
+                **_observed(ValueKind.TEXT, "symbol"),
             },
         ),
         "registers": _REGISTERS,
         "segments": _SEGMENTS,
-        "a20": _Leaf(Kind.FLAG, lambda boot: _required(boot.snapshot.a20, "the A20 gate")),
+        "a20": _Leaf(ValueKind.FLAG, lambda boot: _required(boot.snapshot.a20, "the A20 gate")),
         "start_info": _START_INFO,
         "command_line": _START_INFO.names["command_line"],
         "modules": _MODULES,
@@ -317,10 +317,10 @@ def every_path() -> tuple[str, ...]:
     return tuple(below(_ROOT, ""))
 
 
-def resolve(path: str) -> Field:
+def resolve(path: str) -> ReportField:
     """The field of that name. Raises NoSuchField."""
     node: _Leaf | _Group = _ROOT
-    reads: list[Read] = []
+    reads: list[_Getter] = []
     said = ""
     for part in path.split("."):
         step = _STEP.fullmatch(part)
@@ -343,16 +343,16 @@ def resolve(path: str) -> Field:
             raise NoSuchField(f"{said} is not a single value: name one of {_listed(node, said)}")
         node = whole
         reads.append(whole.read)
-    return Field(path, node.kind, lambda boot: _through(boot, reads))
+    return ReportField(path, node.kind, lambda boot: _through(boot, reads))
 
 
-def _through(value: Any, reads: list[Read]) -> Any:
+def _through(value: Any, reads: list[_Getter]) -> Any:
     for read in reads:
         value = read(value)
     return value
 
 
-def _entry(index: int) -> Read:
+def _entry(index: int) -> _Getter:
     def read(entries: Any) -> Any:
         if index >= len(entries):
             raise Absent(f"there {'is' if len(entries) == 1 else 'are'} {len(entries) or 'none'}")

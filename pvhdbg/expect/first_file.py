@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from pvhdbg.decode.boot_state import BootState
 from pvhdbg.expect.conditions import words
-from pvhdbg.expect.fields import Absent, Kind, resolve
+from pvhdbg.expect.fields import Absent, ValueKind, resolve
 from pvhdbg.expect.quantity import size_words
 from pvhdbg.model import Unavailable
 from pvhdbg.rules.declare import Outcome, Severity, Verdict
@@ -78,7 +78,7 @@ def _exact(boot: BootState, path: str) -> list[str]:
         value = field.read(boot)
     except (Unavailable, Absent):
         return []
-    shown = quoted(value) if field.kind is Kind.TEXT else words(Kind.NUMBER, value)
+    shown = quoted(value) if field.kind is ValueKind.TEXT else words(ValueKind.NUMBER, value)
     return ["[[expect]]", f"field = {quoted(path)}", f'"==" = {shown}']
 
 

@@ -41,7 +41,7 @@ class ExpectationRule(Rule):
 
 
 @dataclass(frozen=True)
-class Reached:
+class MilestoneResult:
     """The result of a milestone: `seconds` after the entry, or in `missed` the reason (safe text) why it was not reached.
 
     `instructions` is the number of instructions before it, None if they were not counted; `counted` is how many were counted.
@@ -54,14 +54,14 @@ class Reached:
     counted: int = 0
 
 
-def milestone_verdicts(expectations: Expectations, reached: Iterable[Reached] | None) -> tuple[Verdict, ...]:
+def milestone_verdicts(expectations: Expectations, reached: Iterable[MilestoneResult] | None) -> tuple[Verdict, ...]:
     """A verdict for each milestone: UNKNOWN if nothing ran (`reached` is None), or if an earlier milestone was missed."""
     found = {one.milestone.place: one for one in reached or ()}
     because = "an earlier milestone was not reached" if found else "nothing was run: a recording ends at the entry"
     return tuple(_milestone(expectations, one, found.get(one.place), because) for one in expectations.milestones)
 
 
-def _milestone(expectations: Expectations, milestone: ExpectedMilestone, reached: Reached | None, because: str) -> Verdict:
+def _milestone(expectations: Expectations, milestone: ExpectedMilestone, reached: MilestoneResult | None, because: str) -> Verdict:
     name = printable(expectations.name)
     clause = Clause(_document(expectations), milestone.words, milestone.place)
     why = milestone.why or f"A milestone of {name}."
@@ -75,7 +75,7 @@ def _milestone(expectations: Expectations, milestone: ExpectedMilestone, reached
     return Verdict(rule, Outcome.PASS, rule.severity)
 
 
-def _in_budget(rule: Rule, most: int, reached: Reached) -> Verdict:
+def _in_budget(rule: Rule, most: int, reached: MilestoneResult) -> Verdict:
     if reached.instructions is not None and reached.instructions <= most:
         return Verdict(rule, Outcome.PASS, rule.severity)
     if reached.instructions is None and reached.counted < most:
@@ -112,7 +112,7 @@ def rules(expectations: Expectations) -> tuple[ExpectationRule, ...]:
 
 
 def judged(
-    expectations: Expectations, boot: BootState, verdicts: Iterable[Verdict], reached: Iterable[Reached] | None = None
+    expectations: Expectations, boot: BootState, verdicts: Iterable[Verdict], reached: Iterable[MilestoneResult] | None = None
 ) -> tuple[tuple[Verdict, ...], tuple[str, ...]]:
     """All verdicts: those of the ABI, where allowed violations are excused, then the file's own; and notes about allowances.
 

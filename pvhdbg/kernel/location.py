@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from operator import eq
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,6 +21,7 @@ from pvhdbg.model import Unavailable
 
 if TYPE_CHECKING:
     from pvhdbg.decode.elf import Buffer, ElfFile
+    from pvhdbg.decode.paging import Read
     from pvhdbg.spec.elf import Segment32, Segment64
 
     Segment = Segment32 | Segment64
@@ -35,8 +36,6 @@ _WINDOW = 1 << 16  # bytes of the file that are searched for pointers at one pla
 _POINTERS = 4  # pointers that are taken from one place
 _STEP = 2 << 20  # distributions build with a CONFIG_PHYSICAL_ALIGN of at least that
 _WRITABLE = 2  # PF_W
-
-Read = Callable[[int, int], bytes]
 
 
 class KernelLocation(NamedTuple):

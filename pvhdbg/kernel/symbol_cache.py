@@ -15,7 +15,7 @@ from itertools import starmap
 from typing import TYPE_CHECKING
 
 from pvhdbg.kernel.file_bytes import pieces
-from pvhdbg.kernel.symbol_file import Named, symbol_file
+from pvhdbg.kernel.symbol_file import NamedSymbol, symbol_file
 from pvhdbg.version import VERSION
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def symbols_of(image: KernelImage) -> str:
         try:
             with open(os.open(partial, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600), "wb") as file:
                 loads = [(load.p_vaddr, load.p_memsz) for load in image.elf.loads]
-                file.write(symbol_file(starmap(Named, image.symbols().lettered()), loads, image.elf.bits))
+                file.write(symbol_file(starmap(NamedSymbol, image.symbols().lettered()), loads, image.elf.bits))
             os.replace(partial, path)
         finally:
             _remove(partial)

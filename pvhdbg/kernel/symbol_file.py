@@ -26,7 +26,7 @@ _SHOWN = bytes(byte if 0x20 < byte < 0x7F else ord("?") for byte in range(256))
 _CODE_LETTERS = "tw"  # of nm's types, in any case
 
 
-class Named(NamedTuple):
+class NamedSymbol(NamedTuple):
     """A symbol: nm's letter for its kind (capital if it is global), its name, its link-time address."""
 
     letter: str
@@ -52,7 +52,7 @@ class Stretch:
     code: bool
 
 
-def stretches(symbols: Sequence[Named], loads: Iterable[tuple[int, int]]) -> list[Stretch]:
+def stretches(symbols: Sequence[NamedSymbol], loads: Iterable[tuple[int, int]]) -> list[Stretch]:
     """The loaded ranges, (address, size) each, split where code begins and ends; in rising order, without overlapping ones."""
     addresses = sorted(one.address for one in symbols if one.is_code)
     found: list[Stretch] = []
@@ -72,7 +72,7 @@ def stretches(symbols: Sequence[Named], loads: Iterable[tuple[int, int]]) -> lis
     return found
 
 
-def symbol_file(symbols: Iterable[Named], loads: Iterable[tuple[int, int]], bits: int) -> bytes:
+def symbol_file(symbols: Iterable[NamedSymbol], loads: Iterable[tuple[int, int]], bits: int) -> bytes:
     """The file. Symbols outside of the loaded ranges become absolute. `bits` is 32 or 64. Raises BadInput for too long names.
 
     Debuggers print the names without escaping them: every character that is not printable ASCII becomes "?".
@@ -86,7 +86,7 @@ def symbol_file(symbols: Iterable[Named], loads: Iterable[tuple[int, int]], bits
         index = bisect_right(starts, address) - 1
         return index + 1 if index >= 0 and address < parts[index].end else _ABSOLUTE
 
-    def row(one: Named, name: int) -> bytes:
+    def row(one: NamedSymbol, name: int) -> bytes:
         info, index = one.binding << 4 | (_FUNCTION if one.is_code else _OBJECT), section(one.address)
         return entry.pack(name, info, 0, index, one.address, 0) if bits == 64 else entry.pack(name, one.address, 0, info, 0, index)
 
@@ -97,7 +97,7 @@ def symbol_file(symbols: Iterable[Named], loads: Iterable[tuple[int, int]], bits
     return _file(parts, table, strings, entry.size, local, bits)
 
 
-def _bounded(symbols: Iterable[Named]) -> Iterator[Named]:
+def _bounded(symbols: Iterable[NamedSymbol]) -> Iterator[NamedSymbol]:
     size = 0
     for one in symbols:
         size += len(one.name)

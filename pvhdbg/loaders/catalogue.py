@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pvhdbg.decode.kernel_file import KernelFile
 from pvhdbg.errors import BadInput
 from pvhdbg.loaders import alioth, linux_loader, qemu, qemu_rfc, xen_libelf
-from pvhdbg.loaders.loading import NOTHING_SAID, Boot, Loader, Loading
+from pvhdbg.loaders.loading import NOTHING_SAID, BootParameters, Loader, Loading
 
 LOADERS: tuple[Loader, ...] = (
     xen_libelf.XEN,
@@ -38,6 +38,6 @@ def find(names: Iterable[str]) -> tuple[Loader, ...]:
     return tuple(found.values())
 
 
-def simulate(kernel: KernelFile, boot: Boot = NOTHING_SAID, loaders: Iterable[Loader] = LOADERS) -> tuple[Loading, ...]:
+def simulate(kernel: KernelFile, boot: BootParameters = NOTHING_SAID, loaders: Iterable[Loader] = LOADERS) -> tuple[Loading, ...]:
     """What each of these loaders would do with the file, with earlier versions of it that do otherwise. Never raises."""
     return tuple(loading for loader in loaders for loading in loader.answers(kernel, boot))

@@ -1,6 +1,6 @@
 """The answer of a simulated loader: where and how it would enter the kernel, or how it refuses, with the reasons.
 
-A value that depends on the run (command line, initrd, RAM) is computed from `Boot`, and is None if `Boot` does not say.
+A value that depends on the run (command line, initrd, RAM) is computed from `BootParameters`, and is None if `BootParameters` does not say.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class FwCfgItem(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Boot:
+class BootParameters:
     """The parameters of a run in addition to the file. Sizes are in bytes.
 
     `memory` is the machine's RAM. Only QEMU uses `machine` ("pc", "q35", "microvm"; the last adds to the command line), the
@@ -49,7 +49,7 @@ class Boot:
     device_memory: tuple[int, int] | None = None
 
 
-NOTHING_SAID = Boot()
+NOTHING_SAID = BootParameters()
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Attempt:
     """The state of one simulation: its input, and what the simulator has found."""
 
     kernel: KernelFile
-    boot: Boot
+    boot: BootParameters
     quirks: list[Quirk] = field(default_factory=list)
     fw_cfg: list[FwCfgItem] = field(default_factory=list)
 
@@ -152,13 +152,13 @@ class Loader(NamedTuple):
     enter: Callable[[Attempt], tuple[str, int | None]]
     before: Loader | None = None
 
-    def answers(self, kernel: KernelFile, boot: Boot = NOTHING_SAID) -> tuple[Loading, ...]:
+    def answers(self, kernel: KernelFile, boot: BootParameters = NOTHING_SAID) -> tuple[Loading, ...]:
         """What it would do with this file; where earlier versions do otherwise, what they do, too. Never raises."""
         loading = self.load(kernel, boot)
         earlier = () if self.before is None else self.before.answers(kernel, boot)
         return (loading, *(one for one in earlier if not one.ends_as(loading)))
 
-    def load(self, kernel: KernelFile, boot: Boot = NOTHING_SAID) -> Loading:
+    def load(self, kernel: KernelFile, boot: BootParameters = NOTHING_SAID) -> Loading:
         """What the loader would do with this file. Never raises."""
         attempt = Attempt(kernel, boot)
         try:

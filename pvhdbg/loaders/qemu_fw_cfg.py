@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pvhdbg.loaders.loading import Attempt, Boot, FwCfgItem, Refused
+from pvhdbg.loaders.loading import Attempt, BootParameters, FwCfgItem, Refused
 
 _BELOW_4G = 0x80000000  # with at most so much RAM, every machine type has all of it below 4 GiB
 _ACPI_DATA = {"pc": 0x28000, "q35": 0x28000, "microvm": 0}  # bytes at the top of RAM that are reserved above the initrd
@@ -13,7 +13,7 @@ def number(name: str, value: int | None) -> FwCfgItem:
     return FwCfgItem(name, None if value is None else value & 0xFFFFFFFF, 4)
 
 
-def command_line(boot: Boot) -> list[FwCfgItem]:
+def command_line(boot: BootParameters) -> list[FwCfgItem]:
     """CMDLINE_SIZE and CMDLINE_DATA, its NUL included. The machine type microvm appends a word for each virtio-mmio device."""
     if boot.machine == "microvm":
         return [number("CMDLINE_SIZE", None), FwCfgItem("CMDLINE_DATA", None)]
@@ -33,7 +33,7 @@ def initrd(attempt: Attempt, highest: int | None = None) -> list[FwCfgItem]:
     ]
 
 
-def _initrd_address(boot: Boot, highest: int | None) -> int | None:
+def _initrd_address(boot: BootParameters, highest: int | None) -> int | None:
     if boot.memory is None or boot.memory > _BELOW_4G or boot.machine not in _ACPI_DATA:
         return None
     top = boot.memory - _ACPI_DATA[boot.machine] - 1

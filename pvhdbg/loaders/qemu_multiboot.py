@@ -19,7 +19,7 @@ _PAGE = 4096
 _U32, _U64 = (1 << 32) - 1, (1 << 64) - 1
 
 
-class Header(NamedTuple):
+class MultibootHeader(NamedTuple):
     """A multiboot header: file offset, flags, and the five address fields (0 if the file ends before them)."""
 
     offset: int
@@ -31,7 +31,7 @@ class Header(NamedTuple):
     entry_addr: int
 
 
-def find(head: bytes) -> Header | None:
+def find(head: bytes) -> MultibootHeader | None:
     """The first header with a correct checksum in the first 8 KiB."""
     magic = MAGIC.to_bytes(4, "little")
     at = -1
@@ -40,11 +40,11 @@ def find(head: bytes) -> Header | None:
             continue
         words = [int.from_bytes(head[at + 4 * index : at + 4 * index + 4], "little") for index in range(8)]
         if not sum(words[:3]) & _U32:
-            return Header(at, words[1], *words[3:])
+            return MultibootHeader(at, words[1], *words[3:])
     return None
 
 
-def enter(attempt: Attempt, header: Header, generation: Generation = MERGED) -> tuple[str, int | None]:
+def enter(attempt: Attempt, header: MultibootHeader, generation: Generation = MERGED) -> tuple[str, int | None]:
     """Load the file by its multiboot header. Raises Ended if QEMU stops."""
     if header.flags & _VIDEO:
         attempt.remark("multiboot knows VBE. we don't (a warning; the kernel is entered in text mode)", _SOURCE)
@@ -66,7 +66,7 @@ def enter(attempt: Attempt, header: Header, generation: Generation = MERGED) -> 
     return MULTIBOOT1, entry
 
 
-def _addresses(attempt: Attempt, header: Header) -> tuple[int, int, int]:
+def _addresses(attempt: Attempt, header: MultibootHeader) -> tuple[int, int, int]:
     """Load address, size in memory and entry of a header with address fields."""
     if header.offset + 32 > len(attempt.kernel.head):
         raise Undefined("the file ends within the multiboot header: the content of QEMU's memory after it decides")

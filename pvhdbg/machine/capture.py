@@ -33,7 +33,7 @@ from pvhdbg.model import (
     Unavailable,
     Vmm,
 )
-from pvhdbg.targets.run import reset_machine, run_until
+from pvhdbg.targets.run import Progress, reset_machine, run_until
 from pvhdbg.targets.target import OWN_REBOOTS, RESET_RIP, Target
 
 if TYPE_CHECKING:
@@ -77,7 +77,6 @@ class Observations:
     mtree: str = ""
 
 
-Progress = Callable[[str], None]
 Compare = Callable[["KernelImage"], "ImageComparison | None"]
 ConfirmKernel = Callable[[Target, "LoadedKernel", Compare], "tuple[Kernel, ImageComparison | None] | None"]
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable
 
 from pvhdbg.errors import BadInput
 from pvhdbg.kernel.image import KernelImage
+from pvhdbg.tracing.goal import Goal
+from pvhdbg.tracing.mode_words import MODES
 
 
 class Names:
@@ -60,6 +62,11 @@ class Names:
                     at = load.p_offset + address - base
                     return bytes(self._image.data[at : at + 15]) if self._image is not None else b""
         return b""
+
+
+def goal_of(text: str, names: Names, option: str = "--until") -> Goal:
+    """A mode's name, 0xADDRESS, or a symbol. Raises BadInput."""
+    return Goal(modes=MODES[text]) if text in MODES else Goal(addresses_of(text, names, option))
 
 
 def addresses_of(text: str, names: Names, option: str = "--until") -> tuple[int, ...]:

@@ -18,6 +18,7 @@ from pvhdbg.machine.subject_kind import SubjectKind, refuse_options, subject_kin
 from pvhdbg.model import Kernel
 from pvhdbg.targets.address import StubAddress, parse_address
 from pvhdbg.targets.keeper import Keeper
+from pvhdbg.targets.run import Progress
 from pvhdbg.targets.target import END_IT, Leave, Target
 
 if TYPE_CHECKING:
@@ -57,7 +58,6 @@ class Opened:
     keeper: Keeper | None = None  # where it was not
 
 
-Progress = Callable[[str], None]
 Recorded = Callable[["KernelImage"], "RecorderOptions | None"]
 
 

@@ -14,15 +14,15 @@ from pvhdbg.decode.cpu_mode import Mode
 from pvhdbg.disassembly import instruction_text
 from pvhdbg.errors import EntryNotReached, TargetError
 from pvhdbg.kernel.image import KernelImage
-from pvhdbg.machine.names import Names, addresses_of
+from pvhdbg.machine.names import Names, goal_of
 from pvhdbg.machine.surroundings import surroundings
 from pvhdbg.targets.target import Target
 from pvhdbg.tracing.addresses import Surroundings
 from pvhdbg.tracing.death import Death, DeathKind
-from pvhdbg.tracing.engines.wait import Goal, Wait
+from pvhdbg.tracing.engines.wait import Wait
 from pvhdbg.tracing.explain import Explanation, explain
+from pvhdbg.tracing.goal import Goal
 from pvhdbg.tracing.milestones import SYMBOLS, Finder, Milestone
-from pvhdbg.tracing.mode_words import MODES
 from pvhdbg.vmm.options import option_names
 from pvhdbg.vmm.qemu import QemuProcess
 from pvhdbg.vmm.qmp import Qmp
@@ -102,11 +102,10 @@ class Waiter:
 
     def goal(self, text: str) -> Goal:
         """What a user means by a symbol, 0xADDRESS, or a mode's name. Raises BadInput, and TargetError where no mode is shown."""
-        if text in MODES:
-            if not self._target.capabilities.monitor:
-                raise TargetError(f"{self._target.name} does not show the CPU's mode", "wait for a symbol or an address")
-            return Goal(modes=MODES[text])
-        return Goal(addresses_of(text, self.names))
+        goal = goal_of(text, self.names)
+        if goal.modes and not self._target.capabilities.monitor:
+            raise TargetError(f"{self._target.name} does not show the CPU's mode", "wait for a symbol or an address")
+        return goal
 
     def until(self, goal: Goal, seconds: float) -> Missed | None:
         """None when the goal was reached, else why not. The machine is stopped afterwards. Raises TargetError."""

@@ -102,7 +102,7 @@ class Conversation:
 
     def _run(self, text: str) -> Result:
         if text.startswith("!"):
-            return self._shown(own_commands_named("shell"), {"command": [text[1:].strip()]}, lines.Line(text), text)
+            return self._shown(own_commands_named("shell"), {"command": [text[1:].strip()]}, lines.PromptLine(text), text)
         command = self._meant(lines.command_of(text).strip() or text)
         if command is None:
             return self._passed_on(text)
@@ -110,7 +110,7 @@ class Conversation:
         if command.name == "gdb":
             return self._passed_on(rest.strip())
         if command.name in own_commands.RAW:
-            return self._shown(command, {"command": [rest.strip()]}, lines.Line(text), text)
+            return self._shown(command, {"command": [rest.strip()]}, lines.PromptLine(text), text)
         line = lines.parse(text)
         command, rest = live.find(line.command, self.commands)
         return self._shown(command, live.values(command, rest), line, text)
@@ -170,7 +170,7 @@ class Conversation:
             return BadInput(f"{line.split()[0]!r} is not a command, and GDB does not know it either", near)
         return BadInput(f"{line.split()[0]!r} is not a command, and GDB does not know it either", "list them with: help")
 
-    def _shown(self, command: Command, values: dict[str, Any], line: lines.Line, text: str) -> Result:
+    def _shown(self, command: Command, values: dict[str, Any], line: lines.PromptLine, text: str) -> Result:
         if command.name not in own_commands.NO_MACHINE:
             self.machine.needs_machine()
         with self.telling() as progress:
@@ -310,7 +310,7 @@ def _piped(command: str, text: str) -> str:
     return done.stdout + done.stderr
 
 
-def _written(line: lines.Line, text: str) -> None:
+def _written(line: lines.PromptLine, text: str) -> None:
     try:
         with open(line.file, "a" if line.appending else "w", encoding="utf-8") as file:
             file.write(text)

@@ -22,7 +22,7 @@ from pvhdbg.machine.loaded_kernel import Confirm
 from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.machine.running import run_to_entry
 from pvhdbg.machine.session import Session, Settings
-from pvhdbg.machine.subject import Opened, Progress, attach_stub, boot_kernel, open_kernel, open_subject
+from pvhdbg.machine.subject import Opened, attach_stub, boot_kernel, open_kernel, open_subject
 from pvhdbg.machine.subject_kind import refuse_all_but_kernels
 from pvhdbg.repl.breakpoints import Breakpoints
 from pvhdbg.repl.gdb_echo import GdbEcho
@@ -31,6 +31,7 @@ from pvhdbg.repl.running import Runner
 from pvhdbg.repl.serial import Follower
 from pvhdbg.targets.address import StubAddress, parse_address
 from pvhdbg.targets.recorded import RecordedTarget
+from pvhdbg.targets.run import Progress
 from pvhdbg.targets.target import END_IT, OWN_REBOOTS, RESET_RIP, Leave, Target
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
-from pvhdbg.cli.progress import Progress
+from pvhdbg.cli.progress import ProgressLine
 from pvhdbg.commands.declare import Answer, Command, Context, NoOptions, options_of, takes
 from pvhdbg.commands.options import OutputOptions, PromptOptions
 from pvhdbg.commands.output import open_output, style_for
@@ -43,10 +43,10 @@ def converse(command: Command, values: Mapping[str, Any], stderr: TextIO) -> int
     talk: Conversation | None = None
     try:
         with open_output(asked.output) as output:
-            with Progress(stderr) as progress:
+            with ProgressLine(stderr) as progress:
                 talk = Conversation(command.name, options_of(ConversationOptions, values), progress)
                 talk.open()
-            talk.telling = lambda: Progress(stderr)
+            talk.telling = lambda: ProgressLine(stderr)
             talk.over = "\r\x1b[K" if stderr.isatty() else ""
             if command.name != "repl":
                 answer = _report(command, talk, values, stderr)
@@ -69,7 +69,7 @@ def _report(command: Command, talk: Conversation, values: Mapping[str, Any], std
     from pvhdbg.commands.table import LIVE
 
     said = next((one for one in LIVE if one.name == command.name), None) or next(one for one in LIVE if one.name == "check")
-    with Progress(stderr) as progress:
+    with ProgressLine(stderr) as progress:
         answer = said(values, Context(progress, talk.session))
     talk.look()
     return answer

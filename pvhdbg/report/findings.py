@@ -47,7 +47,7 @@ class Finding(Protocol):
     def deviation(self) -> Deviation | None: ...
 
 
-class Level(Enum):
+class FindingLevel(Enum):
     """The level at which CI systems show a finding; the values are SARIF's, and GitHub's except for `notice`."""
 
     ERROR = "error"
@@ -69,7 +69,7 @@ class Standing(Enum):
 
 CONFORMS, VIOLATED, UNDECIDED = 0, 1, 4
 
-_LEVELS = {Severity.MUST: Level.ERROR, Severity.SHOULD: Level.WARNING, Severity.INFO: Level.NOTE}
+_LEVELS = {Severity.MUST: FindingLevel.ERROR, Severity.SHOULD: FindingLevel.WARNING, Severity.INFO: FindingLevel.NOTE}
 WORDS = {outcome: outcome.name.replace("NOT_APPLICABLE", "N/A") for outcome in Outcome}
 MEANINGS = {  # the kinds of text that the terminal and the HTML page colour
     Outcome.PASS: "good",
@@ -81,7 +81,7 @@ MEANINGS = {  # the kinds of text that the terminal and the HTML page colour
 }
 
 
-def level(severity: Severity) -> Level:
+def level(severity: Severity) -> FindingLevel:
     """MUST is an error, SHOULD a warning, INFO a note."""
     return _LEVELS[severity]
 

@@ -15,7 +15,7 @@ from pvhdbg.rules.declare import Outcome, Verdict
 from pvhdbg.spec.elf import PT_LOAD, SHT_NOBITS
 
 
-class Line(NamedTuple):
+class CodeLine(NamedTuple):
     """One disassembled instruction."""
 
     address: int
@@ -32,7 +32,7 @@ class EntryPlace:
     symbol_offset: int = 0
     segment: int | None = None
     offset: int | None = None
-    code: tuple[Line, ...] = ()
+    code: tuple[CodeLine, ...] = ()
 
 
 @dataclass(frozen=True)

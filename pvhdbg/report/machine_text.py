@@ -5,7 +5,7 @@ Each function returns lines. `name` gives the symbol of an address, or None.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pvhdbg.decode import acpi
@@ -15,16 +15,16 @@ from pvhdbg.decode.descriptors import VECTORS, Descriptor, Gate, TaskState
 from pvhdbg.decode.notes import Note
 from pvhdbg.decode.page_map import PageMap
 from pvhdbg.decode.paging import PAE, Level, Walk
-from pvhdbg.decode.text import SafeText, printable
+from pvhdbg.decode.text import printable
 from pvhdbg.report.findings import count
 from pvhdbg.report.sizes import human
 from pvhdbg.spec.elf_notes import XEN_NOTES
+from pvhdbg.tracing.symbol_text import SafeName
 
-Name = Callable[[int], "SafeText | None"]
 _SHOWN = 32  # bytes of a note that are shown
 
 
-def _named(name: Name, address: int) -> str:
+def _named(name: SafeName, address: int) -> str:
     found = name(address)
     return f" <{printable(found)}>" if found else ""
 
@@ -60,7 +60,7 @@ def descriptor_table(title: str, entries: Iterable[Descriptor], users: Mapping[i
     return lines + (rows or ["  only null entries"])
 
 
-def vector_table(title: str, entries: Iterable[Gate], name: Name) -> list[str]:
+def vector_table(title: str, entries: Iterable[Gate], name: SafeName) -> list[str]:
     """An IDT, or the real-mode vector table."""
     lines = [title]
     for one in entries:
@@ -72,7 +72,7 @@ def vector_table(title: str, entries: Iterable[Gate], name: Name) -> list[str]:
     return lines if len(lines) > 1 else [title, "  only empty entries"]
 
 
-def task_state(title: str, state: TaskState, name: Name) -> list[str]:
+def task_state(title: str, state: TaskState, name: SafeName) -> list[str]:
     """A TSS, with the symbols of its code and stacks."""
     lines = [title]
     for field, value in state.values.items():
@@ -86,7 +86,7 @@ def task_state(title: str, state: TaskState, name: Name) -> list[str]:
 # --- memory -------------------------------------------------------------------------------------------------------
 
 
-def walk(found: Walk, name: Name) -> list[str]:
+def walk(found: Walk, name: SafeName) -> list[str]:
     """Every level of a page walk, and its result."""
     if found.scheme is None:
         return [f"paging is off: linear {found.linear:#x} is physical {found.linear:#x}"]
@@ -101,7 +101,7 @@ def walk(found: Walk, name: Name) -> list[str]:
 _MOST_RANGES = 4096
 
 
-def page_map(found: PageMap, name: Name) -> list[str]:
+def page_map(found: PageMap, name: SafeName) -> list[str]:
     """A line for each range of linear addresses: its size, its rights, where it leads to, and the symbol at its start."""
     if found.scheme is None:
         return ["paging is off: linear addresses are physical ones"]

@@ -15,7 +15,7 @@ _MEANING = {1: "good", 2: "dim", 3: "note", 4: "note", 7: "warn"}
 _DRAWN = 64  # ranges that a picture shows; of the others it gives the number
 
 
-class Part(NamedTuple):
+class PicturePart(NamedTuple):
     """A part of the hand-off in memory: `start` and `end` are physical addresses, end exclusive."""
 
     name: str
@@ -23,28 +23,28 @@ class Part(NamedTuple):
     end: int
 
 
-def parts(boot: BootState, info: StartInfo) -> list[Part]:
+def parts(boot: BootState, info: StartInfo) -> list[PicturePart]:
     """start_info and what it points to, the kernel's segments and the modules, in order of address."""
-    raw, found = info.raw, [Part("start_info", info.address, info.address + info.raw.sizeof())]
+    raw, found = info.raw, [PicturePart("start_info", info.address, info.address + info.raw.sizeof())]
     if isinstance(info.command_line, Text):
-        found.append(Part("command line", raw.cmdline_paddr, raw.cmdline_paddr + len(info.command_line.data) + 1))
+        found.append(PicturePart("command line", raw.cmdline_paddr, raw.cmdline_paddr + len(info.command_line.data) + 1))
     if raw.nr_modules and raw.modlist_paddr:
-        found.append(Part("module list", raw.modlist_paddr, raw.modlist_paddr + 32 * min(raw.nr_modules, 1 << 20)))
+        found.append(PicturePart("module list", raw.modlist_paddr, raw.modlist_paddr + 32 * min(raw.nr_modules, 1 << 20)))
     if info.v1 is not None and info.v1.memmap_paddr:
         end = info.v1.memmap_paddr + 24 * min(info.v1.memmap_entries, 1 << 20)
-        found.append(Part("memory map", info.v1.memmap_paddr, end))
+        found.append(PicturePart("memory map", info.v1.memmap_paddr, end))
     if not isinstance(info.modules, Unread):
         for index, module in enumerate(info.modules):
-            found.append(Part(f"module {index}", module.entry.paddr, module.entry.paddr + module.entry.size))
+            found.append(PicturePart(f"module {index}", module.entry.paddr, module.entry.paddr + module.entry.size))
     if raw.rsdp_paddr:
-        found.append(Part("RSDP", raw.rsdp_paddr, raw.rsdp_paddr + 36))
+        found.append(PicturePart("RSDP", raw.rsdp_paddr, raw.rsdp_paddr + 36))
     kernel = boot.snapshot.kernel
     if kernel is not None and kernel.loads:
-        found.append(Part("kernel", min(load.start for load in kernel.loads), max(load.end for load in kernel.loads)))
+        found.append(PicturePart("kernel", min(load.start for load in kernel.loads), max(load.end for load in kernel.loads)))
     return sorted(found, key=lambda part: part.start)
 
 
-def render(entries: Iterable[MemoryMapEntry], things: Iterable[Part], style: Style) -> list[str]:
+def render(entries: Iterable[MemoryMapEntry], things: Iterable[PicturePart], style: Style) -> list[str]:
     """The picture as lines. Ranges are in order of address; in the bar, the width of each grows with the logarithm of its size."""
     ordered = sorted(entries, key=lambda entry: (entry.addr, entry.size))
     shown = ordered[:_DRAWN]
@@ -77,7 +77,7 @@ def _bar(entries: list[MemoryMapEntry], style: Style) -> str:
     return f"  {''.join(cells)}   {style('dim', legend)}"
 
 
-def _under(things: list[Part], remark: str, style: Style) -> list[str]:
+def _under(things: list[PicturePart], remark: str, style: Style) -> list[str]:
     note = f"  ({remark})" if remark else ""
     return [
         style("warn" if remark else "note", f"     └ {part.start:#x} {part.name}, {human(part.end - part.start)}{note}")

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from pvhdbg.model import Kernel
 from pvhdbg.report.markup import Markup, join, tag
-from pvhdbg.report.memory_picture import Part
+from pvhdbg.report.memory_picture import PicturePart
 from pvhdbg.report.sizes import human
 from pvhdbg.spec.start_info import MEMORY_TYPES
 
@@ -37,16 +37,16 @@ def kind_of(type: int) -> tuple[str, str]:
     return MEMORY_TYPES.get(type, f"type {type:#x}"), _KINDS.get(type, "bad")
 
 
-def kernel_parts(kernel: Kernel | None) -> list[Part]:
+def kernel_parts(kernel: Kernel | None) -> list[PicturePart]:
     """A part for each loaded segment of the kernel; a single one if there are many."""
     loads = kernel.loads if kernel is not None else ()
     if len(loads) > _SEGMENTS:
-        return [Part(f"kernel, {len(loads)} segments", min(one.start for one in loads), max(one.end for one in loads))]
+        return [PicturePart(f"kernel, {len(loads)} segments", min(one.start for one in loads), max(one.end for one in loads))]
     several = len(loads) > 1
-    return [Part(f"kernel segment {index}" if several else "kernel", one.start, one.end) for index, one in enumerate(loads)]
+    return [PicturePart(f"kernel segment {index}" if several else "kernel", one.start, one.end) for index, one in enumerate(loads)]
 
 
-def render(bands: Iterable[Band], parts: Iterable[Part]) -> Markup:
+def render(bands: Iterable[Band], parts: Iterable[PicturePart]) -> Markup:
     """The picture, and notes about what it leaves out."""
     wanted = sorted(parts, key=lambda part: (part.start, part.end))
     shown, left = wanted[:_DRAWN], len(wanted) - _DRAWN
@@ -66,7 +66,7 @@ def render(bands: Iterable[Band], parts: Iterable[Part]) -> Markup:
     return join(tag("div", picture, class_="wide"), *(tag("p", note, class_="dim") for note in notes if note))
 
 
-def _with_gaps(bands: Iterable[Band], parts: Sequence[Part]) -> tuple[list[Band], int]:
+def _with_gaps(bands: Iterable[Band], parts: Sequence[PicturePart]) -> tuple[list[Band], int]:
     """The bands by address with the gaps between them, and the number of omitted ones; overlapping ranges are cut."""
     ordered = sorted((band for band in bands if band.end > band.start), key=lambda band: (band.start, band.end))
     found: list[Band] = []
@@ -89,7 +89,7 @@ def _height(band: Band, labels: int) -> float:
     return max(min(max(by_size, low), high), labels * _ROW + 8)
 
 
-def _band(band: Band, y: float, height: float, parts: Sequence[Part]) -> Markup:
+def _band(band: Band, y: float, height: float, parts: Sequence[PicturePart]) -> Markup:
     told = f"{band.title}: {band.start:#x} to {band.end:#x}, {human(band.end - band.start)}"
     box = tag("rect", tag("title", told), x=_LEFT, y=_at(y), width=_BAND, height=_at(height), class_=f"band {band.kind}")
     address = tag("text", f"{band.start:#x}", x=_LEFT - 8, y=_at(y + 12), class_="address")
@@ -97,7 +97,7 @@ def _band(band: Band, y: float, height: float, parts: Sequence[Part]) -> Markup:
     return tag("g", box, *(_part(part, row, band, y, height) for row, part in enumerate(parts)), address, words)
 
 
-def _part(part: Part, row: int, band: Band, y: float, height: float) -> Markup:
+def _part(part: PicturePart, row: int, band: Band, y: float, height: float) -> Markup:
     scale = height / (band.end - band.start)
     top = y + (part.start - band.start) * scale
     tall = min(max((part.end - part.start) * scale, 2.0), y + height - top) if top < y + height - 2 else 2.0

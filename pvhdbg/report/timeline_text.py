@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pvhdbg.report import trace_text
 from pvhdbg.report.style import PLAIN, Style
 from pvhdbg.tracing.milestones import Milestone
+from pvhdbg.tracing.symbol_text import SafeName
 
 _WIDTH = 60  # columns of the scale
 _SWITCHES = ("cr0.pg", "efer.lma", "far jump")  # after these the next instruction runs in another mode
@@ -29,7 +30,7 @@ def spans(found: Sequence[Milestone], total: int) -> list[tuple[str, int, int]]:
     return parts
 
 
-def render(found: Sequence[Milestone], total: int, name: trace_text.Name, end: str, style: Style = PLAIN) -> str:
+def render(found: Sequence[Milestone], total: int, name: SafeName, end: str, style: Style = PLAIN) -> str:
     """The bars, below them the marks of the milestones, and the table."""
     total = max(total, *(one.seq + 1 for one in found)) if found else total
     lines = []

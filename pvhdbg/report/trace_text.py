@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from pvhdbg.decode.text import SafeText, printable, safe, shorten
 from pvhdbg.report.style import PLAIN, Style
-from pvhdbg.tracing.block_coverage import Reached
+from pvhdbg.tracing.block_coverage import ReachedFunction
 from pvhdbg.tracing.event import Event, Fault, Reset
 from pvhdbg.tracing.milestones import Milestone
-from pvhdbg.tracing.symbol_text import base
+from pvhdbg.tracing.symbol_text import SafeName, base
+
+if TYPE_CHECKING:
+    from pvhdbg.tracing.explain import Disassemble
 
 _DETAIL = 120  # characters of it that are shown
 
-Name = Callable[[int], "SafeText | None"]
-Disassemble = Callable[[bytes, int, int], str]
 
-
-def escaped(name: Callable[[int], str | None]) -> Name:
+def escaped(name: Callable[[int], str | None]) -> SafeName:
     """Names of a kernel or of a file, as the texts here want them."""
 
     def shown(address: int) -> SafeText | None:
@@ -27,7 +28,7 @@ def escaped(name: Callable[[int], str | None]) -> Name:
     return shown
 
 
-def milestones(found: Sequence[Milestone], name: Name, style: Style = PLAIN, resets: Sequence[Reset] = ()) -> str:
+def milestones(found: Sequence[Milestone], name: SafeName, style: Style = PLAIN, resets: Sequence[Reset] = ()) -> str:
     """The milestones of a boot: instructions from the beginning, address, name. Resets that the trace continued after have rows too."""
     if not found:
         return "no milestone was reached\n"
@@ -45,7 +46,7 @@ def milestones(found: Sequence[Milestone], name: Name, style: Style = PLAIN, res
     return f"{'instructions':>12}  {'milestone':<{wide}}  where\n" + "\n".join(rows) + "\n"
 
 
-def events(shown: Iterable[Event | Fault | Reset], name: Name, disassemble: Disassemble, style: Style = PLAIN) -> str:
+def events(shown: Iterable[Event | Fault | Reset], name: SafeName, disassemble: Disassemble, style: Style = PLAIN) -> str:
     """One line each: sequence number, mode, address, instruction, and what it changed."""
     lines = []
     symbol = None
@@ -68,7 +69,7 @@ def events(shown: Iterable[Event | Fault | Reset], name: Name, disassemble: Disa
     return "\n".join(lines) + "\n" if lines else ""
 
 
-def functions(reached: Iterable[Reached], style: Style = PLAIN) -> str:
+def functions(reached: Iterable[ReachedFunction], style: Style = PLAIN) -> str:
     """The functions in the order in which they were first reached."""
     lines = [f"{one.order:>6}  {style('note', printable(one.name))}  at {one.pc:#x}, block {one.block:,}" for one in reached]
     return "\n".join(lines) + "\n" if lines else "no function with a name was reached\n"
@@ -83,7 +84,7 @@ def fault(one: Fault) -> str:
     return f"{one.seq:>10} *** {one.kind.value}{vector}{where}{error}{cr2}"
 
 
-def reset(one: Reset, name: Name, unit: str = "instruction") -> str:
+def reset(one: Reset, name: SafeName, unit: str = "instruction") -> str:
     """A reset in words: the last instruction before it, and its cause if that is known."""
     last = "" if one.pc is None else f", after {unit} {one.seq - 1:,} at {one.pc:#x}{_named(name(one.pc))}"
     mode = "" if one.mode is None else f" in {one.mode.words}"

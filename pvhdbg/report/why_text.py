@@ -12,7 +12,8 @@ from pvhdbg.report import trace_text
 from pvhdbg.report.json_text import written
 from pvhdbg.report.style import PLAIN, Style
 from pvhdbg.tracing.death import Death, DeathKind
-from pvhdbg.tracing.explain import Explanation
+from pvhdbg.tracing.explain import Disassemble, Explanation
+from pvhdbg.tracing.symbol_text import SafeName
 
 _REGISTERS = (
     ("rax", "rbx", "rcx", "rdx"), ("rsi", "rdi", "rbp", "rsp"), ("rip", "eflags", "cs", "ss"), ("cr0", "cr2", "cr3", "cr4"),
@@ -27,8 +28,8 @@ _NO_PATH = (DeathKind.ALIVE, DeathKind.SHUTDOWN, DeathKind.EXITED, DeathKind.RES
 def render(
     death: Death,
     why: Explanation,
-    name: trace_text.Name,
-    disassemble: trace_text.Disassemble,
+    name: SafeName,
+    disassemble: Disassemble,
     serial: Sequence[str] = (),
     warnings: Sequence[str] = (),
     style: Style = PLAIN,

@@ -188,7 +188,7 @@ def kernel_loads(boot: BootState) -> tuple[LoadRange, ...]:
     return kernel.loads
 
 
-class Part(NamedTuple):
+class HandOffPart(NamedTuple):
     """A part of the hand-off in guest-physical memory."""
 
     name: str
@@ -200,21 +200,21 @@ class Part(NamedTuple):
         return self.start + self.size
 
 
-def parts(boot: BootState) -> list[Part]:
+def parts(boot: BootState) -> list[HandOffPart]:
     """Every part of the hand-off that has an address, in the order of the structure. Absent parts are left out."""
     info = boot.start_info
     raw, v1 = info.raw, info.v1
-    found = [Part("start_info", info.address, raw.sizeof())]
+    found = [HandOffPart("start_info", info.address, raw.sizeof())]
     if raw.nr_modules and raw.modlist_paddr:
-        found.append(Part("modlist", raw.modlist_paddr, raw.nr_modules * ModuleEntry.sizeof()))
+        found.append(HandOffPart("modlist", raw.modlist_paddr, raw.nr_modules * ModuleEntry.sizeof()))
     if v1 is not None and v1.memmap_entries and v1.memmap_paddr:
-        found.append(Part("memmap", v1.memmap_paddr, v1.memmap_entries * MemoryMapEntry.sizeof()))
+        found.append(HandOffPart("memmap", v1.memmap_paddr, v1.memmap_entries * MemoryMapEntry.sizeof()))
     if isinstance(info.command_line, Text):
-        found.append(Part("command_line", raw.cmdline_paddr, len(info.command_line.data) + 1))
+        found.append(HandOffPart("command_line", raw.cmdline_paddr, len(info.command_line.data) + 1))
     if not isinstance(info.modules, Unread):
         for index, module in enumerate(info.modules):
             if module.entry.paddr and module.entry.size:
-                found.append(Part(f"modules[{index}]", module.entry.paddr, module.entry.size))
+                found.append(HandOffPart(f"modules[{index}]", module.entry.paddr, module.entry.size))
     return found
 
 
@@ -259,7 +259,7 @@ def overlap(boot: BootState) -> Iterator[Violation]:
     replaces entries of the list."""
     found = parts(boot)
     kernel = boot.snapshot.kernel
-    loads = [Part("kernel", load.start, load.size) for load in kernel.loads if load.size] if kernel else []
+    loads = [HandOffPart("kernel", load.start, load.size) for load in kernel.loads if load.size] if kernel else []
     everything = sorted((*found, *loads), key=lambda part: part.start)
     reaching = everything[0]
     for part in everything[1:]:

@@ -49,7 +49,7 @@ class Word:
 
 
 @dataclass(frozen=True)
-class Kind:
+class LineKind:
     """One kind of line. `many` says that a boot prints more than one of it."""
 
     name: str
@@ -91,23 +91,23 @@ GAPS = {
 _NAME = Word("name", f"one of {' '.join(SEGMENTS)}", Form.NAME)
 _TRUTH = "0 or 1"
 
-KINDS: tuple[Kind, ...] = (
-    Kind("begin", "the first line of a boot"),
-    Kind(
+KINDS: tuple[LineKind, ...] = (
+    LineKind("begin", "the first line of a boot"),
+    LineKind(
         "general",
         "the general registers before the guest changed any, where it runs as an offset in cs, and eflags",
         tuple(Word(name, name) for name in GENERAL),
     ),
-    Kind("control", "control registers", tuple(Word(name, name) for name in CONTROL)),
-    Kind("gdt", "sgdt", (Word("base", "linear address"), Word("limit", "bytes minus one", Form.HALF))),
-    Kind("idt", "sidt", (Word("base", "linear address"), Word("limit", "bytes minus one", Form.HALF))),
-    Kind(
+    LineKind("control", "control registers", tuple(Word(name, name) for name in CONTROL)),
+    LineKind("gdt", "sgdt", (Word("base", "linear address"), Word("limit", "bytes minus one", Form.HALF))),
+    LineKind("idt", "sidt", (Word("base", "linear address"), Word("limit", "bytes minus one", Form.HALF))),
+    LineKind(
         "segment",
         "a selector, and the results of accesses through its segment; for ldt and tr only the selector",
         (_NAME, Word("selector", "16 bits"), Word("tests", "bits, see below"), Word("last", "the offset that was searched for")),
         many=True,
     ),
-    Kind(
+    LineKind(
         "hidden",
         "the CPU's descriptor cache, in the layout of a VMCB: fs, gs, ldt and tr by VMSAVE on a CPU with SVM; under QEMU's TCG "
         "also es, cs, ss and ds, from the host save area of a VMRUN that is refused",
@@ -121,13 +121,13 @@ KINDS: tuple[Kind, ...] = (
         ),
         many=True,
     ),
-    Kind(
+    LineKind(
         "msr",
         "a model specific register that this CPU has: " + ", ".join(f"{number:x} {name}" for number, name in MSRS.items()),
         (Word("number", "its number"), Word("high", "bits 32-63"), Word("low", "bits 0-31")),
         many=True,
     ),
-    Kind(
+    LineKind(
         "tests",
         "how far the other tests can be relied on, and the A20 gate",
         (
@@ -137,11 +137,11 @@ KINDS: tuple[Kind, ...] = (
             Word("a20", f"{_TRUTH}: an odd megabyte and the even one below it are different memory"),
         ),
     ),
-    Kind("entry", "the address in the probe's own PHYS32_ENTRY note", (Word("address", "physical address"),)),
-    Kind("load", "a PT_LOAD of the probe", (Word("start", "physical address"), Word("size", "bytes in memory")), many=True),
-    Kind("cpuid", "cpuid", tuple(Word(name, name) for name in ("leaf", "eax", "ebx", "ecx", "edx")), many=True),
-    Kind("mem", "guest memory", (Word("address", "physical address"), Word("data", "the bytes", Form.BYTES)), many=True),
-    Kind(
+    LineKind("entry", "the address in the probe's own PHYS32_ENTRY note", (Word("address", "physical address"),)),
+    LineKind("load", "a PT_LOAD of the probe", (Word("start", "physical address"), Word("size", "bytes in memory")), many=True),
+    LineKind("cpuid", "cpuid", tuple(Word(name, name) for name in ("leaf", "eax", "ebx", "ecx", "edx")), many=True),
+    LineKind("mem", "guest memory", (Word("address", "physical address"), Word("data", "the bytes", Form.BYTES)), many=True),
+    LineKind(
         "gap",
         "memory that the probe should have printed and did not",
         (
@@ -152,7 +152,7 @@ KINDS: tuple[Kind, ...] = (
         ),
         many=True,
     ),
-    Kind(
+    LineKind(
         "table",
         "what lar and lsl report for a selector, from the loader's descriptor table; some KVM hosts end the machine here",
         (
@@ -163,7 +163,7 @@ KINDS: tuple[Kind, ...] = (
         ),
         many=True,
     ),
-    Kind(
+    LineKind(
         "end",
         "the report is complete; printed once before the table lines and once after them",
         (Word("lines", "lines so far"),),

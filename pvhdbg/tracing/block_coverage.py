@@ -24,7 +24,7 @@ class Block(NamedTuple):
     last: int
 
 
-class Reached(NamedTuple):
+class ReachedFunction(NamedTuple):
     """A function that was reached for the first time: its number from 0, the address, and the number of blocks before."""
 
     order: int
@@ -69,9 +69,9 @@ class Functions:
         self._name = name
         self._known: set[str] = set()
 
-    def feed(self, blocks: list[Block]) -> list[Reached]:
+    def feed(self, blocks: list[Block]) -> list[ReachedFunction]:
         """The functions that were not reached before."""
-        found: list[Reached] = []
+        found: list[ReachedFunction] = []
         for block in blocks:
             self.blocks += 1
             for pc in (block.pc, block.last):
@@ -79,5 +79,5 @@ class Functions:
                 function = None if name is None else base(name)
                 if function is not None and function not in self._known:
                     self._known.add(function)
-                    found.append(Reached(len(self._known) - 1, function, pc, self.blocks - 1))
+                    found.append(ReachedFunction(len(self._known) - 1, function, pc, self.blocks - 1))
         return found

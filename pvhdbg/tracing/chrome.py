@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from pvhdbg.tracing.block_coverage import Reached
+from pvhdbg.tracing.block_coverage import ReachedFunction
 from pvhdbg.tracing.event import Event, Fault, Reset
 from pvhdbg.tracing.milestones import Milestone
 from pvhdbg.tracing.symbol_text import Name, function, label
@@ -65,7 +65,7 @@ class _Slices:
                             yield _slice(thread, was, record.seq)
                         self._open[thread] = title, record.seq
                 self._end = record.seq + 1
-            elif isinstance(record, Reached):
+            elif isinstance(record, ReachedFunction):
                 self._end = record.block
                 yield from self._close()
                 self._open[_FUNCTIONS] = label(record.name), record.block

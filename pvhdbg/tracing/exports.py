@@ -10,7 +10,7 @@ import csv
 from collections.abc import Callable, Iterable, Iterator
 
 from pvhdbg.errors import BadInput
-from pvhdbg.tracing.block_coverage import Reached
+from pvhdbg.tracing.block_coverage import ReachedFunction
 from pvhdbg.tracing.chrome import chrome
 from pvhdbg.tracing.drcov import drcov
 from pvhdbg.tracing.event import Event, Fault
@@ -44,7 +44,7 @@ def table(records: Iterable[Record], name: Name) -> Iterator[str]:
                 (record.seq, hex(record.pc), record.mode.value, _cell(name(record.pc)), record.code.hex(), _cell(changes))
             )
             yield sink.pop()
-        elif isinstance(record, Reached) and functions:
+        elif isinstance(record, ReachedFunction) and functions:
             rows.writerow((record.order, _cell(record.name), hex(record.pc), record.block))
             yield sink.pop()
 
@@ -59,7 +59,7 @@ FORMATS: dict[str, Callable[[Iterable[Record], Name], Iterator[str] | Iterator[b
     "perfetto": chrome, "tenet": tenet, "drcov": drcov, "csv": table, "folded": folded,
 }  # fmt: skip
 # Records that a format shows in addition to instructions.
-_SHOWN: dict[str, tuple[type, ...]] = {"perfetto": (Milestone, Fault, Reached), "csv": (Reached,)}
+_SHOWN: dict[str, tuple[type, ...]] = {"perfetto": (Milestone, Fault, ReachedFunction), "csv": (ReachedFunction,)}
 
 
 def export(format: str, records: Iterable[Record], name: Name) -> Iterator[bytes]:
@@ -70,7 +70,7 @@ def export(format: str, records: Iterable[Record], name: Name) -> Iterator[bytes
     def looked_at() -> Iterator[Record]:
         nonlocal shown
         for record in records:
-            if isinstance(record, Head) and record.what == "calls" and Reached not in kinds:
+            if isinstance(record, Head) and record.what == "calls" and ReachedFunction not in kinds:
                 raise BadInput(f"{format} is about instructions, and this trace has functions only", "trace with --what state")
             shown = shown or isinstance(record, kinds)
             yield record

@@ -13,7 +13,7 @@ from pvhdbg.tracing.trace_file import Record
 
 
 @dataclass(frozen=True)
-class Write:
+class RegisterWrite:
     """One change of a register: by which event, from what (None: not seen before) to what."""
 
     event: Event
@@ -26,7 +26,7 @@ def events(records: Iterable[Record]) -> Iterator[Event]:
     return (record for record in records if isinstance(record, Event))
 
 
-def writes(records: Iterable[Record], register: str) -> Iterator[Write]:
+def writes(records: Iterable[Record], register: str) -> Iterator[RegisterWrite]:
     """Every change of a register, in order."""
     old: int | None = None
     for event in records:
@@ -38,7 +38,7 @@ def writes(records: Iterable[Record], register: str) -> Iterator[Write]:
         if event.delta is not None:
             old = event.delta.state().get(register, old)
         if register in changes:
-            yield Write(event, old, changes[register])
+            yield RegisterWrite(event, old, changes[register])
             old = changes[register]
 
 

@@ -34,7 +34,7 @@ class BadRecording(ValueError):
     """The bytes are not a recording, are truncated, or are of another version. The message is one sentence."""
 
 
-class Header(Structure):
+class RecordingHeader(Structure):
     """The first page of a recording, without its marks."""
 
     magic: bytes = raw(8, "PVHDBGFR")
@@ -139,7 +139,7 @@ class WriteRecord(Structure):
 _STATE_SIZE = 2048  # bytes of a state's record; text follows its head
 
 
-class Block(NamedTuple):
+class RecordedBlock(NamedTuple):
     """One block, the `number`-th of the table, that was executed `runs` times.
 
     `first` is None for one that was translated and never executed, negative for one that ran before the entry.
@@ -166,7 +166,7 @@ class Executed(NamedTuple):
     """One execution of a block by a CPU. `number` is that of its first instruction; negative before the entry."""
 
     number: int
-    block: Block
+    block: RecordedBlock
 
 
 class State(NamedTuple):
@@ -188,7 +188,7 @@ class System(NamedTuple):
     after: State | None
 
 
-class Write(NamedTuple):
+class MemoryWrite(NamedTuple):
     """A store to the watched memory: the instruction, the physical address, and the number of bytes."""
 
     number: int
@@ -207,7 +207,7 @@ class Recording:
     def __init__(self, data: Buffer) -> None:
         self._data = data
         try:
-            head = Header.decode(data)
+            head = RecordingHeader.decode(data)
         except ValueError:
             raise BadRecording("it is shorter than a recording's header") from None
         if head.magic != MAGIC:
@@ -242,9 +242,9 @@ class Recording:
         self.entry = None if head.entry == NEVER else head.entry
 
     @property
-    def header(self) -> Header:
+    def header(self) -> RecordingHeader:
         """The current header."""
-        return Header.decode(self._data)
+        return RecordingHeader.decode(self._data)
 
     @property
     def entered(self) -> bool:
@@ -254,7 +254,7 @@ class Recording:
     @property
     def marks(self) -> list[Mark]:
         """All requested marks, reached or not."""
-        at = Header.sizeof()
+        at = RecordingHeader.sizeof()
         return [Mark.decode(self._data, at + index * Mark.sizeof()) for index in range(self.header.marks)]
 
     def cpu(self, index: int) -> Cpu:
@@ -275,19 +275,19 @@ class Recording:
         """How many blocks each CPU has begun: while these stay the same, no CPU executes anything."""
         return tuple(self.cpu(index).head for index in range(self.cpus))
 
-    def block(self, index: int) -> Block:
+    def block(self, index: int) -> RecordedBlock:
         """One record of the table. Raises IndexError."""
         if not 0 <= index < min(self.header.block_count, MOST_BLOCKS):
             raise IndexError(f"the recording has no block {index}")
         return self._block(index)
 
-    def blocks(self, start: int = 0) -> Iterator[Block]:
+    def blocks(self, start: int = 0) -> Iterator[RecordedBlock]:
         """All blocks from number `start` on, in the order in which they were translated."""
         used = max(min(self.header.block_count, MOST_BLOCKS) - start, 0)
         rows = BlockRecord.rows(self._data, self._block_offset + start * BlockRecord.sizeof(), used)
         return map(_made, count(start), rows)
 
-    def first_executions(self) -> list[Block]:
+    def first_executions(self) -> list[RecordedBlock]:
         """The blocks that were executed since the entry, in the order of their first execution there.
 
         A machine runs on for some milliseconds behind a mark: what came then is left out.
@@ -330,14 +330,14 @@ class Recording:
         used = min(self.header.state_count, MOST_STATES)
         return [one for index in range(used) if (one := self._state_of(index + 1)) is not None]
 
-    def writes(self) -> list[Write]:
+    def writes(self) -> list[MemoryWrite]:
         """The last stores to the watched memory, oldest first."""
         ever = self.header.write_count
         found = []
         for at in range(ever - min(ever, MOST_WRITES), ever):
             place = self.header.write_offset + at % MOST_WRITES * WriteRecord.sizeof()
             one = WriteRecord.decode(self._data, place)
-            found.append(Write(_signed(one.number), one.pc, one.address, one.size, one.cpu))
+            found.append(MemoryWrite(_signed(one.number), one.pc, one.address, one.size, one.cpu))
         return found
 
     def parts(self) -> list[tuple[int, int]]:
@@ -354,7 +354,7 @@ class Recording:
         found.append((head.write_offset, min(head.write_count, MOST_WRITES) * WriteRecord.sizeof()))
         return found
 
-    def _block(self, index: int) -> Block:
+    def _block(self, index: int) -> RecordedBlock:
         return _made(index, next(BlockRecord.rows(self._data, self._block_offset + index * BlockRecord.sizeof(), 1)))
 
     @property
@@ -364,7 +364,7 @@ class Recording:
     def _numbered(self, words: memoryview, last: int) -> list[Executed]:
         """Ring entries with full numbers: of each, 32 bits are kept, and numbers only grow."""
         used = min(self.header.block_count, MOST_BLOCKS)
-        known: dict[int, Block] = {}
+        known: dict[int, RecordedBlock] = {}
         done: list[Executed] = []
         after = last
         for at in range(len(words) - 2, -1, -2):
@@ -393,9 +393,9 @@ def _signed(number: int) -> int:
     return number if number < BEFORE else -1
 
 
-def _made(index: int, row: tuple[Any, ...]) -> Block:
+def _made(index: int, row: tuple[Any, ...]) -> RecordedBlock:
     linear, physical, first, count, instructions, size, cpu = row
-    return Block(
+    return RecordedBlock(
         index,
         linear,
         None if physical == NEVER else physical,

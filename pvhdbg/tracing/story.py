@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pvhdbg.tracing.recording import Block
+from pvhdbg.tracing.recording import RecordedBlock
 from pvhdbg.tracing.symbol_text import base
 
 NameOf = Callable[[int], str | None]  # a physical address as "function" or "function+0x10"
@@ -23,7 +23,7 @@ class Started(NamedTuple):
     physical: int | None
 
 
-def functions(blocks: Iterable[Block], name: NameOf) -> list[Started]:
+def functions(blocks: Iterable[RecordedBlock], name: NameOf) -> list[Started]:
     """Functions by their first execution, each once. A block may run into the next function without a jump: that counts."""
     found: list[Started] = []
     known: set[str] = set()
@@ -39,7 +39,7 @@ def functions(blocks: Iterable[Block], name: NameOf) -> list[Started]:
     return found
 
 
-def profile(blocks: Iterable[Block], name: NameOf) -> list[tuple[str, int]]:
+def profile(blocks: Iterable[RecordedBlock], name: NameOf) -> list[tuple[str, int]]:
     """Instructions by function, most first. Code without a name stands under "(no name)"."""
     spent: Counter[str] = Counter()
     for block in blocks:

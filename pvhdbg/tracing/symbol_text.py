@@ -6,9 +6,10 @@ import re
 from collections.abc import Callable
 from functools import lru_cache
 
-from pvhdbg.decode.text import safe, shorten
+from pvhdbg.decode.text import SafeText, safe, shorten
 
 Name = Callable[[int], "str | None"]
+SafeName = Callable[[int], "SafeText | None"]
 _LONGEST = 256
 _OFFSET = re.compile(r"\+0x[0-9a-f]+\Z")
 

@@ -27,7 +27,7 @@ from typing import Any, TextIO
 
 from pvhdbg.decode.cpu_mode import Mode
 from pvhdbg.errors import BadInput
-from pvhdbg.tracing.block_coverage import Reached
+from pvhdbg.tracing.block_coverage import ReachedFunction
 from pvhdbg.tracing.event import Changes, EndReason, Event, Fault, FaultKind, Reset
 from pvhdbg.tracing.milestones import Milestone
 
@@ -71,7 +71,7 @@ class Ending:
     events: int
 
 
-Record = Head | Event | Milestone | Fault | Reset | Reached | Ending
+Record = Head | Event | Milestone | Fault | Reset | ReachedFunction | Ending
 
 
 def encode(record: Record, symbol: str | None = None, state: bool = False) -> str:
@@ -126,7 +126,7 @@ def _object(record: Record, symbol: str | None) -> dict[str, Any]:
     if isinstance(record, Reset):
         place = {"pc": None if record.pc is None else hex(record.pc), "mode": None if record.mode is None else record.mode.value}
         return {"reset": record.number, "seq": record.seq, **place, **named, "why": record.why, "goes_on": record.goes_on}
-    if isinstance(record, Reached):
+    if isinstance(record, ReachedFunction):
         return {"function": record.name, "order": record.order, "pc": hex(record.pc), "block": record.block}
     if isinstance(record, Ending):
         return {"end": record.why.value, "events": record.events}
@@ -210,7 +210,7 @@ def _record(line: str, names: dict[int, str] | None) -> Record:
         last = None if row["mode"] is None else Mode(row["mode"])
         return Reset(_count(row["seq"]), _count(row["reset"]), _maybe(row["pc"]), last, str(row["why"]), row["goes_on"] is True)
     if "function" in row:
-        return Reached(_count(row["order"]), str(row["function"]), _number(row["pc"]), _count(row["block"]))
+        return ReachedFunction(_count(row["order"]), str(row["function"]), _number(row["pc"]), _count(row["block"]))
     if "end" in row:
         return Ending(_end(row["end"]), _count(row["events"]))
     changes = row.get("changes")

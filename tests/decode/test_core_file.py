@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pvhdbg.decode.core_file import FlatMemory, Part, is_core, parse
+from pvhdbg.decode.core_file import CorePart, FlatMemory, is_core, parse
 from pvhdbg.errors import BadInput
 from pvhdbg.model import DescriptorTable, Unavailable
 from tests.support.core_writer import (
@@ -144,7 +144,7 @@ def test_an_edited_core_is_a_bad_input_or_still_one(data: st.DataObject) -> None
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 20)), max_size=8), st.integers(0, 80), st.integers(1, 40))
 def test_flat_memory_is_the_first_part_that_has_a_byte(parts: list[tuple[int, int]], address: int, size: int) -> None:
     data = bytes(range(200))
-    rows = [Part(start, length, 20 * index) for index, (start, length) in enumerate(parts)]
+    rows = [CorePart(start, length, 20 * index) for index, (start, length) in enumerate(parts)]
     flat = FlatMemory(data, rows)
     held: dict[int, set[int]] = {}
     for part in rows:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from pvhdbg.errors import BadInput
 from pvhdbg.expect.conditions import OPERATORS
 from pvhdbg.expect.expectations import BOUND, Expectations, read
-from pvhdbg.expect.fields import Kind
-from pvhdbg.expect.judging import Reached, judged, milestone_verdicts, rules
+from pvhdbg.expect.fields import ValueKind
+from pvhdbg.expect.judging import MilestoneResult, judged, milestone_verdicts, rules
 from pvhdbg.expect.quantity import number, size_words
 from pvhdbg.report.document import Report
 from pvhdbg.rules.catalogue import judge
@@ -251,7 +251,7 @@ def test_a_size_in_words_is_that_size(value: int) -> None:
 
 
 def test_each_operator_is_for_some_kind() -> None:
-    assert all(one.kinds <= set(Kind) and one.kinds for one in OPERATORS.values())
+    assert all(one.kinds <= set(ValueKind) and one.kinds for one in OPERATORS.values())
 
 
 @pytest.mark.parametrize(
@@ -267,7 +267,7 @@ def test_each_operator_is_for_some_kind() -> None:
 def test_a_budget_is_judged_by_what_was_counted(ran: int | None, counted: int, outcome: Outcome, words: str) -> None:
     expectations = read({"milestone": [{"reaches": "long", "max_instructions": 20}]}, "boot.toml")
     (milestone,) = expectations.milestones
-    (verdict,) = milestone_verdicts(expectations, [Reached(milestone, 0.1, "", ran, counted)])
+    (verdict,) = milestone_verdicts(expectations, [MilestoneResult(milestone, 0.1, "", ran, counted)])
     assert verdict.outcome is outcome
     assert words in (verdict.reason or "".join(one.found for one in verdict.violations))
     assert verdict.rule.title == "reaches long within 30 s and 20 instructions"

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pvhdbg.decode.boot_state import BootState
-from pvhdbg.expect.fields import Absent, Kind, NoSuchField, every_path, resolve
+from pvhdbg.expect.fields import Absent, NoSuchField, ValueKind, every_path, resolve
 from pvhdbg.model import Unavailable, Vmm
 from pvhdbg.report.json_report import machine
 from pvhdbg.rules.examples import at_draft_a_entry, at_entry
@@ -45,7 +45,7 @@ def test_names_and_values_are_those_of_the_json_report() -> None:
             with pytest.raises((Unavailable, Absent)):
                 field.read(BOOT)
             continue
-        if field.kind in (Kind.NUMBER, Kind.SIZE) and isinstance(shown, str):
+        if field.kind in (ValueKind.NUMBER, ValueKind.SIZE) and isinstance(shown, str):
             shown = int(shown, 16)
         assert field.read(BOOT) == shown, path
         compared.add(re.sub(r"\[\d+\]", "[]", path))
@@ -90,7 +90,7 @@ def test_what_the_report_has_and_expectations_have_not() -> None:
     ],
 )
 def test_every_field_is_a_value_of_its_kind_or_a_reason(boot: BootState) -> None:
-    types = {Kind.NUMBER: int, Kind.SIZE: int, Kind.TEXT: str, Kind.FLAG: bool}
+    types = {ValueKind.NUMBER: int, ValueKind.SIZE: int, ValueKind.TEXT: str, ValueKind.FLAG: bool}
     paths = every_path()
     assert len(paths) > 150
     for path in paths:

@@ -16,18 +16,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pvhdbg.errors import BadInput
-from pvhdbg.kernel.symbol_file import Named, stretches, symbol_file
+from pvhdbg.kernel.symbol_file import NamedSymbol, stretches, symbol_file
 
 HIGH = 0xFFFFFFFF81000000
 LOADS = [(HIGH, 0x10000), (HIGH + 0x20000, 0x8000)]
 ROWS = [
-    Named("T", b"_text", HIGH),
-    Named("t", b"local_one", HIGH + 0x40),
-    Named("W", b"weak_one", HIGH + 0x80),
-    Named("R", b"table", HIGH + 0x9000),
-    Named("D", b"jiffies", HIGH + 0x20000),
-    Named("t", b"in_init", HIGH + 0x24000),
-    Named("A", b"absolute", 0x1234),
+    NamedSymbol("T", b"_text", HIGH),
+    NamedSymbol("t", b"local_one", HIGH + 0x40),
+    NamedSymbol("W", b"weak_one", HIGH + 0x80),
+    NamedSymbol("R", b"table", HIGH + 0x9000),
+    NamedSymbol("D", b"jiffies", HIGH + 0x20000),
+    NamedSymbol("t", b"in_init", HIGH + 0x24000),
+    NamedSymbol("A", b"absolute", 0x1234),
 ]
 
 
@@ -73,7 +73,7 @@ def test_gdb_names_addresses_by_it_at_both_places(tmp_path: Path, gdb: str) -> N
     st.lists(st.tuples(st.integers(0, 0x8000), st.integers(-4, 0x3000)), max_size=5),
 )
 def test_stretches_cover_what_is_loaded_and_never_overlap(kinds: list[tuple[str, int]], loads: list[tuple[int, int]]) -> None:
-    rows = [Named(letter, b"x", address) for letter, address in kinds]
+    rows = [NamedSymbol(letter, b"x", address) for letter, address in kinds]
     found = stretches(rows, loads)
     assert all(one.start < one.end for one in found)
     assert all(a.end <= b.start for a, b in pairwise(found))
@@ -86,7 +86,7 @@ def test_stretches_cover_what_is_loaded_and_never_overlap(kinds: list[tuple[str,
 
 
 def test_no_name_speaks_to_a_terminal() -> None:
-    data = symbol_file([Named("T", b"a\x1b]0;b\x07\n\xc2\x9bc d", HIGH)], LOADS, 64)
+    data = symbol_file([NamedSymbol("T", b"a\x1b]0;b\x07\n\xc2\x9bc d", HIGH)], LOADS, 64)
     table: Any = ELFFile(io.BytesIO(data)).get_section_by_name(".symtab")
     assert [symbol.name for symbol in table.iter_symbols() if symbol.name] == ["a?]0;b??" + "??c?d"]
 
@@ -94,11 +94,11 @@ def test_no_name_speaks_to_a_terminal() -> None:
 def test_names_without_end_are_refused_before_they_are_all_there() -> None:
     given = 0
 
-    def endless() -> Iterator[Named]:
+    def endless() -> Iterator[NamedSymbol]:
         nonlocal given
         while True:
             given += 1
-            yield Named("T", b"n" * (1 << 16), HIGH)
+            yield NamedSymbol("T", b"n" * (1 << 16), HIGH)
 
     with pytest.raises(BadInput, match="64 MiB of names"):
         symbol_file(endless(), LOADS, 64)
@@ -107,7 +107,7 @@ def test_names_without_end_are_refused_before_they_are_all_there() -> None:
 
 def test_many_segments_of_many_symbols_take_no_longer_than_few() -> None:
     """Each of 512 segments is cut at its own symbols, without a look at all."""
-    rows = [Named("t", b"f", HIGH + 16 * number) for number in range(200_000)]
+    rows = [NamedSymbol("t", b"f", HIGH + 16 * number) for number in range(200_000)]
     begun = time.process_time()
     assert len(stretches(rows, [(HIGH + 0x1000 * number, 0x1000) for number in range(512)])) >= 512
     assert time.process_time() - begun < 3

@@ -9,7 +9,7 @@ import random
 import struct
 from dataclasses import dataclass
 
-from pvhdbg.loaders.loading import Boot
+from pvhdbg.loaders.loading import BootParameters
 from pvhdbg.spec.elf import EM_386, EM_X86_64, PT_LOAD, PT_NOTE
 from tests.support.elf_writer import NoteSpec, Piece, Program
 
@@ -36,7 +36,7 @@ class Case:
 
     number: int
     data: bytes
-    boot: Boot
+    boot: BootParameters
     spots: dict[int, int]
     header_spots: dict[int, int]
 
@@ -205,8 +205,8 @@ def _address_header(dice: random.Random, program: Program, header_spots: dict[in
     return _header(0x10000 | dice.choice((0, 3)), *words)
 
 
-def _boot(dice: random.Random) -> Boot:
-    return Boot(
+def _boot(dice: random.Random) -> BootParameters:
+    return BootParameters(
         command_line=dice.choice((b"", b"", b"console=ttyS0", b"x" * 3000)),
         initrd_size=dice.choice((1, 5000, 5000, 3 * MIB, 70 * MIB)) if dice.random() < 0.25 else 0,
         memory=MEMORY,

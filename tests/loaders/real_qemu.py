@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pvhdbg.decode.fw_cfg import NUMBERS
-from pvhdbg.loaders.loading import Boot
+from pvhdbg.loaders.loading import BootParameters
 
 _BYTE = re.compile(r"portb\[0x0511\] = 0x([0-9a-f]{2})")
 _ROM = re.compile(r"(multiboot|linuxboot|pvh)(?:_dma)?\.bin")
@@ -36,7 +36,7 @@ class Observed:
     entered: Entered | None
 
 
-def start(kernel: Path, boot: Boot, run: bool, time: float = TIME, program: str = "qemu-system-x86_64") -> Observed:
+def start(kernel: Path, boot: BootParameters, run: bool, time: float = TIME, program: str = "qemu-system-x86_64") -> Observed:
     """Start QEMU stopped, read fw_cfg through its monitor, and let it run if `run`, else end it.
 
     Raises TimeoutExpired after `time` seconds, with QEMU ended.

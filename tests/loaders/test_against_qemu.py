@@ -16,7 +16,7 @@ import pytest
 from pvhdbg.decode.fw_cfg import NUMBERS
 from pvhdbg.decode.kernel_file import survey
 from pvhdbg.errors import BadInput
-from pvhdbg.loaders.loading import MULTIBOOT1, PVH, Boot, Loader, Loading
+from pvhdbg.loaders.loading import MULTIBOOT1, PVH, BootParameters, Loader, Loading
 from pvhdbg.loaders.qemu import NO_NOTE, QEMU, QEMU_BEFORE
 from pvhdbg.loaders.qemu_elf import FAILED
 from pvhdbg.model import Vmm
@@ -42,7 +42,7 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def simulated(case: Case, path: Path, loader: Loader = QEMU) -> tuple[Loading, Boot] | None:
+def simulated(case: Case, path: Path, loader: Loader = QEMU) -> tuple[Loading, BootParameters] | None:
     """The simulator's answer for the file at `path`; None for a file that is refused before any loader is asked."""
     boot = replace(case.boot, kernel_path=str(path).encode(), initrd_path=str(path.with_suffix(".initrd")).encode())
     try:
@@ -73,7 +73,7 @@ def loader(qemu: str, folder: Path) -> Loader:
     """
     path = folder / "longer.elf"
     path.write_bytes(Program((Piece(content=bytes(64), memsz=32),)).encode())
-    words = real_qemu.start(path, Boot(memory=MEMORY, machine="pc"), False).words
+    words = real_qemu.start(path, BootParameters(memory=MEMORY, machine="pc"), False).words
     generations = {FAILED: QEMU, NO_NOTE: QEMU_BEFORE}
     measured = next((loader for said, loader in generations.items() if said in words), None)
     assert measured is not None, words

@@ -12,7 +12,7 @@ from pvhdbg.decode.container import Container
 from pvhdbg.decode.kernel_file import KernelFile, survey
 from pvhdbg.errors import BadInput
 from pvhdbg.loaders.catalogue import LOADERS, find, simulate
-from pvhdbg.loaders.loading import MODE_BITS, Boot
+from pvhdbg.loaders.loading import MODE_BITS, BootParameters
 from pvhdbg.loaders.why_not import why_not
 from pvhdbg.spec.protocols import SIGNATURES
 from tests.loaders.generated import cases
@@ -39,7 +39,7 @@ def test_names_titles_and_protocols_are_the_fields_own() -> None:
 
 
 def check(kernel: KernelFile) -> None:
-    for boot in (Boot(), Boot(b"x", 5000, 64 << 20, "pc", b"/k", b"/i")):
+    for boot in (BootParameters(), BootParameters(b"x", 5000, 64 << 20, "pc", b"/k", b"/i")):
         for loading in simulate(kernel, boot):
             answers = [loading.protocol, loading.refusal, loading.undefined, loading.crash]
             assert sum(answer is not None for answer in answers) == 1, loading

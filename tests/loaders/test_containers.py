@@ -16,11 +16,11 @@ import pytest
 from pvhdbg.decode.fw_cfg import NUMBERS
 from pvhdbg.kernel.image import open_kernel
 from pvhdbg.loaders.catalogue import simulate
-from pvhdbg.loaders.loading import Boot, Loading
+from pvhdbg.loaders.loading import BootParameters, Loading
 from tests.loaders import real_qemu
 from tests.support.elf_writer import ENTRY, ElfSpec
 
-BOOT = Boot(b"console=ttyS0", memory=64 << 20, machine="pc")
+BOOT = BootParameters(b"console=ttyS0", memory=64 << 20, machine="pc")
 ELF: bytes = ElfSpec(code=b"\xeb\xfe" + bytes(range(256)) * 20).encode()
 
 
@@ -42,12 +42,12 @@ def bzimage(payload: bytes, version: int = 0x20F, loadflags: int = 1, code32: in
     return bytes(setup) + payload
 
 
-def answers(path: Path, boot: Boot = BOOT) -> dict[str, Loading]:
+def answers(path: Path, boot: BootParameters = BOOT) -> dict[str, Loading]:
     with open_kernel(str(path)) as image:
         return {loading.loader: loading for loading in simulate(image.file(), boot)}
 
 
-def agrees_with_qemu(path: Path, loading: Loading, boot: Boot) -> None:
+def agrees_with_qemu(path: Path, loading: Loading, boot: BootParameters) -> None:
     seen = real_qemu.start(path, boot, run=False)
     if loading.refusal is not None:
         assert (seen.status, loading.refusal in seen.words) == (1, True), seen

@@ -12,7 +12,7 @@ import pytest
 from pvhdbg.decode.fw_cfg import NUMBERS
 from pvhdbg.kernel.image import open_kernel
 from pvhdbg.loaders.catalogue import simulate
-from pvhdbg.loaders.loading import Boot, Loading
+from pvhdbg.loaders.loading import BootParameters, Loading
 from tests.loaders import real_qemu
 
 
@@ -23,12 +23,12 @@ def folder() -> Iterator[Path]:
     rmtree(path, ignore_errors=True)
 
 
-def answers(path: Path, boot: Boot) -> dict[str, Loading]:
+def answers(path: Path, boot: BootParameters) -> dict[str, Loading]:
     with open_kernel(str(path)) as image:
         return {loading.loader: loading for loading in simulate(image.file(), boot)}
 
 
-def agrees_with_qemu(loading: Loading, kernel: Path, boot: Boot) -> None:
+def agrees_with_qemu(loading: Loading, kernel: Path, boot: BootParameters) -> None:
     seen = real_qemu.start(kernel, boot, run=False)
     items = {item.name: item.value for item in loading.fw_cfg if item.name in NUMBERS and item.value is not None}
     assert items["KERNEL_ENTRY"] == loading.entry
@@ -39,7 +39,7 @@ def agrees_with_qemu(loading: Loading, kernel: Path, boot: Boot) -> None:
 def test_linux(vmlinux: Path, folder: Path) -> None:
     kernel = folder / "vmlinux"
     kernel.symlink_to(vmlinux)
-    boot = Boot(b"quiet", 5000, 256 << 20, "q35")
+    boot = BootParameters(b"quiet", 5000, 256 << 20, "q35")
     found = answers(kernel, boot)
     agrees_with_qemu(found["qemu"], kernel, boot)
     entries = {loading.entry for name, loading in found.items() if name != "firecracker-old"}
@@ -51,7 +51,7 @@ def test_linux(vmlinux: Path, folder: Path) -> None:
 def test_xen_shim_is_entered_by_multiboot_on_qemu_alone(xen_shim: Path, folder: Path) -> None:
     kernel = folder / "xen-shim"
     kernel.symlink_to(xen_shim)
-    boot = Boot(b"", 0, 256 << 20, "pc", str(kernel).encode())
+    boot = BootParameters(b"", 0, 256 << 20, "pc", str(kernel).encode())
     found = answers(kernel, boot)
     agrees_with_qemu(found["qemu"], kernel, boot)
     assert (found["qemu"].protocol, found["qemu"].entry) == ("multiboot1", 0x200000)
@@ -65,7 +65,7 @@ def test_xen_shim_is_entered_by_multiboot_on_qemu_alone(xen_shim: Path, folder: 
 def test_grub_is_an_elf32_that_xen_and_qemu_alone_take(grub_pvh: Path, folder: Path) -> None:
     kernel = folder / "grub"
     kernel.symlink_to(grub_pvh)
-    boot = Boot(b"", 0, 256 << 20, "q35")
+    boot = BootParameters(b"", 0, 256 << 20, "q35")
     found = answers(kernel, boot)
     agrees_with_qemu(found["qemu"], kernel, boot)
     assert {name for name, loading in found.items() if loading.protocol == "pvh"} == {"xen", "xen-dom0", "qemu", "qemu-rfc"}
@@ -75,14 +75,14 @@ def test_grub_is_an_elf32_that_xen_and_qemu_alone_take(grub_pvh: Path, folder: P
 def test_xen_itself_is_no_pvh_kernel(xen_gz: Path, folder: Path) -> None:
     kernel = folder / "xen.gz"
     kernel.symlink_to(xen_gz)
-    boot = Boot(b"", 0, 256 << 20, "pc")
+    boot = BootParameters(b"", 0, 256 << 20, "pc")
     packed = answers(kernel, boot)["qemu"]
     seen = real_qemu.start(kernel, boot, run=False)
     assert (packed.protocol, seen.option_rom, seen.items["SETUP_ADDR"]) == ("linux16", "linuxboot", 0x90000)
     with open_kernel(str(xen_gz)) as image:
         unpacked = folder / "xen"
         unpacked.write_bytes(image.data[:])
-    boot = Boot(b"", 0, 256 << 20, "pc", str(unpacked).encode())
+    boot = BootParameters(b"", 0, 256 << 20, "pc", str(unpacked).encode())
     found = answers(unpacked, boot)
     agrees_with_qemu(found["qemu"], unpacked, boot)
     assert found["qemu"].protocol == "multiboot1"

@@ -8,7 +8,7 @@ import pytest
 
 from pvhdbg.decode.kernel_file import survey
 from pvhdbg.loaders.catalogue import BY_NAME, find, simulate
-from pvhdbg.loaders.loading import Boot, Loading
+from pvhdbg.loaders.loading import BootParameters, Loading
 from pvhdbg.spec.elf import PT_LOAD, PT_NOTE, NoteHeader
 from tests.support.elf_writer import ENTRY, NoteSpec, Piece, Program, RawNotes
 
@@ -23,8 +23,8 @@ def note(*specs: NoteSpec | RawNotes, align: int = 4) -> Piece:
 NOTE = note(NoteSpec())
 
 
-def load(name: str, data: bytes, boot: Boot | None = None) -> Loading:
-    return BY_NAME[name].load(survey(data), boot or Boot())
+def load(name: str, data: bytes, boot: BootParameters | None = None) -> Loading:
+    return BY_NAME[name].load(survey(data), boot or BootParameters())
 
 
 def program(*pieces: Piece, **changes: Any) -> bytes:
@@ -68,8 +68,8 @@ def test_libkrun_does_not_check_e_entry() -> None:
 def test_memory_is_checked_where_it_is_known() -> None:
     high = program(Piece(content=bytes(64), paddr=128 * MIB), NOTE)
     assert load("firecracker", high).entry == ENTRY
-    assert load("firecracker", high, Boot(memory=256 * MIB)).entry == ENTRY
-    assert str(load("firecracker", high, Boot(memory=64 * MIB)).refusal).endswith(IN_ELF + "Unable to read kernel image")
+    assert load("firecracker", high, BootParameters(memory=256 * MIB)).entry == ENTRY
+    assert str(load("firecracker", high, BootParameters(memory=64 * MIB)).refusal).endswith(IN_ELF + "Unable to read kernel image")
     wraps = program(Piece(content=b"", filesz=0, memsz=4, paddr=(1 << 64) - 8), NOTE)
     assert load("firecracker", wraps).entry == ENTRY  # nothing of it is in the file
 

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 from pvhdbg.decode.kernel_file import survey
 from pvhdbg.loaders.catalogue import BY_NAME
-from pvhdbg.loaders.loading import Boot, Loading
+from pvhdbg.loaders.loading import BootParameters, Loading
 from tests.support.elf_writer import ENTRY, ElfSpec, NoteSpec
 
-BOOT = Boot(b"quiet", memory=64 << 20, machine="pc")
+BOOT = BootParameters(b"quiet", memory=64 << 20, machine="pc")
 
 
-def load(data: bytes, name: str = "qemu-rfc", boot: Boot = BOOT) -> Loading:
+def load(data: bytes, name: str = "qemu-rfc", boot: BootParameters = BOOT) -> Loading:
     return BY_NAME[name].load(survey(data), boot)
 
 

@@ -391,7 +391,7 @@ def test_pipes_and_files(shared: Talk, cli: Cli) -> None:
     assert path.read_text() == 2 * shared("mode")
     assert shared(f"!echo hello > {path}") == ""
     assert path.read_text() == "hello\n"
-    assert lines.parse('apropos "a > b"') == lines.Line('apropos "a > b"')
+    assert lines.parse('apropos "a > b"') == lines.PromptLine('apropos "a > b"')
 
 
 @pytest.mark.boot

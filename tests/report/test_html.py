@@ -13,7 +13,7 @@ from lxml import etree
 from pvhdbg.model import LoadRange
 from pvhdbg.report import html, memory_svg
 from pvhdbg.report.document import Passed, Report
-from pvhdbg.report.memory_picture import Part
+from pvhdbg.report.memory_picture import PicturePart
 from pvhdbg.report.memory_svg import Band
 from pvhdbg.rules.catalogue import MACHINE_RULES
 from pvhdbg.rules.examples import at_draft_a_entry, at_entry
@@ -239,7 +239,7 @@ def test_a_huge_or_wrapping_map_stays_a_small_picture() -> None:
 
 def test_bands_are_cut_where_they_overlap_and_gaps_are_drawn() -> None:
     bands = [Band(0x1000, 0x3000, "RAM", "ram"), Band(0x2000, 0x4000, "reserved", "reserved"), Band(0x2000, 0x2000, "x", "bad")]
-    drawn = memory_svg.render(bands, [Part("far", 0x9000, 0x9001), Part("wild", 0x500, 1 << 70)])
+    drawn = memory_svg.render(bands, [PicturePart("far", 0x9000, 0x9001), PicturePart("wild", 0x500, 1 << 70)])
     titles = re.findall(r"<title>([^<]*)</title>", drawn)
     assert [title for title in titles if ": " in title] == [
         "gap: 0x0 to 0x1000, 4 KiB", "wild: 0x500 to 0x400000000000000000", "RAM: 0x1000 to 0x3000, 8 KiB",
@@ -251,4 +251,4 @@ def test_a_kernel_of_many_segments_is_one_part() -> None:
     from pvhdbg.rules.examples import KERNEL
 
     many = memory_svg.kernel_parts(type(KERNEL)(loads=tuple(LoadRange(index << 12, 1 << 12) for index in range(1000))))
-    assert many == [Part("kernel, 1000 segments", 0, 1000 << 12)]
+    assert many == [PicturePart("kernel, 1000 segments", 0, 1000 << 12)]

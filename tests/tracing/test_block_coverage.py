@@ -13,7 +13,7 @@ from pvhdbg import guests
 from pvhdbg.kernel.image import open_kernel
 from pvhdbg.machine.names import Names
 from pvhdbg.targets.remote import RemoteTarget
-from pvhdbg.tracing.block_coverage import Block, BlockReader, Functions, Reached
+from pvhdbg.tracing.block_coverage import Block, BlockReader, Functions, ReachedFunction
 from pvhdbg.tracing.engines.block_coverage import BlockCoverageEngine
 from pvhdbg.tracing.engines.engine import Bounds
 from pvhdbg.tracing.event import EndReason
@@ -54,7 +54,7 @@ def test_text_that_is_no_log_gives_no_blocks(noise: bytes, more: bytes) -> None:
 def test_a_function_counts_once_also_where_a_block_runs_into_it() -> None:
     names = {1: "main", 5: "next+0x1", 9: "main+0x8", 12: None}
     functions = Functions(names.get)
-    assert functions.feed([Block(1, 5), Block(9, 12)]) == [Reached(0, "main", 1, 0), Reached(1, "next", 5, 0)]
+    assert functions.feed([Block(1, 5), Block(9, 12)]) == [ReachedFunction(0, "main", 1, 0), ReachedFunction(1, "next", 5, 0)]
     assert functions.feed([Block(5, 5)]) == []
     assert functions.blocks == 3
 

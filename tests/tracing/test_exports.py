@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pvhdbg.decode.cpu_mode import Mode
 from pvhdbg.errors import BadInput
-from pvhdbg.tracing.block_coverage import Reached
+from pvhdbg.tracing.block_coverage import ReachedFunction
 from pvhdbg.tracing.event import Changes, EndReason, Event, Fault, FaultKind, Reset
 from pvhdbg.tracing.exports import FORMATS, export
 from pvhdbg.tracing.milestones import Milestone
@@ -133,7 +133,7 @@ def test_folded_stacks_count_every_instruction_once() -> None:
 
 def test_functions_of_a_boot() -> None:
     calls: list[Record] = [
-        Head("first", "calls"), Reached(0, "a", 1, 0), Reached(1, "b", 2, 0), Reached(2, "=c", 3, 7), Ending(EndReason.TIME, 9),
+        Head("first", "calls"), ReachedFunction(0, "a", 1, 0), ReachedFunction(1, "b", 2, 0), ReachedFunction(2, "=c", 3, 7), Ending(EndReason.TIME, 9),
     ]  # fmt: skip
     seen = readers.chrome(exported("perfetto", calls))
     assert seen.slices == {"functions": [("a", 0, 0), ("b", 0, 7), ("=c", 7, 1)]}
@@ -209,7 +209,7 @@ others = st.one_of(
         st.none() | numbers,
         st.none() | numbers,
     ),
-    st.builds(Reached, seqs, names, numbers, seqs),
+    st.builds(ReachedFunction, seqs, names, numbers, seqs),
 )
 
 

@@ -14,7 +14,7 @@ from pvhdbg.tracing.boots import Boots
 from pvhdbg.tracing.engines.block_coverage import BlockCoverageEngine
 from pvhdbg.tracing.engines.breakpoints import BreakpointEngine
 from pvhdbg.tracing.engines.engine import Bounds, Engine
-from pvhdbg.tracing.engines.fault_tap import FaultLines
+from pvhdbg.tracing.engines.fault_log import FaultLines
 from pvhdbg.tracing.engines.log import LogEngine
 from pvhdbg.tracing.engines.resets import ThroughResets, blocks_through_resets, why_reset
 from pvhdbg.tracing.engines.step import StepEngine

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import pvhdbg
 from pvhdbg.decode.cpu_mode import Mode
 from pvhdbg.errors import BadInput
-from pvhdbg.tracing.block_coverage import Reached
+from pvhdbg.tracing.block_coverage import ReachedFunction
 from pvhdbg.tracing.event import Changes, EndReason, Event, Fault, FaultKind, Reset
 from pvhdbg.tracing.milestones import Milestone
 from pvhdbg.tracing.trace_file import Encoder, Ending, Head, Load, Record, decode, encode, is_trace, lines
@@ -34,7 +34,7 @@ RECORDS: list[Record] = [
     Fault(2, FaultKind.TRIPLE_FAULT),
     Reset(2, 1, 0x100001, Mode.PAGED, "a triple fault", True),
     Reset(2, 2, None, None),
-    Reached(0, "main", 0x100000, 0),
+    ReachedFunction(0, "main", 0x100000, 0),
     Ending(EndReason.SHUTDOWN, 2),
 ]
 TEXT = "".join(encode(record, state=True) for record in RECORDS)
@@ -124,7 +124,7 @@ records = st.one_of(
         Fault, seqs, st.sampled_from(FaultKind),
         st.none() | st.integers(0, 255), st.none() | st.integers(0, 0xFFFF), st.none() | numbers, st.none() | numbers, values,
     ),
-    st.builds(Reached, seqs, words, numbers, seqs),
+    st.builds(ReachedFunction, seqs, words, numbers, seqs),
     st.builds(Ending, st.sampled_from(EndReason), seqs),
 )  # fmt: skip
 

@@ -12,7 +12,7 @@ from pvhdbg.targets.run import breakpoints_at
 from pvhdbg.targets.target import RESET_VECTOR, Target
 from pvhdbg.tracing.block_coverage import Block, BlockReader
 from pvhdbg.tracing.engines.engine import Bounds, TraceEnd
-from pvhdbg.tracing.engines.fault_tap import FAULT_ITEMS, FaultLines
+from pvhdbg.tracing.engines.fault_log import FAULT_ITEMS, FaultLines
 from pvhdbg.tracing.engines.log_switch import LogSwitch
 from pvhdbg.tracing.engines.logged_run import LoggedRun
 from pvhdbg.tracing.event import EndReason, Fault

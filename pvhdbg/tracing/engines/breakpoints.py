@@ -25,7 +25,7 @@ from pvhdbg.targets.target import GONE, RESET_RIP, RESET_VECTOR, Stop, StopKind,
 from pvhdbg.tracing.cpu_text import decode
 from pvhdbg.tracing.encoding import LONGEST, length
 from pvhdbg.tracing.engines.engine import Bounds, TraceEnd, end_at, halted
-from pvhdbg.tracing.engines.fault_tap import FaultTap
+from pvhdbg.tracing.engines.fault_log import FaultLog
 from pvhdbg.tracing.engines.next_stops import next_stops
 from pvhdbg.tracing.event import Batch, Delta, EndReason, Fault, FaultKind
 from pvhdbg.tracing.opcodes import Effect, effect_of, is_system
@@ -34,7 +34,7 @@ MOST = 20
 _STEPS = 512  # stops at system instructions and unknown jumps; then only symbols get breakpoints
 _CALLS = 4  # indirect calls whose returns are waited for
 _FEW = 4  # slots; with so few, none is used to detect a reboot
-_TURN = 0.1  # seconds between two reads of the fault tap
+_TURN = 0.1  # seconds between two reads of the fault log
 _FAULTS = 4096  # that are kept of one run
 _HIGHER_HALF = 1 << 63
 
@@ -93,7 +93,7 @@ class BreakpointEngine:
         self._seq = base
         self._entry = entry
         self._faults: list[Fault] = []
-        self._tap = FaultTap(target)
+        self._fault_log = FaultLog(target)
         self._asked = False
         self._steps = 0
         self._returns: list[int] = []  # return addresses of indirect calls that were stepped into
@@ -106,8 +106,8 @@ class BreakpointEngine:
 
     def batches(self, bounds: Bounds) -> Generator[Batch, None, None]:
         """Run from stop to stop, and yield one event for each. Raises TargetError."""
-        with self._tap:
-            self.warnings += self._tap.warnings
+        with self._fault_log:
+            self.warnings += self._fault_log.warnings
             try:
                 yield from self._stops(bounds)
             finally:
@@ -246,20 +246,20 @@ class BreakpointEngine:
         """Run to the next of `wanted`; None when it is there already."""
         self._window(wanted)
         left = max(deadline - time.monotonic(), 0.0)
-        ran = run(self._target, left, enough=self._look, turn=_TURN, stopping=self._tap.drained, may_vanish=True)
+        ran = run(self._target, left, enough=self._look, turn=_TURN, stopping=self._fault_log.drained, may_vanish=True)
         pc = None if ran.stop.kind is StopKind.EXITED else self._target.read_registers()["rip"]
         if ran.end is RunEnd.STOP:
             return end_at(ran.stop, pc)
         return TraceEnd(EndReason.INTERRUPTED if ran.end is RunEnd.ASKED else EndReason.TIME, ran.stop, pc)
 
     def _look(self) -> bool:
-        """Read the fault tap while the machine runs; whether to stop it."""
-        self._faults = [*self._faults, *self._tap.faults(self._seq)][-_FAULTS:]
+        """Read the fault log while the machine runs; whether to stop it."""
+        self._faults = [*self._faults, *self._fault_log.faults(self._seq)][-_FAULTS:]
         return self._asked
 
     def _taken(self, begun: int) -> list[Fault]:
         taken, self._faults = self._faults, []
-        return [*taken, *self._tap.faults(begun)]
+        return [*taken, *self._fault_log.faults(begun)]
 
     def _step(self) -> tuple[Stop, Mapping[str, int]]:
         self._steps += 1

@@ -1,4 +1,4 @@
-"""Watch a machine until it dies: the first instructions one by one, then with the fault tap alone, at full speed.
+"""Watch a machine until it dies: the first instructions one by one, then with the fault log alone, at full speed.
 
 Most early deaths come within the first instructions, where the whole path is then known. After that only faults are logged
 (`int,cpu_reset`, no measurable cost), and the machine is stopped and examined now and then, for deaths without a fault.
@@ -16,7 +16,7 @@ from pvhdbg.tracing.addresses import Surroundings
 from pvhdbg.tracing.death import Death
 from pvhdbg.tracing.engines.engine import Bounds
 from pvhdbg.tracing.engines.examiner import Examiner
-from pvhdbg.tracing.engines.fault_tap import FaultTap
+from pvhdbg.tracing.engines.fault_log import FaultLog
 from pvhdbg.tracing.engines.followed import Followed
 from pvhdbg.tracing.event import EndReason, Fault
 
@@ -25,7 +25,7 @@ _THEN = 200_000  # instructions by address: 0.3 s
 _LONGEST = 1.0  # seconds for each of the two. QEMU 7: a REP that clears memory takes millions of records
 # Seconds between two examinations. QEMU: each stop makes the guest lose its translated code.
 _PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 2.0)
-_TURN = 0.005  # seconds to wait for the fault tap before the stub is checked
+_TURN = 0.005  # seconds to wait for the fault log before the stub is checked
 _POLL = 0.001  # seconds
 
 
@@ -72,8 +72,8 @@ class DeathWatch:
             end = self._followed.follow(bounds, states=states, enough=lambda _: self._asked)
             death = self._examiner.by_end(end)
             if death is None:
-                with FaultTap(self._target) as tap:
-                    death = self._looked_at(tap)
+                with FaultLog(self._target) as fault_log:
+                    death = self._looked_at(fault_log)
             if death is not None:
                 return death
             if end.why is EndReason.INTERRUPTED or time.monotonic() > deadline:
@@ -82,11 +82,11 @@ class DeathWatch:
 
     def _at_full_speed(self, deadline: float) -> Death:
         self._followed.lose_count()
-        with breakpoints_at(self._target, [RESET_VECTOR]), FaultTap(self._target, required=True) as tap:
+        with breakpoints_at(self._target, [RESET_VECTOR]), FaultLog(self._target, required=True) as fault_log:
             for pause in _pauses(deadline):
                 self._progress("watching the guest for its death")
-                stop = run_with_tap(self._target, tap, pause, self._followed.faults, lambda: self._asked)
-                death = self._examiner.by_stop(stop) or self._looked_at(tap)
+                stop = run_with_fault_log(self._target, fault_log, pause, self._followed.faults, lambda: self._asked)
+                death = self._examiner.by_stop(stop) or self._looked_at(fault_log)
                 if death is not None:
                     return death
                 if self._asked:
@@ -94,10 +94,10 @@ class DeathWatch:
             alive = self._examiner.alive()
             return self._by_late_stop() or alive
 
-    def _looked_at(self, tap: FaultTap) -> Death | None:
-        """The death of a machine that stands. A look steps it, and may kill the guest: `tap` shows the faults of that."""
+    def _looked_at(self, fault_log: FaultLog) -> Death | None:
+        """The death of a machine that stands. A look steps it, and may kill the guest: `fault_log` shows the faults of that."""
         death = self._examiner.standing()
-        self._followed.faults.extend(tap.faults(len(self._followed)))
+        self._followed.faults.extend(fault_log.faults(len(self._followed)))
         return death or self._by_late_stop()
 
     def _by_late_stop(self) -> Death | None:
@@ -112,13 +112,15 @@ def _pauses(deadline: float) -> Iterator[float]:
         index += 1
 
 
-def run_with_tap(target: Target, tap: FaultTap, seconds: float, faults: deque[Fault], enough: Callable[[], bool]) -> Stop:
+def run_with_fault_log(
+    target: Target, fault_log: FaultLog, seconds: float, faults: deque[Fault], enough: Callable[[], bool]
+) -> Stop:
     """Run the machine for a while, or until `enough`, and collect its faults. It is stopped afterwards. Raises TargetError."""
 
     def look() -> bool:
-        faults.extend(tap.faults(0, _TURN))
+        faults.extend(fault_log.faults(0, _TURN))
         return enough()
 
-    ran = run(target, seconds, enough=look, turn=_POLL, stopping=tap.drained, may_vanish=True)
-    faults.extend(tap.faults(0))
+    ran = run(target, seconds, enough=look, turn=_POLL, stopping=fault_log.drained, may_vanish=True)
+    faults.extend(fault_log.faults(0))
     return ran.stop

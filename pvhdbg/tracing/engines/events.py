@@ -9,19 +9,20 @@ from types import TracebackType
 from pvhdbg.decode.cpu_mode import Mode
 from pvhdbg.tracing.engines.engine import Bounds, Engine, TraceEnd
 from pvhdbg.tracing.event import Batch, Event, Fault
+from pvhdbg.tracing.mode_words import first_in
 
 
 class Events:
     """The instructions and faults of a trace, in order. A context manager: leaving it stops the machine and restores QEMU's log.
 
-    `mode` ends it with the first instruction in that mode. Between two events the machine may run ahead of the reader; after the
+    `modes` end it with the first instruction in one of them. Between two events the machine may run ahead of the reader; after the
     end it is stopped, and `end` says why.
     """
 
-    def __init__(self, engine: Engine, bounds: Bounds, mode: Mode | None = None) -> None:
+    def __init__(self, engine: Engine, bounds: Bounds, modes: frozenset[Mode] = frozenset()) -> None:
         self._engine = engine
         self._batches = engine.batches(bounds)
-        self._mode = mode
+        self._modes = modes
         self._waiting: deque[Event | Fault] = deque()
         self._over = False
 
@@ -40,8 +41,9 @@ class Events:
         return self._waiting.popleft()
 
     def _take(self, batch: Batch) -> None:
-        if self._mode is not None and self._mode in batch.modes:
-            batch, self._over = batch.cut(batch.modes.index(self._mode) + 1), True
+        first = first_in(batch.modes, self._modes)
+        if first is not None:
+            batch, self._over = batch.cut(first + 1), True
         faults = deque(batch.faults)
         for event in batch:
             while faults and faults[0].seq <= event.seq:

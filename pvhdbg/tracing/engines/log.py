@@ -13,7 +13,7 @@ from pvhdbg.errors import TargetError
 from pvhdbg.targets.run import RunEnd, breakpoints_at, run
 from pvhdbg.targets.target import RESET_VECTOR, Stop, StopKind, Target
 from pvhdbg.tracing.engines.engine import Bounds, TraceEnd, end_of, is_halted
-from pvhdbg.tracing.engines.fault_tap import FAULT_ITEMS
+from pvhdbg.tracing.engines.fault_log import FAULT_ITEMS
 from pvhdbg.tracing.engines.log_switch import LogSwitch
 from pvhdbg.tracing.engines.logged_run import LoggedRun
 from pvhdbg.tracing.event import Batch, EndReason

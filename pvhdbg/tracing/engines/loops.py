@@ -14,7 +14,6 @@ from pvhdbg.disassembly import Access, Reach, reach
 from pvhdbg.tracing.death import Awaited
 
 PAUSE = b"\xf3\x90"
-Values = Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -24,15 +23,17 @@ class Stepped:
     pc: int
     code: bytes
     bits: int
-    before: Values
-    after: Values
+    before: Mapping[str, int]
+    after: Mapping[str, int]
 
     @property
     def reach(self) -> Reach:
         return reach(self.code, self.pc, self.bits, self.before.get)
 
 
-def stepped(pc: int, code: bytes, bits: int, before: Values, after: Values, code_at: Callable[[int], bytes]) -> list[Stepped]:
+def stepped(
+    pc: int, code: bytes, bits: int, before: Mapping[str, int], after: Mapping[str, int], code_at: Callable[[int], bytes]
+) -> list[Stepped]:
     """What one step of the machine was. QEMU: a step over `pause` goes on over the next instruction."""
     behind = pc + len(PAUSE)
     if not code.startswith(PAUSE) or after.get("rip") == behind:
@@ -88,7 +89,7 @@ class Loop:
         return tuple(found.values())
 
 
-def period(steps: Sequence[Stepped], last: Values) -> Loop | None:
+def period(steps: Sequence[Stepped], last: Mapping[str, int]) -> Loop | None:
     """The loop at the end of some steps, to the state `last`; None where the CPU did not come back to an address with the same stack.
 
     The loop with the same registers again is preferred to a shorter one whose registers differ.

@@ -8,8 +8,8 @@ once and walks again sees every such instruction, whatever path the CPU takes.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 
+from pvhdbg.decode.paging import Read
 from pvhdbg.tracing.encoding import LONGEST, goal, is_jump, length
 from pvhdbg.tracing.opcodes import Effect, effect_of
 
@@ -20,8 +20,6 @@ _STOPS = frozenset(
         Effect.LGDT, Effect.LIDT, Effect.FAR_CALL, Effect.FAR_JUMP, Effect.FAR_RETURN, Effect.IRET, Effect.LOAD_DS, Effect.HLT,
     }
 )  # fmt: skip
-
-Read = Callable[[int, int], bytes]
 
 
 def next_stops(pc: int, bits: int, read: Read, *, base: int = 0, most: int = 20) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from pvhdbg.targets.run import Ran, RunEnd, breakpoints_at, turns
 from pvhdbg.targets.target import StopKind, Target
 from pvhdbg.tracing.cpu_text import decode
 from pvhdbg.tracing.engines.engine import Bounds, TraceEnd, end_at, is_halted
-from pvhdbg.tracing.engines.fault_tap import FaultTap
+from pvhdbg.tracing.engines.fault_log import FaultLog
 from pvhdbg.tracing.event import Batch, Changes, EndReason, Event
 from pvhdbg.tracing.milestones import HIGHER_HALF_32
 from pvhdbg.tracing.opcodes import Effect, effect_of
@@ -69,7 +69,7 @@ class RecorderEngine:
         self._target, self._recording, self._peek = target, recording, peek
         self._state = dict(state)
         self._modes = [(0, _mode(self._state))]  # number of the first instruction, mode; the last one is current
-        self._tap = FaultTap(target)
+        self._fault_log = FaultLog(target)
         self._asked = False
         self._entered = False
         self._systems = 0
@@ -87,8 +87,8 @@ class RecorderEngine:
         self.end = TraceEnd(EndReason.ENOUGH)
         deadline = time.monotonic() + bounds.seconds
         silence = Silence(self._recording)
-        with breakpoints_at(self._target, bounds.addresses), self._tap:
-            self.warnings += self._tap.warnings
+        with breakpoints_at(self._target, bounds.addresses), self._fault_log:
+            self.warnings += self._fault_log.warnings
             ended: TraceEnd | None = None
             while ended is None:
                 ran = yield from self._run(max(deadline - time.monotonic(), 0.001), silence)
@@ -96,16 +96,16 @@ class RecorderEngine:
             self.end = ended
             yield from self._events(None)
             begun = self._begun_at_a_stop()
-            yield Batch(begun, [], [], [], faults=self._tap.faults(begun))
+            yield Batch(begun, [], [], [], faults=self._fault_log.faults(begun))
 
     def _run(self, seconds: float, silence: Silence) -> Generator[Batch, None, Ran]:
-        running = turns(self._target, seconds, turn=_TURN, stopping=self._tap.drained, may_vanish=True)
+        running = turns(self._target, seconds, turn=_TURN, stopping=self._fault_log.drained, may_vanish=True)
         with closing(running):
             next(running)
             while True:
                 begun = self._recording.begun()
                 yield from self._events(begun)
-                yield Batch(begun, [], [], [], faults=self._tap.faults(begun))
+                yield Batch(begun, [], [], [], faults=self._fault_log.faults(begun))
                 try:
                     running.send(self._asked or silence.lasts())
                 except StopIteration as end:

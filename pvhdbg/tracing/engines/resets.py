@@ -26,7 +26,7 @@ NOTHING_LEFT = "the VMM stops or ends when its guest resets (QEMU's -no-reboot),
 _KEPT = 256  # faults: a chain is the last of them
 GUEST_RESET = "guest-reset"  # QEMU's word (qapi/run-state.json, ShutdownCause) for a reset that the guest asked for
 
-Ended = Callable[[], str]
+WhyEnded = Callable[[], str]
 
 
 class ThroughResets:
@@ -37,7 +37,7 @@ class ThroughResets:
 
     def __init__(
         self, target: Target, make: Callable[[int], Engine], *, go: bool = False,
-        watched: Callable[[], AbstractContextManager[Ended]] = lambda: nullcontext(str),
+        watched: Callable[[], AbstractContextManager[WhyEnded]] = lambda: nullcontext(str),
     ) -> None:  # fmt: skip
         self._target = target
         self._make = make
@@ -92,7 +92,7 @@ class ThroughResets:
             self._last = batch.pcs[-1], batch.modes[-1]
         self._faults.extend(batch.faults)
 
-    def _was_reset(self, ended: Ended) -> bool:
+    def _was_reset(self, ended: WhyEnded) -> bool:
         return was_reset(self._engine.end, self._faults, ended)
 
     def _goes_on(self, deadline: float, bounds: Bounds, begun: int) -> bool:
@@ -117,7 +117,9 @@ class ThroughResets:
             reset_machine(self._target)
 
 
-def blocks_through_resets(engine: BlockCoverageEngine, bounds: Bounds, *, go: bool, ended: Ended) -> Iterator[list[Block] | Reset]:
+def blocks_through_resets(
+    engine: BlockCoverageEngine, bounds: Bounds, *, go: bool, ended: WhyEnded
+) -> Iterator[list[Block] | Reset]:
     """The same for blocks. The pc of a reset is that of the CPU at that moment, because a block is logged once only."""
     deadline = time.monotonic() + bounds.seconds
     begun = number = 0
@@ -150,7 +152,7 @@ def _stood(engine: BlockCoverageEngine) -> int | None:
     return pc_in(state)
 
 
-def was_reset(end: TraceEnd, faults: Iterable[Fault], ended: Ended) -> bool:
+def was_reset(end: TraceEnd, faults: Iterable[Fault], ended: WhyEnded) -> bool:
     """Whether an engine ended because the guest reset its machine; a QEMU with -no-reboot stops or ends instead."""
     if end.why in (EndReason.SHUTDOWN, EndReason.EXITED):
         return bool(chain_of(faults)) or ended() == GUEST_RESET

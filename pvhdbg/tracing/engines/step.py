@@ -20,7 +20,7 @@ from pvhdbg.targets.target import RESET_RIP, RESET_VECTOR, Stop, StopKind, Targe
 from pvhdbg.tracing.cpu_text import decode, of_cpu
 from pvhdbg.tracing.encoding import LONGEST, length
 from pvhdbg.tracing.engines.engine import Bounds, TraceEnd, end_at, halted
-from pvhdbg.tracing.engines.fault_tap import FaultTap
+from pvhdbg.tracing.engines.fault_log import FaultLog
 from pvhdbg.tracing.event import Batch, Delta, EndReason, Fault, FaultKind
 from pvhdbg.tracing.opcodes import Effect, effect_of, is_system
 
@@ -119,15 +119,15 @@ class StepEngine:
             self._target.follow(self._cpu)
             if "HLT=1" in self._registers():
                 raise TargetError(f"CPU {self._cpu} is halted: a step would wait for what wakes it", "trace with --engine log")
-        with FaultTap(self._target) as tap:
-            self.warnings += tap.warnings
+        with FaultLog(self._target) as fault_log:
+            self.warnings += fault_log.warnings
             try:
-                yield from self._steps(bounds, tap)
+                yield from self._steps(bounds, fault_log)
             finally:
                 self._disarm()
                 self._target.follow(None)
 
-    def _steps(self, bounds: Bounds, tap: FaultTap) -> Generator[Batch, None, None]:
+    def _steps(self, bounds: Bounds, fault_log: FaultLog) -> Generator[Batch, None, None]:
         deadline = time.monotonic() + bounds.seconds
         over = halted(self._target)
         if over is not None:
@@ -147,7 +147,7 @@ class StepEngine:
                 else:
                     ended = self._due(here.pc, begun, last, deadline)
                 if ended is None:
-                    here, ended = self._one(here, columns, tap)
+                    here, ended = self._one(here, columns, fault_log)
             if columns.pcs:
                 seq, self._seq = self._seq, self._seq + len(columns.pcs)
                 yield columns.batch(seq, self._cpu)
@@ -161,10 +161,10 @@ class StepEngine:
             return TraceEnd(EndReason.INTERRUPTED, None, pc)
         return TraceEnd(EndReason.TIME, None, pc) if time.monotonic() > deadline else None
 
-    def _one(self, here: _Here, columns: _Columns, tap: FaultTap) -> tuple[_Here, TraceEnd | None]:
+    def _one(self, here: _Here, columns: _Columns, fault_log: FaultLog) -> tuple[_Here, TraceEnd | None]:
         """Step one instruction and add it to the columns. Returns the new stop, and the end if this is one."""
         code = self._code(here.pc, here.mode)
-        if not tap.open and self._value(here.packet, "rip") != RESET_RIP:
+        if not fault_log.open and self._value(here.packet, "rip") != RESET_RIP:
             self._arm()
         stop, packet = self._step(here, code)
         special = is_system(code, here.mode.bits)
@@ -172,7 +172,7 @@ class StepEngine:
         columns.pcs.append(here.pc)
         columns.modes.append(here.mode)
         columns.codes.append(code)
-        taken = tap.faults(self._seq + len(columns.pcs) - (not code))  # code that could not be fetched was not begun
+        taken = fault_log.faults(self._seq + len(columns.pcs) - (not code))  # code that could not be fetched was not begun
         columns.faults += taken
         ended = self._ended(stop, packet, code, any(one.kind is FaultKind.RESET for one in taken))
         # A reset changes the registers; the instruction does not.

@@ -1,7 +1,7 @@
 """Wait for an address, a mode or a line on the serial port, and for the guest's death, whichever comes first.
 
 The first instructions are followed one by one, as in `death_watch`: most deaths are there, and the path explains them. After that the
-machine runs at full speed with the fault tap, and is examined often enough that a death is reported within a second.
+machine runs at full speed with the fault log, and is examined often enough that a death is reported within a second.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from pvhdbg.targets.run import breakpoints_at
 from pvhdbg.targets.target import RESET_VECTOR, Stop, StopKind, Target
 from pvhdbg.tracing.addresses import Surroundings
 from pvhdbg.tracing.death import Death, DeathKind
-from pvhdbg.tracing.engines.death_watch import FIRST, run_with_tap
+from pvhdbg.tracing.engines.death_watch import FIRST, run_with_fault_log
 from pvhdbg.tracing.engines.engine import Bounds, TraceEnd
 from pvhdbg.tracing.engines.examiner import GUEST_PANIC, Examiner
-from pvhdbg.tracing.engines.fault_tap import FaultTap
+from pvhdbg.tracing.engines.fault_log import FaultLog
 from pvhdbg.tracing.engines.followed import Followed
 from pvhdbg.tracing.event import Batch, EndReason, Event
+from pvhdbg.tracing.goal import Goal
 from pvhdbg.tracing.milestones import Finder, Milestone
 from pvhdbg.tracing.mode_words import first_in
 
@@ -37,15 +38,6 @@ _PAUSES = (
 )  # seconds between two examinations; the last one repeats; below a second including the examination
 _MODE_PAUSE = 0.02  # seconds between two examinations for a mode, which nothing else shows
 _PANIC_GRACE = 0.3  # seconds in which a kernel may write all of its panic
-
-
-@dataclass(frozen=True)
-class Goal:
-    """The goal of a wait: one of some linear addresses, one of some modes, or `done` (called while the machine runs)."""
-
-    addresses: tuple[int, ...] = ()
-    modes: frozenset[Mode] = frozenset()
-    done: Callable[[], bool] = lambda: False
 
 
 @dataclass(frozen=True)
@@ -229,15 +221,19 @@ class Wait:
         self._lose_count()
         suspect: Death | None = None  # may recover: wait and examine again
         looked = False
-        with self._breakpoints(), self._tap() as tap:
+        with self._breakpoints(), self._fault_log() as fault_log:
             for pause in self._pauses():
                 left = deadline - time.monotonic()
                 if looked and (left <= 0 or self._asked):
                     break
                 looked = True
                 self._progress("waiting for the guest")
-                stop = run_with_tap(
-                    self._target, tap, max(min(pause, left), 0.001), self._followed.faults, lambda: self._asked or self._goal.done()
+                stop = run_with_fault_log(
+                    self._target,
+                    fault_log,
+                    max(min(pause, left), 0.001),
+                    self._followed.faults,
+                    lambda: self._asked or self._goal.done(),
                 )
                 found = self._look(stop)
                 if not found:
@@ -266,9 +262,9 @@ class Wait:
         while True:
             yield _MODE_PAUSE if self._goal.modes else _PAUSES[-1]
 
-    def _tap(self) -> AbstractContextManager[FaultTap]:
-        tap = FaultTap(self._target, required=True)
-        return nullcontext(tap) if self._blind else tap
+    def _fault_log(self) -> AbstractContextManager[FaultLog]:
+        fault_log = FaultLog(self._target, required=True)
+        return nullcontext(fault_log) if self._blind else fault_log
 
     def _look(self, stop: Stop) -> _Found:
         """What is found at a machine that stands still after `stop`. Raises EntryNotReached where the VMM refused to run it on."""

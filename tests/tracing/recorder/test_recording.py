@@ -14,11 +14,11 @@ from pvhdbg.errors import BadInput
 from pvhdbg.layout import Structure
 from pvhdbg.tracing import recording as layout
 from pvhdbg.tracing.recorder.file import open_recording
-from pvhdbg.tracing.recording import NEVER, PAGE, RING, BadRecording, Cpu, Header, Mark, Recording
+from pvhdbg.tracing.recording import NEVER, PAGE, RING, BadRecording, Cpu, Mark, Recording, RecordingHeader
 
 SOURCE = Path(layout.__file__).parent / "recorder" / "recorder.c"
 STRUCTURES: dict[str, type[Structure]] = {
-    "header": Header,
+    "header": RecordingHeader,
     "mark": Mark,
     "cpu": Cpu,
     "block": layout.BlockRecord,
@@ -54,8 +54,8 @@ class Sparse:
         return bytes(data)
 
 
-def header(**values: int | bytes) -> Header:
-    fields: dict[str, int | bytes] = dict.fromkeys((field.name for field in Header.fields()), 0)
+def header(**values: int | bytes) -> RecordingHeader:
+    fields: dict[str, int | bytes] = dict.fromkeys((field.name for field in RecordingHeader.fields()), 0)
     fields |= {"magic": b"PVHDBGFR", "version": 1, "page": PAGE, "cpus": 1, "ring": RING, "cpu_offset": PAGE, "cpu_stride": STRIDE}
     fields |= {
         "block_offset": BLOCKS_AT,
@@ -64,7 +64,7 @@ def header(**values: int | bytes) -> Header:
         "write_offset": WRITES_AT,
         "size": SIZE,
     }
-    return Header(**{**fields, "entry": NEVER, "base": NEVER, **values})  # type: ignore[arg-type]
+    return RecordingHeader(**{**fields, "entry": NEVER, "base": NEVER, **values})  # type: ignore[arg-type]
 
 
 def test_the_layout_is_the_compilers(tmp_path: Path) -> None:

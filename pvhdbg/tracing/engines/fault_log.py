@@ -1,4 +1,4 @@
-"""The fault tap: QEMU's log `int,cpu_reset` in parallel to an engine that does not read the log. Its cost is not measurable.
+"""The fault log: QEMU's log `int,cpu_reset` in parallel to an engine that does not read the log. Its cost is not measurable.
 
 It shows resets that a step hides (QEMU ends a step that resets the machine one instruction too late), and their reason.
 """
@@ -38,10 +38,10 @@ class FaultLines:
         return [replace(fault, seq=begun) for fault in self._reader.faults_in(_BLOCK_LINES.sub(b"", text[:cut]))]
 
 
-class FaultTap:
+class FaultLog:
     """A context manager for a stopped machine. Where there is no such log (KVM, no monitor), `open` is False.
 
-    With `required` it raises TargetError there instead. A tap that is not entered is not open, and reads nothing.
+    With `required` it raises TargetError there instead. A log that is not entered is not open, and reads nothing.
     """
 
     def __init__(self, target: Target, *, required: bool = False) -> None:
@@ -58,7 +58,7 @@ class FaultTap:
         """Whether faults are observed."""
         return self._switch is not None
 
-    def __enter__(self) -> FaultTap:
+    def __enter__(self) -> FaultLog:
         if not self._target.capabilities.monitor and not self._required:
             return self
         try:
