@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from pvhdbg.spec.x86 import CR0, CR4, EFER
 from tests.support import real_kernel
 from tests.support.cli_runner import HELLO, HELLO_ENTRY, Cli, Machine
 from tests.support.elf_writer import NoteSpec, build_elf
+from tests.support.limited_stub import LimitedStub
 from tests.support.programs import need
 
 pytestmark = pytest.mark.boot
@@ -115,17 +115,27 @@ def test_what_a_hypervisor_may_force_is_undecided() -> None:
     assert more["PVH-CR0-REST"] is more["PVH-CR4-ZERO"] is Outcome.FAIL
 
 
-def test_without_cr0_what_depends_on_it_is_undecided_and_nothing_else() -> None:
-    whole, seen = by_outcome(), by_outcome(unobserved=("cr0",))
-    assert {rule for rule in whole if whole[rule] != seen[rule]} == {"PVH-CR0-PE", "PVH-CR0-PG", "PVH-CR0-REST", "PVH-CR0-ET"}
+def test_a_stub_without_cr0_leaves_undecided_what_depends_on_it_and_nothing_else(cli: Cli, machine: Start) -> None:
+    """The same machine by a stub like Firecracker's, which ends it afterwards."""
+    stub = machine()
+    whole = cli("check", stub.socket, "--kernel", HELLO, "--format", "json").ok().json()
+    with LimitedStub(stub.socket, stub.folder) as limited:
+        document = cli("check", limited.address, "--format", "json", "--kernel", HELLO).ok().json()
+    assert any("protected mode with paging off is assumed" in one for one in document["warnings"])
+    assert document["entry"]["found_by"] == "ELF note"
+    before, after = outcomes(whole), outcomes(document)
+    changed = {one["rule"]: one for one in document["verdicts"] if before[one["rule"]] != after[one["rule"]]}
+    assert {one["outcome"] for one in changed.values()} == {"unknown"}
+    by_cr0 = {rule for rule, one in changed.items() if one["reason"].startswith("cr0 was not observed")}
+    assert by_cr0 == {"PVH-CR0-PE", "PVH-CR0-PG", "PVH-CR0-REST", "PVH-CR0-ET"}
+    rest = {one["reason"].partition(":")[0] for rule, one in changed.items() if rule not in by_cr0}
+    named = {"cr4 was not observed", "efer was not observed", "where the machine has RAM was not observed"}
+    assert rest == named | {"cs", "ds", "es", "ss", "fs", "tr"}
+    assert stub.process.wait(5) == 0
 
 
-def test_a_missing_cr0_is_said(cli: Cli) -> None:
-    cli("snapshot", "save", HELLO, "-o", cli.folder / "one.pvhsnap").ok()
-    snapshot = api.check(str(cli.folder / "one.pvhsnap")).boot.snapshot
-    from pvhdbg.machine.session import doubts
-    from pvhdbg.targets.recorded import RecordedTarget
-
-    bare = dataclasses.replace(snapshot, registers=snapshot.registers.replace(cr0=None))
-    boot = dataclasses.replace(api.check(HELLO).boot, snapshot=bare)
-    assert any("paging off" in one for one in doubts(RecordedTarget(bare, "one"), None, boot, ""))
+def test_the_entry_of_a_stub_without_cr0_is_recognised_without_a_kernel(cli: Cli, machine: Start) -> None:
+    stub = machine()
+    with LimitedStub(stub.socket, stub.folder) as limited:
+        document = cli("check", limited.address, "--format", "json").ok().json()
+    assert (document["entry"]["found_by"], document["entry"]["address"]) == ("first stop", hex(HELLO_ENTRY))
