@@ -246,6 +246,18 @@ class Memory:
     def __repr__(self) -> str:
         return f"Memory({len(self.pieces)} pieces, {len(self.holes)} holes)"
 
+    @classmethod
+    def hidden(cls, reason: str) -> Memory:
+        """Memory of which nothing was looked at, for that reason."""
+        return cls((), (MemoryHole(0, (1 << 64) - 1, reason, looked=False),))
+
+    @property
+    def hidden_by(self) -> str | None:
+        """The reason why nothing of it was looked at; None where that may have happened."""
+        return next(
+            (hole.reason for hole in self.holes if not hole.looked and not hole.address and hole.size == (1 << 64) - 1), None
+        )
+
     def with_piece(self, address: int, data: bytes) -> Memory:
         return Memory((*self.pieces, MemoryPiece(address, data)), self.holes)
 

@@ -9,6 +9,8 @@ from pvhdbg.spec.protocols import SIGNATURES, Plausible, Signature, Words
 from pvhdbg.spec.start_info import START_MAGIC
 from pvhdbg.spec.x86 import EFER
 
+OUTSIDE = "EFER.SVME is set: this is a hypervisor's guest seen from outside"
+
 
 def is_pvh(registers: Registers, memory: MemoryView) -> bool:
     """Whether [ebx] holds the shipped ABI's magic; False if it cannot be read. Raises NeedMemory."""
@@ -26,13 +28,20 @@ def virtualised(registers: Registers) -> bool:
 def recognise(registers: Registers, memory: MemoryView) -> Signature | None:
     """The other protocol whose whole signature matches, or None. Raises NeedMemory for memory that it needs."""
     for signature in SIGNATURES:
-        if _mode_matches(signature, registers) and _registers_match(signature, registers):
+        if fits(signature, registers):
             try:
                 if all(_memory_matches(probe, registers, memory) for probe in signature.memory):
                     return signature
             except Unavailable:
                 continue
     return None
+
+
+def fits(signature: Signature, registers: Registers) -> bool:
+    """Whether the registers match a signature, whatever memory holds."""
+    return _mode_matches(signature, registers) and all(
+        registers.get(name) in values for name, values in signature.registers.items()
+    )
 
 
 def _mode_matches(signature: Signature, registers: Registers) -> bool:
@@ -43,10 +52,6 @@ def _mode_matches(signature: Signature, registers: Registers) -> bool:
     )
     # Without control registers, which some stubs do not show, the mode is not known: memory alone decides.
     return all(want is None or value is None or value == want for want, value in wanted)
-
-
-def _registers_match(signature: Signature, registers: Registers) -> bool:
-    return all(registers.get(name) in values for name, values in signature.registers.items())
 
 
 def _memory_matches(probe: Words | Plausible, registers: Registers, memory: MemoryView) -> bool:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pvhdbg.decode.cpu_mode import observed_mode, paging_on, protected
+from pvhdbg.decode.protocol import virtualised
 from pvhdbg.errors import BadInput, EntryNotReached, GuestDied, MemoryUnreadable, TargetError
 from pvhdbg.model import (
     Backing,
@@ -237,7 +238,7 @@ def recorded_entry(target: Target, plan: Plan) -> EntryPoint:
 
 
 def _at_pvh_entry(target: Target, registers: Registers) -> bool:
-    if not _flat_mode(registers):
+    if not _flat_mode(registers) or virtualised(registers):
         return False
     ebx = registers.get("ebx")
     if not ebx:
@@ -275,6 +276,11 @@ def _how_to_learn(target: Target, plan: Plan) -> str:
 
 def _refuse_past(target: Target, registers: Registers, kernel: Kernel | None) -> None:
     pc = registers["rip"]
+    if virtualised(registers):
+        raise EntryNotReached(
+            f"a hypervisor runs, so that the kernel of this machine is past its entry ({where(registers)})",
+            "for the entry of the hypervisor's guest name that guest's kernel and its address: --kernel FILE --entry ADDRESS",
+        )
     inside = kernel is not None and any(load.start <= pc < load.end for load in kernel.loads)
     if paging_on(registers) or (inside and _flat_mode(registers)):
         from pvhdbg.machine.not_entered import cause
@@ -324,6 +330,8 @@ def observe_machine(
     from pvhdbg.decode import qemu_monitor
 
     registers = target.read_registers()
+    if entry.is_entry and virtualised(registers):
+        return _seen_from_outside(target, plan, entry, registers, timestamp)
     seen = _monitor(target)
     backing = qemu_monitor.physical_ranges(seen.mtree) if seen.mtree else ()
 
@@ -345,6 +353,27 @@ def observe_machine(
         vmm=seen.vmm,
         kernel=kernel,
         image=likeness,
+        entry=entry,
+        sources=sources,
+        captured=timestamp,
+    )
+
+
+def _seen_from_outside(target: Target, plan: Plan, entry: EntryPoint, registers: Registers, timestamp: str | None) -> Snapshot:
+    """The entry of a hypervisor's guest: the CPU is that guest's, but the memory, RAM and VMM that the target shows are the
+    hypervisor's own machine."""
+    from pvhdbg.decode import qemu_monitor
+    from pvhdbg.decode.protocol import OUTSIDE
+
+    sources, segments = {"registers": target.via}, Segments()
+    if target.capabilities.monitor:
+        sources["segments"] = "monitor"
+        segments = qemu_monitor.cpu_state(target.monitor("info registers")).segments
+    return Snapshot(
+        registers=registers,
+        segments=segments,
+        memory=Memory.hidden(OUTSIDE),
+        kernel=plan.kernel,
         entry=entry,
         sources=sources,
         captured=timestamp,

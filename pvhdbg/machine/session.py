@@ -363,15 +363,20 @@ def timestamp() -> str:
 
 def doubts(target: Target, image: KernelImage | None, boot: BootState, named: str) -> list[str]:
     """Warnings about the kernel file for a report; `named` is the path as the user wrote it."""
-    from pvhdbg.decode.protocol import virtualised
+    from pvhdbg.decode.protocol import OUTSIDE, virtualised
 
     found = []
-    if image is not None and not _is_there(target, image, boot):
+    hidden = boot.snapshot.memory.hidden_by is not None
+    if image is not None and not hidden and not _is_there(target, image, boot):
         found.append(f"{named} differs from the guest's memory: another kernel, or a changed one, was loaded")
     if boot.snapshot.entry.is_entry and boot.registers.get("cr0") is None:
         found.append("cr0 was not observed: protected mode with paging off is assumed; rules that depend on it are undecided")
-    if virtualised(boot.registers):
-        found.append("EFER.SVME is set: the hypervisor that runs this guest may force or hide values; affected rules are undecided")
+    if hidden:
+        found.append(
+            f"{OUTSIDE}: the hypervisor may force bits, and what it gave the guest as memory was not read; affected rules are undecided"
+        )
+    elif virtualised(boot.registers):
+        found.append("EFER.SVME is set: either a hypervisor runs here, or its guest, whose memory is elsewhere")
     if image is None and (boot.snapshot.kernel is None or boot.snapshot.kernel.entry is None):
         found.append("the kernel file was not seen: rules that need it are undecided; name it with --kernel")
     return found

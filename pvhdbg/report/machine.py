@@ -18,7 +18,9 @@ def rows(boot: BootState) -> list[tuple[str, str]]:
 def _vmm(boot: BootState) -> str:
     vmm = boot.snapshot.vmm
     if vmm.name is None and vmm.accelerator is None:
-        return "not observed (no monitor answers)"
+        return (
+            f"not observed ({'no monitor answers' if boot.snapshot.memory.hidden_by is None else 'a hypervisor that runs in QEMU'})"
+        )
     words = " ".join(part for part in (vmm.name or "not named", vmm.version) if part)
     accelerator = f", {printable(vmm.accelerator)}" if vmm.accelerator else ""
     firmware = boot.firmware.name if boot.firmware else "not recognised"

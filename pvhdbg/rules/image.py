@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pvhdbg.decode.boot_state import BootState, Unread
-from pvhdbg.decode.protocol import virtualised
 from pvhdbg.model import UNKNOWN, Backing, ImageComparison, ImageDifference, Kernel, LoadRange, Unavailable
 from pvhdbg.rules.declare import MachineRule, NotApplicable, Severity, Violation, rule
 from pvhdbg.rules.examples import BACKING, ENTRY, at_entry
@@ -54,7 +53,7 @@ def load_ram(boot: BootState) -> Iterator[Violation]:
     if not loads:
         raise NotApplicable(_NOTHING)
     if backing is None:
-        raise Unavailable("where the machine has RAM was not observed: no monitor answers")
+        raise Unavailable(boot.snapshot.memory.hidden_by or "where the machine has RAM was not observed: no monitor answers")
     _entered_as_noted(boot)
     end = max(load.end for load in loads)
     for load in loads:
@@ -98,12 +97,10 @@ def _comparison(boot: BootState) -> ImageComparison:
         raise NotApplicable("this is not the VMM's own hand-off: the guest may have changed its memory before")
     found = boot.snapshot.image
     if found is None:
-        raise Unavailable("the kernel's file was not compared with memory")
+        raise Unavailable(boot.snapshot.memory.hidden_by or "the kernel's file was not compared with memory")
     if found.another:
         raise Unavailable("the kernel's file is not the one that lies in memory")
     _entered_as_noted(boot)
-    if found.differences and virtualised(boot.registers):
-        raise Unavailable("EFER.SVME is set: a hypervisor's guest seen from outside, whose memory is not the machine's")
     return found
 
 

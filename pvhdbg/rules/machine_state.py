@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pvhdbg.decode.boot_state import BootState, looked_at
-from pvhdbg.decode.protocol import virtualised
+from pvhdbg.decode.protocol import OUTSIDE, virtualised
 from pvhdbg.model import FoundBy, Kernel, Unavailable
 from pvhdbg.rules.declare import MachineRule, NotApplicable, Severity, Violation, rule
 from pvhdbg.rules.examples import ENTRY, at_entry
@@ -17,7 +17,7 @@ from pvhdbg.spec.x86 import CR0, CR4, EFLAGS, REGISTER_BITS, bit_names
 MUST, SHOULD, INFO = Severity.MUST, Severity.SHOULD, Severity.INFO
 
 
-_FORCED = "EFER.SVME is set: a hypervisor's guest seen from outside, and {} may be the hypervisor's own"
+_FORCED = OUTSIDE + ", and {} may be the hypervisor's own"
 NO_ENTRY = "the kernel's file has no usable PHYS32_ENTRY note"
 
 

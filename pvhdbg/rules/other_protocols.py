@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pvhdbg.decode.boot_state import BootState
+from pvhdbg.decode.protocol import fits
+from pvhdbg.model import Unavailable
 from pvhdbg.rules.declare import MachineRule, Severity, Violation, rule
 from pvhdbg.rules.examples import Example, at_draft_a_entry, at_entry
 from pvhdbg.spec.protocols import SIGNATURES, Signature
@@ -33,6 +35,9 @@ _MATCHING: dict[str, Example] = {
 
 def _names(signature: Signature, id: str) -> MachineRule:
     def check(boot: BootState) -> Iterator[Violation]:
+        hidden = boot.snapshot.memory.hidden_by
+        if hidden is not None and fits(signature, boot.registers):
+            raise Unavailable(hidden)
         if boot.other_protocol is signature:
             registers = ", ".join(f"{name} = {boot.registers[name]:#x}" for name in signature.registers)
             yield Violation("entry", "the PVH boot ABI", f"{signature.title}" + (f" ({registers})" if registers else ""))

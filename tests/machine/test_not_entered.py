@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,9 +19,11 @@ from tests.support.cli_runner import HELLO, HELLO_ENTRY, Cli, Machine
 from tests.support.elf_writer import NoteSpec, build_elf
 from tests.support.limited_stub import LimitedStub
 from tests.support.programs import need
+from tests.support.real_kernel import noted_entry
 
 pytestmark = pytest.mark.boot
 Start = Callable[..., Machine]
+PROBE = str(Path(HELLO).with_name("probe.elf"))
 BAD_LOADER = str(Path(HELLO).with_name("bad_loader.elf"))
 
 
@@ -113,6 +116,29 @@ def test_what_a_hypervisor_may_force_is_undecided() -> None:
     assert without["PVH-CR0-REST"] is without["PVH-CR4-ZERO"] is Outcome.FAIL
     more = by_outcome(efer=SVME, cr0=0x11 | 1 << CR0["TS"] | 1 << CR0["WP"], cr4=1 << CR4["MCE"] | 1 << CR4["PAE"])
     assert more["PVH-CR0-REST"] is more["PVH-CR4-ZERO"] is Outcome.FAIL
+
+
+def test_a_hypervisors_guest_fails_by_nothing_that_is_the_hypervisors(cli: Cli, machine: Start, xen_gz: Path) -> None:
+    """Xen enters its dom0. The stub shows the registers of dom0, and the memory of the machine that Xen runs on."""
+    xen = cli.file("xen", gzip.decompress(xen_gz.read_bytes()))
+    append = "console=com1 cpuidle=off dom0=pvh dom0_mem=256M"
+    words = ("-M", "q35", "-cpu", "EPYC", "-m", "512M", "-device", "amd-iommu", "-initrd", PROBE, "-append", append)
+    stub = machine(*words, kernel=xen)
+    entered = cli("check", stub.socket, "--kernel", PROBE, "--entry", hex(noted_entry(Path(PROBE))), "--format", "json").ok().json()
+    assert entered["vmm"]["name"] is None
+    again = cli("check", stub.socket, "--kernel", PROBE, "--format", "json").ok().json()
+    assert again["entry"]["found_by"] == "ELF note"
+    for document in (entered, again):
+        found = outcomes(document)
+        assert {found[rule] for rule in found if rule.startswith(("PVH-CS", "PVH-DS", "PVH-TR", "PVH-CR0-P"))} == {"pass"}
+        assert found["PVH-ALT-MB1"] == "pass"
+        undecided = {"PVH-CR0-REST", "PVH-CR4-ZERO", "PVH-LOAD-RAM", "PVH-EBX-SET", "PVH-EBX-MAGIC", "SI-RSDP-SIG", "SI-MM-TYPE"}
+        assert {found[rule] for rule in undecided} == {"unknown"}
+        assert set(found.values()) <= {"pass", "unknown", "not_applicable"}
+        assert not [one for one in document["warnings"] if "another kernel" in one]
+        assert any("seen from outside" in one for one in document["warnings"])
+    assert outcomes(again)["PVH-LOAD-BYTES"] == "unknown"
+    cli("check", stub.socket).complaint(3, "hypervisor runs", "past its entry", "--entry")
 
 
 def test_a_stub_without_cr0_leaves_undecided_what_depends_on_it_and_nothing_else(cli: Cli, machine: Start) -> None:
