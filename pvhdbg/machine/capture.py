@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pvhdbg.decode.cpu_mode import observed_mode, paging_on, protected
-from pvhdbg.decode.protocol import virtualised
+from pvhdbg.decode.protocol import OUTSIDE, is_pvh, virtualised
 from pvhdbg.errors import BadInput, EntryNotReached, GuestDied, MemoryUnreadable, TargetError
 from pvhdbg.model import (
     Backing,
@@ -243,8 +243,6 @@ def _at_pvh_entry(target: Target, registers: Registers) -> bool:
     ebx = registers.get("ebx")
     if not ebx:
         return False
-    from pvhdbg.decode.protocol import is_pvh
-
     try:
         snapshot = Snapshot(registers).memory.with_piece(ebx, target.read_memory(ebx, 4))
         return is_pvh(registers, snapshot)
@@ -363,7 +361,6 @@ def _seen_from_outside(target: Target, plan: Plan, entry: EntryPoint, registers:
     """The entry of a hypervisor's guest: the CPU is that guest's, but the memory, RAM and VMM that the target shows are the
     hypervisor's own machine."""
     from pvhdbg.decode import qemu_monitor
-    from pvhdbg.decode.protocol import OUTSIDE
 
     sources, segments = {"registers": target.via}, Segments()
     if target.capabilities.monitor:

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from pvhdbg.decode.protocol import OUTSIDE, virtualised
 from pvhdbg.decode.text import SafeText, safe
 from pvhdbg.errors import BadInput, MemoryUnreadable, TargetError
 from pvhdbg.machine.capture import Plan, decoded, find_entry, observe_machine, stands_at
 from pvhdbg.machine.loaded_kernel import Confirm
-from pvhdbg.model import EntryPoint, Kernel, Registers, Segments, Unavailable
+from pvhdbg.model import EntryPoint, FoundBy, Kernel, Registers, Segments, Snapshot, Unavailable
 from pvhdbg.targets.target import RESET_RIP, Leave, Target
 
 if TYPE_CHECKING:
@@ -363,8 +364,6 @@ def timestamp() -> str:
 
 def doubts(target: Target, image: KernelImage | None, boot: BootState, named: str) -> list[str]:
     """Warnings about the kernel file for a report; `named` is the path as the user wrote it."""
-    from pvhdbg.decode.protocol import OUTSIDE, virtualised
-
     found = []
     hidden = boot.snapshot.memory.hidden_by is not None
     if image is not None and not hidden and not _is_there(target, image, boot):
@@ -382,10 +381,18 @@ def doubts(target: Target, image: KernelImage | None, boot: BootState, named: st
     return found
 
 
+def _entered_outside(snapshot: Snapshot) -> bool:
+    """Whether fw_cfg's entry is at none of the kernel's addresses, and memory differs from the file."""
+    entry, loads = snapshot.entry, snapshot.kernel.loads if snapshot.kernel is not None else ()
+    if entry.found_by is not FoundBy.FW_CFG or entry.address is None or snapshot.image is None:
+        return False
+    return bool(snapshot.image.differences) and not any(load.start <= entry.address < load.end for load in loads)
+
+
 def _is_there(target: Target, image: KernelImage, boot: BootState) -> bool:
     """Whether the machine has that kernel: at its entry byte for byte; later by its code, wherever it was moved."""
     if boot.snapshot.image is not None:
-        return not boot.snapshot.image.another
+        return not (boot.snapshot.image.another or _entered_outside(boot.snapshot))
     if image.is_loaded(target.read_memory):
         return True
     if boot.snapshot.entry.is_entry:

@@ -124,6 +124,9 @@ def test_a_hypervisors_guest_fails_by_nothing_that_is_the_hypervisors(cli: Cli, 
     append = "console=com1 cpuidle=off dom0=pvh dom0_mem=256M"
     words = ("-M", "q35", "-cpu", "EPYC", "-m", "512M", "-device", "amd-iommu", "-initrd", PROBE, "-append", append)
     stub = machine(*words, kernel=xen)
+    before = cli("check", stub.socket, "--kernel", PROBE, "--format", "json").ok(1).json()  # stops where QEMU enters Xen
+    assert (before["protocol"]["name"], before["entry"]["found_by"]) == ("multiboot1", "fw_cfg")
+    assert any("another kernel" in one for one in before["warnings"])
     entered = cli("check", stub.socket, "--kernel", PROBE, "--entry", hex(noted_entry(Path(PROBE))), "--format", "json").ok().json()
     assert entered["vmm"]["name"] is None
     again = cli("check", stub.socket, "--kernel", PROBE, "--format", "json").ok().json()
