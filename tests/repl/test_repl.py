@@ -625,6 +625,7 @@ def test_registers_by_name(without_gdb: Talk) -> None:
     assert "no register nothing" in without_gdb.wrong("regs nothing").replace("$", "")
 
 
+@pytest.mark.boot
 def test_a_blank_behind_the_only_candidate(without_gdb: Talk) -> None:
     words = [one.text for one in _Words(without_gdb.it).get_completions(Document("segm"), CompleteEvent())]
     assert words == ["segments "]
