@@ -1,4 +1,4 @@
-"""Machine code as text, by the mode that the CPU executes it in (iced-x86)."""
+"""Machine code as text, by the mode that the CPU executes it in: by iced-x86, or by a debugger that runs this Python."""
 
 from __future__ import annotations
 
@@ -47,18 +47,39 @@ class Reach(NamedTuple):
     follows: tuple[int, ...] = ()
 
 
+First = Callable[[bytes, int, int], "Instruction | None"]
+_SUBSTITUTE: list[First] = []
+
+
+def substitute(first: First) -> None:
+    """Disassemble by `first` where iced-x86 is missing: code, address and bits give the first instruction; None for an invalid one."""
+    _SUBSTITUTE[:] = [first]
+
+
 @cache
-def available() -> bool:
-    """Whether there is a disassembler: GDB's own Python may have none."""
+def _has_iced() -> bool:
     return find_spec("iced_x86") is not None
+
+
+def available() -> bool:
+    """Whether there is a disassembler: the Python of GDB 12 may have none."""
+    return _has_iced() or bool(_SUBSTITUTE)
 
 
 def disassemble(code: bytes, address: int, bits: int = 32, count: int = 0) -> Iterator[Instruction]:
     """The instructions of `code`, which lies at `address` and is executed in 16-, 32- or 64-bit mode.
 
-    At most `count` of them, all for 0. Ends before an invalid or incomplete instruction. Raises ImportError without iced-x86.
+    At most `count` of them, all for 0. Ends before an invalid or incomplete instruction. Raises ImportError without a disassembler.
     """
-    return islice(_decoded(code, address, bits, _intel()), count or None)
+    found = _decoded(code, address, bits, _intel()) if _has_iced() or not _SUBSTITUTE else _by_substitute(code, address, bits)
+    return islice(found, count or None)
+
+
+def _by_substitute(code: bytes, address: int, bits: int) -> Iterator[Instruction]:
+    (first,) = _SUBSTITUTE
+    while code and (one := first(code, address, bits)) is not None:
+        yield one
+        code, address = code[len(one.data) :], address + len(one.data)
 
 
 @lru_cache(maxsize=1 << 12)
@@ -74,9 +95,9 @@ _PLAIN_CODES = frozenset((b"\x90", b"\xf3\x90", b"\xfa"))  # nop, pause, cli
 def reach(code: bytes, pc: int, bits: int, value: Callable[[str], int | None]) -> Reach:
     """What the instruction touches. `value` gives a register's value by its 64-bit name, as it is before the instruction.
 
-    Without a disassembler only jumps, nop, pause and cli are known to be plain.
+    Without iced-x86 only jumps, nop, pause and cli are known to be plain.
     """
-    if not available():
+    if not _has_iced():
         known = next((one for one in _PLAIN_CODES if code.startswith(one)), b"")
         return Reach(bool(known) or code[:1] in (b"\xeb", b"\xe9"), follows=(pc + len(known),) if known else ())
     from iced_x86 import Decoder, InstructionInfoFactory, MemorySizeInfo, Mnemonic, OpAccess, OpKind, Register, RegisterExt
@@ -174,13 +195,13 @@ def _segment(register: int, bits: int) -> str:
 def first_as_qemu(code: bytes, address: int, bits: int) -> Instruction | None:
     """The first instruction of `code` in AT&T's syntax, laid out as in QEMU's monitor; None for an invalid one.
 
-    Raises ImportError without iced-x86.
+    Raises ImportError without a disassembler.
     """
-    for one in _decoded(code, address, bits, _att()):
-        mnemonic, _, operands = one.text.partition(" ")
+    for one in _decoded(code, address, bits, _att()) if _has_iced() or not _SUBSTITUTE else _by_substitute(code, address, bits):
+        mnemonic, *operands = one.text.split(maxsplit=1)
         if mnemonic.startswith("set"):
             mnemonic = mnemonic.removesuffix("b")  # of "seteb": setcc writes bytes only and needs no size suffix
-        return one._replace(text=f"{mnemonic:<8} {operands}".rstrip())
+        return one._replace(text=f"{mnemonic:<8} {''.join(operands)}".rstrip())
     return None
 
 

@@ -16,6 +16,7 @@ from pvhdbg.commands.declare import Answer, Command, Context, argument, takes
 from pvhdbg.commands.table import LIVE
 from pvhdbg.decode.text import printable
 from pvhdbg.errors import BadInput, PvhdbgError, TargetError
+from pvhdbg.in_gdb import disassembler
 from pvhdbg.in_gdb import functions as gdb_functions
 from pvhdbg.in_gdb import printers as gdb_printers
 from pvhdbg.in_gdb import settings as gdb_settings
@@ -261,6 +262,7 @@ def install() -> None:
     _InfoPvh()
     gdb_printers.register()
     gdb_functions.install()
+    disassembler.install()
     if not _INSTALLED:
         gdb.events.cont.connect(_on_continue)
         gdb.events.stop.connect(_on_stop)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import gdb
 
 from pvhdbg.errors import BadInput, PvhdbgError, TargetError
+from pvhdbg.in_gdb import disassembler
 from pvhdbg.machine.lease import Lease
 from pvhdbg.machine.session import Session, Settings
 from pvhdbg.model import Unavailable
@@ -103,7 +104,7 @@ def _lend(machine: InsideGdb, work: Callable[[Lease], Any]) -> Any:
     """See `machine.lease`: GDB runs the machine in this thread, its own, while the work runs in another."""
     lent = FromThread(machine)
     try:
-        with machine.alone():
+        with machine.alone(), disassembler.asked_through(lent.call):
             return lent.serve(lambda: work(Lease(lent, lent.interruptible)))
     finally:
         numbers = " ".join(str(one.number) for one in machine.disabled)

@@ -1,7 +1,7 @@
 """Instructions as the CPU decodes them at this stop: by the actual mode in CS and EFER, never by a debugger's setting.
 
 QEMU's monitor disassembles in its CPU's mode (in AT&T's syntax), so it is used first: GDB's own Python may have no iced-x86, and
-the prompt and GDB must show the same. Elsewhere iced-x86 disassembles, in the mode that we give it.
+the prompt and GDB must show the same. Elsewhere we disassemble, in the mode that we give (`disassembly`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def lines(session: Session, address: int, count: int) -> list[str]:
     """`count` instructions from a linear address, each with its bytes, and a name where one is known. Raises TargetError."""
     mode = cpu_mode.observed_mode(session.registers(), session.segments())
     session.linear(address, 1)  # so that unmapped memory gets our own error
-    found = _monitor_lines(session, address, count, mode.code) or _by_iced(session, address, count, mode.code)
+    found = _monitor_lines(session, address, count, mode.code) or _decoded_here(session, address, count, mode.code)
     if not found:
         raise TargetError(f"no instruction could be decoded at {address:#x}", "look at the bytes: xp")
     here, shown, named = linear_pc(session), [f"{mode.name}"], ""
@@ -102,7 +102,7 @@ def _longer(line: str, more: str) -> str:
     return f"{f'{data} {more}':<24} {words.strip()}"
 
 
-def _by_iced(session: Session, address: int, count: int, bits: int | None) -> list[tuple[int, str]]:
+def _decoded_here(session: Session, address: int, count: int, bits: int | None) -> list[tuple[int, str]]:
     from pvhdbg.disassembly import disassemble
 
     if bits is None:
@@ -110,7 +110,7 @@ def _by_iced(session: Session, address: int, count: int, bits: int | None) -> li
     try:
         found = list(disassemble(_readable(session, address, count * _LONGEST), address, bits, count))
     except ImportError:
-        raise TargetError("no disassembler is available", "use QEMU's gdbstub, or: pip install iced-x86") from None
+        raise TargetError("no disassembler is available", "use QEMU's gdbstub, or: pip install iced-x86, or GDB 13") from None
     return [(one.address, f"{one.data.hex(' '):<24} {one.text}") for one in found]
 
 

@@ -96,6 +96,10 @@ class FromThread:
 
     # --- the work's thread ----------------------------------------------------------------------------------------
 
+    def call(self, what: Callable[[], T]) -> T:
+        """Do something else in the thread that serves; returns or raises what it does."""
+        return self._ask(what).result()
+
     def _ask(self, what: Callable[[], T]) -> Future[T]:
         answer: Future[T] = Future()
 

@@ -15,7 +15,7 @@ import pytest
 
 import pvhdbg
 from pvhdbg import guests
-from tests.in_gdb.test_gdb import SCRIPT, Gdb
+from tests.in_gdb.test_gdb import CLEAN, SCRIPT, Gdb
 from tests.support.cli_runner import HELLO, TRIPLE_FAULT, Cli, Machine, eventually, kernel_elf, reads_the_log
 from tests.support.terminal import Terminal
 
@@ -200,6 +200,28 @@ def test_engines_need_no_disassembler(machine: Start) -> None:
     assert len(rows(gdb[by_step])) == 3
     assert "64-bit" in gdb[by_stops]
     assert gdb["maint info breakpoints"].startswith("No breakpoints")
+
+
+def test_gdbs_own_disassembler_shows_instructions_where_there_is_no_other(machine: Start) -> None:
+    """In every mode, also those that the machine has left; GDB stays with its thread and the user's own disassembler."""
+    theirs = "python from gdb.disassembler import *; register_disassembler(type('Theirs', (Disassembler,), {'__call__': print})('theirs'), 'i386')"
+    stub = machine("-smp", "2", kernel=LONG_MODE)
+    first, whole, died = "pvh trace --what state --until 2", "pvh trace --what state --until long --tail 3", "pvh why --for 20"
+    gdb = Gdb(
+        CLEAN, f"source {SCRIPT}", *begin(LONG_MODE, stub), theirs, "thread 2", first, "thread", "thread 1", whole, died, f"pvh elf {LONG_MODE}",
+        "show architecture", "info inferiors", "maint info python-disassemblers", script=None,
+    )  # fmt: skip
+    assert gdb.complaints() == []
+    assert rows(gdb[first])[0].split()[3] == "jmp"  # the second CPU waits in the firmware
+    assert "Thread 1.2" in gdb["thread"]
+    assert [re.sub(r"  +[a-z_0]+=.*", "", line.split(maxsplit=3)[3]) for line in rows(gdb[whole])] == [
+        "lgdtl  0x1001c8", "ljmp   $0x10,$0x1000a9", "mov    $0x18,%eax",
+    ]  # fmt: skip
+    assert re.search(r"long +0x1000a6  hlt$", gdb[died], re.MULTILINE)
+    assert "bc 10 90 10 00                 mov    $0x109010,%esp" in gdb[f"pvh elf {LONG_MODE}"]
+    assert '"auto"' in gdb["show architecture"]
+    assert len(gdb["info inferiors"].splitlines()) == 2
+    assert re.search(r"^i386 +theirs", gdb["maint info python-disassemblers"], re.MULTILINE)
 
 
 def test_bad_wishes_are_one_line_each(machine: Start) -> None:
