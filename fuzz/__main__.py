@@ -18,6 +18,7 @@ from typing import Any
 from fuzz import figures, targets
 
 _MORE = 60.0  # seconds that a target may take longer than its time: it starts, and its findings are made small
+_SESSIONS = 4  # workers of a target of sessions
 
 
 def main() -> int:
@@ -30,6 +31,9 @@ def main() -> int:
     parser.add_argument("--plain", action="store_true", help="do not use atheris, also where it is installed")
     parser.add_argument(
         "--findings", type=Path, default=Path("build/fuzz"), help="where findings are written (default: build/fuzz)"
+    )
+    parser.add_argument(
+        "--more", type=float, default=_MORE, help=f"seconds after which a target that does not end hangs (default: {_MORE:.0f})"
     )
     parser.add_argument("--no-figures", action="store_true", help="leave docs/reliability as it is")
     wanted = parser.parse_args()
@@ -52,44 +56,34 @@ def main() -> int:
 
 
 def _one(name: str, seconds: float, wanted: argparse.Namespace) -> dict[str, Any]:
-    words = [
-        sys.executable,
-        "-m",
-        "fuzz.worker",
-        name,
-        "--seconds",
-        str(seconds),
-        "--seed",
-        str(wanted.seed),
-        "--findings",
-        str(wanted.findings),
-    ]
-    said = ""
-    try:
-        ran = subprocess.run(
-            [*words, *(["--plain"] if wanted.plain else [])],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=seconds + _MORE,
-            check=False,
-        )
-        lines = [line for line in ran.stdout.splitlines() if line.startswith('{"target"')]
-        said = f"it ended with {ran.returncode}: {ran.stderr[-500:]}"
-    except subprocess.TimeoutExpired:
-        lines, said = [], "it hangs"
-    found: dict[str, Any] = (
-        json.loads(lines[-1])
-        if lines
-        else {"target": name, "engine": "unknown", "inputs": 0, "seconds": seconds, "findings": [said]}
-    )
-    print(
-        f"{name:20} {found['inputs']:>10,} inputs  {found['inputs'] / max(found['seconds'], 0.1):>8,.0f}/s  {len(found['findings'])} findings"
-    )
+    """What one target came to. Sessions wait for their peers most of their time, so several run at once."""
+    at_once = _SESSIONS if targets.load(name).sockets else 1
+    with ThreadPoolExecutor(at_once) as pool:
+        workers = list(pool.map(lambda seed: _worker(name, seconds, seed, wanted), range(wanted.seed, wanted.seed + at_once)))
+    found = {**workers[0], "inputs": sum(worker["inputs"] for worker in workers)}
+    found["findings"] = list(dict.fromkeys(finding for worker in workers for finding in worker["findings"]))
+    rate = found["inputs"] / max(found["seconds"], 0.1)
+    print(f"{name:20} {found['inputs']:>10,} inputs  {rate:>8,.0f}/s  {len(found['findings'])} findings")
     for finding in found["findings"]:
         print(f"  {finding}")
     sys.stdout.flush()
     return found
+
+
+def _worker(name: str, seconds: float, seed: int, wanted: argparse.Namespace) -> dict[str, Any]:
+    words = [sys.executable, "-m", "fuzz.worker", name, "--seconds", str(seconds), "--seed", str(seed)]
+    words += ["--findings", str(wanted.findings), *(["--plain"] if wanted.plain else [])]
+    try:
+        ran = subprocess.run(words, capture_output=True, text=True, errors="replace", timeout=seconds + wanted.more, check=False)
+    except subprocess.TimeoutExpired:
+        said = "it hangs"
+    else:
+        lines = [line for line in ran.stdout.splitlines() if line.startswith('{"target"')]
+        if lines:
+            told: dict[str, Any] = json.loads(lines[-1])
+            return told
+        said = f"it ended with {ran.returncode}: {ran.stderr[-500:]}"
+    return {"target": name, "engine": "unknown", "inputs": 0, "seconds": seconds, "findings": [said]}
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ _COMMANDS = (
     ("check", "--here"),
     ("regs", "--here"),
     ("pagewalk", "0x100000", "--here"),
-    ("wait", "--here", "--until", "0x100000", "--for", "0.3"),
+    ("wait", "--here", "--until", "0x100000", "--for", "0.1"),
     ("repl", "--here", "--batch", "-ex", "regs", "-ex", "si 3", "-ex", "x/4xw 0x6000", "-ex", "print 1", "-ex", "monitor info roms"),
 )  # fmt: skip
 
@@ -39,13 +39,14 @@ def _run(data: bytes) -> Iterator[Output]:
     gdb, stub = _peers()
     gdb.tell(data[1:])
     command, *options = _COMMANDS[data[0] % len(_COMMANDS) if data else 0]
-    yield from session(command, stub.address, *options, "--via", "gdb", "--timeout", "0.5")
+    yield from session(command, stub.address, *options, "--via", "gdb", "--timeout", "0.3")
 
 
 def _seeds() -> Iterator[bytes]:
     for command in range(len(_COMMANDS)):
         yield bytes([command]) + bytes(60)
-        yield bytes([command]) + bytes(6) + b"\xc4" + bytes(20) + b"\xcc" + bytes(30)
+        for at, lie in enumerate(range(192, 209)):
+            yield bytes([command]) + bytes(3 * at) + bytes([lie]) + bytes(60)
 
 
 TARGET = Target(_run, _seeds, tuple(bytes([lie]) for lie in range(192, 209)), sockets=True)

@@ -18,12 +18,12 @@ from pvhdbg.cli.program import main
 
 _COMMANDS = (
     ("check", "--here"),
-    ("trace", "--here", "--for", "0.3", "--until", "20", "--engine", "step"),
-    ("why", "--here", "--batch", "--for", "0.3"),
+    ("trace", "--here", "--for", "0.1", "--until", "20", "--engine", "step"),
+    ("why", "--here", "--batch", "--for", "0.1"),
     ("repl", "--here", "--batch", "-ex", "regs", "-ex", "si 3", "-ex", "x/4xw 0x6000", "-ex", "gdt", "-ex", "monitor info roms"),
     ("regs", "--here"),
     ("pagewalk", "0x100000", "--here"),
-    ("wait", "--here", "--until", "0x200000", "--for", "0.3"),
+    ("wait", "--here", "--until", "0x200000", "--for", "0.1"),
 )  # fmt: skip
 _CODES = frozenset({0, 1, 2, 3, 4})
 
@@ -39,7 +39,7 @@ def _run(data: bytes) -> Iterator[Output]:
     stub = _stub()
     stub.script = data[1:]
     command, *options = _COMMANDS[data[0] % len(_COMMANDS) if data else 0]
-    yield from session(command, stub.address, *options, "--timeout", "0.5")
+    yield from session(command, stub.address, *options, "--timeout", "0.1")
 
 
 def session(*words: str) -> Iterator[Output]:
@@ -61,7 +61,8 @@ def session(*words: str) -> Iterator[Output]:
 def _seeds() -> Iterator[bytes]:
     for command in range(len(_COMMANDS)):
         yield bytes([command]) + bytes(60)
-        yield bytes([command]) + bytes(6) + b"\xc4" + bytes(20) + b"\xcc" + bytes(30)
+        for at, lie in enumerate(range(192, 207)):
+            yield bytes([command]) + bytes(3 * at) + bytes([lie]) + bytes(60)
 
 
 TARGET = Target(_run, _seeds, tuple(bytes([lie]) for lie in range(192, 207)), sockets=True)

@@ -27,6 +27,8 @@ OLDEST = 12
 _MARK = re.compile(r"\d*[*^+=]")  # digits of any script, as pygdbmi reads them
 _RECORD = re.compile(r"\d*[*^+=][\w-]+(?:,(?:,|[\w-]+=(?=[({\[])|\(\)|[{}\[\]])*)?\s*")
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+_BRACKET = re.compile(r"[{}\[\]]")
+_DEEPEST = 100  # brackets in each other: pygdbmi recurses, and formats each value once for each bracket around it
 _LAST_WORDS = 2000
 _START = 10.0
 _OUTPUT_BOUND = 64 << 20
@@ -235,13 +237,23 @@ class MachineInterface:
 
 
 def _is_whole(line: str) -> bool:
-    """Whether a record's strings and brackets are closed, and each name has a value."""
+    """Whether a record's strings are closed, its brackets close each other, and each name has a value."""
     if _MARK.match(line) is None:
         return True  # text, in quotes or without
     rest = _STRING.sub("()", line)
-    if '"' in rest or rest.count("{") != rest.count("}") or rest.count("[") != rest.count("]"):
-        return False
-    return _RECORD.fullmatch(rest) is not None
+    return '"' not in rest and _RECORD.fullmatch(rest) is not None and _closes(rest)
+
+
+def _closes(text: str) -> bool:
+    awaited: list[str] = []
+    for bracket in _BRACKET.findall(text):
+        if bracket in "{[":
+            awaited.append("}" if bracket == "{" else "]")
+            if len(awaited) > _DEEPEST:
+                return False
+        elif not awaited or awaited.pop() != bracket:
+            return False
+    return not awaited
 
 
 def quoted(text: str) -> str:
