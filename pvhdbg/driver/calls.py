@@ -12,6 +12,7 @@ from pvhdbg.driver.options import TraceOptions
 from pvhdbg.driver.resets import goes_on, watched
 from pvhdbg.driver.result import RESETS, head_of
 from pvhdbg.driver.traced_machine import TracedMachine
+from pvhdbg.driver.vmm_end import by_whom
 from pvhdbg.errors import BadInput
 from pvhdbg.report import trace_text
 from pvhdbg.report.style import Style
@@ -72,11 +73,12 @@ def calls(
                 if write is not None:
                     write(encode(one))
             machine.progress(f"tracing: {count:,} functions in {functions.blocks:,} blocks")
-    machine.ended = engine.end.words if engine.end.final else None
+    end = by_whom(engine.end, machine.qemu)
+    machine.ended = end.words if end.final else None
     if write is not None:
-        write(encode(Ending(engine.end.why, functions.blocks)))
+        write(encode(Ending(end.why, functions.blocks)))
     took = time.monotonic() - began
-    missed = bool(goal.addresses) and engine.end.why is not EndReason.ADDRESS
+    missed = bool(goal.addresses) and end.why is not EndReason.ADDRESS
     names = trace_text.escaped(machine.names.kept([one.pc for one in resets if one.pc is not None]))
 
     def shown(style: Style) -> str:
@@ -85,7 +87,7 @@ def calls(
         told = [(one.seq, style("bad", f"the guest reset the machine: {trace_text.reset(one, names, 'block')}")) for one in resets]
         told += [(one.seq, style("note", f"{one.detail} reached its entry at block {one.seq:,}")) for one in boots]
         notes += [line for _, line in sorted(told, key=lambda pair: pair[0])]
-        last = f"{count:,} functions, {functions.blocks:,} blocks in {took:.2f} s (engine first); ended: {engine.end.words}"
+        last = f"{count:,} functions, {functions.blocks:,} blocks in {took:.2f} s (engine first); ended: {end.words}"
         return text + "\n".join([*notes, last]) + "\n"
 
     return shown, missed

@@ -49,7 +49,7 @@ def diagnosed(machine: TracedMachine, limit: float) -> Diagnosis:
         machine.target,
         around,
         code=machine.names.code,
-        status=lambda: None if qemu is None else qemu.wait(1.0),
+        status=lambda: None if qemu is None else qemu.exit_status(),
         serial=lambda: () if qemu is None else qemu.serial_tail(_SERIAL),
         progress=machine.progress,
     )

@@ -14,6 +14,7 @@ from pvhdbg.driver.scope import Scope
 from pvhdbg.driver.serial_milestones import looked_for
 from pvhdbg.driver.sinks import Kept, Sink
 from pvhdbg.driver.traced_machine import TracedMachine
+from pvhdbg.driver.vmm_end import by_whom
 from pvhdbg.tracing.boots import Boots
 from pvhdbg.tracing.engines.engine import Bounds, Engine, TraceEnd
 from pvhdbg.tracing.event import Batch, EndReason
@@ -81,6 +82,7 @@ class TraceRun:
         counted = not (self._hurried and self._result.end.why is EndReason.INTERRUPTED)
         if not counted:
             self._result.end = self._run_on(began)
+        self._result.end = by_whom(self._result.end, self._machine.qemu)
         self._arrive(counted)
         self._result.seconds = time.monotonic() - began
         self._machine.ended = self._result.end.words if self._result.end.final else None

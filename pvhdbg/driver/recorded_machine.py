@@ -10,6 +10,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 
 from pvhdbg.driver.options import time_limit
+from pvhdbg.driver.vmm_end import by_whom
 from pvhdbg.errors import BadInput, EntryNotReached
 from pvhdbg.kernel.image import KernelImage, open_kernel
 from pvhdbg.machine.names import Names
@@ -67,7 +68,7 @@ class RecordedMachine:
         end = None
         while end is None:
             end = self._end(self._run(max(deadline - time.monotonic(), 0.001), silence), silence)
-        return end
+        return by_whom(end, self.qemu)
 
     def _end(self, ran: Ran, silence: Silence) -> TraceEnd | None:
         """How the run ended; None for a guest that only waits for an interrupt."""

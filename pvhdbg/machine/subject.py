@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from pvhdbg.errors import BadInput, PvhdbgError, TargetTimeout, VmmFailed
+from pvhdbg.errors import BadInput, PvhdbgError, TargetError, TargetLost, TargetTimeout, VmmFailed
 from pvhdbg.machine.capture import Plan, capture, decoded, with_command
 from pvhdbg.machine.loaded_kernel import Confirm
 from pvhdbg.machine.options import SubjectOptions
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pvhdbg.vmm.options import RecorderOptions
     from pvhdbg.vmm.qemu import QemuProcess
 
+_LAST = 1.0  # seconds in which a QEMU ends whose connection closed
 _SERIAL_LINES = 1000  # of the guest's log, in a report
 
 
@@ -239,7 +240,13 @@ def started(
             qemu = stack.enter_context(start(wish, timeout=options.way.seconds(), progress=progress, tied=tied))
         except VmmFailed as error:
             raise _with_note(error, image) from error
-        yield qemu
+        try:
+            yield qemu
+        except TargetError as error:
+            cause = qemu.killed(_LAST if isinstance(error, TargetLost) else 0)
+            if cause is None:
+                raise
+            raise cause from error
 
 
 def _with_note(error: VmmFailed, image: KernelImage) -> VmmFailed:

@@ -28,7 +28,6 @@ from pvhdbg.vmm.qemu import QemuProcess
 from pvhdbg.vmm.qmp import Qmp
 
 _SERIAL = 100  # lines of the serial port that are searched
-_EXIT = 1.0  # seconds that a QEMU whose connection closed gets to end
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class Waiter:
             target,
             surroundings(boot, image, target.read_memory, self.names, judged=False),  # the rest is asked for when it is dead
             code=self.names.code,
-            status=lambda: None if qemu is None else qemu.wait(_EXIT),
+            status=lambda: None if qemu is None else qemu.exit_status(),
             serial=self._serial,
             ended=lambda: "" if self._qmp is None else self._qmp.why_ended(),
             finder=Finder(self.names.found(SYMBOLS), {name: registers[name] for name in registers}),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import shutil
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -329,9 +328,9 @@ class Machine:
     def _fate(self, error: PvhdbgError | None) -> str:
         status = self.qemu.wait(_LAST_WORDS) if self.qemu is not None else None
         if self.qemu is not None and status is not None:
-            how = f"was killed by {_signal(-status)}" if status < 0 else f"ended with exit status {status}"
+            killed = self.qemu.killed()
             said = " / ".join(self.qemu.stderr_tail(2))
-            return f"QEMU {how}" + (f": {said}" if said else "")
+            return killed.what if killed is not None else f"QEMU ended with exit status {status}" + (f": {said}" if said else "")
         return error.what if error is not None else f"{self.session.target.name} closed the connection"
 
     def needs_machine(self) -> None:
@@ -352,10 +351,3 @@ def _opening(command: str, about: SubjectOptions, progress: Progress) -> Abstrac
 
         refuse_what_does_not_run(about)
     return open_subject(about, progress, tied=False)
-
-
-def _signal(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

@@ -43,13 +43,14 @@ class EndReason(str, Enum):
     RESET = "reset"
     HALTED = "halted"  # hlt with interrupts off
     EXITED = "exited"  # QEMU is gone
+    KILLED = "killed"  # a signal ended QEMU, in which the guest has no part
     STOPPED = "stopped"
     CUT = "cut"  # the end of a saved trace is missing
 
     @property
     def final(self) -> bool:
         """Whether the machine cannot run on."""
-        return self in (EndReason.SHUTDOWN, EndReason.HALTED, EndReason.EXITED)
+        return self in (EndReason.SHUTDOWN, EndReason.HALTED, EndReason.EXITED, EndReason.KILLED)
 
 
 class Delta:

@@ -39,6 +39,8 @@ REMEDIES: tuple[tuple[str, str], ...] = (
 )
 DEFAULT_REMEDY = "run the same QEMU by hand to see more, or see the options after '--'"
 LONGEST_MESSAGE = 300
+FULL = 64 * 1024  # bytes: a folder with less room is full
+_CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE, signal.SIGTRAP)
 
 
 def ended_at_once(program: str, status: int, output: Sequence[str]) -> VmmFailed:
@@ -54,6 +56,27 @@ def ended_at_once(program: str, status: int, output: Sequence[str]) -> VmmFailed
     how = f"was killed by {_signal_name(-status)}" if status < 0 else f"ended at once with exit status {status}"
     what = f"{program} {how}: {shorten(said, LONGEST_MESSAGE)}" if said else f"{program} {how} without a message"
     return VmmFailed(what, remedy)
+
+
+def killed(number: int, folder: str, free: int | None, output: Sequence[str]) -> VmmFailed:
+    """The error for a QEMU that signal `number` ended while its machine ran: the guest has no part in that, as far as can be seen.
+
+    `free` is how many bytes are free in `folder`, where QEMU's files are; None if that is unknown.
+    """
+    full = free is not None and free < FULL
+    said = [line for line in map(str.strip, map(safe, output)) if line]
+    what = f"QEMU was killed by {_signal_name(number)}" + (f": {shorten(said[-1], LONGEST_MESSAGE)}" if said else "")
+    if full:
+        what += f"; {safe(folder)} is full, where its files are"
+    if number == signal.SIGBUS and full:  # the recording is mapped: a page of it that gets no room ends its writer
+        todo = "make room there, or set TMPDIR to another folder (for trace, --no-recorder needs less room)"
+    elif number == signal.SIGKILL:
+        todo = "see whether the system ran out of memory ('dmesg' tells); if so, ask for less with --memory"
+    elif number in _CRASHES:
+        todo = "QEMU crashed: try another version of it (--qemu), or report it to QEMU's developers"
+    else:
+        todo = "see who sends signals to it, and run it again"
+    return VmmFailed(what, todo)
 
 
 def check_version(version: str) -> None:

@@ -21,7 +21,7 @@ from types import TracebackType
 from pvhdbg.decode.text import SafeText, safe, shorten
 from pvhdbg.errors import TargetLost, TargetTimeout, VmmFailed
 from pvhdbg.leaving import putting_back
-from pvhdbg.vmm.failures import check_version, ended_at_once, not_installed
+from pvhdbg.vmm.failures import check_version, ended_at_once, killed, not_installed
 from pvhdbg.vmm.guardian import Guardian
 from pvhdbg.vmm.log_bound import LogBound
 from pvhdbg.vmm.options import DEFAULT_QEMU, QemuOptions, RecorderOptions, Sockets, command_line
@@ -35,6 +35,7 @@ START_TIMEOUT = 10.0  # seconds; usual is 0.05
 TAIL_BYTES = 64 * 1024  # of a log, as many bytes from its end are read
 LINE_WIDTH = 400  # characters of a log line that are shown
 POLITE = 1.0  # seconds that QEMU gets to flush recordings and disk images before it is killed
+_FROM_OUTSIDE = (-signal.SIGBUS, -signal.SIGKILL)  # a full disk and a system without memory end QEMU so
 FIRST_PAUSE, LONGEST_PAUSE = 0.0005, 0.01  # seconds between two looks
 
 
@@ -92,6 +93,21 @@ class QemuProcess:
             time.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
         return self.poll()
+
+    def exit_status(self, timeout: float = POLITE) -> int | None:
+        """As `wait`. Raises VmmFailed where a signal ended QEMU, which says nothing about the guest."""
+        error = self.killed(timeout)
+        if error is not None:
+            raise error
+        return self._status
+
+    def killed(self, timeout: float = 0.0) -> VmmFailed | None:
+        """What there is to say where a signal ended QEMU; None after `timeout` seconds if it runs, if it ended by itself, or by us."""
+        status = None if self._closed else self.wait(timeout)
+        if status is None or status >= 0:
+            return None
+        folder = os.path.dirname(self._guardian.folder)
+        return killed(-status, folder, _free(folder), self.stderr_tail(2))
 
     def serial_tail(self, lines: int = 20) -> list[SafeText]:
         """The last `lines` lines that the guest wrote to COM1, escaped. Stays readable after `close`."""
@@ -225,7 +241,17 @@ def _await_ready(process: QemuProcess, deadline: float, timeout: float) -> None:
     status = process.poll()
     if status is None:
         raise TargetTimeout(f"QEMU was not ready within {timeout:g} s", "allow more time (--timeout), or less memory")
+    if status in _FROM_OUTSIDE and (error := process.killed()) is not None:
+        raise error
     raise ended_at_once(os.path.basename(process.command[0]), status, process.stderr_tail(40))
+
+
+def _free(folder: str) -> int | None:
+    try:
+        disk = os.statvfs(folder)
+    except OSError:
+        return None
+    return disk.f_bavail * disk.f_frsize
 
 
 def _tail(path: Path) -> list[SafeText]:

@@ -411,8 +411,20 @@ def test_our_qemu_is_killed_meanwhile(cli: Cli) -> None:
         (qemu,) = [pid for pid in cli.processes() if os.readlink(f"/proc/{pid}/exe").rpartition("/")[2].startswith("qemu")]
         os.kill(qemu, signal.SIGKILL)
         ran = cli.ended(process)
-    ran.complaint(3)
+    ran.complaint(3, "QEMU was killed by SIGKILL", "--memory")
     assert ran.seconds < 2
+
+
+@pytest.mark.boot
+def test_our_qemu_is_killed_while_it_is_traced(cli: Cli) -> None:
+    with cli.start("trace", cli.file("kernel", kernel_elf(LOOP)), "--for", "20", "-o", "trace.jsonl") as process:
+        assert process.stderr is not None
+        while "tracing" not in process.stderr.readline():
+            assert process.poll() is None
+        (qemu,) = [pid for pid in cli.processes() if os.readlink(f"/proc/{pid}/exe").rpartition("/")[2].startswith("qemu")]
+        os.kill(qemu, signal.SIGBUS)
+        ran = cli.ended(process)
+    assert "ended: the machine is gone: QEMU was killed by SIGBUS" in ran.ok().out
 
 
 # --- signals and closed pipes -------------------------------------------------------------------------------------

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pvhdbg.errors import VmmFailed
-from pvhdbg.vmm.failures import DEFAULT_REMEDY, check_version, ended_at_once, not_installed
+from pvhdbg.vmm.failures import DEFAULT_REMEDY, check_version, ended_at_once, killed, not_installed
 
 
 @pytest.mark.parametrize(
@@ -35,6 +37,24 @@ def test_a_signal_is_named() -> None:
     assert "SIGFPE" in ended_at_once("qemu", -8, []).what
     assert "p_align 0" in ended_at_once("qemu", -8, []).todo
     assert "signal 64" in ended_at_once("qemu", -64, []).what.replace("SIGRTMAX", "signal 64")
+
+
+@pytest.mark.parametrize(
+    ("number", "free", "what", "todo"),
+    [
+        (signal.SIGBUS, 4096, "killed by SIGBUS; /tmp is full", "set TMPDIR"),
+        (signal.SIGBUS, 1 << 30, "killed by SIGBUS", "QEMU crashed"),
+        (signal.SIGSEGV, None, "killed by SIGSEGV", "QEMU crashed"),
+        (signal.SIGKILL, 1 << 30, "killed by SIGKILL", "out of memory"),
+        (signal.SIGUSR1, 1 << 30, "killed by SIGUSR1", "who sends signals"),
+    ],
+)
+def test_a_signal_to_a_running_qemu_is_not_the_guest_s_end(number: int, free: int | None, what: str, todo: str) -> None:
+    error = killed(number, "/tmp", free, ["", "last \x1b[2Jwords"])
+    assert what.split(";")[0] in error.what
+    assert ("is full" in error.what) == ("is full" in what)
+    assert todo in error.todo
+    assert "last \\x1b[2Jwords" in error.what
 
 
 @given(st.integers(-200, 255), st.lists(st.text(), max_size=20))

@@ -21,6 +21,7 @@ _WORDS = {
     EndReason.RESET: "the guest rebooted",
     EndReason.HALTED: "the CPU halted with interrupts off{at}",
     EndReason.EXITED: "the machine is gone: the guest ended it",
+    EndReason.KILLED: "the machine is gone: {cause}",
     EndReason.STOPPED: "the machine stopped{at}",
     EndReason.CUT: "unknown",
 }
@@ -37,11 +38,12 @@ class Bounds:
 
 @dataclass(frozen=True)
 class TraceEnd:
-    """Why a trace ended, with the machine's last stop and the pc there, where they were observed."""
+    """Why a trace ended, with the machine's last stop and the pc there, where they were observed. `cause` says what KILLED its VMM."""
 
     why: EndReason
     stop: Stop | None = None
     pc: int | None = None
+    cause: str = "a signal ended its VMM"
 
     @property
     def final(self) -> bool:
@@ -51,7 +53,7 @@ class TraceEnd:
     @property
     def words(self) -> str:
         """The end as text for users."""
-        return _WORDS[self.why].format(at="" if self.pc is None else f" at {self.pc:#x}")
+        return _WORDS[self.why].format(at="" if self.pc is None else f" at {self.pc:#x}", cause=self.cause)
 
 
 def end_at(stop: Stop, pc: int | None, *, reset: bool = False) -> TraceEnd | None:
