@@ -7,7 +7,7 @@ Lines on the pipe: `started PID` when QEMU runs, `gone` before its pid is free f
 never killed after reuse, `keep` when QEMU shall live on: then the folder is removed when QEMU ends, and its logs are bounded until
 then. QEMU's own process writes `started` before it executes QEMU: if pvhdbg dies, either the line is there, or QEMU never ran.
 The same process holds the pipe until then, so end of file comes after. The guardian makes the folder itself for the same reason:
-as long as the folder exists, a process exists that removes it.
+as long as the folder exists, a process exists that removes it. If both are killed, the next start removes the folder (`left_folders`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from collections.abc import Sequence
 
 from pvhdbg.decode.text import safe
 from pvhdbg.errors import VmmFailed
+from pvhdbg.vmm.left_folders import held, sweep
 from pvhdbg.vmm.log_bound import BOUND, KEPT
 
 SHELL = "/bin/sh"
@@ -71,7 +72,9 @@ class Guardian:
     def __init__(self) -> None:
         """Raises VmmFailed when no folder can be made or no shell be started."""
         self.folder = _new_folder_name()
+        sweep(os.path.dirname(self.folder))
         self._writer = -1
+        self._held = -1
         self._process: subprocess.Popen[bytes] | None = None
         try:
             self._start()
@@ -102,6 +105,7 @@ class Guardian:
             what = f"no folder for QEMU's sockets can be made: {safe(answer.rstrip())}"
             self.folder = ""  # not ours, if it exists
             raise VmmFailed(what, "set TMPDIR to a folder you can write to")
+        self._held = held(self.folder)
 
     def launch(self, argv: Sequence[str], output: int, *, tied: bool = False) -> subprocess.Popen[bytes]:
         """Start `argv` in a session of its own, known to the guardian. Its outputs go to the file `output`.
@@ -116,6 +120,7 @@ class Guardian:
             stdout=self._writer,
             stderr=output,
             start_new_session=True,
+            pass_fds=(self._held,),
         )
 
     def gone(self) -> None:
@@ -125,7 +130,7 @@ class Guardian:
     def release(self) -> None:
         """Let the launched process live on; the folder stays until it ends. This object is then done."""
         self._tell(b"keep\n")
-        self._close_pipe()
+        self._close()
         if self._process is not None:
             self._process.returncode = 0  # it stays as long as QEMU: we do not wait for it
             self._process = None
@@ -133,7 +138,7 @@ class Guardian:
 
     def close(self) -> None:
         """Let the guardian do its work, and wait for it. Safe to call twice."""
-        self._close_pipe()
+        self._close()
         if self._process is not None:
             try:
                 self._process.wait(PATIENCE)
@@ -150,10 +155,11 @@ class Guardian:
             with contextlib.suppress(OSError):  # the guardian was killed: then nothing reads the line
                 os.write(self._writer, line)
 
-    def _close_pipe(self) -> None:
-        if self._writer >= 0:
-            os.close(self._writer)
-            self._writer = -1
+    def _close(self) -> None:
+        for descriptor in (self._writer, self._held):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._writer = self._held = -1
 
 
 def _new_folder_name() -> str:

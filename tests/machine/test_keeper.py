@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +14,8 @@ from pvhdbg.guests import path as guest
 from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.remote import RemoteTarget
 from pvhdbg.targets.target import Leave
-from tests.support.cli_runner import HELLO_ENTRY, Cli, Machine, eventually, kernel_elf, reads_the_log
+from pvhdbg.vmm.left_folders import AGE
+from tests.support.cli_runner import HELLO, HELLO_ENTRY, Cli, Machine, eventually, kernel_elf, reads_the_log
 from tests.support.left_machine import Left, busy, look
 
 pytestmark = pytest.mark.boot
@@ -83,14 +84,37 @@ def test_release_mends_what_no_keeper_could(cli: Cli, looping: Machine) -> None:
 
 
 def test_pvhdbg_and_its_guardian_killed_at_once_take_qemu_with_them(cli: Cli) -> None:
+    """Nobody is left who would remove the folder: the next start does, when it is old enough."""
     process = cli.start("wait", guest("crashers"), "--append", "halt-forever", "--until", "0x200000", "--for", "60")
-    eventually(lambda: _named(cli, "qemu-system"), "QEMU is not started", 15)
-    for pid in (*_named(cli, "pvhdbg-guardian"), process.pid):
+    eventually(lambda: list(cli.tmp.glob("*/gdb")), "QEMU is not started", 15)
+    (guardian,) = _named(cli, "pvhdbg-guardian")
+    for pid in (guardian, process.pid):
         os.kill(pid, signal.SIGKILL)
     process.communicate()
     eventually(lambda: not cli.processes(), "QEMU runs on")
-    for folder in cli.tmp.iterdir():  # nobody is left to remove it
-        shutil.rmtree(folder)
+    (folder,) = cli.tmp.iterdir()
+    cli("check", HELLO).ok()
+    assert folder.exists()
+    os.utime(folder, (time.time() - 2 * AGE,) * 2)
+    cli("check", HELLO).ok()
+    cli.nothing_left()
+
+
+def test_the_folder_of_a_living_machine_stays(cli: Cli) -> None:
+    """Also of one whose pvhdbg has ended and whose guardian was killed."""
+    ran = cli("check", HELLO, "--leave", "stopped").ok()
+    try:
+        (guardian,) = _named(cli, "pvhdbg-guardian")
+        os.kill(guardian, signal.SIGKILL)
+        (folder,) = cli.tmp.iterdir()
+        os.utime(folder, (time.time() - 2 * AGE,) * 2)
+        cli("check", HELLO).ok()
+        assert f"gdbstub is {folder}/gdb" in ran.out + ran.err
+        cli("regs", folder / "gdb", "--here").ok()
+    finally:
+        cli.clear()
+    os.utime(folder, (time.time() - 2 * AGE,) * 2)
+    cli("check", HELLO).ok()
 
 
 def test_nothing_is_left_on_disk_of_a_killed_command(cli: Cli, vmlinuz: Path) -> None:
