@@ -1,4 +1,4 @@
-"""Boot every sample guest on every machine and firmware of the QEMUs at hand, and write docs/conformance.md and docs/rules.md.
+"""Boot every sample guest on every machine and firmware of the QEMUs at hand, and write docs/conformance.md, docs/rules.md and docs/vmms.md.
 
 Exit codes: 0 done · 1 done, and a hand-off fails a rule without a record · 2 usage · 3 a boot made no hand-off, or a QEMU or
 host cannot be used · 130 interrupted.
@@ -22,7 +22,7 @@ from conformance.progress import Progress
 from pvhdbg import guests
 from pvhdbg.decode.text import safe
 from pvhdbg.errors import BadInput, PvhdbgError
-from pvhdbg.report import rules_page
+from pvhdbg.report import rules_page, vmms_page
 from pvhdbg.vmm.options import DEFAULT_QEMU
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -51,7 +51,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def _run(wanted: argparse.Namespace, progress: Progress) -> int:
     if wanted.rules_only:
-        _write(wanted.output / "rules.md", rules_page.render())
+        _write_generated(wanted.output)
         return 0
     chosen = _guests(wanted.guest)
     host.require(wanted.memory, wanted.jobs)
@@ -67,7 +67,7 @@ def _run(wanted: argparse.Namespace, progress: Progress) -> int:
     text = table.render(everything, found)
     _tell_lost(page, text, progress)
     _write(page, text)
-    _write(wanted.output / "rules.md", rules_page.render())
+    _write_generated(wanted.output)
     return _conclusion(everything, page, progress)
 
 
@@ -120,7 +120,7 @@ def _tell_lost(page: Path, text: str, progress: Progress) -> None:
 
 
 def _conclusion(everything: Sequence[Boot], page: Path, progress: Progress) -> int:
-    progress.line(f"written: {page} and rules.md")
+    progress.line(f"written: {page}, rules.md and vmms.md")
     dead = sum(1 for boot in everything if boot.failure)
     if dead:
         progress.line(f"{dead} boots made no hand-off; the page's last part lists them")
@@ -130,6 +130,12 @@ def _conclusion(everything: Sequence[Boot], page: Path, progress: Progress) -> i
         progress.line(f"failed and not on record: {', '.join(unrecorded)}")
         return 1
     return 0
+
+
+def _write_generated(folder: Path) -> None:
+    """The pages that follow from declarations alone."""
+    _write(folder / "rules.md", rules_page.render())
+    _write(folder / "vmms.md", vmms_page.render())
 
 
 def _write(path: Path, text: str) -> None:
@@ -163,7 +169,7 @@ def _arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("--guest", nargs="+", metavar="NAME", default=(), help="sample guests (default: all)")
     parser.add_argument("--output", type=Path, metavar="FOLDER", default=DOCS, help="where the pages go (default: docs)")
-    parser.add_argument("--rules-only", action="store_true", help="write rules.md and boot nothing")
+    parser.add_argument("--rules-only", action="store_true", help="write rules.md and vmms.md, and boot nothing")
     return parser
 
 

@@ -59,7 +59,8 @@ def _deviation(deviation: Deviation) -> Iterator[str]:
     found = deviation.values() if deviation.found is None else " or ".join(code(one) for one in sorted(deviation.found))
     yield f"#### {deviation.key}"
     yield ""
-    yield f"On record of {deviation.versions()} with {' or '.join(sorted(deviation.firmware))}: {found}."
+    firmware = f" with {' or '.join(sorted(deviation.firmware))}" if deviation.firmware else ""
+    yield f"On record of {deviation.versions()}{firmware}: {found}."
     yield ""
     yield f"{escaped(deviation.why)}."
     yield ""

@@ -247,7 +247,7 @@ def render_rule(rule: Rule, style: Style = PLAIN) -> str:
     ]
     for deviation in DEVIATIONS:
         if deviation.rule == rule.id:
-            lines += ["", f"  on record  {deviation.key}: {deviation.vmm} with {' or '.join(sorted(deviation.firmware))}"]
+            lines += ["", f"  on record  {deviation.key}: {deviation.whose()}"]
             lines.append(f"             found {deviation.values()}: {deviation.why}")
             lines.append(f"             {deviation.source}")
     return "\n".join(lines) + "\n"

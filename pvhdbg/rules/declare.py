@@ -153,7 +153,7 @@ class MachineRule(Rule):
         return [
             one
             for one in self._on_record(boot)
-            if one.vmm == vmm.name and firmware and firmware.name in one.firmware and one.covers(vmm.release())
+            if one.vmm == vmm.name and one.of_firmware(firmware.name if firmware else None) and one.covers(vmm.release())
         ]
 
     def _perhaps_recorded(self, boot: BootState, violations: list[Violation]) -> str:
@@ -167,25 +167,27 @@ class MachineRule(Rule):
         possible = [
             one
             for one in self._on_record(boot)
-            if (one.vmm == vmm.name or not told["VMM"])
+            if (one.vmm == vmm.name or (one.firmware and not told["VMM"]))
             and (one.covers(vmm.release()) or not told["version"])
-            and ((firmware and firmware.name in one.firmware) or not told["firmware"])
+            and (one.of_firmware(firmware.name if firmware else None) or not told["firmware"])
         ]
         deviation = _matching(possible, violations)
         if deviation is None:
             return ""
-        unseen = " and ".join(name for name, seen in told.items() if not seen)
+        unseen = " and ".join(name for name, seen in told.items() if not seen and (name != "firmware" or deviation.firmware))
         return f"found {violations[0].found}, which {deviation.key} has on record for some {deviation.vmm}s; not observed here: {unseen}"
 
     def _almost_recorded(self, boot: BootState, violations: list[Violation]) -> str:
-        """A hint if exactly this is on record for other versions of the VMM: nobody has measured this one yet; else ""."""
+        """A hint if exactly this is on record for other versions of the VMM, which nobody has measured in this one yet, or for VMMs
+        without a firmware, where the machine does not name its VMM; else ""."""
         vmm, firmware = boot.snapshot.vmm, boot.firmware
-        others = [
-            one
-            for one in self._on_record(boot)
-            if one.vmm == vmm.name and firmware and firmware.name in one.firmware and not one.covers(vmm.release())
-        ]
-        deviation = _matching(others, violations)
+        records = self._on_record(boot)
+        if vmm.name is None:
+            perhaps = [one for one in records if not one.firmware and _matching([one], violations)]
+            names = " and ".join(f"{one.key} for {one.versions()}" for one in perhaps)
+            return f"on record as {names}; the machine does not name its VMM, --vmm does" if perhaps else ""
+        mine = [one for one in records if one.vmm == vmm.name and one.of_firmware(firmware.name if firmware else None)]
+        deviation = _matching([one for one in mine if not one.covers(vmm.release())], violations)
         if deviation is None:
             return ""
         return f"{deviation.key} has this on record for {deviation.versions()}; {vmm.name} {vmm.version} was not measured"

@@ -205,7 +205,8 @@ def mm_pages(boot: BootState) -> Iterator[Violation]:
         if entry.type != RAM or not entry.size or end <= _MIB:
             continue
         if entry.addr % _PAGE or end % _PAGE:
-            yield Violation(f"memory_map[{index}]", "a range of whole pages (4096 bytes)", f"{entry.addr:#x} - {end:#x}")
+            kind = "ends one byte behind a whole page" if entry.addr % _PAGE == 0 and end % _PAGE == 1 else ""
+            yield Violation(f"memory_map[{index}]", "a range of whole pages (4096 bytes)", f"{entry.addr:#x} - {end:#x}", kind=kind)
     _beyond_bound(boot)
 
 
@@ -224,7 +225,8 @@ def mm_sorted(boot: BootState) -> Iterator[Violation]:
     for index in range(1, len(entries)):
         if entries[index].addr < entries[index - 1].addr and entries[index].size:
             found = f"{entries[index].addr:#x} after {entries[index - 1].addr:#x}"
-            yield Violation(f"memory_map[{index}]", "ascending addresses", found)
+            kind = " after ".join(MEMORY_TYPES.get(entries[one].type, "unknown") for one in (index, index - 1))
+            yield Violation(f"memory_map[{index}]", "ascending addresses", found, kind=kind)
     _beyond_bound(boot)
 
 

@@ -98,8 +98,8 @@ def rsdp_align(boot: BootState) -> Iterator[Violation]:
     fails=[at_entry(memory={XSDT: b"junk" * 11}), at_entry(memory={XSDT + 40: b"\x01\0\0\0"})],
 )
 def rsdp_tables(boot: BootState) -> Iterator[Violation]:
-    """A ramdisk that overwrites the ACPI tables leaves a good RSDP in low memory that points to garbage: the guest boots
-    without ACPI, or loops while parsing."""
+    """With a good RSDP that points to garbage the guest boots without ACPI, or loops while parsing. Two causes are on record: a
+    ramdisk that was loaded over the tables, and a loader that copied them from a wrong address."""
     _signed(boot)
     for table in seen(boot.start_info.root_tables):
         if not table.sound:

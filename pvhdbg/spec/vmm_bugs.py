@@ -43,6 +43,7 @@ WRONG_EFLAGS = VmmBug(
     "cx16",
     "QEMU target/i386/tcg: mem_helper.c and translate.c up to 7.2, mended by commits 326ad06c and 5f0dd8cd of February 2023",
 )
+VMM_BUGS = (WRONG_EFLAGS,)
 
 
 def shows_wrong_eflags(eflags: int | None) -> bool:
