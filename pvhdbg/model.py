@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
-from typing import NamedTuple, Protocol
+from typing import Annotated, NamedTuple, Protocol
 
 
 def _read_only(values: dict[str, object]) -> MappingProxyType[str, object]:
@@ -22,6 +22,11 @@ def _read_only(values: dict[str, object]) -> MappingProxyType[str, object]:
 
 # Values that hold a read-only mapping pickle as all others do.
 copyreg.pickle(MappingProxyType, lambda mapping: (_read_only, (dict(mapping),)))
+
+
+HEX = "hex"
+Hex = Annotated[int, HEX]
+"""An address, a register's value or a size: JSON has it as a hexadecimal string, since numbers there have 53 bits."""
 
 
 class Unavailable(Exception):

@@ -118,7 +118,7 @@ def _done(command: Command, values: Mapping[str, Any]) -> int:
         if converses(command, values):
             return converse(command, values, _stderr())
     asked = options_of(OutputOptions, values)
-    to_file = asked.output if "json" in command.formats else None
+    to_file = asked.output if "json" in command.formats and not command.writes else None
     failed: PvhdbgError | None = None
     with ExitStack() as stack:  # all files are opened before the work begins, and appear together
         outputs = [(asked.format, stack.enter_context(open_output(to_file)))]

@@ -20,7 +20,7 @@ from pvhdbg.kernel.image import open_kernel
 from pvhdbg.machine.names import Names, addresses_of
 from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.machine.subject_kind import refuse_all_but_kernels
-from pvhdbg.report import boot_text
+from pvhdbg.report import answers, boot_text
 from pvhdbg.tracing.boot_file import BootInfo, encode
 from pvhdbg.tracing.recorder.file import open_bytes, read_boot
 from pvhdbg.tracing.recording import Recording
@@ -87,8 +87,10 @@ def boot(options: BootOptions, context: Context) -> Answer:
         with open_bytes(os.fspath(machine.qemu.recording), "boot it again") as data:
             for piece in encode(info, data):
                 output.write_bytes(piece)
-        text = boot_text.summary(info, machine.recording, machine.begun)
-    return Answer(lambda _style: text)
+        text, recording = boot_text.summary(info, machine.recording, machine.begun), machine.recording
+        head = recording.header
+        document = answers.BootAnswer(_recorded(info), machine.begun, recording.exact, head.block_count, head.lost)
+    return Answer(lambda _style: text, lambda: answers.render(document))
 
 
 @takes(BootShowOptions)
@@ -97,7 +99,8 @@ def show(options: BootShowOptions, context: Context) -> Answer:
     wanted = _pattern(options.grep)
     with _saved(options.subject, options.kernel) as (info, recording, name):
         rows = [one for one in functions(recording.first_executions(), name) if wanted is None or wanted.search(one.name)]
-    return Answer(lambda style: boot_text.functions(info, rows, options.most, style))
+    document = answers.BootFunctionsAnswer(_recorded(info), tuple(rows[: options.most]), max(len(rows) - options.most, 0))
+    return Answer(lambda style: boot_text.functions(info, rows, options.most, style), lambda: answers.render(document))
 
 
 @takes(BootShowOptions)
@@ -107,7 +110,9 @@ def show_profile(options: BootShowOptions, context: Context) -> Answer:
     with _saved(options.subject, options.kernel) as (info, recording, name):
         since = (block for block in recording.blocks() if block.first is not None and block.first >= 0)
         rows = [(function, spent) for function, spent in profile(since, name) if wanted is None or wanted.search(function)]
-    return Answer(lambda style: boot_text.profile(info, rows, options.most, style))
+    shown = tuple(answers.FunctionCost(*one) for one in rows[: options.most])
+    document = answers.BootProfileAnswer(_recorded(info), shown, max(len(rows) - options.most, 0))
+    return Answer(lambda style: boot_text.profile(info, rows, options.most, style), lambda: answers.render(document))
 
 
 @takes(BootDiffOptions)
@@ -124,7 +129,19 @@ def diff(options: BootDiffOptions, context: Context) -> Answer:
             sides.append((info, functions(recording.first_executions(), name)))
     (info_a, a), (info_b, b) = sides
     found = parting(a, b)
-    return Answer(lambda style: boot_text.difference(info_a, info_b, found, style), exit_code=0 if found.identical else _DIFFERENT)
+    document = answers.BootDiffAnswer(
+        _recorded(info_a), _recorded(info_b), found.identical, found.index, found.common, found.a, found.b, found.only_a, found.only_b,
+        *(found.shifted or (None, None)),
+    )  # fmt: skip
+    return Answer(
+        lambda style: boot_text.difference(info_a, info_b, found, style),
+        lambda: answers.render(document),
+        0 if found.identical else _DIFFERENT,
+    )
+
+
+def _recorded(info: BootInfo) -> answers.RecordedHow:
+    return answers.RecordedHow(info.kernel, info.vmm, info.deterministic, info.seconds, info.end)
 
 
 def _pattern(text: str | None) -> re.Pattern[str] | None:

@@ -138,6 +138,11 @@ class Command:
     repeats: bool = False  # an empty line at the prompt repeats it
     converses: bool = False  # on a terminal the prompt follows it
 
+    @property
+    def writes(self) -> bool:
+        """Whether the file of its --output is its own, and not that of the answer."""
+        return any("--output" in one.names for one in self.arguments)
+
     def __call__(self, values: Mapping[str, Any], context: Context) -> Answer:
         """Run it, with the values of a parsed line by the arguments' names. Raises PvhdbgError."""
         action = self.loaded()

@@ -185,7 +185,8 @@ def _parser(command: Command) -> argparse.ArgumentParser:
     output = parser.add_argument_group("output")
     if "json" in command.formats:
         output.add_argument("--format", choices=command.formats, default="text", help="the format of the answer")
-        output.add_argument("--output", metavar="FILE", help="write the answer to this file instead of the terminal")
+        if not command.writes:
+            output.add_argument("--output", metavar="FILE", help="write the answer to this file instead of the terminal")
         output.add_argument(
             "--report",
             action="append",

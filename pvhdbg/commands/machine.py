@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
 
@@ -24,7 +24,7 @@ from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.machine.session import Session, Settings
 from pvhdbg.machine.subject import open_subject
 from pvhdbg.model import DescriptorTable, Registers, Segments, Unavailable
-from pvhdbg.report import machine_text, memory_picture, text
+from pvhdbg.report import answers, json_report, machine_text, memory_picture, text
 from pvhdbg.report.machine_text import Table
 
 T = TypeVar("T")
@@ -72,9 +72,9 @@ def session_of(about: SubjectOptions, context: Context) -> Iterator[Session]:
         yield session
 
 
-def _lines(lines: list[str]) -> Answer:
+def _lines(lines: list[str], document: NamedTuple) -> Answer:
     text = "".join(f"{line}\n" for line in lines)
-    return Answer(lambda _: text)
+    return Answer(lambda _: text, lambda: answers.render(document))
 
 
 def _seen(value: Callable[[], T]) -> T:
@@ -96,7 +96,8 @@ def _long(registers: Registers) -> bool:
 def segments(options: AboutSubject, context: Context) -> Answer:
     """`segments`: the hidden segment state alone."""
     with session_of(options.about, context) as session:
-        return _lines(text.segments(session.boot()))
+        boot = session.boot()
+        return _lines(text.segments(boot), answers.SegmentsAnswer(json_report.segments(boot)))
 
 
 @takes(AboutSubject)
@@ -104,7 +105,9 @@ def mode(options: AboutSubject, context: Context) -> Answer:
     """`mode`: the CPU's mode, and how it is known."""
     with session_of(options.about, context) as session:
         boot = session.boot()
-        return _lines(machine_text.mode(observed_mode(boot.registers, boot.segments)))
+        found = observed_mode(boot.registers, boot.segments)
+        document = answers.ModeAnswer(found.name, found.paging, found.code, found.privilege, found.evidence)
+        return _lines(machine_text.mode(found), document)
 
 
 @takes(AboutSubject)
@@ -114,11 +117,15 @@ def gdt(options: AboutSubject, context: Context) -> Answer:
         boot = session.boot()
         table = _table(boot.segments, "gdt")
         data = _bytes_at(session, table.base, (table.limit & 0xFFFF) + 1, "the GDT")
+        entries = tuple(descriptors(data, _long(boot.registers)))
         users: dict[int, str] = {}
+        loaded: dict[str, int] = {}
         for name, one in boot.segments.by_name.items():
             if one.selector is not None and one.selector & ~7 and not one.selector & 4:
+                loaded[name] = one.selector
                 users[one.selector & ~7] = " ".join(filter(None, (users.get(one.selector & ~7), name)))
-        return _lines(machine_text.descriptor_table(_title("GDT", table), descriptors(data, _long(boot.registers)), users))
+        document = answers.GdtAnswer(table.base, table.limit, entries, loaded)
+        return _lines(machine_text.descriptor_table(_title("GDT", table), entries, users), document)
 
 
 @takes(AboutSubject)
@@ -130,10 +137,13 @@ def idt(options: AboutSubject, context: Context) -> Answer:
         data = _bytes_at(session, table.base, (table.limit & 0xFFFF) + 1, "the IDT")
         real = not _seen(lambda: boot.registers["cr0"]) & 1
         still = not real and (table.base, table.limit) == (0, 0x3FF)
-        entries = vectors(data) if real or still else gates(data, _long(boot.registers))
+        entries = tuple(vectors(data) if real or still else gates(data, _long(boot.registers)))
         title = _title("real-mode vectors" if real else "IDT", table)
         title += ": still the real mode's vectors, which are not gates" if still else ""
-        return _lines(machine_text.vector_table(title, entries, session.name_of))
+        places = {one.vector: one.offset if one.type is not None else (one.selector << 4) + one.offset for one in entries}
+        names = {str(vector): name for vector, place in places.items() if (name := session.name_of(place))}
+        document = answers.IdtAnswer(table.base, table.limit, real or still, entries, names)
+        return _lines(machine_text.vector_table(title, entries, session.name_of), document)
 
 
 @takes(AboutSubject)
@@ -146,11 +156,13 @@ def tss(options: AboutSubject, context: Context) -> Answer:
         if type not in TSS_TYPES:
             raise TargetError(f"TR holds no TSS: its type is {type:#x}", "see: segments")
         if not one.selector:
-            return _lines([f"TR has its reset value (selector 0, base {base:#x}, limit {limit:#x}): no TSS was loaded"])
+            line = f"TR has its reset value (selector 0, base {base:#x}, limit {limit:#x}): no TSS was loaded"
+            return _lines([line], answers.TssAnswer(base, limit, 0, None, {}, ()))
         data = _bytes_at(session, base, min(limit + 1, TSS_BYTES), "the TSS")
         state = task_state(data, type, _long(boot.registers))
         title = f"{state.width}-bit TSS at {base:#x}, limit {limit:#x}, selector {one.selector:04x}"
-        return _lines(machine_text.task_state(title, state, session.name_of))
+        document = answers.TssAnswer(base, limit, one.selector, state.width, state.values, state.missing)
+        return _lines(machine_text.task_state(title, state, session.name_of), document)
 
 
 def _table(segments: Segments, name: str) -> DescriptorTable:
@@ -184,7 +196,10 @@ def _start_info(boot: BootState) -> StartInfo:
 def modules(options: AboutSubject, context: Context) -> Answer:
     """`modules`: the module list."""
     with session_of(options.about, context) as session:
-        return _lines(machine_text.modules(_start_info(session.hand_off(options.about.way.here))))
+        start = _start_info(session.hand_off(options.about.way.here))
+        shown = json_report.start_info(start)
+        document = answers.ModulesAnswer(start.raw.nr_modules, start.raw.modlist_paddr, shown["modules"], shown["modules_missing"])
+        return _lines(machine_text.modules(start), document)
 
 
 @takes(AboutSubject)
@@ -196,19 +211,26 @@ def memmap(options: AboutSubject, context: Context) -> Answer:
         found = start.memory_map
         if isinstance(found, Unread):
             raise TargetError(found.reason, "see: info")
+        shown = json_report.start_info(start)
+        document = answers.MemoryMapAnswer(shown["memory_map"], shown["memory_map_missing"])
         if found is None:
-            return _lines(
-                ["no memory map: a version 0 structure has none" if start.v1 is None else "no memory map: it has no entries"]
-            )
+            why = "a version 0 structure has none" if start.v1 is None else "it has no entries"
+            return _lines([f"no memory map: {why}"], document)
         parts = memory_picture.parts(boot, start)
-        return Answer(lambda style: "".join(f"{line}\n" for line in memory_picture.render(found, parts, style)))
+        return Answer(
+            lambda style: "".join(f"{line}\n" for line in memory_picture.render(found, parts, style)),
+            lambda: answers.render(document),
+        )
 
 
 @takes(AboutSubject)
 def cmdline(options: AboutSubject, context: Context) -> Answer:
     """`cmdline`: the command line in full, and nothing else."""
     with session_of(options.about, context) as session:
-        return _lines([machine_text.text(_start_info(session.hand_off(options.about.way.here)).command_line)])
+        start = _start_info(session.hand_off(options.about.way.here))
+        shown = json_report.start_info(start)
+        document = answers.CommandLineAnswer(shown["command_line"], shown["command_line_missing"])
+        return _lines([machine_text.text(start.command_line)], document)
 
 
 @takes(AboutSubject)
@@ -224,7 +246,19 @@ def rsdp(options: AboutSubject, context: Context) -> Answer:
                     tables[address] = _acpi_table(session, address, left)
                     header = tables[address].header
                     left -= header.length if header is not None else 0
-        return _lines(machine_text.rsdp(start, tables))
+        shown = json_report.start_info(start)
+        document = answers.AcpiTablesAnswer(shown["rsdp"], shown["rsdp_missing"], tuple(map(_table_document, tables.values())))
+        return _lines(machine_text.rsdp(start, tables), document)
+
+
+def _table_document(one: Table) -> answers.ShownAcpiTable:
+    head, problem = one.header, one.problem or None
+    if head is None:
+        return answers.ShownAcpiTable(one.address, None, None, None, None, None, problem)
+    sound = None if problem else one.sound
+    return answers.ShownAcpiTable(
+        one.address, printable(head.signature), head.length, head.revision, printable(head.oem_id), sound, problem
+    )
 
 
 def _acpi_table(session: Session, address: int, left: int) -> Table:
@@ -249,11 +283,24 @@ def pagewalk(options: WalkOptions, context: Context) -> Answer:
     if options.everything:
         with session_of(options.about, context) as session:
             found = _seen(lambda: page_map(session.registers(), session.physical))
-            return _lines(machine_text.page_map(found, session.name_of))
+            most = machine_text.MOST_RANGES
+            ranges = answers.PageRangesAnswer(
+                None if found.scheme is None else found.scheme.name,
+                found.ranges[:most],
+                max(len(found.ranges) - most, 0),
+                found.unread,
+                found.cut,
+            )
+            return _lines(machine_text.page_map(found, session.name_of), ranges)
     with session_of(options.about, context) as session:
         address = session.address(" ".join(options.address))
         walk = _seen(lambda: translate(session.registers(), address, session.physical))
-        return _lines(machine_text.walk(walk, session.name_of))
+        scheme, size = (None, None) if walk.scheme is None else (walk.scheme.name, walk.page_size)
+        physical = address if walk.scheme is None else walk.physical
+        document = answers.PageWalkAnswer(
+            address, session.name_of(address), scheme, walk.levels, physical, size if walk.physical else None, walk.problem or None
+        )
+        return _lines(machine_text.walk(walk, session.name_of), document)
 
 
 _FORMAT = re.compile(r"/(\d{0,6})([bhwgi]?)x?", re.ASCII)
@@ -281,7 +328,9 @@ def xp(options: AddressOptions, context: Context) -> Answer:
         raise BadInput(f"{count} times {unit} bytes cannot be shown at once", f"give a count for 1 to {_MOST_BYTES} bytes")
     with session_of(options.about, context) as session:
         address = session.address(wanted, physical=True)
-        return _lines(machine_text.memory(address, session.physical(address, count * unit), unit))
+        data = session.physical(address, count * unit)
+        values = tuple(int.from_bytes(data[at : at + unit], "little") for at in range(0, len(data), unit))
+        return _lines(machine_text.memory(address, data, unit), answers.MemoryAnswer(address, unit, values, data))
 
 
 @takes(AddressOptions)
@@ -292,7 +341,9 @@ def disas(options: AddressOptions, context: Context) -> Answer:
         raise BadInput(f"{count} instructions cannot be shown at once", f"give a count of 1 to {_MOST_LINES}")
     with session_of(options.about, context) as session:
         address = session.address(wanted) if wanted else disassemble.linear_pc(session)
-        return _lines(disassemble.lines(session, address, count))
+        mode, found = disassemble.instructions(session, address, count)
+        document = answers.DisassemblyAnswer(mode, tuple(answers.MachineCode(*one) for one in found))
+        return _lines(disassemble.lines(mode, found), document)
 
 
 # --- the kernel file ----------------------------------------------------------------------------------------------
@@ -304,7 +355,9 @@ def notes(options: AboutSubject, context: Context) -> Answer:
     with session_of(options.about, context) as session:
         if session.image is None:
             raise BadInput("no kernel file is known", session.naming)
-        return _lines([session.image.path, *machine_text.notes(session.image.elf.notes)])
+        found = session.image.elf.notes
+        document = answers.NotesAnswer(session.image.path, tuple(answers.ShownNote(*machine_text.note(one)) for one in found))
+        return _lines([session.image.path, *machine_text.notes(found)], document)
 
 
 @takes(AboutSubject)
@@ -321,7 +374,10 @@ def entry(options: AboutSubject, context: Context) -> Answer:
             offset = placement.relocation if placement.kaslr_offset is None else placement.kaslr_offset
             slid = f", slid by {offset:#x}" if offset is not None else ""
             lines.append(f"moved by {placement.load_bias:#x} in physical memory{slid}")
-        return _lines(lines)
+        document = answers.EntryAnswer(
+            found.address, found.symbol, found.found_by, where(session.registers()), placement.load_bias, placement.kaslr_offset
+        )
+        return _lines(lines, document)
 
 
 @takes(SymbolsOptions)
@@ -331,34 +387,47 @@ def symbols(options: SymbolsOptions, context: Context) -> Answer:
         table = session.symbols
         if session.image is None or table is None:
             raise BadInput("no kernel file with a symbol table is known", session.naming)
-        name = options.name
+        name, path = options.name, session.image.path
         if name is None:
-            return _lines([f"{safe(session.image.path)}: {len(table)} symbols", *_placed(session)])
+            return _lines([f"{safe(path)}: {len(table)} symbols", *_placed(session)], _document(session, path, len(table)))
         names = table.names(name[:-1]) if name.endswith("*") else []
         if names:
-            lines = [_symbol(session, one) for one in names[:_MOST_NAMES]]
-            more = len(names) - _MOST_NAMES
-            return _lines([*lines, f"and {more} more"] if more > 0 else lines)
+            found = [_symbol(session, one) for one in names[:_MOST_NAMES]]
+            more = max(len(names) - _MOST_NAMES, 0)
+            lines = [*map(_shown, found), *([f"and {more} more"] if more else [])]
+            return _lines(lines, _document(session, path, len(table), found, more))
         try:
-            return _lines([_symbol(session, name)])
+            found = [_symbol(session, name)]
+            return _lines([*map(_shown, found)], _document(session, path, len(table), found))
         except BadInput as unknown:
             try:
                 address = session.address(name)
             except PvhdbgError:
                 raise unknown from None
-            found = session.name_of(address)
-            return _lines(
-                [f"{address:#x} is {found}" if found else f"{address:#x} is not in a part of the kernel that is mapped there"]
-            )
+            at = session.name_of(address)
+            line = f"{address:#x} is {at}" if at else f"{address:#x} is not in a part of the kernel that is mapped there"
+            return _lines([line], _document(session, path, len(table), at=at))
 
 
-def _symbol(session: Session, name: str) -> str:
-    assert session.symbols is not None
-    link, shown = session.symbols.virtual_address(name), safe(name)
+def _document(
+    session: Session, path: str, count: int, found: Sequence[answers.PlacedSymbol] = (), more: int = 0, at: str | None = None
+) -> answers.SymbolsAnswer:
     placement = session.placement
-    if placement.found is False:
-        return f"{shown}  not in memory; its physical address by the file is {placement.physical_of(name):#x}, linked at {link:#x}"
-    return f"{shown}  now {placement.address_of(name):#x}, physical {placement.physical_of(name):#x}, linked at {link:#x}"
+    there = placement.found is not False
+    return answers.SymbolsAnswer(path, count, there, placement.load_bias, placement.kaslr_offset, tuple(found), more, at)
+
+
+def _symbol(session: Session, name: str) -> answers.PlacedSymbol:
+    assert session.symbols is not None
+    placement = session.placement
+    link, physical = session.symbols.virtual_address(name), placement.physical_of(name)
+    return answers.PlacedSymbol(name, None if placement.found is False else placement.address_of(name), physical, link)
+
+
+def _shown(one: answers.PlacedSymbol) -> str:
+    if one.now is None:
+        return f"{safe(one.name)}  not in memory; its physical address by the file is {one.physical:#x}, linked at {one.linked:#x}"
+    return f"{safe(one.name)}  now {one.now:#x}, physical {one.physical:#x}, linked at {one.linked:#x}"
 
 
 def _placed(session: Session) -> list[str]:

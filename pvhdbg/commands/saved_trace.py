@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from itertools import islice
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pvhdbg.commands.declare import Answer, Context, takes
 from pvhdbg.commands.output import open_output
@@ -17,14 +17,14 @@ from pvhdbg.driver.options import TraceOptions
 from pvhdbg.driver.saved_traces import is_saved, saved
 from pvhdbg.errors import BadInput
 from pvhdbg.machine.options import SubjectOptions
-from pvhdbg.report import timeline_text, trace_text
+from pvhdbg.report import answers, timeline_text, trace_text
 from pvhdbg.tracing import queries
 from pvhdbg.tracing.block_coverage import ReachedFunction
 from pvhdbg.tracing.engines.engine import TraceEnd
 from pvhdbg.tracing.event import Event
 from pvhdbg.tracing.exports import export as pieces
 from pvhdbg.tracing.milestones import Milestone
-from pvhdbg.tracing.trace_file import Ending, Head, Record
+from pvhdbg.tracing.trace_file import Encoder, Ending, Head, Record, row
 
 _WRITES = 1000  # changes that are shown
 _BLOCK = 1 << 16  # bytes that an export writes at once
@@ -76,7 +76,11 @@ def query(options: QueryOptions, context: Context) -> Answer:
             first = next(queries.events(saved(options.subject)), None)
             todo = "trace with --what pc or state" if first is None else f"its first one is {first.seq}"
             raise BadInput(f"the trace has no instruction {what}", todo)
-        return Answer(lambda style: trace_text.events(found, trace_text.escaped(names.get), instruction_text, style))
+        document = answers.TraceQueryAnswer(what, (), _rows(names, found), False)
+        return Answer(
+            lambda style: trace_text.events(found, trace_text.escaped(names.get), instruction_text, style),
+            lambda: answers.render(document),
+        )
     writes = list(islice(queries.writes(records, what), _WRITES))
     if not writes:
         raise BadInput(
@@ -87,10 +91,25 @@ def query(options: QueryOptions, context: Context) -> Answer:
         event = write.event
         place = f"{event.pc:#x} {printable(names.get(event.pc, ''))}".rstrip()
         old = "" if write.old is None else f"{write.old:#x} → "
-        return f"{event.seq:>10}  {old}{write.new:#x}  {instruction_text(event.code, event.pc, event.mode.bits)}  at {place}"
+        return f"{event.seq:>10}  {old}{write.new:#x}  {_instruction(event)}  at {place}"
 
     more = f"… and maybe more: the first {_WRITES} are shown\n" if len(writes) == _WRITES else ""
-    return Answer(lambda _: "\n".join(shown(write) for write in writes) + "\n" + more)
+    changes = tuple(
+        answers.RegisterChange(one.old, one.new, _instruction(one.event), _rows(names, [one.event])[0]) for one in writes
+    )
+    return Answer(
+        lambda _: "\n".join(shown(write) for write in writes) + "\n" + more,
+        lambda: answers.render(answers.TraceQueryAnswer(what, changes, (), bool(more))),
+    )
+
+
+def _instruction(event: Event) -> str:
+    return instruction_text(event.code, event.pc, event.mode.bits)
+
+
+def _rows(names: dict[int, str], events: Iterable[Event]) -> tuple[dict[str, Any], ...]:
+    """The events as in a saved trace."""
+    return tuple(row(event, names.get(event.pc)) for event in events)
 
 
 @takes(TraceDiffOptions)
@@ -105,14 +124,18 @@ def diff(options: TraceDiffOptions, context: Context) -> Answer:
     if parted is None:
         if not any(True for _ in queries.events(saved(options.subject))):
             raise BadInput("the traces have no instructions to compare", "trace with --what pc or state")
-        return Answer(lambda _: "the same instructions in both\n")
+        same = answers.TraceDiffAnswer(True, None, None, (), None, None, (), ())
+        return Answer(lambda _: "the same instructions in both\n", lambda: answers.render(same))
     at = next(event.seq for event in (parted.one, parted.other) if event is not None)
     name = trace_text.escaped(names.get)
     text = [f"they differ at {at}: {parted.why}", trace_text.events(parted.shared, name, instruction_text).rstrip()]
     for path, event in ((options.subject, parted.one), (options.other, parted.other)):
         rows: list[Event] = [] if event is None else [event]
         text.append(f"--- {printable(path)}\n{trace_text.events(rows, name, instruction_text).rstrip() or 'ends'}")
-    return Answer(lambda _: "\n".join(part for part in text if part) + "\n", exit_code=1)
+    shared = _rows(names, parted.shared)
+    a, b = (None if event is None else _rows(names, [event])[0] for event in (parted.one, parted.other))
+    document = answers.TraceDiffAnswer(False, at, parted.why, shared, a, b, (), ())
+    return Answer(lambda _: "\n".join(part for part in text if part) + "\n", lambda: answers.render(document), 1)
 
 
 def _head(path: str) -> Head:
@@ -125,18 +148,23 @@ def _functions(options: TraceDiffOptions, kinds: set[str]) -> Answer:
     if kinds != {"calls"}:
         raise BadInput("one trace has functions and the other instructions", "give two traces of one kind")
     paths = (options.subject, options.other)
-    one, other = ([record.name for record in saved(path) if isinstance(record, ReachedFunction)] for path in paths)
+    reached = [[record for record in saved(path) if isinstance(record, ReachedFunction)] for path in paths]
+    one, other = ([record.name for record in records] for records in reached)
     at = queries.parting(one, other)
     if at is None:
-        return Answer(lambda _: f"the same {len(one):,} functions in both, in the same order\n")
+        same = answers.TraceDiffAnswer(True, None, None, (), None, None, (), ())
+        return Answer(lambda _: f"the same {len(one):,} functions in both, in the same order\n", lambda: answers.render(same))
     text = [f"they differ at function {at}", *(f"            {printable(name)}" for name in one[max(at - 3, 0) : at])]
     for path, mine, theirs in ((paths[0], one, other), (paths[1], other, one)):
-        known = set(theirs)
-        only = [name for name in mine if name not in known]
+        only = _only(mine, theirs)
         shown = ", ".join(printable(name) for name in only[:_ONLY]) + (", …" if len(only) > _ONLY else "")
         text += [f"--- {printable(path)}", f"            {printable(mine[at]) if at < len(mine) else 'ends'}"]
         text.append(f"            {len(only):,} functions of {len(mine):,} only here{': ' if only else ''}{shown}")
-    return Answer(lambda _: "\n".join(text) + "\n", exit_code=1)
+    shared = tuple(map(row, reached[0][max(at - 3, 0) : at]))
+    a, b = (row(records[at]) if at < len(records) else None for records in reached)
+    only_a, only_b = _only(one, other), _only(other, one)
+    document = answers.TraceDiffAnswer(False, at, "another function", shared, a, b, only_a, only_b)
+    return Answer(lambda _: "\n".join(text) + "\n", lambda: answers.render(document), 1)
 
 
 @takes(TimelineOptions)
@@ -146,9 +174,7 @@ def timeline(options: TimelineOptions, context: Context) -> Answer:
     if not is_saved(path):
         wanted = TraceOptions(until=options.until, milestone=options.milestone, seconds=options.seconds)
         seen = milestones(options.about, wanted, context.progress)
-        return Answer(
-            lambda style: timeline_text.render(seen.milestones, seen.events, trace_text.escaped(seen.names), seen.end.words, style)
-        )
+        return _timeline(seen.milestones, seen.events, seen.names, seen.end.words)
     if _head(path).what == "calls":
         raise BadInput("a timeline shows modes, and this trace has functions only", "trace with --what milestones, pc or state")
     names: dict[int, str] = {}
@@ -161,7 +187,22 @@ def timeline(options: TimelineOptions, context: Context) -> Answer:
             count = record.seq + 1
         elif isinstance(record, Ending):
             count, why = record.events, TraceEnd(record.why).words
-    return Answer(lambda style: timeline_text.render(found, count, trace_text.escaped(names.get), why, style))
+    return _timeline(found, count, names.get, why)
+
+
+def _only(mine: list[str], theirs: list[str]) -> tuple[str, ...]:
+    """The functions that only the first trace has."""
+    known = set(theirs)
+    return tuple(name for name in mine if name not in known)
+
+
+def _timeline(found: list[Milestone], count: int, names: Callable[[int], str | None], why: str) -> Answer:
+    total = max(count, *(one.seq + 1 for one in found)) if found else count
+    spans = tuple(answers.ModeSpan(*one) for one in timeline_text.spans(found, total))
+    document = answers.TimelineAnswer(spans, tuple(map(Encoder(names).row, found)), total, why)
+    return Answer(
+        lambda style: timeline_text.render(found, count, trace_text.escaped(names), why, style), lambda: answers.render(document)
+    )
 
 
 class _LastNames(dict[int, str]):

@@ -100,7 +100,6 @@ def _part(name: str, help: str, words: str, *own: Argument, handed_over: bool = 
         f"pvhdbg {name} :1234 {words}".strip(),
         f"{_MACHINE}:{name}",
         (_SUBJECT, *own, *_QEMU, *(_WALK if handed_over else of_command_line(*_WALK)), *_LOG),
-        formats=("text",),
         passes_on=True,
         live=True,
         live_example=example,
@@ -311,7 +310,6 @@ COMMANDS: tuple[Command, ...] = (
             *_QEMU,
             *(one for one in _WALK if one.names[0] == "--timeout"),
         ),
-        formats=("text",),
         passes_on=True,
     ),
     Command(
@@ -320,7 +318,6 @@ COMMANDS: tuple[Command, ...] = (
         "pvhdbg boot show boot.pvhboot --grep '^start_kernel$|initcall'",
         "pvhdbg.commands.boot:show",
         _BOOT_FILE,
-        formats=("text",),
     ),
     Command(
         "boot profile",
@@ -328,7 +325,6 @@ COMMANDS: tuple[Command, ...] = (
         "pvhdbg boot profile boot.pvhboot --most 20",
         "pvhdbg.commands.boot:show_profile",
         _BOOT_FILE,
-        formats=("text",),
     ),
     Command(
         "boot diff",
@@ -340,7 +336,6 @@ COMMANDS: tuple[Command, ...] = (
             argument("other", metavar="B", help="another one", completes="file"),
             argument("--kernel", metavar="FILE", help="the kernel of both, if it is no longer where it was", completes="file"),
         ),
-        formats=("text",),
     ),
     Command(
         "goto",
@@ -383,7 +378,6 @@ COMMANDS: tuple[Command, ...] = (
             *_QEMU,
             *_WALK,
         ),
-        formats=("text",),
         passes_on=True,
     ),
     Command(
@@ -396,7 +390,6 @@ COMMANDS: tuple[Command, ...] = (
             argument("what", metavar="REGISTER|N", help="a register (cr0, rsp, cs, gdt_base, idt_limit …), or a sequence number"),
             argument("--around", type=int, default=5, metavar="COUNT", help="instructions to show around N (default: 5)"),
         ),
-        formats=("text",),
     ),
     Command(
         "trace diff",
@@ -404,7 +397,6 @@ COMMANDS: tuple[Command, ...] = (
         "pvhdbg trace diff good.jsonl bad.jsonl",
         f"{_SAVED_ACTIONS}:diff",
         (_TRACE, argument("other", metavar="OTHER", help="the saved trace to compare with")),
-        formats=("text",),
     ),
     Command(
         "trace export",
@@ -477,7 +469,6 @@ COMMANDS: tuple[Command, ...] = (
             *_QEMU,
             *of_command_line(*_WALK),
         ),
-        formats=("text",),
         passes_on=True,
         live=True,
         live_example="trace --what pc --until 20",
@@ -670,6 +661,19 @@ COMMANDS: tuple[Command, ...] = (
         live=True,
         live_example="explain PVH-TR-LIMIT",
     ),
+    Command(
+        "doctor",
+        "show what is installed of all that pvhdbg uses, which commands need it, and how to get it",
+        "pvhdbg doctor",
+        "pvhdbg.commands.doctor:doctor",
+    ),
+    Command(
+        "schema",
+        "print the JSON schema of an answer, or list all schemas",
+        "pvhdbg schema report",
+        "pvhdbg.commands.schema:schema",
+        (argument("name", metavar="NAME", nargs="?", help="the name in an answer's field `schema`: report, or pvhdbg/report/1"),),
+    ),
     Command("rules", "list all rules", "pvhdbg rules", "pvhdbg.commands.rules:rules", live=True, live_example="rules"),
 )
 
@@ -686,7 +690,6 @@ LIVE: tuple[Command, ...] = (
             _ENGINE,
             _FOR,
         ),
-        formats=("text",),
         live=True,
         live_example="milestones start_kernel",
     ),

@@ -17,7 +17,7 @@ from pvhdbg.driver.engine_choice import choose_engine, marks_of
 from pvhdbg.driver.follow import TraceRun, event_count
 from pvhdbg.driver.goal import TraceGoal, trace_goal_of
 from pvhdbg.driver.options import EngineName, TraceOptions
-from pvhdbg.driver.result import NO_DISASSEMBLER, SHOWN, TraceResult, addresses, head_of, render
+from pvhdbg.driver.result import NO_DISASSEMBLER, SHOWN, TraceResult, addresses, document, head_of, render
 from pvhdbg.driver.saved_traces import is_saved, show
 from pvhdbg.driver.scope import Scope, code_of
 from pvhdbg.driver.serial_milestones import pattern_of
@@ -27,6 +27,7 @@ from pvhdbg.errors import BadInput, PvhdbgError
 from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.machine.session import Session
 from pvhdbg.machine.stop_text import instruction
+from pvhdbg.report import answers
 from pvhdbg.report.style import Style
 from pvhdbg.targets.run import Progress, run_until
 from pvhdbg.tracing.event import EndReason, Event
@@ -54,7 +55,8 @@ class MilestonesOptions(NamedTuple):
 def trace(options: TraceCommandOptions, context: Context) -> Answer:
     """`trace`: follow the CPU from the entry, or from a session's current state; or show a saved trace."""
     if context.session is None and is_saved(options.about.subject):
-        return Answer(show(options.about.subject, options.trace))
+        shown, saved_trace = show(options.about.subject, options.trace)
+        return Answer(shown, lambda: answers.render(saved_trace))
     return _trace(options.about, options.trace, context)
 
 
@@ -93,8 +95,8 @@ def _traced(options: TraceOptions, machine: TracedMachine, write: Callable[[str]
     goal = trace_goal_of(options.until, machine.names)
     scope = _scope(options, machine)
     if options.what == "calls":
-        text, missed = calls(options, machine, goal, write)
-        return Answer(text, exit_code=NOT_REACHED if missed else 0)
+        text, functions, missed = calls(options, machine, goal, write)
+        return Answer(text, lambda: answers.render(functions), NOT_REACHED if missed else 0)
     engine = choose_engine(options, machine, states=options.what != "pc", count=event_count(options, goal, scope))
     result = TraceResult(head_of(engine, options.what, machine), machine.names, warnings=machine.warnings)
     result.last = deque(maxlen=options.tail or (1 if options.output else SHOWN))
@@ -108,9 +110,11 @@ def _traced(options: TraceOptions, machine: TracedMachine, write: Callable[[str]
     result.names = machine.names.kept([*shown, *addresses(result)])
     result.warnings += _doubts(options, machine, engine.name, result, bool(shown))
     missed = _is_missed(goal, result)
+    written = bool(options.output)
     return Answer(
-        lambda style: render(result, options.what, bool(options.output), goal, missed, style),
-        exit_code=NOT_REACHED if missed else 0,
+        lambda style: render(result, options.what, written, goal, missed, style),
+        lambda: answers.render(document(result, options.what, written, not missed if goal.text else None)),
+        NOT_REACHED if missed else 0,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pvhdbg.model import Hex
 from pvhdbg.spec.x86 import SYSTEM_TYPES, TYPE_CODE, TYPE_CONFORMING, TYPE_EXPAND_DOWN, TYPE_READABLE, TYPE_WRITABLE
 
 TABLE_BOUND = 1 << 16  # bytes: a limit has 16 bits
@@ -23,11 +24,11 @@ TSS_TYPES = _TSS
 class Descriptor:
     """One entry of a GDT or LDT. `limit` is in bytes, scaled by G; `size` is 8 bytes, or 16 for a system descriptor in long mode."""
 
-    selector: int
-    raw: int
+    selector: Hex
+    raw: Hex
     size: int
-    base: int
-    limit: int
+    base: Hex
+    limit: Hex
     type: int
     s: int
     dpl: int
@@ -43,9 +44,9 @@ class Gate:
     """One entry of an IDT, or a vector of the real-mode table (`type` is then None)."""
 
     vector: int
-    raw: int
-    selector: int
-    offset: int
+    raw: Hex
+    selector: Hex
+    offset: Hex
     type: int | None
     dpl: int
     present: bool
@@ -58,7 +59,7 @@ class TaskState:
     """The fields of a TSS by name, up to its limit, and its kind: 16, 32 or 64 bits."""
 
     width: int
-    values: dict[str, int]
+    values: dict[str, Hex]
     missing: tuple[str, ...]
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from pvhdbg.decode.paging import NO_EXECUTE, PAE, USER, WRITABLE, Read, Scheme, level_of, root_of, scheme_of
 from pvhdbg.errors import MemoryUnreadable
-from pvhdbg.model import Registers, Unavailable
+from pvhdbg.model import Hex, Registers, Unavailable
 from pvhdbg.spec.x86 import CR4
 
 MOST_TABLES = 1 << 14  # 64 MiB of them: Linux with 512 MiB has about 1000
@@ -29,9 +29,9 @@ class Rights:
 class MappedRange:
     """Linear addresses of equal rights, without a gap. `physical` is None where they do not lead to one physical range."""
 
-    start: int
-    size: int
-    physical: int | None
+    start: Hex
+    size: Hex
+    physical: Hex | None
     rights: Rights
 
     @property

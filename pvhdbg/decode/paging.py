@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from pvhdbg.errors import MemoryUnreadable
-from pvhdbg.model import MemoryView, Registers, Unavailable
+from pvhdbg.model import Hex, MemoryView, Registers, Unavailable
 from pvhdbg.spec.x86 import CR0, CR4, EFER
 
 Read = Callable[[int, int], bytes]
@@ -48,10 +48,10 @@ class Level:
 
     name: str
     index: int
-    address: int
-    entry: int | None
-    points_to: int = 0  # the next table, or the page
-    maps: int = 0  # bytes of the page that this entry maps; 0 for a table
+    address: Hex
+    entry: Hex | None
+    points_to: Hex = 0  # the next table, or the page
+    maps: Hex = 0  # bytes of the page that this entry maps; 0 for a table
 
     @property
     def present(self) -> bool:

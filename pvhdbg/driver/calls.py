@@ -15,6 +15,7 @@ from pvhdbg.driver.traced_machine import TracedMachine
 from pvhdbg.driver.vmm_end import by_whom
 from pvhdbg.errors import BadInput
 from pvhdbg.report import trace_text
+from pvhdbg.report.answers import TracedAnswer
 from pvhdbg.report.style import Style
 from pvhdbg.tracing.block_coverage import Functions, ReachedFunction
 from pvhdbg.tracing.engines.block_coverage import BlockCoverageEngine
@@ -22,13 +23,16 @@ from pvhdbg.tracing.engines.engine import Bounds
 from pvhdbg.tracing.engines.resets import blocks_through_resets
 from pvhdbg.tracing.event import EndReason, Reset
 from pvhdbg.tracing.milestones import Milestone
-from pvhdbg.tracing.trace_file import Ending, encode
+from pvhdbg.tracing.trace_file import Encoder, Ending, Record, encode
 
 
 def calls(
     options: TraceOptions, machine: TracedMachine, goal: TraceGoal, write: Callable[[str], None] | None
-) -> tuple[Callable[[Style], str], bool]:
-    """Trace the machine to the goal; functions are written as they are found. Returns the text, and whether the goal was missed."""
+) -> tuple[Callable[[Style], str], TracedAnswer, bool]:
+    """Trace the machine to the goal; functions are written as they are found.
+
+    Returns the text, the same for JSON, and whether the goal was missed.
+    """
     if goal.serial is not None:
         raise BadInput("--what calls does not watch the serial port", "give a symbol, an address, or a number of blocks")
     if goal.modes:
@@ -90,4 +94,8 @@ def calls(
         last = f"{count:,} functions, {functions.blocks:,} blocks in {took:.2f} s (engine first); ended: {end.words}"
         return text + "\n".join([*notes, last]) + "\n"
 
-    return shown, missed
+    lines = Encoder(machine.names.kept([one.pc for many in (resets, boots) for one in many if one.pc is not None]))
+    rows: list[Record] = [head, *(() if write is not None else reached), *resets, *boots, Ending(engine.end.why, functions.blocks)]
+    warnings = tuple(str(one) for one in (*machine.warnings, *engine.warnings))
+    document = TracedAnswer(tuple(map(lines.row, rows)), warnings, not missed if goal.text else None)
+    return shown, document, missed

@@ -12,12 +12,13 @@ from pvhdbg.disassembly import instruction_text
 from pvhdbg.driver.goal import TraceGoal
 from pvhdbg.driver.options import What
 from pvhdbg.driver.traced_machine import TracedMachine
+from pvhdbg.report.answers import TracedAnswer
 from pvhdbg.report.style import Style
 from pvhdbg.spec.elf import PF_X
 from pvhdbg.tracing.engines.engine import TraceEnd
 from pvhdbg.tracing.event import EndReason, Event, Fault, Reset
 from pvhdbg.tracing.milestones import Milestone
-from pvhdbg.tracing.trace_file import Encoder, Head, Load
+from pvhdbg.tracing.trace_file import Encoder, Ending, Head, Load, Record
 
 NO_DISASSEMBLER = "this Python has no disassembler (iced-x86): instructions are shown as bytes"
 SHOWN = 200  # events that are shown by default
@@ -65,6 +66,16 @@ def addresses(result: TraceResult) -> list[int]:
     """Where milestones and resets were."""
     found = [*(one.pc for one in result.milestones), *(one.pc for one in result.resets)]
     return [pc for pc in found if pc is not None]
+
+
+def document(result: TraceResult, what: str, saved: bool, reached: bool | None) -> TracedAnswer:
+    """The same as JSON: the records that the text shows, as lines of a saved trace."""
+    lines = Encoder(result.names)
+    rows: list[Record] = [] if what == "milestones" or saved else list(result.last)
+    known = {id(one) for one in rows}
+    rows += [one for one in result.resets if id(one) not in known]
+    found = [result.head, *rows, *result.milestones, Ending(result.end.why, result.events)]
+    return TracedAnswer(tuple(map(lines.row, found)), tuple(result.warnings), reached)
 
 
 def render(result: TraceResult, what: str, saved: bool, goal: TraceGoal, missed: bool, style: Style) -> str:

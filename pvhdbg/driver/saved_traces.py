@@ -9,14 +9,15 @@ from collections.abc import Callable, Generator
 from pvhdbg.decode.text import safe
 from pvhdbg.driver.goal import TraceGoal
 from pvhdbg.driver.options import TraceOptions
-from pvhdbg.driver.result import SHOWN, TraceResult, render
+from pvhdbg.driver.result import SHOWN, TraceResult, document, render
 from pvhdbg.errors import BadInput
+from pvhdbg.report.answers import TracedAnswer
 from pvhdbg.report.style import Style
 from pvhdbg.tracing.block_coverage import ReachedFunction
 from pvhdbg.tracing.engines.engine import TraceEnd
 from pvhdbg.tracing.event import EndReason, Event, Reset
 from pvhdbg.tracing.milestones import Milestone
-from pvhdbg.tracing.trace_file import Ending, Head, Record, decode, is_trace, lines
+from pvhdbg.tracing.trace_file import Encoder, Ending, Head, Record, decode, is_trace, lines
 
 
 def is_saved(path: str) -> bool:
@@ -29,8 +30,8 @@ def is_saved(path: str) -> bool:
         return False
 
 
-def show(path: str, options: TraceOptions) -> Callable[[Style], str]:
-    """A saved trace as text, by the same options. Raises BadInput."""
+def show(path: str, options: TraceOptions) -> tuple[Callable[[Style], str], TracedAnswer]:
+    """A saved trace as text and for JSON, by the same options. Raises BadInput."""
     if options != TraceOptions(what=options.what, tail=options.tail, on_reset=options.on_reset):
         raise BadInput(f"{path} is a saved trace, which is only shown", "leave out all options except --what and --tail")
     names: dict[int, str] = {}
@@ -61,8 +62,13 @@ def show(path: str, options: TraceOptions) -> Callable[[Style], str]:
     if result.head.what == "calls":
         from pvhdbg.report import trace_text
 
-        return lambda style: trace_text.functions(reached, style) + "".join(f"note: {safe(one)}\n" for one in result.warnings)
-    return lambda style: render(result, what, False, TraceGoal(), False, style)
+        rows: tuple[Record, ...] = (result.head, *reached, Ending(result.end.why, result.events))
+        notes = "".join(f"note: {safe(one)}\n" for one in result.warnings)
+        return (
+            lambda style: trace_text.functions(reached, style) + notes,
+            TracedAnswer(tuple(map(Encoder(names.get).row, rows)), tuple(result.warnings), None),
+        )
+    return lambda style: render(result, what, False, TraceGoal(), False, style), document(result, what, False, None)
 
 
 def saved(path: str, names: dict[int, str] | None = None) -> Generator[Record, None, None]:

@@ -7,7 +7,8 @@ the prompt and GDB must show the same. Elsewhere we disassemble, in the mode tha
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from pvhdbg.decode import cpu_mode
 from pvhdbg.decode.text import printable
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _LINE = re.compile(r"^(?:0x)?([0-9a-f]{8,16}):  (.*\S)\s*$")
 _BYTES = re.compile(r"[0-9a-f]{2}(?: [0-9a-f]{2})*")
+_CODE = re.compile(r"([0-9a-f]{2}(?: [0-9a-f]{2})*) +(\S.*)$")
 _CALL = re.compile(r"  call[lqw]? +(0x[0-9a-f]{1,16})$")
 _LONGEST = 15  # bytes of one instruction
 _READ = 1024  # bytes: QEMU's monitor first reads to such a boundary, and shows an instruction across it as .byte (disas/capstone.c)
@@ -33,29 +35,53 @@ def linear_pc(session: Session) -> int:
     return cpu_mode.linear_pc(rip, cs.base, cpu_mode.observed_mode(registers, segments).code)
 
 
-def lines(session: Session, address: int, count: int) -> list[str]:
-    """`count` instructions from a linear address, each with its bytes, and a name where one is known. Raises TargetError."""
+class Line(NamedTuple):
+    """One instruction: its bytes and its text as the monitor formats them, its symbol, the function that it calls, if it is the next."""
+
+    address: int
+    code: bytes
+    text: str
+    symbol: str | None
+    target: str | None
+    current: bool
+
+
+def instructions(session: Session, address: int, count: int) -> tuple[str, list[Line]]:
+    """The CPU's mode in words, and `count` instructions from a linear address. Raises TargetError."""
     mode = cpu_mode.observed_mode(session.registers(), session.segments())
     session.linear(address, 1)  # so that unmapped memory gets our own error
     found = _monitor_lines(session, address, count, mode.code) or _decoded_here(session, address, count, mode.code)
     if not found:
         raise TargetError(f"no instruction could be decoded at {address:#x}", "look at the bytes: xp")
-    here, shown, named = linear_pc(session), [f"{mode.name}"], ""
-    for at, text in found[:count]:
-        name = session.name_of(at) or ""
-        symbol = name.partition("+")[0]
+    here = linear_pc(session)
+    shown = [Line(at, *_parts(text), session.name_of(at), _target(session, text), at == here) for at, text in found[:count]]
+    return mode.name, shown
+
+
+def lines(mode: str, found: Sequence[Line]) -> list[str]:
+    """The instructions as text: each with its bytes, and a name where one begins."""
+    shown, named = [mode], ""
+    for one in found:
+        symbol = (one.symbol or "").partition("+")[0]
         if symbol and symbol != named:
-            shown.append(f"<{printable(name)}>:")
+            shown.append(f"<{printable(one.symbol or '')}>:")
             named = symbol
-        shown.append(f"{'=>' if at == here else '  '} {at:#x}:  {printable(text)}{_target(session, text)}")
+        target = f" <{printable(one.target)}>" if one.target else ""
+        words = f"{one.code.hex(' '):<24} {one.text}" if one.code else one.text
+        shown.append(f"{'=>' if one.current else '  '} {one.address:#x}:  {printable(words)}{target}")
     return shown
 
 
-def _target(session: Session, text: str) -> str:
+def _parts(text: str) -> tuple[bytes, str]:
+    """The bytes and the words of a line; a line without bytes is all words."""
+    match = _CODE.match(text)
+    return (b"", text) if match is None else (bytes.fromhex(match[1]), match[2])
+
+
+def _target(session: Session, text: str) -> str | None:
     """The symbol that a call goes to."""
     match = _CALL.search(text)
-    name = session.name_of(int(match[1], 16)) if match is not None else None
-    return f" <{printable(name)}>" if name else ""
+    return session.name_of(int(match[1], 16)) if match is not None else None
 
 
 def _monitor_lines(session: Session, address: int, count: int, bits: int | None) -> list[tuple[int, str]]:

@@ -19,7 +19,7 @@ def position(session: Session) -> tuple[str, str]:
 def instruction(session: Session, named: bool = True) -> list[str]:
     """The next instruction, or why it cannot be shown. Raises TargetLost."""
     try:
-        *names, line = disassemble.lines(session, disassemble.linear_pc(session), 1)[1:]
+        *names, line = disassemble.lines(*disassemble.instructions(session, disassemble.linear_pc(session), 1))[1:]
         address, _, rest = line.partition(": ")
         return [f"{address} {names[0]}{rest}" if names and named else line]
     except TargetLost:

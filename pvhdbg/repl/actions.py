@@ -278,12 +278,10 @@ def x(options: MemoryOptions, context: Context) -> Answer:
         raise BadInput(f"{count} cannot be shown at once", "give a smaller count")
     address = session.address(" ".join(words)) if words else session.address("$pc")
     if kind == "i":
-        lines = disassemble.lines(session, address, count + 1)
-        instructions = [line for line in lines[1:] if not line.startswith("<")]
-        if len(instructions) > count:
-            face.goes_on(f"x{first} {instructions[count].split(':')[0].split()[-1]}")
-            lines = lines[: lines.index(instructions[count])]
-        return _lines([line for line in lines[1:] if line])
+        mode, found = disassemble.instructions(session, address, count + 1)
+        if len(found) > count:
+            face.goes_on(f"x{first} {found[count].address:#x}")
+        return _lines(disassemble.lines(mode, found[:count])[1:])
     if kind == "s":
         return _lines(_strings(context, address, count, first or "/s"))
     data = session.linear(address, count * unit)

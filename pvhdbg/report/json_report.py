@@ -156,7 +156,7 @@ def _protocol(boot: BootState) -> dict[str, Any]:
 
 def _start_info_part(boot: BootState) -> dict[str, Any]:
     if not isinstance(boot.start_info_part, Unread):
-        return {"start_info": _start_info(boot.start_info), "start_info_missing": None}
+        return {"start_info": start_info(boot.start_info), "start_info_missing": None}
     if not isinstance(boot.draft_a_part, Unread):
         draft = boot.draft_a_part
         shown = {
@@ -173,7 +173,8 @@ def _start_info_part(boot: BootState) -> dict[str, Any]:
     return {"start_info": None, "start_info_missing": boot.start_info_part.reason}
 
 
-def _start_info(info: StartInfo) -> dict[str, Any]:
+def start_info(info: StartInfo) -> dict[str, Any]:
+    """start_info and what it points to."""
     raw, v1 = info.raw, info.v1
     shown: dict[str, Any] = {
         "address": _hex(info.address),

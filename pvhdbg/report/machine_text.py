@@ -98,7 +98,7 @@ def walk(found: Walk, name: SafeName) -> list[str]:
     return [*lines, f"  physical {found.physical:#x}, in a page of {human(found.page_size)}; {_rights(found.levels[bare:])}"]
 
 
-_MOST_RANGES = 4096
+MOST_RANGES = 4096
 
 
 def page_map(found: PageMap, name: SafeName) -> list[str]:
@@ -106,15 +106,15 @@ def page_map(found: PageMap, name: SafeName) -> list[str]:
     if found.scheme is None:
         return ["paging is off: linear addresses are physical ones"]
     lines = [f"{found.scheme.name}, {count(len(found.ranges), 'range')}"]
-    for one in found.ranges[:_MOST_RANGES]:
+    for one in found.ranges[:MOST_RANGES]:
         rights = f"r{'w' if one.rights.writable else '-'}{'x' if one.rights.executable else '-'}"
         to = "many physical ranges" if one.physical is None else f"physical {one.physical:#x}"
         user = "user" if one.rights.user else "supervisor only"
         lines.append(
             f"  {one.start:#018x} - {one.end:#018x}  {human(one.size):>9}  {rights}  {user}, {to}{_named(name, one.start)}"
         )
-    if len(found.ranges) > _MOST_RANGES:
-        lines.append(f"  and {len(found.ranges) - _MOST_RANGES} more")
+    if len(found.ranges) > MOST_RANGES:
+        lines.append(f"  and {len(found.ranges) - MOST_RANGES} more")
     if found.unread:
         lines.append(f"  {found.unread} tables cannot be read: what they map is not here")
     return [*lines, "  there are more tables than are looked at: this is not all"] if found.cut else lines
@@ -229,16 +229,21 @@ def _table(one: Table) -> str:
 # --- the kernel file ----------------------------------------------------------------------------------------------
 
 
+def note(one: Note) -> tuple[str, int, str | None, str | None, bytes, int]:
+    """Owner, type, name, value, the first bytes, and the size of an ELF note; a note that is not one of Xen's has no name."""
+    known = XEN_NOTES.get(one.type) if one.is_xen else None
+    named = (None, None) if known is None else (known.name, _value(one, known.kind))
+    return (printable(one.owner.rstrip(b"\0")), one.type, *named, one.desc[:_SHOWN], len(one.desc))
+
+
 def notes(found: Iterable[Note]) -> list[str]:
     """The ELF notes of a kernel; Xen's notes have their names."""
     lines = []
-    for note in found:
-        owner = printable(note.owner.rstrip(b"\0"))
-        if not note.is_xen or note.type not in XEN_NOTES:
-            lines.append(f"  {owner:<8} {note.type:#x}  {note.desc[:_SHOWN].hex()}{'…' if len(note.desc) > _SHOWN else ''}")
-            continue
-        known = XEN_NOTES[note.type]
-        lines.append(f"  {owner:<8} {known.name:<18} {_value(note, known.kind)}")
+    for owner, type, name, value, data, size in map(note, found):
+        if name is None:
+            lines.append(f"  {owner:<8} {type:#x}  {data.hex()}{'…' if size > _SHOWN else ''}")
+        else:
+            lines.append(f"  {owner:<8} {name:<18} {value}")
     return lines or ["  no notes"]
 
 

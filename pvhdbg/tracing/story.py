@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from pvhdbg.model import Hex
 from pvhdbg.tracing.recording import RecordedBlock
 from pvhdbg.tracing.symbol_text import base
 
@@ -19,8 +20,8 @@ class Started(NamedTuple):
 
     number: int
     name: str
-    pc: int
-    physical: int | None
+    pc: Hex
+    physical: Hex | None
 
 
 def functions(blocks: Iterable[RecordedBlock], name: NameOf) -> list[Started]:

@@ -75,11 +75,19 @@ Record = Head | Event | Milestone | Fault | Reset | ReachedFunction | Ending
 
 
 def encode(record: Record, symbol: str | None = None, state: bool = False) -> str:
-    """One line. `symbol` names the pc of an event, a milestone or a reset; with `state` an event keeps the registers before it."""
-    row = _object(record, symbol)
+    """One line; the arguments are those of `row`."""
+    return json.dumps(row(record, symbol, state), separators=(",", ":")) + "\n"
+
+
+def row(record: Record, symbol: str | None = None, state: bool = False) -> dict[str, Any]:
+    """The object of one line.
+
+    `symbol` names the pc of an event, a milestone or a reset; with `state` an event keeps the registers before it.
+    """
+    found = _object(record, symbol)
     if state and isinstance(record, Event) and record.delta is not None:
-        row["state"] = _hex(record.delta.state())
-    return json.dumps(row, separators=(",", ":")) + "\n"
+        found["state"] = _hex(record.delta.state())
+    return found
 
 
 class Encoder:
@@ -92,14 +100,18 @@ class Encoder:
 
     def line(self, record: Record) -> str:
         """As `encode`, with the symbol of an event, a milestone or a reset."""
+        return json.dumps(self.row(record), separators=(",", ":")) + "\n"
+
+    def row(self, record: Record) -> dict[str, Any]:
+        """As `row`, with the symbol of an event, a milestone or a reset."""
         if isinstance(record, Reset):
             self._next = None  # the next state does not follow from the events before
         if isinstance(record, Event):
             alone = record.seq != self._next or record.mode.bits > self._bits
             self._next, self._bits = record.seq + 1, record.mode.bits
-            return encode(record, self._name(record.pc), alone)
+            return row(record, self._name(record.pc), alone)
         pc = record.pc if isinstance(record, Milestone | Reset) else None
-        return encode(record, None if pc is None else self._name(pc))
+        return row(record, None if pc is None else self._name(pc))
 
 
 def _object(record: Record, symbol: str | None) -> dict[str, Any]:

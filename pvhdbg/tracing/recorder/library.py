@@ -32,8 +32,8 @@ class NoRecorder(PvhdbgError):
 
 def library(progress: Callable[[str], None] = lambda _: None) -> str:
     """The path of the shared object for this machine; built now if need be. Raises NoRecorder with what is missing."""
-    if platform.machine() == "x86_64" and os.path.isfile(_PREBUILT):
-        return _PREBUILT
+    if (path := prebuilt()) is not None:
+        return path
     try:
         with open(_SOURCE, "rb") as file:
             source = file.read()
@@ -51,6 +51,11 @@ def library(progress: Callable[[str], None] = lambda _: None) -> str:
             f"the recorder cannot be cached: {error.strerror}", "set XDG_CACHE_HOME to a folder that only you can write to"
         ) from error
     return path
+
+
+def prebuilt() -> str | None:
+    """The path of the shared object that came with the package; None where it has none for this machine."""
+    return _PREBUILT if platform.machine() == "x86_64" and os.path.isfile(_PREBUILT) else None
 
 
 def folder() -> str:

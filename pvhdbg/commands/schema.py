@@ -1,0 +1,34 @@
+"""`schema`: the JSON schemas of all answers, which are files of the package."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from pvhdbg.commands.declare import Answer, Context, takes
+from pvhdbg.errors import BadInput
+from pvhdbg.report.answers import SchemasAnswer, render
+
+FOLDER = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "report", "schemas")
+_ENDING = "-1.json"
+
+
+class SchemaOptions(NamedTuple):
+    """The options of `schema`."""
+
+    name: str | None = None
+
+
+@takes(SchemaOptions)
+def schema(options: SchemaOptions, context: Context) -> Answer:
+    """`schema`: one schema, or their names. Raises BadInput for a name that there is not."""
+    names = sorted(one.removesuffix(_ENDING) for one in os.listdir(FOLDER) if one.endswith(_ENDING))
+    if options.name is None:
+        ids = tuple(f"pvhdbg/{name}/1" for name in names)
+        return Answer(lambda _: "".join(f"{one}\n" for one in ids), lambda: render(SchemasAnswer(ids)))
+    name = options.name.removeprefix("pvhdbg/").removesuffix("/1")
+    if name not in names:
+        raise BadInput(f"{options.name} is not a schema", "list them with: pvhdbg schema")
+    with open(os.path.join(FOLDER, f"{name}{_ENDING}"), encoding="utf-8") as file:
+        text = file.read().rstrip("\n") + "\n"
+    return Answer(lambda _: text, lambda: text)
