@@ -133,7 +133,7 @@ def test_rooms_import_only_what_the_table_allows(path: Path) -> None:
 def _imported_modules(path: Path, known: set[str]) -> set[str]:
     """The modules of pvhdbg that a file imports anywhere in it: at once, deferred, or for its types alone."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in parsed(path):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names} & known
         elif isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] == "pvhdbg":
@@ -177,7 +177,9 @@ def test_a_name_of_a_type_means_one_thing() -> None:
     """No two files declare a public class, or another name for a type, under the same name."""
     places: dict[str, set[str]] = {}
     for path in modules():
-        for node in ast.parse(path.read_text()).body:
+        (module, *_) = parsed(path)
+        assert isinstance(module, ast.Module)
+        for node in module.body:
             declared = [node.name] if isinstance(node, ast.ClassDef) else []
             if isinstance(node, ast.Assign):
                 declared = [target.id for target in node.targets if isinstance(target, ast.Name)]
@@ -194,12 +196,12 @@ def test_few_imports_are_deferred() -> None:
     """An import inside a function is for what only one answer of many needs, or what takes long."""
     deferred = 0
     for path in modules():
-        functions = [
-            node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        ]
-        inside = {node.lineno for function in functions for node in ast.walk(function) if isinstance(node, ast.ImportFrom)
-                  and str(node.module).split(".")[0] == "pvhdbg"}  # fmt: skip
-        deferred += len(inside)
+        within: set[int] = set()  # the lines of functions
+        for node in parsed(path):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                within.update(range(node.lineno, int(node.end_lineno or 0) + 1))
+        ours = {node.lineno for node in parsed(path) if isinstance(node, ast.ImportFrom) and str(node.module).startswith("pvhdbg")}
+        deferred += len(ours & within)
     assert deferred <= MOST_DEFERRED
 
 

@@ -17,6 +17,7 @@ from fuzz.mutate import Mutator
 from fuzz.oracle import Failure, Finding, Oracle
 from fuzz.target import Form, Output, Target
 from tests.support.cli_runner import ROOT, scratch
+from tests.support.sorting import examples
 from torture import guest, rounds, two_sessions
 
 _ROUNDS = 4
@@ -30,7 +31,7 @@ def test_a_reader_stands_its_corpus_and_some_mutations(name: str) -> None:
     oracle = Oracle(target, slower=5)  # on a loaded machine
     seeds = [*target.seeds(), *(path.read_bytes() for path in files(name))]
     mutator = Mutator(Random(_SEED), seeds, target.words)
-    for data in [*seeds, *(mutator.input() for _ in range(_INPUTS.get(name, 150)))]:
+    for data in [*seeds, *(mutator.input() for _ in range(examples(_INPUTS.get(name, 150))))]:
         found = oracle.check(data)
         assert found is None, f"{found}\n{data!r}"
 

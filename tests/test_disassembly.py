@@ -13,6 +13,7 @@ from pvhdbg import guests
 from pvhdbg.disassembly import disassemble, first_as_qemu
 from pvhdbg.kernel.image import open_kernel
 from tests.support.objdump import Row, listing
+from tests.support.sorting import examples
 
 LONGEST = 15
 # Where both may write the same in two ways: what strings are at, a no-operation's operand and prefixes, a product's two operands.
@@ -67,7 +68,7 @@ def test_a_guest_from_its_entry_on(name: str) -> None:
         assert check(code, entry, 32) >= 5
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=examples(2000), deadline=None)
 @given(st.binary(max_size=64), st.sampled_from((16, 32, 64)), st.sampled_from((0, 0xFFF0, 0xFFFF0, 0xFFFFFFF0, (1 << 64) - 16)))
 def test_any_bytes(code: bytes, bits: int, address: int) -> None:
     at = address

@@ -81,6 +81,7 @@ pvhdbg.connect(":1234", memory="1G")
 """
 
 
+@pytest.mark.slow
 def test_a_type_checker_sees_a_wrong_option_where_it_is_given(tmp_path: Path) -> None:
     (tmp_path / "caller.py").write_text(CALLER)
     command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--cache-dir", str(tmp_path / "cache"), "caller.py"]

@@ -184,6 +184,7 @@ def wrong(options: TraceCommandOptions, check: CheckOptions) -> bool:
 """
 
 
+@pytest.mark.slow
 def test_a_type_checker_sees_a_mistyped_option(tmp_path: Path) -> None:
     (tmp_path / "typos.py").write_text(TYPOS)
     command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--cache-dir", str(tmp_path / "cache"), "typos.py"]

@@ -158,6 +158,7 @@ def test_an_entry_that_is_none(cli: Cli, value: str) -> None:
     cli("check", ":1", f"--entry={value}").complaint(2, value)
 
 
+@pytest.mark.slow
 def test_an_output_that_cannot_be_written_starts_nothing(cli: Cli) -> None:
     qemu = cli.file("qemu", "#!/bin/sh\ntouch started\n")
     os.chmod(qemu, 0o755)

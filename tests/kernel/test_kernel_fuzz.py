@@ -110,6 +110,7 @@ def test_memory_stays_below_64_mb_beyond_the_interpreter(tmp_path: Path) -> None
     assert peak(tmp_path / "big") - peak(tmp_path / "small") < 64 << 20
 
 
+@pytest.mark.slow
 def test_a_walk_through_a_file_full_of_holes_ends(tmp_path: Path) -> None:
     """QEMU looks for its note behind the segment too, as far as the file goes."""
     with open(tmp_path / "holes", "wb") as file:

@@ -31,6 +31,7 @@ def commands(output: str) -> list[tuple[str, str, str]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strict", [False, True])
 def test_errors_are_what_the_exit_code_says(strict: bool) -> None:
     for report in failing(strict):

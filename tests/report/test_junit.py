@@ -38,6 +38,7 @@ def cases(suite: Any) -> dict[str, Any]:
     return {case.get("name").split(":")[0]: case for case in suite.iter("testcase")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strict", [False, True])
 def test_cases_fail_exactly_when_the_exit_code_says_so(strict: bool) -> None:
     for report in failing(strict):

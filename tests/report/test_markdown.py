@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
@@ -33,6 +34,7 @@ def sound(report: Report) -> None:
         assert not any("| ---" in token.content for token in found if token.type == "text")  # a table that did not become one
 
 
+@pytest.mark.slow
 def test_every_failing_example_is_sound() -> None:
     for report in failing():
         sound(report)

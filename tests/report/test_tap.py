@@ -32,6 +32,7 @@ def parsed(stream: str) -> tuple[list[tuple[str, ...]], list[str], int, str]:
     return points, [line[1] for line in lines if line[0] == "yaml"], int(total[2]), total[3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strict", [False, True])
 def test_points_fail_exactly_when_the_exit_code_says_so(strict: bool) -> None:
     reports = list(failing(strict))
@@ -93,6 +94,7 @@ def ktap(lines: list[str], indent: str = "") -> list[tuple[bool, str, str, list[
     return tests
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strict", [False, True])
 def test_ktap_follows_its_grammar_and_the_exit_code(strict: bool) -> None:
     for report in failing(strict):

@@ -11,6 +11,7 @@ from iced_x86 import Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic
 
 from pvhdbg.tracing.encoding import LONGEST, goal, is_jump, length
 from tests.support.objdump import listing
+from tests.support.sorting import examples
 
 NEAR = {OpKind.NEAR_BRANCH16, OpKind.NEAR_BRANCH32, OpKind.NEAR_BRANCH64}
 JUMPS = {FlowControl.UNCONDITIONAL_BRANCH, FlowControl.INDIRECT_BRANCH}
@@ -49,7 +50,7 @@ def test_debians_kernel(vmlinux: Path) -> None:
     assert [row for row in rows if length(code[row.at : row.at + LONGEST], 64) != row.size] == []
 
 
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=examples(3000), deadline=None)
 @given(st.sampled_from(FIRST), st.binary(min_size=LONGEST, max_size=LONGEST), st.sampled_from((16, 32, 64)))
 def test_any_bytes(first: bytes, rest: bytes, bits: int) -> None:
     code = (first + rest)[:LONGEST]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pvhdbg.tracing.boot_file import BootInfo, Pieces, decode, encode
 from pvhdbg.tracing.recording import PAGE, BadRecording, BlockRecord, Cpu
 from pvhdbg.tracing.story import functions, parting, profile
+from tests.support.sorting import examples
 from tests.tracing.recorder.test_recording import BLOCKS_AT, SIZE, Sparse, header
 
 INFO = BootInfo("vmlinux", "00" * 32, "QEMU 7.2.22", ("qemu-system-x86_64", "-kernel", "vmlinux"), True, 1.5, "alive")
@@ -39,7 +40,7 @@ def test_what_is_saved_is_read_back() -> None:
 
 
 @given(st.integers(0, 1 << 20), st.binary(min_size=1, max_size=4))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_a_damaged_file_is_refused_or_read(at: int, change: bytes) -> None:
     saved = bytearray(b"".join(encode(INFO, recording())))
     at %= len(saved)

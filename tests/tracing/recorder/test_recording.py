@@ -15,6 +15,7 @@ from pvhdbg.layout import Structure
 from pvhdbg.tracing import recording as layout
 from pvhdbg.tracing.recorder.file import open_recording
 from pvhdbg.tracing.recording import NEVER, PAGE, RING, BadRecording, Cpu, Mark, Recording, RecordingHeader
+from tests.support.sorting import examples
 
 SOURCE = Path(layout.__file__).parent / "recorder" / "recorder.c"
 STRUCTURES: dict[str, type[Structure]] = {
@@ -141,7 +142,7 @@ def test_a_cut_recording_is_refused(tmp_path: Path) -> None:
     ),
     st.dictionaries(st.sampled_from((PAGE, 2 * PAGE, BLOCKS_AT, SYSTEMS_AT, STATES_AT, WRITES_AT)), st.binary(max_size=512)),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_any_tables_are_read_within_their_bounds(values: dict[str, int], tables: dict[int, bytes]) -> None:
     one = Recording(Sparse({0: header(**values).encode(), **tables}))
     assert len(one.last(0, 100)) <= 100
