@@ -13,7 +13,7 @@ from pygdbmi import gdbmiparser
 from fuzz.target import Form, Output, Target
 from pvhdbg.decode.text import printable
 from pvhdbg.errors import PvhdbgError
-from pvhdbg.targets.gdb_mi import _contents, _stop
+from pvhdbg.targets.gdb_mi import contents_of, stop_of_record
 from pvhdbg.targets.mi import MachineInterface
 
 
@@ -31,10 +31,10 @@ def _run(data: bytes) -> Iterator[Output]:
                 payload = record.get("payload")
                 for event in interface.events:
                     if isinstance(event.get("payload"), dict):
-                        yield Output(Form.TEXT, printable(_stop(event["payload"]).text))
+                        yield Output(Form.TEXT, printable(stop_of_record(event["payload"]).text))
                 if isinstance(payload, dict):
                     try:
-                        yield Output(Form.TEXT, printable(_contents(payload, 0x1000, 4)))
+                        yield Output(Form.TEXT, printable(contents_of(payload, 0x1000, 4)))
                     except PvhdbgError:
                         pass
     finally:

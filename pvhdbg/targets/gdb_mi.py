@@ -212,7 +212,7 @@ class GdbTarget:
                 reply = self._gdb.command(f"-data-read-memory-bytes {at:#x} {step}", self._timeout)
                 if reply["message"] == "error":
                     raise MemoryUnreadable(at, step, str(reply["payload"].get("msg", "GDB cannot read it")))
-                data += _contents(reply["payload"], at, step)
+                data += contents_of(reply["payload"], at, step)
         return bytes(data)
 
     def write_memory(self, address: int, data: bytes) -> None:
@@ -303,7 +303,7 @@ class GdbTarget:
                 return Stop(StopKind.EXITED, 0, "the VMM exited")
             if record.get("message") == "stopped":
                 self._running = False
-                return _stop(record["payload"])
+                return stop_of_record(record["payload"])
 
     def peer_command(self) -> tuple[str, ...]:
         """Nothing: GDB holds the connection, and its other end is not looked up."""
@@ -489,7 +489,7 @@ def _readable(what: str) -> Iterator[None]:
         raise ProtocolError(f"GDB's answer holds no {what} that can be read", "start over, or leave --via gdb out") from None
 
 
-def _contents(payload: dict[str, Any], address: int, size: int) -> bytes:
+def contents_of(payload: dict[str, Any], address: int, size: int) -> bytes:
     """The bytes of -data-read-memory-bytes, which may be given in part. Raises MemoryUnreadable for what is missing."""
     data = b""
     with _readable("memory"):
@@ -501,7 +501,8 @@ def _contents(payload: dict[str, Any], address: int, size: int) -> bytes:
     return data[:size]
 
 
-def _stop(payload: dict[str, Any]) -> Stop:
+def stop_of_record(payload: dict[str, Any]) -> Stop:
+    """The stop that the payload of a *stopped record describes."""
     reason, signal = str(payload.get("reason", "")), str(payload.get("signal-name", ""))
     if reason.startswith("exited"):
         return Stop(StopKind.EXITED, 0, "the VMM exited")

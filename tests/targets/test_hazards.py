@@ -310,7 +310,7 @@ def test_a_slow_command_does_not_shift_the_replies(gdb: MachineInterface) -> Non
 
 def test_a_dead_gdb_is_told_at_once_and_costs_no_cpu(gdb: MachineInterface) -> None:
     """M3: pygdbmi spins at 100 % until its time-out."""
-    os.killpg(gdb._process.pid, signal.SIGKILL)
+    os.killpg(gdb.pid, signal.SIGKILL)
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_utime, time.monotonic()
     with pytest.raises(TargetLost, match="-9"):
         gdb.command("-gdb-show version", timeout=10)

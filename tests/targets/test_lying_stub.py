@@ -16,6 +16,7 @@ from pvhdbg.rsp.packets import Packet, PacketReader, frame
 from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.remote import RemoteTarget
 from pvhdbg.targets.target import Leave
+from pvhdbg.targets.wire import Wire
 from pvhdbg.tracing.engines.engine import Bounds
 from pvhdbg.tracing.engines.step import StepEngine
 
@@ -137,27 +138,26 @@ def test_who_talks_and_never_listens_is_given_up() -> None:
 def test_a_flood_does_not_keep_a_look_at_the_peer_busy() -> None:
     """And what was said unasked is not kept for ever."""
     over = threading.Event()
-
-    with lying(lambda _: None) as address:
-        target = RemoteTarget.connect(address, timeout=2)
-        ours, theirs = socket.socketpair()
-        target._wire._socket.close()
-        target._wire._socket = ours
+    with tempfile.TemporaryDirectory(prefix="pvhdbg-") as folder, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{folder}/stub")
+        listener.listen()
+        wire = Wire(StubAddress(path=f"{folder}/stub"), 2, lambda _: None)
+        client, _ = listener.accept()
 
         def run() -> None:
             try:
                 while not over.is_set():
-                    theirs.sendall(frame(STOPPED) * 4096)
+                    client.sendall(frame(STOPPED) * 4096)
             except OSError:
                 pass
 
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
         begun = time.monotonic()
-        assert target.alive()
+        assert not wire.gone()
         assert time.monotonic() - begun < 5
-        assert len(target._wire.stops) <= 64
+        assert len(wire.stops) <= 64
         over.set()
-        ours.close()
+        wire.close()
         thread.join(5)
-        theirs.close()
+        client.close()
