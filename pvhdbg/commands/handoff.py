@@ -1,4 +1,4 @@
-"""The commands about a hand-off: judge it (`check`, `run`, `attach`, `probe`), or show it (`regs`, `info`)."""
+"""The commands about a hand-off: judge it (`check`, `run`, `attach`), or show it (`regs`, `info`)."""
 
 from __future__ import annotations
 
@@ -14,21 +14,20 @@ from pvhdbg.decode.text import printable
 from pvhdbg.errors import BadInput
 from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.machine.session import Session
-from pvhdbg.machine.subject import Observed, Opened, attach_stub, boot_kernel, observe, open_subject, read_log
+from pvhdbg.machine.subject import Observed, Opened, attach_stub, boot_kernel, observe, open_subject
 from pvhdbg.machine.subject_kind import refuse_all_but_kernels, subject_kind
 from pvhdbg.report.json_text import written
 from pvhdbg.report.style import Style
 
 if TYPE_CHECKING:
     from pvhdbg.decode.boot_state import BootState
-    from pvhdbg.expect.expectations import Expectations
     from pvhdbg.report.document import Report
 
 Addition = Callable[["Report"], "Report"]  # adds further verdicts about what was observed after the hand-off
 
 
 class JudgedOptions(NamedTuple):
-    """The options of `run`, `attach` and `probe`."""
+    """The options of `run` and `attach`."""
 
     about: SubjectOptions = SubjectOptions()
     judge: JudgeOptions = JudgeOptions()
@@ -77,24 +76,19 @@ def judged(options: CheckOptions, context: Context) -> Report:
 def run(options: JudgedOptions, context: Context) -> Answer:
     """`run`: as `check`, for a kernel file only."""
     refuse_all_but_kernels(options.about.subject)
-    return _brought(options, boot_kernel(options.about, context.progress))
+    return brought(options.about, options.judge, boot_kernel(options.about, context.progress))
 
 
 @takes(JudgedOptions)
 def attach(options: JudgedOptions, context: Context) -> Answer:
     """`attach`: as `check`, for a gdbstub only."""
-    return _brought(options, attach_stub(options.about, context.progress))
+    return brought(options.about, options.judge, attach_stub(options.about, context.progress))
 
 
-@takes(JudgedOptions)
-def probe(options: JudgedOptions, context: Context) -> Answer:
-    """`probe`: as `check`, for a log of the guest `probe` only."""
-    return _brought(options, read_log(options.about, context.progress))
-
-
-def _brought(options: JudgedOptions, opening: AbstractContextManager[Opened]) -> Answer:
-    options.judge.refuse_unknown()
-    return answer(_report(observe(opening), options.judge, options.judge.strict), options.about)
+def brought(about: SubjectOptions, judge: JudgeOptions, opening: AbstractContextManager[Opened]) -> Answer:
+    """The report on a subject that `opening` brings to its entry. Raises PvhdbgError."""
+    judge.refuse_unknown()
+    return answer(_report(observe(opening), judge, judge.strict), about)
 
 
 def _of_session(options: CheckOptions, session: Session) -> Report:
@@ -133,15 +127,9 @@ def _expected(options: CheckOptions, path: str, context: Context) -> tuple[Obser
     about = expecting.with_machine(options.about, expectations, path)
     if not expectations.milestones or not subject_kind(about.subject).runs:
         observed, additions = _observed(CheckOptions(about, options.judge, wait), context)
-        return observed, [_by(expectations), *additions]
+        return observed, [lambda report: expecting.judged(report, expectations), *additions]
     observed, reached = expecting.run_through(about, expectations, context.progress)
     return observed, [lambda report: expecting.judged(report, expectations, reached)]
-
-
-def _by(expectations: Expectations) -> Addition:
-    from pvhdbg.commands import expecting
-
-    return lambda report: expecting.judged(report, expectations)
 
 
 def _report(observed: Observed, judge: JudgeOptions, strict: bool) -> Report:

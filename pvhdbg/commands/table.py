@@ -215,11 +215,32 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(
         "probe",
-        "judge a hand-off by the log of the sample guest probe, on any VMM",
-        "pvhdbg probe serial.log --format json",
-        f"{_ACTIONS}:probe",
+        "judge a hand-off by the sample guest probe: from its log, or by booting it under a VMM",
+        "pvhdbg probe --run firecracker --binary ./firecracker --memory 512M",
+        "pvhdbg.commands.probing:probe",
         (
-            argument("subject", metavar="LOG", help="the logged output of COM1 or port 0xe9; - is standard input"),
+            argument("subject", metavar="LOG", nargs="?", help="the logged output of COM1 or port 0xe9; - is standard input"),
+            argument("--run", metavar="VMM", help="boot it under this VMM, or under `all` that are here; --list names them"),
+            argument(
+                "--list", action="store_true", help="which VMMs are here, in which version, and what is missing for the others"
+            ),
+            argument("--binary", metavar="PATH", help="the VMM's program; for xen the hypervisor, for libkrun the library"),
+            argument("--memory", dest="probe_memory", metavar="SIZE", help="the guest's memory (default: 256M)"),
+            argument(
+                "--initrd", dest="initrds", action="append", default=[], metavar="FILE", help="a ramdisk; xen takes several modules"
+            ),
+            argument("--append", dest="probe_append", metavar="LINE", help="the guest's command line"),
+            argument(
+                "--for",
+                dest="seconds",
+                type=float,
+                metavar="SECONDS",
+                help="how long a boot may take (default: 30; xen 90, qemu-kvm 60)",
+            ),
+            argument("--save", metavar="FILE", help="also write the log to this file"),
+            argument(
+                "--fetch", action="store_true", help="with --run xen: download the release's package of Xen; it is not installed"
+            ),
             argument("--kernel", metavar="ELF", help="the probe.elf that was booted, to judge the file too"),
             *_LOG,
             *_JUDGE,
