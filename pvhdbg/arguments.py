@@ -41,6 +41,7 @@ class EntryArguments(TypedDict, total=False):
     leave: LeaveWord | None
     timeout: float
     via: Literal["remote", "gdb"] | None
+    nested: bool
 
 
 class SubjectArguments(LaunchArguments, EntryArguments, total=False):

@@ -44,6 +44,7 @@ _WALK = (
              "a QEMU that was started here killed)"),
     argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="time limit for reaching the entry (default: 30)"),
     argument("--via", choices=("remote", "gdb"), help="talk to the stub directly (the default), or through GDB"),
+    argument("--nested", action="store_true", help="the entry of the guest of a hypervisor that runs in the machine (AMD SVM)"),
     ),
 )  # fmt: skip
 _QEMU = of_command_line(

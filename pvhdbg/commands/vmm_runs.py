@@ -13,7 +13,7 @@ from pvhdbg.report import vmm_table
 from pvhdbg.report.document import Report
 from pvhdbg.vmm.probing import xen
 from pvhdbg.vmm.probing.catalogue import RUNNERS, runner
-from pvhdbg.vmm.probing.seam import Runner, Wish, mib
+from pvhdbg.vmm.probing.seam import ProbedVmm, Wish, mib
 
 _ALL = "all"
 _MOST_SECONDS = 3600.0
@@ -28,7 +28,7 @@ def judged(options: ProbeOptions, context: Context) -> Answer:
     return answer(_report(runner(options.run or ""), options, context), options.about)
 
 
-def _report(one: Runner, options: ProbeOptions, context: Context) -> Report:
+def _report(one: ProbedVmm, options: ProbeOptions, context: Context) -> Report:
     """The report on one boot. Raises PvhdbgError."""
     seconds = one.seconds if options.seconds is None else options.seconds
     if not 0 < seconds <= _MOST_SECONDS:
@@ -68,7 +68,7 @@ def _all(options: ProbeOptions, context: Context) -> Answer:
             raise
         except PvhdbgError as error:
             columns.append(vmm_table.Column(one.name, one.title, failure=error))
-    table = vmm_table.Table(tuple(columns))
+    table = vmm_table.VmmTable(tuple(columns))
     return Answer(lambda style: vmm_table.render(table, style), lambda: vmm_table.render_json(table), table.exit_code)
 
 

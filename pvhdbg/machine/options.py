@@ -29,7 +29,8 @@ class LaunchOptions(NamedTuple):
 
 
 class EntryOptions(NamedTuple):
-    """How the entry is reached. `entry` is an address or a symbol; `timeout` in seconds; `here` decodes the current state."""
+    """How the entry is reached. `entry` is an address or a symbol; `timeout` in seconds; `here` decodes the current state;
+    `nested` is the entry of a hypervisor's guest, by its VMCB."""
 
     here: bool = False
     kernel: str | None = None
@@ -39,6 +40,7 @@ class EntryOptions(NamedTuple):
     timeout: float = 30.0
     static_only: bool = False
     via: Literal["remote", "gdb"] | None = None
+    nested: bool = False
 
     def seconds(self) -> float:
         """`timeout`. Raises BadInput for an invalid duration."""

@@ -57,16 +57,22 @@ def read_log(path: str, vmm: str | None = None, kernel: Kernel | None = None) ->
     return snapshot, warnings
 
 
-def _named(snapshot: Snapshot, vmm: str) -> tuple[Snapshot, list[str]]:
-    name, _, version = vmm.strip().partition(" ")
+def named_vmm(words: str | None) -> Vmm:
+    """The VMM that a user named: "Xen 4.17.7". Raises BadInput."""
+    if words is None:
+        return Vmm()
+    name, _, version = words.strip().partition(" ")
     if not name:
         raise BadInput("--vmm names no VMM", 'write it like this: --vmm "QEMU 7.2.22"')
-    name = {"qemu": "QEMU", "xen": "Xen"}.get(name.lower(), name)
-    seen = snapshot.vmm
+    return Vmm({"qemu": "QEMU", "xen": "Xen"}.get(name.lower(), name), version.strip() or None)
+
+
+def _named(snapshot: Snapshot, vmm: str) -> tuple[Snapshot, list[str]]:
+    said, seen = named_vmm(vmm), snapshot.vmm
     warnings = []
-    if seen.name is not None and seen.name != name:
-        warnings.append(f"--vmm says {name}, but CPUID names {seen.name}")
-    named = Vmm(name, version.strip() or seen.version, seen.accelerator)
+    if seen.name is not None and seen.name != said.name:
+        warnings.append(f"--vmm says {said.name}, but CPUID names {seen.name}")
+    named = Vmm(said.name, said.version or seen.version, seen.accelerator)
     return replace(snapshot, vmm=named, sources={**snapshot.sources, "vmm": "--vmm"}), warnings
 
 

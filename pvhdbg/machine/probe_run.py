@@ -16,13 +16,13 @@ from pvhdbg.machine.subject import Observed
 from pvhdbg.model import Snapshot, Vmm
 from pvhdbg.targets.recorded import RecordedTarget
 from pvhdbg.vmm.probing.running import Boot, booted
-from pvhdbg.vmm.probing.seam import Found, Runner, Wish
+from pvhdbg.vmm.probing.seam import Found, ProbedVmm, Wish
 
 _CONTEXT_LIMIT = 1 << 20
 
 
 def observed(
-    runner: Runner, wish: Wish, found: Found, revision: str, seconds: float, save: str | None, progress: Callable[[str], None]
+    runner: ProbedVmm, wish: Wish, found: Found, revision: str, seconds: float, save: str | None, progress: Callable[[str], None]
 ) -> Observed:
     """Boot the probe under that VMM and decode its log, which is also written to the file `save`. Raises PvhdbgError.
 
@@ -73,7 +73,7 @@ def _save(boot: Boot, path: str) -> None:
         raise BadInput(f"{path} cannot be written: {error.strerror}", "choose another file for --save") from error
 
 
-def _without_a_report(runner: Runner, boot: Boot, seconds: float) -> PvhdbgError:
+def _without_a_report(runner: ProbedVmm, boot: Boot, seconds: float) -> PvhdbgError:
     """Why there is no line of the probe: the VMM's own last message says most."""
     said = boot.last_message()
     words = f": {said}" if said else " without a message"

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from pvhdbg.errors import BadInput, PvhdbgError, TargetError, TargetLost, TargetTimeout, VmmFailed
-from pvhdbg.machine.capture import Plan, capture, decoded, with_command
+from pvhdbg.machine.capture import Plan, capture, decoded, with_command, with_tables
 from pvhdbg.machine.loaded_kernel import Confirm
 from pvhdbg.machine.options import SubjectOptions
+from pvhdbg.machine.probe_log import named_vmm
 from pvhdbg.machine.session import doubts
 from pvhdbg.machine.sound_vmm import without_bugs
 from pvhdbg.machine.subject_kind import SubjectKind, refuse_options, subject_kind
@@ -299,6 +300,9 @@ def attach_stub(
         plan = _plan(options, kernel, image, whole)
         keeper = stack.enter_context(Keeper(address))
         target = stack.enter_context(_connected(options, address, Leave(way.leave or "stopped"), progress, keeper, patience))
+        if way.nested:
+            yield _nested(options, target, plan, image, file, progress)
+            return
         confirm = Confirm(hashed)
         boot = capture(target, plan, progress=progress, confirm=confirm, meanwhile=_prepare, timestamp=_now())
         warnings = doubts(target, image, boot, str(way.kernel))
@@ -307,6 +311,19 @@ def attach_stub(
 
             warnings += [left] if (left := left_behind(target)) else []
         yield Opened(target, boot, image, warnings, file or confirm.file, confirm.path, keeper=keeper)
+
+
+def _nested(
+    options: SubjectOptions, target: Target, plan: Plan, image: KernelImage | None, file: KernelFile | None, progress: Progress
+) -> Opened:
+    """The guest of a hypervisor that runs in the machine, at that guest's entry."""
+    from pvhdbg.machine import nested
+
+    if options.way.here or options.way.reset:
+        raise BadInput("--nested looks for the entry of a guest", "leave out --here and --reset")
+    guest, snapshot = nested.captured(target, plan, named_vmm(options.vmm), progress, _now())
+    boot = decoded(guest, snapshot, plan.spec)
+    return Opened(guest, with_tables(guest, boot) if plan.whole else boot, image, [nested.WORDS], file)
 
 
 @contextmanager

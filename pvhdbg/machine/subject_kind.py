@@ -39,11 +39,12 @@ class SubjectKind(Enum):
 
 
 _VMM = (("vmm",), "it is for a probe's log, which does not name its VMM")
+_OUTER = "it is for a machine at a gdbstub in which a hypervisor runs"
 _REFUSED = {
-    SubjectKind.SNAPSHOT: (_VMM, (("kernel", "entry", "here", "reset", "leave", *_LAUNCH), "a snapshot is only read")),
-    SubjectKind.CORE: (_VMM, (("entry", "reset", "leave", *_LAUNCH), "a core is only read")),
-    SubjectKind.LOG: ((("entry", "here", "reset", "leave", *_LAUNCH), "a log is only read"),),
-    SubjectKind.KERNEL: (_VMM, (("kernel", "reset"), "the subject is the kernel, and it is started afresh")),
+    SubjectKind.SNAPSHOT: (_VMM, (("kernel", "entry", "here", "reset", "leave", "nested", *_LAUNCH), "a snapshot is only read")),
+    SubjectKind.CORE: (_VMM, (("entry", "reset", "leave", "nested", *_LAUNCH), "a core is only read")),
+    SubjectKind.LOG: ((("entry", "here", "reset", "leave", "nested", *_LAUNCH), "a log is only read"),),
+    SubjectKind.KERNEL: (_VMM, (("nested",), _OUTER), (("kernel", "reset"), "the subject is the kernel, and it is started afresh")),
     SubjectKind.STUB: (_VMM, (_LAUNCH, "the machine at a gdbstub is already running; these are for a kernel file")),
 }
 _NOT_RUN = {
@@ -118,6 +119,8 @@ def refused(subject: str) -> frozenset[str]:
 def refuse_options(options: SubjectOptions, kind: SubjectKind) -> None:
     """Raises BadInput for an option that a subject of this kind does not take."""
     words = {one.name: one.words for one in given(options)}
+    if kind is SubjectKind.STUB and options.way.nested:
+        words.pop("vmm", None)  # the hypervisor does not name its version
     for names, why in _REFUSED[kind]:
         for name in names:
             if name in words:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pvhdbg.decode.boot_state import BootState, Unread
 from pvhdbg.decode.cpu_mode import observed_mode
 from pvhdbg.decode.text import printable
+from pvhdbg.decode.vmcb import SOURCE as VMCB
 from pvhdbg.model import FoundBy, ImageComparison, Segment
 from pvhdbg.report.sizes import human
 from pvhdbg.spec.x86 import SYSTEM_TYPES, TYPE_CODE, TYPE_READABLE, TYPE_WRITABLE
@@ -17,6 +18,9 @@ def rows(boot: BootState) -> list[tuple[str, str]]:
 
 def _vmm(boot: BootState) -> str:
     vmm = boot.snapshot.vmm
+    if boot.snapshot.sources.get("registers") == VMCB:
+        words = " ".join(part for part in (vmm.name or "not named", vmm.version) if part)
+        return f"{printable(words)}; guest of a hypervisor, by its VMCB"
     if vmm.name is None and vmm.accelerator is None:
         return (
             f"not observed ({'no monitor answers' if boot.snapshot.memory.hidden_by is None else 'a hypervisor that runs in QEMU'})"

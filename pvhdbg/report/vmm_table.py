@@ -34,7 +34,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Table:
+class VmmTable:
     """The VMMs in order."""
 
     columns: tuple[Column, ...]
@@ -62,12 +62,12 @@ class Listed(NamedTuple):
     todo: str
 
 
-def render(table: Table, style: Style = PLAIN) -> str:
+def render(table: VmmTable, style: Style = PLAIN) -> str:
     """The table as text: a line for each VMM, and a line for each rule that is not passed everywhere."""
     return "".join(f"{line}\n" for line in _lines(table, style))
 
 
-def _lines(table: Table, style: Style) -> Iterator[str]:
+def _lines(table: VmmTable, style: Style) -> Iterator[str]:
     yield style("head", "The probe under each VMM")
     wide = max(len(column.name) for column in table.columns)
     for column in table.columns:
@@ -100,14 +100,14 @@ def _word(verdict: Verdict | None) -> str:
     return _CELLS.get(verdict.outcome) or WORDS[verdict.outcome]
 
 
-def _rows(table: Table) -> Iterable[tuple[Rule, Sequence[Verdict | None]]]:
+def _rows(table: VmmTable) -> Iterable[tuple[Rule, Sequence[Verdict | None]]]:
     """Each rule with the verdict of each report, in the order of the rules."""
     by_column = [{verdict.rule.id: verdict for verdict in report.verdicts} for _, report in table.judged]
     rules = {verdict.rule.id: verdict.rule for _, report in table.judged for verdict in report.verdicts}
     return [(rule, [verdicts.get(id) for verdicts in by_column]) for id, rule in rules.items()]
 
 
-def render_json(table: Table) -> str:
+def render_json(table: VmmTable) -> str:
     """The table as JSON (schema pvhdbg/probe-table/1)."""
     vmms: list[dict[str, Any]] = []
     for column in table.columns:

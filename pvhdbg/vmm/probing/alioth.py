@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pvhdbg.model import Vmm
 from pvhdbg.vmm.probing import programs
-from pvhdbg.vmm.probing.seam import Found, Launch, Runner, Wish
+from pvhdbg.vmm.probing.seam import Found, Launch, ProbedVmm, Wish
 
 
 def _find(binary: str | None) -> Found:
@@ -19,4 +19,4 @@ def _prepare(wish: Wish, found: Found, folder: str) -> Launch:
     return Launch(tuple(command), Vmm("Alioth", found.version, "kvm", tuple(command)))
 
 
-ALIOTH = Runner("alioth", "Alioth", _find, _prepare)
+ALIOTH = ProbedVmm("alioth", "Alioth", _find, _prepare)

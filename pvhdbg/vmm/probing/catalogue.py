@@ -9,15 +9,15 @@ from pvhdbg.vmm.probing.crosvm import CROSVM
 from pvhdbg.vmm.probing.firecracker import FIRECRACKER
 from pvhdbg.vmm.probing.libkrun import LIBKRUN
 from pvhdbg.vmm.probing.qemu import QEMU, QEMU_KVM
-from pvhdbg.vmm.probing.seam import Runner
+from pvhdbg.vmm.probing.seam import ProbedVmm
 from pvhdbg.vmm.probing.xen import XEN
 from pvhdbg.vmm.probing.xl import XL
 
-RUNNERS: tuple[Runner, ...] = (QEMU, QEMU_KVM, XEN, XL, FIRECRACKER, CLOUD_HYPERVISOR, LIBKRUN, ALIOTH, CROSVM)
+RUNNERS: tuple[ProbedVmm, ...] = (QEMU, QEMU_KVM, XEN, XL, FIRECRACKER, CLOUD_HYPERVISOR, LIBKRUN, ALIOTH, CROSVM)
 BY_NAME = {runner.name: runner for runner in RUNNERS}
 
 
-def runner(name: str) -> Runner:
+def runner(name: str) -> ProbedVmm:
     """The VMM of that name. Raises BadInput for an unknown one."""
     if name not in BY_NAME:
         raise BadInput(f"there is no VMM {name!r} here", f"choose one of: {', '.join(BY_NAME)}, all")

@@ -7,7 +7,7 @@ import os
 from pvhdbg.errors import BadInput
 from pvhdbg.model import Vmm
 from pvhdbg.vmm.probing import programs
-from pvhdbg.vmm.probing.seam import Found, Launch, Runner, Wish
+from pvhdbg.vmm.probing.seam import Found, Launch, ProbedVmm, Wish
 
 
 def _find(binary: str | None) -> Found:
@@ -25,4 +25,4 @@ def _prepare(wish: Wish, found: Found, folder: str) -> Launch:
     return Launch(tuple(command), Vmm("Cloud Hypervisor", found.version, "kvm", tuple(command)), console)
 
 
-CLOUD_HYPERVISOR = Runner("cloud-hypervisor", "Cloud Hypervisor", _find, _prepare)
+CLOUD_HYPERVISOR = ProbedVmm("cloud-hypervisor", "Cloud Hypervisor", _find, _prepare)

@@ -7,7 +7,7 @@ import os
 from pvhdbg.errors import BadInput
 from pvhdbg.model import Vmm
 from pvhdbg.vmm.probing import programs
-from pvhdbg.vmm.probing.seam import Found, Launch, Runner, Wish
+from pvhdbg.vmm.probing.seam import Found, Launch, ProbedVmm, Wish
 
 
 def _find(binary: str | None) -> Found:
@@ -25,7 +25,7 @@ def _prepare(wish: Wish, found: Found, folder: str) -> Launch:
     return Launch((*command, wish.kernel), Vmm("crosvm", found.version, "kvm", (*command, wish.kernel)), console)
 
 
-CROSVM = Runner(
+CROSVM = ProbedVmm(
     "crosvm",
     "crosvm",
     _find,

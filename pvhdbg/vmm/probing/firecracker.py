@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pvhdbg.model import Vmm
 from pvhdbg.vmm.probing import programs
-from pvhdbg.vmm.probing.seam import Found, Launch, Runner, Wish
+from pvhdbg.vmm.probing.seam import Found, Launch, ProbedVmm, Wish
 
 _FIRST = (1, 12)
 
@@ -34,4 +34,4 @@ def _prepare(wish: Wish, found: Found, folder: str) -> Launch:
     return Launch(command, Vmm("Firecracker", found.version, "kvm", command))
 
 
-FIRECRACKER = Runner("firecracker", "Firecracker", _find, _prepare)
+FIRECRACKER = ProbedVmm("firecracker", "Firecracker", _find, _prepare)

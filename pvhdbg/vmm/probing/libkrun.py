@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pvhdbg.model import Vmm
 from pvhdbg.vmm.probing import programs
-from pvhdbg.vmm.probing.seam import Found, Launch, Runner, Wish
+from pvhdbg.vmm.probing.seam import Found, Launch, ProbedVmm, Wish
 
 _CALLER = Path(__file__).with_name("krun_caller.py")
 _VERSION = re.compile(r"libkrun\.so\.([0-9]+(?:\.[0-9]+)*)")
@@ -37,4 +37,4 @@ def _prepare(wish: Wish, found: Found, folder: str) -> Launch:
     return Launch(command, Vmm("libkrun", found.version or None, "kvm", command))
 
 
-LIBKRUN = Runner("libkrun", "libkrun", _find, _prepare)
+LIBKRUN = ProbedVmm("libkrun", "libkrun", _find, _prepare)

@@ -10,7 +10,7 @@ from pvhdbg.model import Vmm
 from pvhdbg.vmm.failures import INSTALL
 from pvhdbg.vmm.options import DEFAULT_QEMU
 from pvhdbg.vmm.probing import programs
-from pvhdbg.vmm.probing.seam import Found, Launch, Runner, Wish
+from pvhdbg.vmm.probing.seam import Found, Launch, ProbedVmm, Wish
 
 
 def _find(accelerator: str, binary: str | None) -> Found:
@@ -28,6 +28,6 @@ def _prepare(accelerator: str, wish: Wish, found: Found, folder: str) -> Launch:
     return Launch(tuple(command), Vmm("QEMU", found.version, accelerator, tuple(command)), console)
 
 
-QEMU = Runner("qemu", "QEMU", partial(_find, "tcg"), partial(_prepare, "tcg"))
+QEMU = ProbedVmm("qemu", "QEMU", partial(_find, "tcg"), partial(_prepare, "tcg"))
 # A host without unrestricted guests emulates the firmware's 16-bit code: 10 seconds where others take one.
-QEMU_KVM = Runner("qemu-kvm", "QEMU with KVM", partial(_find, "kvm"), partial(_prepare, "kvm"), seconds=60.0)
+QEMU_KVM = ProbedVmm("qemu-kvm", "QEMU with KVM", partial(_find, "kvm"), partial(_prepare, "kvm"), seconds=60.0)

@@ -21,7 +21,7 @@ from pvhdbg.errors import VmmFailed
 from pvhdbg.leaving import putting_back
 from pvhdbg.vmm.guardian import SHELL, Guardian
 from pvhdbg.vmm.log_bound import LogBound
-from pvhdbg.vmm.probing.seam import Found, Launch, Runner, Wish
+from pvhdbg.vmm.probing.seam import Found, Launch, ProbedVmm, Wish
 
 _LOOK = 0.02  # seconds between two looks at the console
 _QUIET = 1.0  # without a new byte after the first `end` line: nothing follows any more
@@ -69,7 +69,7 @@ class Boot:
 
 
 @contextmanager
-def booted(runner: Runner, wish: Wish, found: Found, seconds: float) -> Iterator[Boot]:
+def booted(runner: ProbedVmm, wish: Wish, found: Found, seconds: float) -> Iterator[Boot]:
     """Boot the probe and yield when its report is there, at the end of the VMM, or after `seconds`; the folder exists inside the block.
 
     Raises VmmFailed where the VMM cannot be started, BadInput for a wish that it cannot fulfil.

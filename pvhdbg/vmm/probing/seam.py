@@ -1,6 +1,6 @@
 """What is the same of all VMMs that boot the guest `probe`: what was asked for, whether the VMM is here, and what is executed.
 
-One module for each VMM makes a `Runner`; `running` starts it, follows its console and ends it. Nothing else knows a VMM.
+One module for each VMM makes a `ProbedVmm`; `running` starts it, follows its console and ends it. Nothing else knows a VMM.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Launch:
 
 
 @dataclass(frozen=True)
-class Runner:
+class ProbedVmm:
     """A VMM that can boot the probe.
 
     `find` takes the program that was named (or None) and raises nothing; `prepare` takes the wish, what was found and the run's

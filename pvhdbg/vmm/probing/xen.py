@@ -19,7 +19,7 @@ from pvhdbg.model import Vmm
 from pvhdbg.vmm.failures import INSTALL
 from pvhdbg.vmm.options import DEFAULT_QEMU
 from pvhdbg.vmm.probing import programs
-from pvhdbg.vmm.probing.seam import Found, Launch, Runner, Wish
+from pvhdbg.vmm.probing.seam import Found, Launch, ProbedVmm, Wish
 
 # cpuidle=off: without it Xen 4.20 waits for a timer that the emulation delivers late.
 _XEN_OPTIONS = "console=com1 loglvl=all guest_loglvl=all cpuidle=off dom0=pvh"
@@ -139,6 +139,6 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"[0-9]+", text))
 
 
-XEN = Runner(
+XEN = ProbedVmm(
     "xen", "Xen", _find, _prepare, modules=16, seconds=90.0, silent="Xen could not build dom0; see its messages with --save"
 )

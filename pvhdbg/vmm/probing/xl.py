@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pvhdbg.errors import BadInput
 from pvhdbg.model import Vmm
-from pvhdbg.vmm.probing.seam import Found, Launch, Runner, Wish
+from pvhdbg.vmm.probing.seam import Found, Launch, ProbedVmm, Wish
 
 CONTEXT = "/usr/lib/xen-{}/bin/xen-hvmctx"  # where Debian has it
 _FRESH = "/sys/hypervisor/version"
@@ -85,7 +85,7 @@ def _plain(text: str) -> str:
     return text
 
 
-XL = Runner(
+XL = ProbedVmm(
     "xl",
     "Xen (xl)",
     _find,
