@@ -152,6 +152,24 @@ def _follows(one: IcedInstruction) -> tuple[int, ...]:
     return ()
 
 
+# iced-x86's names of CPUID's features that are not QEMU's, in lower case.
+_BY_QEMU = {"sse4_1": "sse4.1", "sse4_2": "sse4.2", "cmpxchg16b": "cx16", "clfsh": "clflush", "lzcnt": "abm", "fpu": "fpu"}
+
+
+def features(code: bytes, bits: int) -> tuple[str, ...]:
+    """The features of CPUID that the instruction needs, by QEMU's names; () for none, for an invalid one, and without a disassembler."""
+    if not available():
+        return ()
+    from iced_x86 import CpuidFeature, Decoder
+
+    one = next(iter(Decoder(bits, code)), None)
+    if one is None or one.is_invalid:
+        return ()
+    names = {number: name.lower() for name, number in vars(CpuidFeature).items() if isinstance(number, int)}
+    found = (names.get(number, "") for number in one.cpuid_features())
+    return tuple(_BY_QEMU.get(name, name) for name in found if not name.startswith(("intel", "x64")))
+
+
 @cache
 def _plain_mnemonics() -> frozenset[int]:
     """Instructions whose effect iced-x86 tells in full by registers and memory, as far as their operands are general registers."""

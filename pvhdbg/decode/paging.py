@@ -100,8 +100,11 @@ def translate(registers: Registers, linear: int, read: Read) -> Walk:
         return Walk(linear, None, physical=linear, page_size=1 << 12)
     if not _canonical(linear, scheme):
         return Walk(linear, scheme, problem=_not_an_address(scheme))
-    table = root_of(registers, scheme)
-    pse = bool(registers["cr4"] >> CR4["PSE"] & 1)
+    return walk(scheme, root_of(registers, scheme), linear, bool(registers["cr4"] >> CR4["PSE"] & 1), read)
+
+
+def walk(scheme: Scheme, table: int, linear: int, pse: bool, read: Read) -> Walk:
+    """Walk tables whose topmost one is at the physical address `table` as those of `scheme`; `pse` is cr4.PSE. See `translate`."""
     levels: list[Level] = []
     for name, low, bits in scheme.levels:
         index = linear >> low & (1 << bits) - 1

@@ -11,7 +11,7 @@ from pvhdbg.driver.traced_machine import TracedMachine, has_shut_down
 from pvhdbg.machine.surroundings import surroundings
 from pvhdbg.tracing.death import Death, DeathKind
 from pvhdbg.tracing.engines.death_watch import DeathWatch
-from pvhdbg.tracing.explain import Explanation, explain
+from pvhdbg.tracing.explain import Explanation, explain, on_its_cpu
 
 _SERIAL = 100  # lines of the serial port that are searched
 _FINAL = {  # deaths after which the machine cannot run on
@@ -45,6 +45,7 @@ def diagnosed(machine: TracedMachine, limit: float) -> Diagnosis:
     """Run the machine to its guest's death, for `limit` seconds at most. Raises TargetError."""
     around = surroundings(machine.boot, machine.image, machine.target.read_memory, machine.names)
     qemu = machine.qemu
+    command = () if qemu is None else tuple(qemu.command)
     watch = DeathWatch(
         machine.target,
         around,
@@ -56,7 +57,10 @@ def diagnosed(machine: TracedMachine, limit: float) -> Diagnosis:
     with machine.interruptible(watch):
         death = watch.post_mortem() if has_shut_down(machine.target) else watch.until_dead(limit)
     serial = tuple(qemu.serial_tail(_SERIAL)) if qemu is not None else ()
-    around = surroundings(machine.boot, machine.image, machine.target.read_memory, machine.names, serial)
+    around = surroundings(
+        machine.boot, machine.image, machine.target.read_memory, machine.names, serial, target=machine.target, command=command
+    )
+    death = on_its_cpu(death, around)
     found = explain(death, around, instruction_text)
     names = machine.names.kept([event.pc for event in death.path] + [one for one in (death.pc,) if one is not None])
     machine.ended = _FINAL.get(death.kind)

@@ -32,6 +32,7 @@ class _Table(Protocol):
     def value(self, name: str) -> int | None: ...
     def exact(self, address: int) -> str | None: ...
     def nearest(self, address: int, lowest: int) -> tuple[str, int] | None: ...
+    def object_at(self, address: int) -> str | None: ...
     def names(self, prefix: bytes = b"") -> Iterator[bytes]: ...
 
 
@@ -67,6 +68,9 @@ class _LinuxTable:
     def nearest(self, address: int, lowest: int) -> tuple[str, int] | None:
         found = self._kallsyms.nearest(address)
         return None if found is None or address - found[1] < lowest else found
+
+    def object_at(self, address: int) -> str | None:
+        return None  # its letters tell data from code, but not how large an object is
 
     def names(self, prefix: bytes = b"") -> Iterator[bytes]:
         return self._kallsyms.names(prefix)
@@ -187,6 +191,13 @@ class Symbols:
                 if found is not None:
                     return found
         return None
+
+    def object_at(self, physical: int) -> str | None:
+        """The data object that holds a physical address, by .symtab; None where there is none, or where types are not known."""
+        table = self._table
+        if table is None:
+            return None
+        return next((found for address in self.to_virtual(physical) if (found := table.object_at(address))), None)
 
     def like(self, name: str) -> list[str]:
         """The names that are most like `name`, best first."""

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pvhdbg.decode.elf import Buffer, SymbolTable
 
 _NAMED = frozenset({0, 1, 2, 10})  # STT_NOTYPE, STT_OBJECT, STT_FUNC, STT_GNU_IFUNC: not sections, not files
+_STT_OBJECT = 1
 _SHN_UNDEF = 0
 _NAME_BOUND = 4096  # bytes of one name that are shown
 _ALIASES_BOUND = 64  # symbols at one address that are looked at
@@ -73,6 +74,16 @@ class Symtab:
             row = self._best_at(value)
         name = self._name(row)
         return None if name is None else (name, address - value)
+
+    def object_at(self, address: int) -> str | None:
+        """The data object (STT_OBJECT, with a size) that holds the address; None where there is none."""
+        values, rows = self._by_value()
+        last = bisect_right(values, address) - 1
+        for place in range(last, max(last - _INSIDE_BOUND, -1), -1):
+            row = rows[place]
+            if address - values[place] < self._size(row):
+                return self._name(row) if self._infos()[row] & 0xF == _STT_OBJECT else None
+        return None
 
     def _best_at(self, value: int) -> int:
         values, rows = self._by_value()

@@ -54,6 +54,25 @@ class Names:
         known = self._symbols.values(symbols)
         return {address: name for name, value in known.items() for address in (value, self._symbols.to_physical(value))}
 
+    def data_at(self, address: int) -> str | None:
+        """The name of the data object that holds a linear address; None where none does, or where types are not known."""
+        return None if self._symbols is None else self._symbols.object_at(self._symbols.to_physical(address))
+
+    def file(self, physical: int, size: int) -> bytes:
+        """What the kernel's file has at a physical address, up to `size` bytes; b"" where it has nothing."""
+        for load in () if self._image is None else self._image.elf.loads:
+            if load.p_paddr <= physical < load.p_paddr + load.p_filesz:
+                at = load.p_offset + physical - load.p_paddr
+                return (
+                    bytes(self._image.data[at : min(at + size, load.p_offset + load.p_filesz)]) if self._image is not None else b""
+                )
+        return b""
+
+    @property
+    def is_linux(self) -> bool:
+        """Whether the kernel says that it is Linux, by its notes."""
+        return self._image is not None and any(note.owner == b"Linux\0" for note in self._image.elf.notes)
+
     def code(self, address: int) -> bytes:
         """The file's bytes at a linear address, physical or virtual: up to the longest instruction."""
         for load in () if self._image is None else self._image.elf.loads:

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from pvhdbg.decode.boot_state import BootState, Text, Unread
+from pvhdbg.errors import TargetError
 from pvhdbg.kernel.image import KernelImage
 from pvhdbg.machine.names import Names
 from pvhdbg.model import Unavailable
+from pvhdbg.spec.elf import PF_X
 from pvhdbg.spec.start_info import StartInfoV1
+from pvhdbg.targets.target import Target
 from pvhdbg.tracing.addresses import Surroundings, View
 
 
 def surroundings(
     boot: BootState, image: KernelImage | None, read: Callable[[int, int], bytes], names: Names, serial: tuple[str, ...] = (),
-    judged: bool = True,
+    judged: bool = True, target: Target | None = None, command: Sequence[str] = (),
 ) -> Surroundings:  # fmt: skip
-    """The context for explaining a death on this machine. `read` gives physical memory; `judged`: apply the rules to it."""
+    """The context for explaining a death on this machine. `read` gives physical memory; `judged`: apply the rules to it.
+
+    `target` answers questions about the CPU, `command` is QEMU's where it was started here.
+    """
     snapshot = boot.snapshot
     if image is not None:
-        views = tuple(View(load.p_vaddr, load.p_paddr, load.p_memsz) for load in image.elf.loads)
+        views = tuple(View(load.p_vaddr, load.p_paddr, load.p_memsz, bool(load.p_flags & PF_X)) for load in image.elf.loads)
     else:
         views = tuple(View(load.start, load.start, load.size) for load in (snapshot.kernel.loads if snapshot.kernel else ()))
     start = {name: snapshot.registers[name] for name in snapshot.registers}
@@ -36,7 +42,26 @@ def surroundings(
         complaints=_complaints(boot) if judged and snapshot.entry.is_entry else (),
         start=start if snapshot.entry.is_entry else {},  # elsewhere the guest may have changed any of it
         serial=serial,
+        file=names.file,
+        patches_itself=names.is_linux,
+        data_at=names.data_at,
+        feature=lambda name: None if target is None else _feature(target, name),
+        exit_device=any("isa-debug-exit" in word for word in command) if command else None,
     )
+
+
+_CPU = "/machine/unattached/device[0]"  # QEMU's path of the boot CPU, on pc, q35 and microvm
+
+
+def _feature(target: Target, name: str) -> bool | None:
+    """Whether QEMU's CPU has a feature of CPUID; None where QEMU does not tell."""
+    if not target.capabilities.monitor or not name.replace(".", "").replace("-", "").replace("_", "").isalnum():
+        return None
+    try:
+        answer = target.monitor(f"qom-get {_CPU} {name}").strip()
+    except TargetError:
+        return None
+    return {"true": True, "false": False}.get(answer)
 
 
 def _handed(boot: BootState) -> Iterable[tuple[str, int, int]]:

@@ -20,7 +20,7 @@ from pvhdbg.targets.target import Target
 from pvhdbg.tracing.addresses import Surroundings
 from pvhdbg.tracing.death import Death, DeathKind
 from pvhdbg.tracing.engines.wait import Wait
-from pvhdbg.tracing.explain import Explanation, explain
+from pvhdbg.tracing.explain import Explanation, explain, on_its_cpu
 from pvhdbg.tracing.goal import Goal
 from pvhdbg.tracing.milestones import SYMBOLS, Finder, Milestone
 from pvhdbg.vmm.options import option_names
@@ -118,10 +118,15 @@ class Waiter:
         self._qmp = None
         if death is None:
             return None
-        return Missed(death, explain(death, self._around(tuple(self._serial())), instruction_text), self._place(death))
+        around = self._around(tuple(self._serial()))
+        death = on_its_cpu(death, around)
+        return Missed(death, explain(death, around, instruction_text), self._place(death))
 
     def _around(self, serial: tuple[str, ...] = ()) -> Surroundings:
-        return surroundings(self._boot, self._image, self._target.read_memory, self.names, serial)
+        command = () if self._qemu is None else tuple(self._qemu.command)
+        return surroundings(
+            self._boot, self._image, self._target.read_memory, self.names, serial, target=self._target, command=command
+        )
 
     def _serial(self) -> Sequence[str]:
         return () if self._qemu is None else self._qemu.serial_tail(_SERIAL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from textwrap import wrap
 from typing import Any
 
@@ -23,6 +24,7 @@ _REGISTERS = (
 
 # Deaths that no way led to, which could have been recorded.
 _NO_PATH = (DeathKind.ALIVE, DeathKind.SHUTDOWN, DeathKind.EXITED, DeathKind.RESET, DeathKind.PANIC)
+_TIMES = 3  # equal faults in a row that become one line
 
 
 def render(
@@ -38,22 +40,28 @@ def render(
     lines = [*(style("bad", line) for line in wrap(printable(why.verdict), max(min(style.width, 110), 40))), ""]
     if death.path:
         lines += [
-            style("head", "The last instructions that matter"),
+            style("head", "The last instructions that matter" if not death.after else "The last instructions before the fault"),
             trace_text.events(death.path, name, disassemble, style).rstrip("\n"),
             "",
         ]
+        if death.after:
+            lines += [
+                style("head", "The end of its handler"),
+                trace_text.events(death.after, name, disassemble, style).rstrip("\n"),
+                "",
+            ]
     elif death.kind not in _NO_PATH:
         lines += [
             style("dim", "The last instructions were not recorded: the guest died after those that are traced one by one."),
             "",
         ]
     if why.chain:
-        lines += [style("head", "The faults"), *(f"  {number}. {printable(link)}" for number, link in enumerate(why.chain, 1)), ""]
+        lines += [style("head", "The faults"), *_numbered(why.chain), ""]
     if why.address is not None:
         lines += [style("head", f"The address {why.address.address:#x}"), f"  {printable(why.address.words)}"]
         lines += [*(f"  {line}" for line in walk(why.address.walk)), ""]
     if death.state:
-        lines += [style("head", "Registers, at the fault" if death.first is not None else "Registers"), *registers(death), ""]
+        lines += [style("head", "Registers, at the fault" if death.reported else "Registers"), *registers(death), ""]
     for title, part in (("What the ABI promises", why.promises), ("What was wrong with the hand-off", why.complaints),
                         ("Last lines of the serial port", serial)):  # fmt: skip
         if part:
@@ -62,6 +70,19 @@ def render(
     if why.next:
         lines.append(f"{style('head', 'next:')} {printable(why.next)}")
     return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _numbered(links: Sequence[str]) -> list[str]:
+    """The faults, one on a line; of many equal ones in a row, one line."""
+    lines, number = [], 1
+    for link, group in groupby(links):
+        count = len(list(group))
+        if count > _TIMES:
+            lines.append(f"  {number}. {printable(link)} (and so on)")
+        else:
+            lines += [f"  {number + index}. {printable(link)}" for index in range(count)]
+        number += count
+    return lines
 
 
 def walk(way: Walk | None) -> list[str]:
@@ -107,6 +128,8 @@ def _document(
         "symbol": None if death.pc is None else name(death.pc),
         "mode": None if death.mode is None else death.mode.value,
         "path": [{"seq": one.seq, "pc": hex(one.pc), "mode": one.mode.value, "code": one.code.hex()} for one in death.path],
+        "after": [{"seq": one.seq, "pc": hex(one.pc), "mode": one.mode.value, "code": one.code.hex()} for one in death.after],
+        "cpu": death.cpu,
         "faults": [
             {"kind": one.kind.value, "vector": one.vector, "error": one.error, "cr2": None if one.cr2 is None else hex(one.cr2), "words": words}
             for one, words in zip(death.reported, why.chain, strict=False)

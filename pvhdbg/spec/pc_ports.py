@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import NamedTuple
 
 _SERIAL = {0x3F8: "COM1", 0x2F8: "COM2"}
 _REGISTERS = {0: "data", 2: "interrupt identification", 5: "line status", 6: "modem status"}
@@ -29,3 +30,25 @@ PORTS: Mapping[int, str] = MappingProxyType(
 )
 # Where clocks are in memory: from, to, name.
 CLOCKS = ((0xFEE00000, 0xFEE01000, "the local APIC"), (0xFED00000, 0xFED00400, "the HPET"))
+
+
+class AskedEnd(NamedTuple):
+    """A write to a port that ends the machine: `value` in the bits of `mask`, what it asks for, and by what."""
+
+    port: int
+    mask: int
+    value: int
+    what: str
+    by: str
+
+
+# Sources: Intel 8042 data sheet (command 0xFE); 82371AB (PIIX3/4) and ICH9 data sheets (reset control, 0xCF9); ACPI 6.4, 4.8.3.2
+# (PM1 control, SLP_EN); QEMU hw/acpi/piix4.c, hw/isa/lpc_ich9.c, hw/i386/microvm.c for the ports.
+RESET_PORTS = (
+    AskedEnd(0x64, 0xFF, 0xFE, "a reset", "the keyboard controller"),
+    AskedEnd(0xCF9, 0x04, 0x04, "a reset", "the chipset's reset control"),
+    AskedEnd(0x92, 0x01, 0x01, "a reset", "the fast reset of port 0x92"),
+    AskedEnd(0x604, 0x2000, 0x2000, "a power-off", "ACPI (PM1 control, SLP_EN)"),
+    AskedEnd(0xB004, 0x2000, 0x2000, "a power-off", "ACPI (PM1 control, SLP_EN)"),
+)
+EXIT_PORT = 0xF4  # where isa-debug-exit usually is

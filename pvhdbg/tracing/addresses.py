@@ -21,6 +21,7 @@ class View:
     virtual: int
     physical: int
     size: int
+    executable: bool = True
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,10 @@ class Surroundings:
 
     `handed` holds the parts of the hand-off by name, address and size; `complaints` lists its violations. `start` is the
     register state at the entry, `entry` its address; None when the watch began elsewhere. `read` reads physical memory and raises
-    MemoryUnreadable.
+    MemoryUnreadable. `file` gives what the kernel's file has at a physical address: fewer bytes, or none, where it ends; `patches_itself`
+    says that the kernel changes its own code, as Linux does. `data_at` is the name of the data object that holds a linear address, `feature`
+    says whether the machine's CPU has a feature of CPUID, by QEMU's name for it. `exit_device` says whether there is an isa-debug-exit.
+    Each gives None where that is not known.
     """
 
     read: Callable[[int, int], bytes]
@@ -41,10 +45,25 @@ class Surroundings:
     complaints: tuple[str, ...] = ()
     start: Mapping[str, int] = field(default_factory=dict)
     serial: tuple[str, ...] = ()
+    file: Callable[[int, int], bytes] = lambda _physical, _size: b""
+    patches_itself: bool = False
+    data_at: Callable[[int], str | None] = lambda _: None
+    feature: Callable[[str], bool | None] = lambda _: None
+    exit_device: bool | None = None
 
     @property
     def loads(self) -> tuple[LoadRange, ...]:
         return tuple(LoadRange(view.physical, view.size) for view in self.views)
+
+    def holds(self, physical: int) -> bool | None:
+        """Whether a physical address is in a PT_LOAD that may be executed; None outside of all."""
+        found = [view.executable for view in self.views if view.physical <= physical < view.physical + view.size]
+        return any(found) if found else None
+
+    def linked(self, address: int) -> int:
+        """The physical address of a link-time address of the kernel; any other address unchanged."""
+        view = next((one for one in self.views if one.virtual <= address < one.virtual + one.size), None)
+        return address if view is None else address - view.virtual + view.physical
 
     def backed(self, physical: int) -> Backing | None:
         """The memory or device at a physical address; None where there is none, or where the layout was not observed."""
@@ -90,11 +109,11 @@ def classify(address: int, state: Mapping[str, int], around: Surroundings) -> Cl
         return ClassifiedAddress(address, AddressClass.UNKNOWN, "how addresses were translated was not observed")
     if "not canonical" in walk.problem:
         return ClassifiedAddress(address, AddressClass.NOT_CANONICAL, walk.problem, walk)
+    if address < _PAGE:  # before the kernel's views: Linux' per-CPU segment has the link-time address 0
+        return ClassifiedAddress(address, AddressClass.NULL, "in the first page: a null pointer, or a small offset from one", walk)
     linked = _linked(address, walk, around)
     if linked:
         return ClassifiedAddress(address, AddressClass.LINKED, linked, walk)
-    if address < _PAGE:
-        return ClassifiedAddress(address, AddressClass.NULL, "in the first page: a null pointer, or a small offset from one", walk)
     if walk.physical is None:
         return ClassifiedAddress(
             address, AddressClass.NOT_MAPPED, f"not mapped: {walk.problem}{_if_identity(address, around)}", walk

@@ -11,6 +11,10 @@ from pvhdbg.decode.cpu_mode import Mode, mode_in
 from pvhdbg.spec.vmm_bugs import WRONG_EFLAGS, VmmBug, shows_wrong_eflags
 from pvhdbg.tracing.event import Event, Fault, FaultKind
 
+VECTORS = 32  # vectors that are exceptions by the architecture
+_DOUBLE_FAULT = 8
+_TOLD = 8  # faults of nested handlers, from either end, that are told
+
 
 class DeathKind(Enum):
     """How a machine ended, or where it hangs; the values are those of JSON."""
@@ -57,6 +61,17 @@ class Touched:
 
 
 @dataclass(frozen=True)
+class Standing:
+    """Where one CPU of several stands at the end: its registers, the instruction, what that touches, and the features that it needs."""
+
+    cpu: int
+    state: Mapping[str, int]
+    at: Event
+    touched: tuple[Touched, ...] = ()
+    needs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Death:
     """The observations about the end.
 
@@ -66,8 +81,13 @@ class Death:
     at every look within the last `looped` seconds. `status` is the exit status of the VMM. `reason` is QEMU's own term for how the
     guest ended ("guest-panic"); `blind` says that faults may have been missed (KVM, several CPUs). `handling` holds
     the exceptions whose handlers had not returned, the outermost first, and `struck` the instruction that the first of
-    them, or of `faults`, hit; `lately` is the last exception, where returns were not observed. `left` is the instruction that a
-    machine stands at which was dead before it was looked at, and `touched` the linear addresses that it reads or writes.
+    them, or of `faults`, hit; `lately` is the last exception, where returns were not observed. `after` holds the last instructions
+    of the handlers: `path` then ends at the fault. `left` is the instruction that a machine stands at which was dead before it was
+    looked at. `touched` holds the linear addresses that `left`, or the instruction that was struck, reads or writes, and `needs` the
+    features of CPUID that it needs, by QEMU's names. `departure` is the last instruction in the kernel's own code and the first one
+    outside of it, where the CPU did not come back. `ran_before` is the number of an instruction that ran in the same page with the same
+    page tables as a fetch that failed. `cpu` is the number of the CPU that died, where the machine has several; `standing` holds those
+    that did not halt, where it is not known which one died.
     """
 
     kind: DeathKind
@@ -87,6 +107,12 @@ class Death:
     lately: Fault | None = None
     left: Event | None = None
     touched: tuple[Touched, ...] = ()
+    needs: tuple[str, ...] = ()
+    after: tuple[Event, ...] = ()
+    departure: tuple[Event, Event] | None = None
+    ran_before: int | None = None
+    cpu: int | None = None
+    standing: tuple[Standing, ...] = ()
 
     @property
     def vmm_bug(self) -> VmmBug | None:
@@ -101,20 +127,31 @@ class Death:
 
     @property
     def first(self) -> Fault | None:
-        """The fault that began the death: mostly an exception, or an interrupt that could not be delivered."""
+        """The fault that began the death: mostly an exception, or an interrupt that could not be delivered.
+
+        Where the handler of an exception faulted itself, it is that exception.
+        """
+        killed = next((one for one in self.faults if one.kind.has_handler), None)
+        return self.handling[0] if killed is not None and self.handling else killed
+
+    @property
+    def last(self) -> Fault | None:
+        """The fault that could not be handled."""
         return next((one for one in self.faults if one.kind.has_handler), None)
 
     @property
     def reported(self) -> tuple[Fault, ...]:
-        """The faults of a report: those that killed, else those whose handlers had not returned."""
-        return self.faults or self.handling
+        """The faults of a report: those whose handlers had not returned, and those that killed. Of many, the first and the last."""
+        handling = self.handling
+        return (*(handling if len(handling) <= 2 * _TOLD else (*handling[:_TOLD], *handling[-_TOLD:])), *self.faults)
 
     @property
     def pc(self) -> int | None:
         """The address of the faulting instruction or of the hlt, else the current pc."""
         if self.first is not None and self.first.pc is not None:
             return self.first.pc
-        return self.path[-1].pc if self.kind is DeathKind.HALTED and self.path else self.state.get("rip")
+        last = self.after or self.path
+        return last[-1].pc if self.kind is DeathKind.HALTED and last else self.state.get("rip")
 
     @property
     def mode(self) -> Mode | None:
@@ -123,19 +160,30 @@ class Death:
 
 
 def chain_of(seen: Iterable[Fault]) -> tuple[Fault, ...]:
-    """Of all faults seen, the fatal ones: the last run of exceptions at one pc, and the triple fault after it."""
+    """Of all faults seen, the fatal ones: the last run of exceptions at one instruction, and the triple fault after it."""
     seen = tuple(seen)
     if not any(one.kind is FaultKind.TRIPLE_FAULT for one in seen):
         return ()
     end = max(index for index, one in enumerate(seen) if one.kind is FaultKind.TRIPLE_FAULT)
     start = end
-    while start > 0 and seen[start - 1].kind.has_handler and seen[start - 1].pc == seen[end - 1].pc:
+    while start > 0 and _belongs(seen[start - 1], seen[end - 1], first=start == end):
         start -= 1
     return tuple(seen[start : end + 2 if end + 1 < len(seen) and seen[end + 1].kind is FaultKind.RESET else end + 1])
 
 
+def _belongs(one: Fault, last: Fault, *, first: bool) -> bool:
+    """Whether a fault is of the chain that ended with `last`: of an instruction whose handler was called, the handler has run since.
+
+    A double fault is the last one of a chain: an earlier one had a handler.
+    """
+    same = one.kind.has_handler and one.pc == last.pc and one.seq == last.seq
+    return same and (first or one.vector != _DOUBLE_FAULT or one.kind is not FaultKind.EXCEPTION)
+
+
 def unreturned(taken: Iterable[Fault], returns: Iterable[int]) -> tuple[Fault, ...]:
-    """Of faults whose handlers were called, those that had not returned at the end, the outermost first; () without an exception.
+    """Of faults whose handlers were called, those that had not returned at the end, the outermost first.
+
+    () where there is neither an exception nor an interrupt at an exception's vector among them.
 
     `returns` holds the sequence numbers of all `iret`s in rising order; `taken` rises too.
     """
@@ -147,7 +195,7 @@ def unreturned(taken: Iterable[Fault], returns: Iterable[int]) -> tuple[Fault, .
         if inside:
             inside.pop()
     inside += waiting
-    return tuple(inside) if any(one.kind is FaultKind.EXCEPTION for one in inside) else ()
+    return tuple(inside) if any(one.kind is FaultKind.EXCEPTION or (one.vector or 0) < VECTORS for one in inside) else ()
 
 
 def panicked(serial: Iterable[str]) -> str | None:

@@ -7,28 +7,55 @@ the explanation says so instead of guessing.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
-from pvhdbg.decode.cpu_mode import flag
+from pvhdbg.decode.cpu_mode import Mode
 from pvhdbg.spec.pc_ports import CLOCKS, PORTS
 from pvhdbg.spec.vmm_bugs import VmmBug
 from pvhdbg.tracing import faults
 from pvhdbg.tracing.addresses import AddressClass, ClassifiedAddress, Surroundings, classify
-from pvhdbg.tracing.death import Awaited, Death, DeathKind, panicked
+from pvhdbg.tracing.causes import code, ends, instructions, interrupts, stacks, tables
+from pvhdbg.tracing.causes.draft import Case, Disassemble, Draft, Recognize
+from pvhdbg.tracing.death import VECTORS, Awaited, Death, DeathKind, panicked
 from pvhdbg.tracing.event import Event, Fault, FaultKind
 from pvhdbg.tracing.opcodes import Effect, effect_of
 from pvhdbg.tracing.stack import code_addresses, panic_frame
 
-_STACK_REACH = 0x100  # bytes below and above the stack pointer that count as the stack
-_EFER_MSR = 0xC0000080
-_FIRMWARE_TIMER = 8  # IRQ 0 on the PIC as a PC's firmware sets it up
-_PAGING = (Effect.WRITE_CR0, Effect.WRITE_CR3, Effect.WRITE_CR4)
 _WATCH_IT = "boot it again and watch it from its entry: pvhdbg why KERNEL"
 _ON_STACK = 6
+_PAGE = 0x1000
 _AWAITED = 3  # things that a loop waits for that are told
-_EDGE = 2  # instructions after a switch of paging within which the switch is to blame
 
-Disassemble = Callable[[bytes, int, int], str]
+# The first that recognizes a fault is its cause. Where the CPU executes comes before what the instruction does.
+_CAUSES: tuple[Recognize, ...] = (
+    interrupts.interrupt,
+    interrupts.called,
+    tables.long_mode_refused,
+    tables.overwritten_tables,
+    tables.wrong_tables,
+    code.overwritten,
+    stacks.lost_return_address,
+    code.null_call,
+    code.executes_data,
+    code.left_its_code,
+    stacks.on_stack,
+    instructions.page_fault,
+    instructions.invalid_opcode,
+    instructions.non_canonical,
+    instructions.msr,
+    instructions.bad_selector,
+    instructions.division,
+    instructions.no_fpu,
+    instructions.any_other,
+)
+# The same where the CPU runs astray without a fault.
+_ASTRAY_CAUSES: tuple[Recognize, ...] = (
+    tables.wrong_tables,
+    code.overwritten,
+    stacks.lost_return_address,
+    code.null_call,
+    code.executes_data,
+)
 
 
 @dataclass(frozen=True)
@@ -48,20 +75,12 @@ class Explanation:
     doing: str = ""
 
 
-@dataclass
-class _Draft:
-    cause: str
-    sentences: list[str] = field(default_factory=list)
-    promises: list[str] = field(default_factory=list)
-    next: str = ""
-    address: ClassifiedAddress | None = None
-
-
 def explain(death: Death, around: Surroundings, disassemble: Disassemble = lambda code, _pc, _bits: code.hex(" ")) -> Explanation:
     """Explain a death from what was seen of it."""
     if death.vmm_bug is not None:
         return _vmm_bug(death, death.vmm_bug, around)
-    draft = _Draft(death.kind.value)
+    death = on_its_cpu(death, around)
+    draft = Draft(death.kind.value)
     if death.first is not None and death.kind in (DeathKind.TRIPLE_FAULT, DeathKind.RESET):
         _fault(draft, death, death.first, around, disassemble)
     else:
@@ -72,6 +91,24 @@ def explain(death: Death, around: Surroundings, disassemble: Disassemble = lambd
         draft.cause, verdict, tuple(_chain(death, around)), draft.address, tuple(draft.promises), around.complaints, draft.next,
         ". ".join(draft.sentences) if death.kind is DeathKind.ALIVE and death.loop else "",
     )  # fmt: skip
+
+
+def on_its_cpu(death: Death, around: Surroundings) -> Death:
+    """The death as that of the one CPU of several whose last instruction must have faulted; unchanged where that is not certain."""
+    found = []
+    for one in death.standing:
+        told = replace(death, state=one.state, touched=one.touched, needs=one.needs, cpu=one.cpu)
+        fault = _left_by(told, one.at, around)
+        if fault is not None and faults.undeliverable(fault.vector or 0, one.state, around) is not None:
+            found.append((told, one, fault))
+    if len(found) != 1:
+        return death
+    told, one, fault = found[0]
+    if death.left is not None:
+        return replace(told, left=one.at, standing=())
+    return replace(
+        told, kind=DeathKind.TRIPLE_FAULT, faults=(fault, *death.faults), struck=one.at, path=(), begun=None, standing=()
+    )
 
 
 def _vmm_bug(death: Death, bug: VmmBug, around: Surroundings) -> Explanation:
@@ -107,6 +144,8 @@ def _opening(death: Death, around: Surroundings) -> str:
         mode = f" in {death.mode.words}" if death.mode is not None else ""
         return f"The machine had shut down before it was looked at; it stands at {around.named(death.left.pc)}{mode}"
     words = OPENINGS[death.kind]
+    if death.cpu is not None and death.kind is DeathKind.TRIPLE_FAULT:
+        words = f"CPU {death.cpu} shut down with a triple fault"
     since = "the beginning of the watch" if around.entry is None else "the entry"
     if death.begun is not None and death.kind in _ASTRAY and death.path:
         words += f" since {death.path[-1].seq:,} instructions after {since}"
@@ -121,125 +160,56 @@ def _opening(death: Death, around: Surroundings) -> str:
 # --- faults -------------------------------------------------------------------------------------------------------
 
 
-def _fault(draft: _Draft, death: Death, fault: Fault, around: Surroundings, disassemble: Disassemble) -> None:
+def _fault(draft: Draft, death: Death, fault: Fault, around: Surroundings, disassemble: Disassemble) -> None:
     event = death.struck or (death.path[-1] if death.path and death.path[-1].pc == fault.pc else None)
-    _cause(draft, death, fault, event, around, disassemble)
-    why = faults.undeliverable(fault.vector or 0, death.state, around)
+    _cause(draft, Case(death, fault, event, around, disassemble))
+    _started(draft, death)
+    last = death.last or fault
+    nested = last is not fault and bool(death.handling)
+    state = last.state or death.state
+    if nested:
+        where = "" if last.pc is None else f" at {around.named(last.pc)}"
+        times = sum(one.pc == last.pc and one.vector == last.vector for one in death.handling)
+        again = f", for the {times + 1:,}th time" if times else ""
+        draft.sentences.append(f"Its handler did not return: in it came {faults.name(last.vector)}{where}{again}")
+    why = faults.undeliverable(last.vector or 0, state, around)
     if why:
-        draft.sentences.append(f"The fault could not be handled: {why}")
-        if faults.untouched_idt(death.state, around):
+        draft.sentences.append(f"{'That' if nested else 'The fault'} could not be handled: {why.words}")
+        if last.kind is FaultKind.SOFTWARE_INTERRUPT and why.gate is faults.Gate.SELECTOR:
+            draft.cause = "bad IDT gate"
+            draft.next = "give the IDT's gates the selector of a code segment in the GDT that is loaded"
+        if faults.untouched_idt(state, around):
             draft.promises.append("the IDT: unspecified at the entry; until the kernel's own lidt, every fault ends the machine")
 
 
-def _cause(draft: _Draft, death: Death, fault: Fault, event: Event | None, around: Surroundings, disassemble: Disassemble) -> None:
+def _started(draft: Draft, death: Death) -> None:
+    """A CPU that died in real mode, close behind the page where a start-up IPI let it begin."""
+    base = death.state.get("cs_base", 0)
+    if not death.cpu or death.mode is not Mode.REAL or base % _PAGE or not 0 < base < 0x100000:
+        return
+    draft.sentences.append(
+        f"This CPU was started by another one (INIT, then a start-up IPI with vector {base >> 12:#x}): it began in real mode at {base:#x} and "
+        f"came to {death.state.get('rip', 0):#x} bytes behind it"
+    )
+    draft.promises.append(
+        "a second CPU: the loader starts none. A start-up IPI begins it in real mode, with no stack and no table of the kernel's"
+    )
+
+
+def _cause(draft: Draft, case: Case) -> None:
     """What the instruction did that the CPU refused."""
-    draft.cause = faults.name(fault.vector).split()[0]
-    text = "" if event is None or not event.code else disassemble(event.code, event.pc, event.mode.bits)
-    effect = Effect.OTHER if event is None else effect_of(event.code, event.mode.bits)
-    if fault.kind is FaultKind.INTERRUPT:
-        _interrupt(draft, fault)
-    elif fault.kind is FaultKind.SOFTWARE_INTERRUPT:
-        draft.cause = "int"
-        draft.sentences.append(f"the guest called vector {fault.vector} itself{f', by `{text}`' if text else ''}")
-        draft.next = "load an IDT with a gate for it before"
-    elif fault.vector == faults.PF:
-        _page_fault(draft, death, fault, around, text)
-    elif fault.vector == faults.UD:
-        _invalid_opcode(draft, event, text)
-    elif fault.vector == faults.GP and effect in (Effect.WRMSR, Effect.RDMSR):
-        _msr(draft, death, effect)
-    else:
-        draft.sentences.append(f"{faults.name(fault.vector)}{f' at `{text}`' if text else ''}")
-        if fault.vector in faults.WITH_SELECTOR and fault.error:
-            draft.sentences.append(faults.selector(fault.error))
-            _firmware_gdt(draft, death, around)
-        draft.next = "look at the operands of the instruction in the registers above"
-
-
-def _page_fault(draft: _Draft, death: Death, fault: Fault, around: Surroundings, text: str) -> None:
-    if fault.cr2 is not None:
-        draft.address = classify(fault.cr2, death.state, around)
-    draft.sentences.append(f"{f'`{text}`: ' if text and not faults.is_fetch(fault) else ''}{faults.page_fault(fault)}")
-    if faults.is_fetch(fault):
-        if _long_mode_refused(death):
-            _no_long_mode(draft)
-            return
-        if _switched_paging(death):
-            draft.cause = "unmapped code"
-            draft.sentences.append("Paging was switched on just before, with page tables that do not map the code that is running")
-            draft.promises.append("paging: off at the entry; the first page tables are the kernel's, and must map where it runs")
-            draft.next = "map the code one to one, at its physical address, before CR0.PG is set"
-            return
-        draft.cause = "wild jump"
-        draft.next = "see where the last jump, call or return above took its target from"
-    elif _is_stack(death, fault.cr2):
-        draft.cause = "wild stack"
-        stack = death.state.get("rsp", 0)
-        draft.sentences.append(f"That is the stack: the stack pointer is {stack:#x}")
-        draft.promises.append("esp: unspecified at the entry, and no stack is promised; the kernel has to load one of its own")
-        draft.next = (
-            "load the stack pointer with the end of memory that is the kernel's own, and mapped, before the first push or call"
-        )
-    else:
-        draft.cause = "bad pointer"
-        draft.next = "see which register held the address, and who wrote it: pvhdbg trace --what state"
+    fault = case.fault
+    if fault.vector == faults.PF and fault.kind is FaultKind.EXCEPTION:
+        if fault.cr2 is not None:
+            draft.address = classify(fault.cr2, case.death.state, case.around)
+        told = f"`{case.text}`: " if case.text and not faults.is_fetch(fault) else ""
+        draft.sentences.append(f"{told}{faults.page_fault(fault)}")
+    next(recognize for recognize in _CAUSES if recognize(draft, case))
     if draft.address is not None and draft.address.kind is AddressClass.LINKED:
         _linked(draft)
 
 
-def _interrupt(draft: _Draft, fault: Fault) -> None:
-    draft.cause = "interrupt"
-    timer = ": the timer, by the vectors that a PC's firmware uses" if fault.vector == _FIRMWARE_TIMER else ""
-    draft.sentences.append(f"a hardware interrupt came, vector {fault.vector:#x}{timer}, with interrupts on (eflags.IF)")
-    draft.promises.append("eflags.IF: 0 at the entry; interrupt controllers are as the firmware left them, and no IDT is promised")
-    draft.next = "load an IDT, and mask or reprogram the interrupt controllers, before sti"
-
-
-def _invalid_opcode(draft: _Draft, event: Event | None, text: str) -> None:
-    code = b"" if event is None else event.code
-    if effect_of(code, 64) is Effect.UD2:
-        draft.cause = "stopped itself"
-        draft.sentences.append("`ud2`: the kernel stopped itself there (Linux: BUG()), because something was not as it needs it")
-        draft.next = "see what the function above checks; what the loader handed over is judged by: pvhdbg check"
-        return
-    draft.sentences.append(f"the CPU does not know the instruction{f' `{text}`' if text else ''}")
-    draft.next = "choose a CPU model that has it (--cpu max), or see whether this is code"
-
-
-def _msr(draft: _Draft, death: Death, effect: Effect) -> None:
-    number = death.state.get("rcx", 0) & 0xFFFFFFFF
-    value = (death.state.get("rdx", 0) & 0xFFFFFFFF) << 32 | death.state.get("rax", 0) & 0xFFFFFFFF
-    kind = draft.cause = effect.value
-    if number == _EFER_MSR:
-        draft.sentences.append(f"{kind}: the CPU takes no {value:#x} in EFER: one of the features is not there (long mode? NX?)")
-        draft.next = "choose a CPU model that has them (--cpu max), and ask CPUID before"
-        return
-    value_words = f" does not take {value:#x}" if effect is Effect.WRMSR else " does not exist on this CPU"
-    draft.sentences.append(
-        f"{kind}: MSR {number:#x}{value_words}{', or does not exist on this CPU' if effect is Effect.WRMSR else ''} (#GP)"
-    )
-    draft.next = "ask CPUID for the feature before its MSR is used, or choose a CPU model that has it (--cpu max)"
-
-
-def _firmware_gdt(draft: _Draft, death: Death, around: Surroundings) -> None:
-    parts = ("gdt_base", "gdt_limit")
-    if all(death.state.get(part) is not None and death.state.get(part) == around.start.get(part) for part in parts):
-        draft.sentences.append("The GDT is still the one that was loaded at the entry: the loader's")
-        draft.promises.append(
-            "the GDT: unspecified at the entry; only the hidden state of CS, DS, ES and SS is promised, load your own"
-        )
-
-
-def _no_long_mode(draft: _Draft) -> None:
-    draft.cause = "no long mode"
-    draft.sentences.append(
-        "Long mode had been asked for (wrmsr to EFER with LME), but EFER.LME stayed 0: this CPU has no long mode, "
-        "and the tables that were made for it are read as PAE tables, which map nothing here"
-    )
-    draft.next = "give the machine a 64-bit CPU (--cpu qemu64 or max); a kernel would ask CPUID 0x80000001, EDX bit 29, before"
-
-
-def _linked(draft: _Draft) -> None:
+def _linked(draft: Draft) -> None:
     draft.cause = "virtual address too early"
     if draft.address is not None:
         draft.sentences.append(f"{draft.address.address:#x} is {draft.address.words}")
@@ -250,20 +220,20 @@ def _linked(draft: _Draft) -> None:
 # --- deaths without a fault ---------------------------------------------------------------------------------------
 
 
-def _in_handler(draft: _Draft, death: Death, around: Surroundings, disassemble: Disassemble) -> None:
+def _in_handler(draft: Draft, death: Death, around: Surroundings, disassemble: Disassemble) -> None:
     """A kernel that stops in its own handler died of the exception that the handler was called for."""
     if death.lately is not None:
         draft.sentences.append(f"The last exception that was seen before is {_link(death.lately, None, around)}")
     if not death.handling:
         return
     first = death.handling[0]
-    if first.kind is not FaultKind.EXCEPTION:
+    if first.kind is FaultKind.SOFTWARE_INTERRUPT or (first.kind is FaultKind.INTERRUPT and (first.vector or 0) >= VECTORS):
         return
-    inner = _Draft(draft.cause)
-    _cause(inner, replace(death, state=first.state or death.state, path=()), first, death.struck, around, disassemble)
+    inner = Draft(draft.cause)
+    _cause(inner, Case(replace(death, state=first.state or death.state), first, death.struck, around, disassemble))
     where = "" if first.pc is None else f" at {around.named(first.pc)}"
     before = "" if death.struck is None else f", {death.struck.seq:,} instructions after the entry"
-    name = faults.name(first.vector)
+    name = faults.name(first.vector) if first.kind is FaultKind.EXCEPTION else f"vector {first.vector:#x}"
     draft.sentences.append(
         f"It is in the guest's own handler, which has not returned, of {name}{where}{before}: {inner.sentences[0]}"
     )
@@ -272,14 +242,23 @@ def _in_handler(draft: _Draft, death: Death, around: Surroundings, disassemble: 
     draft.promises[:] = inner.promises
 
 
-def _halted(draft: _Draft, death: Death, around: Surroundings, disassemble: Disassemble) -> None:
+def _halted(draft: Draft, death: Death, around: Surroundings, disassemble: Disassemble) -> None:
     draft.sentences.append("`hlt` with interrupts off (eflags.IF is 0): only an NMI or a reset could wake it")
     draft.promises.append("eflags.IF: 0 at the entry; it stays so until the kernel has an IDT and says sti")
     draft.next = "see who called the code that halts: it is often the end of a panic or exit path"
+    wrote = ends.exit_without_device(death, around)
+    if wrote is not None:
+        write, event = wrote
+        draft.cause = "no exit device"
+        draft.sentences.append(
+            f"Before, `{_text(event, disassemble)}` wrote {write.value:#x} to port {write.port:#x}, to end QEMU by isa-debug-exit, which this "
+            "machine does not have"
+        )
+        draft.next = f"give QEMU the device: -- -device isa-debug-exit,iobase={write.port:#x},iosize=4"
     _in_handler(draft, death, around, disassemble)
 
 
-def _loop(draft: _Draft, death: Death, around: Surroundings, disassemble: Disassemble) -> None:
+def _loop(draft: Draft, death: Death, around: Surroundings, disassemble: Disassemble) -> None:
     count = len(death.loop)
     draft.cause = "endless loop"
     what = "one instruction that jumps to itself" if count == 1 else f"{count} instructions that come back to the same state"
@@ -289,14 +268,25 @@ def _loop(draft: _Draft, death: Death, around: Surroundings, disassemble: Disass
     _in_handler(draft, death, around, disassemble)
 
 
-def _zeros(draft: _Draft, death: Death, around: Surroundings, disassemble: Disassemble) -> None:
+def _zeros(draft: Draft, death: Death, around: Surroundings, disassemble: Disassemble) -> None:
+    if death.begun is not None and len(death.path) == 1 and death.path[0].seq == 0:
+        draft.found(
+            "entry is not code",
+            f"The entry itself, {around.named(death.path[0].pc)}, holds zeros",
+            next="correct the address in the kernel's PVH note (XEN_ELFNOTE_PHYS32_ENTRY): pvhdbg elf KERNEL shows it, and what lies there",
+        )
+        return
+    if _astray(draft, death, around, disassemble):
+        return
     _left(draft, death, around)
     bits = 32 if death.mode is None else death.mode.bits
     draft.sentences.append(f"Zeros are code, too, `{disassemble(bytes(2), 0, bits)}`: it goes on until memory ends")
     draft.next = "see where the jump took its target from; was the code to be loaded or copied there, and was it?"
 
 
-def _nowhere(draft: _Draft, death: Death, around: Surroundings, _: Disassemble) -> None:
+def _nowhere(draft: Draft, death: Death, around: Surroundings, disassemble: Disassemble) -> None:
+    if _astray(draft, death, around, disassemble):
+        return
     _left(draft, death, around)
     draft.next = "see where the jump took its target from"
     if draft.address is not None and draft.address.kind is AddressClass.LINKED:
@@ -304,7 +294,19 @@ def _nowhere(draft: _Draft, death: Death, around: Surroundings, _: Disassemble) 
         _linked(draft)
 
 
-def _left(draft: _Draft, death: Death, around: Surroundings) -> None:
+def _astray(draft: Draft, death: Death, around: Surroundings, disassemble: Disassemble) -> bool:
+    """The cause of a CPU that runs astray, if it is recognized."""
+    pc = death.path[-1].pc if death.path else death.pc
+    event = death.path[-1] if death.path else None
+    case = Case(death, Fault(0, FaultKind.EXCEPTION, None, None, pc, None, death.state), event, around, disassemble)
+    return any(recognize(draft, case) for recognize in _ASTRAY_CAUSES)
+
+
+def _text(event: Event, disassemble: Disassemble) -> str:
+    return disassemble(event.code, event.pc, event.mode.bits)
+
+
+def _left(draft: Draft, death: Death, around: Surroundings) -> None:
     """Where the last sound instruction jumped to."""
     if len(death.path) >= 2:
         jump, landed = death.path[-2], death.path[-1]
@@ -320,30 +322,51 @@ def _left(draft: _Draft, death: Death, around: Surroundings) -> None:
 _BLIND = "Not all faults are seen here: it asked for it itself, or died of a triple fault"
 
 
-def _rebooted(draft: _Draft, death: Death, around: Surroundings, _: Disassemble) -> None:
+def _rebooted(draft: Draft, death: Death, around: Surroundings, disassemble: Disassemble) -> None:
+    if _asked_for(draft, death, around, disassemble):
+        return
     draft.sentences.append(
         _BLIND if death.blind else "No fault was seen: it asked for the reset itself (keyboard controller, port 0xcf9 or ACPI)"
     )
     _last_words(draft, around)
 
 
-def _shutdown(draft: _Draft, death: Death, around: Surroundings, disassemble: Disassemble) -> None:
+def _shutdown(draft: Draft, death: Death, around: Surroundings, disassemble: Disassemble) -> None:
     if death.left is not None:
         _found_dead(draft, death, around, disassemble)
+        return
+    if _asked_for(draft, death, around, disassemble):
         return
     off = "a power-off" if death.reason == "guest-shutdown" else "a power-off or a reboot"
     draft.sentences.append(_BLIND if death.blind and death.reason != "guest-shutdown" else f"No fault was seen: it asked for {off}")
     _last_words(draft, around)
 
 
-def _found_dead(draft: _Draft, death: Death, around: Surroundings, disassemble: Disassemble) -> None:
+def _asked_for(draft: Draft, death: Death, around: Surroundings, disassemble: Disassemble) -> bool:
+    """The end that the last `out` asked for."""
+    found = ends.asked(death)
+    if found is None:
+        return False
+    end, write, event = found
+    _last_words(draft, around)
+    draft.cause = end.what.removeprefix("a ") if draft.cause != "panic" else draft.cause
+    draft.sentences.insert(
+        0,
+        f"it asked for {end.what} by {end.by}: `{_text(event, disassemble)}` at {around.named(event.pc)} wrote {write.value:#x} to port "
+        f"{write.port:#x}",
+    )
+    draft.next = "see what led there: it is often the end of a panic or exit path. Its last words may be on the serial port"
+    return True
+
+
+def _found_dead(draft: Draft, death: Death, around: Surroundings, disassemble: Disassemble) -> None:
     """What the state that is left proves. A page fault is proven by CR2 where the instruction touches that address and it is not mapped."""
     left = death.left
     if left is None:
         return
     draft.sentences.append("How it came there was not recorded: a triple fault, or a power-off or reboot that it asked for")
     fault = _left_by(death, left, around)
-    inner = _Draft(draft.cause)
+    inner = Draft(draft.cause)
     if fault is not None:
         told = replace(death, kind=DeathKind.TRIPLE_FAULT, struck=left)
         _fault(inner, told, fault, around, disassemble)
@@ -358,12 +381,12 @@ def _found_dead(draft: _Draft, death: Death, around: Surroundings, disassemble: 
         draft.sentences.append(f"The instruction there is `{disassemble(left.code, left.pc, left.mode.bits)}`")
     why = faults.undeliverable(faults.GP, death.state, around)
     if why:
-        draft.sentences.append(f"A fault there could not have been handled: {why}")
+        draft.sentences.append(f"A fault there could not have been handled: {why.words}")
     _left_on_stack(draft, death, around)
     draft.next = _WATCH_IT
 
 
-def _left_on_stack(draft: _Draft, death: Death, around: Surroundings) -> None:
+def _left_on_stack(draft: Draft, death: Death, around: Surroundings) -> None:
     found = code_addresses(death.state, around, _ON_STACK)
     if found:
         draft.sentences.append(
@@ -380,15 +403,13 @@ def _left_by(death: Death, left: Event, around: Surroundings) -> Fault | None:
         return None
     fetch = not left.code and cr2 == left.pc
     write = next((one.write for one in death.touched if one.address <= cr2 < one.address + one.size), None)
-    if (not fetch and write is None) or classify(cr2, death.state, around).kind not in (
-        AddressClass.NOT_MAPPED,
-        AddressClass.LINKED,
-    ):
+    walk = classify(cr2, death.state, around).walk
+    if (not fetch and write is None) or walk is None or walk.scheme is None or walk.physical is not None:
         return None
     return Fault(0, FaultKind.EXCEPTION, faults.PF, 16 if fetch else 2 * bool(write), left.pc, cr2, death.state)
 
 
-def _last_words(draft: _Draft, around: Surroundings) -> None:
+def _last_words(draft: Draft, around: Surroundings) -> None:
     draft.next = "read its last words on the serial port"
     panic = panicked(around.serial)
     if panic is not None:
@@ -396,23 +417,27 @@ def _last_words(draft: _Draft, around: Surroundings) -> None:
         draft.sentences.append(f"Before, its kernel had panicked: {panic}")
 
 
-def _panic(draft: _Draft, death: Death, around: Surroundings, _: Disassemble) -> None:
+def _panic(draft: Draft, death: Death, around: Surroundings, _: Disassemble) -> None:
     told = "it told QEMU so, by its panic device" if death.reason == "guest-panic" else "its words on the serial port say so"
     draft.sentences.append(panicked(around.serial) or told)
     draft.next = "the reason is in its own words; what it was handed is judged by: pvhdbg check"
 
 
-def _exited(draft: _Draft, death: Death, around: Surroundings, _: Disassemble) -> None:
+def _exited(draft: Draft, death: Death, around: Surroundings, _: Disassemble) -> None:
     if death.status is not None:
         draft.sentences.append(f"exit status {death.status}")
-    draft.next = "this is how a guest with isa-debug-exit ends; status = 2 * code + 1"
+    draft.next = "see QEMU's own messages, and its last words on the serial port"
+    if around.exit_device is not False and (death.status or 0) & 1:
+        draft.next = "this is how a guest with isa-debug-exit ends; status = 2 * code + 1"
 
 
-def _alive(draft: _Draft, death: Death, around: Surroundings, _: Disassemble) -> None:
+def _alive(draft: Draft, death: Death, around: Surroundings, disassemble: Disassemble) -> None:
     draft.sentences.append("no fault that ended it, no endless loop, no halt")
     draft.next = "watch longer (--for), or let it say what it waits for, on the serial port: --append console=ttyS0"
     if death.loop:
         _waits(draft, death, around)
+    if death.departure is not None:
+        _away(draft, death, around, disassemble)
     panic = panic_frame(death.state, around)
     if panic is not None:
         draft.cause = "panic"
@@ -420,7 +445,17 @@ def _alive(draft: _Draft, death: Death, around: Surroundings, _: Disassemble) ->
         draft.next = "let it say why, on the serial port: --append console=ttyS0"
 
 
-def _waits(draft: _Draft, death: Death, around: Surroundings) -> None:
+def _away(draft: Draft, death: Death, around: Surroundings, disassemble: Disassemble) -> None:
+    """It runs outside of the kernel's code; what led there may be no accident."""
+    inner = Draft(draft.cause)
+    if _astray(inner, death, around, disassemble):
+        draft.sentences.append(f"But it has left the kernel's code, and was not seen there since: {inner.sentences[0]}")
+        draft.sentences += inner.sentences[1:]
+        draft.cause, draft.address, draft.next = inner.cause, inner.address, inner.next
+        draft.promises += inner.promises
+
+
+def _waits(draft: Draft, death: Death, around: Surroundings) -> None:
     draft.cause = "in a loop"
     count = len(death.loop)
     size = "one instruction" if count == 1 else f"{count} instructions"
@@ -447,7 +482,7 @@ def _awaited(one: Awaited, around: Surroundings) -> str:
     return f"{what} at {around.named(address)}{device} {'that the loop itself changes' if one.counts else 'to change'}{now}"
 
 
-WITHOUT_A_FAULT: dict[DeathKind, Callable[[_Draft, Death, Surroundings, Disassemble], None]] = {
+WITHOUT_A_FAULT: dict[DeathKind, Callable[[Draft, Death, Surroundings, Disassemble], None]] = {
     DeathKind.TRIPLE_FAULT: _rebooted,
     DeathKind.RESET: _rebooted,
     DeathKind.SHUTDOWN: _shutdown,
@@ -464,7 +499,7 @@ WITHOUT_A_FAULT: dict[DeathKind, Callable[[_Draft, Death, Surroundings, Disassem
 # --- all deaths ---------------------------------------------------------------------------------------------------
 
 
-def _handed(draft: _Draft, death: Death, around: Surroundings) -> None:
+def _handed(draft: Draft, death: Death, around: Surroundings) -> None:
     """What was wrong with the hand-off is the first suspect where the kernel stopped itself."""
     if draft.cause == "stopped itself" and around.complaints:
         draft.sentences.append(f"What it was handed was not right: {around.complaints[0]}")
@@ -473,7 +508,7 @@ def _handed(draft: _Draft, death: Death, around: Surroundings) -> None:
 
 
 def _chain(death: Death, around: Surroundings) -> list[str]:
-    words = []
+    words: list[str] = []
     prior: Fault | None = None
     for one in death.reported:
         if one.kind is FaultKind.TRIPLE_FAULT:
@@ -493,29 +528,13 @@ def _link(one: Fault, prior: Fault | None, around: Surroundings) -> str:
     if one.vector == faults.PF:
         return f"{faults.name(one.vector)}{where}: {faults.page_fault(one)}"
     if one.vector == faults.DF:
-        why = "" if prior is None or prior.vector is None else faults.undeliverable(prior.vector, one.state, around)
-        return f"{faults.name(one.vector)}{where}: the fault before could not be delivered{f': {why}' if why else ''}"
-    about = faults.selector(one.error or 0, None if prior is None else prior.vector) if one.vector in faults.WITH_SELECTOR else ""
+        why = None if prior is None or prior.vector is None else faults.undeliverable(prior.vector, one.state, around)
+        return f"{faults.name(one.vector)}{where}: the fault before could not be delivered{f': {why.words}' if why else ''}"
+    error = one.error or 0
+    wrong = (
+        faults.descriptor(error & 0xFFF8, one.state, around)
+        if one.vector in faults.WITH_SELECTOR and error and not error & 6
+        else ""
+    )
+    about = faults.selector(error, None if prior is None else prior.vector, wrong) if one.vector in faults.WITH_SELECTOR else ""
     return f"{faults.name(one.vector)}{where}{f': {about}' if about else ''}"
-
-
-def _is_stack(death: Death, address: int | None) -> bool:
-    stack = death.state.get("rsp")
-    return address is not None and stack is not None and abs(address - stack) <= _STACK_REACH
-
-
-def _switched_paging(death: Death) -> bool:
-    return any(effect_of(event.code, event.mode.bits) in _PAGING for event in death.path[-_EDGE:])
-
-
-def _long_mode_refused(death: Death) -> bool:
-    """EFER was written with LME, and does not hold it. The value that was written is known only where states were seen."""
-    if flag(death.state, "efer", "LME") or not flag(death.state, "cr4", "PAE"):
-        return False
-    for event in death.system:
-        if effect_of(event.code, event.mode.bits) is Effect.WRMSR and event.delta is not None:
-            before = event.delta.state()
-            written = {"efer": before.get("rax", 0)}
-            if before.get("rcx", 0) & 0xFFFFFFFF == _EFER_MSR and flag(written, "efer", "LME"):
-                return True
-    return False

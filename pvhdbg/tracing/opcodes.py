@@ -5,8 +5,10 @@ Only instructions that matter to a boot are distinguished; for all others use a 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 from functools import lru_cache
+from typing import NamedTuple
 
 
 class Effect(Enum):
@@ -139,3 +141,58 @@ def is_system(code: bytes, bits: int) -> bool:
 def is_effect_in_any_width(code: bytes, effect: Effect) -> bool:
     """Whether the bytes have this effect in 32-bit or in 64-bit code, for callers that do not know the mode."""
     return effect in (effect_of(code, 32), effect_of(code, 64))
+
+
+class PortWrite(NamedTuple):
+    """What an `out` instruction writes: `value` to `port`, `size` bytes of it."""
+
+    port: int
+    value: int
+    size: int
+
+
+def port_write(code: bytes, state: Mapping[str, int]) -> PortWrite | None:
+    """The write of an `out` instruction in 32- or 64-bit code, by the registers before it; None for another instruction, or unknown ones."""
+    at = 0
+    while at < len(code) and code[at] in _PREFIXES:
+        at += 1
+    opcode = code[at : at + 1]
+    size = 1 if opcode in (b"\xe6", b"\xee") else 2 if b"\x66" in code[:at] else 4
+    if opcode in (b"\xe6", b"\xe7") and at + 1 < len(code):
+        port: int | None = code[at + 1]
+    elif opcode in (b"\xee", b"\xef"):
+        port = state.get("rdx")
+    else:
+        return None
+    value = state.get("rax")
+    return None if port is None or value is None else PortWrite(port & 0xFFFF, value & (1 << 8 * size) - 1, size)
+
+
+class Divisor(NamedTuple):
+    """The divisor of `div` or `idiv`: a register by its 64-bit name, or memory (""), and its size in bytes."""
+
+    register: str
+    size: int
+
+
+_REGISTERS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi")
+
+
+def divisor(code: bytes, bits: int) -> Divisor | None:
+    """The divisor of a division; None for another instruction."""
+    at, extension = 0, 0
+    while at < len(code) and code[at] in _PREFIXES:
+        at += 1
+    if bits == 64 and at < len(code) and code[at] & 0xF0 == 0x40:
+        extension = code[at]
+        at += 1
+    if at + 1 >= len(code) or code[at] not in (0xF6, 0xF7) or code[at + 1] >> 3 & 7 not in (6, 7):
+        return None
+    size = 1 if code[at] == 0xF6 else 8 if extension & 8 else 2 if b"\x66" in code[:at] else 4
+    operand = code[at + 1]
+    if operand >> 6 != 3:
+        return Divisor("", size)
+    number = operand & 7 | (8 if extension & 1 else 0)
+    if size == 1 and number in (4, 5, 6, 7):
+        return None  # AH to BH, or SPL to DIL
+    return Divisor(f"r{number}" if number > 7 else _REGISTERS[number], size)

@@ -16,7 +16,7 @@ from pvhdbg.model import Registers, Unavailable
 from pvhdbg.tracing.addresses import Surroundings
 
 _DEPTH = 0x1000  # bytes above the stack pointer; Linux' stacks have 8 or 16 KiB
-_CHUNK = 0x100
+_CHUNK = 0x100  # bytes that are read at once; more where many are wanted
 _PANICS = ("panic", "vpanic")  # kernel/panic.c; vpanic has the body from 6.16 on
 
 
@@ -24,7 +24,7 @@ def panic_frame(state: Mapping[str, int], around: Surroundings) -> int | None:
     """The first return address on the stack that lies in Linux' panic(); None where there is none, or it cannot be read."""
     if "rsp" not in state:
         return None
-    for word in _words(state, around):
+    for _, word in words(state, around):
         name, plus, _ = (around.name(word) or "").partition("+")
         if plus and name in _PANICS:
             return word
@@ -35,22 +35,23 @@ def code_addresses(state: Mapping[str, int], around: Surroundings, most: int) ->
     """Up to `most` words on the stack that lie inside of a named function: return addresses, or what is left over from calls that ended."""
     if "rsp" not in state:
         return []
-    return list(islice((word for word in _words(state, around) if "+" in (around.name(word) or "")), most))
+    return list(islice((word for _, word in words(state, around) if "+" in (around.name(word) or "")), most))
 
 
-def _words(state: Mapping[str, int], around: Surroundings) -> Iterator[int]:
+def words(state: Mapping[str, int], around: Surroundings, depth: int = _DEPTH) -> Iterator[tuple[int, int]]:
+    """The words from the stack pointer on, `depth` bytes of them: linear address, value. Ends where memory cannot be read."""
     size = 8 if long_mode_active(state) else 4
-    at = state["rsp"] & -size
-    end = at + _DEPTH
+    at, chunk = state["rsp"] & -size, _CHUNK if depth <= _DEPTH else _DEPTH
+    end = at + depth
     while at < end:
-        length = min(_CHUNK - at % _CHUNK, end - at)
+        length = min(chunk - at % chunk, end - at)
         try:
             physical = translate(Registers(state), at, around.read).physical
             data = b"" if physical is None else around.read(physical, length)
         except (MemoryUnreadable, Unavailable):
             return
         for offset in range(0, len(data) - size + 1, size):
-            yield int.from_bytes(data[offset : offset + size], "little")
+            yield at + offset, int.from_bytes(data[offset : offset + size], "little")
         if not data:
             return
         at += length

@@ -8,6 +8,8 @@
  *   hlt              hlt with interrupts off: nothing ever wakes the CPU
  *   zeros            a jump into memory that was never written: each 00 00 is an add, up to the end of memory
  *
+ * deaths.inc has further ones, with tables, stacks and handlers of their own.
+ *
  * The symbol is the name with underscores. Before its death the guest prints `crash: NAME` on COM1. Its IDT is empty, like
  * that of most kernels this early: neither a fault nor the double fault that follows can be delivered, so the CPU shuts
  * down and its state can still be examined (QEMU: -no-reboot -no-shutdown). For an unknown name it prints the name and ends
@@ -124,6 +126,8 @@ after_hlt:
         movl    $NEVER_WRITTEN, %ecx
         jmp     *%ecx
 
+        .include "crashers/deaths.inc"
+
 /* ---- the data ---- */
 
         .data
@@ -136,6 +140,43 @@ crashes:
         CHOICE  endless-loop, endless_loop
         CHOICE  hlt, hlt
         CHOICE  zeros, zeros
+        CHOICE  null-pointer, null_pointer
+        CHOICE  null-call, null_call
+        CHOICE  null-call-early, null_call_early
+        CHOICE  wild-return, wild_return
+        CHOICE  data-executed, data_executed
+        CHOICE  own-code, own_code
+        CHOICE  read-only, read_only
+        CHOICE  stack-overflow, stack_overflow
+        CHOICE  stack-into-code, stack_into_code
+        CHOICE  esp-rom, esp_rom
+        CHOICE  esp-no-ram, esp_no_ram
+        CHOICE  timer, timer
+        CHOICE  idt-selector, idt_selector
+        CHOICE  idt-short, idt_short
+        CHOICE  handled, handled
+        CHOICE  nested, nested
+        CHOICE  nested-forever, nested_forever
+        CHOICE  lgdt-missing, lgdt_missing
+        CHOICE  gdt-selector, gdt_selector
+        CHOICE  gdt-data, gdt_data
+        CHOICE  elsewhere, elsewhere
+        CHOICE  cr3-level, cr3_level
+        CHOICE  cr3-rom, cr3_rom
+        CHOICE  no-lme, no_lme
+        CHOICE  no-pse, no_pse
+        CHOICE  own-tables, own_tables
+        CHOICE  non-canonical, non_canonical
+        CHOICE  divide, divide
+        CHOICE  divide-overflow, divide_overflow
+        CHOICE  sse, sse
+        CHOICE  xsave, xsave
+        CHOICE  feature, feature
+        CHOICE  keyboard-reset, keyboard_reset
+        CHOICE  cf9-reset, cf9_reset
+        CHOICE  power-off, power_off
+        CHOICE  no-exit-device, no_exit_device
+        CHOICE  second-cpu, second_cpu
         .long   0
 
 empty_idt:

@@ -126,7 +126,7 @@ def died(chain: tuple[Fault, ...], code: bytes = b"\x90", **more: Any) -> Death:
         (died(triple(6), b"\xc5\xf8\x77"), "#UD", "does not know the instruction"),
         (died(triple(13, rcx=0xC0000080, rax=0x900), b"\x0f\x30"), "wrmsr", "EFER"),
         (died(triple(13, rcx=0x1234), b"\x0f\x32"), "rdmsr", "does not exist"),
-        (died(triple(13, 0x18), b"\x8e\xd8"), "#GP", "selector 0x18 in the GDT"),
+        (died(triple(13, 0x18), b"\x8e\xd8"), "bad selector", "selector 0x18 in the GDT"),
         (
             Death(DeathKind.ALIVE, FLAT, loop=(1, 2), awaited=(Awaited(port=0x3FD, value=0),), looped=2.0),
             "in a loop",
@@ -167,13 +167,14 @@ def test_only_the_faults_that_killed_are_the_chain() -> None:
 
 def test_handlers_that_returned_are_over() -> None:
     one, two, three = (Fault(seq, FaultKind.EXCEPTION, vector) for seq, vector in ((10, 6), (20, 14), (30, 13)))
-    tick = Fault(5, FaultKind.INTERRUPT, 8)
+    tick, as_exception = Fault(5, FaultKind.INTERRUPT, 0x20), Fault(5, FaultKind.INTERRUPT, 8)
     assert unreturned([one, two, three], []) == (one, two, three)
     assert unreturned([one, two, three], [12, 25]) == (three,)  # each had ended before the next
     assert unreturned([one, two, three], [2, 25]) == (one, three)  # an iret that ends nothing: a jump to another segment
     assert unreturned([one, two, three], [31, 32, 33]) == ()
     assert unreturned([tick, one], []) == (tick, one)
     assert unreturned([tick], []) == ()
+    assert unreturned([as_exception], []) == (as_exception,)
 
 
 @pytest.mark.parametrize("kind", [DeathKind.HALTED, DeathKind.LOOP])

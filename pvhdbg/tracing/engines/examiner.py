@@ -10,29 +10,33 @@ from itertools import takewhile
 
 from pvhdbg.decode.cpu_mode import Mode, interrupts_on, mode_in, mode_of, pc_in
 from pvhdbg.decode.paging import translate
-from pvhdbg.disassembly import reach
+from pvhdbg.disassembly import features, reach
 from pvhdbg.errors import MemoryUnreadable, TargetError
 from pvhdbg.model import Registers, Unavailable
 from pvhdbg.targets.run import RunEnd, run
 from pvhdbg.targets.target import RESET_RIP, Stop, StopKind, Target
 from pvhdbg.tracing.addresses import Surroundings
-from pvhdbg.tracing.cpu_text import decode
-from pvhdbg.tracing.death import Death, DeathKind, Touched, chain_of, panicked
+from pvhdbg.tracing.cpu_text import decode, of_cpu
+from pvhdbg.tracing.death import Death, DeathKind, Standing, Touched, chain_of, panicked
 from pvhdbg.tracing.encoding import LONGEST, length
 from pvhdbg.tracing.engines.engine import TraceEnd
 from pvhdbg.tracing.engines.followed import Followed
 from pvhdbg.tracing.engines.loops import PAUSE, Loop, Stepped, period, stepped
 from pvhdbg.tracing.event import EndReason, Event, Fault
-from pvhdbg.tracing.faults import UD
+from pvhdbg.tracing.faults import UD, is_fetch
 from pvhdbg.tracing.opcodes import Effect, effect_of
 
 GUEST_PANIC = "guest-panic"  # QEMU's word for its panic device (qapi/run-state.json, ShutdownCause)
 _LOOP = 64  # instructions within which a loop must return to the same state
 _WAIT_LOOP = 256  # the same for a loop that is only described
 _LOOKS = 4096
+_MOST_CPUS = 256
+_WHOSE = ("rip", "rsp", "cr3", "idt_base", "gdt_base")  # registers that tell whose a state is
 _LOOP_PAUSE = 0.1  # seconds that a suspected loop runs before it is examined again
 _ZEROS = 32  # bytes of zeros at the pc
 # QEMU's words for how the guest ended (ShutdownCause), where they say more than its stop does.
+_BY_FAULT = (DeathKind.TRIPLE_FAULT, DeathKind.RESET, DeathKind.HALTED, DeathKind.LOOP, DeathKind.ALIVE)
+_NOT_ASTRAY = (DeathKind.EXITED, DeathKind.PANIC, DeathKind.SHUTDOWN)
 _BY_REASON = {"guest-reset": DeathKind.RESET, GUEST_PANIC: DeathKind.PANIC}
 
 
@@ -76,6 +80,29 @@ class Examiner:
         except TargetError:
             return {}
 
+    def states(self) -> dict[int, dict[str, int]]:
+        """The registers of each CPU, without those that are halted; none where the monitor does not answer."""
+        try:
+            text = self._target.monitor("info registers -a")
+        except TargetError:
+            return {}
+        parts = {cpu: of_cpu(text, cpu) for cpu in range(min(text.count("CPU#"), _MOST_CPUS))}
+        return {cpu: decode(part.encode("latin-1", "replace")) for cpu, part in parts.items() if part and "HLT=1" not in part}
+
+    def _on_its_cpu(self, death: Death) -> Death:
+        """The death with the CPU whose registers are those of the first fault; without a fault, with where each CPU stands."""
+        states = self.states()
+        first = death.first
+        if first is not None:
+            same = [cpu for cpu, state in states.items() if all(state.get(name) == first.state.get(name) for name in _WHOSE)]
+            return replace(death, cpu=same[0] if len(same) == 1 else None)
+        return replace(death, standing=tuple(self._standing_at(cpu, state) for cpu, state in states.items()))
+
+    def _standing_at(self, cpu: int, state: dict[str, int]) -> Standing:
+        pc, mode = pc_in(state) or 0, mode_in(state) or Mode.PROTECTED
+        at = Event(0, pc, mode, self.code_at(pc, state), cpu=cpu)
+        return Standing(cpu, state, at, self._touched(at, state), features(at.code, mode.bits))
+
     def by_stop(self, stop: Stop) -> Death | None:
         """The death that a stop of the machine means; None where it means none."""
         if stop.kind is StopKind.EXITED:
@@ -91,6 +118,8 @@ class Examiner:
         death = self._by_end(end)
         if death is None:
             return None
+        if self._several and death.kind in (DeathKind.TRIPLE_FAULT, DeathKind.SHUTDOWN, DeathKind.RESET):
+            death = self._on_its_cpu(death)
         reason = self._vmm_end() if death.kind in (DeathKind.SHUTDOWN, DeathKind.EXITED) else ""
         kind = _BY_REASON.get(reason, death.kind) if death.kind is DeathKind.SHUTDOWN else death.kind
         return replace(death, kind=kind, reason=reason, blind=self._blind or self._several)
@@ -133,14 +162,12 @@ class Examiner:
         """What is left of a machine that had shut down before it was looked at: the instruction that it stands at, and what that touches."""
         state = self.state()
         pc, mode = pc_in(state) or 0, mode_in(state) or Mode.PROTECTED
-        code = self.code_at(pc, state)
-        touches = reach(code, pc, mode.bits, state.get)
-        touched = tuple(
-            Touched(access.offset + (state.get(f"{access.segment}_base", 0) if access.segment else 0), access.size, write)
-            for write, accesses in ((True, touches.writes), (False, touches.reads))
-            for access in accesses
+        left = Event(0, pc, mode, self.code_at(pc, state))
+        needs = features(left.code, mode.bits)
+        death = replace(
+            self.death(DeathKind.SHUTDOWN, state), left=left, touched=self._touched(left, state), needs=needs, path=(), begun=None
         )
-        return replace(self.death(DeathKind.SHUTDOWN, state), left=Event(0, pc, mode, code), touched=touched, begun=None)
+        return self._on_its_cpu(death) if self._several else death
 
     def alive(self) -> Death:
         """That it lives, and the loop that it is in, if it is in one. See `late_stop`."""
@@ -277,20 +304,46 @@ class Examiner:
     def death(self, kind: DeathKind, state: dict[str, int], chain: tuple[Fault, ...] = (), loop: tuple[int, ...] = ()) -> Death:
         """A death of this kind with all that is known of it. `chain` holds the faults that killed, `loop` the pcs of an endless loop."""
         followed = self._followed
-        first = chain[0] if chain else None
-        handling = followed.handling() if not chain else ()
+        handling = followed.handling(chain) if kind in _BY_FAULT else ()
+        first = next(iter((*handling, *chain)), None)
+        struck = None if first is None else self._struck(first, state)
+        before = dict(first.state) if first is not None and first.state else state
+        astray = followed.counted or (kind is DeathKind.ALIVE and not any(self._in_code(pc, state) for _, pc in self._looks))
+        fetched = first is not None and is_fetch(first) and first.pc is not None
         return Death(
             kind,
-            dict(first.state) if first is not None and first.state else state,
+            before,
             chain,
-            followed.path(kind, loop, state, lambda pc: self._has_memory(pc, state)),
+            followed.path(kind, loop, before, lambda pc: self._has_memory(pc, state), next(iter(handling), None)),
             tuple(followed.system),
             len(followed) if followed.counted else None,
             loop,
             status=self._status() if kind is DeathKind.EXITED else None,
             handling=handling,
-            struck=self._struck((*chain, *handling)[0], state) if chain or handling else None,
+            struck=struck,
             lately=None if followed.counted else followed.last_exception(),
+            touched=() if struck is None else self._touched(struck, before),
+            needs=features(struck.code, struck.mode.bits)
+            if struck is not None and first is not None and first.vector == UD
+            else (),
+            after=followed.after(handling[0].seq) if handling else (),
+            departure=followed.departure(lambda pc: self._in_code(pc, state)) if astray and kind not in _NOT_ASTRAY else None,
+            ran_before=followed.ran_before(first.pc or 0) if first is not None and fetched else None,
+        )
+
+    def _in_code(self, pc: int, state: Mapping[str, int]) -> bool:
+        """Whether a pc is in a PT_LOAD that may be executed, by its own address or by what is mapped there."""
+        if self._around.holds(self._around.linked(pc)):
+            return True
+        physical = self._physical(pc, state)
+        return physical is not None and bool(self._around.holds(physical))
+
+    def _touched(self, event: Event, state: Mapping[str, int]) -> tuple[Touched, ...]:
+        touches = reach(event.code, event.pc, event.mode.bits, state.get)
+        return tuple(
+            Touched(access.offset + (state.get(f"{access.segment}_base", 0) if access.segment else 0), access.size, write)
+            for write, accesses in ((True, touches.writes), (False, touches.reads))
+            for access in accesses
         )
 
     def _struck(self, fault: Fault, state: Mapping[str, int]) -> Event | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
@@ -15,8 +16,11 @@ from pvhdbg.tracing.opcodes import Effect, effect_of, is_effect_in_any_width, is
 
 _PATH = 8  # instructions to show before a death
 _KEPT = 4096  # faults, and system instructions
+_STATES = 1 << 15  # instructions whose registers are kept, about 1 KiB each
 _SWITCHES_PAGING = (Effect.WRITE_CR0, Effect.WRITE_CR4, Effect.LMSW)
-_NOTHING_WENT_WRONG = (DeathKind.ALIVE, DeathKind.SHUTDOWN, DeathKind.EXITED, DeathKind.PANIC)
+_NOTHING_WENT_WRONG = (DeathKind.ALIVE, DeathKind.PANIC)
+_AFTER = 4  # instructions of a handler's end to show
+_CHANGES_TABLES = frozenset(("cr0", "cr3", "cr4", "efer"))
 
 
 class Followed:
@@ -35,7 +39,9 @@ class Followed:
         self.warnings: list[str] = []
         self._target = target
         self._code = code
-        self._last: deque[Event] = deque(maxlen=_PATH)
+        self._with_states = 0  # instructions from the first on whose registers were seen
+        self._starts: list[int] = []
+        self._batches: list[Batch] = []  # those with registers
 
     def __len__(self) -> int:
         return len(self.pcs)
@@ -62,15 +68,17 @@ class Followed:
         self.modes += batch.modes
         self.codes += batch.codes
         self.faults.extend(batch.faults)
-        self._last.extend(batch.event(index) for index in range(max(len(batch) - _PATH, 0), len(batch)))
+        if batch.deltas is not None and len(self.pcs) <= _STATES:
+            self._starts.append(len(self.pcs) - len(batch))
+            self._batches.append(batch)
         if batch.deltas is not None:
+            self._with_states = len(self.pcs)
             codes = enumerate(zip(batch.codes, batch.modes, strict=True))
             self.system.extend(batch.event(index) for index, (code, mode) in codes if is_system(code, mode.bits))
 
     def stepped(self, pc: int, mode: Mode, code: bytes) -> None:
         """Somebody else executed this instruction, which comes next."""
         if self.counted:
-            self._last.append(Event(len(self.pcs), pc, mode, code))
             self.pcs.append(pc)
             self.modes.append(mode)
             self.codes.append(code)
@@ -78,7 +86,6 @@ class Followed:
     def lose_count(self) -> None:
         """From now on the machine runs without being traced."""
         self.counted = False
-        self._last.clear()
 
     # --- facts about a death -------------------------------------------------------------------------------------
 
@@ -86,38 +93,79 @@ class Followed:
         """The last exception that was seen."""
         return next((one for one in reversed(self.faults) if one.kind is FaultKind.EXCEPTION), None)
 
-    def handling(self) -> tuple[Fault, ...]:
-        """The exceptions whose handlers were called and did not reach their iret; none where the code since then is not all known."""
-        taken = [one for one in self.faults if one.kind.has_handler]
+    def handling(self, chain: Sequence[Fault] = ()) -> tuple[Fault, ...]:
+        """The faults whose handlers were called and did not reach their iret; none where the code since then is not all known.
+
+        Those of `chain`, at the end, had no handler.
+        """
+        taken = [one for one in self.faults if one.kind.has_handler and one not in chain]
         if not self.counted or not taken or b"" in self.codes[taken[0].seq :]:
             return ()
         irets = {code for code in set(self.codes) if is_effect_in_any_width(code, Effect.IRET)}
         return unreturned(taken, (index for index, code in enumerate(self.codes) if code in irets))
+
+    def departure(self, is_code: Callable[[int], bool | None]) -> tuple[Event, Event] | None:
+        """The last instruction in the kernel's own code, and the one after it, outside; None where the CPU is in its code, or never was.
+
+        `is_code` says whether a pc is in the kernel's code.
+        """
+        known: dict[int, bool] = {}
+
+        def inside(pc: int) -> bool:
+            if pc not in known:
+                known[pc] = bool(is_code(pc))
+            return known[pc]
+
+        if not self.pcs or inside(self.pcs[-1]):
+            return None
+        index = next((index for index in range(len(self.pcs) - 2, -1, -1) if inside(self.pcs[index])), None)
+        return None if index is None else (self._event(index), self._event(index + 1))
+
+    def ran_before(self, pc: int) -> int | None:
+        """The number of the last instruction that ran in the page of `pc` since the page tables were chosen; None where there is none."""
+        if not self.counted or len(self.pcs) > self._with_states:
+            return None
+        chosen = max((one.seq for one in self.system if _CHANGES_TABLES & set(one.changes or ())), default=-1)
+        return next((index for index in range(len(self.pcs) - 1, chosen, -1) if self.pcs[index] >> 12 == pc >> 12), None)
+
+    def after(self, seq: int) -> tuple[Event, ...]:
+        """The last instructions, of those from number `seq` on."""
+        if not self.counted:
+            return ()
+        return tuple(self._event(index) for index in range(max(seq, len(self.pcs) - _AFTER), len(self.pcs)))
+
+    def _event(self, index: int) -> Event:
+        at = bisect_right(self._starts, index) - 1
+        if at >= 0 and index < self._starts[at] + len(self._batches[at]):
+            return self._batches[at].event(index - self._starts[at])
+        return Event(index, self.pcs[index], self.modes[index], self.codes[index])
 
     def struck(self, fault: Fault) -> Event | None:
         """The instruction that had begun when the fault was taken."""
         index = fault.seq - 1
         if not self.counted or not 0 <= index < len(self.pcs) or self.pcs[index] != fault.pc:
             return None
-        return Event(index, fault.pc, self.modes[index], self.codes[index])
+        return self._event(index)
 
     def path(
-        self, kind: DeathKind, loop: Sequence[int], state: Mapping[str, int], has_memory: Callable[[int], bool]
+        self,
+        kind: DeathKind,
+        loop: Sequence[int],
+        state: Mapping[str, int],
+        has_memory: Callable[[int], bool],
+        fault: Fault | None = None,
     ) -> tuple[Event, ...]:
-        """The instructions that lead to the death: the last ones, or those before the CPU went astray.
+        """The instructions that lead to the death: the last ones, or those before the CPU went astray, or before `fault`.
 
         `loop` holds the pcs of an endless loop, `state` the registers now; `has_memory` says whether memory is behind a pc.
         """
         if not self.counted or kind in _NOTHING_WENT_WRONG:
             return ()
-        end = min(self._end_of_path(kind, loop, has_memory), len(self.pcs))
+        end = self._end_of_path(kind, loop, has_memory) if fault is None else fault.seq
+        end = min(end, len(self.pcs))
         start = max(end - _PATH, 0)
-        known = {event.seq: event for event in self._last}
         modes = self._modes_since(start, end, state)
-        return tuple(
-            known.get(index, Event(index, self.pcs[index], mode, self.codes[index]))._replace(mode=mode)
-            for index, mode in zip(range(start, end), modes, strict=True)
-        )
+        return tuple(self._event(index)._replace(mode=mode) for index, mode in zip(range(start, end), modes, strict=True))
 
     def _end_of_path(self, kind: DeathKind, loop: Sequence[int], has_memory: Callable[[int], bool]) -> int:
         """The index behind the path. It takes in the first instruction in the loop, in zeros, or where there is no memory."""
@@ -130,8 +178,7 @@ class Followed:
         return len(self.pcs)
 
     def _last_index(self, sound: Callable[[int], bool]) -> int:
-        end = len(self.pcs)
-        return next((index for index in range(end - 1, -1, -1) if sound(index)), end - 1)
+        return next((index for index in range(len(self.pcs) - 1, -1, -1) if sound(index)), -1)
 
     def _modes_since(self, start: int, end: int, state: Mapping[str, int]) -> list[Mode]:
         """The modes of some last events. Addresses alone do not show paging in 32-bit code: there the last state shows it."""

@@ -1,0 +1,184 @@
+"""Each planted death of `crashers`, and some of small kernels, is explained by its own cause, at its place, with a step that fits."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import pvhdbg
+from pvhdbg import guests
+from pvhdbg.driver.death_watch import Diagnosis
+from pvhdbg.kernel.image import open_kernel
+from tests.commands.test_living_guests import assembled
+from tests.support.cli_runner import kernel_elf, pvh_note
+
+pytestmark = pytest.mark.boot
+
+CRASHERS = str(guests.path("crashers"))
+STACK = "mov $0x90000, %esp\n"
+
+
+@cache
+def address(symbol: str) -> int:
+    with open_kernel(CRASHERS) as image:
+        return image.symbols().virtual_address(symbol)
+
+
+def died(crash: str, **more: object) -> Diagnosis:
+    return pvhdbg.why(CRASHERS, append=f"crash={crash}", **{"seconds": 25.0, **more})  # type: ignore[arg-type]
+
+
+# name, cause, symbol of the place (None: what the verdict's words say), words of the verdict, words of the next step
+FAULTS = [
+    ("wild-esp", "wild stack", "wild_push", "the stack pointer is 0xd0000000", "load the stack pointer"),
+    ("page-fault", "unmapped code", "after_paging", "do not map the code", "map the code"),
+    ("wrmsr", "wrmsr", "faulting_wrmsr", "MSR 0xc0010117 does not take 0x1", "CPUID"),
+    ("null-pointer", "null pointer", "null_read", "a read at 0x10: not present", "which register held the pointer"),
+    ("null-call", "call through null", None, "`call eax` at {null_call_site} called address 0x0", "that pointer is to be set"),
+    (
+        "null-call-early",
+        "call through null",
+        None,
+        "`call eax` at {early_call_site} called address 0x0",
+        "that pointer is to be set",
+    ),
+    ("data-executed", "data executed", "not_code", "the data object not_code: `jmp eax` at {data_jump}", "took its target from"),
+    ("own-code", "overwritten code", "overwritten", "16 bytes from {overwritten} on differ (9a 9a", "who writes there"),
+    ("read-only", "read-only page", "read_only_store", "a write at 0x150010: the page is read-only", "make the page writable"),
+    ("stack-overflow", "stack overflow", "recurse_call", "is on it 1", "see why recurse_call calls itself"),
+    (
+        "idt-selector",
+        "bad IDT gate",
+        "idt_selector_fault",
+        "names selector 0x78, and it is behind the end of the GDT",
+        "code segment",
+    ),
+    ("idt-short", "null pointer", "idt_short_fault", "the IDT (limit 0x3f) has no entry for vector 14", "which register"),
+    ("nested", "null pointer", "nested_fault", "in it came #DE divide error at {nested_divide}", "which register held the pointer"),
+    ("nested-forever", "divide by zero", "nested_divide", "for the 1,0", "divisor was to be set"),
+    ("lgdt-missing", "no GDT of its own", "lgdt_missing_load", "selector 0x78 in the GDT is not usable", "lgdt"),
+    ("gdt-selector", "bad selector", "gdt_selector_jump", "behind the end of the GDT (limit 0x1f)", "base and limit"),
+    ("gdt-data", "bad selector", "gdt_data_jump", "its descriptor is not that of a code segment", "descriptor of that selector"),
+    ("elsewhere", "code mapped elsewhere", None, "to 0x30", "map the code"),
+    ("cr3-level", "CR3 one level off", None, "(pdpt), which is a PDPT, not a PML4", "address of the PML4"),
+    ("cr3-rom", "page tables not in RAM", None, "CR3 points to 0xf8000, which is in ROM", "into RAM"),
+    ("no-lme", "long mode not enabled", None, "EFER.LME is 0", "set EFER.LME"),
+    ("no-pse", "large pages without PSE", None, "CR4.PSE is 0", "set CR4.PSE"),
+    ("own-tables", "page tables overwritten", "own_tables_end", "now holds 0x0", "who writes there"),
+    ("non-canonical", "non-canonical address", "non_canonical_read", "a read at 0x800000001000", "who computed it"),
+    ("divide", "divide by zero", "divide_by_zero", "the divisor is 0", "divisor was to be set"),
+    ("divide-overflow", "divide overflow", "divide_too_large", "the divisor is 0x2", "upper half of the dividend"),
+    ("sse", "SSE not enabled", "sse_instruction", "CR4.OSFXSR is 0", "set CR4.OSFXSR"),
+    (
+        "feature",
+        "missing CPU feature",
+        "feature_instruction",
+        "it needs rdrand, which this machine's CPU does not have",
+        "--cpu max",
+    ),
+]
+
+
+@pytest.mark.parametrize(("crash", "cause", "symbol", "words", "step"), FAULTS, ids=[one[0] for one in FAULTS])
+def test_a_fault(crash: str, cause: str, symbol: str | None, words: str, step: str) -> None:
+    found = died(crash, cpu="qemu64,-cx16" if crash == "feature" else None)
+    named = {
+        name: f"{address(name):#x} ({name})" for name in (word[1:-1] for word in words.split() if word[:1] + word[-1:] == "{}")
+    }
+    assert (found.death.kind.value, found.explanation.cause) == ("triple fault", cause)
+    assert words.format(**named) in found.explanation.verdict
+    assert step in found.explanation.next
+    if symbol is not None:
+        assert found.death.pc == address(symbol)
+
+
+def test_an_instruction_that_is_there_and_not_enabled() -> None:
+    found = died("xsave", cpu="max,-cx16")
+    assert (found.explanation.cause, found.death.pc) == ("XSAVE not enabled", address("xsave_instruction"))
+    assert "CR4.OSXSAVE is 0" in found.explanation.verdict
+
+
+@pytest.mark.parametrize(
+    ("crash", "kind", "cause", "words", "step"),
+    [
+        ("virtual-address", "nowhere", "virtual address too early", "paging is still off", "physical addresses"),
+        ("wild-return", "nowhere", "nowhere", "It came there from {wild_ret}, to 0xd0000000", "took its target from"),
+        ("zeros", "zeros", "zeros", "to 0x400000", "to be loaded or copied there"),
+        ("stack-into-code", "zeros", "stack overflow", "The stack grew into the kernel's own code", "calls itself"),
+        ("esp-rom", "nowhere", "stack not in RAM", "The stack pointer was 0xf7ffc, in ROM", "load the stack pointer"),
+        ("timer", "halted", "interrupt before the PIC is remapped", "vector 0x8 at {timer_wait}", "remap the PIC"),
+        ("handled", "halted", "null pointer", "#PF page fault at {handled_fault}", "which register held the pointer"),
+        ("no-exit-device", "halted", "no exit device", "this machine does not have", "-device isa-debug-exit"),
+        ("hlt", "halted", "halted", "eflags.IF is 0", "who called"),
+        ("endless-loop", "loop", "endless loop", "one instruction that jumps to itself", "who jumps there"),
+        ("keyboard-reset", "shutdown", "reset", "by the keyboard controller: `out 0x64, al` at {keyboard_out} wrote 0xfe", "led there"),
+        ("cf9-reset", "shutdown", "reset", "`out dx, al` at {cf9_out} wrote 0x6 to port 0xcf9", "led there"),
+        ("power-off", "shutdown", "power-off", "`out dx, ax` at {power_out} wrote 0x2000 to port 0x604", "led there"),
+    ],
+)  # fmt: skip
+def test_a_death_without_a_fault(crash: str, kind: str, cause: str, words: str, step: str) -> None:
+    found = died(crash)
+    names = [word.strip(",:") for word in words.split() if word.startswith("{")]
+    named = {name[1:-1]: f"{address(name[1:-1]):#x} ({name[1:-1]})" for name in names}
+    assert (found.death.kind.value, found.explanation.cause) == (kind, cause)
+    assert words.format(**named) in found.explanation.verdict
+    assert step in found.explanation.next
+
+
+def test_the_handlers_end_comes_after_the_fault() -> None:
+    found = died("handled")
+    assert found.death.path[-1].pc == address("handled_fault")
+    assert found.death.after[-1].pc == address("handler") + 1
+    assert found.death.state["rip"] == address("handled_fault")  # the registers are those at the fault
+
+
+def test_a_stack_that_is_not_ram_is_told_also_of_a_guest_that_runs_on() -> None:
+    """What it returns to is what QEMU gives for a read from nowhere: with some versions it dies of that."""
+    found = died("esp-no-ram", seconds=3.0)
+    assert found.explanation.cause == "stack not in RAM"
+    assert "outside all memory and devices" in found.explanation.verdict
+
+
+def test_the_cpu_that_died_is_the_one_that_is_told() -> None:
+    found = died("second-cpu", cpus=2)
+    assert (found.death.kind.value, found.death.cpu, found.explanation.cause) == ("triple fault", 1, "stopped itself")
+    assert "CPU 1 shut down with a triple fault, at 0x8007 in real mode: `ud2`" in found.explanation.verdict
+    assert "start-up IPI with vector 0x8" in found.explanation.verdict
+    assert "has no entry for vector 6" in found.explanation.verdict
+
+
+def small(tmp_path: Path, text: str, **more: object) -> Diagnosis:
+    path = tmp_path / "k"
+    path.write_bytes(kernel_elf(assembled(tmp_path, text)))
+    return pvhdbg.why(str(path), **{"seconds": 25.0, **more})  # type: ignore[arg-type]
+
+
+def test_a_kernel_on_its_loaders_stack(tmp_path: Path) -> None:
+    """It maps the first 4 MiB, but not the page that the loader's stack is in, and pushes."""
+    found = small(
+        tmp_path,
+        """mov %esp, %ebx\n shr $12, %ebx\n mov $0x300000, %edi\n mov $0x301000, %esi
+        mov %esi, %eax\n or $3, %eax\n mov %eax, (%edi)\n mov $3, %eax\n xor %ecx, %ecx
+        1: mov %eax, (%esi,%ecx,4)\n add $0x1000, %eax\n inc %ecx\n cmp $1024, %ecx\n jne 1b
+        movl $0, (%esi,%ebx,4)\n mov %edi, %cr3\n mov %cr0, %eax\n or $0x80000000, %eax\n mov %eax, %cr0\n push %eax""",
+    )
+    assert found.explanation.cause == "no stack of its own"
+    assert "it is still the loader's" in found.explanation.verdict
+    assert "load the stack pointer" in found.explanation.next
+
+
+def test_an_entry_that_is_not_code(tmp_path: Path) -> None:
+    path = tmp_path / "k"
+    path.write_bytes(kernel_elf(b"\xeb\xfe" + bytes(0x2000), pvh_note(0x101000)))
+    found = pvhdbg.why(str(path), seconds=25.0)
+    assert (found.death.kind.value, found.explanation.cause) == ("zeros", "entry is not code")
+    assert "XEN_ELFNOTE_PHYS32_ENTRY" in found.explanation.next
+
+
+@pytest.mark.parametrize("wait", ["in $0x64, %al\n test $2, %al", "cmpl $0, 0x80000"])
+def test_a_kernel_that_waits_is_not_dead(tmp_path: Path, wait: str) -> None:
+    found = small(tmp_path, f"cli\n 1: {wait}\n {'jz' if 'in' in wait else 'je'} 1b\n hlt", seconds=1.0)
+    assert (found.died, found.explanation.cause) == (False, "in a loop")
+    assert ("port 0x64" if "in" in wait else "0x80000") in found.explanation.verdict
