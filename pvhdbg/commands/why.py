@@ -31,14 +31,17 @@ def why(options: WhyOptions, context: Context) -> Answer:
     limit = time_limit(options.seconds)
     if context.session is not None:
         return _answer(on_session(context.session, "why", lambda machine: diagnosed(machine, limit), context.progress))
-    with at_entry(options.about, context.progress, patience=options.seconds) as machine:
+    with at_entry(options.about, context.progress, patience=options.seconds, watched=True) as machine:
         return _answer(diagnosed(machine, limit))
 
 
 def _answer(found: Diagnosis) -> Answer:
     death, explanation, serial, warnings = found.death, found.explanation, found.serial[-_SHOWN:], list(found.warnings)
+    told, calls, ran = found.told, found.calls, found.ran
     return Answer(
-        lambda style: why_text.render(death, explanation, escaped(found.names), instruction_text, serial, warnings, style),
-        lambda: why_text.document(death, explanation, found.names, serial, warnings),
+        lambda style: why_text.render(
+            death, explanation, escaped(found.names), instruction_text, serial, warnings, style, told, calls, ran
+        ),
+        lambda: why_text.document(death, explanation, found.names, serial, warnings, told, calls, ran),
         0 if found.died else NOT_REACHED,
     )

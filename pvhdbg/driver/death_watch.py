@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from pvhdbg.decode.text import safe
 from pvhdbg.disassembly import available, instruction_text
 from pvhdbg.driver.result import NO_DISASSEMBLER
-from pvhdbg.driver.traced_machine import TracedMachine, has_shut_down
+from pvhdbg.driver.traced_machine import TracedMachine, has_shut_down, panics
+from pvhdbg.driver.trail import last_functions, last_instructions
 from pvhdbg.machine.surroundings import surroundings
-from pvhdbg.tracing.death import Death, DeathKind
+from pvhdbg.tracing.calls import Call, LastFunctions, chain
+from pvhdbg.tracing.death import Death, DeathKind, panicked
 from pvhdbg.tracing.engines.death_watch import DeathWatch
 from pvhdbg.tracing.explain import Explanation, explain, on_its_cpu
+from pvhdbg.tracing.guest_log import messages
+from pvhdbg.tracing.last_words import Told, telling
 
-_SERIAL = 100  # lines of the serial port that are searched
+_SERIAL = 1000  # lines of the serial port, and of the log buffer, that are searched
+_BY_BLOCKS = (DeathKind.TRIPLE_FAULT, DeathKind.SHUTDOWN, DeathKind.RESET, DeathKind.HALTED)
 _FINAL = {  # deaths after which the machine cannot run on
     DeathKind.TRIPLE_FAULT: "the guest triple-faulted",
     DeathKind.SHUTDOWN: "the guest shut down",
@@ -24,13 +30,20 @@ _FINAL = {  # deaths after which the machine cannot run on
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """How a guest died and why. `names` gives symbols for its addresses; `serial` are the serial port's last lines."""
+    """How a guest died and why. `names` gives symbols for its addresses; `serial` are the last lines of the serial port and of port 0xe9.
+
+    `told` are the lines that say why, of those and of Linux' log buffer. `calls` are the calls that led there, the innermost first, and
+    `ran` the last functions that each CPU ran, where the flight recorder was there.
+    """
 
     death: Death
     explanation: Explanation
     names: Callable[[int], str | None]
     serial: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    told: tuple[Told, ...] = ()
+    calls: tuple[Call, ...] = ()
+    ran: tuple[LastFunctions, ...] = ()
 
     @property
     def died(self) -> bool:
@@ -46,6 +59,7 @@ def diagnosed(machine: TracedMachine, limit: float) -> Diagnosis:
     around = surroundings(machine.boot, machine.image, machine.target.read_memory, machine.names)
     qemu = machine.qemu
     command = () if qemu is None else tuple(qemu.command)
+    ran: list[LastFunctions] = []
     watch = DeathWatch(
         machine.target,
         around,
@@ -53,16 +67,32 @@ def diagnosed(machine: TracedMachine, limit: float) -> Diagnosis:
         status=lambda: None if qemu is None else qemu.exit_status(),
         serial=lambda: () if qemu is None else qemu.serial_tail(_SERIAL),
         progress=machine.progress,
+        panics=panics(machine.names),
+        panicking=lambda: ran.extend(_ran(machine)),
     )
     with machine.interruptible(watch):
         death = watch.post_mortem() if has_shut_down(machine.target) else watch.until_dead(limit)
-    serial = tuple(qemu.serial_tail(_SERIAL)) if qemu is not None else ()
-    around = surroundings(
-        machine.boot, machine.image, machine.target.read_memory, machine.names, serial, target=machine.target, command=command
-    )
+    serial = () if qemu is None else (*qemu.serial_tail(_SERIAL), *qemu.debugcon_tail(_SERIAL))
+    read = machine.target.read_memory
+    around = surroundings(machine.boot, machine.image, read, machine.names, serial, target=machine.target, command=command)
+    if machine.names.is_linux and panicked(serial) is None:
+        around = replace(around, serial=(*serial, *(safe(one.line()) for one in messages(death.state, around)[-_SERIAL:])))
+        if death.kind is DeathKind.ALIVE and panicked(around.serial) is not None:
+            death = replace(death, kind=DeathKind.PANIC, loop=(), departure=None)
     death = on_its_cpu(death, around)
+    recording, mode = machine.recording, death.mode
+    if recording is not None and recording.entered:
+        ran = ran or _ran(machine)
+        if not death.path and mode is not None and death.kind in _BY_BLOCKS:
+            death = replace(death, path=last_instructions(recording, death.cpu or 0, mode, read, death.pc))
     found = explain(death, around, instruction_text)
     names = machine.names.kept([event.pc for event in death.path] + [one for one in (death.pc,) if one is not None])
-    machine.ended = _FINAL.get(death.kind)
+    machine.ended = _FINAL.get(death.ended or death.kind)
     warnings = [*machine.warnings, *watch.warnings, *([NO_DISASSEMBLER] if death.path and not available() else [])]
-    return Diagnosis(death, found, names, serial, tuple(warnings))
+    return Diagnosis(death, found, names, serial, tuple(warnings), telling(around.serial, around),
+                     chain(death.state, around), tuple(ran))  # fmt: skip
+
+
+def _ran(machine: TracedMachine) -> list[LastFunctions]:
+    """What the recorder holds of each CPU's last code, where there is one."""
+    return [] if machine.recording is None or not machine.recording.entered else last_functions(machine.recording, machine.names)

@@ -15,11 +15,12 @@ from pvhdbg.vmm.options import RecorderOptions
 
 
 def recorder_for(
-    options: SubjectOptions, image: KernelImage, marks: Sequence[str], warnings: list[str], progress: Progress
-) -> RecorderOptions | None:
+    options: SubjectOptions, image: KernelImage, marks: Sequence[str], warnings: list[str], progress: Progress,
+    *, exact: bool = True,
+) -> RecorderOptions | None:  # fmt: skip
     """The recorder's options for a boot of `image`; None where it is not wanted, or not available: then `warnings` says why.
 
-    `marks` are symbols and 0xADDRESSes; Linux's own milestones are added. Raises BadInput for a mark that is neither.
+    `exact` counts each instruction, which costs more. `marks` are symbols and 0xADDRESSes; Linux's own milestones are added. Raises BadInput for a mark that is neither.
     """
     launch = options.launch
     entry = image.kernel().entry
@@ -28,7 +29,7 @@ def recorder_for(
     names = Names(image)
     addresses = [*names.found(SYMBOLS), *(address for mark in marks for address in addresses_of(mark, names, "--milestone"))]
     try:
-        return RecorderOptions(library(progress), entry, exact=True, marks=tuple(dict.fromkeys(addresses))[:MOST_MARKS])
+        return RecorderOptions(library(progress), entry, exact=exact, marks=tuple(dict.fromkeys(addresses))[:MOST_MARKS])
     except NoRecorder as error:
         warnings.append(f"without the flight recorder: {error.what} ({error.todo})")
         return None

@@ -26,7 +26,8 @@ from pvhdbg.targets.target import RESET_RIP, Target
 from pvhdbg.tracing.engines.engine import halted
 from pvhdbg.tracing.recorder.file import open_recording
 from pvhdbg.tracing.recording import Recording
-from pvhdbg.vmm.options import option_names
+from pvhdbg.tracing.stack import PANICS
+from pvhdbg.vmm.options import RecorderOptions, option_names
 from pvhdbg.vmm.qemu import QemuProcess
 
 if TYPE_CHECKING:
@@ -75,19 +76,25 @@ def at_entry(
     traced: bool = False,
     marks: Sequence[str] | None = None,
     patience: float | None = None,
+    watched: bool = False,
 ) -> Iterator[TracedMachine]:
     """Bring the subject, a kernel file or a gdbstub, to its entry; leave it as its options say. Raises PvhdbgError.
 
     `traced` says that an engine follows, which checks by itself whether QEMU's log was left on. With `marks`, a QEMU that is
     started gets the flight recorder, if available, which notes when these symbols and addresses are first executed. `patience`:
-    see `attach_stub`.
+    see `attach_stub`. `watched` is for a watch for the guest's death: with the flight recorder, and port 0xe9.
     """
     refuse_what_does_not_run(options)
     with ExitStack() as stack:
         warnings: list[str] = []
-        recorded = None if marks is None else lambda image: recorder_for(options, image, marks, warnings, progress)
+
+        def recorded(image: KernelImage) -> RecorderOptions | None:
+            if watched:
+                return recorder_for(options, image, (), warnings, progress, exact=False)
+            return None if marks is None else recorder_for(options, image, marks, warnings, progress)
+
         opened = stack.enter_context(
-            open_subject(options, progress, traced=traced, recorded=recorded, patience=patience, onward=True)
+            open_subject(options, progress, traced=traced, recorded=recorded, patience=patience, onward=True, debugcon=watched)
         )
         image = opened.image or _found_image(opened.boot, stack)
         machine = TracedMachine(
@@ -99,6 +106,11 @@ def at_entry(
         if _slid(machine):
             machine.warnings.append(SLID)
         yield machine
+
+
+def panics(names: Names) -> list[int]:
+    """The link-time addresses of Linux' panic(), which does not return; none for another kernel."""
+    return [address for name in PANICS if (address := names.linked(name)) is not None] if names.is_linux else []
 
 
 def refuse_what_does_not_run(options: SubjectOptions) -> None:

@@ -54,6 +54,10 @@ class Names:
         known = self._symbols.values(symbols)
         return {address: name for name, value in known.items() for address in (value, self._symbols.to_physical(value))}
 
+    def linked(self, symbol: str) -> int | None:
+        """A symbol's link-time address; None for one that the kernel does not have."""
+        return None if self._symbols is None else self._symbols.values((symbol,)).get(symbol)
+
     def data_at(self, address: int) -> str | None:
         """The name of the data object that holds a linear address; None where none does, or where types are not known."""
         return None if self._symbols is None else self._symbols.object_at(self._symbols.to_physical(address))

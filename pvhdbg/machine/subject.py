@@ -85,12 +85,13 @@ def open_subject(
     tied: bool = True,
     patience: float | None = None,
     onward: bool = False,
+    debugcon: bool = False,
 ) -> Iterator[Opened]:
     """The subject at its entry, or as it was recorded, until the block is left. Raises PvhdbgError.
 
     `whole` also reads the tables and code that the machine uses. `hashed` notes the kernel file's SHA-256. `traced` says that a
-    tracer follows; `recorded` gives the options of the flight recorder in a QEMU that is started. `tied` and `onward`: see `boot_kernel`;
-    `patience`: see `attach_stub`.
+    tracer follows; `recorded` gives the options of the flight recorder in a QEMU that is started. `tied`, `onward` and `debugcon`: see
+    `boot_kernel`; `patience`: see `attach_stub`.
     """
     subject = options.subject
     kind = subject_kind(subject)
@@ -103,7 +104,9 @@ def open_subject(
     elif kind is SubjectKind.CORE:
         opening = _read_core(options, whole)
     elif kind is SubjectKind.KERNEL:
-        opening = boot_kernel(options, progress, whole=whole, hashed=hashed, recorded=recorded, tied=tied, onward=onward)
+        opening = boot_kernel(
+            options, progress, whole=whole, hashed=hashed, recorded=recorded, tied=tied, onward=onward, debugcon=debugcon
+        )
     else:
         opening = attach_stub(options, progress, whole=whole, hashed=hashed, traced=traced, patience=patience)
     with opening as opened:
@@ -164,11 +167,12 @@ def boot_kernel(
     recorded: Recorded | None = None,
     tied: bool = True,
     onward: bool = False,
+    debugcon: bool = False,
 ) -> Iterator[Opened]:
     """As `open_subject`, for a subject that must be a kernel file: it is started in a QEMU of ours, which ends with the block.
 
     `tied` is False for a caller that may later decide to let that QEMU live on. `onward` says that the machine runs on after its entry:
-    bugs of QEMU that would look like the guest's are avoided, and `warnings` say how.
+    bugs of QEMU that would look like the guest's are avoided, and `warnings` say how. `debugcon` adds port 0xe9 to the machine.
     """
     refuse_options(options, SubjectKind.KERNEL)
     way = options.way
@@ -186,7 +190,15 @@ def boot_kernel(
         leave = Leave(way.leave or "killed")
         recorder = None if recorded is None else recorded(image)
         qemu = stack.enter_context(
-            started(options, image, progress, recorder, tied=tied and leave is Leave.KILLED, notes=warnings if onward else None)
+            started(
+                options,
+                image,
+                progress,
+                recorder,
+                tied=tied and leave is Leave.KILLED,
+                notes=warnings if onward else None,
+                debugcon=debugcon,
+            )
         )
         try:
             target = stack.enter_context(_connected(options, StubAddress(path=qemu.gdb_socket), leave, progress))
@@ -211,6 +223,7 @@ def started(
     tied: bool = True,
     deterministic: bool = False,
     notes: list[str] | None = None,
+    debugcon: bool = False,
 ) -> Iterator[QemuProcess]:
     """A QEMU with the kernel, before its first instruction. Raises VmmFailed; BadInput for a clock that cannot be deterministic.
 
@@ -235,6 +248,7 @@ def started(
         extra=said.extra,
         recorder=recorder,
         deterministic=deterministic,
+        debugcon=debugcon,
     )
     with ExitStack() as stack:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from pvhdbg.decode.boot_state import BootState, Text, Unread
-from pvhdbg.errors import TargetError
+from pvhdbg.errors import PvhdbgError, TargetError
 from pvhdbg.kernel.image import KernelImage
 from pvhdbg.machine.names import Names
 from pvhdbg.model import Unavailable
@@ -46,6 +46,10 @@ def surroundings(
         patches_itself=names.is_linux,
         data_at=names.data_at,
         feature=lambda name: None if target is None else _feature(target, name),
+        symbol=names.linked,
+        word=8 if image is None else image.elf.bits // 8,
+        command_line=_command_line(boot),
+        initrd=_initrd(boot, read),
         exit_device=any("isa-debug-exit" in word for word in command) if command else None,
     )
 
@@ -78,6 +82,29 @@ def _handed(boot: BootState) -> Iterable[tuple[str, int, int]]:
     for index, module in enumerate(() if isinstance(info.modules, Unread) else info.modules):
         yield f"module {index}", module.entry.paddr, module.entry.size
         yield "the module list", module.address, module.entry.sizeof()
+
+
+def _command_line(boot: BootState) -> str | None:
+    try:
+        found = boot.start_info.command_line
+    except Unavailable:
+        return None
+    return found.data.decode("latin-1") if isinstance(found, Text) else "" if found is None else None
+
+
+_INITRD = 16  # bytes of the initrd that are looked at
+
+
+def _initrd(boot: BootState, read: Callable[[int, int], bytes]) -> bytes | None:
+    """The first bytes of the first module; b"" where there is none, None where it cannot be read."""
+    try:
+        modules = boot.start_info.modules
+        if isinstance(modules, Unread):
+            return None
+        first = modules[0].entry if modules else None
+        return b"" if first is None else read(first.paddr, min(first.size, _INITRD))
+    except (Unavailable, PvhdbgError):
+        return None
 
 
 def _complaints(boot: BootState) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from pvhdbg.tracing.milestones import Milestone
 from pvhdbg.tracing.symbol_text import SafeName, base
 
 if TYPE_CHECKING:
-    from pvhdbg.tracing.explain import Disassemble
+    from pvhdbg.tracing.causes.draft import Disassemble
 
 _DETAIL = 120  # characters of it that are shown
 

@@ -12,8 +12,11 @@ from pvhdbg.decode.text import printable
 from pvhdbg.report import trace_text
 from pvhdbg.report.json_text import written
 from pvhdbg.report.style import PLAIN, Style
+from pvhdbg.tracing.calls import By, Call, LastFunctions
+from pvhdbg.tracing.causes.draft import Disassemble
 from pvhdbg.tracing.death import Death, DeathKind
-from pvhdbg.tracing.explain import Disassemble, Explanation
+from pvhdbg.tracing.explain import Explanation
+from pvhdbg.tracing.last_words import Told
 from pvhdbg.tracing.symbol_text import SafeName
 
 _REGISTERS = (
@@ -35,9 +38,14 @@ def render(
     serial: Sequence[str] = (),
     warnings: Sequence[str] = (),
     style: Style = PLAIN,
+    told: Sequence[Told] = (),
+    calls: Sequence[Call] = (),
+    ran: Sequence[LastFunctions] = (),
 ) -> str:
     """The verdict first, then the evidence for it."""
     lines = [*(style("bad", line) for line in wrap(printable(why.verdict), max(min(style.width, 110), 40))), ""]
+    if told:
+        lines += [style("head", "Its last words"), *(line for one in told for line in _told(one)), ""]
     if death.path:
         lines += [
             style("head", "The last instructions that matter" if not death.after else "The last instructions before the fault"),
@@ -55,6 +63,10 @@ def render(
             style("dim", "The last instructions were not recorded: the guest died after those that are traced one by one."),
             "",
         ]
+    if len(calls) > 1:
+        lines += [style("head", _CALLS[calls[-1].by]), *(_call(one) for one in calls), ""]
+    for one in ran:
+        lines += [style("head", f"The last functions of CPU {one.cpu}, by the flight recorder"), *_functions(one), ""]
     if why.chain:
         lines += [style("head", "The faults"), *_numbered(why.chain), ""]
     if why.address is not None:
@@ -70,6 +82,28 @@ def render(
     if why.next:
         lines.append(f"{style('head', 'next:')} {printable(why.next)}")
     return "\n".join(lines).rstrip("\n") + "\n"
+
+
+_CALLS = {
+    By.PC: "Where it was",
+    By.ORC: "The calls that led there (by the kernel's ORC tables)",
+    By.FRAME: "The calls that led there (by frame pointers)",
+    By.STACK: "Return addresses on the stack, some perhaps of calls that had ended",
+}
+
+
+def _call(one: Call) -> str:
+    held = "".join(f'  "{printable(text)}"' for text in one.strings)
+    return f"  {one.pc:#x}  {printable(one.name or '?')}{held}"
+
+
+def _functions(one: LastFunctions) -> list[str]:
+    return wrap(" > ".join(printable(name) for name in one.functions), 110, initial_indent="  ", subsequent_indent="  ")
+
+
+def _told(one: Told) -> list[str]:
+    """A line of the guest's, and what usually causes it."""
+    return [f"  {printable(one.line)}", *([f"    usually: {printable(one.meaning)}"] if one.meaning else [])]
 
 
 def _numbered(links: Sequence[str]) -> list[str]:
@@ -108,15 +142,17 @@ def registers(death: Death) -> list[str]:
 
 
 def document(
-    death: Death, why: Explanation, name: Callable[[int], str | None], serial: Sequence[str] = (), warnings: Sequence[str] = ()
-) -> str:
+    death: Death, why: Explanation, name: Callable[[int], str | None], serial: Sequence[str] = (), warnings: Sequence[str] = (),
+    told: Sequence[Told] = (), calls: Sequence[Call] = (), ran: Sequence[LastFunctions] = (),
+) -> str:  # fmt: skip
     """The answer as JSON."""
-    return written(_document(death, why, name, serial, warnings))
+    return written(_document(death, why, name, serial, warnings, told, calls, ran))
 
 
 def _document(
-    death: Death, why: Explanation, name: Callable[[int], str | None], serial: Sequence[str], warnings: Sequence[str]
-) -> dict[str, Any]:
+    death: Death, why: Explanation, name: Callable[[int], str | None], serial: Sequence[str], warnings: Sequence[str],
+    told: Sequence[Told], calls: Sequence[Call], ran: Sequence[LastFunctions],
+) -> dict[str, Any]:  # fmt: skip
     return {
         "schema": "pvhdbg/why/1",
         "kind": death.kind.value,
@@ -140,6 +176,9 @@ def _document(
         "registers": {key: hex(value) for key, value in death.state.items()},
         "promises": list(why.promises),
         "handoff": list(why.complaints),
+        "calls": [{"pc": hex(one.pc), "symbol": one.name, "by": one.by.value, "strings": list(one.strings)} for one in calls],
+        "last_functions": [{"cpu": one.cpu, "functions": list(one.functions), "blocks": one.blocks} for one in ran],
+        "words": [{"line": one.line, "usually": one.meaning} for one in told],
         "serial": list(serial),
         "next": why.next,
         "warnings": list(warnings),

@@ -33,7 +33,8 @@ class Surroundings:
     MemoryUnreadable. `file` gives what the kernel's file has at a physical address: fewer bytes, or none, where it ends; `patches_itself`
     says that the kernel changes its own code, as Linux does. `data_at` is the name of the data object that holds a linear address, `feature`
     says whether the machine's CPU has a feature of CPUID, by QEMU's name for it. `exit_device` says whether there is an isa-debug-exit.
-    Each gives None where that is not known.
+    Each gives None where that is not known. `symbol` gives a symbol's link-time address, `word` is the size of a long in the kernel.
+    `initrd` holds the first bytes of the first module, b"" where there is none; `command_line` and it are None where they were not read.
     """
 
     read: Callable[[int, int], bytes]
@@ -50,6 +51,10 @@ class Surroundings:
     data_at: Callable[[int], str | None] = lambda _: None
     feature: Callable[[str], bool | None] = lambda _: None
     exit_device: bool | None = None
+    symbol: Callable[[str], int | None] = lambda _: None
+    word: int = 8
+    command_line: str | None = None
+    initrd: bytes | None = None
 
     @property
     def loads(self) -> tuple[LoadRange, ...]:

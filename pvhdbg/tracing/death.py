@@ -87,7 +87,7 @@ class Death:
     features of CPUID that it needs, by QEMU's names. `departure` is the last instruction in the kernel's own code and the first one
     outside of it, where the CPU did not come back. `ran_before` is the number of an instruction that ran in the same page with the same
     page tables as a fetch that failed. `cpu` is the number of the CPU that died, where the machine has several; `standing` holds those
-    that did not halt, where it is not known which one died.
+    that did not halt, where it is not known which one died. `ended` says how the machine of a kernel ended that panicked.
     """
 
     kind: DeathKind
@@ -112,6 +112,7 @@ class Death:
     departure: tuple[Event, Event] | None = None
     ran_before: int | None = None
     cpu: int | None = None
+    ended: DeathKind | None = None
     standing: tuple[Standing, ...] = ()
 
     @property

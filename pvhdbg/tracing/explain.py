@@ -18,6 +18,7 @@ from pvhdbg.tracing.causes import code, ends, instructions, interrupts, stacks, 
 from pvhdbg.tracing.causes.draft import Case, Disassemble, Draft, Recognize
 from pvhdbg.tracing.death import VECTORS, Awaited, Death, DeathKind, panicked
 from pvhdbg.tracing.event import Event, Fault, FaultKind
+from pvhdbg.tracing.last_words import telling
 from pvhdbg.tracing.opcodes import Effect, effect_of
 from pvhdbg.tracing.stack import code_addresses, panic_frame
 
@@ -418,9 +419,29 @@ def _last_words(draft: Draft, around: Surroundings) -> None:
 
 
 def _panic(draft: Draft, death: Death, around: Surroundings, _: Disassemble) -> None:
-    told = "it told QEMU so, by its panic device" if death.reason == "guest-panic" else "its words on the serial port say so"
-    draft.sentences.append(panicked(around.serial) or told)
+    said = panicked(around.serial)
+    if said is None:
+        by_device = "it told QEMU so, by its panic device"
+        said = (
+            by_device
+            if death.reason == "guest-panic"
+            else "its words say so"
+            if death.ended is None and death.path
+            else "it called panic()"
+        )
+    draft.sentences.append(said)
+    if death.ended is not None:
+        draft.sentences.append(f"Then {_ENDED.get(death.ended, 'the machine ended')}")
     draft.next = "the reason is in its own words; what it was handed is judged by: pvhdbg check"
+    usual = next((one.meaning for one in reversed(telling(around.serial, around)) if one.meaning), "")
+    if usual:
+        draft.sentences.append(f"The usual cause: {usual}")
+
+
+_ENDED = {
+    DeathKind.SHUTDOWN: "it shut down or rebooted, as its command line asks (panic=)",
+    DeathKind.RESET: "it rebooted, as its command line asks (panic=)",
+}
 
 
 def _exited(draft: Draft, death: Death, around: Surroundings, _: Disassemble) -> None:

@@ -17,7 +17,7 @@ from pvhdbg.tracing.addresses import Surroundings
 
 _DEPTH = 0x1000  # bytes above the stack pointer; Linux' stacks have 8 or 16 KiB
 _CHUNK = 0x100  # bytes that are read at once; more where many are wanted
-_PANICS = ("panic", "vpanic")  # kernel/panic.c; vpanic has the body from 6.16 on
+PANICS = ("panic", "vpanic")  # kernel/panic.c; vpanic has the body from 6.16 on
 
 
 def panic_frame(state: Mapping[str, int], around: Surroundings) -> int | None:
@@ -26,7 +26,7 @@ def panic_frame(state: Mapping[str, int], around: Surroundings) -> int | None:
         return None
     for _, word in words(state, around):
         name, plus, _ = (around.name(word) or "").partition("+")
-        if plus and name in _PANICS:
+        if plus and name in PANICS:
             return word
     return None
 

@@ -74,7 +74,8 @@ class QemuOptions:
     """The guest and the machine to start. `None` means QEMU's own default, except `memory`: 512M.
 
     `accel` is "tcg", "kvm", or "auto" (KVM if QEMU can use it, else TCG). `extra` goes to QEMU unchanged, after
-    everything else, so that it can override. `deterministic` makes the instruction counter QEMU's clock.
+    everything else, so that it can override. `deterministic` makes the instruction counter QEMU's clock. `debugcon` adds port 0xe9, unless
+    `extra` has one.
     """
 
     kernel: str | Path
@@ -89,16 +90,18 @@ class QemuOptions:
     extra: tuple[str, ...] = ()
     recorder: RecorderOptions | None = None
     deterministic: bool = False
+    debugcon: bool = False
 
 
 @dataclass(frozen=True)
 class Sockets:
-    """Paths in the private folder: two unix sockets that QEMU listens on, and the files of COM1 and the recorder."""
+    """Paths in the private folder: two unix sockets that QEMU listens on, and the files of COM1, the recorder and port 0xe9."""
 
     gdb: str
     qmp: str
     serial: str
     recording: str = ""
+    debugcon: str = ""
 
 
 def command_line(options: QemuOptions, sockets: Sockets) -> list[str]:
@@ -134,6 +137,8 @@ def command_line(options: QemuOptions, sockets: Sockets) -> list[str]:
         argv += ["-nic", "none"]
     if "serial" not in given:
         argv += ["-serial", f"file:{sockets.serial}"]  # takes the rest literally, commas too
+    if options.debugcon and not any("debugcon" in word for word in options.extra):
+        argv += ["-debugcon", f"file:{sockets.debugcon}"]
     argv += ["-display", "none", "-monitor", "none"]
     argv += ["-no-reboot", "-no-shutdown"]  # a triple fault stops the machine for a look at it (T03), instead of ending it
     argv += ["-S", "-gdb", _listen(sockets.gdb), "-qmp", _listen(sockets.qmp)]

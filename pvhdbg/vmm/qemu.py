@@ -54,6 +54,7 @@ class QemuProcess:
         self.qmp_socket = sockets.qmp
         self.serial_log = Path(sockets.serial)
         self.recording = Path(sockets.recording)
+        self.debugcon_log = Path(sockets.debugcon) if "-debugcon" in command and sockets.debugcon else None
         self.recorded = "-plugin" in command
         self.version = ""
         self.accelerator = ""
@@ -68,7 +69,8 @@ class QemuProcess:
                 self._process = guardian.launch(command, messages.fileno(), tied=tied)
         except OSError as exc:
             raise VmmFailed(f"QEMU cannot be started: {exc.strerror}", "see what limits this process") from exc
-        self._bound = LogBound((self.serial_log, self._messages))
+        logs = (self.serial_log, self._messages, *(one for one in (self.debugcon_log,) if one is not None))
+        self._bound = LogBound(logs)
 
     @property
     def pid(self) -> int:
@@ -112,6 +114,10 @@ class QemuProcess:
     def serial_tail(self, lines: int = 20) -> list[SafeText]:
         """The last `lines` lines that the guest wrote to COM1, escaped. Stays readable after `close`."""
         return (self._last_serial if self._closed else _tail(self.serial_log))[-lines:] if lines > 0 else []
+
+    def debugcon_tail(self, lines: int = 20) -> list[SafeText]:
+        """The last `lines` lines that the guest wrote to port 0xe9, escaped; none without `debugcon`, and after `close`."""
+        return _tail(self.debugcon_log)[-lines:] if lines > 0 and self.debugcon_log is not None and not self._closed else []
 
     def stderr_tail(self, lines: int = 20) -> list[SafeText]:
         """The last `lines` lines that QEMU itself wrote, to either output, escaped. Stays readable after `close`."""
@@ -183,7 +189,7 @@ def start(
     guardian = Guardian()
     process = None
     try:
-        sockets = Sockets(*(os.path.join(guardian.folder, name) for name in ("gdb", "qmp", "serial", "recording")))
+        sockets = Sockets(*(os.path.join(guardian.folder, name) for name in ("gdb", "qmp", "serial", "recording", "debugcon")))
         progress(f"starting {os.path.basename(found)}")
         process = QemuProcess(command_line(options, sockets), sockets, guardian, tied=tied)
         _await_ready(process, time.monotonic() + timeout, timeout)

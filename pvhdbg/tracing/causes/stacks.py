@@ -27,7 +27,7 @@ class Recursion(NamedTuple):
     """A return address that is on the stack again and again, and the bytes from the stack pointer to the last of them."""
 
     address: int
-    count: int
+    times: int
     depth: int
 
 
@@ -49,7 +49,7 @@ def on_stack(draft: Draft, case: Case) -> bool:
         ran_into = classify(address, case.death.state, case.around)
         return draft.found(
             "stack overflow",
-            f"That is the stack, which is full: the return address {case.around.named(deep.address)} is on it {deep.count:,} times, in "
+            f"That is the stack, which is full: the return address {case.around.named(deep.address)} is on it {deep.times:,} times, in "
             f"{deep.depth:,} bytes, and below it memory is {ran_into.words}",
             next=f"see why {_function(case, deep.address)} calls itself without end, or give it a larger stack",
         )

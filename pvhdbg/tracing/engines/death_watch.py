@@ -9,11 +9,12 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from pvhdbg.targets.run import breakpoints_at, run
-from pvhdbg.targets.target import RESET_VECTOR, Stop, Target
+from pvhdbg.targets.target import RESET_VECTOR, Stop, StopKind, Target
 from pvhdbg.tracing.addresses import Surroundings
-from pvhdbg.tracing.death import Death
+from pvhdbg.tracing.death import Death, DeathKind
 from pvhdbg.tracing.engines.engine import Bounds
 from pvhdbg.tracing.engines.examiner import Examiner
 from pvhdbg.tracing.engines.fault_log import FaultLog
@@ -27,11 +28,13 @@ _LONGEST = 1.0  # seconds for each of the two. QEMU 7: a REP that clears memory 
 _PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 2.0)
 _TURN = 0.005  # seconds to wait for the fault log before the stub is checked
 _POLL = 0.001  # seconds
+_PANIC_GRACE = 0.3  # seconds in which a kernel may write all of its panic
 
 
 class DeathWatch:
     """Watches `target` from its current state. `around` is the machine around a death, `code` gives the kernel file's bytes at a linear
     address, `status` the VMM's exit status, `serial` the last lines of the serial port, where they are at hand.
+    `panics` are linear addresses of a function that never returns, Linux' panic(); `panicking` is called where one was reached.
     """
 
     def __init__(
@@ -43,11 +46,14 @@ class DeathWatch:
         status: Callable[[], int | None] = lambda: None,
         serial: Callable[[], Sequence[str]] = tuple,
         progress: Callable[[str], None] = lambda _: None,
+        panics: Sequence[int] = (),
+        panicking: Callable[[], None] = lambda: None,
     ) -> None:
         self._target = target
         self._progress = progress
         self._followed = Followed(target, code)
         self._examiner = Examiner(target, around, self._followed, status=status, serial=serial)
+        self._panics, self._panicking = tuple(panics), panicking
         self._asked = False
 
     @property
@@ -82,17 +88,36 @@ class DeathWatch:
 
     def _at_full_speed(self, deadline: float) -> Death:
         self._followed.lose_count()
-        with breakpoints_at(self._target, [RESET_VECTOR]), FaultLog(self._target, required=True) as fault_log:
-            for pause in _pauses(deadline):
-                self._progress("watching the guest for its death")
-                stop = run_with_fault_log(self._target, fault_log, pause, self._followed.faults, lambda: self._asked)
-                death = self._examiner.by_stop(stop) or self._looked_at(fault_log)
-                if death is not None:
-                    return death
-                if self._asked:
-                    break
-            alive = self._examiner.alive()
-            return self._by_late_stop() or alive
+        with FaultLog(self._target, required=True) as fault_log:
+            with breakpoints_at(self._target, [RESET_VECTOR, *self._panics]):
+                death = self._until_panic(fault_log, deadline)
+            if death is not None:
+                return death
+            with breakpoints_at(self._target, [RESET_VECTOR]):
+                return self._in_panic(fault_log)
+
+    def _until_panic(self, fault_log: FaultLog, deadline: float) -> Death | None:
+        """The death; None for a kernel that begins to panic."""
+        for pause in _pauses(deadline):
+            self._progress("watching the guest for its death")
+            stop = run_with_fault_log(self._target, fault_log, pause, self._followed.faults, lambda: self._asked)
+            if stop.kind is StopKind.BREAKPOINT and self._target.read_registers()["rip"] in self._panics:
+                return None
+            death = self._examiner.by_stop(stop) or self._looked_at(fault_log)
+            if death is not None:
+                return death
+            if self._asked:
+                break
+        alive = self._examiner.alive()
+        return self._by_late_stop() or alive
+
+    def _in_panic(self, fault_log: FaultLog) -> Death:
+        """The death of a kernel at the beginning of its panic: it gets a moment to say why, and to reboot if it wants to."""
+        panic = self._examiner.death(DeathKind.PANIC, self._examiner.state())
+        self._panicking()
+        stop = run_with_fault_log(self._target, fault_log, _PANIC_GRACE, self._followed.faults, lambda: self._asked)
+        end = self._examiner.by_stop(stop)
+        return panic if end is None else replace(panic, ended=end.kind, status=end.status)
 
     def _looked_at(self, fault_log: FaultLog) -> Death | None:
         """The death of a machine that stands. A look steps it, and may kill the guest: `fault_log` shows the faults of that."""

@@ -1,0 +1,254 @@
+"""The call chain at a death: by Linux' ORC tables, by frame pointers, else by return addresses that lie on the stack. Pure.
+
+ORC: arch/x86/include/asm/orc_types.h and arch/x86/kernel/unwind_orc.c of Linux 4.14 to 7.2. The numbers of the types differ: up to 6.3 a
+call is 0, pt_regs 1 and a part of them 2, later 2, 3 and 4.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections import Counter
+from collections.abc import Mapping
+from enum import Enum
+from typing import NamedTuple
+
+from pvhdbg.decode.cpu_mode import long_mode_active, mode_in
+from pvhdbg.decode.paging import translate
+from pvhdbg.errors import MemoryUnreadable
+from pvhdbg.model import Registers, Unavailable
+from pvhdbg.tracing.addresses import Surroundings
+from pvhdbg.tracing.stack import words
+
+_MOST = 24  # calls that are told
+_PAGE = 0x1000
+_FRAME = 1 << 16  # bytes of the largest frame that is believed
+_STOPS = re.compile(r"panic|assert|abort|die|fatal|bug|fail|error|halt", re.IGNORECASE)
+_WORDS = 24  # of a frame that are looked at for strings
+_STRING = re.compile(rb"[\x20-\x7e\t\n]{4,200}\0")
+_ORC = ("__start_orc_unwind_ip", "__stop_orc_unwind_ip", "__start_orc_unwind")
+_SAMPLE = 512
+_SP, _BP, _PREVIOUS, _SP_INDIRECT, _BP_INDIRECT = 5, 4, 1, 9, 8
+_PT_REGS_IP, _PT_REGS_BP, _PT_REGS_SP = 128, 32, 152
+
+
+class By(Enum):
+    """How a call is known; the values are those of JSON."""
+
+    PC = "pc"  # where the CPU is
+    ORC = "orc"
+    FRAME = "frame pointer"
+    STACK = "stack"  # a return address that lies on the stack: perhaps of a call that had ended
+
+
+class Call(NamedTuple):
+    """One place in the chain, the innermost first: an address, its name, how it is known, and the strings that its frame points to."""
+
+    pc: int
+    name: str | None
+    by: By
+    strings: tuple[str, ...] = ()
+
+
+class LastFunctions(NamedTuple):
+    """The last functions that a CPU ran by the flight recorder, the last one at the end, and the number of blocks that were kept of it."""
+
+    cpu: int
+    functions: tuple[str, ...]
+    blocks: int
+
+
+class _Frame(NamedTuple):
+    pc: int
+    stack: int
+    base: int
+
+
+def chain(state: Mapping[str, int], around: Surroundings) -> tuple[Call, ...]:
+    """The calls that led to the state, the innermost first; () where the stack or the code was not observed."""
+    if "rsp" not in state or "rip" not in state or mode_in(state) is None:
+        return ()
+    memory = _Memory(state, around)
+    here = _Frame(state["rip"], state["rsp"], state.get("rbp", 0))
+    frames = [(here, By.PC)]
+    orc = _Orc.of(around, memory)
+    if orc is not None:
+        frames += [(frame, By.ORC) for frame in orc.unwind(here)]
+    if len(frames) == 1:
+        frames += [(frame, By.FRAME) for frame in _by_frame_pointers(here, memory)]
+    if len(frames) == 1:
+        frames += [(_Frame(word, at, 0), By.STACK) for at, word in words(state, around) if memory.is_return(word)]
+    return tuple(_call(frame, by, memory, around, index) for index, (frame, by) in enumerate(frames[:_MOST]))
+
+
+def _call(frame: _Frame, by: By, memory: _Memory, around: Surroundings, index: int) -> Call:
+    # A return address may be that of the next function, where the call is the last thing that a function does.
+    name = around.name(frame.pc - (1 if index else 0))
+    shown = around.name(frame.pc) if name is None or not index else _plus_one(name)
+    strings = memory.strings(frame.stack) if name is not None and _STOPS.search(name) and by is not By.STACK else ()
+    return Call(frame.pc, shown, by, strings)
+
+
+def _plus_one(name: str) -> str:
+    symbol, plus, offset = name.partition("+")
+    try:
+        return f"{symbol}+{int(offset or '0', 16) + 1:#x}"
+    except ValueError:
+        return f"{symbol}{plus}{offset}"
+
+
+class _Memory:
+    """The guest's memory by linear addresses, by words."""
+
+    def __init__(self, state: Mapping[str, int], around: Surroundings) -> None:
+        self._registers, self._around = Registers(state), around
+        self.word = 8 if long_mode_active(state) else 4
+
+    def read(self, address: int, size: int) -> bytes:
+        """The bytes there, b"" where not all of them can be read."""
+        if address < 0 or address % _PAGE + size > _PAGE:
+            return b""
+        try:
+            physical = translate(self._registers, address, self._around.read).physical
+            return b"" if physical is None else self._around.read(physical, size)
+        except (MemoryUnreadable, Unavailable):
+            return b""
+
+    def word_at(self, address: int) -> int | None:
+        data = self.read(address, self.word)
+        return int.from_bytes(data, "little") if len(data) == self.word else None
+
+    def is_code(self, address: int) -> bool:
+        return bool(self._around.holds(self._around.linked(address)))
+
+    def is_return(self, address: int) -> bool:
+        """Whether a call is right before the address."""
+        if not self.is_code(address):
+            return False
+        physical = self._around.linked(address)
+        before = self._around.file(physical - 7, 7) or self.read(address - 7, 7)
+        if len(before) < 7:
+            return False
+        by_register = any(before[7 - size] == 0xFF and before[8 - size] >> 3 & 7 == 2 for size in (2, 3, 4, 6, 7))
+        return before[2] == 0xE8 or by_register
+
+    def strings(self, stack: int) -> tuple[str, ...]:
+        """The strings of the kernel's image that the first words of a frame point to."""
+        found: dict[str, None] = {}
+        for index in range(_WORDS):
+            pointer = self.word_at(stack + index * self.word)
+            if pointer is None:
+                break
+            physical = self._around.linked(pointer)
+            if self._around.holds(physical) is None:
+                continue
+            match = _STRING.match(self._around.file(physical, 201))
+            if match is not None:
+                found[match[0][:-1].decode("ascii").strip()] = None
+        return tuple(found)
+
+
+def _by_frame_pointers(here: _Frame, memory: _Memory) -> list[_Frame]:
+    frames: list[_Frame] = []
+    stack, base = here.stack, here.base
+    while len(frames) < _MOST and 0 <= base - stack <= _FRAME and base % 4 == 0:
+        previous, back = memory.word_at(base), memory.word_at(base + memory.word)
+        if previous is None or back is None or not memory.is_return(back):
+            break
+        stack = base + 2 * memory.word
+        frames.append(_Frame(back, stack, previous))
+        base = previous
+    return frames
+
+
+class _Orc:
+    """The ORC tables of a kernel."""
+
+    def __init__(self, around: Surroundings, memory: _Memory, first: int, count: int, entries: int) -> None:
+        self._around, self._memory = around, memory
+        self._first, self._count, self._entries = first, count, entries
+        types: Counter[int] = Counter()
+        for index in range(0, count, max(count // _SAMPLE, 1)):
+            entry = self._entry(index)
+            types[entry[2] >> 8 & 7 if entry is not None else -1] += 1
+        self._call = types.most_common(1)[0][0] if types else 0
+
+    @classmethod
+    def of(cls, around: Surroundings, memory: _Memory) -> _Orc | None:
+        first, behind, entries = (around.symbol(name) for name in _ORC)
+        if first is None or behind is None or entries is None or not 0 < behind - first < 1 << 26:
+            return None
+        return cls(around, memory, first, (behind - first) // 4, entries)
+
+    def unwind(self, here: _Frame) -> list[_Frame]:
+        frames: list[_Frame] = []
+        frame, signal = here, True  # the first pc is that of an instruction, not a return address
+        while len(frames) < _MOST:
+            step = self._step(frame, signal)
+            if step is None:
+                break
+            frame, signal = step
+            if not self._memory.is_code(frame.pc):
+                break
+            frames.append(frame)
+        return frames
+
+    def _step(self, frame: _Frame, signal: bool) -> tuple[_Frame, bool] | None:
+        entry = self._find(frame.pc - (0 if signal else 1))
+        if entry is None:
+            return None
+        sp_offset, bp_offset, bits = entry
+        sp_reg, bp_reg, kind = bits & 0xF, bits >> 4 & 0xF, bits >> 8 & 7
+        start = {_SP: frame.stack, _SP_INDIRECT: frame.stack, _BP: frame.base, _BP_INDIRECT: frame.base}.get(sp_reg)
+        if start is None:
+            return None
+        if sp_reg == _BP_INDIRECT:
+            start, sp_offset = self._memory.word_at(start + sp_offset), 0
+        elif sp_reg == _SP_INDIRECT:
+            start = self._memory.word_at(start)
+        if start is None:
+            return None
+        above = start + sp_offset
+        if kind == self._call + 1 or kind == self._call + 2:
+            return self._interrupted(above, whole=kind == self._call + 1, base=frame.base)
+        if kind != self._call or not 0 < above - frame.stack <= _FRAME:
+            return None
+        back = self._memory.word_at(above - 8)
+        base = (
+            self._memory.word_at(above + bp_offset)
+            if bp_reg == _PREVIOUS
+            else self._memory.word_at(frame.base + bp_offset)
+            if bp_reg == _BP
+            else frame.base
+        )
+        return None if back is None else (_Frame(back, above, base or 0), False)
+
+    def _interrupted(self, at: int, *, whole: bool, base: int) -> tuple[_Frame, bool] | None:
+        """What an exception interrupted: `at` is its struct pt_regs, or with a part of them the iret frame's place in it."""
+        start = at if whole else at - _PT_REGS_IP
+        pc, stack = self._memory.word_at(start + _PT_REGS_IP), self._memory.word_at(start + _PT_REGS_SP)
+        saved = self._memory.word_at(start + _PT_REGS_BP) if whole else base
+        return None if pc is None or stack is None else (_Frame(pc, stack, saved or 0), True)
+
+    def _find(self, pc: int) -> tuple[int, int, int] | None:
+        low, high = 0, self._count - 1
+        while low < high:
+            middle = (low + high + 1) // 2
+            place = self._place(middle)
+            if place is None:
+                return None
+            low, high = (middle, high) if place <= pc else (low, middle - 1)
+        place = self._place(low) if self._count else None
+        return self._entry(low) if place is not None and place <= pc else None
+
+    def _place(self, index: int) -> int | None:
+        at = self._first + 4 * index
+        data = self._around.file(self._around.linked(at), 4)
+        return at + struct.unpack("<i", data)[0] if len(data) == 4 else None
+
+    def _entry(self, index: int) -> tuple[int, int, int] | None:
+        data = self._around.file(self._around.linked(self._entries + 6 * index), 6)
+        if len(data) < 6:
+            return None
+        sp_offset, bp_offset, bits = struct.unpack("<hhH", data)
+        return sp_offset, bp_offset, bits
