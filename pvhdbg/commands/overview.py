@@ -13,7 +13,7 @@ TOPICS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("what was handed over", ("info", "cmdline", "memmap", "modules", "rsdp", "fwcfg")),
     ("the CPU and its tables", ("regs", "segments", "mode", "gdt", "idt", "tss")),
     ("memory, code and names", ("entry", "pagewalk", "xp", "disas", "symbols", "notes")),
-    ("after the entry", ("why", "wait", "trace", "trace query", "trace diff", "trace export", "timeline")),
+    ("after the entry", ("why", "wait", "dmesg", "trace", "trace query", "trace diff", "trace export", "timeline")),
     ("record a boot, and go back in it", ("boot", "boot show", "boot profile", "boot diff", "goto")),
     ("prompt and GDB", ("repl", "gdb", "gdb-path")),
     ("keep a hand-off", ("snapshot save", "snapshot export")),

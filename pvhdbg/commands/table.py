@@ -88,7 +88,7 @@ _ADDRESS = argument(
 _AN_ADDRESS = argument("address", metavar="ADDRESS", nargs="*", help="the same; the pc without one", completes="register symbol")
 
 
-def _part(name: str, help: str, words: str, *own: Argument, handed_over: bool = False) -> Command:
+def _part(name: str, help: str, words: str, *own: Argument, handed_over: bool = False, module: str = _MACHINE) -> Command:
     """A command that shows one part of a machine, on the command line and in a live session; `words` are those of its example.
 
     In a session, a command for what was `handed_over` shows the state at the entry, and takes `--here`; the others show the current
@@ -99,7 +99,7 @@ def _part(name: str, help: str, words: str, *own: Argument, handed_over: bool = 
         name,
         help,
         f"pvhdbg {name} :1234 {words}".strip(),
-        f"{_MACHINE}:{name}",
+        f"{module}:{name}",
         (_SUBJECT, *own, *_QEMU, *(_WALK if handed_over else of_command_line(*_WALK)), *_LOG),
         passes_on=True,
         live=True,
@@ -595,6 +595,7 @@ COMMANDS: tuple[Command, ...] = (
         argument("name", metavar="NAME", nargs="?", help="a symbol, a prefix with *, or an address", completes="symbol"),
     ),
     _part("notes", "list the kernel's ELF notes", ""),
+    _part("dmesg", "show Linux' log buffer, as it lies in the machine's memory", "--here", module="pvhdbg.commands.dmesg"),
     Command(
         "diff",
         "compare two hand-offs; the exit code says whether they are the same where it matters",

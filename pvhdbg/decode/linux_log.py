@@ -9,6 +9,7 @@ The memory is hostile: counts and sizes are bounded before they are used, and no
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -24,6 +25,7 @@ _LONGEST = 1 << 12  # bytes of one message
 _COMMITTED, _FINALIZED = 1, 2  # states of a descriptor that has its text
 _FIRST = b"Linux version "
 _NANO = 10**9
+_CONTINUED = re.compile(rb"\x01[0-7cd]\n?\Z")
 
 
 class Message(NamedTuple):
@@ -195,7 +197,7 @@ def _blocks(memory: bytes, at: int) -> list[Message]:
             while end >= 0 and (end - start) % word:
                 end = memory.find(following, end + 1, start + word + _LONGEST)
             text = memory[start + word : end if end >= 0 else start + word + _LONGEST]
-            found.append(Message(None, None, text.split(b"\0")[0]))
+            found.append(Message(None, None, _without_rest(text.split(b"\0")[0])))
             if end < 0:
                 break
             start, number = end, number + 1 & mask
@@ -203,6 +205,14 @@ def _blocks(memory: bytes, at: int) -> list[Message]:
             return found
         found.clear()
     return found
+
+
+def _without_rest(text: bytes) -> bytes:
+    """A text without what the kernel left behind it, when it took away its level ("\\0016") and its line end: the last three bytes."""
+    text = _CONTINUED.sub(b"", text)
+    if text.endswith(b"\n") and len(text) > 4 and text[-5:-3] == text[-3:-1]:
+        return text[:-3]
+    return text.removesuffix(b"\n")
 
 
 # --- before 5.10 --------------------------------------------------------------------------------------------------

@@ -1,0 +1,77 @@
+"""`pvhdbg dmesg`: Linux' log buffer in the machine's memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pvhdbg.commands.declare import Answer, Context, takes
+from pvhdbg.commands.machine import session_of
+from pvhdbg.commands.subject_options import AboutSubject
+from pvhdbg.decode.linux_log import Message, from_buffer, from_ring, search
+from pvhdbg.decode.text import safe
+from pvhdbg.errors import BadInput, MemoryUnreadable, TargetError
+from pvhdbg.machine.session import Session
+from pvhdbg.model import Unavailable
+from pvhdbg.targets.recorded import RecordedTarget
+
+_PIECE = 1 << 22  # bytes that are searched at once
+_OVERLAP = 1 << 21  # of them, those that the next piece begins with: a log buffer is no larger by default
+_SEARCHED = 1 << 26  # bytes of a running machine that are searched: a stub gives some MB a second
+_SEARCHED_RECORDING = 1 << 34
+
+
+@takes(AboutSubject)
+def dmesg(options: AboutSubject, context: Context) -> Answer:
+    """`dmesg`: the messages in the buffer, found by the kernel's symbols, else by the first message."""
+    with session_of(options.about, context) as session:
+        found = _by_symbols(session) or _by_search(session)
+        if not found:
+            raise TargetError(
+                "no log buffer of Linux was found in the machine's memory",
+                "give the kernel's file with --kernel; before its first message a kernel has none, and a snapshot does not hold it: save a core",
+            )
+        text = "".join(f"{safe(one.line())}\n" for one in found)
+        return Answer(lambda _: text)
+
+
+def _by_symbols(session: Session) -> list[Message]:
+    word = 4 if session.image is not None and session.image.elf.bits == 32 else 8
+    for symbol in ("prb", "__log_buf"):
+        try:
+            address = session.placement.address_of(symbol)
+        except BadInput:
+            continue
+        found = from_ring(session.linear, address, word) if symbol == "prb" else from_buffer(session.linear, address)
+        if found:
+            return found
+    return []
+
+
+def _by_search(session: Session) -> list[Message]:
+    for start, size in _pieces(session):
+        try:
+            found = search(session.physical(start, size))
+        except (MemoryUnreadable, Unavailable):
+            continue
+        if found:
+            return found
+    return []
+
+
+def _pieces(session: Session) -> Iterator[tuple[int, int]]:
+    """The RAM, piece by piece: the kernel's own first."""
+    kernel, placement = session.kernel, session.placement
+    for load in kernel.loads if kernel is not None else ():
+        yield from _cut(load.start + placement.load_bias, load.end + placement.load_bias)
+    left = _SEARCHED_RECORDING if isinstance(session.target, RecordedTarget) else _SEARCHED
+    for area in session.boot().snapshot.backing or ():
+        if area.kind == "ram" and left > 0:
+            end = min(area.end, area.start + left)
+            left -= end - area.start
+            yield from _cut(area.start, end)
+
+
+def _cut(start: int, end: int) -> Iterator[tuple[int, int]]:
+    while start < end:
+        yield start, min(_PIECE, end - start)
+        start += _PIECE - _OVERLAP
