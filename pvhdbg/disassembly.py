@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from enum import Enum
 from functools import cache, lru_cache
 from importlib.util import find_spec
 from itertools import islice
@@ -47,6 +48,28 @@ class Reach(NamedTuple):
     follows: tuple[int, ...] = ()
 
 
+class CallFlow(Enum):
+    """What an instruction does to the order of execution, as far as a stack of calls needs it."""
+
+    NEXT = "next"
+    CALL = "call"
+    RETURN = "return"
+    INTERRUPT_RETURN = "interrupt return"
+
+
+class CodePart(NamedTuple):
+    """One instruction of a block: its offset and size in bytes, its flow, the full registers that it writes, or may write.
+
+    `leads` are the addresses besides the next one that may follow it, None where registers or memory tell them.
+    """
+
+    offset: int
+    size: int
+    flow: CallFlow
+    leads: tuple[int, ...] | None
+    written: frozenset[str]
+
+
 First = Callable[[bytes, int, int], "Instruction | None"]
 _SUBSTITUTE: list[First] = []
 
@@ -86,6 +109,26 @@ def _by_substitute(code: bytes, address: int, bits: int) -> Iterator[Instruction
 def instruction_text(code: bytes, pc: int, bits: int) -> str:
     """The instruction as text; as bytes when it is invalid or there is no disassembler."""
     return next((one.text for one in disassemble(code, pc, bits, 1)), code.hex(" ")) if available() else code.hex(" ")
+
+
+def parts(code: bytes, address: int, bits: int) -> list[CodePart]:
+    """The instructions of a block of code. Ends before an invalid one. Raises ImportError without iced-x86."""
+    from iced_x86 import Decoder, FlowControl, InstructionInfoFactory, Mnemonic, OpAccess, RegisterExt
+
+    flows = {FlowControl.CALL: CallFlow.CALL, FlowControl.INDIRECT_CALL: CallFlow.CALL, FlowControl.RETURN: CallFlow.RETURN}
+    returns = (Mnemonic.IRET, Mnemonic.IRETD, Mnemonic.IRETQ)
+    reads = (OpAccess.READ, OpAccess.COND_READ, OpAccess.NONE, OpAccess.NO_MEM_ACCESS)
+    factory, found, at = InstructionInfoFactory(), list[CodePart](), 0
+    for one in Decoder(bits, code, ip=address):
+        if one.is_invalid:
+            break
+        flow = CallFlow.INTERRUPT_RETURN if one.mnemonic in returns else flows.get(one.flow_control, CallFlow.NEXT)
+        used = factory.info(one).used_registers()
+        written = {RegisterExt.full_register(each.register) for each in used if each.access not in reads}
+        leads = () if one.flow_control == FlowControl.NEXT else (one.near_branch_target,) if one.near_branch_target else None
+        found.append(CodePart(at, one.len, flow, leads, frozenset(_register_names()[register] for register in written)))
+        at += one.len
+    return found
 
 
 UNKNOWN_REACH = Reach(False)

@@ -57,7 +57,7 @@ ALLOWED: dict[str, set[str]] = {
     "arguments": {"spec", "machine", "commands"},
     "cli": {*PURE, "leaving", "commands", "repl"},
     "repl": {*PURE, "leaving", "targets", "vmm", "kernel", "disassembly", "machine", "driver", "commands", "cli"},
-    "in_gdb": {*PURE, "targets", "kernel", "disassembly", "machine", "commands"},
+    "in_gdb": {*PURE, "targets", "vmm", "kernel", "disassembly", "machine", "driver", "commands"},
     "booted": {*PURE, "targets", "vmm", "kernel", "machine", "tracing.engines", "arguments"},
     "api": {*PURE, "machine", "driver", "commands", "arguments", "booted"},
     "pytest_plugin": {"booted", "decode", "errors", "machine", "report", "spec", "vmm"},

@@ -24,10 +24,8 @@ from pvhdbg.report import answers, boot_text
 from pvhdbg.tracing.boot_file import BootInfo, encode
 from pvhdbg.tracing.recorder.file import open_bytes, read_boot
 from pvhdbg.tracing.recording import Recording
-from pvhdbg.tracing.story import Started, functions, parting, profile
+from pvhdbg.tracing.story import functions, profile
 from pvhdbg.vmm.options import RecorderOptions
-
-_DIFFERENT = 1  # the exit code of boots that part, as diff's
 
 
 class BootOptions(NamedTuple):
@@ -36,7 +34,6 @@ class BootOptions(NamedTuple):
     about: SubjectOptions = SubjectOptions()
     until: str | None = None
     seconds: float | None = None
-    deterministic: bool = False
     exact: bool = False
     output: str | None = None
 
@@ -48,14 +45,6 @@ class BootShowOptions(NamedTuple):
     kernel: str | None = None
     grep: str | None = None
     most: int = 200
-
-
-class BootDiffOptions(NamedTuple):
-    """The options of `boot diff`: two saved boots."""
-
-    subject: str
-    other: str
-    kernel: str | None = None
 
 
 @takes(BootOptions)
@@ -72,7 +61,7 @@ def boot(options: BootOptions, context: Context) -> Answer:
 
     with ExitStack() as stack:
         output = stack.enter_context(open_output(options.output))
-        machine = stack.enter_context(recorded_machine(options.about, told, context.progress, deterministic=options.deterministic))
+        machine = stack.enter_context(recorded_machine(options.about, told, context.progress))
         began = time.monotonic()
         end = machine.run(limit)
         info = BootInfo(
@@ -80,7 +69,7 @@ def boot(options: BootOptions, context: Context) -> Answer:
             machine.image.with_hash().sha256 or "",
             f"QEMU {machine.qemu.version}",
             machine.qemu.command,
-            options.deterministic,
+            options.about.launch.deterministic,
             time.monotonic() - began,
             end.words,
         )
@@ -89,7 +78,7 @@ def boot(options: BootOptions, context: Context) -> Answer:
                 output.write_bytes(piece)
         text, recording = boot_text.summary(info, machine.recording, machine.begun), machine.recording
         head = recording.header
-        document = answers.BootAnswer(_recorded(info), machine.begun, recording.exact, head.block_count, head.lost)
+        document = answers.BootAnswer(recorded_how(info), machine.begun, recording.exact, head.block_count, head.lost)
     return Answer(lambda _style: text, lambda: answers.render(document))
 
 
@@ -99,7 +88,7 @@ def show(options: BootShowOptions, context: Context) -> Answer:
     wanted = _pattern(options.grep)
     with _saved(options.subject, options.kernel) as (info, recording, name):
         rows = [one for one in functions(recording.first_executions(), name) if wanted is None or wanted.search(one.name)]
-    document = answers.BootFunctionsAnswer(_recorded(info), tuple(rows[: options.most]), max(len(rows) - options.most, 0))
+    document = answers.BootFunctionsAnswer(recorded_how(info), tuple(rows[: options.most]), max(len(rows) - options.most, 0))
     return Answer(lambda style: boot_text.functions(info, rows, options.most, style), lambda: answers.render(document))
 
 
@@ -111,36 +100,12 @@ def show_profile(options: BootShowOptions, context: Context) -> Answer:
         since = (block for block in recording.blocks() if block.first is not None and block.first >= 0)
         rows = [(function, spent) for function, spent in profile(since, name) if wanted is None or wanted.search(function)]
     shown = tuple(answers.FunctionCost(*one) for one in rows[: options.most])
-    document = answers.BootProfileAnswer(_recorded(info), shown, max(len(rows) - options.most, 0))
+    document = answers.BootProfileAnswer(recorded_how(info), shown, max(len(rows) - options.most, 0))
     return Answer(lambda style: boot_text.profile(info, rows, options.most, style), lambda: answers.render(document))
 
 
-@takes(BootDiffOptions)
-def diff(options: BootDiffOptions, context: Context) -> Answer:
-    """`boot diff`: where two deterministic boots part; exit code 1 if they do."""
-    sides: list[tuple[BootInfo, list[Started]]] = []
-    for path in (options.subject, options.other):
-        with _saved(path, options.kernel) as (info, recording, name):
-            if not info.deterministic:
-                raise BadInput(
-                    f"{path} was recorded with a clock that differs from run to run: what parts two such boots is noise",
-                    "record both with --deterministic",
-                )
-            sides.append((info, functions(recording.first_executions(), name)))
-    (info_a, a), (info_b, b) = sides
-    found = parting(a, b)
-    document = answers.BootDiffAnswer(
-        _recorded(info_a), _recorded(info_b), found.identical, found.index, found.common, found.a, found.b, found.only_a, found.only_b,
-        *(found.shifted or (None, None)),
-    )  # fmt: skip
-    return Answer(
-        lambda style: boot_text.difference(info_a, info_b, found, style),
-        lambda: answers.render(document),
-        0 if found.identical else _DIFFERENT,
-    )
-
-
-def _recorded(info: BootInfo) -> answers.RecordedHow:
+def recorded_how(info: BootInfo) -> answers.RecordedHow:
+    """How a boot was recorded, for a JSON answer."""
     return answers.RecordedHow(info.kernel, info.vmm, info.deterministic, info.seconds, info.end)
 
 

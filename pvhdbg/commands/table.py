@@ -47,7 +47,7 @@ _WALK = (
     argument("--nested", action="store_true", help="the entry of the guest of a hypervisor that runs in the machine (AMD SVM)"),
     ),
 )  # fmt: skip
-_QEMU = of_command_line(
+LAUNCH = (
     argument("--append", metavar="STRING", help="the kernel's command line"),
     argument("--initrd", metavar="FILE", help="the ramdisk"),
     argument("--machine", "-M", metavar="TYPE", help="QEMU's machine type (default: QEMU's own)"),
@@ -56,6 +56,13 @@ _QEMU = of_command_line(
     argument("--cpu", metavar="MODEL", help="QEMU's CPU model"),
     argument("--accel", choices=("tcg", "kvm", "auto"), help="accelerator (default: tcg)"),
     argument("--qemu", metavar="BINARY", help="the QEMU to start (default: qemu-system-x86_64)"),
+)
+_QEMU = of_command_line(*LAUNCH)
+_DETERMINISTIC = argument(
+    "--deterministic",
+    action="store_true",
+    help="let the instruction counter be the clock: two boots are then the same, and the prompt can go back",
+    live=False,
 )
 _NO_RECORDER = argument("--no-recorder", action="store_true", help="start QEMU without the flight recorder plugin", live=False)
 _PROMPT = of_command_line(
@@ -108,6 +115,7 @@ def _part(name: str, help: str, words: str, *own: Argument, handed_over: bool = 
 
 
 _TRACE_ACTIONS = "pvhdbg.commands.trace"
+_TRAVEL = "pvhdbg.commands.travel"
 _SAVED_ACTIONS = "pvhdbg.commands.saved_trace"
 _TRACE = argument("subject", metavar="FILE", help="a saved trace: what `pvhdbg trace -o` wrote")
 _MILESTONE = argument(
@@ -137,6 +145,7 @@ COMMANDS: tuple[Command, ...] = (
         (
             argument("subject", metavar="KERNEL", help="an ELF kernel, or a bzImage that holds one"),
             *_QEMU,
+            _DETERMINISTIC,
             *_JUDGE,
             *_WALK,
             *_PROMPT,
@@ -176,7 +185,7 @@ COMMANDS: tuple[Command, ...] = (
         "open the prompt without a report: all commands, and running, breakpoints, memory",
         "pvhdbg repl vmlinux -x boot.pvh -ex regs",
         "pvhdbg.repl.start:repl",
-        (_SUBJECT, *_QEMU, *_JUDGE[:2], *_WALK, *_PROMPT),
+        (_SUBJECT, *_QEMU, _DETERMINISTIC, *_JUDGE[:2], *_WALK, *_PROMPT),
         formats=("text",),
         passes_on=True,
         converses=True,
@@ -205,6 +214,7 @@ COMMANDS: tuple[Command, ...] = (
             ),
             _EXIT,
             *_QEMU,
+            _DETERMINISTIC,
             *_JUDGE,
             *_WALK,
             *_LOG,
@@ -324,9 +334,7 @@ COMMANDS: tuple[Command, ...] = (
             argument("subject", metavar="KERNEL", help="an ELF kernel, or a bzImage that holds one", completes="file"),
             argument("-o", "--output", metavar="FILE", help="the file to write", completes="file"),
             argument("--until", metavar="SYMBOL|0xADDRESS", help="where to end (default: when the guest ends, or after --for)"),
-            argument(
-                "--deterministic", action="store_true", help="let the instruction counter be the clock: two boots are then the same"
-            ),
+            _DETERMINISTIC,
             argument("--exact", action="store_true", help="count each instruction; without it numbers are sums over blocks"),
             _FOR,
             *_QEMU,
@@ -351,13 +359,36 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         "boot diff",
         "show where two deterministic boots part; exit code 1 if they do",
-        "pvhdbg boot diff good.pvhboot bad.pvhboot",
-        "pvhdbg.commands.boot:diff",
+        "pvhdbg boot diff vmlinux vmlinux --append console=ttyS0 --b-append consol=ttyS0 --which-option",
+        "pvhdbg.commands.boot_diff:diff",
         (
-            argument("subject", metavar="A", help="a recorded boot", completes="file"),
-            argument("other", metavar="B", help="another one", completes="file"),
-            argument("--kernel", metavar="FILE", help="the kernel of both, if it is no longer where it was", completes="file"),
+            argument(
+                "subject",
+                metavar="A",
+                help="a kernel, which is booted by the deterministic clock, or a recorded boot",
+                completes="file",
+            ),
+            argument("other", metavar="B", help="another one, or the same with options of its own", completes="file"),
+            argument(
+                "--until", metavar="SYMBOL|0xADDRESS", help="where the boots end (default: when the guest ends, or after --for)"
+            ),
+            argument(
+                "--which-option",
+                action="store_true",
+                help="find the option, or the word of the command line, that makes the difference, by more boots",
+            ),
+            _FOR,
+            argument(
+                "--kernel", metavar="FILE", help="the kernel of both recordings, if it is no longer where it was", completes="file"
+            ),
+            *_QEMU,
+            *(
+                replace(one, names=(f"--b-{one.names[0][2:]}",), options={**one.options, "help": f"B's own {one.names[0]}"})
+                for one in _QEMU
+            ),
+            *(one for one in _WALK if one.names[0] == "--timeout"),
         ),
+        passes_on=True,
     ),
     Command(
         "goto",
@@ -365,21 +396,30 @@ COMMANDS: tuple[Command, ...] = (
         "pvhdbg goto vmlinux start_kernel",
         "pvhdbg.commands.goto:goto",
         (
-            argument("subject", metavar="KERNEL", help="an ELF kernel, or a bzImage that holds one", completes="file"),
+            argument("subject", metavar="KERNEL", help="an ELF kernel, or a bzImage that holds one", completes="file", live=False),
             argument(
                 "place",
-                metavar="N|SYMBOL[#K]|0xADDRESS[#K]",
-                help="the instruction's number, or the place that is reached the K-th time",
-                completes="symbol",
+                metavar="WHERE",
+                help="N or clock:N (an instruction by its number, or by the clock that counts each iteration of a REP), SYMBOL or "
+                "0xADDRESS (SYMBOL#K: the K-th time), a mode (paged, pae, compatibility, long), a milestone of trace (lgdt, cr0.pg, idt), "
+                "death or death-N (the last instruction before the guest ended, or N before it)",
+                completes="symbol mode",
             ),
             argument(
-                "--last-write", metavar="ADDRESS[:SIZE]", help="stop right after the last store before it to this physical address"
+                "--last-write",
+                metavar="ADDRESS[:SIZE]",
+                help="stop right after the last store before it to this physical address",
+                live=False,
             ),
             _FOR,
             *_QEMU,
             *(one for one in _WALK if one.names[0] == "--timeout"),
+            *_PROMPT,
         ),
         passes_on=True,
+        live=True,
+        live_example="goto start_kernel",
+        converses=True,
     ),
     Command(
         "timeline",
@@ -489,6 +529,7 @@ COMMANDS: tuple[Command, ...] = (
             _NO_RECORDER,
             _FOR,
             *_QEMU,
+            _DETERMINISTIC,
             *of_command_line(*_WALK),
         ),
         passes_on=True,
@@ -504,6 +545,7 @@ COMMANDS: tuple[Command, ...] = (
             argument("subject", metavar="SUBJECT", help="a kernel file, or a gdbstub", live=False),
             _FOR,
             *_QEMU,
+            _DETERMINISTIC,
             *of_command_line(*_WALK),
             *_PROMPT,
         ),
@@ -527,6 +569,7 @@ COMMANDS: tuple[Command, ...] = (
             ),
             _FOR,
             *_QEMU,
+            _DETERMINISTIC,
             *_WALK,
         ),
         passes_on=True,
@@ -715,6 +758,57 @@ LIVE: tuple[Command, ...] = (
         ),
         live=True,
         live_example="milestones start_kernel",
+    ),
+    Command(
+        "back",
+        "go back to the instruction that ran before, or several before",
+        "",
+        f"{_TRAVEL}:back",
+        (argument("steps", metavar="N", nargs="?", type=int, default=1, help="how many instructions (1)"),),
+        formats=("text",),
+        live=True,
+        live_example="back 3",
+        aliases=("reverse-stepi", "rsi"),
+        repeats=True,
+    ),
+    Command(
+        "reverse-continue",
+        "go back to the last hit of a breakpoint",
+        "",
+        f"{_TRAVEL}:reverse_continue",
+        formats=("text",),
+        live=True,
+        live_example="reverse-continue",
+        aliases=("rc",),
+        repeats=True,
+    ),
+    Command(
+        "last-write",
+        "go back to right after the last instruction that wrote a register, or memory at a linear address",
+        "",
+        f"{_TRAVEL}:last_write",
+        (
+            argument(
+                "what",
+                metavar="$REGISTER|ADDRESS[:SIZE]",
+                nargs="+",
+                help="a general register; or a number, a symbol, an expression or *$register: memory there (1 byte)",
+                completes="register symbol",
+            ),
+        ),
+        formats=("text",),
+        live=True,
+        live_example="last-write $rsp",
+    ),
+    Command(
+        "back-to-call",
+        "go back to the call that the current function was entered by",
+        "",
+        f"{_TRAVEL}:back_to_call",
+        formats=("text",),
+        live=True,
+        live_example="back-to-call",
+        repeats=True,
     ),
     Command(
         "help",

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 
 from pvhdbg.driver.options import time_limit
 from pvhdbg.driver.vmm_end import by_whom
-from pvhdbg.errors import BadInput, EntryNotReached
+from pvhdbg.errors import BadInput, EntryNotReached, TargetError
 from pvhdbg.kernel.image import KernelImage, open_kernel
 from pvhdbg.machine.names import Names
 from pvhdbg.machine.options import SubjectOptions
@@ -32,6 +31,7 @@ from pvhdbg.vmm.qemu import QemuProcess
 
 _TURN = 0.02  # seconds between two looks
 _TELL_EVERY = 1.0  # seconds
+_QUIT = 5.0  # seconds that QEMU may take to end
 FIRST_STOP = 1000  # the recorder stops at no instruction before this one: those are stepped to
 
 
@@ -49,30 +49,31 @@ class RecordedMachine:
     @property
     def begun(self) -> int:
         """How many instructions have begun since the entry: those of the last block are all done where a machine stands still."""
-        last = self.recording.last(0, 1)
-        return max(last[0].number + last[0].block.instructions, 0) if last else 0
+        return self.recording.begun_at_a_stop
 
     @property
     def marked(self) -> Mark | None:
-        """The mark that was reached."""
-        return next((mark for mark in self.recording.marks if mark.first != NEVER), None)
+        """The mark that was reached; of several the first."""
+        reached = [mark for mark in self.recording.marks if mark.first != NEVER]
+        return min(reached, key=lambda mark: mark.first, default=None)
 
-    def run(self, seconds: float) -> TraceEnd:
-        """Let it run to a mark, or a few milliseconds further; to its end; or for `seconds`. Raises TargetError.
+    def run(self, seconds: float, enough: Callable[[], bool] | None = None) -> TraceEnd:
+        """Let it run to a mark, or until `enough`, or a few milliseconds further; to its end; or for `seconds`. Raises TargetError.
 
         A breakpoint would stop it there exactly, but QEMU translates code on a breakpoint's page otherwise, and interrupts come at
         other instructions then.
         """
         deadline = time.monotonic() + seconds
         silence = Silence(self.recording)
+        done = enough or (lambda: self.marked is not None)
         end = None
         while end is None:
-            end = self._end(self._run(max(deadline - time.monotonic(), 0.001), silence), silence)
+            end = self._end(self._run(max(deadline - time.monotonic(), 0.001), silence, done), silence, done)
         return by_whom(end, self.qemu)
 
-    def _end(self, ran: Ran, silence: Silence) -> TraceEnd | None:
+    def _end(self, ran: Ran, silence: Silence, done: Callable[[], bool]) -> TraceEnd | None:
         """How the run ended; None for a guest that only waits for an interrupt."""
-        if ran.end is RunEnd.ASKED and self.marked is None:
+        if ran.end is RunEnd.ASKED and not done():
             silence.is_no_end()
             return halted_for_good(self.target)
         if ran.end is RunEnd.ASKED:
@@ -82,7 +83,7 @@ class RecordedMachine:
             return TraceEnd(EndReason.TIME, ran.stop, pc)
         return end_at(ran.stop, pc) or TraceEnd(EndReason.STOPPED, ran.stop, pc)
 
-    def _run(self, seconds: float, silence: Silence) -> Ran:
+    def _run(self, seconds: float, silence: Silence, done: Callable[[], bool]) -> Ran:
         running = turns(self.target, seconds, turn=_TURN, may_vanish=True)
         told = time.monotonic()
         with closing(running):
@@ -92,10 +93,23 @@ class RecordedMachine:
                     told = time.monotonic()
                     self.progress(f"recording: {self.recording.begun():,} instructions since the entry")
                 try:
-                    running.send(self.marked is not None or silence.lasts())
+                    running.send(done() or silence.lasts())
                 except StopIteration as end:
                     ran: Ran = end.value
                     return ran
+
+    def last_begun(self) -> int | None:
+        """The number of the last instruction that began, of a guest that has ended; QEMU ends. None where QEMU does not say.
+
+        The recorder notes the exact count when QEMU ends by itself.
+        """
+        if self.qemu.poll() is None:
+            with suppress(TargetError), self.qemu.qmp() as control:
+                control.execute("quit")
+            self.qemu.wait(_QUIT)
+        first = self.recording.header.entry_cpu
+        counts = [state.number for state in self.recording.states() if state.pc is None and state.cpu == first]
+        return counts[-1] - 1 if counts and counts[-1] > 0 else None
 
 
 @contextmanager
@@ -104,27 +118,25 @@ def recorded_machine(
     told: Callable[[RecorderOptions, Names], RecorderOptions],
     progress: Progress,
     *,
-    deterministic: bool,
+    image: KernelImage | None = None,
+    tied: bool = True,
 ) -> Iterator[RecordedMachine]:
     """A machine before its first instruction; `told` completes what the recorder is told. It ends with the context.
 
-    Raises NoRecorder without one, BadInput for a machine that cannot be recorded (KVM) or whose clock cannot be deterministic.
+    `image` is the kernel, where it is open already; `tied`: see `boot_kernel`. Raises NoRecorder without a recorder, BadInput for a
+    machine that cannot be recorded (KVM) or whose clock cannot be deterministic.
     """
     if options.launch.accel in ("kvm", "auto"):
         raise BadInput("a QEMU plugin cannot observe code that KVM executes", "leave out --accel")
     with ExitStack() as stack:
-        progress("reading the kernel")
-        image = stack.enter_context(open_kernel(options.subject))
+        if image is None:
+            progress("reading the kernel")
+            image = stack.enter_context(open_kernel(options.subject))
         entry = image.kernel().entry
         if entry is None:
             raise image.not_bootable()
         recorder = told(RecorderOptions(library(progress), entry), Names(image))
-        qemu = stack.enter_context(started(options, image, progress, recorder, deterministic=deterministic))
-        if deterministic and (options.launch.cpus or 1) > 1 and re.match(r"[1-7]\.", qemu.version):
-            raise BadInput(
-                f"QEMU {qemu.version} does not run several CPUs by a deterministic clock: they never get on",
-                "use --cpus 1, or QEMU 8.0 or newer",
-            )
+        qemu = stack.enter_context(started(options, image, progress, recorder, tied=tied))
         target = RemoteTarget.connect(StubAddress(path=qemu.gdb_socket), timeout=options.way.seconds(), progress=progress)
         stack.callback(target.close, Leave.KILLED)
         recording = stack.enter_context(open_recording(qemu.recording))
@@ -133,35 +145,60 @@ def recorded_machine(
 
 @contextmanager
 def stopped_at(
-    options: SubjectOptions, number: int, progress: Progress, seconds: float | None, watch: tuple[int, int] | None = None
+    options: SubjectOptions,
+    number: int,
+    progress: Progress,
+    seconds: float | None,
+    *,
+    clock: bool = False,
+    watch: tuple[int, int] | None = None,
+    marks: tuple[int, ...] = (),
+    image: KernelImage | None = None,
+    tied: bool = True,
 ) -> Iterator[RecordedMachine]:
-    """A machine that stands before instruction `number`, by the deterministic clock. `watch` notes the stores to an address on the way.
+    """A machine that stands before instruction `number`, by the deterministic clock. With `clock`, iterations of a REP count, too.
 
-    Raises EntryNotReached where the guest ends before.
+    On the way, `watch` notes the stores to an address, and `marks` when they are executed. Raises EntryNotReached where the guest ends
+    before.
     """
     near = number < FIRST_STOP
     limit = time_limit(seconds)
 
     def told(plain: RecorderOptions, _names: Names) -> RecorderOptions:
-        return replace(plain, exact=True, stop=None if near else number, watch=watch)
+        return replace(plain, exact=True, stop=None if near else number, clock=clock, watch=watch, marks=marks)
 
-    with recorded_machine(options, told, progress, deterministic=True) as machine:
+    with recorded_machine(deterministic(options), told, progress, image=image, tied=tied) as machine:
         if near:
             run_until(machine.target, [machine.entry], options.way.seconds(), progress=progress)
-            engine = StepEngine(machine.target)
-            for _ in engine.batches(Bounds(count=number, seconds=limit)) if number else ():
-                pass
-            reached = number == 0 or engine.end.why is EndReason.COUNT
-            words = engine.end.words
+            words = _stepped(machine, number, limit, clock)
         else:
-            end = machine.run(limit)
-            reached, words = machine.begun == number, end.words
-        if not reached:
+            end = machine.run(limit, lambda: False)
+            words = None if (machine.recording.clock if clock else machine.begun) == number else end.words
+        if words is not None:
             raise EntryNotReached(
                 f"instruction {number:,} was not reached: {words}, after {machine.begun:,} instructions",
                 "give a smaller number, or --for",
             )
         yield machine
+
+
+def _stepped(machine: RecordedMachine, number: int, limit: float, clock: bool) -> str | None:
+    """Step from the entry to instruction `number`; why that failed, in words."""
+    if clock:
+        while machine.recording.clock < number:
+            stop = machine.target.step()
+            if stop.kind is not StopKind.BREAKPOINT:
+                return (end_at(stop, None) or TraceEnd(EndReason.STOPPED, stop)).words
+        return None
+    engine = StepEngine(machine.target)
+    for _ in engine.batches(Bounds(count=number, seconds=limit)) if number else ():
+        pass
+    return None if number == 0 or engine.end.why is EndReason.COUNT else engine.end.words
+
+
+def deterministic(options: SubjectOptions) -> SubjectOptions:
+    """The same with the instruction counter as the clock."""
+    return options._replace(launch=options.launch._replace(deterministic=True))
 
 
 def names_of(image: KernelImage) -> Callable[[int], str | None]:

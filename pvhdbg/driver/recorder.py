@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from pvhdbg.kernel.image import KernelImage
 from pvhdbg.machine.names import Names, addresses_of
 from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.targets.run import Progress
 from pvhdbg.tracing.milestones import SYMBOLS
+from pvhdbg.tracing.recorder.file import open_recording
 from pvhdbg.tracing.recorder.library import NoRecorder, library
-from pvhdbg.tracing.recording import MOST_MARKS
+from pvhdbg.tracing.recording import MOST_MARKS, Recording
 from pvhdbg.vmm.options import RecorderOptions
+from pvhdbg.vmm.qemu import QemuProcess
+
+
+def exact_recorder(options: SubjectOptions, image: KernelImage, progress: Progress) -> RecorderOptions | None:
+    """The recorder's options for a machine whose place in the deterministic boot is to be known; None where it is not deterministic."""
+    entry = image.kernel().entry
+    if not options.launch.deterministic or entry is None:
+        return None
+    return RecorderOptions(library(progress), entry, exact=True)
+
+
+@contextmanager
+def recording_of(qemu: QemuProcess | None) -> Iterator[Recording | None]:
+    """What a QEMU with the recorder writes, open for the context; None for a QEMU without one."""
+    if qemu is None or not qemu.recorded:
+        yield None
+        return
+    with open_recording(qemu.recording) as recording:
+        yield recording
 
 
 def recorder_for(

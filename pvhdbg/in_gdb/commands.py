@@ -13,16 +13,21 @@ import gdb
 
 from pvhdbg.commands import live
 from pvhdbg.commands.declare import Answer, Command, Context, argument, takes
-from pvhdbg.commands.table import LIVE
+from pvhdbg.commands.table import LAUNCH, LIVE
+from pvhdbg.commands.travel import moved
 from pvhdbg.decode.text import printable
+from pvhdbg.driver.options import time_limit
+from pvhdbg.driver.travel import Travel
 from pvhdbg.errors import BadInput, PvhdbgError, TargetError
 from pvhdbg.in_gdb import disassembler
 from pvhdbg.in_gdb import functions as gdb_functions
 from pvhdbg.in_gdb import printers as gdb_printers
 from pvhdbg.in_gdb import settings as gdb_settings
-from pvhdbg.in_gdb.session import STATE, entry_address, guarded, line_of, one_line, refusal
+from pvhdbg.in_gdb.session import NAMING, STATE, entry_address, guarded, line_of, one_line, refusal
 from pvhdbg.machine import running
+from pvhdbg.machine.options import LaunchOptions, SubjectOptions
 from pvhdbg.report.style import PLAIN
+from pvhdbg.tracing.event import EndReason
 from pvhdbg.version import VERSION
 
 _PREFIX = "pvh "
@@ -43,6 +48,26 @@ OWN: tuple[Command, ...] = (
         formats=("text",),
         live=True,
         live_example="break",
+    ),
+    Command(
+        "start",
+        "start QEMU with the kernel, at its entry, by the deterministic clock: pvh goto, pvh back … then go back in its boot",
+        "",
+        f"{_HERE}:start",
+        (*LAUNCH, argument("extra", metavar="WORD", nargs="*", help="further words for QEMU, behind --")),
+        formats=("text",),
+        live=True,
+        live_example="start --append console=ttyS0",
+    ),
+    Command(
+        "continue",
+        "run on by the deterministic clock to the next breakpoint of GDB: interrupts come as without a debugger",
+        "",
+        f"{_HERE}:go_on",
+        (argument("--for", dest="seconds", type=float, metavar="SECONDS", help="how long (default: 60)"),),
+        formats=("text",),
+        live=True,
+        live_example="continue",
     ),
     Command(
         "run-to-entry",
@@ -66,7 +91,7 @@ def _answer(command: Command, rest: str) -> Answer:
     needs_machine = command.name not in ("help", "apropos", "explain", "rules", "notes", "elf")
     STATE.busy = True
     try:
-        session = STATE.session() if needs_machine else STATE.offline()
+        session = STATE.session() if needs_machine and command.name != "start" else STATE.offline()
         return command(values, Context(session=session))
     finally:
         STATE.busy = False
@@ -199,6 +224,38 @@ def run_to_entry(options: RunOptions, context: Context) -> Answer:
     entry = running.run_to_entry(session, options.timeout, options.reset).snapshot.entry
     symbol = f" <{printable(entry.symbol)}>" if entry.symbol else ""
     return Answer(lambda _: f"at the entry {entry.address:#x}{symbol}, found by {entry.found_by}\n")
+
+
+class StartOptions(NamedTuple):
+    """The options of `pvh start`."""
+
+    launch: LaunchOptions = LaunchOptions()
+
+
+class ContinueOptions(NamedTuple):
+    """The options of `pvh continue`."""
+
+    seconds: float | None = None
+
+
+@takes(StartOptions)
+def start(options: StartOptions, context: Context) -> Answer:
+    """`pvh start`: a machine of our own, which GDB connects to."""
+    image = STATE.image()
+    if image is None:
+        raise BadInput("which kernel?", NAMING)
+    session = STATE.start(SubjectOptions(image.path, launch=options.launch._replace(deterministic=True)))
+    return moved(session)
+
+
+@takes(ContinueOptions)
+def go_on(options: ContinueOptions, context: Context) -> Answer:
+    """`pvh continue`: to the next breakpoint, or to the guest's end."""
+    session = context.session
+    assert session is not None
+    travel = Travel(session, "continue", context.progress, options.seconds)
+    end = travel.onward_to_breakpoint(time_limit(options.seconds))
+    return moved(session, "" if end.why is EndReason.ADDRESS else end.words)
 
 
 class _InfoPvh(gdb.Command):

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import gdb
 
+from pvhdbg.driver.travel import Travel
 from pvhdbg.errors import BadInput, PvhdbgError, TargetError
 from pvhdbg.in_gdb import disassembler
+from pvhdbg.in_gdb.travel import GdbTraveller
+from pvhdbg.kernel.image import KernelImage, open_kernel
 from pvhdbg.machine.lease import Lease
 from pvhdbg.machine.session import Session, Settings
 from pvhdbg.model import Unavailable
@@ -21,10 +24,11 @@ from pvhdbg.targets.inside_gdb import InsideGdb, connection
 
 if TYPE_CHECKING:
     from pvhdbg.decode.text import SafeText
-    from pvhdbg.kernel.image import KernelImage
+    from pvhdbg.machine.options import SubjectOptions
 
 T = TypeVar("T")
 NAMING = "name the kernel: set pvh kernel FILE"
+STARTING = "leave this one with: disconnect; and start the kernel here: pvh start"
 
 
 def _no_machine() -> Any:
@@ -45,6 +49,7 @@ class _State:
         self._connection: gdb.TargetConnection | None = None
         self._image: KernelImage | None = None
         self._opened: tuple[str, int] | None = None
+        self._traveller: GdbTraveller | None = None  # of the machine that was started here last
         self.busy = False  # a command of ours runs and stops the machine
 
     def session(self) -> Session:
@@ -53,9 +58,35 @@ class _State:
         if self._session is None or self._connection is not stub:
             self._connection = stub
             machine = InsideGdb(stub)
-            self._session = Session(machine, evaluate=_evaluated, naming=NAMING, lender=partial(_lend, machine))
+            self._session = Session(machine, evaluate=_evaluated, naming=NAMING, lender=partial(_lend, machine), starting=STARTING)
+        ours = self._traveller is not None and self._traveller.connected
+        self._session.traveller = self._traveller if ours else None
         self._configure(self._session)
         return self._session
+
+    def start(self, about: SubjectOptions) -> Session:
+        """A machine of our own at its entry, and its session. Raises PvhdbgError."""
+        if gdb.selected_inferior().connection is not None and not (self._traveller and self._traveller.connected):
+            raise TargetError("GDB is connected to another machine", "leave that one first: disconnect")
+        traveller = GdbTraveller(about, open_kernel(about.subject), self._moved)
+        before = self._traveller
+        self._session = None
+        Travel.begin(traveller, lambda _: None)
+        self._traveller = traveller
+        if before is not None:
+            before.close()
+        session = self.session()
+        session.boot()  # the hand-off, as long as the machine is at its entry
+        return session
+
+    def _moved(self, number: int | None) -> None:
+        """GDB is connected to another machine of the same boot."""
+        if self._session is None:
+            return
+        self._connection = stub = connection()
+        machine = InsideGdb(stub)
+        self._session.lender = partial(_lend, machine)
+        self._session.travelled(machine, number)
 
     def offline(self) -> Session:
         """A session for commands that need no machine: the current one, or one with the kernel file only. Raises PvhdbgError."""
@@ -83,8 +114,6 @@ class _State:
         try:
             stamp = (path, os.stat(path).st_mtime_ns)
             if stamp != self._opened:
-                from pvhdbg.kernel.image import open_kernel
-
                 self._opened, self._image = None, None
                 self._image = open_kernel(path)
                 self._opened = stamp

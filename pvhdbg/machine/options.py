@@ -14,7 +14,8 @@ _LATEST: SpecName = "v1"
 
 class LaunchOptions(NamedTuple):
     """The QEMU that is started for a kernel file; None is QEMU's own default, except 512M of memory
-    and TCG. `no_recorder` starts it without the flight recorder. `extra` are further arguments for it."""
+    and TCG. `no_recorder` starts it without the flight recorder; `deterministic` makes the instruction counter its clock. `extra` are
+    further arguments for it."""
 
     append: str | None = None
     initrd: str | None = None
@@ -25,6 +26,7 @@ class LaunchOptions(NamedTuple):
     accel: Accelerator | None = None
     qemu: str | None = None
     no_recorder: bool = False
+    deterministic: bool = False
     extra: tuple[str, ...] = ()
 
 

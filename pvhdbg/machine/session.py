@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pvhdbg.kernel.symbols import Symbols
     from pvhdbg.machine.lease import Lender
     from pvhdbg.machine.placement import Placement
+    from pvhdbg.machine.travel import Traveller
     from pvhdbg.targets.recorded import RecordedTarget
 
 
@@ -66,6 +67,9 @@ class Session:
     naming: str = "name the kernel: --kernel ELF"  # how the user of this front end names the kernel file
     confirm: Confirm = field(default_factory=Confirm)
     lender: Lender | None = None  # how the front end leases its machine; None: `target` is used directly
+    traveller: Traveller | None = None  # how the front end replaces its machine by another of the same boot, where it started QEMU
+    starting: str = "start the kernel here, with: pvhdbg repl KERNEL"  # how the user of this front end gets such a machine
+    number: int | None = None  # of the next instruction in the boot by the deterministic clock; None: not known
 
     def __post_init__(self) -> None:
         self._now = _Stop()
@@ -85,7 +89,7 @@ class Session:
         """The machine has run, or is about to: the current state becomes the previous stop."""
         if self._now.registers is not None:
             self._before = self._now.registers
-        self._now = _Stop()
+        self._now, self.number = _Stop(), None
 
     def stopped(self) -> None:
         """It stopped again. Reads registers only, so that the next stop can be compared with this one."""
@@ -93,15 +97,22 @@ class Session:
 
     def changed(self) -> None:
         """The machine was written to without the session: memory that was read is no longer valid."""
-        self._now = _Stop()
+        self._now, self.number = _Stop(), None
 
     def replace_target(self, target: Target) -> None:
         """Switch to another machine (the same one booted again): nothing of the old one is kept."""
         self.target = target
         self.forget()
 
+    def travelled(self, target: Target, number: int | None) -> None:
+        """Switch to another machine at another place of the same boot: its hand-off is the same."""
+        self._before = self._now.registers or self._before
+        self.target, self.number, self._now = target, number, _Stop()
+        self.kernel_location = None
+
     def forget(self) -> None:
         """The machine was reset: the last stop and the hand-off are no longer valid."""
+        self.number = None
         self._now, self._before, self._hand_off, self._entry, self._layout = _Stop(), None, None, None, None
         self.kernel_location = None
 
@@ -196,6 +207,7 @@ class Session:
 
     def _at_entry(self, boot: BootState) -> None:
         self._hand_off, self._hand_off_doubts, self._entry = boot, self._now.doubts, boot.snapshot.entry
+        self.number = 0
 
     def _recorded(self) -> RecordedTarget | None:
         """The target, where it is only read."""

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pvhdbg.vmm.qemu import QemuProcess
 
 _LAST = 1.0  # seconds in which a QEMU ends whose connection closed
+_ONE_CPU = ("4.", "5.", "6.", "7.")  # QEMU's versions that run only one CPU by a deterministic clock
 _SERIAL_LINES = 1000  # of the guest's log, in a report
 
 
@@ -221,18 +222,18 @@ def started(
     recorder: RecorderOptions | None = None,
     *,
     tied: bool = True,
-    deterministic: bool = False,
     notes: list[str] | None = None,
     debugcon: bool = False,
 ) -> Iterator[QemuProcess]:
     """A QEMU with the kernel, before its first instruction. Raises VmmFailed; BadInput for a clock that cannot be deterministic.
 
-    With `notes`, bugs of the QEMU that look like the guest's are avoided, and they say how.
+    With `notes`, bugs of the QEMU that look like the guest's are avoided, and they say how; not under a deterministic clock, where each
+    boot of a kernel is to be the same.
     """
     from pvhdbg.vmm.qemu import QemuOptions, start, version_of
 
     said = options.launch
-    if notes is not None:
+    if notes is not None and not said.deterministic:
         said, avoided = without_bugs(said, version_of)
         notes += avoided
     wish = QemuOptions(
@@ -247,7 +248,7 @@ def started(
         qemu=said.qemu,
         extra=said.extra,
         recorder=recorder,
-        deterministic=deterministic,
+        deterministic=said.deterministic,
         debugcon=debugcon,
     )
     with ExitStack() as stack:
@@ -255,6 +256,11 @@ def started(
             qemu = stack.enter_context(start(wish, timeout=options.way.seconds(), progress=progress, tied=tied))
         except VmmFailed as error:
             raise _with_note(error, image) from error
+        if said.deterministic and (said.cpus or 1) > 1 and qemu.version.startswith(_ONE_CPU):
+            raise BadInput(
+                f"QEMU {qemu.version} does not run several CPUs by a deterministic clock: they never get on",
+                "use --cpus 1, or QEMU 8.0 or newer",
+            )
         try:
             yield qemu
         except TargetError as error:

@@ -11,9 +11,11 @@ from typing import NamedTuple
 from pvhdbg.commands.declare import Answer, Context, NoOptions, takes
 from pvhdbg.commands.handoff import RegsOptions, regs
 from pvhdbg.commands.options import NOT_REACHED
+from pvhdbg.commands.travel import moved
 from pvhdbg.decode import qemu_monitor
 from pvhdbg.decode.cpu_mode import CODE_64, long_mode_active, mode_of
 from pvhdbg.decode.text import printable, safe
+from pvhdbg.driver.travel import Travel
 from pvhdbg.errors import BadInput, TargetError
 from pvhdbg.machine import disassemble
 from pvhdbg.machine.session import Session
@@ -22,8 +24,10 @@ from pvhdbg.model import Registers
 from pvhdbg.repl.breakpoints import Breakpoint, resolve
 from pvhdbg.repl.conversation import Conversation
 from pvhdbg.targets.target import Leave, Stop, StopKind
+from pvhdbg.tracing.event import EndReason
 from pvhdbg.tracing.mode_words import MODES
 
+_LONGEST = 999_999.0  # seconds of a run without a limit
 _MOST_STEPS = 1_000_000  # of one `until MODE`: minutes
 _TELL_EVERY = 500  # steps between two words about them
 _MOST_BYTES = 1 << 14  # that x shows at once
@@ -102,6 +106,8 @@ def _lines(lines: list[str]) -> Answer:
 def continue_(options: NoOptions, context: Context) -> Answer:
     """`continue`: to the next stop."""
     machine = _face(context).machine
+    if machine.repeatable:
+        return _onward(context, (), machine.patience, "")
     went = machine.runner.go(seconds=machine.patience)
     late = f"it ran for {machine.patience:g} s (--timeout) without a stop: " if went.late else ""
     return _ended(_stopped(context, went.stop, went.found), late)
@@ -132,9 +138,28 @@ def until(options: WhereOptions, context: Context) -> Answer:
         raise BadInput(f"the machine is at {where} already", "go on with: continue, stepi")
     machine = _face(context).machine
     context.progress(f"until {where}")
+    if machine.repeatable:
+        return _onward(context, addresses, machine.seconds, where)
     went = machine.runner.go(addresses, machine.seconds)
     late = f"{where} was not reached within {machine.seconds:g} s (--timeout): " if went.late else ""
     return _ended(_stopped(context, went.stop, went.found), late)
+
+
+def _onward(context: Context, addresses: tuple[int, ...], seconds: float, where: str) -> Answer:
+    """Run on by the deterministic clock, to a breakpoint or one of `addresses`: see `driver.travel`."""
+    session, machine = _session(context), _face(context).machine
+    session.needs_control("continue")
+    machine.runner.ready_to_run("continue")
+    machine.breakpoints.place(session)
+    goals = tuple(sorted(machine.breakpoints.addresses() | set(addresses)))
+    end = Travel(session, "continue", context.progress).onward(goals, min(seconds, _LONGEST))
+    if end.final:
+        return _lines(_stopped(context, Stop(StopKind.SHUTDOWN, 3, end.words), None))
+    if end.why is EndReason.TIME:
+        late = f"{where} was not reached" if where else "it ran"
+        return replace(moved(session, f"{late} within {seconds:g} s (--timeout)"), exit_code=NOT_REACHED)
+    found = machine.breakpoints.at(session.registers()["rip"])
+    return moved(session, f"breakpoint {found.number}" if found is not None else "stopped")
 
 
 def _ended(lines: list[str], late: str) -> Answer:

@@ -72,6 +72,11 @@ class Breakpoints:
             if one.physical is not None:
                 self._by_number[number] = replace(resolve(session, one.where), number=number, hits=one.hits)
 
+    def at(self, address: int) -> Breakpoint | None:
+        """The breakpoint at a linear address, which was hit."""
+        found = next((one for one in self._by_number.values() if address in one.addresses), None)
+        return None if found is None else self.hit(found.number)
+
     def hit(self, number: int) -> Breakpoint:
         one = self._by_number[number]
         self._by_number[number] = replace(one, hits=one.hits + 1)

@@ -15,14 +15,16 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pvhdbg.commands.gdb import symbol_commands
+from pvhdbg.driver.recorder import exact_recorder, recording_of
 from pvhdbg.errors import PvhdbgError, TargetError, TargetLost
 from pvhdbg.machine.lease import Lease
 from pvhdbg.machine.loaded_kernel import Confirm
 from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.machine.running import run_to_entry
 from pvhdbg.machine.session import Session, Settings
-from pvhdbg.machine.subject import Opened, attach_stub, boot_kernel, open_kernel, open_subject
-from pvhdbg.machine.subject_kind import refuse_all_but_kernels
+from pvhdbg.machine.subject import Opened, Recorded, attach_stub, boot_kernel, open_kernel, open_subject
+from pvhdbg.machine.subject_kind import is_kernel_file, refuse_all_but_kernels
+from pvhdbg.machine.travel import Arrival
 from pvhdbg.repl.breakpoints import Breakpoints
 from pvhdbg.repl.gdb_echo import GdbEcho
 from pvhdbg.repl.options import ConversationOptions
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from pvhdbg.kernel.image import KernelImage
     from pvhdbg.targets.gdb_mi import GdbTarget
     from pvhdbg.targets.keeper import Keeper
+    from pvhdbg.tracing.recording import Recording
     from pvhdbg.vmm.qemu import QemuProcess
 
 _LAST_WORDS = 0.5  # seconds that a VMM may take to end after it closed its connection
@@ -63,6 +66,9 @@ class Machine:
         self.runner = Runner(self)
         self._symbols_given = False
         self._chosen: KernelImage | None = None  # by the command `kernel`
+        self._kernel: KernelImage | None = None  # the subject, open for time travel
+        self.recording: Recording | None = None  # of a machine under the deterministic clock
+        self._shown: Follower | None = None  # of the current machine, while another one runs in its place
 
     # --- coming and going -----------------------------------------------------------------------------------------
 
@@ -71,19 +77,21 @@ class Machine:
         opened = self._enter(self._options.about)
         settings = Settings(self._options.about.revision, self._options.strict)
         self.session = Session(
-            self._target_of(opened),
+            self._echoed(opened.target),
             opened.image,
             settings,
             warnings=opened.warnings,
             confirm=Confirm(),
             naming="name the kernel: kernel ELF",
             lender=self.lend,
+            traveller=self if opened.qemu is not None else None,
         )
         self._adopt(opened)
 
     def _enter(self, about: SubjectOptions) -> Opened:
         with ExitStack() as stack:
             opened = stack.enter_context(_opening(self._command, about, self._progress))
+            self.recording = stack.enter_context(recording_of(opened.qemu))
             self._stack = stack.pop_all()
         self.qemu, self.gone, self.ended = opened.qemu, None, None
         self._keeper = opened.keeper
@@ -97,8 +105,8 @@ class Machine:
         self._symbols_given = False
         self.session.use_image(self._chosen)
 
-    def _target_of(self, opened: Opened) -> Target:
-        return GdbEcho(opened.target) if self._options.show_gdb else opened.target
+    def _echoed(self, target: Target) -> Target:
+        return GdbEcho(target) if self._options.show_gdb else target
 
     def _adopt(self, opened: Opened) -> None:
         self.session.confirm.file, self.session.confirm.path = opened.file, opened.found
@@ -129,10 +137,14 @@ class Machine:
                 left = f"QEMU (pid {self.qemu.pid}) was left {leave.value}; its gdbstub is {self.qemu.gdb_socket}"
                 self.qemu.release()
         self._end()
+        if self._kernel is not None:
+            self._kernel.close()
+            self._kernel = None
         self.gone = self.gone or ("killed" if leave is Leave.KILLED else "detached")
         return left
 
     def _end(self) -> None:
+        self.recording = None
         if self.qemu is not None:
             self.qemu.close()  # not what was released
         self._stack.close()
@@ -150,7 +162,7 @@ class Machine:
             self._end()
             about = self._options.about
             opened = self._enter(about._replace(way=about.way._replace(reset=self.qemu is None)))
-            self.session.replace_target(self._target_of(opened))
+            self.session.replace_target(self._echoed(opened.target))
             self.session.use_image(self._chosen or opened.image)
             self.session.warnings[:] = opened.warnings
             self._adopt(opened)
@@ -169,6 +181,52 @@ class Machine:
                 raise TargetError("the machine did not reset within 2 s", "a QEMU that was started with -no-reboot never resets")
         self.runner.reboots, self.ended = OWN_REBOOTS, None
         self.session.forget()
+
+    # --- time travel: see machine.travel --------------------------------------------------------------------------
+
+    @property
+    def about(self) -> SubjectOptions:
+        return self._options.about
+
+    @property
+    def image(self) -> KernelImage:
+        if self._kernel is None:
+            self._kernel = open_kernel(self._options.about.subject)
+        return self._kernel
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether the machine runs by the deterministic clock: it then goes on by booting again, so that its place stays known."""
+        return self.recording is not None
+
+    def breakpoints_now(self) -> tuple[int, ...]:
+        return tuple(sorted(self.breakpoints.addresses()))
+
+    def follow(self, qemu: QemuProcess | None) -> None:
+        self.running = qemu is not None
+        if qemu is None:
+            self.interrupted.clear()
+        if self.serial is not None and self.qemu is not None:
+            self._shown = self.serial
+            self.serial = self.serial.on((qemu or self.qemu).serial_log)
+
+    def asked(self) -> bool:
+        self.watch()
+        return self.interrupted.is_set()
+
+    def take(self, arrival: Arrival) -> None:
+        followed, self._shown = self._shown or self.serial, None
+        self.gone = self.gone or "another one takes its place"
+        self._end()
+        self._stack, self.qemu, self._keeper, self.recording = arrival.stack, arrival.qemu, None, arrival.recording
+        self.gone, self.ended = None, arrival.ended
+        self.runner.armed, self.runner.reboots, self._symbols_given = set(), 0, False
+        self.serial = None if followed is None else followed.on(arrival.qemu.serial_log)
+        self.session.travelled(self._echoed(arrival.target), arrival.number)
+        image = self._chosen or self.image
+        if self.session.named is not image:
+            self.session.use_image(image)
+        self.breakpoints.place(self.session)
 
     # --- GDB ------------------------------------------------------------------------------------------------------
 
@@ -274,7 +332,7 @@ class Machine:
     def _hold(self, target: Target) -> None:
         self._stack.callback(target.close, Leave.STOPPED)
         self.runner.armed, self._symbols_given = set(), False
-        self.session.target = GdbEcho(target) if self._options.show_gdb else target
+        self.session.target = self._echoed(target)
 
     def _address(self) -> StubAddress:
         if self.qemu is not None:
@@ -343,11 +401,14 @@ def _opening(command: str, about: SubjectOptions, progress: Progress) -> Abstrac
     """Open the subject as the command of that name does."""
     if command == "attach":
         return attach_stub(about, progress)
-    if command == "run":
+    recorded: Recorded | None = None
+    if about.launch.deterministic and is_kernel_file(about.subject):
+        recorded = lambda image: exact_recorder(about, image, progress)  # noqa: E731
+    if command in ("run", "goto"):
         refuse_all_but_kernels(about.subject)
-        return boot_kernel(about, progress, tied=False)
+        return boot_kernel(about, progress, tied=False, recorded=recorded)
     if command == "why":
         from pvhdbg.driver.traced_machine import refuse_what_does_not_run
 
         refuse_what_does_not_run(about)
-    return open_subject(about, progress, tied=False)
+    return open_subject(about, progress, tied=False, recorded=recorded)

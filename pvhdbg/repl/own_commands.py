@@ -88,6 +88,7 @@ NO_MACHINE = frozenset(
         "notes",
         "elf",
         "restart",
+        "goto",
         "quit",
         "detach",
         "source",

@@ -13,15 +13,23 @@ _PIECE = 1 << 20  # bytes that are read at once
 
 
 class Follower:
-    """Follows a log that a VMM writes. Lines beyond `rate` a second are counted, not shown."""
+    """Follows a log that a VMM writes, from the byte `start` on. Lines beyond `rate` a second are counted, not shown."""
 
-    def __init__(self, path: Path, rate: int = _RATE) -> None:
+    def __init__(self, path: Path, rate: int = _RATE, start: int = 0) -> None:
         self._path, self._rate = path, rate
-        self._offset = 0
+        self._offset = start
         self._partial = b""
         self._allowance = float(rate)
         self._since = time.monotonic()
         self._left_out = 0
+
+    def on(self, path: Path) -> Follower:
+        """One for the log of another machine that runs the same boot: what was shown is not shown again, nor what comes before its place."""
+        try:
+            size = path.stat().st_size
+        except OSError:
+            size = 0
+        return Follower(path, self._rate, min(self._offset - len(self._partial), size))
 
     def lines(self, whole: bool = False) -> list[SafeText]:
         """The lines since the last call; with `whole` also a line that has not ended yet."""

@@ -340,7 +340,10 @@ class BootProfileAnswer(NamedTuple):
 
 
 class BootDiffAnswer(NamedTuple):
-    """Where two deterministic boots part: after so many `functions` that are the same, and at which function numbers first differ."""
+    """Where two deterministic boots part: after so many `functions` that are the same, and at which function numbers first differ.
+
+    `moved` are functions of both that come in another order; `cause` is the answer to --which-option.
+    """
 
     a: RecordedHow
     b: RecordedHow
@@ -353,6 +356,8 @@ class BootDiffAnswer(NamedTuple):
     only_b: tuple[str, ...]
     shifted_a: Started | None
     shifted_b: Started | None
+    moved: tuple[str, ...]
+    cause: str | None
 
 
 # --- pvhdbg itself ------------------------------------------------------------------------------------------------

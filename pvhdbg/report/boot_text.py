@@ -52,13 +52,13 @@ def difference(a: BootInfo, b: BootInfo, found: Parting, style: Style) -> str:
         lines.append(f"from {printable(one.name)} on at other instructions: {one.number:,} | {other.number:,}")
     if found.a or found.b:
         lines.append(f"the boots part after {found.index:,} functions:")
-    lines += [f"  both  {'':>14}  {printable(name)}" for name in found.common]
+        lines += [f"  both  {'':>14}  {printable(name)}" for name in found.common]
     lines += [style("bad", f"  A     {one.number:>14,}  {printable(one.name)}") for one in found.a]
     lines += [style("good", f"  B     {one.number:>14,}  {printable(one.name)}") for one in found.b]
-    for side, names in (("A", found.only_a), ("B", found.only_b)):
+    for what, names in (("only in A", found.only_a), ("only in B", found.only_b), ("in another order", found.moved)):
         shown = ", ".join(printable(name) for name in names[:_NAMES])
         more = f" and {len(names) - _NAMES:,} more" if len(names) > _NAMES else ""
-        lines.append(f"only in {side}: {len(names):,} functions{': ' if shown else ''}{shown}{more}")
+        lines.append(f"{what}: {len(names):,} functions{': ' if shown else ''}{shown}{more}")
     return "\n".join(lines) + "\n"
 
 

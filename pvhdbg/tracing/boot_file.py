@@ -16,6 +16,7 @@ from pvhdbg.layout import Buffer
 from pvhdbg.tracing.recording import BadRecording, Recording
 
 SCHEMA = "pvhdbg/boot/1"
+BEGINNING = b'{"schema": "pvhdbg/boot/'  # of a saved boot of any version
 _LINE = 1 << 20  # bytes of the line that are read
 _LEVEL = 6
 _PIECE = 1 << 20

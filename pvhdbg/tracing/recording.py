@@ -1,6 +1,6 @@
 """The flight recorder's file: its layout, and a reader that works while QEMU still writes.
 
-The recorder is a TCG plugin of QEMU (`recorder/recorder.c`), and this is the other half of its file format, version 1. All values
+The recorder is a TCG plugin of QEMU (`recorder/recorder.c`), and this is the other half of its file format, version 2. All values
 are little endian. A file has one header page, then for each CPU a page and its ring of blocks, then tables of blocks, of system
 instructions and of register states. The tables are sparse and as long as their capacity; the header says how much of each is used.
 
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from pvhdbg.layout import Buffer, Structure, raw, u8, u16, u32, u64
 
 MAGIC = b"PVHDBGFR"
-VERSION = 1
+VERSION = 2
 PAGE = 4096
 RING = 1 << 16  # blocks that are kept of each CPU
 MOST_CPUS = 256
@@ -77,7 +77,9 @@ class Mark(Structure):
     address: int = u64("linear or physical address")
     first: int = u64("number of the instruction at that execution; NEVER: it has not come")
     pc: int = u64("linear address that it ran at")
-    seen: int = u64("executions since the entry")
+    seen: int = u64("executions since the entry, or behind the instruction that was named")
+    last: int = u64("number of the instruction at its last execution; NEVER: there was none")
+    last_pc: int = u64("linear address that it ran at then")
 
 
 class Cpu(Structure):
@@ -234,7 +236,7 @@ class Recording:
             head.size,
         )
         if found != expected:
-            raise BadRecording("its tables do not lie where version 1 has them")
+            raise BadRecording("its tables do not lie where version 2 has them")
         if len(data) < head.size:
             raise BadRecording(f"it is cut: {len(data)} of {head.size} bytes are there")
         self.cpus = head.cpus
@@ -269,6 +271,18 @@ class Recording:
             return 0
         now = self.cpu(cpu)
         return _signed(now.exact if self.exact else now.count)
+
+    @property
+    def begun_at_a_stop(self) -> int:
+        """The same for a machine that stands still: the instructions of its last block are all done."""
+        cpu = self.header.entry_cpu if self.entered else 0
+        last = self.last(cpu, 1) if self.entered and cpu < self.cpus else []
+        return max(last[0].number + last[0].block.instructions, 0) if last else 0
+
+    @property
+    def clock(self) -> int:
+        """The deterministic clock of a machine that stands still: instructions since the entry, where each iteration of a REP counts."""
+        return self.begun_at_a_stop + (self.cpu(self.header.entry_cpu).repeats if self.entered else 0)
 
     @property
     def heads(self) -> tuple[int, ...]:

@@ -3,6 +3,7 @@ two boots differ. Pure: names come from the caller."""
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -51,7 +52,8 @@ def profile(blocks: Iterable[RecordedBlock], name: NameOf) -> list[tuple[str, in
 
 @dataclass(frozen=True)
 class Parting:
-    """Where two boots part: `index` functions are the same; then come `a` and `b`. `only_a`, `only_b`: what one of them alone ran.
+    """Where two boots part: `index` functions are the same; then come `a` and `b`. `only_a`, `only_b`: what one of them alone ran;
+    `moved`: what both ran, in another order.
 
     `shifted` is the first function that both executed at the same place in the order, and at different instruction numbers.
     """
@@ -62,6 +64,7 @@ class Parting:
     b: tuple[Started, ...]
     only_a: tuple[str, ...]
     only_b: tuple[str, ...]
+    moved: tuple[str, ...] = ()
     shifted: tuple[Started, Started] | None = None
 
     @property
@@ -82,5 +85,25 @@ def parting(a: Sequence[Started], b: Sequence[Started], context: int = 5) -> Par
         tuple(b[index : index + context]),
         tuple(one.name for one in a if one.name not in names_b),
         tuple(one.name for one in b if one.name not in names_a),
+        _moved([one.name for one in a if one.name in names_b], [one.name for one in b if one.name in names_a]),
         shifted,
     )
+
+
+def _moved(a: list[str], b: list[str]) -> tuple[str, ...]:
+    """What has to be taken out of two orders of the same names so that they are the same: few, and in the order of the first."""
+    places = {name: place for place, name in enumerate(b)}
+    ends: list[int] = []  # the smallest end of an ascending row of each length (patience sorting)
+    tops: list[int] = []  # and the index in `a` of that end
+    before = [-1] * len(a)
+    for at, name in enumerate(a):
+        length = bisect_left(ends, places[name])
+        ends[length : length + 1] = [places[name]]
+        tops[length : length + 1] = [at]
+        before[at] = tops[length - 1] if length else -1
+    kept = set[int]()
+    at = tops[-1] if tops else -1
+    while at >= 0:
+        kept.add(at)
+        at = before[at]
+    return tuple(name for at, name in enumerate(a) if at not in kept)

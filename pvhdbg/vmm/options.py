@@ -45,8 +45,9 @@ class RecorderOptions:
     """The flight recorder (tracing/recorder) in a QEMU that is started, and its configuration.
 
     `library` is the plugin's path. Instructions are counted from the first execution at the linear address `entry`. `exact` counts
-    each instruction; `stop` ends the run before that instruction, at least 1000 after the entry. `marks` are linear or physical
-    addresses whose first execution is noted, or with `times` a later one. `watch` is a physical address and a size in bytes whose last stores are noted.
+    each instruction; `stop` ends the run before that instruction, at least 1000 after the entry; with `clock` each iteration of a REP
+    counts for it. `marks` are linear or physical addresses whose first execution is noted, behind instruction `after` if it is given, or
+    with `times` a later one. `watch` is a physical address and a size in bytes whose last stores are noted.
     """
 
     library: str
@@ -55,6 +56,8 @@ class RecorderOptions:
     stop: int | None = None
     marks: tuple[int, ...] = ()
     times: int = 1
+    after: int | None = None
+    clock: bool = False
     watch: tuple[int, int] | None = None
 
     def arguments(self, recording: str) -> list[str]:
@@ -65,6 +68,8 @@ class RecorderOptions:
         words += [f"stop={self.stop}"] if self.stop is not None else []
         words += [f"mark={address:#x}" for address in self.marks]
         words += [f"times={self.times}"] if self.times != 1 else []
+        words += [f"after={self.after}"] if self.after is not None else []
+        words += ["clock=on"] if self.clock else []
         words += [f"watch={self.watch[0]:#x}", f"watch_size={self.watch[1]}"] if self.watch is not None else []
         return ["-plugin", ",".join(word.replace(",", ",,") for word in words)]
 
@@ -156,12 +161,31 @@ def command_line(options: QemuOptions, sockets: Sockets) -> list[str]:
 CLOCK = ("-icount", "shift=3,sleep=off", "-rtc", "base=2024-01-01,clock=vm")
 
 
+# What answers when the host's clock says so, and not at an instruction of the guest. Option names without the dashes.
+_DISKS = frozenset({"drive", "blockdev", "hda", "hdb", "hdc", "hdd", "cdrom", "fda", "fdb", "sd", "mtdblock", "pflash", "virtfs"})
+_TALKERS = frozenset({"serial", "parallel", "chardev", "monitor", "mon", "qmp", "debugcon"})
+_SILENT = ("none", "null", "file")  # first words of the values with which those only write
+
+
 def _deterministic(options: QemuOptions, given: frozenset[str]) -> list[str]:
     """The arguments of a deterministic clock. Raises BadInput where QEMU cannot have one."""
-    if options.accel != "tcg":
+    if options.accel != "tcg" or names_accelerator(options.machine, options.extra):
         raise BadInput("KVM's clock is not deterministic", "leave out --accel: QEMU's own emulation counts instructions")
     for name in sorted(given & {"icount", "rtc"}):
         raise BadInput(f"QEMU's option -{name} cannot be passed on", "leave it out: the clock is set by pvhdbg")
+    for name, value in zip(options.extra, (*options.extra[1:], ""), strict=False):
+        word, kind = name.lstrip("-"), value.split(":")[0].split(",")[0]
+        if not name.startswith("-"):
+            continue
+        if word in _DISKS:
+            what, todo = "a disk answers by the host's clock", "leave it out, or put what the guest needs into its initrd"
+        elif word in _TALKERS and kind not in _SILENT:
+            what, todo = "input comes when somebody types it", "leave it out: file:PATH, null and none only write"
+        elif word in NETWORK and kind != "none":
+            what, todo = "packets come when the host sends them", "leave it out"
+        else:
+            continue
+        raise BadInput(f"-{word} {value} is not deterministic: {what}", todo)
     return list(CLOCK)
 
 

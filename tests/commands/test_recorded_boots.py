@@ -34,7 +34,7 @@ def test_a_boot_is_recorded_shown_and_compared(cli: Cli, vmlinux: Path) -> None:
     steps = {line.split()[1]: line.split()[0] for line in shown if line.split()[0].replace(",", "").isdigit()}
     assert list(steps) == ["x86_64_start_kernel", "start_kernel", "rest_init"]
     there = cli("goto", vmlinux, "start_kernel", "--append", "console=ttyS0").ok().out
-    assert there.startswith(f"before instruction {steps['start_kernel']} at ")
+    assert there.startswith(f"before instruction {steps['start_kernel']} (clock:")
     assert "calibrate" in cli("boot", "profile", first, "--grep", "calibrate").ok().out
     assert "the boots are the same" in cli("boot", "diff", first, again).ok().out
     parted = cli("boot", "diff", first, other).ok(1).out

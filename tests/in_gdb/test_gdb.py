@@ -30,7 +30,21 @@ ARGUMENTS = {
     "symbols": "pvh_start",
     "explain": "PVH-TR-LIMIT",
 }
-NOT_COMPARED = {"snapshot save", "help", "apropos", "trace", "why", "milestones", "diff", "elf"}  # they have tests of their own
+NOT_COMPARED = {
+    "snapshot save",
+    "help",
+    "apropos",
+    "trace",
+    "why",
+    "milestones",
+    "diff",
+    "elf",
+    "goto",
+    "back",
+    "reverse-continue",
+    "last-write",
+    "back-to-call",
+}  # they have tests of their own
 READING = [command.name for command in LIVE if command.name not in NOT_COMPARED]
 
 CLEAN = "python import sys; sys.path[:] = [p for p in sys.path if 'site-packages' not in p and 'dist-packages' not in p]"

@@ -94,8 +94,8 @@ class RecorderEngine:
                 ran = yield from self._run(max(deadline - time.monotonic(), 0.001), silence)
                 ended = self._end(ran, silence)
             self.end = ended
-            yield from self._events(None)
-            begun = self._begun_at_a_stop()
+            yield from self.seen(None)
+            begun = self._recording.begun_at_a_stop
             yield Batch(begun, [], [], [], faults=self._fault_log.faults(begun))
 
     def _run(self, seconds: float, silence: Silence) -> Generator[Batch, None, Ran]:
@@ -104,7 +104,7 @@ class RecorderEngine:
             next(running)
             while True:
                 begun = self._recording.begun()
-                yield from self._events(begun)
+                yield from self.seen(begun)
                 yield Batch(begun, [], [], [], faults=self._fault_log.faults(begun))
                 try:
                     running.send(self._asked or silence.lasts())
@@ -124,15 +124,10 @@ class RecorderEngine:
             return halted_for_good(self._target)
         return end_at(ran.stop, pc) or TraceEnd(EndReason.ADDRESS, None, pc)
 
-    def _begun_at_a_stop(self) -> int:
-        """How many instructions have begun in a stopped machine: those of its last block are all done."""
-        last = self._recording.last(0, 1)
-        return max(last[0].number + last[0].block.instructions, 0) if last else 0
-
     # --- what was recorded since the last read -------------------------------------------------------------------------
 
-    def _events(self, limit: int | None) -> list[Batch]:
-        """The events before instruction `limit`, in order; all of them without one."""
+    def seen(self, limit: int | None) -> list[Batch]:
+        """The new events before instruction `limit`, in order; all of them without one."""
         if not self._recording.entered:
             return []
         found: list[Event] = []

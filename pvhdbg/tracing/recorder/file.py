@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from pvhdbg.errors import BadInput
 from pvhdbg.kernel.file_bytes import FileBytes
-from pvhdbg.tracing.boot_file import BootInfo, decode
+from pvhdbg.tracing.boot_file import BEGINNING, BootInfo, decode
 from pvhdbg.tracing.recording import BadRecording, Recording
 
 
@@ -23,6 +23,15 @@ def open_recording(path: str | os.PathLike[str]) -> Iterator[Recording]:
         except BadRecording as error:
             raise BadInput(f"{name} is not a recording: {error}", todo) from error
         yield recording
+
+
+def is_boot(path: str) -> bool:
+    """Whether a file begins as a saved boot does, of whatever version."""
+    try:
+        with open_bytes(path, "") as data:
+            return bytes(data[: len(BEGINNING)]) == BEGINNING
+    except BadInput:
+        return False
 
 
 def read_boot(path: str) -> tuple[BootInfo, Recording]:

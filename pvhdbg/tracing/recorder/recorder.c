@@ -12,8 +12,8 @@
  * Arguments: to=PATH (mandatory), entry=ADDRESS (instructions are counted from its first execution), exact=on (count each
  * instruction instead of sums over blocks), stop=N (stop the machine before instruction N; implies exact),
  * mark=ADDRESS (repeatable: note when the instruction at this linear or physical address is executed first), times=K (note the
- * K-th execution of a mark instead), watch=ADDRESS
- * and watch_size=BYTES (note the last stores to physical memory there; implies exact).
+ * K-th execution of a mark instead), after=N (count only executions behind instruction N), clock=on (stop=N counts each iteration of a
+ * REP, as QEMU's -icount does), watch=ADDRESS and watch_size=BYTES (note the last stores to physical memory there; implies exact).
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -96,7 +96,7 @@ enum { RUN_STATE_PAUSED = 4 }; /* qapi/run-state.json, the same value from 7.2 t
 /* ---- the file ------------------------------------------------------------------------------------------------------ */
 
 enum {
-    VERSION = 1,
+    VERSION = 2,
     PAGE = 4096,
     RING = 1 << 16,         /* entries of a CPU's ring of blocks */
     BLOCKS = 1 << 20,       /* records of blocks; the file is sparse */
@@ -131,7 +131,8 @@ struct header {
     struct mark {
         uint64_t address;
         _Atomic uint64_t first, pc; /* instruction number, NEVER until it is reached; linear address */
-        _Atomic uint64_t seen;      /* executions since the entry */
+        _Atomic uint64_t seen;      /* executions since the entry, or behind instruction `after` */
+        _Atomic uint64_t last, last_pc; /* of the last execution; NEVER until then */
     } mark[MARKS];
 };
 
@@ -197,7 +198,8 @@ static uint64_t stop_at = NEVER, entry_address = NEVER;
 static uint64_t watch = NEVER, watch_size = 1;
 static uint64_t marks[MARKS];
 static unsigned mark_count;
-static uint64_t mark_times = 1;
+static uint64_t mark_times = 1, mark_after = NEVER;
+static bool stop_by_clock;
 static int api_version;
 static uint64_t counter_of_all; /* API 1: one counter for all CPUs */
 static plugin_u64 counter;
@@ -232,6 +234,12 @@ static uint64_t number_of(struct cpu *cpu, unsigned index)
     return (raw(index) - cpu->raw_base - relaxed(&cpu->repeats)) | before;
 }
 
+/* The same in the unit of stop=N. */
+static uint64_t stop_number(struct cpu *cpu, uint64_t number)
+{
+    return stop_by_clock ? number + relaxed(&cpu->repeats) : number;
+}
+
 static void single(bool on)
 {
     if (private.one_insn_is_int) {
@@ -258,6 +266,14 @@ static void stop_here(unsigned index, uint64_t number)
         stop_at = NEVER;
         single(false);
         private.vm_stop(RUN_STATE_PAUSED); /* takes effect when this instruction is done */
+    }
+}
+
+static void may_stop(unsigned index, struct cpu *cpu, uint64_t number)
+{
+    uint64_t reached = stop_number(cpu, number);
+    if (stop_at != NEVER && reached + NEAR >= stop_at && !(number & BEFORE)) {
+        stop_here(index, reached);
     }
 }
 
@@ -320,6 +336,9 @@ static void block_runs(unsigned index, void *userdata)
         if (exact) {
             keep(&cpu->repeats, relaxed(&cpu->repeats) + 1);
         }
+        if (stop_by_clock) {
+            may_stop(index, cpu, number_of(cpu, index));
+        }
         return;
     }
     cpu->last_end = block->linear + block->size;
@@ -345,9 +364,7 @@ static void block_runs(unsigned index, void *userdata)
         keep(&cpu->exact, number);
     }
     atomic_store_explicit(&cpu->head, head + 1, memory_order_release);
-    if (stop_at != NEVER && number + NEAR >= stop_at && !(number & BEFORE)) {
-        stop_here(index, number);
-    }
+    may_stop(index, cpu, number);
 }
 
 /* A block that has no record: counted, and nothing else. */
@@ -372,9 +389,18 @@ static void mark_runs(unsigned index, void *userdata)
     if (relaxed(&header->base) == NEVER) {
         return;
     }
+    uint64_t number = number_of(cpu, index);
+    if (number == relaxed(&mark->last)) {
+        return; /* the next iteration of a REP */
+    }
+    keep(&mark->last_pc, site->pc);
+    keep(&mark->last, number);
+    if (mark_after != NEVER && number <= mark_after) {
+        return;
+    }
     if (atomic_fetch_add(&mark->seen, 1) + 1 == mark_times) {
         keep(&mark->pc, site->pc);
-        atomic_store_explicit(&mark->first, number_of(cpu, index), memory_order_release);
+        atomic_store_explicit(&mark->first, number, memory_order_release);
     }
 }
 
@@ -785,6 +811,7 @@ static bool make_file(const char *path, unsigned count)
     for (unsigned i = 0; i < mark_count; i++) {
         header->mark[i].address = marks[i];
         keep(&header->mark[i].first, NEVER);
+        keep(&header->mark[i].last, NEVER);
     }
     memcpy(header->magic, "PVHDBGFR", sizeof header->magic); /* last: a reader that sees it sees the rest */
     return true;
@@ -822,6 +849,10 @@ EXPORT int qemu_plugin_install(plugin_id id, const plugin_info *info, int argc, 
             watch_size = parsed;
         } else if (length == 5 && !memcmp(argv[i], "times", 5) && numeric && parsed) {
             mark_times = parsed;
+        } else if (length == 5 && !memcmp(argv[i], "after", 5) && numeric) {
+            mark_after = parsed;
+        } else if (length == 5 && !memcmp(argv[i], "clock", 5)) {
+            stop_by_clock = !strcmp(value + 1, "on");
         } else if (length == 4 && !memcmp(argv[i], "mark", 4) && numeric && mark_count < MARKS) {
             marks[mark_count++] = parsed;
         } else {

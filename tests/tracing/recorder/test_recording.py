@@ -57,7 +57,7 @@ class Sparse:
 
 def header(**values: int | bytes) -> RecordingHeader:
     fields: dict[str, int | bytes] = dict.fromkeys((field.name for field in RecordingHeader.fields()), 0)
-    fields |= {"magic": b"PVHDBGFR", "version": 1, "page": PAGE, "cpus": 1, "ring": RING, "cpu_offset": PAGE, "cpu_stride": STRIDE}
+    fields |= {"magic": b"PVHDBGFR", "version": 2, "page": PAGE, "cpus": 1, "ring": RING, "cpu_offset": PAGE, "cpu_stride": STRIDE}
     fields |= {
         "block_offset": BLOCKS_AT,
         "system_offset": SYSTEMS_AT,
@@ -110,7 +110,7 @@ def test_numbers_are_made_whole_from_their_low_half() -> None:
     ("change", "why"),
     [
         ({"magic": b"PVHDBGFX"}, "does not begin as"),
-        ({"version": 2}, "version 2"),
+        ({"version": 1}, "version 1"),
         ({"cpus": 0}, "impossible"),
         ({"cpus": 1 << 31}, "impossible"),
         ({"marks": 65}, "impossible"),

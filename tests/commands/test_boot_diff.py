@@ -1,0 +1,95 @@
+"""`pvhdbg boot diff`: each change of a configuration is named by its cause, on Debian's kernel and on a guest."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pvhdbg.guests import path as guest
+from tests.support.cli_runner import HELLO, Cli, Machine, scratch
+
+pytestmark = [pytest.mark.boot, pytest.mark.usefixtures("qemu")]
+
+LONG_MODE = str(guest("long_mode"))
+CRASHERS = str(guest("crashers"))
+PLAIN = "console=ttyS0"
+UNTIL = ("--until", "acpi_boot_table_init")  # behind all that is changed below
+
+
+@pytest.fixture(scope="module")
+def plain(vmlinux: Path) -> Iterator[Path]:
+    """The unchanged boot."""
+    with scratch() as folder:
+        cli = Cli(folder)
+        file = folder / "plain"
+        cli("boot", vmlinux, "--append", PLAIN, *UNTIL, "--deterministic", "--exact", "-o", file).ok()
+        yield file
+
+
+@pytest.mark.parametrize(
+    ("options", "append", "inputs", "a", "b"),
+    [
+        (("--cpu", "qemu64"), PLAIN, "-cpu qemu64", "", ""),  # the default
+        (("--initrd", "initrd"), PLAIN, "-initrd", "acpi_table_upgrade", "pfn_range_is_mapped"),
+        ((), "consol=ttyS0", "-append consol=ttyS0", "param_setup_earlycon", "acpi_mps_check"),
+        ((), f"{PLAIN} nosmp", "nosmp", "acpi_mps_check", "nosmp"),
+        ((), f"{PLAIN} quiet", "quiet", "acpi_mps_check", "quiet_kernel"),
+        (("--cpu", "max"), PLAIN, "-cpu max", "native_wbinvd", "flush_tlb_local"),
+        (("--machine", "microvm"), PLAIN, "-machine microvm", "dmi_walk_early", "early_memunmap"),
+    ],
+)
+def test_the_first_divergence_names_the_cause(
+    cli: Cli, vmlinux: Path, plain: Path, options: tuple[str, ...], append: str, inputs: str, a: str, b: str
+) -> None:
+    cli.file("initrd", b"070701" + bytes(2000))
+    ran = cli("boot", "diff", plain, vmlinux, "--append", append, *options, *UNTIL).ok(1 if a else 0)
+    first, *lines = ran.out.splitlines()
+    assert first.startswith("arguments: ")
+    assert inputs in first.split(" | ")[1]
+    sides = {side: re.findall(rf"^  {side} +[\d,]+  (\S+)", ran.out, re.MULTILINE) for side in "AB"}
+    assert [names[0] if names else "" for names in sides.values()] == [a, b]
+    if a:
+        assert [line.split(":")[0] for line in lines[-3:]] == ["only in A", "only in B", "in another order"]
+    else:
+        assert "the boots are the same" in ran.out
+
+
+def test_which_option_makes_the_difference(cli: Cli) -> None:
+    """Four differences, of which one leads to another death."""
+    both = ("--append", "quiet crash=hlt one two")
+    ran = cli("boot", "diff", CRASHERS, CRASHERS, *both, "--b-append", "quiet three crash=wrmsr one 2", "--b-memory", "1G",
+              "--which-option").ok(1)  # fmt: skip
+    assert re.search(
+        r"^what makes them part there: --append: crash=wrmsr instead of crash=hlt \(3 more boots\)$", ran.out, re.MULTILINE
+    )
+    assert re.search(r"^  A .* hlt$", ran.out, re.MULTILINE)
+    assert re.search(r"^  B .* wrmsr$", ran.out, re.MULTILINE)
+
+
+def test_the_same_twice(cli: Cli) -> None:
+    ran = cli("boot", "diff", LONG_MODE, LONG_MODE, "--which-option").ok(0)
+    assert ran.out.startswith("the boots are the same: 14 functions")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((HELLO, "nosuch"), "nosuch"),
+        ((HELLO, HELLO, "--accel", "kvm"), "cannot observe code that KVM executes"),
+        ((HELLO, HELLO, "--until", "nosuch"), "no symbol nosuch"),
+        (("saved", "saved", "--memory", "1G"), "--memory cannot be used with saved"),
+        (("saved", "saved", "--b-memory", "1G"), "--b-memory cannot be used with saved"),
+        (("saved", HELLO, "--which-option"), "--which-option cannot be used with saved"),
+    ],
+)
+def test_what_cannot_be_compared(cli: Cli, words: tuple[str, ...], said: str) -> None:
+    cli.file("saved", b'{"schema": "pvhdbg/boot/1"')
+    cli("boot", "diff", *words).complaint(2, said)
+
+
+def test_a_stub_is_not_compared(cli: Cli, machine: object) -> None:
+    theirs: Machine = machine(kernel=HELLO)  # type: ignore[operator]
+    cli("boot", "diff", HELLO, theirs.socket).complaint(2, "name one of those")

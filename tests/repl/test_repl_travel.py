@@ -1,0 +1,175 @@
+"""Time travel at the prompt: each move lands where the step engine counted, and the machine there is one to go on with."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pvhdbg.guests import path as guest
+from tests.support.cli_runner import HELLO, Machine
+from tests.support.prompt import LONG_MODE, Talk, talking
+
+pytestmark = [pytest.mark.boot, pytest.mark.usefixtures("qemu")]
+
+CRASHERS = str(guest("crashers"))
+
+
+@pytest.fixture(scope="module")
+def talk() -> Iterator[Talk]:
+    """`long_mode` by the deterministic clock, at whatever place the test before went to."""
+    with talking(LONG_MODE, deterministic=True) as one:
+        yield one
+
+
+def number(text: str) -> int:
+    """The number of the instruction that an answer names."""
+    found = re.search(r"^before instruction ([\d,]+): ", text, re.MULTILINE)
+    assert found, text
+    return int(found[1].replace(",", ""))
+
+
+def plain(registers: str) -> str:
+    """Registers without the marks of what changed since the stop before."""
+    return re.sub(r" *\(was .*?\)|\*| +$", "", registers, flags=re.MULTILINE).replace(" ", "")
+
+
+def test_back_undoes_each_step(talk: Talk) -> None:
+    """Forward by QEMU's own steps, back by boots: the same registers, over the switch to long mode."""
+    talk("goto 10279")
+    seen = []
+    for _ in range(8):
+        seen.append(talk("info registers"))
+        talk("stepi")
+    assert number(talk("back")) == 10_286
+    assert number(talk("back 2")) == 10_284
+    assert plain(talk("info registers")) == plain(seen[5])
+    for place, registers in zip(range(10_283, 10_281, -1), reversed(seen[3:5]), strict=True):
+        assert number(talk("back")) == place
+        assert plain(talk("info registers")) == plain(registers)
+    assert "only 0 instructions" in (talk("goto entry") and talk.wrong("back"))
+    assert "only 0 instructions" in talk.wrong("rsi")
+    assert "cannot be gone back" in talk.wrong("back 0")
+
+
+def test_breakpoints_in_both_directions(talk: Talk) -> None:
+    talk("goto 10000")
+    talk("b map_4g+0x31")  # in its loop
+    talk("b enable_paging")
+    last = number(talk("reverse-continue"))
+    assert 9_990 < last < 10_000
+    assert number(talk("")) == last - 5  # round the loop
+    assert number(talk("c")) == last
+    assert number(talk("continue")) == last + 5
+    talk("delete 1")
+    text = talk("c")
+    assert text.startswith("breakpoint 2\n")
+    assert "<enable_paging>" in text
+    assert "hit 1 time" in talk("info breakpoints")
+    talk("delete")
+    assert "no breakpoint to go back to" in talk.wrong("rc")
+    ended = talk("c")
+    assert "halted with interrupts off" in ended
+    assert "cannot run on" in talk.wrong("c")
+    assert any("memmap_entries" in line for line in talk.written)
+    talk("b print")
+    assert "<print>" in talk("rc")  # also from its end
+    talk("delete")
+    talk("b in_long_mode")
+    talk("goto far_jump")
+    assert "this is the entry" in talk("rc")
+    talk("delete")
+
+
+def test_what_the_guest_wrote_is_shown_once() -> None:
+    with talking(LONG_MODE, deterministic=True) as one:
+        one("goto death")
+        first = [line for line in one.written if line.startswith("|")]
+        assert len(first) == 10
+        one("back 100")
+        one("goto in_long_mode")
+        assert [line for line in one.written if line.startswith("|")] == first
+        one("c")
+        assert [line for line in one.written if line.startswith("|")] == first * 2
+
+
+def test_who_wrote_it(talk: Talk) -> None:
+    talk("goto print")
+    assert re.match(
+        r"the last store: 8 bytes to 0x109008 by instruction 10,296 at 0x\w+ <print_fields\+0x3>\n", talk("last-write *$rsp")
+    )
+    assert number(talk("goto print")) == 10_297
+    assert number(talk("back-to-call")) == 10_296
+    assert "callq" in talk("disas/1")
+    talk("goto 5000")
+    text = talk("last-write 0x104000:4")
+    assert "by instruction " in text
+    assert "<map_4g+" in text
+    assert "nothing was stored to 0x1000000" in talk.wrong("last-write 0x1000000")
+    assert "not a general register" in talk.wrong("last-write $cr0")
+    assert "cannot be watched" in talk.wrong("last-write 0x1000:99999")
+    assert "no call is known" in (talk("goto 2") and talk.wrong("back-to-call"))
+
+
+@pytest.mark.parametrize(
+    ("crash", "place", "line", "cause"),
+    [
+        ("wild-esp", "<wild_push>", "last-write $esp", r"the last change of rsp: .*<wild_esp\+"),
+        ("wrmsr", "<faulting_wrmsr>", "last-write $eax", r"the last change of rax: .*<wrmsr\+"),
+        ("hlt", "hlt", "back", "<hlt>"),
+    ],
+)
+def test_a_death_and_its_cause(crash: str, place: str, line: str, cause: str) -> None:
+    with talking(CRASHERS, append=f"crash={crash}") as one:
+        before = one.it.machine.qemu
+        assert place in one("goto death")
+        at = number(one("back"))
+        assert number(one("goto death-1")) == at
+        assert re.search(cause, one("goto death") and one(line))
+        assert before is not None
+        assert before.poll() is not None  # the first machine has ended, and its folder is gone
+        assert not os.path.exists(os.path.dirname(before.gdb_socket))
+        assert "conforms" in one("check")  # the hand-off is still that of this boot
+
+
+def test_where_the_place_is_not_known() -> None:
+    with talking(LONG_MODE) as one:
+        one("until print")
+        assert "ran by the host's clock" in one.wrong("back")
+        assert "<print>" in one("goto print#2")
+        one("gdb info registers rip")
+        one("gdb stepi 3")
+        assert number(one("back")) == number(one("goto print#2")) + 2
+        assert "is not a destination" not in one.wrong("goto nosuch")
+        assert "was not reached" in one.wrong("goto 99999")
+        assert number(one("goto long")) == 10_284  # the machine stayed, and goes on
+        one("kill")
+        assert number(one("goto 7")) == 7
+        one("restart")
+        assert "only 0 instructions" in one.wrong("back")
+
+
+def test_somebody_elses_machine_does_not_go_back() -> None:
+    theirs = Machine(kernel=HELLO)
+    try:
+        with talking(theirs.socket, command="attach", kernel=HELLO) as one:
+            for line in ("goto 5", "back", "rc", "last-write $rsp", "back-to-call"):
+                assert "start the kernel here, with: pvhdbg repl KERNEL" in one.wrong(line)
+    finally:
+        theirs.close()
+
+
+def test_the_same_on_a_real_kernel(vmlinux: Path) -> None:
+    """setup_arch of Debian's: the call that led to it, and who wrote its return address."""
+    with talking(str(vmlinux), deterministic=True, append="console=ttyS0") as one:
+        one("b setup_arch")
+        there = number(one("c"))
+        text = one("back-to-call")
+        assert number(text) == there - 1
+        assert re.search(r"<start_kernel\+0x\w+>.*callq .*<setup_arch>", text, re.DOTALL)
+        one("stepi")
+        assert number(one("last-write *$rsp:8")) == there
+        assert "this is the entry" in one("rc")
