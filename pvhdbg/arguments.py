@@ -17,7 +17,8 @@ Path = Union[str, "os.PathLike[str]"]
 
 
 class LaunchArguments(TypedDict, total=False):
-    """The QEMU that is started for a kernel. `memory` is MiB as a number, or "2G"; `extra` are further words for QEMU."""
+    """The QEMU that is started for a kernel. `memory` is MiB as a number, or "2G"; `deterministic` makes the instruction counter its
+    clock; `extra` are further words for QEMU."""
 
     append: str | None
     initrd: Path | None
@@ -27,6 +28,7 @@ class LaunchArguments(TypedDict, total=False):
     cpu: str | None
     accel: Accelerator
     qemu: str | None
+    deterministic: bool
     extra: Sequence[str]
 
 

@@ -80,13 +80,14 @@ def substitute(first: First) -> None:
 
 
 @cache
-def _has_iced() -> bool:
+def has_iced() -> bool:
+    """Whether iced-x86 is installed, which tells of instructions more than their text."""
     return find_spec("iced_x86") is not None
 
 
 def available() -> bool:
     """Whether there is a disassembler: the Python of GDB 12 may have none."""
-    return _has_iced() or bool(_SUBSTITUTE)
+    return has_iced() or bool(_SUBSTITUTE)
 
 
 def disassemble(code: bytes, address: int, bits: int = 32, count: int = 0) -> Iterator[Instruction]:
@@ -94,7 +95,7 @@ def disassemble(code: bytes, address: int, bits: int = 32, count: int = 0) -> It
 
     At most `count` of them, all for 0. Ends before an invalid or incomplete instruction. Raises ImportError without a disassembler.
     """
-    found = _decoded(code, address, bits, _intel()) if _has_iced() or not _SUBSTITUTE else _by_substitute(code, address, bits)
+    found = _decoded(code, address, bits, _intel()) if has_iced() or not _SUBSTITUTE else _by_substitute(code, address, bits)
     return islice(found, count or None)
 
 
@@ -140,7 +141,7 @@ def reach(code: bytes, pc: int, bits: int, value: Callable[[str], int | None]) -
 
     Without iced-x86 only jumps, nop, pause and cli are known to be plain.
     """
-    if not _has_iced():
+    if not has_iced():
         known = next((one for one in _PLAIN_CODES if code.startswith(one)), b"")
         return Reach(bool(known) or code[:1] in (b"\xeb", b"\xe9"), follows=(pc + len(known),) if known else ())
     from iced_x86 import Decoder, InstructionInfoFactory, MemorySizeInfo, Mnemonic, OpAccess, OpKind, Register, RegisterExt
@@ -258,7 +259,7 @@ def first_as_qemu(code: bytes, address: int, bits: int) -> Instruction | None:
 
     Raises ImportError without a disassembler.
     """
-    for one in _decoded(code, address, bits, _att()) if _has_iced() or not _SUBSTITUTE else _by_substitute(code, address, bits):
+    for one in _decoded(code, address, bits, _att()) if has_iced() or not _SUBSTITUTE else _by_substitute(code, address, bits):
         mnemonic, *operands = one.text.split(maxsplit=1)
         if mnemonic.startswith("set"):
             mnemonic = mnemonic.removesuffix("b")  # of "seteb": setcc writes bytes only and needs no size suffix

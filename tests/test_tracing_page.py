@@ -47,7 +47,7 @@ def test_what_its_commands_print(cli: Cli, page: str) -> None:
         command, _, output = part.partition("\n")
         program, *words = shlex.split(command)
         assert program == "pvhdbg"
-        printed = cli(*words).ok(1 if words[:2] == ["trace", "diff"] else 0).out
+        printed = cli(*words).ok(1 if words[:2] == ["trace", "diff"] or "the boots part" in output else 0).out
         printed = re.sub(r"^note: QEMU .* has a bug that looks like the guest's.*\n", "", printed, flags=re.MULTILINE)
         assert VARIES.sub("-", printed) == VARIES.sub("-", output), command
 

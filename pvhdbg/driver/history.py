@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from pvhdbg.decode.cpu_mode import mode_of
-from pvhdbg.disassembly import CallFlow, CodePart, available, parts
+from pvhdbg.disassembly import CallFlow, CodePart, has_iced, parts
 from pvhdbg.errors import MemoryUnreadable, TargetError
 from pvhdbg.targets.target import Target
 from pvhdbg.tracing.cpu_text import decode
@@ -33,7 +33,7 @@ class History:
     """What a stopped machine executed up to instruction `number`, which has not begun. Raises TargetError without a disassembler."""
 
     def __init__(self, target: Target, recording: Recording, number: int, pc: int) -> None:
-        if not available():
+        if not has_iced():
             raise TargetError(
                 "this Python has no disassembler (iced-x86), by which calls and writers of registers are found",
                 "install it, or use the prompt: pvhdbg repl KERNEL",

@@ -238,7 +238,8 @@ def last_store(recording: Recording, number: int, physical: int) -> MemoryWrite:
     found = next((one for one in reversed(recording.writes()) if 0 <= one.number < number), None)
     if found is None:
         raise EntryNotReached(
-            f"nothing was stored to {physical:#x} from the entry to instruction {number:,}", "the loader wrote it, or a device did"
+            f"nothing was stored to {physical:#x} from the entry to instruction {number:,}",
+            "what is there was put there by the loader or a device",
         )
     return found
 

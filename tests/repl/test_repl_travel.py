@@ -114,23 +114,14 @@ def test_who_wrote_it(talk: Talk) -> None:
     assert "no call is known" in (talk("goto 2") and talk.wrong("back-to-call"))
 
 
-@pytest.mark.parametrize(
-    ("crash", "place", "line", "cause"),
-    [
-        ("wild-esp", "<wild_push>", "last-write $esp", r"the last change of rsp: .*<wild_esp\+"),
-        ("wrmsr", "<faulting_wrmsr>", "last-write $eax", r"the last change of rax: .*<wrmsr\+"),
-        ("hlt", "hlt", "back", "<hlt>"),
-    ],
-)
-def test_a_death_and_its_cause(crash: str, place: str, line: str, cause: str) -> None:
-    with talking(CRASHERS, append=f"crash={crash}") as one:
+def test_a_new_machine_takes_the_place_of_the_old_one() -> None:
+    with talking(CRASHERS, append="crash=hlt") as one:
         before = one.it.machine.qemu
-        assert place in one("goto death")
+        assert "hlt" in one("goto death")
         at = number(one("back"))
         assert number(one("goto death-1")) == at
-        assert re.search(cause, one("goto death") and one(line))
         assert before is not None
-        assert before.poll() is not None  # the first machine has ended, and its folder is gone
+        assert before.poll() is not None  # it has ended, and its folder is gone
         assert not os.path.exists(os.path.dirname(before.gdb_socket))
         assert "conforms" in one("check")  # the hand-off is still that of this boot
 
