@@ -9,7 +9,7 @@ from pvhdbg.commands.probe_options import ProbeOptions
 from pvhdbg.errors import BadInput, PvhdbgError, VmmFailed
 from pvhdbg.guests import path
 from pvhdbg.machine import probe_run
-from pvhdbg.report import vmm_table
+from pvhdbg.report import answers, vmm_table
 from pvhdbg.report.document import Report
 from pvhdbg.vmm.probing import xen
 from pvhdbg.vmm.probing.catalogue import RUNNERS, runner
@@ -77,5 +77,7 @@ def listed() -> Answer:
     rows = []
     for one in RUNNERS:
         found = one.find(None)
-        rows.append(vmm_table.Listed(one.name, one.title, found.version, found.path, found.missing, found.todo))
-    return Answer(lambda _: vmm_table.render_list(rows), lambda: vmm_table.list_json(rows))
+        words = (found.version or None, found.path or None, found.missing or None, found.todo or None)
+        rows.append(answers.ListedVmm(one.name, one.title, not found.missing, *words))
+    document = answers.ProbeListAnswer(tuple(rows))
+    return Answer(lambda _: vmm_table.render_list(document), lambda: answers.render(document))

@@ -382,6 +382,52 @@ class DoctorAnswer(NamedTuple):
     ready: bool
 
 
+class ListedVmm(NamedTuple):
+    """A VMM that can boot the probe: `missing` and `todo` say why it cannot be run here, and what to do about it."""
+
+    name: str
+    title: str
+    here: bool
+    version: str | None
+    path: str | None
+    missing: str | None
+    todo: str | None
+
+
+class ProbeListAnswer(NamedTuple):
+    """The VMMs that the probe can be booted under."""
+
+    vmms: tuple[ListedVmm, ...]
+
+
+class ProbedVmmState(NamedTuple):
+    """One VMM of a table: the conclusion on its hand-off, what is `missing` here, or the `error` of its boot."""
+
+    name: str
+    title: str
+    version: str | None
+    missing: str | None
+    error: str | None
+    conclusion: str | None
+    exit_code: int | None
+
+
+class RuleByVmm(NamedTuple):
+    """A rule's outcome for each VMM that was judged."""
+
+    id: str
+    severity: str
+    outcomes: Mapping[str, str]
+
+
+class ProbeTableAnswer(NamedTuple):
+    """The probe under all VMMs that are here."""
+
+    vmms: tuple[ProbedVmmState, ...]
+    rules: tuple[RuleByVmm, ...]
+    exit_code: int
+
+
 class SchemasAnswer(NamedTuple):
     """The ids of all schemas."""
 
@@ -415,6 +461,8 @@ ANSWERS: Mapping[str, type[Any]] = MappingProxyType(
         "boot-profile": BootProfileAnswer,
         "boot-diff": BootDiffAnswer,
         "doctor": DoctorAnswer,
+        "probe-list": ProbeListAnswer,
+        "probe-table": ProbeTableAnswer,
         "schemas": SchemasAnswer,
     }
 )

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 from pvhdbg.decode.text import printable
 from pvhdbg.errors import PvhdbgError
+from pvhdbg.report import answers
 from pvhdbg.report.document import Report
 from pvhdbg.report.findings import WORDS
-from pvhdbg.report.json_text import written
 from pvhdbg.report.style import PLAIN, Style
 from pvhdbg.rules.declare import Outcome, Rule, Verdict
 
@@ -49,17 +48,6 @@ class VmmTable:
         codes = [report.exit_code for _, report in self.judged]
         codes += [3] if any(column.failure for column in self.columns) or not codes else []
         return 1 if 1 in codes else max(codes)
-
-
-class Listed(NamedTuple):
-    """A VMM of the list: what is `missing`, and what to do about it, are empty where it can be run."""
-
-    name: str
-    title: str
-    version: str
-    path: str
-    missing: str
-    todo: str
 
 
 def render(table: VmmTable, style: Style = PLAIN) -> str:
@@ -108,50 +96,37 @@ def _rows(table: VmmTable) -> Iterable[tuple[Rule, Sequence[Verdict | None]]]:
 
 
 def render_json(table: VmmTable) -> str:
-    """The table as JSON (schema pvhdbg/probe-table/1)."""
-    vmms: list[dict[str, Any]] = []
-    for column in table.columns:
-        entry: dict[str, Any] = {"name": column.name, "title": column.title, "version": column.version or None}
-        entry["missing"] = printable(column.missing) or None
-        entry["error"] = printable(column.failure.what) if column.failure else None
-        entry["conclusion"] = printable(column.report.conclusion) if column.report else None
-        entry["exit_code"] = column.report.exit_code if column.report else None
-        vmms.append(entry)
-    rules = [
-        {
-            "id": rule.id,
-            "severity": rule.severity.value,
-            "outcomes": {column.name: cell.outcome.value for (column, _), cell in zip(table.judged, cells, strict=True) if cell},
-        }
+    """The table as JSON."""
+    vmms = tuple(
+        answers.ProbedVmmState(
+            column.name,
+            column.title,
+            column.version or None,
+            printable(column.missing) or None,
+            printable(column.failure.what) if column.failure else None,
+            printable(column.report.conclusion) if column.report else None,
+            column.report.exit_code if column.report else None,
+        )
+        for column in table.columns
+    )
+    rules = tuple(
+        answers.RuleByVmm(
+            rule.id,
+            rule.severity.value,
+            {column.name: cell.outcome.value for (column, _), cell in zip(table.judged, cells, strict=True) if cell},
+        )
         for rule, cells in _rows(table)
-    ]
-    return written({"schema": "pvhdbg/probe-table/1", "vmms": vmms, "rules": rules, "exit_code": table.exit_code})
+    )
+    return answers.render(answers.ProbeTableAnswer(vmms, rules, table.exit_code))
 
 
-def render_list(rows: Sequence[Listed]) -> str:
+def render_list(answer: answers.ProbeListAnswer) -> str:
     """The list as text: what is here with its version, and for the others what is missing and what to do."""
-    wide = max(len(row.name) for row in rows)
+    wide = max(len(one.name) for one in answer.vmms)
     lines = []
-    for row in rows:
-        if row.missing:
-            lines += [f"{row.name:<{wide}}  not here: {printable(row.missing)}", f"{'':<{wide}}  next: {printable(row.todo)}"]
+    for one in answer.vmms:
+        if one.missing:
+            lines += [f"{one.name:<{wide}}  not here: {printable(one.missing)}", f"{'':<{wide}}  next: {printable(one.todo or '')}"]
         else:
-            lines.append(f"{row.name:<{wide}}  {printable(row.version) or 'of unknown version'}, {printable(row.path)}")
+            lines.append(f"{one.name:<{wide}}  {printable(one.version or 'of unknown version')}, {printable(one.path or '')}")
     return "".join(f"{line}\n" for line in lines)
-
-
-def list_json(rows: Sequence[Listed]) -> str:
-    """The list as JSON (schema pvhdbg/probe-list/1)."""
-    vmms = [
-        {
-            "name": row.name,
-            "title": row.title,
-            "here": not row.missing,
-            "version": printable(row.version) or None,
-            "path": printable(row.path) or None,
-            "missing": printable(row.missing) or None,
-            "todo": printable(row.todo) or None,
-        }
-        for row in rows
-    ]
-    return written({"schema": "pvhdbg/probe-list/1", "vmms": vmms})
