@@ -131,6 +131,20 @@ class AcpiTablesAnswer(NamedTuple):
 # --- memory and code ----------------------------------------------------------------------------------------------
 
 
+class LogMessage(NamedTuple):
+    """One message of Linux' log buffer: seconds of the kernel's clock, its level (0 to 7). Null where only its text was found."""
+
+    seconds: float | None
+    level: int | None
+    text: str
+
+
+class LogAnswer(NamedTuple):
+    """Linux' log buffer, the oldest message first."""
+
+    messages: tuple[LogMessage, ...]
+
+
 class EntryAnswer(NamedTuple):
     """The entry, and where the machine is now. The offsets are how far the kernel was moved in physical and in linear memory."""
 
@@ -447,6 +461,7 @@ ANSWERS: Mapping[str, type[Any]] = MappingProxyType(
         "rsdp": AcpiTablesAnswer,
         "entry": EntryAnswer,
         "pagewalk": PageWalkAnswer,
+        "dmesg": LogAnswer,
         "pagemap": PageRangesAnswer,
         "memory": MemoryAnswer,
         "disas": DisassemblyAnswer,

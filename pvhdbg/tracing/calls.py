@@ -24,6 +24,7 @@ _MOST = 24  # calls that are told
 _PAGE = 0x1000
 _FRAME = 1 << 16  # bytes of the largest frame that is believed
 _STOPS = re.compile(r"panic|assert|abort|die|fatal|bug|fail|error|halt", re.IGNORECASE)
+_ARGUMENTS = ("rdi", "rsi", "rdx", "rcx", "rax")  # of the System V ABI, and of GCC's own for static functions of 32 bits
 _WORDS = 24  # of a frame that are looked at for strings
 _STRING = re.compile(rb"[\x20-\x7e\t\n]{4,200}\0")
 _ORC = ("__start_orc_unwind_ip", "__stop_orc_unwind_ip", "__start_orc_unwind")
@@ -75,7 +76,12 @@ def chain(state: Mapping[str, int], around: Surroundings) -> tuple[Call, ...]:
     if orc is not None:
         frames += [(frame, By.ORC) for frame in orc.unwind(here)]
     if len(frames) == 1:
-        frames += [(frame, By.FRAME) for frame in _by_frame_pointers(here, memory)]
+        framed = _by_frame_pointers(here, memory)
+        # A function that never returns, and one at its beginning, has no frame: its return address is on top of the stack.
+        top = memory.word_at(here.stack)
+        if framed and top is not None and memory.is_return(top) and top != framed[0].pc:
+            frames.append((_Frame(top, here.stack + memory.word, here.base), By.STACK))
+        frames += [(frame, By.FRAME) for frame in framed]
     if len(frames) == 1:
         frames += [(_Frame(word, at, 0), By.STACK) for at, word in words(state, around) if memory.is_return(word)]
     return tuple(_call(frame, by, memory, around, index) for index, (frame, by) in enumerate(frames[:_MOST]))
@@ -85,7 +91,7 @@ def _call(frame: _Frame, by: By, memory: _Memory, around: Surroundings, index: i
     # A return address may be that of the next function, where the call is the last thing that a function does.
     name = around.name(frame.pc - (1 if index else 0))
     shown = around.name(frame.pc) if name is None or not index else _plus_one(name)
-    strings = memory.strings(frame.stack) if name is not None and _STOPS.search(name) and by is not By.STACK else ()
+    strings = memory.strings(frame.stack, index == 0) if name is not None and _STOPS.search(name) and by is not By.STACK else ()
     return Call(frame.pc, shown, by, strings)
 
 
@@ -132,13 +138,13 @@ class _Memory:
         by_register = any(before[7 - size] == 0xFF and before[8 - size] >> 3 & 7 == 2 for size in (2, 3, 4, 6, 7))
         return before[2] == 0xE8 or by_register
 
-    def strings(self, stack: int) -> tuple[str, ...]:
-        """The strings of the kernel's image that the first words of a frame point to."""
+    def strings(self, stack: int, innermost: bool) -> tuple[str, ...]:
+        """The strings of the kernel's image that the first words of a frame point to; of the innermost one also the registers."""
         found: dict[str, None] = {}
-        for index in range(_WORDS):
-            pointer = self.word_at(stack + index * self.word)
+        held = [self._registers.get(name) for name in _ARGUMENTS] if innermost else []
+        for pointer in (*held, *(self.word_at(stack + index * self.word) for index in range(_WORDS))):
             if pointer is None:
-                break
+                continue
             physical = self._around.linked(pointer)
             if self._around.holds(physical) is None:
                 continue

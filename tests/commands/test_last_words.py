@@ -1,0 +1,125 @@
+"""The words of the dead: Linux' log buffer, what its lines mean, the call chain, and a panic that is found when it happens."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pvhdbg
+from pvhdbg.tracing.addresses import Surroundings
+from pvhdbg.tracing.calls import By
+from pvhdbg.tracing.last_words import telling
+from tests.support.cli_runner import Cli, Machine
+from tests.support.programs import need
+
+HALT = "panic=-1 console=ttyS0"
+
+
+@pytest.mark.boot
+@pytest.mark.slow
+def test_a_panic_is_stopped_at_and_told_with_its_calls(vmlinux: Path) -> None:
+    """The kernel's own trace, on its serial port, names the same calls."""
+    found = pvhdbg.why(str(vmlinux), append=HALT, seconds=60.0)
+    assert (found.death.kind.value, found.explanation.cause) == ("panic", "panic")
+    assert "VFS: Unable to mount root fs" in found.explanation.verdict
+    assert "no root= on its command line, and no initrd" in found.explanation.verdict
+    lines = list(found.serial)
+    start = next(index for index, line in enumerate(lines) if re.search(r"\] +panic\+0x", line))
+    theirs = [match[1] for line in lines[start + 1 :] if (match := re.search(r"\]  ([\w.]+\+0x[0-9a-f]+)/0x", line))]
+    assert [call.name for call in found.calls][:1] == ["panic"]
+    assert [call.name for call in found.calls][1 : 1 + len(theirs)] == theirs
+    assert len(theirs) > 3
+    assert all(call.by is By.ORC for call in found.calls[1:])
+    assert found.ran[0].blocks > 1000
+    assert found.ran[0].functions[-1] == theirs[0].partition("+")[0]
+
+
+@pytest.mark.boot
+@pytest.mark.slow
+def test_the_log_buffer_holds_what_the_serial_port_got(cli: Cli, machine: Any, vmlinux: Path) -> None:
+    theirs: Machine = machine("-m", "512M", "-append", "console=ttyS0", kernel=str(vmlinux))
+    cli("wait", theirs.socket, "--until", "mount_root", "--for", "60").ok()
+    by_symbols = cli("dmesg", theirs.socket, "--here", "--kernel", vmlinux, "--format", "json").ok().json()["messages"]
+    texts = {one["text"].replace("\\t", " ").strip() for one in by_symbols}
+    lines = [re.sub(r"^\[ *[\d.]+\] ", "", line).replace("\t", " ").strip() for line in theirs.serial().splitlines()]
+    assert len(lines) > 100
+    assert [line for line in lines if line and line not in texts] == []
+    assert all(one["seconds"] is not None and 0 <= one["level"] < 8 for one in by_symbols)
+
+
+@pytest.mark.boot
+def test_a_kernel_in_c_that_stops_itself(tmp_path: Path) -> None:
+    need("gcc", "ld")
+    source = Path(__file__).parents[1] / "support" / "assertive.c"
+    part, kernel = tmp_path / "a.o", tmp_path / "assertive.elf"
+    flags = [
+        "-m32",
+        "-O1",
+        "-fno-omit-frame-pointer",
+        "-fno-pic",
+        "-fno-stack-protector",
+        "-ffreestanding",
+        "-fno-asynchronous-unwind-tables",
+    ]
+    subprocess.run(
+        ["gcc", *flags, "-fno-optimize-sibling-calls", "-fno-ipa-sra", "-fno-ipa-cp", "-c", "-o", part, source], check=True
+    )
+    subprocess.run(
+        [
+            "ld",
+            "-m",
+            "elf_i386",
+            "-static",
+            "--build-id=none",
+            "-z",
+            "noexecstack",
+            "-Ttext=0x100000",
+            "-e",
+            "start",
+            "-o",
+            kernel,
+            part,
+        ],
+        check=True,
+    )
+    found = pvhdbg.why(str(kernel), seconds=25.0)
+    assert found.death.kind.value == "halted"
+    names = [(call.name or "").partition("+")[0] for call in found.calls]
+    assert names[:5] == ["panic", "find_devices", "start_drivers", "kernel_main", "start"]
+    assert {call.by for call in found.calls[2:5]} == {By.FRAME}
+    assert "assertion failed: devices > 0" in found.calls[0].strings
+
+
+@pytest.mark.parametrize(
+    ("line", "about", "meaning"),
+    [
+        ("Kernel panic - not syncing: VFS: Unable to mount root fs on x", {"command_line": "quiet", "initrd": b""}, "no root="),
+        ("Kernel panic - not syncing: VFS: Unable to mount root fs on x", {"command_line": "root=/dev/vda", "initrd": b""}, "no initrd: the driver"),
+        ("Initramfs unpacking failed: invalid magic at start of compressed archive", {"initrd": b"#!/bin/s"}, "begins with 23 21 2f 62 69 6e"),
+        ("Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100", {}, "ended with status 1"),
+        ("Kernel panic - not syncing: Attempted to kill init! exitcode=0x0000000b", {}, "by signal 11"),
+        ("Kernel panic - not syncing: System is deadlocked on memory", {}, "too little memory"),
+        ("Failed to execute /init (error -8)", {}, "not one that this kernel runs"),
+        ("BUG: kernel NULL pointer dereference, address: 0000000000000010", {}, "a null pointer"),
+        ("kernel BUG at mm/slub.c:4000!", {}, "stopped itself"),
+        ("RIP: 0010:do_it+0x4/0x10", {}, "the instruction"),
+        ("assertion failed: x > 0", {}, ""),
+        ("Panic on CPU 0:", {}, ""),
+    ],
+)  # fmt: skip
+def test_a_line_and_its_usual_cause(line: str, about: dict[str, Any], meaning: str) -> None:
+    around = Surroundings(read=lambda _address, size: bytes(size), **about)
+    (told,) = telling(["hello", f"[    1.000000] {line}"], around)
+    assert line in told.line
+    assert meaning in told.meaning
+
+
+@pytest.mark.parametrize(
+    "line", ["Command line: panic=-1", " panic+0x118/0x2f4", "fatal signal handling is on", "x86/fpu: Supporting XSAVE"]
+)
+def test_a_line_that_says_nothing(line: str) -> None:
+    assert telling([line], Surroundings(read=lambda _address, size: bytes(size))) == ()
