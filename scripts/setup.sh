@@ -3,8 +3,8 @@
 # Does only what is missing, so it is quick the second time. Exit status 0: everything is there.
 #
 #   --tests      also what only the tests use: gcc, which is asked how it lays structures out, rustc, whose words the fixes are
-#                given in, zstd, which unpacks where Python has no module, Chromium, which the HTML report is looked at with, and
-#                Perl's TAP parser
+#                given in, zstd, which unpacks where Python has no module, zsh and fish, which complete commands, Chromium, which
+#                the HTML report is looked at with, and Perl's TAP parser
 #   PYTHON=...   the Python to make .venv with (default: python3, or the newest python3.N there is; 3.10 is the oldest)
 
 set -euo pipefail
@@ -76,6 +76,8 @@ missing_packages() {
         have zstd || echo zstd
         have git || echo git
         have setsid || echo util-linux
+        have zsh || echo zsh
+        have fish || echo fish
         perl -MTAP::Parser -e1 >/dev/null 2>&1 || echo perl
         # Ubuntu has Chromium as a snap only, which containers do not run: install Chrome by hand there
         have_browser || grep -qs '^ID=ubuntu' /etc/os-release || echo chromium

@@ -138,6 +138,18 @@ class Command:
     repeats: bool = False  # an empty line at the prompt repeats it
     converses: bool = False  # on a terminal the prompt follows it
 
+    def output_arguments(self) -> tuple[Argument, ...]:
+        """The arguments of the command line for the answer: its format, its file, its colour."""
+        found = []
+        if "json" in self.formats:
+            found.append(argument("--format", choices=self.formats, default="text", help="the format of the answer"))
+            if not self.writes:
+                found.append(argument("--output", metavar="FILE", help="write the answer to this file instead of the terminal"))
+            words = "also write it to FILE in that format; may be given several times"
+            found.append(argument("--report", action="append", metavar="FORMAT=FILE", default=[], help=words))
+        colours = ("auto", "always", "never")
+        return (*found, argument("--color", choices=colours, default="auto", help="colour (NO_COLOR is honoured)"))
+
     @property
     def writes(self) -> bool:
         """Whether the file of its --output is its own, and not that of the answer."""

@@ -54,7 +54,7 @@ def parse(words: list[str]) -> tuple[Command, dict[str, Any]]:
     words = gathered(words)
     if words[:1] == ["help"]:
         words = [*words[1:], "--help"]
-    command = _command(words)
+    command = command_of(words)
     if command is None:
         raise _no_command(words)
     if passed_on and not command.passes_on:
@@ -70,7 +70,7 @@ def parse(words: list[str]) -> tuple[Command, dict[str, Any]]:
 def _no_command(words: list[str]) -> BadInput:
     """The error for words that name no command. Raises SystemExit after an overview that was asked for."""
     if not words or words[0].startswith("-"):
-        overview = _overview()
+        overview = overview_parser()
         if not words:
             overview.print_help()
             raise SystemExit(BadInput.exit_code)
@@ -89,7 +89,7 @@ def _no_command(words: list[str]) -> BadInput:
 
 
 def _values(command: Command, words: list[str]) -> dict[str, Any]:
-    parser = _parser(command)
+    parser = parser_of(command)
     values, unknown = parser.parse_known_args(words)
     if not unknown:
         return vars(values)
@@ -161,13 +161,13 @@ def gathered(words: list[str]) -> list[str]:
     return joined
 
 
-def _command(words: list[str]) -> Command | None:
+def command_of(words: list[str]) -> Command | None:
     """The command with the longest name that the words begin with: `trace query` is not `trace`."""
     named = [command for command in COMMANDS if words[: len(parts := command.name.split())] == parts]
     return max(named, key=lambda command: len(command.name), default=None)
 
 
-def _parser(command: Command) -> argparse.ArgumentParser:
+def parser_of(command: Command) -> argparse.ArgumentParser:
     parser = _Parser(
         prog=f"pvhdbg {command.name}",
         usage=_usage(command),
@@ -183,18 +183,8 @@ def _parser(command: Command) -> argparse.ArgumentParser:
             sections[title] = parser.add_argument_group(title)
         (sections[title] if title else parser).add_argument(*one.names, **one.options)
     output = parser.add_argument_group("output")
-    if "json" in command.formats:
-        output.add_argument("--format", choices=command.formats, default="text", help="the format of the answer")
-        if not command.writes:
-            output.add_argument("--output", metavar="FILE", help="write the answer to this file instead of the terminal")
-        output.add_argument(
-            "--report",
-            action="append",
-            metavar="FORMAT=FILE",
-            default=[],
-            help="also write it to FILE in that format; may be given several times",
-        )
-    output.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="colour (NO_COLOR is honoured)")
+    for one in command.output_arguments():
+        output.add_argument(*one.names, **one.options)
     return parser
 
 
@@ -225,7 +215,7 @@ def _epilog(command: Command) -> str | None:
     return "\n".join(lines) or None
 
 
-def _overview() -> argparse.ArgumentParser:
+def overview_parser() -> argparse.ArgumentParser:
     parser = _shown("pvhdbg", overview(), CLOSING)
     parser.add_argument("-V", "--version", action="version", version=f"pvhdbg {VERSION}")
     return parser

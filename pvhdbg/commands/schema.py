@@ -19,15 +19,19 @@ class SchemaOptions(NamedTuple):
     name: str | None = None
 
 
+def names() -> list[str]:
+    """The names of all schemas."""
+    return sorted(one.removesuffix(_ENDING) for one in os.listdir(FOLDER) if one.endswith(_ENDING))
+
+
 @takes(SchemaOptions)
 def schema(options: SchemaOptions, context: Context) -> Answer:
     """`schema`: one schema, or their names. Raises BadInput for a name that there is not."""
-    names = sorted(one.removesuffix(_ENDING) for one in os.listdir(FOLDER) if one.endswith(_ENDING))
     if options.name is None:
-        ids = tuple(f"pvhdbg/{name}/1" for name in names)
+        ids = tuple(f"pvhdbg/{name}/1" for name in names())
         return Answer(lambda _: "".join(f"{one}\n" for one in ids), lambda: render(SchemasAnswer(ids)))
     name = options.name.removeprefix("pvhdbg/").removesuffix("/1")
-    if name not in names:
+    if name not in names():
         raise BadInput(f"{options.name} is not a schema", "list them with: pvhdbg schema")
     with open(os.path.join(FOLDER, f"{name}{_ENDING}"), encoding="utf-8") as file:
         text = file.read().rstrip("\n") + "\n"

@@ -728,6 +728,19 @@ COMMANDS: tuple[Command, ...] = (
         live_example="explain PVH-TR-LIMIT",
     ),
     Command(
+        "completion",
+        "print the script with which a shell completes pvhdbg's commands",
+        "pvhdbg completion bash",
+        "pvhdbg.commands.completion:completion",
+        (
+            argument("shell", metavar="SHELL", nargs="?", choices=("bash", "zsh", "fish"), help="bash, zsh or fish"),
+            argument("--words", action="store_true", help="list what may come next on the line behind --, for these scripts"),
+        ),
+        formats=("text",),
+        passes_on=True,
+        passes_to="the completion",
+    ),
+    Command(
         "doctor",
         "show what is installed of all that pvhdbg uses, which commands need it, and how to get it",
         "pvhdbg doctor",

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
-import sys
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -625,30 +622,6 @@ def test_pvhdbg_gdb_and_bad_input(cli: Cli) -> None:
     cli("gdb", ":99999").complaint(2, "TCP port")
     cli("gdb", HELLO, "unix:/tmp/a\nb").complaint(2, "printable")
     cli("gdb", HELLO, ":1", env={"PATH": str(cli.folder)}).complaint(3, "not installed")
-
-
-@pytest.mark.gdb
-def test_the_installed_script(cli: Cli) -> None:
-    """The wheel holds it; GDB's own Python then needs nothing else of where it lies."""
-    source = cli.folder / "source"
-    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "build", "tests", "__pycache__", "*.egg-info"), symlinks=True)
-    built = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--no-index", "-w", cli.folder, source],
-        capture_output=True, text=True, check=False, timeout=100, env={**os.environ, "PYTHONWARNINGS": ""},
-    )  # fmt: skip
-    assert built.returncode == 0, built.stderr[-3000:]
-    (wheel,) = cli.folder.glob("*.whl")
-    installed = cli.folder / "site-packages"
-    zipfile.ZipFile(wheel).extractall(installed)
-    ran = cli("gdb-path", env={"PYTHONPATH": str(installed)}).ok()
-    path = Path(ran.out.rstrip("\n"))
-    assert path.is_relative_to(installed)
-    where = "python import pvhdbg.version; print(pvhdbg.version.__file__)"
-    left = f"python print({str(installed)!r} in sys.path)"
-    gdb = Gdb("pvh explain PVH-CR0-PE", where, left, script=path)
-    assert "cr0.PE is set" in gdb["pvh explain PVH-CR0-PE"]
-    assert gdb[where].startswith(str(installed))
-    assert gdb[left] == "False\n"
 
 
 @pytest.mark.gdb
