@@ -48,6 +48,11 @@ def test_links_lead_to_what_is_there(page: Path) -> None:
         assert not anchor or anchor in _anchors(there), target
 
 
+def test_it_is_short_and_a_picture_of_it_is_there() -> None:
+    assert len(README.splitlines()) <= 170
+    assert {"docs/images/why.svg", "docs/images/report.png"} <= set(re.findall(r"^!\[[^]]+\]\((\S+)\)$", README, re.MULTILINE))
+
+
 def _commands(page: Path) -> list[str]:
     text = page.read_text(encoding="utf-8")
     lines = [line.removeprefix("$ ") for block in _blocks(text) for line in block.splitlines()]
@@ -95,7 +100,9 @@ def test_what_make_demo_prints(cli: Cli) -> None:
 
 
 def _shown(command: str) -> tuple[list[str], str]:
-    block = next(block for block in _blocks(README) if block.startswith(f"$ pvhdbg {command} pvhdbg/guests/"))
+    """The command and its output of the page that shows one of a sample guest."""
+    everywhere = [block for page in PAGES for block in _blocks(page.read_text(encoding="utf-8"))]
+    block = next(block for block in everywhere if block.startswith(f"$ pvhdbg {command} pvhdbg/guests/"))
     words = shlex.split(block.splitlines()[0].removeprefix("$ pvhdbg "))
     return [str(ROOT / word) if word.startswith("pvhdbg/") else word for word in words], block
 
