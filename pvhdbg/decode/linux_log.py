@@ -17,7 +17,7 @@ from typing import NamedTuple
 from pvhdbg.errors import MemoryUnreadable
 from pvhdbg.model import Unavailable
 
-Read = Callable[[int, int], bytes]  # linear address, size; raises MemoryUnreadable
+ReadLinear = Callable[[int, int], bytes]  # linear address, size; raises MemoryUnreadable
 
 _MOST_RECORDS = 1 << 18
 _MOST_BYTES = 1 << 25  # of text
@@ -61,7 +61,7 @@ class Ring(NamedTuple):
     text: int
 
 
-def from_ring(read: Read, pointer: int, word: int) -> list[Message]:
+def from_ring(read: ReadLinear, pointer: int, word: int) -> list[Message]:
     """The messages of the ring that the word at `pointer` (the symbol `prb`) points to; none where there is no sound ring.
 
     `word` is the size of a long in the kernel, 4 or 8 bytes.
@@ -80,7 +80,7 @@ def from_ring(read: Read, pointer: int, word: int) -> list[Message]:
         return []
 
 
-def from_buffer(read: Read, address: int) -> list[Message]:
+def from_buffer(read: ReadLinear, address: int) -> list[Message]:
     """The messages of a buffer as it was before Linux 5.10, which begins at `address` (the symbol `__log_buf`)."""
     found: list[Message] = []
     at = address
@@ -120,7 +120,7 @@ def _ring(head: bytes, word: int, extra: int) -> Ring | None:
     return ring if ring.descriptors and ring.infos and ring.text else None
 
 
-def _messages(read: Read, ring: Ring, word: int) -> Iterator[Message]:
+def _messages(read: ReadLinear, ring: Ring, word: int) -> Iterator[Message]:
     count, size = 1 << ring.count_bits, 1 << ring.size_bits
     id_mask = (1 << 8 * word - 2) - 1
     first, last = ring.tail & id_mask, ring.head & id_mask
@@ -144,14 +144,14 @@ def _messages(read: Read, ring: Ring, word: int) -> Iterator[Message]:
         yield Message(nanoseconds / _NANO, flags >> 5, data)
 
 
-def _cyclic(read: Read, base: int, count: int, size: int, first: int, wanted: int) -> bytes:
+def _cyclic(read: ReadLinear, base: int, count: int, size: int, first: int, wanted: int) -> bytes:
     """`wanted` elements of an array that goes on at its beginning, from number `first` on."""
     straight = min(wanted, count - first)
     data = read(base + first * size, straight * size)
     return data + read(base, (wanted - straight) * size) if wanted > straight else data
 
 
-def _info_size(read: Read, ring: Ring, at: int, count: int) -> int:
+def _info_size(read: ReadLinear, ring: Ring, at: int, count: int) -> int:
     """Bytes of a struct printk_info: 88, or more where the kernel also keeps the task (CONFIG_PRINTK_EXECUTION_CTX)."""
     for size in (88, 112, 104, 96):
         if at + 1 < count:
@@ -167,7 +167,7 @@ class _Text:
 
     _PIECE = 1 << 12
 
-    def __init__(self, read: Read, base: int, size: int) -> None:
+    def __init__(self, read: ReadLinear, base: int, size: int) -> None:
         self._read, self._base, self._size = read, base, size
         self._pieces: dict[int, bytes] = {}
 
@@ -218,7 +218,7 @@ def _without_rest(text: bytes) -> bytes:
 # --- before 5.10 --------------------------------------------------------------------------------------------------
 
 
-def _old_record(read: Read, at: int) -> tuple[Message, int] | None:
+def _old_record(read: ReadLinear, at: int) -> tuple[Message, int] | None:
     """One struct printk_log, and its length; None where there is none."""
     nanoseconds, size, length, extra, _, flags = struct.unpack("<QHHHBB", read(at, 16))
     if size < 16 or size > _LONGEST or length + extra > size - 16 or size % 4:

@@ -11,12 +11,11 @@ from pvhdbg.errors import MemoryUnreadable
 from pvhdbg.tracing.calls import LastFunctions
 from pvhdbg.tracing.event import Event
 from pvhdbg.tracing.recording import RING, Executed, Recording
+from pvhdbg.tracing.symbol_text import Name
 
 _PATH = 8  # instructions
 _FUNCTIONS = 12
 _LOOKED_AT = 64  # blocks whose instructions are decoded at most
-
-Name = Callable[[int], str | None]
 
 
 def last_functions(recording: Recording, name: Name) -> list[LastFunctions]:

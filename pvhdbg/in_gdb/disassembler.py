@@ -17,7 +17,7 @@ from pvhdbg.decode.text import printable, shorten
 from pvhdbg.targets.gdb_quiet import silence
 
 Work = Callable[[], "disassembly.Instruction | None"]
-Call = Callable[[Work], "disassembly.Instruction | None"]
+Asker = Callable[[Work], "disassembly.Instruction | None"]
 _LONGEST = 200  # characters of an instruction with the name of a symbol
 _NAMES = {16: "i8086", 32: "i386", 64: "i386:x86-64"}
 
@@ -29,7 +29,7 @@ def install() -> None:
 
 
 @contextmanager
-def asked_through(call: Call) -> Iterator[None]:
+def asked_through(call: Asker) -> Iterator[None]:
     """Meanwhile another thread disassembles: `call` does its work in GDB's thread, the only one that may use GDB."""
     _GDB.call = call
     try:
@@ -44,7 +44,7 @@ def _directly(work: Work) -> disassembly.Instruction | None:
 
 class _ByGdb:
     def __init__(self) -> None:
-        self.call: Call = _directly
+        self.call: Asker = _directly
         self._architectures: dict[int, gdb.Architecture] = {}
 
     def first(self, code: bytes, address: int, bits: int) -> disassembly.Instruction | None:

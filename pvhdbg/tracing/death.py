@@ -61,7 +61,7 @@ class Touched:
 
 
 @dataclass(frozen=True)
-class Standing:
+class StoppedCpu:
     """Where one CPU of several stands at the end: its registers, the instruction, what that touches, and the features that it needs."""
 
     cpu: int
@@ -113,7 +113,7 @@ class Death:
     ran_before: int | None = None
     cpu: int | None = None
     ended: DeathKind | None = None
-    standing: tuple[Standing, ...] = ()
+    standing: tuple[StoppedCpu, ...] = ()
 
     @property
     def vmm_bug(self) -> VmmBug | None:

@@ -176,7 +176,7 @@ def _fault(draft: Draft, death: Death, fault: Fault, around: Surroundings, disas
     why = faults.undeliverable(last.vector or 0, state, around)
     if why:
         draft.sentences.append(f"{'That' if nested else 'The fault'} could not be handled: {why.words}")
-        if last.kind is FaultKind.SOFTWARE_INTERRUPT and why.gate is faults.Gate.SELECTOR:
+        if last.kind is FaultKind.SOFTWARE_INTERRUPT and why.gate is faults.GateFault.SELECTOR:
             draft.cause = "bad IDT gate"
             draft.next = "give the IDT's gates the selector of a code segment in the GDT that is loaded"
         if faults.untouched_idt(state, around):

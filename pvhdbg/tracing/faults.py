@@ -90,7 +90,7 @@ def descriptor(selected: int, state: Mapping[str, int], around: Surroundings, *,
     return ""
 
 
-class Gate(Enum):
+class GateFault(Enum):
     """What is wrong with an entry of the IDT."""
 
     MISSING = "missing"  # behind the IDT's limit
@@ -103,7 +103,7 @@ class Gate(Enum):
 class Undeliverable(NamedTuple):
     """Why the CPU could not call a handler, in words."""
 
-    gate: Gate
+    gate: GateFault
     words: str
 
 
@@ -116,23 +116,23 @@ def undeliverable(vector: int, state: Mapping[str, int], around: Surroundings) -
     size = 16 if long_mode_active(state) else 4 if real else 8
     kept = "; it is still the loader's IDT" if untouched_idt(state, around) else ""
     if vector * size + size - 1 > limit:
-        return Undeliverable(Gate.MISSING, f"the IDT (limit {limit:#x}) has no entry for vector {vector}{kept}")
+        return Undeliverable(GateFault.MISSING, f"the IDT (limit {limit:#x}) has no entry for vector {vector}{kept}")
     if real:
         return None
     at = classify(base + vector * size, state, around)
     if at.walk is None or at.walk.physical is None:
-        return Undeliverable(Gate.NOT_READABLE, f"the IDT at {base:#x} is not mapped{kept}")
+        return Undeliverable(GateFault.NOT_READABLE, f"the IDT at {base:#x} is not mapped{kept}")
     gate = _read(base + vector * size, size, state, around)
     if gate is None:
-        return Undeliverable(Gate.NOT_READABLE, f"the IDT at {base:#x} cannot be read{kept}")
+        return Undeliverable(GateFault.NOT_READABLE, f"the IDT at {base:#x} cannot be read{kept}")
     entry = f"the IDT's entry for vector {vector}"
     if not gate[5] >> 7 & 1:
-        return Undeliverable(Gate.NOT_PRESENT, f"{entry} is not present{kept}")
+        return Undeliverable(GateFault.NOT_PRESENT, f"{entry} is not present{kept}")
     if gate[5] & 0x1F not in _GATES:
-        return Undeliverable(Gate.NOT_A_GATE, f"{entry} is not a gate (type {gate[5] & 0x1F:#x}){kept}")
+        return Undeliverable(GateFault.NOT_A_GATE, f"{entry} is not a gate (type {gate[5] & 0x1F:#x}){kept}")
     selected = int.from_bytes(gate[2:4], "little")
     wrong = descriptor(selected, state, around, code=True) if gate[5] & 0x1F != _TASK_GATE else ""
-    return Undeliverable(Gate.SELECTOR, f"{entry} names selector {selected:#x}, and {wrong}{kept}") if wrong else None
+    return Undeliverable(GateFault.SELECTOR, f"{entry} names selector {selected:#x}, and {wrong}{kept}") if wrong else None
 
 
 def _read(address: int, size: int, state: Mapping[str, int], around: Surroundings) -> bytes | None:

@@ -23,7 +23,18 @@ from tests.support.cli_runner import HELLO, ROOT, Cli, scratch
 LONG_MODE = str(guest("long_mode"))
 
 # They write a file, or hand over to another program, and show nothing.
-SHOW_NOTHING = {"release", "repl", "trace export", "snapshot save", "snapshot export", "expect", "gdb", "gdb-path", "extract"}
+SHOW_NOTHING = {
+    "release",
+    "repl",
+    "trace export",
+    "snapshot save",
+    "snapshot export",
+    "expect",
+    "gdb",
+    "gdb-path",
+    "extract",
+    "completion",
+}
 
 
 @cache

@@ -17,7 +17,7 @@ from pvhdbg.targets.run import RunEnd, run
 from pvhdbg.targets.target import RESET_RIP, Stop, StopKind, Target
 from pvhdbg.tracing.addresses import Surroundings
 from pvhdbg.tracing.cpu_text import decode, of_cpu
-from pvhdbg.tracing.death import Death, DeathKind, Standing, Touched, chain_of, panicked
+from pvhdbg.tracing.death import Death, DeathKind, StoppedCpu, Touched, chain_of, panicked
 from pvhdbg.tracing.encoding import LONGEST, length
 from pvhdbg.tracing.engines.engine import TraceEnd
 from pvhdbg.tracing.engines.followed import Followed
@@ -98,10 +98,10 @@ class Examiner:
             return replace(death, cpu=same[0] if len(same) == 1 else None)
         return replace(death, standing=tuple(self._standing_at(cpu, state) for cpu, state in states.items()))
 
-    def _standing_at(self, cpu: int, state: dict[str, int]) -> Standing:
+    def _standing_at(self, cpu: int, state: dict[str, int]) -> StoppedCpu:
         pc, mode = pc_in(state) or 0, mode_in(state) or Mode.PROTECTED
         at = Event(0, pc, mode, self.code_at(pc, state), cpu=cpu)
-        return Standing(cpu, state, at, self._touched(at, state), features(at.code, mode.bits))
+        return StoppedCpu(cpu, state, at, self._touched(at, state), features(at.code, mode.bits))
 
     def by_stop(self, stop: Stop) -> Death | None:
         """The death that a stop of the machine means; None where it means none."""
