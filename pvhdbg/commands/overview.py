@@ -8,7 +8,7 @@ from pvhdbg.commands.declare import Command
 from pvhdbg.commands.table import COMMANDS
 
 TOPICS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("judge a hand-off", ("check", "run", "attach", "probe", "diff", "expect")),
+    ("judge a hand-off", ("check", "run", "attach", "probe", "diff", "expect", "stress")),
     ("inspect a kernel file, without a machine", ("elf", "extract")),
     ("what was handed over", ("info", "cmdline", "memmap", "modules", "rsdp", "fwcfg")),
     ("the CPU and its tables", ("regs", "segments", "mode", "gdt", "idt", "tss")),

@@ -1,0 +1,198 @@
+"""`pvhdbg stress`: change what the ABI leaves open, boot, and say which change the guest does not survive."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from functools import cache, partial
+from textwrap import wrap as wrapped
+from typing import TYPE_CHECKING, NamedTuple
+
+from pvhdbg.commands.declare import Answer, Context, takes
+from pvhdbg.commands.formats import JUDGED, of_boot
+from pvhdbg.decode.text import printable
+from pvhdbg.driver.options import time_limit
+from pvhdbg.errors import BadInput
+from pvhdbg.machine.options import SubjectOptions
+from pvhdbg.machine.subject_kind import refuse_all_but_kernels
+from pvhdbg.report.findings import VIOLATED
+from pvhdbg.report.json_text import written
+
+if TYPE_CHECKING:
+    from pvhdbg.report.document import Report
+    from pvhdbg.report.style import Style
+    from pvhdbg.rules.declare import Verdict
+    from pvhdbg.stress.campaign import StressResult
+    from pvhdbg.stress.mutation import Mutation
+    from pvhdbg.stress.trial import Trial
+
+_SECONDS = 30.0
+
+
+class StressOptions(NamedTuple):
+    """The options of `stress`. `only` and `skip` are ids of mutations, `seconds` what each boot gets."""
+
+    about: SubjectOptions = SubjectOptions()
+    list: bool = False
+    until: str | None = None
+    seconds: float | None = None
+    only: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+    rounds: int = 0
+    seed: int = 1
+    jobs: int | None = None
+    strict: bool = False
+
+
+@takes(StressOptions)
+def stress(options: StressOptions, context: Context) -> Answer:
+    """`stress`: the exit code is 0 where the guest survives every mutation, 1 where it does not; 3 where it does not boot unchanged."""
+    from pvhdbg.stress.catalogue import choose
+
+    chosen = choose(options.only)
+    if options.skip:
+        skipped = set(choose(options.skip))
+        chosen = tuple(one for one in chosen if one not in skipped)
+    if options.list:
+        return Answer(lambda style: _listed(chosen, style), lambda: written(_list_document(chosen)))
+    if not options.about.subject:
+        raise BadInput("stress needs a kernel file", "name it, or list the mutations with --list")
+    refuse_all_but_kernels(options.about.subject)
+    return _run(options, chosen, context)
+
+
+def _run(options: StressOptions, chosen: tuple[Mutation, ...], context: Context) -> Answer:
+    from pvhdbg.kernel.image import open_kernel
+    from pvhdbg.stress.campaign import Campaign
+    from pvhdbg.stress.trial import Wish, default_goal
+
+    if not 0 <= options.rounds <= 100_000:
+        raise BadInput(f"--rounds {options.rounds} is not a number of boots", "give a number from 0 to 100000")
+    jobs = options.jobs if options.jobs is not None else len(os.sched_getaffinity(0))
+    if not 1 <= jobs <= 256:
+        raise BadInput(f"--jobs {jobs} is not a number of machines", "give a number from 1 to 256")
+    with open_kernel(options.about.subject) as image:
+        goal = options.until or default_goal(image)
+    wish = Wish(options.about, goal, time_limit(options.seconds if options.seconds is not None else _SECONDS),
+                frozenset(one.id for one in chosen) if options.only else frozenset())  # fmt: skip
+    result = Campaign(wish, jobs, context.progress).run(chosen, goal, options.rounds, options.seed)
+    report = cache(lambda: _report(options, result))
+
+    def other(name: str) -> str:
+        return of_boot(report(), options.about.subject)[name]()
+
+    return Answer(
+        lambda style: _text(result, style),
+        lambda: written(_document(result)),
+        VIOLATED if result.killers else 0,
+        {name: partial(other, name) for name in JUDGED if name not in ("text", "json")},
+    )
+
+
+# --- as a report: each mutation is one more check of the hand-off ---------------------------------------------------
+
+
+def _report(options: StressOptions, result: StressResult) -> Report:
+    from pvhdbg.commands import judging
+    from pvhdbg.machine.subject import observe, open_subject
+    from pvhdbg.rules.catalogue import choose
+
+    observed = observe(open_subject(options.about))
+    report = judging.report(observed, choose((), ()), options.strict)
+    verdicts = tuple(_verdict(one) for one in (*result.trials, *result.sets))
+    return replace(report, verdicts=(*report.verdicts, *verdicts))
+
+
+def _verdict(trial: Trial) -> Verdict:
+    from pvhdbg.rules.declare import Outcome, Rule, Severity, Verdict, Violation
+    from pvhdbg.spec.revisions import REVISIONS
+    from pvhdbg.stress.catalogue import find
+    from pvhdbg.stress.trial import Fate
+
+    mutations = [find(one) for one in trial.ids]
+    title = " and ".join(one.title for one in mutations)
+    rule = Rule(
+        f"STRESS-{'+'.join(trial.ids)}".upper(),
+        f"the guest boots where {title}",
+        mutations[0].clause,
+        Severity.MUST,
+        frozenset(REVISIONS),
+        "The ABI leaves this open, so another VMM may do it.",
+    )
+    if trial.fate is Fate.NOT_TRIED:
+        return Verdict(rule, Outcome.NOT_APPLICABLE, Severity.MUST, reason=trial.cause)
+    if not trial.killed:
+        return Verdict(rule, Outcome.PASS, Severity.MUST)
+    return Verdict(rule, Outcome.FAIL, Severity.MUST, (Violation("the boot", "it reaches the goal", trial.cause),))
+
+
+# --- as text and JSON -----------------------------------------------------------------------------------------------
+
+
+def _text(result: StressResult, style: Style) -> str:
+    from pvhdbg.stress.campaign import words
+
+    trials = [*result.trials, *result.sets]
+    wide = max((len(_name(one)) for one in trials), default=0)
+    room = max(style.width - wide - 4, 40)
+    lines = [f"the unchanged guest reaches {printable(result.goal)}", ""]
+    for one in trials:
+        first, *rest = wrapped(words(one), room) or [""]
+        colour = "bad" if one.killed else "good" if not one.cause else "dim"
+        lines += [f"  {_name(one):<{wide}}  {style(colour, first)}", *(f"  {'':<{wide}}  {style(colour, line)}" for line in rest)]
+        if one.killed and one.next:
+            lines.append(f"  {'':<{wide}}  next: {one.next}")
+    return "\n".join([*lines, "", _conclusion(result), ""])
+
+
+def _name(trial: Trial) -> str:
+    return " + ".join(trial.ids)
+
+
+def _conclusion(result: StressResult) -> str:
+    from pvhdbg.stress.trial import Fate
+
+    tried = [one for one in result.trials if one.fate is not Fate.NOT_TRIED]
+    survived = sum(not one.killed for one in tried)
+    text = f"survives {survived} of {len(tried)} mutations"
+    left = len(result.trials) - len(tried)
+    if left:
+        text += f", {left} not tried"
+    if result.rounds:
+        text += f"; {result.rounds} random sets (seed {result.seed}), {len(result.sets)} smallest sets kill it"
+    return text
+
+
+def _document(result: StressResult) -> dict[str, object]:
+    return {
+        "schema": "pvhdbg/stress/1",
+        "goal": printable(result.goal),
+        "mutations": [_trial_document(one) for one in result.trials],
+        "rounds": result.rounds,
+        "seed": result.seed,
+        "sets": [_trial_document(one) for one in result.sets],
+        "conclusion": _conclusion(result),
+    }
+
+
+def _trial_document(trial: Trial) -> dict[str, object]:
+    return {"ids": list(trial.ids), "fate": trial.fate.value, "cause": trial.cause, "next": trial.next}
+
+
+def _listed(mutations: tuple[Mutation, ...], style: Style) -> str:
+    lines = []
+    for one in mutations:
+        lines += [f"{style('head', one.id)}  {one.title}", f"    {one.clause}"]
+        if one.done_by:
+            lines.append(f"    done by: {one.done_by}")
+    return "\n".join(lines) + "\n"
+
+
+def _list_document(mutations: tuple[Mutation, ...]) -> dict[str, object]:
+    return {
+        "schema": "pvhdbg/mutations/1",
+        "mutations": [
+            {"id": one.id, "title": one.title, "aspect": one.aspect.value, "clause": str(one.clause), "done_by": one.done_by}
+            for one in mutations
+        ],
+    }
