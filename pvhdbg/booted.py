@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import cached_property
 from types import TracebackType
@@ -320,15 +320,21 @@ def launch(
     *,
     spec: SpecName = "v1",
     timeout: float = 30.0,
+    mutate: Sequence[str] = (),
     progress: Progress = lambda _: None,
     **options: Unpack[LaunchArguments],
 ) -> Guest:
     """Start QEMU with a kernel (ELF, bzImage or compressed), run to its PVH entry, and hold it there.
 
-    `spec` is the revision to judge by, `timeout` in seconds. Raises PvhdbgError; TypeError for an unknown option.
+    `spec` is the revision to judge by, `timeout` in seconds. `mutate` are mutations of `pvhdbg stress`, which are made at the entry.
+    Raises PvhdbgError, BadInput for a mutation that this machine cannot have; TypeError for an unknown option.
     """
     about = subject_of("launch", kernel, LaunchArguments, options)
     about = about._replace(spec=spec, way=about.way._replace(timeout=timeout))
+    if mutate:
+        from pvhdbg.stress.trial import launched
+
+        return Guest(launched(mutate, about, progress))
     return Guest(boot_kernel(about, progress, whole=True, onward=True))
 
 

@@ -68,9 +68,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """pytest determines its root folder before it knows our options: it takes a word after one of them for a test's path,
+    """Declare the marker. Also: pytest determines its root folder before it knows our options: it takes a word after one of them for a test's path,
     and a kernel elsewhere moves the root there, away from the project's ini file. Raises UsageError where that has happened.
     """
+    config.addinivalue_line(
+        "markers", "pvh_stress(*ids): run the test once with each mutation of `pvhdbg stress` (all without ids); pvh_boot makes it"
+    )
     here, words = config.invocation_params.dir, config.invocation_params.args
     if hasattr(config, "workerinput") or config.rootpath in (here, *here.parents):
         return
@@ -98,6 +101,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     qemus = _qemus(metafunc.config)
     if "pvh_qemu" in metafunc.fixturenames and len(qemus) > 1:
         metafunc.parametrize("pvh_qemu", qemus, indirect=True, scope="session", ids=[os.path.basename(one) for one in qemus])
+    marker = metafunc.definition.get_closest_marker("pvh_stress")
+    if marker is not None and "pvh_mutation" in metafunc.fixturenames:
+        from pvhdbg.stress.catalogue import choose
+
+        try:
+            names = [one.id for one in choose(marker.args)]
+        except PvhdbgError as error:
+            raise pytest.UsageError(f"pvh_stress: {error.what}: {error.todo}") from error
+        metafunc.parametrize("pvh_mutation", names, indirect=True, ids=names)
 
 
 # --- fixtures -----------------------------------------------------------------------------------------------------
@@ -130,8 +142,17 @@ def pvh_kernel(request: pytest.FixtureRequest) -> Path | None:
 
 
 @pytest.fixture
-def pvh_boot(request: pytest.FixtureRequest, pvh_qemu: str | None, pvh_kernel: Path | None) -> Iterator[Callable[..., Guest]]:
-    """`pvh_boot(kernel=None, *, machine, memory, append, initrd, cpus, cpu, accel, qemu, extra, spec, timeout)` -> `Guest`.
+def pvh_mutation(request: pytest.FixtureRequest) -> str | None:
+    """The mutation that pvh_boot makes in a test that is marked `pvh_stress`; None in other tests."""
+    given = getattr(request, "param", None)
+    return None if given is None else str(given)
+
+
+@pytest.fixture
+def pvh_boot(
+    request: pytest.FixtureRequest, pvh_qemu: str | None, pvh_kernel: Path | None, pvh_mutation: str | None
+) -> Iterator[Callable[..., Guest]]:
+    """`pvh_boot(kernel=None, *, machine, memory, append, initrd, cpus, cpu, accel, qemu, extra, spec, timeout, mutate)` -> `Guest`.
 
     The arguments are those of `pvhdbg.launch`; defaults come from the options. The result is also a context manager: the
     guest then ends with the block, else with the test. Raises PvhdbgError; TypeError for an unknown argument.
@@ -142,12 +163,20 @@ def pvh_boot(request: pytest.FixtureRequest, pvh_qemu: str | None, pvh_kernel: P
         def start(kernel: str | os.PathLike[str] | None = None, **options: Any) -> Guest:
             __tracebackhide__ = True
             from pvhdbg.booted import launch
+            from pvhdbg.stress.mutation import CannotMutate
 
             given = kernel or pvh_kernel
             if given is None:
                 pytest.fail("pvh_boot() has no kernel: give one, or --pvh-kernel, or pvh_kernel in the ini file", pytrace=False)
             defaults = {"qemu": pvh_qemu, "machine": _option(request.config, "machine")}
-            one = stack.enter_context(launch(given, **{**defaults, **options}))
+            if pvh_mutation is not None:
+                options["mutate"] = [pvh_mutation, *options.get("mutate", ())]
+            try:
+                one = stack.enter_context(launch(given, **{**defaults, **options}))
+            except CannotMutate as why:
+                if pvh_mutation is None:
+                    raise
+                pytest.skip(f"{why.what}")
             boots.append(one)
             return one
 

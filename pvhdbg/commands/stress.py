@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache, partial
 from textwrap import wrap as wrapped
@@ -15,8 +16,8 @@ from pvhdbg.driver.options import time_limit
 from pvhdbg.errors import BadInput
 from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.machine.subject_kind import refuse_all_but_kernels
+from pvhdbg.report import answers
 from pvhdbg.report.findings import VIOLATED
-from pvhdbg.report.json_text import written
 
 if TYPE_CHECKING:
     from pvhdbg.report.document import Report
@@ -27,10 +28,13 @@ if TYPE_CHECKING:
     from pvhdbg.stress.trial import Trial
 
 _SECONDS = 30.0
+_MOST_ROUNDS = 100_000
+_MOST_JOBS = 256
 
 
 class StressOptions(NamedTuple):
-    """The options of `stress`. `only` and `skip` are ids of mutations, `seconds` what each boot gets."""
+    """The options of `stress`. `only` and `skip` are ids of mutations, `seconds` what each boot gets, `expect` a file that
+    describes the machine, and allows mutations."""
 
     about: SubjectOptions = SubjectOptions()
     list: bool = False
@@ -42,6 +46,7 @@ class StressOptions(NamedTuple):
     seed: int = 1
     jobs: int | None = None
     strict: bool = False
+    expect: str | None = None
 
 
 @takes(StressOptions)
@@ -54,7 +59,7 @@ def stress(options: StressOptions, context: Context) -> Answer:
         skipped = set(choose(options.skip))
         chosen = tuple(one for one in chosen if one not in skipped)
     if options.list:
-        return Answer(lambda style: _listed(chosen, style), lambda: written(_list_document(chosen)))
+        return Answer(lambda style: _listed(chosen, style), lambda: answers.render(_list_document(chosen)))
     if not options.about.subject:
         raise BadInput("stress needs a kernel file", "name it, or list the mutations with --list")
     refuse_all_but_kernels(options.about.subject)
@@ -66,44 +71,62 @@ def _run(options: StressOptions, chosen: tuple[Mutation, ...], context: Context)
     from pvhdbg.stress.campaign import Campaign
     from pvhdbg.stress.trial import Wish, default_goal
 
-    if not 0 <= options.rounds <= 100_000:
-        raise BadInput(f"--rounds {options.rounds} is not a number of boots", "give a number from 0 to 100000")
+    if not 0 <= options.rounds <= _MOST_ROUNDS:
+        raise BadInput(f"--rounds {options.rounds} is not a number of boots", f"give a number from 0 to {_MOST_ROUNDS}")
     jobs = options.jobs if options.jobs is not None else len(os.sched_getaffinity(0))
-    if not 1 <= jobs <= 256:
-        raise BadInput(f"--jobs {jobs} is not a number of machines", "give a number from 1 to 256")
-    with open_kernel(options.about.subject) as image:
+    if not 1 <= jobs <= _MOST_JOBS:
+        raise BadInput(f"--jobs {jobs} is not a number of machines", f"give a number from 1 to {_MOST_JOBS}")
+    about, allowed = _expected(options)
+    with open_kernel(about.subject) as image:
         goal = options.until or default_goal(image)
-    wish = Wish(options.about, goal, time_limit(options.seconds if options.seconds is not None else _SECONDS),
-                frozenset(one.id for one in chosen) if options.only else frozenset())  # fmt: skip
+    asked = frozenset(one.id for one in chosen) if options.only else frozenset[str]()
+    wish = Wish(about, goal, time_limit(options.seconds if options.seconds is not None else _SECONDS), asked)
     result = Campaign(wish, jobs, context.progress).run(chosen, goal, options.rounds, options.seed)
-    report = cache(lambda: _report(options, result))
+    report = cache(lambda: _report(about, result, allowed, options.strict))
 
     def other(name: str) -> str:
-        return of_boot(report(), options.about.subject)[name]()
+        return of_boot(report(), about.subject)[name]()
 
     return Answer(
-        lambda style: _text(result, style),
-        lambda: written(_document(result)),
-        VIOLATED if result.killers else 0,
+        lambda style: _text(result, allowed, style),
+        lambda: answers.render(_document(result, allowed)),
+        VIOLATED if any(_reason(one, allowed) is None for one in result.killers) else 0,
         {name: partial(other, name) for name in JUDGED if name not in ("text", "json")},
     )
+
+
+def _expected(options: StressOptions) -> tuple[SubjectOptions, dict[str, str]]:
+    """The machine, and why each allowed mutation is allowed. Raises BadInput."""
+    if options.expect is None:
+        return options.about, {}
+    from pvhdbg.commands import expecting
+    from pvhdbg.stress.catalogue import find
+
+    expectations = expecting.load(options.expect)
+    allowed = {find(one.rule).id: one.reason for one in expectations.stress}
+    return expecting.with_machine(options.about, expectations, options.expect), allowed
+
+
+def _reason(trial: Trial, allowed: Mapping[str, str]) -> str | None:
+    """Why the guest need not survive this; None where it must."""
+    return allowed.get(trial.ids[0]) if trial.killed and len(trial.ids) == 1 else None
 
 
 # --- as a report: each mutation is one more check of the hand-off ---------------------------------------------------
 
 
-def _report(options: StressOptions, result: StressResult) -> Report:
+def _report(about: SubjectOptions, result: StressResult, allowed: Mapping[str, str], strict: bool) -> Report:
     from pvhdbg.commands import judging
     from pvhdbg.machine.subject import observe, open_subject
     from pvhdbg.rules.catalogue import choose
 
-    observed = observe(open_subject(options.about))
-    report = judging.report(observed, choose((), ()), options.strict)
-    verdicts = tuple(_verdict(one) for one in (*result.trials, *result.sets))
+    observed = observe(open_subject(about))
+    report = judging.report(observed, choose((), ()), strict)
+    verdicts = tuple(_verdict(one, allowed) for one in (*result.trials, *result.sets))
     return replace(report, verdicts=(*report.verdicts, *verdicts))
 
 
-def _verdict(trial: Trial) -> Verdict:
+def _verdict(trial: Trial, allowed: Mapping[str, str]) -> Verdict:
     from pvhdbg.rules.declare import Outcome, Rule, Severity, Verdict, Violation
     from pvhdbg.spec.revisions import REVISIONS
     from pvhdbg.stress.catalogue import find
@@ -123,13 +146,15 @@ def _verdict(trial: Trial) -> Verdict:
         return Verdict(rule, Outcome.NOT_APPLICABLE, Severity.MUST, reason=trial.cause)
     if not trial.killed:
         return Verdict(rule, Outcome.PASS, Severity.MUST)
-    return Verdict(rule, Outcome.FAIL, Severity.MUST, (Violation("the boot", "it reaches the goal", trial.cause),))
+    reason = _reason(trial, allowed)
+    found = (Violation("the boot", "it reaches the goal", trial.cause),)
+    return Verdict(rule, Outcome.FAIL if reason is None else Outcome.REMARK, Severity.MUST, found, reason or "")
 
 
 # --- as text and JSON -----------------------------------------------------------------------------------------------
 
 
-def _text(result: StressResult, style: Style) -> str:
+def _text(result: StressResult, allowed: Mapping[str, str], style: Style) -> str:
     from pvhdbg.stress.campaign import words
 
     trials = [*result.trials, *result.sets]
@@ -140,16 +165,18 @@ def _text(result: StressResult, style: Style) -> str:
         first, *rest = wrapped(words(one), room) or [""]
         colour = "bad" if one.killed else "good" if not one.cause else "dim"
         lines += [f"  {_name(one):<{wide}}  {style(colour, first)}", *(f"  {'':<{wide}}  {style(colour, line)}" for line in rest)]
-        if one.killed and one.next:
+        if (reason := _reason(one, allowed)) is not None:
+            lines.append(f"  {'':<{wide}}  allowed: {reason}")
+        elif one.killed and one.next:
             lines.append(f"  {'':<{wide}}  next: {one.next}")
-    return "\n".join([*lines, "", _conclusion(result), ""])
+    return "\n".join([*lines, "", _conclusion(result, allowed), ""])
 
 
 def _name(trial: Trial) -> str:
     return " + ".join(trial.ids)
 
 
-def _conclusion(result: StressResult) -> str:
+def _conclusion(result: StressResult, allowed: Mapping[str, str]) -> str:
     from pvhdbg.stress.trial import Fate
 
     tried = [one for one in result.trials if one.fate is not Fate.NOT_TRIED]
@@ -158,25 +185,27 @@ def _conclusion(result: StressResult) -> str:
     left = len(result.trials) - len(tried)
     if left:
         text += f", {left} not tried"
+    excused = sum(_reason(one, allowed) is not None for one in result.killers)
+    if excused:
+        text += f", {excused} allowed"
     if result.rounds:
         text += f"; {result.rounds} random sets (seed {result.seed}), {len(result.sets)} smallest sets kill it"
     return text
 
 
-def _document(result: StressResult) -> dict[str, object]:
-    return {
-        "schema": "pvhdbg/stress/1",
-        "goal": printable(result.goal),
-        "mutations": [_trial_document(one) for one in result.trials],
-        "rounds": result.rounds,
-        "seed": result.seed,
-        "sets": [_trial_document(one) for one in result.sets],
-        "conclusion": _conclusion(result),
-    }
+def _document(result: StressResult, allowed: Mapping[str, str]) -> answers.StressAnswer:
+    return answers.StressAnswer(
+        printable(result.goal),
+        tuple(_trial_document(one, allowed) for one in result.trials),
+        result.rounds,
+        result.seed,
+        tuple(_trial_document(one, allowed) for one in result.sets),
+        _conclusion(result, allowed),
+    )
 
 
-def _trial_document(trial: Trial) -> dict[str, object]:
-    return {"ids": list(trial.ids), "fate": trial.fate.value, "cause": trial.cause, "next": trial.next}
+def _trial_document(trial: Trial, allowed: Mapping[str, str]) -> answers.TrialAnswer:
+    return answers.TrialAnswer(trial.ids, trial.fate.value, trial.cause, trial.next, _reason(trial, allowed))
 
 
 def _listed(mutations: tuple[Mutation, ...], style: Style) -> str:
@@ -188,11 +217,7 @@ def _listed(mutations: tuple[Mutation, ...], style: Style) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _list_document(mutations: tuple[Mutation, ...]) -> dict[str, object]:
-    return {
-        "schema": "pvhdbg/mutations/1",
-        "mutations": [
-            {"id": one.id, "title": one.title, "aspect": one.aspect.value, "clause": str(one.clause), "done_by": one.done_by}
-            for one in mutations
-        ],
-    }
+def _list_document(mutations: tuple[Mutation, ...]) -> answers.MutationsAnswer:
+    return answers.MutationsAnswer(
+        tuple(answers.MutationAnswer(one.id, one.title, one.aspect.value, str(one.clause), one.done_by) for one in mutations)
+    )

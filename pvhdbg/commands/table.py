@@ -594,6 +594,8 @@ COMMANDS: tuple[Command, ...] = (
                 "--rounds", type=int, default=0, metavar="N", help="then N random sets of those that it survives (default: 0)"
             ),
             argument("--seed", type=int, default=1, metavar="S", help="the seed of the random sets (default: 1)"),
+            argument("--expect", metavar="FILE", help="a file that describes the machine, and allows mutations ([[stress]])"),
+            argument("--strict", action="store_true", help="in reports, SHOULD violations of the hand-off fail too"),
             argument("--jobs", "-j", type=int, metavar="N", help="machines that run at the same time (default: one for each CPU)"),
             *_QEMU,
         ),

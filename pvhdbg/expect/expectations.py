@@ -17,6 +17,10 @@
     [[allow]]
     rule = "PVH-SEG-ACCESSED"
     reason = "TCG never sets them"
+
+    [[stress]]                      # for pvhdbg stress
+    allow = "version-0"
+    reason = "this kernel needs a memory map"
 """
 
 from __future__ import annotations
@@ -78,7 +82,7 @@ class ExpectedMilestone:
 
 @dataclass(frozen=True)
 class Allowance:
-    """A rule of the ABI whose violation is allowed, and the reason."""
+    """A rule of the ABI whose violation is allowed, or a mutation that the guest need not survive, and the reason."""
 
     rule: str
     reason: str
@@ -86,13 +90,14 @@ class Allowance:
 
 @dataclass(frozen=True)
 class Expectations:
-    """The whole file; `name` is its name in reports. `machine` holds options of `check` by name."""
+    """The whole file; `name` is its name in reports. `machine` holds options of `check` by name. `stress` holds mutations by id."""
 
     name: str
     machine: Mapping[str, Any]
     expected: tuple[Expectation, ...]
     allowed: tuple[Allowance, ...]
     milestones: tuple[ExpectedMilestone, ...] = ()
+    stress: tuple[Allowance, ...] = ()
 
 
 class _Wrong(Exception):
@@ -107,13 +112,14 @@ class _Wrong(Exception):
 def read(document: Mapping[str, Any], name: str) -> Expectations:
     """The expectations in a parsed TOML document. Raises BadInput that names the place, `expect[2].matches`."""
     try:
-        _keys(document, "", ("machine", "expect", "milestone", "allow"))
+        _keys(document, "", ("machine", "expect", "milestone", "allow", "stress"))
         return Expectations(
             name,
             _machine(_table(document.get("machine", {}), "machine")),
             tuple(_expectation(one, f"expect[{index}]") for index, one in enumerate(_rows(document, "expect"))),
             _allowed(document),
             tuple(_milestone(one, f"milestone[{index}]") for index, one in enumerate(_rows(document, "milestone"))),
+            tuple(_unstressed(one, f"stress[{index}]") for index, one in enumerate(_rows(document, "stress"))),
         )
     except _Wrong as wrong:
         raise BadInput(f"{name}: {wrong.path}: {wrong.what}", _TODO) from None
@@ -224,6 +230,12 @@ def _allowed(document: Mapping[str, Any]) -> tuple[Allowance, ...]:
             raise _Wrong(f"{path}.rule", f"{rule.id} is allowed twice")
         found.append(Allowance(rule.id, printable(_text(table, "reason", path))))
     return tuple(found)
+
+
+def _unstressed(value: Any, path: str) -> Allowance:
+    table = _table(value, path)
+    _keys(table, path, ("allow", "reason"))
+    return Allowance(printable(_text(table, "allow", path)), printable(_text(table, "reason", path)))
 
 
 # --- [machine] ----------------------------------------------------------------------------------------------------

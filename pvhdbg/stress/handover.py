@@ -35,13 +35,15 @@ class Place(Enum):
 
 @dataclass(frozen=True)
 class ModulePart:
-    """A module. `data` is None for one of the loader's, whose `size` bytes are at `address`."""
+    """A module. `data` is None for one of the loader's, whose `size` bytes are at `address`. `line_at` is the loader's pointer to a
+    command line where there is none behind it (qboot's garbage)."""
 
     size: int
     address: int = 0
     data: bytes | None = None
     command_line: bytes | None = None
     reserved: int = 0
+    line_at: int = 0
 
 
 @dataclass(frozen=True)
@@ -105,9 +107,10 @@ def handover(boot: BootState) -> Handover:
 
 
 def _part(module: Module) -> ModulePart:
-    line = module.command_line
-    text = line.data if isinstance(line, Text) else None  # qboot leaves garbage there: such a module gets none
-    return ModulePart(module.entry.size, module.entry.paddr, None, text, module.entry.reserved)
+    line, entry = module.command_line, module.entry
+    if isinstance(line, Text):
+        return ModulePart(entry.size, entry.paddr, None, line.data, entry.reserved)
+    return ModulePart(entry.size, entry.paddr, None, None, entry.reserved, entry.cmdline_paddr)
 
 
 # --- free memory --------------------------------------------------------------------------------------------------
@@ -164,7 +167,7 @@ class Allocator:
         found = next(self._candidates(max(size, 1), place, alignment), None)
         if found is None:
             raise NotTried(f"there is no room for {size} bytes {place.value}")
-        self._free = without(self._free, [range(found & -PAGE, -(-(found + max(size, 1)) // PAGE) * PAGE)])
+        self._free = without(self._free, [range(found, found + max(size, 1))])
         self._number += 1
         return found
 
@@ -177,8 +180,7 @@ class Allocator:
             return
         wanted = 0 if place is Place.LOW else _LOW
         if place is Place.APART:
-            lowest = max((area.start for area in self._free if area.stop > _LOW), default=_LOW)
-            wanted = lowest + (self._top - lowest) * self._number // max(self._parts, 1)
+            wanted += (self._top - wanted) * self._number // max(self._parts, 1)
         for area in self._free:
             start = max(area.start, wanted)
             stop = area.stop if place is Place.LOW else min(area.stop, self._top)
@@ -230,7 +232,7 @@ def laid_out(boot: BootState, wish: Handover, place: Place, allocator: Allocator
     line = 0 if wish.command_line is None else writer.put(wish.command_line + b"\0", old, 1)
     entries = b""
     for part in wish.modules:
-        text = 0 if part.command_line is None else writer.put(part.command_line + b"\0", range(0), 1)
+        text = part.line_at if part.command_line is None else writer.put(part.command_line + b"\0", range(0), 1)
         entries += ModuleEntry(writer.move(part), part.size, text, part.reserved).encode()
     old_list = range(info.raw.modlist_paddr, info.raw.modlist_paddr + info.raw.nr_modules * ModuleEntry.sizeof())
     modules = writer.put(entries, old_list) if entries else 0

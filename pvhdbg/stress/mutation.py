@@ -7,11 +7,16 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from pvhdbg.decode.boot_state import BootState
+from pvhdbg.errors import BadInput
 from pvhdbg.rules.catalogue import find
 from pvhdbg.spec.documents import Clause
 from pvhdbg.spec.revisions import SpecName
 from pvhdbg.stress.handover import Handover, Place, handover
 from pvhdbg.stress.trampoline import Trampoline
+
+
+class CannotMutate(BadInput):
+    """This machine cannot have a mutation that was asked for."""
 
 
 class Aspect(Enum):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from pvhdbg.decode.boot_state import BootState
 from pvhdbg.decode.text import SafeText, safe
 from pvhdbg.errors import BadInput, PvhdbgError
 from pvhdbg.kernel.image import KernelImage
-from pvhdbg.machine.capture import Plan, capture
+from pvhdbg.machine.capture import Plan, capture, with_command
 from pvhdbg.machine.options import LaunchOptions, SubjectOptions
 from pvhdbg.machine.sound_vmm import without_bugs
 from pvhdbg.machine.subject import Opened, boot_kernel
@@ -18,9 +20,11 @@ from pvhdbg.machine.waiter import Missed, Waiter
 from pvhdbg.rules.catalogue import judge
 from pvhdbg.rules.declare import Outcome, Severity
 from pvhdbg.stress.applying import Machine, apply
+from pvhdbg.stress.catalogue import choose
 from pvhdbg.stress.handover import NotTried
-from pvhdbg.stress.mutation import Draft, Mutation
+from pvhdbg.stress.mutation import CannotMutate, Draft, Mutation
 from pvhdbg.stress.shared_memory import arguments, mapped
+from pvhdbg.targets.run import Progress
 from pvhdbg.tracing.death import DeathKind
 from pvhdbg.tracing.goal import Goal
 from pvhdbg.vmm.qemu import version_of
@@ -65,18 +69,44 @@ class Wish:
     asked: frozenset[str] = frozenset()
 
 
+@contextmanager
+def opened_with(
+    mutations: Sequence[Mutation], about: SubjectOptions, asked: bool, progress: Progress = lambda _: None
+) -> Iterator[Opened]:
+    """A QEMU of ours at the kernel's entry, changed by these mutations. Its `boot` is the hand-off as it is then.
+
+    Raises NotTried where this machine cannot have them, PvhdbgError.
+    """
+    about = about._replace(launch=_launch(about.launch, mutations))
+    with boot_kernel(about, progress, onward=True) as opened:
+        opened.boot = _mutated(opened, mutations, about, asked)
+        yield opened
+
+
+@contextmanager
+def launched(ids: Sequence[str], about: SubjectOptions, progress: Progress = lambda _: None) -> Iterator[Opened]:
+    """As `opened_with`, for mutations that a user named. Raises BadInput for one that there is not, CannotMutate."""
+    if isinstance(ids, str):
+        raise TypeError(f"mutate is a list of ids, not one: mutate=[{ids!r}]")
+    mutations = choose(ids)
+    with ExitStack() as stack:
+        try:
+            opened = stack.enter_context(opened_with(mutations, about, True, progress))
+        except NotTried as why:
+            raise BadInput(
+                f"{' and '.join(ids)} cannot be done here: {why}", "choose other mutations: pvhdbg stress --list"
+            ) from why
+        yield opened
+
+
 def boot_with(mutations: Sequence[Mutation], wish: Wish, cancelled: Callable[[], bool] = bool) -> Trial:
     """Boot the kernel with all of these mutations; without one it is the control. Raises PvhdbgError; BadInput for a wrong goal."""
     ids = tuple(one.id for one in mutations)
-    about = wish.about._replace(launch=_launch(wish.about.launch, mutations))
-    with boot_kernel(about, onward=True) as opened:
-        if opened.qemu is None:
-            raise BadInput("only a QEMU that is started here can be changed", "give a kernel file")
-        try:
-            _mutate(opened, mutations, about, bool(wish.asked & set(ids)))
-        except NotTried as why:
-            return Trial(ids, Fate.NOT_TRIED, safe(str(why)))
-        return _fate(ids, opened, wish, cancelled)
+    try:
+        with opened_with(mutations, wish.about, bool(wish.asked & set(ids))) as opened:
+            return _fate(ids, opened, wish, cancelled)
+    except NotTried as why:
+        return Trial(ids, Fate.NOT_TRIED, safe(str(why)))
 
 
 def _launch(said: LaunchOptions, mutations: Sequence[Mutation]) -> LaunchOptions:
@@ -87,7 +117,7 @@ def _launch(said: LaunchOptions, mutations: Sequence[Mutation]) -> LaunchOptions
     return said._replace(extra=(*arguments(said.memory), *said.extra))
 
 
-def _mutate(opened: Opened, mutations: Sequence[Mutation], about: SubjectOptions, asked: bool) -> None:
+def _mutated(opened: Opened, mutations: Sequence[Mutation], about: SubjectOptions, asked: bool) -> BootState:
     """Change the machine, and judge the new hand-off: it must conform, or the mutation is wrong."""
     assert opened.qemu is not None
     draft = Draft.of(opened.boot, asked)
@@ -96,14 +126,16 @@ def _mutate(opened: Opened, mutations: Sequence[Mutation], about: SubjectOptions
     with mapped(opened.qemu.pid) as memory:
         apply(draft, Machine(opened.target, memory))
     if not mutations:
-        return
+        return opened.boot
     spec = next((one.spec for one in mutations if one.spec != "v1"), about.revision)
     plan = Plan(spec=spec, kernel=opened.boot.snapshot.kernel, timeout=about.way.timeout)
-    wrong = [one for one in judge(capture(opened.target, plan)) if one.outcome is Outcome.FAIL and one.severity is Severity.MUST]
+    boot = capture(opened.target, plan)
     before = {one.rule.id for one in judge(opened.boot) if one.outcome in (Outcome.FAIL, Outcome.KNOWN)}
-    new = [one.rule.id for one in wrong if one.rule.id not in before]
+    new = [one.rule.id for one in judge(boot) if one.outcome is Outcome.FAIL and one.severity is Severity.MUST]
+    new = [id for id in new if id not in before]
     if new:
         raise NotTried(f"the changed hand-off violates the ABI ({', '.join(new)}), which is a defect of this mutation")
+    return with_command(boot, opened.qemu.command)
 
 
 # --- the goal -----------------------------------------------------------------------------------------------------

@@ -72,7 +72,9 @@ pvh_start:
         jmp     *%eax
         .size   pvh_start, . - pvh_start
 
-/* chosen: EAX becomes what relies on the thing that the text at EBX names, 0 if 0 where it names an unknown one. Changes all but ESP. */
+/* chosen: EAX becomes the address of the check that the text at EBX names, 0 where it names an unknown one.
+ * Changes all but ESP.
+ */
         .type   chosen, @function
 chosen:
         movl    $option, %esi
@@ -124,6 +126,12 @@ relied:
         testl   $EFLAGS_DF, entry_flags
         DIES_IF nz
 
+        RELIES  on_either               /* on the registers or on the flags, as they were: neither mutation alone kills it */
+        cmpl    $pvh_start, entry_ecx
+        je      survived
+        testl   $EFLAGS_DF, entry_flags
+        DIES_IF nz
+
         RELIES  on_esp
         testl   %ecx, %ecx
         DIES_IF z
@@ -150,8 +158,9 @@ relied:
         cmpw    $8, %ax
         DIES_IF ne
 
-        RELIES  on_fs                   /* fs is flat like ds; a null one faults */
-        movl    %fs:SOMEWHERE, %eax
+        RELIES  on_fs                   /* fs is flat like ds: ss is loaded from it, which faults for a null one */
+        movl    %fs, %eax
+        movl    %eax, %ss
         jmp     survived
 
         RELIES  on_tr                   /* the task register was never loaded */
@@ -266,11 +275,6 @@ no_module_of:
         movl    START_INFO_MODULE_LIST(%ebx), %eax
         cmpl    $0, 16(%eax)
         DIES_IF ne
-
-        RELIES  on_module_line
-        movl    START_INFO_MODULE_LIST(%ebx), %eax
-        cmpl    $0, 16(%eax)
-        DIES_IF e
 
         RELIES  on_module_reserved
         movl    START_INFO_MODULE_LIST(%ebx), %eax
@@ -405,6 +409,7 @@ reliances:
         CHOICE  nothing, on_nothing
         CHOICE  registers-garbage, on_registers
         CHOICE  flags-garbage, on_flags
+        CHOICE  either, on_either
         CHOICE  esp-zero, on_esp
         CHOICE  esp-outside, on_stack
         CHOICE  cr2-garbage, on_cr2
@@ -430,7 +435,6 @@ reliances:
         CHOICE  module-byte, on_module_bytes
         CHOICE  module-empty, on_module
         CHOICE  module-cmdline, on_no_module_line
-        CHOICE  module-no-cmdline, on_module_line
         CHOICE  module-reserved, on_module_reserved
         CHOICE  map-unsorted, on_order
         CHOICE  map-split, on_merged

@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 HELLO = str(guest("hello"))
 HELLO_ENTRY = 0x100000
 LONGEST = 30.0  # seconds after which a command of a test hangs
-_PROGRESS = re.compile(r"pvhdbg: (waiting|starting|connecting|reading|QEMU|unpacking|building|recording)")
+_PROGRESS = re.compile(r"pvhdbg: (waiting|starting|connecting|reading|QEMU|unpacking|building|recording|booting)")
 
 
 def reads_the_log(process: subprocess.Popen[Any]) -> bool:
