@@ -313,3 +313,24 @@ def test_what_is_missing_is_said(project: Project) -> None:
     assert "/nonexistent/qemu" in out
     code, _, out = project.run("--help")
     assert "--pvh-keep" in out
+
+
+@pytest.mark.boot
+def test_a_test_runs_once_with_each_mutation(project: Project) -> None:
+    code = """
+        import pytest
+
+        @pytest.mark.pvh_stress({})
+        def test_survives(pvh_boot):
+            with pvh_boot(append="relies=rsdp-zero") as boot:
+                boot.until("survived")
+    """
+    kernel = f"--pvh-kernel={ROOT / 'pvhdbg' / 'guests' / 'fragile.elf'}"
+    project.test(code.format('"esp-nil"'))
+    assert "esp-nil is not a mutation" in project.run(kernel)[2]
+    project.test(code.format('"esp-zero", "rsdp-zero", "module-cmdline"'))
+    status, counts, text = project.run(kernel, "-rs")
+    assert (status, counts) == (1, {"failed": 1, "passed": 1, "skipped": 1}), text
+    assert "test_survives[rsdp-zero]" in text
+    assert "the guest died before it reached survived" in text
+    assert "there is no module" in text

@@ -62,7 +62,8 @@ def random_sets(mutations: Sequence[Mutation], rounds: int, seed: int) -> Iterat
         if len(aspects) < 2:
             return
         chosen = draw.sample(aspects, draw.randint(2, min(_SET, len(aspects))))
-        yield tuple(draw.choice([one for one in mutations if one.aspect is aspect]) for aspect in chosen)
+        drawn = {draw.choice([one for one in mutations if one.aspect is aspect]) for aspect in chosen}
+        yield tuple(one for one in mutations if one in drawn)
 
 
 class Campaign:
@@ -86,9 +87,9 @@ class Campaign:
             )
         alone = tuple(self._all([(one,) for one in mutations]))
         survived = {one.ids[0] for one in alone if one.fate is Fate.SURVIVES}
-        safe_ones = [one for one in mutations if one.id in survived]
+        harmless = [one for one in mutations if one.id in survived]
         sets = []
-        for chosen, trial in zip(*self._tried(safe_ones, rounds, seed), strict=True):
+        for chosen, trial in zip(*self._tried(harmless, rounds, seed), strict=True):
             if trial.killed:
                 found = smallest(chosen, lambda some: self._once(some).killed)
                 sets.append(self._once(found) if len(found) < len(chosen) else trial)

@@ -93,7 +93,7 @@ def launched(ids: Sequence[str], about: SubjectOptions, progress: Progress = lam
         try:
             opened = stack.enter_context(opened_with(mutations, about, True, progress))
         except NotTried as why:
-            raise BadInput(
+            raise CannotMutate(
                 f"{' and '.join(ids)} cannot be done here: {why}", "choose other mutations: pvhdbg stress --list"
             ) from why
         yield opened
@@ -128,7 +128,13 @@ def _mutated(opened: Opened, mutations: Sequence[Mutation], about: SubjectOption
     if not mutations:
         return opened.boot
     spec = next((one.spec for one in mutations if one.spec != "v1"), about.revision)
-    plan = Plan(spec=spec, kernel=opened.boot.snapshot.kernel, timeout=about.way.timeout)
+    plan = Plan(
+        spec=spec,
+        kernel=opened.boot.snapshot.kernel,
+        timeout=about.way.timeout,
+        image=opened.image,
+        booted=opened.image is not None,
+    )
     boot = capture(opened.target, plan)
     before = {one.rule.id for one in judge(opened.boot) if one.outcome in (Outcome.FAIL, Outcome.KNOWN)}
     new = [one.rule.id for one in judge(boot) if one.outcome is Outcome.FAIL and one.severity is Severity.MUST]
