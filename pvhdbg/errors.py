@@ -5,7 +5,8 @@
     PvhdbgError                 exit code
     ├── BadInput                2   the file or the argument that was given
     │   ├── BadSnapshot         2   a saved snapshot that cannot be read
-    │   └── BadLog              2   a log without a usable report of the probe
+    │   ├── BadLog              2   a log without a usable report of the probe
+    │   └── CannotMutate        2   a mutation that this machine cannot have
     ├── NotBootable             1   the kernel has no usable PVH entry
     ├── TargetError             3   the machine
     │   ├── VmmFailed           3   QEMU (or GDB) is missing, too old, or gave up
@@ -46,6 +47,10 @@ class BadSnapshot(BadInput):
 
 class BadLog(BadInput):
     """A log of the sample guest `probe` without a usable report."""
+
+
+class CannotMutate(BadInput):
+    """A mutation that was asked for, and that this machine cannot have."""
 
 
 class NotBootable(PvhdbgError):

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pvhdbg.errors import PvhdbgError
+from pvhdbg.errors import CannotMutate, PvhdbgError
 
 if TYPE_CHECKING:
     from pvhdbg.booted import Guest, Handoff
@@ -163,7 +163,6 @@ def pvh_boot(
         def start(kernel: str | os.PathLike[str] | None = None, **options: Any) -> Guest:
             __tracebackhide__ = True
             from pvhdbg.booted import launch
-            from pvhdbg.stress.mutation import CannotMutate
 
             given = kernel or pvh_kernel
             if given is None:

@@ -42,8 +42,10 @@ ALLOWED: dict[str, set[str]] = {
     "kernel": {"errors", "layout", "version", "model", "spec", "decode", "loaders"},
     "machine": {*PURE, "targets", "vmm", "kernel", "disassembly", "tracing.engines"},
     "driver": {*PURE, "tracing.recorder", "targets", "vmm", "kernel", "disassembly", "tracing.engines", "machine"},
+    "stress": {*PURE, "targets", "vmm", "kernel", "tracing.engines", "machine"},
     "commands": {
         *PURE,
+        "stress",
         "guests",
         "tracing.recorder",
         "targets",
@@ -58,9 +60,9 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {*PURE, "leaving", "commands", "repl"},
     "repl": {*PURE, "leaving", "targets", "vmm", "kernel", "disassembly", "machine", "driver", "commands", "cli"},
     "in_gdb": {*PURE, "targets", "vmm", "kernel", "disassembly", "machine", "driver", "commands"},
-    "booted": {*PURE, "targets", "vmm", "kernel", "machine", "tracing.engines", "arguments"},
+    "booted": {*PURE, "targets", "vmm", "kernel", "machine", "tracing.engines", "arguments", "stress"},
     "api": {*PURE, "machine", "driver", "commands", "arguments", "booted"},
-    "pytest_plugin": {"booted", "decode", "errors", "machine", "report", "spec", "vmm"},
+    "pytest_plugin": {"booted", "decode", "errors", "machine", "report", "spec", "vmm", "stress"},
     "__init__": {"*"},
     "__main__": {"cli"},
 }

@@ -12,6 +12,7 @@ from pvhdbg.machine.options import SubjectOptions, given, without
 from pvhdbg.machine.session import Session
 from pvhdbg.machine.subject import Observed, observe, open_subject
 from pvhdbg.machine.subject_kind import refused
+from pvhdbg.report import diff_text
 from pvhdbg.report.diff import Comparison, compare
 from pvhdbg.report.style import Style
 from pvhdbg.spec.revisions import SpecName
@@ -33,13 +34,9 @@ def diff(options: DiffOptions, context: Context) -> Answer:
     comparison = compared(options, context)
 
     def as_text(style: Style) -> str:
-        from pvhdbg.report import diff_text
-
         return diff_text.render(comparison, style)
 
     def as_json() -> str:
-        from pvhdbg.report import diff_text
-
         return diff_text.render_json(comparison)
 
     def as_html() -> str:

@@ -7,25 +7,29 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache, partial
 from textwrap import wrap as wrapped
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from pvhdbg.commands import expecting, judging
 from pvhdbg.commands.declare import Answer, Context, takes
 from pvhdbg.commands.formats import JUDGED, of_boot
 from pvhdbg.decode.text import printable
 from pvhdbg.driver.options import time_limit
 from pvhdbg.errors import BadInput
+from pvhdbg.kernel.image import open_kernel
 from pvhdbg.machine.options import SubjectOptions
+from pvhdbg.machine.subject import observe, open_subject
 from pvhdbg.machine.subject_kind import refuse_all_but_kernels
 from pvhdbg.report import answers
+from pvhdbg.report.document import Report
 from pvhdbg.report.findings import VIOLATED
-
-if TYPE_CHECKING:
-    from pvhdbg.report.document import Report
-    from pvhdbg.report.style import Style
-    from pvhdbg.rules.declare import Verdict
-    from pvhdbg.stress.campaign import StressResult
-    from pvhdbg.stress.mutation import Mutation
-    from pvhdbg.stress.trial import Trial
+from pvhdbg.report.style import Style
+from pvhdbg.rules.catalogue import choose as choose_rules
+from pvhdbg.rules.declare import Outcome, Rule, Severity, Verdict, Violation
+from pvhdbg.spec.revisions import REVISIONS
+from pvhdbg.stress.campaign import Campaign, StressResult, words
+from pvhdbg.stress.catalogue import choose, find
+from pvhdbg.stress.mutation import Mutation
+from pvhdbg.stress.trial import Fate, StressWish, Trial, default_goal
 
 _SECONDS = 30.0
 _MOST_ROUNDS = 100_000
@@ -52,8 +56,6 @@ class StressOptions(NamedTuple):
 @takes(StressOptions)
 def stress(options: StressOptions, context: Context) -> Answer:
     """`stress`: the exit code is 0 where the guest survives every mutation, 1 where it does not; 3 where it does not boot unchanged."""
-    from pvhdbg.stress.catalogue import choose
-
     chosen = choose(options.only)
     if options.skip:
         skipped = set(choose(options.skip))
@@ -67,10 +69,6 @@ def stress(options: StressOptions, context: Context) -> Answer:
 
 
 def _run(options: StressOptions, chosen: tuple[Mutation, ...], context: Context) -> Answer:
-    from pvhdbg.kernel.image import open_kernel
-    from pvhdbg.stress.campaign import Campaign
-    from pvhdbg.stress.trial import Wish, default_goal
-
     if not 0 <= options.rounds <= _MOST_ROUNDS:
         raise BadInput(f"--rounds {options.rounds} is not a number of boots", f"give a number from 0 to {_MOST_ROUNDS}")
     jobs = options.jobs if options.jobs is not None else len(os.sched_getaffinity(0))
@@ -80,7 +78,7 @@ def _run(options: StressOptions, chosen: tuple[Mutation, ...], context: Context)
     with open_kernel(about.subject) as image:
         goal = options.until or default_goal(image)
     asked = frozenset(one.id for one in chosen) if options.only else frozenset[str]()
-    wish = Wish(about, goal, time_limit(options.seconds if options.seconds is not None else _SECONDS), asked)
+    wish = StressWish(about, goal, time_limit(options.seconds if options.seconds is not None else _SECONDS), asked)
     result = Campaign(wish, jobs, context.progress).run(chosen, goal, options.rounds, options.seed)
     report = cache(lambda: _report(about, result, allowed, options.strict))
 
@@ -99,9 +97,6 @@ def _expected(options: StressOptions) -> tuple[SubjectOptions, dict[str, str]]:
     """The machine, and why each allowed mutation is allowed. Raises BadInput."""
     if options.expect is None:
         return options.about, {}
-    from pvhdbg.commands import expecting
-    from pvhdbg.stress.catalogue import find
-
     expectations = expecting.load(options.expect)
     allowed = {find(one.rule).id: one.reason for one in expectations.stress}
     return expecting.with_machine(options.about, expectations, options.expect), allowed
@@ -116,22 +111,13 @@ def _reason(trial: Trial, allowed: Mapping[str, str]) -> str | None:
 
 
 def _report(about: SubjectOptions, result: StressResult, allowed: Mapping[str, str], strict: bool) -> Report:
-    from pvhdbg.commands import judging
-    from pvhdbg.machine.subject import observe, open_subject
-    from pvhdbg.rules.catalogue import choose
-
     observed = observe(open_subject(about))
-    report = judging.report(observed, choose((), ()), strict)
+    report = judging.report(observed, choose_rules((), ()), strict)
     verdicts = tuple(_verdict(one, allowed) for one in (*result.trials, *result.sets))
     return replace(report, verdicts=(*report.verdicts, *verdicts))
 
 
 def _verdict(trial: Trial, allowed: Mapping[str, str]) -> Verdict:
-    from pvhdbg.rules.declare import Outcome, Rule, Severity, Verdict, Violation
-    from pvhdbg.spec.revisions import REVISIONS
-    from pvhdbg.stress.catalogue import find
-    from pvhdbg.stress.trial import Fate
-
     mutations = [find(one) for one in trial.ids]
     title = " and ".join(one.title for one in mutations)
     rule = Rule(
@@ -155,8 +141,6 @@ def _verdict(trial: Trial, allowed: Mapping[str, str]) -> Verdict:
 
 
 def _text(result: StressResult, allowed: Mapping[str, str], style: Style) -> str:
-    from pvhdbg.stress.campaign import words
-
     trials = [*result.trials, *result.sets]
     wide = max((len(_name(one)) for one in trials), default=0)
     room = max(style.width - wide - 4, 40)
@@ -177,8 +161,6 @@ def _name(trial: Trial) -> str:
 
 
 def _conclusion(result: StressResult, allowed: Mapping[str, str]) -> str:
-    from pvhdbg.stress.trial import Fate
-
     tried = [one for one in result.trials if one.fate is not Fate.NOT_TRIED]
     survived = sum(not one.killed for one in tried)
     text = f"survives {survived} of {len(tried)} mutations"

@@ -6,8 +6,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pvhdbg.errors import MemoryUnreadable, TargetError
-from pvhdbg.stress.handover import Allocator, Layout, NotTried, Place, handover, laid_out, original, pattern, ram, used, without
-from pvhdbg.stress.mutation import Draft
+from pvhdbg.stress.handover import (
+    Allocator,
+    HandoverLayout,
+    NotTried,
+    Place,
+    handover,
+    laid_out,
+    original,
+    pattern,
+    ram,
+    used,
+    without,
+)
+from pvhdbg.stress.mutation import ChangedHandover
 from pvhdbg.stress.shared_memory import SharedMemory
 from pvhdbg.stress.trampoline import SPACE, TABLE, code, gdt
 from pvhdbg.targets.target import StopKind, Target
@@ -19,7 +31,7 @@ _SOON = 10.0  # seconds: for a few dozen instructions, or for one period of the 
 
 
 @dataclass(frozen=True)
-class Machine:
+class ChangeableMachine:
     """A machine at its entry, and its RAM."""
 
     target: Target
@@ -43,7 +55,7 @@ class Machine:
         return address + size <= self.memory.size and not (address < 0x100000 and address + size > 0xA0000)
 
 
-def apply(draft: Draft, machine: Machine) -> None:
+def apply(draft: ChangedHandover, machine: ChangeableMachine) -> None:
     """Change the machine. It is at its entry afterwards. Raises NotTried, TargetError."""
     boot, wish = draft.boot, draft.trampoline
     entry = boot.snapshot.entry.address
@@ -70,7 +82,7 @@ def apply(draft: Draft, machine: Machine) -> None:
     _write_registers(draft, machine.target, layout, dict(registers.values), bool(wish.needed))
 
 
-def _run_trampoline(draft: Draft, machine: Machine, space: int, table: int, entry: int) -> None:
+def _run_trampoline(draft: ChangedHandover, machine: ChangeableMachine, space: int, table: int, entry: int) -> None:
     wish, target = draft.trampoline, machine.target
     cs = draft.boot.segments["cs"].selector or 0
     if wish.selectors is not None:
@@ -101,7 +113,7 @@ def _pending(target: Target) -> bool:
         return False
 
 
-def _write_registers(draft: Draft, target: Target, layout: Layout, before: dict[str, int], ran: bool) -> None:
+def _write_registers(draft: ChangedHandover, target: Target, layout: HandoverLayout, before: dict[str, int], ran: bool) -> None:
     wanted: dict[str, int] = {}
     if ran:
         wanted = {name: before[name] for name in _GENERAL if name in before}
@@ -112,7 +124,7 @@ def _write_registers(draft: Draft, target: Target, layout: Layout, before: dict[
         target.write_register(name, value)
 
 
-def _fill(machine: Machine, word: int, areas: Iterable[range], kept: Iterable[range]) -> None:
+def _fill(machine: ChangeableMachine, word: int, areas: Iterable[range], kept: Iterable[range]) -> None:
     """Fill the parts of `areas` that overlap none of `kept`."""
     for area in without(areas, kept):
         for start in range(area.start, area.stop, _CHUNK):

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pvhdbg.decode.text import SafeText
 from pvhdbg.errors import EntryNotReached, PvhdbgError
 from pvhdbg.stress.mutation import Mutation
-from pvhdbg.stress.trial import Fate, Trial, Wish, boot_with, failed
+from pvhdbg.stress.trial import Fate, StressWish, Trial, boot_with, failed
 from pvhdbg.targets.run import Progress
 
 _SET = 6  # mutations in a random set, at most
 _LOOK = 0.2  # seconds
 
-Boot = Callable[[Sequence[Mutation]], Trial]
+BootsWith = Callable[[Sequence[Mutation]], Trial]
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def random_sets(mutations: Sequence[Mutation], rounds: int, seed: int) -> Iterat
 class Campaign:
     """Boots in parallel. Ctrl-C ends the boots that run, and raises KeyboardInterrupt."""
 
-    def __init__(self, wish: Wish, jobs: int, progress: Progress = lambda _: None, boot: Boot | None = None) -> None:
+    def __init__(self, wish: StressWish, jobs: int, progress: Progress = lambda _: None, boot: BootsWith | None = None) -> None:
         self._wish = wish
         self._jobs = jobs
         self._progress = progress

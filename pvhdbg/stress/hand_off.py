@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from pvhdbg.spec.start_info import RAM, MemoryMapEntry
 from pvhdbg.stress.handover import PAGE, ModulePart, NotTried, Place
-from pvhdbg.stress.mutation import Aspect, Draft, Mutation
+from pvhdbg.stress.mutation import Aspect, ChangedHandover, Mutation
 
 FILL = 0xA5A5A5A5
 _MANY = 300
@@ -20,21 +20,21 @@ _MODULES = 16
 # --- the place ----------------------------------------------------------------------------------------------------
 
 
-def _placed(place: Place) -> Callable[[Draft], None]:
-    def change(draft: Draft) -> None:
+def _placed(place: Place) -> Callable[[ChangedHandover], None]:
+    def change(draft: ChangedHandover) -> None:
         draft.place = place
 
     return change
 
 
-def _fill(draft: Draft) -> None:
+def _fill(draft: ChangedHandover) -> None:
     draft.fill = FILL
 
 
 # --- the command line ---------------------------------------------------------------------------------------------
 
 
-def _absent(draft: Draft) -> None:
+def _absent(draft: ChangedHandover) -> None:
     if draft.info.command_line is None:
         raise NotTried("there is none already")
     if draft.info.command_line and not draft.asked:
@@ -42,7 +42,7 @@ def _absent(draft: Draft) -> None:
     draft.info = replace(draft.info, command_line=None)
 
 
-def _empty(draft: Draft) -> None:
+def _empty(draft: ChangedHandover) -> None:
     if draft.info.command_line == b"":
         raise NotTried("it is empty already")
     if draft.info.command_line and not draft.asked:
@@ -50,47 +50,47 @@ def _empty(draft: Draft) -> None:
     draft.info = replace(draft.info, command_line=b"")
 
 
-def _longer(draft: Draft, word: bytes) -> None:
+def _longer(draft: ChangedHandover, word: bytes) -> None:
     line = draft.info.command_line or b""
     draft.info = replace(draft.info, command_line=line + (b" " if line else b"") + word)
 
 
-def _long(draft: Draft) -> None:
+def _long(draft: ChangedHandover) -> None:
     _longer(draft, b"pvhdbg.pad=" + b"x" * _LONG)
 
 
-def _high(draft: Draft) -> None:
+def _high(draft: ChangedHandover) -> None:
     _longer(draft, b"pvhdbg.bytes=" + _HIGH_BYTES)
 
 
 # --- the modules --------------------------------------------------------------------------------------------------
 
 
-def _more(draft: Draft, more: Iterable[ModulePart]) -> None:
+def _more(draft: ChangedHandover, more: Iterable[ModulePart]) -> None:
     draft.info = replace(draft.info, modules=(*draft.info.modules, *more))
 
 
-def _many_modules(draft: Draft) -> None:
+def _many_modules(draft: ChangedHandover) -> None:
     _more(draft, (ModulePart(PAGE, data=bytes([number]) * PAGE) for number in range(1, _MODULES + 1)))
 
 
-def _byte_module(draft: Draft) -> None:
+def _byte_module(draft: ChangedHandover) -> None:
     _more(draft, (ModulePart(1, data=b"x"),))
 
 
-def _empty_module(draft: Draft) -> None:
+def _empty_module(draft: ChangedHandover) -> None:
     _more(draft, (ModulePart(0, data=b""),))
 
 
-def _module_line(draft: Draft) -> None:
+def _module_line(draft: ChangedHandover) -> None:
     _changed_modules(draft, lambda one: replace(one, command_line=one.command_line or b"pvhdbg=1"), "each has one already")
 
 
-def _module_reserved(draft: Draft) -> None:
+def _module_reserved(draft: ChangedHandover) -> None:
     _changed_modules(draft, lambda one: replace(one, reserved=0xA5A5A5A5A5A5A5A5), "it is that already")
 
 
-def _changed_modules(draft: Draft, change: Callable[[ModulePart], ModulePart], same: str) -> None:
+def _changed_modules(draft: ChangedHandover, change: Callable[[ModulePart], ModulePart], same: str) -> None:
     if not draft.info.modules:
         raise NotTried("there is no module; give one with --initrd")
     changed = tuple(change(one) for one in draft.info.modules)
@@ -102,25 +102,25 @@ def _changed_modules(draft: Draft, change: Callable[[ModulePart], ModulePart], s
 # --- the memory map -----------------------------------------------------------------------------------------------
 
 
-def _map(draft: Draft) -> tuple[MemoryMapEntry, ...]:
+def _map(draft: ChangedHandover) -> tuple[MemoryMapEntry, ...]:
     if not draft.info.memory_map:
         raise NotTried("there is no memory map")
     return draft.info.memory_map
 
 
-def _unsorted(draft: Draft) -> None:
+def _unsorted(draft: ChangedHandover) -> None:
     entries = _map(draft)
     if len(entries) < 2:
         raise NotTried("the map has one entry only")
     draft.info = replace(draft.info, memory_map=tuple(reversed(entries)))
 
 
-def _split(draft: Draft) -> None:
+def _split(draft: ChangedHandover) -> None:
     parts = [part for one in _map(draft) for part in _in_parts(one, 2)]
     draft.info = replace(draft.info, memory_map=tuple(parts))
 
 
-def _many_entries(draft: Draft) -> None:
+def _many_entries(draft: ChangedHandover) -> None:
     entries = _map(draft)
     largest = max((one for one in entries if one.type == RAM), key=lambda one: one.size, default=None)
     if largest is None:
@@ -139,39 +139,39 @@ def _in_parts(entry: MemoryMapEntry, count: int) -> list[MemoryMapEntry]:
     return [entry.replace(addr=start, size=end - start) for start, end in zip(starts, ends, strict=True)]
 
 
-def _more_entries(draft: Draft, types: Iterable[int]) -> None:
+def _more_entries(draft: ChangedHandover, types: Iterable[int]) -> None:
     more = [MemoryMapEntry(_HOLES + number * (1 << 30), 1 << 20, kind, 0) for number, kind in enumerate(types)]
     draft.info = replace(draft.info, memory_map=(*_map(draft), *more))
 
 
-def _other_types(draft: Draft) -> None:
+def _other_types(draft: ChangedHandover) -> None:
     _more_entries(draft, range(2, 8))
 
 
-def _future_types(draft: Draft) -> None:
+def _future_types(draft: ChangedHandover) -> None:
     _more_entries(draft, (8, 12, 0x7FFFFFFF, 0xF0000000))
 
 
 # --- start_info itself --------------------------------------------------------------------------------------------
 
 
-def _version_0(draft: Draft) -> None:
+def _version_0(draft: ChangedHandover) -> None:
     draft.info = replace(draft.info, version=0)
 
 
-def _version_2(draft: Draft) -> None:
+def _version_2(draft: ChangedHandover) -> None:
     if draft.info.version == 0:
         raise NotTried("this VMM hands over version 0")
     draft.info = replace(draft.info, version=2, tail=b"\xa5" * 64)
 
 
-def _no_rsdp(draft: Draft) -> None:
+def _no_rsdp(draft: ChangedHandover) -> None:
     if not draft.info.rsdp:
         raise NotTried("it is 0 already")
     draft.info = replace(draft.info, rsdp=0)
 
 
-def _future_flags(draft: Draft) -> None:
+def _future_flags(draft: ChangedHandover) -> None:
     draft.info = replace(draft.info, flags=draft.info.flags | 1 << 31 | 1 << 20)
 
 

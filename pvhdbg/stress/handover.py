@@ -75,7 +75,7 @@ class Write:
 
 
 @dataclass(frozen=True)
-class Layout:
+class HandoverLayout:
     """A hand-off in memory: the address of start_info, what to write, and the ranges that hold it."""
 
     start_info: int
@@ -224,7 +224,7 @@ class _Writer:
         return address
 
 
-def laid_out(boot: BootState, wish: Handover, place: Place, allocator: Allocator) -> Layout:
+def laid_out(boot: BootState, wish: Handover, place: Place, allocator: Allocator) -> HandoverLayout:
     """The bytes of a hand-off and their addresses. Raises NotTried where there is no room."""
     info, writer = boot.start_info, _Writer(place, allocator)
     old_line = info.command_line
@@ -247,7 +247,7 @@ def laid_out(boot: BootState, wish: Handover, place: Place, allocator: Allocator
             count, at = len(wish.memory_map), writer.put(b"".join(one.encode() for one in wish.memory_map), before)
         head = StartInfoV1(*fields, at, count, 0).encode() + wish.tail
     start = writer.put(head, range(info.address, info.address + type(info.raw).sizeof()))
-    return Layout(start, tuple(writer.writes), tuple(one.taken for one in writer.writes))
+    return HandoverLayout(start, tuple(writer.writes), tuple(one.taken for one in writer.writes))
 
 
 def original(boot: BootState) -> tuple[range, ...]:

@@ -7,16 +7,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from pvhdbg.decode.boot_state import BootState
-from pvhdbg.errors import BadInput
 from pvhdbg.rules.catalogue import find
 from pvhdbg.spec.documents import Clause
 from pvhdbg.spec.revisions import SpecName
 from pvhdbg.stress.handover import Handover, Place, handover
 from pvhdbg.stress.trampoline import Trampoline
-
-
-class CannotMutate(BadInput):
-    """This machine cannot have a mutation that was asked for."""
 
 
 class Aspect(Enum):
@@ -41,7 +36,7 @@ class Aspect(Enum):
 
 
 @dataclass
-class Draft:
+class ChangedHandover:
     """A hand-off that mutations change before it is written. `asked` says that the user named the mutation.
 
     `fill` is the 32-bit word for all RAM outside of kernel and hand-off; `forget_gdt` overwrites the GDT after its use.
@@ -57,7 +52,7 @@ class Draft:
     fill: int | None = None
 
     @classmethod
-    def of(cls, boot: BootState, asked: bool = False) -> Draft:
+    def of(cls, boot: BootState, asked: bool = False) -> ChangedHandover:
         """A draft that changes nothing. Raises NotTried where the hand-off cannot be read whole."""
         return cls(boot, handover(boot), asked)
 
@@ -74,7 +69,7 @@ class Mutation:
     title: str
     aspect: Aspect
     open_by: str
-    change: Callable[[Draft], None] = lambda _: None
+    change: Callable[[ChangedHandover], None] = lambda _: None
     done_by: str = ""
     cpu: str = ""
     spec: SpecName = "v1"

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from pvhdbg.spec.x86 import EFLAGS
 from pvhdbg.stress.handover import NotTried
-from pvhdbg.stress.mutation import Aspect, Draft, Mutation
+from pvhdbg.stress.mutation import Aspect, ChangedHandover, Mutation
 from pvhdbg.stress.trampoline import Selectors
 
 _GARBAGE = {"rax": 0xA5A5A500, "rcx": 0xA5A5A501, "rdx": 0xA5A5A502, "rsi": 0xA5A5A506, "rdi": 0xA5A5A507, "rbp": 0xA5A5A505}
@@ -15,31 +15,31 @@ _RESERVED_ONE = 1 << 1
 OUTSIDE = 0xF0000000  # neither RAM nor a device on pc, q35 and microvm with less than 3 GiB
 
 
-def _registers(draft: Draft) -> None:
+def _registers(draft: ChangedHandover) -> None:
     draft.registers.update(_GARBAGE)
 
 
-def _flags(draft: Draft) -> None:
+def _flags(draft: ChangedHandover) -> None:
     flags = sum(1 << EFLAGS[name] for name in _FLAGS) | _RESERVED_ONE
     draft.trampoline = replace(draft.trampoline, flags=flags | 1 << EFLAGS["AC"] | 1 << EFLAGS["ID"] | 3 << 12)
 
 
-def _esp_zero(draft: Draft) -> None:
+def _esp_zero(draft: ChangedHandover) -> None:
     draft.registers["rsp"] = 0
 
 
-def _esp_outside(draft: Draft) -> None:
+def _esp_outside(draft: ChangedHandover) -> None:
     info = draft.info
     if any(one.addr <= OUTSIDE < one.addr + one.size for one in info.memory_map or ()):
         raise NotTried(f"this machine has something at {OUTSIDE:#x}")
     draft.registers["rsp"] = OUTSIDE
 
 
-def _cr2(draft: Draft) -> None:
+def _cr2(draft: ChangedHandover) -> None:
     draft.trampoline = replace(draft.trampoline, cr2=0xA5A5A5A5)
 
 
-def _gdt(draft: Draft) -> None:
+def _gdt(draft: ChangedHandover) -> None:
     code, data = (draft.boot.segments[name].selector or 0 for name in ("cs", "ds"))
     if not code or not data or code == data or max(code, data) > 0xF0 or code & 7 or data & 7:
         raise NotTried("the loader's selectors do not fit into a small GDT")
@@ -47,25 +47,25 @@ def _gdt(draft: Draft) -> None:
     draft.forget_gdt = True
 
 
-def _selectors(draft: Draft) -> None:
+def _selectors(draft: ChangedHandover) -> None:
     draft.trampoline = replace(draft.trampoline, selectors=Selectors(0x60, 0x68, 0x68, 0x68))
 
 
-def _no_fs_gs(draft: Draft) -> None:
+def _no_fs_gs(draft: ChangedHandover) -> None:
     draft.trampoline = replace(draft.trampoline, selectors=Selectors(fs=0, gs=0))
 
 
-def _tr(draft: Draft) -> None:
+def _tr(draft: ChangedHandover) -> None:
     if draft.boot.segments["tr"].limit == 0x67 and not draft.asked:
         raise NotTried("the limit is 0x67 already")
     draft.trampoline = replace(draft.trampoline, selectors=Selectors(task=0x28))
 
 
-def _idt(draft: Draft) -> None:
+def _idt(draft: ChangedHandover) -> None:
     draft.trampoline = replace(draft.trampoline, idt=(0, 0))
 
 
-def _interrupt(draft: Draft) -> None:
+def _interrupt(draft: ChangedHandover) -> None:
     draft.trampoline = replace(draft.trampoline, interrupt=True)
 
 

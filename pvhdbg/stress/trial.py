@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from pvhdbg.decode.boot_state import BootState
+from pvhdbg.decode.pattern import BadPattern, compiled
 from pvhdbg.decode.text import SafeText, safe
-from pvhdbg.errors import BadInput, PvhdbgError
+from pvhdbg.errors import BadInput, CannotMutate, PvhdbgError
 from pvhdbg.kernel.image import KernelImage
 from pvhdbg.machine.capture import Plan, capture, with_command
 from pvhdbg.machine.options import LaunchOptions, SubjectOptions
@@ -19,10 +20,10 @@ from pvhdbg.machine.subject import Opened, boot_kernel
 from pvhdbg.machine.waiter import Missed, Waiter
 from pvhdbg.rules.catalogue import judge
 from pvhdbg.rules.declare import Outcome, Severity
-from pvhdbg.stress.applying import Machine, apply
+from pvhdbg.stress.applying import ChangeableMachine, apply
 from pvhdbg.stress.catalogue import choose
 from pvhdbg.stress.handover import NotTried
-from pvhdbg.stress.mutation import CannotMutate, Draft, Mutation
+from pvhdbg.stress.mutation import ChangedHandover, Mutation
 from pvhdbg.stress.shared_memory import arguments, mapped
 from pvhdbg.targets.run import Progress
 from pvhdbg.tracing.death import DeathKind
@@ -60,7 +61,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Wish:
+class StressWish:
     """A kernel and its machine, the goal, and the seconds that each boot gets. `asked` are ids that the user named."""
 
     about: SubjectOptions
@@ -99,7 +100,7 @@ def launched(ids: Sequence[str], about: SubjectOptions, progress: Progress = lam
         yield opened
 
 
-def boot_with(mutations: Sequence[Mutation], wish: Wish, cancelled: Callable[[], bool] = bool) -> Trial:
+def boot_with(mutations: Sequence[Mutation], wish: StressWish, cancelled: Callable[[], bool] = bool) -> Trial:
     """Boot the kernel with all of these mutations; without one it is the control. Raises PvhdbgError; BadInput for a wrong goal."""
     ids = tuple(one.id for one in mutations)
     try:
@@ -120,11 +121,11 @@ def _launch(said: LaunchOptions, mutations: Sequence[Mutation]) -> LaunchOptions
 def _mutated(opened: Opened, mutations: Sequence[Mutation], about: SubjectOptions, asked: bool) -> BootState:
     """Change the machine, and judge the new hand-off: it must conform, or the mutation is wrong."""
     assert opened.qemu is not None
-    draft = Draft.of(opened.boot, asked)
+    draft = ChangedHandover.of(opened.boot, asked)
     for one in mutations:
         one.change(draft)
     with mapped(opened.qemu.pid) as memory:
-        apply(draft, Machine(opened.target, memory))
+        apply(draft, ChangeableMachine(opened.target, memory))
     if not mutations:
         return opened.boot
     spec = next((one.spec for one in mutations if one.spec != "v1"), about.revision)
@@ -159,7 +160,7 @@ def default_goal(image: KernelImage) -> str:
     return DEFAULT_GOAL
 
 
-def _fate(ids: tuple[str, ...], opened: Opened, wish: Wish, cancelled: Callable[[], bool]) -> Trial:
+def _fate(ids: tuple[str, ...], opened: Opened, wish: StressWish, cancelled: Callable[[], bool]) -> Trial:
     assert opened.image is not None
     text = wish.goal or default_goal(opened.image)
     waiter = Waiter(opened.target, opened.boot, opened.image, opened.qemu)
@@ -192,8 +193,6 @@ def _said(pattern: re.Pattern[str], opened: Opened) -> bool:
 
 
 def _pattern(text: str) -> re.Pattern[str]:
-    from pvhdbg.decode.pattern import BadPattern, compiled
-
     try:
         return compiled(text.removeprefix(_SERIAL))
     except BadPattern as error:

@@ -14,7 +14,7 @@ from pvhdbg.rules.catalogue import judge
 from pvhdbg.rules.declare import Outcome, Severity
 from pvhdbg.stress.catalogue import MUTATIONS, find
 from pvhdbg.stress.mutation import Mutation
-from pvhdbg.stress.trial import Fate, Trial, Wish, boot_with, opened_with
+from pvhdbg.stress.trial import Fate, StressWish, Trial, boot_with, opened_with
 
 FRAGILE = str(guest("fragile"))
 IDS = [one.id for one in MUTATIONS]
@@ -36,7 +36,7 @@ def about(relies: str, folder: Path, machine: str = "pc", module: bool = False) 
 
 
 def tried(mutations: list[Mutation], relies: str, folder: Path) -> Trial:
-    return boot_with(mutations, Wish(about(relies, folder), "survived", 20, frozenset(one.id for one in mutations)))
+    return boot_with(mutations, StressWish(about(relies, folder), "survived", 20, frozenset(one.id for one in mutations)))
 
 
 @pytest.mark.boot
