@@ -544,6 +544,9 @@ COMMANDS: tuple[Command, ...] = (
         (
             argument("subject", metavar="SUBJECT", help="a kernel file, or a gdbstub", live=False),
             _FOR,
+            argument(
+                "--compare-tcg", action="store_true", help="with --accel kvm: boot it under TCG too, which shows faults", live=False
+            ),
             *_QEMU,
             _DETERMINISTIC,
             *of_command_line(*_WALK),

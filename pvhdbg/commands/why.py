@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import json
+from typing import TYPE_CHECKING, NamedTuple
 
 from pvhdbg.commands.declare import Answer, Context, takes
 from pvhdbg.commands.options import NOT_REACHED, PromptOptions
@@ -10,9 +11,14 @@ from pvhdbg.disassembly import instruction_text
 from pvhdbg.driver.death_watch import Diagnosis, diagnosed
 from pvhdbg.driver.options import time_limit
 from pvhdbg.driver.traced_machine import at_entry, on_session
+from pvhdbg.errors import BadInput
 from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.report import why_text
+from pvhdbg.report.json_text import written
 from pvhdbg.report.trace_text import escaped
+
+if TYPE_CHECKING:
+    from pvhdbg.report.style import Style
 
 _SHOWN = 5  # lines of the serial port
 
@@ -23,6 +29,7 @@ class WhyOptions(NamedTuple):
     about: SubjectOptions = SubjectOptions()
     prompt: PromptOptions = PromptOptions()
     seconds: float | None = None
+    compare_tcg: bool = False
 
 
 @takes(WhyOptions)
@@ -32,7 +39,27 @@ def why(options: WhyOptions, context: Context) -> Answer:
     if context.session is not None:
         return _answer(on_session(context.session, "why", lambda machine: diagnosed(machine, limit), context.progress))
     with at_entry(options.about, context.progress, patience=options.seconds, watched=True) as machine:
-        return _answer(diagnosed(machine, limit))
+        found = diagnosed(machine, limit)
+    if not options.compare_tcg:
+        return _answer(found)
+    if options.about.launch.accel not in ("kvm", "auto"):
+        raise BadInput("--compare-tcg compares with a boot under KVM", "add --accel kvm")
+    about = options.about._replace(launch=options.about.launch._replace(accel="tcg"))
+    with at_entry(about, context.progress, patience=options.seconds, watched=True) as machine:
+        return _compared(_answer(found), _answer(diagnosed(machine, limit)))
+
+
+def _compared(under_kvm: Answer, under_tcg: Answer) -> Answer:
+    """The answer of a boot under KVM, and that of the same boot under TCG behind it."""
+
+    def text(style: Style) -> str:
+        return f"{under_kvm.text(style)}\n{style('head', 'The same boot under TCG')}\n{under_tcg.text(style)}"
+
+    def document() -> str:
+        both = [json.loads(one.json()) if one.json is not None else None for one in (under_kvm, under_tcg)]
+        return written({**both[0], "under_tcg": both[1]})
+
+    return Answer(text, document, under_kvm.exit_code)
 
 
 def _answer(found: Diagnosis) -> Answer:

@@ -19,6 +19,7 @@ from pvhdbg.tracing.guest_log import messages
 from pvhdbg.tracing.last_words import Told, telling
 
 _SERIAL = 1000  # lines of the serial port, and of the log buffer, that are searched
+_KVM = "KVM shows no faults, and its CPU may keep only a part of its last state; the same boot under TCG shows them: --compare-tcg"
 _BY_BLOCKS = (DeathKind.TRIPLE_FAULT, DeathKind.SHUTDOWN, DeathKind.RESET, DeathKind.HALTED)
 _FINAL = {  # deaths after which the machine cannot run on
     DeathKind.TRIPLE_FAULT: "the guest triple-faulted",
@@ -69,6 +70,7 @@ def diagnosed(machine: TracedMachine, limit: float) -> Diagnosis:
         progress=machine.progress,
         panics=panics(machine.names),
         panicking=lambda: ran.extend(_ran(machine)),
+        blind=machine.boot.snapshot.vmm.accelerator == "kvm",
     )
     with machine.interruptible(watch):
         death = watch.post_mortem() if has_shut_down(machine.target) else watch.until_dead(limit)
@@ -89,6 +91,8 @@ def diagnosed(machine: TracedMachine, limit: float) -> Diagnosis:
     names = machine.names.kept([event.pc for event in death.path] + [one for one in (death.pc,) if one is not None])
     machine.ended = _FINAL.get(death.ended or death.kind)
     warnings = [*machine.warnings, *watch.warnings, *([NO_DISASSEMBLER] if death.path and not available() else [])]
+    if machine.boot.snapshot.vmm.accelerator == "kvm":
+        warnings.append(_KVM)
     return Diagnosis(death, found, names, serial, tuple(warnings), telling(around.serial, around),
                      chain(death.state, around), tuple(ran))  # fmt: skip
 

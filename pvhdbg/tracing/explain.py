@@ -24,6 +24,7 @@ from pvhdbg.tracing.stack import code_addresses, panic_frame
 
 _WATCH_IT = "boot it again and watch it from its entry: pvhdbg why KERNEL"
 _ON_STACK = 6
+_RESET_PC = 0xFFFFFFF0
 _PAGE = 0x1000
 _AWAITED = 3  # things that a loop waits for that are told
 
@@ -143,7 +144,12 @@ _ASTRAY = (DeathKind.LOOP, DeathKind.ZEROS, DeathKind.NOWHERE)  # these deaths g
 def _opening(death: Death, around: Surroundings) -> str:
     if death.left is not None:
         mode = f" in {death.mode.words}" if death.mode is not None else ""
-        return f"The machine had shut down before it was looked at; it stands at {around.named(death.left.pc)}{mode}"
+        seen = (
+            "The guest shut down, and nothing was seen of how"
+            if death.blind
+            else "The machine had shut down before it was looked at"
+        )
+        return f"{seen}; it stands at {around.named(death.left.pc)}{mode}"
     words = OPENINGS[death.kind]
     if death.cpu is not None and death.kind is DeathKind.TRIPLE_FAULT:
         words = f"CPU {death.cpu} shut down with a triple fault"
@@ -365,6 +371,14 @@ def _found_dead(draft: Draft, death: Death, around: Surroundings, disassemble: D
     left = death.left
     if left is None:
         return
+    if (left.pc & 0xFFFFFFF0) == _RESET_PC:
+        draft.cause = "state lost"
+        draft.sentences.append(
+            "Nothing is left of its last state: the CPU stands at the reset vector, as KVM leaves it after a triple fault on some hosts"
+        )
+        draft.next = "boot it without KVM, which shows the fault: pvhdbg why KERNEL"
+        _last_words_too(draft, around)
+        return
     draft.sentences.append("How it came there was not recorded: a triple fault, or a power-off or reboot that it asked for")
     fault = _left_by(death, left, around)
     inner = Draft(draft.cause)
@@ -408,6 +422,13 @@ def _left_by(death: Death, left: Event, around: Surroundings) -> Fault | None:
     if (not fetch and write is None) or walk is None or walk.scheme is None or walk.physical is not None:
         return None
     return Fault(0, FaultKind.EXCEPTION, faults.PF, 16 if fetch else 2 * bool(write), left.pc, cr2, death.state)
+
+
+def _last_words_too(draft: Draft, around: Surroundings) -> None:
+    """Its panic, with the next step as it is."""
+    after = draft.next
+    _last_words(draft, around)
+    draft.next = after
 
 
 def _last_words(draft: Draft, around: Surroundings) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 from functools import cache
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 import pvhdbg
@@ -12,10 +15,11 @@ from pvhdbg import guests
 from pvhdbg.driver.death_watch import Diagnosis
 from pvhdbg.kernel.image import open_kernel
 from tests.commands.test_living_guests import assembled
-from tests.support.cli_runner import kernel_elf, pvh_note
+from tests.support.cli_runner import Cli, kernel_elf, pvh_note
 
 pytestmark = pytest.mark.boot
 
+SCHEMA = json.loads((Path(pvhdbg.__file__).parent / "report/schemas/why-1.json").read_text())
 CRASHERS = str(guests.path("crashers"))
 STACK = "mov $0x90000, %esp\n"
 
@@ -182,3 +186,19 @@ def test_a_kernel_that_waits_is_not_dead(tmp_path: Path, wait: str) -> None:
     found = small(tmp_path, f"cli\n 1: {wait}\n {'jz' if 'in' in wait else 'je'} 1b\n hlt", seconds=1.0)
     assert (found.died, found.explanation.cause) == (False, "in a loop")
     assert ("port 0x64" if "in" in wait else "0x80000") in found.explanation.verdict
+
+
+def test_a_death_under_kvm_is_told_by_what_is_left_and_compared_with_tcg(cli: Cli) -> None:
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        pytest.skip("this machine has no KVM")
+    found = (
+        cli("why", CRASHERS, "--append", "crash=page-fault", "--accel", "kvm", "--compare-tcg", "--for", "20", "--format", "json")
+        .ok()
+        .json()
+    )
+    jsonschema.validate(found, SCHEMA)
+    assert (found["kind"], found["faults"]) == ("shutdown", [])
+    assert "nothing was seen of how" in found["verdict"]
+    assert any("--compare-tcg" in warning for warning in found["warnings"])
+    assert (found["under_tcg"]["kind"], found["under_tcg"]["cause"]) == ("triple fault", "unmapped code")
+    cli("why", CRASHERS, "--compare-tcg").complaint(2, "--accel kvm")

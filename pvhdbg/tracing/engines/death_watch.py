@@ -35,6 +35,7 @@ class DeathWatch:
     """Watches `target` from its current state. `around` is the machine around a death, `code` gives the kernel file's bytes at a linear
     address, `status` the VMM's exit status, `serial` the last lines of the serial port, where they are at hand.
     `panics` are linear addresses of a function that never returns, Linux' panic(); `panicking` is called where one was reached.
+    With `blind` nothing is logged (KVM): of a guest that shut down, what is left of it is told.
     """
 
     def __init__(
@@ -48,11 +49,13 @@ class DeathWatch:
         progress: Callable[[str], None] = lambda _: None,
         panics: Sequence[int] = (),
         panicking: Callable[[], None] = lambda: None,
+        blind: bool = False,
     ) -> None:
         self._target = target
         self._progress = progress
         self._followed = Followed(target, code)
-        self._examiner = Examiner(target, around, self._followed, status=status, serial=serial)
+        self._examiner = Examiner(target, around, self._followed, status=status, serial=serial, blind=blind)
+        self._blind = blind
         self._panics, self._panicking = tuple(panics), panicking
         self._asked = False
 
@@ -72,6 +75,8 @@ class DeathWatch:
     def until_dead(self, seconds: float) -> Death:
         """The death; one of the kind ALIVE after `seconds`. The machine is stopped afterwards. Raises TargetError."""
         deadline = time.monotonic() + seconds
+        if self._blind:
+            return self._unseen(deadline)
         for states, count in ((True, FIRST), (False, _THEN)):
             self._progress(f"following the guest, after {len(self._followed):,} instructions")
             bounds = Bounds(count=count, seconds=min(max(deadline - time.monotonic(), 0.01), _LONGEST))
@@ -85,6 +90,23 @@ class DeathWatch:
             if end.why is EndReason.INTERRUPTED or time.monotonic() > deadline:
                 return self._examiner.alive()
         return self._at_full_speed(deadline)
+
+    def _unseen(self, deadline: float) -> Death:
+        """As `until_dead`, of a machine that shows nothing while it runs."""
+        self._followed.lose_count()
+        with breakpoints_at(self._target, [RESET_VECTOR, *self._panics]):
+            for pause in _pauses(deadline):
+                self._progress("watching the guest for its death")
+                stop = run(self._target, pause, enough=lambda: self._asked, turn=_TURN, may_vanish=True).stop
+                if stop.kind is StopKind.SHUTDOWN:
+                    return replace(self._examiner.found_dead(), blind=True)
+                if stop.kind is StopKind.BREAKPOINT and self._target.read_registers()["rip"] in self._panics:
+                    return self._examiner.death(DeathKind.PANIC, self._examiner.state())
+                death = self._examiner.by_stop(stop) or self._examiner.standing() or self._by_late_stop()
+                if death is not None or self._asked:
+                    return death or self._examiner.alive()
+            alive = self._examiner.alive()
+            return self._by_late_stop() or alive
 
     def _at_full_speed(self, deadline: float) -> Death:
         self._followed.lose_count()
