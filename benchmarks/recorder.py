@@ -1,4 +1,4 @@
-"""The flight recorder against the same boot without it: a whole boot, `trace` to rest_init, and the way back to an instruction."""
+"""The flight recorder against the same boot without it: a whole boot, and `trace` to rest_init."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from dataclasses import replace
 from functools import partial
 
 from benchmarks.bench import PVHDBG, Bench, Row
-from pvhdbg.driver.recorded_machine import names_of, stopped_at
+from pvhdbg.driver.recorded_machine import names_of
 from pvhdbg.kernel.image import open_kernel
-from pvhdbg.machine.options import LaunchOptions, SubjectOptions
 from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.remote import RemoteTarget
 from pvhdbg.targets.run import run
@@ -57,8 +56,6 @@ def rows(bench: Bench) -> Iterator[Row]:
         lambda _: took <= 1,
         note=f"{took:.2f} s, {size:.1f} MB on disk",
     )
-    back = went(bench)
-    yield Row(f"from the start to before instruction {FAR:,}", [], [], "<= 1 s", lambda _: back <= 1, note=f"{back:.2f} s")
 
 
 def boot(bench: Bench, recorder: RecorderOptions | None) -> float:
@@ -111,11 +108,3 @@ def analysed(bench: Bench, recorder: RecorderOptions) -> tuple[float, float]:
         target.close(Leave.KILLED)
     assert len(found) > 1000
     return took, size
-
-
-def went(bench: Bench) -> float:
-    """Seconds in this process, QEMU's start included."""
-    options = SubjectOptions(str(bench.kernel), launch=LaunchOptions(append=APPEND))
-    began = time.perf_counter()
-    with stopped_at(options, FAR, lambda _: None, 60):
-        return time.perf_counter() - began

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks import kernel_files, plugin, prompt, recorder, tracing
+from benchmarks import kernel_files, plugin, prompt, recorder, tracing, travel
 from benchmarks.bench import PVHDBG, Bench, Row
 from pvhdbg import guests
 from pvhdbg.targets.address import StubAddress
@@ -53,6 +53,7 @@ def rows(bench: Bench) -> Iterator[Row]:
     yield from prompt.rows(bench)
     yield from tracing.rows(bench)
     yield from recorder.rows(bench)
+    yield from travel.rows(bench)
     yield from plugin.rows(bench)
 
 

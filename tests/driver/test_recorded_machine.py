@@ -1,0 +1,61 @@
+"""A machine at an exact instruction: the recorder stops it where the step engine counts, with the same registers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pvhdbg.driver.recorded_machine import RecordedMachine, stopped_at
+from pvhdbg.guests import path as guest
+from pvhdbg.machine.options import LaunchOptions, SubjectOptions
+from pvhdbg.tracing.engines.engine import Bounds
+from pvhdbg.tracing.engines.step import StepEngine
+from pvhdbg.tracing.event import EndReason
+from pvhdbg.tracing.recording import NEVER
+
+pytestmark = [pytest.mark.boot, pytest.mark.usefixtures("qemu")]
+
+LONG_MODE = SubjectOptions(str(guest("long_mode")))
+
+
+def at(options: SubjectOptions, number: int) -> dict[str, int]:
+    """The registers before instruction `number`."""
+    with stopped_at(options, number, lambda _: None, 30) as machine:
+        assert machine.begun == number
+        return dict(machine.target.read_registers().values)
+
+
+def walked_to(machine: RecordedMachine, number: int) -> dict[str, int]:
+    """The registers of a machine at its entry that the step engine then takes there."""
+    engine = StepEngine(machine.target)
+    for _ in engine.batches(Bounds(count=number, seconds=60)):
+        pass
+    assert engine.end.why is EndReason.COUNT
+    return dict(machine.target.read_registers().values)
+
+
+@pytest.mark.parametrize("number", [1000, 1700])
+def test_the_stop_is_where_the_step_engine_counts(vmlinux: Path, number: int) -> None:
+    options = SubjectOptions(str(vmlinux), launch=LaunchOptions(append="console=ttyS0"))
+    with stopped_at(options, 0, lambda _: None, 30) as machine:
+        expected = walked_to(machine, number)
+    assert at(options, number) == expected
+
+
+def test_over_the_switch_to_long_mode() -> None:
+    with stopped_at(LONG_MODE, 10_275, lambda _: None, 30) as machine:
+        for number in range(10_275, 10_290):
+            seen = dict(machine.target.read_registers().values)
+            if number % 4 == 0:
+                assert at(LONG_MODE, number) == seen, number
+            machine.target.step()
+
+
+def test_marks_tell_the_last_execution_before_the_stop() -> None:
+    """In map_4g's loop of five instructions; a place that comes later was never executed."""
+    with stopped_at(LONG_MODE, 9_999, lambda _: None, 30, marks=(0x10007A, 0x1000A9)) as machine:
+        loop, later = machine.recording.marks
+        assert 9_994 <= loop.last < 9_999
+        assert loop.last_pc == 0x10007A
+        assert (later.last, later.seen) == (NEVER, 0)
