@@ -5,6 +5,7 @@
 # make coverage    all tests, and the share of each room's lines that they ran (GDB's own Python is not measured)
 # make test-gdbs   the tests that use GDB, with GDB 16, 17 and 18 from PyPI and each Python that is found (see scripts/test-gdbs.sh)
 # make test-bare   make demo and make test in a bare Debian: RELEASE=trixie or bookworm (see scripts/test-bare.sh; needs root)
+# make docs    the documentation site, as build/site/index.html: warnings are errors, and internal links are checked
 # make bench   the benchmarks, as one table
 # make conformance   boot every sample guest on every machine and firmware, and write docs/conformance.md and docs/rules.md
 #                    (CONFORMANCE_ARGS="--qemu PATH --qemu PATH -j 2"; see `python -m conformance --help`)
@@ -75,6 +76,12 @@ lint: setup
 	timeout 300 $(BIN)/ruff format --check . || failed="$$failed format"; \
 	timeout 600 $(BIN)/mypy || failed="$$failed mypy"; \
 	if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
+
+.PHONY: docs
+docs: setup
+	@$(BIN)/python -c 'import sphinx, myst_parser, furo' 2>/dev/null || $(BIN)/python -m pip install -q --disable-pip-version-check -e '.[docs]'
+	@PYTHONPATH=. timeout 600 $(BIN)/sphinx-build -q -W --keep-going -b html docs build/site
+	@echo "built build/site/index.html"
 
 .PHONY: bench
 bench: setup

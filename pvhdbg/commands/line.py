@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 from pvhdbg.commands.declare import Command
-from pvhdbg.commands.overview import CLOSING, family, overview
+from pvhdbg.commands.overview import CLOSING, address_of, family, overview, page_of
 from pvhdbg.commands.table import COMMANDS, section_of
 from pvhdbg.errors import BadInput
 from pvhdbg.version import VERSION
@@ -208,11 +208,11 @@ def _usage(command: Command) -> str:
     return " ".join(words).replace("%", "%%")
 
 
-def _epilog(command: Command) -> str | None:
+def _epilog(command: Command) -> str:
     lines = [f"words after -- go to {command.passes_to} unchanged"] if command.passes_on else []
     if others := family(command.name):
         lines += [*([""] if lines else []), "commands that begin with this word:", others.rstrip("\n")]
-    return "\n".join(lines) or None
+    return "\n".join([*lines, f"more: {address_of(page_of(command.name))}"])
 
 
 def overview_parser() -> argparse.ArgumentParser:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from pvhdbg.commands.declare import Command
 from pvhdbg.commands.table import COMMANDS
+from pvhdbg.version import BASE_URL
 
 TOPICS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("judge a hand-off", ("check", "run", "attach", "probe", "diff", "expect", "stress")),
@@ -22,6 +23,24 @@ TOPICS: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 """Each topic with its commands, in the order in which a new user needs them. A command without a topic is shown at the end."""
 
+_PAGES = {
+    "probe": "probe",
+    "diff": "ci",
+    "expect": "expectations",
+    "elf": "elf",
+    "trace": "tracing",
+    "timeline": "tracing",
+    "boot": "recorded-boots",
+    "goto": "time-travel",
+    "repl": "repl",
+    "gdb": "gdb",
+    "gdb-path": "gdb",
+    "snapshot": "snapshots",
+    "explain": "rules",
+    "rules": "rules",
+}
+"""The page about a command, by the first word of its name; those that are not here are on the first page."""
+
 OPENING = """Boot debugger for the Xen PVH (x86/HVM direct boot) ABI.
 
 begin with:
@@ -34,6 +53,16 @@ CLOSING = """exit codes: 0 conforms, 1 violated, 2 usage or unreadable input, 3 
 4 undecided under --strict, 70 internal error"""
 
 _COLUMN = 19
+
+
+def page_of(name: str) -> str:
+    """The name of the page of the documentation that leads into a command."""
+    return _PAGES.get(name.split()[0], "start")
+
+
+def address_of(page: str) -> str:
+    """Where the page is: on the site, or while there is none, in the repository."""
+    return f"{BASE_URL}{page}.html" if BASE_URL else f"docs/{page}.md"
 
 
 def by_topic() -> list[tuple[str, list[Command]]]:
