@@ -24,7 +24,7 @@ from pvhdbg.arguments import EntryArguments, LaunchArguments, Path, subject_of
 from pvhdbg.decode.boot_state import BootState
 from pvhdbg.decode.kernel_file import KernelFile
 from pvhdbg.decode.snapshot_file import encode
-from pvhdbg.decode.text import safe
+from pvhdbg.decode.text import SafeText, safe
 from pvhdbg.errors import BadInput, EntryNotReached, GuestDied, TargetLost, TargetTimeout
 from pvhdbg.machine.capture import decoded, where
 from pvhdbg.machine.options import SubjectOptions
@@ -114,7 +114,7 @@ class Handoff:
     def _memory(self) -> Target:
         return RecordedTarget(self.entry.snapshot, "the entry")
 
-    def _serial_lines(self) -> tuple[str, ...]:
+    def _serial_lines(self) -> tuple[SafeText, ...]:
         return ()
 
 
@@ -271,7 +271,7 @@ class Guest(Handoff):
         near = symbols and (symbols.nearest(registers["rip"]) or symbols.nearest_virtual(registers["rip"]))
         return where(registers) + (f", {safe(near[0])}+{near[1]:#x}" if near else "")
 
-    def _serial_lines(self) -> tuple[str, ...]:
+    def _serial_lines(self) -> tuple[SafeText, ...]:
         return tuple(self._qemu.serial_tail(1000)) if self._qemu is not None else ()
 
 

@@ -8,6 +8,7 @@ from zlib import crc32
 
 from fuzz.target import Output, Target
 from fuzz.targets.handoff import shown
+from pvhdbg.decode.text import safe
 from pvhdbg.model import Kernel, LoadRange, Vmm
 from pvhdbg.report.document import Passed, Report
 from pvhdbg.rules.catalogue import judge
@@ -37,7 +38,9 @@ def _run(data: bytes) -> Iterator[Output]:
         dataclasses.replace(_VERDICTS[3], outcome=Outcome.REMARK, violations=wrong),
         *_VERDICTS[4:],
     ]
-    report = Report(boot, tuple(verdicts), False, (words[4],), tuple(words[5:7]), (Passed(words[7], 1.0, words[8]),))
+    report = Report(
+        boot, tuple(verdicts), False, (safe(words[4]),), tuple(map(safe, words[5:7])), (Passed(words[7], 1.0, words[8]),)
+    )
     number = crc32(data)
     for one in (number, number + 1, number + 2):
         yield from shown(report, one)

@@ -8,7 +8,7 @@ from zlib import crc32
 
 from fuzz.target import Form, Output, Target
 from pvhdbg.decode.cpu_mode import Mode
-from pvhdbg.decode.text import printable
+from pvhdbg.decode.text import SafeText, printable
 from pvhdbg.disassembly import instruction_text
 from pvhdbg.report import timeline_text, trace_text
 from pvhdbg.tracing import queries
@@ -51,12 +51,12 @@ def _seeds() -> Iterator[bytes]:
     records: list[Record] = [
         Head("log", "state", 0x100000, "QEMU 7.2.22", "/boot/vmlinux", 64, loads),
         Event(0, 0x100000, Mode.PROTECTED, b"\xfc", Changes({"rsp": (1 << 64) - 1}, {"rsp": 0x6EDC, "cs_flags": 0xC09B00})),
-        Milestone("cr0.pg", 1, 0x100001, "cr0 0x80000011", Mode.PAGED),
+        Milestone("cr0.pg", 1, 0x100001, SafeText("cr0 0x80000011"), Mode.PAGED),
         Event(1, 0x100001, Mode.PAGED),
-        Milestone("serial:crash", 1, None, "crash: hlt", None, 2),
+        Milestone("serial:crash", 1, None, SafeText("crash: hlt"), None, 2),
         Fault(2, FaultKind.EXCEPTION, 14, 2, 0x1000FE, 0xCFFFFFFC, {"rax": 1}),
         Fault(2, FaultKind.TRIPLE_FAULT),
-        Reset(2, 1, 0x100001, Mode.PAGED, "a triple fault", True),
+        Reset(2, 1, 0x100001, Mode.PAGED, SafeText("a triple fault"), True),
         Ending(EndReason.SHUTDOWN, 2),
     ]
     yield "".join(encode(record, "main+0x4", state=True) for record in records).encode()

@@ -6,7 +6,7 @@ import re
 import time
 from functools import partial
 
-from pvhdbg.decode.text import printable
+from pvhdbg.decode.text import SafeText, printable
 from pvhdbg.driver.bounded_search import TooSlow, search
 from pvhdbg.driver.serial_milestones import need_own_serial
 from pvhdbg.driver.traced_machine import TracedMachine
@@ -21,7 +21,7 @@ from pvhdbg.vmm.qemu import QemuProcess
 _SERIAL = 1000  # lines of the serial port, in a report and for milestones
 
 
-def reached(machine: TracedMachine, expectations: Expectations) -> tuple[tuple[MilestoneResult, ...], tuple[str, ...]]:
+def reached(machine: TracedMachine, expectations: Expectations) -> tuple[tuple[MilestoneResult, ...], tuple[SafeText, ...]]:
     """The outcome of each milestone, up to the first that was missed, and the serial port's last lines. Raises PvhdbgError."""
     found: list[MilestoneResult] = []
     qemu = machine.qemu

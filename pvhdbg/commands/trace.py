@@ -10,7 +10,7 @@ from typing import NamedTuple
 from pvhdbg.commands.declare import Answer, Context, takes
 from pvhdbg.commands.options import NOT_REACHED
 from pvhdbg.commands.output import open_output
-from pvhdbg.decode.text import safe
+from pvhdbg.decode.text import SafeText, safe
 from pvhdbg.disassembly import available
 from pvhdbg.driver.calls import calls
 from pvhdbg.driver.engine_choice import choose_engine, marks_of
@@ -118,13 +118,13 @@ def _traced(options: TraceOptions, machine: TracedMachine, write: Callable[[str]
     )
 
 
-def _doubts(options: TraceOptions, machine: TracedMachine, engine: str, result: TraceResult, shows: bool) -> list[str]:
+def _doubts(options: TraceOptions, machine: TracedMachine, engine: str, result: TraceResult, shows: bool) -> list[SafeText]:
     """Notes that a reader of the result needs."""
     found = [NO_DISASSEMBLER] if shows and not available() else []
     if machine.live and engine == "log" and result.end.why in (EndReason.COUNT, EndReason.ENOUGH):
-        found.append("the log is read while the guest runs: the guest ran on a little, to its current place")
+        found.append(SafeText("the log is read while the guest runs: the guest ran on a little, to its current place"))
     met = {one.name for one in result.milestones}
-    return [*found, *(f"{safe(text)} was not reached" for text in options.milestone if text not in met)]
+    return [*found, *(safe(f"{text} was not reached") for text in options.milestone if text not in met)]
 
 
 def _is_missed(goal: TraceGoal, result: TraceResult) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pvhdbg.commands.declare import Answer, Context, takes
 from pvhdbg.commands.options import NOT_REACHED, WaitOptions
-from pvhdbg.decode.text import printable
+from pvhdbg.decode.text import SafeText, printable
 from pvhdbg.driver.options import time_limit
 from pvhdbg.driver.traced_machine import TracedMachine, at_entry
 from pvhdbg.machine.lease import interruptible
@@ -41,8 +41,8 @@ class Waited:
     seconds: float
     end: Missed | None
     place: str
-    serial: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
+    serial: tuple[SafeText, ...] = ()
+    warnings: tuple[SafeText, ...] = ()
     took: float = 0.0  # seconds
 
     @property
@@ -128,9 +128,9 @@ def _text(waited: Waited, style: Style) -> str:
             lines += [
                 "",
                 style("head", "Last lines of the serial port"),
-                *(f"  {printable(one)}" for one in waited.serial[-_SHOWN:]),
+                *(f"  {one}" for one in waited.serial[-_SHOWN:]),
             ]
-    lines += [style("warn", f"note: {printable(one)}") for one in waited.warnings]
+    lines += [style("warn", f"note: {one}") for one in waited.warnings]
     if end is not None and end.why.next:
         lines.append(f"{style('head', 'next:')} {printable(end.why.next)}")
     return "\n".join(lines) + "\n"

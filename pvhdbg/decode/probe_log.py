@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from pvhdbg.decode.probe_snapshot import snapshot_of
+from pvhdbg.decode.text import SafeText, safe
 from pvhdbg.errors import BadLog
 from pvhdbg.model import Snapshot
 from pvhdbg.spec.probe_format import BY_NAME, KINDS, LINE_LIMIT, LINES_LIMIT, MARK, VERSION
@@ -61,7 +62,7 @@ class ProbeLog:
     """The content of a log: the machine, and warnings about what could not be used."""
 
     snapshot: Snapshot
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[SafeText, ...] = ()
 
 
 def holds_line(data: bytes) -> bool:
@@ -149,7 +150,7 @@ class _Reader:
         complete = [boot for boot in useful if boot.complete]
         boot = (complete or useful)[-1]
         lines = {kind: list(boot.of_kind(kind)) for kind in BY_NAME}
-        return ProbeLog(snapshot_of(lines), tuple(self._warnings(boot)))
+        return ProbeLog(snapshot_of(lines), tuple(map(safe, self._warnings(boot))))
 
     def _warnings(self, boot: LoggedBoot) -> Iterator[str]:
         boots = len(self.boots) + self.dropped

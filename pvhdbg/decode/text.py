@@ -7,6 +7,7 @@ from typing import NewType, TypeVar
 SafeText = NewType("SafeText", str)
 """Text from outside that has passed one of the functions here: what is shown of a symbol's name or a serial line has this type."""
 
+NOTHING = SafeText("")
 T = TypeVar("T", SafeText, str)
 
 # How logs of continuous integration are spoken to. GitHub and Azure look for two of them anywhere in a line, for "::" at its beginning.

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from pvhdbg.decode.text import safe
+from pvhdbg.decode.text import SafeText
 from pvhdbg.driver.goal import TraceGoal
 from pvhdbg.driver.options import TraceOptions
 from pvhdbg.driver.resets import goes_on, watched
@@ -67,7 +67,7 @@ def calls(
             at = next((index for index, block in enumerate(found) if block.pc == entry), None)
             if at is not None and entry is not None:
                 boot += 1
-                boots.append(Milestone("entry", functions.blocks + at, entry, f"boot {boot}"))
+                boots.append(Milestone("entry", functions.blocks + at, entry, SafeText(f"boot {boot}")))
                 entry = None
                 if write is not None:
                     write(encode(boots[-1], machine.names(boots[-1].pc or 0)))
@@ -87,7 +87,7 @@ def calls(
 
     def shown(style: Style) -> str:
         text = "" if write is not None else trace_text.functions(reached, style)
-        notes = [style("warn", f"note: {safe(warning)}") for warning in (*machine.warnings, *engine.warnings)]
+        notes = [style("warn", f"note: {warning}") for warning in (*machine.warnings, *engine.warnings)]
         told = [(one.seq, style("bad", f"the guest reset the machine: {trace_text.reset(one, names, 'block')}")) for one in resets]
         told += [(one.seq, style("note", f"{one.detail} reached its entry at block {one.seq:,}")) for one in boots]
         notes += [line for _, line in sorted(told, key=lambda pair: pair[0])]

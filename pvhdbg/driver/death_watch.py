@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from pvhdbg.decode.text import safe
+from pvhdbg.decode.text import SafeText, safe
 from pvhdbg.disassembly import available, instruction_text
 from pvhdbg.driver.result import NO_DISASSEMBLER
 from pvhdbg.driver.traced_machine import TracedMachine, has_shut_down, panics
@@ -40,8 +40,8 @@ class Diagnosis:
     death: Death
     explanation: Explanation
     names: Callable[[int], str | None]
-    serial: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
+    serial: tuple[SafeText, ...] = ()
+    warnings: tuple[SafeText, ...] = ()
     told: tuple[Told, ...] = ()
     calls: tuple[Call, ...] = ()
     ran: tuple[LastFunctions, ...] = ()

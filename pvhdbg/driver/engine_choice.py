@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pvhdbg.decode.text import SafeText, safe
 from pvhdbg.driver.options import TraceOptions
 from pvhdbg.driver.resets import through_resets
 from pvhdbg.driver.serial_milestones import PREFIX, pattern_of
@@ -35,7 +36,7 @@ def choose_engine(options: TraceOptions, machine: TracedMachine, *, states: bool
         reason = _no_log(machine)
         wanted = "log" if reason is None else "breakpoints" if options.what == "milestones" else "step"
         if reason is not None:
-            machine.warnings.append(f"engine {wanted}, because {reason}")
+            machine.warnings.append(safe(f"engine {wanted}, because {reason}"))
     if options.vcpu and wanted == "breakpoints":
         raise BadInput(
             "--engine breakpoints stops every CPU, and follows the first", "leave out --vcpu, or trace with --engine log or step"
@@ -46,7 +47,9 @@ def choose_engine(options: TraceOptions, machine: TracedMachine, *, states: bool
     if wanted == "breakpoints":
         from pvhdbg.tracing.engines.breakpoints import MOST, BreakpointEngine
 
-        machine.warnings.append("the engine breakpoints sees only the instructions that it stops at: the numbers count stops")
+        machine.warnings.append(
+            SafeText("the engine breakpoints sees only the instructions that it stops at: the numbers count stops")
+        )
         kvm = machine.boot.snapshot.vmm.accelerator == "kvm"
         places, slots = _by_address_sets(options, machine.names), KVM_SLOTS if kvm else MOST
         entry = machine.boot_entry

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from pvhdbg.decode.text import SafeText
 from pvhdbg.driver.goal import TraceGoal
 from pvhdbg.driver.result import TraceResult
 from pvhdbg.driver.sinks import Sink
@@ -26,7 +27,7 @@ def run_on(
     places = [tuple(address for address, name in waiting.items() if name == one) for one in dict.fromkeys(waiting.values())]
     engine = BreakpointEngine(machine.target, places, walk=False)
     result.warnings.append(
-        f"after {result.events:,} instructions at full speed, where they are not counted (--engine log counts them)"
+        SafeText(f"after {result.events:,} instructions at full speed, where they are not counted (--engine log counts them)")
     )
     with machine.interruptible(engine):
         for batch in engine.batches(Bounds(goal.addresses, None, seconds)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from pvhdbg.decode.text import SafeText, safe
 from pvhdbg.kernel.image import KernelImage
 from pvhdbg.machine.names import Names, addresses_of
 from pvhdbg.machine.options import SubjectOptions
@@ -36,7 +37,7 @@ def recording_of(qemu: QemuProcess | None) -> Iterator[Recording | None]:
 
 
 def recorder_for(
-    options: SubjectOptions, image: KernelImage, marks: Sequence[str], warnings: list[str], progress: Progress,
+    options: SubjectOptions, image: KernelImage, marks: Sequence[str], warnings: list[SafeText], progress: Progress,
     *, exact: bool = True,
 ) -> RecorderOptions | None:  # fmt: skip
     """The recorder's options for a boot of `image`; None where it is not wanted, or not available: then `warnings` says why.
@@ -52,5 +53,5 @@ def recorder_for(
     try:
         return RecorderOptions(library(progress), entry, exact=exact, marks=tuple(dict.fromkeys(addresses))[:MOST_MARKS])
     except NoRecorder as error:
-        warnings.append(f"without the flight recorder: {error.what} ({error.todo})")
+        warnings.append(safe(f"without the flight recorder: {error.what} ({error.todo})"))
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+from pvhdbg.decode.text import SafeText
 from pvhdbg.driver.options import TraceOptions
 from pvhdbg.driver.traced_machine import TracedMachine
 from pvhdbg.errors import BadInput, TargetError
@@ -23,9 +24,9 @@ def through_resets(
     if few and go:
         raise BadInput("--on-reset go needs a breakpoint at the reset vector, and KVM's four are taken", "trace with --engine step")
     if few and machine.qemu is None:
-        machine.warnings.append("a reset would not be noticed: KVM's four breakpoints are taken")
+        machine.warnings.append(SafeText("a reset would not be noticed: KVM's four breakpoints are taken"))
     if machine.qemu is None and name == STEPS_OVER and "no-reboot" in _options(machine):
-        machine.warnings.append("this QEMU runs with -no-reboot: a step does not show that the guest resets the machine")
+        machine.warnings.append(SafeText("this QEMU runs with -no-reboot: a step does not show that the guest resets the machine"))
 
     return ThroughResets(machine.target, make, go=go, watched=lambda: watched(machine, go or name == STEPS_OVER))
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from pvhdbg.decode.text import safe
+from pvhdbg.decode.text import SafeText, safe
 from pvhdbg.disassembly import instruction_text
 from pvhdbg.driver.goal import TraceGoal
 from pvhdbg.driver.options import What
@@ -20,7 +20,7 @@ from pvhdbg.tracing.event import EndReason, Event, Fault, Reset
 from pvhdbg.tracing.milestones import Milestone
 from pvhdbg.tracing.trace_file import Encoder, Ending, Head, Load, Record
 
-NO_DISASSEMBLER = "this Python has no disassembler (iced-x86): instructions are shown as bytes"
+NO_DISASSEMBLER = SafeText("this Python has no disassembler (iced-x86): instructions are shown as bytes")
 SHOWN = 200  # events that are shown by default
 RESETS = 1000  # that are kept for display
 
@@ -41,7 +41,7 @@ class TraceResult:
     events: int = 0
     seconds: float = 0.0
     end: TraceEnd = field(default_factory=lambda: TraceEnd(EndReason.STOPPED))
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[SafeText] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.lines = Encoder(self.names)
@@ -88,7 +88,7 @@ def render(result: TraceResult, what: str, saved: bool, goal: TraceGoal, missed:
         text = ""
     else:
         text = trace_text.events(result.last, names, instruction_text, style)
-    notes = [style("warn", f"note: {safe(warning)}") for warning in result.warnings]
+    notes = [style("warn", f"note: {warning}") for warning in result.warnings]
     if missed:
         notes.append(style("bad", f"{goal.text} was not reached"))
     rate = f", {result.events / result.seconds:,.0f} a second" if result.seconds > 0 else ""

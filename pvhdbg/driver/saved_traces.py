@@ -6,7 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator
 
-from pvhdbg.decode.text import safe
+from pvhdbg.decode.text import SafeText
 from pvhdbg.driver.goal import TraceGoal
 from pvhdbg.driver.options import TraceOptions
 from pvhdbg.driver.result import SHOWN, TraceResult, document, render
@@ -58,12 +58,12 @@ def show(path: str, options: TraceOptions) -> tuple[Callable[[Style], str], Trac
     what: str = options.what
     if what == "milestones" and not result.milestones:
         what = result.head.what
-    result.warnings += ["the trace is cut: its end is missing"] if cut else []
+    result.warnings += [SafeText("the trace is cut: its end is missing")] if cut else []
     if result.head.what == "calls":
         from pvhdbg.report import trace_text
 
         rows: tuple[Record, ...] = (result.head, *reached, Ending(result.end.why, result.events))
-        notes = "".join(f"note: {safe(one)}\n" for one in result.warnings)
+        notes = "".join(f"note: {one}\n" for one in result.warnings)
         return (
             lambda style: trace_text.functions(reached, style) + notes,
             TracedAnswer(tuple(map(Encoder(names.get).row, rows)), tuple(result.warnings), None),

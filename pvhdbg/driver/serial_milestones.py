@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from pvhdbg.decode.pattern import BadPattern, compiled
+from pvhdbg.decode.text import SafeText, safe
 from pvhdbg.driver.bounded_search import PATIENCE, TooSlow, search
 from pvhdbg.driver.options import TraceOptions
 from pvhdbg.driver.traced_machine import TracedMachine
@@ -74,7 +75,7 @@ class SerialMilestones:
         self._begun = 0
         self._waiting: list[Milestone] = []
         self._spent: defaultdict[str, float] = defaultdict(float)  # seconds, by expression
-        self.warnings: list[str] = []
+        self.warnings: list[SafeText] = []
 
     @property
     def complete(self) -> bool:
@@ -106,7 +107,7 @@ class SerialMilestones:
         self._waiting = []
         return done
 
-    def _find(self, lines: list[str], begun: int) -> None:
+    def _find(self, lines: list[SafeText], begun: int) -> None:
         for line in lines:
             if not self._wanted:
                 return
@@ -126,4 +127,4 @@ class SerialMilestones:
 
     def _give_up(self, name: str, why: str) -> None:
         del self._wanted[name]
-        self.warnings.append(f"{name} {why}: pvhdbg stopped looking for it")
+        self.warnings.append(safe(f"{name} {why}: pvhdbg stopped looking for it"))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pvhdbg.decode.cpu_mode import paging_on
 from pvhdbg.decode.paging import translate
 from pvhdbg.decode.qemu_monitor import is_shut_down
+from pvhdbg.decode.text import SafeText
 from pvhdbg.driver.recorder import recorder_for
 from pvhdbg.errors import BadInput, TargetError
 from pvhdbg.kernel.image import KernelImage, open_kernel
@@ -35,7 +36,9 @@ if TYPE_CHECKING:
     from pvhdbg.decode.kernel_file import KernelFile
 
 T = TypeVar("T")
-SLID = "the kernel is not at the addresses of its file (KASLR), so symbols do not match: give addresses, or boot with nokaslr"
+SLID = SafeText(
+    "the kernel is not at the addresses of its file (KASLR), so symbols do not match: give addresses, or boot with nokaslr"
+)
 SHUT_DOWN = "the guest triple-faulted or shut down"
 
 
@@ -48,7 +51,7 @@ class TracedMachine:
     names: Names
     image: KernelImage | None = None
     qemu: QemuProcess | None = None
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[SafeText] = field(default_factory=list)
     file: KernelFile | None = None
     progress: Progress = lambda _: None
     live: bool = False
@@ -86,7 +89,7 @@ def at_entry(
     """
     refuse_what_does_not_run(options)
     with ExitStack() as stack:
-        warnings: list[str] = []
+        warnings: list[SafeText] = []
 
         def recorded(image: KernelImage) -> RecorderOptions | None:
             if watched:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from urllib.parse import quote
 
 from pvhdbg.decode.boot_state import BootState
-from pvhdbg.decode.text import printable
+from pvhdbg.decode.text import SafeText, printable
 from pvhdbg.expect.conditions import EXISTS, words
 from pvhdbg.expect.expectations import Expectation, Expectations, ExpectedMilestone
 from pvhdbg.expect.fields import Absent
@@ -113,7 +113,7 @@ def rules(expectations: Expectations) -> tuple[ExpectationRule, ...]:
 
 def judged(
     expectations: Expectations, boot: BootState, verdicts: Iterable[Verdict], reached: Iterable[MilestoneResult] | None = None
-) -> tuple[tuple[Verdict, ...], tuple[str, ...]]:
+) -> tuple[tuple[Verdict, ...], tuple[SafeText, ...]]:
     """All verdicts: those of the ABI, where allowed violations are excused, then the file's own; and notes about allowances.
 
     `reached` holds the results of the milestones, in their order; None if nothing was run.
@@ -127,7 +127,7 @@ def judged(
             found.append(verdict)
         elif verdict.outcome in (Outcome.PASS, Outcome.NOT_APPLICABLE):
             found.append(verdict)
-            idle.append(f"{name} allows {verdict.rule.id}, which is not violated here")
+            idle.append(SafeText(f"{name} allows {verdict.rule.id}, which is not violated here"))
         else:
             found.append(_allowed(verdict, f"allowed by {name}: {reason}"))
     own = (*(one.judge(boot) for one in rules(expectations)), *milestone_verdicts(expectations, reached))

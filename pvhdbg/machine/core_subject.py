@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pvhdbg.decode import core_file
+from pvhdbg.decode.text import SafeText, safe
 from pvhdbg.errors import BadInput
 from pvhdbg.machine.capture import Plan, compared, decoded, recorded_entry, with_tables
 from pvhdbg.targets.core import CoreTarget
@@ -31,7 +32,7 @@ def opened_core(path: str) -> Iterator[core_file.Core]:
 
 
 @contextmanager
-def opened_machine(path: str, plan: Plan, image: KernelImage | None) -> Iterator[tuple[CoreTarget, BootState, list[str]]]:
+def opened_machine(path: str, plan: Plan, image: KernelImage | None) -> Iterator[tuple[CoreTarget, BootState, list[SafeText]]]:
     """The machine in the core at `path`, decoded, and warnings. Raises BadInput and EntryNotReached."""
     with opened_core(path) as core:
         target = CoreTarget(core, path)
@@ -52,4 +53,4 @@ def opened_machine(path: str, plan: Plan, image: KernelImage | None) -> Iterator
             warnings.append("the kernel file was not seen: rules that need it are undecided; name it with --kernel")
         elif image is not None and not image.is_loaded(target.read_memory):
             warnings.append(f"{image.path} differs from the core's memory: another kernel, or a changed one, was loaded")
-        yield target, boot, warnings
+        yield target, boot, list(map(safe, warnings))

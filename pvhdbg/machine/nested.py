@@ -14,6 +14,7 @@ from pvhdbg.decode import qemu_monitor, vmcb
 from pvhdbg.decode.cpu_mode import long_mode_active, paging_on, protected
 from pvhdbg.decode.paging import scheme_of, translate
 from pvhdbg.decode.protocol import is_pvh, virtualised
+from pvhdbg.decode.text import SafeText
 from pvhdbg.errors import EntryNotReached, GuestDied, MemoryUnreadable, TargetError
 from pvhdbg.machine.capture import Plan, compared, where
 from pvhdbg.model import EntryPoint, FoundBy, Memory, NeedMemory, Registers, Segments, Snapshot, Unavailable, Vmm
@@ -25,7 +26,7 @@ _LOOK = 0.05  # seconds between two looks for a hypervisor
 _AROUND = 2 << 20  # bytes of code on each side of the pc: all of Xen's text
 _MOST = 16  # places that may be a vmrun: constants can have its bytes
 _TODO = "use it without --nested, or boot the machine again and attach to it before the hypervisor enters its guest"
-WORDS = "this is the guest of a hypervisor, by its VMCB: cr0.TS, cr4.MCE and EFER.SVME may be the hypervisor's own"
+WORDS = SafeText("this is the guest of a hypervisor, by its VMCB: cr0.TS, cr4.MCE and EFER.SVME may be the hypervisor's own")
 
 
 class NestedTarget:

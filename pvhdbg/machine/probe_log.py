@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pvhdbg.decode.probe_log import decode, holds_line
+from pvhdbg.decode.text import SafeText, safe
 from pvhdbg.errors import BadInput, BadLog
 from pvhdbg.model import Snapshot, Vmm
 from pvhdbg.spec.probe_format import LINE_LIMIT
@@ -33,7 +34,7 @@ def holds_log(path: str) -> bool:
     return False
 
 
-def read_log(path: str, vmm: str | None = None, kernel: Kernel | None = None) -> tuple[Snapshot, list[str]]:
+def read_log(path: str, vmm: str | None = None, kernel: Kernel | None = None) -> tuple[Snapshot, list[SafeText]]:
     """The machine in the log at `path` (`-`: standard input), and warnings. Raises BadInput, BadLog.
 
     `vmm` is the VMM that the user named, "QEMU 7.2.22"; `kernel` is the file that the user named as booted.
@@ -52,7 +53,7 @@ def read_log(path: str, vmm: str | None = None, kernel: Kernel | None = None) ->
         warnings += said
     if kernel is not None:
         if snapshot.kernel is not None and (kernel.entry, kernel.loads) != (snapshot.kernel.entry, snapshot.kernel.loads):
-            warnings.append(f"{kernel.path} is not the probe that wrote this log: its entry or its segments differ")
+            warnings.append(safe(f"{kernel.path} is not the probe that wrote this log: its entry or its segments differ"))
         snapshot = replace(snapshot, kernel=kernel)
     return snapshot, warnings
 
@@ -67,11 +68,11 @@ def named_vmm(words: str | None) -> Vmm:
     return Vmm({"qemu": "QEMU", "xen": "Xen"}.get(name.lower(), name), version.strip() or None)
 
 
-def _named(snapshot: Snapshot, vmm: str) -> tuple[Snapshot, list[str]]:
+def _named(snapshot: Snapshot, vmm: str) -> tuple[Snapshot, list[SafeText]]:
     said, seen = named_vmm(vmm), snapshot.vmm
     warnings = []
     if seen.name is not None and seen.name != said.name:
-        warnings.append(f"--vmm says {said.name}, but CPUID names {seen.name}")
+        warnings.append(safe(f"--vmm says {said.name}, but CPUID names {seen.name}"))
     named = Vmm(said.name, said.version or seen.version, seen.accelerator)
     return replace(snapshot, vmm=named, sources={**snapshot.sources, "vmm": "--vmm"}), warnings
 

@@ -39,16 +39,18 @@ def observed(
         except BadInput as error:  # no such file
             raise _without_a_report(runner, boot, seconds) from error
         if boot.timed_out:
-            warnings.append(f"{runner.title} was ended after {seconds:g} s, before the probe's report was complete (--for)")
+            warnings.append(safe(f"{runner.title} was ended after {seconds:g} s, before the probe's report was complete (--for)"))
         elif boot.status and not boot.complete:
-            warnings.append(f"{runner.title} {_ended(boot.status)} before the probe's report was complete: {boot.last_message()}")
+            warnings.append(
+                safe(f"{runner.title} {_ended(boot.status)} before the probe's report was complete: {boot.last_message()}")
+            )
         started = boot.launch.vmm
         version = boot.version() or started.version or snapshot.vmm.version
         vmm = Vmm(started.name, version, started.accelerator, started.command)
         snapshot = replace(snapshot, vmm=vmm, sources={**snapshot.sources, "vmm": "the VMM that was started"})
         snapshot, said = _with_context(snapshot, boot)
     target = RecordedTarget(snapshot, f"the probe under {runner.title}", "log")
-    return Observed(decoded(target, snapshot, revision), (*warnings, *said))
+    return Observed(decoded(target, snapshot, revision), (*warnings, *map(safe, said)))
 
 
 def _with_context(snapshot: Snapshot, boot: Boot) -> tuple[Snapshot, list[str]]:

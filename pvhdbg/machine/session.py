@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from pvhdbg.machine.travel import Traveller
     from pvhdbg.targets.recorded import RecordedTarget
 
+_AT_THE_ENTRY = SafeText("shown as it was at the entry: the machine has run since")
+
 
 @dataclass
 class Settings:
@@ -50,7 +52,7 @@ class _Stop:
     segments: Segments | None = None
     boot: BootState | None = None
     placement: Placement | None = None
-    doubts: tuple[str, ...] = ()
+    doubts: tuple[SafeText, ...] = ()
 
 
 @dataclass
@@ -61,7 +63,7 @@ class Session:
     image: KernelImage | None = None
     settings: Settings = field(default_factory=Settings)
     leave: Leave = Leave.STOPPED  # how the machine is left at the end
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[SafeText] = field(default_factory=list)
     progress: Callable[[str], None] = lambda _: None
     evaluate: Callable[[str], int] | None = None
     naming: str = "name the kernel: --kernel ELF"  # how the user of this front end names the kernel file
@@ -75,7 +77,7 @@ class Session:
         self._now = _Stop()
         self._before: Registers | None = None
         self._hand_off: BootState | None = None
-        self._hand_off_doubts: tuple[str, ...] = ()
+        self._hand_off_doubts: tuple[SafeText, ...] = ()
         self._entry: EntryPoint | None = None
         self._layout: BootState | None = None  # a state with the machine's memory layout, of any stop
         self._named = self.image  # by the user
@@ -215,16 +217,16 @@ class Session:
             return None
         return self.target if isinstance(self.target, _recording().RecordedTarget) else None
 
-    def _doubts(self, boot: BootState) -> tuple[str, ...]:
+    def _doubts(self, boot: BootState) -> tuple[SafeText, ...]:
         if self._recorded() is not None:
             return ()
         return tuple(doubts(self.target, self.image, boot, self.image.path if self.image is not None else ""))
 
-    def doubts(self, boot: BootState) -> tuple[str, ...]:
+    def doubts(self, boot: BootState) -> tuple[SafeText, ...]:
         """Warnings about how `boot` was obtained, for the head of a report."""
         if boot is self._now.boot:
             return (*self.warnings, *self._now.doubts)
-        return (*self.warnings, *self._hand_off_doubts, "shown as it was at the entry: the machine has run since")
+        return (*self.warnings, *self._hand_off_doubts, _AT_THE_ENTRY)
 
     def use_image(self, image: KernelImage | None) -> None:
         """Another kernel file, or none: what was decoded with the old one is decoded again."""
@@ -374,7 +376,7 @@ def timestamp() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
 
 
-def doubts(target: Target, image: KernelImage | None, boot: BootState, named: str) -> list[str]:
+def doubts(target: Target, image: KernelImage | None, boot: BootState, named: str) -> list[SafeText]:
     """Warnings about the kernel file for a report; `named` is the path as the user wrote it."""
     found = []
     hidden = boot.snapshot.memory.hidden_by is not None
@@ -390,7 +392,7 @@ def doubts(target: Target, image: KernelImage | None, boot: BootState, named: st
         found.append("EFER.SVME is set: either a hypervisor runs here, or its guest, whose memory is elsewhere")
     if image is None and (boot.snapshot.kernel is None or boot.snapshot.kernel.entry is None):
         found.append("the kernel file was not seen: rules that need it are undecided; name it with --kernel")
-    return found
+    return list(map(safe, found))
 
 
 def _entered_outside(snapshot: Snapshot) -> bool:

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from pvhdbg.decode.text import SafeText, safe
 from pvhdbg.errors import BadInput, PvhdbgError, TargetError, TargetLost, TargetTimeout, VmmFailed
 from pvhdbg.machine.capture import Plan, capture, decoded, with_command, with_tables
 from pvhdbg.machine.loaded_kernel import Confirm
@@ -41,9 +42,9 @@ class Observed:
     """
 
     boot: BootState
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[SafeText, ...] = ()
     file: KernelFile | None = None
-    serial: tuple[str, ...] = ()
+    serial: tuple[SafeText, ...] = ()
 
 
 @dataclass
@@ -53,10 +54,10 @@ class Opened:
     target: Target
     boot: BootState
     image: KernelImage | None = None
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[SafeText] = field(default_factory=list)
     file: KernelFile | None = None
     found: str | None = None  # the path of that file, where nobody named it and the monitor did
-    serial: tuple[str, ...] = ()
+    serial: tuple[SafeText, ...] = ()
     qemu: QemuProcess | None = None  # where it was started here
     keeper: Keeper | None = None  # where it was not
 
@@ -181,7 +182,7 @@ def boot_kernel(
         progress("reading the kernel")
         image = stack.enter_context(open_kernel(options.subject))
         file = image.file().without_data()
-        warnings = [] if image.was == "ELF" else [f"{options.subject} is a {image.was}; the ELF inside it is booted"]
+        warnings = [] if image.was == "ELF" else [safe(f"{options.subject} is a {image.was}; the ELF inside it is booted")]
         kernel = image.with_hash() if hashed else image.kernel()
         if kernel.entry is None and way.entry is None and not way.here:
             if way.static_only:
@@ -210,7 +211,7 @@ def boot_kernel(
         yield opened
         opened.serial = tuple(qemu.serial_tail(_SERIAL_LINES))
         if leave is not Leave.KILLED:
-            warnings.append(f"QEMU (pid {qemu.pid}) was left {leave.value}; its gdbstub is {qemu.gdb_socket}")
+            warnings.append(safe(f"QEMU (pid {qemu.pid}) was left {leave.value}; its gdbstub is {qemu.gdb_socket}"))
             qemu.release()
 
 
@@ -222,7 +223,7 @@ def started(
     recorder: RecorderOptions | None = None,
     *,
     tied: bool = True,
-    notes: list[str] | None = None,
+    notes: list[SafeText] | None = None,
     debugcon: bool = False,
 ) -> Iterator[QemuProcess]:
     """A QEMU with the kernel, before its first instruction. Raises VmmFailed; BadInput for a clock that cannot be deterministic.
@@ -285,7 +286,7 @@ def _with_note(error: VmmFailed, image: KernelImage) -> VmmFailed:
     return VmmFailed(error.what, image.not_bootable().todo)
 
 
-def _with_serial(error: PvhdbgError, serial: Sequence[str]) -> PvhdbgError:
+def _with_serial(error: PvhdbgError, serial: Sequence[SafeText]) -> PvhdbgError:
     if not serial or isinstance(error, VmmFailed):
         return error
     error.todo = "; ".join(part for part in (error.todo, f"its serial port's last lines: {' / '.join(serial)}") if part)

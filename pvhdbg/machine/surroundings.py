@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from pvhdbg.decode.boot_state import BootState, Text, Unread
+from pvhdbg.decode.text import SafeText
 from pvhdbg.errors import PvhdbgError, TargetError
 from pvhdbg.kernel.image import KernelImage
 from pvhdbg.machine.names import Names
@@ -16,7 +17,7 @@ from pvhdbg.tracing.addresses import Surroundings, View
 
 
 def surroundings(
-    boot: BootState, image: KernelImage | None, read: Callable[[int, int], bytes], names: Names, serial: tuple[str, ...] = (),
+    boot: BootState, image: KernelImage | None, read: Callable[[int, int], bytes], names: Names, serial: tuple[SafeText, ...] = (),
     judged: bool = True, target: Target | None = None, command: Sequence[str] = (),
 ) -> Surroundings:  # fmt: skip
     """The context for explaining a death on this machine. `read` gives physical memory; `judged`: apply the rules to it.

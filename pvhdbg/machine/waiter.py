@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from pvhdbg.decode.boot_state import BootState
 from pvhdbg.decode.cpu_mode import Mode
+from pvhdbg.decode.text import SafeText
 from pvhdbg.disassembly import instruction_text
 from pvhdbg.errors import EntryNotReached, TargetError
 from pvhdbg.kernel.image import KernelImage
@@ -122,13 +123,13 @@ class Waiter:
         death = on_its_cpu(death, around)
         return Missed(death, explain(death, around, instruction_text), self._place(death))
 
-    def _around(self, serial: tuple[str, ...] = ()) -> Surroundings:
+    def _around(self, serial: tuple[SafeText, ...] = ()) -> Surroundings:
         command = () if self._qemu is None else tuple(self._qemu.command)
         return surroundings(
             self._boot, self._image, self._target.read_memory, self.names, serial, target=self._target, command=command
         )
 
-    def _serial(self) -> Sequence[str]:
+    def _serial(self) -> Sequence[SafeText]:
         return () if self._qemu is None else self._qemu.serial_tail(_SERIAL)
 
     def here(self) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from pvhdbg import leaving
 from pvhdbg.commands import live
 from pvhdbg.commands.declare import Answer, Command, Context
-from pvhdbg.decode.text import SafeText, safe
+from pvhdbg.decode.text import NOTHING, SafeText, safe
 from pvhdbg.errors import BadInput, PvhdbgError, TargetLost
 from pvhdbg.machine.session import Session
 from pvhdbg.machine.stop_text import position
@@ -27,7 +27,6 @@ from pvhdbg.repl.options import ConversationOptions
 from pvhdbg.report.style import PLAIN, Style
 
 _DEEPEST = 16  # files that source one another
-_NO_ERROR = SafeText("")
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Result:
     """The result of a line: `text`, or `error` in one line; `exit_code` as on the command line; `leaves` ends the prompt."""
 
     text: str = ""
-    error: SafeText = _NO_ERROR
+    error: SafeText = NOTHING
     exit_code: int = 0
     leaves: bool = False
 
@@ -204,7 +203,7 @@ class Conversation:
 
     def greeting(self) -> list[str]:
         """The head of a report: the machine's place, and the warnings."""
-        return [", ".join(word for word in self.where if word), *map(safe, self.session.warnings)]
+        return [", ".join(word for word in self.where if word), *self.session.warnings]
 
     # --- around it ------------------------------------------------------------------------------------------------
 

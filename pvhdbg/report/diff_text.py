@@ -27,7 +27,7 @@ def render(comparison: Comparison, style: Style = PLAIN) -> str:
         rows = dict(machine.rows(report.boot))
         lines.append(f"{style('head', letter)}  {printable(name)}: {rows['VMM']}")
         lines.append(f"   kernel {rows['kernel']}; {report.conclusion}")
-        lines += [style("warn", f"   note: {printable(warning)}") for warning in report.warnings]
+        lines += [style("warn", f"   note: {warning}") for warning in report.warnings]
     for weight, (meaning, title) in TITLES.items():
         found = comparison.of(weight)
         if found:

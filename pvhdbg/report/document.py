@@ -7,7 +7,7 @@ from importlib import import_module
 
 from pvhdbg.decode.boot_state import BootState
 from pvhdbg.decode.cpu_mode import runs_64_bit_code
-from pvhdbg.decode.text import printable
+from pvhdbg.decode.text import SafeText, printable
 from pvhdbg.errors import PvhdbgError
 from pvhdbg.report.findings import CONFORMS, UNDECIDED, VIOLATED, Standing, count, standing, summary, violates
 from pvhdbg.rules.declare import FileRule, MachineRule, Outcome, Rule, Verdict
@@ -32,8 +32,8 @@ class Report:
     boot: BootState
     verdicts: tuple[Verdict, ...]
     strict: bool = False
-    warnings: tuple[str, ...] = field(default=())
-    serial: tuple[str, ...] = field(default=())
+    warnings: tuple[SafeText, ...] = field(default=())
+    serial: tuple[SafeText, ...] = field(default=())
     milestones: tuple[Passed, ...] = field(default=())
     failure: PvhdbgError | None = None  # why the machine was not observed; `boot` is then empty, and the file alone was judged
 

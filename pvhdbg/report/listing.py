@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pvhdbg.decode.text import printable, safe
+from pvhdbg.decode.text import SafeText, printable, safe
 from pvhdbg.errors import PvhdbgError
 from pvhdbg.report import machine, text
 from pvhdbg.report.document import Report
@@ -32,7 +32,7 @@ class Listing:
     strict: bool = False
     facts: Mapping[str, str] = field(default_factory=dict)
     rows: Sequence[str] = ()
-    warnings: Sequence[str] = ()
+    warnings: Sequence[SafeText] = ()
     output: str = ""
     timestamp: str | None = None
 

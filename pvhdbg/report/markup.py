@@ -1,7 +1,7 @@
 """Elements of XML and HTML as text that is safe by construction: everything except `Markup` is escaped when it is inserted.
 
 The result is well formed as XML 1.0 and as HTML: every element is closed by name, except for HTML's void ones; attributes are
-quoted; characters that XML 1.0 forbids (all controls except tab and newline) are shown as `printable` shows them.
+quoted; control characters, most of which XML 1.0 forbids, are shown as `printable` shows them, except for newlines.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def text(foreign: str) -> Markup:
     """`foreign` as character data or an attribute's value; newlines stay, other control characters are escaped."""
     if foreign.isprintable():
         return Markup(foreign.translate(_ENTITIES))
-    shown = "".join(letter if letter.isprintable() or letter in "\n\t" else printable(letter) for letter in foreign)
+    shown = "".join(letter if letter.isprintable() or letter == "\n" else printable(letter) for letter in foreign)
     return Markup(shown.translate(_ENTITIES))
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
-from pvhdbg.decode.text import printable, safe
+from pvhdbg.decode.text import SafeText, printable, safe
 from pvhdbg.report.document import Report
 from pvhdbg.report.findings import Finding, RuleFacts, level, sentences
 from pvhdbg.report.json_text import written
@@ -50,7 +50,7 @@ class About:
     """The properties of the whole run: its exit code, its warnings, why it failed, and facts for its property bag."""
 
     exit_code: int = 0
-    warnings: Sequence[str] = ()
+    warnings: Sequence[SafeText] = ()
     errors: Sequence[str] = ()  # why the machine was not observed
     facts: Mapping[str, Any] = field(default_factory=dict)
 

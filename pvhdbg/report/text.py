@@ -89,7 +89,7 @@ def _header(boot: BootState, warnings: Iterable[str], style: Style) -> list[str]
     lines = [f"{style('head', f'{name:<9}')} {text}" for name, text in machine.rows(boot)]
     if not snapshot.entry.is_entry:
         lines.append(style("warn", "caution   decoded where the machine is stopped (--here): this need not be its entry"))
-    return lines + [style("warn", f"note      {printable(warning)}") for warning in warnings]
+    return lines + [style("warn", f"note      {warning}") for warning in warnings]
 
 
 def registers(boot: BootState, before: Registers | None = None) -> list[str]:

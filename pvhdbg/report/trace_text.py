@@ -38,7 +38,7 @@ def milestones(found: Sequence[Milestone], name: SafeName, style: Style = PLAIN,
     for one in found:
         while over and over[0].seq <= one.seq:
             rows.append(style("bad", f"{over[0].seq:>12,}  {reset(over.pop(0), name)}"))
-        what = " ".join(part for part in (one.title, f"({shorten(safe(one.detail), _DETAIL)})" if one.detail else "") if part)
+        what = " ".join(part for part in (one.title, f"({shorten(one.detail, _DETAIL)})" if one.detail else "") if part)
         place = f"no later than {one.until:,}" if one.pc is None else f"{one.pc:#x}{_named(name(one.pc))}"
         number = f"{'' if one.counted else '> '}{one.seq:,}"
         rows.append(f"{number:>12}  {style('head', f'{printable(one.name):<{wide}}')}  {place:<44}  {what}".rstrip())
@@ -88,7 +88,7 @@ def reset(one: Reset, name: SafeName, unit: str = "instruction") -> str:
     """A reset in words: the last instruction before it, and its cause if that is known."""
     last = "" if one.pc is None else f", after {unit} {one.seq - 1:,} at {one.pc:#x}{_named(name(one.pc))}"
     mode = "" if one.mode is None else f" in {one.mode.words}"
-    return f"reset {one.number}{last}{mode}{f': {printable(one.why)}' if one.why else ''}"
+    return f"reset {one.number}{last}{mode}{f': {one.why}' if one.why else ''}"
 
 
 def _named(symbol: SafeText | None) -> str:

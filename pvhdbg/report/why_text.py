@@ -8,7 +8,7 @@ from textwrap import wrap
 from typing import Any
 
 from pvhdbg.decode.paging import Walk
-from pvhdbg.decode.text import printable
+from pvhdbg.decode.text import SafeText, printable
 from pvhdbg.report import trace_text
 from pvhdbg.report.json_text import written
 from pvhdbg.report.style import PLAIN, Style
@@ -35,8 +35,8 @@ def render(
     why: Explanation,
     name: SafeName,
     disassemble: Disassemble,
-    serial: Sequence[str] = (),
-    warnings: Sequence[str] = (),
+    serial: Sequence[SafeText] = (),
+    warnings: Sequence[SafeText] = (),
     style: Style = PLAIN,
     told: Sequence[Told] = (),
     calls: Sequence[Call] = (),
@@ -78,7 +78,7 @@ def render(
                         ("Last lines of the serial port", serial)):  # fmt: skip
         if part:
             lines += [style("head", title), *(f"  {printable(line)}" for line in part), ""]
-    lines += [style("warn", f"note: {printable(warning)}") for warning in warnings]
+    lines += [style("warn", f"note: {warning}") for warning in warnings]
     if why.next:
         lines.append(f"{style('head', 'next:')} {printable(why.next)}")
     return "\n".join(lines).rstrip("\n") + "\n"
@@ -142,7 +142,7 @@ def registers(death: Death) -> list[str]:
 
 
 def document(
-    death: Death, why: Explanation, name: Callable[[int], str | None], serial: Sequence[str] = (), warnings: Sequence[str] = (),
+    death: Death, why: Explanation, name: Callable[[int], str | None], serial: Sequence[SafeText] = (), warnings: Sequence[SafeText] = (),
     told: Sequence[Told] = (), calls: Sequence[Call] = (), ran: Sequence[LastFunctions] = (),
 ) -> str:  # fmt: skip
     """The answer as JSON."""
@@ -150,7 +150,7 @@ def document(
 
 
 def _document(
-    death: Death, why: Explanation, name: Callable[[int], str | None], serial: Sequence[str], warnings: Sequence[str],
+    death: Death, why: Explanation, name: Callable[[int], str | None], serial: Sequence[SafeText], warnings: Sequence[SafeText],
     told: Sequence[Told], calls: Sequence[Call], ran: Sequence[LastFunctions],
 ) -> dict[str, Any]:  # fmt: skip
     return {

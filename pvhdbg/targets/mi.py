@@ -17,11 +17,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from threading import Event
 from typing import Any
 
 from pvhdbg.decode.text import printable
 from pvhdbg.errors import ProtocolError, TargetLost, TargetTimeout, VmmFailed
+from pvhdbg.leaving import putting_back
 
 OLDEST = 12
 _MARK = re.compile(r"\d*[*^+=]")  # digits of any script, as pygdbmi reads them
@@ -43,29 +45,29 @@ class MachineInterface:
         found = shutil.which(program)
         if found is None:
             raise VmmFailed(f"{program} is not installed", "install it (apt install gdb), or leave --via gdb out")
-        self._process = subprocess.Popen(
-            [found, "-nx", "-q", "--interpreter=mi3", *(word for one in settings for word in ("-iex", f"set {one}"))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C reaches only pvhdbg, which interrupts GDB if needed
-            env={**os.environ, "LC_ALL": "C"},
-        )
-        from pygdbmi import gdbmiparser  # while GDB starts
-
-        self._parse = gdbmiparser.parse_response
         self._pending = b""
         self._token = 0
         self.silent = False  # the last command got no answer in its time
         self._noise: deque[bytes] = deque(maxlen=8)  # the last lines of stderr
         self._drain = threading.Thread(target=self._drain_stderr, daemon=True)
-        self._drain.start()
         self.events: deque[dict[str, Any]] = deque(maxlen=1000)  # *stopped, *running and the like
-        try:
+        with ExitStack() as stack:
+            with putting_back("GDB, which starts"):  # a signal may come between its start and the assignment
+                self._process = subprocess.Popen(
+                    [found, "-nx", "-q", "--interpreter=mi3", *(word for one in settings for word in ("-iex", f"set {one}"))],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    start_new_session=True,  # Ctrl-C reaches only pvhdbg, which interrupts GDB if needed
+                    env={**os.environ, "LC_ALL": "C"},
+                )
+                stack.callback(self.close)
+                self._drain.start()
+            from pygdbmi import gdbmiparser  # while GDB starts
+
+            self._parse = gdbmiparser.parse_response
             self._check_version()
-        except BaseException:
-            self.close()
-            raise
+            stack.pop_all()
 
     def _check_version(self) -> None:
         reply = self.command("-gdb-version", _START)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from pvhdbg.decode.paging import Walk, translate
+from pvhdbg.decode.text import SafeText
 from pvhdbg.model import Backing, LoadRange, Registers, Unavailable
 
 _PAGE = 0x1000
@@ -45,7 +46,7 @@ class Surroundings:
     handed: tuple[tuple[str, int, int], ...] = ()
     complaints: tuple[str, ...] = ()
     start: Mapping[str, int] = field(default_factory=dict)
-    serial: tuple[str, ...] = ()
+    serial: tuple[SafeText, ...] = ()
     file: Callable[[int, int], bytes] = lambda _physical, _size: b""
     patches_itself: bool = False
     data_at: Callable[[int], str | None] = lambda _: None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from pvhdbg.decode.text import SafeText
 from pvhdbg.tracing.event import Batch
 from pvhdbg.tracing.milestones import Finder, Milestone
 
@@ -47,4 +48,4 @@ class Boots:
         self._finder = self._fresh()
         self._boot += 1
         found = self._finder.feed(batch.since(batch.pcs.index(self._entry)))
-        return [replace(one, detail=f"boot {self._boot}") if one.name == "entry" else one for one in found]
+        return [replace(one, detail=SafeText(f"boot {self._boot}")) if one.name == "entry" else one for one in found]

@@ -14,6 +14,7 @@ from itertools import count, repeat
 from typing import NamedTuple
 
 from pvhdbg.decode.cpu_mode import Mode
+from pvhdbg.decode.text import NOTHING, SafeText
 
 
 class FaultKind(str, Enum):
@@ -135,7 +136,7 @@ class Reset:
     number: int
     pc: int | None
     mode: Mode | None
-    why: str = ""
+    why: SafeText = NOTHING
     goes_on: bool = False
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pvhdbg.decode.cpu_mode import Mode
+from pvhdbg.decode.text import NOTHING, SafeText
 from pvhdbg.spec.x86 import CR0, CR4, EFER
 from pvhdbg.tracing.event import Batch, Event
 from pvhdbg.tracing.opcodes import Effect, effect_of
@@ -60,7 +61,7 @@ class Milestone:
     name: str
     seq: int
     pc: int | None
-    detail: str = ""
+    detail: SafeText = NOTHING
     mode: Mode | None = None  # of the instruction; None where it was not kept
     until: int | None = None
     counted: bool = True  # False: `seq` is where the counting ended, before the milestone
@@ -108,7 +109,7 @@ class Finder:
             self._look(found, batch.event(index))
         return found
 
-    def _add(self, found: list[Milestone], name: str, event: Event, detail: str = "") -> None:
+    def _add(self, found: list[Milestone], name: str, event: Event, detail: SafeText = NOTHING) -> None:
         if name not in self._found:
             self._found.add(name)
             found.append(Milestone(name, event.seq, event.pc, detail, event.mode))
@@ -121,10 +122,10 @@ class Finder:
         if effect is Effect.LOAD_DS or "ds_flags" in changes:
             self._add(found, "segments", event, _selector(changes, "ds"))
         if "cr3" in changes:
-            self._add(found, "cr3", event, f"cr3 {changes['cr3']:#x}")
+            self._add(found, "cr3", event, SafeText(f"cr3 {changes['cr3']:#x}"))
         for register, bit, name in _BITS:
             if changes.get(register, 0) >> bit & 1:
-                self._add(found, name, event, f"{register} {changes[register]:#x}")
+                self._add(found, name, event, SafeText(f"{register} {changes[register]:#x}"))
         if event.mode is Mode.COMPATIBILITY and event.changes is None:
             self._add(found, "efer.lma", event)
         if effect in _FAR_JUMPS or "cs" in changes:
@@ -172,9 +173,11 @@ def _is_high(event: Event) -> bool:
     )
 
 
-def _table(changes: Mapping[str, int], name: str) -> str:
-    return ", ".join(f"{part} {changes[f'{name}_{part}']:#x}" for part in ("base", "limit") if f"{name}_{part}" in changes)
+def _table(changes: Mapping[str, int], name: str) -> SafeText:
+    return SafeText(
+        ", ".join(f"{part} {changes[f'{name}_{part}']:#x}" for part in ("base", "limit") if f"{name}_{part}" in changes)
+    )
 
 
-def _selector(changes: Mapping[str, int], name: str) -> str:
-    return f"{name} {changes[name]:#x}" if name in changes else ""
+def _selector(changes: Mapping[str, int], name: str) -> SafeText:
+    return SafeText(f"{name} {changes[name]:#x}") if name in changes else NOTHING

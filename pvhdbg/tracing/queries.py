@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from pvhdbg.decode.text import safe
+from pvhdbg.decode.text import SafeText, safe
 from pvhdbg.tracing.event import Event, Reset
 from pvhdbg.tracing.trace_file import Record
 
@@ -60,7 +60,7 @@ class Divergence:
     shared: tuple[Event, ...]
     one: Event | None
     other: Event | None
-    why: str
+    why: SafeText
 
 
 def divergence(one: Iterable[Record], other: Iterable[Record], shared: int = 3) -> Divergence | None:
@@ -79,16 +79,16 @@ def parting(one: Sequence[str], other: Sequence[str]) -> int | None:
     return next((at for at, (a, b) in enumerate(zip_longest(one, other)) if a != b), None)
 
 
-def _difference(a: Event | None, b: Event | None) -> str:
+def _difference(a: Event | None, b: Event | None) -> SafeText:
     if a is None or b is None:
-        return "one trace ends here"
+        return SafeText("one trace ends here")
     if a.pc != b.pc:
-        return "another pc"
+        return SafeText("another pc")
     if a.mode is not b.mode:
-        return "another mode"
+        return SafeText("another mode")
     if a.code and b.code and a.code != b.code:
-        return "other code at the same pc"
+        return SafeText("other code at the same pc")
     if a.changes is not None and b.changes is not None and dict(a.changes) != dict(b.changes):
         names = sorted(name for name in {*a.changes, *b.changes} if a.changes.get(name) != b.changes.get(name))
-        return f"it changed {', '.join(map(safe, names))} differently"
-    return ""
+        return safe(f"it changed {', '.join(names)} differently")
+    return SafeText("")

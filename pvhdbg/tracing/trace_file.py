@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 from pvhdbg.decode.cpu_mode import Mode
+from pvhdbg.decode.text import safe
 from pvhdbg.errors import BadInput
 from pvhdbg.tracing.block_coverage import ReachedFunction
 from pvhdbg.tracing.event import Changes, EndReason, Event, Fault, FaultKind, Reset
@@ -208,7 +209,7 @@ def _record(line: str, names: dict[int, str] | None) -> Record:
             str(row["milestone"]),
             _count(row["seq"]),
             _maybe(row.get("pc")),
-            str(row["detail"]),
+            safe(str(row["detail"])),
             mode,
             until,
             row.get("counted") is not False,
@@ -220,7 +221,9 @@ def _record(line: str, names: dict[int, str] | None) -> Record:
         )
     if "reset" in row:
         last = None if row["mode"] is None else Mode(row["mode"])
-        return Reset(_count(row["seq"]), _count(row["reset"]), _maybe(row["pc"]), last, str(row["why"]), row["goes_on"] is True)
+        return Reset(
+            _count(row["seq"]), _count(row["reset"]), _maybe(row["pc"]), last, safe(str(row["why"])), row["goes_on"] is True
+        )
     if "function" in row:
         return ReachedFunction(_count(row["order"]), str(row["function"]), _number(row["pc"]), _count(row["block"]))
     if "end" in row:
@@ -275,4 +278,5 @@ def _text(value: Any) -> str | None:
 
 
 def _values(row: Any) -> dict[str, int]:
-    return {str(name): _number(value) for name, value in row.items()}
+    """Registers by name; the names are the file's, which may hold anything."""
+    return {safe(str(name)): _number(value) for name, value in row.items()}

@@ -191,7 +191,8 @@ def start(
     try:
         sockets = Sockets(*(os.path.join(guardian.folder, name) for name in ("gdb", "qmp", "serial", "recording", "debugcon")))
         progress(f"starting {os.path.basename(found)}")
-        process = QemuProcess(command_line(options, sockets), sockets, guardian, tied=tied)
+        with putting_back("QEMU, which starts"):  # a signal may come between its start and the assignment
+            process = QemuProcess(command_line(options, sockets), sockets, guardian, tied=tied)
         _await_ready(process, time.monotonic() + timeout, timeout)
     except BaseException:
         if process is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pvhdbg.decode.text import safe
+from pvhdbg.decode.text import SafeText, safe
 
 LONGEST = 400  # bytes of a line that are kept
 AT_ONCE = 1 << 18  # bytes
@@ -20,7 +20,7 @@ class SerialLines:
         if from_now:
             self._at = path.stat().st_size if path.exists() else 0
 
-    def read(self) -> list[str]:
+    def read(self) -> list[SafeText]:
         """The lines completed since the last call, as safe text; at most AT_ONCE bytes of them."""
         try:
             with open(self._path, "rb") as file:
@@ -33,10 +33,10 @@ class SerialLines:
         self._rest = rest[:LONGEST]
         return [_text(line) for line in whole]
 
-    def unfinished(self) -> str:
+    def unfinished(self) -> SafeText:
         """The text after the last line end."""
         return _text(self._rest)
 
 
-def _text(line: bytes) -> str:
+def _text(line: bytes) -> SafeText:
     return safe(line[:LONGEST].rstrip(b"\r"))

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
+from pvhdbg.decode.text import SafeText, safe
 from pvhdbg.model import DescriptorTable, Kernel, LoadRange, Vmm
 from pvhdbg.report.document import Report
 from pvhdbg.rules.catalogue import MACHINE_RULES, judge
@@ -64,8 +65,8 @@ def golden() -> Report:
     return dataclasses.replace(
         report,
         boot=dataclasses.replace(report.boot, snapshot=snapshot),
-        warnings=("build/vmlinux is a bzImage; the ELF inside it is booted",),
-        serial=("Linux version 6.1", "Kernel panic - not syncing: <no init>"),
+        warnings=(SafeText("build/vmlinux is a bzImage; the ELF inside it is booted"),),
+        serial=(SafeText("Linux version 6.1"), SafeText("Kernel panic - not syncing: <no init>")),
     )
 
 
@@ -96,4 +97,4 @@ def hostile() -> Report:
         {"outcome": Outcome.PASS, "reason": HOSTILE},
     )
     verdicts[: len(changes)] = [dataclasses.replace(one, **change) for one, change in zip(verdicts, changes, strict=False)]
-    return Report(boot, tuple(verdicts), False, (HOSTILE,), (HOSTILE, "\0\x1b[31m"))
+    return Report(boot, tuple(verdicts), False, (safe(HOSTILE),), (safe(HOSTILE), safe("\0\x1b[31m")))

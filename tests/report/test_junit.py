@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from lxml import etree
 
+from pvhdbg.decode.text import safe
 from pvhdbg.report import junit
 from pvhdbg.report.document import Report
 from pvhdbg.report.listing import of_boot
@@ -87,7 +88,7 @@ def test_hostile_text_is_text() -> None:
         "testsuite", "testcase", "properties", "property", "failure", "error", "skipped", "system-out", "system-err"
     }  # fmt: skip
     assert "<script>alert(1)</script>" in suite.findtext("system-out")
-    assert HOSTILE.split("\n")[0] in suite.findtext("system-err")
+    assert safe(HOSTILE.split("\n")[0]) in suite.findtext("system-err")
     assert all(letter.isprintable() or letter in "\n\t" for letter in "".join(suite.itertext()))
 
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pvhdbg.decode.text import SafeText
 from pvhdbg.report import sarif
 from pvhdbg.report.document import Report
 from pvhdbg.report.sarif import About, Location, Region
@@ -35,7 +36,7 @@ def validator() -> Any:
 
 def report_of(example: Example, strict: bool = False) -> Report:
     boot = example.boot(V1)
-    return Report(boot, judge(boot), strict, ("the kernel was not seen",))
+    return Report(boot, judge(boot), strict, (SafeText("the kernel was not seen"),))
 
 
 def run_of(example: Example, location: Location | None = KERNEL) -> Any:

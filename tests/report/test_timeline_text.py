@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from pvhdbg.decode.cpu_mode import Mode
+from pvhdbg.decode.text import NOTHING
 from pvhdbg.report.timeline_text import render, spans
 from pvhdbg.tracing.milestones import Milestone
 
 P, C, L = Mode.PROTECTED, Mode.COMPATIBILITY, Mode.LONG
 FOUND = [
-    Milestone("entry", 0, 0x100000, "", P),
-    Milestone("cr0.pg", 49, 0x100010, "", P),
-    Milestone("efer.lma", 49, 0x100010, "", P),
-    Milestone("far jump", 50, 0x100013, "", C),
-    Milestone("64-bit", 51, 0x100020, "", L),
-    Milestone("higher half", 60, 1 << 63, "", L),
+    Milestone("entry", 0, 0x100000, NOTHING, P),
+    Milestone("cr0.pg", 49, 0x100010, NOTHING, P),
+    Milestone("efer.lma", 49, 0x100010, NOTHING, P),
+    Milestone("far jump", 50, 0x100013, NOTHING, C),
+    Milestone("64-bit", 51, 0x100020, NOTHING, L),
+    Milestone("higher half", 60, 1 << 63, NOTHING, L),
 ]
 
 

@@ -12,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pvhdbg.decode.cpu_mode import Mode
+from pvhdbg.decode.text import SafeText
 from pvhdbg.errors import BadInput
 from pvhdbg.tracing.block_coverage import ReachedFunction
 from pvhdbg.tracing.event import Changes, EndReason, Event, Fault, FaultKind, Reset
@@ -278,7 +279,7 @@ def test_a_long_trace_takes_no_more_memory_than_a_short_one(format: str) -> None
 def over_a_reset() -> list[Record]:
     again = [event._replace(seq=event.seq + 6) for event in EVENTS]
     again[0] = again[0]._replace(delta=Changes(again[0].changes or {}, {"rbx": 7}))
-    return [*RECORDS[:-1], Reset(6, 1, HIGH, L, "a triple fault", True), *again, Ending(EndReason.COUNT, 12)]
+    return [*RECORDS[:-1], Reset(6, 1, HIGH, L, SafeText("a triple fault"), True), *again, Ending(EndReason.COUNT, 12)]
 
 
 def test_nothing_is_carried_over_a_reset() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pvhdbg.decode.cpu_mode import Mode
+from pvhdbg.decode.text import NOTHING
 from pvhdbg.tracing.event import Batch, Changes
 from pvhdbg.tracing.milestones import SYMBOLS, TITLES, Finder, Milestone
 
@@ -72,7 +73,7 @@ def test_what_was_so_at_the_beginning_is_no_milestone() -> None:
 
 def test_symbols_are_met_at_either_address_and_once() -> None:
     finder = Finder({0x100008: "start_kernel", 0xFFFFFFFF81000009: "start_kernel"})
-    assert Milestone("start_kernel", 8, 0x100008, "", L) in finder.feed(batch())
+    assert Milestone("start_kernel", 8, 0x100008, NOTHING, L) in finder.feed(batch())
     assert finder.complete
 
 

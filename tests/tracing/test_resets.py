@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pvhdbg.decode.cpu_mode import Mode
+from pvhdbg.decode.text import NOTHING, SafeText
 from pvhdbg.targets.remote import RemoteTarget
 from pvhdbg.tracing.boots import Boots
 from pvhdbg.tracing.engines.block_coverage import BlockCoverageEngine
@@ -135,7 +136,7 @@ def test_blocks_go_on_over_a_reset(booted: AtEntry) -> None:
             resets.append(found)
         else:
             pcs += [block.pc for block in found]
-    assert resets[0] == Reset(1, 1, 0x100007, None, "a triple fault, begun by #BP breakpoint at 0x100007", True)
+    assert resets[0] == Reset(1, 1, 0x100007, None, SafeText("a triple fault, begun by #BP breakpoint at 0x100007"), True)
     assert (pcs[0], pcs[1]) == (ENTRY, 0xFFFFFFF0)
     assert pcs.count(ENTRY) > 1
     assert engine.end.why is EndReason.COUNT
@@ -168,7 +169,7 @@ def test_firmware_has_no_milestones() -> None:
     assert boots.feed(Batch(2, [], [], [], reset=Reset(2, 1, 5, Mode.PROTECTED, goes_on=True))) == []
     assert boots.feed(batch(2, 0xFFF0, 5, 9)) == []
     again = boots.feed(batch(5, 7, 1, 5))
-    assert again == [Milestone("entry", 6, 1, "boot 2", Mode.PROTECTED), Milestone("five", 7, 5, "", Mode.PROTECTED)]
+    assert again == [Milestone("entry", 6, 1, SafeText("boot 2"), Mode.PROTECTED), Milestone("five", 7, 5, NOTHING, Mode.PROTECTED)]
     unknown = Boots(Finder, None)
     unknown.feed(Batch(0, [], [], [], reset=Reset(0, 1, None, None, goes_on=True)))
     assert unknown.feed(batch(0, 1, 2)) == []

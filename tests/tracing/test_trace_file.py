@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import pvhdbg
 from pvhdbg.decode.cpu_mode import Mode
+from pvhdbg.decode.text import SafeText, safe
 from pvhdbg.errors import BadInput
 from pvhdbg.tracing.block_coverage import ReachedFunction
 from pvhdbg.tracing.event import Changes, EndReason, Event, Fault, FaultKind, Reset
@@ -26,13 +27,13 @@ STATE = {"rsp": 0x6EDC, "cs_flags": 0xC09B00}
 RECORDS: list[Record] = [
     Head("log", "state", 0x100000, "QEMU 7.2.22", "/boot/vmlinux", 64, LOADS),
     Event(0, 0x100000, Mode.PROTECTED, b"\xfc", Changes({"rsp": (1 << 64) - 1}, STATE)),
-    Milestone("cr0.pg", 1, 0x100001, "cr0 0x80000011", Mode.PAGED),
+    Milestone("cr0.pg", 1, 0x100001, SafeText("cr0 0x80000011"), Mode.PAGED),
     Event(1, 0x100001, Mode.PAGED),
-    Milestone("serial:crash", 1, None, "crash: hlt", None, 2),
+    Milestone("serial:crash", 1, None, SafeText("crash: hlt"), None, 2),
     Milestone("rest_init", 1, 0x100002, counted=False),
     Fault(2, FaultKind.EXCEPTION, 14, 2, 0x1000FE, 0xCFFFFFFC, {"rax": 1}),
     Fault(2, FaultKind.TRIPLE_FAULT),
-    Reset(2, 1, 0x100001, Mode.PAGED, "a triple fault", True),
+    Reset(2, 1, 0x100001, Mode.PAGED, SafeText("a triple fault"), True),
     Reset(2, 2, None, None),
     ReachedFunction(0, "main", 0x100000, 0),
     Ending(EndReason.SHUTDOWN, 2),
@@ -112,14 +113,15 @@ def test_the_schema_knows_every_kind_of_record_and_every_field_of_it() -> None:
 
 numbers = st.integers(0, (1 << 64) - 1)
 seqs = st.integers(0, (1 << 53) - 1)
-values = st.dictionaries(st.text(max_size=9), numbers, max_size=3)
 words = st.text(max_size=9)
+texts = words.map(safe)
+values = st.dictionaries(texts, numbers, max_size=3)
 modes = st.sampled_from(Mode)
 records = st.one_of(
     st.builds(Event, seqs, numbers, modes, st.binary(max_size=15), st.none() | st.builds(Changes, values, values), st.integers(0, 255)),
-    st.builds(Milestone, words, seqs, numbers, words, st.none() | modes),
-    st.builds(Milestone, words, seqs, st.none(), words, st.none(), seqs),
-    st.builds(Reset, seqs, st.integers(1, 99), st.none() | numbers, st.none() | modes, words, st.booleans()),
+    st.builds(Milestone, words, seqs, numbers, texts, st.none() | modes),
+    st.builds(Milestone, words, seqs, st.none(), texts, st.none(), seqs),
+    st.builds(Reset, seqs, st.integers(1, 99), st.none() | numbers, st.none() | modes, texts, st.booleans()),
     st.builds(
         Fault, seqs, st.sampled_from(FaultKind),
         st.none() | st.integers(0, 255), st.none() | st.integers(0, 0xFFFF), st.none() | numbers, st.none() | numbers, values,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator
 
+from pvhdbg.decode.text import SafeText
 from pvhdbg.targets.run import breakpoints_at
 from pvhdbg.targets.target import RESET_VECTOR, Target
 from pvhdbg.tracing.block_coverage import Block, BlockReader
@@ -29,7 +30,7 @@ class BlockCoverageEngine:
 
     def __init__(self, target: Target) -> None:
         self.end = TraceEnd(EndReason.STOPPED)
-        self.warnings: list[str] = []
+        self.warnings: list[SafeText] = []
         self.faults: deque[Fault] = deque(maxlen=_FAULTS)
         self._target = target
         self._asked = False

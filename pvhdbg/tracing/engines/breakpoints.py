@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from pvhdbg.decode.cpu_mode import CODE_32, CODE_64, Mode, interrupts_on, linear_pc, long_mode_active, mode_of
 from pvhdbg.decode.paging import translate
+from pvhdbg.decode.text import SafeText
 from pvhdbg.errors import MemoryUnreadable, TargetError, TargetLost
 from pvhdbg.model import Registers, Unavailable
 from pvhdbg.targets.run import RunEnd, leave_reset_vector, run
@@ -85,7 +86,7 @@ class BreakpointEngine:
     ) -> None:
         self._walk = walk
         self.end = TraceEnd(EndReason.STOPPED)
-        self.warnings: list[str] = []
+        self.warnings: list[SafeText] = []
         self.stops = 0
         self._target = target
         self._milestones = [tuple(one) for one in addresses]
@@ -236,8 +237,10 @@ class BreakpointEngine:
             self._set.add(address)
         if len(wanted) > min(free, self._slots) and not any("sliding" in text for text in self.warnings):
             self.warnings.append(
-                f"{len(wanted)} addresses share {min(free, self._slots)} breakpoints, a sliding window in the usual "
-                "order of a boot: milestones in another order are missed"
+                SafeText(
+                    f"{len(wanted)} addresses share {min(free, self._slots)} breakpoints, a sliding window in the usual "
+                    "order of a boot: milestones in another order are missed"
+                )
             )
 
     # --- the machine ----------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
+from pvhdbg.decode.text import SafeText
 from pvhdbg.targets.run import breakpoints_at, run
 from pvhdbg.targets.target import RESET_VECTOR, Stop, StopKind, Target
 from pvhdbg.tracing.addresses import Surroundings
@@ -60,7 +61,7 @@ class DeathWatch:
         self._asked = False
 
     @property
-    def warnings(self) -> list[str]:
+    def warnings(self) -> list[SafeText]:
         """Doubts about what was seen, as sentences."""
         return self._followed.warnings
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pvhdbg.decode.cpu_mode import interrupts_on
+from pvhdbg.decode.text import SafeText
 from pvhdbg.errors import TargetError
 from pvhdbg.targets.target import RESET_RIP, Stop, StopKind, Target
 from pvhdbg.tracing.event import Batch, EndReason
@@ -105,7 +106,7 @@ class Engine(Protocol):
     """Yields batches until its bounds are reached or the reader stops. Afterwards the machine is stopped and `end` says why."""
 
     name: str
-    warnings: list[str]
+    warnings: list[SafeText]
 
     @property
     def end(self) -> TraceEnd: ...

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from types import TracebackType
 
 from pvhdbg.decode.cpu_mode import Mode
+from pvhdbg.decode.text import SafeText
 from pvhdbg.tracing.engines.engine import Bounds, Engine, TraceEnd
 from pvhdbg.tracing.event import Batch, Event, Fault
 from pvhdbg.tracing.mode_words import first_in
@@ -59,7 +60,7 @@ class Events:
         return self._engine.end
 
     @property
-    def warnings(self) -> list[str]:
+    def warnings(self) -> list[SafeText]:
         """Doubts about the events, as sentences."""
         return self._engine.warnings
 

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from types import TracebackType
 
+from pvhdbg.decode.text import SafeText
 from pvhdbg.errors import TargetError, TargetLost
 from pvhdbg.targets.target import Target
 from pvhdbg.tracing.engines.log_switch import LogSwitch
@@ -51,7 +52,7 @@ class FaultLog:
         self._switch: LogSwitch | None = None
         self._lines = FaultLines()
         self._drained = b""
-        self.warnings: list[str] = []
+        self.warnings: list[SafeText] = []
 
     @property
     def open(self) -> bool:

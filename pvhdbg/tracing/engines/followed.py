@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 from pvhdbg.decode.cpu_mode import Mode, mode_of
+from pvhdbg.decode.text import SafeText
 from pvhdbg.targets.target import Target
 from pvhdbg.tracing.death import DeathKind, unreturned
 from pvhdbg.tracing.engines.engine import Bounds, TraceEnd
@@ -36,7 +37,7 @@ class Followed:
         self.faults: deque[Fault] = deque(maxlen=_KEPT)
         self.system: deque[Event] = deque(maxlen=_KEPT)
         self.counted = True
-        self.warnings: list[str] = []
+        self.warnings: list[SafeText] = []
         self._target = target
         self._code = code
         self._with_states = 0  # instructions from the first on whose registers were seen

@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator
 from contextlib import suppress
 
 from pvhdbg.decode.cpu_mode import interrupts_on
+from pvhdbg.decode.text import SafeText
 from pvhdbg.errors import TargetError
 from pvhdbg.targets.run import RunEnd, breakpoints_at, run
 from pvhdbg.targets.target import RESET_VECTOR, Stop, StopKind, Target
@@ -46,7 +47,7 @@ class LogEngine:
         overrun: bool = False,
     ) -> None:
         self.end = TraceEnd(EndReason.STOPPED)
-        self.warnings: list[str] = []
+        self.warnings: list[SafeText] = []
         self._target = target
         self._states = states
         self._overrun = overrun
@@ -148,7 +149,7 @@ class LogEngine:
         self.reader.feed(logged)  # it has no records: it belongs to the REP
         if b": v=" in logged:
             self.warnings.append(
-                f"while the REP at {pc:#x} ran, faults were taken: the trace does not show what their handlers did"
+                SafeText(f"while the REP at {pc:#x} ran, faults were taken: the trace does not show what their handlers did")
             )
         if self._is_behind(ran.stop, behind):
             switch.items()

@@ -22,13 +22,13 @@ from itertools import pairwise
 from types import TracebackType
 
 from pvhdbg.decode.qemu_monitor import accelerator
-from pvhdbg.decode.text import safe, shorten
+from pvhdbg.decode.text import SafeText, safe, shorten
 from pvhdbg.errors import TargetError
 from pvhdbg.leaving import putting_back
 from pvhdbg.targets.target import Target
 from pvhdbg.tracing.engines.log_names import forges, kernel_of
 
-LEFT_ON = "QEMU was in its one-instruction mode already, as a killed tracer leaves it: it is switched off"
+LEFT_ON = SafeText("QEMU was in its one-instruction mode already, as a killed tracer leaves it: it is switched off")
 _PIPE = 1 << 20  # bytes: what the kernel grants without privileges
 _DRAIN = 64 << 20  # bytes that are kept of the log that is written while the machine is stopped
 _ENOUGH = _PIPE // 4  # bytes that are read at once
@@ -55,11 +55,13 @@ class LogSwitch:
         self._theirs = _own_log(target)
         self._mode = _single_step_mode(target) if single else None
         self.left_on = bool(self._mode and _is_on(target, self._mode))  # set by the user, or left on by a killed tracer
-        self.warnings: list[str] = []
+        self.warnings: list[SafeText] = []
         if self.left_on:
             self.warnings.append(LEFT_ON)
         if self._theirs is not None:
-            self.warnings.append(f"QEMU runs with a log of its own (-d {self._theirs[0]}): it has a gap, and continues after it")
+            self.warnings.append(
+                safe(f"QEMU runs with a log of its own (-d {self._theirs[0]}): it has a gap, and continues after it")
+            )
         kernel = kernel_of(target.peer_command())
         if kernel is not None and ("exec" in items or "in_asm" in items) and forges(kernel):
             raise TargetError(
@@ -218,12 +220,12 @@ def single_step_mode_on(target: Target) -> str | None:
     return next((command for command in _SINGLE if _is_on(target, command)), None)
 
 
-def left_behind(target: Target) -> str | None:
+def left_behind(target: Target) -> SafeText | None:
     """A sentence about the mode that a killed tracer left on in QEMU, and how to restore it; None for none. Raises TargetError."""
     if not target.capabilities.monitor or single_step_mode_on(target) is None:
         return None
-    return (f"QEMU is in its slow one-instruction mode, which a killed tracer leaves on. "
-            f"Restore it with: pvhdbg release {shlex.quote(target.name)}")  # fmt: skip
+    return safe(f"QEMU is in its slow one-instruction mode, which a killed tracer leaves on. "
+                f"Restore it with: pvhdbg release {shlex.quote(target.name)}")  # fmt: skip
 
 
 def _is_on(target: Target, command: str) -> bool:

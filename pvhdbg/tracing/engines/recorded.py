@@ -12,6 +12,7 @@ from contextlib import closing
 from itertools import chain
 
 from pvhdbg.decode.cpu_mode import Mode, interrupts_on, mode_of
+from pvhdbg.decode.text import SafeText
 from pvhdbg.targets.run import Ran, RunEnd, breakpoints_at, turns
 from pvhdbg.targets.target import StopKind, Target
 from pvhdbg.tracing.cpu_text import decode
@@ -65,7 +66,7 @@ class RecorderEngine:
         self, target: Target, recording: Recording, state: Mapping[str, int], peek: Callable[[int], bytes] = lambda _: b""
     ) -> None:
         self.end = TraceEnd(EndReason.STOPPED)
-        self.warnings: list[str] = []
+        self.warnings: list[SafeText] = []
         self._target, self._recording, self._peek = target, recording, peek
         self._state = dict(state)
         self._modes = [(0, _mode(self._state))]  # number of the first instruction, mode; the last one is current

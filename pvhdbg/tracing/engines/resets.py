@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 
 from pvhdbg.decode.cpu_mode import Mode, pc_in
+from pvhdbg.decode.text import SafeText
 from pvhdbg.targets.run import reset_machine
 from pvhdbg.targets.target import RESET_RIP, Target
 from pvhdbg.tracing import faults
@@ -22,7 +23,7 @@ from pvhdbg.tracing.engines.block_coverage import BlockCoverageEngine
 from pvhdbg.tracing.engines.engine import Bounds, Engine, TraceEnd
 from pvhdbg.tracing.event import Batch, EndReason, Fault, FaultKind, Reset
 
-NOTHING_LEFT = "the VMM stops or ends when its guest resets (QEMU's -no-reboot), so the trace cannot continue"
+NOTHING_LEFT = SafeText("the VMM stops or ends when its guest resets (QEMU's -no-reboot), so the trace cannot continue")
 _KEPT = 256  # faults: a chain is the last of them
 GUEST_RESET = "guest-reset"  # QEMU's word (qapi/run-state.json, ShutdownCause) for a reset that the guest asked for
 
@@ -49,7 +50,7 @@ class ThroughResets:
         self._last: tuple[int, Mode] | None = None
         self._faults: deque[Fault] = deque(maxlen=_KEPT)
         self.name = self._engine.name
-        self.warnings: list[str] = []
+        self.warnings: list[SafeText] = []
 
     @property
     def end(self) -> TraceEnd:
@@ -159,11 +160,11 @@ def was_reset(end: TraceEnd, faults: Iterable[Fault], ended: WhyEnded) -> bool:
     return end.why is EndReason.RESET
 
 
-def why_reset(chain: tuple[Fault, ...]) -> str:
+def why_reset(chain: tuple[Fault, ...]) -> SafeText:
     """A chain of faults that reset the machine, in words; "" for none."""
     first = next((one for one in chain if one.kind.has_handler), None)
     if first is None:
-        return "a triple fault" if chain else ""
+        return SafeText("a triple fault" if chain else "")
     where = "" if first.pc is None else f" at {first.pc:#x}"
     what = f" ({faults.page_fault(first)})" if first.vector == faults.PF else ""
-    return f"a triple fault, begun by {faults.name(first.vector)}{where}{what}"
+    return SafeText(f"a triple fault, begun by {faults.name(first.vector)}{where}{what}")

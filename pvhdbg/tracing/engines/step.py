@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from pvhdbg.decode.cpu_mode import CODE_64, Mode, linear_pc, long_mode_active, mode_of
+from pvhdbg.decode.text import SafeText
 from pvhdbg.errors import MemoryUnreadable, TargetError
 from pvhdbg.rsp.registers import RegisterLayout
 from pvhdbg.targets.run import RunEnd, breakpoints_at, run
@@ -97,7 +98,7 @@ class StepEngine:
         if found is None:
             raise TargetError("the step engine talks to the stub itself", "leave out --via gdb")
         self.end = TraceEnd(EndReason.STOPPED)
-        self.warnings: list[str] = []
+        self.warnings: list[SafeText] = []
         self.steps = 0  # instructions and iterations that were stepped
         self._target = found
         self._seq = base

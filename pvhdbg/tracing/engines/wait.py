@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from dataclasses import dataclass, replace
 
 from pvhdbg.decode.cpu_mode import Mode, linear_pc, mode_in
+from pvhdbg.decode.text import SafeText
 from pvhdbg.errors import EntryNotReached, TargetError, TargetLost
 from pvhdbg.model import Registers
 from pvhdbg.targets.run import breakpoints_at
@@ -101,7 +102,7 @@ class Wait:
         return len(self._followed)
 
     @property
-    def warnings(self) -> list[str]:
+    def warnings(self) -> list[SafeText]:
         """Doubts about what was seen, as sentences."""
         return self._followed.warnings
 
