@@ -26,6 +26,7 @@ def main() -> int:
     """Run the program; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m torture", description=__doc__)
     parser.add_argument("--rounds", type=int, default=100, help="with kills (default: 100)")
+    parser.add_argument("--pairs", type=int, default=0, help="with two signals within 150 ms, attached (default: 0)")
     parser.add_argument("--seconds", type=float, default=3600, help="begin no round after that many (default: 3600)")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(1 << 31), help="to repeat a run (default: a random one)")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
@@ -33,7 +34,7 @@ def main() -> int:
     parser.add_argument("--no-figures", action="store_true", help="leave docs/reliability as it is")
     wanted = parser.parse_args()
     random = Random(wanted.seed)
-    plans = [rounds.plan(random) for _ in range(wanted.rounds)]
+    plans = [rounds.plan(random) for _ in range(wanted.rounds)] + [rounds.pair(random) for _ in range(wanted.pairs)]
     print(f"seed {wanted.seed}: {len(plans)} rounds, {wanted.jobs} at once", flush=True)
     begun = time.monotonic()
     sums: dict[str, list[float]] = {}
@@ -50,8 +51,7 @@ def main() -> int:
             except (OSError, RuntimeError) as error:
                 result = rounds.Result(0, (f"the round was not done: {error}",))
             _tell(f"round {number}: {plan}", result.wrong)
-            kind = f"{plan.words[0]}, {'attached' if plan.attached else 'started'}{', through GDB' if 'gdb' in plan.words else ''}"
-            row = sums.setdefault(kind, [0, 0, 0, 0])
+            row = sums.setdefault(plan.kind, [0, 0, 0, 0])
             for at, value in enumerate((1, result.kills, time.monotonic() - since, bool(result.wrong))):
                 row[at] += value
 

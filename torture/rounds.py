@@ -18,6 +18,12 @@ from torture import guest
 CODES = frozenset({0, 1, 2, 3, 4, 129, 130, 143, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP, -signal.SIGINT})
 LONGEST = 40.0  # seconds that a command may take to leave on a loaded machine
 _SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGSTOP)
+_PAIRS = (
+    (signal.SIGINT, signal.SIGINT),
+    (signal.SIGTERM, signal.SIGHUP),
+    (signal.SIGHUP, signal.SIGTERM),
+    (signal.SIGINT, signal.SIGTERM),
+)
 _STARTED = (
     ("check", "{kernel}", "--timeout", "20"),
     ("run", "{kernel}", "--batch", "--timeout", "20"),
@@ -49,6 +55,13 @@ class Plan:
     signals: tuple[signal.Signals, ...]
     moments: tuple[float, ...]  # seconds after the one before
 
+    @property
+    def kind(self) -> str:
+        """The row of the figures that it counts in."""
+        if self.signals in _PAIRS and self.attached:
+            return "two signals at once, attached"
+        return f"{self.words[0]}, {'attached' if self.attached else 'started'}{', through GDB' if 'gdb' in self.words else ''}"
+
     def __str__(self) -> str:
         hits = ", ".join(
             f"{number.name} to {victim} after {moment:.2f} s"
@@ -74,6 +87,12 @@ def plan(random: Random) -> Plan:
     chosen = tuple(random.choice(victims) if at == 0 else "pvhdbg" for at in range(times))
     moments = (random.uniform(0.05, 1.6), *(random.uniform(0, 0.2) for _ in range(times - 1)))
     return Plan(words, attached, chosen, tuple(random.choice(_SIGNALS) for _ in chosen), moments)
+
+
+def pair(random: Random) -> Plan:
+    """Two signals within 150 ms to a pvhdbg that is attached: the second one meets the clean-up that the first one began."""
+    moments = (random.uniform(0.3, 2.5), random.uniform(0, 0.15))
+    return Plan(random.choice(_ATTACHED), True, ("pvhdbg", "pvhdbg"), random.choice(_PAIRS), moments)
 
 
 def run(wanted: Plan, kernel: str) -> Result:
