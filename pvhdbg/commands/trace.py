@@ -97,7 +97,8 @@ def _traced(options: TraceOptions, machine: TracedMachine, write: Callable[[str]
     if options.what == "calls":
         text, functions, missed = calls(options, machine, goal, write)
         return Answer(text, lambda: answers.render(functions), NOT_REACHED if missed else 0)
-    engine = choose_engine(options, machine, states=options.what != "pc", count=event_count(options, goal, scope))
+    states = options.what != "pc" or bool(goal.modes or scope.modes)  # without registers, paging in 32-bit code is not seen
+    engine = choose_engine(options, machine, states=states, count=event_count(options, goal, scope))
     result = TraceResult(head_of(engine, options.what, machine), machine.names, warnings=machine.warnings)
     result.last = deque(maxlen=options.tail or (1 if options.output else SHOWN))
     sink = Written(result, write) if write is not None and not options.tail else None

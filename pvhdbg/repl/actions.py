@@ -28,8 +28,8 @@ from pvhdbg.tracing.event import EndReason
 from pvhdbg.tracing.mode_words import MODES
 
 _LONGEST = 999_999.0  # seconds of a run without a limit
-_MOST_STEPS = 1_000_000  # of one `until MODE`: minutes
-_TELL_EVERY = 500  # steps between two words about them
+_MOST_STEPS = 1_000_000  # of one `stepi`: minutes
+_TELL_EVERY = 0.5  # seconds
 _MOST_BYTES = 1 << 14  # that x shows at once
 _ROW = 16  # bytes of a line
 _STRING = 200  # bytes of a string that x shows
@@ -175,20 +175,20 @@ def _until_mode(context: Context, mode: str) -> Answer:
     reached = _reaches(session, mode)
     if reached(session.registers()):
         raise BadInput(f"the machine is in that mode already: {mode}", "see: mode")
-    since, steps = time.monotonic(), [0]
+    since = told = time.monotonic()
 
-    def counted(registers: Registers) -> bool:
-        steps[0] += 1
-        if not steps[0] % _TELL_EVERY:
-            context.progress(f"until {mode}: {steps[0]:,} instructions, at {registers['rip']:#x}")
-        return reached(registers)
+    def tell(pc: int) -> None:
+        nonlocal told
+        if time.monotonic() - told > _TELL_EVERY:
+            told = time.monotonic()
+            context.progress(f"until {mode}: at {pc:#x}")
 
     with machine.directly():
         context.progress(f"until {mode}")
-        walked = machine.runner.step_until(counted, _MOST_STEPS, machine.seconds)
-    if machine.ended is not None:
-        return _lines(_stopped(context, Stop(StopKind.SHUTDOWN, 3, machine.ended), None))
-    took = f"{steps[0]} instructions, {time.monotonic() - since:.1f} s"
+        walked = machine.runner.until_true(reached, machine.seconds, tell)
+    if machine.ended is not None or walked.stop is not None:
+        return _lines(_stopped(context, walked.stop or Stop(StopKind.SHUTDOWN, 3, machine.ended or ""), None))
+    took = f"{time.monotonic() - since:.1f} s"
     said = f"{mode} after {took}" if walked.reached else f"not in {mode} yet after {took}"
     said += " (--timeout gives it more)" if walked.late else ""
     hit = [_of(walked.found, context)] if walked.found is not None else []

@@ -280,6 +280,7 @@ class Machine:
             try:
                 yield
             finally:
+                self.runner.disarm()
                 target.close(Leave.STOPPED)
         finally:
             self.session.target = shown

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from pvhdbg.errors import PvhdbgError, TargetError, TargetLost
+from pvhdbg.machine.ahead import places_ahead
 from pvhdbg.machine.disassemble import linear_pc
 from pvhdbg.model import Registers
 from pvhdbg.targets.run import Ran, RunEnd, leave_reset_vector, run
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 _POLL = 0.1  # seconds between two checks of the serial port, the VMM and Ctrl-C while the guest runs
 
 _LEAST = 0.001  # seconds of a run
+_SLOTS = 20  # hardware breakpoints of one run
+_SLOTS_KVM = 3  # of the four debug registers: one shows a reboot
+_STEPS = 64  # instructions between two looks at the code ahead, where that was of no use
 
 
 class Runnable(Protocol):
@@ -52,11 +56,13 @@ class Went(NamedTuple):
 
 
 class Walked(NamedTuple):
-    """How a walk ended: whether it got where it was to go, the breakpoint that was hit, and whether the time was up."""
+    """How a walk ended: whether it got where it was to go, the breakpoint that was hit, whether the time was up, and whether
+    something else than a step stopped the machine."""
 
     reached: bool
     found: Breakpoint | None = None
     late: bool = False
+    stop: Stop | None = None
 
 
 class Runner:
@@ -220,7 +226,7 @@ class Runner:
                     last = time.monotonic()
                     self._machine.watch()
                 if self._machine.interrupted.is_set():
-                    break
+                    return Walked(False, stop=Stop(StopKind.INTERRUPT, 2))
                 if time.monotonic() > deadline:
                     return Walked(False, late=True)
             return Walked(False)
@@ -230,6 +236,31 @@ class Runner:
             if self._machine.gone is None:
                 self._stopped_quietly()
             self._machine.watch()
+
+    def until_true(self, true: Callable[[Registers], bool], seconds: float, tell: Callable[[int], None]) -> Walked:
+        """Run until `true` of the registers, which only a change of the CPU's mode can make true; else as `step_until`.
+
+        Where the places at which the mode can change are known, the machine runs from one to the next at full speed. `tell` gets the pc
+        of each.
+        """
+        deadline = time.monotonic() + seconds
+        session = self._machine.session
+        kvm = session.hand_off().snapshot.vmm.accelerator == "kvm"
+        slots = _SLOTS_KVM - len(self._machine.breakpoints.addresses()) if kvm else _SLOTS
+        while True:
+            left = max(deadline - time.monotonic(), _LEAST)
+            ahead = places_ahead(session, slots)
+            pc = linear_pc(session)
+            tell(pc)
+            if ahead is not None and pc not in ahead:
+                went = self.go(ahead, left)
+                if went.found is not None or went.late:
+                    return Walked(False, went.found, went.late)
+                if went.stop.kind is not StopKind.BREAKPOINT or linear_pc(session) not in ahead:
+                    return Walked(False, stop=went.stop)
+            walked = self.step_until(true, 1 if ahead is not None else _STEPS, left)
+            if walked != Walked(False) or self._machine.ended is not None:
+                return walked
 
     def _stopped_quietly(self) -> None:
         try:

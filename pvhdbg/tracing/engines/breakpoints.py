@@ -205,7 +205,7 @@ class BreakpointEngine:
                     break
             return data
 
-        found = next_stops(pc, mode.bits, read, base=base, most=MOST)
+        found = next_stops(pc, mode.bits, read, base=base, most=MOST).found
         return [self._linear(one, mode, state) for one in found]
 
     def _pass(self, linear: int) -> None:
