@@ -30,7 +30,7 @@ def _found(kernel: KernelFile) -> tuple[str, str]:
     if kernel.entry is not None and not kernel.entry.address:
         return (
             f"its PHYS32_ENTRY note at file offset {kernel.entry.note.offset:#x} holds the address 0, which QEMU takes for a missing note",
-            "link the entry at another address; Xen, cloud-hypervisor and Firecracker enter at 0",
+            "link the entry at another address; pvhdbg elf says which other loaders enter at 0",
         )
     if kernel.entry_notes:
         note = kernel.entry_notes[-1]

@@ -108,7 +108,7 @@ def eip_note(boot: BootState) -> Iterator[Violation]:
 def eip_symbol(boot: BootState) -> Iterator[Violation]:
     """Nothing demands it. But an entry that is written as a symbol is the start of one; an address that lies a few bytes behind
     is mostly a mistake in the note, and the CPU decodes another instruction there."""
-    symbol = boot.snapshot.entry.symbol if boot.snapshot.entry.by_vmm else None
+    symbol = boot.snapshot.entry.symbol if boot.snapshot.entry.is_entry else None
     if symbol is None:
         raise NotApplicable("no symbol of the kernel is known for its entry")
     if "+" in symbol:

@@ -152,6 +152,8 @@ def test_an_entry_behind_its_symbol_is_remarked(cli: Cli) -> None:
     behind = verdict(api.check(kernel(ENTRY + 1)), "PVH-EIP-SYMBOL")
     assert (behind.outcome, behind.violations[0].found) == (Outcome.REMARK, "start+0x1")
     assert verdict(api.check(kernel(ENTRY)), "PVH-EIP-SYMBOL").outcome is Outcome.PASS
+    named = api.check(kernel(ENTRY), entry=hex(ENTRY + 1))  # the code there is reached from the entry
+    assert verdict(named, "PVH-EIP-SYMBOL").outcome is Outcome.REMARK
 
 
 @pytest.mark.boot
