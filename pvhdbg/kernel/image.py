@@ -94,14 +94,20 @@ class KernelImage:
         """The error to raise if the kernel has no usable PVH entry, or none that QEMU finds; it says why."""
         from pvhdbg.loaders.why_not import why_not
 
-        return why_not(self.file())
+        return why_not(self._booted())
 
     def refuse_unless_entered(self) -> None:
         """Raises NotBootable where QEMU enters it by no protocol either; of one that it does enter there is a hand-off to show."""
         from pvhdbg.loaders.qemu import QEMU
 
-        if QEMU.load(self.file()).entry is None:
+        if QEMU.load(self._booted()).entry is None:
             raise self.not_bootable()
+
+    def _booted(self) -> KernelFile:
+        """The file that our QEMU gets: the ELF, without what it is packed in."""
+        from pvhdbg.decode.kernel_file import survey
+
+        return survey(self.data, None, self.elf)
 
     def symbols(self) -> Symbols:
         """Its symbol table."""
