@@ -277,7 +277,7 @@ def _refuse_past(target: Target, registers: Registers, kernel: Kernel | None) ->
     if virtualised(registers):
         raise EntryNotReached(
             f"a hypervisor runs, so that the kernel of this machine is past its entry ({where(registers)})",
-            "for the entry of the hypervisor's guest name that guest's kernel and its address: --kernel FILE --entry ADDRESS",
+            "for the entry of the hypervisor's guest: --nested",
         )
     inside = kernel is not None and any(load.start <= pc < load.end for load in kernel.loads)
     if paging_on(registers) or (inside and _flat_mode(registers)):

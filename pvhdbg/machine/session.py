@@ -386,7 +386,8 @@ def doubts(target: Target, image: KernelImage | None, boot: BootState, named: st
         found.append("cr0 was not observed: protected mode with paging off is assumed; rules that depend on it are undecided")
     if hidden:
         found.append(
-            f"{OUTSIDE}: the hypervisor may force bits, and what it gave the guest as memory was not read; affected rules are undecided"
+            f"{OUTSIDE}: the hypervisor may force bits, and the guest's memory was not read (attach before this entry with --nested); "
+            "affected rules are undecided"
         )
     elif virtualised(boot.registers):
         found.append("EFER.SVME is set: either a hypervisor runs here, or its guest, whose memory is elsewhere")

@@ -66,7 +66,7 @@ def test_the_memory_that_is_advised_is_enough(vmlinux: Path) -> None:
 
 
 @pytest.mark.boot
-def test_what_the_firmware_overwrites_is_named(cli: Cli) -> None:
+def test_what_the_firmware_overwrites_is_named(cli: Cli, machine: Callable[..., Machine]) -> None:
     kernel = cli.file("low", Program((Piece(content=CODE.content, paddr=0x8000), noted(0x8000))).encode())
     report = api.check(kernel)
     assert report.exit_code == 1
@@ -75,6 +75,9 @@ def test_what_the_firmware_overwrites_is_named(cli: Cli) -> None:
     assert wrong.expected.startswith("0xeb")
     assert wrong.found == "0x00, in memory_map[0], RAM (0x0 - 0x9fc00)"
     assert "1 MiB or above" in wrong.fix
+    attached = cli("check", machine(kernel=kernel).socket, "--kernel", kernel, "--format", "json").ok(1).json()
+    assert not any("another kernel" in warning for warning in attached["warnings"])  # it was cleared, not replaced
+    assert {one["rule"]: one["outcome"] for one in attached["verdicts"]}["PVH-LOAD-BYTES"] == "fail"
 
 
 @pytest.mark.boot
@@ -160,7 +163,7 @@ def test_an_entry_behind_its_symbol_is_remarked(cli: Cli) -> None:
 def test_an_entry_at_0_is_booted_where_qemu_enters_it(cli: Cli) -> None:
     both = Piece(type=PT_NOTE, content=NoteSpec(desc=bytes(4)).encode() + NoteSpec(5, desc=b"xen-3.0\0").encode(), paddr=0)
     report = api.check(cli.file("zero", Program((CODE, both)).encode()))
-    assert report.boot.snapshot.entry.address == 0
+    assert (report.boot.snapshot.entry.address, report.boot.snapshot.entry.found_by) == (0, "ELF note")
     assert verdict(report, "ELF-NOTE-18").outcome is Outcome.PASS
     assert verdict(report, "PVH-EIP-NOTE").outcome is Outcome.PASS
 
@@ -215,6 +218,16 @@ def test_segments_that_share_memory_are_left_out() -> None:
     pieces = (Piece(content=bytes(0x3000)), Piece(content=bytes(0x1000), paddr=ENTRY + 0x1000), Piece(content=b"x", paddr=0x400000))
     chosen = loaded_image.samples(parse(Program((*pieces, noted())).encode()))
     assert [one.address for one in chosen] == [0x400000]
+
+
+def test_what_is_read_lies_in_ram() -> None:
+    """A device may act on a read."""
+    chosen = loaded_image.samples(parse(Program((Piece(content=bytes(0x3000), memsz=0x4000), noted())).encode()))
+    cut = loaded_image.within(chosen, [(ENTRY + 0x800, ENTRY + 0x1800), (ENTRY + 0x3800, ENTRY + 0x9000)])
+    first = chosen[0].offset
+    assert first is not None
+    assert [(one.address - ENTRY, one.size, one.offset) for one in cut] == [(0x800, 0x1000, first + 0x800), (0x3800, 0x800, None)]
+    assert loaded_image.within(chosen, None) == list(chosen)
 
 
 @pytest.mark.boot

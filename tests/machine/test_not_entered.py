@@ -141,7 +141,7 @@ def test_a_hypervisors_guest_fails_by_nothing_that_is_the_hypervisors(cli: Cli, 
         assert not [one for one in document["warnings"] if "another kernel" in one]
         assert any("seen from outside" in one for one in document["warnings"])
     assert outcomes(again)["PVH-LOAD-BYTES"] == "unknown"
-    cli("check", stub.socket).complaint(3, "hypervisor runs", "past its entry", "--entry")
+    cli("check", stub.socket).complaint(3, "hypervisor runs", "past its entry", "--nested")
 
 
 def test_a_stub_without_cr0_leaves_undecided_what_depends_on_it_and_nothing_else(cli: Cli, machine: Start) -> None:
