@@ -56,8 +56,9 @@ def _compared(under_kvm: Answer, under_tcg: Answer) -> Answer:
         return f"{under_kvm.text(style)}\n{style('head', 'The same boot under TCG')}\n{under_tcg.text(style)}"
 
     def document() -> str:
-        both = [json.loads(one.json()) if one.json is not None else None for one in (under_kvm, under_tcg)]
-        return written({**both[0], "under_tcg": both[1]})
+        assert under_kvm.json is not None
+        assert under_tcg.json is not None
+        return written({**json.loads(under_kvm.json()), "under_tcg": json.loads(under_tcg.json())})
 
     return Answer(text, document, under_kvm.exit_code)
 

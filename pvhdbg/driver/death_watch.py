@@ -92,7 +92,7 @@ def diagnosed(machine: TracedMachine, limit: float) -> Diagnosis:
     machine.ended = _FINAL.get(death.ended or death.kind)
     warnings = [*machine.warnings, *watch.warnings, *([NO_DISASSEMBLER] if death.path and not available() else [])]
     if machine.boot.snapshot.vmm.accelerator == "kvm":
-        warnings.append(_KVM)
+        warnings.append(safe(_KVM))
     return Diagnosis(death, found, names, serial, tuple(warnings), telling(around.serial, around),
                      chain(death.state, around), tuple(ran))  # fmt: skip
 
