@@ -232,3 +232,10 @@ def test_a_real_kernel_comes_to_its_places(vmlinux: Path, goal: str) -> None:
         guest.until_mode("long")
         assert "64-bit" in [one.name for one in guest.milestones]
         assert guest.until("start_kernel")["rip"] >> 32 == 0xFFFFFFFF
+
+
+def test_the_deterministic_clock() -> None:
+    with launch(guests.path("hello"), deterministic=True) as guest:
+        assert {"-icount", "-rtc"} <= set(guest.qemu.command)
+    with pytest.raises(BadInput, match="KVM's clock is not deterministic"):
+        launch(guests.path("hello"), deterministic=True, accel="kvm")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 
 from pvhdbg.driver.recorded_machine import deterministic, names_of, recorded_machine
+from pvhdbg.driver.recorder import counts_one_cpu
 from pvhdbg.errors import BadInput
 from pvhdbg.machine.names import Names, addresses_of
 from pvhdbg.machine.options import LaunchOptions, SubjectOptions
@@ -76,7 +77,7 @@ class Booting:
 
         def told(plain: RecorderOptions, names: Names) -> RecorderOptions:
             goal = addresses_of(self._until, names) if self._until else ()
-            return replace(plain, exact=True, marks=tuple(goal))
+            return replace(plain, exact=not counts_one_cpu(deterministic(about)), marks=tuple(goal))
 
         with recorded_machine(deterministic(about), told, self._progress, tied=False) as machine:
             began = time.monotonic()

@@ -9,6 +9,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 
 from pvhdbg.driver.options import time_limit
+from pvhdbg.driver.recorder import ONE_CPU, counts_one_cpu
 from pvhdbg.driver.vmm_end import by_whom
 from pvhdbg.errors import BadInput, EntryNotReached, TargetError
 from pvhdbg.kernel.image import KernelImage, open_kernel
@@ -136,6 +137,8 @@ def recorded_machine(
         if entry is None:
             raise image.not_bootable()
         recorder = told(RecorderOptions(library(progress), entry), Names(image))
+        if recorder.exact and counts_one_cpu(options):
+            raise BadInput(ONE_CPU, "use --cpus 1")
         qemu = stack.enter_context(started(options, image, progress, recorder, tied=tied))
         target = RemoteTarget.connect(StubAddress(path=qemu.gdb_socket), timeout=options.way.seconds(), progress=progress)
         stack.callback(target.close, Leave.KILLED)

@@ -14,14 +14,25 @@ from pvhdbg.tracing.milestones import SYMBOLS
 from pvhdbg.tracing.recorder.file import open_recording
 from pvhdbg.tracing.recorder.library import NoRecorder, library
 from pvhdbg.tracing.recording import MOST_MARKS, Recording
-from pvhdbg.vmm.options import RecorderOptions
+from pvhdbg.vmm.options import RecorderOptions, option_names
 from pvhdbg.vmm.qemu import QemuProcess
+
+ONE_CPU = "by a deterministic clock QEMU crashes where each instruction of several CPUs is counted"
+
+
+def counts_one_cpu(options: SubjectOptions) -> bool:
+    """Whether instructions cannot be counted exactly, because several CPUs run by a deterministic clock.
+
+    QEMU 10.0 and 11.1: the code for an inline add of a plugin then accesses memory that is not mapped.
+    """
+    launch = options.launch
+    return launch.deterministic and ((launch.cpus or 1) > 1 or "smp" in option_names(launch.extra))
 
 
 def exact_recorder(options: SubjectOptions, image: KernelImage, progress: Progress) -> RecorderOptions | None:
     """The recorder's options for a machine whose place in the deterministic boot is to be known; None where it is not deterministic."""
     entry = image.kernel().entry
-    if not options.launch.deterministic or entry is None:
+    if not options.launch.deterministic or entry is None or counts_one_cpu(options):
         return None
     return RecorderOptions(library(progress), entry, exact=True)
 
@@ -47,6 +58,9 @@ def recorder_for(
     launch = options.launch
     entry = image.kernel().entry
     if launch.no_recorder or launch.accel in ("kvm", "auto") or options.way.entry is not None or options.way.here or entry is None:
+        return None
+    if counts_one_cpu(options):
+        warnings.append(f"without the flight recorder: {ONE_CPU}")
         return None
     names = Names(image)
     addresses = [*names.found(SYMBOLS), *(address for mark in marks for address in addresses_of(mark, names, "--milestone"))]

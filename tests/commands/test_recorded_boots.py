@@ -84,10 +84,41 @@ def test_the_last_writer_of_an_address(cli: Cli) -> None:
         (("goto", HELLO, "0x100000#zero"), 2, "does not say which time"),
         (("goto", HELLO, "5", "--last-write", "here"), 2, "is not an address"),
         (("goto", HELLO, "999999999", "--for", "2"), 3, "was not reached"),
+        (("goto", HELLO, "clock:x"), 2, "is not a value of the clock"),
+        (("goto", HELLO, "long"), 3, "long was not reached"),
+        (("goto", HELLO, "5", "--cpus", "2"), 2, "by a deterministic clock QEMU crashes"),
+        (("goto", HELLO, "5", "--accel", "kvm"), 2, "cannot observe code that KVM executes"),
+        (("check", HELLO, "--deterministic", "--accel", "kvm"), 2, "KVM's clock is not deterministic"),
+        (("check", HELLO, "--deterministic", "--", "-drive", "file=x"), 2, "a disk answers by the host's clock"),
+        (("check", HELLO, "--deterministic", "--", "-serial", "stdio"), 2, "input comes when somebody types it"),
+        (("check", HELLO, "--deterministic", "--", "-nic", "user"), 2, "packets come when the host sends them"),
+        (("goto", HELLO, "5", "--", "-cdrom", "x"), 2, "a disk answers by the host's clock"),
     ],
 )
 def test_what_cannot_be_is_said_in_words(cli: Cli, words: tuple[str, ...], code: int, said: str) -> None:
     cli(*words).complaint(code, said)
+
+
+def test_where_goto_goes(cli: Cli) -> None:
+    """A mode, a milestone, the clock, the death: the numbers of the trace by the same clock."""
+    traced = cli("trace", LONG_MODE, "--deterministic").ok().out
+    found = {row[1]: row[0] for line in traced.splitlines() if len(row := line.split()) > 2}
+    for where, name in (("long", "64-bit"), ("cr0.pg", "cr0.pg"), ("64-bit", "64-bit")):
+        assert cli("goto", LONG_MODE, where).ok().out.startswith(f"before instruction {found[name]} (clock:")
+    assert cli("goto", LONG_MODE, "clock:12,000").ok().out.startswith("before instruction 12,000 (clock:12,000)")
+    dead = json.loads(cli("goto", LONG_MODE, "death", "--format", "json").ok().out)
+    earlier = json.loads(cli("goto", LONG_MODE, "death-2", "--format", "json").ok().out)
+    assert dead["symbol"].startswith("halt")
+    assert earlier["number"] == dead["number"] - 2
+
+
+def test_a_repeated_instruction_is_one_and_many_ticks(cli: Cli, vmlinux: Path) -> None:
+    """Linux clears memory by REP: the clock counts each iteration, and lands in the middle of one."""
+    where = json.loads(cli("goto", vmlinux, "clock:2000000", "--format", "json").ok().out)
+    assert where["clock"] == 2_000_000
+    again = json.loads(cli("goto", vmlinux, str(where["number"]), "--format", "json").ok().out)
+    assert (again["pc"], again["number"]) == (where["pc"], where["number"])
+    assert again["clock"] < where["clock"]
 
 
 def test_boots_by_the_hosts_clock_are_not_compared(cli: Cli) -> None:
