@@ -127,7 +127,7 @@ def by_qemu(bench: Bench) -> str:
     """Seconds of each reverse-stepi, up to the one that does not come back."""
     disk, log, stub = bench.folder / "rr.qcow2", bench.folder / "rr.log", bench.folder / "rr.gdb"
     disk.write_bytes(empty_qcow2())
-    clock = f"{CLOCK[1]},rrfile={log},rrsnapshot=start"
+    clock = f"{CLOCK[1].split(',')[0]},rrfile={log},rrsnapshot=start"
     common = [DEFAULT_QEMU, "-kernel", str(bench.kernel), "-append", APPEND, "-m", "512M", "-nic", "none", "-display", "none",
               "-serial", "null", "-monitor", "none", "-no-reboot", "-drive", f"file={disk},if=none,id=rr"]  # fmt: skip
     with open_kernel(str(bench.kernel)) as image:

@@ -78,7 +78,8 @@ class RecordedMachine:
             silence.is_no_end()
             return halted_for_good(self.target)
         if ran.end is RunEnd.ASKED:
-            return TraceEnd(EndReason.ADDRESS, ran.stop, None if self.marked is None else self.marked.pc)
+            mark = self.marked
+            return TraceEnd(EndReason.INTERRUPTED, ran.stop) if mark is None else TraceEnd(EndReason.ADDRESS, ran.stop, mark.pc)
         pc = None if ran.stop.kind is StopKind.EXITED else self.target.read_registers()["rip"]
         if ran.end is RunEnd.TIME:
             return TraceEnd(EndReason.TIME, ran.stop, pc)

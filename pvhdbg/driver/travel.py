@@ -113,7 +113,9 @@ class Travel:
             finally:
                 self._traveller.follow(None)
             if machine.marked is None and not end.final and machine.begun < now:
-                raise EntryNotReached(f"it did not get behind instruction {now:,}, where it was: {end.words}", "give it more time")
+                raise EntryNotReached(
+                    f"{end.words}, before it was behind instruction {now:,} again: the machine stays there", "give it more time"
+                )
             if machine.marked is None:
                 _take(self._traveller, stack, machine, end)
                 return end

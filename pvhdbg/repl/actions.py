@@ -158,6 +158,8 @@ def _onward(context: Context, addresses: tuple[int, ...], seconds: float, where:
     if end.why is EndReason.TIME:
         late = f"{where} was not reached" if where else "it ran"
         return replace(moved(session, f"{late} within {seconds:g} s (--timeout)"), exit_code=NOT_REACHED)
+    if end.why is EndReason.INTERRUPTED:
+        return moved(session, "interrupted")
     found = machine.breakpoints.at(session.registers()["rip"])
     return moved(session, f"breakpoint {found.number}" if found is not None else "stopped")
 

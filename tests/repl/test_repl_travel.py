@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import signal
+import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pvhdbg.guests import path as guest
-from tests.support.cli_runner import HELLO, Machine
+from tests.support.cli_runner import HELLO, Machine, eventually
 from tests.support.prompt import LONG_MODE, Talk, talking
 
 pytestmark = [pytest.mark.boot, pytest.mark.usefixtures("qemu")]
@@ -141,6 +144,35 @@ def test_where_the_place_is_not_known() -> None:
         assert number(one("goto 7")) == 7
         one("restart")
         assert "only 0 instructions" in one.wrong("back")
+
+
+def test_ctrl_c_leaves_the_machine_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While another machine boots to a place that it never reaches; and in a run by the deterministic clock."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with talking(CRASHERS, append="crash=endless-loop", deterministic=True) as one:
+        one("goto 400")
+        place = one("info registers rip")
+
+        def interrupt() -> None:
+            eventually(lambda: len(list(tmp_path.iterdir())) == 2, "no second machine is started")
+            os.kill(os.getpid(), signal.SIGINT)
+
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        assert one.wrong("goto exit") == "interrupted"
+        thread.join()
+        assert len(list(tmp_path.iterdir())) == 1
+        assert one("info registers rip") == place
+        assert number(one("back")) == 399
+        one("goto 399")
+        thread = threading.Thread(
+            target=lambda: (eventually(lambda: one.it.machine.running, "it does not run"), one.it.machine.interrupted.set())
+        )
+        thread.start()
+        result = one.run("c")
+        thread.join()
+        assert "interrupted" in result.text + result.error
+        assert number(one("goto 7")) == 7
 
 
 def test_somebody_elses_machine_does_not_go_back() -> None:
