@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from pvhdbg.commands.declare import Answer, Context, takes
 from pvhdbg.commands.options import NOT_REACHED, PromptOptions
 from pvhdbg.disassembly import instruction_text
+from pvhdbg.driver import stepped_death
 from pvhdbg.driver.death_watch import Diagnosis, diagnosed
 from pvhdbg.driver.options import time_limit
-from pvhdbg.driver.traced_machine import at_entry, on_session
+from pvhdbg.driver.traced_machine import TracedMachine, at_entry, on_session
 from pvhdbg.errors import BadInput
 from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.report import why_text
@@ -37,9 +38,9 @@ def why(options: WhyOptions, context: Context) -> Answer:
     """`why`: the answer holds the verdict and its evidence; exit code 3 when nothing died."""
     limit = time_limit(options.seconds)
     if context.session is not None:
-        return _answer(on_session(context.session, "why", lambda machine: diagnosed(machine, limit), context.progress))
+        return _answer(on_session(context.session, "why", lambda machine: _diagnosed(machine, limit), context.progress))
     with at_entry(options.about, context.progress, patience=options.seconds, watched=True) as machine:
-        found = diagnosed(machine, limit)
+        found = _diagnosed(machine, limit)
     if not options.compare_tcg:
         return _answer(found)
     if options.about.launch.accel not in ("kvm", "auto"):
@@ -61,6 +62,11 @@ def _compared(under_kvm: Answer, under_tcg: Answer) -> Answer:
         return written({**json.loads(under_kvm.json()), "under_tcg": json.loads(under_tcg.json())})
 
     return Answer(text, document, under_kvm.exit_code)
+
+
+def _diagnosed(machine: TracedMachine, limit: float) -> Diagnosis:
+    """By QEMU's logs where there is a monitor, which switches them on; else by steps."""
+    return diagnosed(machine, limit) if machine.target.capabilities.monitor else stepped_death.diagnosed(machine, limit)
 
 
 def _answer(found: Diagnosis) -> Answer:

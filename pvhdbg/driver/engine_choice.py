@@ -34,7 +34,8 @@ def choose_engine(options: TraceOptions, machine: TracedMachine, *, states: bool
         return through_resets(options, machine, "recorder", lambda _: RecorderEngine(machine.target, recorded, state, code))
     if wanted == "auto":
         reason = _no_log(machine)
-        wanted = "log" if reason is None else "breakpoints" if options.what == "milestones" else "step"
+        few = options.what == "milestones" and machine.target.capabilities.monitor
+        wanted = "log" if reason is None else "breakpoints" if few else "step"
         if reason is not None:
             machine.warnings.append(safe(f"engine {wanted}, because {reason}"))
     if options.vcpu and wanted == "breakpoints":

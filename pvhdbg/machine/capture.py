@@ -35,7 +35,7 @@ from pvhdbg.model import (
     Vmm,
 )
 from pvhdbg.targets.run import Progress, reset_machine, run_until
-from pvhdbg.targets.target import OWN_REBOOTS, RESET_RIP, Target
+from pvhdbg.targets.target import OWN_REBOOTS, RESET_RIP, Target, steppable
 
 if TYPE_CHECKING:
     # Imported while the guest runs its firmware (`_prepare`), where it costs no time.
@@ -99,6 +99,9 @@ def capture(
     Raises EntryNotReached, GuestDied and the target's own errors.
     """
     entry = _reach(target, plan, progress, meanwhile)
+    stub = steppable(target)
+    if stub is not None and entry.is_entry:
+        stub.follow_control()
     progress("reading the machine")
     boot = decoded(target, observe_machine(target, plan, entry, confirm, timestamp), plan.spec)
     return with_tables(target, boot) if plan.whole else boot

@@ -28,7 +28,7 @@ _READ = 1024  # bytes: QEMU's monitor first reads to such a boundary, and shows 
 
 def linear_pc(session: Session) -> int:
     """The linear address of the next instruction: outside 64-bit code the base of CS counts. Raises TargetError."""
-    registers, segments = session.registers(), session.segments()
+    registers, segments = session.cpu()
     rip, cs = registers.get("rip"), segments["cs"]
     if rip is None:
         raise TargetError("the pc was not observed", "give an address")
@@ -48,14 +48,18 @@ class Line(NamedTuple):
 
 def instructions(session: Session, address: int, count: int) -> tuple[str, list[Line]]:
     """The CPU's mode in words, and `count` instructions from a linear address. Raises TargetError."""
-    mode = cpu_mode.observed_mode(session.registers(), session.segments())
+    mode = cpu_mode.observed_mode(*session.cpu())
+    name, width = mode.name, mode.code
+    if width is None and not session.target.capabilities.monitor and session.target.capabilities.control:
+        width = 64 if address >> 32 else 32
+        name = f"{mode.name}: shown as {width}-bit code"
     session.linear(address, 1)  # so that unmapped memory gets our own error
-    found = _monitor_lines(session, address, count, mode.code) or _decoded_here(session, address, count, mode.code)
+    found = _monitor_lines(session, address, count, width) or _decoded_here(session, address, count, width)
     if not found:
         raise TargetError(f"no instruction could be decoded at {address:#x}", "look at the bytes: xp")
     here = linear_pc(session)
     shown = [Line(at, *_parts(text), session.name_of(at), _target(session, text), at == here) for at, text in found[:count]]
-    return mode.name, shown
+    return name, shown
 
 
 def lines(mode: str, found: Sequence[Line]) -> list[str]:

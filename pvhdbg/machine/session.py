@@ -20,7 +20,7 @@ from pvhdbg.errors import BadInput, MemoryUnreadable, TargetError
 from pvhdbg.machine.capture import Plan, decoded, find_entry, observe_machine, stands_at
 from pvhdbg.machine.loaded_kernel import Confirm
 from pvhdbg.model import EntryPoint, FoundBy, Kernel, Registers, Segments, Snapshot, Unavailable
-from pvhdbg.targets.target import RESET_RIP, Leave, Target
+from pvhdbg.targets.target import RESET_RIP, Leave, Target, steppable
 
 if TYPE_CHECKING:
     from pvhdbg.decode.boot_state import BootState
@@ -140,6 +140,13 @@ class Session:
         from pvhdbg.decode import qemu_monitor
 
         return qemu_monitor.cpu_state(self.target.monitor("info registers")).segments
+
+    def cpu(self) -> tuple[Registers, Segments]:
+        """The registers and segments by which the mode is known: those that were followed from the entry, where the stub shows none."""
+        registers = self.registers()
+        stub = steppable(self.target) if registers.get("cr0") is None else None
+        control = None if stub is None else stub.followed()
+        return (registers, self.segments()) if control is None else (control.beside(registers), control.segments())
 
     @property
     def before(self) -> Registers | None:
@@ -326,6 +333,8 @@ class Session:
         from pvhdbg.decode.paging import translate
 
         registers, data = self.registers(), b""
+        if registers.get("cr0") is None and self.target.capabilities.control:
+            return self.target.read_memory(address, size)  # such a stub translates by itself
         while len(data) < size:
             at = address + len(data)
             walk = translate(registers, at, self.physical)
@@ -376,6 +385,9 @@ def timestamp() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
 
 
+ENDS = "a VMM with such a stub (Firecracker, Cloud Hypervisor) ends when the debugger leaves, whatever --leave says"
+
+
 def doubts(target: Target, image: KernelImage | None, boot: BootState, named: str) -> list[SafeText]:
     """Warnings about the kernel file for a report; `named` is the path as the user wrote it."""
     found = []
@@ -384,6 +396,8 @@ def doubts(target: Target, image: KernelImage | None, boot: BootState, named: st
         found.append(f"{named} differs from the guest's memory: another kernel, or a changed one, was loaded")
     if boot.snapshot.entry.is_entry and boot.registers.get("cr0") is None:
         found.append("cr0 was not observed: protected mode with paging off is assumed; rules that depend on it are undecided")
+        if not target.capabilities.monitor and target.capabilities.control:
+            found.append(ENDS)
     if hidden:
         found.append(
             f"{OUTSIDE}: the hypervisor may force bits, and the guest's memory was not read (attach before this entry with --nested); "

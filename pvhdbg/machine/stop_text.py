@@ -13,7 +13,7 @@ def position(session: Session) -> tuple[str, str]:
     """ "0x100000 <pvh_start+0x12>" and "32-bit protected mode"."""
     pc = disassemble.linear_pc(session)
     named = session.name_of(pc)
-    return f"{pc:#x}" + (f" <{printable(named)}>" if named else ""), observed_mode(session.registers(), session.segments()).name
+    return f"{pc:#x}" + (f" <{printable(named)}>" if named else ""), observed_mode(*session.cpu()).name
 
 
 def instruction(session: Session, named: bool = True) -> list[str]:

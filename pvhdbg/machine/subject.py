@@ -14,7 +14,7 @@ from pvhdbg.machine.capture import Plan, capture, decoded, with_command, with_ta
 from pvhdbg.machine.loaded_kernel import Confirm
 from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.machine.probe_log import named_vmm
-from pvhdbg.machine.session import doubts
+from pvhdbg.machine.session import ENDS, doubts
 from pvhdbg.machine.sound_vmm import without_bugs
 from pvhdbg.machine.subject_kind import SubjectKind, refuse_options, subject_kind
 from pvhdbg.model import Kernel
@@ -321,6 +321,8 @@ def attach_stub(
         plan = _plan(options, kernel, image, whole)
         keeper = stack.enter_context(Keeper(address))
         target = stack.enter_context(_connected(options, address, Leave(way.leave or "stopped"), progress, keeper, patience))
+        if not target.capabilities.monitor and target.read_registers().get("cr0") is None:
+            progress(ENDS)
         if way.nested:
             yield _nested(options, target, plan, image, file, progress)
             return

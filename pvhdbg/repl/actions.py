@@ -203,13 +203,22 @@ class _reaches:
 
     def __init__(self, session: Session, mode: str) -> None:
         self._session, self._mode = session, mode
-        if session.registers().get("cr0") is None:
-            raise TargetError("this stub does not show cr0: the mode cannot be followed", "use a symbol: until SYMBOL")
+        if session.cpu()[0].get("cr0") is None:
+            raise TargetError(
+                "this stub does not show cr0, and the machine ran freely: its mode is not known", "use a symbol: until SYMBOL"
+            )
 
     def __call__(self, registers: Registers) -> bool:
+        if registers.get("cr0") is None:
+            return self._by_followed()
         cr0, cr4, efer, eflags = (registers.get(name) or 0 for name in ("cr0", "cr4", "efer", "eflags"))
         flags = self._cs_flags() if long_mode_active(registers) else None  # a selector may stay the same: Linux keeps 8
         return mode_of(cr0, cr4, efer, flags, eflags) in MODES[self._mode]
+
+    def _by_followed(self) -> bool:
+        registers, segments = self._session.cpu()
+        cr0, cr4, efer, eflags = (registers.get(name) or 0 for name in ("cr0", "cr4", "efer", "eflags"))
+        return mode_of(cr0, cr4, efer, segments["cs"].flags, eflags) in MODES[self._mode]
 
     def _cs_flags(self) -> int:
         """The cached descriptor of CS; where it is not shown, that of 64-bit code: kernels leave compatibility mode at once."""

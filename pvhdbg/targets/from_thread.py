@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from itertools import count
 from typing import Protocol, TypeVar
 
+from pvhdbg.decode.followed_control import Control
 from pvhdbg.errors import TargetError, TargetLost, TargetTimeout
 from pvhdbg.model import Registers
 from pvhdbg.rsp.registers import RegisterLayout
@@ -180,6 +181,12 @@ class FromThread:
 
     def step_packet(self, pc: int, ahead: tuple[int, int] | None = None) -> tuple[Stop, bytes, bytes]:
         return self._ask(lambda: self._packets().step_packet(pc, ahead)).result()
+
+    def follow_control(self) -> None:
+        self._ask(lambda: self._packets().follow_control()).result()
+
+    def followed(self) -> Control | None:
+        return self._ask(lambda: self._packets().followed()).result()
 
     def read_linear(self, address: int, size: int) -> bytes:
         return self._ask(lambda: self._packets().read_linear(address, size)).result()

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 import gdb
 
+from pvhdbg.decode.followed_control import Control
 from pvhdbg.errors import MemoryUnreadable, PvhdbgError, TargetError, TargetLost, TargetTimeout
 from pvhdbg.model import CONTROL, EXTENDED, GENERAL, LOW_HALVES, SELECTORS, Registers
 from pvhdbg.rsp import replies
@@ -184,6 +185,12 @@ class InsideGdb:
         self._moved = True
         stop = stop_of(replies.stop_reply(self._packet("s")))
         return stop, self._packet("g") if stop.kind is not StopKind.EXITED else b"", b""
+
+    def follow_control(self) -> None:
+        pass  # GDB steps the machine too, and is not seen
+
+    def followed(self) -> Control | None:
+        return None
 
     def read_linear(self, address: int, size: int) -> bytes:
         """A little memory at a linear address, as the CPU translates it. Raises MemoryUnreadable."""

@@ -24,6 +24,7 @@ from dataclasses import replace
 from functools import partial
 
 from pvhdbg.decode import qemu_monitor
+from pvhdbg.decode.followed_control import AT_ENTRY, Control, after, may_change
 from pvhdbg.errors import MemoryUnreadable, ProtocolError, PvhdbgError, TargetError, TargetLost, TargetTimeout
 from pvhdbg.leaving import putting_back
 from pvhdbg.model import SELECTORS, Registers
@@ -35,6 +36,7 @@ from pvhdbg.targets.peer import command_of, files_of
 from pvhdbg.targets.target import Capabilities, Leave, Stop, StopKind
 from pvhdbg.targets.wire import Wire
 
+_LONGEST_CODE = 15  # bytes of one instruction
 _STEP_TIME = 2.0  # seconds for one instruction
 _STOP_TIME = 2.0  # seconds that a VMM may take to stop its machine
 _WAITS = "the CPU waits for an interrupt, and a step lets none in"
@@ -66,6 +68,8 @@ class RemoteTarget:
         self._cr0_hint: int | None = None
         self._pc: int | None = None  # as last read, while nothing can have changed it: a step then needs one request less
         self._described = False
+        self._control: Control | None = None  # where the stub does not show it
+        self._plain: set[int] = set()  # pcs of instructions that do not change it
         self._physical_on = False  # PhyMemMode, which is QEMU's, not this connection's
         self._features = self._handshake()
         self._piece = self._piece_size()
@@ -333,7 +337,8 @@ class RemoteTarget:
         if self._read_g().get("rip") in self._breakpoints:
             self.step()
         self._wire.stops.clear()  # they belong to earlier runs
-        self._cr0_hint = None
+        self._cr0_hint = self._control = None
+        self._plain.clear()
         self._running = True  # before the packet: an interrupt meanwhile must stop it
         self._wire.send(b"c")
 
@@ -351,6 +356,7 @@ class RemoteTarget:
         self._stopped()
         pc = self._pc if self._pc is not None else self._read_g().get("rip", -1)
         here = pc in self._breakpoints
+        control = self._control_after(pc)
         if here:
             self._expect_ok(f"z1,{pc:x},1", "the breakpoint could not be lifted for a step")
         try:
@@ -358,7 +364,9 @@ class RemoteTarget:
             self._running = True
             self._wire.send(self._one_step())
             try:
-                return self._take(self._stop_reply(min(self._timeout, _STEP_TIME)))
+                stop = self._take(self._stop_reply(min(self._timeout, _STEP_TIME)))
+                self._control = control
+                return stop
             except TargetTimeout:
                 return replace(self._take(self._stop_reply(self._timeout, ask=True)), text=_WAITS)
         finally:
@@ -401,13 +409,36 @@ class RemoteTarget:
             stop = self.step()
         else:
             self._cr0_hint = None
+            control = self._control_after(pc)
             stop = self._take(self._wire.request(self._one_step(), self._timeout, more=True))
+            self._control = control
         if stop.kind not in _STANDS:
             return stop, b"", b""
         if ahead is None or not self._has_monitor:
             return stop, self._whole(self._wire.request(b"g", self._timeout)), b""
         packet, memory = self._wire.both(b"g", b"m%x,%x" % ahead, self._timeout)
         return stop, self._whole(packet), b"" if replies.error_code(memory) is not None else replies.unhex(memory)
+
+    def follow_control(self) -> None:
+        """See `Steppable`."""
+        self._control = AT_ENTRY if self._known_layout().slot("cr0") is None else None
+
+    def followed(self) -> Control | None:
+        """See `Steppable`."""
+        return self._control
+
+    def _control_after(self, pc: int) -> Control | None:
+        """The control registers after the next instruction, where they are followed."""
+        if self._control is None or pc in self._plain:
+            return self._control
+        try:
+            code = self.read_linear(pc, _LONGEST_CODE)
+            if not may_change(self._control, code):
+                self._plain.add(pc)
+                return self._control
+            return after(self._control, code, self._read_g, self.read_linear)
+        except MemoryUnreadable:
+            return None
 
     def _one_step(self) -> bytes:
         return b"s" if self._followed is None else f"vCont;s:{self._followed};c".encode("ascii")

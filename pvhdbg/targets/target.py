@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol, cast
 
+from pvhdbg.decode.followed_control import Control
 from pvhdbg.model import Registers
 from pvhdbg.rsp.registers import RegisterLayout
 
@@ -129,6 +130,12 @@ class Steppable(Target, Protocol):
 
     def step_packet(self, pc: int, ahead: tuple[int, int] | None = None) -> tuple[Stop, bytes, bytes]:
         """One instruction from `pc`, the current one; the registers after it, and memory at `ahead` where that costs nothing."""
+
+    def follow_control(self) -> None:
+        """The machine stands at a PVH entry: from here on, control registers that the stub does not show follow from each step."""
+
+    def followed(self) -> Control | None:
+        """These registers, where they were followed up to here; None where the stub shows its own, or the machine ran freely."""
 
     def read_linear(self, address: int, size: int) -> bytes:
         """Memory at a linear address, as the CPU translates it. Raises MemoryUnreadable."""

@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 from pvhdbg.decode.cpu_mode import CODE_64, Mode, linear_pc, long_mode_active, mode_of
 from pvhdbg.decode.text import SafeText
-from pvhdbg.errors import MemoryUnreadable, TargetError
+from pvhdbg.errors import MemoryUnreadable, TargetError, TargetLost
 from pvhdbg.rsp.registers import RegisterLayout
 from pvhdbg.targets.run import RunEnd, breakpoints_at, run
-from pvhdbg.targets.target import RESET_RIP, RESET_VECTOR, Stop, StopKind, Target, steppable
+from pvhdbg.targets.target import GONE, RESET_RIP, RESET_VECTOR, Stop, StopKind, Target, steppable
 from pvhdbg.tracing.cpu_text import decode, of_cpu
 from pvhdbg.tracing.encoding import LONGEST, length
 from pvhdbg.tracing.engines.engine import Bounds, TraceEnd, end_at, halted
@@ -110,6 +110,13 @@ class StepEngine:
         slots = {name: self._layout.slot(name) for name in ("rip", *_GENERAL)}
         self._at = {name: (2 * slot.offset, 2 * (slot.offset + slot.size)) for name, slot in slots.items() if slot is not None}
 
+    def followed(self) -> Mapping[str, int]:
+        """The registers that the stub does not show, as they were followed up to here; empty where it shows them."""
+        control = self._target.followed()
+        if control is None:
+            return {}
+        return {**control.registers(), **({} if control.cs_flags is None else {"cs_flags": control.cs_flags})}
+
     def stop(self) -> None:
         """End the trace soon. Can be called from a signal handler or another thread."""
         self._asked = True
@@ -126,7 +133,8 @@ class StepEngine:
                 yield from self._steps(bounds, fault_log)
             finally:
                 self._disarm()
-                self._target.follow(None)
+                if self.end.stop is not GONE:
+                    self._target.follow(None)
 
     def _steps(self, bounds: Bounds, fault_log: FaultLog) -> Generator[Batch, None, None]:
         deadline = time.monotonic() + bounds.seconds
@@ -207,9 +215,12 @@ class StepEngine:
             self.steps += 1
             iterations += 1
             before = packet
-            stop, packet, data = self._target.step_packet(rip, ahead)
+            try:
+                stop, packet, data = self._target.step_packet(rip, ahead)
+            except TargetLost:  # the guest ended its VMM, which closed the connection
+                return GONE, b""
             self._ahead = (ahead, data) if ahead and data else None
-            if packet == before and stop.kind is StopKind.BREAKPOINT and not _leads_to_itself(code) and idle < _IDLE:
+            if packet == before and stop.kind is StopKind.BREAKPOINT and not leads_to_itself(code) and idle < _IDLE:
                 idle += 1
                 continue  # QEMU: it was interrupted before the instruction ran, but reports a step
             if effect is not Effect.REP or stop.kind is not StopKind.BREAKPOINT or self._value(packet, "rip") != rip:
@@ -258,7 +269,7 @@ class StepEngine:
     def _hidden(self) -> Mapping[str, int]:
         """Segments, tables and other state that the monitor shows and `g` does not; empty without a monitor."""
         if not self._target.capabilities.monitor:
-            return {}
+            return self.followed()
         return decode(self._registers().encode("latin-1", "replace"))
 
     def _registers(self) -> str:
@@ -267,9 +278,11 @@ class StepEngine:
         return of_cpu(text, self._cpu) if self._cpu else text
 
     def _mode(self, packet: bytes, hidden: Mapping[str, int]) -> Mode:
-        if "cr0" not in self._at:
+        if "cr0" not in self._at and "cr0" not in hidden:
             return Mode.PROTECTED  # the stub shows no control registers: the mode of an entry is assumed
-        values = {name: self._value(packet, name) for name in ("cr0", "cr4", "efer", "eflags")}
+        values = {
+            name: hidden[name] if name not in self._at else self._value(packet, name) for name in ("cr0", "cr4", "efer", "eflags")
+        }
         flags = hidden.get("cs_flags")
         if flags is None and long_mode_active(values):
             flags = CODE_64  # not observed: kernels leave compatibility mode at once
@@ -298,7 +311,7 @@ class StepEngine:
         return b""
 
 
-def _leads_to_itself(code: bytes) -> bool:
+def leads_to_itself(code: bytes) -> bool:
     """Whether it is a direct jump to itself, which changes no register."""
     return code in _SELF_JUMPS or (
         len(code) == 6 and code[0] == 0x0F and code[1] & 0xF0 == 0x80 and code[2:] == b"\xfa\xff\xff\xff"
