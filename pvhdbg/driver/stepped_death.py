@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pvhdbg.decode.text import safe
 from pvhdbg.disassembly import available, instruction_text
 from pvhdbg.driver.death_watch import Diagnosis
 from pvhdbg.driver.result import NO_DISASSEMBLER
@@ -11,7 +12,9 @@ from pvhdbg.machine.surroundings import surroundings
 from pvhdbg.tracing.engines.stepped_watch import SteppedWatch
 from pvhdbg.tracing.explain import explain
 
-_BLIND = "the stub has no monitor: the guest was stepped, and no exception was seen; the last instruction is the one that ended it, or hangs"
+_BLIND = safe(
+    "the stub has no monitor: the guest was stepped, and no exception was seen; the last instruction is the one that ended it, or hangs"
+)
 
 
 def diagnosed(machine: TracedMachine, limit: float) -> Diagnosis:

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 
 from pvhdbg.decode.cpu_mode import interrupts_on
+from pvhdbg.decode.text import SafeText
 from pvhdbg.errors import TargetError
 from pvhdbg.targets.target import Target
 from pvhdbg.tracing.death import Death, DeathKind
@@ -33,7 +34,7 @@ class SteppedWatch:
     """Watches `target` from its current state."""
 
     def __init__(self, target: Target, progress: Callable[[str], None] = lambda _: None) -> None:
-        self.warnings: list[str] = []
+        self.warnings: list[SafeText] = []
         self._target = target
         self._progress = progress
         self._engine = StepEngine(target)
