@@ -332,7 +332,8 @@ def observe_machine(
 
     registers = target.read_registers()
     if entry.is_entry and virtualised(registers):
-        return _seen_from_outside(target, plan, entry, registers, timestamp)
+        cpu = qemu_monitor.cpu_state(target.monitor("info registers")) if target.capabilities.monitor else None
+        return _seen_from_outside(target, plan, entry, registers, None if cpu is None else cpu.segments, timestamp)
     seen = _monitor(target)
     backing = qemu_monitor.physical_ranges(seen.mtree) if seen.mtree else ()
 
@@ -360,18 +361,15 @@ def observe_machine(
     )
 
 
-def _seen_from_outside(target: Target, plan: Plan, entry: EntryPoint, registers: Registers, timestamp: str | None) -> Snapshot:
+def _seen_from_outside(
+    target: Target, plan: Plan, entry: EntryPoint, registers: Registers, segments: Segments | None, timestamp: str | None
+) -> Snapshot:
     """The entry of a hypervisor's guest: the CPU is that guest's, but the memory, RAM and VMM that the target shows are the
     hypervisor's own machine."""
-    from pvhdbg.decode import qemu_monitor
-
-    sources, segments = {"registers": target.via}, Segments()
-    if target.capabilities.monitor:
-        sources["segments"] = "monitor"
-        segments = qemu_monitor.cpu_state(target.monitor("info registers")).segments
+    sources = {"registers": target.via, **({} if segments is None else {"segments": "monitor"})}
     return Snapshot(
         registers=registers,
-        segments=segments,
+        segments=segments or Segments(),
         memory=Memory.hidden(OUTSIDE),
         kernel=plan.kernel,
         entry=entry,
