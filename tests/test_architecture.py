@@ -60,6 +60,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {*PURE, "leaving", "commands", "repl"},
     "repl": {*PURE, "leaving", "targets", "vmm", "kernel", "disassembly", "machine", "driver", "commands", "cli"},
     "in_gdb": {*PURE, "targets", "vmm", "kernel", "disassembly", "machine", "driver", "commands"},
+    "mcp": {*PURE, "targets", "machine", "driver", "commands", "repl"},
     "booted": {*PURE, "targets", "vmm", "kernel", "machine", "tracing.engines", "arguments", "stress"},
     "api": {*PURE, "machine", "driver", "commands", "arguments", "booted"},
     "pytest_plugin": {"booted", "decode", "errors", "machine", "report", "spec", "vmm", "stress"},
@@ -79,6 +80,8 @@ FOREIGN = {
     "tomllib": {"commands"},  # the standard library's from Python 3.11 on
     "tomli": {"commands"},
     "gdb": {"targets", "in_gdb"},
+    "mcp": {"mcp"},
+    "anyio": {"mcp"},
 }
 
 

@@ -772,6 +772,20 @@ COMMANDS: tuple[Command, ...] = (
         passes_to="the completion",
     ),
     Command(
+        "mcp",
+        "serve the commands to an agent as tools of the Model Context Protocol, on standard input and output",
+        "pvhdbg mcp --allow-run",
+        "pvhdbg.mcp.server:mcp",
+        (
+            argument(
+                "--allow-run",
+                action="store_true",
+                help="also start machines and let them run; without it only files are read: kernels, snapshots, traces",
+            ),
+        ),
+        formats=("text",),
+    ),
+    Command(
         "doctor",
         "show what is installed of all that pvhdbg uses, which commands need it, and how to get it",
         "pvhdbg doctor",

@@ -6,8 +6,9 @@ the Result, and so is the end of the machine.
 
 from __future__ import annotations
 
+import shlex
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -82,8 +83,17 @@ class Conversation:
         if not line:
             return Result()
         self._repeat, self._goes_on = "", None
+        return self._safely(lambda: self._run(line))
+
+    def do(self, command: Command, words: Sequence[str]) -> Result:
+        """Run a command with these words as its arguments: nothing in them is a pipe, a file or a line for GDB. Never raises."""
+        return self._safely(
+            lambda: self._shown(command, live.values(command, shlex.join(words)), lines.PromptLine(""), command.name)
+        )
+
+    def _safely(self, work: Callable[[], Result]) -> Result:
         try:
-            return self._run(line)
+            return work()
         except Unavailable as gap:
             return Result(error=safe(gap.reason), exit_code=3)
         except PvhdbgError as error:

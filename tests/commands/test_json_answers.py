@@ -32,8 +32,9 @@ SHOW_NOTHING = {
     "expect",
     "gdb",
     "gdb-path",
-    "extract",
     "completion",
+    "mcp",
+    "extract",
 }
 
 

@@ -1,0 +1,1 @@
+"""pvhdbg for agents: the commands as tools of the Model Context Protocol (https://modelcontextprotocol.io)."""
