@@ -6,6 +6,7 @@ Importing this module loads the tables only: a renderer is imported when it is u
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from types import MappingProxyType
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pvhdbg.report.document import Report
     from pvhdbg.report.kernel_document import FileReport
+    from pvhdbg.report.listing import Listing
 
 # Formats that list findings of any kind; they take a Listing.
 LISTS: Mapping[str, str] = MappingProxyType(
@@ -45,7 +47,7 @@ def of_boot(report: Report, subject: str) -> dict[str, Callable[[], str]]:
     def listed(target: str) -> str:
         from pvhdbg.report import listing
 
-        return rendered(target, listing.of_boot(report))
+        return rendered(target, _on_its_file(listing.of_boot(report), subject))
 
     def as_sarif() -> str:
         from pvhdbg.commands.code_location import location_of
@@ -63,7 +65,7 @@ def of_file(report: FileReport) -> dict[str, Callable[[], str]]:
     def listed(target: str) -> str:
         from pvhdbg.report import listing
 
-        return rendered(target, listing.of_file(report))
+        return rendered(target, _on_its_file(listing.of_file(report), report.path))
 
     def as_sarif() -> str:
         from pvhdbg.commands.code_location import location_of
@@ -73,6 +75,15 @@ def of_file(report: FileReport) -> dict[str, Callable[[], str]]:
         return sarif.rendered(sarif.document(report.verdicts, location_of(report.path), about))
 
     return {"sarif": as_sarif, **{name: partial(listed, target) for name, target in LISTS.items()}}
+
+
+def _on_its_file(found: Listing, path: str) -> Listing:
+    from urllib.parse import unquote
+
+    from pvhdbg.commands.code_location import location_of
+
+    location = location_of(path)
+    return found if location is None or location.base is None else replace(found, file=unquote(location.uri))
 
 
 def rendered(target: str, report: Any) -> str:

@@ -24,14 +24,14 @@ _COMMANDS = {
 def render(listing: Listing) -> str:
     """A command for each finding with sentences, one for each reason why rules are undecided, and one for the conclusion.
 
-    Errors come first: GitHub shows only ten of a kind in a step. Remarks are notices, violated recommendations warnings.
+    With the file, a finding is shown on it. Errors come first: GitHub shows only ten of a kind in a step. Remarks are notices, violated recommendations warnings.
     """
     found = [(standing(one, listing.strict), one) for one in listing.findings]
     lines = []
     for kind, command in _COMMANDS.items():
         for one, finding in found:
             if one is kind:
-                lines.append(_command(_softened(command, finding), _title(finding), _told(finding)))
+                lines.append(_command(_softened(command, finding), _title(finding), _told(finding), listing.file))
     undecided = by_reason(finding for one, finding in found if one is Standing.OPEN)
     lines += [_command("notice", f"undecided: {', '.join(ids)}", [why]) for why, ids in undecided.items()]
     lines += [_command("notice", "pvhdbg", [warning]) for warning in listing.warnings]
@@ -51,8 +51,9 @@ def _told(finding: Finding) -> list[str]:
     return [*sentences(finding), str(finding.rule.clause)]
 
 
-def _command(name: str, title: str, lines: Sequence[str]) -> str:
-    return f"::{name} title={_property(safe(title))}::{_data(chr(10).join(safe(line) for line in lines))}"
+def _command(name: str, title: str, lines: Sequence[str], file: str | None = None) -> str:
+    where = "" if file is None else f"file={_property(safe(file))},"
+    return f"::{name} {where}title={_property(safe(title))}::{_data(chr(10).join(safe(line) for line in lines))}"
 
 
 def _data(text: str) -> str:

@@ -35,6 +35,7 @@ class Listing:
     warnings: Sequence[SafeText] = ()
     output: str = ""
     timestamp: str | None = None
+    file: str | None = None  # that was judged or booted, as its repository names it
 
     @property
     def unexplained(self) -> str | None:
