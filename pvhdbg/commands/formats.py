@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pvhdbg.report.document import Report
     from pvhdbg.report.kernel_document import FileReport
     from pvhdbg.report.listing import Listing
+    from pvhdbg.report.sarif import Location
 
 # Formats that list findings of any kind; they take a Listing.
 LISTS: Mapping[str, str] = MappingProxyType(
@@ -50,10 +51,9 @@ def of_boot(report: Report, subject: str) -> dict[str, Callable[[], str]]:
         return rendered(target, _on_its_file(listing.of_boot(report), subject))
 
     def as_sarif() -> str:
-        from pvhdbg.commands.code_location import location_of
         from pvhdbg.report import sarif
 
-        return sarif.render(report, location_of(subject))  # a gdbstub's address has none
+        return sarif.render(report, _location_of(subject))  # a gdbstub's address has none
 
     pages = {name: partial(rendered, target, report) for name, target in _PAGES.items()}
     return {"sarif": as_sarif, **{name: partial(listed, target) for name, target in LISTS.items()}, **pages}
@@ -68,21 +68,24 @@ def of_file(report: FileReport) -> dict[str, Callable[[], str]]:
         return rendered(target, _on_its_file(listing.of_file(report), report.path))
 
     def as_sarif() -> str:
-        from pvhdbg.commands.code_location import location_of
         from pvhdbg.report import sarif
 
         about = sarif.About(report.exit_code, facts={"conclusion": report.conclusion, "strict": report.strict})
-        return sarif.rendered(sarif.document(report.verdicts, location_of(report.path), about))
+        return sarif.rendered(sarif.document(report.verdicts, _location_of(report.path), about))
 
     return {"sarif": as_sarif, **{name: partial(listed, target) for name, target in LISTS.items()}}
+
+
+def _location_of(path: str) -> Location | None:
+    from pvhdbg.commands.code_location import location_of
+
+    return location_of(path)
 
 
 def _on_its_file(found: Listing, path: str) -> Listing:
     from urllib.parse import unquote
 
-    from pvhdbg.commands.code_location import location_of
-
-    location = location_of(path)
+    location = _location_of(path)
     return found if location is None or location.base is None else replace(found, file=unquote(location.uri))
 
 

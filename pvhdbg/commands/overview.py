@@ -33,6 +33,7 @@ _PAGES = {
     "boot": "recorded-boots",
     "goto": "time-travel",
     "repl": "repl",
+    "stress": "stress",
     "gdb": "gdb",
     "mcp": "mcp",
     "gdb-path": "gdb",
