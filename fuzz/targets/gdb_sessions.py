@@ -20,6 +20,8 @@ _COMMANDS = (
     ("check", "--here"),
     ("regs", "--here"),
     ("pagewalk", "0x100000", "--here"),
+    ("trace", "--here", "--for", "0.1", "--until", "20", "--engine", "step"),
+    ("why", "--here", "--batch", "--for", "0.1"),
     ("wait", "--here", "--until", "0x100000", "--for", "0.1"),
     ("repl", "--here", "--batch", "-ex", "regs", "-ex", "si 3", "-ex", "x/4xw 0x6000", "-ex", "print 1", "-ex", "monitor info roms"),
 )  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable
@@ -9,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cli_runner import HELLO_ENTRY, Cli, Machine, eventually, kernel_elf, reads_the_log
+from tests.support.cli_runner import HELLO, HELLO_ENTRY, Cli, Machine, eventually, kernel_elf, reads_the_log
 from tests.support.left_machine import look
+from tests.support.programs import need
 from tests.support.relay import Relay
 
 pytestmark = pytest.mark.boot
@@ -97,3 +100,21 @@ def test_a_third_signal_says_what_would_be_left(cli: Cli, looping: Machine) -> N
     assert "putting back" in ran.err
     assert "leave that behind" in ran.err
     assert look(looping.process.pid, looping.socket).stops is False
+
+
+@pytest.mark.gdb
+def test_a_signal_while_gdb_starts(cli: Cli) -> None:
+    """It comes after GDB's start, and before its first answer: 30 ms are no wait, the moment is what is tested."""
+    need("gdb")
+    folder = cli.folder / "bin"
+    folder.mkdir()
+    program = folder / "gdb"
+    hang_up = '(sleep 0.03; kill -s HUP "$PPID") >/dev/null 2>&1 </dev/null &'
+    program.write_text(f'#!/bin/sh\n{hang_up}\nexec {shutil.which("gdb")} "$@"\n')
+    program.chmod(0o700)
+    with cli.start("check", HELLO, "--via", "gdb", env={"PATH": f"{folder}:{os.environ['PATH']}"}) as process:
+        ran = cli.ended(process)
+    assert ran.code == 143
+    assert "Traceback" not in ran.err
+    assert "Warning" not in ran.err
+    cli.nothing_left()
