@@ -14,6 +14,7 @@ from pvhdbg.guests import path as guest
 from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.remote import RemoteTarget
 from pvhdbg.targets.target import Leave
+from pvhdbg.targets.wire import Wire
 from pvhdbg.vmm.left_folders import AGE
 from tests.support.cli_runner import HELLO, HELLO_ENTRY, Cli, Machine, eventually, kernel_elf, reads_the_log
 from tests.support.left_machine import Left, busy, look
@@ -80,6 +81,15 @@ def test_release_mends_what_no_keeper_could(cli: Cli, looping: Machine) -> None:
     assert f"pvhdbg release {looping.socket}" in told.out
     ran = cli("release", looping.socket).ok()
     assert "one-instruction mode was switched off" in ran.out
+    assert look(looping.process.pid, looping.socket) == AS_IT_WAS
+
+
+def test_release_clears_breakpoints_of_a_debugger_that_is_gone(cli: Cli, looping: Machine) -> None:
+    wire = Wire(StubAddress(path=looping.socket), 5, lambda _: None)
+    wire.greet(b"qSupported:multiprocess+", 5)
+    assert wire.request(f"Z1,{HELLO_ENTRY + 4:x},1".encode()) == b"OK"
+    wire.close()
+    cli("release", looping.socket).ok()
     assert look(looping.process.pid, looping.socket) == AS_IT_WAS
 
 
