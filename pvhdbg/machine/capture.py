@@ -149,7 +149,7 @@ def _reach(target: Target, plan: Plan, progress: Progress, meanwhile: Callable[[
     try:
         stopped = run_until(target, stops, plan.timeout, reboots=reboots, progress=progress, meanwhile=lambda: _prepare(meanwhile))
     except (EntryNotReached, GuestDied) as error:
-        raise _explained(error, target) from error
+        raise _explained(error, target, whole_boot=pc == RESET_RIP) from error
     return EntryPoint(stopped, found_by if stopped == wanted else FoundBy.FW_CFG, plan.symbol if stopped == wanted else None)
 
 
@@ -300,8 +300,8 @@ def where(registers: Registers) -> str:
     return f"pc {registers['rip']:#x}, {observed_mode(registers).words}"
 
 
-def _explained(error: TargetError, target: Target) -> TargetError:
-    """The same error with the CPU's place added, and whether it looks past the entry."""
+def _explained(error: TargetError, target: Target, whole_boot: bool) -> TargetError:
+    """The same error with the CPU's place added, and whether it looks past the entry; not after a `whole_boot`, which passed none."""
     try:
         registers = target.read_registers()
     except TargetError:
@@ -316,7 +316,7 @@ def _explained(error: TargetError, target: Target) -> TargetError:
     if why is not None:
         return type(error)(f"{error.what}: {why.what} ({where(registers)})", why.todo)
     todo = error.todo or "check that this is the kernel that was loaded, look at its serial output, or increase --timeout"
-    if isinstance(error, EntryNotReached) and paging_on(registers):
+    if isinstance(error, EntryNotReached) and paging_on(registers) and not whole_boot:
         todo = "the guest is already past its entry: boot it again with --reset, or decode its current state with --here"
     return type(error)(f"{error.what} ({where(registers)})", todo)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from pvhdbg import api
+from pvhdbg.decode.boot_state import decode
+from pvhdbg.model import Memory, NeedMemory
 from pvhdbg.rules.catalogue import judge
 from pvhdbg.rules.declare import Outcome
 from pvhdbg.rules.examples import at_entry
@@ -61,11 +64,15 @@ def test_a_bzimage_of_somebody_elses_qemu(cli: Cli, machine: Start, vmlinuz: Pat
 
 
 def test_reset_is_not_advised_to_who_used_it(cli: Cli, machine: Start) -> None:
-    stub = machine("-M", "microvm", "-bios", "qboot.rom")  # which answers no fw_cfg before its firmware runs
-    with stub.debugger() as debugger:
-        debugger.write_memory(0x1000, b"\0")
-    said = cli("check", stub.socket, "--reset", "--timeout", "3").err
-    assert "--reset" not in said
+    """Nor for a boot that was followed from its first instruction, and passed no such address."""
+    guest = str(Path(HELLO).with_name("long_mode.elf"))
+    stub = machine(kernel=guest)
+    for words in ((stub.socket, "--reset"), (guest,)):
+        said = cli("check", *words, "--entry", "0x300000", "--timeout", "1.5").complaint(3, "did not reach 0x300000", "long mode")
+        assert "--reset" not in said
+        assert "past its entry" not in said
+    later = cli("check", stub.socket, "--entry", "0x300000", "--timeout", "1").complaint(3, "past its entry")
+    assert "--reset" in later
 
 
 def test_a_reset_that_would_end_qemu_is_refused_before(cli: Cli, machine: Start) -> None:
@@ -118,6 +125,15 @@ def test_what_a_hypervisor_may_force_is_undecided() -> None:
     assert more["PVH-CR0-REST"] is more["PVH-CR4-ZERO"] is Outcome.FAIL
 
 
+def test_a_protocol_that_memory_decides_is_undecided_where_memory_is_hidden() -> None:
+    entered = at_entry(ebx=0, ebp=0, edi=0).boot(V1).snapshot
+    decoded = decode(dataclasses.replace(entered, memory=Memory.hidden("for a test"), backing=None), V1)
+    assert not isinstance(decoded, NeedMemory)
+    seen = {one.rule.id: one for one in judge(decoded)}
+    assert (seen["PVH-ALT-LINUX32"].outcome, seen["PVH-ALT-LINUX32"].reason) == (Outcome.UNKNOWN, "for a test")
+    assert seen["PVH-ALT-MB1"].outcome is Outcome.PASS  # its registers say so
+
+
 def test_a_hypervisors_guest_fails_by_nothing_that_is_the_hypervisors(cli: Cli, machine: Start, xen_gz: Path) -> None:
     """Xen enters its dom0. The stub shows the registers of dom0, and the memory of the machine that Xen runs on."""
     xen = cli.file("xen", gzip.decompress(xen_gz.read_bytes()))
@@ -163,8 +179,11 @@ def test_a_stub_without_cr0_leaves_undecided_what_depends_on_it_and_nothing_else
     assert stub.process.wait(5) == 0
 
 
-def test_the_entry_of_a_stub_without_cr0_is_recognised_without_a_kernel(cli: Cli, machine: Start) -> None:
+@pytest.mark.parametrize(
+    ("words", "found_by"), [([], "first stop"), (["--kernel", HELLO, "--entry", hex(HELLO_ENTRY)], "ELF note")]
+)
+def test_the_entry_of_a_stub_without_a_monitor(cli: Cli, machine: Start, words: list[str], found_by: str) -> None:
     stub = machine()
     with LimitedStub(stub.socket, stub.folder) as limited:
-        document = cli("check", limited.address, "--format", "json").ok().json()
-    assert (document["entry"]["found_by"], document["entry"]["address"]) == ("first stop", hex(HELLO_ENTRY))
+        document = cli("check", limited.address, *words, "--format", "json").ok().json()
+    assert (document["entry"]["found_by"], document["entry"]["address"]) == (found_by, hex(HELLO_ENTRY))
