@@ -405,7 +405,7 @@ def doubts(target: Target, image: KernelImage | None, boot: BootState, named: st
         )
     elif virtualised(boot.registers):
         found.append("EFER.SVME is set: either a hypervisor runs here, or its guest, whose memory is elsewhere")
-    if image is None and (boot.snapshot.kernel is None or boot.snapshot.kernel.entry is None):
+    if image is None and (boot.snapshot.kernel is None or boot.snapshot.kernel.source == "info roms"):
         found.append("the kernel file was not seen: rules that need it are undecided; name it with --kernel")
     return list(map(safe, found))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from pvhdbg.rules.declare import Outcome, Verdict
 from pvhdbg.spec.documents import DRAFT_A_MAIL
 from pvhdbg.spec.elf import PT_NOTE
 from tests.support import real_kernel
-from tests.support.cli_runner import HELLO, Cli
+from tests.support.cli_runner import HELLO, Cli, Machine
 from tests.support.elf_writer import NoteSpec, Piece, Program, build_elf
 
 DRAFT_A_LOADER = str(Path(HELLO).with_name("draft_a_loader.elf"))
@@ -76,11 +77,14 @@ def test_a_file_without_segments_to_load_is_not_asked_for_again(cli: Cli) -> Non
 
 
 @pytest.mark.boot
-def test_a_kernel_without_a_note_that_was_named_was_seen(cli: Cli) -> None:
-    ran = cli("check", cli.file("none", build_elf(notes=((NoteSpec(owner=b"GNU\0"),),))), "--entry", "0x100000", "--format", "json")
-    document = ran.json()
-    assert not [one for one in document["warnings"] if "not seen" in one]
-    assert not [one for one in document["verdicts"] if "was not seen" in (one["reason"] or "")]
+def test_a_kernel_without_a_note_that_is_named_was_seen(cli: Cli, machine: Callable[..., Machine]) -> None:
+    """By the user, or by QEMU's monitor."""
+    kernel = cli.file("none", build_elf(notes=((NoteSpec(owner=b"GNU\0"),),)))
+    for subject in (kernel, machine(kernel=kernel).socket):
+        document = cli("check", subject, "--format", "json").ok(1).json()
+        assert document["kernel"]["path"] == kernel
+        assert not [one for one in document["warnings"] if "not seen" in one]
+        assert not [one for one in document["verdicts"] if "was not seen" in (one["reason"] or "")]
 
 
 # --- what to change -----------------------------------------------------------------------------------------------
@@ -109,9 +113,8 @@ def test_xen_is_not_told_to_build_linux(cli: Cli, xen_gz: Path) -> None:
     said = cli("check", xen_gz).ok(1).out
     assert "multiboot 1, not PVH" in said
     assert "CONFIG_PVH" not in said
-    cli("check", xen_gz, "--static-only").complaint(
-        1, "QEMU boots it by its multiboot header"
-    )  # not what it does with the packed file
+    early = cli("check", xen_gz, "--static-only").complaint(1, "QEMU boots it by its multiboot header")  # which the ELF inside has
+    assert "CONFIG_PVH" not in early
     assert file_verdicts(cli, xen_gz)["ELF-MULTIBOOT"]["outcome"] == "not_applicable"  # there is no note for it to hide
 
 
