@@ -68,9 +68,7 @@ class KernelImage:
 
     def file(self) -> KernelFile:
         """The decoded file for loaders and rules."""
-        from pvhdbg.decode.kernel_file import survey
-
-        return survey(self.data, self.container, self.elf)
+        return self._survey(self.container)
 
     @property
     def elf_path(self) -> str:
@@ -105,9 +103,12 @@ class KernelImage:
 
     def _booted(self) -> KernelFile:
         """The file that our QEMU gets: the ELF, without what it is packed in."""
+        return self._survey(None)
+
+    def _survey(self, container: Container | None) -> KernelFile:
         from pvhdbg.decode.kernel_file import survey
 
-        return survey(self.data, None, self.elf)
+        return survey(self.data, container, self.elf)
 
     def symbols(self) -> Symbols:
         """Its symbol table."""
