@@ -101,7 +101,7 @@ def _part(name: str, help: str, words: str, *own: Argument, handed_over: bool = 
     In a session, a command for what was `handed_over` shows the state at the entry, and takes `--here`; the others show the current
     state.
     """
-    example = f"{name.split()[0]} {words}".strip()
+    in_session = "" if words == "--here" else words
     return Command(
         name,
         help,
@@ -110,7 +110,7 @@ def _part(name: str, help: str, words: str, *own: Argument, handed_over: bool = 
         (_SUBJECT, *own, *_QEMU, *(_WALK if handed_over else of_command_line(*_WALK)), *_LOG),
         passes_on=True,
         live=True,
-        live_example=example,
+        live_example=f"{name.split()[0]} {in_session}".strip(),
     )
 
 

@@ -14,7 +14,7 @@ from pvhdbg import guests
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "sample-guests.md").read_text()
 GENERATED = "broken_notes"
-ELSEWHERE = {"bad_loader", "probe"}  # guests that have pages of their own
+ELSEWHERE = {"bad_loader", "fragile", "probe"}  # guests that have pages of their own
 LONGEST = 30
 
 
