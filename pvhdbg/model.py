@@ -7,13 +7,13 @@ Nothing here reads, waits or prints. A value that could not be observed never ge
 from __future__ import annotations
 
 import copyreg
-import dataclasses
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
 from typing import Annotated, NamedTuple, Protocol
+
+from pvhdbg.record import dataclass, field, replace
 
 
 def _read_only(values: dict[str, object]) -> MappingProxyType[str, object]:
@@ -285,7 +285,7 @@ class Memory:
             return self.pieces[index].data[offset : offset + size]
         for hole in self.holes:
             if address < hole.address + hole.size and hole.address < address + size:
-                raise dataclasses.replace(hole, address=address).gap()
+                raise replace(hole, address=address).gap()
         raise NeedMemory(address, size)
 
 

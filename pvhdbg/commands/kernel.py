@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pvhdbg.commands.declare import Answer, Context, takes
@@ -19,6 +18,7 @@ from pvhdbg.kernel import image as kernel_image
 from pvhdbg.kernel.file_bytes import pieces
 from pvhdbg.loaders.catalogue import LOADERS, find, simulate
 from pvhdbg.loaders.loading import BootParameters
+from pvhdbg.record import replace
 from pvhdbg.report.json_text import written
 from pvhdbg.report.kernel_document import CodeLine, EntryPlace, FileReport
 from pvhdbg.report.style import Style

@@ -6,11 +6,11 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from typing import Literal, TextIO
 
 from pvhdbg.errors import BadInput
 from pvhdbg.kernel.whole_file import whole_file
+from pvhdbg.record import dataclass
 from pvhdbg.report.style import Style
 
 

@@ -7,10 +7,9 @@ imported when the command is used.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from pvhdbg.commands.declare import Argument, Command, argument, of_command_line, prompt_file, prompt_line
 from pvhdbg.commands.formats import COMPARED, FILE_JUDGED, JUDGED
+from pvhdbg.record import replace
 
 _SUBJECT = argument(
     "subject",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeVar
 
@@ -18,6 +17,7 @@ from pvhdbg.decode.firmware import PVH_BIN_LINE, Firmware, identify
 from pvhdbg.decode.protocol import is_pvh, recognise
 from pvhdbg.decode.text import quoted
 from pvhdbg.model import UNKNOWN, Backing, NeedMemory, NotLookedAt, Registers, Segments, Snapshot, Unavailable
+from pvhdbg.record import dataclass
 from pvhdbg.spec.deviations import PVH_BIN
 from pvhdbg.spec.protocols import DRAFT_A_SIGNATURE, Signature
 from pvhdbg.spec.revisions import DRAFT_A, Revision

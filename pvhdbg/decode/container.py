@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
+from pvhdbg.record import dataclass, field
 from pvhdbg.spec.linux_boot import SetupHeader
 
 HEAD_SIZE = 8192  # bytes: QEMU reads only these to choose a protocol

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 
 from pvhdbg.decode import snapshot_file
 from pvhdbg.decode.notes import Buffer, Note, Span
 from pvhdbg.decode.notes import read as read_notes
 from pvhdbg.errors import BadInput
 from pvhdbg.model import UNKNOWN, Backing, DescriptorTable, Memory, Registers, Segment, Segments, Snapshot, Vmm
+from pvhdbg.record import dataclass, replace
 from pvhdbg.spec.elf import (
     EM_386,
     EM_X86_64,

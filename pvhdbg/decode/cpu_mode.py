@@ -6,12 +6,12 @@ flags of its translator instead (target/i386/cpu.h, HF_*_MASK).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
 from pvhdbg.decode.paging import scheme_of
 from pvhdbg.model import Registers, Segments, Unavailable
+from pvhdbg.record import dataclass
 from pvhdbg.spec.x86 import REGISTER_BITS
 
 # Bits of the cached descriptor of CS (SDM 3A, 3.4.5), which also stand for "64-bit code" and "32-bit code" where nothing shows CS.

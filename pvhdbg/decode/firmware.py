@@ -5,9 +5,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pvhdbg.model import MemoryView, NotLookedAt, Registers, Segments, Unavailable
+from pvhdbg.record import dataclass
 from pvhdbg.spec.deviations import PVH_BIN, QBOOT
 
 _OPTION_ROMS = range(0xC0000, 0xF0000)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from pvhdbg.decode import boot_headers, notes
@@ -12,6 +11,7 @@ from pvhdbg.decode.elf import Buffer, ElfFile, PhysEntry, entry_notes, parse, ph
 from pvhdbg.decode.notes import Note, Span
 from pvhdbg.decode.text import printable
 from pvhdbg.errors import BadInput
+from pvhdbg.record import dataclass, field, replace
 from pvhdbg.spec.elf import SHT_NOTE
 from pvhdbg.spec.elf_notes import PHYS32_ENTRY
 

@@ -8,10 +8,10 @@ they fit, and pages at even distances of the others.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from pvhdbg.decode.elf import Buffer, ElfFile, phys32_entry
 from pvhdbg.model import ImageComparison, ImageDifference
+from pvhdbg.record import dataclass
 
 PAGE = 4096
 BOUND = 128 << 10  # bytes that are compared of one kernel

@@ -6,10 +6,9 @@ stays bytes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pvhdbg.decode.notes import Note
 from pvhdbg.decode.text import printable, shorten
+from pvhdbg.record import dataclass
 from pvhdbg.spec.elf_notes import (
     FEATURES,
     L1_MFN_VALID,

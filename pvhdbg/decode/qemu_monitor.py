@@ -7,11 +7,11 @@ Formats as printed by target/i386/cpu-dump.c, softmmu/memory.c and hw/core/loade
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
 
 from pvhdbg.model import Backing, DescriptorTable, LoadRange, Segment, Segments
+from pvhdbg.record import dataclass
 
 _SEGMENT = re.compile(r"^(ES|CS|SS|DS|FS|GS|LDT|TR) ?= ?([0-9a-f]{4}) ([0-9a-f]{8,16}) ([0-9a-f]{8}) ([0-9a-f]{8})", re.MULTILINE)
 _TABLE = re.compile(r"^(GDT|IDT)= +([0-9a-f]{8,16}) ([0-9a-f]{8})", re.MULTILINE)

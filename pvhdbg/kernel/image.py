@@ -12,7 +12,6 @@ import os
 import stat
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from types import TracebackType
 from typing import IO, TYPE_CHECKING
 
@@ -24,6 +23,7 @@ from pvhdbg.kernel.file_bytes import FileBytes, pieces
 from pvhdbg.kernel.unpack import compression, unpack
 from pvhdbg.kernel.whole_file import whole_file
 from pvhdbg.model import Kernel
+from pvhdbg.record import replace
 from pvhdbg.spec.linux_boot import PAYLOAD_SINCE, SetupHeader
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ A value that depends on the run (command line, initrd, RAM) is computed from `Bo
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pvhdbg.decode.kernel_file import KernelFile
+from pvhdbg.record import dataclass, field
 from pvhdbg.spec.elf_notes import PHYS32_ENTRY
 
 # Values of Loading.protocol: pvh, and the keys of spec.protocols for the others.

@@ -6,12 +6,11 @@ a read past them is undefined. It passes no initrd, but a module entry in KERNEL
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from pvhdbg.loaders import qemu_linux, qemu_multiboot
 from pvhdbg.loaders.loading import Attempt, FwCfgItem, Loader
 from pvhdbg.loaders.qemu import enter_elf
 from pvhdbg.loaders.qemu_elf import Generation
+from pvhdbg.record import replace
 from pvhdbg.spec.start_info import ModuleEntry
 
 _MAIL = "[RFC v2 4/4] hw/i386/pc.c "

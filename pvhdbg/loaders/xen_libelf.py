@@ -7,12 +7,11 @@ xg_dom_core.c, xg_dom_elfloader.c, xg_dom_hvmloader.c, xg_dom_bzimageloader.c; x
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from pvhdbg.decode.boot_headers import linux_setup
 from pvhdbg.decode.elf import Buffer
 from pvhdbg.decode.kernel_file import KernelFile
 from pvhdbg.loaders.loading import PVH, Attempt, Loader, Refused
+from pvhdbg.record import dataclass, field
 from pvhdbg.spec import linux_boot
 from pvhdbg.spec.elf import PF_R, PF_W, PF_X, PT_LOAD, PT_NOTE, SHT_NOTE, NoteHeader, Section32
 from pvhdbg.spec.elf_notes import PHYS32_ENTRY, PHYS32_RELOC

@@ -11,9 +11,7 @@ Rules that keep it correct:
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pvhdbg.decode.cpu_mode import observed_mode, paging_on, protected
@@ -34,6 +32,7 @@ from pvhdbg.model import (
     Unavailable,
     Vmm,
 )
+from pvhdbg.record import dataclass, field, replace
 from pvhdbg.targets.run import Progress, reset_machine, run_until
 from pvhdbg.targets.target import OWN_REBOOTS, RESET_RIP, Target, steppable
 
@@ -431,7 +430,7 @@ def decoded(target: Target, snapshot: Snapshot, spec: str) -> BootState:
             memory = snapshot.memory.with_hole(state.address, state.size, "the hand-off exceeds the limit of bytes to read")
         else:
             memory = _with(snapshot.memory, target, state)
-        snapshot = dataclasses.replace(snapshot, memory=memory)
+        snapshot = replace(snapshot, memory=memory)
     raise TargetError("the hand-off could not be read within bounds", "report this with the output of `pvhdbg snapshot save`")
 
 
@@ -444,14 +443,14 @@ def with_tables(target: Target, boot: BootState) -> BootState:
         if need is None:
             return boot
         memory = _with(boot.snapshot.memory, target, need)
-        boot = dataclasses.replace(boot, snapshot=dataclasses.replace(boot.snapshot, memory=memory))
+        boot = replace(boot, snapshot=replace(boot.snapshot, memory=memory))
     raise TargetError("the tables in use could not be read within bounds", "report this with the output of `pvhdbg regs`")
 
 
 def with_command(boot: BootState, command: tuple[str, ...]) -> BootState:
     """The same with the arguments of its VMM."""
     snapshot = boot.snapshot
-    return dataclasses.replace(boot, snapshot=dataclasses.replace(snapshot, vmm=dataclasses.replace(snapshot.vmm, command=command)))
+    return replace(boot, snapshot=replace(snapshot, vmm=replace(snapshot.vmm, command=command)))
 
 
 def _with(memory: Memory, target: Target, need: NeedMemory) -> Memory:

@@ -6,11 +6,9 @@ written.
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -20,6 +18,7 @@ from pvhdbg.errors import BadInput, MemoryUnreadable, TargetError
 from pvhdbg.machine.capture import Plan, decoded, find_entry, observe_machine, stands_at
 from pvhdbg.machine.loaded_kernel import Confirm
 from pvhdbg.model import EntryPoint, FoundBy, Kernel, Registers, Segments, Snapshot, Unavailable
+from pvhdbg.record import dataclass, field, replace
 from pvhdbg.targets.target import RESET_RIP, Leave, Target, steppable
 
 if TYPE_CHECKING:
@@ -370,7 +369,7 @@ class Session:
 
         if name not in REVISIONS:
             raise BadInput(f"{name!r} is not a revision", f"choose one of {', '.join(REVISIONS)}")
-        self.settings = dataclasses.replace(self.settings, spec=name)
+        self.settings = replace(self.settings, spec=name)
 
 
 def _recording() -> ModuleType:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from pvhdbg.decode.text import SafeText, safe
@@ -18,6 +17,7 @@ from pvhdbg.machine.session import ENDS, doubts
 from pvhdbg.machine.sound_vmm import without_bugs
 from pvhdbg.machine.subject_kind import SubjectKind, refuse_options, subject_kind
 from pvhdbg.model import Kernel
+from pvhdbg.record import dataclass, field, replace
 from pvhdbg.targets.address import StubAddress, parse_address
 from pvhdbg.targets.keeper import Keeper
 from pvhdbg.targets.run import Progress

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from importlib import import_module
 
 from pvhdbg.decode.boot_state import BootState
 from pvhdbg.decode.cpu_mode import runs_64_bit_code
 from pvhdbg.decode.text import SafeText, printable
 from pvhdbg.errors import PvhdbgError
+from pvhdbg.record import dataclass, field
 from pvhdbg.report.findings import CONFORMS, UNDECIDED, VIOLATED, Standing, count, standing, summary, violates
 from pvhdbg.rules.declare import FileRule, MachineRule, Outcome, Rule, Verdict
 

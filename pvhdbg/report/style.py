@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from pvhdbg.record import dataclass
 
 _CODES = {"good": "32", "bad": "1;31", "warn": "33", "note": "36", "dim": "2", "head": "1"}
 

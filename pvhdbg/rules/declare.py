@@ -9,12 +9,11 @@ into a `Verdict`, so that a body needs no error handling.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
 from enum import Enum
-from inspect import cleandoc
 from typing import TYPE_CHECKING
 
 from pvhdbg.model import Unavailable
+from pvhdbg.record import dataclass, field, replace
 from pvhdbg.spec.documents import DRAFT_A_MAIL, Clause
 from pvhdbg.spec.revisions import DRAFT_A, V1, Revision
 
@@ -90,7 +89,14 @@ class Rule:
     clause: Clause
     severity: Severity
     revisions: frozenset[str]
-    why: str
+    doc: str
+
+    @property
+    def why(self) -> str:
+        """Why the rule is there: paragraphs, from the docstring of its check."""
+        from inspect import cleandoc  # takes longer to import than most rules to judge
+
+        return cleandoc(self.doc)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.id!r})"
@@ -261,9 +267,9 @@ def rule(
     """Make a rule of the decorated function; `explain` prints its docstring; `draft` quotes Draft A. Registers nothing."""
 
     def declare(check: MachineCheck) -> MachineRule:
-        why = cleandoc(check.__doc__ or "")
         before = Clause(DRAFT_A_MAIL, draft) if draft else None
-        return MachineRule(id, title, clause, severity, revisions, why, check, tuple(passes), tuple(fails), names_protocol, before)
+        doc = check.__doc__ or ""
+        return MachineRule(id, title, clause, severity, revisions, doc, check, tuple(passes), tuple(fails), names_protocol, before)
 
     return declare
 
@@ -281,7 +287,7 @@ def file_rule(
     """Like `rule`, for the kernel file."""
 
     def declare(check: FileCheck) -> FileRule:
-        return FileRule(id, title, clause, severity, revisions, cleandoc(check.__doc__ or ""), check, tuple(passes), tuple(fails))
+        return FileRule(id, title, clause, severity, revisions, check.__doc__ or "", check, tuple(passes), tuple(fails))
 
     return declare
 

@@ -6,9 +6,7 @@ start-up.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -31,6 +29,7 @@ from pvhdbg.model import (
     Snapshot,
     Vmm,
 )
+from pvhdbg.record import dataclass, replace
 from pvhdbg.spec.revisions import Revision
 from pvhdbg.spec.start_info import (
     DRAFT_A_EAX,
@@ -93,7 +92,7 @@ class Example:
         snapshot = self.snapshot()
         while isinstance(state := decode(snapshot, revision), NeedMemory):
             memory = snapshot.memory.with_piece(state.address, bytes(state.size))
-            snapshot = dataclasses.replace(snapshot, memory=memory)
+            snapshot = replace(snapshot, memory=memory)
         return state
 
 
@@ -141,7 +140,7 @@ class _Builder:
         found = {}
         for name, segment in _SEGMENTS.items():
             wanted = {part: self.take(f"{name}_{part}", getattr(segment, part)) for part in ("base", "limit", "flags")}
-            found[name] = dataclasses.replace(segment, **wanted)
+            found[name] = replace(segment, **wanted)
         return Segments(found, self.take("gdt", DescriptorTable(0x500, 0x27)), DescriptorTable(0, 0))
 
     def _start_info(self) -> dict[int, bytes]:

@@ -5,11 +5,11 @@ A revision is an object that holds the differences, so that a rule never compare
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
 from pvhdbg.layout import Structure
+from pvhdbg.record import dataclass
 from pvhdbg.spec.documents import DRAFT_A_MAIL, PVH_PANDOC, Document
 from pvhdbg.spec.start_info import DraftAStartInfo32, DraftAStartInfo64, StartInfoV0, StartInfoV1
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import re
 import stat
-from dataclasses import dataclass
 
 from pvhdbg.errors import BadInput
+from pvhdbg.record import dataclass
 
 _TCP = re.compile(r"(?:tcp:)?(?P<host>\[[0-9A-Fa-f:.%\w]+\]|[\w.-]*):(?P<port>\d{1,6})", re.ASCII)
 _HELP = "give :1234, host:1234, unix:PATH, the path of a socket, or a kernel file"

@@ -20,7 +20,6 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 
 from pvhdbg.decode import qemu_monitor
@@ -28,6 +27,7 @@ from pvhdbg.decode.followed_control import AT_ENTRY, Control, after, may_change
 from pvhdbg.errors import MemoryUnreadable, ProtocolError, PvhdbgError, TargetError, TargetLost, TargetTimeout
 from pvhdbg.leaving import putting_back
 from pvhdbg.model import SELECTORS, Registers
+from pvhdbg.record import replace
 from pvhdbg.rsp import replies
 from pvhdbg.rsp.registers import RegisterLayout, layout_for
 from pvhdbg.targets.address import StubAddress

@@ -6,11 +6,11 @@ import math
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
 from enum import Enum
 
 from pvhdbg.decode.cpu_mode import linear_pc
 from pvhdbg.errors import EntryNotReached, GuestDied, TargetError, TargetLost, TargetTimeout
+from pvhdbg.record import dataclass
 from pvhdbg.targets.target import GONE, RESET_RIP, RESET_VECTOR, Stop, StopKind, Target
 
 Progress = Callable[[str], None]

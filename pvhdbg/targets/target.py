@@ -6,12 +6,12 @@ need not run into exceptions. `close` undoes all changes that an adapter made to
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol, cast
 
 from pvhdbg.decode.followed_control import Control
 from pvhdbg.model import Registers
+from pvhdbg.record import dataclass
 from pvhdbg.rsp.registers import RegisterLayout
 
 END_IT = "end its process yourself"  # what to do where `close` returned False

@@ -20,10 +20,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from pvhdbg.errors import BadInput
+from pvhdbg.record import dataclass
 
 DEFAULT_QEMU = "qemu-system-x86_64"
 DEFAULT_MEMORY = "512M"

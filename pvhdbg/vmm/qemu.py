@@ -14,13 +14,13 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
 from pvhdbg.decode.text import SafeText, safe, shorten
 from pvhdbg.errors import TargetLost, TargetTimeout, VmmFailed
 from pvhdbg.leaving import putting_back
+from pvhdbg.record import replace
 from pvhdbg.vmm.failures import check_version, ended_at_once, killed, not_installed
 from pvhdbg.vmm.guardian import Guardian
 from pvhdbg.vmm.log_bound import LogBound
