@@ -14,7 +14,6 @@ from pvhdbg.spec.linux_boot import SetupHeader
 MULTIBOOT1, MULTIBOOT2 = 0x1BADB002, 0xE85250D6
 _SEARCH = {1: 8192, 2: 32768}  # bytes of the file that may hold the header
 _STEP = {1: 4, 2: 8}
-_ADDRESSES = 1 << 16  # multiboot 1: the header says where to load, whatever the ELF says
 _E_LFANEW = 0x3C
 _EFI_SUBSYSTEMS = range(10, 14)
 _SUBSYSTEM = 92  # from the PE signature on, in PE32 and PE32+ alike
@@ -26,11 +25,6 @@ class Multiboot(NamedTuple):
     version: int
     offset: int
     flags: int
-
-    @property
-    def has_addresses(self) -> bool:
-        """Whether the header itself says where to load (bit 16); loaders then ignore the ELF headers."""
-        return self.version == 1 and bool(self.flags & _ADDRESSES)
 
 
 def multiboot(data: Buffer, version: int = 1) -> Multiboot | None:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pvhdbg.model import Hex
 from pvhdbg.spec.x86 import SYSTEM_TYPES, TYPE_CODE, TYPE_CONFORMING, TYPE_EXPAND_DOWN, TYPE_READABLE, TYPE_WRITABLE
 
-TABLE_BOUND = 1 << 16  # bytes: a limit has 16 bits
 _LONG_TYPES = {2: "LDT", 9: "TSS64-avl", 11: "TSS64-busy", 12: "call gate 64", 14: "interrupt gate 64", 15: "trap gate 64"}
 _GATES = {4: "call gate 16", 5: "task gate", 6: "interrupt gate 16", 7: "trap gate 16", 12: "call gate 32"}
 _GATES |= {14: "interrupt gate 32", 15: "trap gate 32"}

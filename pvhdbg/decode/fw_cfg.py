@@ -19,7 +19,6 @@ NUMBERS = MappingProxyType(
     }
 )  # fmt: skip
 BYTES = MappingProxyType({"KERNEL_DATA": 0x11, "CMDLINE_DATA": 0x15, "INITRD_DATA": 0x12, "SETUP_DATA": 0x18})
-KERNEL_ENTRY = NUMBERS["KERNEL_ENTRY"]
 _SELECTOR_PORT = 0x510
 _DATA_PORT = 0x511
 _BYTE = re.compile(r"portb\[0x0*511\] = 0x([0-9a-fA-F]{1,2})\b")

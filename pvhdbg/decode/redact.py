@@ -9,7 +9,6 @@ from itertools import pairwise
 from pvhdbg.decode.boot_state import BootState, Text, Unread
 from pvhdbg.model import Memory, MemoryPiece, Snapshot
 
-PARTS = ("cmdline",)
 _SHORTEST = 4  # bytes: a shorter string is in every page, so memory is not searched for copies of it
 
 

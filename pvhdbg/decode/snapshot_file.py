@@ -33,7 +33,6 @@ from pvhdbg.model import (
 )
 
 SCHEMA = "pvhdbg/snapshot/1"
-SUFFIX = ".pvhsnap"
 MEMORY_BOUND = 64 << 20  # bytes of guest memory in one file
 FILE_BOUND = 96 << 20  # base64 of all that memory, and some more
 _ITEMS = 1 << 16

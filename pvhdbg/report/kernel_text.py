@@ -6,7 +6,7 @@ from pvhdbg.decode.kernel_file import KernelFile
 from pvhdbg.decode.note_values import owner_name, value
 from pvhdbg.decode.notes import Note
 from pvhdbg.decode.text import printable
-from pvhdbg.loaders.loading import FwCfgItem, Loading
+from pvhdbg.loaders.loading import Loading
 from pvhdbg.report import load_picture, verdict_text
 from pvhdbg.report.kernel_document import FileReport, sections_of_notes
 from pvhdbg.report.sizes import human
@@ -142,12 +142,3 @@ def _outcome(one: Loading, style: Style) -> str:
     if one.crash is not None:
         return f"{style('bad', 'crashes')}: {printable(one.crash)}"
     return f"{style('warn', 'undefined')}: {printable(one.undefined or '')}"
-
-
-def fw_cfg_value(item: FwCfgItem) -> str:
-    """An item's value in words, or "decided by the run"."""
-    if item.value is None:
-        return "decided by the run"
-    if isinstance(item.value, int):
-        return f"{item.value:#x}"
-    return f"{len(item.value)} bytes {item.value[:16].hex(' ', 4)}" + ("…" if len(item.value) > 16 else "")

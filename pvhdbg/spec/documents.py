@@ -52,7 +52,6 @@ LINUX_PVH = Document(
     "Linux 6.x",
 )
 LINUX_BOOT = Document("Documentation/arch/x86/boot.rst", "https://docs.kernel.org/arch/x86/boot.html", "Linux 6.x")
-FREEBSD_PVH = Document("sys/x86/xen/pv.c", "https://cgit.freebsd.org/src/tree/sys/x86/xen/pv.c", "FreeBSD eb5956fdfb")
 QEMU_PVH = Document("pc-bios/optionrom/pvh_main.c", "https://gitlab.com/qemu-project/qemu", "QEMU d649689a8e")
 QEMU_ELF = Document("include/hw/elf_ops.h.inc", "https://gitlab.com/qemu-project/qemu", "QEMU d649689a8e")
 QEMU_X86 = Document("hw/i386/x86-common.c", "https://gitlab.com/qemu-project/qemu", "QEMU d649689a8e")

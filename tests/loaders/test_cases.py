@@ -38,7 +38,7 @@ class Case(NamedTuple):
     alioth: str | int
 
 
-NO_NOTE, LACKS, NOT_FOUND = "without PVH ELF Note", "Kernel lacks PVH header", "Cannot find payload entry point"
+NO_NOTE, LACKS = "without PVH ELF Note", "Kernel lacks PVH header"
 REJECT = "ELF image is not 32bit"  # what the HVM loader says, which is asked next
 CASES = [
     Case("p_align 4, 4 bytes", elf(notes(A)), GOOD, GOOD, GOOD, GOOD),
