@@ -340,6 +340,11 @@ class Vmm:
     accelerator: str | None = None
     command: tuple[str, ...] | None = None
 
+    @property
+    def kvm(self) -> bool:
+        """Whether KVM is known to run the guest's code: QEMU then logs none of it, and there are four breakpoints."""
+        return self.accelerator == "kvm"
+
     def release(self) -> tuple[int, ...]:
         """The version as numbers, `(7, 2, 22)`; empty when it is unknown."""
         numbers: list[int] = []

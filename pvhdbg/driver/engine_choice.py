@@ -51,7 +51,7 @@ def choose_engine(options: TraceOptions, machine: TracedMachine, *, states: bool
         machine.warnings.append(
             SafeText("the engine breakpoints sees only the instructions that it stops at: the numbers count stops")
         )
-        kvm = machine.boot.snapshot.vmm.accelerator == "kvm"
+        kvm = machine.boot.snapshot.vmm.kvm
         places, slots = _by_address_sets(options, machine.names), KVM_SLOTS if kvm else MOST
         entry = machine.boot_entry
         return through_resets(
@@ -92,7 +92,7 @@ def _no_log(machine: TracedMachine) -> str | None:
     """Why QEMU's log is not available for this machine; None where it is."""
     if not machine.target.capabilities.monitor:
         return "the stub has no monitor, which switches the log on"
-    if machine.boot.snapshot.vmm.accelerator == "kvm":
+    if machine.boot.snapshot.vmm.kvm:
         return "QEMU does not log what KVM executes"
     if machine.qemu is not None:
         return None  # it runs here

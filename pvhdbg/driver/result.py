@@ -15,7 +15,7 @@ from pvhdbg.driver.traced_machine import TracedMachine
 from pvhdbg.report.answers import TracedAnswer
 from pvhdbg.report.style import Style
 from pvhdbg.spec.elf import PF_X
-from pvhdbg.tracing.engines.engine import TraceEnd
+from pvhdbg.tracing.engines.engine import EngineKind, TraceEnd
 from pvhdbg.tracing.event import EndReason, Event, Fault, Reset
 from pvhdbg.tracing.milestones import Milestone
 from pvhdbg.tracing.trace_file import Encoder, Ending, Head, Load, Record
@@ -26,7 +26,7 @@ RESETS = 1000  # that are kept for display
 
 
 class HasName(Protocol):
-    name: str
+    name: EngineKind
 
 
 @dataclass

@@ -18,6 +18,7 @@ from pvhdbg.driver.bounded_search import PATIENCE, TooSlow, search
 from pvhdbg.driver.options import TraceOptions
 from pvhdbg.driver.traced_machine import TracedMachine
 from pvhdbg.errors import BadInput
+from pvhdbg.tracing.engines.engine import EngineKind
 from pvhdbg.tracing.milestones import Milestone
 from pvhdbg.vmm.options import option_names
 from pvhdbg.vmm.qemu import QemuProcess
@@ -50,7 +51,7 @@ def need_own_serial(qemu: QemuProcess | None) -> QemuProcess:
     return qemu
 
 
-def looked_for(options: TraceOptions, machine: TracedMachine, engine: str, until: str | None) -> SerialMilestones:
+def looked_for(options: TraceOptions, machine: TracedMachine, engine: EngineKind, until: str | None) -> SerialMilestones:
     """The milestones on the serial port for a trace with the engine of that name; `until` is its goal. Raises BadInput."""
     if until is not None and engine == "breakpoints":
         raise BadInput(

@@ -207,7 +207,7 @@ def _refuse_what_a_reset_ends(target: Target) -> None:
     """Raises TargetError for a QEMU that exits on reset by its command line (-no-reboot). With -no-shutdown it only stops."""
     from pvhdbg.vmm.options import option_names
 
-    command: tuple[str, ...] = getattr(target, "peer_command", tuple)()  # only some targets know it
+    command = target.peer_command()
     names = option_names(command)
     ends = "no-reboot" in names or any(word.startswith("reboot=shutdown") for word in command)
     if ends and "no-shutdown" not in names and not any("shutdown=pause" in word for word in command):

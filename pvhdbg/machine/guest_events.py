@@ -18,7 +18,7 @@ def events(
     """By QEMU's log; with KVM or without a monitor, by single steps. `until` is a symbol, an address or a mode. Raises BadInput."""
     goal = goal_of(until, names) if isinstance(until, str) else Goal(() if until is None else (until,))
     engine: Engine
-    if boot.snapshot.vmm.accelerator == "kvm" or not target.capabilities.monitor:
+    if boot.snapshot.vmm.kvm or not target.capabilities.monitor:
         engine = StepEngine(target)
     else:
         engine = LogEngine(target, states=states or bool(goal.modes), peek=names.code)

@@ -91,7 +91,7 @@ class Waiter:
             ended=lambda: "" if self._qmp is None else self._qmp.why_ended(),
             finder=Finder(self.names.found(SYMBOLS), {name: registers[name] for name in registers}),
             count=count,
-            blind=bool(own_log) or boot.snapshot.vmm.accelerator == "kvm" or not target.capabilities.monitor,
+            blind=bool(own_log) or boot.snapshot.vmm.kvm or not target.capabilities.monitor,
             progress=progress,
         )
 

@@ -243,7 +243,7 @@ class Conversation:
         """The machine's place, its mode, and its VMM, in one line."""
         if self.machine.gone is not None:
             return " · ".join(self.where)
-        cpu = getattr(self.session.target, "cpu", None)
+        cpu = self.session.target.cpu
         words = (
             self.where[0] and f"stopped at {self.where[0]}",
             self.where[1],

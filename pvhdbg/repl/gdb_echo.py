@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from pvhdbg.errors import TargetError
 from pvhdbg.model import Registers
-from pvhdbg.targets.target import Capabilities, Leave, Stop, Target
+from pvhdbg.rsp.registers import RegisterLayout
+from pvhdbg.targets.target import Capabilities, Leave, Steppable, Stop, Target, steppable
 
 _MOST = 24  # GDB commands that are shown for one command
 
@@ -44,17 +44,12 @@ class GdbEcho:
     def capabilities(self) -> Capabilities:
         return self.inner.capabilities
 
-    def __getattr__(self, name: str) -> Any:
-        """Attributes that only some targets have."""
-        return getattr(self.inner, name)
-
     def alive(self) -> bool:
-        return bool(getattr(self.inner, "alive", lambda: True)())
+        return self.inner.alive()
 
     @property
     def cpu(self) -> int | None:
-        found: int | None = getattr(self.inner, "cpu", None)
-        return found
+        return self.inner.cpu
 
     def read_registers(self) -> Registers:
         self._tell("info registers")
@@ -104,3 +99,27 @@ class GdbEcho:
 
     def close(self, leave: Leave) -> bool:
         return self.inner.close(leave)
+
+    # --- with `capabilities.packets`: what a trace does many times a second is not told -------------------------------
+
+    def _packets(self) -> Steppable:
+        found = steppable(self.inner)
+        if found is None:
+            raise TargetError(f"{self.name} does not hand out packets", "trace with --engine log")
+        return found
+
+    def follow(self, cpu: int | None) -> None:
+        self._packets().follow(cpu)
+
+    @property
+    def layout(self) -> RegisterLayout:
+        return self._packets().layout
+
+    def packet(self) -> bytes:
+        return self._packets().packet()
+
+    def step_packet(self, pc: int, ahead: tuple[int, int] | None = None) -> tuple[Stop, bytes, bytes]:
+        return self._packets().step_packet(pc, ahead)
+
+    def read_linear(self, address: int, size: int) -> bytes:
+        return self._packets().read_linear(address, size)

@@ -376,10 +376,8 @@ class Machine:
             else:
                 self.session.changed()
                 return f"{said}; the machine is held without it now"
-        if error is None:
-            alive = getattr(self.session.target, "alive", None)
-            if (self.qemu is None or self.qemu.poll() is None) and (alive is None or alive()):
-                return None
+        if error is None and (self.qemu is None or self.qemu.poll() is None) and self.session.target.alive():
+            return None
         self.gone = self._fate(error)
         self.session.target.close(Leave.STOPPED)
         return self.gone

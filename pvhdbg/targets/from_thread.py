@@ -161,6 +161,13 @@ class FromThread:
     def peer_command(self) -> tuple[str, ...]:
         return self._ask(self.inner.peer_command).result()
 
+    def alive(self) -> bool:
+        return self._ask(self.inner.alive).result()
+
+    @property
+    def cpu(self) -> int | None:
+        return self.inner.cpu
+
     # --- with `capabilities.packets` ------------------------------------------------------------------------------
 
     def _packets(self) -> Steppable:

@@ -359,6 +359,10 @@ class GdbTarget:
         self._asked = time.monotonic()  # GDB does not notice by itself while the machine stands still
         return self._answers()
 
+    @property
+    def cpu(self) -> int | None:
+        return None
+
     def gdb_alive(self) -> bool:
         """Whether GDB itself still runs."""
         return self._gdb.poll()

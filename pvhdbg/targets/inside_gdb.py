@@ -203,6 +203,13 @@ class InsideGdb:
         """The command line of the VMM, where GDB's connection is a unix socket on this host; empty where it cannot be read."""
         return command_behind(self._name)
 
+    def alive(self) -> bool:
+        return bool(self._stub.is_valid())
+
+    @property
+    def cpu(self) -> int | None:
+        return None
+
     # --- running --------------------------------------------------------------------------------------------------
 
     def set_breakpoint(self, address: int) -> None:

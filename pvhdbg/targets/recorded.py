@@ -72,6 +72,13 @@ class RecordedTarget:
     def peer_command(self) -> tuple[str, ...]:
         return ()
 
+    def alive(self) -> bool:
+        return True
+
+    @property
+    def cpu(self) -> int | None:
+        return None
+
     def close(self, leave: Leave) -> bool:
         return True
 

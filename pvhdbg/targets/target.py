@@ -108,6 +108,13 @@ class Target(Protocol):
     def peer_command(self) -> tuple[str, ...]:
         """The command line of the VMM, where the system shows it; empty where it does not."""
 
+    def alive(self) -> bool:
+        """Whether the connection still works, as far as that can be seen without a request to the machine."""
+
+    @property
+    def cpu(self) -> int | None:
+        """The CPU that is followed; None for the peer's own choice."""
+
     def close(self, leave: Leave) -> bool:
         """Put back what was changed, and leave the machine as asked. Safe to call twice, and after a failure.
 

@@ -12,7 +12,7 @@ from pvhdbg.decode.text import SafeText
 from pvhdbg.targets.run import breakpoints_at
 from pvhdbg.targets.target import RESET_VECTOR, Target
 from pvhdbg.tracing.block_coverage import Block, BlockReader
-from pvhdbg.tracing.engines.engine import Bounds, TraceEnd
+from pvhdbg.tracing.engines.engine import Bounds, EngineKind, TraceEnd
 from pvhdbg.tracing.engines.fault_log import FAULT_ITEMS, FaultLines
 from pvhdbg.tracing.engines.log_switch import LogSwitch
 from pvhdbg.tracing.engines.logged_run import LoggedRun
@@ -26,7 +26,7 @@ _SILENCE = 1.0  # seconds without a new block after which the CPU may be halted 
 class BlockCoverageEngine:
     """Yields blocks in the order of their first translation. Afterwards the machine is stopped, and `end` says why."""
 
-    name = "first"
+    name: EngineKind = "first"
 
     def __init__(self, target: Target) -> None:
         self.end = TraceEnd(EndReason.STOPPED)

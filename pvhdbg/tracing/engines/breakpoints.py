@@ -25,7 +25,7 @@ from pvhdbg.targets.run import RunEnd, leave_reset_vector, run
 from pvhdbg.targets.target import GONE, RESET_RIP, RESET_VECTOR, Stop, StopKind, Target
 from pvhdbg.tracing.cpu_text import decode
 from pvhdbg.tracing.encoding import LONGEST, length
-from pvhdbg.tracing.engines.engine import Bounds, TraceEnd, end_at, halted
+from pvhdbg.tracing.engines.engine import Bounds, EngineKind, TraceEnd, end_at, halted
 from pvhdbg.tracing.engines.fault_log import FaultLog
 from pvhdbg.tracing.engines.next_stops import next_stops
 from pvhdbg.tracing.event import Batch, Delta, EndReason, Fault, FaultKind
@@ -72,7 +72,7 @@ class BreakpointEngine:
     `walk` it runs from address to address, and does not search for instructions that change the system.
     """
 
-    name = "breakpoints"
+    name: EngineKind = "breakpoints"
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from pvhdbg.decode.cpu_mode import interrupts_on
 from pvhdbg.decode.text import SafeText
@@ -26,6 +26,8 @@ _WORDS = {
     EndReason.STOPPED: "the machine stopped{at}",
     EndReason.CUT: "unknown",
 }
+
+EngineKind = Literal["log", "step", "breakpoints", "first", "recorder"]  # in traces; "auto" is a choice of the user's
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def halted(target: Target) -> TraceEnd | None:
 class Engine(Protocol):
     """Yields batches until its bounds are reached or the reader stops. Afterwards the machine is stopped and `end` says why."""
 
-    name: str
+    name: EngineKind
     warnings: list[SafeText]
 
     @property

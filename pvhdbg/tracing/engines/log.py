@@ -13,7 +13,7 @@ from pvhdbg.decode.text import SafeText
 from pvhdbg.errors import TargetError
 from pvhdbg.targets.run import RunEnd, breakpoints_at, run
 from pvhdbg.targets.target import RESET_VECTOR, Stop, StopKind, Target
-from pvhdbg.tracing.engines.engine import Bounds, TraceEnd, end_of, is_halted
+from pvhdbg.tracing.engines.engine import Bounds, EngineKind, TraceEnd, end_of, is_halted
 from pvhdbg.tracing.engines.fault_log import FAULT_ITEMS
 from pvhdbg.tracing.engines.log_switch import LogSwitch
 from pvhdbg.tracing.engines.logged_run import LoggedRun
@@ -34,7 +34,7 @@ class LogEngine:
     The machine runs on a little behind a count before it stands: with `overrun` those events belong to the trace, and its end is theirs.
     """
 
-    name = "log"
+    name: EngineKind = "log"
 
     def __init__(
         self,

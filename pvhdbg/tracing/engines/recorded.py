@@ -16,7 +16,7 @@ from pvhdbg.decode.text import SafeText
 from pvhdbg.targets.run import Ran, RunEnd, breakpoints_at, turns
 from pvhdbg.targets.target import StopKind, Target
 from pvhdbg.tracing.cpu_text import decode
-from pvhdbg.tracing.engines.engine import Bounds, TraceEnd, end_at, is_halted
+from pvhdbg.tracing.engines.engine import Bounds, EngineKind, TraceEnd, end_at, is_halted
 from pvhdbg.tracing.engines.fault_log import FaultLog
 from pvhdbg.tracing.event import Batch, Changes, EndReason, Event
 from pvhdbg.tracing.milestones import HIGHER_HALF_32
@@ -60,7 +60,7 @@ class Silence:
 class RecorderEngine:
     """See `Engine`. `state` holds the registers at the entry, where the machine is; `peek` gives the code at an address."""
 
-    name = "recorder"
+    name: EngineKind = "recorder"
 
     def __init__(
         self, target: Target, recording: Recording, state: Mapping[str, int], peek: Callable[[int], bytes] = lambda _: b""

@@ -20,7 +20,7 @@ from pvhdbg.targets.run import RunEnd, breakpoints_at, run
 from pvhdbg.targets.target import GONE, RESET_RIP, RESET_VECTOR, Stop, StopKind, Target, steppable
 from pvhdbg.tracing.cpu_text import decode, of_cpu
 from pvhdbg.tracing.encoding import LONGEST, length
-from pvhdbg.tracing.engines.engine import Bounds, TraceEnd, end_at, halted
+from pvhdbg.tracing.engines.engine import Bounds, EngineKind, TraceEnd, end_at, halted
 from pvhdbg.tracing.engines.fault_log import FaultLog
 from pvhdbg.tracing.event import Batch, Delta, EndReason, Fault, FaultKind
 from pvhdbg.tracing.opcodes import Effect, effect_of, is_system
@@ -91,7 +91,7 @@ class StepEngine:
     Of several CPUs it steps `cpu`, and the others run meanwhile: their effects on each other are not those of a free run.
     """
 
-    name = "step"
+    name: EngineKind = "step"
 
     def __init__(self, target: Target, *, base: int = 0, cpu: int = 0) -> None:
         found = steppable(target)
