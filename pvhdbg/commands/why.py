@@ -16,6 +16,7 @@ from pvhdbg.errors import BadInput
 from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.report import why_text
 from pvhdbg.report.json_text import written
+from pvhdbg.report.style import PLAIN
 from pvhdbg.report.trace_text import escaped
 
 if TYPE_CHECKING:
@@ -57,9 +58,8 @@ def _compared(under_kvm: Answer, under_tcg: Answer) -> Answer:
         return f"{under_kvm.text(style)}\n{style('head', 'The same boot under TCG')}\n{under_tcg.text(style)}"
 
     def document() -> str:
-        assert under_kvm.json is not None
-        assert under_tcg.json is not None
-        return written({**json.loads(under_kvm.json()), "under_tcg": json.loads(under_tcg.json())})
+        first, second = (json.loads(one.render("json", PLAIN)) for one in (under_kvm, under_tcg))
+        return written({**first, "under_tcg": second})
 
     return Answer(text, document, under_kvm.exit_code)
 

@@ -20,6 +20,7 @@ from pvhdbg.tracing.last_words import Told, telling
 
 _SERIAL = 1000  # lines of the serial port, and of the log buffer, that are searched
 _KVM = "KVM shows no faults, and its CPU may keep only a part of its last state; the same boot under TCG shows them: --compare-tcg"
+_DEBUGCON = "the machine was given port 0xe9 (-debugcon), to read what the guest writes there"
 _BY_BLOCKS = (DeathKind.TRIPLE_FAULT, DeathKind.SHUTDOWN, DeathKind.RESET, DeathKind.HALTED)
 _FINAL = {  # deaths after which the machine cannot run on
     DeathKind.TRIPLE_FAULT: "the guest triple-faulted",
@@ -93,6 +94,8 @@ def diagnosed(machine: TracedMachine, limit: float) -> Diagnosis:
     warnings = [*machine.warnings, *watch.warnings, *([NO_DISASSEMBLER] if death.path and not available() else [])]
     if machine.boot.snapshot.vmm.accelerator == "kvm":
         warnings.append(safe(_KVM))
+    if qemu is not None and qemu.debugcon_log is not None:
+        warnings.append(safe(_DEBUGCON))
     return Diagnosis(death, found, names, serial, tuple(warnings), telling(around.serial, around),
                      chain(death.state, around), tuple(ran))  # fmt: skip
 

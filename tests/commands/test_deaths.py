@@ -49,7 +49,7 @@ FAULTS = [
         "that pointer is to be set",
     ),
     ("data-executed", "data executed", "not_code", "the data object not_code: `jmp eax` at {data_jump}", "took its target from"),
-    ("own-code", "overwritten code", "overwritten", "16 bytes from {overwritten} on differ (9a 9a", "who writes there"),
+    ("own-code", "overwritten code", "overwritten", "16 bytes from {overwritten} on differ (9a 9a", "--last-write"),
     ("read-only", "read-only page", "read_only_store", "a write at 0x150010: the page is read-only", "make the page writable"),
     ("stack-overflow", "stack overflow", "recurse_call", "is on it 1", "see why recurse_call calls itself"),
     (
@@ -70,7 +70,7 @@ FAULTS = [
     ("cr3-rom", "page tables not in RAM", None, "CR3 points to 0xf8000, which is in ROM", "into RAM"),
     ("no-lme", "long mode not enabled", None, "EFER.LME is 0", "set EFER.LME"),
     ("no-pse", "large pages without PSE", None, "CR4.PSE is 0", "set CR4.PSE"),
-    ("own-tables", "page tables overwritten", "own_tables_end", "now holds 0x0", "who writes there"),
+    ("own-tables", "page tables overwritten", "own_tables_end", "now holds 0x0", "--last-write"),
     ("non-canonical", "non-canonical address", "non_canonical_read", "a read at 0x800000001000", "who computed it"),
     ("divide", "divide by zero", "divide_by_zero", "the divisor is 0", "divisor was to be set"),
     ("divide-overflow", "divide overflow", "divide_too_large", "the divisor is 0x2", "upper half of the dividend"),
@@ -188,11 +188,33 @@ def test_a_kernel_that_waits_is_not_dead(tmp_path: Path, wait: str) -> None:
     assert ("port 0x64" if "in" in wait else "0x80000") in found.explanation.verdict
 
 
+def test_the_next_step_of_overwritten_code_names_the_writer(cli: Cli) -> None:
+    step = died("own-code").explanation.next
+    words = step.partition("pvhdbg ")[2].split()
+    assert words[:3] == ["goto", "KERNEL", "death"]
+    found = cli("goto", CRASHERS, *words[2:], "--append", "crash=own-code").ok().out
+    assert "own_code+0x" in found.splitlines()[0]
+
+
 def test_a_death_under_kvm_is_told_by_what_is_left_and_compared_with_tcg(cli: Cli) -> None:
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         pytest.skip("this machine has no KVM")
     found = (
-        cli("why", CRASHERS, "--append", "crash=page-fault", "--accel", "kvm", "--compare-tcg", "--for", "20", "--format", "json")
+        cli(
+            "why",
+            CRASHERS,
+            "--append",
+            "crash=page-fault",
+            "--accel",
+            "kvm",
+            "--machine",
+            "microvm",
+            "--compare-tcg",
+            "--for",
+            "20",
+            "--format",
+            "json",
+        )
         .ok()
         .json()
     )

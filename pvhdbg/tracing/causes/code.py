@@ -16,7 +16,7 @@ _PAGE = 0x1000
 _LONGEST = 15
 _GAP = 16  # equal bytes in a row that end a changed range
 _CALLS = (Effect.CALL, Effect.FAR_CALL)
-_TRACE = "see who writes there: pvhdbg last-write KERNEL"
+_WRITER = "see who wrote there last: pvhdbg goto KERNEL death --last-write"
 
 
 def overwritten(draft: Draft, case: Case) -> bool:
@@ -44,7 +44,7 @@ def overwritten(draft: Draft, case: Case) -> bool:
             "overwritten code",
             f"The code there is not that of the kernel's file: {end - start:,} bytes from {case.around.named(start)} on differ "
             f"({now.hex(' ')} instead of {before.hex(' ')})",
-            next=f"{_TRACE} {start:#x}",
+            next=f"{_WRITER} {start:#x}",
         )
     return False
 

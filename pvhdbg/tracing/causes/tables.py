@@ -72,7 +72,7 @@ def overwritten_tables(draft: Draft, case: Case) -> bool:
         "page tables overwritten",
         f"The same page ran at instruction {before:,}, and CR3 is the same: its page tables were changed since. The {entry.name}'s "
         f"entry for it, at {where}, now holds {entry.entry or 0:#x}",
-        next=f"see who writes there: pvhdbg last-write KERNEL {entry.address:#x}",
+        next=f"see who wrote there last: pvhdbg goto KERNEL death --last-write {entry.address:#x}:{found.scheme.entry_size if found.scheme else 1}",
     )
 
 
