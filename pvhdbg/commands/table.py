@@ -543,6 +543,7 @@ COMMANDS: tuple[Command, ...] = (
         (
             argument("subject", metavar="SUBJECT", help="a kernel file, or a gdbstub", live=False),
             _FOR,
+            argument("--vcpu", type=int, metavar="N", help="the CPU to look at, where none is known to have died (default: 0)"),
             argument(
                 "--compare-tcg", action="store_true", help="with --accel kvm: boot it under TCG too, which shows faults", live=False
             ),

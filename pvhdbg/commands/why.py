@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pvhdbg.commands.declare import Answer, Context, takes
 from pvhdbg.commands.options import NOT_REACHED, PromptOptions
+from pvhdbg.commands.trace import MOST_CPUS
 from pvhdbg.disassembly import instruction_text
 from pvhdbg.driver import stepped_death
 from pvhdbg.driver.death_watch import Diagnosis, diagnosed
@@ -32,23 +33,28 @@ class WhyOptions(NamedTuple):
     prompt: PromptOptions = PromptOptions()
     seconds: float | None = None
     compare_tcg: bool = False
+    vcpu: int | None = None
 
 
 @takes(WhyOptions)
 def why(options: WhyOptions, context: Context) -> Answer:
     """`why`: the answer holds the verdict and its evidence; exit code 3 when nothing died."""
     limit = time_limit(options.seconds)
+    if options.vcpu is not None and not 0 <= options.vcpu < MOST_CPUS:
+        raise BadInput(f"--vcpu {options.vcpu} is not a CPU's number", "0 is the first")
     if context.session is not None:
-        return _answer(on_session(context.session, "why", lambda machine: _diagnosed(machine, limit), context.progress))
+        return _answer(
+            on_session(context.session, "why", lambda machine: _diagnosed(machine, limit, options.vcpu), context.progress)
+        )
     with at_entry(options.about, context.progress, patience=options.seconds, watched=True) as machine:
-        found = _diagnosed(machine, limit)
+        found = _diagnosed(machine, limit, options.vcpu)
     if not options.compare_tcg:
         return _answer(found)
     if options.about.launch.accel not in ("kvm", "auto"):
         raise BadInput("--compare-tcg compares with a boot under KVM", "add --accel kvm")
     about = options.about._replace(launch=options.about.launch._replace(accel="tcg"))
     with at_entry(about, context.progress, patience=options.seconds, watched=True) as machine:
-        return _compared(_answer(found), _answer(diagnosed(machine, limit)))
+        return _compared(_answer(found), _answer(_diagnosed(machine, limit, options.vcpu)))
 
 
 def _compared(under_kvm: Answer, under_tcg: Answer) -> Answer:
@@ -64,9 +70,13 @@ def _compared(under_kvm: Answer, under_tcg: Answer) -> Answer:
     return Answer(text, document, under_kvm.exit_code)
 
 
-def _diagnosed(machine: TracedMachine, limit: float) -> Diagnosis:
-    """By QEMU's logs where there is a monitor, which switches them on; else by steps."""
-    return diagnosed(machine, limit) if machine.target.capabilities.monitor else stepped_death.diagnosed(machine, limit)
+def _diagnosed(machine: TracedMachine, limit: float, vcpu: int | None) -> Diagnosis:
+    """By QEMU's logs where there is a monitor, which switches them on; else by steps, where no other CPU can be looked at."""
+    if machine.target.capabilities.monitor:
+        return diagnosed(machine, limit, vcpu)
+    if vcpu is not None:
+        raise BadInput("--vcpu needs QEMU's monitor, which this stub does not have", "leave it out")
+    return stepped_death.diagnosed(machine, limit)
 
 
 def _answer(found: Diagnosis) -> Answer:

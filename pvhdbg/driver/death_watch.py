@@ -10,6 +10,7 @@ from pvhdbg.disassembly import available, instruction_text
 from pvhdbg.driver.result import NO_DISASSEMBLER
 from pvhdbg.driver.traced_machine import TracedMachine, has_shut_down, panics
 from pvhdbg.driver.trail import last_functions, last_instructions
+from pvhdbg.errors import BadInput
 from pvhdbg.machine.surroundings import surroundings
 from pvhdbg.tracing.calls import Call, LastFunctions, chain
 from pvhdbg.tracing.death import Death, DeathKind, panicked
@@ -56,9 +57,11 @@ class Diagnosis:
         return f"Diagnosis({self.death.kind.value}: {self.explanation.verdict!r})"
 
 
-def diagnosed(machine: TracedMachine, limit: float) -> Diagnosis:
-    """Run the machine to its guest's death, for `limit` seconds at most. Raises TargetError."""
+def diagnosed(machine: TracedMachine, limit: float, vcpu: int | None = None) -> Diagnosis:
+    """Run the machine to its guest's death, for `limit` seconds at most. `vcpu`: see `DeathWatch`. Raises TargetError."""
     around = surroundings(machine.boot, machine.image, machine.target.read_memory, machine.names)
+    if vcpu is not None and f"CPU #{vcpu}:" not in machine.target.monitor("info cpus"):
+        raise BadInput(f"the machine has no CPU {vcpu}", "0 is the first; --cpus says how many there are")
     qemu = machine.qemu
     command = () if qemu is None else tuple(qemu.command)
     ran: list[LastFunctions] = []
@@ -72,6 +75,7 @@ def diagnosed(machine: TracedMachine, limit: float) -> Diagnosis:
         panics=panics(machine.names),
         panicking=lambda: ran.extend(_ran(machine)),
         blind=machine.boot.snapshot.vmm.accelerator == "kvm",
+        vcpu=vcpu,
     )
     with machine.interruptible(watch):
         death = watch.post_mortem() if has_shut_down(machine.target) else watch.until_dead(limit)

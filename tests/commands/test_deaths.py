@@ -153,6 +153,16 @@ def test_the_cpu_that_died_is_the_one_that_is_told() -> None:
     assert "has no entry for vector 6" in found.explanation.verdict
 
 
+def test_another_cpu_can_be_looked_at(cli: Cli) -> None:
+    """The kernel starts no second CPU: it waits where the firmware left it, outside of the kernel."""
+    words = ["--append", "crash=endless-loop", "--cpus", "2", "--for", "1", "--format", "json"]
+    first, second = (int(cli("why", CRASHERS, *words, "--vcpu", cpu).json()["registers"]["rip"], 16) for cpu in ("0", "1"))
+    assert first == address("endless_loop")
+    assert second < 0x100000 or second > 0x80000000
+    cli("why", CRASHERS, "--cpus", "2", "--vcpu", "2").complaint(2, "no CPU 2")
+    cli("why", CRASHERS, "--vcpu", "-1").complaint(2, "not a CPU's number")
+
+
 def small(tmp_path: Path, text: str, **more: object) -> Diagnosis:
     path = tmp_path / "k"
     path.write_bytes(kernel_elf(assembled(tmp_path, text)))

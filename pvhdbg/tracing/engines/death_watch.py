@@ -37,6 +37,7 @@ class DeathWatch:
     address, `status` the VMM's exit status, `serial` the last lines of the serial port, where they are at hand.
     `panics` are linear addresses of a function that never returns, Linux' panic(); `panicking` is called where one was reached.
     With `blind` nothing is logged (KVM): of a guest that shut down, what is left of it is told.
+    `vcpu` is the CPU whose state is told where none died that is known; the first one if None.
     """
 
     def __init__(
@@ -51,11 +52,12 @@ class DeathWatch:
         panics: Sequence[int] = (),
         panicking: Callable[[], None] = lambda: None,
         blind: bool = False,
+        vcpu: int | None = None,
     ) -> None:
         self._target = target
         self._progress = progress
         self._followed = Followed(target, code)
-        self._examiner = Examiner(target, around, self._followed, status=status, serial=serial, blind=blind)
+        self._examiner = Examiner(target, around, self._followed, status=status, serial=serial, blind=blind, vcpu=vcpu)
         self._blind = blind
         self._panics, self._panicking = tuple(panics), panicking
         self._asked = False
@@ -136,7 +138,10 @@ class DeathWatch:
 
     def _in_panic(self, fault_log: FaultLog) -> Death:
         """The death of a kernel at the beginning of its panic: it gets a moment to say why, and to reboot if it wants to."""
-        panic = self._examiner.death(DeathKind.PANIC, self._examiner.state())
+        states = self._examiner.states()
+        cpu = next((cpu for cpu, state in states.items() if state.get("rip") in self._panics), None)
+        state = self._examiner.state() if cpu is None else states[cpu]
+        panic = replace(self._examiner.death(DeathKind.PANIC, state), cpu=cpu if len(states) > 1 else None)
         self._panicking()
         stop = run_with_fault_log(self._target, fault_log, _PANIC_GRACE, self._followed.faults, lambda: self._asked)
         end = self._examiner.by_stop(stop)

@@ -44,7 +44,7 @@ class Examiner:
     """Examines `target`. `around` is the machine around a death, `followed` the instructions so far.
 
     `status` gives the VMM's exit status, `serial` the last lines of the serial port, `vmm_end` QEMU's word for how the guest ended: each
-    may know nothing. With `blind` faults are not observed. The machine is not stepped on from a pc that is a `goal`.
+    may know nothing. With `blind` faults are not observed. `vcpu` is the CPU whose state is told, the first one if None. The machine is not stepped on from a pc that is a `goal`.
     """
 
     def __init__(
@@ -58,8 +58,10 @@ class Examiner:
         vmm_end: Callable[[], str] = str,
         blind: bool = False,
         goal: Callable[[int], bool] = lambda _: False,
+        vcpu: int | None = None,
     ) -> None:
         self._target = target
+        self._vcpu = vcpu
         self._around = around
         self._followed = followed
         self._status = status
@@ -74,8 +76,10 @@ class Examiner:
         self._looks: deque[tuple[float, int]] = deque(maxlen=_LOOKS)  # when the machine was looked at, and its pc then
 
     def state(self) -> dict[str, int]:
-        """The registers and the hidden state by the monitor; empty where it does not answer."""
+        """The registers and the hidden state by the monitor, of the CPU that was asked for; empty where it does not answer."""
         try:
+            if self._vcpu is not None:
+                return decode(of_cpu(self._target.monitor("info registers -a"), self._vcpu).encode("latin-1", "replace"))
             return decode(self._target.monitor("info registers").replace("\r", "").encode("latin-1", "replace"))
         except TargetError:
             return {}
@@ -167,6 +171,8 @@ class Examiner:
         death = replace(
             self.death(DeathKind.SHUTDOWN, state), left=left, touched=self._touched(left, state), needs=needs, path=(), begun=None
         )
+        if self._vcpu is not None:
+            return replace(death, cpu=self._vcpu)
         return self._on_its_cpu(death) if self._several else death
 
     def alive(self) -> Death:
