@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
+import re
 from functools import cache
 from pathlib import Path
 
@@ -196,6 +198,16 @@ def test_a_kernel_that_waits_is_not_dead(tmp_path: Path, wait: str) -> None:
     found = small(tmp_path, f"cli\n 1: {wait}\n {'jz' if 'in' in wait else 'je'} 1b\n hlt", seconds=1.0)
     assert (found.died, found.explanation.cause) == (False, "in a loop")
     assert ("port 0x64" if "in" in wait else "0x80000") in found.explanation.verdict
+
+
+def test_reports_carry_the_same_verdict(cli: Cli) -> None:
+    verdict = " ".join(died("null-pointer").explanation.verdict.split())
+    files = {name: cli.folder / name for name in ("junit", "github", "html")}
+    words = [word for name, path in files.items() for word in ("--report", f"{name}={path}")]
+    shown = cli("check", CRASHERS, "--append", "crash=null-pointer", "--until", "exit", "--for", "20", *words).ok(1).out
+    for text in (shown, *(path.read_text() for path in files.values())):
+        plain = html.unescape(re.sub(r"<[^>]+>", "", text))
+        assert verdict in " ".join(plain.split())
 
 
 def test_the_next_step_of_overwritten_code_names_the_writer(cli: Cli) -> None:
