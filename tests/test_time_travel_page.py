@@ -49,8 +49,8 @@ which starts the kernel there. In GDB, which is then connected to one machine af
 move is a `goto`. Steps, and GDB's own `continue`, hold interrupts back; `back` compares the place with that of an undisturbed boot, and says
 where they differ.
 
-A machine at somebody else's gdbstub does not go back: pvhdbg cannot boot it again. Neither does KVM. Disks, networks and input on the
-serial port answer by the host's clock, and are refused.
+A machine at somebody else's gdbstub does not go back: pvhdbg cannot boot it again. Neither do KVM and a machine with several CPUs. Disks,
+networks and input on the serial port answer by the host's clock, and are refused.
 
 The rest of this page is a recording: `tests/test_time_travel_page.py` types these lines at a terminal. The guest `crashers` dies in the way
 that its command line names ([sample-guests.md](sample-guests.md)).

@@ -59,8 +59,8 @@ def recorder_for(
     entry = image.kernel().entry
     if launch.no_recorder or launch.accel in ("kvm", "auto") or options.way.entry is not None or options.way.here or entry is None:
         return None
-    if counts_one_cpu(options):
-        warnings.append(f"without the flight recorder: {ONE_CPU}")
+    if exact and counts_one_cpu(options):
+        warnings.append(safe(f"without the flight recorder: {ONE_CPU}"))
         return None
     names = Names(image)
     addresses = [*names.found(SYMBOLS), *(address for mark in marks for address in addresses_of(mark, names, "--milestone"))]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pvhdbg.commands.gdb import symbol_commands
 from pvhdbg.driver.recorder import exact_recorder, recording_of
+from pvhdbg.driver.traced_machine import refuse_what_does_not_run
 from pvhdbg.errors import PvhdbgError, TargetError, TargetLost
 from pvhdbg.machine.lease import Lease
 from pvhdbg.machine.loaded_kernel import Confirm
@@ -407,7 +408,5 @@ def _opening(command: str, about: SubjectOptions, progress: Progress) -> Abstrac
         refuse_all_but_kernels(about.subject)
         return boot_kernel(about, progress, tied=False, recorded=recorded)
     if command == "why":
-        from pvhdbg.driver.traced_machine import refuse_what_does_not_run
-
         refuse_what_does_not_run(about)
     return open_subject(about, progress, tied=False, recorded=recorded)

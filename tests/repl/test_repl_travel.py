@@ -165,9 +165,12 @@ def test_ctrl_c_leaves_the_machine_where_it_was(tmp_path: Path, monkeypatch: pyt
         assert one("info registers rip") == place
         assert number(one("back")) == 399
         one("goto 399")
-        thread = threading.Thread(
-            target=lambda: (eventually(lambda: one.it.machine.running, "it does not run"), one.it.machine.interrupted.set())
-        )
+
+        def stop() -> None:
+            eventually(lambda: one.it.machine.running, "it does not run")
+            one.it.machine.interrupted.set()
+
+        thread = threading.Thread(target=stop)
         thread.start()
         result = one.run("c")
         thread.join()
