@@ -3,58 +3,62 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from pvhdbg.driver.compared_boots import Booting, Side
 from pvhdbg.guests import path as guest
-from tests.support.cli_runner import HELLO, Cli, Machine, scratch
+from pvhdbg.machine.options import LaunchOptions, SubjectOptions
+from pvhdbg.report import boot_text
+from pvhdbg.report.style import PLAIN as PLAIN_STYLE
+from pvhdbg.tracing.story import parting
+from tests.support.cli_runner import HELLO, Cli, Machine
 
 pytestmark = [pytest.mark.boot, pytest.mark.usefixtures("qemu")]
 
 LONG_MODE = str(guest("long_mode"))
 CRASHERS = str(guest("crashers"))
 PLAIN = "console=ttyS0"
-UNTIL = ("--until", "acpi_boot_table_init")  # behind all that is changed below
+
+
+BOOTING = Booting("acpi_boot_table_init", 60, lambda _: None)  # behind all that is changed below
 
 
 @pytest.fixture(scope="module")
-def plain(vmlinux: Path) -> Iterator[Path]:
+def plain(vmlinux: Path) -> Side:
     """The unchanged boot."""
-    with scratch() as folder:
-        cli = Cli(folder)
-        file = folder / "plain"
-        cli("boot", vmlinux, "--append", PLAIN, *UNTIL, "--deterministic", "--exact", "-o", file).ok()
-        yield file
+    return BOOTING.boot(SubjectOptions(str(vmlinux), launch=LaunchOptions(PLAIN)))
 
 
 @pytest.mark.parametrize(
-    ("options", "append", "inputs", "a", "b"),
+    ("launch", "inputs", "a", "b"),
     [
-        (("--cpu", "qemu64"), PLAIN, "-cpu qemu64", "", ""),  # the default
-        (("--initrd", "initrd"), PLAIN, "-initrd", "acpi_table_upgrade", "pfn_range_is_mapped"),
-        ((), "consol=ttyS0", "-append consol=ttyS0", "param_setup_earlycon", "acpi_mps_check"),
-        ((), f"{PLAIN} nosmp", "nosmp", "acpi_mps_check", "nosmp"),
-        ((), f"{PLAIN} quiet", "quiet", "acpi_mps_check", "quiet_kernel"),
-        (("--cpu", "max"), PLAIN, "-cpu max", "native_wbinvd", "flush_tlb_local"),
-        (("--machine", "microvm"), PLAIN, "-machine microvm", "dmi_walk_early", "early_memunmap"),
+        (LaunchOptions(PLAIN, cpu="qemu64"), "-cpu qemu64", "", ""),  # the default
+        (LaunchOptions(PLAIN, initrd="initrd"), "-initrd", "acpi_table_upgrade", "pfn_range_is_mapped"),
+        (LaunchOptions("consol=ttyS0"), "-append consol=ttyS0", "param_setup_earlycon", "acpi_mps_check"),
+        (LaunchOptions(f"{PLAIN} nosmp"), "nosmp", "acpi_mps_check", "nosmp"),
+        (LaunchOptions(f"{PLAIN} quiet"), "quiet", "acpi_mps_check", "quiet_kernel"),
+        (LaunchOptions(PLAIN, cpu="max"), "-cpu max", "native_wbinvd", "flush_tlb_local"),
+        (LaunchOptions(PLAIN, machine="microvm"), "-machine microvm", "dmi_walk_early", "early_memunmap"),
     ],
 )
 def test_the_first_divergence_names_the_cause(
-    cli: Cli, vmlinux: Path, plain: Path, options: tuple[str, ...], append: str, inputs: str, a: str, b: str
+    vmlinux: Path, plain: Side, tmp_path: Path, launch: LaunchOptions, inputs: str, a: str, b: str
 ) -> None:
-    cli.file("initrd", b"070701" + bytes(2000))
-    ran = cli("boot", "diff", plain, vmlinux, "--append", append, *options, *UNTIL).ok(1 if a else 0)
-    first, *lines = ran.out.splitlines()
+    (tmp_path / "initrd").write_bytes(b"070701" + bytes(2000))
+    launch = launch._replace(initrd=None if launch.initrd is None else str(tmp_path / launch.initrd))
+    other = BOOTING.boot(SubjectOptions(str(vmlinux), launch=launch))
+    text = boot_text.difference(plain.info, other.info, parting(plain.functions, other.functions), PLAIN_STYLE)
+    first, *lines = text.splitlines()
     assert first.startswith("arguments: ")
     assert inputs in first.split(" | ")[1]
-    sides = {side: re.findall(rf"^  {side} +[\d,]+  (\S+)", ran.out, re.MULTILINE) for side in "AB"}
+    sides = {side: re.findall(rf"^  {side} +[\d,]+  (\S+)", text, re.MULTILINE) for side in "AB"}
     assert [names[0] if names else "" for names in sides.values()] == [a, b]
     if a:
         assert [line.split(":")[0] for line in lines[-3:]] == ["only in A", "only in B", "in another order"]
     else:
-        assert "the boots are the same" in ran.out
+        assert "the boots are the same" in text
 
 
 def test_which_option_makes_the_difference(cli: Cli) -> None:
