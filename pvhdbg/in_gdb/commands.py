@@ -31,6 +31,7 @@ from pvhdbg.tracing.event import EndReason
 from pvhdbg.version import VERSION
 
 _PREFIX = "pvh "
+_TRAVEL = ("pvhdbg.commands.travel:", "pvhdbg.commands.goto:")
 _HERE = "pvhdbg.in_gdb.commands"
 
 OWN: tuple[Command, ...] = (
@@ -89,6 +90,8 @@ SUBCOMMANDS: tuple[Command, ...] = (*LIVE, *OWN)
 def _answer(command: Command, rest: str) -> Answer:
     values = live.values(command, rest, _PREFIX)
     needs_machine = command.name not in ("help", "apropos", "explain", "rules", "notes", "elf")
+    if command.action.startswith(_TRAVEL) and gdb.selected_inferior().connection is None:
+        raise TargetError("GDB is connected to no machine", "start the kernel here: pvh start")
     STATE.busy = True
     try:
         session = STATE.session() if needs_machine and command.name != "start" else STATE.offline()

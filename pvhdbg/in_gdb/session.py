@@ -77,6 +77,7 @@ class _State:
             before.close()
         session = self.session()
         session.boot()  # the hand-off, as long as the machine is at its entry
+        session.number = 0
         return session
 
     def _moved(self, number: int | None) -> None:

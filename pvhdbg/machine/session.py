@@ -206,6 +206,7 @@ class Session:
         self._open_found()
         if boot.snapshot.entry.is_entry:
             self._at_entry(boot)
+            self.number = 0
 
     def arrived(self, boot: BootState) -> None:
         """Use a capture of the entry that this session has run to."""
@@ -215,7 +216,6 @@ class Session:
 
     def _at_entry(self, boot: BootState) -> None:
         self._hand_off, self._hand_off_doubts, self._entry = boot, self._now.doubts, boot.snapshot.entry
-        self.number = 0
 
     def _recorded(self) -> RecordedTarget | None:
         """The target, where it is only read."""

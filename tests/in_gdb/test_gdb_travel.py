@@ -53,6 +53,7 @@ def test_what_gdb_is_refused() -> None:
     theirs = Machine(kernel=HELLO)
     try:
         gdb = Gdb(
+            "pvh back",
             "pvh start",
             f"set pvh kernel {HELLO}",
             f"target remote {theirs.socket}",
@@ -63,6 +64,7 @@ def test_what_gdb_is_refused() -> None:
     finally:
         theirs.close()
     assert [line for line in gdb.complaints() if "(next: " in line] == [
+        "GDB is connected to no machine (next: start the kernel here: pvh start)",
         "which kernel? (next: name the kernel: set pvh kernel FILE)",
         "goto needs a machine that pvhdbg started: it goes back by booting the kernel again "
         "(next: leave this one with: disconnect; and start the kernel here: pvh start)",
