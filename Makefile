@@ -8,7 +8,8 @@
 # make docs    the documentation site, as build/site/index.html: warnings are errors, and internal links are checked
 # make bench   the benchmarks, as one table
 # make conformance   boot every sample guest on every machine and firmware, and write docs/conformance.md and docs/rules.md
-#                    (CONFORMANCE_ARGS="--qemu PATH --qemu PATH -j 2"; see `python -m conformance --help`)
+#                    (CONFORMANCE_ARGS="--qemu PATH --qemu PATH -j 2"; see `python -m conformance --help`);
+#                    the probe under the other VMMs that are here, too (--xen IMAGE for each version of Xen; --vmms-only)
 # make fuzz    hostile input for every reader, for FUZZ_SECONDS=60 in all; adds to the figures in docs/reliability.md
 # make torture ROUNDS=100 kills at random moments, and odd surroundings; adds to the same figures
 # make guests  build the sample guests again (not necessary: the repository contains them)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from conformance import boots, host, matrix, table
+from conformance import boots, host, matrix, table, vmms
 from conformance.boots import Boot, Case
 from conformance.matrix import Found
 from conformance.progress import Progress
@@ -53,6 +53,13 @@ def _run(wanted: argparse.Namespace, progress: Progress) -> int:
     if wanted.rules_only:
         _write_generated(wanted.output)
         return 0
+    if wanted.vmms_only:
+        page = wanted.output / "conformance.md"
+        before = page.read_text(encoding="utf-8")
+        text = before.replace(vmms.part_of(before), "").rstrip("\n") + "\n\n"
+        _write(page, text + _other_vmms(wanted, progress))
+        _write_generated(wanted.output)
+        return 0
     chosen = _guests(wanted.guest)
     host.require(wanted.memory, wanted.jobs)
     with tempfile.TemporaryDirectory(prefix="pvhdbg-initrds-") as folder:
@@ -64,11 +71,19 @@ def _run(wanted: argparse.Namespace, progress: Progress) -> int:
         progress.begin("booted", len(cases))
         everything = list(_watched(wanted.jobs, initrds, boots.TIMEOUT, progress)(cases))
     page = wanted.output / "conformance.md"
-    text = table.render(everything, found)
+    text = table.render(everything, found) + ("" if wanted.no_vmms else _other_vmms(wanted, progress))
     _tell_lost(page, text, progress)
     _write(page, text)
     _write_generated(wanted.output)
     return _conclusion(everything, page, progress)
+
+
+def _other_vmms(wanted: argparse.Namespace, progress: Progress) -> str:
+    """The part of the page about the other VMMs."""
+    with tempfile.TemporaryDirectory(prefix="pvhdbg-initrds-") as folder:
+        initrd = Path(folder, "initrd")
+        initrd.write_bytes(b"Z" * 8193)
+        return vmms.section(vmms.probed(wanted.xen, initrd, progress))
 
 
 def _watched(jobs: int, initrds: Path, timeout: float, progress: Progress) -> Watched:
@@ -169,6 +184,11 @@ def _arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("--guest", nargs="+", metavar="NAME", default=(), help="sample guests (default: all)")
     parser.add_argument("--output", type=Path, metavar="FOLDER", default=DOCS, help="where the pages go (default: docs)")
+    parser.add_argument(
+        "--xen", action="append", type=Path, metavar="IMAGE", default=[], help="a Xen; more than once for several versions"
+    )
+    parser.add_argument("--no-vmms", action="store_true", help="leave that part out")
+    parser.add_argument("--vmms-only", action="store_true", help="write the part about the VMMs that are not QEMU's emulation anew")
     parser.add_argument("--rules-only", action="store_true", help="write rules.md and vmms.md, and boot nothing")
     return parser
 

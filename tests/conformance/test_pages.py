@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from conformance import table
+from conformance import table, vmms
 from pvhdbg.report import rules_page, vmms_page
 from pvhdbg.rules.catalogue import CHAPTERS, MACHINE_RULES, RULES
 from pvhdbg.spec.deviations import DEVIATIONS, Deviation
@@ -54,6 +54,16 @@ def test_the_table_lists_each_rule_of_today_and_no_other() -> None:
     for program in programs:
         part = page("conformance.md").split(f"### All rules: {program}\n")[1].split("\n#")[0]
         assert re.findall(r"^\| \[([^]]+)\]", part, re.MULTILINE) == [rule.id for rule in MACHINE_RULES], "run: make conformance"
+
+
+def test_the_table_of_other_vmms_has_xen_in_two_versions_and_no_open_failure() -> None:
+    part = vmms.part_of(page("conformance.md"))
+    (head,) = [line for line in part.splitlines() if line.startswith("| rule |")]
+    assert re.search(r"\| Xen 4\.17\.\d+ \| Xen 4\.20\.\d+ \|", head)
+    assert "FAIL" not in part
+    assert set(re.findall(r"^\| \[([^]]+)\]", part, re.MULTILINE)) <= {rule.id for rule in MACHINE_RULES}
+    assert page("conformance.md").endswith(part)
+    assert vmms.part_of("# A page") == ""
 
 
 def test_every_link_leads_somewhere() -> None:
