@@ -61,6 +61,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {*PURE, "leaving", "commands", "repl"},
     "repl": {*PURE, "leaving", "targets", "vmm", "kernel", "disassembly", "machine", "driver", "commands", "cli"},
     "in_gdb": {*PURE, "targets", "vmm", "kernel", "disassembly", "machine", "driver", "commands"},
+    "drgn": {*PURE, "targets", "machine", "commands"},
     "mcp": {*PURE, "targets", "machine", "driver", "commands", "repl"},
     "booted": {*PURE, "targets", "vmm", "kernel", "machine", "tracing.engines", "arguments", "stress"},
     "api": {*PURE, "machine", "driver", "commands", "arguments", "booted"},
@@ -81,6 +82,7 @@ FOREIGN = {
     "tomllib": {"commands"},  # the standard library's from Python 3.11 on
     "tomli": {"commands"},
     "gdb": {"targets", "in_gdb"},
+    "drgn": {"drgn"},
     "mcp": {"mcp"},
     "anyio": {"mcp"},
 }

@@ -33,6 +33,7 @@ SHOW_NOTHING = {
     "gdb",
     "gdb-path",
     "completion",
+    "drgn",
     "mcp",
     "extract",
 }
