@@ -2,20 +2,33 @@
 
 The first SIGINT, SIGTERM or SIGHUP becomes an exception, so that every `finally` restores the machine. From then on, and
 inside `putting_back`, a signal is only noted: an exception in the middle of a clean-up would leave the rest of it undone.
+
+Python drops an exception that is raised inside a destructor or a callback of a weak reference, where a signal may arrive like
+anywhere else. The signal is then sent again.
 """
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
+import sys
 import threading
+import time
 from types import FrameType, TracebackType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
 
 TERMINATED = 143
+_MOMENT = 0.001  # seconds after which a signal is sent again
 _IMPATIENT = 2  # from this deferred signal on, a message says what is being put back
 
 _leaving = False  # an exception of ours is on its way, or the program has ended
+_raised: BaseException | None = None  # that exception
+_dropping = False  # Python drops that exception
+_report = sys.unraisablehook  # what is told of other exceptions that Python drops
 _waiting: list[int] = []  # the deferred signals
 _things: list[str] = []  # what is being put back, the outermost first
 
@@ -45,9 +58,12 @@ class putting_back:
 
 def catch() -> None:
     """Install the handlers, where the signals are not ignored already (nohup)."""
+    global _report
     stay()
     if threading.current_thread() is not threading.main_thread():
         return
+    if sys.unraisablehook is not _dropped:
+        _report, sys.unraisablehook = sys.unraisablehook, _dropped
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _signalled)
@@ -78,6 +94,9 @@ def interrupt() -> None:
 
 
 def _signalled(number: int, _frame: FrameType | None) -> None:
+    if _dropping:
+        _later(number)
+        return
     if _leaving or _things:
         _note(number)
         return
@@ -95,8 +114,27 @@ def _note(number: int) -> None:
 
 
 def _leave(number: int) -> NoReturn:
-    global _leaving
+    global _leaving, _raised
     _leaving = True
-    if number == signal.SIGINT:
-        raise KeyboardInterrupt
-    raise SystemExit(TERMINATED)
+    _raised = KeyboardInterrupt() if number == signal.SIGINT else SystemExit(TERMINATED)
+    raise _raised
+
+
+def _dropped(dropped: UnraisableHookArgs) -> None:
+    """Python drops an exception. If it is ours, its signal has had no effect: it is sent again, when this function has ended."""
+    global _leaving, _dropping
+    if dropped.exc_value is None or dropped.exc_value is not _raised:
+        _report(dropped)
+        return
+    _dropping = True  # an exception in here would be dropped as well
+    _leaving = False
+    _later(signal.SIGINT if isinstance(_raised, KeyboardInterrupt) else signal.SIGTERM)
+    _dropping = False
+
+
+def _later(number: int) -> None:
+    def send() -> None:
+        time.sleep(_MOMENT)
+        os.kill(os.getpid(), number)
+
+    _thread.start_new_thread(send, ())
