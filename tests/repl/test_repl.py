@@ -22,7 +22,7 @@ from pvhdbg.guests import path as guest
 from pvhdbg.repl import lines, own_commands
 from pvhdbg.repl.serial import Follower
 from pvhdbg.repl.terminal import _Words
-from tests.support.cli_runner import HELLO, Cli, Machine, eventually
+from tests.support.cli_runner import HELLO, HELLO_ENTRY, LOOP, Cli, Machine, eventually, kernel_elf
 from tests.support.prompt import LONG_MODE, Talk, talking
 from tests.support.sorting import examples
 
@@ -126,6 +126,14 @@ def test_until_a_mode_takes_no_longer_than_a_trace(vmlinux32: Path) -> None:
         traced = one("trace --what pc --until paging --tail 1")
         assert took < time.monotonic() - began
         assert f"{int(place.split()[1], 16):#x}" in traced
+
+
+@pytest.mark.boot
+def test_a_mode_behind_more_branches_than_there_are_breakpoints(cli: Cli) -> None:
+    code = b"\x74\x01\x90" * 60 + b"\x0f\x20\xc0\x24\xfe\x0f\x22\xc0" + LOOP  # je over a nop, often; then clear cr0.PE
+    with talking(cli.file("branches", kernel_elf(code)), timeout=5.0) as one:
+        assert one("until real").startswith("real after ")
+        assert f" {HELLO_ENTRY + len(code) - len(LOOP):#x}" in one("info registers rip")
 
 
 @pytest.mark.boot

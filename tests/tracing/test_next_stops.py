@@ -74,6 +74,7 @@ def test_paths_that_are_not_walked_to_their_end_are_named() -> None:
 
 def test_a_return_ends_the_walk_where_its_function_is_also_entered_without_a_call() -> None:
     assert sites(b"\xe8\x00\x00\x00\x00\x90\xc3") == [6]  # call the next instruction, and return from there
+    assert sites(b"\xe8\x02\x00\x00\x00\xeb\x00\x90\xc3") == [8]  # call a function, then jump to it
 
 
 @given(st.lists(st.sampled_from(WORDS), min_size=1, max_size=30), st.integers(1, 6), st.lists(st.booleans(), max_size=60))
