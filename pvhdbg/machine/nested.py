@@ -95,6 +95,13 @@ class NestedTarget:
     def peer_command(self) -> tuple[str, ...]:
         return ()
 
+    def alive(self) -> bool:
+        return self.machine.alive()
+
+    @property
+    def cpu(self) -> int | None:
+        return None
+
     def close(self, leave: Leave) -> bool:
         return self.machine.close(leave)
 
