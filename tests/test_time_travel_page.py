@@ -74,7 +74,7 @@ WALKS: tuple[tuple[str, str, str, tuple[tuple[str, str], ...]], ...] = (
         (
             ("The last instruction that began turned paging on; the next one could not be fetched. `cr3` was loaded before:", "back 3"),
             ("Who filled the table?", "last-write page_directory:4096"),
-            ("Nobody did: that is the cause.", ""),
+            ("No instruction did: that is the cause.", ""),
         ),
     ),
     (

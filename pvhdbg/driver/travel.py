@@ -89,7 +89,7 @@ class Travel:
         """Go back to the last hit of a breakpoint, or to the entry where there was none: the second value says which."""
         marks = _marks(self._traveller.breakpoints_now())
         if not marks:
-            raise BadInput("there is no breakpoint to go back to", "set one: break SYMBOL; or go to the entry: goto 0")
+            raise BadInput("no breakpoint is set", "set one: break SYMBOL; or go to the entry: goto 0")
         now = self.here()
         with self._stopped(now, marks=marks) as machine:
             hits = [mark.last for mark in machine.recording.marks if mark.last != NEVER and mark.last < now]

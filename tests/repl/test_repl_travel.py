@@ -72,7 +72,7 @@ def test_breakpoints_in_both_directions(talk: Talk) -> None:
     assert "<enable_paging>" in text
     assert "hit 1 time" in talk("info breakpoints")
     talk("delete")
-    assert "no breakpoint to go back to" in talk.wrong("rc")
+    assert "no breakpoint is set" in talk.wrong("rc")
     ended = talk("c")
     assert "halted with interrupts off" in ended
     assert "cannot run on" in talk.wrong("c")
