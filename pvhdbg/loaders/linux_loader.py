@@ -23,6 +23,7 @@ _HEAD = NoteHeader.sizeof()
 _NO_NOTE = "Unable to read note header"
 _STEPS_BOUND = 1 << 16
 _BELOW_GAP = 0x80000000  # below this address every VMM's RAM is contiguous
+_LARGEST_EXT4 = (1 << 44) - 4096  # bytes of a file, with blocks of 4096
 _U32, _U64 = (1 << 32) - 1, (1 << 64) - 1
 
 
@@ -74,6 +75,7 @@ class _Crate(NamedTuple):
 
     def _note(self, attempt: Attempt, data: Buffer, segment: Segment64) -> int | None:
         """parse_elf_note: the first note of type 18 whose owner is Xen, by the low 4 bytes of its descriptor."""
+        _seek(segment.p_offset, "Unable to seek to note header")
         align = self.align(segment.p_align)
         done = 0
         for _ in range(_STEPS_BOUND):
@@ -112,8 +114,17 @@ def _header(data: Buffer) -> Header64:
 
 def _segments(data: Buffer, header: Header64) -> list[Segment64]:
     size = Segment64.sizeof()
+    _seek(header.e_phoff, "Unable to seek to program header")
     table = _read(data, header.e_phoff, size * header.e_phnum, "Unable to read program header")
     return [Segment64.decode(table, size * index) for index in range(header.e_phnum)]
+
+
+def _seek(at: int, error: str) -> None:
+    """Linux' lseek refuses an offset beyond the largest file of the file system, and one that is negative as a signed number."""
+    if at >> 63:
+        raise _Error(error)
+    if at > _LARGEST_EXT4:
+        raise Undefined(f"a seek to offset {at:#x} fails on file systems whose files are not as large (ext4)")
 
 
 def _read(data: Buffer, at: int, size: int, error: str) -> bytes:
@@ -124,6 +135,7 @@ def _read(data: Buffer, at: int, size: int, error: str) -> bytes:
 
 def _copy(attempt: Attempt, data: Buffer, segment: Segment64) -> None:
     memory = attempt.boot.memory
+    _seek(segment.p_offset, "Unable to seek to kernel start")
     if segment.p_offset + segment.p_filesz > len(data):
         raise _Error("Unable to read kernel image")
     if memory is not None and memory <= _BELOW_GAP and segment.p_paddr + segment.p_filesz > memory:
@@ -207,7 +219,8 @@ def _bzimage(kernel: KernelFile) -> int:
     return setup.code32_start
 
 
-_FIRECRACKER_SAYS = "Cannot load kernel due to invalid memory configuration or invalid kernel image: "
+LIBKRUN_SAYS = "Cannot load the kernel into the VM: "
+FIRECRACKER_SAYS = "Cannot load kernel due to invalid memory configuration or invalid kernel image: "
 
 
 def _firecracker(attempt: Attempt) -> tuple[str, int | None]:
@@ -232,7 +245,7 @@ def _firecracker_elf(attempt: Attempt) -> _Loaded:
     try:
         return _load(attempt, NEW, _HIGH_RAM)
     except _Error as error:
-        raise Refused(_FIRECRACKER_SAYS + error.message) from None
+        raise Refused(FIRECRACKER_SAYS + error.message) from None
 
 
 # The magic numbers that krun_set_kernel's formats of compressed images search for, anywhere in the file.
@@ -251,7 +264,7 @@ def _libkrun(attempt: Attempt) -> tuple[str, int | None]:
         attempt.remark("krun_set_kernel is told KRUN_KERNEL_FORMAT_ELF", source)
         loaded = _load(attempt, NEW, None)
     except _Error as error:
-        raise Refused(f"Cannot load the kernel into the VM: {error.message}") from None
+        raise Refused(LIBKRUN_SAYS + error.message) from None
     if loaded.pvh is not None:
         return PVH, loaded.pvh
     attempt.remark("without a PVH note the ELF is entered at e_entry by Linux' 64-bit boot protocol, without a message", source)

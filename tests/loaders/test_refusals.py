@@ -9,7 +9,7 @@ import pytest
 from pvhdbg.decode.kernel_file import survey
 from pvhdbg.loaders.catalogue import BY_NAME, find, simulate
 from pvhdbg.loaders.loading import BootParameters, Loading
-from pvhdbg.spec.elf import PT_LOAD, PT_NOTE, NoteHeader
+from pvhdbg.spec.elf import PT_LOAD, PT_NOTE, NoteHeader, Segment64
 from tests.support.elf_writer import ENTRY, NoteSpec, Piece, Program, RawNotes
 
 CODE = Piece(content=b"\xeb\xfe" + bytes(62))
@@ -59,6 +59,21 @@ def test_linux_loader(data: bytes, words: str) -> None:
     assert any(words in quirk.text and "is lost" in quirk.text for quirk in hypervisor.quirks)
     if words != "Invalid entry address":
         assert load("libkrun", data).refusal == f"Cannot load the kernel into the VM: {IN_ELF}{words}"
+
+
+def test_linux_loader_seeks_before_it_reads() -> None:
+    """Even where a segment is empty; on which offset a seek fails depends on the file system."""
+    empty = Piece(PT_NOTE, paddr=0, flags=4)
+    for index, part, offset, words in (
+        (1, "note header", 1 << 63, "Unable to seek to note header"),
+        (0, "kernel start", 1 << 63, "Unable to seek to kernel start"),
+    ):
+        data = bytearray(program(empty))
+        at = 64 + 56 * index + Segment64.offset_of("p_offset")
+        data[at : at + 8] = offset.to_bytes(8, "little")
+        assert load("firecracker", bytes(data)).refusal == FIRECRACKER + IN_ELF + words, part
+        data[at : at + 8] = (1 << 45).to_bytes(8, "little")
+        assert "ext4" in str(load("firecracker", bytes(data)).undefined)
 
 
 def test_libkrun_does_not_check_e_entry() -> None:
