@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from pvhdbg.commands.declare import Command
 from pvhdbg.commands.overview import CLOSING, address_of, family, overview, page_of
+from pvhdbg.commands.settings import apply
 from pvhdbg.commands.table import COMMANDS, section_of
 from pvhdbg.errors import BadInput
 from pvhdbg.version import VERSION
@@ -92,7 +93,9 @@ def _values(command: Command, words: list[str]) -> dict[str, Any]:
     parser = parser_of(command)
     values, unknown = parser.parse_known_args(words)
     if not unknown:
-        return vars(values)
+        found = vars(values)
+        apply(found, _given(parser, words))
+        return found
     from difflib import get_close_matches
 
     option = next((word for word in unknown if word.startswith("-")), "")
@@ -104,6 +107,12 @@ def _values(command: Command, words: list[str]) -> dict[str, Any]:
     if option and not near and command.passes_on:
         todo = f"give {command.passes_to}'s own options at the end, after --; "
     raise BadInput(f"unrecognized arguments: {' '.join(unknown)}", f"{todo}see: {parser.prog} --help")
+
+
+def _given(parser: argparse.ArgumentParser, words: list[str]) -> set[str]:
+    """The names of the options that the words give."""
+    known = {name: action.dest for action in parser._actions for name in action.option_strings}
+    return {known[name] for word in words for name in (word.partition("=")[0], word[:2]) if name in known}
 
 
 def with_rules(values: dict[str, Any]) -> dict[str, Any]:

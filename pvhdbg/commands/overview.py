@@ -18,7 +18,7 @@ TOPICS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("record a boot, and go back in it", ("boot", "boot show", "boot profile", "boot diff", "goto")),
     ("prompt, GDB, agents", ("repl", "gdb", "gdb-path", "drgn", "mcp")),
     ("keep a hand-off", ("snapshot save", "snapshot export")),
-    ("this computer", ("doctor", "completion")),
+    ("this computer", ("doctor", "config", "completion")),
     ("the rules, and the JSON of answers", ("explain", "rules", "schema")),
 )
 """Each topic with its commands, in the order in which a new user needs them. A command without a topic is shown at the end."""

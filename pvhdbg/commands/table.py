@@ -809,6 +809,12 @@ COMMANDS: tuple[Command, ...] = (
         formats=("text",),
     ),
     Command(
+        "config",
+        "show the settings that hold, and the file or variable that each is from",
+        "pvhdbg config",
+        "pvhdbg.commands.settings:config",
+    ),
+    Command(
         "doctor",
         "show what is installed of all that pvhdbg uses, which commands need it, and how to get it",
         "pvhdbg doctor",

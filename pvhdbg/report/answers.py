@@ -483,6 +483,20 @@ class ProbeTableAnswer(NamedTuple):
     exit_code: int
 
 
+class SettingState(NamedTuple):
+    """A setting: its value, and the file or the variable that it is from; null where the default holds."""
+
+    name: str
+    value: str | None
+    source: str | None
+
+
+class ConfigAnswer(NamedTuple):
+    """The settings, and where they are from."""
+
+    settings: tuple[SettingState, ...]
+
+
 class SchemasAnswer(NamedTuple):
     """The ids of all schemas."""
 
@@ -519,6 +533,7 @@ ANSWERS: Mapping[str, type[Any]] = MappingProxyType(
         "doctor": DoctorAnswer,
         "probe-list": ProbeListAnswer,
         "probe-table": ProbeTableAnswer,
+        "config": ConfigAnswer,
         "schemas": SchemasAnswer,
         "stress": StressAnswer,
         "mutations": MutationsAnswer,
