@@ -96,9 +96,9 @@ def _of_file(path: str, table: tuple[str, ...], programs: bool = True) -> dict[s
             raise BadInput(
                 f"{path}: a project's file may not name the program {name}", f"set PVHDBG_{name.upper()}, or give --{name}"
             )
+        found[name] = _setting(name, value, path)
         if name == "machine" and not programs and not _TYPE.fullmatch(str(value)):
             raise BadInput(f"{path}: machine = {value!r} is more than a machine's type", "give the properties with --machine")
-        found[name] = _setting(name, value, path)
     return found
 
 
