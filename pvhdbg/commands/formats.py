@@ -6,11 +6,12 @@ Importing this module loads the tables only: a renderer is imported when it is u
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
+
+from pvhdbg.record import replace
 
 if TYPE_CHECKING:
     from pvhdbg.report.document import Report

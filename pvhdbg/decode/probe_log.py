@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 
 from pvhdbg.decode.probe_snapshot import snapshot_of
 from pvhdbg.decode.text import SafeText, safe
 from pvhdbg.errors import BadLog
 from pvhdbg.model import Snapshot
+from pvhdbg.record import dataclass, field
 from pvhdbg.spec.probe_format import BY_NAME, KINDS, LINE_LIMIT, LINES_LIMIT, MARK, VERSION
 
 _LINE = re.compile(rb"PVHPROBE([0-9]{1,4}) ([0-9a-f]{8}) ([0-9a-f]{4}) ([a-z]{1,16})((?: [0-9a-z]{1,128}){0,12}) \*([0-9a-f]{8})")

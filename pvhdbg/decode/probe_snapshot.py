@@ -8,7 +8,6 @@ cache with other values.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from pvhdbg.model import (
     DescriptorTable,
@@ -27,6 +26,7 @@ from pvhdbg.model import (
     Unavailable,
     Vmm,
 )
+from pvhdbg.record import dataclass
 from pvhdbg.spec.probe_format import (
     BY_NAME,
     CONTROL,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pvhdbg.decode.probe_log import decode, holds_line
 from pvhdbg.decode.text import SafeText, safe
 from pvhdbg.errors import BadInput, BadLog
 from pvhdbg.model import Snapshot, Vmm
+from pvhdbg.record import replace
 from pvhdbg.spec.probe_format import LINE_LIMIT
 
 if TYPE_CHECKING:

@@ -245,7 +245,7 @@ class Runner:
         """
         deadline = time.monotonic() + seconds
         session = self._machine.session
-        kvm = session.hand_off().snapshot.vmm.accelerator == "kvm"
+        kvm = session.hand_off().snapshot.vmm.kvm
         slots = _SLOTS_KVM - len(self._machine.breakpoints.addresses()) if kvm else _SLOTS
         while True:
             left = max(deadline - time.monotonic(), _LEAST)

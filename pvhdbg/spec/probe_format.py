@@ -7,8 +7,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+from pvhdbg.record import dataclass
 
 MARK = "PVHPROBE"
 VERSION = 1
