@@ -42,6 +42,8 @@ def why(options: WhyOptions, context: Context) -> Answer:
     limit = time_limit(options.seconds)
     if options.vcpu is not None and not 0 <= options.vcpu < MOST_CPUS:
         raise BadInput(f"--vcpu {options.vcpu} is not a CPU's number", "0 is the first")
+    if options.compare_tcg and options.about.launch.accel not in ("kvm", "auto"):
+        raise BadInput("--compare-tcg compares with a boot under KVM", "add --accel kvm")
     if context.session is not None:
         return _answer(
             on_session(context.session, "why", lambda machine: _diagnosed(machine, limit, options.vcpu), context.progress)
@@ -50,8 +52,6 @@ def why(options: WhyOptions, context: Context) -> Answer:
         found = _diagnosed(machine, limit, options.vcpu)
     if not options.compare_tcg:
         return _answer(found)
-    if options.about.launch.accel not in ("kvm", "auto"):
-        raise BadInput("--compare-tcg compares with a boot under KVM", "add --accel kvm")
     about = options.about._replace(launch=options.about.launch._replace(accel="tcg"))
     with at_entry(about, context.progress, patience=options.seconds, watched=True) as machine:
         return _compared(_answer(found), _answer(_diagnosed(machine, limit, options.vcpu)))
