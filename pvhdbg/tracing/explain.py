@@ -30,6 +30,7 @@ _AWAITED = 3  # things that a loop waits for that are told
 
 # The first that recognizes a fault is its cause. Where the CPU executes comes before what the instruction does.
 _CAUSES: tuple[Recognize, ...] = (
+    code.too_little_memory,
     interrupts.interrupt,
     interrupts.called,
     tables.long_mode_refused,
@@ -52,6 +53,7 @@ _CAUSES: tuple[Recognize, ...] = (
 )
 # The same where the CPU runs astray without a fault.
 _ASTRAY_CAUSES: tuple[Recognize, ...] = (
+    code.too_little_memory,
     tables.wrong_tables,
     code.overwritten,
     stacks.lost_return_address,

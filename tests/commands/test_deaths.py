@@ -6,6 +6,7 @@ import html
 import json
 import os
 import re
+import struct
 from functools import cache
 from pathlib import Path
 
@@ -170,6 +171,18 @@ def test_another_cpu_can_be_looked_at(cli: Cli) -> None:
     cli("why", CRASHERS, "--vcpu", "-1").complaint(2, "not a CPU's number")
 
 
+def elf_with_data(code: bytes, at: int, data: bytes) -> bytes:
+    """`kernel_elf` with one more PT_LOAD."""
+    note, headers = pvh_note(), 64 + 3 * 56
+    head = struct.pack("<16sHHIQQQIHHHHHH", b"\x7fELF\2\1\1", 2, 62, 1, 0x100000, 64, 0, 0, 64, 56, 3, 0, 0, 0)
+    parts = ((1, 5, 0x100000, code), (1, 6, at, data), (4, 4, 0, note))
+    rows, offset = b"", headers
+    for kind, flags, address, content in parts:
+        rows += struct.pack("<IIQQQQQQ", kind, flags, offset, address, address, len(content), len(content), 4 if kind == 4 else 1)
+        offset += len(content)
+    return head + rows + code + data + note
+
+
 def small(tmp_path: Path, text: str, **more: object) -> Diagnosis:
     path = tmp_path / "k"
     path.write_bytes(kernel_elf(assembled(tmp_path, text)))
@@ -196,6 +209,17 @@ def test_an_entry_that_is_not_code(tmp_path: Path) -> None:
     found = pvhdbg.why(str(path), seconds=25.0)
     assert (found.death.kind.value, found.explanation.cause) == ("zeros", "entry is not code")
     assert "XEN_ELFNOTE_PHYS32_ENTRY" in found.explanation.next
+
+
+def test_a_machine_that_is_too_small(tmp_path: Path) -> None:
+    """Its data is at 40 MiB of a machine with 32: the GDT that it loads from there is empty."""
+    text = "lgdt 0x2800000\n mov $0x10, %eax\n mov %eax, %ds\n hlt"
+    path = tmp_path / "k"
+    path.write_bytes(elf_with_data(assembled(tmp_path, text), 0x2800000, bytes([0x17, 0, 8, 0, 0x80, 2, *bytes(0x1000)])))
+    found = pvhdbg.why(str(path), memory="32M", seconds=25.0)
+    assert found.explanation.cause == "too little memory"
+    assert "its segment from 0x2800000 to 0x2801006 is outside of RAM" in found.explanation.verdict
+    assert "--memory 42M" in found.explanation.next
 
 
 @pytest.mark.parametrize("wait", ["in $0x64, %al\n test $2, %al", "cmpl $0, 0x80000"])

@@ -19,6 +19,24 @@ _CALLS = (Effect.CALL, Effect.FAR_CALL)
 _WRITER = "see who wrote there last: pvhdbg goto KERNEL death --last-write"
 
 
+def too_little_memory(draft: Draft, case: Case) -> bool:
+    """A part of the kernel lies where there is no RAM: what was loaded, and is stored there, is lost."""
+    ram = [one for one in case.around.backing or () if one.kind == "ram"]
+    if not ram:
+        return False
+    lost = [load for load in case.around.loads if not any(one.start < load.end and load.start < one.end for one in ram)]
+    cut = [load for load in case.around.loads if load not in lost and case.around.backed(load.end - 1) is None]
+    if not lost and not cut:
+        return False
+    load = (lost + cut)[0]
+    least = -(-max(one.end for one in case.around.loads) >> 20) + 1
+    return draft.found(
+        "too little memory",
+        f"The kernel does not fit: its segment from {load.start:#x} to {load.end:#x} is {'partly ' if cut and not lost else ''}outside of RAM",
+        next=f"give the machine at least {least}M (--memory {least}M)",
+    )
+
+
 def overwritten(draft: Draft, case: Case) -> bool:
     """The instruction is not that of the kernel's file. Linux patches itself, so there it says nothing."""
     if case.around.patches_itself:
