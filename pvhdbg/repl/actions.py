@@ -127,7 +127,7 @@ def stepi(options: CountOptions, context: Context) -> Answer:
 
 @takes(WhereOptions)
 def until(options: WhereOptions, context: Context) -> Answer:
-    """`until`: to a symbol or an address at full speed, or step by step into a mode."""
+    """`until`: to a symbol or an address, or into a mode."""
     where = " ".join(options.where)
     if where in MODES:
         return _until_mode(context, where)

@@ -32,7 +32,7 @@ OWN: tuple[Command, ...] = (
     _own("stepi", "step one instruction, or several", "stepi 3", _COUNT, aliases=("si",), repeats=True),
     _own(
         "until",
-        "run to a symbol or an address, or step into a mode: " + ", ".join(FOREMOST),
+        "run to a symbol or an address, or into a mode: " + ", ".join(FOREMOST),
         "until long-mode",
         argument("where", metavar="SYMBOL|ADDRESS|MODE", nargs="+", help="the goal", completes="mode symbol register"),
         aliases=("u",),

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -130,10 +131,17 @@ def test_until_a_mode_takes_no_longer_than_a_trace(vmlinux32: Path) -> None:
 
 @pytest.mark.boot
 def test_a_mode_behind_more_branches_than_there_are_breakpoints(cli: Cli) -> None:
-    code = b"\x74\x01\x90" * 60 + b"\x0f\x20\xc0\x24\xfe\x0f\x22\xc0" + LOOP  # je over a nop, often; then clear cr0.PE
+    """Branches that are not taken, each to code of its own, and behind them the one way to real mode."""
+    leave = b"\x0f\x20\xc0\x24\xfe\x0f\x22\xc0" + LOOP  # clear cr0.PE
+    other = b"\x0f\x22\xc0" + LOOP
+    count = 40
+    branches = b"".join(
+        b"\x0f\x85" + struct.pack("<i", 6 * (count - 1 - number) + len(leave) + number * len(other)) for number in range(count)
+    )
+    code = b"\x31\xc0" + branches + leave + other * count  # xor eax, eax; jne …
     with talking(cli.file("branches", kernel_elf(code)), timeout=5.0) as one:
         assert one("until real").startswith("real after ")
-        assert f" {HELLO_ENTRY + len(code) - len(LOOP):#x}" in one("info registers rip")
+        assert f" {HELLO_ENTRY + 2 + 6 * count + len(leave) - len(LOOP):#x}" in one("info registers rip")
 
 
 @pytest.mark.boot
