@@ -10,6 +10,7 @@
     ├── NotBootable             1   the kernel has no usable PVH entry
     ├── TargetError             3   the machine
     │   ├── VmmFailed           3   QEMU (or GDB) is missing, too old, or gave up
+    │   │   └── PluginRefused   3   QEMU does not load the flight recorder
     │   ├── EntryNotReached     3   it ran, but never reached the entry
     │   ├── TargetLost          3   the connection or the process ended
     │   ├── TargetTimeout       3   no answer in time
@@ -67,6 +68,10 @@ class TargetError(PvhdbgError):
 
 class VmmFailed(TargetError):
     """A program that runs the guest or connects to it is missing, too old, or ended at once."""
+
+
+class PluginRefused(VmmFailed):
+    """This QEMU does not load the flight recorder; without it, it may run."""
 
 
 class EntryNotReached(TargetError):

@@ -12,8 +12,9 @@ from itertools import islice
 from fuzz.target import Form, Output, Target
 from pvhdbg.decode.text import printable
 from pvhdbg.tracing.boot_file import BootInfo, decode, encode
+from pvhdbg.tracing.chapters import chapters, events_of
 from pvhdbg.tracing.recording import BadRecording
-from pvhdbg.tracing.story import functions, parting, profile
+from pvhdbg.tracing.story import functions, parting, profile, tree
 from tests.tracing.recorder.test_boot_file import INFO, recording
 
 
@@ -25,7 +26,11 @@ def _run(data: bytes) -> Iterator[Output]:
     firsts = functions(islice(read.first_executions(), 2000), lambda physical: f"f{physical >> 12}" if physical < 1 << 14 else None)
     shown = [str(firsts[:5]), str(profile(islice(read.blocks(), 2000), lambda _: "f")), str(parting(firsts, firsts[1:]))]
     for cpu in range(min(read.cpus, 2)):
-        shown += [str(read.last(cpu, 100)), str(read.begun(cpu))]
+        shown += [str(read.last(cpu, 100)), str(read.begun(cpu)), str(read.discontinuities(cpu)), str(read.is_idle(cpu))]
+        shown.append(str(read.counts(cpu, 0, 9).tolist()))
+    milestones, modes = events_of(read)
+    parts = chapters(read, read.executed()[:2000], firsts, modes)
+    shown += [str(milestones), str(tree(firsts)[:9]), str(parts)]
     shown += [
         str(read.marks),
         str(read.systems()[:9]),

@@ -15,7 +15,10 @@ TOPICS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("the CPU and its tables", ("regs", "segments", "mode", "gdt", "idt", "tss")),
     ("memory, code and names", ("entry", "pagewalk", "xp", "disas", "symbols", "notes")),
     ("after the entry", ("why", "wait", "dmesg", "trace", "trace query", "trace diff", "trace export", "timeline")),
-    ("record a boot, and go back in it", ("boot", "boot show", "boot profile", "boot diff", "goto")),
+    (
+        "record a boot, and go back in it",
+        ("boot", "boot show", "boot profile", "boot coverage", "boot timeline", "boot diff", "goto"),
+    ),
     ("prompt, GDB, agents", ("repl", "gdb", "gdb-path", "drgn", "mcp")),
     ("keep a hand-off", ("snapshot save", "snapshot export")),
     ("this computer", ("doctor", "config", "completion")),

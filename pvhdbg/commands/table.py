@@ -131,9 +131,20 @@ _FOR = argument("--for", dest="seconds", type=float, metavar="SECONDS", help="ho
 _BOOT_FILE = (
     argument("subject", metavar="FILE", help="a recorded boot: what `pvhdbg boot -o` wrote", completes="file"),
     argument("--kernel", metavar="FILE", help="the kernel that was booted, if it is no longer where it was", completes="file"),
+)
+_CHOSEN = (
     argument("--grep", metavar="REGEX", help="only functions whose name matches"),
     argument("--most", type=int, default=200, metavar="N", help="how many are shown (default: 200)"),
 )
+
+
+def _boot_export(formats: tuple[str, ...], help: str) -> tuple[Argument, ...]:
+    """The arguments of an export of a recorded boot."""
+    return (
+        argument("--as", dest="format_name", choices=formats, help=help),
+        argument("-o", "--output", metavar="FILE", help="the file to write; - for standard output", completes="file"),
+    )
+
 
 COMMANDS: tuple[Command, ...] = (
     Command(
@@ -334,6 +345,7 @@ COMMANDS: tuple[Command, ...] = (
             argument("-o", "--output", metavar="FILE", help="the file to write", completes="file"),
             argument("--until", metavar="SYMBOL|0xADDRESS", help="where to end (default: when the guest ends, or after --for)"),
             _DETERMINISTIC,
+            argument("--max-instructions", type=int, metavar="N", help="end a boot that goes on and on after about N instructions"),
             argument("--exact", action="store_true", help="count each instruction; without it numbers are sums over blocks"),
             _FOR,
             *_QEMU,
@@ -343,17 +355,38 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(
         "boot show",
-        "show the functions of a recorded boot in the order of their first execution",
-        "pvhdbg boot show boot.pvhboot --grep '^start_kernel$|initcall'",
-        "pvhdbg.commands.boot:show",
-        _BOOT_FILE,
+        "show a recorded boot: its chapters, and the functions in the order of their first execution",
+        "pvhdbg boot show boot.pvhboot --from start_kernel --grep initcall",
+        "pvhdbg.commands.saved_boot:show",
+        (
+            *_BOOT_FILE,
+            *_CHOSEN,
+            argument("--tree", action="store_true", help="each function below the one that reached it first"),
+            argument("--from", dest="start", metavar="N|FUNCTION", help="only what was first executed there or later"),
+            argument("--to", metavar="N|FUNCTION", help="only what was first executed there or before"),
+        ),
     ),
     Command(
         "boot profile",
-        "show how many instructions each function of a recorded boot executed",
-        "pvhdbg boot profile boot.pvhboot --most 20",
-        "pvhdbg.commands.boot:show_profile",
-        _BOOT_FILE,
+        "show how many instructions each chapter and each function of a recorded boot executed",
+        "pvhdbg boot profile boot.pvhboot --as svg -o boot.svg",
+        "pvhdbg.commands.saved_boot:show_profile",
+        (*_BOOT_FILE, *_CHOSEN, *_boot_export(("folded", "svg"), "folded stacks, or a flame graph")),
+    ),
+    Command(
+        "boot coverage",
+        "show which part of its kernel a recorded boot executed",
+        "pvhdbg boot coverage boot.pvhboot --as drcov -o boot.drcov",
+        "pvhdbg.commands.saved_boot:coverage",
+        (*_BOOT_FILE, *_boot_export(("drcov", "lcov"), "for Lighthouse (drcov), or for genhtml (lcov, which needs debug info)")),
+    ),
+    Command(
+        "boot timeline",
+        "write a recorded boot as a time line that can be zoomed",
+        "pvhdbg boot timeline boot.pvhboot -o boot.html",
+        "pvhdbg.commands.saved_boot:timeline",
+        (*_BOOT_FILE, *_boot_export(("html", "perfetto"), "an HTML page (the default), or for Perfetto and Chrome")),
+        formats=("text",),
     ),
     Command(
         "boot diff",

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 
+from pvhdbg.decode.text import printable
 from pvhdbg.driver.options import time_limit
 from pvhdbg.driver.recorder import ONE_CPU, counts_one_cpu
 from pvhdbg.driver.vmm_end import by_whom
@@ -24,6 +25,7 @@ from pvhdbg.tracing.engines.engine import Bounds, TraceEnd, end_at
 from pvhdbg.tracing.engines.recorded import Silence, halted_for_good
 from pvhdbg.tracing.engines.step import StepEngine
 from pvhdbg.tracing.event import EndReason
+from pvhdbg.tracing.recorded_events import mode_of_text
 from pvhdbg.tracing.recorder.file import open_recording
 from pvhdbg.tracing.recorder.library import library
 from pvhdbg.tracing.recording import NEVER, Mark, Recording
@@ -32,6 +34,7 @@ from pvhdbg.vmm.qemu import QemuProcess
 
 _TURN = 0.02  # seconds between two looks
 _TELL_EVERY = 1.0  # seconds
+_KVM = "a QEMU plugin cannot observe code that KVM executes"
 _QUIT = 5.0  # seconds that QEMU may take to end
 FIRST_STOP = 1000  # the recorder stops at no instruction before this one: those are stepped to
 
@@ -87,18 +90,29 @@ class RecordedMachine:
 
     def _run(self, seconds: float, silence: Silence, done: Callable[[], bool]) -> Ran:
         running = turns(self.target, seconds, turn=_TURN, may_vanish=True)
-        told = time.monotonic()
+        began = told = time.monotonic()
         with closing(running):
             next(running)
             while True:
                 if time.monotonic() - told > _TELL_EVERY:
                     told = time.monotonic()
-                    self.progress(f"recording: {self.recording.begun():,} instructions since the entry")
+                    self.progress(self._getting_on(told - began))
                 try:
                     running.send(done() or silence.lasts())
                 except StopIteration as end:
                     ran: Ran = end.value
                     return ran
+
+    def _getting_on(self, seconds: float) -> str:
+        """Where the guest is: instructions, rate, function and mode, as far as they are known."""
+        begun = self.recording.begun(self.recording.header.entry_cpu)
+        last = self.recording.last(self.recording.header.entry_cpu, 1)
+        near = self.image.symbols().nearest(last[0].block.physical) if last and last[0].block.physical is not None else None
+        states = self.recording.states()
+        parts = [f"recording: {begun:,} instructions, {begun / max(seconds, 0.001):,.0f} a second"]
+        parts += [f"in {printable(near[0])}"] if near is not None else []
+        parts += [mode_of_text(states[-1].text).words] if states else []
+        return ", ".join(parts)
 
     def last_begun(self) -> int | None:
         """The number of the last instruction that began, of a guest that has ended; QEMU ends. None where QEMU does not say.
@@ -129,7 +143,7 @@ def recorded_machine(
     machine that cannot be recorded (KVM) or whose clock cannot be deterministic.
     """
     if options.launch.accel in ("kvm", "auto"):
-        raise BadInput("a QEMU plugin cannot observe code that KVM executes", "leave out --accel")
+        raise BadInput(_KVM, "leave out --accel")
     with ExitStack() as stack:
         if image is None:
             progress("reading the kernel")
@@ -141,6 +155,8 @@ def recorded_machine(
         if recorder.exact and counts_one_cpu(options):
             raise BadInput(ONE_CPU, "use --cpus 1")
         qemu = stack.enter_context(started(options, image, progress, recorder, tied=tied))
+        if qemu.accelerator != "tcg":
+            raise BadInput(_KVM, "leave out what selects KVM")
         target = RemoteTarget.connect(StubAddress(path=qemu.gdb_socket), timeout=options.way.seconds(), progress=progress)
         stack.callback(target.close, Leave.KILLED)
         recording = stack.enter_context(open_recording(qemu.recording))

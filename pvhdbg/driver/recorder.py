@@ -14,7 +14,7 @@ from pvhdbg.tracing.milestones import SYMBOLS
 from pvhdbg.tracing.recorder.file import open_recording
 from pvhdbg.tracing.recorder.library import NoRecorder, library
 from pvhdbg.tracing.recording import MOST_MARKS, Recording
-from pvhdbg.vmm.options import RecorderOptions, option_names
+from pvhdbg.vmm.options import RecorderOptions, names_accelerator, option_names
 from pvhdbg.vmm.qemu import QemuProcess
 
 ONE_CPU = "by a deterministic clock QEMU crashes where each instruction of several CPUs is counted"
@@ -57,7 +57,8 @@ def recorder_for(
     """
     launch = options.launch
     entry = image.kernel().entry
-    if launch.no_recorder or launch.accel in ("kvm", "auto") or options.way.entry is not None or options.way.here or entry is None:
+    kvm = launch.accel in ("kvm", "auto") or names_accelerator(launch.machine, launch.extra)
+    if launch.no_recorder or kvm or options.way.entry is not None or options.way.here or entry is None:
         return None
     if exact and counts_one_cpu(options):
         warnings.append(safe(f"without the flight recorder: {ONE_CPU}"))

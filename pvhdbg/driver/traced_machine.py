@@ -39,6 +39,9 @@ T = TypeVar("T")
 SLID = SafeText(
     "the kernel is not at the addresses of its file (KASLR), so symbols do not match: give addresses, or boot with nokaslr"
 )
+SUMS = SafeText(
+    "the numbers are sums over blocks, a few millionths too high: this QEMU counts no instructions of each of several CPUs"
+)
 SHUT_DOWN = "the guest triple-faulted or shut down"
 
 
@@ -106,6 +109,8 @@ def at_entry(
         machine.warnings += warnings
         if opened.qemu is not None and opened.qemu.recorded:
             machine.recording = stack.enter_context(open_recording(opened.qemu.recording))
+            if not machine.recording.exact:
+                machine.warnings.append(SUMS)
         if _slid(machine):
             machine.warnings.append(SLID)
         yield machine

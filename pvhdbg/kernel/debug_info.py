@@ -18,6 +18,7 @@ _SECTIONS_BOUND = 1 << 30  # bytes of debug info, unpacked: the largest kernels 
 _PACKED_BOUND = 200 << 20  # of that, bytes that are packed in the file: unpacking takes twice as much
 _RATIO_BOUND = 64  # zlib makes DWARF four times smaller; a bomb is a thousand times smaller
 _SMALL = 1 << 20  # bytes for which no ratio is asked
+_ROWS_BOUND = 20_000_000  # of line tables; a whole kernel has 5 million
 _PLACES_BOUND = 64  # places of a name among the strings; if there are more, all units are searched
 
 
@@ -48,6 +49,30 @@ class DebugInfo:
         try:
             unit = self._unit_at(address)
             return None if unit is None else self._line_in(unit, address)
+        except BadInput:
+            raise
+        except Exception as error:  # as above
+            raise _damaged(error) from error
+
+    def lines(self) -> Iterator[tuple[int, int, str, int]]:
+        """All rows of the line tables: first address, the one behind the last, file, line. Raises BadInput for damaged debug info."""
+        if not self:
+            return
+        rows = 0
+        try:
+            for unit in self._dwarf.iter_CUs():
+                program = self._dwarf.line_program_for_CU(unit)
+                before = None
+                for entry in program.get_entries() if program is not None else ():
+                    state = entry.state
+                    if state is None:
+                        continue
+                    if before is not None and before.address < state.address and before.line:
+                        rows += 1
+                        if rows > _ROWS_BOUND:
+                            raise BadInput(f"its line tables have more than {_ROWS_BOUND:,} rows", "export drcov instead")
+                        yield before.address, state.address, _file(program, before.file), before.line
+                    before = None if state.end_sequence else state
         except BadInput:
             raise
         except Exception as error:  # as above

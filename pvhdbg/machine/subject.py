@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pvhdbg.decode.text import SafeText, safe
-from pvhdbg.errors import BadInput, PvhdbgError, TargetError, TargetLost, TargetTimeout, VmmFailed
+from pvhdbg.errors import BadInput, PluginRefused, PvhdbgError, TargetError, TargetLost, TargetTimeout, VmmFailed
 from pvhdbg.machine.capture import Plan, capture, decoded, with_command, with_tables
 from pvhdbg.machine.loaded_kernel import Confirm
 from pvhdbg.machine.options import SubjectOptions
@@ -191,17 +192,20 @@ def boot_kernel(
         plan = replace(_plan(options, kernel, image, whole), booted=True)
         leave = Leave(way.leave or "killed")
         recorder = None if recorded is None else recorded(image)
-        qemu = stack.enter_context(
-            started(
-                options,
-                image,
-                progress,
-                recorder,
-                tied=tied and leave is Leave.KILLED,
-                notes=warnings if onward else None,
-                debugcon=debugcon,
-            )
+        start = partial(
+            started,
+            options,
+            image,
+            progress,
+            tied=tied and leave is Leave.KILLED,
+            notes=warnings if onward else None,
+            debugcon=debugcon,
         )
+        try:
+            qemu = stack.enter_context(start(recorder=recorder))
+        except PluginRefused as error:
+            warnings.append(safe(f"without the flight recorder: {error.what} ({error.todo})"))
+            qemu = stack.enter_context(start())
         try:
             target = stack.enter_context(_connected(options, StubAddress(path=qemu.gdb_socket), leave, progress))
             boot = capture(target, plan, progress=progress, meanwhile=_prepare, timestamp=_now())

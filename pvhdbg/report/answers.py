@@ -19,6 +19,7 @@ from pvhdbg.decode.page_map import MappedRange
 from pvhdbg.decode.paging import Level
 from pvhdbg.model import HEX, Hex
 from pvhdbg.report.json_text import written
+from pvhdbg.tracing.chapters import Chapter
 from pvhdbg.tracing.story import Started
 
 
@@ -331,9 +332,14 @@ class BootAnswer(NamedTuple):
 
 
 class BootFunctionsAnswer(NamedTuple):
-    """The functions of a recorded boot in the order of their first execution; `more` were left out."""
+    """The functions of a recorded boot in the order of their first execution; `more` were left out. `parent` reached a function first.
+
+    `exact`: instructions were counted one by one. Chapters go from instruction `first` to the one before `behind`.
+    """
 
     recorded: RecordedHow
+    exact: bool
+    chapters: tuple[Chapter, ...]
     functions: tuple[Started, ...]
     more: int
 
@@ -349,8 +355,27 @@ class BootProfileAnswer(NamedTuple):
     """How many instructions each function of a recorded boot executed, most first; `more` functions were left out."""
 
     recorded: RecordedHow
+    exact: bool
+    chapters: tuple[Chapter, ...]
     functions: tuple[FunctionCost, ...]
     more: int
+
+
+class FileCoverage(NamedTuple):
+    """A source file: its lines that have code, and how many of them were executed."""
+
+    file: str
+    lines: int
+    executed: int
+
+
+class BootCoverageAnswer(NamedTuple):
+    """How many functions of its kernel a boot executed, `of` how many (null: not known), and its source files, with debug info."""
+
+    recorded: RecordedHow
+    functions: int
+    of: int | None
+    files: tuple[FileCoverage, ...]
 
 
 class BootDiffAnswer(NamedTuple):
@@ -529,6 +554,7 @@ ANSWERS: Mapping[str, type[Any]] = MappingProxyType(
         "boot-recorded": BootAnswer,
         "boot-show": BootFunctionsAnswer,
         "boot-profile": BootProfileAnswer,
+        "boot-coverage": BootCoverageAnswer,
         "boot-diff": BootDiffAnswer,
         "doctor": DoctorAnswer,
         "probe-list": ProbeListAnswer,

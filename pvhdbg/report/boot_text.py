@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pvhdbg.decode.text import printable, safe
 from pvhdbg.report.style import Style
 from pvhdbg.tracing.boot_file import BootInfo
+from pvhdbg.tracing.chapters import Chapter
 from pvhdbg.tracing.recording import Recording
-from pvhdbg.tracing.story import Parting, Started
+from pvhdbg.tracing.story import Node, Parting, Started
 
+_DEEPEST = 30  # levels of the tree that are indented
 _NAMES = 20  # functions that are named of those that one boot alone executed
 
 
@@ -23,19 +25,64 @@ def summary(info: BootInfo, recording: Recording, begun: int) -> str:
     return f"{note}{about}{begun:,} instructions in {info.seconds:.2f} s{rate}, {blocks:,} blocks; ended: {info.end}\n"
 
 
-def functions(info: BootInfo, rows: Sequence[Started], most: int, style: Style) -> str:
-    """Functions in the order of their first execution, `most` at most."""
-    lines = [f"{'instruction':>14}  function"]
-    lines += [f"{one.number:>14,}  {style('note', printable(one.name))}" for one in rows[:most]]
+def story(info: BootInfo, exact: bool, parts: Sequence[Chapter], rows: Sequence[Started], most: int, style: Style) -> str:
+    """The chapters, each with its functions in the order of their first execution, `most` in all."""
+    lines = [_heading(exact)]
+    waiting = list(parts)
+    for one in rows[:most]:
+        while waiting and waiting[0].first <= one.number:
+            lines.append(_chapter(waiting.pop(0), style))
+        lines.append(f"{one.number:>14,}  {style('note', printable(one.name))}")
+    if len(rows) <= most:
+        lines += [_chapter(part, style) for part in waiting]
     return "\n".join([*lines, *_more(len(rows), most, "functions"), _said(info)]) + "\n"
 
 
-def profile(info: BootInfo, rows: Sequence[tuple[str, int]], most: int, style: Style) -> str:
-    """Instructions by function, most first."""
+def tree(info: BootInfo, exact: bool, parts: Sequence[Chapter], rows: Sequence[Node], most: int, style: Style) -> str:
+    """The chapters, and below them the functions, each indented below the one that reached it first."""
+    lines = [_heading(exact), *(_chapter(part, style) for part in parts)]
+    lines += [
+        f"{row.started.number:>14,}  {'  ' * min(row.depth, _DEEPEST)}{style('note', printable(row.started.name))}"
+        for row in rows[:most]
+    ]
+    return "\n".join([*lines, *_more(len(rows), most, "functions"), _said(info)]) + "\n"
+
+
+def _heading(exact: bool) -> str:
+    return (
+        f"{'instruction':>14}  function"
+        if exact
+        else f"{'instruction':>14}  function (the numbers are about right: record with --exact)"
+    )
+
+
+def _chapter(part: Chapter, style: Style) -> str:
+    return f"{part.first:>14,}  {style('head', f'— {part.name}: {part.behind - part.first:,} instructions')}"
+
+
+def profile(info: BootInfo, exact: bool, parts: Sequence[Chapter], rows: Sequence[tuple[str, int]], most: int, style: Style) -> str:
+    """Instructions by chapter, and by function, most first."""
+    whole = sum(part.behind - part.first for part in parts) or 1
+    lines = [f"{'' if exact else 'about ':>6}{'instructions':>10}  {'':>6}  chapter"]
+    lines += [
+        f"{part.behind - part.first:>16,}  {(part.behind - part.first) / whole:>6.1%}  {style('head', part.name)}" for part in parts
+    ]
     total = sum(spent for _, spent in rows) or 1
-    lines = [f"{'instructions':>16}  {'':>6}  function"]
+    lines += ["", f"{'instructions':>16}  {'':>6}  function"]
     lines += [f"{spent:>16,}  {spent / total:>6.1%}  {style('note', printable(name))}" for name, spent in rows[:most]]
     return "\n".join([*lines, *_more(len(rows), most, "functions"), _said(info)]) + "\n"
+
+
+def coverage(info: BootInfo, files: Mapping[str, Mapping[int, int]], reached: int, known: int, style: Style) -> str:
+    """Executed lines by source file, where there is debug info; functions otherwise."""
+    lines = []
+    if files:
+        lines.append(f"{'executed':>10}  {'lines':>8}  {'':>6}  file")
+        for name, rows in sorted(files.items()):
+            hit = sum(1 for runs in rows.values() if runs)
+            lines.append(f"{hit:>10,}  {len(rows):>8,}  {hit / len(rows):>6.1%}  {style('note', printable(name))}")
+    lines.append(f"{reached:,} of {known:,} functions were executed" if known else f"{reached:,} functions were executed")
+    return "\n".join([*lines, _said(info)]) + "\n"
 
 
 def difference(a: BootInfo, b: BootInfo, found: Parting, style: Style) -> str:

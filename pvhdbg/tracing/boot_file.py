@@ -20,14 +20,15 @@ BEGINNING = b'{"schema": "pvhdbg/boot/'  # of a saved boot of any version
 _LINE = 1 << 20  # bytes of the line that are read
 _LEVEL = 6
 _PIECE = 1 << 20
-_MOST = 1 << 30  # bytes of all parts; a recording of 256 CPUs has 200 MB
+_MOST_SIZE = 1 << 32  # bytes of a recording's file; one of 256 CPUs has 2.3 GB, nearly all of them zeros
+_MOST = 1 << 28  # bytes of all parts
 
 
 @dataclass(frozen=True)
 class BootInfo:
     """The booted guest, and how it ended. `command` are QEMU's arguments, `seconds` the wall time from the entry.
 
-    `kernel_hash` is the SHA-256 of the ELF, `deterministic` says that the clock was the instruction counter: only such boots can be
+    `kernel_hash` is the SHA-256 of the ELF, `build_id` that of its note, "" without one; `deterministic` says that the clock was the instruction counter: only such boots can be
     compared. `end` is the end in words.
     """
 
@@ -38,6 +39,7 @@ class BootInfo:
     deterministic: bool
     seconds: float
     end: str
+    build_id: str = ""
 
 
 class Pieces:
@@ -86,17 +88,20 @@ def decode(data: Buffer) -> tuple[BootInfo, Recording]:
     if schema != SCHEMA:
         raise BadRecording(f"its format is {schema[:40]}, and this pvhdbg reads {SCHEMA}")
     info, size, parts = _info(head), head.get("size"), head.get("parts")
-    if not isinstance(size, int) or not isinstance(parts, list) or not 0 < size < _MOST:
+    if not isinstance(size, int) or not isinstance(parts, list) or not 0 < size < _MOST_SIZE:
         raise BadRecording("its first line lacks what a saved boot has")
     unpacker, rest, at = zlib.decompressobj(), b"", len(line) + 1
     pieces: list[tuple[int, bytes]] = []
-    before = 0
+    before = total = 0
     for part in parts:
         if not (isinstance(part, list) and len(part) == 2 and all(isinstance(one, int) for one in part)):
             raise BadRecording("its list of parts is damaged")
         start, length = part
         if start < before or length < 0 or start + length > size:
             raise BadRecording("its parts overlap, or lie outside of it")
+        total += length
+        if total > _MOST:
+            raise BadRecording(f"its parts have more than {_MOST >> 20} MB")
         before = start + length
         piece = bytearray()
         while len(piece) < length:
@@ -130,7 +135,7 @@ def _info(head: dict[str, Any]) -> BootInfo:
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise BadRecording("its first line does not say how the machine was started")
     values["command"] = tuple(words)
-    for name in ("kernel", "kernel_hash", "vmm", "end"):
+    for name in ("kernel", "kernel_hash", "vmm", "end", "build_id"):
         if not isinstance(values[name], str):
             raise BadRecording(f"its first line lacks {name}")
     if not isinstance(values["deterministic"], bool) or not isinstance(values["seconds"], (int, float)):

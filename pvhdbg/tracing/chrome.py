@@ -8,17 +8,22 @@ speedscope takes those for a part of the function's name.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from pvhdbg.decode.cpu_mode import Mode
 from pvhdbg.tracing.block_coverage import ReachedFunction
+from pvhdbg.tracing.chapters import Chapter
 from pvhdbg.tracing.event import Event, Fault, Reset
 from pvhdbg.tracing.milestones import Milestone
+from pvhdbg.tracing.story import Started
 from pvhdbg.tracing.symbol_text import Name, function, label
 from pvhdbg.tracing.trace_file import Head, Record
 
 _FUNCTIONS, _MODES = 1, 2  # the threads
 _THREADS = {_FUNCTIONS: "functions", _MODES: "mode"}
+_CHAPTERS = 3
+_LANES = {**_THREADS, _CHAPTERS: "chapters"}  # of a recorded boot
 _UNITS = {"breakpoints": "stop", "first": "block"}
 
 
@@ -40,6 +45,39 @@ def chrome(records: Iterable[Record], name: Name) -> Iterator[str]:
     unit = _UNITS.get(head.engine, "instruction")
     known = {key: label(value) for key, value in about.items() if value is not None}
     yield '\n],"displayTimeUnit":"ns","otherData":' + _json({**known, "unit": f"1 us is 1 {unit}"}) + "}\n"
+
+
+def of_boot(
+    kernel: str,
+    parts: Sequence[Chapter],
+    modes: Sequence[tuple[int, Mode]],
+    milestones: Sequence[Milestone],
+    started: Sequence[Started],
+) -> Iterator[str]:
+    """The file of a recorded boot: chapters and modes as slices, functions and milestones as instants. Numbers before the entry are
+    negative, and the file counts from the first one."""
+    first = min((part.first for part in parts), default=0)
+    end = max((part.behind for part in parts), default=0)
+    behind = [*(number for number, _ in modes[1:]), end]
+    yield '{"traceEvents":[\n'
+    for thread, title in _LANES.items():
+        yield _json(_about("thread_name", thread, {"name": title})) + ",\n"
+        yield _json(_about("thread_sort_index", thread, {"sort_index": thread})) + ",\n"
+    for part in parts:
+        yield _json(_slice(_CHAPTERS, (part.name, part.first - first), part.behind - first)) + ",\n"
+    for (number, mode), last in zip(modes, behind, strict=True):
+        yield _json(_slice(_MODES, (mode.value, number - first), last - first)) + ",\n"
+    for one in milestones:
+        place = {} if one.pc is None else {"pc": hex(one.pc)}
+        yield _json({**_instant(label(one.name), one.seq - first, {**place, "detail": label(one.detail)}), "tid": _MODES}) + ",\n"
+    for function_ in started:
+        yield _json(_instant(label(function_.name), function_.number - first, {"pc": hex(function_.pc)})) + ",\n"
+    yield _json(_about("process_name", 0, {"name": label(kernel)}))
+    yield (
+        '\n],"displayTimeUnit":"ns","otherData":'
+        + _json({"engine": "recorder", "entry": -first, "unit": "1 us is 1 instruction"})
+        + "}\n"
+    )
 
 
 class _Slices:

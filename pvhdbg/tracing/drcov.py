@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from pvhdbg.errors import BadInput
 from pvhdbg.tracing.event import Event
@@ -36,7 +36,12 @@ def drcov(records: Iterable[Record], _: Name) -> Iterator[bytes]:
             sizes[record.pc] = min(max(len(record.code), 1), _SIZE_BOUND)
     if not sizes:
         raise BadInput("the trace has no instructions", "trace with --what pc or state")
-    blocks = {_linked(pc, head.loads): size for pc, size in sizes.items()}
+    yield from of_blocks(head, sizes)
+
+
+def of_blocks(head: Head, sizes: Mapping[int, int]) -> Iterator[bytes]:
+    """The file of blocks by address, each with its size in bytes. Raises BadInput."""
+    blocks = {_linked(pc, head.loads): min(size, _SIZE_BOUND) for pc, size in sizes.items()}
     pcs = sorted(blocks)
     modules, owners = _modules(pcs, _kernel(head))
     if len(modules) > _MODULES_BOUND:

@@ -1,18 +1,23 @@
 """The flight recorder's file: its layout, and a reader that works while QEMU still writes.
 
 The recorder is a TCG plugin of QEMU (`recorder/recorder.c`), and this is the other half of its file format, version 2. All values
-are little endian. A file has one header page, then for each CPU a page and its ring of blocks, then tables of blocks, of system
-instructions and of register states. The tables are sparse and as long as their capacity; the header says how much of each is used.
+are little endian. A file has one header page; then for each CPU a page, its ring of blocks, and how often it executed each block; then
+tables of blocks, of system instructions, of register states and of stores. The tables are sparse and as long as their capacity; the
+header says how much of each is used. docs/recorder-file.md describes the format.
 
 A *block* is QEMU's unit of translation: consecutive instructions, up to a jump. Instructions are numbered from the first
 execution of the entry on, which is number 0. In an `exact` recording, all iterations of one REP are one
 instruction. In others, numbers are sums over blocks: a fault cuts a block short, so they are a few millionths too high.
+
+`Recording` reads a file that QEMU is still writing to. QEMU writes a record first and then says that it is there, so no record is read
+half written, not even after a SIGKILL of QEMU: a record that is incomplete, or that may be overwritten at the moment, is left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import count
+from enum import Enum
+from itertools import count, repeat
 from typing import Any, NamedTuple
 
 from pvhdbg.layout import Buffer, Structure, raw, u8, u16, u32, u64
@@ -23,11 +28,14 @@ PAGE = 4096
 RING = 1 << 16  # blocks that are kept of each CPU
 MOST_CPUS = 256
 MOST_BLOCKS, MOST_SYSTEMS, MOST_STATES, MOST_WRITES, MOST_MARKS = 1 << 20, 4096, 512, 256, 64
+MOST_DISCONTINUITIES = 64  # that are kept of each CPU
 NEVER = (1 << 64) - 1
 BEFORE = 1 << 63  # set in the number of an instruction that ran before the entry
 
 _ENTRY = 8  # bytes of a ring's entry: block, low 32 bits of the number
 _SLACK = 64  # ring entries that may be overwritten while they are read
+_COUNT = 8  # bytes of a CPU's count of one block
+_STRIDE = PAGE + RING * _ENTRY + MOST_BLOCKS * _COUNT
 
 
 class BadRecording(ValueError):
@@ -60,7 +68,7 @@ class RecordingHeader(Structure):
     block_count: int = u32("records of blocks in use")
     system_count: int = u32("records of system instructions in use")
     state_count: int = u32("records of register states in use")
-    unused: int = u32("0")
+    discontinuities: int = u32("1: this QEMU tells of interrupts and exceptions")
     write_count: int = u64("stores that were ever noted; store i lies at i modulo the table's size")
     watch: int = u64("physical address that is watched for stores; NEVER: none")
     watch_size: int = u64("bytes from there on")
@@ -90,19 +98,33 @@ class Cpu(Structure):
     exact: int = u64("the number of the last block's first instruction, where the recording is exact")
     repeats: int = u64("iterations of REP instructions that are not counted")
     idle: int = u64("head + 1 when the CPU last went idle; 0: it never did")
+    interrupted: int = u64("discontinuities that were ever noted; number i lies at i modulo the table's size")
+
+
+class DiscontinuityRecord(Structure):
+    """A discontinuity of a CPU; its table ends the CPU's first page."""
+
+    number: int = u64("number of the instruction that comes next")
+    origin: int = u64("linear address that the CPU left")
+    target: int = u64("linear address that it goes on at")
+    kind: int = u32("1: an interrupt, 2: an exception, 4: a call of QEMU")
+    unused: int = u32("0")
 
 
 class BlockRecord(Structure):
     """A block of the table."""
 
-    ALIGN = 64
     linear: int = u64("linear address when it was translated; QEMU 9 and newer run a translation at other addresses, too")
     physical: int = u64("ram_addr_t of QEMU, the physical address below 4 GiB; NEVER outside of RAM")
     first: int = u64("number of its first instruction when it was first executed; NEVER: it was not")
-    count: int = u64("executions")
     instructions: int = u16("instructions")
     size: int = u16("bytes")
     cpu: int = u16("CPU that executed it first")
+    last: int = u16("offset of the last instruction")
+    before_1: int = u32("the block that the CPU executed before the first execution, plus 1; 0: none")
+    before_2: int = u32("the one before that")
+    before_3: int = u32("the one before that")
+    before_4: int = u32("the one before that")
 
 
 class SystemRecord(Structure):
@@ -111,11 +133,10 @@ class SystemRecord(Structure):
     ALIGN = 64
     number: int = u64("number of the instruction")
     pc: int = u64("linear address")
-    before: int = u64("unused")
     after: int = u64("index of the register state after it, plus 1; 0: it was not kept")
     cpu: int = u16("CPU")
-    size: int = u8("bytes of code")
     code: bytes = raw(15, "the instruction's bytes")
+    size: int = u8("bytes of code; 0: the record is not complete")
 
 
 class StateRecord(Structure):
@@ -124,7 +145,7 @@ class StateRecord(Structure):
     number: int = u64("number of the instruction that the CPU had not begun yet")
     pc: int = u64("its linear address; NEVER: as QEMU ended")
     cpu: int = u32("CPU")
-    length: int = u32("bytes of text")
+    length: int = u32("bytes of text; 0: the record is not complete")
 
 
 class WriteRecord(Structure):
@@ -135,7 +156,7 @@ class WriteRecord(Structure):
     address: int = u64("physical address where the store begins")
     cpu: int = u16("CPU")
     size: int = u16("bytes")
-    unused: int = u32("0")
+    serial: int = u32("which store it is, plus 1; another value: the record is not complete")
 
 
 _STATE_SIZE = 2048  # bytes of a state's record; text follows its head
@@ -144,7 +165,8 @@ _STATE_SIZE = 2048  # bytes of a state's record; text follows its head
 class RecordedBlock(NamedTuple):
     """One block, the `number`-th of the table, that was executed `runs` times.
 
-    `first` is None for one that was translated and never executed, negative for one that ran before the entry.
+    `first` is None for one that was translated and never executed, negative for one that ran before the entry: so many instructions
+    before it.
     """
 
     number: int
@@ -155,6 +177,12 @@ class RecordedBlock(NamedTuple):
     instructions: int
     size: int
     cpu: int
+    preceding: tuple[int, ...] = ()  # as in the record
+
+    @property
+    def before(self) -> list[int]:
+        """The blocks that `cpu` executed before the first execution, by number, the latest one first; four at most."""
+        return [one - 1 for one in self.preceding if one]
 
     def holds(self, address: int) -> bool:
         """Whether a linear or physical address is in it."""
@@ -200,6 +228,26 @@ class MemoryWrite(NamedTuple):
     cpu: int
 
 
+class DiscontinuityKind(Enum):
+    """Why a CPU did not go on with the next instruction; the values are those of QEMU's plugin API."""
+
+    INTERRUPT = 1
+    EXCEPTION = 2
+    HOST_CALL = 4
+
+
+class Discontinuity(NamedTuple):
+    """An interrupt or an exception that a CPU took, before instruction `number`, from the linear address `origin` to `target`.
+
+    For a fault on memory, QEMU's first `origin` may be the start of the block instead of the instruction.
+    """
+
+    kind: DiscontinuityKind
+    number: int
+    origin: int
+    target: int
+
+
 class Recording:
     """A recording in a buffer, usually a mapped file. Every read shows the current content: only the header's layout is cached.
 
@@ -218,12 +266,11 @@ class Recording:
             raise BadRecording(f"its format is version {head.version}, and this pvhdbg reads version {VERSION}")
         if not 0 < head.cpus <= MOST_CPUS or head.marks > MOST_MARKS:
             raise BadRecording("its header holds impossible numbers")
-        stride = PAGE + RING * _ENTRY
-        blocks = PAGE + head.cpus * stride
+        blocks = PAGE + head.cpus * _STRIDE
         systems = blocks + MOST_BLOCKS * BlockRecord.sizeof()
         states = systems + MOST_SYSTEMS * SystemRecord.sizeof()
         writes = states + MOST_STATES * _STATE_SIZE
-        expected = (PAGE, RING, PAGE, stride, blocks, systems, states, writes, writes + MOST_WRITES * WriteRecord.sizeof())
+        expected = (PAGE, RING, PAGE, _STRIDE, blocks, systems, states, writes, writes + MOST_WRITES * WriteRecord.sizeof())
         found = (
             head.page,
             head.ring,
@@ -242,6 +289,7 @@ class Recording:
         self.cpus = head.cpus
         self.exact = bool(head.exact)
         self.entry = None if head.entry == NEVER else head.entry
+        self.tells_discontinuities = bool(head.discontinuities)
 
     @property
     def header(self) -> RecordingHeader:
@@ -263,7 +311,29 @@ class Recording:
         """One CPU's counters. Raises IndexError."""
         if not 0 <= index < self.cpus:
             raise IndexError(f"the machine has no CPU {index}")
-        return Cpu.decode(self._data, PAGE + index * (PAGE + RING * _ENTRY))
+        return Cpu.decode(self._data, _of_cpu(index))
+
+    def is_idle(self, cpu: int = 0) -> bool:
+        """Whether the CPU executed nothing since it last went idle. Under -icount QEMU does not tell of idle CPUs. Raises IndexError."""
+        now = self.cpu(cpu)
+        return now.idle == now.head + 1
+
+    def discontinuities(self, cpu: int = 0) -> list[Discontinuity]:
+        """The last 63 interrupts and exceptions that the CPU took, oldest first. Raises IndexError.
+
+        Empty where QEMU does not tell of them (before plugin API 6, QEMU 10.2): see `tells_discontinuities`.
+        """
+        ever = self.cpu(cpu).interrupted
+        rows = []
+        for at in range(ever - min(ever, MOST_DISCONTINUITIES - 1), ever):
+            place = _of_cpu(cpu) + PAGE - (MOST_DISCONTINUITIES - at % MOST_DISCONTINUITIES) * DiscontinuityRecord.sizeof()
+            rows.append((at, DiscontinuityRecord.decode(self._data, place)))
+        oldest = self.cpu(cpu).interrupted - MOST_DISCONTINUITIES  # that one may be overwritten now
+        return [
+            Discontinuity(_KINDS[one.kind], _signed(one.number), one.origin, one.target)
+            for at, one in rows
+            if at > oldest and one.kind in _KINDS
+        ]
 
     def begun(self, cpu: int = 0) -> int:
         """The number of instructions that the CPU has begun since the entry; approximate without `exact`. 0 before the entry."""
@@ -299,7 +369,19 @@ class Recording:
         """All blocks from number `start` on, in the order in which they were translated."""
         used = max(min(self.header.block_count, MOST_BLOCKS) - start, 0)
         rows = BlockRecord.rows(self._data, self._block_offset + start * BlockRecord.sizeof(), used)
-        return map(_made, count(start), rows)
+        return map(_made, count(start), rows, self._runs(start, used), repeat(self.header.base))
+
+    def counts(self, cpu: int, start: int = 0, number: int | None = None) -> memoryview:
+        """How often this CPU executed each block, by the block's number; or `number` of them from `start` on. Raises IndexError."""
+        self.cpu(cpu)
+        used = max(min(self.header.block_count, MOST_BLOCKS) - start, 0)
+        at = _of_cpu(cpu) + PAGE + RING * _ENTRY + start * _COUNT
+        return memoryview(bytes(self._data[at : at + (used if number is None else min(number, used)) * _COUNT])).cast("Q")
+
+    def _runs(self, start: int, number: int) -> list[int]:
+        """How often each of some blocks was executed, by all CPUs together."""
+        tables = [self.counts(cpu, start, number) for cpu, head in enumerate(self.heads) if head]
+        return list(map(sum, zip(*tables, strict=False))) if tables else [0] * number
 
     def first_executions(self) -> list[RecordedBlock]:
         """The blocks that were executed since the entry, in the order of their first execution there.
@@ -307,14 +389,18 @@ class Recording:
         A machine runs on for some milliseconds behind a mark: what came then is left out.
         """
         last = min((mark.first for mark in self.marks), default=NEVER)
-        done = [one for one in self.blocks() if one.first is not None and 0 <= one.first <= last]
+        return [one for one in self.executed() if 0 <= (one.first or 0) <= last]
+
+    def executed(self) -> list[RecordedBlock]:
+        """All blocks that were executed, also before the entry, in the order of their first execution."""
+        done = [one for one in self.blocks() if one.first is not None]
         return sorted(done, key=lambda one: (one.first or 0, one.number))
 
     def last(self, cpu: int, most: int = RING) -> list[Executed]:
         """The last blocks that a CPU executed, oldest first; entries overwritten during the read are left out. Raises IndexError."""
         now = self.cpu(cpu)
-        wanted = min(now.head, most, RING)
-        at = PAGE + cpu * (PAGE + RING * _ENTRY) + PAGE
+        wanted = min(now.head, most, RING - 1)  # the oldest may be in the making
+        at = _of_cpu(cpu) + PAGE
         start = now.head - wanted
         raw_entries = bytearray()
         low, high = start % RING, now.head % RING
@@ -335,8 +421,9 @@ class Recording:
             SystemRecord.decode(self._data, self.header.system_offset + index * SystemRecord.sizeof()) for index in range(used)
         ]
         return [
-            System(one.number, one.pc, one.cpu, one.code[: min(one.size, 15)], self._state_of(one.after))
+            System(_signed(one.number), one.pc, one.cpu, one.code[: min(one.size, 15)], self._state_of(one.after))
             for one in sorted(found, key=lambda one: one.number)
+            if one.size
         ]
 
     def states(self) -> list[State]:
@@ -351,6 +438,8 @@ class Recording:
         for at in range(ever - min(ever, MOST_WRITES), ever):
             place = self.header.write_offset + at % MOST_WRITES * WriteRecord.sizeof()
             one = WriteRecord.decode(self._data, place)
+            if one.serial != (at + 1) & 0xFFFFFFFF:
+                continue
             found.append(MemoryWrite(_signed(one.number), one.pc, one.address, one.size, one.cpu))
         return found
 
@@ -359,9 +448,10 @@ class Recording:
         head = self.header
         found = [(0, PAGE)]
         for index in range(self.cpus):
-            at = PAGE + index * (PAGE + RING * _ENTRY)
+            at = _of_cpu(index)
             used = min(self.cpu(index).head, RING)
-            found += [(at, PAGE + used * _ENTRY)] if used else []
+            counts = min(head.block_count, MOST_BLOCKS) * _COUNT
+            found += [(at, PAGE + used * _ENTRY), (at + PAGE + RING * _ENTRY, counts)] if used else []
         found.append((head.block_offset, min(head.block_count, MOST_BLOCKS) * BlockRecord.sizeof()))
         found.append((head.system_offset, min(head.system_count, MOST_SYSTEMS) * SystemRecord.sizeof()))
         found.append((head.state_offset, min(head.state_count, MOST_STATES) * _STATE_SIZE))
@@ -369,11 +459,12 @@ class Recording:
         return found
 
     def _block(self, index: int) -> RecordedBlock:
-        return _made(index, next(BlockRecord.rows(self._data, self._block_offset + index * BlockRecord.sizeof(), 1)))
+        row = next(BlockRecord.rows(self._data, self._block_offset + index * BlockRecord.sizeof(), 1))
+        return _made(index, row, self._runs(index, 1)[0], self.header.base)
 
     @property
     def _block_offset(self) -> int:
-        return PAGE + self.cpus * (PAGE + RING * _ENTRY)
+        return _of_cpu(self.cpus)
 
     def _numbered(self, words: memoryview, last: int) -> list[Executed]:
         """Ring entries with full numbers: of each, 32 bits are kept, and numbers only grow."""
@@ -398,24 +489,37 @@ class Recording:
         at = self.header.state_offset + (index - 1) * _STATE_SIZE
         one = StateRecord.decode(self._data, at)
         length = min(one.length, _STATE_SIZE - StateRecord.sizeof())
+        if not length:
+            return None
         text = bytes(self._data[at + StateRecord.sizeof() : at + StateRecord.sizeof() + length])
         return State(_signed(one.number), None if one.pc == NEVER else one.pc, one.cpu, text)
 
 
-def _signed(number: int) -> int:
-    """A number before the entry is negative, and only approximate."""
-    return number if number < BEFORE else -1
+_KINDS = {one.value: one for one in DiscontinuityKind}
 
 
-def _made(index: int, row: tuple[Any, ...]) -> RecordedBlock:
-    linear, physical, first, count, instructions, size, cpu = row
+def _of_cpu(index: int) -> int:
+    """Where a CPU's part begins; the tables behind the last one's."""
+    return PAGE + index * _STRIDE
+
+
+def _signed(number: int, base: int = NEVER) -> int:
+    """A number before the entry, which `base` instructions precede, is negative."""
+    if number < BEFORE:
+        return number
+    return -1 if base == NEVER else min((number & ~BEFORE) - base, -1)
+
+
+def _made(index: int, row: tuple[Any, ...], runs: int, base: int) -> RecordedBlock:
+    linear, physical, first, instructions, size, cpu, _, one, two, three, four = row
     return RecordedBlock(
         index,
         linear,
         None if physical == NEVER else physical,
-        None if first == NEVER else _signed(first),
-        count,
+        first if first < BEFORE else None if first == NEVER else _signed(first, base),
+        runs,
         instructions,
         size,
         cpu,
+        (one, two, three, four),
     )

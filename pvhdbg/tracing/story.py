@@ -3,6 +3,7 @@ two boots differ. Pure: names come from the caller."""
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -11,34 +12,88 @@ from typing import NamedTuple
 
 from pvhdbg.model import Hex
 from pvhdbg.tracing.recording import RecordedBlock
-from pvhdbg.tracing.symbol_text import base
+from pvhdbg.tracing.symbol_text import base, label
 
+_BLANK = re.compile(r"\s")
 NameOf = Callable[[int], str | None]  # a physical address as "function" or "function+0x10"
 
 
+# Code that only leads to another function, or back: what ran before it is what came from.
+_PASSAGES = re.compile(r"__x86_(indirect|return)_|__fentry__\Z|srso_|retbleed_|zen_untrain|entry_ibpb|asm_|its_return")
+
+# What returns from an interrupt: what comes next was not reached from there.
+_RETURNS = re.compile(r"native_irq_return_|early_xen_iret|restore_regs_and_return|native_iret|irq_return|restore_all")
+
+
 class Started(NamedTuple):
-    """A function that was executed for the first time: `number` is its block's, `pc` linear, `physical` None outside of RAM."""
+    """A function that was executed for the first time: `number` is its block's, `pc` linear, `physical` None outside of RAM.
+
+    `parent` is the function that the CPU came from, by a call, a jump or an interrupt; None where that has no name.
+    """
 
     number: int
     name: str
     pc: Hex
     physical: Hex | None
+    parent: str | None = None
 
 
 def functions(blocks: Iterable[RecordedBlock], name: NameOf) -> list[Started]:
     """Functions by their first execution, each once. A block may run into the next function without a jump: that counts."""
     found: list[Started] = []
     known: set[str] = set()
+    last_of: dict[int, str | None] = {}  # by block, the function at its end
+
+    def came_from(block: RecordedBlock, function: str) -> str | None:
+        names = (last_of.get(number) for number in block.before)
+        parent = next((one for one in names if one is not None and one != function and not _PASSAGES.match(one)), None)
+        return None if parent is None or _RETURNS.match(parent) else parent
+
     for block in blocks:
         if block.physical is None or block.first is None:
             continue
+        before: str | None = None
         for offset in (0, max(block.size - 1, 0)):
             text = name(block.physical + offset)
             function = None if text is None else base(text)
             if function is not None and function not in known:
                 known.add(function)
-                found.append(Started(block.first, function, block.linear + offset, block.physical + offset))
+                parent = before or came_from(block, function)
+                found.append(Started(block.first, function, block.linear + offset, block.physical + offset, parent))
+            before = function
+        last_of[block.number] = before
     return found
+
+
+class Node(NamedTuple):
+    """A function in the tree of who reached whom first."""
+
+    started: Started
+    depth: int
+    path: tuple[str, ...]  # from the outermost one to this one
+
+
+def tree(started: Sequence[Started]) -> list[Node]:
+    """The functions in depth-first order: each below the one that reached it first, siblings by their first execution."""
+    children: dict[str | None, list[Started]] = {}
+    known: set[str] = set()
+    for one in started:
+        children.setdefault(one.parent if one.parent in known else None, []).append(one)
+        known.add(one.name)
+    found: list[Node] = []
+    waiting: list[tuple[Started, tuple[str, ...]]] = [(one, ()) for one in reversed(children.get(None, []))]
+    while waiting:
+        one, above = waiting.pop()
+        path = (*above, one.name)
+        found.append(Node(one, len(above), path))
+        waiting += [(child, path) for child in reversed(children.get(one.name, []))]
+    return found
+
+
+def folded(started: Sequence[Started], spent: Sequence[tuple[str, int]]) -> list[tuple[tuple[str, ...], int]]:
+    """The instructions of each function below the chain of those that reached it first: for a flame graph."""
+    paths = {node.started.name: node.path for node in tree(started)}
+    return [(paths.get(name, (name,)), instructions) for name, instructions in spent]
 
 
 def profile(blocks: Iterable[RecordedBlock], name: NameOf) -> list[tuple[str, int]]:
@@ -48,6 +103,14 @@ def profile(blocks: Iterable[RecordedBlock], name: NameOf) -> list[tuple[str, in
         text = None if block.physical is None else name(block.physical)
         spent["(no name)" if text is None else base(text)] += block.runs * block.instructions
     return spent.most_common()
+
+
+def folded_text(stacks: Sequence[tuple[tuple[str, ...], int]]) -> bytes:
+    """A line for each chain: functions separated by semicolons, and the number of instructions, as flamegraph.pl reads them."""
+    rows = (
+        ";".join(_BLANK.sub("_", label(name).replace(";", ":")) for name in path) + f" {spent}\n" for path, spent in stacks if spent
+    )
+    return "".join(rows).encode("utf-8", "backslashreplace")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Sequence
 
 from pvhdbg.decode.text import safe, shorten
-from pvhdbg.errors import VmmFailed
+from pvhdbg.errors import PluginRefused, VmmFailed
 
 OLDEST = (4, 0)  # QEMU's commit ab969087da brought the PVH loader; released with 4.0
 INSTALL = (
@@ -37,19 +37,27 @@ REMEDIES: tuple[tuple[str, str], ...] = (
     ("only available with -machine", "see 'qemu-system-x86_64 -machine help'"),
     ("lock", "another program uses that file"),
 )
+_PLUGIN = re.compile(r"-plugin|[Pp]lugin .*(API|load|error)|pvhdbg recorder:|load plugin")
+_PLUGIN_PATH = re.compile(r"^(-plugin \S+: |Could not load plugin \S+: )")
+_OTHER_QEMU = "name a QEMU with plugins, of a version from 7.2 to 11: --qemu BINARY"
 DEFAULT_REMEDY = "run the same QEMU by hand to see more, or see the options after '--'"
 LONGEST_MESSAGE = 300
 FULL = 64 * 1024  # bytes: a folder with less room is full
 _CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE, signal.SIGTRAP)
 
 
-def ended_at_once(program: str, status: int, output: Sequence[str]) -> VmmFailed:
-    """The error for a QEMU that ended before it answered. `status` as subprocess gives it: negative is a signal.
+def ended_at_once(program: str, status: int, output: Sequence[str], *, plugin: bool = False) -> VmmFailed:
+    """The error for a QEMU that ended before it answered. `status` as subprocess gives it: negative is a signal. With `plugin`, it was
+    started with the flight recorder, and may have refused that.
 
     `output` is QEMU's own text by lines; it may quote file names, so it is escaped.
     """
     lines = [safe(line).strip() for line in output]
     lines = [line for line in lines if line]
+    refusal = next((line for line in lines if plugin and _PLUGIN.search(line)), None)
+    if refusal is not None:
+        why = shorten(_PLUGIN_PATH.sub("", refusal.partition(": ")[2] or refusal), LONGEST_MESSAGE)
+        return PluginRefused(f"{program} does not load the flight recorder: {why}", _OTHER_QEMU)
     remedy, said = _remedy(lines)
     if status == -signal.SIGFPE:
         remedy = "QEMU divides by a PT_NOTE's p_align: the kernel has one with p_align 0; link it with p_align 4"

@@ -250,7 +250,7 @@ def _await_ready(process: QemuProcess, deadline: float, timeout: float) -> None:
         raise TargetTimeout(f"QEMU was not ready within {timeout:g} s", "allow more time (--timeout), or less memory")
     if status in _FROM_OUTSIDE and (error := process.killed()) is not None:
         raise error
-    raise ended_at_once(os.path.basename(process.command[0]), status, process.stderr_tail(40))
+    raise ended_at_once(os.path.basename(process.command[0]), status, process.stderr_tail(40), plugin=process.recorded)
 
 
 def _free(folder: str) -> int | None:

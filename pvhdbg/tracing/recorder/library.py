@@ -16,12 +16,15 @@ from collections.abc import Callable
 from pvhdbg.decode.text import safe, shorten
 from pvhdbg.errors import PvhdbgError
 from pvhdbg.kernel.symbol_cache import need_own
+from pvhdbg.tracing.recorder.flags import FLAGS
 
 _SOURCE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "recorder.c")
 _PREBUILT = os.path.join(os.path.dirname(_SOURCE), "recorder-x86_64.so")
-FLAGS = ("-O2", "-g0", "-Wall", "-Wextra", "-shared", "-fPIC", "-fvisibility=hidden")
 _COMPILE = 60.0  # seconds; usual is 0.3
 _LINE = 200  # characters of the compiler's message that are shown
+
+
+_ROOM = 64 << 20  # bytes: the most that a recording of one CPU occupies
 
 
 class NoRecorder(PvhdbgError):
@@ -32,6 +35,7 @@ class NoRecorder(PvhdbgError):
 
 def library(progress: Callable[[str], None] = lambda _: None) -> str:
     """The path of the shared object for this machine; built now if need be. Raises NoRecorder with what is missing."""
+    need_room(tempfile.gettempdir())
     if (path := prebuilt()) is not None:
         return path
     try:
@@ -56,6 +60,20 @@ def library(progress: Callable[[str], None] = lambda _: None) -> str:
 def prebuilt() -> str | None:
     """The path of the shared object that came with the package; None where it has none for this machine."""
     return _PREBUILT if platform.machine() == "x86_64" and os.path.isfile(_PREBUILT) else None
+
+
+def need_room(place: str, wanted: int = _ROOM) -> None:
+    """Raises NoRecorder if `place` has not as many free bytes: the recording is mapped, and a full disk would kill QEMU."""
+    try:
+        about = os.statvfs(place)
+    except OSError as error:
+        raise NoRecorder(f"{place} cannot be used: {error.strerror}", "set TMPDIR to a folder that can be written to") from error
+    free = about.f_bavail * about.f_frsize
+    if free < wanted:
+        raise NoRecorder(
+            f"a recording needs {wanted >> 20:,} MB, and {place} has {free >> 20:,} MB left",
+            "make room, or set TMPDIR to another disk",
+        )
 
 
 def folder() -> str:

@@ -29,7 +29,12 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#if UINTPTR_MAX < UINT64_MAX
+#error "the recorder packs what a block's callback needs into a pointer of 64 bits"
+#endif
+
 #define EXPORT __attribute__((visibility("default")))
+#define RARE(condition) __builtin_expect(!!(condition), 0)
 
 /* ---- QEMU's plugin API ------------------------------------------------------------------------------------------- */
 
@@ -52,12 +57,13 @@ typedef struct {
     } system;
 } plugin_info;
 
-enum { CB_NO_REGS = 0, INLINE_ADD_U64 = 0, MEM_READ_WRITE = 3 };
+enum { CB_NO_REGS = 0, INLINE_ADD_U64 = 0, MEM_READ_WRITE = 3, DISCONTINUITIES = 7 /* interrupts, exceptions, host calls */ };
 
 static struct {
     void (*register_tb_trans)(plugin_id, void *callback, void *userdata); /* API < 7 ignores userdata */
     void (*register_vcpu_idle)(plugin_id, void *callback, void *userdata);
     void (*register_atexit)(plugin_id, void *callback, void *userdata);
+    void (*register_discontinuity)(plugin_id, int kinds, void *callback, void *userdata); /* API >= 6 */
     void (*register_tb_exec)(struct qemu_plugin_tb *, void *callback, int flags, void *userdata);
     void (*register_insn_exec)(struct qemu_plugin_insn *, void *callback, int flags, void *userdata);
     void (*register_mem)(struct qemu_plugin_insn *, void *callback, int flags, int access, void *userdata);
@@ -107,7 +113,10 @@ enum {
     PER_SITE = 3,           /* times that one system instruction is noted */
     MARKS = 64,
     WRITES = 256,           /* last stores to the watched memory */
+    DISCONTINUITIES_KEPT = 64,     /* last discontinuities of a CPU */
     MOST_CPUS = 256,
+    STABLE_SCORES = 16,     /* CPUs for which QEMU makes room at once: their counters never move */
+    LONGEST = 15,           /* bytes of an instruction */
     NEAR = 700,             /* instructions before `stop` from which blocks have one instruction */
 };
 #define NEVER UINT64_MAX
@@ -120,7 +129,7 @@ struct header {
     uint64_t cpu_offset, cpu_stride, block_offset, system_offset, state_offset, write_offset, size;
     uint32_t api, exact, finished, physical;
     _Atomic uint32_t block_count, system_count, state_count;
-    uint32_t unused;
+    uint32_t discontinuities; /* 1: this QEMU tells of them */
     _Atomic uint64_t write_count; /* stores ever noted; store i stands at i % WRITES */
     uint64_t watch, watch_size;   /* physical address and bytes */
     _Atomic uint64_t lost; /* translations that found no record left */
@@ -136,43 +145,56 @@ struct header {
     } mark[MARKS];
 };
 
+struct discontinuity {
+    uint64_t number, origin, target; /* of the next instruction; linear addresses */
+    uint32_t kind, unused;     /* 1: interrupt, 2: exception, 4: host call */
+};
+_Static_assert(sizeof(struct discontinuity) == 32, "a discontinuity's record has 32 bytes");
+
+/* Each entry of a ring is complete before the counter that says so; the reader leaves out the oldest one, which may be
+   in the making. */
 struct cpu {
-    _Atomic uint64_t head;   /* ring entries ever written; entry i stands at i % RING */
-    _Atomic uint64_t count;  /* instructions since the entry (before it: since the start), by sums over blocks */
-    _Atomic uint64_t exact;  /* the same by each instruction, as of the last block's start; 0 without exact=on */
-    _Atomic uint64_t repeats; /* iterations of REP instructions that were counted again */
-    _Atomic uint64_t idle;   /* head when the CPU last went idle, plus 1; 0: never */
-    _Atomic uint32_t known;  /* the CPU has run */
-    uint32_t unused;
+    _Atomic uint64_t head;  /* ring entries ever written; entry i stands at i % RING */
+    _Atomic uint64_t count; /* instructions since the entry (before it: since the start), by sums over blocks; not with exact=on */
+    _Atomic uint64_t exact; /* the number of the last block's first instruction, where each one is counted */
+    _Atomic uint64_t repeats; /* iterations of REP instructions that were not counted; only where each instruction is */
+    _Atomic uint64_t idle;  /* head when the CPU last went idle, plus 1; 0: never */
+    _Atomic uint64_t interrupted; /* discontinuities ever; number i stands at i % DISCONTINUITIES_KEPT */
     /* not for readers */
-    uint64_t raw_base, last_end; /* last_end: linear address after the last block */
-    uint32_t pending; /* a system instruction ran: keep the state at the next block's start */
-    char pad[PAGE - 68];
-    struct entry {
-        uint32_t block, number; /* number: low bits of the instruction number at its start */
-    } ring[RING];
+    uint64_t uncounted; /* of the counter: instructions before the entry, and those that were begun again */
+    uint64_t expected;  /* the next block's number, unless the last one is cut short */
+    uint64_t attend_at; /* the number from which a block is looked at; 0: at once */
+    uint64_t *score;    /* this CPU's counter of instructions, where it never moves */
+    uint64_t pending;   /* a system instruction ran: keep the state at the next block's start */
+    char pad[PAGE - 11 * 8 - DISCONTINUITIES_KEPT * 32];
+    struct discontinuity discontinuity[DISCONTINUITIES_KEPT];
+    _Atomic uint64_t ring[RING];     /* block, and above it the low 32 bits of the instruction number at its start */
+    _Atomic uint64_t counts[BLOCKS]; /* how often this CPU executed each block */
 };
 _Static_assert(offsetof(struct cpu, ring) == PAGE, "a CPU's ring begins a page behind it");
 
 struct block {
     uint64_t linear, physical; /* physical: QEMU's ram_addr_t, NEVER where it is not RAM */
     _Atomic uint64_t first;    /* instruction number when it was first executed, NEVER until then */
-    _Atomic uint64_t count;    /* executions on all CPUs */
     uint16_t instructions, size, cpu;
-    uint8_t repeats, unused[25]; /* repeats: one string instruction with a REP prefix */
+    uint16_t last; /* offset of the last instruction */
+    uint32_t before[4]; /* the blocks that this CPU executed before the first execution, the latest one first; plus 1, 0 for none */
 };
-_Static_assert(sizeof(struct block) == 64, "a block's record has 64 bytes");
+_Static_assert(sizeof(struct block) == 48, "a block's record has 48 bytes");
 
 struct system {
-    uint64_t number, pc, before, after; /* before, after: register states by index plus 1, 0 for none */
+    uint64_t number, pc, after; /* after: register state by index plus 1, 0 for none */
     uint16_t cpu;
-    uint8_t size, code[15], unused[14];
+    uint8_t code[15];
+    _Atomic uint8_t size; /* of the code; written last: 0 in a record that is not complete */
+    uint8_t unused[22];
 };
 _Static_assert(sizeof(struct system) == 64, "a system instruction's record has 64 bytes");
 
 struct state {
     uint64_t number, pc;
-    uint32_t cpu, length;
+    uint32_t cpu;
+    _Atomic uint32_t length; /* of the text; written last: 0 in a record that is not complete */
     char text[STATE_TEXT];
 };
 _Static_assert(sizeof(struct state) == 2048, "a state's record has 2048 bytes");
@@ -180,7 +202,7 @@ _Static_assert(sizeof(struct state) == 2048, "a state's record has 2048 bytes");
 struct write {
     uint64_t number, pc, address; /* of the instruction; address: physical, where the store begins */
     uint16_t cpu, size;
-    uint32_t unused;
+    _Atomic uint32_t serial; /* low bits of its place in the order, plus 1; written last: 0 while the record changes */
 };
 _Static_assert(sizeof(struct write) == 32, "a store's record has 32 bytes");
 
@@ -201,6 +223,7 @@ static unsigned mark_count;
 static uint64_t mark_times = 1, mark_after = NEVER;
 static bool stop_by_clock;
 static int api_version;
+static unsigned cpu_count;
 static uint64_t counter_of_all; /* API 1: one counter for all CPUs */
 static plugin_u64 counter;
 
@@ -216,28 +239,39 @@ static void keep(_Atomic uint64_t *value, uint64_t now)
     atomic_store_explicit(value, now, memory_order_relaxed);
 }
 
-static uint64_t raw(unsigned index)
+static struct cpu *cpu_of(unsigned index)
+{
+    return &cpus[RARE(index >= cpu_count) ? 0 : index];
+}
+
+/* An instruction's number in the unit of stop=N. */
+static uint64_t stop_number(struct cpu *cpu, uint64_t number)
+{
+    return stop_by_clock ? number + relaxed(&cpu->repeats) : number;
+}
+
+/* Instructions that this CPU has begun since QEMU started. */
+static uint64_t raw(struct cpu *cpu, unsigned index)
 {
     if (api_version < 2) {
-        return __atomic_load_n(&counter_of_all, __ATOMIC_RELAXED);
+        cpu->score = &counter_of_all;
+    } else if (cpu_count > STABLE_SCORES) {
+        return __atomic_load_n((uint64_t *)api.scoreboard_find(counter.score, index), __ATOMIC_RELAXED);
+    } else if (!cpu->score) {
+        cpu->score = api.scoreboard_find(counter.score, index);
     }
-    return __atomic_load_n((uint64_t *)api.scoreboard_find(counter.score, index), __ATOMIC_RELAXED);
+    return __atomic_load_n(cpu->score, __ATOMIC_RELAXED);
+}
+
+static uint64_t before_entry(void)
+{
+    return entry_address != NEVER && relaxed(&header->base) == NEVER ? BEFORE : 0;
 }
 
 /* The number of the instruction that is about to run on this CPU. */
 static uint64_t number_of(struct cpu *cpu, unsigned index)
 {
-    uint64_t before = entry_address != NEVER && relaxed(&header->base) == NEVER ? BEFORE : 0;
-    if (!exact) {
-        return relaxed(&cpu->count) | before;
-    }
-    return (raw(index) - cpu->raw_base - relaxed(&cpu->repeats)) | before;
-}
-
-/* The same in the unit of stop=N. */
-static uint64_t stop_number(struct cpu *cpu, uint64_t number)
-{
-    return stop_by_clock ? number + relaxed(&cpu->repeats) : number;
+    return (exact ? raw(cpu, index) - cpu->uncounted : relaxed(&cpu->count)) | before_entry();
 }
 
 static void single(bool on)
@@ -303,51 +337,95 @@ static uint64_t keep_state(unsigned index, uint64_t number, uint64_t pc)
         fflush(out);
         long length = ftell(out);
         fclose(out);
-        state->length = length < 0 ? 0 : (uint32_t)length;
+        atomic_store_explicit(&state->length, length < 0 ? 0 : (uint32_t)length, memory_order_release);
     }
     return at + 1;
 }
 
 /* ---- callbacks at run time ----------------------------------------------------------------------------------------- */
 
+/* What a block's callback gets instead of a pointer, so that it touches as little memory as possible: the number of the
+   block's record, its instructions, and whether it is to be looked at each time. */
+enum { ID_BITS = 20, COUNT_BITS = 16, REPEATS = 1, IS_ENTRY = 2 };
+_Static_assert(BLOCKS <= 1 << ID_BITS, "a block's number has ID_BITS");
+
+static void *packed(const struct block *block, unsigned flags)
+{
+    uint64_t value = (uint64_t)(block - blocks) | (uint64_t)block->instructions << ID_BITS | (uint64_t)flags << (ID_BITS + COUNT_BITS);
+    return (void *)(uintptr_t)value;
+}
+
+#define INLINE static inline __attribute__((always_inline))
+
+/* The block in such a value, and in an entry of the ring. */
+INLINE uint32_t id_of(uint64_t value)
+{
+    return value & ((1u << ID_BITS) - 1);
+}
+
+static const struct block *last_block(struct cpu *cpu)
+{
+    uint64_t head = relaxed(&cpu->head);
+    return head ? &blocks[id_of(relaxed(&cpu->ring[(head - 1) % RING]))] : NULL;
+}
+
+static void look_again(struct cpu *cpu)
+{
+    bool counts = stop_at != NEVER && !before_entry();
+    uint64_t behind = NEAR + stop_number(cpu, 0); /* stop_at may come so much earlier */
+    bool always = cpu->pending || (exact && cpu_count > STABLE_SCORES);
+    cpu->attend_at = always ? 0 : counts ? (stop_at > behind ? stop_at - behind : 0) : NEVER;
+}
+
 static void reached_entry(unsigned index, struct cpu *cpu)
 {
     if (relaxed(&header->base) != NEVER) {
         return;
     }
-    keep(&header->base, exact ? raw(index) : relaxed(&cpu->count));
-    atomic_store(&header->entry_cpu, index);
-    cpu->raw_base = exact ? raw(index) : 0;
+    uint64_t all = number_of(cpu, index) & ~BEFORE;
+    cpu->uncounted = exact ? raw(cpu, index) : 0;
+    cpu->expected = 0;
     keep(&cpu->repeats, 0);
     keep(&cpu->count, 0);
     cpu->pending = 1;
+    atomic_store(&header->entry_cpu, index);
+    atomic_store_explicit(&header->base, all, memory_order_release);
 }
 
-static void block_runs(unsigned index, void *userdata)
+/* The rare cases of a block: its first execution, a REP instruction, the entry, a state to keep, a stop nearby. Returns the number
+   of its first instruction; NEVER where QEMU executes the CPU's last instruction again, which is then not counted. */
+static __attribute__((noinline)) uint64_t attend(unsigned index, struct cpu *cpu, struct block *block, unsigned flags)
 {
-    struct block *block = userdata;
-    struct cpu *cpu = &cpus[index < header->cpus ? index : 0];
-    if (block->linear == entry_address) {
+    if (flags & IS_ENTRY) {
         reached_entry(index, cpu);
     }
-    if (block->repeats && cpu->last_end == block->linear + block->size) {
+    const struct block *last = last_block(cpu);
+    if ((flags & REPEATS) && last && last->linear + last->size == block->linear + block->size) {
         /* QEMU executes such an instruction again for each iteration, in a block of its own (7.2, and each version under
            -icount). Nothing ran in between: it is the same instruction. */
         if (exact) {
+            cpu->uncounted++;
             keep(&cpu->repeats, relaxed(&cpu->repeats) + 1);
         }
         if (stop_by_clock) {
             may_stop(index, cpu, number_of(cpu, index));
+            look_again(cpu);
         }
-        return;
+        return NEVER;
     }
-    cpu->last_end = block->linear + block->size;
     uint64_t number = number_of(cpu, index);
-    if (relaxed(&block->first) == NEVER) {
-        block->cpu = (uint16_t)index;
-        keep(&block->first, number);
+    if (RARE(relaxed(&block->first) == NEVER)) {
+        pthread_mutex_lock(&lock);
+        if (relaxed(&block->first) == NEVER) {
+            uint64_t head = relaxed(&cpu->head);
+            for (uint64_t i = 0; i < sizeof block->before / sizeof *block->before && i < head; i++) {
+                block->before[i] = id_of(relaxed(&cpu->ring[(head - 1 - i) % RING])) + 1;
+            }
+            block->cpu = (uint16_t)index;
+            atomic_store_explicit(&block->first, number, memory_order_release);
+        }
+        pthread_mutex_unlock(&lock);
     }
-    keep(&block->count, relaxed(&block->count) + 1); /* with several CPUs about: no locked instruction here */
     if (cpu->pending) {
         uint64_t state = keep_state(index, number, block->linear);
         if (cpu->pending > 1) {
@@ -355,37 +433,123 @@ static void block_runs(unsigned index, void *userdata)
         }
         cpu->pending = 0;
     }
-    uint64_t head = relaxed(&cpu->head);
-    struct entry *entry = &cpu->ring[head % RING];
-    entry->block = (uint32_t)(block - blocks);
-    entry->number = (uint32_t)number;
-    keep(&cpu->count, relaxed(&cpu->count) + block->instructions);
-    if (exact) {
+    may_stop(index, cpu, number);
+    look_again(cpu);
+    return number;
+}
+
+/* The last block was cut short. A block that begins inside of it begins an instruction again: QEMU left that one before it
+   did anything (access to a device under -icount, a store into the block's own code). But QEMU 7.2 also tells of a last
+   instruction that crosses a page, and then puts it into the next block: that one has not begun before. Otherwise a fault was
+   delivered. */
+static __attribute__((noinline)) void cut_short(struct cpu *cpu, const struct block *block, uint64_t number)
+{
+    const struct block *last = last_block(cpu);
+    if (last && number < cpu->expected && block->linear - last->linear < last->size &&
+        !(number + 1 == cpu->expected && block->linear == last->linear + last->last)) {
+        cpu->uncounted++;
+    }
+}
+
+/* What is kept of a block that begins with instruction `number`. */
+INLINE void note(struct cpu *cpu, uint64_t value, uint64_t number, bool exactly)
+{
+    uint32_t id = id_of(value);
+    uint64_t instructions = value >> ID_BITS & ((1u << COUNT_BITS) - 1), head = relaxed(&cpu->head);
+    keep(&cpu->counts[id], relaxed(&cpu->counts[id]) + 1);
+    keep(&cpu->ring[head % RING], id | number << 32);
+    if (exactly) {
+        cpu->expected = number + instructions;
         keep(&cpu->exact, number);
+    } else {
+        keep(&cpu->count, number + instructions);
     }
     atomic_store_explicit(&cpu->head, head + 1, memory_order_release);
-    may_stop(index, cpu, number);
+}
+
+static __attribute__((noinline)) void runs_rarely(unsigned index, struct cpu *cpu, uint64_t value)
+{
+    struct block *block = &blocks[id_of(value)];
+    if (exact && raw(cpu, index) - cpu->uncounted != cpu->expected) {
+        cut_short(cpu, block, raw(cpu, index) - cpu->uncounted);
+    }
+    uint64_t number = attend(index, cpu, block, (unsigned)(value >> (ID_BITS + COUNT_BITS)));
+    if (number != NEVER) {
+        note(cpu, value, number & ~BEFORE, exact);
+    }
+}
+
+/* This runs for each block of the guest: it touches three lines of memory, and no register has to be saved. */
+INLINE void runs(unsigned index, void *userdata, bool exactly)
+{
+    uint64_t value = (uintptr_t)userdata;
+    struct cpu *cpu = cpu_of(index);
+    uint64_t number = exactly ? (cpu->score ? *cpu->score : 0) - cpu->uncounted : relaxed(&cpu->count);
+    bool rare = value >> (ID_BITS + COUNT_BITS) || !relaxed(&cpu->counts[id_of(value)]) || number >= cpu->attend_at;
+    if (RARE(rare || (exactly && number != cpu->expected))) {
+        runs_rarely(index, cpu, value);
+    } else {
+        note(cpu, value, number, exactly);
+    }
+}
+
+static void block_runs(unsigned index, void *userdata)
+{
+    runs(index, userdata, false);
+}
+
+static void block_runs_exactly(unsigned index, void *userdata)
+{
+    runs(index, userdata, true);
 }
 
 /* A block that has no record: counted, and nothing else. */
 static void lost_block_runs(unsigned index, void *userdata)
 {
-    struct cpu *cpu = &cpus[index < header->cpus ? index : 0];
-    keep(&cpu->count, relaxed(&cpu->count) + (uintptr_t)userdata);
+    struct cpu *cpu = cpu_of(index);
+    if (exact) {
+        cpu->expected = raw(cpu, index) - cpu->uncounted + (uintptr_t)userdata;
+    } else {
+        keep(&cpu->count, relaxed(&cpu->count) + (uintptr_t)userdata);
+    }
+}
+
+static void is_interrupted(unsigned index, int kind, uint64_t from, uint64_t to)
+{
+    struct cpu *cpu = cpu_of(index);
+    uint64_t at = relaxed(&cpu->interrupted);
+    struct discontinuity *one = &cpu->discontinuity[at % DISCONTINUITIES_KEPT];
+    one->number = number_of(cpu, index);
+    one->origin = from;
+    one->target = to;
+    one->kind = (uint32_t)kind;
+    atomic_store_explicit(&cpu->interrupted, at + 1, memory_order_release);
+}
+
+static void is_interrupted_before_7(plugin_id id, unsigned index, int kind, uint64_t from, uint64_t to)
+{
+    (void)id;
+    is_interrupted(index, kind, from, to);
+}
+
+static void is_interrupted_since_7(unsigned index, int kind, uint64_t from, uint64_t to, void *userdata)
+{
+    (void)userdata;
+    is_interrupted(index, kind, from, to);
 }
 
 struct site { /* an instruction with a callback of its own */
     uint64_t pc;
     int mark;
-    uint32_t noted;
     uint8_t size, code[15];
+    uint8_t noted[]; /* how often, for each CPU */
 };
 
 static void mark_runs(unsigned index, void *userdata)
 {
     struct site *site = userdata;
     struct mark *mark = &header->mark[site->mark];
-    struct cpu *cpu = &cpus[index < header->cpus ? index : 0];
+    struct cpu *cpu = cpu_of(index);
     if (relaxed(&header->base) == NEVER) {
         return;
     }
@@ -407,11 +571,12 @@ static void mark_runs(unsigned index, void *userdata)
 static void system_runs(unsigned index, void *userdata)
 {
     struct site *site = userdata;
-    struct cpu *cpu = &cpus[index < header->cpus ? index : 0];
-    if (site->noted >= PER_SITE || relaxed(&header->base) == NEVER) {
+    struct cpu *cpu = cpu_of(index);
+    uint8_t *noted = &site->noted[index < cpu_count ? index : 0];
+    if (*noted >= PER_SITE || relaxed(&header->base) == NEVER) {
         return;
     }
-    site->noted++;
+    ++*noted;
     uint32_t at = atomic_load(&header->system_count);
     do {
         if (at >= SYSTEMS) {
@@ -421,10 +586,11 @@ static void system_runs(unsigned index, void *userdata)
     struct system *system = &systems[at];
     system->pc = site->pc;
     system->cpu = (uint16_t)index;
-    system->size = site->size;
     memcpy(system->code, site->code, sizeof system->code);
     system->number = number_of(cpu, index);
+    atomic_store_explicit(&system->size, site->size, memory_order_release);
     cpu->pending = at + 2;
+    look_again(cpu);
 }
 
 /* A store by the instruction at the linear address `userdata`. QEMU 7.2 delivers loads too when only stores are requested, so both
@@ -447,14 +613,16 @@ static void accesses(unsigned index, uint32_t info, uint64_t linear, void *userd
     if (physical >= watch + watch_size || physical + size <= watch) {
         return;
     }
-    struct cpu *cpu = &cpus[index < header->cpus ? index : 0];
+    struct cpu *cpu = cpu_of(index);
     uint64_t at = atomic_fetch_add(&header->write_count, 1);
     struct write *write = &writes[at % WRITES];
+    atomic_store(&write->serial, 0);
     write->number = number_of(cpu, index) - 1; /* it has been counted already */
     write->pc = (uint64_t)(uintptr_t)userdata;
     write->address = physical;
     write->cpu = (uint16_t)index;
     write->size = (uint16_t)size;
+    atomic_store_explicit(&write->serial, (uint32_t)at + 1, memory_order_release);
 }
 
 /* ---- translation --------------------------------------------------------------------------------------------------- */
@@ -472,14 +640,16 @@ static size_t code_of(const struct qemu_plugin_insn *insn, uint8_t *code, size_t
 
 /* The first byte of the opcode, after prefixes. REX (0x40 to 0x4f) is a prefix in 64-bit code and inc or dec elsewhere; what
    follows is then not a system instruction by itself, and a wrong guess costs one callback. */
-static const uint8_t *opcode_of(const uint8_t *code, size_t size, bool *repeated)
+static const uint8_t *opcode_of(const uint8_t *code, size_t size, bool *repeated, bool *locked)
 {
     const uint8_t *end = code + size;
     while (code < end) {
         if (*code == 0xf2 || *code == 0xf3) {
             *repeated = true;
+        } else if (*code == 0xf0) {
+            *locked = true;
         } else if (*code != 0x66 && *code != 0x67 && *code != 0x2e && *code != 0x36 && *code != 0x3e && *code != 0x26 &&
-                   *code != 0x64 && *code != 0x65 && *code != 0xf0 && (*code & 0xf0) != 0x40) {
+                   *code != 0x64 && *code != 0x65 && (*code & 0xf0) != 0x40) {
             break;
         }
         code++;
@@ -518,12 +688,56 @@ static bool is_system(const uint8_t *opcode, size_t size)
     }
 }
 
+/* Whether an instruction always runs to its end: arithmetic and moves between registers. Any other may raise a fault, or make QEMU
+   leave its block. Where this is not known, the answer is no. */
+static bool runs_to_its_end(const uint8_t *opcode, size_t size)
+{
+    if (size < 1) {
+        return false;
+    }
+    bool long_form = opcode[0] == 0x0f;
+    if (size < (long_form ? 3 : 2)) {
+        return (opcode[0] & 0xf8) == 0x90 || opcode[0] == 0x98 || opcode[0] == 0x99 || /* xchg, nop, cltq, cqto */
+               (long_form && size > 1 && (opcode[1] & 0xf8) == 0xc8); /* bswap */
+    }
+    unsigned operands = opcode[long_form ? 2 : 1], reg = operands >> 3 & 7;
+    bool registers = operands >= 0xc0;
+    if (long_form) {
+        uint8_t code = opcode[1];
+        return code == 0x1f || code == 0x1e || /* nop, endbr64 */
+               (registers && (code >> 4 == 0x4 || code >> 4 == 0x9 || code == 0xaf || code == 0xb6 || code == 0xb7 || code == 0xbe ||
+                              code == 0xbf)); /* cmovcc, setcc, imul, movzx, movsx */
+    }
+    switch (opcode[0]) {
+    case 0x80: case 0x81: case 0x83: /* arithmetic with a constant */
+    case 0x84: case 0x85: case 0x86: case 0x87: case 0x88: case 0x89: case 0x8a: case 0x8b: /* test, xchg, mov */
+    case 0x69: case 0x6b: /* imul */
+    case 0xc0: case 0xc1: case 0xd0: case 0xd1: case 0xd2: case 0xd3: /* shifts */
+        return registers;
+    case 0xc6: case 0xc7: /* mov of a constant */
+        return registers && reg == 0;
+    case 0xf6: case 0xf7: /* test, not, neg, mul; not div */
+        return registers && reg < 6;
+    case 0xfe: case 0xff: /* inc, dec */
+        return registers && reg < 2;
+    case 0x8d: /* lea */
+        return !registers;
+    case 0xa8: case 0xa9: /* test of a constant */
+        return true;
+    default:
+        if (opcode[0] < 0x40 && (opcode[0] & 7) < 6) { /* arithmetic */
+            return (opcode[0] & 7) > 3 || registers;
+        }
+        return (opcode[0] & 0xf0) == 0xb0; /* mov of a constant */
+    }
+}
+
 static uint64_t physical_of(void *host)
 {
     return host && private.ram_addr_from_host ? private.ram_addr_from_host(host) : NEVER;
 }
 
-static struct block *record_of(uint64_t linear, uint64_t physical, size_t instructions, size_t size)
+static struct block *record_of(uint64_t linear, uint64_t physical, size_t instructions, size_t size, size_t last)
 {
     uint64_t key = (linear ^ physical * 0x9e3779b97f4a7c15u) + instructions * 0x632be59bd9b4e019u + size;
     key ^= key >> 29;
@@ -547,8 +761,9 @@ static struct block *record_of(uint64_t linear, uint64_t physical, size_t instru
         block->linear = linear;
         block->physical = physical;
         keep(&block->first, NEVER);
-        block->instructions = (uint16_t)instructions;
+        block->instructions = (uint16_t)(instructions < UINT16_MAX ? instructions : UINT16_MAX);
         block->size = (uint16_t)size;
+        block->last = (uint16_t)last;
         *slot = at + 1;
         atomic_store_explicit(&header->block_count, at + 1, memory_order_release);
         return block;
@@ -556,16 +771,25 @@ static struct block *record_of(uint64_t linear, uint64_t physical, size_t instru
     return NULL;
 }
 
-/* Looks at one instruction; returns whether it is a string instruction with a REP prefix. */
-static bool look_at(struct qemu_plugin_insn *insn)
+struct looked { /* at an instruction */
+    bool repeats, runs_on; /* a string instruction with a REP prefix; one that always runs to its end */
+    struct site *site;     /* what its own callbacks get, NULL without any */
+    bool system;
+};
+
+static struct looked look_at(struct qemu_plugin_insn *insn)
 {
     uint8_t code[15] = {0};
     size_t size = code_of(insn, code, sizeof code);
     uint64_t linear = api.insn_vaddr(insn);
-    bool repeated = false;
-    const uint8_t *opcode = opcode_of(code, size, &repeated);
+    bool repeated = false, locked = false;
+    const uint8_t *opcode = opcode_of(code, size, &repeated, &locked);
     size_t left = size - (size_t)(opcode - code);
-    bool system = is_system(opcode, left), repeats = repeated && left && is_string(opcode[0]);
+    struct looked found = {
+        .repeats = repeated && left && is_string(opcode[0]),
+        .runs_on = !repeated && !locked && runs_to_its_end(opcode, left),
+        .system = is_system(opcode, left),
+    };
     int mark = -1;
     if (mark_count) {
         uint64_t physical = physical_of(api.insn_haddr(insn));
@@ -575,57 +799,74 @@ static bool look_at(struct qemu_plugin_insn *insn)
             }
         }
     }
-    if (watch != NEVER) {
-        api.register_mem(insn, (void *)accesses, CB_NO_REGS, MEM_READ_WRITE, (void *)(uintptr_t)linear);
+    if (!found.system && mark < 0) {
+        return found;
     }
-    if (!system && mark < 0) {
-        return repeats;
-    }
-    struct site *site = calloc(1, sizeof *site); /* lives as long as the translation may run: to the end */
+    struct site *site = calloc(1, sizeof *site + cpu_count); /* lives as long as the translation may run: to the end */
     if (!site) {
-        return repeats;
+        return found;
     }
     site->pc = linear;
     site->mark = mark;
     site->size = (uint8_t)size;
     memcpy(site->code, code, sizeof site->code);
-    if (mark >= 0) {
-        api.register_insn_exec(insn, (void *)mark_runs, CB_NO_REGS, site);
+    found.site = site;
+    return found;
+}
+
+/* Counts `instructions` when this one is begun, behind its callbacks. */
+static void count_at(struct qemu_plugin_insn *insn, uint64_t instructions)
+{
+    if (api_version < 2) {
+        api.register_insn_inline(insn, INLINE_ADD_U64, &counter_of_all, instructions);
+    } else {
+        api.register_insn_inline_per_vcpu(insn, INLINE_ADD_U64, counter, instructions);
     }
-    if (system) {
-        api.register_insn_exec(insn, (void *)system_runs, CB_NO_REGS, site);
-    }
-    return repeats;
 }
 
 static void translated(struct qemu_plugin_tb *tb)
 {
-    size_t n = api.tb_n_insns(tb), size = 0;
-    bool repeats = false;
-    if (!n) {
-        return;
-    }
+    size_t n = api.tb_n_insns(tb), size = 0, last = 0;
+    struct looked found = {0};
+    struct qemu_plugin_insn *first = NULL, *before = NULL;
+    uint64_t uncounted = 0; /* instructions before this one that are not counted yet */
     for (size_t i = 0; i < n; i++) {
         struct qemu_plugin_insn *insn = api.tb_get_insn(tb, i);
+        first = first ? first : insn;
+        last = size;
         size += api.insn_size(insn);
-        repeats = look_at(insn) && n == 1;
-        if (exact) {
-            if (api_version < 2) {
-                api.register_insn_inline(insn, INLINE_ADD_U64, &counter_of_all, 1);
-            } else {
-                api.register_insn_inline_per_vcpu(insn, INLINE_ADD_U64, counter, 1);
-            }
+        found = look_at(insn);
+        bool callbacks = found.site || watch != NEVER; /* that ask for the number */
+        bool may_be_left_out = i + 1 == n && PAGE - api.insn_vaddr(insn) % PAGE < LONGEST; /* see cut_short */
+        if (exact && uncounted && (callbacks || may_be_left_out)) {
+            count_at(before, uncounted);
+            uncounted = 0;
         }
+        if (watch != NEVER) {
+            api.register_mem(insn, (void *)accesses, CB_NO_REGS, MEM_READ_WRITE, (void *)(uintptr_t)api.insn_vaddr(insn));
+        }
+        if (found.site && found.site->mark >= 0) {
+            api.register_insn_exec(insn, (void *)mark_runs, CB_NO_REGS, found.site);
+        }
+        if (found.site && found.system) {
+            api.register_insn_exec(insn, (void *)system_runs, CB_NO_REGS, found.site);
+        }
+        uncounted++;
+        if (exact && (!found.runs_on || i + 1 == n)) { /* the block may be left here: all that have begun are counted */
+            count_at(insn, uncounted);
+            uncounted = 0;
+        }
+        before = insn;
     }
-    struct qemu_plugin_insn *first = api.tb_get_insn(tb, 0);
+    if (!first) {
+        return;
+    }
     pthread_mutex_lock(&lock);
-    struct block *block = record_of(api.insn_vaddr(first), physical_of(api.insn_haddr(first)), n, size);
-    if (block) {
-        block->repeats = repeats;
-    }
+    struct block *block = record_of(api.insn_vaddr(first), physical_of(api.insn_haddr(first)), n, size, last);
     pthread_mutex_unlock(&lock);
     if (block) {
-        api.register_tb_exec(tb, (void *)block_runs, CB_NO_REGS, block);
+        unsigned flags = (found.repeats && n == 1 ? REPEATS : 0) | (block->linear == entry_address ? IS_ENTRY : 0);
+        api.register_tb_exec(tb, exact ? (void *)block_runs_exactly : (void *)block_runs, CB_NO_REGS, packed(block, flags));
     } else {
         atomic_fetch_add(&header->lost, 1);
         api.register_tb_exec(tb, (void *)lost_block_runs, CB_NO_REGS, (void *)(uintptr_t)n);
@@ -647,7 +888,7 @@ static void translated_since_7(struct qemu_plugin_tb *tb, void *userdata)
 
 static void idles(unsigned index)
 {
-    struct cpu *cpu = &cpus[index < header->cpus ? index : 0];
+    struct cpu *cpu = cpu_of(index);
     keep(&cpu->idle, relaxed(&cpu->head) + 1);
 }
 
@@ -666,7 +907,7 @@ static void idles_since_7(unsigned index, void *userdata)
 /* The registers of each CPU when QEMU ends: a dead CPU still has those of its death. Not called on SIGKILL. */
 static void ends(void)
 {
-    for (unsigned index = 0; index < header->cpus; index++) {
+    for (unsigned index = 0; index < cpu_count; index++) {
         struct cpu *cpu = &cpus[index];
         if (relaxed(&cpu->head)) {
             keep_state(index, number_of(cpu, index), NEVER);
@@ -725,11 +966,12 @@ static bool find_api(void)
     static const struct {
         const char *name;
         void **where;
-        int since, until;
+        int since, until; /* versions of the API */
     } wanted[] = {
         {"qemu_plugin_register_vcpu_tb_trans_cb", (void **)&api.register_tb_trans, 0, 99},
         {"qemu_plugin_register_vcpu_idle_cb", (void **)&api.register_vcpu_idle, 0, 99},
         {"qemu_plugin_register_atexit_cb", (void **)&api.register_atexit, 0, 99},
+        {"qemu_plugin_register_vcpu_discon_cb", (void **)&api.register_discontinuity, 6, 99},
         {"qemu_plugin_register_vcpu_tb_exec_cb", (void **)&api.register_tb_exec, 0, 99},
         {"qemu_plugin_register_vcpu_insn_exec_cb", (void **)&api.register_insn_exec, 0, 99},
         {"qemu_plugin_register_vcpu_mem_cb", (void **)&api.register_mem, 0, 99},
@@ -779,6 +1021,7 @@ static bool find_api(void)
 static bool make_file(const char *path, unsigned count)
 {
     uint64_t stride = sizeof(struct cpu);
+    cpu_count = count;
     uint64_t at_blocks = PAGE + count * stride;
     uint64_t at_systems = at_blocks + sizeof(struct block) * (uint64_t)BLOCKS;
     uint64_t at_states = at_systems + sizeof(struct system) * (uint64_t)SYSTEMS;
@@ -805,9 +1048,13 @@ static bool make_file(const char *path, unsigned count)
     *header = (struct header){
         .version = VERSION, .page = PAGE, .cpus = count, .ring = RING, .blocks = BLOCKS, .systems = SYSTEMS, .states = STATES,
         .marks = mark_count, .cpu_offset = PAGE, .cpu_stride = stride, .block_offset = at_blocks, .system_offset = at_systems,
-        .state_offset = at_states, .write_offset = at_writes, .size = size, .watch = watch, .watch_size = watch_size, .api = (uint32_t)api_version, .exact = exact,
-        .physical = private.ram_addr_from_host != NULL, .entry = entry_address, .base = NEVER,
+        .state_offset = at_states, .write_offset = at_writes, .size = size, .watch = watch, .watch_size = watch_size,
+        .api = (uint32_t)api_version, .exact = exact, .physical = private.ram_addr_from_host != NULL,
+        .discontinuities = api.register_discontinuity != NULL, .entry = entry_address, .base = NEVER,
     };
+    for (unsigned i = 0; i < count; i++) {
+        look_again(&cpus[i]);
+    }
     for (unsigned i = 0; i < mark_count; i++) {
         header->mark[i].address = marks[i];
         keep(&header->mark[i].first, NEVER);
@@ -870,6 +1117,13 @@ EXPORT int qemu_plugin_install(plugin_id id, const plugin_info *info, int argc, 
     }
     unsigned count = info->system.max_vcpus > 0 ? (unsigned)info->system.max_vcpus : 1;
     count = count < MOST_CPUS ? count : MOST_CPUS;
+    if (exact && api_version < 2 && count > 1) {
+        if (stop_at != NEVER || watch != NEVER) {
+            fail("this QEMU has no counter of instructions for each of several CPUs");
+            return 1;
+        }
+        exact = false; /* the file says so */
+    }
     if (!find_api() || !make_file(path, count)) {
         return 1;
     }
@@ -879,6 +1133,10 @@ EXPORT int qemu_plugin_install(plugin_id id, const plugin_info *info, int argc, 
     bool since_7 = api_version >= 7;
     api.register_tb_trans(id, since_7 ? (void *)translated_since_7 : (void *)translated_before_7, NULL);
     api.register_vcpu_idle(id, since_7 ? (void *)idles_since_7 : (void *)idles_before_7, NULL);
+    if (api.register_discontinuity) {
+        api.register_discontinuity(id, DISCONTINUITIES,
+                                   since_7 ? (void *)is_interrupted_since_7 : (void *)is_interrupted_before_7, NULL);
+    }
     api.register_atexit(id, since_7 ? (void *)ends_since_7 : (void *)ends_before_7, NULL);
     return 0;
 }

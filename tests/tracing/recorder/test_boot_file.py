@@ -12,17 +12,26 @@ from pvhdbg.tracing.boot_file import BootInfo, Pieces, decode, encode
 from pvhdbg.tracing.recording import PAGE, BadRecording, BlockRecord, Cpu
 from pvhdbg.tracing.story import functions, parting, profile
 from tests.support.sorting import examples
-from tests.tracing.recorder.test_recording import BLOCKS_AT, SIZE, Sparse, header
+from tests.tracing.recorder.test_recording import BLOCKS_AT, COUNTS_AT, SIZE, Sparse, header
 
 INFO = BootInfo("vmlinux", "00" * 32, "QEMU 7.2.22", ("qemu-system-x86_64", "-kernel", "vmlinux"), True, 1.5, "alive")
-BLOCKS = [BlockRecord(0x1000 * index, 0x1000 * index, 10 * index, index, 3, 0x20, 0) for index in range(1, 5)]
+BLOCKS = [BlockRecord(0x1000 * index, 0x1000 * index, 10 * index, 3, 0x20, 0, 0, index - 1, 0, 0, 0) for index in range(1, 5)]
+COUNTS = b"".join(index.to_bytes(8, "little") for index in range(1, 5))
 RING = b"".join(index.to_bytes(4, "little") + (10 * index + 10).to_bytes(4, "little") for index in range(4))
 
 
 def recording(blocks: list[BlockRecord] = BLOCKS) -> Sparse:
-    cpu = Cpu(head=4, count=40, exact=0, repeats=0, idle=0)
+    cpu = Cpu(head=4, count=40, exact=0, repeats=0, idle=0, interrupted=0)
     head = header(block_count=len(blocks), base=0, entry=0x1000)
-    return Sparse({0: head.encode(), PAGE: cpu.encode(), 2 * PAGE: RING, BLOCKS_AT: b"".join(one.encode() for one in blocks)})
+    return Sparse(
+        {
+            0: head.encode(),
+            PAGE: cpu.encode(),
+            2 * PAGE: RING,
+            COUNTS_AT: COUNTS,
+            BLOCKS_AT: b"".join(one.encode() for one in blocks),
+        }
+    )
 
 
 def name(physical: int) -> str | None:

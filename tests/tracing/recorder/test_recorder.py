@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import pairwise
+from operator import mul
 from pathlib import Path
 
 import pytest
@@ -24,8 +26,9 @@ from pvhdbg.tracing.cpu_text import decode
 from pvhdbg.tracing.engines.engine import Bounds
 from pvhdbg.tracing.engines.log import LogEngine
 from pvhdbg.tracing.recorder.file import open_recording
-from pvhdbg.tracing.recorder.library import FLAGS, library
-from pvhdbg.tracing.recording import NEVER, Recording
+from pvhdbg.tracing.recorder.flags import FLAGS
+from pvhdbg.tracing.recorder.library import library
+from pvhdbg.tracing.recording import NEVER, RING, DiscontinuityKind, Recording
 from pvhdbg.vmm.qemu import QemuOptions, QemuProcess, RecorderOptions, start
 from tests.support.cli_runner import eventually
 
@@ -166,6 +169,48 @@ def test_it_is_read_while_the_guest_runs_and_after_a_kill(vmlinux: Path) -> None
     assert registers["rip"] not in (0, NEVER)
 
 
+@pytest.mark.parametrize("wanted", random.Random(7).sample(range(1, 4_000_000), 5))
+def test_it_is_whole_whenever_qemu_is_killed(vmlinux: Path, wanted: int) -> None:
+    """SIGKILL somewhere in a boot: every record that is read is complete."""
+    recorder = RecorderOptions(library(), entry_of(vmlinux), exact=True, watch=(0x1000, 4096))
+    with booted(vmlinux, recorder, append="console=ttyS0 panic=-1") as (qemu, target), open_recording(qemu.recording) as recording:
+        target.resume()
+        eventually(lambda: recording.cpu(0).head > wanted, "the guest does not get on", within=30)
+        os.kill(qemu.pid, signal.SIGKILL)
+        ended(qemu)
+        last = recording.last(0)
+        assert len(last) == min(recording.cpu(0).head, RING - 1)
+        assert all(0 <= other.number - one.number <= one.block.instructions for one, other in pairwise(last))
+        assert all(run.block.first is not None and run.block.runs and run.block.size for run in last)
+        assert all(one.instructions for one in recording.blocks())
+        assert all(one.code for one in recording.systems())
+        assert all(b"EFER=" in state.text for state in recording.states())
+        assert all(one.pc and one.size for one in recording.writes())
+
+
+def test_every_instruction_of_each_cpu_is_counted(vmlinux: Path) -> None:
+    """Two CPUs, of which the second one is started by Linux: each CPU's own count is the sum over the blocks that it executed."""
+    recorder = RecorderOptions(library(), entry_of(vmlinux))
+    with (
+        booted(vmlinux, recorder, append="console=ttyS0 panic=-1", cpus=2) as (qemu, target),
+        open_recording(qemu.recording) as recording,
+    ):
+        target.resume()
+        eventually(lambda: any(one.block.linear >> 63 for one in recording.last(1, 1)), "Linux does not start it", within=60)
+        target.interrupt()
+        sizes = [one.instructions for one in recording.blocks()]
+        for cpu, before in ((0, recording.header.base), (1, 0)):
+            assert sum(map(mul, recording.counts(cpu), sizes)) == before + recording.cpu(cpu).count
+        assert recording.header.entry_cpu == 0
+        first_here = [one for one in recording.blocks() if one.cpu == 1 and one.first is not None]
+        assert all(recording.counts(1)[one.number] for one in first_here)
+        assert recording.last(1, 1)[0].block.linear > 0
+        assert {one.cpu for one in recording.systems()} == {0, 1}
+        took = recording.discontinuities(0)
+        assert bool(took) == recording.tells_discontinuities
+        assert all(one.kind in DiscontinuityKind and one.target for one in took)
+
+
 def test_each_cpu_has_its_own_ring() -> None:
     """Two CPUs: only the first one runs the guest; the other waits in the firmware's or its own halt."""
     kernel = guests.path("hello")
@@ -179,16 +224,30 @@ def test_each_cpu_has_its_own_ring() -> None:
     assert not other or other[0].block.linear < entry_of(kernel) or other[0].block.linear > 0xF0000
 
 
-def test_it_runs_under_the_undefined_behaviour_sanitizer(tmp_path: Path) -> None:
-    source = Path(library.__code__.co_filename).parent / "recorder.c"
-    made = tmp_path / "checked.so"
-    words = [*FLAGS, "-fsanitize=undefined", "-fsanitize-undefined-trap-on-error", "-o", str(made), str(source)]
-    subprocess.run(["gcc", *words], check=True)
-    kernel = guests.path("long_mode")
-    with booted(kernel, RecorderOptions(str(made), entry_of(kernel), exact=True), memory="64M") as (qemu, target):
-        run_to_its_end(qemu, target)
-        with open_recording(qemu.recording) as recording:
+@pytest.mark.parametrize("planted", [False, True], ids=["as it is", "with a planted mistake"])
+def test_the_sanitizers_find_no_mistake(tmp_path: Path, planted: bool) -> None:
+    """Address and undefined-behaviour sanitizer over a whole boot, with marks, a watch and exact counts. They do find a planted one."""
+    source = (Path(library.__code__.co_filename).parent / "recorder.c").read_text()
+    if planted:
+        source = source.replace("    header->finished = 1;", "    marks[mark_count + MARKS] = 1;\n    header->finished = 1;")
+    made, file, kernel = tmp_path / "checked.so", tmp_path / "recording", guests.path("long_mode")
+    words = [*FLAGS, "-O1", "-w", "-fsanitize=address,undefined", "-xc", "-", "-o", str(made)]
+    subprocess.run(["gcc", *words], input=source.encode(), check=True)
+    found = (
+        subprocess.run(["gcc", f"-print-file-name=lib{name}.so"], capture_output=True, text=True, check=True)
+        for name in ("asan", "ubsan")
+    )
+    env = {**os.environ, "LD_PRELOAD": " ".join(one.stdout.strip() for one in found), "ASAN_OPTIONS": "detect_leaks=0"}
+    recorder = RecorderOptions(str(made), entry_of(kernel), exact=True, marks=(entry_of(kernel),), watch=(0x106EE0, 8))
+    command = ["qemu-system-x86_64", "-kernel", str(kernel), "-m", "64M", "-accel", "tcg", "-display", "none", "-nic", "none"]
+    command += ["-serial", "null", "-monitor", "none", "-no-reboot", *EXIT, *recorder.arguments(str(file))]
+    done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
+    mistakes = [line for line in done.stderr.splitlines() if "ERROR: AddressSanitizer" in line or "runtime error:" in line]
+    assert bool(mistakes) == planted, done.stderr
+    if not planted:
+        with open_recording(file) as recording:
             assert recording.header.finished == 1
+            assert recording.writes()
 
 
 def test_who_wrote_last_to_an_address() -> None:

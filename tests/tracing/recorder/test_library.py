@@ -1,0 +1,146 @@
+"""Where the recorder's shared object comes from, and what is said where it does not come."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from pvhdbg.tracing.recorder import library as module
+from pvhdbg.tracing.recorder.flags import FLAGS
+from pvhdbg.tracing.recorder.library import NoRecorder, library, need_room
+from tests.support.cli_runner import HELLO, Cli
+
+ROOT = Path(__file__).parents[3]
+SOURCE = Path(module.__file__).with_name("recorder.c")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache with nothing in it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_it_is_built_once(cache: Path) -> None:
+    said: list[str] = []
+    first = library(said.append)
+    assert library(said.append) == first
+    assert said == ["building the recorder, once"]
+    assert os.stat(first).st_mode & 0o777 == 0o500
+    assert os.listdir(cache / "pvhdbg" / "recorder") == [os.path.basename(first)]
+
+
+def test_a_compiler_that_fails_is_quoted(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gcc itself, that is told to include a header which is not there."""
+    compiler = tmp_path / "cc"
+    compiler.write_text('#!/bin/sh\nexec /usr/bin/gcc -include nowhere.h "$@"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with pytest.raises(NoRecorder, match=r"does not build the recorder: .*nowhere\.h: No such file or directory"):
+        library()
+    assert os.listdir(cache / "pvhdbg" / "recorder") == []
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    with pytest.raises(NoRecorder, match="needs a C compiler") as caught:
+        library()
+    assert caught.value.todo == "install one (Debian: gcc and libc6-dev)"
+
+
+def test_a_cache_of_another_user_is_refused(cache: Path) -> None:
+    folder = cache / "pvhdbg" / "recorder"
+    folder.mkdir(parents=True)
+    if os.geteuid() == 0:
+        os.chown(folder, 65534, 65534)
+    else:
+        folder.chmod(0o777)
+    with pytest.raises(NoRecorder, match="the recorder cannot be cached: others may write to"):
+        library()
+
+
+def test_a_disk_without_room_is_told_before_qemu_is_started(tmp_path: Path) -> None:
+    with pytest.raises(NoRecorder, match=r"a recording needs [\d,]+ MB, and .* has [\d,]+ MB left"):
+        need_room(str(tmp_path), 1 << 60)
+    with pytest.raises(NoRecorder, match="cannot be used: No such file or directory"):
+        need_room(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.boot
+@pytest.mark.usefixtures("qemu")
+def test_a_qemu_that_wants_another_api_runs_without_it(cli: Cli) -> None:
+    """The recorder for the plugin API 99, which no QEMU has yet: QEMU refuses it, as a newer one refuses today's."""
+    source = SOURCE.read_text()
+    newer = re.sub(r"__attribute__\(\(constructor\)\) static void choose", "static void choose", source)
+    newer = newer.replace("int qemu_plugin_version = 1;", "int qemu_plugin_version = 99;")
+    (built,) = (cli.folder / "cache" / "pvhdbg" / "recorder").iterdir()
+    built.chmod(0o700)
+    subprocess.run(["gcc", "-w", *FLAGS, "-xc", "-", "-o", built], input=newer.encode(), check=True)
+    done = cli("trace", HELLO, "--until", "halt").ok()
+    assert (
+        "without the flight recorder: qemu-system-x86_64 does not load the flight recorder: plugin requires API version 99"
+        in done.err + done.out
+    )
+    assert "entry" in done.out
+    cli("boot", HELLO, "-o", cli.folder / "x").complaint(3, "requires API version 99", "name a QEMU with plugins")
+    cli.nothing_left()
+
+
+@pytest.mark.boot
+@pytest.mark.usefixtures("qemu")
+def test_a_qemu_without_plugins_is_told(cli: Cli) -> None:
+    """Debian's QEMU for microvm is built without them."""
+    if not os.path.exists("/usr/bin/qemu-system-x86_64-microvm"):
+        pytest.skip("only Debian has a QEMU without plugins")
+    words = ("--qemu", "qemu-system-x86_64-microvm", "-M", "microvm")
+    cli("boot", HELLO, "-o", cli.folder / "x", *words).complaint(
+        3, "does not load the flight recorder: plugin interface not enabled"
+    )
+
+
+@pytest.mark.boot
+@pytest.mark.usefixtures("qemu")
+def test_what_counts_no_instructions_of_several_cpus_says_so(cli: Cli) -> None:
+    done = cli("trace", HELLO, "--cpus", "2", "--until", "halt").ok()
+    version = subprocess.run(["qemu-system-x86_64", "--version"], capture_output=True, text=True, check=True).stdout
+    old = int(re.search(r"version (\d+)", version)[1]) < 9  # type: ignore[index]
+    assert ("the numbers are sums over blocks" in done.err + done.out) == old
+
+
+def wheel(source: Path, into: Path) -> zipfile.ZipFile:
+    words = ("wheel", "-q", "--no-deps", "--no-build-isolation", "--no-index", "-w", into, source)
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "pip", *words], check=True, env={**os.environ, "SOURCE_DATE_EPOCH": "1700000000"}
+    )
+    (made,) = into.glob("*.whl")
+    return zipfile.ZipFile(made)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the wheel of other machines carries none")
+def test_the_wheel_carries_it_and_is_reproducible(tmp_path: Path) -> None:
+    """Two wheels from two folders are the same, byte by byte; the object in them is used without a compiler."""
+    made = []
+    for name in ("one", "other-folder"):
+        source = tmp_path / name
+        source.mkdir()
+        for part in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+            shutil.copy(ROOT / part, source)
+        shutil.copytree(ROOT / "pvhdbg", source / "pvhdbg", ignore=shutil.ignore_patterns("__pycache__"))
+        made.append(wheel(source, tmp_path / f"{name}-wheel"))
+    contents = [{name: one.read(name) for name in one.namelist()} for one in made]
+    assert contents[0] == contents[1]
+    assert contents[0]["pvhdbg/tracing/recorder/recorder-x86_64.so"].startswith(b"\x7fELF")
+    (about,) = (data.decode() for name, data in contents[0].items() if name.endswith("/METADATA"))
+    assert "License-Expression: MIT AND GPL-2.0-or-later\n" in about
+    assert any(name.endswith("COPYING") and ".dist-info/" in name for name in contents[0])
+    made[0].extractall(tmp_path / "installed")
+    script = "from pvhdbg.tracing.recorder.library import library; print(library())"
+    told = subprocess.run([sys.executable, "-c", script], env={"PYTHONPATH": str(tmp_path / "installed"), "HOME": "/nonexistent", "PATH": ""},
+                          cwd=tmp_path, check=True, capture_output=True, text=True).stdout  # fmt: skip
+    assert told.strip() == str(tmp_path / "installed/pvhdbg/tracing/recorder/recorder-x86_64.so")
