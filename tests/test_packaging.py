@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from pvhdbg.commands.table import COMMANDS
+from pvhdbg.tracing.recorder.flags import FLAGS
 from pvhdbg.version import VERSION
 from tests.support.cli_runner import HELLO, ROOT, scratch
 
@@ -81,6 +83,20 @@ def test_the_tests_of_the_source_distribution_run(built: Path, tmp_path: Path) -
         PYTHONPATH=str(source),
     )
     assert " passed" in out
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the wheel of other machines carries none")
+def test_the_wheel_carries_the_recorder(built: Path, installed: Path, tmp_path: Path) -> None:
+    """It is used without a compiler, and compiling the same source in another folder makes the same bytes."""
+    script = "from pvhdbg.tracing.recorder.library import library; print(library())"
+    path = Path(ran(installed / "bin" / "python", "-c", script, cwd=tmp_path, PATH="", XDG_CACHE_HOME="/nonexistent").strip())
+    assert path.is_relative_to(installed)
+    shutil.copy(path.with_name("recorder.c"), tmp_path)
+    ran("cc", *FLAGS, "-s", "-Wl,--build-id=none", "-o", "again.so", "recorder.c", cwd=tmp_path)
+    assert (tmp_path / "again.so").read_bytes() == path.read_bytes()
+    (about,) = installed.glob("lib/python*/site-packages/pvhdbg-*.dist-info/METADATA")
+    assert "License-Expression: MIT AND GPL-2.0-or-later\n" in about.read_text()
+    assert "GNU GENERAL PUBLIC LICENSE" in (about.parent / "licenses/pvhdbg/tracing/recorder/COPYING").read_text()
 
 
 @pytest.mark.boot

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import os
-import platform
 import re
-import shutil
 import subprocess
-import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -18,7 +14,6 @@ from pvhdbg.tracing.recorder.flags import FLAGS
 from pvhdbg.tracing.recorder.library import NoRecorder, library, need_room
 from tests.support.cli_runner import HELLO, Cli
 
-ROOT = Path(__file__).parents[3]
 SOURCE = Path(module.__file__).with_name("recorder.c")
 
 
@@ -110,37 +105,3 @@ def test_what_counts_no_instructions_of_several_cpus_says_so(cli: Cli) -> None:
     version = subprocess.run(["qemu-system-x86_64", "--version"], capture_output=True, text=True, check=True).stdout
     old = int(re.search(r"version (\d+)", version)[1]) < 9  # type: ignore[index]
     assert ("the numbers are sums over blocks" in done.err + done.out) == old
-
-
-def wheel(source: Path, into: Path) -> zipfile.ZipFile:
-    words = ("wheel", "-q", "--no-deps", "--no-build-isolation", "--no-index", "-w", into, source)
-    subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "pip", *words], check=True, env={**os.environ, "SOURCE_DATE_EPOCH": "1700000000"}
-    )
-    (made,) = into.glob("*.whl")
-    return zipfile.ZipFile(made)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="the wheel of other machines carries none")
-def test_the_wheel_carries_it_and_is_reproducible(tmp_path: Path) -> None:
-    """Two wheels from two folders are the same, byte by byte; the object in them is used without a compiler."""
-    made = []
-    for name in ("one", "other-folder"):
-        source = tmp_path / name
-        source.mkdir()
-        for part in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
-            shutil.copy(ROOT / part, source)
-        shutil.copytree(ROOT / "pvhdbg", source / "pvhdbg", ignore=shutil.ignore_patterns("__pycache__"))
-        made.append(wheel(source, tmp_path / f"{name}-wheel"))
-    contents = [{name: one.read(name) for name in one.namelist()} for one in made]
-    assert contents[0] == contents[1]
-    assert contents[0]["pvhdbg/tracing/recorder/recorder-x86_64.so"].startswith(b"\x7fELF")
-    (about,) = (data.decode() for name, data in contents[0].items() if name.endswith("/METADATA"))
-    assert "License-Expression: MIT AND GPL-2.0-or-later\n" in about
-    assert any(name.endswith("COPYING") and ".dist-info/" in name for name in contents[0])
-    made[0].extractall(tmp_path / "installed")
-    script = "from pvhdbg.tracing.recorder.library import library; print(library())"
-    told = subprocess.run([sys.executable, "-c", script], env={"PYTHONPATH": str(tmp_path / "installed"), "HOME": "/nonexistent", "PATH": ""},
-                          cwd=tmp_path, check=True, capture_output=True, text=True).stdout  # fmt: skip
-    assert told.strip() == str(tmp_path / "installed/pvhdbg/tracing/recorder/recorder-x86_64.so")
