@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from pvhdbg import guests
+from pvhdbg.driver.recorded_machine import names_of
 from pvhdbg.errors import TargetLost
 from pvhdbg.kernel.image import open_kernel
 from pvhdbg.targets.address import StubAddress
@@ -29,6 +30,8 @@ from pvhdbg.tracing.recorder.file import open_recording
 from pvhdbg.tracing.recorder.flags import FLAGS
 from pvhdbg.tracing.recorder.library import library
 from pvhdbg.tracing.recording import NEVER, RING, DiscontinuityKind, Recording
+from pvhdbg.tracing.story import functions
+from pvhdbg.tracing.symbol_text import base
 from pvhdbg.vmm.qemu import QemuOptions, QemuProcess, RecorderOptions, start
 from tests.support.cli_runner import eventually
 
@@ -97,6 +100,7 @@ def test_every_block_and_number_agrees_with_the_log(vmlinux: Path) -> None:
         with open_recording(qemu.recording) as recording:
             done = [run for run in recording.last(0) if run.number >= 0]
             assert recording.header.finished == 0
+            first_executed = recording.first_executions()
     assert done[0].number == 0
     with open_kernel(str(vmlinux)) as image:
         loads = [(load.p_vaddr, load.p_memsz, load.p_paddr) for load in image.elf.loads]
@@ -111,6 +115,11 @@ def test_every_block_and_number_agrees_with_the_log(vmlinux: Path) -> None:
         first.setdefault(run.block.number, run.number)
     assert all(block.first == number for block, number in ((run.block, first[run.block.number]) for run in done))
     assert len(starts) == len(done) > 1000
+    with open_kernel(str(vmlinux)) as image:
+        name = names_of(image)
+        ours = [one.name for one in functions(first_executed, name)]
+    theirs = dict.fromkeys(base(text) for pc in pcs[:19_990] if (text := name(physical(pc))) is not None)
+    assert ours == list(theirs)
 
 
 def test_system_instructions_with_the_state_behind_them() -> None:
