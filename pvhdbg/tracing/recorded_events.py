@@ -65,6 +65,8 @@ class RecordedEvents:
         return [by_number[number] for number in sorted(by_number)]
 
     def _system_events(self, limit: int | None) -> list[Event]:
+        if self._recording.header.system_count == self._systems:
+            return []  # usually: reading all of them each time would take longer than the guest's work
         rows = [one for one in self._recording.systems() if limit is None or one.number < limit]
         states = [state for state in self._recording.states() if state.number >= 0 and state.pc is not None]
         found: list[Event] = []
