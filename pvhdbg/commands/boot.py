@@ -31,6 +31,7 @@ class BootOptions(NamedTuple):
     until: str | None = None
     seconds: float | None = None
     exact: bool = False
+    flow: bool = False
     max_instructions: int | None = None
     output: str | None = None
 
@@ -48,7 +49,7 @@ def boot(options: BootOptions, context: Context) -> Answer:
 
     def told(plain: RecorderOptions, names: Names) -> RecorderOptions:
         goal = addresses_of(options.until, names) if options.until else ()
-        return replace(plain, exact=options.exact, marks=tuple(goal))
+        return replace(plain, exact=options.exact, flow=options.flow, marks=tuple(goal))
 
     with ExitStack() as stack:
         output = stack.enter_context(open_output(options.output))
@@ -67,8 +68,12 @@ def boot(options: BootOptions, context: Context) -> Answer:
             end.words,
             machine.image.kernel().build_id or "",
         )
-        with open_bytes(os.fspath(machine.qemu.recording), "boot it again") as data:
-            for piece in encode(info, data):
+        path = os.fspath(machine.qemu.recording)
+        with ExitStack() as files:
+            data = files.enter_context(open_bytes(path, "boot it again"))
+            cpus = range(machine.recording.cpus if options.flow else 0)
+            flows = [files.enter_context(open_bytes(f"{path}.flow{cpu}", "boot it again")) for cpu in cpus]
+            for piece in encode(info, data, flows):
                 output.write_bytes(piece)
         text, recording = boot_text.summary(info, machine.recording, machine.begun), machine.recording
         head = recording.header

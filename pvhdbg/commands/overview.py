@@ -17,7 +17,7 @@ TOPICS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("after the entry", ("why", "wait", "dmesg", "trace", "trace query", "trace diff", "trace export", "timeline")),
     (
         "record a boot, and go back in it",
-        ("boot", "boot show", "boot profile", "boot coverage", "boot timeline", "boot diff", "goto"),
+        ("boot", "boot show", "boot profile", "boot blocks", "boot coverage", "boot timeline", "boot diff", "goto"),
     ),
     ("prompt, GDB, agents", ("repl", "gdb", "gdb-path", "drgn", "mcp")),
     ("keep a hand-off", ("snapshot save", "snapshot export")),

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import NamedTuple
 
 from pvhdbg.commands.boot import recorded_how
@@ -28,7 +29,7 @@ from pvhdbg.tracing.drcov import of_blocks
 from pvhdbg.tracing.lcov import Executions, SourceLine, by_file, lcov
 from pvhdbg.tracing.milestones import Milestone
 from pvhdbg.tracing.recorder.file import read_boot
-from pvhdbg.tracing.recording import RecordedBlock, Recording
+from pvhdbg.tracing.recording import BadRecording, RecordedBlock, Recording
 from pvhdbg.tracing.story import Node, Started, folded, folded_text, functions, profile, tree
 from pvhdbg.tracing.symbol_text import base
 from pvhdbg.tracing.trace_file import Head, Load
@@ -55,6 +56,16 @@ class BootProfileOptions(NamedTuple):
     most: int = 200
     format_name: str | None = None
     output: str | None = None
+
+
+class BootBlocksOptions(NamedTuple):
+    """The options of `boot blocks`; `start` is --from."""
+
+    subject: str
+    kernel: str | None = None
+    start: str | None = None
+    most: int = 200
+    vcpu: int = 0
 
 
 class BootExportOptions(NamedTuple):
@@ -138,6 +149,36 @@ def show(options: BootShowOptions, context: Context) -> Answer:
         return boot_text.story(info, exact, parts, rows, most, style) if shown is None else shown
 
     return Answer(text, lambda: answers.render(document))
+
+
+@takes(BootBlocksOptions)
+def blocks(options: BootBlocksOptions, context: Context) -> Answer:
+    """`boot blocks`: the blocks that a CPU executed, in order, of a boot that was recorded with --flow."""
+    with saved_boot(options.subject, options.kernel) as boot:
+        flow = boot.recording.flows.get(options.vcpu)
+        if flow is None:
+            raise BadInput(f"{options.subject} holds no flow of CPU {options.vcpu}", "record it with: pvhdbg boot --flow")
+        first = boot.number(options.start, "--from")
+        try:
+            runs = list(
+                islice(
+                    flow.since(flow.numbers[0] if first is None and flow.numbers else first or 0, boot.recording, options.vcpu),
+                    options.most,
+                )
+            )
+        except BadRecording as error:
+            raise BadInput(f"{options.subject} is damaged: {error}", "record it again") from error
+        known = {one.block: boot.recording.block(one.block) for one in runs}
+        rows = tuple(
+            answers.BlockRun(
+                one.number, block.linear, None if block.physical is None else boot.name(block.physical), block.instructions
+            )
+            for one in runs
+            for block in (known[one.block],)
+        )
+        info, exact, full = boot.info, boot.recording.exact, flow.full
+    document = answers.BootBlocksAnswer(recorded_how(info), exact, rows, full)
+    return Answer(lambda style: boot_text.blocks(info, rows, full, style), lambda: answers.render(document))
 
 
 @takes(BootProfileOptions)

@@ -346,6 +346,7 @@ COMMANDS: tuple[Command, ...] = (
             argument("--until", metavar="SYMBOL|0xADDRESS", help="where to end (default: when the guest ends, or after --for)"),
             _DETERMINISTIC,
             argument("--max-instructions", type=int, metavar="N", help="end a boot that goes on and on after about N instructions"),
+            argument("--flow", action="store_true", help="keep every executed block, in order, for boot blocks"),
             argument("--exact", action="store_true", help="count each instruction; without it numbers are sums over blocks"),
             _FOR,
             *_QEMU,
@@ -372,6 +373,20 @@ COMMANDS: tuple[Command, ...] = (
         "pvhdbg boot profile boot.pvhboot --as svg -o boot.svg",
         "pvhdbg.commands.saved_boot:show_profile",
         (*_BOOT_FILE, *_CHOSEN, *_boot_export(("folded", "svg"), "folded stacks, or a flame graph")),
+    ),
+    Command(
+        "boot blocks",
+        "show which blocks of code were executed, in order, in a boot that was recorded with --flow",
+        "pvhdbg boot blocks boot.pvhboot --from start_kernel --most 50",
+        "pvhdbg.commands.saved_boot:blocks",
+        (
+            *_BOOT_FILE,
+            argument(
+                "--from", dest="start", metavar="N|FUNCTION", help="where to begin (default: with the machine's first instruction)"
+            ),
+            argument("--most", type=int, default=200, metavar="N", help="how many are shown (default: 200)"),
+            argument("--vcpu", type=int, default=0, metavar="N", help="of this CPU (default: 0)"),
+        ),
     ),
     Command(
         "boot coverage",

@@ -361,6 +361,24 @@ class BootProfileAnswer(NamedTuple):
     more: int
 
 
+class BlockRun(NamedTuple):
+    """A block that was executed, from instruction `number` on."""
+
+    number: int
+    pc: Hex
+    symbol: str | None
+    instructions: int
+
+
+class BootBlocksAnswer(NamedTuple):
+    """Blocks that a CPU executed, in order; `full`: the recording of them ended before the boot."""
+
+    recorded: RecordedHow
+    exact: bool
+    blocks: tuple[BlockRun, ...]
+    full: bool
+
+
 class FileCoverage(NamedTuple):
     """A source file: its lines that have code, and how many of them were executed."""
 
@@ -555,6 +573,7 @@ ANSWERS: Mapping[str, type[Any]] = MappingProxyType(
         "boot-show": BootFunctionsAnswer,
         "boot-profile": BootProfileAnswer,
         "boot-coverage": BootCoverageAnswer,
+        "boot-blocks": BootBlocksAnswer,
         "boot-diff": BootDiffAnswer,
         "doctor": DoctorAnswer,
         "probe-list": ProbeListAnswer,

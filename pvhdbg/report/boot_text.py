@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from pvhdbg.decode.text import printable, safe
+from pvhdbg.report.answers import BlockRun
 from pvhdbg.report.style import Style
 from pvhdbg.tracing.boot_file import BootInfo
 from pvhdbg.tracing.chapters import Chapter
@@ -71,6 +72,16 @@ def profile(info: BootInfo, exact: bool, parts: Sequence[Chapter], rows: Sequenc
     lines += ["", f"{'instructions':>16}  {'':>6}  function"]
     lines += [f"{spent:>16,}  {spent / total:>6.1%}  {style('note', printable(name))}" for name, spent in rows[:most]]
     return "\n".join([*lines, *_more(len(rows), most, "functions"), _said(info)]) + "\n"
+
+
+def blocks(info: BootInfo, rows: Sequence[BlockRun], full: bool, style: Style) -> str:
+    """Executed blocks, one a line."""
+    lines = [f"{'instruction':>14}  {'address':<18}  instructions  where"]
+    lines += [
+        f"{one.number:>14,}  {one.pc:#018x}  {one.instructions:>12,}  {style('note', printable(one.symbol or '?'))}" for one in rows
+    ]
+    lines += ["note: the flow ends before the boot: its file was full"] if full else []
+    return "\n".join([*lines, _said(info)]) + "\n"
 
 
 def coverage(info: BootInfo, files: Mapping[str, Mapping[int, int]], reached: int, known: int, style: Style) -> str:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from pvhdbg.layout import Buffer
+from pvhdbg.tracing.flow import MOST_CHUNKS, Flow, Saved, packed, read, unpacked
 from pvhdbg.tracing.recording import BadRecording, Recording
 
 SCHEMA = "pvhdbg/boot/1"
@@ -64,16 +65,20 @@ class Pieces:
         return bytes(data)
 
 
-def encode(info: BootInfo, data: Buffer) -> Iterator[bytes]:
-    """A saved boot in pieces, from the recorder's file. Raises BadRecording."""
-    parts = Recording(data).parts()
-    head = {"schema": SCHEMA, **asdict(info), "size": len(data), "parts": parts}
+def encode(info: BootInfo, data: Buffer, flows: Sequence[Buffer] = ()) -> Iterator[bytes]:
+    """A saved boot in pieces, from the recorder's file and those of the CPUs' flows. Raises BadRecording."""
+    recording = Recording(data)
+    parts = recording.parts()
+    saved = [packed(cpu, read(flow, recording.header.base)) for cpu, flow in enumerate(flows)]
+    head = {"schema": SCHEMA, **asdict(info), "size": len(data), "parts": parts, "flows": [one for one, _ in saved]}
     yield json.dumps(head).encode() + b"\n"
     packer = zlib.compressobj(_LEVEL)
     for start, size in parts:
         for at in range(start, start + size, _PIECE):
             yield packer.compress(data[at : min(at + _PIECE, start + size)])
     yield packer.flush()
+    for _, pieces in saved:
+        yield from pieces
 
 
 def decode(data: Buffer) -> tuple[BootInfo, Recording]:
@@ -117,16 +122,45 @@ def decode(data: Buffer) -> tuple[BootInfo, Recording]:
                 raise BadRecording("it is cut")
             piece += got
         pieces.append((start, bytes(piece)))
-    try:
-        unpacker.decompress(rest + bytes(data[at : at + _PIECE]), 1)  # the checksum
-    except zlib.error:
-        raise BadRecording("its compressed part is damaged") from None
+    if not unpacker.eof:
+        more = bytes(data[at : at + _PIECE])
+        at += len(more)
+        try:
+            unpacker.decompress(rest + more, 1)  # the checksum
+        except zlib.error:
+            raise BadRecording("its compressed part is damaged") from None
     if not unpacker.eof:
         raise BadRecording("it is cut")
     recording = Recording(Pieces(size, pieces))
     if recording.parts() != [tuple(part) for part in parts]:  # tables that only the header speaks of would be read as zeros
         raise BadRecording("its parts do not match its header")
+    recording.flows = _flows(head.get("flows", []), data, at - len(unpacker.unused_data), recording.cpus)
     return info, recording
+
+
+def _flows(rows: Any, data: Buffer, at: int, cpus: int) -> dict[int, Flow]:
+    """The flows behind the packed parts. Raises BadRecording."""
+    found: dict[int, Flow] = {}
+    for row in rows if isinstance(rows, list) else [None]:
+        match row:
+            case [int(cpu), int(tail), bool(full), [*chunks]] if 0 <= cpu < cpus and tail >= 0 and len(chunks) <= MOST_CHUNKS:
+                pass
+            case _:
+                raise BadRecording("its list of flows is damaged")
+        places: list[tuple[int, int]] = []
+        pieces: list[bytes] = []
+        for chunk in chunks:
+            match chunk:
+                case [int(number), int(size)] if 0 <= size <= len(data) - at:
+                    places.append((number, size))
+                    pieces.append(bytes(data[at : at + size]))
+                    at += size
+                case _:
+                    raise BadRecording("its flow is cut")
+        found[cpu] = unpacked(Saved(cpu, tail, full, tuple(places)), pieces)
+    if at != len(data):
+        raise BadRecording("something follows its end")
+    return found
 
 
 def _info(head: dict[str, Any]) -> BootInfo:

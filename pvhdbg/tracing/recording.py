@@ -18,9 +18,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from enum import Enum
 from itertools import count, repeat
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pvhdbg.layout import Buffer, Structure, raw, u8, u16, u32, u64
+
+if TYPE_CHECKING:
+    from pvhdbg.tracing.flow import Flow
 
 MAGIC = b"PVHDBGFR"
 VERSION = 2
@@ -290,6 +293,7 @@ class Recording:
         self.exact = bool(head.exact)
         self.entry = None if head.entry == NEVER else head.entry
         self.tells_discontinuities = bool(head.discontinuities)
+        self.flows: dict[int, Flow] = {}  # of a saved boot: every executed block, by CPU
 
     @property
     def header(self) -> RecordingHeader:
@@ -330,7 +334,7 @@ class Recording:
             rows.append((at, DiscontinuityRecord.decode(self._data, place)))
         oldest = self.cpu(cpu).interrupted - MOST_DISCONTINUITIES  # that one may be overwritten now
         return [
-            Discontinuity(_KINDS[one.kind], _signed(one.number), one.origin, one.target)
+            Discontinuity(_KINDS[one.kind], signed(one.number), one.origin, one.target)
             for at, one in rows
             if at > oldest and one.kind in _KINDS
         ]
@@ -340,7 +344,7 @@ class Recording:
         if not self.entered:
             return 0
         now = self.cpu(cpu)
-        return _signed(now.exact if self.exact else now.count)
+        return signed(now.exact if self.exact else now.count)
 
     @property
     def begun_at_a_stop(self) -> int:
@@ -412,7 +416,7 @@ class Recording:
         moved = self.cpu(cpu).head - now.head
         torn = max(0, moved + wanted + _SLACK - RING) if moved else 0
         words = memoryview(raw_entries).cast("I")[2 * torn :] if torn < wanted else memoryview(b"").cast("I")
-        return self._numbered(words, _signed(now.exact if self.exact else now.count))
+        return self._numbered(words, signed(now.exact if self.exact else now.count))
 
     def systems(self) -> list[System]:
         """The system instructions that were noted, in order. One that is repeated is noted three times."""
@@ -421,7 +425,7 @@ class Recording:
             SystemRecord.decode(self._data, self.header.system_offset + index * SystemRecord.sizeof()) for index in range(used)
         ]
         return [
-            System(_signed(one.number), one.pc, one.cpu, one.code[: min(one.size, 15)], self._state_of(one.after))
+            System(signed(one.number), one.pc, one.cpu, one.code[: min(one.size, 15)], self._state_of(one.after))
             for one in sorted(found, key=lambda one: one.number)
             if one.size
         ]
@@ -440,7 +444,7 @@ class Recording:
             one = WriteRecord.decode(self._data, place)
             if one.serial != (at + 1) & 0xFFFFFFFF:
                 continue
-            found.append(MemoryWrite(_signed(one.number), one.pc, one.address, one.size, one.cpu))
+            found.append(MemoryWrite(signed(one.number), one.pc, one.address, one.size, one.cpu))
         return found
 
     def parts(self) -> list[tuple[int, int]]:
@@ -492,7 +496,7 @@ class Recording:
         if not length:
             return None
         text = bytes(self._data[at + StateRecord.sizeof() : at + StateRecord.sizeof() + length])
-        return State(_signed(one.number), None if one.pc == NEVER else one.pc, one.cpu, text)
+        return State(signed(one.number), None if one.pc == NEVER else one.pc, one.cpu, text)
 
 
 _KINDS = {one.value: one for one in DiscontinuityKind}
@@ -503,7 +507,7 @@ def _of_cpu(index: int) -> int:
     return PAGE + index * _STRIDE
 
 
-def _signed(number: int, base: int = NEVER) -> int:
+def signed(number: int, base: int = NEVER) -> int:
     """A number before the entry, which `base` instructions precede, is negative."""
     if number < BEFORE:
         return number
@@ -516,7 +520,7 @@ def _made(index: int, row: tuple[Any, ...], runs: int, base: int) -> RecordedBlo
         index,
         linear,
         None if physical == NEVER else physical,
-        first if first < BEFORE else None if first == NEVER else _signed(first, base),
+        first if first < BEFORE else None if first == NEVER else signed(first, base),
         runs,
         instructions,
         size,

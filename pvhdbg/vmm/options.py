@@ -47,7 +47,8 @@ class RecorderOptions:
     `library` is the plugin's path. Instructions are counted from the first execution at the linear address `entry`. `exact` counts
     each instruction; `stop` ends the run before that instruction, at least 1000 after the entry; with `clock` each iteration of a REP
     counts for it. `marks` are linear or physical addresses whose first execution is noted, behind instruction `after` if it is given, or
-    with `times` a later one. `watch` is a physical address and a size in bytes whose last stores are noted.
+    with `times` a later one. `watch` is a physical address and a size in bytes whose last stores are noted. With `flow`
+    every executed block is kept, in a file for each CPU beside the recording.
     """
 
     library: str
@@ -59,6 +60,7 @@ class RecorderOptions:
     after: int | None = None
     clock: bool = False
     watch: tuple[int, int] | None = None
+    flow: bool = False
 
     def arguments(self, recording: str) -> list[str]:
         """QEMU's arguments, with the file that is written to."""
@@ -68,6 +70,7 @@ class RecorderOptions:
         words += [f"stop={self.stop}"] if self.stop is not None else []
         words += [f"mark={address:#x}" for address in self.marks]
         words += [f"times={self.times}"] if self.times != 1 else []
+        words += ["flow=on"] if self.flow else []
         words += [f"after={self.after}"] if self.after is not None else []
         words += ["clock=on"] if self.clock else []
         words += [f"watch={self.watch[0]:#x}", f"watch_size={self.watch[1]}"] if self.watch is not None else []

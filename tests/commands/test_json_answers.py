@@ -162,6 +162,8 @@ def test_recorded_boots(saved: Cli) -> None:
     assert met(saved("boot", LONG_MODE, *words, "-o", saved.folder / "a.pvhboot").ok().out)["instructions"] > 0
     assert answered("boot", "show", saved.folder / "a.pvhboot")["functions"][0]["name"] == "pvh_start"
     assert answered("boot", "profile", saved.folder / "a.pvhboot")["functions"][0]["instructions"] > 0
+    saved("boot", LONG_MODE, *words, "--flow", "-o", saved.folder / "flow.pvhboot").ok()
+    assert len(answered("boot", "blocks", saved.folder / "flow.pvhboot", "--most", "7")["blocks"]) == 7
     assert answered("boot", "coverage", saved.folder / "a.pvhboot")["functions"] > 5
     assert answered("boot", "show", saved.folder / "a.pvhboot", "--tree")["chapters"][0]["name"] == "firmware"
     assert answered("boot", "diff", saved.folder / "a.pvhboot", saved.folder / "a.pvhboot")["same"] is True

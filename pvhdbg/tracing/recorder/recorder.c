@@ -13,7 +13,7 @@
  * instruction instead of sums over blocks), stop=N (stop the machine before instruction N; implies exact),
  * mark=ADDRESS (repeatable: note when the instruction at this linear or physical address is executed first), times=K (note the
  * K-th execution of a mark instead), after=N (count only executions behind instruction N), clock=on (stop=N counts each iteration of a
- * REP, as QEMU's -icount does), watch=ADDRESS and watch_size=BYTES (note the last stores to physical memory there; implies exact).
+ * REP, as QEMU's -icount does), flow=on (every executed block, to PATH.flow0 and so on for each CPU), watch=ADDRESS and watch_size=BYTES (note the last stores to physical memory there; implies exact).
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -226,6 +226,117 @@ static int api_version;
 static unsigned cpu_count;
 static uint64_t counter_of_all; /* API 1: one counter for all CPUs */
 static plugin_u64 counter;
+
+/* ---- the flow: every executed block -------------------------------------------------------------------------------- */
+
+/* A CPU's file of all blocks that it executed. The next block is predicted from the last four; only where that fails is something
+   written: how many predictions were right before, and the block, as two numbers of 7 bits a byte, the low ones first. After
+   FLOW_CHUNK blocks the prediction starts anew, so that a reader can begin there. */
+enum { FLOW_VERSION = 1, FLOW_CHUNK = 1 << 19, FLOW_CHUNKS = 1 << 15, FLOW_TABLE = 1 << 16, FLOW_ROOM = 1 << 28, FLOW_LONGEST = 20 };
+
+struct flow_head {
+    char magic[8];
+    uint32_t version, cpu;
+    uint64_t chunk, room;         /* blocks of a chunk; bytes that the stream can have */
+    _Atomic uint64_t bytes, run;  /* of the stream; right predictions behind it */
+    _Atomic uint64_t chunks, full; /* begun; 1: the stream ended because it is full */
+    struct flow_chunk {
+        uint64_t offset, number; /* of the first byte; of the first instruction */
+    } start[FLOW_CHUNKS];
+    uint8_t stream[];
+};
+
+struct flow {
+    struct flow_head *head;
+    uint32_t *table; /* the block that followed such a history, plus 1; NULL where nothing is recorded */
+    uint32_t history, left;
+};
+static struct flow *flows;
+
+static void put(struct flow_head *head, uint64_t *at, uint64_t value)
+{
+    for (; value >= 0x80; value >>= 7) {
+        head->stream[(*at)++] = (uint8_t)(value | 0x80);
+    }
+    head->stream[(*at)++] = (uint8_t)value;
+}
+
+static __attribute__((noinline)) bool flow_chunk(struct flow *flow, uint64_t number)
+{
+    struct flow_head *head = flow->head;
+    uint64_t bytes = atomic_load(&head->bytes), chunk = atomic_load(&head->chunks);
+    if (chunk >= FLOW_CHUNKS || bytes + FLOW_CHUNK * (uint64_t)FLOW_LONGEST / 4 > FLOW_ROOM) {
+        atomic_store(&head->full, 1);
+        flow->table = NULL;
+        return false;
+    }
+    memset(flow->table, 0, sizeof *flow->table * FLOW_TABLE);
+    flow->history = 0;
+    flow->left = FLOW_CHUNK;
+    head->start[chunk] = (struct flow_chunk){.offset = bytes, .number = number};
+    atomic_store_explicit(&head->chunks, chunk + 1, memory_order_release);
+    return true;
+}
+
+static __attribute__((noinline)) void flow_miss(struct flow *flow, uint32_t *slot, uint32_t id, bool hit)
+{
+    struct flow_head *head = flow->head;
+    uint64_t at = atomic_load(&head->bytes);
+    put(head, &at, atomic_load(&head->run));
+    if (!hit) {
+        put(head, &at, id);
+        *slot = id + 1;
+    }
+    atomic_store_explicit(&head->run, 0, memory_order_relaxed);
+    atomic_store_explicit(&head->bytes, at, memory_order_release);
+}
+
+static inline __attribute__((always_inline)) void flow_note(struct flow *flow, uint32_t id, uint64_t number)
+{
+    if (RARE(!flow->left) && (!flow->table || !flow_chunk(flow, number))) {
+        return;
+    }
+    uint32_t *slot = &flow->table[flow->history];
+    flow->history = (flow->history << 4 ^ id) % FLOW_TABLE;
+    bool hit = *slot == id + 1;
+    if (hit) {
+        atomic_store_explicit(&flow->head->run, atomic_load_explicit(&flow->head->run, memory_order_relaxed) + 1, memory_order_relaxed);
+    }
+    flow->left--;
+    if (RARE(!hit || !flow->left)) {
+        flow_miss(flow, slot, id, hit);
+    }
+}
+
+static bool make_flows(const char *path, unsigned count)
+{
+    flows = calloc(count, sizeof *flows);
+    for (unsigned i = 0; flows && i < count; i++) {
+        char name[4096];
+        int length = snprintf(name, sizeof name, "%s.flow%u", path, i);
+        if (length < 0 || (size_t)length >= sizeof name) {
+            return false;
+        }
+        size_t size = sizeof(struct flow_head) + FLOW_ROOM;
+        int file = open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+        if (file < 0 || ftruncate(file, (off_t)size)) {
+            return false;
+        }
+        struct flow_head *head = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+        close(file);
+        flows[i].table = calloc(FLOW_TABLE, sizeof *flows[i].table);
+        if (head == MAP_FAILED || !flows[i].table) {
+            return false;
+        }
+        flows[i].head = head;
+        head->version = FLOW_VERSION;
+        head->cpu = i;
+        head->chunk = FLOW_CHUNK;
+        head->room = FLOW_ROOM;
+        memcpy(head->magic, "PVHDBGFL", sizeof head->magic);
+    }
+    return flows != NULL;
+}
 
 /* ---- counting ------------------------------------------------------------------------------------------------------ */
 
@@ -452,7 +563,7 @@ static __attribute__((noinline)) void cut_short(struct cpu *cpu, const struct bl
 }
 
 /* What is kept of a block that begins with instruction `number`. */
-INLINE void note(struct cpu *cpu, uint64_t value, uint64_t number, bool exactly)
+INLINE void note(struct cpu *cpu, uint64_t value, uint64_t number, bool exactly, bool flowing)
 {
     uint32_t id = id_of(value);
     uint64_t instructions = value >> ID_BITS & ((1u << COUNT_BITS) - 1), head = relaxed(&cpu->head);
@@ -465,6 +576,9 @@ INLINE void note(struct cpu *cpu, uint64_t value, uint64_t number, bool exactly)
         keep(&cpu->count, number + instructions);
     }
     atomic_store_explicit(&cpu->head, head + 1, memory_order_release);
+    if (flowing) {
+        flow_note(&flows[cpu - cpus], id, number | before_entry());
+    }
 }
 
 static __attribute__((noinline)) void runs_rarely(unsigned index, struct cpu *cpu, uint64_t value)
@@ -475,12 +589,12 @@ static __attribute__((noinline)) void runs_rarely(unsigned index, struct cpu *cp
     }
     uint64_t number = attend(index, cpu, block, (unsigned)(value >> (ID_BITS + COUNT_BITS)));
     if (number != NEVER) {
-        note(cpu, value, number & ~BEFORE, exact);
+        note(cpu, value, number & ~BEFORE, exact, flows != NULL);
     }
 }
 
 /* This runs for each block of the guest: it touches three lines of memory, and no register has to be saved. */
-INLINE void runs(unsigned index, void *userdata, bool exactly)
+INLINE void runs(unsigned index, void *userdata, bool exactly, bool flowing)
 {
     uint64_t value = (uintptr_t)userdata;
     struct cpu *cpu = cpu_of(index);
@@ -489,18 +603,28 @@ INLINE void runs(unsigned index, void *userdata, bool exactly)
     if (RARE(rare || (exactly && number != cpu->expected))) {
         runs_rarely(index, cpu, value);
     } else {
-        note(cpu, value, number, exactly);
+        note(cpu, value, number, exactly, flowing);
     }
 }
 
 static void block_runs(unsigned index, void *userdata)
 {
-    runs(index, userdata, false);
+    runs(index, userdata, false, false);
 }
 
 static void block_runs_exactly(unsigned index, void *userdata)
 {
-    runs(index, userdata, true);
+    runs(index, userdata, true, false);
+}
+
+static void block_runs_flowing(unsigned index, void *userdata)
+{
+    runs(index, userdata, false, true);
+}
+
+static void block_runs_exactly_flowing(unsigned index, void *userdata)
+{
+    runs(index, userdata, true, true);
 }
 
 /* A block that has no record: counted, and nothing else. */
@@ -866,7 +990,10 @@ static void translated(struct qemu_plugin_tb *tb)
     pthread_mutex_unlock(&lock);
     if (block) {
         unsigned flags = (found.repeats && n == 1 ? REPEATS : 0) | (block->linear == entry_address ? IS_ENTRY : 0);
-        api.register_tb_exec(tb, exact ? (void *)block_runs_exactly : (void *)block_runs, CB_NO_REGS, packed(block, flags));
+        static const struct {
+            void (*run[2])(unsigned, void *);
+        } callbacks[2] = {{{block_runs, block_runs_flowing}}, {{block_runs_exactly, block_runs_exactly_flowing}}};
+        api.register_tb_exec(tb, (void *)callbacks[exact].run[flows != NULL], CB_NO_REGS, packed(block, flags));
     } else {
         atomic_fetch_add(&header->lost, 1);
         api.register_tb_exec(tb, (void *)lost_block_runs, CB_NO_REGS, (void *)(uintptr_t)n);
@@ -1074,6 +1201,7 @@ static bool number(const char *text, uint64_t *value)
 EXPORT int qemu_plugin_install(plugin_id id, const plugin_info *info, int argc, char **argv)
 {
     const char *path = NULL;
+    bool flowing = false;
     api_version = info->version.cur; /* what QEMU's functions are, whatever older version it still accepts */
     for (int i = 0; i < argc; i++) {
         char *value = strchr(argv[i], '=');
@@ -1086,6 +1214,8 @@ EXPORT int qemu_plugin_install(plugin_id id, const plugin_info *info, int argc, 
             exact = !strcmp(value + 1, "on");
         } else if (length == 5 && !memcmp(argv[i], "entry", 5) && numeric) {
             entry_address = parsed;
+        } else if (length == 4 && !memcmp(argv[i], "flow", 4)) {
+            flowing = !strcmp(value + 1, "on");
         } else if (length == 4 && !memcmp(argv[i], "stop", 4) && numeric) {
             stop_at = parsed;
             exact = true;
@@ -1125,6 +1255,10 @@ EXPORT int qemu_plugin_install(plugin_id id, const plugin_info *info, int argc, 
         exact = false; /* the file says so */
     }
     if (!find_api() || !make_file(path, count)) {
+        return 1;
+    }
+    if (flowing && !make_flows(path, count)) {
+        fail("the flow cannot be recorded");
         return 1;
     }
     if (exact && api_version >= 2) {
