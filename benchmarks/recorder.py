@@ -26,6 +26,7 @@ from pvhdbg.tracing.story import functions
 from pvhdbg.vmm.qemu import QemuOptions, RecorderOptions, start
 
 APPEND = "console=ttyS0 panic=-1"
+FAR = 100_000_000  # instructions
 
 
 def rows(bench: Bench) -> Iterator[Row]:
