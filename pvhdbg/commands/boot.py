@@ -56,7 +56,7 @@ def boot(options: BootOptions, context: Context) -> Answer:
         machine = stack.enter_context(recorded_machine(options.about, told, context.progress))
         began = time.monotonic()
         end = machine.run(limit, lambda: machine.marked is not None or (most is not None and machine.recording.begun() >= most))
-        if end.why is EndReason.ADDRESS and machine.marked is None:
+        if end.why is EndReason.INTERRUPTED:
             end = TraceEnd(EndReason.COUNT)
         info = BootInfo(
             os.path.abspath(options.about.subject),
