@@ -136,7 +136,7 @@ def windowed(bench: Bench, recorder: RecorderOptions) -> tuple[float, float]:
             took = []
             for share in (0.1, 0.5, 0.9):
                 began = time.process_time()
-                found = sum(1 for _ in islice(flow.since(int(recording.begun() * share), recording), 1_000_000))
+                found = sum(1 for _ in islice(flow.since(int(recording.begun() * share), recording.blocks()), 1_000_000))
                 took.append(time.process_time() - began)
                 assert found == 1_000_000
         target.close(Leave.KILLED)

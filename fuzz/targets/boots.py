@@ -13,7 +13,7 @@ from fuzz.target import Form, Output, Target
 from pvhdbg.decode.text import printable
 from pvhdbg.tracing.boot_file import BootInfo, decode, encode
 from pvhdbg.tracing.chapters import chapters, events_of
-from pvhdbg.tracing.recording import BadRecording
+from pvhdbg.tracing.recorded_numbers import BadRecording
 from pvhdbg.tracing.story import functions, parting, profile, tree
 from tests.tracing.recorder.test_boot_file import INFO, recording
 

@@ -28,8 +28,9 @@ from pvhdbg.tracing.chrome import of_boot
 from pvhdbg.tracing.drcov import of_blocks
 from pvhdbg.tracing.lcov import Executions, SourceLine, by_file, lcov
 from pvhdbg.tracing.milestones import Milestone
+from pvhdbg.tracing.recorded_numbers import BadRecording
 from pvhdbg.tracing.recorder.file import read_boot
-from pvhdbg.tracing.recording import BadRecording, RecordedBlock, Recording
+from pvhdbg.tracing.recording import RecordedBlock, Recording
 from pvhdbg.tracing.story import Node, Started, folded, folded_text, functions, profile, tree
 from pvhdbg.tracing.symbol_text import base
 from pvhdbg.tracing.trace_file import Head, Load
@@ -162,7 +163,9 @@ def blocks(options: BootBlocksOptions, context: Context) -> Answer:
         try:
             runs = list(
                 islice(
-                    flow.since(flow.numbers[0] if first is None and flow.numbers else first or 0, boot.recording, options.vcpu),
+                    flow.since(
+                        flow.numbers[0] if first is None and flow.numbers else first or 0, boot.recording.blocks(), options.vcpu
+                    ),
                     options.most,
                 )
             )

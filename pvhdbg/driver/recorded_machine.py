@@ -26,9 +26,10 @@ from pvhdbg.tracing.engines.recorded import Silence, halted_for_good
 from pvhdbg.tracing.engines.step import StepEngine
 from pvhdbg.tracing.event import EndReason
 from pvhdbg.tracing.recorded_events import mode_of_text
+from pvhdbg.tracing.recorded_numbers import NEVER
 from pvhdbg.tracing.recorder.file import open_recording
 from pvhdbg.tracing.recorder.library import library
-from pvhdbg.tracing.recording import NEVER, Mark, Recording
+from pvhdbg.tracing.recording import Mark, Recording
 from pvhdbg.vmm.options import RecorderOptions
 from pvhdbg.vmm.qemu import QemuProcess
 

@@ -24,7 +24,8 @@ from pvhdbg.machine.travel import Arrival, Traveller
 from pvhdbg.model import Registers, Unavailable
 from pvhdbg.targets.run import Progress
 from pvhdbg.tracing.engines.engine import TraceEnd
-from pvhdbg.tracing.recording import MOST_MARKS, NEVER, MemoryWrite, Recording
+from pvhdbg.tracing.recorded_numbers import NEVER
+from pvhdbg.tracing.recording import MOST_MARKS, MemoryWrite, Recording
 from pvhdbg.vmm.options import RecorderOptions
 
 _RESUME_FLAG = 1 << 16  # of eflags: a step may leave it set

@@ -14,7 +14,8 @@ from typing import Any
 
 from pvhdbg.layout import Buffer
 from pvhdbg.tracing.flow import MOST_CHUNKS, Flow, Saved, packed, read, unpacked
-from pvhdbg.tracing.recording import BadRecording, Recording
+from pvhdbg.tracing.recorded_numbers import BadRecording
+from pvhdbg.tracing.recording import Recording
 
 SCHEMA = "pvhdbg/boot/1"
 BEGINNING = b'{"schema": "pvhdbg/boot/'  # of a saved boot of any version

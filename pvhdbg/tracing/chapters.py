@@ -16,7 +16,8 @@ from pvhdbg.tracing.cpu_text import decode
 from pvhdbg.tracing.event import Batch
 from pvhdbg.tracing.milestones import Finder, Milestone
 from pvhdbg.tracing.recorded_events import RecordedEvents
-from pvhdbg.tracing.recording import NEVER, RecordedBlock, Recording
+from pvhdbg.tracing.recorded_numbers import NEVER
+from pvhdbg.tracing.recording import RecordedBlock, Recording
 from pvhdbg.tracing.story import Started
 
 _OPTION_ROMS = range(0xC0000, 0xE0000)

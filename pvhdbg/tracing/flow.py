@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import zlib
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, Protocol
 
 from pvhdbg.layout import Buffer, Structure, raw, u32, u64
-from pvhdbg.tracing.recording import BadRecording, Recording, signed
+from pvhdbg.tracing.recorded_numbers import BadRecording, signed
 
 MAGIC = b"PVHDBGFL"
 VERSION = 1
@@ -49,11 +49,24 @@ _STREAM = FlowHead.sizeof() + MOST_CHUNKS * FlowChunk.sizeof()
 _SIZE = _STREAM + ROOM
 
 
-class Ran(NamedTuple):
+class ExecutedAt(NamedTuple):
     """A block that was executed: the number of its first instruction, and its place in the table of blocks."""
 
     number: int
     block: int
+
+
+class RecordedBlock(Protocol):
+    """What a recording says of a block: its place in the table, its instructions, and where `cpu` executed it `first`."""
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def instructions(self) -> int: ...
+    @property
+    def first(self) -> int | None: ...
+    @property
+    def cpu(self) -> int: ...
 
 
 class Flow:
@@ -75,13 +88,13 @@ class Flow:
             raise IndexError(f"the flow has no chunk {index}")
         return self._part(index)
 
-    def since(self, number: int, recording: Recording, cpu: int = 0) -> Iterator[Ran]:
-        """The executed blocks of this CPU from the one that holds instruction `number` on. Raises BadRecording.
+    def since(self, number: int, recorded: Iterable[RecordedBlock], cpu: int = 0) -> Iterator[ExecutedAt]:
+        """The executed blocks of this CPU from the one that holds instruction `number` on; `recorded` is the table. Raises BadRecording.
 
         Numbers are those of the recording at the beginning of a chunk and where a block is executed for the first time; in between they
         are sums over blocks, which a fault makes a little too high.
         """
-        blocks = list(recording.blocks())
+        blocks = list(recorded)
         sizes = [block.instructions for block in blocks]
         firsts = sorted((block.first, block.number) for block in blocks if block.first is not None and block.cpu == cpu)
         ends = [*self.numbers[1:], 1 << 64]
@@ -96,7 +109,7 @@ class Flow:
                     at = known.pop(block)
                 size = sizes[block]
                 if at + size > number:
-                    yield Ran(at, block)
+                    yield ExecutedAt(at, block)
                 at += size
 
 

@@ -18,12 +18,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from enum import Enum
 from itertools import count, repeat
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from pvhdbg.layout import Buffer, Structure, raw, u8, u16, u32, u64
-
-if TYPE_CHECKING:
-    from pvhdbg.tracing.flow import Flow
+from pvhdbg.tracing.flow import Flow
+from pvhdbg.tracing.recorded_numbers import BEFORE, NEVER, BadRecording, signed
 
 MAGIC = b"PVHDBGFR"
 VERSION = 2
@@ -32,17 +31,11 @@ RING = 1 << 16  # blocks that are kept of each CPU
 MOST_CPUS = 256
 MOST_BLOCKS, MOST_SYSTEMS, MOST_STATES, MOST_WRITES, MOST_MARKS = 1 << 20, 4096, 512, 256, 64
 MOST_DISCONTINUITIES = 64  # that are kept of each CPU
-NEVER = (1 << 64) - 1
-BEFORE = 1 << 63  # set in the number of an instruction that ran before the entry
 
 _ENTRY = 8  # bytes of a ring's entry: block, low 32 bits of the number
 _SLACK = 64  # ring entries that may be overwritten while they are read
 _COUNT = 8  # bytes of a CPU's count of one block
 _STRIDE = PAGE + RING * _ENTRY + MOST_BLOCKS * _COUNT
-
-
-class BadRecording(ValueError):
-    """The bytes are not a recording, are truncated, or are of another version. The message is one sentence."""
 
 
 class RecordingHeader(Structure):
@@ -505,13 +498,6 @@ _KINDS = {one.value: one for one in DiscontinuityKind}
 def _of_cpu(index: int) -> int:
     """Where a CPU's part begins; the tables behind the last one's."""
     return PAGE + index * _STRIDE
-
-
-def signed(number: int, base: int = NEVER) -> int:
-    """A number before the entry, which `base` instructions precede, is negative."""
-    if number < BEFORE:
-        return number
-    return -1 if base == NEVER else min((number & ~BEFORE) - base, -1)
 
 
 def _made(index: int, row: tuple[Any, ...], runs: int, base: int) -> RecordedBlock:

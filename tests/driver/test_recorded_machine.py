@@ -12,7 +12,7 @@ from pvhdbg.machine.options import LaunchOptions, SubjectOptions
 from pvhdbg.tracing.engines.engine import Bounds
 from pvhdbg.tracing.engines.step import StepEngine
 from pvhdbg.tracing.event import EndReason
-from pvhdbg.tracing.recording import NEVER
+from pvhdbg.tracing.recorded_numbers import NEVER
 
 pytestmark = [pytest.mark.boot, pytest.mark.usefixtures("qemu")]
 

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pvhdbg.errors import BadInput
 from pvhdbg.kernel.file_bytes import FileBytes
 from pvhdbg.tracing.boot_file import BEGINNING, BootInfo, decode
-from pvhdbg.tracing.recording import BadRecording, Recording
+from pvhdbg.tracing.recorded_numbers import BadRecording
+from pvhdbg.tracing.recording import Recording
 
 
 @contextmanager

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from pvhdbg import guests
 from pvhdbg.tracing.boot_file import decode, encode
 from pvhdbg.tracing.flow import CHUNK, Flow, FlowChunk, FlowHead, packed, read, unpacked
+from pvhdbg.tracing.recorded_numbers import BadRecording
 from pvhdbg.tracing.recorder.file import open_bytes, open_recording
 from pvhdbg.tracing.recorder.library import library
-from pvhdbg.tracing.recording import RING, BadRecording, Recording
+from pvhdbg.tracing.recording import RING, Recording
 from pvhdbg.vmm.options import RecorderOptions
 from tests.support.cli_runner import Cli, eventually
 from tests.support.sorting import examples
@@ -55,7 +56,7 @@ def test_every_block_is_rebuilt() -> None:
         saved = b"".join(encode(INFO, data, [raw]))
     _, again = decode(saved)
     agrees(again, again.flows[0])
-    first, *_, last = list(islice(again.flows[0].since(0, again), 3000))
+    first, *_, last = list(islice(again.flows[0].since(0, again.blocks()), 3000))
     assert again.block(first.block).linear == entry_of(LONG_MODE)
     assert first.number == 0
     assert last.number > 3000

@@ -26,10 +26,11 @@ from pvhdbg.targets.target import Leave, StopKind
 from pvhdbg.tracing.cpu_text import decode
 from pvhdbg.tracing.engines.engine import Bounds
 from pvhdbg.tracing.engines.log import LogEngine
+from pvhdbg.tracing.recorded_numbers import NEVER
 from pvhdbg.tracing.recorder.file import open_recording
 from pvhdbg.tracing.recorder.flags import FLAGS
 from pvhdbg.tracing.recorder.library import library
-from pvhdbg.tracing.recording import NEVER, RING, DiscontinuityKind, Recording
+from pvhdbg.tracing.recording import RING, DiscontinuityKind, Recording
 from pvhdbg.tracing.story import functions
 from pvhdbg.tracing.symbol_text import base
 from pvhdbg.vmm.qemu import QemuOptions, QemuProcess, RecorderOptions, start

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from pvhdbg.errors import BadInput
 from pvhdbg.layout import Structure
 from pvhdbg.tracing import recording as layout
+from pvhdbg.tracing.recorded_numbers import NEVER, BadRecording
 from pvhdbg.tracing.recorder.file import open_recording
-from pvhdbg.tracing.recording import NEVER, PAGE, RING, BadRecording, Cpu, Mark, Recording, RecordingHeader
+from pvhdbg.tracing.recording import PAGE, RING, Cpu, Mark, Recording, RecordingHeader
 from tests.support.sorting import examples
 
 SOURCE = Path(layout.__file__).parent / "recorder" / "recorder.c"
