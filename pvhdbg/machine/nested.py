@@ -19,8 +19,9 @@ from pvhdbg.errors import EntryNotReached, GuestDied, MemoryUnreadable, TargetEr
 from pvhdbg.machine.capture import Plan, compared, where
 from pvhdbg.model import EntryPoint, FoundBy, Memory, NeedMemory, Registers, Segments, Snapshot, Unavailable, Vmm
 from pvhdbg.spec.svm import NESTED_PAGING, Vmcb
+from pvhdbg.targets.recorded import RecordedTarget
 from pvhdbg.targets.run import Progress, RunEnd, breakpoints_at, run
-from pvhdbg.targets.target import Capabilities, Leave, Stop, StopKind, Target
+from pvhdbg.targets.target import Leave, Stop, StopKind, Target
 
 _LOOK = 0.05  # seconds between two looks for a hypervisor
 _AROUND = 2 << 20  # bytes of code on each side of the pc: all of Xen's text
@@ -29,71 +30,30 @@ _TODO = "use it without --nested, or boot the machine again and attach to it bef
 WORDS = SafeText("this is the guest of a hypervisor, by its VMCB: cr0.TS, cr4.MCE and EFER.SVME may be the hypervisor's own")
 
 
-class NestedTarget:
-    """A hypervisor's guest at its entry, as a `Target` that is only read; `close` leaves the machine that the hypervisor runs on."""
+class NestedTarget(RecordedTarget):
+    """A hypervisor's guest at its entry, which is only read; `close` leaves the machine that the hypervisor runs on."""
 
     via = vmcb.SOURCE
 
     def __init__(self, machine: Target, registers: Registers, tables: Registers) -> None:
         """`tables` are the control registers by which the hypervisor walks the nested page tables."""
-        self.machine = machine
-        self._registers = registers
+        super().__init__(Snapshot(registers), f"the guest of the hypervisor at {machine.name}", "guest seen from outside")
+        self._machine = machine
         self._tables = tables
-
-    @property
-    def name(self) -> str:
-        return f"the guest of the hypervisor at {self.machine.name}"
-
-    @property
-    def capabilities(self) -> Capabilities:
-        return Capabilities(monitor=False, control=False, write=False)
-
-    def read_registers(self) -> Registers:
-        return self._registers
 
     def read_memory(self, address: int, size: int) -> bytes:
         found = b""
         while len(found) < size:
             at = address + len(found)
-            walk = translate(self._tables, at, self.machine.read_memory)
+            walk = translate(self._tables, at, self._machine.read_memory)
             if walk.physical is None:
                 raise MemoryUnreadable(address, size, f"the nested page tables map nothing at {at:#x}: {walk.problem}")
             piece = min(size - len(found), walk.page_size - at % walk.page_size)
-            found += self.machine.read_memory(walk.physical, piece)
+            found += self._machine.read_memory(walk.physical, piece)
         return found
 
-    def _cannot(self) -> TargetError:
-        return TargetError(f"{self.name} is only read", "attach without --nested to run the machine that it is in")
-
-    def write_register(self, name: str, value: int) -> None:
-        raise self._cannot()
-
-    def write_memory(self, address: int, data: bytes) -> None:
-        raise self._cannot()
-
-    def set_breakpoint(self, address: int) -> None:
-        raise self._cannot()
-
-    def clear_breakpoint(self, address: int) -> None:
-        raise self._cannot()
-
-    def resume(self) -> None:
-        raise self._cannot()
-
-    def wait(self, timeout: float) -> Stop:
-        raise self._cannot()
-
-    def step(self) -> Stop:
-        raise self._cannot()
-
-    def interrupt(self) -> Stop:
-        raise self._cannot()
-
-    def monitor(self, command: str) -> str:
-        raise self._cannot()
-
-    def peer_command(self) -> tuple[str, ...]:
-        return ()
+    def alive(self) -> bool:
+        return self._machine.alive()
 
     def alive(self) -> bool:
         return self.machine.alive()
@@ -103,7 +63,7 @@ class NestedTarget:
         return None
 
     def close(self, leave: Leave) -> bool:
-        return self.machine.close(leave)
+        return self._machine.close(leave)
 
 
 @dataclass(frozen=True)
@@ -140,6 +100,7 @@ def captured(machine: Target, plan: Plan, vmm: Vmm, progress: Progress, timestam
         sources={**sources, "vmm": "its code" if vmm.name is None else "--vmm"} if seen.name else sources,
         captured=timestamp,
     )
+    guest.snapshot = snapshot
     return guest, snapshot
 
 
