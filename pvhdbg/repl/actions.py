@@ -6,7 +6,7 @@ import re
 import subprocess
 import time
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from pvhdbg.commands.declare import Answer, Context, NoOptions, takes
 from pvhdbg.commands.handoff import RegsOptions, regs
@@ -17,7 +17,7 @@ from pvhdbg.decode.cpu_mode import CODE_64, long_mode_active, mode_of
 from pvhdbg.decode.text import printable, safe
 from pvhdbg.driver.travel import Travel
 from pvhdbg.errors import BadInput, TargetError
-from pvhdbg.machine import disassemble
+from pvhdbg.machine import context_view, disassemble
 from pvhdbg.machine.session import Session
 from pvhdbg.machine.stop_text import instruction, position
 from pvhdbg.model import Registers
@@ -249,7 +249,24 @@ def _place(session: Session) -> str:
 
 
 def _instruction(context: Context, named: bool = True) -> list[str]:
+    """What is shown behind the reason of a stop: the next instruction, or the context view."""
+    if _face(context).shows_context:
+        return context_view.context(_session(context))
     return instruction(_session(context), named)
+
+
+class ContextOptions(NamedTuple):
+    """The options of `context`: whether each stop shows the view from now on; None shows it once."""
+
+    when: Literal["on", "off"] | None = None
+
+
+@takes(ContextOptions)
+def context(options: ContextOptions, context: Context) -> Answer:
+    """`context`: the view of this stop, or at each stop from now on."""
+    if options.when is not None:
+        _face(context).shows_context = options.when == "on"
+    return _lines([] if options.when == "off" else context_view.context(_session(context)))
 
 
 # --- breakpoints --------------------------------------------------------------------------------------------------

@@ -53,6 +53,7 @@ class Conversation:
         )  # output that does not wait for the Result: serial output, and sourced lines
         self.over = ""  # erases a line of progress at a terminal, for output that comes meanwhile
         self.confirm: Callable[[str], bool] = lambda _: True
+        self.shows_context = False  # at each stop, instead of the next instruction alone
         self.leaving = False
         self.where = ("", "")  # the machine's place after the last line, for the toolbar
         self._vmm = ""

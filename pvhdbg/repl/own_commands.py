@@ -61,6 +61,8 @@ OWN: tuple[Command, ...] = (
                  completes="register symbol"),
         repeats=True,
     ),
+    _own("context", "show the registers that changed, the code and the stack; on: at each stop", "context on",
+         argument("when", metavar="on|off", nargs="?", choices=("on", "off"), help="at each stop from now on, or no longer")),
     _own("monitor", "run a command of QEMU's monitor", "monitor info mtree",
          argument("command", metavar="COMMAND", nargs="+", help="the command"), aliases=("mon",)),
     _own("gdb", "pass a line to GDB, which then holds the machine; lines that are not our commands go there, too", "gdb info line",

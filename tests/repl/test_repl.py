@@ -99,6 +99,19 @@ def test_stepping(paged: Talk) -> None:
 
 
 @pytest.mark.boot
+def test_the_context_of_a_stop(cli: Cli) -> None:
+    lines = ("until map_4g", "context on", "stepi", "context off", "stepi")
+    ran = cli("repl", LONG_MODE, "--batch", *(word for line in lines for word in ("-ex", line))).ok()
+    first, second = ran.out.split("── ")[1:3]
+    for part in ("changed\n", "code\n", "stack\n"):
+        assert part in first
+        assert part in second
+    assert "=> 0x" in second
+    assert "<map_4g" in first
+    assert ran.out.count("── ") == 2
+
+
+@pytest.mark.boot
 def test_until_a_mode(paged: Talk) -> None:
     assert re.match(r"paging after \d\.\d s\n=> 0x10\w+ <paging_on\+0x3>: ", paged("until paging"))
     assert "in that mode already" in paged.wrong("until paging")
