@@ -35,6 +35,7 @@ class Hazard:
     words: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
     before: Callable[[], None] = lambda: None
+    says: str = ""  # a part of what it has to say
 
     @property
     def full_disk(self) -> bool:
@@ -52,7 +53,7 @@ HAZARDS = (
     Hazard("files of 4 KiB at most, unpacking", ("trace", HELLO, "--for", "2", "-o", "{folder}/a.jsonl"), before=_limit(resource.RLIMIT_FSIZE, 4096)),
     Hazard("a full disk, for a snapshot", ("snapshot", "save", HELLO, "-o", "{disk}/a.pvhsnap")),
     Hazard("a full disk, for a trace", ("trace", HELLO, "--for", "2", "--what", "state", "-o", "{disk}/a.jsonl")),
-    Hazard("a full disk, for temporary files", ("trace", HELLO, "--for", "2"), {"TMPDIR": "{disk}"}),
+    Hazard("a full disk, for temporary files", ("trace", HELLO, "--for", "2"), {"TMPDIR": "{disk}"}, says="is full, where its files are"),
     Hazard("a full disk, for the cache", ("why", HELLO, "--batch", "--for", "2"), {"XDG_CACHE_HOME": "{disk}"}),
     Hazard("a home that cannot be written", ("repl", HELLO, "--batch", "-ex", "regs"), {"HOME": "/proc", "XDG_CACHE_HOME": "/proc", "XDG_STATE_HOME": "/proc"}),
     Hazard("no standard input", ("check", HELLO), before=_closed(0)),
@@ -77,8 +78,9 @@ def run(hazard: Hazard, cli: Cli) -> tuple[str, ...]:
         return _done(hazard, cli, {"folder": str(cli.folder), "odd": str(odd)})
     with _full_disk(cli.folder / "disk") as disk:
         wrong = _done(hazard, cli, {"folder": str(cli.folder), "odd": str(odd), "disk": str(disk)})
-        # A file that the user named may be there in part. Nothing else may.
-        return (*wrong, *(f"{one} is left on the disk" for one in os.listdir(disk) if one != "filler" and not one.startswith("a.")))
+        # A file that the user named may be there in part, and an empty folder where a cache was wanted. Nothing else may.
+        left = [path for path in disk.rglob("*") if path.is_file() and path.name != "filler" and not path.name.startswith("a.")]
+        return (*wrong, *(f"{path.name} is left on the disk" for path in left))
 
 
 def _done(hazard: Hazard, cli: Cli, places: Mapping[str, str]) -> tuple[str, ...]:
@@ -99,6 +101,7 @@ def _done(hazard: Hazard, cli: Cli, places: Mapping[str, str]) -> tuple[str, ...
     said = ran.stderr.decode(errors="replace")
     wrong = [] if ran.returncode in CODES else [f"exit code {ran.returncode}: {said[-300:]}"]
     wrong += [f"{word!r} on standard error: {said[-300:]}" for word in ("Traceback", "internal error") if word in said]
+    wrong += [f"{hazard.says!r} is not on standard error: {said[-300:]}"] * (hazard.says not in said)
     wrong += [f"{left} is left" for left in os.listdir(cli.tmp)]
     wrong += ["a shell command was run"] * (cli.folder / "x").exists()
     return tuple(wrong)
