@@ -29,7 +29,8 @@ OLDEST = 12
 _MARK = re.compile(r"\d*[*^+=]")  # digits of any script, as pygdbmi reads them
 _RECORD = re.compile(r"\d*[*^+=][\w-]+(?:,(?:,|[\w-]+=(?=[({\[])|\(\)|[{}\[\]])*)?\s*")
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
-_BRACKET = re.compile(r"[{}\[\]]")
+_TOKEN = re.compile(r"[\w-]+=|\(\)|[{}\[\],]")  # of a record whose strings have become ()
+_ENDS = {"{": "}", "[": "]", "()": ""}
 _DEEPEST = 100  # brackets in each other: pygdbmi recurses, and formats each value once for each bracket around it
 _LAST_WORDS = 2000
 _START = 10.0
@@ -243,19 +244,28 @@ def _is_whole(line: str) -> bool:
     if _MARK.match(line) is None:
         return True  # text, in quotes or without
     rest = _STRING.sub("()", line)
-    return '"' not in rest and _RECORD.fullmatch(rest) is not None and _closes(rest)
+    return '"' not in rest and _RECORD.fullmatch(rest) is not None and _closes(rest.partition(",")[2])
 
 
 def _closes(text: str) -> bool:
+    """Whether each value has a name, but in a list, and each bracket its own end. pygdbmi looks for what is missing for ever."""
     awaited: list[str] = []
-    for bracket in _BRACKET.findall(text):
-        if bracket in "{[":
-            awaited.append("}" if bracket == "{" else "]")
+    named = False
+    for token in _TOKEN.findall(text):
+        if token.endswith("=") or token == ",":
+            if named:
+                return False
+            named = token != ","
+        elif token in _ENDS:
+            if not named and awaited[-1:] != ["]"]:
+                return False
+            named = False
+            awaited += _ENDS[token]
             if len(awaited) > _DEEPEST:
                 return False
-        elif not awaited or awaited.pop() != bracket:
+        elif named or not awaited or awaited.pop() != token:
             return False
-    return not awaited
+    return not awaited and not named
 
 
 def quoted(text: str) -> str:
