@@ -56,7 +56,7 @@ class ExecutedAt(NamedTuple):
     block: int
 
 
-class RecordedBlock(Protocol):
+class FlowBlock(Protocol):
     """What a recording says of a block: its place in the table, its instructions, and where `cpu` executed it `first`."""
 
     @property
@@ -88,7 +88,7 @@ class Flow:
             raise IndexError(f"the flow has no chunk {index}")
         return self._part(index)
 
-    def since(self, number: int, recorded: Iterable[RecordedBlock], cpu: int = 0) -> Iterator[ExecutedAt]:
+    def since(self, number: int, recorded: Iterable[FlowBlock], cpu: int = 0) -> Iterator[ExecutedAt]:
         """The executed blocks of this CPU from the one that holds instruction `number` on; `recorded` is the table. Raises BadRecording.
 
         Numbers are those of the recording at the beginning of a chunk and where a block is executed for the first time; in between they
