@@ -55,13 +55,6 @@ class NestedTarget(RecordedTarget):
     def alive(self) -> bool:
         return self._machine.alive()
 
-    def alive(self) -> bool:
-        return self.machine.alive()
-
-    @property
-    def cpu(self) -> int | None:
-        return None
-
     def close(self, leave: Leave) -> bool:
         return self._machine.close(leave)
 
