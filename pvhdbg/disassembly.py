@@ -31,7 +31,7 @@ class Access(NamedTuple):
 
 
 class Reach(NamedTuple):
-    """What an instruction touches besides general registers and flags.
+    """What an instruction touches in addition to general registers and flags.
 
     `plain` says that its result depends on nothing but general registers, flags and the memory in `reads`, and that it changes nothing
     but those and the memory in `writes`. Where it is not, it may do anything else besides. `port` is a port that it reads `width`
@@ -60,7 +60,7 @@ class CallFlow(Enum):
 class CodePart(NamedTuple):
     """One instruction of a block: its offset and size in bytes, its flow, the full registers that it writes, or may write.
 
-    `leads` are the addresses besides the next one that may follow it, None where registers or memory tell them.
+    `leads` are the addresses that may follow it, apart from the next one, None where registers or memory tell them.
     """
 
     offset: int
@@ -81,7 +81,7 @@ def substitute(first: First) -> None:
 
 @cache
 def has_iced() -> bool:
-    """Whether iced-x86 is installed, which tells of instructions more than their text."""
+    """Whether iced-x86 is installed, which reports more about an instruction than its text."""
     return find_spec("iced_x86") is not None
 
 

@@ -79,7 +79,7 @@ def _recorder() -> str:
         return "built, in this package"
     compiler = next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
     if compiler is None:
-        raise Missing("the recorder has to be built")
+        raise Missing("the recorder must be built")
     return _first_line(compiler)
 
 

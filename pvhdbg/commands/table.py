@@ -570,7 +570,7 @@ COMMANDS: tuple[Command, ...] = (
                 "--on-reset",
                 choices=("stop", "go"),
                 default="stop",
-                help="when the guest resets the machine: end, or go on through the reset vector (stop)",
+                help="when the guest resets the machine: end, or go on through the reset vector (default: stop)",
             ),
             argument("--vcpu", type=int, metavar="N", help="the CPU to trace, by QEMU's log or by steps (default: 0)"),
             _NO_RECORDER,

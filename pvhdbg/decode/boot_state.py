@@ -149,7 +149,7 @@ class BootState:
     def overrun_length(self) -> str | None:
         """How many characters the command line has that ran over start_info; None where none did.
 
-        Memory holds as much of it as nobody has written on since: the VMM's arguments tell the rest.
+        Memory holds as much of it as was not overwritten since: the VMM's arguments tell the rest.
         """
         if self.overrun is None:
             return None

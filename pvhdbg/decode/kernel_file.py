@@ -62,7 +62,7 @@ class KernelFile:
 
     @property
     def entry(self) -> PhysEntry | None:
-        """The PVH entry that they give."""
+        """The PVH entry that those notes give."""
         return phys32_entry(self.elf)
 
     @property

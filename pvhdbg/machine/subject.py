@@ -57,7 +57,7 @@ class Opened:
     image: KernelImage | None = None
     warnings: list[SafeText] = field(default_factory=list)
     file: KernelFile | None = None
-    found: str | None = None  # the path of that file, where nobody named it and the monitor did
+    found: str | None = None  # the path of that file, where the monitor named it and the user did not
     serial: tuple[SafeText, ...] = ()
     qemu: QemuProcess | None = None  # where it was started here
     keeper: Keeper | None = None  # where it was not

@@ -39,7 +39,7 @@ _READ_ONLY = " This server only reads files: it was started without --allow-run,
 
 
 class Reply(NamedTuple):
-    """What a call returns: a document, and whether it tells of an error."""
+    """What a call returns: a document, and whether it reports an error."""
 
     document: dict[str, Any]
     failed: bool = False

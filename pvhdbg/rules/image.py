@@ -30,7 +30,7 @@ def _entered_as_noted(boot: BootState) -> None:
     """A kernel that was moved lies elsewhere than its program headers say."""
     kernel = boot.snapshot.kernel
     if kernel is not None and kernel.relocatable and kernel.entry not in (None, boot.snapshot.entry.address):
-        raise Unavailable("the kernel is relocatable and was not entered at its noted entry: where it lies was not learnt")
+        raise Unavailable("the kernel is relocatable and was not entered at its noted entry: its place in memory is not known")
 
 
 @rule(
@@ -167,7 +167,7 @@ def load_bss(boot: BootState) -> Iterator[Violation]:
     if not found.zero_size:
         raise NotApplicable("no segment is larger in memory than in the file")
     if not found.zeros:
-        raise Unavailable("none of the memory that has to be zero could be read at the entry")
+        raise Unavailable("none of the memory that must be zero could be read at the entry")
     yield from (_violation(boot, one) for one in found.differences if one.zeros)
 
 

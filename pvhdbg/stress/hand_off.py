@@ -130,7 +130,7 @@ def _many_entries(draft: ChangedHandover) -> None:
 
 
 def _in_parts(entry: MemoryMapEntry, count: int) -> list[MemoryMapEntry]:
-    """The same range as `count` adjacent entries of whole pages; as it is where it is no RAM or too small."""
+    """The same range as `count` adjacent entries of whole pages; unchanged where it is not RAM or too small."""
     step = entry.size // count // PAGE * PAGE
     if entry.type != RAM or not step:
         return [entry]

@@ -38,7 +38,7 @@ class LogBound:
 
 
 def give_back(path: Path) -> None:
-    """Make a hole of all but the newest part of a file that has grown over its bound. Raises OSError."""
+    """Free all but the newest part of a file that has grown over its bound: a hole takes its place. Raises OSError."""
     about = os.stat(path)
     if about.st_blocks * 512 <= BOUND:
         return

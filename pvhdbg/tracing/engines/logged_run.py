@@ -117,7 +117,7 @@ class LoggedRun:
         return None if self._stop is None else end_of(self._stop, self._target, bounds)
 
     def stopped(self, stop: Stop) -> None:
-        """The reader let the machine run itself, after `halt`, and it stopped so: the run ends there."""
+        """The run ends with `stop`: the reader itself ran the machine after `halt`, and it stopped like this."""
         self._stop = stop
         self.gone, self.interrupted = stop.kind is StopKind.EXITED, False
 
