@@ -47,13 +47,6 @@ FAULTS = [
     ("wrmsr", "wrmsr", "faulting_wrmsr", "MSR 0xc0010117 does not take 0x1", "CPUID"),
     ("null-pointer", "null pointer", "null_read", "a read at 0x10: not present", "which register held the pointer"),
     ("null-call", "call through null", None, "`call eax` at {null_call_site} called address 0x0", "that pointer is to be set"),
-    (
-        "null-call-early",
-        "call through null",
-        None,
-        "`call eax` at {early_call_site} called address 0x0",
-        "that pointer is to be set",
-    ),
     ("data-executed", "data executed", "not_code", "the data object not_code: `jmp eax` at {data_jump}", "took its target from"),
     ("own-code", "overwritten code", "overwritten", "16 bytes from {overwritten} on differ (9a 9a", "--last-write"),
     ("read-only", "read-only page", "read_only_store", "a write at 0x150010: the page is read-only", "make the page writable"),
@@ -113,6 +106,7 @@ def test_an_instruction_that_is_there_and_not_enabled() -> None:
 @pytest.mark.parametrize(
     ("crash", "kind", "cause", "words", "step"),
     [
+        ("null-call-early", None, "call through null", "`call eax` at {early_call_site} called address 0x0", "that pointer is to be set"),
         ("virtual-address", "nowhere", "virtual address too early", "paging is still off", "physical addresses"),
         ("wild-return", "nowhere", "nowhere", "It came there from {wild_ret}, to 0xd0000000", "took its target from"),
         ("zeros", "zeros", "zeros", "to 0x400000", "to be loaded or copied there"),
@@ -132,7 +126,7 @@ def test_a_death_without_a_fault(crash: str, kind: str | None, cause: str, words
     found = died(crash)
     names = [word.strip(",:") for word in words.split() if word.startswith("{")]
     named = {name[1:-1]: f"{address(name[1:-1]):#x} ({name[1:-1]})" for name in names}
-    if kind is not None:  # what lies in the ROM decides where that one lands
+    if kind is not None:  # else what lies in the firmware's memory decides how it ends
         assert found.death.kind.value == kind
     assert found.explanation.cause == cause
     assert words.format(**named) in found.explanation.verdict
