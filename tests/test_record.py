@@ -108,3 +108,15 @@ def test_replace_takes_both() -> None:
         assert record.replace(made(by)["Frozen"](1, "x"), a=2).b == "x"
     hole = record.replace(MemoryHole(0, 1, "r"), address=5)
     assert (hole.address, hole.reason) == (5, "r")
+
+
+def test_a_field_may_have_any_name() -> None:
+    """Also that of what the compiled __init__ uses itself: `values` has a factory in the registers of a machine."""
+
+    @record.dataclass
+    class Named:
+        values: dict[str, int] = record.field(default_factory=dict)
+        default: int = 1
+
+    assert Named().values == {}
+    assert Named({"a": 1}).default == 1
