@@ -2,6 +2,9 @@
 
 import sys
 
-from pvhdbg.cli.program import program
+try:
+    from pvhdbg.cli.program import program
+except KeyboardInterrupt:
+    sys.exit(130)
 
 sys.exit(program())

@@ -18,7 +18,7 @@ from torture import guest
 
 CODES = frozenset({0, 1, 2, 3, 4, 129, 130, 143, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP, -signal.SIGINT})
 _READ_A_MODULE = re.compile(
-    r"Exception ignored in: <_io\.FileIO name='[^'\n]*\.pyc'[^\n]*\n(?:Traceback [^\n]*\n(?:  [^\n]*\n)*)?ResourceWarning: [^\n]*\.pyc'>\n?"
+    r"Exception ignored in: <_io\.FileIO name='[^'\n]*\.pyc?'[^\n]*\n(?:Traceback [^\n]*\n(?:  [^\n]*\n)*)?ResourceWarning: [^\n]*\.pyc?'>\n?"
 )
 LONGEST = 40.0  # seconds that a command may take to leave on a loaded machine
 _SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGSTOP)

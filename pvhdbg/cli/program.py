@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import _signal  # built in: `signal` is not imported yet
 import gc
 import sys
 
@@ -31,6 +32,7 @@ def program() -> int:
     try:
         return main()
     except KeyboardInterrupt:  # before `main` could catch it
+        _signal.signal(_signal.SIGINT, _signal.SIG_IGN)  # a second one would interrupt the import of what says so
         return _fail(_safe("interrupted"), _safe(""), INTERRUPTED)
     finally:
         gc.freeze()

@@ -42,3 +42,25 @@ def test_what_is_not_a_signal_s_is_told_as_before() -> None:
         [sys.executable, "-c", program, ""], cwd=ROOT, capture_output=True, text=True, timeout=LONGEST, check=False
     )
     assert "ValueError: x" in ran.stderr
+
+
+EARLY = """
+import os, signal, sys
+from pvhdbg.cli import program
+def interrupted():
+    raise KeyboardInterrupt
+def says(text):
+    os.kill(os.getpid(), signal.SIGINT)
+    for _ in range(1000):
+        pass
+    return text
+program.main, program._safe = interrupted, says
+sys.exit(program.program())
+"""
+
+
+def test_a_second_ctrl_c_before_the_handlers_are_there() -> None:
+    ran = subprocess.run([sys.executable, "-c", EARLY], cwd=ROOT, capture_output=True, text=True, timeout=LONGEST, check=False)
+    assert ran.returncode == 130
+    assert ran.stderr.startswith("pvhdbg: interrupted")
+    assert "Traceback" not in ran.stderr
