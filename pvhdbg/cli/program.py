@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-import _signal  # built in: `signal` is not imported yet
+import _signal  # type: ignore[import-not-found]  # built in, where `signal` would be read from files
 import gc
 import sys
 
