@@ -150,7 +150,7 @@ def page(
         "end": max(end, first + 1),
         "chapters": [[part.name, part.first, part.behind] for part in parts],
         "modes": [[mode.value, number, last] for (number, mode), last in zip(modes, behind, strict=True)],
-        "milestones": [[label(one.name), one.seq] for one in milestones],
+        "milestones": [[label(f"{one.name} {one.detail}".strip()), one.seq] for one in milestones],
         "functions": [[label(node.started.name), node.started.number, node.depth] for node in nodes],
     }
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")

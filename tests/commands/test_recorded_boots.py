@@ -47,7 +47,7 @@ def test_a_boot_is_recorded_shown_and_compared(cli: Cli, vmlinux: Path) -> None:
 def test_goto_stops_where_the_trace_counted(cli: Cli) -> None:
     rows = [
         line.split()[:3]
-        for line in cli("trace", LONG_MODE, "--what", "pc", "--engine", "step", "--tail", "20000").ok().out.splitlines()
+        for line in cli("trace", LONG_MODE, "--what", "pc", "--engine", "log", "--until", "12001").ok().out.splitlines()
         if line[:10].strip().isdigit()
     ]
     for number in (0, 7, 999, 1000, 10_283, 12_000):
@@ -130,6 +130,15 @@ def test_boots_by_the_hosts_clock_are_not_compared(cli: Cli) -> None:
     cut = cli.folder / "cut"
     cut.write_bytes(file.read_bytes()[:-10])
     cli("boot", "show", cut).complaint(2, "is not a saved boot")
+
+
+def test_a_boot_that_goes_on_and_on_is_ended(cli: Cli, vmlinux: Path) -> None:
+    file = cli.folder / "boot"
+    ended = cli("boot", vmlinux, "--append", "console=ttyS0", "--max-instructions", "300000", "--exact", "-o", file).ok().out
+    assert "ended: the requested number of instructions was reached" in ended
+    assert int(ended.split()[0].replace(",", "")) >= 300_000
+    assert "ended: the time was up" in cli("boot", vmlinux, "--append", "console=ttyS0", "--for", "0.5", "-o", file).ok().out
+    cli("boot", HELLO, "-o", file, "--max-instructions", "0").complaint(2, "is not a number of instructions")
 
 
 def test_a_stub_does_not_go_back(cli: Cli, machine: object) -> None:
