@@ -49,7 +49,13 @@ def made(by: ModuleType) -> dict[str, Any]:
     class Empty:
         pass
 
-    return {one.__name__: one for one in (Open, Frozen, Heir, Same, Empty)}
+    @by.dataclass
+    class Named:
+        values: list[int] = by.field(default_factory=list)
+        known: dict[str, int] = by.field(default_factory=dict)
+        default_values: int = 3
+
+    return {one.__name__: one for one in (Open, Frozen, Heir, Same, Empty, Named)}
 
 
 def outcome(what: Callable[[], object]) -> object:
@@ -66,6 +72,7 @@ CASES: dict[str, Callable[[dict[str, Any]], object]] = {
         (one.a, one.b, one.d, one.c) for one in (of["Heir"](1), of["Heir"](1, "x", b"y", 5), of["Heir"](a=7, d=1))
     ],
     "a class' own defaults": lambda of: (of["Frozen"].b, of["Frozen"].KINDS, hasattr(of["Open"], "b")),
+    "names that the making uses": lambda of: [repr(of["Named"]()), repr(of["Named"]([1], {"a": 1}, 4))],
     "equal": lambda of: [
         of["Frozen"](1, c=b"x") == of["Frozen"](1),
         of["Frozen"](1) == of["Frozen"](2),
