@@ -78,12 +78,13 @@ def _first_init(cls: Any) -> Callable[..., None]:
 
 
 def _compiled(cls: Any) -> Callable[..., None]:
-    parameters, lines, known = ["self"], ["_values = self.__dict__"], {}
+    parameters, lines, known = ["self"], ["_record_values = self.__dict__"], {}
     for name, one in cls._record_fields.items():
         known[f"_default_{name}"] = one.default if one.factory is ... else one.factory
         parameters.append(f"{name}=..." if one.factory is not ... else name if one.default is ... else f"{name}=_default_{name}")
         lines.append(
-            f"_values['{name}'] = {name}" + (f" if {name} is not ... else _default_{name}()" if one.factory is not ... else "")
+            f"_record_values['{name}'] = {name}"
+            + (f" if {name} is not ... else _default_{name}()" if one.factory is not ... else "")
         )
     if hasattr(cls, "__post_init__"):
         lines.append("self.__post_init__()")
