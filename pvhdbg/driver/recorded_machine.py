@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 
+from pvhdbg.decode.cpu_mode import interrupts_on
 from pvhdbg.decode.text import printable
 from pvhdbg.driver.options import time_limit
 from pvhdbg.driver.recorder import ONE_CPU, counts_one_cpu
@@ -21,6 +22,7 @@ from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.remote import RemoteTarget
 from pvhdbg.targets.run import Progress, Ran, RunEnd, run_until, turns
 from pvhdbg.targets.target import Leave, StopKind
+from pvhdbg.tracing.cpu_text import decode
 from pvhdbg.tracing.engines.engine import Bounds, TraceEnd, end_at
 from pvhdbg.tracing.engines.recorded import Silence, halted_for_good
 from pvhdbg.tracing.engines.step import StepEngine
@@ -73,13 +75,12 @@ class RecordedMachine:
         done = enough or (lambda: self.marked is not None)
         end = None
         while end is None:
-            end = self._end(self._run(max(deadline - time.monotonic(), 0.001), silence, done), silence, done)
+            end = self._end(self._run(max(deadline - time.monotonic(), 0.001), silence, done), done)
         return by_whom(end, self.qemu)
 
-    def _end(self, ran: Ran, silence: Silence, done: Callable[[], bool]) -> TraceEnd | None:
+    def _end(self, ran: Ran, done: Callable[[], bool]) -> TraceEnd | None:
         """How the run ended; None for a guest that only waits for an interrupt."""
         if ran.end is RunEnd.ASKED and not done():
-            silence.is_no_end()
             return halted_for_good(self.target)
         if ran.end is RunEnd.ASKED:
             mark = self.marked
@@ -99,10 +100,25 @@ class RecordedMachine:
                     told = time.monotonic()
                     self.progress(self._getting_on(told - began))
                 try:
-                    running.send(done() or silence.lasts())
+                    running.send(done() or self._seems_halted(silence))
                 except StopIteration as end:
                     ran: Ran = end.value
                     return ran
+
+    def _seems_halted(self, silence: Silence) -> bool:
+        """Whether QEMU shows CPU 0 in `hlt` with interrupts off, after a silence.
+
+        It is asked by its control socket, which leaves the guest running: a stop moves the guest's clock, and a QEMU that gets no time on
+        a busy host is silent, too.
+        """
+        if not silence.lasts():
+            return False
+        silence.is_no_end()
+        text = ""
+        with suppress(TargetError), self.qemu.qmp() as control:
+            text = str(control.execute("human-monitor-command", **{"command-line": "info registers"}))
+        state = decode(text.replace("\r", "").encode("latin-1", "replace"))
+        return "HLT=1" in text and interrupts_on(state) is False
 
     def _getting_on(self, seconds: float) -> str:
         """Where the guest is: instructions, rate, function and mode, as far as they are known."""

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from dataclasses import replace
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
-from pvhdbg.driver.recorded_machine import RecordedMachine, stopped_at
+from pvhdbg.driver.recorded_machine import RecordedMachine, deterministic, recorded_machine, stopped_at
 from pvhdbg.guests import path as guest
+from pvhdbg.machine.names import Names
 from pvhdbg.machine.options import LaunchOptions, SubjectOptions
 from pvhdbg.tracing.engines.engine import Bounds
 from pvhdbg.tracing.engines.step import StepEngine
 from pvhdbg.tracing.event import EndReason
 from pvhdbg.tracing.recorded_numbers import NEVER
+from pvhdbg.vmm.options import RecorderOptions
 
 pytestmark = [pytest.mark.boot, pytest.mark.usefixtures("qemu")]
 
@@ -50,6 +56,28 @@ def test_over_the_switch_to_long_mode() -> None:
             if number % 4 == 0:
                 assert at(LONG_MODE, number) == seen, number
             machine.target.step()
+
+
+def test_a_qemu_that_gets_no_time_is_left_alone(vmlinux: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A silence is not a halt: a stop of ours moves the guest's clock, and the exact stop may come at the same time."""
+    options, number, timers = SubjectOptions(str(vmlinux), launch=LaunchOptions(append="console=ttyS0")), 15_000_000, list[Timer]()
+
+    def told(plain: RecorderOptions, _names: Names) -> RecorderOptions:
+        return replace(plain, exact=True, stop=number)
+
+    with recorded_machine(deterministic(options), told, lambda _: None) as machine:
+
+        def starved() -> bool:
+            if not timers and machine.recording.entered:
+                os.kill(machine.qemu.pid, signal.SIGSTOP)
+                timers.append(Timer(0.8, os.kill, (machine.qemu.pid, signal.SIGCONT)))
+                timers[0].start()
+            return False
+
+        monkeypatch.setattr(machine.target, "interrupt", lambda: pytest.fail("it was stopped"))
+        machine.run(60, starved)
+        assert timers
+        assert (machine.begun, dict(machine.target.read_registers().values)) == (number, at(options, number))
 
 
 def test_marks_tell_the_last_execution_before_the_stop() -> None:
