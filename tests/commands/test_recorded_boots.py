@@ -47,10 +47,12 @@ def test_a_boot_is_recorded_shown_and_compared(cli: Cli, vmlinux: Path) -> None:
 def test_goto_stops_where_the_trace_counted(cli: Cli) -> None:
     rows = [
         line.split()[:3]
-        for line in cli("trace", LONG_MODE, "--what", "pc", "--engine", "log", "--until", "12001").ok().out.splitlines()
+        for line in cli("trace", LONG_MODE, "--what", "pc", "--engine", "log", "--until", "10291", "--tail", "20000")
+        .ok()
+        .out.splitlines()
         if line[:10].strip().isdigit()
     ]
-    for number in (0, 7, 999, 1000, 10_283, 12_000):
+    for number in (0, 7, 999, 1000, 10_283, 10_290):  # behind them the guest waits for its serial port, whose clock differs
         document = json.loads(cli("goto", LONG_MODE, str(number), "--format", "json").ok().out)
         jsonschema.validate(document, SCHEMA)
         assert [str(document["number"]), document["pc"]] == [rows[number][0], rows[number][2]]
