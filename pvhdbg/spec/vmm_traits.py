@@ -28,7 +28,7 @@ TRAITS = (
         "Xen 4.17 to 4.20",
         "all selectors are 0 and no GDT is loaded; cs has the flags 0xc9b, ds, es and ss have 0xc93, tr has the limit 0x67; eax is 0",
         "no: this is the ABI as its text has it. A guest that loads a selector before it has a GDT of its own faults",
-        "measured with 4.17.7: general registers and selectors by the probe, hidden segment state in the VMCB of dom0",
+        "measured with 4.17.7 and 4.20.5: general registers and selectors by the probe, hidden segment state in the VMCB of dom0",
     ),
     VmmTrait(
         "XEN-DOM0-RSDP-PLACE",
