@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import secrets
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -71,18 +72,21 @@ def _one(name: str, seconds: float, wanted: argparse.Namespace) -> dict[str, Any
 
 
 def _worker(name: str, seconds: float, seed: int, wanted: argparse.Namespace) -> dict[str, Any]:
-    words = [sys.executable, "-m", "fuzz.worker", name, "--seconds", str(seconds), "--seed", str(seed)]
+    words = [sys.executable, "-X", "faulthandler", "-m", "fuzz.worker", name, "--seconds", str(seconds), "--seed", str(seed)]
     words += ["--findings", str(wanted.findings), *(["--plain"] if wanted.plain else [])]
-    try:
-        ran = subprocess.run(words, capture_output=True, text=True, errors="replace", timeout=seconds + wanted.more, check=False)
-    except subprocess.TimeoutExpired:
-        said = "it hangs"
-    else:
-        lines = [line for line in ran.stdout.splitlines() if line.startswith('{"target"')]
-        if lines:
-            told: dict[str, Any] = json.loads(lines[-1])
-            return told
-        said = f"it ended with {ran.returncode}: {ran.stderr[-500:]}"
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, errors="replace") as process:
+        try:
+            out, err = process.communicate(timeout=seconds + wanted.more)
+            said = f"it ended with {process.returncode}: {err[-500:]}"
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGABRT)  # it tells where it is
+            out, err = process.communicate()
+            said = f"it hangs (--seed {seed}): {err[-3000:]}"
+    lines = [line for line in out.splitlines() if line.startswith('{"target"')]
+    if lines:
+        told: dict[str, Any] = json.loads(lines[-1])
+        return told
     return {"target": name, "engine": "unknown", "inputs": 0, "seconds": seconds, "findings": [said]}
 
 
