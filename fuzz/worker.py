@@ -116,7 +116,8 @@ def _plainly(target: Target, campaign: Campaign, name: str, seed: int, seconds: 
     deadline = time.monotonic() + seconds
     seeds = _seeds(target, name)
     for data in seeds:
-        campaign.feed(data)
+        if time.monotonic() < deadline:
+            campaign.feed(data)
     mutator = Mutator(Random(seed), seeds, target.words)
     while time.monotonic() < deadline:
         campaign.feed(mutator.input())

@@ -260,7 +260,7 @@ class Recording:
             raise BadRecording("it does not begin as a recording does")
         if head.version != VERSION:
             raise BadRecording(f"its format is version {head.version}, and this pvhdbg reads version {VERSION}")
-        if not 0 < head.cpus <= MOST_CPUS or head.marks > MOST_MARKS:
+        if not 0 < head.cpus <= MOST_CPUS or head.marks > MOST_MARKS or head.entry_cpu >= head.cpus:
             raise BadRecording("its header holds impossible numbers")
         blocks = PAGE + head.cpus * _STRIDE
         systems = blocks + MOST_BLOCKS * BlockRecord.sizeof()
