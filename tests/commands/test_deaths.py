@@ -224,7 +224,9 @@ def test_a_kernel_that_waits_is_not_dead(tmp_path: Path, wait: str) -> None:
 
 
 def test_reports_carry_the_same_verdict(cli: Cli) -> None:
-    verdict = " ".join(died("null-pointer").explanation.verdict.split())
+    """A wait follows the first instructions for half a second only, so it may not have counted them."""
+    verdict = " ".join(died("null-pointer").explanation.verdict.split()).partition(": ")[2]
+    assert verdict.startswith("`mov eax, [ebx + 0x10]`: a read at 0x10: not present")
     files = {name: cli.folder / name for name in ("junit", "github", "html")}
     words = [word for name, path in files.items() for word in ("--report", f"{name}={path}")]
     shown = cli("check", CRASHERS, "--append", "crash=null-pointer", "--until", "exit", "--for", "20", *words).ok(1).out

@@ -10,6 +10,10 @@ from typing import Any
 import pytest
 
 import pvhdbg
+from pvhdbg.disassembly import instruction_text
+from pvhdbg.report import why_text
+from pvhdbg.report.style import PLAIN
+from pvhdbg.report.trace_text import escaped
 from pvhdbg.tracing.addresses import Surroundings
 from pvhdbg.tracing.calls import By
 from pvhdbg.tracing.last_words import telling
@@ -36,6 +40,18 @@ def test_a_panic_is_stopped_at_and_told_with_its_calls(vmlinux: Path) -> None:
     assert all(call.by is By.ORC for call in found.calls[1:])
     assert found.ran[0].blocks > 1000
     assert found.ran[0].functions[-1] == theirs[0].partition("+")[0]
+    shown = why_text.render(
+        found.death, found.explanation, escaped(found.names), instruction_text, (), (), PLAIN, found.told, found.calls, found.ran
+    )
+    assert "Kernel panic - not syncing" in " ".join(shown.split())
+    for part in (
+        "Its last words",
+        "    usually: no root=",
+        "The calls that led there (by the kernel's ORC tables)",
+        "The last functions of CPU 0",
+        "next:",
+    ):
+        assert part in shown
 
 
 @pytest.mark.boot

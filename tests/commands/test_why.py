@@ -206,12 +206,6 @@ def test_an_interrupt_that_nobody_waits_for(cli: Cli) -> None:
     assert "before sti" in found["next"]
 
 
-def test_a_panic_is_told_in_the_kernels_own_words(cli: Cli, vmlinux: Path) -> None:
-    text = cli("why", vmlinux, "--append", "console=ttyS0 panic=-1").ok().out
-    assert "Kernel panic - not syncing" in " ".join(text.split())
-    assert "next:" in text
-
-
 def test_kvm_and_bad_wishes_are_refused(cli: Cli) -> None:
     cli("why", CRASHERS, "--for", "-1").complaint(2, "not a duration")
     cli("why", "/nonexistent/kernel").complaint(2, "no file")
