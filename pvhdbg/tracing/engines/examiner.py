@@ -235,8 +235,9 @@ class Examiner:
             return codes[pc]
 
         steps: list[Stepped] = []
+        end: int | None = None  # where the second round ends
         before = dict(self._target.read_registers().values)
-        for _ in range(longest):
+        for _ in range(2 * longest):
             pc = before["rip"]
             if pc == RESET_RIP or self._goal(pc):
                 self._late = Stop(StopKind.BREAKPOINT)
@@ -256,7 +257,9 @@ class Examiner:
             if after["rip"] != pc or effect_of(code, bits) is not Effect.REP:
                 for one in new:
                     self._record(one.pc + base, mode, one.code)
-            if any(step.before == after for step in steps):
+            if end is None and (found := period(steps, after)) is not None and found.same:
+                end = len(steps) if found.shut else len(steps) + len(found.steps)
+            if len(steps) >= (longest if end is None else end):
                 break
             before = after
         return period(steps, steps[-1].after)

@@ -2,7 +2,8 @@
 
 A loop is endless where each round is a function of the general registers alone, and the registers come back to the same values: all its
 instructions are plain (`disassembly.reach`), each byte that a round reads was written earlier in the same round, all that it
-writes is RAM, and interrupts are off.
+writes is RAM, and interrupts are off. A round may be counted from any of its instructions, but only from one where the registers were
+the same twice: a `ret` to the beginning of a function whose first call has the same stack comes to equal registers by other memory.
 """
 
 from __future__ import annotations
@@ -44,10 +45,12 @@ def stepped(
 
 @dataclass(frozen=True)
 class Loop:
-    """Instructions in a row that the CPU comes back to the first of. With `same` its registers were then those of the round before."""
+    """Instructions in a row that the CPU comes back to the first of. With `same` its registers were then those of the round before; with
+    `twice` those at each instruction were, too: two rounds were seen."""
 
     steps: tuple[Stepped, ...]
     same: bool
+    twice: bool = False
 
     @property
     def pcs(self) -> tuple[int, ...]:
@@ -66,7 +69,13 @@ class Loop:
             return False  # a base that is not known
         if not all(is_ram(access.offset) and is_ram(access.offset + access.size - 1) for one in reached for access in one.writes):
             return False
-        return any(_closed(reached[start:] + reached[:start]) for start in range(len(reached)))
+        starts = range(len(reached)) if self.twice else (0,)
+        return any(_closed(reached[start:] + reached[:start]) for start in starts)
+
+    @property
+    def shut(self) -> bool:
+        """Whether all that it reads was written in it, counted from its first instruction."""
+        return _closed([step.reach for step in self.steps])
 
     def awaited(self, memory: Callable[[int, int], int | None]) -> tuple[Awaited, ...]:
         """What it reads or changes, each once, without registers and its own stack. `memory` gives a value at a linear address."""
@@ -97,7 +106,8 @@ def period(steps: Sequence[Stepped], last: Mapping[str, int]) -> Loop | None:
     states = [step.before for step in steps]
     for index in range(len(steps) - 1, -1, -1):
         if states[index] == last:
-            return Loop(tuple(steps[index:]), True)
+            size = len(steps) - index
+            return Loop(tuple(steps[index:]), True, index >= size and states[index - size : index] == states[index:])
     for index in range(len(steps) - 1, -1, -1):
         if states[index].get("rip") == last.get("rip") and states[index].get("rsp") == last.get("rsp"):
             return Loop(tuple(steps[index:]), False)

@@ -1,0 +1,49 @@
+"""Whether a loop is endless, by the instructions of one or two of its rounds."""
+
+from __future__ import annotations
+
+from pvhdbg.tracing.engines.loops import Stepped, period
+
+STACK = 0x9000
+FUNCTION, CALLED = 0x1000, 0x2000
+# The last `ret` before FUNCTION was reached by a push of its address, as a retpoline does it; FUNCTION begins with a call.
+RET, CALL, NOP = b"\xc3", b"\xe8\xfb\x0f\x00\x00", b"\x90"
+
+
+def step(pc: int, code: bytes, rsp: int, then: int, rsp_then: int) -> Stepped:
+    return Stepped(pc, code, 32, {"rip": pc, "rsp": rsp}, {"rip": then, "rsp": rsp_then})
+
+
+def into_the_function(back_to: int) -> list[Stepped]:
+    """The way from a `ret` at CALLED + 1, to `back_to`, and from FUNCTION to the same `ret` with the same registers."""
+    return [
+        step(CALLED + 1, RET, STACK, back_to, STACK + 4),
+        step(FUNCTION, CALL, STACK + 4, CALLED, STACK),
+        step(CALLED, NOP, STACK, CALLED + 1, STACK),
+    ]
+
+
+def test_equal_registers_by_other_memory_are_not_an_endless_loop() -> None:
+    """The stack held FUNCTION at the first `ret`, and holds the address behind the call at the second."""
+    once = into_the_function(FUNCTION)
+    loop = period(once, once[-1].after)
+    assert loop is not None
+    assert (loop.same, loop.twice) == (True, False)
+    assert not loop.endless(lambda _: True)
+
+
+def test_two_equal_rounds_are() -> None:
+    """A call whose `ret` goes to a jump back to the call: what it reads, it wrote."""
+    jump = b"\xeb\xf9"
+    rounds = [
+        step(CALLED, RET, STACK, FUNCTION + 5, STACK + 4),
+        step(FUNCTION + 5, jump, STACK + 4, FUNCTION, STACK + 4),
+        step(FUNCTION, CALL, STACK + 4, CALLED, STACK),
+    ] * 2
+    loop = period(rounds, rounds[-1].after)
+    assert loop is not None
+    assert (loop.same, loop.twice, len(loop.steps)) == (True, True, 3)
+    assert loop.endless(lambda _: True)
+    once = period(rounds[:3], rounds[2].after)
+    assert once is not None
+    assert not once.endless(lambda _: True)
