@@ -25,7 +25,7 @@ _SEARCHED_RECORDING = 1 << 34
 def dmesg(options: AboutSubject, context: Context) -> Answer:
     """`dmesg`: the messages in the buffer, found by the kernel's symbols, else by the first message."""
     with session_of(options.about, context) as session:
-        found = _by_symbols(session) or _by_search(session)
+        found = _by_symbols(session) or ([] if _has_none(session) else _by_search(session))
         if not found:
             raise TargetError(
                 "no log buffer of Linux was found in the machine's memory",
@@ -49,12 +49,28 @@ def _by_symbols(session: Session) -> list[Message]:
     return []
 
 
+def _has_none(session: Session) -> bool:
+    """Whether the kernel's symbol table shows that it is not Linux. kallsyms does not show it: it may leave data out."""
+    if session.image is None:
+        return False
+    symbols = session.image.symbols()
+    if symbols.origin != ".symtab":
+        return False
+    return not symbols.values(("prb", "__log_buf"))
+
+
 def _by_search(session: Session) -> list[Message]:
+    piece, end = b"", -1
     for start, size in _pieces(session):
+        session.progress(f"searching memory for Linux' log buffer: {start >> 20} MiB")
+        kept = piece[len(piece) - (end - start) :] if start < end <= start + len(piece) else b""
         try:
-            found = search(session.physical(start, size))
+            piece = kept + session.physical(start + len(kept), size - len(kept))
         except (MemoryUnreadable, Unavailable):
+            piece, end = b"", -1
             continue
+        end = start + size
+        found = search(piece)
         if found:
             return found
     return []

@@ -17,7 +17,7 @@ from pvhdbg.report.trace_text import escaped
 from pvhdbg.tracing.addresses import Surroundings
 from pvhdbg.tracing.calls import By
 from pvhdbg.tracing.last_words import telling
-from tests.support.cli_runner import Cli, Machine
+from tests.support.cli_runner import HELLO, Cli, Machine
 from tests.support.programs import need
 
 HALT = "panic=-1 console=ttyS0"
@@ -139,3 +139,10 @@ def test_a_line_and_its_usual_cause(line: str, about: dict[str, Any], meaning: s
 )
 def test_a_line_that_says_nothing(line: str) -> None:
     assert telling([line], Surroundings(read=lambda _address, size: bytes(size))) == ()
+
+
+@pytest.mark.boot
+def test_a_kernel_whose_symbols_show_that_it_is_not_linux_is_not_searched(cli: Cli) -> None:
+    ran = cli("dmesg", HELLO, "--memory", "1G")
+    ran.complaint(3, "no log buffer of Linux")
+    assert "searching" not in ran.err
