@@ -25,7 +25,9 @@ _INPUTS = {"sessions": 10, "gdb_sessions": 10, "reports": 30, "handoff": 60, "bo
 _SEED = 18
 
 
-@pytest.mark.parametrize("name", targets.names())
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name.endswith("sessions") else name for name in targets.names()]
+)
 def test_a_reader_stands_its_corpus_and_some_mutations(name: str) -> None:
     target = targets.load(name)
     oracle = Oracle(target, slower=5)  # on a loaded machine

@@ -56,11 +56,13 @@ def installed(built: Path) -> Iterator[Path]:
         yield folder
 
 
+@pytest.mark.slow
 def test_what_is_uploaded_is_sound(built: Path) -> None:
     assert {path.suffix for path in built.iterdir()} == {".whl", ".gz"}
     ran(sys.executable, "-m", "twine", "check", "--strict", *built.iterdir())
 
 
+@pytest.mark.slow
 def test_the_tests_of_the_source_distribution_run(built: Path, tmp_path: Path) -> None:
     (archive,) = built.glob("*.tar.gz")
     with tarfile.open(archive) as file:
@@ -85,6 +87,7 @@ def test_the_tests_of_the_source_distribution_run(built: Path, tmp_path: Path) -
     assert " passed" in out
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the wheel of other machines carries none")
 def test_the_wheel_carries_the_recorder(built: Path, installed: Path, tmp_path: Path) -> None:
     """It is used without a compiler, and compiling the same source in another folder makes the same bytes."""

@@ -47,6 +47,7 @@ def test_importing_the_package_imports_nothing_else() -> None:
     assert _python("import sys, pvhdbg; print([m for m in sys.modules if m.startswith('pvhdbg.')])") == "[]"
 
 
+@pytest.mark.slow
 def test_no_exported_name_is_replaced_by_a_submodule() -> None:
     assert _python(IMPORT_ALL) == "[]"
 

@@ -133,6 +133,7 @@ def test_qemu_does_what_is_simulated(chunk: int, folder: Path, loader: Loader) -
     assert [line for lines in found for line in lines] == []
 
 
+@pytest.mark.slow
 def test_the_cases_meet_everything_that_qemu_does() -> None:
     answers = [(case, answer[0]) for case in CASES if (answer := simulated(case, Path("/tmp/x.elf"))) is not None]
     undefined = [loading for _, loading in answers if loading.undefined is not None]
