@@ -86,7 +86,7 @@ DEATHS: dict[str, tuple[str, str, tuple[str, ...], tuple[str, ...]]] = {
     "ebfe": ("loop", "endless loop", (), ("endless loop", "in 32-bit protected mode")),
     "faf4": ("halt", "halted", (), ("`hlt` with interrupts off",)),
     "66baf90c b006 ee ebfe": ("reset", "reset", (), ("rebooted", "port 0xcf9")),
-    "66ba0406 66b80020 66ef ebfe": ("power-off", "shutdown", (), ("shut itself down", "a power-off", "last seen at 0x1")),
+    "66ba0406 66b80020 66ef ebfe": ("power-off", "power-off", (), ("shut itself down", "a power-off", "last seen at 0x1")),
     "66ba0505 b001 ee ebfe": (
         "pvpanic",
         "panic",
@@ -111,10 +111,12 @@ def test_each_other_death_is_told_at_once_soon_and_late(tmp_path: Path, code: st
     with launch(kernel, memory="64M", extra=extra) as guest:
         told = died(guest, "until" if when == "soon" else "expect")
         assert guest.death is not None
+        if (cause, guest.death.cause) == ("power-off", "shutdown"):
+            cause = "shutdown"  # QEMU ended the guest before the log showed the instruction that asked for it
         assert guest.death.cause == cause
         for word in words:
             assert word in told
-        if cause in ("reset", "shutdown", "stopped itself"):  # nothing runs any more: it is said again, and not waited for
+        if cause in ("reset", "power-off", "shutdown", "stopped itself"):  # nothing runs any more: it is said again, and not waited for
             with pytest.raises(GuestDied) as again:
                 guest.until(NEVER, timeout=5)
             assert again.value.what.split(": ", 1)[1] == told.split(": ", 1)[1]
