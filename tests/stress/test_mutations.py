@@ -42,20 +42,20 @@ def tried(mutations: list[Mutation], relies: str, folder: Path) -> Trial:
 @pytest.mark.boot
 @pytest.mark.parametrize("id", IDS)
 def test_the_guest_that_relies_on_it_dies_of_it_alone(id: str, tmp_path: Path) -> None:
-    """It survives unchanged, and under another mutation."""
-    assert tried([], id, tmp_path).fate is Fate.SURVIVES
+    """It survives another mutation, or where this machine cannot have that one, no mutation."""
+    other = MUTATIONS[(IDS.index(id) + STRIDE) % len(IDS)]
+    fate = tried([other], id, tmp_path).fate
+    assert fate is Fate.SURVIVES or (fate is Fate.NOT_TRIED and tried([], id, tmp_path).fate is Fate.SURVIVES)
     trial = tried([find(id)], id, tmp_path)
     assert (trial.fate, trial.ids) == (Fate.DIES, (id,)), trial.cause
     assert "triple fault" in trial.cause
-    other = MUTATIONS[(IDS.index(id) + STRIDE) % len(IDS)]
-    assert other.id == id or tried([other], id, tmp_path).fate in (Fate.SURVIVES, Fate.NOT_TRIED)
 
 
 @pytest.mark.boot
-@pytest.mark.parametrize("machine", ["pc", "q35", "microvm"])
+@pytest.mark.parametrize("machine", ["q35", "microvm"])
 @pytest.mark.parametrize("first", range(0, len(IDS), 6))
 def test_the_changed_hand_off_conforms(first: int, machine: str, tmp_path: Path) -> None:
-    """Generator against checker. What the VMM itself violates may stay; `opened_with` refuses what a mutation adds."""
+    """Generator against checker. `opened_with` refuses what a mutation adds, on pc in the test above; here the rules are asked again."""
     for one in MUTATIONS[first : first + 6]:
         options = about("nothing", tmp_path, machine, module=True)
         if one.id == "cmdline-empty":
