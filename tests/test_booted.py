@@ -116,7 +116,12 @@ def test_each_other_death_is_told_at_once_soon_and_late(tmp_path: Path, code: st
         assert guest.death.cause == cause
         for word in words:
             assert word in told
-        if cause in ("reset", "power-off", "shutdown", "stopped itself"):  # nothing runs any more: it is said again, and not waited for
+        if cause in (
+            "reset",
+            "power-off",
+            "shutdown",
+            "stopped itself",
+        ):  # nothing runs any more: it is said again, and not waited for
             with pytest.raises(GuestDied) as again:
                 guest.until(NEVER, timeout=5)
             assert again.value.what.split(": ", 1)[1] == told.split(": ", 1)[1]

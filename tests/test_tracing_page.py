@@ -20,9 +20,11 @@ from tests.support.cli_runner import ROOT, Cli, scratch
 PAGE = (ROOT / "docs" / "tracing.md").read_text(encoding="utf-8")
 BOOTS = (ROOT / "docs" / "recorded-boots.md").read_text(encoding="utf-8")
 SCHEMA = json.loads((ROOT / "pvhdbg/report/schemas/trace-1.json").read_text())
-# What is another on another machine or with another QEMU: how fast it was, and how long the VMM's name is.
+# What is another on another machine or with another QEMU: how fast it was, how long the VMM's name is, and what its firmware does.
 VARIES = re.compile(
-    r"[\d.]+ s, [\d,]+ a second|: \d+ bytes|QEMU [\d.]+(?: \([^)]*\))?|[\d,]+ blocks|eflags [0-9a-f]+|r[sd][ip] [0-9a-f]+"
+    r" *-?[\d,]+  — (?:firmware|option ROM): [\d,]+ instructions|[\d,]+ +[\d.]+%  (?:firmware|option ROM)|[\d.]+%  (?:entry|long mode)$|"
+    r"[\d.]+ s, [\d,]+ a second|: \d+ bytes|QEMU [\d.]+(?: \([^)]*\))?|[\d,]+ blocks|eflags [0-9a-f]+|r[sd][ip] [0-9a-f]+",
+    re.MULTILINE,
 )
 
 

@@ -103,8 +103,11 @@ def launched(ids: Sequence[str], about: SubjectOptions, progress: Progress = lam
 def boot_with(mutations: Sequence[Mutation], wish: StressWish, cancelled: Callable[[], bool] = bool) -> Trial:
     """Boot the kernel with all of these mutations; without one it is the control. Raises PvhdbgError; BadInput for a wrong goal."""
     ids = tuple(one.id for one in mutations)
+    about = wish.about
+    if wish.goal is not None and wish.goal.startswith(_EXIT):  # QEMU 10 takes isa-debug-exit for a shutdown, and would stay
+        about = about._replace(launch=about.launch._replace(extra=(*about.launch.extra, "-action", "shutdown=poweroff")))
     try:
-        with opened_with(mutations, wish.about, bool(wish.asked & set(ids))) as opened:
+        with opened_with(mutations, about, bool(wish.asked & set(ids))) as opened:
             return _fate(ids, opened, wish, cancelled)
     except NotTried as why:
         return Trial(ids, Fate.NOT_TRIED, safe(str(why)))

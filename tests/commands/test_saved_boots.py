@@ -63,7 +63,11 @@ def test_the_chapters_and_the_functions_in_them(cli: Cli, recorded: Path) -> Non
     assert len(names) == len(set(names)) > 5000
     order = [names.index(name) for name in ("pvh_start_xen", "start_kernel", "rest_init", "kernel_init", "run_init_process")]
     assert order == sorted(order)
-    some = rows(cli("boot", "show", recorded, "--from", "start_kernel", "--to", "rest_init", "--grep", "^(start|rest)_").ok().out)
+    some = rows(
+        cli("boot", "show", recorded, "--from", "start_kernel", "--to", "rest_init", "--grep", "^(start_kernel|rest_init)$")
+        .ok()
+        .out
+    )
     assert [words for _, words in some if not words.startswith("— ")] == ["start_kernel", "rest_init"]
     cli("boot", "show", recorded, "--from", "nosuch").complaint(2, "neither a number nor a function of this boot")
 
@@ -103,7 +107,8 @@ def test_the_profile_is_the_count_of_instructions(cli: Cli, recorded: Path, tmp_
     spent: Counter[str] = Counter()
     for chain, count in trace_readers.folded(folded.read_bytes()).items():
         spent[chain[-1]] += count
-    assert spent["mpihelp_submul_1"] == by_name["mpihelp_submul_1"]
+    most = max(by_name, key=lambda name: by_name[name])
+    assert spent[most] == by_name[most]
     assert "start_kernel;" in folded.read_text()
     cli("boot", "profile", recorded, "--as", "svg", "-o", drawn).ok()
     titles = [one.text for one in etree.parse(str(drawn)).iter("{http://www.w3.org/2000/svg}title")]
