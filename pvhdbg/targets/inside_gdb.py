@@ -277,11 +277,15 @@ class InsideGdb:
 
     def _run(self, command: str) -> Stop:
         self._last = Stop(StopKind.BREAKPOINT, 5, "stopped")
+        followed: gdb.InferiorThread | None = gdb.selected_thread()  # none where no machine is connected
         gdb.events.stop.connect(self._on_stop)
         gdb.events.exited.connect(self._on_exit)
         try:
             with silence(), muted():
                 _execute(command)
+                # QEMU 10 may report a stop of ours for another CPU. GDB selects it, and a step of a CPU that waits for its start never ends.
+                if followed is not None and followed.is_valid():
+                    followed.switch()
         finally:
             self._going = None
             gdb.events.stop.disconnect(self._on_stop)
