@@ -386,7 +386,9 @@ def compared(target: Target, image: KernelImage, backing: tuple[Backing, ...] | 
     """Compare the kernel's file with guest memory, where the machine has RAM. Unreadable ranges are left out."""
     from pvhdbg.decode.loaded_image import Sample, compare, samples, within
 
-    areas = None if backing is None else [(area.start, area.end) for area in backing if area.kind != "i/o"]
+    # Nothing could load a file that a user named into ROM, so that what is there does not tell whose it is.
+    left_out = ("i/o",) if booted else ("i/o", "rom")
+    areas = None if backing is None else [(area.start, area.end) for area in backing if area.kind not in left_out]
     read: dict[Sample, bytes] = {}
     for sample in within(samples(image.elf), areas):
         try:

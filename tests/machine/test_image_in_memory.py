@@ -13,11 +13,12 @@ from pvhdbg import api
 from pvhdbg.decode import loaded_image, snapshot_file
 from pvhdbg.decode.elf import parse
 from pvhdbg.kernel.image import open_kernel
-from pvhdbg.model import ImageDifference
+from pvhdbg.model import Backing, ImageDifference, Memory, Snapshot
 from pvhdbg.report.document import Report
 from pvhdbg.rules.declare import Outcome, Verdict
 from pvhdbg.spec.elf import PT_NOTE
-from tests.support.cli_runner import HELLO, Cli, Machine
+from pvhdbg.targets.recorded import RecordedTarget
+from tests.support.cli_runner import HELLO, Cli, Machine, kernel_elf
 from tests.support.elf_writer import ENTRY, NoteSpec, Piece, Program, SymbolSpec, build_elf
 
 CODE = Piece(content=b"\xeb\xfe" + bytes(30))
@@ -34,6 +35,18 @@ def verdict(report: Report, rule: str) -> Verdict:
 
 def failed(report: Report) -> set[str]:
     return {one.rule.id for one in report.verdicts if one.outcome is Outcome.FAIL}
+
+
+def test_what_is_in_rom_does_not_tell_whose_it_is(cli: Cli) -> None:
+    """U-Boot's ELF is linked over the BIOS. One that was booted is compared with ROM, too: it is not there."""
+    from pvhdbg.machine.capture import compared
+
+    rom = (Backing(0, 0x100000, "ram"), Backing(0x100000, 0x100000, "rom"))
+    there = RecordedTarget(Snapshot(memory=Memory().with_piece(0x100000, bytes(range(256)) * 16)), "the machine")
+    with open_kernel(cli.file("k", kernel_elf())) as image:
+        named, booted = (compared(there, image, rom, booted) for booted in (False, True))
+    assert (named.another, named.compared) == (False, 0)
+    assert booted.differences
 
 
 # --- where there is RAM -------------------------------------------------------------------------------------------
