@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pvhdbg.errors import MemoryUnreadable, TargetError
+from pvhdbg.errors import TargetError
 from pvhdbg.stress.handover import (
     Allocator,
     HandoverLayout,
@@ -125,11 +125,7 @@ def _write_registers(draft: ChangedHandover, target: Target, layout: HandoverLay
 
 
 def _fill(machine: ChangeableMachine, word: int, areas: Iterable[range], kept: Iterable[range]) -> None:
-    """Fill the parts of `areas` that overlap none of `kept`."""
+    """Fill the parts of `areas` that overlap none of `kept`. Raises TargetError where one cannot be written, so that no boot counts with a part of it."""
     for area in without(areas, kept):
         for start in range(area.start, area.stop, _CHUNK):
-            size = min(_CHUNK, area.stop - start)
-            try:
-                machine.write(start, pattern(size, word))
-            except MemoryUnreadable:
-                break
+            machine.write(start, pattern(min(_CHUNK, area.stop - start), word))

@@ -117,7 +117,8 @@ class Campaign:
                     self._progress(f"booting the changed guest: {len(sets) - len(waiting)} of {len(sets)}")
             yield from (one.result() for one in running)
         finally:
-            self._cancelled.set() if any(not one.done() for one in running) else None
+            if not all(one.done() for one in running):
+                self._cancelled.set()  # Ctrl-C: the machines that run are to end soon
             pool.shutdown(wait=True, cancel_futures=True)
 
 
