@@ -7,10 +7,10 @@ from collections.abc import Iterable
 
 from pvhdbg.decode.text import printable
 from pvhdbg.errors import BadInput
-from pvhdbg.stress import hand_off, processor
+from pvhdbg.stress import processor, start_info
 from pvhdbg.stress.mutation import Mutation
 
-MUTATIONS: tuple[Mutation, ...] = (*processor.MUTATIONS, *hand_off.MUTATIONS)
+MUTATIONS: tuple[Mutation, ...] = (*processor.MUTATIONS, *start_info.MUTATIONS)
 
 
 def find(id: str) -> Mutation:
