@@ -12,7 +12,8 @@ import pvhdbg
 from pvhdbg.commands.declare import Argument, Command
 from pvhdbg.commands.overview import CLOSING, by_topic, page_of
 from pvhdbg.commands.schema import FOLDER, names
-from pvhdbg.commands.table import COMMANDS, LIVE, section_of
+from pvhdbg.commands.table import COMMANDS, LIVE
+from pvhdbg.commands.tables.shared import section_of
 from pvhdbg.guests import names as guest_names
 from pvhdbg.spec.deviations import DEVIATIONS
 from pvhdbg.tracing.milestones import SYMBOLS, TITLES

@@ -16,7 +16,9 @@ from pvhdbg.errors import BadInput
 from pvhdbg.machine.names import Names, addresses_of
 from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.machine.subject_kind import refuse_all_but_kernels
-from pvhdbg.report import answers, boot_text
+from pvhdbg.report import boot_text
+from pvhdbg.report.answers.boots import BootAnswer, RecordedHow
+from pvhdbg.report.answers.document import json_of
 from pvhdbg.tracing.boot_file import BootInfo, encode
 from pvhdbg.tracing.engines.engine import TraceEnd
 from pvhdbg.tracing.event import EndReason
@@ -77,10 +79,10 @@ def boot(options: BootOptions, context: Context) -> Answer:
                 output.write_bytes(piece)
         text, recording = boot_text.summary(info, machine.recording, machine.begun), machine.recording
         head = recording.header
-        document = answers.BootAnswer(recorded_how(info), machine.begun, recording.exact, head.block_count, head.lost)
-    return Answer(lambda _style: text, lambda: answers.render(document))
+        document = BootAnswer(recorded_how(info), machine.begun, recording.exact, head.block_count, head.lost)
+    return Answer(lambda _style: text, lambda: json_of(document))
 
 
-def recorded_how(info: BootInfo) -> answers.RecordedHow:
+def recorded_how(info: BootInfo) -> RecordedHow:
     """How a boot was recorded, for a JSON answer."""
-    return answers.RecordedHow(info.kernel, info.vmm, info.deterministic, info.seconds, info.end)
+    return RecordedHow(info.kernel, info.vmm, info.deterministic, info.seconds, info.end)

@@ -13,7 +13,9 @@ from pvhdbg.errors import BadInput
 from pvhdbg.kernel.image import open_kernel
 from pvhdbg.machine.options import Accelerator, EntryOptions, LaunchOptions, SubjectOptions, given
 from pvhdbg.machine.subject_kind import refuse_all_but_kernels
-from pvhdbg.report import answers, boot_text
+from pvhdbg.report import boot_text
+from pvhdbg.report.answers.boots import BootDiffAnswer
+from pvhdbg.report.answers.document import json_of
 from pvhdbg.tracing.recorder.file import is_boot, read_boot
 from pvhdbg.tracing.story import functions, parting
 
@@ -77,7 +79,7 @@ def diff(options: BootDiffOptions, context: Context) -> Answer:
         guilty = culprit(a, b, (first, second), booting.boot)
     cause = None if guilty is None else _told(guilty)
     shifted_a, shifted_b = found.shifted or (None, None)
-    document = answers.BootDiffAnswer(
+    document = BootDiffAnswer(
         recorded_how(first.info), recorded_how(second.info), found.identical, found.index, found.common, found.a, found.b,
         found.only_a, found.only_b, shifted_a, shifted_b, found.moved, cause,
     )  # fmt: skip
@@ -86,7 +88,7 @@ def diff(options: BootDiffOptions, context: Context) -> Answer:
             boot_text.difference(first.info, second.info, found, style)
             + (f"what makes them part there: {cause}\n" if cause is not None else "")
         ),
-        lambda: answers.render(document),
+        lambda: json_of(document),
         0 if found.identical else _DIFFERENT,
     )
 

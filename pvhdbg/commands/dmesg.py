@@ -12,7 +12,8 @@ from pvhdbg.decode.text import safe
 from pvhdbg.errors import BadInput, MemoryUnreadable, TargetError
 from pvhdbg.machine.session import Session
 from pvhdbg.model import Unavailable
-from pvhdbg.report import answers
+from pvhdbg.report.answers.document import json_of
+from pvhdbg.report.answers.memory import LogAnswer, LogMessage
 from pvhdbg.targets.recorded import RecordedTarget
 
 _PIECE = 1 << 22  # bytes that are searched at once
@@ -32,8 +33,8 @@ def dmesg(options: AboutSubject, context: Context) -> Answer:
                 "give the kernel's file with --kernel; before its first message a kernel has none, and a snapshot does not hold it: save a core",
             )
         text = "".join(f"{safe(one.line())}\n" for one in found)
-        rows = tuple(answers.LogMessage(one.seconds, one.level, safe(one.text)) for one in found)
-        return Answer(lambda _: text, lambda: answers.render(answers.LogAnswer(rows)))
+        rows = tuple(LogMessage(one.seconds, one.level, safe(one.text)) for one in found)
+        return Answer(lambda _: text, lambda: json_of(LogAnswer(rows)))
 
 
 def _by_symbols(session: Session) -> list[Message]:

@@ -15,7 +15,8 @@ from typing import NamedTuple
 from pvhdbg.commands.declare import Answer, Context, NoOptions, takes
 from pvhdbg.decode.text import safe, shorten
 from pvhdbg.errors import PvhdbgError
-from pvhdbg.report import answers
+from pvhdbg.report.answers.document import json_of
+from pvhdbg.report.answers.tool import DoctorAnswer, ToolState
 from pvhdbg.report.style import Style
 from pvhdbg.tracing.recorder.library import prebuilt
 from pvhdbg.version import VERSION
@@ -155,12 +156,12 @@ def doctor(options: NoOptions, context: Context) -> Answer:
         except Missing as gap:
             state, detail = False, str(gap)
         ready = ready and (state or not part.essential)
-        found.append(answers.ToolState(part.name, state, shorten(safe(detail), _LINE) or None, part.needed_by, part.package))
-    document = answers.DoctorAnswer(VERSION, platform.python_version(), tuple(found), ready)
-    return Answer(lambda style: _text(document, style), lambda: answers.render(document), 0 if ready else 1)
+        found.append(ToolState(part.name, state, shorten(safe(detail), _LINE) or None, part.needed_by, part.package))
+    document = DoctorAnswer(VERSION, platform.python_version(), tuple(found), ready)
+    return Answer(lambda style: _text(document, style), lambda: json_of(document), 0 if ready else 1)
 
 
-def _text(document: answers.DoctorAnswer, style: Style) -> str:
+def _text(document: DoctorAnswer, style: Style) -> str:
     lines = [f"pvhdbg {document.version}, Python {document.python}, {platform.system()} {platform.machine()}"]
     for one in document.tools:
         mark = style("good", "yes") if one.present else style("warn", "no ")

@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 from pvhdbg.commands.declare import Command
 from pvhdbg.commands.overview import CLOSING, address_of, family, overview, page_of
 from pvhdbg.commands.settings import apply
-from pvhdbg.commands.table import COMMANDS, section_of
+from pvhdbg.commands.table import COMMANDS
+from pvhdbg.commands.tables.shared import section_of
 from pvhdbg.errors import BadInput
 from pvhdbg.version import VERSION
 

@@ -24,7 +24,22 @@ from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.machine.session import Session, Settings
 from pvhdbg.machine.subject import open_subject
 from pvhdbg.model import DescriptorTable, Registers, Segments, Unavailable
-from pvhdbg.report import answers, json_report, machine_text, memory_picture, text
+from pvhdbg.report import json_report, machine_text, memory_picture, text
+from pvhdbg.report.answers.cpu import GdtAnswer, IdtAnswer, ModeAnswer, SegmentsAnswer, TssAnswer
+from pvhdbg.report.answers.document import json_of
+from pvhdbg.report.answers.handoff import AcpiTablesAnswer, CommandLineAnswer, MemoryMapAnswer, ModulesAnswer, ShownAcpiTable
+from pvhdbg.report.answers.memory import (
+    DisassemblyAnswer,
+    EntryAnswer,
+    MachineCode,
+    MemoryAnswer,
+    NotesAnswer,
+    PageRangesAnswer,
+    PageWalkAnswer,
+    PlacedSymbol,
+    ShownNote,
+    SymbolsAnswer,
+)
 from pvhdbg.report.machine_text import Table
 
 T = TypeVar("T")
@@ -74,7 +89,7 @@ def session_of(about: SubjectOptions, context: Context) -> Iterator[Session]:
 
 def _lines(lines: list[str], document: NamedTuple) -> Answer:
     text = "".join(f"{line}\n" for line in lines)
-    return Answer(lambda _: text, lambda: answers.render(document))
+    return Answer(lambda _: text, lambda: json_of(document))
 
 
 def _seen(value: Callable[[], T]) -> T:
@@ -97,7 +112,7 @@ def segments(options: AboutSubject, context: Context) -> Answer:
     """`segments`: the hidden segment state alone."""
     with session_of(options.about, context) as session:
         boot = session.boot()
-        return _lines(text.segments(boot), answers.SegmentsAnswer(json_report.segments(boot)))
+        return _lines(text.segments(boot), SegmentsAnswer(json_report.segments(boot)))
 
 
 @takes(AboutSubject)
@@ -106,7 +121,7 @@ def mode(options: AboutSubject, context: Context) -> Answer:
     with session_of(options.about, context) as session:
         boot = session.boot()
         found = observed_mode(boot.registers, boot.segments)
-        document = answers.ModeAnswer(found.name, found.paging, found.code, found.privilege, found.evidence)
+        document = ModeAnswer(found.name, found.paging, found.code, found.privilege, found.evidence)
         return _lines(machine_text.mode(found), document)
 
 
@@ -124,7 +139,7 @@ def gdt(options: AboutSubject, context: Context) -> Answer:
             if one.selector is not None and one.selector & ~7 and not one.selector & 4:
                 loaded[name] = one.selector
                 users[one.selector & ~7] = " ".join(filter(None, (users.get(one.selector & ~7), name)))
-        document = answers.GdtAnswer(table.base, table.limit, entries, loaded)
+        document = GdtAnswer(table.base, table.limit, entries, loaded)
         return _lines(machine_text.descriptor_table(_title("GDT", table), entries, users), document)
 
 
@@ -142,7 +157,7 @@ def idt(options: AboutSubject, context: Context) -> Answer:
         title += ": still the real mode's vectors, which are not gates" if still else ""
         places = {one.vector: one.offset if one.type is not None else (one.selector << 4) + one.offset for one in entries}
         names = {str(vector): name for vector, place in places.items() if (name := session.name_of(place))}
-        document = answers.IdtAnswer(table.base, table.limit, real or still, entries, names)
+        document = IdtAnswer(table.base, table.limit, real or still, entries, names)
         return _lines(machine_text.vector_table(title, entries, session.name_of), document)
 
 
@@ -157,11 +172,11 @@ def tss(options: AboutSubject, context: Context) -> Answer:
             raise TargetError(f"TR holds no TSS: its type is {type:#x}", "see: segments")
         if not one.selector:
             line = f"TR has its reset value (selector 0, base {base:#x}, limit {limit:#x}): no TSS was loaded"
-            return _lines([line], answers.TssAnswer(base, limit, 0, None, {}, ()))
+            return _lines([line], TssAnswer(base, limit, 0, None, {}, ()))
         data = _bytes_at(session, base, min(limit + 1, TSS_BYTES), "the TSS")
         state = task_state(data, type, _long(boot.registers))
         title = f"{state.width}-bit TSS at {base:#x}, limit {limit:#x}, selector {one.selector:04x}"
-        document = answers.TssAnswer(base, limit, one.selector, state.width, state.values, state.missing)
+        document = TssAnswer(base, limit, one.selector, state.width, state.values, state.missing)
         return _lines(machine_text.task_state(title, state, session.name_of), document)
 
 
@@ -198,7 +213,7 @@ def modules(options: AboutSubject, context: Context) -> Answer:
     with session_of(options.about, context) as session:
         start = _start_info(session.hand_off(options.about.way.here))
         shown = json_report.start_info(start)
-        document = answers.ModulesAnswer(start.raw.nr_modules, start.raw.modlist_paddr, shown["modules"], shown["modules_missing"])
+        document = ModulesAnswer(start.raw.nr_modules, start.raw.modlist_paddr, shown["modules"], shown["modules_missing"])
         return _lines(machine_text.modules(start), document)
 
 
@@ -212,14 +227,14 @@ def memmap(options: AboutSubject, context: Context) -> Answer:
         if isinstance(found, Unread):
             raise TargetError(found.reason, "see: info")
         shown = json_report.start_info(start)
-        document = answers.MemoryMapAnswer(shown["memory_map"], shown["memory_map_missing"])
+        document = MemoryMapAnswer(shown["memory_map"], shown["memory_map_missing"])
         if found is None:
             why = "a version 0 structure has none" if start.v1 is None else "it has no entries"
             return _lines([f"no memory map: {why}"], document)
         parts = memory_picture.parts(boot, start)
         return Answer(
             lambda style: "".join(f"{line}\n" for line in memory_picture.render(found, parts, style)),
-            lambda: answers.render(document),
+            lambda: json_of(document),
         )
 
 
@@ -229,7 +244,7 @@ def cmdline(options: AboutSubject, context: Context) -> Answer:
     with session_of(options.about, context) as session:
         start = _start_info(session.hand_off(options.about.way.here))
         shown = json_report.start_info(start)
-        document = answers.CommandLineAnswer(shown["command_line"], shown["command_line_missing"])
+        document = CommandLineAnswer(shown["command_line"], shown["command_line_missing"])
         return _lines([machine_text.text(start.command_line)], document)
 
 
@@ -247,16 +262,16 @@ def rsdp(options: AboutSubject, context: Context) -> Answer:
                     header = tables[address].header
                     left -= header.length if header is not None else 0
         shown = json_report.start_info(start)
-        document = answers.AcpiTablesAnswer(shown["rsdp"], shown["rsdp_missing"], tuple(map(_table_document, tables.values())))
+        document = AcpiTablesAnswer(shown["rsdp"], shown["rsdp_missing"], tuple(map(_table_document, tables.values())))
         return _lines(machine_text.rsdp(start, tables), document)
 
 
-def _table_document(one: Table) -> answers.ShownAcpiTable:
+def _table_document(one: Table) -> ShownAcpiTable:
     head, problem = one.header, one.problem or None
     if head is None:
-        return answers.ShownAcpiTable(one.address, None, None, None, None, None, problem)
+        return ShownAcpiTable(one.address, None, None, None, None, None, problem)
     sound = None if problem else one.sound
-    return answers.ShownAcpiTable(
+    return ShownAcpiTable(
         one.address, printable(head.signature), head.length, head.revision, printable(head.oem_id), sound, problem
     )
 
@@ -284,7 +299,7 @@ def pagewalk(options: WalkOptions, context: Context) -> Answer:
         with session_of(options.about, context) as session:
             found = _seen(lambda: page_map(session.registers(), session.physical))
             most = machine_text.MOST_RANGES
-            ranges = answers.PageRangesAnswer(
+            ranges = PageRangesAnswer(
                 None if found.scheme is None else found.scheme.name,
                 found.ranges[:most],
                 max(len(found.ranges) - most, 0),
@@ -297,7 +312,7 @@ def pagewalk(options: WalkOptions, context: Context) -> Answer:
         walk = _seen(lambda: translate(session.registers(), address, session.physical))
         scheme, size = (None, None) if walk.scheme is None else (walk.scheme.name, walk.page_size)
         physical = address if walk.scheme is None else walk.physical
-        document = answers.PageWalkAnswer(
+        document = PageWalkAnswer(
             address, session.name_of(address), scheme, walk.levels, physical, size if walk.physical else None, walk.problem or None
         )
         return _lines(machine_text.walk(walk, session.name_of), document)
@@ -330,7 +345,7 @@ def xp(options: AddressOptions, context: Context) -> Answer:
         address = session.address(wanted, physical=True)
         data = session.physical(address, count * unit)
         values = tuple(int.from_bytes(data[at : at + unit], "little") for at in range(0, len(data), unit))
-        return _lines(machine_text.memory(address, data, unit), answers.MemoryAnswer(address, unit, values, data))
+        return _lines(machine_text.memory(address, data, unit), MemoryAnswer(address, unit, values, data))
 
 
 @takes(AddressOptions)
@@ -342,7 +357,7 @@ def disas(options: AddressOptions, context: Context) -> Answer:
     with session_of(options.about, context) as session:
         address = session.address(wanted) if wanted else disassemble.linear_pc(session)
         mode, found = disassemble.instructions(session, address, count)
-        document = answers.DisassemblyAnswer(mode, tuple(answers.MachineCode(*one) for one in found))
+        document = DisassemblyAnswer(mode, tuple(MachineCode(*one) for one in found))
         return _lines(disassemble.lines(mode, found), document)
 
 
@@ -356,7 +371,7 @@ def notes(options: AboutSubject, context: Context) -> Answer:
         if session.image is None:
             raise BadInput("no kernel file is known", session.naming)
         found = session.image.elf.notes
-        document = answers.NotesAnswer(session.image.path, tuple(answers.ShownNote(*machine_text.note(one)) for one in found))
+        document = NotesAnswer(session.image.path, tuple(ShownNote(*machine_text.note(one)) for one in found))
         return _lines([session.image.path, *machine_text.notes(found)], document)
 
 
@@ -374,7 +389,7 @@ def entry(options: AboutSubject, context: Context) -> Answer:
             offset = placement.relocation if placement.kaslr_offset is None else placement.kaslr_offset
             slid = f", slid by {offset:#x}" if offset is not None else ""
             lines.append(f"moved by {placement.load_bias:#x} in physical memory{slid}")
-        document = answers.EntryAnswer(
+        document = EntryAnswer(
             found.address, found.symbol, found.found_by, where(session.registers()), placement.load_bias, placement.kaslr_offset
         )
         return _lines(lines, document)
@@ -410,21 +425,21 @@ def symbols(options: SymbolsOptions, context: Context) -> Answer:
 
 
 def _document(
-    session: Session, path: str, count: int, found: Sequence[answers.PlacedSymbol] = (), more: int = 0, at: str | None = None
-) -> answers.SymbolsAnswer:
+    session: Session, path: str, count: int, found: Sequence[PlacedSymbol] = (), more: int = 0, at: str | None = None
+) -> SymbolsAnswer:
     placement = session.placement
     there = placement.found is not False
-    return answers.SymbolsAnswer(path, count, there, placement.load_bias, placement.kaslr_offset, tuple(found), more, at)
+    return SymbolsAnswer(path, count, there, placement.load_bias, placement.kaslr_offset, tuple(found), more, at)
 
 
-def _symbol(session: Session, name: str) -> answers.PlacedSymbol:
+def _symbol(session: Session, name: str) -> PlacedSymbol:
     assert session.symbols is not None
     placement = session.placement
     link, physical = session.symbols.virtual_address(name), placement.physical_of(name)
-    return answers.PlacedSymbol(name, None if placement.found is False else placement.address_of(name), physical, link)
+    return PlacedSymbol(name, None if placement.found is False else placement.address_of(name), physical, link)
 
 
-def _shown(one: answers.PlacedSymbol) -> str:
+def _shown(one: PlacedSymbol) -> str:
     if one.now is None:
         return f"{safe(one.name)}  not in memory; its physical address by the file is {one.physical:#x}, linked at {one.linked:#x}"
     return f"{safe(one.name)}  now {one.now:#x}, physical {one.physical:#x}, linked at {one.linked:#x}"

@@ -18,7 +18,17 @@ from pvhdbg.driver.recorded_machine import names_of
 from pvhdbg.errors import BadInput
 from pvhdbg.kernel.debug_info import DebugInfo
 from pvhdbg.kernel.image import KernelImage, open_kernel
-from pvhdbg.report import answers, boot_text
+from pvhdbg.report import boot_text
+from pvhdbg.report.answers.boots import (
+    BlockRun,
+    BootBlocksAnswer,
+    BootCoverageAnswer,
+    BootFunctionsAnswer,
+    BootProfileAnswer,
+    FileCoverage,
+    FunctionCost,
+)
+from pvhdbg.report.answers.document import json_of
 from pvhdbg.report.boot_timeline import page
 from pvhdbg.report.flame_graph import flame_graph
 from pvhdbg.report.style import Style
@@ -143,13 +153,13 @@ def show(options: BootShowOptions, context: Context) -> Answer:
         else:
             rows = [one for one in boot.functions if chosen(one)]
         info, exact, most = boot.info, boot.recording.exact, options.most
-    document = answers.BootFunctionsAnswer(recorded_how(info), exact, tuple(parts), tuple(rows[:most]), max(len(rows) - most, 0))
+    document = BootFunctionsAnswer(recorded_how(info), exact, tuple(parts), tuple(rows[:most]), max(len(rows) - most, 0))
 
     def text(style: Style) -> str:
         shown = boot_text.tree(info, exact, parts, nodes, most, style) if options.tree else None
         return boot_text.story(info, exact, parts, rows, most, style) if shown is None else shown
 
-    return Answer(text, lambda: answers.render(document))
+    return Answer(text, lambda: json_of(document))
 
 
 @takes(BootBlocksOptions)
@@ -173,15 +183,13 @@ def blocks(options: BootBlocksOptions, context: Context) -> Answer:
             raise BadInput(f"{options.subject} is damaged: {error}", "record it again") from error
         known = {one.block: boot.recording.block(one.block) for one in runs}
         rows = tuple(
-            answers.BlockRun(
-                one.number, block.linear, None if block.physical is None else boot.name(block.physical), block.instructions
-            )
+            BlockRun(one.number, block.linear, None if block.physical is None else boot.name(block.physical), block.instructions)
             for one in runs
             for block in (known[one.block],)
         )
         info, exact, full = boot.info, boot.recording.exact, flow.full
-    document = answers.BootBlocksAnswer(recorded_how(info), exact, rows, full)
-    return Answer(lambda style: boot_text.blocks(info, rows, full, style), lambda: answers.render(document))
+    document = BootBlocksAnswer(recorded_how(info), exact, rows, full)
+    return Answer(lambda style: boot_text.blocks(info, rows, full, style), lambda: json_of(document))
 
 
 @takes(BootProfileOptions)
@@ -201,9 +209,9 @@ def show_profile(options: BootProfileOptions, context: Context) -> Answer:
             return _written(options.output, "svg", [drawn.encode()])
         parts, _ = boot.story()
     info, exact, most = boot.info, boot.recording.exact, options.most
-    shown = tuple(answers.FunctionCost(*one) for one in rows[:most])
-    document = answers.BootProfileAnswer(recorded_how(info), exact, tuple(parts), shown, max(len(rows) - most, 0))
-    return Answer(lambda style: boot_text.profile(info, exact, parts, rows, most, style), lambda: answers.render(document))
+    shown = tuple(FunctionCost(*one) for one in rows[:most])
+    document = BootProfileAnswer(recorded_how(info), exact, tuple(parts), shown, max(len(rows) - most, 0))
+    return Answer(lambda style: boot_text.profile(info, exact, parts, rows, most, style), lambda: json_of(document))
 
 
 @takes(BootExportOptions)
@@ -229,11 +237,9 @@ def coverage(options: BootExportOptions, context: Context) -> Answer:
         }
         names = {one.name for one in boot.functions}
         reached = len(known & names) if known else len(names)
-    covered = [
-        answers.FileCoverage(name, len(lines), sum(1 for runs in lines.values() if runs)) for name, lines in sorted(files.items())
-    ]
-    document = answers.BootCoverageAnswer(recorded_how(boot.info), reached, len(known) or None, tuple(covered))
-    return Answer(lambda style: boot_text.coverage(boot.info, files, reached, len(known), style), lambda: answers.render(document))
+    covered = [FileCoverage(name, len(lines), sum(1 for runs in lines.values() if runs)) for name, lines in sorted(files.items())]
+    document = BootCoverageAnswer(recorded_how(boot.info), reached, len(known) or None, tuple(covered))
+    return Answer(lambda style: boot_text.coverage(boot.info, files, reached, len(known), style), lambda: json_of(document))
 
 
 @takes(BootExportOptions)

@@ -17,7 +17,9 @@ from pvhdbg.driver.options import TraceOptions
 from pvhdbg.driver.saved_traces import is_saved, saved
 from pvhdbg.errors import BadInput
 from pvhdbg.machine.options import SubjectOptions
-from pvhdbg.report import answers, timeline_text, trace_text
+from pvhdbg.report import timeline_text, trace_text
+from pvhdbg.report.answers.document import json_of
+from pvhdbg.report.answers.traces import ModeSpan, RegisterChange, TimelineAnswer, TraceDiffAnswer, TraceQueryAnswer
 from pvhdbg.tracing import queries
 from pvhdbg.tracing.block_coverage import ReachedFunction
 from pvhdbg.tracing.engines.engine import TraceEnd
@@ -76,10 +78,10 @@ def query(options: QueryOptions, context: Context) -> Answer:
             first = next(queries.events(saved(options.subject)), None)
             todo = "trace with --what pc or state" if first is None else f"its first one is {first.seq}"
             raise BadInput(f"the trace has no instruction {what}", todo)
-        document = answers.TraceQueryAnswer(what, (), _rows(names, found), False)
+        document = TraceQueryAnswer(what, (), _rows(names, found), False)
         return Answer(
             lambda style: trace_text.events(found, trace_text.escaped(names.get), instruction_text, style),
-            lambda: answers.render(document),
+            lambda: json_of(document),
         )
     writes = list(islice(queries.writes(records, what), _WRITES))
     if not writes:
@@ -94,12 +96,10 @@ def query(options: QueryOptions, context: Context) -> Answer:
         return f"{event.seq:>10}  {old}{write.new:#x}  {_instruction(event)}  at {place}"
 
     more = f"… and maybe more: the first {_WRITES} are shown\n" if len(writes) == _WRITES else ""
-    changes = tuple(
-        answers.RegisterChange(one.old, one.new, _instruction(one.event), _rows(names, [one.event])[0]) for one in writes
-    )
+    changes = tuple(RegisterChange(one.old, one.new, _instruction(one.event), _rows(names, [one.event])[0]) for one in writes)
     return Answer(
         lambda _: "\n".join(shown(write) for write in writes) + "\n" + more,
-        lambda: answers.render(answers.TraceQueryAnswer(what, changes, (), bool(more))),
+        lambda: json_of(TraceQueryAnswer(what, changes, (), bool(more))),
     )
 
 
@@ -124,8 +124,8 @@ def diff(options: TraceDiffOptions, context: Context) -> Answer:
     if parted is None:
         if not any(True for _ in queries.events(saved(options.subject))):
             raise BadInput("the traces have no instructions to compare", "trace with --what pc or state")
-        same = answers.TraceDiffAnswer(True, None, None, (), None, None, (), ())
-        return Answer(lambda _: "the same instructions in both\n", lambda: answers.render(same))
+        same = TraceDiffAnswer(True, None, None, (), None, None, (), ())
+        return Answer(lambda _: "the same instructions in both\n", lambda: json_of(same))
     at = next(event.seq for event in (parted.one, parted.other) if event is not None)
     name = trace_text.escaped(names.get)
     text = [f"they differ at {at}: {parted.why}", trace_text.events(parted.shared, name, instruction_text).rstrip()]
@@ -134,8 +134,8 @@ def diff(options: TraceDiffOptions, context: Context) -> Answer:
         text.append(f"--- {printable(path)}\n{trace_text.events(rows, name, instruction_text).rstrip() or 'ends'}")
     shared = _rows(names, parted.shared)
     a, b = (None if event is None else _rows(names, [event])[0] for event in (parted.one, parted.other))
-    document = answers.TraceDiffAnswer(False, at, parted.why, shared, a, b, (), ())
-    return Answer(lambda _: "\n".join(part for part in text if part) + "\n", lambda: answers.render(document), 1)
+    document = TraceDiffAnswer(False, at, parted.why, shared, a, b, (), ())
+    return Answer(lambda _: "\n".join(part for part in text if part) + "\n", lambda: json_of(document), 1)
 
 
 def _head(path: str) -> Head:
@@ -152,8 +152,8 @@ def _functions(options: TraceDiffOptions, kinds: set[str]) -> Answer:
     one, other = ([record.name for record in records] for records in reached)
     at = queries.parting(one, other)
     if at is None:
-        same = answers.TraceDiffAnswer(True, None, None, (), None, None, (), ())
-        return Answer(lambda _: f"the same {len(one):,} functions in both, in the same order\n", lambda: answers.render(same))
+        same = TraceDiffAnswer(True, None, None, (), None, None, (), ())
+        return Answer(lambda _: f"the same {len(one):,} functions in both, in the same order\n", lambda: json_of(same))
     text = [f"they differ at function {at}", *(f"            {printable(name)}" for name in one[max(at - 3, 0) : at])]
     for path, mine, theirs in ((paths[0], one, other), (paths[1], other, one)):
         only = _only(mine, theirs)
@@ -163,8 +163,8 @@ def _functions(options: TraceDiffOptions, kinds: set[str]) -> Answer:
     shared = tuple(map(row, reached[0][max(at - 3, 0) : at]))
     a, b = (row(records[at]) if at < len(records) else None for records in reached)
     only_a, only_b = _only(one, other), _only(other, one)
-    document = answers.TraceDiffAnswer(False, at, "another function", shared, a, b, only_a, only_b)
-    return Answer(lambda _: "\n".join(text) + "\n", lambda: answers.render(document), 1)
+    document = TraceDiffAnswer(False, at, "another function", shared, a, b, only_a, only_b)
+    return Answer(lambda _: "\n".join(text) + "\n", lambda: json_of(document), 1)
 
 
 @takes(TimelineOptions)
@@ -198,10 +198,10 @@ def _only(mine: list[str], theirs: list[str]) -> tuple[str, ...]:
 
 def _timeline(found: list[Milestone], count: int, names: Callable[[int], str | None], why: str) -> Answer:
     total = max(count, *(one.seq + 1 for one in found)) if found else count
-    spans = tuple(answers.ModeSpan(*one) for one in timeline_text.spans(found, total))
-    document = answers.TimelineAnswer(spans, tuple(map(Encoder(names).row, found)), total, why)
+    spans = tuple(ModeSpan(*one) for one in timeline_text.spans(found, total))
+    document = TimelineAnswer(spans, tuple(map(Encoder(names).row, found)), total, why)
     return Answer(
-        lambda style: timeline_text.render(found, count, trace_text.escaped(names), why, style), lambda: answers.render(document)
+        lambda style: timeline_text.render(found, count, trace_text.escaped(names), why, style), lambda: json_of(document)
     )
 
 

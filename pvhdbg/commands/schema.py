@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from pvhdbg.commands.declare import Answer, Context, takes
 from pvhdbg.errors import BadInput
-from pvhdbg.report.answers import SchemasAnswer, render
+from pvhdbg.report.answers.document import json_of
+from pvhdbg.report.answers.tool import SchemasAnswer
 
 FOLDER = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "report", "schemas")
 _ENDING = "-1.json"
@@ -29,7 +30,7 @@ def schema(options: SchemaOptions, context: Context) -> Answer:
     """`schema`: one schema, or their names. Raises BadInput for a name that there is not."""
     if options.name is None:
         ids = tuple(f"pvhdbg/{name}/1" for name in names())
-        return Answer(lambda _: "".join(f"{one}\n" for one in ids), lambda: render(SchemasAnswer(ids)))
+        return Answer(lambda _: "".join(f"{one}\n" for one in ids), lambda: json_of(SchemasAnswer(ids)))
     name = options.name.removeprefix("pvhdbg/").removesuffix("/1")
     if name not in names():
         raise BadInput(f"{options.name} is not a schema", "list them with: pvhdbg schema")

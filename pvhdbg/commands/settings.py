@@ -141,7 +141,8 @@ def _starts_qemu(values: Mapping[str, Any]) -> bool:
 @takes(NoOptions)
 def config(options: NoOptions, context: Context) -> Answer:
     """`config`: each setting, its value, and where that is from."""
-    from pvhdbg.report.answers import ConfigAnswer, SettingState, render
+    from pvhdbg.report.answers.document import json_of
+    from pvhdbg.report.answers.tool import ConfigAnswer, SettingState
 
     found = settings()
     states = tuple(
@@ -152,4 +153,4 @@ def config(options: NoOptions, context: Context) -> Answer:
         f"{one.name:<8} {one.value if one.value is not None else '(default)':<20} {one.source or ''}".rstrip() for one in states
     ]
     text = "".join(f"{line}\n" for line in lines)
-    return Answer(lambda _: text, lambda: render(ConfigAnswer(states)))
+    return Answer(lambda _: text, lambda: json_of(ConfigAnswer(states)))

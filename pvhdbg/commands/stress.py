@@ -19,7 +19,8 @@ from pvhdbg.kernel.image import open_kernel
 from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.machine.subject import observe, open_subject
 from pvhdbg.machine.subject_kind import refuse_all_but_kernels
-from pvhdbg.report import answers
+from pvhdbg.report.answers.document import json_of
+from pvhdbg.report.answers.stress import MutationAnswer, MutationsAnswer, StressAnswer, TrialAnswer
 from pvhdbg.report.document import Report
 from pvhdbg.report.findings import VIOLATED
 from pvhdbg.report.style import Style
@@ -61,7 +62,7 @@ def stress(options: StressOptions, context: Context) -> Answer:
         skipped = set(choose(options.skip))
         chosen = tuple(one for one in chosen if one not in skipped)
     if options.list:
-        return Answer(lambda style: _listed(chosen, style), lambda: answers.render(_list_document(chosen)))
+        return Answer(lambda style: _listed(chosen, style), lambda: json_of(_list_document(chosen)))
     if not options.about.subject:
         raise BadInput("stress needs a kernel file", "name it, or list the mutations with --list")
     refuse_all_but_kernels(options.about.subject)
@@ -87,7 +88,7 @@ def _run(options: StressOptions, chosen: tuple[Mutation, ...], context: Context)
 
     return Answer(
         lambda style: _text(result, allowed, style),
-        lambda: answers.render(_document(result, allowed)),
+        lambda: json_of(_document(result, allowed)),
         VIOLATED if any(_reason(one, allowed) is None for one in result.killers) else 0,
         {name: partial(other, name) for name in JUDGED if name not in ("text", "json")},
     )
@@ -175,8 +176,8 @@ def _conclusion(result: StressResult, allowed: Mapping[str, str]) -> str:
     return text
 
 
-def _document(result: StressResult, allowed: Mapping[str, str]) -> answers.StressAnswer:
-    return answers.StressAnswer(
+def _document(result: StressResult, allowed: Mapping[str, str]) -> StressAnswer:
+    return StressAnswer(
         printable(result.goal),
         tuple(_trial_document(one, allowed) for one in result.trials),
         result.rounds,
@@ -186,8 +187,8 @@ def _document(result: StressResult, allowed: Mapping[str, str]) -> answers.Stres
     )
 
 
-def _trial_document(trial: Trial, allowed: Mapping[str, str]) -> answers.TrialAnswer:
-    return answers.TrialAnswer(trial.ids, trial.fate.value, trial.cause, trial.next, _reason(trial, allowed))
+def _trial_document(trial: Trial, allowed: Mapping[str, str]) -> TrialAnswer:
+    return TrialAnswer(trial.ids, trial.fate.value, trial.cause, trial.next, _reason(trial, allowed))
 
 
 def _listed(mutations: tuple[Mutation, ...], style: Style) -> str:
@@ -199,7 +200,7 @@ def _listed(mutations: tuple[Mutation, ...], style: Style) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _list_document(mutations: tuple[Mutation, ...]) -> answers.MutationsAnswer:
-    return answers.MutationsAnswer(
-        tuple(answers.MutationAnswer(one.id, one.title, one.aspect.value, str(one.clause), one.done_by) for one in mutations)
+def _list_document(mutations: tuple[Mutation, ...]) -> MutationsAnswer:
+    return MutationsAnswer(
+        tuple(MutationAnswer(one.id, one.title, one.aspect.value, str(one.clause), one.done_by) for one in mutations)
     )

@@ -27,7 +27,7 @@ from pvhdbg.errors import BadInput, PvhdbgError
 from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.machine.session import Session
 from pvhdbg.machine.stop_text import instruction
-from pvhdbg.report import answers
+from pvhdbg.report.answers.document import json_of
 from pvhdbg.report.style import Style
 from pvhdbg.targets.run import Progress, run_until
 from pvhdbg.tracing.event import EndReason, Event
@@ -56,7 +56,7 @@ def trace(options: TraceCommandOptions, context: Context) -> Answer:
     """`trace`: follow the CPU from the entry, or from a session's current state; or show a saved trace."""
     if context.session is None and is_saved(options.about.subject):
         shown, saved_trace = show(options.about.subject, options.trace)
-        return Answer(shown, lambda: answers.render(saved_trace))
+        return Answer(shown, lambda: json_of(saved_trace))
     return _trace(options.about, options.trace, context)
 
 
@@ -96,7 +96,7 @@ def _traced(options: TraceOptions, machine: TracedMachine, write: Callable[[str]
     scope = _scope(options, machine)
     if options.what == "calls":
         text, functions, missed = calls(options, machine, goal, write)
-        return Answer(text, lambda: answers.render(functions), NOT_REACHED if missed else 0)
+        return Answer(text, lambda: json_of(functions), NOT_REACHED if missed else 0)
     states = options.what != "pc" or bool(goal.modes or scope.modes)  # without registers, paging in 32-bit code is not seen
     engine = choose_engine(options, machine, states=states, count=event_count(options, goal, scope))
     result = TraceResult(head_of(engine, options.what, machine), machine.names, warnings=machine.warnings)
@@ -114,7 +114,7 @@ def _traced(options: TraceOptions, machine: TracedMachine, write: Callable[[str]
     written = bool(options.output)
     return Answer(
         lambda style: render(result, options.what, written, goal, missed, style),
-        lambda: answers.render(document(result, options.what, written, not missed if goal.text else None)),
+        lambda: json_of(document(result, options.what, written, not missed if goal.text else None)),
         NOT_REACHED if missed else 0,
     )
 

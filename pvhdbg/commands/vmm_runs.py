@@ -9,7 +9,9 @@ from pvhdbg.commands.probe_options import ProbeOptions
 from pvhdbg.errors import BadInput, PvhdbgError, VmmFailed
 from pvhdbg.guests import path
 from pvhdbg.machine import probe_run
-from pvhdbg.report import answers, vmm_table
+from pvhdbg.report import vmm_table
+from pvhdbg.report.answers.document import json_of
+from pvhdbg.report.answers.tool import ListedVmm, ProbeListAnswer
 from pvhdbg.report.document import Report
 from pvhdbg.vmm.probing import xen
 from pvhdbg.vmm.probing.catalogue import RUNNERS, runner
@@ -78,6 +80,6 @@ def listed() -> Answer:
     for one in RUNNERS:
         found = one.find(None)
         words = (found.version or None, found.path or None, found.missing or None, found.todo or None)
-        rows.append(answers.ListedVmm(one.name, one.title, not found.missing, *words))
-    document = answers.ProbeListAnswer(tuple(rows))
-    return Answer(lambda _: vmm_table.render_list(document), lambda: answers.render(document))
+        rows.append(ListedVmm(one.name, one.title, not found.missing, *words))
+    document = ProbeListAnswer(tuple(rows))
+    return Answer(lambda _: vmm_table.render_list(document), lambda: json_of(document))

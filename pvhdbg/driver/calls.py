@@ -15,7 +15,7 @@ from pvhdbg.driver.traced_machine import TracedMachine
 from pvhdbg.driver.vmm_end import by_whom
 from pvhdbg.errors import BadInput
 from pvhdbg.report import trace_text
-from pvhdbg.report.answers import TracedAnswer
+from pvhdbg.report.answers.traces import TracedAnswer
 from pvhdbg.report.style import Style
 from pvhdbg.tracing.block_coverage import Functions, ReachedFunction
 from pvhdbg.tracing.engines.block_coverage import BlockCoverageEngine

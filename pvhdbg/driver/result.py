@@ -12,7 +12,7 @@ from pvhdbg.disassembly import instruction_text
 from pvhdbg.driver.goal import TraceGoal
 from pvhdbg.driver.options import What
 from pvhdbg.driver.traced_machine import TracedMachine
-from pvhdbg.report.answers import TracedAnswer
+from pvhdbg.report.answers.traces import TracedAnswer
 from pvhdbg.report.style import Style
 from pvhdbg.spec.elf import PF_X
 from pvhdbg.tracing.engines.engine import EngineKind, TraceEnd

@@ -11,7 +11,7 @@ from pvhdbg.driver.goal import TraceGoal
 from pvhdbg.driver.options import TraceOptions
 from pvhdbg.driver.result import SHOWN, TraceResult, document, render
 from pvhdbg.errors import BadInput
-from pvhdbg.report.answers import TracedAnswer
+from pvhdbg.report.answers.traces import TracedAnswer
 from pvhdbg.report.style import Style
 from pvhdbg.tracing.block_coverage import ReachedFunction
 from pvhdbg.tracing.engines.engine import TraceEnd

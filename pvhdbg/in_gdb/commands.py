@@ -13,7 +13,8 @@ import gdb
 
 from pvhdbg.commands import live
 from pvhdbg.commands.declare import Answer, Command, Context, argument, takes
-from pvhdbg.commands.table import LAUNCH, LIVE
+from pvhdbg.commands.table import LIVE
+from pvhdbg.commands.tables.shared import LAUNCH
 from pvhdbg.commands.travel import moved
 from pvhdbg.decode.text import printable
 from pvhdbg.driver.options import time_limit

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from pvhdbg.decode.text import printable, safe
-from pvhdbg.report.answers import BlockRun
+from pvhdbg.report.answers.boots import BlockRun
 from pvhdbg.report.style import Style
 from pvhdbg.tracing.boot_file import BootInfo
 from pvhdbg.tracing.chapters import Chapter

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from pvhdbg.decode.text import printable
 from pvhdbg.errors import PvhdbgError
-from pvhdbg.report import answers
+from pvhdbg.report.answers.document import json_of
+from pvhdbg.report.answers.tool import ProbedVmmState, ProbeListAnswer, ProbeTableAnswer, RuleByVmm
 from pvhdbg.report.document import Report
 from pvhdbg.report.findings import WORDS
 from pvhdbg.report.style import PLAIN, Style
@@ -98,7 +99,7 @@ def _rows(table: VmmTable) -> Iterable[tuple[Rule, Sequence[Verdict | None]]]:
 def render_json(table: VmmTable) -> str:
     """The table as JSON."""
     vmms = tuple(
-        answers.ProbedVmmState(
+        ProbedVmmState(
             column.name,
             column.title,
             column.version or None,
@@ -110,17 +111,17 @@ def render_json(table: VmmTable) -> str:
         for column in table.columns
     )
     rules = tuple(
-        answers.RuleByVmm(
+        RuleByVmm(
             rule.id,
             rule.severity.value,
             {column.name: cell.outcome.value for (column, _), cell in zip(table.judged, cells, strict=True) if cell},
         )
         for rule, cells in _rows(table)
     )
-    return answers.render(answers.ProbeTableAnswer(vmms, rules, table.exit_code))
+    return json_of(ProbeTableAnswer(vmms, rules, table.exit_code))
 
 
-def render_list(answer: answers.ProbeListAnswer) -> str:
+def render_list(answer: ProbeListAnswer) -> str:
     """The list as text: what is here with its version, and for the others what is missing and what to do."""
     wide = max(len(one.name) for one in answer.vmms)
     lines = []

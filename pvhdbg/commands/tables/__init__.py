@@ -1,0 +1,1 @@
+"""The declarations of all commands, a file for each group of them."""
