@@ -308,19 +308,36 @@ class MemoryView(Protocol):
     def read(self, address: int, size: int) -> bytes: ...
 
 
-UNKNOWN = "unknown"
+class BackingKind(Enum):
+    """What is mapped at an address; the values are QEMU's words (system/memory.c, memory_region_type), and those of files.
+
+    UNKNOWN is a range about which the observer reports nothing; its `Backing.name` may say why.
+    """
+
+    RAM = "ram"
+    ROM = "rom"
+    NV_RAM = "nv-ram"
+    RAM_DEVICE = "ramd"
+    ROM_DEVICE = "romd"
+    IO = "i/o"
+    UNKNOWN = "unknown"
+
+    @classmethod
+    def named(cls, word: str) -> BackingKind:
+        """The kind of that name, UNKNOWN for any other word."""
+        return _BACKING_KINDS.get(word, cls.UNKNOWN)
+
+
+_BACKING_KINDS = {one.value: one for one in BackingKind}
 
 
 @dataclass(frozen=True)
 class Backing:
-    """A range of the machine's physical address space and what is mapped there: `ram`, `rom` or `i/o` (QEMU's words).
-
-    `unknown` is a range about which the observer reports nothing.
-    """
+    """A range of the machine's physical address space and what is mapped there."""
 
     start: int
     size: int
-    kind: str
+    kind: BackingKind
     name: str = ""
 
     @property

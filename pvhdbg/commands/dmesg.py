@@ -11,7 +11,7 @@ from pvhdbg.decode.linux_log import Message, from_buffer, from_ring, search
 from pvhdbg.decode.text import safe
 from pvhdbg.errors import BadInput, MemoryUnreadable, TargetError
 from pvhdbg.machine.session import Session
-from pvhdbg.model import Unavailable
+from pvhdbg.model import BackingKind, Unavailable
 from pvhdbg.report.answers.document import json_of
 from pvhdbg.report.answers.memory import LogAnswer, LogMessage
 from pvhdbg.targets.recorded import RecordedTarget
@@ -84,7 +84,7 @@ def _pieces(session: Session) -> Iterator[tuple[int, int]]:
         yield from _cut(load.start + placement.load_bias, load.end + placement.load_bias)
     left = _SEARCHED_RECORDING if isinstance(session.target, RecordedTarget) else _SEARCHED
     for area in session.boot().snapshot.backing or ():
-        if area.kind == "ram" and left > 0:
+        if area.kind is BackingKind.RAM and left > 0:
             end = min(area.end, area.start + left)
             left -= end - area.start
             yield from _cut(area.start, end)

@@ -16,7 +16,7 @@ from pvhdbg.decode import acpi, payload
 from pvhdbg.decode.firmware import PVH_BIN_LINE, Firmware, identify
 from pvhdbg.decode.protocol import is_pvh, recognise
 from pvhdbg.decode.text import quoted
-from pvhdbg.model import UNKNOWN, Backing, NeedMemory, NotLookedAt, Registers, Segments, Snapshot, Unavailable
+from pvhdbg.model import Backing, BackingKind, NeedMemory, NotLookedAt, Registers, Segments, Snapshot, Unavailable
 from pvhdbg.record import dataclass
 from pvhdbg.spec.deviations import PVH_BIN
 from pvhdbg.spec.protocols import DRAFT_A_SIGNATURE, Signature
@@ -36,6 +36,7 @@ TEXT_BOUND = 64 * 1024  # bytes in which a string must end
 TEXT_STEP = 1024  # bytes requested at a time while searching for the end
 ALL_TEXT_BOUND = 4 * TEXT_BOUND  # bytes of all strings together: each step decodes all of them again
 ROOT_TABLE_ENTRIES = 256
+_MEMORY = (BackingKind.RAM, BackingKind.ROM, BackingKind.NV_RAM, BackingKind.UNKNOWN)  # what is memory, or may be
 
 T = TypeVar("T")
 
@@ -203,9 +204,7 @@ def _memories(snapshot: Snapshot) -> list[Backing] | None:
     """The ranges that are memory, or may be, in order of address; None if the layout is not known."""
     if snapshot.backing is None:
         return None
-    return sorted(
-        (area for area in snapshot.backing if area.kind in ("ram", "rom", "nv-ram", UNKNOWN)), key=lambda area: area.start
-    )
+    return sorted((area for area in snapshot.backing if area.kind in _MEMORY), key=lambda area: area.start)
 
 
 def _backed(memories: list[Backing] | None, address: int, size: int) -> bool | None:
@@ -218,7 +217,7 @@ def _backed(memories: list[Backing] | None, address: int, size: int) -> bool | N
         if area.start > end:
             return False
         if area.start <= address < area.end:
-            if area.kind == UNKNOWN:
+            if area.kind is BackingKind.UNKNOWN:
                 return None
             address = min(area.end, end)
         if address >= end:

@@ -14,7 +14,7 @@ from pvhdbg.decode import snapshot_file
 from pvhdbg.decode.notes import Buffer, Note, Span
 from pvhdbg.decode.notes import read as read_notes
 from pvhdbg.errors import BadInput
-from pvhdbg.model import UNKNOWN, Backing, DescriptorTable, Memory, Registers, Segment, Segments, Snapshot, Vmm
+from pvhdbg.model import Backing, BackingKind, DescriptorTable, Memory, Registers, Segment, Segments, Snapshot, Vmm
 from pvhdbg.record import dataclass, replace
 from pvhdbg.spec.elf import (
     EM_386,
@@ -277,12 +277,12 @@ def _backing(parts: tuple[CorePart, ...]) -> tuple[Backing, ...]:
     end = 0
     for part in parts:
         if part.address > end:
-            areas.append(Backing(end, part.address - end, UNKNOWN))
-        if areas and areas[-1].kind == "ram" and areas[-1].end == part.address:
-            areas[-1] = Backing(areas[-1].start, areas[-1].size + part.size, "ram", "PT_LOAD")
+            areas.append(Backing(end, part.address - end, BackingKind.UNKNOWN))
+        if areas and areas[-1].kind is BackingKind.RAM and areas[-1].end == part.address:
+            areas[-1] = Backing(areas[-1].start, areas[-1].size + part.size, BackingKind.RAM, "PT_LOAD")
         else:
-            areas.append(Backing(part.address, part.size, "ram", "PT_LOAD"))
+            areas.append(Backing(part.address, part.size, BackingKind.RAM, "PT_LOAD"))
         end = part.end
     if end < 1 << 64:
-        areas.append(Backing(end, (1 << 64) - end, UNKNOWN))
+        areas.append(Backing(end, (1 << 64) - end, BackingKind.UNKNOWN))
     return tuple(areas)

@@ -17,6 +17,7 @@ from pvhdbg.spec.elf_notes import (
     SUPPORTED_FEATURES,
     XEN_FEATURES,
     XEN_NOTES,
+    NoteKind,
 )
 
 _SHOWN = 64  # bytes of a descriptor that are shown
@@ -29,7 +30,7 @@ class NoteValue:
     """A note in words. `lines` explain a value that has parts; `number` is set for numbers of 1, 2, 4 or 8 bytes."""
 
     name: str
-    kind: str
+    kind: NoteKind
     text: str
     meaning: str = ""
     lines: tuple[str, ...] = ()
@@ -45,21 +46,21 @@ def value(note: Note) -> NoteValue:
     """Decode one note. Raises nothing."""
     known = XEN_NOTES.get(note.type) if note.is_xen else OTHER_NOTES.get((note.owner, note.type))
     if known is None:
-        return NoteValue(f"type {note.type:#x}", "unknown", _bytes(note.desc))
-    if known.kind == "string":
+        return NoteValue(f"type {note.type:#x}", NoteKind.UNKNOWN, _bytes(note.desc))
+    if known.kind is NoteKind.STRING:
         text = _string(note.desc)
         lines = tuple(_feature(name) for name in text.split("|") if name) if note.is_xen and note.type == FEATURES else ()
         return NoteValue(known.name, known.kind, f"“{text}”", known.meaning, lines)
-    if known.kind == "number" and len(note.desc) in (1, 2, 4, 8):
+    if known.kind is NoteKind.NUMBER and len(note.desc) in (1, 2, 4, 8):
         number = int.from_bytes(note.desc, "little")
         lines = _bits(number) if note.is_xen and note.type == SUPPORTED_FEATURES else ()
         return NoteValue(known.name, known.kind, f"{number:#x}", known.meaning, lines, number)
-    if known.kind == "array" and note.is_xen:
+    if known.kind is NoteKind.ARRAY and note.is_xen:
         lines = {PHYS32_RELOC: _reloc, L1_MFN_VALID: _pairs}[note.type](note.desc)
         return NoteValue(known.name, known.kind, f"{len(note.desc)} bytes", known.meaning, lines)
-    if known.kind == "identity":
+    if known.kind is NoteKind.IDENTITY:
         return NoteValue(known.name, known.kind, shorten(note.desc.hex(), 2 * _SHOWN), known.meaning)
-    return NoteValue(known.name, "binary" if known.kind == "number" else known.kind, _bytes(note.desc), known.meaning)
+    return NoteValue(known.name, NoteKind.BINARY if known.kind is NoteKind.NUMBER else known.kind, _bytes(note.desc), known.meaning)
 
 
 def _string(desc: bytes) -> str:

@@ -10,7 +10,7 @@ import re
 from itertools import islice
 from typing import NamedTuple
 
-from pvhdbg.model import Backing, DescriptorTable, LoadRange, Segment, Segments
+from pvhdbg.model import Backing, BackingKind, DescriptorTable, LoadRange, Segment, Segments
 from pvhdbg.record import dataclass
 
 _SEGMENT = re.compile(r"^(ES|CS|SS|DS|FS|GS|LDT|TR) ?= ?([0-9a-f]{4}) ([0-9a-f]{8,16}) ([0-9a-f]{8}) ([0-9a-f]{8})", re.MULTILINE)
@@ -59,7 +59,9 @@ def physical_ranges(text: str) -> tuple[Backing, ...]:
         ranges = []
         for start, end, kind, name in (found.groups() for found in islice(_FLAT_RANGE.finditer(view), _MOST)):
             first = int(start, 16)
-            ranges.append(Backing(first, int(end, 16) - first + 1, kind, name.strip()))  # its lines end with \r\n
+            ranges.append(
+                Backing(first, int(end, 16) - first + 1, BackingKind.named(kind), name.strip())
+            )  # its lines end with \r\n
         return tuple(ranges)
     return ()
 

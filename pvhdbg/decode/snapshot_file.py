@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from pvhdbg.errors import BadSnapshot
 from pvhdbg.model import (
     Backing,
+    BackingKind,
     DescriptorTable,
     EntryPoint,
     FoundBy,
@@ -94,7 +95,7 @@ def encode(snapshot: Snapshot) -> str:
         "a20": snapshot.a20,
         "backing": None
         if snapshot.backing is None
-        else [[_hex(area.start), _hex(area.size), area.kind, area.name] for area in snapshot.backing],
+        else [[_hex(area.start), _hex(area.size), area.kind.value, area.name] for area in snapshot.backing],
         "memory": [
             {
                 "address": _hex(piece.address),
@@ -157,11 +158,7 @@ def decode(text: str) -> Snapshot:
         ),
         a20=reader.boolean("a20"),
         memory=_memory(reader),
-        backing=None
-        if document.get("backing") is None
-        else tuple(
-            reader.rows("backing", lambda r: Backing(r.at(0, r.number), r.at(1, r.number), r.at(2, r.word), r.at(3, r.word)))
-        ),
+        backing=None if document.get("backing") is None else tuple(reader.rows("backing", _backing)),
         vmm=reader.optional("vmm", _vmm) or Vmm(),
         kernel=reader.optional("kernel", _kernel),
         image=reader.optional("image", _image),  # files of older versions have none
@@ -256,7 +253,7 @@ def _segment(one: _Reader) -> Segment:
 
 
 def _backing(row: _Reader) -> Backing:
-    return Backing(row.at(0, row.number), row.at(1, row.number), row.at(2, row.word), row.at(3, row.word))
+    return Backing(row.at(0, row.number), row.at(1, row.number), BackingKind.named(row.at(2, row.word)), row.at(3, row.word))
 
 
 def _descriptor_table(one: _Reader) -> DescriptorTable:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from pvhdbg.decode.elf import Buffer, ElfFile
 from pvhdbg.decode.notes import round_up
-from pvhdbg.loaders.loading import PVH, Attempt, Loader, Refused, Undefined
+from pvhdbg.loaders.loading import Attempt, Entered, EntryProtocol, Loader, Refused, Undefined
 from pvhdbg.spec.elf import PT_LOAD, PT_NOTE, SHT_NOTE, NoteHeader, Segment32, Segment64
 from pvhdbg.spec.elf_notes import PHYS32_ENTRY
 
@@ -20,7 +20,7 @@ _BELOW_GAP = 0x80000000  # up to this size all of the RAM begins at 0
 _STEPS_BOUND = 1 << 16
 
 
-def _enter(attempt: Attempt) -> tuple[str, int | None]:
+def _enter(attempt: Attempt) -> Entered:
     kernel = attempt.kernel
     magic = int.from_bytes(kernel.head[:4], "little")
     if magic != _MAGIC:
@@ -52,7 +52,7 @@ def _enter(attempt: Attempt) -> tuple[str, int | None]:
         attempt.remark("the note's 64 bits are kept", _SOURCE + "search_pvh_note")
     if not kernel.entry_notes:
         attempt.remark("the owner of a note of type 18 is not checked", _SOURCE + "search_pvh_note")
-    return PVH, entry
+    return EntryProtocol.PVH, entry
 
 
 def _in_load(elf: ElfFile, segment: Segment32 | Segment64) -> bool:

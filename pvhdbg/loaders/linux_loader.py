@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from pvhdbg.decode.elf import Buffer
 from pvhdbg.decode.kernel_file import KernelFile
-from pvhdbg.loaders.loading import LINUX32, LINUX64, PVH, Attempt, Loader, Refused, Undefined
+from pvhdbg.loaders.loading import Attempt, Entered, EntryProtocol, Loader, Refused, Undefined
 from pvhdbg.spec import linux_boot
 from pvhdbg.spec.elf import PT_LOAD, PT_NOTE, Header64, Ident, NoteHeader, Segment64
 from pvhdbg.spec.elf_notes import PHYS32_ENTRY
@@ -180,30 +180,30 @@ def _load(attempt: Attempt, crate: _Crate, lowest: int | None) -> _Loaded:
     return loaded
 
 
-def _cloud_hypervisor(attempt: Attempt) -> tuple[str, int | None]:
+def _cloud_hypervisor(attempt: Attempt) -> Entered:
     source = "cloud-hypervisor vmm/src/vm.rs load_kernel"
     try:
         loaded = _load(attempt, NEW, _HIGH_RAM)
     except _Error as error:
         try:
-            return LINUX32, _bzimage(attempt.kernel)
+            return EntryProtocol.LINUX32, _bzimage(attempt.kernel)
         except _Error as second:
             if attempt.kernel.head[:4] == b"\x7fELF":
                 attempt.remark(f"the reason, “{error}”, is lost: it tries a bzImage next, and reports that error", source)
             raise Refused(f"Cannot load the kernel into memory: {second.message}") from None
     if loaded.pvh is None:
         raise Refused("Kernel lacks PVH header")
-    return PVH, loaded.pvh
+    return EntryProtocol.PVH, loaded.pvh
 
 
-def _cloud_hypervisor_old(attempt: Attempt) -> tuple[str, int | None]:
+def _cloud_hypervisor_old(attempt: Attempt) -> Entered:
     try:
         loaded = _load(attempt, OLD, _HIGH_RAM)
     except _Error as error:
         raise Refused(f"Cannot load the kernel into memory: {error.message}") from None
     if loaded.pvh is None:
         raise Refused("Kernel lacks PVH header")
-    return PVH, loaded.pvh
+    return EntryProtocol.PVH, loaded.pvh
 
 
 def _bzimage(kernel: KernelFile) -> int:
@@ -223,22 +223,22 @@ LIBKRUN_SAYS = "Cannot load the kernel into the VM: "
 FIRECRACKER_SAYS = "Cannot load kernel due to invalid memory configuration or invalid kernel image: "
 
 
-def _firecracker(attempt: Attempt) -> tuple[str, int | None]:
+def _firecracker(attempt: Attempt) -> Entered:
     loaded = _firecracker_elf(attempt)
     if loaded.pvh is not None:
-        return PVH, loaded.pvh
+        return EntryProtocol.PVH, loaded.pvh
     attempt.remark(
         "without a PVH note the ELF is entered at e_entry by Linux' 64-bit boot protocol, without a message",
         "firecracker src/vmm/src/arch/x86_64/mod.rs load_kernel",
     )
-    return LINUX64, loaded.entry
+    return EntryProtocol.LINUX64, loaded.entry
 
 
-def _firecracker_old(attempt: Attempt) -> tuple[str, int | None]:
+def _firecracker_old(attempt: Attempt) -> Entered:
     loaded = _firecracker_elf(attempt)
     if loaded.pvh is not None:
         attempt.remark("the PVH note is read, but not used", "firecracker CHANGELOG.md 1.12.0")
-    return LINUX64, loaded.entry
+    return EntryProtocol.LINUX64, loaded.entry
 
 
 def _firecracker_elf(attempt: Attempt) -> _Loaded:
@@ -252,7 +252,7 @@ def _firecracker_elf(attempt: Attempt) -> _Loaded:
 _KRUN_IMAGES = frozenset({"gzip", "bzip2", "zstd"})
 
 
-def _libkrun(attempt: Attempt) -> tuple[str, int | None]:
+def _libkrun(attempt: Attempt) -> Entered:
     source = "libkrun src/vmm/src/builder.rs load_external_kernel"
     packed = attempt.kernel.container.compression
     try:
@@ -260,15 +260,15 @@ def _libkrun(attempt: Attempt) -> tuple[str, int | None]:
             attempt.remark(
                 f"krun_set_kernel is told the format of a {packed} image: it is unpacked, and its PVH note is not used", source
             )
-            return LINUX64, NEW.load(attempt, None).entry
+            return EntryProtocol.LINUX64, NEW.load(attempt, None).entry
         attempt.remark("krun_set_kernel is told KRUN_KERNEL_FORMAT_ELF", source)
         loaded = _load(attempt, NEW, None)
     except _Error as error:
         raise Refused(LIBKRUN_SAYS + error.message) from None
     if loaded.pvh is not None:
-        return PVH, loaded.pvh
+        return EntryProtocol.PVH, loaded.pvh
     attempt.remark("without a PVH note the ELF is entered at e_entry by Linux' 64-bit boot protocol, without a message", source)
-    return LINUX64, loaded.entry
+    return EntryProtocol.LINUX64, loaded.entry
 
 
 CLOUD_HYPERVISOR = Loader(

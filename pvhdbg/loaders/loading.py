@@ -6,15 +6,34 @@ A value that depends on the run (command line, initrd, RAM) is computed from `Bo
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import Enum
 from typing import NamedTuple
 
 from pvhdbg.decode.kernel_file import KernelFile
 from pvhdbg.record import dataclass, field
 from pvhdbg.spec.elf_notes import PHYS32_ENTRY
 
-# Values of Loading.protocol: pvh, and the keys of spec.protocols for the others.
-PVH, MULTIBOOT1, LINUX16, LINUX32, LINUX64 = "pvh", "multiboot1", "linux16", "linux32", "linux64"
-MODE_BITS = {PVH: 32, MULTIBOOT1: 32, LINUX16: 16, LINUX32: 32, LINUX64: 64}
+
+class EntryProtocol(str, Enum):
+    """How a loader enters a kernel; the values are those of JSON: pvh, and the keys of spec.protocols for the others."""
+
+    PVH = "pvh"
+    MULTIBOOT1 = "multiboot1"
+    LINUX16 = "linux16"
+    LINUX32 = "linux32"
+    LINUX64 = "linux64"
+
+    def __str__(self) -> str:
+        return self.value
+
+    @property
+    def bits(self) -> int:
+        """The CPU's mode at the entry."""
+        return _MODE_BITS.get(self, 32)
+
+
+_MODE_BITS = {EntryProtocol.LINUX16: 16, EntryProtocol.LINUX64: 64}
+Entered = tuple[EntryProtocol, int | None]  # the protocol, and the entry; None where the run decides
 
 
 class Quirk(NamedTuple):
@@ -61,7 +80,7 @@ class Loading:
     """
 
     loader: str
-    protocol: str | None = None
+    protocol: EntryProtocol | None = None
     entry: int | None = None
     refusal: str | None = None
     undefined: str | None = None
@@ -71,7 +90,7 @@ class Loading:
 
     @property
     def bits(self) -> int | None:
-        return None if self.protocol is None else MODE_BITS[self.protocol]
+        return None if self.protocol is None else self.protocol.bits
 
     def ends_as(self, other: Loading) -> bool:
         """Whether both enter the kernel at the same place, or refuse it, or die, in the same words."""
@@ -149,7 +168,7 @@ class Loader(NamedTuple):
     name: str
     title: str
     source: str
-    enter: Callable[[Attempt], tuple[str, int | None]]
+    enter: Callable[[Attempt], Entered]
     before: Loader | None = None
 
     def answers(self, kernel: KernelFile, boot: BootParameters = NOTHING_SAID) -> tuple[Loading, ...]:

@@ -11,7 +11,7 @@ from functools import partial
 
 from pvhdbg.decode.container import HEAD_SIZE
 from pvhdbg.loaders import qemu_fw_cfg, qemu_linux, qemu_multiboot
-from pvhdbg.loaders.loading import PVH, Attempt, FwCfgItem, Loader, Refused
+from pvhdbg.loaders.loading import Attempt, Entered, EntryProtocol, FwCfgItem, Loader, Refused
 from pvhdbg.loaders.qemu_elf import DEFENDED, FIND, MERGED, OPS, Generation, Image, complete, load_elf
 from pvhdbg.loaders.qemu_elf import FAILED as FAILED
 from pvhdbg.loaders.qemu_fw_cfg import number
@@ -21,7 +21,7 @@ _LOAD_LINUX = "hw/i386/x86-common.c x86_load_linux"
 NO_NOTE = "Error loading uncompressed kernel without PVH ELF Note"
 
 
-def _enter(generation: Generation, attempt: Attempt) -> tuple[str, int | None]:
+def _enter(generation: Generation, attempt: Attempt) -> Entered:
     setup = qemu_linux.setup_of(attempt.kernel.head)
     if setup is not None:
         return qemu_linux.enter(attempt, setup)
@@ -35,7 +35,7 @@ def _enter(generation: Generation, attempt: Attempt) -> tuple[str, int | None]:
     return enter_elf(attempt, generation)
 
 
-def enter_elf(attempt: Attempt, generation: Generation) -> tuple[str, int | None]:
+def enter_elf(attempt: Attempt, generation: Generation) -> Entered:
     """Load an ELF for PVH and fill fw_cfg. Raises Ended if QEMU stops."""
     flags = attempt.kernel.elf.header.e_flags
     if flags & _UNSUPPORTED_FLAGS:
@@ -50,7 +50,7 @@ def enter_elf(attempt: Attempt, generation: Generation) -> tuple[str, int | None
     _remark_note(attempt, entry, generation)
     attempt.fw_cfg += [*_items(attempt, image, entry), *qemu_fw_cfg.initrd(attempt)]
     complete(attempt, image.roms, generation)
-    return PVH, entry
+    return EntryProtocol.PVH, entry
 
 
 def _remark_note(attempt: Attempt, entry: int, generation: Generation) -> None:

@@ -6,7 +6,7 @@ Source: hw/i386/x86-common.c x86_load_linux; SETUP_SEG and the firmware's part: 
 from __future__ import annotations
 
 from pvhdbg.loaders import qemu_fw_cfg
-from pvhdbg.loaders.loading import LINUX16, Attempt, Refused
+from pvhdbg.loaders.loading import Attempt, Entered, EntryProtocol, Refused
 from pvhdbg.loaders.qemu_fw_cfg import number
 from pvhdbg.spec import linux_boot
 from pvhdbg.spec.linux_boot import SetupHeader
@@ -25,7 +25,7 @@ def setup_of(head: bytes) -> tuple[int, SetupHeader] | None:
     return (header.version, header) if header.header == linux_boot.MAGIC else None
 
 
-def enter(attempt: Attempt, setup: tuple[int, SetupHeader]) -> tuple[str, int | None]:
+def enter(attempt: Attempt, setup: tuple[int, SetupHeader]) -> Entered:
     """Load a kernel with a setup header. Raises Ended if QEMU stops."""
     version, header = setup
     attempt.remark("a Linux setup header is searched for before everything else", _SOURCE)
@@ -35,14 +35,14 @@ def enter(attempt: Attempt, setup: tuple[int, SetupHeader]) -> tuple[str, int | 
     return _enter(attempt, version, header)
 
 
-def enter_ancient(attempt: Attempt) -> tuple[str, int | None]:
+def enter_ancient(attempt: Attempt) -> Entered:
     """Load a file of unknown format as a zImage from before boot protocol 2.00, as QEMU does without a message."""
     attempt.remark("a file of unknown format is taken for a Linux from before boot protocol 2.00, without a message", _SOURCE)
     head = attempt.kernel.head[: linux_boot.AT + SetupHeader.sizeof()].ljust(linux_boot.AT + SetupHeader.sizeof(), b"\0")
     return _enter(attempt, 0, SetupHeader.decode(head, linux_boot.AT))
 
 
-def _enter(attempt: Attempt, version: int, header: SetupHeader) -> tuple[str, int | None]:
+def _enter(attempt: Attempt, version: int, header: SetupHeader) -> Entered:
     boot = attempt.boot
     room = len(boot.command_line) + 16 & ~15
     if version < 0x200 or not header.loadflags & _HIGH:
@@ -65,7 +65,7 @@ def _enter(attempt: Attempt, version: int, header: SetupHeader) -> tuple[str, in
         number("SETUP_ADDR", real),
         number("SETUP_SIZE", setup),
     ]
-    return LINUX16, real + _ENTRY
+    return EntryProtocol.LINUX16, real + _ENTRY
 
 
 def _initrd_max(attempt: Attempt, version: int, header: SetupHeader) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from pvhdbg.decode.boot_headers import MULTIBOOT1 as MAGIC
-from pvhdbg.loaders.loading import MULTIBOOT1, Attempt, Crashed, FwCfgItem, Refused, Undefined
+from pvhdbg.loaders.loading import Attempt, Crashed, Entered, EntryProtocol, FwCfgItem, Refused, Undefined
 from pvhdbg.loaders.qemu_elf import MERGED, Generation, Image, Rom, complete, load_elf
 from pvhdbg.spec.elf import EM_X86_64
 
@@ -44,7 +44,7 @@ def find(head: bytes) -> MultibootHeader | None:
     return None
 
 
-def enter(attempt: Attempt, header: MultibootHeader, generation: Generation = MERGED) -> tuple[str, int | None]:
+def enter(attempt: Attempt, header: MultibootHeader, generation: Generation = MERGED) -> Entered:
     """Load the file by its multiboot header. Raises Ended if QEMU stops."""
     if header.flags & _VIDEO:
         attempt.remark("multiboot knows VBE. we don't (a warning; the kernel is entered in text mode)", _SOURCE)
@@ -63,7 +63,7 @@ def enter(attempt: Attempt, header: MultibootHeader, generation: Generation = ME
         raise Undefined(f"the size of kernel and module, {size + attempt.boot.initrd_size:#x}, wraps in QEMU's 32 bits")
     _fill(attempt, load, size, entry)
     complete(attempt, roms)
-    return MULTIBOOT1, entry
+    return EntryProtocol.MULTIBOOT1, entry
 
 
 def _addresses(attempt: Attempt, header: MultibootHeader) -> tuple[int, int, int]:

@@ -7,7 +7,7 @@ a read past them is undefined. It passes no initrd, but a module entry in KERNEL
 from __future__ import annotations
 
 from pvhdbg.loaders import qemu_linux, qemu_multiboot
-from pvhdbg.loaders.loading import Attempt, FwCfgItem, Loader
+from pvhdbg.loaders.loading import Attempt, Entered, FwCfgItem, Loader
 from pvhdbg.loaders.qemu import enter_elf
 from pvhdbg.loaders.qemu_elf import Generation
 from pvhdbg.record import replace
@@ -17,7 +17,7 @@ _MAIL = "[RFC v2 4/4] hw/i386/pc.c "
 _THEN = Generation(_MAIL + "load_elfboot", mapped=False, width32=8, overlap="rom check and register reset failed", clears=False)
 
 
-def _enter(attempt: Attempt) -> tuple[str, int | None]:
+def _enter(attempt: Attempt) -> Entered:
     setup = qemu_linux.setup_of(attempt.kernel.head)
     if setup is not None:
         return qemu_linux.enter(attempt, setup)
@@ -29,7 +29,7 @@ def _enter(attempt: Attempt) -> tuple[str, int | None]:
     return qemu_linux.enter_ancient(attempt) if header is None else qemu_multiboot.enter(attempt, header)
 
 
-def _enter_elf(attempt: Attempt) -> tuple[str, int | None]:
+def _enter_elf(attempt: Attempt) -> Entered:
     initrd = attempt.boot.initrd_size
     attempt.boot = replace(attempt.boot, initrd_size=0)
     result = enter_elf(attempt, _THEN)

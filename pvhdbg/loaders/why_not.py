@@ -6,7 +6,7 @@ from pvhdbg.decode.kernel_file import KernelFile
 from pvhdbg.decode.text import printable
 from pvhdbg.decode.toolchain import Tool, maker
 from pvhdbg.errors import NotBootable
-from pvhdbg.loaders.loading import MULTIBOOT1, Loading
+from pvhdbg.loaders.loading import EntryProtocol, Loading
 from pvhdbg.loaders.qemu import QEMU
 from pvhdbg.spec.elf import PT_NOTE
 from pvhdbg.spec.elf_notes import PHYS32_ENTRY
@@ -83,6 +83,6 @@ def _words(kernel: KernelFile, loading: Loading) -> str:
     if loading.refusal is not None:
         also = "It also has a multiboot header: " if kernel.multiboot1 is not None else ""
         return f"{also}QEMU refuses it{' with' if also else ':'} “{loading.refusal}”"
-    if loading.protocol == MULTIBOOT1:
+    if loading.protocol is EntryProtocol.MULTIBOOT1:
         return "QEMU boots it by its multiboot header"
     return f"QEMU, which checks neither owner nor size of a note, enters it at {loading.entry:#x} all the same"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pvhdbg.decode.boot_headers import linux_setup
 from pvhdbg.decode.elf import Buffer
 from pvhdbg.decode.kernel_file import KernelFile
-from pvhdbg.loaders.loading import PVH, Attempt, Loader, Refused
+from pvhdbg.loaders.loading import Attempt, Entered, EntryProtocol, Loader, Refused
 from pvhdbg.record import dataclass, field
 from pvhdbg.spec import linux_boot
 from pvhdbg.spec.elf import PF_R, PF_W, PF_X, PT_LOAD, PT_NOTE, SHT_NOTE, NoteHeader, Section32
@@ -183,7 +183,7 @@ def _words(text: bytes, bound: int) -> str:
 _NONE_FOUND = "xc_dom_find_loader: no loader found"
 
 
-def _toolstack(attempt: Attempt) -> tuple[str, int | None]:
+def _toolstack(attempt: Attempt) -> Entered:
     core = "tools/libs/guest/xg_dom_core.c xc_dom_find_loader"
     container = attempt.kernel.container
     if container.setup is None and container.compression not in (None, "gzip"):
@@ -202,7 +202,7 @@ def _toolstack(attempt: Attempt) -> tuple[str, int | None]:
         attempt.remark("the HVM loader takes an ELF that libelf refuses for firmware", "tools/libs/guest/xg_dom_hvmloader.c")
         if attempt.kernel.elf.bits == 64:
             raise Refused("xc_dom_parse_hvm_kernel: ELF image is not 32bit") from None
-        return PVH, attempt.kernel.elf.header.e_entry & 0xFFFFFFFF
+        return EntryProtocol.PVH, attempt.kernel.elf.header.e_entry & 0xFFFFFFFF
     if container.setup is None and _hides_payload(attempt.kernel):
         attempt.remark("with HdrS at 0x202 the bzImage loader, which is tried first, unpacks the file as a bzImage", core)
         raise Refused(_NONE_FOUND)
@@ -211,7 +211,7 @@ def _toolstack(attempt: Attempt) -> tuple[str, int | None]:
     if parms.entry == _UNSET:
         raise Refused("xc_dom_guest_type: image not capable of booting inside a HVM container")
     _allocate(attempt)
-    return PVH, parms.entry
+    return EntryProtocol.PVH, parms.entry
 
 
 def _allocate(attempt: Attempt) -> None:
@@ -238,7 +238,7 @@ def _hides_payload(kernel: KernelFile) -> bool:
 # --- the hypervisor's dom0 builder ----------------------------------------------------------------------------------
 
 
-def _dom0(attempt: Attempt) -> tuple[str, int | None]:
+def _dom0(attempt: Attempt) -> Entered:
     parser = _Parser(attempt)
     if not parser.check():
         raise Refused("Unable to init ELF")
@@ -254,7 +254,7 @@ def _dom0(attempt: Attempt) -> tuple[str, int | None]:
         attempt.remark(
             "without PHYS32_RELOC the host's memory map must have RAM where the kernel is linked", _DOM0 + "pvh_load_kernel"
         )
-        return PVH, parms.entry
+        return EntryProtocol.PVH, parms.entry
     align = parms.align
     if align == _UNSET:
         largest = max((segment.p_align for segment in attempt.kernel.elf.loads), default=0)
@@ -267,7 +267,7 @@ def _dom0(attempt: Attempt) -> tuple[str, int | None]:
         f"if the host has no RAM at {parser.start:#x}, kernel and entry are moved: alignment {align:#x}, from {parms.lowest:#x} to {parms.highest:#x}",
         _DOM0 + "check_and_adjust_load_address",
     )
-    return PVH, parms.entry
+    return EntryProtocol.PVH, parms.entry
 
 
 XEN = Loader("xen", "Xen, type=pvh", "xen/common/libelf and tools/libs/guest, Xen 4.17 and later", _toolstack)

@@ -19,6 +19,7 @@ from pvhdbg.decode.protocol import OUTSIDE, is_pvh, virtualised
 from pvhdbg.errors import BadInput, EntryNotReached, GuestDied, MemoryUnreadable, TargetError
 from pvhdbg.model import (
     Backing,
+    BackingKind,
     EntryPoint,
     FoundBy,
     ImageComparison,
@@ -387,7 +388,7 @@ def compared(target: Target, image: KernelImage, backing: tuple[Backing, ...] | 
     from pvhdbg.decode.loaded_image import Sample, compare, samples, within
 
     # Nothing could load a file that a user named into ROM, so that what is there does not tell whose it is.
-    left_out = ("i/o",) if booted else ("i/o", "rom")
+    left_out = (BackingKind.IO,) if booted else (BackingKind.IO, BackingKind.ROM)
     areas = None if backing is None else [(area.start, area.end) for area in backing if area.kind not in left_out]
     read: dict[Sample, bytes] = {}
     for sample in within(samples(image.elf), areas):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pvhdbg.decode.paging import translate
 from pvhdbg.errors import BadInput, PvhdbgError
-from pvhdbg.model import Unavailable
+from pvhdbg.model import BackingKind, Unavailable
 
 if TYPE_CHECKING:
     from pvhdbg.kernel.location import KernelLocation, Marks
@@ -207,7 +207,7 @@ def _slots(session: StoppedMachine, marks: Marks) -> Iterator[int]:
 
     recording = session.target.snapshot if isinstance(session.target, RecordedTarget) else None
     for area in recording.backing or () if recording is not None else ():
-        if area.kind == "ram":
+        if area.kind is BackingKind.RAM:
             yield from range(-((marks.start - area.start) // marks.step) * marks.step, area.end - marks.start, marks.step)
 
 

@@ -216,7 +216,7 @@ def memory(boot: BootState) -> Markup | None:
         return memory_svg.render(bands, things)
     if boot.snapshot.backing:
         bands = [
-            memory_svg.Band(one.start, one.end, one.kind, memory_svg.CLASSES.get(one.kind, "other"))
+            memory_svg.Band(one.start, one.end, one.kind.value, memory_svg.CLASSES.get(one.kind, "other"))
             for one in boot.snapshot.backing
         ]
         return join(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from pvhdbg.decode.kernel_file import KernelFile
 from pvhdbg.decode.toolchain import Tool, maker
-from pvhdbg.loaders.loading import Loading
+from pvhdbg.loaders.loading import EntryProtocol, Loading
 from pvhdbg.record import dataclass
 from pvhdbg.report.findings import CONFORMS, VIOLATED, count, summary, violates
 from pvhdbg.rules.declare import Outcome, Verdict
@@ -67,7 +67,7 @@ class FileReport:
     @property
     def conclusion(self) -> str:
         """The verdict in one sentence, with the number of loaders that would enter the file by PVH."""
-        entered = [loading for loading in self.loadings if loading.protocol == "pvh"]
+        entered = [loading for loading in self.loadings if loading.protocol is EntryProtocol.PVH]
         who = (
             f"{len(entered)} of {count(len(self.loadings), 'loader')} would enter it by PVH"
             if self.loadings

@@ -91,7 +91,7 @@ def _note(note: Note, sections: Mapping[int, str], in_segment: bool) -> dict[str
         "owner": owner_name(note),
         "type": note.type,
         "name": said.name,
-        "kind": said.kind,
+        "kind": said.kind.value,
         "value": f"{said.number:#x}" if said.number is not None else said.text,
         "parts": list(said.lines),
         "desc": note.desc[:_DESC].hex(),

@@ -6,7 +6,7 @@ from pvhdbg.decode.kernel_file import KernelFile
 from pvhdbg.decode.note_values import owner_name, value
 from pvhdbg.decode.notes import Note
 from pvhdbg.decode.text import printable
-from pvhdbg.loaders.loading import Loading
+from pvhdbg.loaders.loading import EntryProtocol, Loading
 from pvhdbg.report import load_picture, verdict_text
 from pvhdbg.report.kernel_document import FileReport, sections_of_notes
 from pvhdbg.report.sizes import human
@@ -136,7 +136,7 @@ def _loaders(loadings: tuple[Loading, ...], style: Style) -> list[str]:
 def _outcome(one: Loading, style: Style) -> str:
     if one.protocol is not None:
         entry = "an address that the run decides" if one.entry is None else f"{one.entry:#x}"
-        return f"{style('good' if one.protocol == 'pvh' else 'warn', one.protocol)} at {entry}"
+        return f"{style('good' if one.protocol is EntryProtocol.PVH else 'warn', one.protocol.value)} at {entry}"
     if one.refusal is not None:
         return f"{style('bad', 'refuses')}: {printable(one.refusal)}"
     if one.crash is not None:

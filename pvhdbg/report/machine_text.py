@@ -18,7 +18,7 @@ from pvhdbg.decode.paging import PAE, Level, Walk
 from pvhdbg.decode.text import printable
 from pvhdbg.report.findings import count
 from pvhdbg.report.sizes import human
-from pvhdbg.spec.elf_notes import XEN_NOTES
+from pvhdbg.spec.elf_notes import XEN_NOTES, NoteKind
 from pvhdbg.tracing.symbol_text import SafeName
 
 _SHOWN = 32  # bytes of a note that are shown
@@ -247,11 +247,11 @@ def notes(found: Iterable[Note]) -> list[str]:
     return lines or ["  no notes"]
 
 
-def _value(note: Note, kind: str) -> str:
-    if kind == "string":
+def _value(note: Note, kind: NoteKind) -> str:
+    if kind is NoteKind.STRING:
         return f"“{printable(note.desc[:256].rstrip(bytes(1)))}”"
-    if kind == "number" and len(note.desc) in (1, 2, 4, 8):
+    if kind is NoteKind.NUMBER and len(note.desc) in (1, 2, 4, 8):
         return f"{int.from_bytes(note.desc, 'little'):#x}"
-    if kind == "array" and note.desc and len(note.desc) % 4 == 0 and len(note.desc) <= _SHOWN:
+    if kind is NoteKind.ARRAY and note.desc and len(note.desc) % 4 == 0 and len(note.desc) <= _SHOWN:
         return " ".join(f"{int.from_bytes(note.desc[i : i + 4], 'little'):#x}" for i in range(0, len(note.desc), 4))
     return note.desc[:_SHOWN].hex()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from pvhdbg.model import Kernel
+from pvhdbg.model import BackingKind, Kernel
 from pvhdbg.report.markup import Markup, join, tag
 from pvhdbg.report.memory_picture import PicturePart
 from pvhdbg.report.sizes import human
@@ -19,7 +19,7 @@ _DRAWN = 48  # bands, and labels in all; of the others the picture gives the num
 _SEGMENTS = 32  # of a kernel
 _WIDTH, _LEFT, _BAND, _LABEL = 840, 140, 200, 410  # the picture; where bands begin, their width; where labels begin
 _ROW = 18  # the height of a label
-CLASSES = {"ram": "ram", "rom": "reserved", "i/o": "gap"}
+CLASSES = {BackingKind.RAM: "ram", BackingKind.ROM: "reserved", BackingKind.IO: "gap"}
 _KINDS = {1: "ram", 2: "reserved", 3: "acpi", 4: "nvs", 5: "bad", 6: "reserved", 7: "pmem"}
 
 

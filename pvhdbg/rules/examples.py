@@ -14,6 +14,7 @@ from pvhdbg.decode import acpi
 from pvhdbg.decode.boot_state import BootState, decode
 from pvhdbg.model import (
     Backing,
+    BackingKind,
     DescriptorTable,
     EntryPoint,
     FoundBy,
@@ -52,7 +53,11 @@ RAM_MAP = (
 )
 IMAGE = ImageComparison(compared=0x30000, size=0x1F00000, zeros=0x1000, zero_size=0x100000)
 KERNEL = Kernel(entry=ENTRY, loads=(LoadRange(0x1000000, 0x2000000),))
-BACKING = (Backing(0, 0xA0000, "ram"), Backing(0xC0000, 0x40000, "rom"), Backing(0x100000, 0x1FF00000, "ram"))
+BACKING = (
+    Backing(0, 0xA0000, BackingKind.RAM),
+    Backing(0xC0000, 0x40000, BackingKind.ROM),
+    Backing(0x100000, 0x1FF00000, BackingKind.RAM),
+)
 
 _CODE, _DATA, _TSS = 0x00CF9B00, 0x00CF9300, 0x00008B00
 _SEGMENTS = {

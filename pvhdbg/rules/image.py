@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pvhdbg.decode.boot_state import BootState, Unread
-from pvhdbg.model import UNKNOWN, Backing, ImageComparison, ImageDifference, Kernel, LoadRange, Unavailable
+from pvhdbg.model import Backing, BackingKind, ImageComparison, ImageDifference, Kernel, LoadRange, Unavailable
 from pvhdbg.rules.declare import MachineRule, NotApplicable, Severity, Violation, rule
 from pvhdbg.rules.examples import BACKING, ENTRY, at_entry
 from pvhdbg.rules.start_info import kernel_loads, parts
@@ -41,8 +41,8 @@ def _entered_as_noted(boot: BootState) -> None:
     revisions=SHIPPED,
     passes=[at_entry()],
     fails=[
-        at_entry(backing=(Backing(0, 0xA0000, "ram"), Backing(0x100000, 0x700000, "ram"))),
-        at_entry(backing=(*BACKING[:2], Backing(0x100000, 0x1F00000, "ram"))),
+        at_entry(backing=(Backing(0, 0xA0000, BackingKind.RAM), Backing(0x100000, 0x700000, BackingKind.RAM))),
+        at_entry(backing=(*BACKING[:2], Backing(0x100000, 0x1F00000, BackingKind.RAM))),
         at_entry(kernel=Kernel(entry=ENTRY, loads=(LoadRange(0xC8000, 0x1000),))),
     ],
 )
@@ -57,13 +57,14 @@ def load_ram(boot: BootState) -> Iterator[Violation]:
     _entered_as_noted(boot)
     end = max(load.end for load in loads)
     for load in loads:
-        outside = next(((start, kind) for start, kind in _not_ram(load, backing)), None)
+        outside = next(((start, area) for start, area in _not_ram(load, backing)), None)
         if outside is None:
             continue
-        start, kind = outside
-        if kind == UNKNOWN:
-            raise Unavailable(f"what the machine has at {start:#x} was not observed")
-        found = f"{'ROM' if kind == 'rom' else 'no RAM'} from {start:#x} on"
+        start, area = outside
+        kind = None if area is None else area.kind
+        if area is not None and kind is BackingKind.UNKNOWN:
+            raise Unavailable(f"what the machine has at {start:#x} was not observed{f': {area.name}' if area.name else ''}")
+        found = f"{'ROM' if kind is BackingKind.ROM else 'no RAM'} from {start:#x} on"
         yield Violation(f"kernel {load.start:#x} - {load.end:#x}", "RAM of this machine", found, fix=_room(load, end))
 
 
@@ -76,19 +77,19 @@ def _room(load: LoadRange, end: int) -> str:
     return f"the kernel ends at {end:#x}: give the machine at least {-(-end // _MIB) + _FIRMWARE}M (--memory)"
 
 
-def _not_ram(load: LoadRange, backing: tuple[Backing, ...]) -> Iterator[tuple[int, str]]:
-    """The addresses from which on the range is not RAM, each with what is there instead."""
+def _not_ram(load: LoadRange, backing: tuple[Backing, ...]) -> Iterator[tuple[int, Backing | None]]:
+    """The addresses from which on the range is not RAM, each with what is there instead; None for nothing."""
     at = load.start
     for area in sorted(backing, key=lambda area: area.start):
         if area.end <= at or at >= load.end:
             continue
         if area.start > at:
-            yield at, ""
-        if area.start < load.end and area.kind != "ram":
-            yield max(at, area.start), area.kind
+            yield at, None
+        if area.start < load.end and area.kind is not BackingKind.RAM:
+            yield max(at, area.start), area
         at = area.end
     if at < load.end:
-        yield at, ""
+        yield at, None
 
 
 def _comparison(boot: BootState) -> ImageComparison:

@@ -8,7 +8,7 @@ from enum import Enum
 
 from pvhdbg.decode.paging import Walk, translate
 from pvhdbg.decode.text import SafeText
-from pvhdbg.model import Backing, LoadRange, Registers, Unavailable
+from pvhdbg.model import Backing, BackingKind, LoadRange, Registers, Unavailable
 
 _PAGE = 0x1000
 # Where kernels are linked to run: 3 GiB (32-bit kernels), and the top 2 GiB (64-bit ones).
@@ -140,9 +140,11 @@ def _physical(address: int, physical: int, walk: Walk, around: Surroundings) -> 
         return ClassifiedAddress(
             address, AddressClass.NO_MEMORY, "outside all memory and devices: reads give nothing, writes are lost", walk
         )
-    if backing.kind == "ram":
+    if backing.kind is BackingKind.UNKNOWN:
+        return ClassifiedAddress(address, AddressClass.UNKNOWN, "what the machine has there was not observed", walk)
+    if backing.kind is BackingKind.RAM:
         return ClassifiedAddress(address, AddressClass.RAM, "in RAM, outside the kernel's image", walk)
-    if backing.kind == "rom":
+    if backing.kind is BackingKind.ROM:
         return ClassifiedAddress(address, AddressClass.ROM, f"in ROM ({backing.name})", walk)
     return ClassifiedAddress(address, AddressClass.DEVICE, f"a device's registers ({backing.name})", walk)
 
@@ -169,4 +171,6 @@ def _if_identity(address: int, around: Surroundings) -> str:
     backing = around.backed(address)
     if backing is None:
         return "; one to one, there would be no memory behind it"
-    return f"; one to one, it would be {'RAM' if backing.kind == 'ram' else backing.name}"
+    if backing.kind is BackingKind.UNKNOWN:
+        return ""
+    return f"; one to one, it would be {'RAM' if backing.kind is BackingKind.RAM else backing.name}"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pvhdbg.decode.core_file import CorePart, FlatMemory, is_core, parse
 from pvhdbg.errors import BadInput
-from pvhdbg.model import DescriptorTable, Unavailable
+from pvhdbg.model import BackingKind, DescriptorTable, Unavailable
 from tests.support.core_writer import (
     MEMORY,
     REGISTERS,
@@ -67,8 +67,11 @@ def test_what_no_part_speaks_of_is_unknown_and_not_absent() -> None:
     backing = parse(CORE).snapshot.backing
     assert backing is not None
     assert [(area.start, area.kind) for area in backing] == [
-        (0, "ram"), (0x4000, "unknown"), (0x100000, "ram"), (0x101000, "unknown")
-    ]  # fmt: skip
+        (0, BackingKind.RAM),
+        (0x4000, BackingKind.UNKNOWN),
+        (0x100000, BackingKind.RAM),
+        (0x101000, BackingKind.UNKNOWN),
+    ]
     assert backing[-1].end == 1 << 64
 
 

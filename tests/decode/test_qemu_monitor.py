@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pvhdbg.decode import qemu_monitor
-from pvhdbg.model import Backing, DescriptorTable, LoadRange
+from pvhdbg.model import Backing, BackingKind, DescriptorTable, LoadRange
 
 REGISTERS = """
 CPU#0
@@ -68,10 +68,10 @@ def test_hidden_state_of_a_64_bit_cpu() -> None:
 
 def test_only_the_memory_address_space_counts() -> None:
     assert qemu_monitor.physical_ranges(MTREE) == (
-        Backing(0, 0xA0000, "ram", "pc.ram"),
-        Backing(0xA0000, 0x20000, "i/o", "vga-lowmem"),
-        Backing(0xF0000, 0x10000, "rom", "pc.ram"),
-        Backing(1 << 32, 0xC0000000, "ram", "pc.ram"),
+        Backing(0, 0xA0000, BackingKind.RAM, "pc.ram"),
+        Backing(0xA0000, 0x20000, BackingKind.IO, "vga-lowmem"),
+        Backing(0xF0000, 0x10000, BackingKind.ROM, "pc.ram"),
+        Backing(1 << 32, 0xC0000000, BackingKind.RAM, "pc.ram"),
     )
 
 

@@ -18,7 +18,7 @@ import pytest
 from pvhdbg.decode.kernel_file import KernelFile, survey
 from pvhdbg.errors import BadInput
 from pvhdbg.loaders.linux_loader import FIRECRACKER, FIRECRACKER_SAYS, LIBKRUN, LIBKRUN_SAYS
-from pvhdbg.loaders.loading import PVH, BootParameters, Loader
+from pvhdbg.loaders.loading import BootParameters, EntryProtocol, Loader
 from tests.loaders import test_cases
 from tests.loaders.generated import cases
 
@@ -66,7 +66,7 @@ def simulated(loader: Loader, kernel: KernelFile, says: str) -> str | None:
         return f"refused {found.refusal.removeprefix(says)}"
     if found.entry is None:
         return None
-    return f"loaded {found.entry:#x}" if found.protocol == PVH else f"loaded {found.entry:#x} -"
+    return f"loaded {found.entry:#x}" if found.protocol is EntryProtocol.PVH else f"loaded {found.entry:#x} -"
 
 
 def agrees(real: str, mine: str) -> bool:

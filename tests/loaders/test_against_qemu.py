@@ -16,7 +16,7 @@ import pytest
 from pvhdbg.decode.fw_cfg import NUMBERS
 from pvhdbg.decode.kernel_file import survey
 from pvhdbg.errors import BadInput
-from pvhdbg.loaders.loading import MULTIBOOT1, PVH, BootParameters, Loader, Loading
+from pvhdbg.loaders.loading import BootParameters, EntryProtocol, Loader, Loading
 from pvhdbg.loaders.qemu import NO_NOTE, QEMU, QEMU_BEFORE
 from pvhdbg.loaders.qemu_elf import FAILED
 from pvhdbg.model import Vmm
@@ -55,8 +55,8 @@ def spot(case: Case, loading: Loading) -> int:
     """The number of the code that the simulator has QEMU enter, in RAM where nobody else writes; 0 where there is none."""
     items = {item.name: item.value for item in loading.fw_cfg}
     start, size = items.get("KERNEL_ADDR"), items.get("KERNEL_SIZE")
-    multiboot = loading.protocol == MULTIBOOT1
-    if not isinstance(start, int) or not isinstance(size, int) or not (multiboot or loading.protocol == PVH):
+    multiboot = loading.protocol is EntryProtocol.MULTIBOOT1
+    if not isinstance(start, int) or not isinstance(size, int) or not (multiboot or loading.protocol is EntryProtocol.PVH):
         return 0
     if multiboot and not MIB <= start <= start + size <= MEMORY:  # the option ROM copies it over itself, or to nowhere
         return 0
@@ -122,7 +122,7 @@ def _not_entered(loading: Loading, expected: int, entered: Entered | None) -> li
         return [f"{entered} is entered, not {expected}"]
     by_pvh = entered.word == START_MAGIC
     by_multiboot = entered.eax == 0x2BADB002 and not by_pvh
-    return [] if (by_pvh if loading.protocol == PVH else by_multiboot) else [f"by another protocol: {entered}"]
+    return [] if (by_pvh if loading.protocol is EntryProtocol.PVH else by_multiboot) else [f"by another protocol: {entered}"]
 
 
 @pytest.mark.boot
@@ -140,8 +140,8 @@ def test_the_cases_meet_everything_that_qemu_does() -> None:
     assert len(answers) - len(undefined) >= 500
     assert all("QEMU reads at file offset" in str(one.undefined) or "wraps" in str(one.undefined) for one in undefined)
     entered = Counter(loading.protocol for case, loading in answers if spot(case, loading))
-    assert entered[PVH] >= 70
-    assert entered[MULTIBOOT1] >= 20
+    assert entered[EntryProtocol.PVH] >= 70
+    assert entered[EntryProtocol.MULTIBOOT1] >= 20
     refusals = {loading.refusal for _, loading in answers}
     for words in ("without PVH ELF Note", "give a 32bit one", "elfboot unsupported flags", "overlapping", "invalid header_addr",
                   "initrd is too large", "while loading elf kernel", "while fetching elf kernel"):  # fmt: skip

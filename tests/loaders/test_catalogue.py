@@ -12,7 +12,7 @@ from pvhdbg.decode.container import Container
 from pvhdbg.decode.kernel_file import KernelFile, survey
 from pvhdbg.errors import BadInput
 from pvhdbg.loaders.catalogue import LOADERS, find, simulate
-from pvhdbg.loaders.loading import MODE_BITS, BootParameters
+from pvhdbg.loaders.loading import BootParameters, EntryProtocol
 from pvhdbg.loaders.why_not import why_not
 from pvhdbg.spec.protocols import SIGNATURES
 from tests.loaders.generated import cases
@@ -35,7 +35,7 @@ def test_loaders_are_found_by_name() -> None:
 def test_names_titles_and_protocols_are_the_fields_own() -> None:
     assert len({loader.name for loader in LOADERS}) == len({loader.title for loader in LOADERS}) == len(LOADERS)
     assert all(loader.source and loader.name == loader.name.lower() for loader in LOADERS)
-    assert set(MODE_BITS) <= {"pvh", *(signature.key for signature in SIGNATURES)}
+    assert {one.value for one in EntryProtocol} <= {"pvh", *(signature.key for signature in SIGNATURES)}
 
 
 def check(kernel: KernelFile) -> None:

@@ -13,7 +13,7 @@ from pvhdbg import api
 from pvhdbg.decode import loaded_image, snapshot_file
 from pvhdbg.decode.elf import parse
 from pvhdbg.kernel.image import open_kernel
-from pvhdbg.model import Backing, ImageDifference, Memory, Snapshot
+from pvhdbg.model import Backing, BackingKind, ImageDifference, Memory, Snapshot
 from pvhdbg.report.document import Report
 from pvhdbg.rules.declare import Outcome, Verdict
 from pvhdbg.spec.elf import PT_NOTE
@@ -41,7 +41,7 @@ def test_what_is_in_rom_does_not_tell_whose_it_is(cli: Cli) -> None:
     """U-Boot's ELF is linked over the BIOS. One that was booted is compared with ROM, too: it is not there."""
     from pvhdbg.machine.capture import compared
 
-    rom = (Backing(0, 0x100000, "ram"), Backing(0x100000, 0x100000, "rom"))
+    rom = (Backing(0, 0x100000, BackingKind.RAM), Backing(0x100000, 0x100000, BackingKind.ROM))
     there = RecordedTarget(Snapshot(memory=Memory().with_piece(0x100000, bytes(range(256)) * 16)), "the machine")
     with open_kernel(cli.file("k", kernel_elf())) as image:
         named, booted = (compared(there, image, rom, booted) for booted in (False, True))

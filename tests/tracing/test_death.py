@@ -11,15 +11,19 @@ from hypothesis import strategies as st
 
 from pvhdbg.decode.cpu_mode import Mode
 from pvhdbg.errors import MemoryUnreadable
-from pvhdbg.model import Backing
+from pvhdbg.model import Backing, BackingKind
 from pvhdbg.tracing import faults
 from pvhdbg.tracing.addresses import AddressClass, Surroundings, View, classify
 from pvhdbg.tracing.death import Awaited, Death, DeathKind, chain_of, unreturned
 from pvhdbg.tracing.event import Event, Fault, FaultKind
 from pvhdbg.tracing.explain import OPENINGS, WITHOUT_A_FAULT, explain
 
-RAM = (Backing(0, 0xA0000, "ram", "pc.ram"), Backing(0xA0000, 0x20000, "i/o", "vga"), Backing(0xE0000, 0x20000, "rom", "pc.bios"),
-       Backing(0x100000, 0x3F00000, "ram", "pc.ram"))  # fmt: skip
+RAM = (
+    Backing(0, 0xA0000, BackingKind.RAM, "pc.ram"),
+    Backing(0xA0000, 0x20000, BackingKind.IO, "vga"),
+    Backing(0xE0000, 0x20000, BackingKind.ROM, "pc.bios"),
+    Backing(0x100000, 0x3F00000, BackingKind.RAM, "pc.ram"),
+)
 FLAT = {"cr0": 0x11, "cr3": 0, "cr4": 0, "efer": 0, "cs_flags": 0xCF9B00, "eflags": 2, "rsp": 0x8000, "idt_base": 0, "idt_limit": 0}
 LONG = {**FLAT, "cr0": 0x80000011, "cr3": 0x1000, "cr4": 0x20, "efer": 0x500, "cs_flags": 0xAF9B00}
 KERNEL = View(0xFFFFFFFF81000000, 0x1000000, 0x200000)

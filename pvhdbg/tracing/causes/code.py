@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pvhdbg.decode.paging import translate
 from pvhdbg.errors import MemoryUnreadable
-from pvhdbg.model import Registers, Unavailable
+from pvhdbg.model import BackingKind, Registers, Unavailable
 from pvhdbg.tracing import faults
 from pvhdbg.tracing.addresses import AddressClass, classify
 from pvhdbg.tracing.causes.draft import Case, Draft
@@ -21,7 +21,7 @@ _WRITER = "see who wrote there last: pvhdbg goto KERNEL death --last-write"
 
 def too_little_memory(draft: Draft, case: Case) -> bool:
     """A part of the kernel lies where there is no RAM: what was loaded, and is stored there, is lost."""
-    ram = [one for one in case.around.backing or () if one.kind == "ram"]
+    ram = [one for one in case.around.backing or () if one.kind is BackingKind.RAM]
     if not ram:
         return False
     lost = [load for load in case.around.loads if not any(one.start < load.end and load.start < one.end for one in ram)]

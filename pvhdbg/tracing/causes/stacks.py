@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from pvhdbg.decode.paging import translate
 from pvhdbg.errors import MemoryUnreadable
-from pvhdbg.model import Registers, Unavailable
+from pvhdbg.model import BackingKind, Registers, Unavailable
 from pvhdbg.tracing import faults
 from pvhdbg.tracing.addresses import classify
 from pvhdbg.tracing.causes.draft import Case, Draft
@@ -71,9 +71,9 @@ def lost_return_address(draft: Draft, case: Case) -> bool:
     except Unavailable:
         return False
     backing = None if physical is None else case.around.backed(physical)
-    if physical is None or (backing is not None and backing.kind == "ram"):
+    if physical is None or (backing is not None and backing.kind in (BackingKind.RAM, BackingKind.UNKNOWN)):
         return False
-    kind = "outside all memory and devices" if backing is None else f"in {backing.kind.upper()}"
+    kind = "outside all memory and devices" if backing is None else f"in {backing.kind.value.upper()}"
     draft.promises.append(_PROMISE)
     return draft.found(
         "stack not in RAM",

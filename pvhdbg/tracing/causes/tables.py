@@ -5,7 +5,7 @@ from __future__ import annotations
 from pvhdbg.decode.cpu_mode import flag
 from pvhdbg.decode.paging import FOUR_LEVEL, LARGE, LEGACY, PAE, Scheme, Walk, root_of, translate, walk
 from pvhdbg.errors import MemoryUnreadable
-from pvhdbg.model import Registers, Unavailable
+from pvhdbg.model import BackingKind, Registers, Unavailable
 from pvhdbg.tracing import faults
 from pvhdbg.tracing.addresses import classify
 from pvhdbg.tracing.causes.draft import Case, Draft
@@ -91,9 +91,9 @@ def _edge(case: Case) -> int | None:
 
 def _root_is_not_ram(draft: Draft, case: Case, root: int) -> bool:
     backing = case.around.backed(root)
-    if case.around.backing is None or (backing is not None and backing.kind == "ram"):
+    if case.around.backing is None or (backing is not None and backing.kind in (BackingKind.RAM, BackingKind.UNKNOWN)):
         return False
-    where = "outside all memory and devices" if backing is None else f"in {backing.kind.upper()}"
+    where = "outside all memory and devices" if backing is None else f"in {backing.kind.value.upper()}"
     return draft.found(
         "page tables not in RAM",
         f"CR3 points to {root:#x}, which is {where}: what the kernel stored there was lost",

@@ -12,7 +12,7 @@ from pvhdbg.decode.cpu_mode import Mode, interrupts_on, mode_in, mode_of, pc_in
 from pvhdbg.decode.paging import translate
 from pvhdbg.disassembly import features, reach
 from pvhdbg.errors import MemoryUnreadable, TargetError
-from pvhdbg.model import Registers, Unavailable
+from pvhdbg.model import BackingKind, Registers, Unavailable
 from pvhdbg.targets.run import RunEnd, run
 from pvhdbg.targets.target import RESET_RIP, Stop, StopKind, Target
 from pvhdbg.tracing.addresses import Surroundings
@@ -290,7 +290,7 @@ class Examiner:
     def _is_ram(self, address: int, state: Mapping[str, int]) -> bool:
         physical = self._physical(address, state)
         backing = None if physical is None else self._around.backed(physical)
-        return backing is not None and backing.kind == "ram"
+        return backing is not None and backing.kind is BackingKind.RAM
 
     def _value(self, address: int, size: int, state: Mapping[str, int]) -> int | None:
         """What RAM holds at a linear address; None for what is not RAM, where a read may have an effect."""
