@@ -45,10 +45,19 @@ def make(folder: Path, name: str, deed: str, version: str | None = None) -> Path
 
 
 def make_xl(folder: Path, deed: str = "prints") -> Path:
-    """An `xl` whose domain is the file `domain` in that folder, and a xen-hvmctx beside it."""
+    """An `xl` whose domain is the file `domain` in that folder, and a xen-hvmctx beside it.
+
+    Where it `wraps`, each `xl dmesg` shows 60 lines only, and the next time the following ones; where it `crashes`, the domain is gone after the first one.
+    """
     log = LOGS / "xen-4.17-domu.log"
     script = folder / "xl"
-    dmesg = f"sed 's/(d[0-9]*) /(d7) /' {log}" if deed == "prints" else "echo '(XEN) no guest output'"
+    output = f"sed '/(d1) /d; s/(d2) /(d7) /' {log}"  # the second domain that this Xen had
+    dmesg = {
+        "prints": output,
+        "wraps": f"{output} | tail -n +$(wc -l <{folder}/shown) | head -n 60; seq 50 >>{folder}/shown",
+        "crashes": f"[ -e {folder}/domain ] && {{ {output} | head -n 60; rm {folder}/domain; }} || {output}",
+    }.get(deed, "echo '(XEN) no guest output'")
+    (folder / "shown").write_text("1\n")
     create = "exit 1" if deed == "dies" else f'cp "$3" {folder}/domain'
     script.write_text(
         f'#!/bin/sh\necho "$@" >>{folder}/called\ncase $1 in\n'

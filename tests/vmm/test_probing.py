@@ -178,6 +178,16 @@ def test_a_domain_has_a_second_witness_for_what_the_probe_cannot_see(tmp_path: P
     assert left(tmp_path) == []
 
 
+@pytest.mark.parametrize("deed", ["wraps", "crashes"])
+def test_no_line_of_a_domain_is_lost(deed: str, tmp_path: Path) -> None:
+    """Xen's console is a ring, whose first lines are gone soon; and the last lines come when the domain has ended."""
+    found = report("xl", binary=str(make_xl(tmp_path, deed)))
+    whole = report("xl", binary=str(make_xl(tmp_path)))
+    assert found["warnings"] == whole["warnings"]
+    assert found["verdicts"] == whole["verdicts"]
+    assert left(tmp_path) == []
+
+
 def test_where_two_witnesses_differ_nothing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_context(tmp_path, monkeypatch, CONTEXT.replace("cr0 0x0000000000000011", "cr0 0x0000000000000031"))
     found = report("xl", binary=str(make_xl(tmp_path)))

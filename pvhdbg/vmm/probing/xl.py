@@ -1,7 +1,9 @@
 """A PVH domain on a host that runs Xen: `xl create -p`, xen-hvmctx while it is paused, `xl unpause`, and Xen's own console.
 
-What the probe writes to port 0xe9 goes to Xen's console, each line with the domain's number in front of it. xen-hvmctx shows the
-registers and the hidden segment state before the first instruction, which the guest cannot see.
+What the probe writes to port 0xe9 goes to Xen's console, each line with the domain's number in front of it (hvm_print_line in Xen's
+xen/arch/x86/hvm/hvm.c). `xl dmesg` shows that console. `xl console` shows a ring of the PV console driver, which the probe does not have,
+and a PVH domain has no serial port. Xen keeps the last 16 KiB of its console by default, so it is read again and again, and lines are
+collected. xen-hvmctx shows the registers and the hidden segment state before the first instruction, which the guest cannot see.
 """
 
 from __future__ import annotations
@@ -23,11 +25,16 @@ _SCRIPT = """
 id=$("$1" domid "$4") || exit
 [ -z "$2" ] || "$2" "$id" >"$5"
 "$1" unpause "$4" || exit
+: >"$6"
+collect() {
+    "$1" dmesg | grep -F "(d$id) " | LC_ALL=C awk '!seen[$0]++' "$2" - >"$2.new"
+    cmp -s "$2.new" "$2" || mv -- "$2.new" "$2"
+}
 while "$1" domid "$4" >/dev/null; do
-    "$1" dmesg | grep -F "(d$id) " >"$6.new"
-    mv -- "$6.new" "$6"
+    collect "$1" "$6"
     sleep 0.2
 done
+collect "$1" "$6"
 """
 
 
