@@ -4,7 +4,7 @@
 # make test-fast   the tests that start no QEMU, GDB or browser, and take less than a second each: half a minute
 # make coverage    all tests, and the share of each room's lines that they ran (GDB's own Python is not measured)
 # make test-gdbs   the tests that use GDB, with GDB 16, 17 and 18 from PyPI and each Python that is found (see scripts/test-gdbs.sh)
-# make test-loaders   the simulated loaders against the real ones: rust-vmm's linux-loader (Debian 13 or newer), libxenguest, QEMU
+# make test-loaders   the simulated loaders against the real ones: rust-vmm's linux-loader (with cargo), libxenguest, QEMU
 # make test-bare   make demo and make test in a bare Debian: RELEASE=trixie or bookworm (see scripts/test-bare.sh; needs root)
 # make docs    the documentation site, as build/site/index.html: warnings are errors, and internal links are checked
 # make bench   the benchmarks, as one table
@@ -66,7 +66,7 @@ test-gdbs:
 	@scripts/setup.sh --tests
 	@scripts/test-gdbs.sh
 
-# Not part of `make test`: it needs cargo and librust-linux-loader-dev, and says so where they are missing.
+# Not part of `make test`: it needs cargo, and the crate or a mirror of Debian, and says so where they are missing.
 .PHONY: test-loaders
 test-loaders:
 	@scripts/setup.sh --tests
