@@ -49,26 +49,29 @@ class PageMap:
     cut: bool = False
 
 
-def page_map(registers: Registers, read: Read) -> PageMap:
-    """Everything that cr3 leads to. Raises Unavailable if cr0, cr3, cr4 or efer was not observed."""
+def page_map(registers: Registers, read: Read, most: int = MOST_TABLES, *, contiguous: bool = False) -> PageMap:
+    """Everything that cr3 leads to, by `most` tables. `contiguous` ranges end where the physical addresses jump, too.
+
+    Raises Unavailable if cr0, cr3, cr4 or efer was not observed.
+    """
     scheme = scheme_of(registers)
     if scheme is None:
         return PageMap(None)
-    walk = _Everything(scheme, bool(registers["cr4"] >> CR4["PSE"] & 1), read)
+    walk = _Everything(scheme, bool(registers["cr4"] >> CR4["PSE"] & 1), read, most)
     ranges: list[MappedRange] = []
     for one in walk.pages(root_of(registers, scheme), 0, 0, Rights()):
         last = ranges[-1] if ranges else None
-        if last is None or last.end != one.start or last.rights != one.rights:
+        follows = last is not None and last.physical is not None and last.physical + last.size == one.physical
+        if last is None or last.end != one.start or last.rights != one.rights or (contiguous and not follows):
             ranges.append(one)
         else:
-            follows = last.physical is not None and last.physical + last.size == one.physical
             ranges[-1] = replace(last, size=last.size + one.size, physical=last.physical if follows else None)
-    return PageMap(scheme, tuple(ranges), walk.unread, walk.tables > MOST_TABLES)
+    return PageMap(scheme, tuple(ranges), walk.unread, walk.tables > most)
 
 
 class _Everything:
-    def __init__(self, scheme: Scheme, pse: bool, read: Read) -> None:
-        self._scheme, self._pse, self._read = scheme, pse, read
+    def __init__(self, scheme: Scheme, pse: bool, read: Read, most: int) -> None:
+        self._scheme, self._pse, self._read, self._most = scheme, pse, read, most
         self.tables = self.unread = 0
 
     def pages(self, table: int, depth: int, above: int, rights: Rights) -> Iterator[MappedRange]:
@@ -76,7 +79,7 @@ class _Everything:
         scheme = self._scheme
         name, low, bits = scheme.levels[depth]
         self.tables += 1
-        if self.tables > MOST_TABLES:
+        if self.tables > self._most:
             return
         try:
             data = self._read(table, scheme.entry_size << bits)

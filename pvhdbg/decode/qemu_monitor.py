@@ -16,8 +16,8 @@ from pvhdbg.record import dataclass
 _SEGMENT = re.compile(r"^(ES|CS|SS|DS|FS|GS|LDT|TR) ?= ?([0-9a-f]{4}) ([0-9a-f]{8,16}) ([0-9a-f]{8}) ([0-9a-f]{8})", re.MULTILINE)
 _TABLE = re.compile(r"^(GDT|IDT)= +([0-9a-f]{8,16}) ([0-9a-f]{8})", re.MULTILINE)
 _A20 = re.compile(r"\bA20=([01])\b")
-_FLAT_RANGE = re.compile(
-    r"^ {1,40}([0-9a-f]{16})-([0-9a-f]{16}) \(prio -?\d{1,10}, ([^)\n]{1,80})\): ([^\n]{0,400}?)(?: @[0-9a-f]{16})?(?: KVM)?$",
+_FLAT_RANGE = re.compile(  # a gdbstub's lines end with \r\n
+    r"^ {1,40}([0-9a-f]{16})-([0-9a-f]{16}) \(prio -?\d{1,10}, ([^)\n]{1,80})\): ([^\n]{0,400}?)(?: @[0-9a-f]{16})?(?: KVM)?\r?$",
     re.MULTILINE,
 )
 _ROM = re.compile(r'^addr=([0-9a-f]{8,16}) size=0x([0-9a-f]{1,16}) mem=(\w{1,20}) name="([^"\n]{0,5000})"', re.MULTILINE)

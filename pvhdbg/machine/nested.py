@@ -10,14 +10,15 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 
-from pvhdbg.decode import qemu_monitor, vmcb
+from pvhdbg.decode import nested_memory, qemu_monitor, vmcb
 from pvhdbg.decode.cpu_mode import long_mode_active, paging_on, protected
+from pvhdbg.decode.page_map import page_map
 from pvhdbg.decode.paging import scheme_of, translate
 from pvhdbg.decode.protocol import is_pvh, virtualised
 from pvhdbg.decode.text import SafeText
 from pvhdbg.errors import EntryNotReached, GuestDied, MemoryUnreadable, TargetError
 from pvhdbg.machine.capture import Plan, compared, where
-from pvhdbg.model import EntryPoint, FoundBy, Memory, NeedMemory, Registers, Segments, Snapshot, Unavailable, Vmm
+from pvhdbg.model import Backing, EntryPoint, FoundBy, Memory, NeedMemory, Registers, Segments, Snapshot, Unavailable, Vmm
 from pvhdbg.spec.svm import NESTED_PAGING, Vmcb
 from pvhdbg.targets.recorded import RecordedTarget
 from pvhdbg.targets.run import Progress, RunEnd, breakpoints_at, run
@@ -52,6 +53,13 @@ class NestedTarget(RecordedTarget):
             found += self._machine.read_memory(walk.physical, piece)
         return found
 
+    def backing(self) -> tuple[Backing, ...]:
+        """What the guest has at its physical addresses."""
+        monitor = self._machine.capabilities.monitor
+        machine = qemu_monitor.physical_ranges(self._machine.monitor("info mtree -f")) if monitor else ()
+        tables = page_map(self._tables, self._machine.read_memory, nested_memory.MOST_TABLES, contiguous=True)
+        return nested_memory.backing(tables, machine)
+
     def alive(self) -> bool:
         return self._machine.alive()
 
@@ -81,11 +89,14 @@ def captured(machine: Target, plan: Plan, vmm: Vmm, progress: Progress, timestam
             pc = _run_on(machine, deadline, plan, "the hypervisor did not enter a guest at its entry")
     cpu = qemu_monitor.cpu_state(machine.monitor("info registers")).segments if machine.capabilities.monitor else Segments()
     seen = Vmm(vmm.name or ("Xen" if code.xen else None), vmm.version)
-    sources = {"registers": vmcb.SOURCE, "segments": vmcb.SOURCE, "memory": "nested page tables"}
-    image = compared(guest, plan.image, None) if plan.image is not None and entry.by_vmm else None
+    tables = "nested page tables"
+    sources = {"registers": vmcb.SOURCE, "segments": vmcb.SOURCE, "memory": tables, "backing": tables}
+    backing = guest.backing()
+    image = compared(guest, plan.image, backing) if plan.image is not None and entry.by_vmm else None
     snapshot = Snapshot(
         registers=guest.read_registers(),
         segments=vmcb.segments(_vmcb(machine), cpu),
+        backing=backing,
         vmm=seen,
         kernel=plan.kernel,
         image=image,

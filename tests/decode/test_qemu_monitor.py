@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -66,8 +67,9 @@ def test_hidden_state_of_a_64_bit_cpu() -> None:
     assert state.segments["tr"].flags is None
 
 
-def test_only_the_memory_address_space_counts() -> None:
-    assert qemu_monitor.physical_ranges(MTREE) == (
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["by QMP", "by a gdbstub"])
+def test_only_the_memory_address_space_counts(end: str) -> None:
+    assert qemu_monitor.physical_ranges(MTREE.replace("\n", end)) == (
         Backing(0, 0xA0000, BackingKind.RAM, "pc.ram"),
         Backing(0xA0000, 0x20000, BackingKind.IO, "vga-lowmem"),
         Backing(0xF0000, 0x10000, BackingKind.ROM, "pc.ram"),

@@ -13,7 +13,7 @@ import pytest
 
 from pvhdbg.guests import path as guest
 from pvhdbg.machine.probe_log import read_log
-from pvhdbg.model import NeedMemory, Snapshot, Unavailable
+from pvhdbg.model import BackingKind, NeedMemory, Snapshot, Unavailable
 from pvhdbg.targets.recorded import open_snapshot
 from tests.support.cli_runner import Cli, Machine, eventually
 from tests.support.other_vmms import firecracker, xen_image
@@ -71,6 +71,11 @@ def test_the_probe_and_the_vmcb_agree_field_by_field(cli: Cli, machine: Machine)
     assert "cr0.TS may be the hypervisor's own" in ran.out
     assert "cr4.MCE may be the hypervisor's own" in ran.out
     assert "FAIL" not in ran.out
+    undecided = re.findall(r"^UNKNOWN [^\n]*\n((?:        [A-Z0-9-]+[^\n]*\n)+)", ran.out, re.MULTILINE)
+    assert [part.split() for part in undecided] == [
+        ["PVH-CR0-REST"],
+        ["PVH-CR4-ZERO"],
+    ]  # what the hypervisor may force, and nothing else
     # The machine stands at the vmrun until it is told to run.
     cli("snapshot", "save", machine.socket, *nested, "-o", outside).ok()
     assert re.search(r"^  tr +0000 +00000000 +00000067 +00008b00", cli("regs", machine.socket, *nested).ok().out, re.MULTILINE)
@@ -79,6 +84,10 @@ def test_the_probe_and_the_vmcb_agree_field_by_field(cli: Cli, machine: Machine)
     ebx = hex(seen_from(outside).registers["ebx"])
     assert "336ec578" in cli("xp", machine.socket, "/2w", ebx, *nested).ok().out
     assert "256 MiB" not in cli("memmap", machine.socket, *nested, "--leave", "running").out  # version 0 has no map
+    kinds = {one.start: one for one in seen_from(outside).backing or ()}
+    ram = kinds[max(start for start in kinds if start <= 0x100000)]
+    assert ram.kind is BackingKind.RAM
+    assert (kinds[max(kinds)].kind, kinds[max(kinds)].end) == (BackingKind.UNKNOWN, 1 << 64)
     compare(seen_from(outside), log_of(machine))
 
 
