@@ -15,7 +15,7 @@ from pvhdbg.report.answers.tool import ListedVmm, ProbeListAnswer
 from pvhdbg.report.document import Report
 from pvhdbg.vmm.probing import xen
 from pvhdbg.vmm.probing.catalogue import RUNNERS, runner
-from pvhdbg.vmm.probing.seam import ProbedVmm, Wish, mib
+from pvhdbg.vmm.probing.seam import Found, ProbedVmm, Wish, mib
 
 _ALL = "all"
 _MOST_SECONDS = 3600.0
@@ -40,32 +40,38 @@ def _report(one: ProbedVmm, options: ProbeOptions, context: Context) -> Report:
     kernel = options.about.way.kernel or str(path("probe"))
     wish = Wish(kernel, options.binary, mib(options.probe_memory), options.initrds, options.probe_append)
     one.refuse(wish)
-    found = one.find(options.binary)
-    if found.missing and options.fetch:
-        context.progress("downloading Xen")
-        xen.fetch(xen.cache())
-        found = one.find(options.binary)
+    found = _found(one, options, context)
     if found.missing:
         raise VmmFailed(f"{one.title} cannot be run here: {found.missing}", found.todo)
     observed = probe_run.observed(one, wish, found, options.about.revision, seconds, options.save, context.progress)
     return judging.report(observed, options.judge.rules(), options.judge.strict)
 
 
+def _found(one: ProbedVmm, options: ProbeOptions, context: Context) -> Found:
+    """Where the VMM is; with --fetch a missing Xen is downloaded. Raises VmmFailed."""
+    found = one.find(options.binary)
+    if not found.missing or not options.fetch or one is not xen.XEN:
+        return found
+    context.progress("downloading Xen")
+    xen.fetch(xen.cache())
+    return one.find(options.binary)
+
+
 # --- all that are here --------------------------------------------------------------------------------------------
 
 
 def _all(options: ProbeOptions, context: Context) -> Answer:
-    for name, word in (("binary", "--binary"), ("save", "--save"), ("fetch", "--fetch")):
+    for name, word in (("binary", "--binary"), ("save", "--save")):
         if options._asdict()[name]:
             raise BadInput(f"{word} is for one VMM", "name that VMM with --run")
     columns = []
     for one in RUNNERS:
-        found = one.find(None)
-        if found.missing:
-            columns.append(vmm_table.Column(one.name, one.title, missing=found.missing))
-            continue
         try:
-            columns.append(vmm_table.Column(one.name, one.title, _report(one, options, context)))
+            found = _found(one, options, context)
+            if found.missing:
+                columns.append(vmm_table.Column(one.name, one.title, missing=found.missing))
+            else:
+                columns.append(vmm_table.Column(one.name, one.title, _report(one, options._replace(fetch=False), context)))
         except BadInput:
             raise
         except PvhdbgError as error:

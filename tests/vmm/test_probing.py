@@ -293,6 +293,13 @@ def test_all_that_are_here_make_a_table(tmp_path: Path, monkeypatch: pytest.Monk
     assert re.search(r"^  crosvm +failed: crosvm ended with exit status 3", text, re.MULTILINE)
 
 
+def test_a_xen_that_cannot_be_fetched_takes_nothing_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # no apt-get
+    text = run("all", fetch=True).text(PLAIN)
+    assert re.search(r"^  xen +failed: Xen cannot be fetched: apt-get is not here", text, re.MULTILINE)
+    assert re.search(r"^  crosvm +not here", text, re.MULTILINE)
+
+
 # --- the commands, which are on the page too ----------------------------------------------------------------------
 
 

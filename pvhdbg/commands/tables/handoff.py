@@ -123,7 +123,9 @@ HANDOFF: tuple[Command, ...] = (
             ),
             argument("--save", metavar="FILE", help="also write the log to this file"),
             argument(
-                "--fetch", action="store_true", help="with --run xen: download the release's package of Xen; it is not installed"
+                "--fetch",
+                action="store_true",
+                help="with --run xen or all: download the release's package of Xen where there is none; it is not installed",
             ),
             argument("--kernel", metavar="ELF", help="the probe.elf that was booted, to judge the file too"),
             *LOG,
