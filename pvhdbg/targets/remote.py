@@ -33,13 +33,12 @@ from pvhdbg.rsp.registers import RegisterLayout, layout_for
 from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.keeper import Keeper
 from pvhdbg.targets.peer import command_of, files_of
-from pvhdbg.targets.target import Capabilities, Leave, Stop, StopKind
+from pvhdbg.targets.target import WAITS, Capabilities, Leave, Stop, StopKind
 from pvhdbg.targets.wire import Wire
 
 _LONGEST_CODE = 15  # bytes of one instruction
 _STEP_TIME = 2.0  # seconds for one instruction
 _STOP_TIME = 2.0  # seconds that a VMM may take to stop its machine
-_WAITS = "the CPU waits for an interrupt, and a step lets none in"
 _PIECE = 0x800  # bytes that every QEMU answers in one `m`
 _PIECE_BOUND = 0x8000
 _MONITOR_BOUND = 8 << 20
@@ -368,7 +367,7 @@ class RemoteTarget:
                 self._control = control
                 return stop
             except TargetTimeout:
-                return replace(self._take(self._stop_reply(self._timeout, ask=True)), text=_WAITS)
+                return replace(self._take(self._stop_reply(self._timeout, ask=True)), text=WAITS)
         finally:
             if here:
                 self._expect_ok(f"Z1,{pc:x},1", "the breakpoint could not be set again after a step")

@@ -153,6 +153,7 @@ def steppable(target: Target) -> Steppable | None:
     return cast(Steppable, target) if target.capabilities.packets else None
 
 
+WAITS = "the CPU waits for an interrupt, and a step lets none in"  # Stop.text of a step that did not end
 RESET_VECTOR = 0xFFFFFFF0  # the linear address of the first instruction after a reset
 RESET_RIP = RESET_VECTOR & 0xFFFF  # rip there: cs.base is 0xffff0000
 OWN_REBOOTS = 2  # reboots that firmware may need after a warm reset: SeaBIOS reboots once more to get a fresh copy of itself

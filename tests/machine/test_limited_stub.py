@@ -83,6 +83,20 @@ def test_why_tells_the_end_by_steps(cli: Cli, crash: str, verdict: str, last: st
     assert "no exception was seen" in ran.out
 
 
+def test_milestones_at_the_prompt(cli: Cli) -> None:
+    ran = at_prompt(cli, CRASHERS, "milestones", append="crash=page-fault")
+    assert re.findall(r"^ +\d+  (\S+)  ", ran.out, re.MULTILINE) == ["entry", "idt", "cr3", "cr0.pg"]
+
+
+def test_why_looks_at_a_cpu_that_had_halted_before(cli: Cli) -> None:
+    """A step would never return there, and no monitor says so."""
+    with limited(CRASHERS, "crash=hlt") as (address, _):
+        lines = ("-ex", "continue", "-ex", "why", "-ex", "regs")
+        ran = cli("repl", address, "--kernel", CRASHERS, "--timeout", "1", "--batch", *lines)
+    assert "The CPU halted for good, 0 instructions after" in " ".join(ran.out.split())
+    assert re.search(r"eip 00100129", ran.out)  # it was left where it was
+
+
 def test_a_trace_whose_guest_dies_prints_what_it_had(cli: Cli) -> None:
     with limited(CRASHERS, "crash=wrmsr") as (address, _):
         ran = cli("trace", address, "--kernel", CRASHERS, "--what", "pc", "--tail", "3", "--for", "30").ok()

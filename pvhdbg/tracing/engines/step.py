@@ -16,8 +16,9 @@ from pvhdbg.decode.cpu_mode import CODE_64, Mode, linear_pc, long_mode_active, m
 from pvhdbg.decode.text import SafeText
 from pvhdbg.errors import MemoryUnreadable, TargetError, TargetLost
 from pvhdbg.rsp.registers import RegisterLayout
+from pvhdbg.spec.x86 import EFLAGS
 from pvhdbg.targets.run import RunEnd, breakpoints_at, run
-from pvhdbg.targets.target import GONE, RESET_RIP, RESET_VECTOR, Stop, StopKind, Target, steppable
+from pvhdbg.targets.target import GONE, RESET_RIP, RESET_VECTOR, WAITS, Stop, StopKind, Target, steppable
 from pvhdbg.tracing.cpu_text import decode, of_cpu
 from pvhdbg.tracing.encoding import LONGEST, length
 from pvhdbg.tracing.engines.engine import Bounds, EngineKind, TraceEnd, end_at, halted
@@ -30,6 +31,8 @@ _ITERATIONS = 64  # of a REP that are stepped; the rest runs to a breakpoint aft
 _IDLE = 16  # steps without a change, after which the instruction counts as a jump to itself
 _REP_TIME = 30.0  # seconds
 _HALTED = Stop(StopKind.INTERRUPT, 2, "hlt")  # stands for a step over hlt
+_WAITING = Stop(StopKind.INTERRUPT, 2, WAITS)  # stands for a step behind it
+_HLT = b"\xf4"
 _GENERAL = ("cr0", "cr2", "cr3", "cr4", "efer", "eflags", "cs", "ss", "ds", "es", "fs", "gs")
 
 
@@ -104,6 +107,7 @@ class StepEngine:
         self._seq = base
         self._cpu = cpu
         self._asked = self._armed = False
+        self._may_wait = False  # whether the CPU may be halted at the first stop
         self._codes: dict[tuple[int, int], bytes] = {}
         self._ahead: tuple[tuple[int, int], bytes] | None = None  # memory as it is at this stop
         self._layout = self._target.layout
@@ -146,6 +150,7 @@ class StepEngine:
         last = None if bounds.count is None else self._seq + bounds.count
         goals = frozenset(bounds.addresses)
         here = self._here(self._target.packet(), self._hidden())
+        self._may_wait = self._is_behind_hlt(here)
         ended: TraceEnd | None = None
         while ended is None:
             columns = _Columns()
@@ -177,6 +182,8 @@ class StepEngine:
             self._arm()
         stop, packet = self._step(here, code)
         special = is_system(code, here.mode.bits)
+        if stop is _WAITING:
+            return here, TraceEnd(EndReason.HALTED, stop, self._value(packet, "rip"))
         after = self._after(here, packet, special) if packet else here
         columns.pcs.append(here.pc)
         columns.modes.append(here.mode)
@@ -216,9 +223,15 @@ class StepEngine:
             iterations += 1
             before = packet
             try:
-                stop, packet, data = self._target.step_packet(rip, ahead)
+                if self._may_wait:
+                    self._may_wait = False
+                    stop, packet, data = self._doubtful_step(packet)
+                else:
+                    stop, packet, data = self._target.step_packet(rip, ahead)
             except TargetLost:  # the guest ended its VMM, which closed the connection
                 return GONE, b""
+            if stop is _WAITING:
+                return stop, packet
             self._ahead = (ahead, data) if ahead and data else None
             if packet == before and stop.kind is StopKind.BREAKPOINT and not leads_to_itself(code) and idle < _IDLE:
                 idle += 1
@@ -227,6 +240,22 @@ class StepEngine:
                 return stop, packet
             if iterations > _ITERATIONS:
                 return self._run_rep(behind)
+
+    def _is_behind_hlt(self, here: _Here) -> bool:
+        """Whether the CPU may be halted for good, where there is no monitor to ask: a step would then never return."""
+        if self._target.capabilities.monitor or self._value(here.packet, "eflags") >> EFLAGS["IF"] & 1:
+            return False
+        try:
+            return self._target.read_linear(here.pc - 1, 1) == _HLT
+        except MemoryUnreadable:
+            return False
+
+    def _doubtful_step(self, before: bytes) -> tuple[Stop, bytes, bytes]:
+        """As `step_packet`, for a CPU that may be halted."""
+        stop = self._target.step()
+        if stop.text == WAITS:
+            return _WAITING, before, b""
+        return stop, b"" if stop.kind is StopKind.EXITED else self._target.packet(), b""
 
     def _run_rep(self, behind: int) -> tuple[Stop, bytes]:
         with breakpoints_at(self._target, [behind]):
