@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks import kernel_files, plugin, prompt, recorder, tracing, travel
+from benchmarks import kernel_files, plugin, prompt, recorder, stress, tracing, travel
 from benchmarks.bench import PVHDBG, Bench, Row
 from pvhdbg import guests
 from pvhdbg.decode import loaded_image, qemu_monitor
@@ -64,6 +64,7 @@ def rows(bench: Bench) -> Iterator[Row]:
     yield from recorder.rows(bench)
     yield from travel.rows(bench)
     yield from plugin.rows(bench)
+    yield from stress.rows(bench)
 
 
 def memory(bench: Bench) -> Row:

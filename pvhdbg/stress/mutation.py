@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from pvhdbg.decode.boot_state import BootState
+from pvhdbg.decode.notes import Note
 from pvhdbg.rules.catalogue import find
 from pvhdbg.spec.documents import Clause
 from pvhdbg.spec.revisions import SpecName
@@ -37,7 +38,7 @@ class Aspect(Enum):
 
 @dataclass
 class ChangedHandover:
-    """A hand-off that mutations change before it is written. `asked` says that the user named the mutation.
+    """A hand-off that mutations change before it is written. `asked` says that the user named the mutation; `notes` are the kernel's.
 
     `fill` is the 32-bit word for all RAM outside of kernel and hand-off; `forget_gdt` overwrites the GDT after its use.
     """
@@ -45,6 +46,7 @@ class ChangedHandover:
     boot: BootState
     info: Handover
     asked: bool = False
+    notes: tuple[Note, ...] = ()
     place: Place = Place.STAY
     registers: dict[str, int] = field(default_factory=dict)
     trampoline: Trampoline = field(default_factory=Trampoline)
@@ -52,9 +54,9 @@ class ChangedHandover:
     fill: int | None = None
 
     @classmethod
-    def of(cls, boot: BootState, asked: bool = False) -> ChangedHandover:
+    def of(cls, boot: BootState, asked: bool = False, notes: tuple[Note, ...] = ()) -> ChangedHandover:
         """A draft that changes nothing. Raises NotTried where the hand-off cannot be read whole."""
-        return cls(boot, handover(boot), asked)
+        return cls(boot, handover(boot), asked, notes)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from pvhdbg.spec.elf_notes import PAE_MODE
 from pvhdbg.spec.x86 import EFLAGS
 from pvhdbg.stress.handover import NotTried
 from pvhdbg.stress.mutation import Aspect, ChangedHandover, Mutation
@@ -69,6 +70,22 @@ def _interrupt(draft: ChangedHandover) -> None:
     draft.trampoline = replace(draft.trampoline, interrupt=True)
 
 
+def _no_pae(draft: ChangedHandover) -> None:
+    """Whether a 32-bit kernel needs PAE is in its note PAE_MODE; without one it claims nothing."""
+    if draft.asked:
+        return
+    kernel = draft.boot.snapshot.kernel
+    if kernel is None or kernel.elf_class != 32:
+        raise NotTried("64-bit code needs PAE; name the mutation to try it all the same")
+    if any(one.is_xen and one.type == PAE_MODE and one.desc.startswith(b"yes") for one in draft.notes):
+        raise NotTried("the kernel's note PAE_MODE says that it needs PAE")
+
+
+def _no_x2apic(draft: ChangedHandover) -> None:
+    if not draft.asked and not draft.boot.snapshot.vmm.kvm:
+        raise NotTried("QEMU's CPUs have none by default under TCG, and they do with --accel kvm")
+
+
 MUTATIONS = (
     Mutation("registers-garbage", "eax, ecx, edx, esi, edi and ebp hold garbage", Aspect.REGISTERS, "PVH-ESP", _registers,
              "QEMU: they hold what the firmware computed last"),
@@ -88,4 +105,7 @@ MUTATIONS = (
     Mutation("interrupt-pending", "the timer's interrupt is pending", Aspect.INTERRUPT, "PVH-EFL-IF", _interrupt),
     Mutation("cpu-no-nx", "the CPU has no NX", Aspect.CPU, "PVH-ESP", cpu="-nx"),
     Mutation("cpu-no-sse3", "the CPU has no SSE3", Aspect.CPU, "PVH-ESP", cpu="-sse3,-ssse3"),
+    Mutation("cpu-no-pae", "the CPU has no PAE", Aspect.CPU, "PVH-ESP", _no_pae, cpu="-pae"),
+    Mutation("cpu-no-x2apic", "the CPU has no x2APIC", Aspect.CPU, "PVH-ESP", _no_x2apic,
+             "QEMU's own emulation, before 9.0", cpu="-x2apic"),
 )  # fmt: skip

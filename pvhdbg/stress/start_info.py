@@ -86,6 +86,10 @@ def _module_line(draft: ChangedHandover) -> None:
     _changed_modules(draft, lambda one: replace(one, command_line=one.command_line or b"pvhdbg=1"), "each has one already")
 
 
+def _no_module_line(draft: ChangedHandover) -> None:
+    _changed_modules(draft, lambda one: replace(one, command_line=None, line_at=0), "no module has one already")
+
+
 def _module_reserved(draft: ChangedHandover) -> None:
     _changed_modules(draft, lambda one: replace(one, reserved=0xA5A5A5A5A5A5A5A5), "it is that already")
 
@@ -159,6 +163,11 @@ def _version_0(draft: ChangedHandover) -> None:
     draft.info = replace(draft.info, version=0)
 
 
+def _version_0_module(draft: ChangedHandover) -> None:
+    _version_0(draft)
+    _more(draft, (ModulePart(PAGE, data=b"x" * PAGE),))
+
+
 def _version_2(draft: ChangedHandover) -> None:
     if draft.info.version == 0:
         raise NotTried("this VMM hands over version 0")
@@ -191,6 +200,8 @@ MUTATIONS = (
     Mutation("module-byte", "there is one more module, of 1 byte", Aspect.MODULES, "SI-MOD-SIZE", _byte_module),
     Mutation("module-empty", "there is one more module, of 0 bytes", Aspect.MODULES, "SI-MOD-SIZE", _empty_module),
     Mutation("module-cmdline", "each module has a command line", Aspect.MODULES, "SI-MOD-CMDLINE", _module_line, "Xen"),
+    Mutation("module-cmdline-absent", "no module has a command line", Aspect.MODULES, "SI-MOD-CMDLINE", _no_module_line,
+             "QEMU with pvh.bin, Firecracker, libkrun; qboot leaves garbage there"),
     Mutation("module-reserved", "the reserved word of each module is not 0", Aspect.MODULES, "SI-MOD-RESERVED", _module_reserved),
     Mutation("map-unsorted", "the memory map is in reverse order", Aspect.MEMORY_MAP, "SI-MM-SORTED", _unsorted,
              "Xen (domU) and Firecracker hand over unsorted maps"),
@@ -200,6 +211,8 @@ MUTATIONS = (
     Mutation("map-future-types", "the memory map has entries of types that do not exist yet", Aspect.MEMORY_MAP, "SI-MM-TYPE", _future_types),
     Mutation("version-0", "start_info is of version 0, without a memory map", Aspect.VERSION, "SI-VERSION-0", _version_0,
              "Xen's dom0 builder", spec="v0"),
+    Mutation("version-0-module", "start_info is of version 0, and there is one more module", Aspect.VERSION, "SI-VERSION-0",
+             _version_0_module, "Xen's dom0 builder", spec="v0"),
     Mutation("version-2", "start_info is of version 2, with more fields behind", Aspect.VERSION, "SI-VERSION-KNOWN", _version_2),
     Mutation("rsdp-zero", "rsdp_paddr is 0", Aspect.RSDP, "SI-RSDP-ZERO", _no_rsdp, "Firecracker, libkrun; QEMU with acpi=off"),
     Mutation("flags-future", "flags has bits that do not exist yet", Aspect.INFO_FLAGS, "SI-FLAGS-KNOWN", _future_flags),

@@ -124,7 +124,7 @@ def _launch(said: LaunchOptions, mutations: Sequence[Mutation]) -> LaunchOptions
 def _mutated(opened: Opened, mutations: Sequence[Mutation], about: SubjectOptions, asked: bool) -> BootState:
     """Change the machine, and judge the new hand-off: it must conform, or the mutation is wrong."""
     assert opened.qemu is not None
-    draft = ChangedHandover.of(opened.boot, asked)
+    draft = ChangedHandover.of(opened.boot, asked, opened.file.elf.notes if opened.file is not None else ())
     for one in mutations:
         one.change(draft)
     with mapped(opened.qemu.pid) as memory:

@@ -30,6 +30,8 @@
         .set    MAP_LIMIT, 128
         .set    CPUID_NX, 1 << 20
         .set    CPUID_SSE3, 1
+        .set    CPUID_PAE, 1 << 6
+        .set    CPUID_X2APIC, 1 << 21
         .set    PIC, 0x20
 
         PVH_NOTE pvh_start
@@ -194,6 +196,18 @@ relied:
         testl   $CPUID_SSE3, %ecx
         DIES_IF z
 
+        RELIES  on_pae
+        movl    $1, %eax
+        cpuid
+        testl   $CPUID_PAE, %edx
+        DIES_IF z
+
+        RELIES  on_x2apic
+        movl    $1, %eax
+        cpuid
+        testl   $CPUID_X2APIC, %ecx
+        DIES_IF z
+
         RELIES  on_clear_ram
         cmpl    $0, SOMEWHERE
         DIES_IF ne
@@ -276,6 +290,11 @@ no_module_of:
         cmpl    $0, 16(%eax)
         DIES_IF ne
 
+        RELIES  on_module_line
+        movl    START_INFO_MODULE_LIST(%ebx), %eax
+        cmpl    $0, 16(%eax)
+        DIES_IF e
+
         RELIES  on_module_reserved
         movl    START_INFO_MODULE_LIST(%ebx), %eax
         cmpl    $0xa5a5a5a5, 24(%eax)
@@ -336,6 +355,12 @@ no_type_from:
 2:      jmp     survived
 
         RELIES  on_version              /* there is a memory map */
+        cmpl    $0, START_INFO_VERSION(%ebx)
+        DIES_IF e
+
+        RELIES  on_version_of_modules   /* who hands over modules hands over a memory map */
+        cmpl    $0, START_INFO_MODULES(%ebx)
+        je      survived
         cmpl    $0, START_INFO_VERSION(%ebx)
         DIES_IF e
 
@@ -421,6 +446,8 @@ reliances:
         CHOICE  interrupt-pending, on_timer
         CHOICE  cpu-no-nx, on_nx
         CHOICE  cpu-no-sse3, on_sse3
+        CHOICE  cpu-no-pae, on_pae
+        CHOICE  cpu-no-x2apic, on_x2apic
         CHOICE  ram-pattern, on_clear_ram
         CHOICE  place-high, on_not_high
         CHOICE  place-low, on_not_low
@@ -435,6 +462,7 @@ reliances:
         CHOICE  module-byte, on_module_bytes
         CHOICE  module-empty, on_module
         CHOICE  module-cmdline, on_no_module_line
+        CHOICE  module-cmdline-absent, on_module_line
         CHOICE  module-reserved, on_module_reserved
         CHOICE  map-unsorted, on_order
         CHOICE  map-split, on_merged
@@ -442,6 +470,7 @@ reliances:
         CHOICE  map-other-types, on_usual_types
         CHOICE  map-future-types, on_known_types
         CHOICE  version-0, on_version
+        CHOICE  version-0-module, on_version_of_modules
         CHOICE  version-2, on_this_version
         CHOICE  rsdp-zero, on_rsdp
         CHOICE  flags-future, on_flags_of_today
