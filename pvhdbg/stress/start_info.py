@@ -144,8 +144,13 @@ def _in_parts(entry: MemoryMapEntry, count: int) -> list[MemoryMapEntry]:
 
 
 def _more_entries(draft: ChangedHandover, types: Iterable[int]) -> None:
-    more = [MemoryMapEntry(_HOLES + number * (1 << 30), 1 << 20, kind, 0) for number, kind in enumerate(types)]
-    draft.info = replace(draft.info, memory_map=(*_map(draft), *more))
+    """Add an entry of each type, where it belongs by its address: a PC's map ends above our holes."""
+    entries = list(_map(draft))
+    for number, kind in enumerate(types):
+        one = MemoryMapEntry(_HOLES + number * (1 << 30), 1 << 20, kind, 0)
+        at = next((index for index, other in enumerate(entries) if other.addr > one.addr), len(entries))
+        entries.insert(at, one)
+    draft.info = replace(draft.info, memory_map=tuple(entries))
 
 
 def _other_types(draft: ChangedHandover) -> None:

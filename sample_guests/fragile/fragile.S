@@ -354,7 +354,9 @@ no_type_from:
         jmp     1b
 2:      jmp     survived
 
-        RELIES  on_version              /* there is a memory map */
+        RELIES  on_version              /* there is a memory map, or at least a module */
+        cmpl    $0, START_INFO_MODULES(%ebx)
+        jne     survived
         cmpl    $0, START_INFO_VERSION(%ebx)
         DIES_IF e
 

@@ -27,6 +27,8 @@ APPEND = {"cmdline-absent": None, "cmdline-empty": "words"}
 WITH_MODULE = {*APPEND, "module-cmdline", "module-cmdline-absent", "module-reserved"}
 BEFORE = {"module-cmdline-absent": ("module-cmdline",)}  # no QEMU gives a module a command line
 CPU = {"cpu-no-x2apic": "qemu64,+x2apic"}  # which no QEMU has by default under TCG, and none before 9.0 has at all
+# A tick of the timer may come between the firmware's cli and the guest's look, where the machine is loaded.
+BY_CHANCE = {"interrupt-pending": 4}
 
 
 def about(relies: str, folder: Path, machine: str = "pc", module: bool = False) -> SubjectOptions:
@@ -44,6 +46,15 @@ def tried(mutations: list[Mutation], relies: str, folder: Path) -> Trial:
     return boot_with(mutations, StressWish(about(relies, folder), "survived", 20, frozenset(one.id for one in mutations)))
 
 
+def survivor(other: Mutation, relies: str, folder: Path) -> Fate:
+    """What comes of a mutation that must not kill; of the last boot, where chance may."""
+    for _ in range(BY_CHANCE.get(relies, 1)):
+        fate = tried([other], relies, folder).fate
+        if fate is not Fate.DIES:
+            break
+    return fate
+
+
 @pytest.mark.boot
 @pytest.mark.parametrize("id", IDS)
 def test_the_guest_that_relies_on_it_dies_of_it_alone(id: str, tmp_path: Path) -> None:
@@ -51,7 +62,7 @@ def test_the_guest_that_relies_on_it_dies_of_it_alone(id: str, tmp_path: Path) -
     if id == "cpu-no-x2apic" and not has_x2apic(tmp_path):
         return
     other = MUTATIONS[(IDS.index(id) + STRIDE) % len(IDS)]
-    fate = tried([other], id, tmp_path).fate
+    fate = survivor(other, id, tmp_path)
     assert fate is Fate.SURVIVES or (fate is Fate.NOT_TRIED and tried([], id, tmp_path).fate is Fate.SURVIVES)
     trial = tried([find(id)], id, tmp_path)
     assert (trial.fate, trial.ids) == (Fate.DIES, (*BEFORE.get(id, ()), id)), trial.cause
