@@ -79,7 +79,109 @@ class FollowArguments(SubjectArguments, total=False):
     seconds: float
 
 
-_WORDS = ("extra", "select", "ignore")
+class ElfArguments(JudgeArguments, total=False):
+    """The options of `pvhdbg elf`. `loaders` are names of loaders, `memory` is the guest's, as in LaunchArguments."""
+
+    loaders: Sequence[str]
+    memory: str | int | None
+    spec: SpecName
+
+
+class ProbeArguments(JudgeArguments, total=False):
+    """The options of `pvhdbg probe` for a log. `vmm` names the VMM that it was made on, `kernel` the probe's ELF that was booted."""
+
+    spec: SpecName
+    vmm: str | None
+    kernel: Path | None
+
+
+class ProbeRunArguments(JudgeArguments, total=False):
+    """The options of `pvhdbg probe --run`; `seconds` is the time limit of the boot, `save` a file that its log is also written to."""
+
+    spec: SpecName
+    binary: Path | None
+    memory: str | int | None
+    initrds: Sequence[Path]
+    append: str | None
+    seconds: float | None
+    save: Path | None
+    kernel: Path | None
+
+
+class BootArguments(LaunchArguments, total=False):
+    """The options of `pvhdbg boot`; `timeout` is the time limit for reaching the entry, `seconds` that of the boot."""
+
+    until: str | None
+    seconds: float | None
+    max_instructions: int | None
+    flow: bool
+    exact: bool
+    timeout: float
+
+
+class BootDiffArguments(LaunchArguments, total=False):
+    """The options of `pvhdbg boot diff`. Those that begin with `b_` are B's own; `kernel` is that of two recordings."""
+
+    until: str | None
+    seconds: float | None
+    which_option: bool
+    kernel: Path | None
+    timeout: float
+    b_append: str | None
+    b_initrd: Path | None
+    b_machine: str | None
+    b_memory: str | int | None
+    b_cpus: int | None
+    b_cpu: str | None
+    b_accel: Accelerator
+    b_qemu: str | None
+
+
+class GotoArguments(LaunchArguments, total=False):
+    """The options of `pvhdbg goto`. `last_write` is a physical address, with ":SIZE" behind it if it is not one byte."""
+
+    last_write: str | None
+    seconds: float | None
+    timeout: float
+
+
+class StressArguments(LaunchArguments, total=False):
+    """The options of `pvhdbg stress`. `only` and `skip` are ids of mutations, `seconds` is the time limit of each boot."""
+
+    until: str | None
+    seconds: float | None
+    only: Sequence[str]
+    skip: Sequence[str]
+    rounds: int
+    seed: int
+    jobs: int | None
+    expect: Path | None
+
+
+class TraceFileArguments(SubjectArguments, total=False):
+    """The options of `pvhdbg trace -o`."""
+
+    until: str | None
+    start: str | None
+    filter: str | None
+    what: Literal["milestones", "pc", "state", "calls"]
+    milestone: Sequence[str]
+    engine: Literal["auto", "log", "step", "breakpoints", "first"]
+    on_reset: Literal["stop", "go"]
+    vcpu: int | None
+    seconds: float | None
+
+
+class TimelineArguments(SubjectArguments, total=False):
+    """The options of `pvhdbg timeline`, for a subject that is traced now."""
+
+    until: str | None
+    milestone: Sequence[str]
+    seconds: float | None
+
+
+_WORDS = frozenset({"extra", "select", "ignore", "loaders", "initrds", "only", "skip", "milestone"})
+_AS_TEXT = frozenset({"memory", "b_memory"})  # numbers that the command line has as words: MiB
 
 
 def refuse_unknown(function: str, given: Iterable[str], known: Iterable[str]) -> None:
@@ -106,7 +208,7 @@ def _value(name: str, value: Any) -> Any:
             raise TypeError(f"{name} is a list of words, not one: {name}=[{value!r}]")
         return value
     if isinstance(value, int):
-        return value if name in ("cpus", "timeout", "seconds") else hex(value) if name == "entry" else str(value)
+        return hex(value) if name == "entry" else str(value) if name in _AS_TEXT else value
     return os.fspath(value) if isinstance(value, os.PathLike) else tuple(str(one) for one in value)
 
 

@@ -27,7 +27,9 @@ from pvhdbg.decode.snapshot_file import encode
 from pvhdbg.decode.text import SafeText, safe
 from pvhdbg.errors import BadInput, EntryNotReached, GuestDied, TargetLost, TargetTimeout
 from pvhdbg.machine.capture import decoded, where
+from pvhdbg.machine.loaded_kernel import Confirm
 from pvhdbg.machine.options import SubjectOptions
+from pvhdbg.machine.session import Session, Settings
 from pvhdbg.machine.subject import Opened, attach_stub, boot_kernel, open_subject
 from pvhdbg.machine.subject_kind import subject_kind
 from pvhdbg.model import Registers, Snapshot
@@ -154,6 +156,7 @@ class Guest(Handoff):
         self.warnings = tuple(opened.warnings)
         self.serial = Serial(self)
         self._image = opened.image
+        self._found = (opened.file, opened.found)
         self._qemu = opened.qemu
         self._death: Explanation | None = None
 
@@ -179,6 +182,20 @@ class Guest(Handoff):
         from pvhdbg.machine.waiter import Waiter  # imported for a wait only: it doubles the import time
 
         return Waiter(self.target, self.entry, self._image, self._qemu)
+
+    @cached_property
+    def _session(self) -> Session:
+        made = Session(
+            self.target, self._image, Settings(self.entry.revision.name), warnings=list(self.warnings), confirm=Confirm()
+        )
+        made.confirm.file, made.confirm.path = self._found
+        made.adopt(self.entry)
+        return made
+
+    def session(self) -> Session:
+        """The machine as the commands see it: names, page tables, its hand-off. Everything is read anew after each call."""
+        self._session.resumed()
+        return self._session
 
     @property
     def registers(self) -> Registers:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pvhdbg
+from pvhdbg.api import OTHER_NAMES
 from pvhdbg.commands.declare import Argument, Command
 from pvhdbg.commands.overview import CLOSING, by_topic, page_of
 from pvhdbg.commands.schema import FOLDER, names
@@ -118,7 +119,15 @@ def _type(schema: Any) -> str:
 
 
 def _python() -> Iterator[str]:
-    yield from ("# Python", "", "`import pvhdbg` has these names. They are imported when they are first used.", "")
+    yield from (
+        "# All names of Python",
+        "",
+        "`import pvhdbg` has these names; [from Python](../python.md) has examples. In short:",
+        "",
+    )
+    yield from ("| command | function |", "|---|---|")
+    yield from (f"| `pvhdbg {command}` | [`{name}`](#{name.lower()}) |" for command, name in functions())
+    yield ""
     for name in sorted(pvhdbg.__all__, key=str.lower):
         one = getattr(pvhdbg, name)
         yield from (f"## `{name}`", "")
@@ -131,10 +140,30 @@ def _python() -> Iterator[str]:
                 *_text(one),
                 "",
             )
+            if (command := command_of(name)) is not None:
+                yield from (f"The command [`pvhdbg {command}`](commands.md#{command.replace(' ', '-')}).", "")
             yield from _methods(one) if inspect.isclass(one) else ()
         else:
             shown = repr(one)
             yield from (f"A constant: `{shown}`" if len(shown) < 60 else f"A {type(one).__name__} of {len(one)}.", "")
+
+
+def command_of(name: str) -> str | None:
+    """The command that a name of `pvhdbg` is the function of, if any."""
+    commands = {command.name: command.name for command in COMMANDS}
+    return (
+        commands.get(OTHER_NAMES.get(name, ""))
+        or commands.get(name)
+        or commands.get(name.replace("_", " "))
+        or commands.get(name.replace("_", "-"))
+    )
+
+
+def functions() -> list[tuple[str, str]]:
+    """Each command with its function, in the commands' order; a command may have several."""
+    found = [(command, name) for name in pvhdbg.__all__ if (command := command_of(name)) is not None]
+    order = [command.name for command in COMMANDS]
+    return sorted(found, key=lambda pair: order.index(pair[0]))
 
 
 def _methods(kind: type) -> Iterator[str]:

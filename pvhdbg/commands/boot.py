@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import NamedTuple
 
-from pvhdbg.commands.declare import Answer, Context, takes
+from pvhdbg.commands.declare import Answer, Context, shows, takes
 from pvhdbg.commands.output import open_output
 from pvhdbg.driver.options import time_limit
 from pvhdbg.driver.recorded_machine import recorded_machine
@@ -18,7 +18,6 @@ from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.machine.subject_kind import refuse_all_but_kernels
 from pvhdbg.report import boot_text
 from pvhdbg.report.answers.boots import BootAnswer, RecordedHow
-from pvhdbg.report.answers.document import json_of
 from pvhdbg.tracing.boot_file import BootInfo, encode
 from pvhdbg.tracing.engines.engine import TraceEnd
 from pvhdbg.tracing.event import EndReason
@@ -80,7 +79,7 @@ def boot(options: BootOptions, context: Context) -> Answer:
         text, recording = boot_text.summary(info, machine.recording, machine.begun), machine.recording
         head = recording.header
         document = BootAnswer(recorded_how(info), machine.begun, recording.exact, head.block_count, head.lost)
-    return Answer(lambda _style: text, lambda: json_of(document))
+    return shows(lambda _style: text, document)
 
 
 def recorded_how(info: BootInfo) -> RecordedHow:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from pvhdbg.commands.boot import recorded_how
-from pvhdbg.commands.declare import Answer, Context, takes
+from pvhdbg.commands.declare import Answer, Context, shows, takes
 from pvhdbg.driver.compared_boots import Booting, Culprit, Side, culprit
 from pvhdbg.driver.options import time_limit
 from pvhdbg.driver.recorded_machine import names_of
@@ -15,7 +15,6 @@ from pvhdbg.machine.options import Accelerator, EntryOptions, LaunchOptions, Sub
 from pvhdbg.machine.subject_kind import refuse_all_but_kernels
 from pvhdbg.report import boot_text
 from pvhdbg.report.answers.boots import BootDiffAnswer
-from pvhdbg.report.answers.document import json_of
 from pvhdbg.tracing.recorder.file import is_boot, read_boot
 from pvhdbg.tracing.story import functions, parting
 
@@ -83,12 +82,12 @@ def diff(options: BootDiffOptions, context: Context) -> Answer:
         recorded_how(first.info), recorded_how(second.info), found.identical, found.index, found.common, found.a, found.b,
         found.only_a, found.only_b, shifted_a, shifted_b, found.moved, cause,
     )  # fmt: skip
-    return Answer(
+    return shows(
         lambda style: (
             boot_text.difference(first.info, second.info, found, style)
             + (f"what makes them part there: {cause}\n" if cause is not None else "")
         ),
-        lambda: json_of(document),
+        document,
         0 if found.identical else _DIFFERENT,
     )
 

@@ -44,7 +44,7 @@ def diff(options: DiffOptions, context: Context) -> Answer:
 
         return diff_html.render(comparison)
 
-    return Answer(as_text, as_json, comparison.exit_code, {"html": as_html})
+    return Answer(as_text, as_json, comparison.exit_code, {"html": as_html}, comparison)
 
 
 def compared(options: DiffOptions, context: Context) -> Comparison:

@@ -20,19 +20,31 @@ O = TypeVar("O")  # a named tuple of options
 class Answer:
     """What a command returns: how to show it as text, its JSON where it has one, and the exit code.
 
-    `others` are further formats by name; a command declares all of its names in `formats`.
+    `others` are further formats by name; a command declares all of its names in `formats`. `value` is what Python's functions return.
     """
 
     text: Callable[[Style], str]
     json: Callable[[], str] | None = None
     exit_code: int = 0
     others: Mapping[str, Callable[[], str]] = field(default_factory=dict)
+    value: object = None
 
     def render(self, format: str, style: Style) -> str:
         """The answer in the format of that name; text, when it has no other."""
         if format == "json" and self.json is not None:
             return self.json()
         return self.others[format]() if format in self.others else self.text(style)
+
+
+def shows(text: Callable[[Style], str], document: NamedTuple, exit_code: int = 0) -> Answer:
+    """An answer whose JSON and whose value in Python are the same named tuple, one of `report.answers`."""
+
+    def as_json() -> str:
+        from pvhdbg.report.answers.document import json_of
+
+        return json_of(document)
+
+    return Answer(text, as_json, exit_code, value=document)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pvhdbg.commands.declare import Answer, Context, takes
+from pvhdbg.commands.declare import Answer, Context, shows, takes
 from pvhdbg.commands.machine import session_of
 from pvhdbg.commands.subject_options import AboutSubject
 from pvhdbg.decode.linux_log import Message, from_buffer, from_ring, search
@@ -12,7 +12,6 @@ from pvhdbg.decode.text import safe
 from pvhdbg.errors import BadInput, MemoryUnreadable, TargetError
 from pvhdbg.machine.session import Session
 from pvhdbg.model import BackingKind, Unavailable
-from pvhdbg.report.answers.document import json_of
 from pvhdbg.report.answers.memory import LogAnswer, LogMessage
 from pvhdbg.targets.recorded import RecordedTarget
 
@@ -34,7 +33,7 @@ def dmesg(options: AboutSubject, context: Context) -> Answer:
             )
         text = "".join(f"{safe(one.line())}\n" for one in found)
         rows = tuple(LogMessage(one.seconds, one.level, safe(one.text)) for one in found)
-        return Answer(lambda _: text, lambda: json_of(LogAnswer(rows)))
+        return shows(lambda _: text, LogAnswer(rows))
 
 
 def _by_symbols(session: Session) -> list[Message]:

@@ -12,10 +12,9 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import NamedTuple
 
-from pvhdbg.commands.declare import Answer, Context, NoOptions, takes
+from pvhdbg.commands.declare import Answer, Context, NoOptions, shows, takes
 from pvhdbg.decode.text import safe, shorten
 from pvhdbg.errors import PvhdbgError
-from pvhdbg.report.answers.document import json_of
 from pvhdbg.report.answers.tool import DoctorAnswer, ToolState
 from pvhdbg.report.style import Style
 from pvhdbg.tracing.recorder.library import prebuilt
@@ -158,7 +157,7 @@ def doctor(options: NoOptions, context: Context) -> Answer:
         ready = ready and (state or not part.essential)
         found.append(ToolState(part.name, state, shorten(safe(detail), _LINE) or None, part.needed_by, part.package))
     document = DoctorAnswer(VERSION, platform.python_version(), tuple(found), ready)
-    return Answer(lambda style: _text(document, style), lambda: json_of(document), 0 if ready else 1)
+    return shows(lambda style: _text(document, style), document, 0 if ready else 1)
 
 
 def _text(document: DoctorAnswer, style: Style) -> str:

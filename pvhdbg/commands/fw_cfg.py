@@ -68,7 +68,7 @@ def fwcfg(options: AboutSubject, context: Context) -> Answer:
             {"name": row.name, "value": _json(row.real), "expected": _json(row.expected), "agrees": row.agrees} for row in rows
         ],
     }
-    return Answer(lambda style: _text(rows, loader, style), lambda: written(document), 1 if wrong else 0)
+    return Answer(lambda style: _text(rows, loader, style), lambda: written(document), 1 if wrong else 0, value=tuple(rows))
 
 
 @contextmanager

@@ -78,7 +78,7 @@ def goto(options: GotoOptions, context: Context) -> Answer:
             wanted = AtNumber(writer.number + 1)
         machine = stack.enter_context(arrived(options.about, wanted, context.progress, options.seconds, image=image))
         place = _place(machine, writer)
-    return Answer(lambda _style: _text(place), lambda: written(_document(place)))
+    return Answer(lambda _style: _text(place), lambda: written(_document(place)), value=place)
 
 
 def _range(text: str) -> tuple[int, int]:

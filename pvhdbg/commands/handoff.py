@@ -151,7 +151,7 @@ def answer(report: Report, about: SubjectOptions) -> Answer:
 
         return json_report.render(report)
 
-    return Answer(as_text, as_json, report.exit_code, of_boot(report, about.way.kernel or about.subject))
+    return Answer(as_text, as_json, report.exit_code, of_boot(report, about.way.kernel or about.subject), report)
 
 
 # --- shown --------------------------------------------------------------------------------------------------------
@@ -175,7 +175,7 @@ def regs(options: RegsOptions, context: Context) -> Answer:
 
         return text.render_registers(boot, style, before, options.bits)
 
-    return Answer(as_text, lambda: _parts(boot, "regs", _REGS))
+    return Answer(as_text, lambda: _parts(boot, "regs", _REGS), value=boot.registers)
 
 
 def _named(session: Session, names: tuple[str, ...]) -> list[str]:
@@ -204,7 +204,7 @@ def info(options: AboutSubject, context: Context) -> Answer:
 
         return text.render_info(boot, style)
 
-    return Answer(as_text, lambda: _parts(boot, "info", _INFO))
+    return Answer(as_text, lambda: _parts(boot, "info", _INFO), value=boot)
 
 
 def _parts(boot: BootState, kind: str, parts: tuple[str, ...]) -> str:

@@ -165,7 +165,7 @@ def _answer(report: FileReport) -> Answer:
 
         return kernel_json.render(report)
 
-    return Answer(as_text, as_json, report.exit_code, of_file(report))
+    return Answer(as_text, as_json, report.exit_code, of_file(report), report)
 
 
 # --- symbols and types --------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
 
-from pvhdbg.commands.declare import Answer, Context, takes
+from pvhdbg.commands.declare import Answer, Context, shows, takes
 from pvhdbg.commands.subject_options import AboutSubject
 from pvhdbg.decode import acpi
 from pvhdbg.decode.boot_state import BootState, StartInfo, Unread
@@ -24,9 +24,9 @@ from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.machine.session import Session, Settings
 from pvhdbg.machine.subject import open_subject
 from pvhdbg.model import DescriptorTable, Registers, Segments, Unavailable
+from pvhdbg.record import replace
 from pvhdbg.report import json_report, machine_text, memory_picture, text
 from pvhdbg.report.answers.cpu import GdtAnswer, IdtAnswer, ModeAnswer, SegmentsAnswer, TssAnswer
-from pvhdbg.report.answers.document import json_of
 from pvhdbg.report.answers.handoff import AcpiTablesAnswer, CommandLineAnswer, MemoryMapAnswer, ModulesAnswer, ShownAcpiTable
 from pvhdbg.report.answers.memory import (
     DisassemblyAnswer,
@@ -89,7 +89,7 @@ def session_of(about: SubjectOptions, context: Context) -> Iterator[Session]:
 
 def _lines(lines: list[str], document: NamedTuple) -> Answer:
     text = "".join(f"{line}\n" for line in lines)
-    return Answer(lambda _: text, lambda: json_of(document))
+    return shows(lambda _: text, document)
 
 
 def _seen(value: Callable[[], T]) -> T:
@@ -112,7 +112,7 @@ def segments(options: AboutSubject, context: Context) -> Answer:
     """`segments`: the hidden segment state alone."""
     with session_of(options.about, context) as session:
         boot = session.boot()
-        return _lines(text.segments(boot), SegmentsAnswer(json_report.segments(boot)))
+        return replace(_lines(text.segments(boot), SegmentsAnswer(json_report.segments(boot))), value=boot.segments)
 
 
 @takes(AboutSubject)
@@ -214,7 +214,7 @@ def modules(options: AboutSubject, context: Context) -> Answer:
         start = _start_info(session.hand_off(options.about.way.here))
         shown = json_report.start_info(start)
         document = ModulesAnswer(start.raw.nr_modules, start.raw.modlist_paddr, shown["modules"], shown["modules_missing"])
-        return _lines(machine_text.modules(start), document)
+        return replace(_lines(machine_text.modules(start), document), value=start.modules)
 
 
 @takes(AboutSubject)
@@ -230,12 +230,10 @@ def memmap(options: AboutSubject, context: Context) -> Answer:
         document = MemoryMapAnswer(shown["memory_map"], shown["memory_map_missing"])
         if found is None:
             why = "a version 0 structure has none" if start.v1 is None else "it has no entries"
-            return _lines([f"no memory map: {why}"], document)
+            return replace(_lines([f"no memory map: {why}"], document), value=())
         parts = memory_picture.parts(boot, start)
-        return Answer(
-            lambda style: "".join(f"{line}\n" for line in memory_picture.render(found, parts, style)),
-            lambda: json_of(document),
-        )
+        drawn = shows(lambda style: "".join(f"{line}\n" for line in memory_picture.render(found, parts, style)), document)
+        return replace(drawn, value=found)
 
 
 @takes(AboutSubject)
@@ -245,7 +243,7 @@ def cmdline(options: AboutSubject, context: Context) -> Answer:
         start = _start_info(session.hand_off(options.about.way.here))
         shown = json_report.start_info(start)
         document = CommandLineAnswer(shown["command_line"], shown["command_line_missing"])
-        return _lines([machine_text.text(start.command_line)], document)
+        return replace(_lines([machine_text.text(start.command_line)], document), value=start.command_line)
 
 
 @takes(AboutSubject)

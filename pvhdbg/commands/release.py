@@ -24,4 +24,4 @@ def release(options: ReleaseOptions, context: Context) -> Answer:
     leave = Leave(options.leave or "running")
     found = released(parse_address(options.subject), leave, options.timeout)
     found.append("the machine runs on" if leave is Leave.RUNNING else "the machine was left stopped")
-    return Answer(lambda _: "".join(f"{line}\n" for line in found))
+    return Answer(lambda _: "".join(f"{line}\n" for line in found), value=tuple(found))

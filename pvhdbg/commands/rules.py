@@ -21,7 +21,9 @@ class ExplainOptions(NamedTuple):
 def explain(options: ExplainOptions, context: Context) -> Answer:
     """`explain`: one rule. Raises BadInput for an id that names no rule."""
     rule = find(options.id)
-    return Answer(lambda style: text.render_rule(rule, style), lambda: written({"schema": "pvhdbg/rule/1", **_document(rule)}))
+    return Answer(
+        lambda style: text.render_rule(rule, style), lambda: written({"schema": "pvhdbg/rule/1", **_document(rule)}), value=rule
+    )
 
 
 @takes(NoOptions)

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from pvhdbg.commands.boot import recorded_how
-from pvhdbg.commands.declare import Answer, Context, takes
+from pvhdbg.commands.declare import Answer, Context, shows, takes
 from pvhdbg.commands.output import open_output
 from pvhdbg.decode.pattern import BadPattern, compiled
 from pvhdbg.decode.text import printable
@@ -28,7 +28,6 @@ from pvhdbg.report.answers.boots import (
     FileCoverage,
     FunctionCost,
 )
-from pvhdbg.report.answers.document import json_of
 from pvhdbg.report.boot_timeline import page
 from pvhdbg.report.flame_graph import flame_graph
 from pvhdbg.report.style import Style
@@ -159,7 +158,7 @@ def show(options: BootShowOptions, context: Context) -> Answer:
         shown = boot_text.tree(info, exact, parts, nodes, most, style) if options.tree else None
         return boot_text.story(info, exact, parts, rows, most, style) if shown is None else shown
 
-    return Answer(text, lambda: json_of(document))
+    return shows(text, document)
 
 
 @takes(BootBlocksOptions)
@@ -189,7 +188,7 @@ def blocks(options: BootBlocksOptions, context: Context) -> Answer:
         )
         info, exact, full = boot.info, boot.recording.exact, flow.full
     document = BootBlocksAnswer(recorded_how(info), exact, rows, full)
-    return Answer(lambda style: boot_text.blocks(info, rows, full, style), lambda: json_of(document))
+    return shows(lambda style: boot_text.blocks(info, rows, full, style), document)
 
 
 @takes(BootProfileOptions)
@@ -211,7 +210,7 @@ def show_profile(options: BootProfileOptions, context: Context) -> Answer:
     info, exact, most = boot.info, boot.recording.exact, options.most
     shown = tuple(FunctionCost(*one) for one in rows[:most])
     document = BootProfileAnswer(recorded_how(info), exact, tuple(parts), shown, max(len(rows) - most, 0))
-    return Answer(lambda style: boot_text.profile(info, exact, parts, rows, most, style), lambda: json_of(document))
+    return shows(lambda style: boot_text.profile(info, exact, parts, rows, most, style), document)
 
 
 @takes(BootExportOptions)
@@ -239,7 +238,7 @@ def coverage(options: BootExportOptions, context: Context) -> Answer:
         reached = len(known & names) if known else len(names)
     covered = [FileCoverage(name, len(lines), sum(1 for runs in lines.values() if runs)) for name, lines in sorted(files.items())]
     document = BootCoverageAnswer(recorded_how(boot.info), reached, len(known) or None, tuple(covered))
-    return Answer(lambda style: boot_text.coverage(boot.info, files, reached, len(known), style), lambda: json_of(document))
+    return shows(lambda style: boot_text.coverage(boot.info, files, reached, len(known), style), document)
 
 
 @takes(BootExportOptions)

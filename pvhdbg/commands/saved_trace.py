@@ -8,7 +8,7 @@ from contextlib import closing
 from itertools import islice
 from typing import Any, Literal, NamedTuple
 
-from pvhdbg.commands.declare import Answer, Context, takes
+from pvhdbg.commands.declare import Answer, Context, shows, takes
 from pvhdbg.commands.output import open_output
 from pvhdbg.commands.trace import milestones
 from pvhdbg.decode.text import printable
@@ -18,7 +18,6 @@ from pvhdbg.driver.saved_traces import is_saved, saved
 from pvhdbg.errors import BadInput
 from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.report import timeline_text, trace_text
-from pvhdbg.report.answers.document import json_of
 from pvhdbg.report.answers.traces import ModeSpan, RegisterChange, TimelineAnswer, TraceDiffAnswer, TraceQueryAnswer
 from pvhdbg.tracing import queries
 from pvhdbg.tracing.block_coverage import ReachedFunction
@@ -79,10 +78,7 @@ def query(options: QueryOptions, context: Context) -> Answer:
             todo = "trace with --what pc or state" if first is None else f"its first one is {first.seq}"
             raise BadInput(f"the trace has no instruction {what}", todo)
         document = TraceQueryAnswer(what, (), _rows(names, found), False)
-        return Answer(
-            lambda style: trace_text.events(found, trace_text.escaped(names.get), instruction_text, style),
-            lambda: json_of(document),
-        )
+        return shows(lambda style: trace_text.events(found, trace_text.escaped(names.get), instruction_text, style), document)
     writes = list(islice(queries.writes(records, what), _WRITES))
     if not writes:
         raise BadInput(
@@ -97,10 +93,8 @@ def query(options: QueryOptions, context: Context) -> Answer:
 
     more = f"… and maybe more: the first {_WRITES} are shown\n" if len(writes) == _WRITES else ""
     changes = tuple(RegisterChange(one.old, one.new, _instruction(one.event), _rows(names, [one.event])[0]) for one in writes)
-    return Answer(
-        lambda _: "\n".join(shown(write) for write in writes) + "\n" + more,
-        lambda: json_of(TraceQueryAnswer(what, changes, (), bool(more))),
-    )
+    document = TraceQueryAnswer(what, changes, (), bool(more))
+    return shows(lambda _: "\n".join(shown(write) for write in writes) + "\n" + more, document)
 
 
 def _instruction(event: Event) -> str:
@@ -125,7 +119,7 @@ def diff(options: TraceDiffOptions, context: Context) -> Answer:
         if not any(True for _ in queries.events(saved(options.subject))):
             raise BadInput("the traces have no instructions to compare", "trace with --what pc or state")
         same = TraceDiffAnswer(True, None, None, (), None, None, (), ())
-        return Answer(lambda _: "the same instructions in both\n", lambda: json_of(same))
+        return shows(lambda _: "the same instructions in both\n", same)
     at = next(event.seq for event in (parted.one, parted.other) if event is not None)
     name = trace_text.escaped(names.get)
     text = [f"they differ at {at}: {parted.why}", trace_text.events(parted.shared, name, instruction_text).rstrip()]
@@ -135,7 +129,7 @@ def diff(options: TraceDiffOptions, context: Context) -> Answer:
     shared = _rows(names, parted.shared)
     a, b = (None if event is None else _rows(names, [event])[0] for event in (parted.one, parted.other))
     document = TraceDiffAnswer(False, at, parted.why, shared, a, b, (), ())
-    return Answer(lambda _: "\n".join(part for part in text if part) + "\n", lambda: json_of(document), 1)
+    return shows(lambda _: "\n".join(part for part in text if part) + "\n", document, 1)
 
 
 def _head(path: str) -> Head:
@@ -153,7 +147,7 @@ def _functions(options: TraceDiffOptions, kinds: set[str]) -> Answer:
     at = queries.parting(one, other)
     if at is None:
         same = TraceDiffAnswer(True, None, None, (), None, None, (), ())
-        return Answer(lambda _: f"the same {len(one):,} functions in both, in the same order\n", lambda: json_of(same))
+        return shows(lambda _: f"the same {len(one):,} functions in both, in the same order\n", same)
     text = [f"they differ at function {at}", *(f"            {printable(name)}" for name in one[max(at - 3, 0) : at])]
     for path, mine, theirs in ((paths[0], one, other), (paths[1], other, one)):
         only = _only(mine, theirs)
@@ -164,7 +158,7 @@ def _functions(options: TraceDiffOptions, kinds: set[str]) -> Answer:
     a, b = (row(records[at]) if at < len(records) else None for records in reached)
     only_a, only_b = _only(one, other), _only(other, one)
     document = TraceDiffAnswer(False, at, "another function", shared, a, b, only_a, only_b)
-    return Answer(lambda _: "\n".join(text) + "\n", lambda: json_of(document), 1)
+    return shows(lambda _: "\n".join(text) + "\n", document, 1)
 
 
 @takes(TimelineOptions)
@@ -200,9 +194,7 @@ def _timeline(found: list[Milestone], count: int, names: Callable[[int], str | N
     total = max(count, *(one.seq + 1 for one in found)) if found else count
     spans = tuple(ModeSpan(*one) for one in timeline_text.spans(found, total))
     document = TimelineAnswer(spans, tuple(map(Encoder(names).row, found)), total, why)
-    return Answer(
-        lambda style: timeline_text.render(found, count, trace_text.escaped(names), why, style), lambda: json_of(document)
-    )
+    return shows(lambda style: timeline_text.render(found, count, trace_text.escaped(names), why, style), document)
 
 
 class _LastNames(dict[int, str]):

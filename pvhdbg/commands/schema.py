@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from pvhdbg.commands.declare import Answer, Context, takes
+from pvhdbg.commands.declare import Answer, Context, shows, takes
 from pvhdbg.errors import BadInput
-from pvhdbg.report.answers.document import json_of
 from pvhdbg.report.answers.tool import SchemasAnswer
 
 FOLDER = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "report", "schemas")
@@ -30,7 +29,7 @@ def schema(options: SchemaOptions, context: Context) -> Answer:
     """`schema`: one schema, or their names. Raises BadInput for a name that there is not."""
     if options.name is None:
         ids = tuple(f"pvhdbg/{name}/1" for name in names())
-        return Answer(lambda _: "".join(f"{one}\n" for one in ids), lambda: json_of(SchemasAnswer(ids)))
+        return shows(lambda _: "".join(f"{one}\n" for one in ids), SchemasAnswer(ids))
     name = options.name.removeprefix("pvhdbg/").removesuffix("/1")
     if name not in names():
         raise BadInput(f"{options.name} is not a schema", "list them with: pvhdbg schema")

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
-from pvhdbg.commands.declare import Answer, Context, NoOptions, takes
+from pvhdbg.commands.declare import Answer, Context, NoOptions, shows, takes
 from pvhdbg.errors import BadInput
 
 # The options that a setting can give, each with the type of its value in a file.
@@ -141,7 +141,6 @@ def _starts_qemu(values: Mapping[str, Any]) -> bool:
 @takes(NoOptions)
 def config(options: NoOptions, context: Context) -> Answer:
     """`config`: each setting, its value, and where that is from."""
-    from pvhdbg.report.answers.document import json_of
     from pvhdbg.report.answers.tool import ConfigAnswer, SettingState
 
     found = settings()
@@ -153,4 +152,4 @@ def config(options: NoOptions, context: Context) -> Answer:
         f"{one.name:<8} {one.value if one.value is not None else '(default)':<20} {one.source or ''}".rstrip() for one in states
     ]
     text = "".join(f"{line}\n" for line in lines)
-    return Answer(lambda _: text, lambda: json_of(ConfigAnswer(states)))
+    return shows(lambda _: text, ConfigAnswer(states))

@@ -10,7 +10,7 @@ from textwrap import wrap as wrapped
 from typing import NamedTuple
 
 from pvhdbg.commands import expecting, judging
-from pvhdbg.commands.declare import Answer, Context, takes
+from pvhdbg.commands.declare import Answer, Context, shows, takes
 from pvhdbg.commands.formats import JUDGED, of_boot
 from pvhdbg.decode.text import printable
 from pvhdbg.driver.options import time_limit
@@ -19,7 +19,6 @@ from pvhdbg.kernel.image import open_kernel
 from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.machine.subject import observe, open_subject
 from pvhdbg.machine.subject_kind import refuse_all_but_kernels
-from pvhdbg.report.answers.document import json_of
 from pvhdbg.report.answers.stress import MutationAnswer, MutationsAnswer, StressAnswer, TrialAnswer
 from pvhdbg.report.document import Report
 from pvhdbg.report.findings import VIOLATED
@@ -62,7 +61,7 @@ def stress(options: StressOptions, context: Context) -> Answer:
         skipped = set(choose(options.skip))
         chosen = tuple(one for one in chosen if one not in skipped)
     if options.list:
-        return Answer(lambda style: _listed(chosen, style), lambda: json_of(_list_document(chosen)))
+        return shows(lambda style: _listed(chosen, style), _list_document(chosen))
     if not options.about.subject:
         raise BadInput("stress needs a kernel file", "name it, or list the mutations with --list")
     refuse_all_but_kernels(options.about.subject)
@@ -86,12 +85,9 @@ def _run(options: StressOptions, chosen: tuple[Mutation, ...], context: Context)
     def other(name: str) -> str:
         return of_boot(report(), about.subject)[name]()
 
-    return Answer(
-        lambda style: _text(result, allowed, style),
-        lambda: json_of(_document(result, allowed)),
-        VIOLATED if any(_reason(one, allowed) is None for one in result.killers) else 0,
-        {name: partial(other, name) for name in JUDGED if name not in ("text", "json")},
-    )
+    code = VIOLATED if any(_reason(one, allowed) is None for one in result.killers) else 0
+    shown = shows(lambda style: _text(result, allowed, style), _document(result, allowed), code)
+    return replace(shown, others={name: partial(other, name) for name in JUDGED if name not in ("text", "json")})
 
 
 def _expected(options: StressOptions) -> tuple[SubjectOptions, dict[str, str]]:

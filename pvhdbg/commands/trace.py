@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import NamedTuple
 
-from pvhdbg.commands.declare import Answer, Context, takes
+from pvhdbg.commands.declare import Answer, Context, shows, takes
 from pvhdbg.commands.options import NOT_REACHED
 from pvhdbg.commands.output import open_output
 from pvhdbg.decode.text import SafeText, safe
@@ -56,7 +56,7 @@ def trace(options: TraceCommandOptions, context: Context) -> Answer:
     """`trace`: follow the CPU from the entry, or from a session's current state; or show a saved trace."""
     if context.session is None and is_saved(options.about.subject):
         shown, saved_trace = show(options.about.subject, options.trace)
-        return Answer(shown, lambda: json_of(saved_trace))
+        return shows(shown, saved_trace)
     return _trace(options.about, options.trace, context)
 
 
@@ -96,7 +96,7 @@ def _traced(options: TraceOptions, machine: TracedMachine, write: Callable[[str]
     scope = _scope(options, machine)
     if options.what == "calls":
         text, functions, missed = calls(options, machine, goal, write)
-        return Answer(text, lambda: json_of(functions), NOT_REACHED if missed else 0)
+        return shows(text, functions, NOT_REACHED if missed else 0)
     states = options.what != "pc" or bool(goal.modes or scope.modes)  # without registers, paging in 32-bit code is not seen
     engine = choose_engine(options, machine, states=states, count=event_count(options, goal, scope))
     result = TraceResult(head_of(engine, options.what, machine), machine.names, warnings=machine.warnings)

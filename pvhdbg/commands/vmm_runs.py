@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pvhdbg.commands import judging
-from pvhdbg.commands.declare import Answer, Context
+from pvhdbg.commands.declare import Answer, Context, shows
 from pvhdbg.commands.handoff import answer
 from pvhdbg.commands.probe_options import ProbeOptions
 from pvhdbg.errors import BadInput, PvhdbgError, VmmFailed
 from pvhdbg.guests import path
 from pvhdbg.machine import probe_run
 from pvhdbg.report import vmm_table
-from pvhdbg.report.answers.document import json_of
 from pvhdbg.report.answers.tool import ListedVmm, ProbeListAnswer
 from pvhdbg.report.document import Report
 from pvhdbg.vmm.probing import xen
@@ -88,4 +87,4 @@ def listed() -> Answer:
         words = (found.version or None, found.path or None, found.missing or None, found.todo or None)
         rows.append(ListedVmm(one.name, one.title, not found.missing, *words))
     document = ProbeListAnswer(tuple(rows))
-    return Answer(lambda _: vmm_table.render_list(document), lambda: json_of(document))
+    return shows(lambda _: vmm_table.render_list(document), document)
