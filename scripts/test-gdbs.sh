@@ -15,7 +15,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 BIN=${BIN:-.venv/bin}
 GDBS=${GDBS:-16.3.0.post6 17.2.0.post5 18.1.0.post1}
-TESTS=(tests/in_gdb/test_gdb.py tests/repl/test_repl_gdb.py tests/repl/test_repl_terminal.py tests/targets
+TESTS=(tests/in_gdb/test_gdb.py tests/in_gdb/test_dap.py tests/repl/test_repl_gdb.py tests/repl/test_repl_terminal.py tests/targets
     tests/boot/test_cores.py tests/test_architecture.py)
 FOLDER=$PWD/build/gdbs
 

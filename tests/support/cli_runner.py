@@ -298,8 +298,8 @@ SECTIONS {{
 """
 
 
-def paging_kernel(folder: Path, levels: int) -> str:
-    """paging.S for that many levels of page tables, in `folder`."""
+def paging_kernel(folder: Path, levels: int, *options: str) -> str:
+    """paging.S for that many levels of page tables, in `folder`. The options are for the assembler: -g for debug info."""
     need("as", "ld")
     kernel, part, script = folder / f"paging{levels}.elf", folder / f"{levels}.o", folder / f"{levels}.ld"
     if not kernel.exists():
@@ -309,6 +309,7 @@ def paging_kernel(folder: Path, levels: int) -> str:
         for command in (
             [
                 "as",
+                *options,
                 f"--{bits}",
                 "-mx86-used-note=no",
                 "--defsym",
