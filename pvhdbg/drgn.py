@@ -7,15 +7,18 @@ maps is read at its physical place, before paging and after, and everything else
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from pvhdbg.commands.declare import Answer, Context, takes
 from pvhdbg.commands.machine import session_of
 from pvhdbg.decode.text import safe
 from pvhdbg.errors import BadInput, PvhdbgError
+from pvhdbg.kernel.image import open_kernel
 from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.machine.session import Session
+from pvhdbg.machine.subject_kind import SubjectKind, subject_kind
 from pvhdbg.targets.run import run_until
 
 try:
@@ -41,7 +44,7 @@ class DrgnOptions(NamedTuple):
 @takes(DrgnOptions)
 def drgn(options: DrgnOptions, context: Context) -> Answer:
     """`drgn`: run to the entry, or on to a symbol, then Python. Raises PvhdbgError."""
-    with session_of(options.about, context) as session:
+    with _session(options.about, context) as session:
         if options.until:
             places = session.placement.aliases(options.until)
             session.resumed()
@@ -55,6 +58,20 @@ def drgn(options: DrgnOptions, context: Context) -> Answer:
         for line in options.code:
             _run(line, names)
     return Answer(lambda _: "")
+
+
+@contextmanager
+def _session(about: SubjectOptions, context: Context) -> Iterator[Session]:
+    """As for every command; a snapshot, which names its kernel only, takes the file here: it has the debug info."""
+    file = about.way.kernel
+    if file is None or subject_kind(about.subject) is not SubjectKind.SNAPSHOT:
+        with session_of(about, context) as session:
+            yield session
+        return
+    plain = about._replace(way=about.way._replace(kernel=None))
+    with session_of(plain, context) as session, open_kernel(file) as image:
+        session.use_image(image)
+        yield session
 
 
 def _run(line: str, names: dict[str, Any]) -> None:

@@ -38,6 +38,12 @@ def vmlinux(packages: None) -> Path:
 
 
 @pytest.fixture(scope="session")
+def vmlinux_debug(packages: None) -> Path:
+    """The same kernel with debug info. Who asks for it is marked `real`."""
+    return real_kernel.or_skip(real_kernel.vmlinux_debug)
+
+
+@pytest.fixture(scope="session")
 def vmlinuz(packages: None) -> Path:
     """The same kernel as a bzImage."""
     return real_kernel.or_skip(real_kernel.vmlinuz)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Protocol
 
-from pvhdbg.decode.paging import scheme_of
+from pvhdbg.decode.paging import above_4_gib, scheme_of
 from pvhdbg.model import Registers, Segments, Unavailable
 from pvhdbg.record import dataclass
 from pvhdbg.spec.x86 import REGISTER_BITS
@@ -90,8 +90,9 @@ def paging_on(values: Values) -> bool | None:
 
 
 def long_mode_active(values: Values) -> bool | None:
-    """EFER.LMA: 64-bit code or compatibility mode; None where efer was not observed."""
-    return flag(values, "efer", "LMA")
+    """EFER.LMA: 64-bit code or compatibility mode; None where neither efer was observed, nor a pc that only 64-bit code has."""
+    found = flag(values, "efer", "LMA")
+    return True if found is None and above_4_gib(values.get("rip")) else found
 
 
 def interrupts_on(values: Values) -> bool | None:
@@ -224,6 +225,8 @@ def _observed(registers: Registers, cs_flags: int | None) -> tuple[str, int | No
     if protected(registers) is None:
         return "mode not observed", None
     cr0, cr4, efer, eflags = (registers.get(name) or 0 for name in ("cr0", "cr4", "efer", "eflags"))
+    if long_mode_active(registers):
+        efer |= 1 << REGISTER_BITS["efer"]["LMA"]
     mode = mode_of(cr0, cr4, efer, cs_flags, eflags)
     if mode is Mode.VM86:
         return mode.title, mode.bits

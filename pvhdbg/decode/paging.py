@@ -77,6 +77,11 @@ class Walk(NamedTuple):
     problem: str = ""
 
 
+def above_4_gib(rip: int | None) -> bool:
+    """Whether the pc lies where 64-bit code alone can be: it tells long mode where EFER was not observed, as in a core."""
+    return rip is not None and rip >> 32 != 0
+
+
 def scheme_of(registers: Registers) -> Scheme | None:
     """The active paging mode, None if paging is off. Raises Unavailable if the control registers were not observed."""
     if not registers["cr0"] >> CR0["PG"] & 1:
@@ -84,7 +89,7 @@ def scheme_of(registers: Registers) -> Scheme | None:
     cr4 = registers["cr4"]
     if not cr4 >> CR4["PAE"] & 1:
         return LEGACY
-    if not registers["efer"] >> EFER["LMA"] & 1:
+    if not above_4_gib(registers.get("rip")) and not registers["efer"] >> EFER["LMA"] & 1:
         return PAE
     return FIVE_LEVEL if cr4 >> CR4["LA57"] & 1 else FOUR_LEVEL
 

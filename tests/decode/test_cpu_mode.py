@@ -58,6 +58,15 @@ def test_what_was_not_observed_stays_open() -> None:
     assert (narrow.name, narrow.words) == ("protected mode", "protected mode, paging off")
 
 
+def test_a_pc_above_4_gib_tells_long_mode_where_efer_is_not_observed() -> None:
+    """A core has no EFER. Below 4 GiB it stays open."""
+    state = {"cr0": 0x80000011, "cr3": 0x1000, "cr4": 0x20, "eflags": 2, "rip": 0xFFFFFFFF81000000}
+    found = observed_mode(Registers(state), segments(CODE_64))
+    assert (found.name, found.paging, found.code) == ("64-bit long mode", "4-level paging", 64)
+    low = observed_mode(Registers(state | {"rip": 0x81000000}), segments(None))
+    assert (low.name, low.paging.partition(":")[0]) == ("protected mode", "paging not known")
+
+
 def test_one_line_says_mode_and_paging() -> None:
     def words(cr0: int, cr4: int, efer: int, cs: int | None) -> str:
         return observed_mode(Registers({"cr0": cr0, "cr4": cr4, "efer": efer}), segments(cs)).words

@@ -135,6 +135,22 @@ def test_the_console_runs_the_machine_and_the_editor_follows(
     talk.adapter.ask("disconnect")
 
 
+@pytest.mark.boot
+@pytest.mark.gdb
+@pytest.mark.real
+@pytest.mark.usefixtures("needs_dap")
+def test_source_lines_of_linux(vmlinux_debug: Path, machine: Callable[..., Machine], editor: Callable[[str], Editor]) -> None:
+    """The distribution's own kernel: its entry in assembly before paging, start_kernel in C after."""
+    one, talk = machine(kernel=str(vmlinux_debug)), editor(str(vmlinux_debug))
+    talk.open(one.socket, [], ["pvh_start_xen", "start_kernel"])
+    talk.go()
+    assert talk.frame()["source"]["path"].endswith("arch/x86/platform/pvh/head.S")
+    talk.go()
+    frame = talk.frame()
+    assert (frame["name"], frame["source"]["path"].endswith("init/main.c")) == ("start_kernel", True)
+    talk.adapter.ask("disconnect")
+
+
 def test_the_recipes_start_this_adapter_and_attach() -> None:
     blocks = dict(re.findall(r"^```(json|js|lua|elisp)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
     (launch,) = json.loads(blocks["json"])["configurations"]

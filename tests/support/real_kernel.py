@@ -56,6 +56,11 @@ def vmlinuz() -> Path:
     return _kept("vmlinuz", lambda place: _from_package(_kernel_package(), "boot/vmlinuz-*", place))
 
 
+def vmlinux_debug() -> Path:
+    """The same kernel's own vmlinux with all debug info, of the distribution's package of debug symbols: 300 MB to fetch, 800 MB to keep."""
+    return _kept("vmlinux-dbg", lambda place: _from_package(f"{_kernel_package()}-dbg", "usr/lib/debug/boot/vmlinux-*", place))
+
+
 def vmlinux32() -> Path:
     """The ELF32 inside the distribution's kernel for 32-bit PCs."""
     return _kept("vmlinux32", _kernel_for_32_bits)
@@ -102,6 +107,14 @@ def elf_entry(kernel: Path) -> int:
     """e_entry as readelf reads it: of a Linux startup_64, physical, its first instruction in long mode."""
     listing = subprocess.run(["readelf", "-hW", str(kernel)], capture_output=True, text=True, check=True).stdout
     found = re.search(r"Entry point address: +0x([0-9a-f]+)", listing)
+    assert found is not None
+    return int(found[1], 16)
+
+
+def symbol_of(kernel: Path, name: str) -> int:
+    """The link-time address of a symbol as nm prints it."""
+    listing = subprocess.run(["nm", str(kernel)], capture_output=True, text=True, check=True).stdout
+    found = re.search(rf"^([0-9a-f]+) . {re.escape(name)}$", listing, re.MULTILINE)
     assert found is not None
     return int(found[1], 16)
 

@@ -1,7 +1,7 @@
 """Sorts the tests by what they start; `pytest --fast` runs those that start no QEMU, no GDB and no browser, and fetch nothing.
 
 The marks decide, and the fixtures give most of them: a test that asks for one of BY_FIXTURE, directly or through another fixture, is
-marked. A test that starts a program in another way (`cli("run", HELLO)`) needs `@pytest.mark.boot`. Without the mark it fails in
+marked. `pytest --real` runs the tests marked `real` and no others. A test that starts a program in another way (`cli("run", HELLO)`) needs `@pytest.mark.boot`. Without the mark it fails in
 every run: for tests that have neither `boot` nor `gdb`, PATH begins with programs of those names that only fail.
 """
 
@@ -38,6 +38,7 @@ def examples(count: int) -> int:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--real", action="store_true", help="only tests of the distribution's kernel with debug info (make test-real)")
     parser.addoption("--fast", action="store_true", help="only tests that start no QEMU, GDB or browser and fetch nothing")
 
 
@@ -61,10 +62,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         for fixture in BY_FIXTURE.keys() & set(getattr(item, "fixturenames", ())):
             item.add_marker(BY_FIXTURE[fixture])
+    wanted = [item for item in items if ("real" in _marks(item)) is config.getoption("--real")]
     if config.getoption("--fast"):
-        others = [item for item in items if _marks(item) & NOT_FAST]
-        items[:] = [item for item in items if not _marks(item) & NOT_FAST]
-        config.hook.pytest_deselected(items=others)
+        wanted = [item for item in wanted if not _marks(item) & NOT_FAST]
+    others = set(items).difference(wanted)
+    if others:
+        config.hook.pytest_deselected(items=[item for item in items if item in others])
+        items[:] = wanted
 
 
 @pytest.hookimpl(wrapper=True)
