@@ -4,6 +4,7 @@
 # make test-fast   the tests that start no QEMU, GDB or browser, and take less than a second each: half a minute
 # make coverage    all tests, and the share of each room's lines that they ran (GDB's own Python is not measured)
 # make test-gdbs   the tests that use GDB, with GDB 16, 17 and 18 from PyPI and each Python that is found (see scripts/test-gdbs.sh)
+# make test-pythons   the wheel in a clean venv of each Python that is found (PYTHONS="..."), and each interface of it
 # make test-real   drgn and editors' breakpoints on the distribution's kernel with debug info, which is fetched once (300 MB)
 # make test-loaders   the simulated loaders against the real ones: rust-vmm's linux-loader (with cargo), libxenguest, QEMU
 # make test-bare   make demo and make test in a bare Debian: RELEASE=trixie or bookworm (see scripts/test-bare.sh; needs root)
@@ -67,13 +68,19 @@ test-gdbs:
 	@scripts/setup.sh --tests
 	@scripts/test-gdbs.sh
 
-# Not part of `make test`: it needs cargo, and the crate or a mirror of Debian, and says so where they are missing.
+# Not part of `make test`: it installs the dependencies from PyPI for each Python.
+.PHONY: test-pythons
+test-pythons:
+	@scripts/setup.sh --tests
+	@scripts/test-pythons.sh
+
 # Not part of `make test`: it downloads 300 MB and keeps 600. Breakpoints of an editor need GDB 14 or newer in PATH.
 .PHONY: test-real
 test-real:
 	@scripts/setup.sh --tests
 	@CI=true timeout 900 $(BIN)/pytest -q --real $(PYTEST_ARGS)
 
+# Not part of `make test`: it needs cargo, and the crate or a mirror of Debian, and says so where they are missing.
 .PHONY: test-loaders
 test-loaders:
 	@scripts/setup.sh --tests

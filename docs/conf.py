@@ -20,6 +20,7 @@ myst_heading_anchors = 5
 myst_links_external_new_tab = False
 html_theme = "furo"
 html_show_sphinx = False
+html_extra_path = ["images"]  # also under their own names: the README on a package index shows them
 exclude_patterns = ["_build"]
 suppress_warnings = ["myst.header", "misc.highlighting_failure"]
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
 import tarfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,10 +19,13 @@ import pytest
 from pvhdbg.commands.table import COMMANDS
 from pvhdbg.tracing.recorder.flags import FLAGS
 from pvhdbg.version import VERSION
+from scripts.long_description import long_description
 from tests.support.cli_runner import HELLO, ROOT, scratch
 
 DEPENDENCIES = sysconfig.get_paths()["purelib"]
 LATEST = 120  # seconds for one program
+X86 = platform.machine() == "x86_64"
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def ran(*words: str | Path, cwd: Path = ROOT, **env: str) -> str:
@@ -40,16 +45,28 @@ def built() -> Iterator[Path]:
         source = folder / "source"
         unwanted = shutil.ignore_patterns(".git", ".venv", ".*_cache", "build", "__pycache__", "*.egg-info", ".hypothesis")
         shutil.copytree(ROOT, source, ignore=unwanted, symlinks=True)
-        ran(sys.executable, "-m", "build", "--no-isolation", "--skip-dependency-check", "-o", folder / "dist", source)
+        build = (sys.executable, "-m", "build", "--no-isolation", "--skip-dependency-check", "-o", folder / "dist")
+        ran(*build, source)
+        if X86:
+            ran(*build, "--wheel", source, PVHDBG_PURE="1")
         yield folder / "dist"
 
 
+def wheel_for(built: Path, tag: str) -> Path:
+    (wheel,) = built.glob(f"*-py3-none-{tag}.whl")
+    return wheel
+
+
 @pytest.fixture(scope="module")
-def installed(built: Path) -> Iterator[Path]:
-    """A clean venv with the wheel, and the packages that it depends on from where the tests have them."""
+def installed(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A clean venv with the wheel, and the packages that it depends on from where the tests have them; or the one of scripts/test-pythons.sh."""
+    if "PVHDBG_INSTALLED" in os.environ:
+        yield Path(os.environ["PVHDBG_INSTALLED"])
+        return
+    built: Path = request.getfixturevalue("built")
     with scratch() as folder:
         ran(sys.executable, "-m", "venv", "--without-pip", folder)
-        (wheel,) = built.glob("*.whl")
+        wheel = wheel_for(built, "manylinux_2_*_x86_64" if X86 else "any")
         ran(sys.executable, "-m", "pip", "--python", folder / "bin" / "python", "install", "-q", "--no-deps", "--no-index", wheel)
         (site,) = folder.glob("lib/python*/site-packages")
         (site / "zz-dependencies.pth").write_text(f"{DEPENDENCIES}\n")
@@ -58,8 +75,45 @@ def installed(built: Path) -> Iterator[Path]:
 
 @pytest.mark.slow
 def test_what_is_uploaded_is_sound(built: Path) -> None:
-    assert {path.suffix for path in built.iterdir()} == {".whl", ".gz"}
+    assert sorted(path.suffix for path in built.iterdir()) == [".gz", ".whl", ".whl"][: 3 if X86 else 2]
     ran(sys.executable, "-m", "twine", "check", "--strict", *built.iterdir())
+    with zipfile.ZipFile(wheel_for(built, "any")) as wheel:
+        names = wheel.namelist()
+        (about,) = (name for name in names if name.endswith(".dist-info/METADATA"))
+        text = wheel.read(about).decode()
+    assert not any(name.endswith(".so") for name in names)
+    head, _, shown = text.partition("\n\n")
+    assert "\nDescription-Content-Type: text/markdown\n" in head
+    assert shown.startswith("# pvhdbg\n")
+    assert all("://" in target for target in re.findall(r"\]\(([^)]+)\)", shown))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not X86, reason="the wheel of other machines carries no recorder")
+def test_the_wheel_with_the_recorder_runs_where_its_name_says(built: Path) -> None:
+    """auditwheel reads which glibc the recorder needs: it may not be a newer one than the wheel's name promises."""
+    wheel = wheel_for(built, "manylinux_2_*_x86_64")
+    said = " ".join(ran(sys.executable, "-m", "auditwheel", "show", wheel).split())
+    found = re.search(r'consistent with the following platform tag: "manylinux_2_(\d+)_x86_64"', said)
+    promised = re.search(r"manylinux_2_(\d+)_x86_64", wheel.name)
+    assert found is not None, said
+    assert promised is not None
+    assert int(found[1]) == int(promised[1])
+
+
+def test_links_of_the_description_lead_somewhere() -> None:
+    plain = long_description(README, "")
+    assert "![" not in plain
+    assert [target for target in re.findall(r"\]\(([^)]+)\)", plain) if "://" not in target] == []
+    assert "start here" in plain
+    with_site = long_description(README, "https://docs.invalid/pvhdbg/")
+    for page, anchor in re.findall(r"\]\(https://docs\.invalid/pvhdbg/([\w-]+)\.html(#[\w-]+)?\)", with_site):
+        source = ROOT / "docs" / f"{page}.md"
+        assert source.exists()
+        assert not anchor or anchor[1:] in re.sub(r"[^\w\n# -]", "", source.read_text(encoding="utf-8").lower()).replace(" ", "-")
+    for picture in re.findall(r"!\[[^]]*\]\(https://docs\.invalid/pvhdbg/([\w.-]+)\)", with_site):
+        assert (ROOT / "docs" / "images" / picture).exists()
+    assert with_site.count("https://docs.invalid/") > 20
 
 
 @pytest.mark.slow
@@ -88,7 +142,7 @@ def test_the_tests_of_the_source_distribution_run(built: Path, tmp_path: Path) -
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="the wheel of other machines carries none")
+@pytest.mark.skipif(not X86, reason="the wheel of other machines carries none")
 def test_the_wheel_carries_the_recorder(built: Path, installed: Path, tmp_path: Path) -> None:
     """It is used without a compiler, and compiling the same source in another folder makes the same bytes."""
     script = "from pvhdbg.tracing.recorder.library import library; print(library())"
