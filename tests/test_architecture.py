@@ -58,6 +58,7 @@ ALLOWED: dict[str, set[str]] = {
         "machine",
         "driver",
     },
+    "sweep": {*PURE, "leaving", "targets", "vmm", "machine", "stress", "commands"},
     "arguments": {"spec", "machine", "commands"},
     "cli": {*PURE, "leaving", "commands", "repl"},
     "repl": {*PURE, "leaving", "targets", "vmm", "kernel", "disassembly", "machine", "driver", "commands", "cli"},
@@ -86,6 +87,7 @@ FOREIGN = {
     "drgn": {"drgn"},
     "mcp": {"mcp"},
     "anyio": {"mcp"},
+    "distributed": {"sweep"},
 }
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from pvhdbg.commands.declare import Answer, Context, takes
 from pvhdbg.commands.output import open_output
+from pvhdbg.commands.toml_file import toml_document
 from pvhdbg.decode.text import printable
 from pvhdbg.driver.bounded_search import PATIENCE, TooSlow, bounded
 from pvhdbg.errors import BadInput
@@ -17,38 +17,18 @@ from pvhdbg.expect.judging import judged as judge_by
 from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.machine.subject import Observed, observe, open_subject
 from pvhdbg.machine.subject_kind import is_kernel_file, is_recording
+from pvhdbg.report.document import Passed, Report
 from pvhdbg.targets.run import Progress
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 if TYPE_CHECKING:
     from pvhdbg.expect.judging import MilestoneResult
-    from pvhdbg.report.document import Report
 
-FILE_BOUND = 1 << 20  # bytes
 _EXAMPLE = "write a first one with: pvhdbg expect --from SNAPSHOT -o boot.toml"
 
 
 def load(path: str) -> Expectations:
     """The expectations in a file. Raises BadInput, with line and column where it is not TOML."""
-    try:
-        with open(path, "rb") as file:
-            data = file.read(FILE_BOUND + 1)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}", _EXAMPLE) from error
-    if len(data) > FILE_BOUND:
-        raise BadInput(f"{path} is larger than {FILE_BOUND >> 10} KiB: it is not a file of expectations", _EXAMPLE)
-    try:
-        document = tomllib.loads(data.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        column = error.start - data.rfind(b"\n", 0, error.start)
-        raise BadInput(f"{path} is not TOML: it is not UTF-8 (at line {line}, column {column})", _EXAMPLE) from error
-    except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError, and says where
-        raise BadInput(f"{path} is not TOML: {error}", "see https://toml.io for how it is written") from error
+    document = toml_document(path, "a file of expectations", _EXAMPLE)
     return read(document, os.path.basename(path))
 
 
@@ -83,8 +63,6 @@ def run_through(
 
 def judged(report: Report, expectations: Expectations, reached: tuple[MilestoneResult, ...] | None = None) -> Report:
     """The report with the file's verdicts added, and what the file allows excused; `reached` is None where nothing was run."""
-    from pvhdbg.report.document import Passed
-
     try:
         with bounded(PATIENCE * (len(expectations.expected) + 1)):
             verdicts, notes = judge_by(expectations, report.boot, report.verdicts, reached)
@@ -93,7 +71,7 @@ def judged(report: Report, expectations: Expectations, reached: tuple[MilestoneR
             f"an expression behind `matches` in {printable(expectations.name)} takes too long on the guest's data",
             "repeat nothing that repeats itself",
         ) from None
-    passed = tuple(Passed(printable(one.milestone.words), one.seconds, one.missed) for one in reached or ())
+    passed = tuple(Passed(printable(one.milestone.words), one.seconds, one.missed, one.instructions) for one in reached or ())
     return replace(report, verdicts=verdicts, warnings=(*report.warnings, *notes), milestones=passed)
 
 

@@ -10,6 +10,7 @@ from pvhdbg.version import BASE_URL
 
 TOPICS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("judge a hand-off", ("check", "run", "attach", "probe", "diff", "expect", "stress")),
+    ("judge many boots", ("sweep", "sweep report", "sweep diff", "sweep query", "sweep export")),
     ("inspect a kernel file, without a machine", ("elf", "extract")),
     ("what was handed over", ("info", "cmdline", "memmap", "modules", "rsdp", "fwcfg")),
     ("the CPU and its tables", ("regs", "segments", "mode", "gdt", "idt", "tss")),
@@ -37,6 +38,7 @@ _PAGES = {
     "goto": "time-travel",
     "repl": "repl",
     "stress": "stress",
+    "sweep": "sweeps",
     "gdb": "gdb",
     "mcp": "mcp",
     "drgn": "drgn",

@@ -110,11 +110,12 @@ def _reason(trial: Trial, allowed: Mapping[str, str]) -> str | None:
 def _report(about: SubjectOptions, result: StressResult, allowed: Mapping[str, str], strict: bool) -> Report:
     observed = observe(open_subject(about))
     report = judging.report(observed, choose_rules((), ()), strict)
-    verdicts = tuple(_verdict(one, allowed) for one in (*result.trials, *result.sets))
+    verdicts = tuple(trial_verdict(one, allowed) for one in (*result.trials, *result.sets))
     return replace(report, verdicts=(*report.verdicts, *verdicts))
 
 
-def _verdict(trial: Trial, allowed: Mapping[str, str]) -> Verdict:
+def trial_verdict(trial: Trial, allowed: Mapping[str, str]) -> Verdict:
+    """What came of a boot as one more check of the hand-off. `allowed` are the reasons in a file of expectations, by the mutation's id."""
     mutations = [find(one) for one in trial.ids]
     title = " and ".join(one.title for one in mutations)
     rule = Rule(

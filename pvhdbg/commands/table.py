@@ -8,13 +8,14 @@ imported when the command is used.
 from __future__ import annotations
 
 from pvhdbg.commands.declare import Command
-from pvhdbg.commands.tables import handoff, parts, recorded, stress, tool, traces
+from pvhdbg.commands.tables import handoff, parts, recorded, stress, sweep, tool, traces
 
 COMMANDS: tuple[Command, ...] = (
     *handoff.HANDOFF,
     *recorded.RECORDED,
     *traces.TRACES,
     *stress.STRESS,
+    *sweep.SWEEP,
     *parts.PARTS,
     *tool.TOOL,
 )

@@ -44,6 +44,7 @@ class Waited:
     serial: tuple[SafeText, ...] = ()
     warnings: tuple[SafeText, ...] = ()
     took: float = 0.0  # seconds
+    instructions: int | None = None  # from the entry to the goal, where they were counted
 
     @property
     def reached(self) -> bool:
@@ -74,13 +75,14 @@ def _waited(until: str, machine: TracedMachine, limit: float) -> Waited:
     took = time.monotonic() - began
     serial = tuple(machine.qemu.serial_tail(_SERIAL)) if machine.qemu is not None else ()
     place = end.place if end is not None else waiter.here()
-    return Waited(until, limit, end, place, serial, tuple(waiter.wait.warnings), took)
+    ran = waiter.wait.instructions if end is None else None
+    return Waited(until, limit, end, place, serial, tuple(waiter.wait.warnings), took, ran)
 
 
 def with_goal(report: Report, waited: Waited) -> Report:
     """The report with the wait as one more check."""
     missed = "" if waited.end is None else printable(waited.end.words)
-    passed = Passed(printable(waited.goal), waited.took, missed)
+    passed = Passed(printable(waited.goal), waited.took, missed, waited.instructions)
     return replace(report, verdicts=(*report.verdicts, verdict(waited)), milestones=(passed,))
 
 

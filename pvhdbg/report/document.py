@@ -15,11 +15,14 @@ from pvhdbg.rules.declare import FileRule, MachineRule, Outcome, Rule, Verdict
 
 @dataclass(frozen=True)
 class Passed:
-    """A milestone that the boot should reach after its entry. `seconds` says when; `missed` says why it was not reached."""
+    """A milestone that the boot should reach after its entry. `seconds` says when; `missed` says why it was not reached.
+
+    `instructions` is how many ran from the entry to it, where they were counted."""
 
     name: str
     seconds: float
     missed: str = ""
+    instructions: int | None = None
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -57,7 +58,7 @@ def test_every_command_has_help_and_an_example_that_parses(command: object) -> N
     with pytest.raises(SystemExit) as leaving:
         parse([*command.name.split(), "--help"])  # type: ignore[attr-defined]
     assert leaving.value.code == 0
-    assert parse(command.example.split()[1:])[0] is command  # type: ignore[attr-defined]
+    assert parse(shlex.split(command.example)[1:])[0] is command  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

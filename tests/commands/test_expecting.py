@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pvhdbg.commands.expecting import FILE_BOUND
+from pvhdbg.commands.toml_file import FILE_BOUND
 from pvhdbg.decode import snapshot_file
 from pvhdbg.guests import path as guest
 from pvhdbg.rules.examples import at_entry

@@ -30,6 +30,7 @@ SHOW_NOTHING = {
     "boot timeline",
     "snapshot save",
     "snapshot export",
+    "sweep export",
     "expect",
     "gdb",
     "gdb-path",

@@ -27,6 +27,7 @@ from pvhdbg.report.answers.memory import (
     SymbolsAnswer,
 )
 from pvhdbg.report.answers.stress import MutationsAnswer, StressAnswer
+from pvhdbg.report.answers.sweep import SweepDiffAnswer, SweepMadeAnswer, SweepQueryAnswer, SweepReportAnswer
 from pvhdbg.report.answers.tool import ConfigAnswer, DoctorAnswer, ProbeListAnswer, ProbeTableAnswer, SchemasAnswer
 from pvhdbg.report.answers.traces import TimelineAnswer, TracedAnswer, TraceDiffAnswer, TraceQueryAnswer
 
@@ -66,5 +67,9 @@ ANSWERS: Mapping[str, type[Any]] = MappingProxyType(
         "schemas": SchemasAnswer,
         "stress": StressAnswer,
         "mutations": MutationsAnswer,
+        "sweep": SweepMadeAnswer,
+        "sweep-report": SweepReportAnswer,
+        "sweep-diff": SweepDiffAnswer,
+        "sweep-query": SweepQueryAnswer,
     }
 )
