@@ -34,7 +34,7 @@ def _listen(end: socket.socket, tasks: queue.SimpleQueue[dict[str, Any]]) -> Non
     with end.makefile("rb") as lines:
         for line in lines:
             tasks.put(json.loads(line))
-    os._exit(1)  # whoever asked is gone
+    os._exit(1)  # the sweep is gone
 
 
 def main(work: Callable[[CellTask], CellResult] = booted) -> None:

@@ -65,7 +65,7 @@ class SweepPlugin(WorkerPlugin):  # type: ignore[misc]  # distributed has no typ
 
 
 def _put(path: Path, data: bytes) -> None:
-    """A file that is there already has this content: its name says so."""
+    """Write the file; one that is there already has this content, by its name."""
     if not path.exists():
         new = path.with_name(f".{path.name}.{os.getpid()}")
         new.write_bytes(data)
@@ -97,7 +97,7 @@ class DaskEngine:
     """The workers of a scheduler."""
 
     def __init__(self, address: str, files: list[SweepFile], qemus: list[FoundQemu], module: str = CHILD) -> None:
-        """Raises BadInput where there is no scheduler, VmmFailed where no worker has a QEMU of the plan."""
+        """Raises BadInput where no scheduler answers, VmmFailed where no worker has a QEMU of the plan."""
         self._address = printable(address)
         self._digests = {one.name: one.sha256.hex() for one in files}
         self._module = module
@@ -108,7 +108,7 @@ class DaskEngine:
         try:
             self._client = Client(address, timeout=_CONNECTING, set_as_default=False)
         except (OSError, ValueError, TypeError) as error:
-            raise BadInput(f"there is no Dask scheduler at {self._address}", "start one with: dask scheduler") from error
+            raise BadInput(f"no Dask scheduler answers at {self._address}", "start one with: dask scheduler") from error
         contents = {one.sha256.hex(): Path(one.path).read_bytes() for one in files}
         wanted = {_resource(asked): asked for asked in self._asked.values()}
         self._client.register_plugin(SweepPlugin(contents, wanted), name=f"{_FOLDER}-{os.getpid()}-{time.monotonic_ns()}")
@@ -134,6 +134,7 @@ class DaskEngine:
                     return
                 batch = _drained(ended)
                 if not batch:
+                    self._place_again(running, ended)
                     self._refuse_nobody(running, quiet)
                     threads = self.jobs
                     continue
@@ -163,6 +164,16 @@ class DaskEngine:
         running[key] = future, task, attempt
         future.add_done_callback(ended.put)
 
+    def _place_again(self, running: dict[str, tuple[Future, CellTask, int]], ended: queue.SimpleQueue[Future]) -> None:
+        """Hand over again what no worker has. Dask looks for a worker when one comes, and a new one offers its QEMUs only after that."""
+        placed = {key for keys in self._client.processing().values() for key in keys}
+        offered = self._offered()
+        for key, (future, task, attempt) in [*running.items()]:
+            if key not in placed and not future.done() and _resource(self._asked[task.cell.qemu]) in offered:
+                del running[key]
+                future.cancel()
+                self._submit(task, attempt, running, ended)
+
     def _results(
         self, batch: list[Future], running: dict[str, tuple[Future, CellTask, int]], ended: queue.SimpleQueue[Future]
     ) -> Iterator[Done]:
@@ -171,6 +182,8 @@ class DaskEngine:
         if len(documents) != len(finished):  # one was lost on the way: each by itself
             documents = {}
         for one in batch:
+            if one.key not in running:  # it was handed over again
+                continue
             future, task, attempt = running.pop(one.key)
             document = documents.get(one.key)
             if document is None:
@@ -197,15 +210,18 @@ class DaskEngine:
 
     def _missing(self, cells: list[SweepCell]) -> str:
         """A QEMU that one of the cells needs and no worker has; empty where there is none."""
-        offered = {name for one in self._workers() for name, number in one["resources"].items() if number}
+        offered = self._offered()
         return next((asked for cell in cells if _resource(asked := self._asked[cell.qemu]) not in offered), "")
+
+    def _offered(self) -> set[str]:
+        return {name for one in self._workers() for name, number in one["resources"].items() if number}
 
     def _refuse_nobody(self, running: dict[str, tuple[Future, CellTask, int]], quiet: float) -> None:
         if time.monotonic() - quiet > _NOBODY and (asked := self._missing([task.cell for _, task, _ in running.values()])):
             raise VmmFailed(f"no worker has {printable(asked)}", "start one that has, and go on with --resume")
 
     def _await_workers(self) -> None:
-        deadline = time.monotonic() + _CONNECTING
+        deadline = time.monotonic() + _NOBODY
         while not self.jobs:
             if time.monotonic() > deadline:
                 names = " or ".join(sorted(printable(one) for one in self._asked.values()))

@@ -179,7 +179,7 @@ def _expected_words(store: SweepStore, left: int, jobs: int) -> str:
 
 
 def _said(line: str) -> None:
-    """A line on standard error, at once: it is said before the work begins."""
+    """Write a line to standard error at once, before the work begins."""
     if sys.stderr is not None:
         with suppress(OSError, ValueError):
             sys.stderr.write(f"pvhdbg: sweeping {printable(line)}\n")

@@ -139,7 +139,7 @@ def _plain(choice: Choice) -> dict[str, list[str]]:
 def planned(document: Mapping[str, Any], options: Mapping[str, Sequence[Value]], folder: str, name: str) -> SweepPlan:
     """The plan in a parsed TOML document with the axes that `options` give, by their key. Raises BadInput that names the place."""
     reader = _Reader(name)
-    reader.known(document, "", (*BY_KEY, *_SETTINGS, "exclude", "only"))
+    reader.known(document, "", (*BY_KEY, *SETTINGS, "exclude", "only"))
     axes: dict[str, tuple[Value, ...]] = {}
     for axis in AXES:
         given = options.get(axis.key, ())
@@ -173,7 +173,7 @@ def planned(document: Mapping[str, Any], options: Mapping[str, Sequence[Value]],
     return plan
 
 
-_SETTINGS = (
+SETTINGS = (
     "timeout", "goal_seconds", "cell_seconds", "cell_memory", "cells", "strict", "select", "ignore", "extra", "reports",
 )  # fmt: skip
 

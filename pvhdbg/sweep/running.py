@@ -31,7 +31,10 @@ _COMMIT = 0.5  # seconds between two commits
 class SweepEngine(Protocol):
     """What boots cells: processes of this computer, or a cluster's."""
 
-    jobs: int
+    @property
+    def jobs(self) -> int:
+        """How many cells run at the same time."""
+        ...
 
     def run(self, tasks: Iterator[CellTask]) -> Generator[Done, None, None]:
         """The results, in the order in which they come; closing it ends all boots. Raises PvhdbgError."""

@@ -44,7 +44,7 @@ class CellWorker:
 
     @property
     def deadline(self) -> float:
-        """When the task has to be done, by the monotonic clock."""
+        """When the task must be done, by the monotonic clock."""
         return self._began + (0.0 if self._task is None else self._task.bounds.seconds)
 
     def fileno(self) -> int:
@@ -62,7 +62,7 @@ class CellWorker:
         self._task, self._began = task, time.monotonic()
         self._served += 1
         self._read.clear()
-        with suppress(OSError):  # it has died: `step` says so
+        with suppress(OSError):  # it has died: `step` tells
             self._end.sendall(json.dumps(task.document()).encode() + b"\n")
 
     def step(self) -> CellResult | None:
@@ -89,7 +89,7 @@ class CellWorker:
         return result
 
     def late(self) -> CellResult:
-        """End the process, because its time is up; the result that says so."""
+        """End the process, because its time is up; returns a result with that outcome."""
         assert self._task is not None
         return self._stopped(CellOutcome.LATE, f"not done within {self._task.bounds.seconds:g} s")
 

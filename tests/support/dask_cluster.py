@@ -19,7 +19,9 @@ class DaskCluster:
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         self._folder = folder
-        self._environment = dict(environment)
+        temporary = folder / "temporary"  # what a killed worker leaves goes with the folder
+        temporary.mkdir()
+        self._environment = {**environment, "TMPDIR": str(temporary)}
         self._file = folder / "scheduler.json"
         self._processes: list[subprocess.Popen[bytes]] = []
         self.workers: dict[str, subprocess.Popen[bytes]] = {}

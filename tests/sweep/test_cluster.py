@@ -35,7 +35,9 @@ def dask(cli: Cli) -> Iterator[DaskCluster]:
 
 
 @pytest.mark.boot
-def test_a_lost_workers_cells_run_again_and_each_cell_is_where_its_qemu_is(dask: DaskCluster, cli: Cli) -> None:
+def test_a_lost_workers_cells_run_again_and_each_cell_is_where_its_qemu_is(
+    dask: DaskCluster, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kernel = cli.file("kernel", b"\x7fELF any content")
     document = {
         "kernels": [kernel],
@@ -68,16 +70,13 @@ def test_a_lost_workers_cells_run_again_and_each_cell_is_where_its_qemu_is(dask:
     ran = cli("sweep", "--kernel", "hello.elf", "--memory", "64M", "--dask", dask.address, env={"PYTHONWARNINGS": ""}).ok()
     assert "1 cell: 1 conforms" in ran.out
 
+    monkeypatch.setattr(cluster, "_NOBODY", 0.5)
+    absent = planned({**document, "qemus": ["qemu-system-x86_64@98"], "exclude": []}, {}, "", "sweep.toml")
+    with pytest.raises(VmmFailed, match=r"has pvhdbg .* and qemu-system-x86_64@98"):
+        DaskEngine(dask.address, [], found_qemus(absent))
 
-@pytest.mark.boot
-def test_what_no_worker_has_is_said(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+
+def test_a_scheduler_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "_CONNECTING", 0.5)
-    plan = planned({"kernels": [cli.file("kernel", b"x")], "qemus": ["qemu-system-x86_64@98"]}, {}, "", "sweep.toml")
-    with pytest.raises(BadInput, match="no Dask scheduler"):
-        DaskEngine("tcp://127.0.0.1:1", [], found_qemus(plan))
-    (cli.folder / "dask").mkdir()
-    with (
-        DaskCluster(cli.folder / "dask", cli.env | {"PYTHONWARNINGS": ""}) as found,
-        pytest.raises(VmmFailed, match=r"has pvhdbg .* and qemu-system-x86_64@98"),
-    ):
-        DaskEngine(found.address, [], found_qemus(plan))
+    with pytest.raises(BadInput, match="no Dask scheduler answers"):
+        DaskEngine("tcp://127.0.0.1:1", [], [])
