@@ -11,24 +11,24 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
 from conformance import boots, host, matrix, table, vmms
-from conformance.boots import Boot, Case
+from conformance.boots import Boot
 from conformance.matrix import Found
 from conformance.progress import Progress
+from conformance.swept import Sweeper
 from pvhdbg import guests
 from pvhdbg.decode.text import safe
 from pvhdbg.errors import BadInput, PvhdbgError
 from pvhdbg.report import rules_page, vmms_page
+from pvhdbg.sweep.store import created
 from pvhdbg.vmm.options import DEFAULT_QEMU
 
 DOCS = Path(__file__).parent.parent / "docs"
+DB = DOCS.parent / "build" / "conformance.db"
 INTERRUPTED = 130
-
-Watched = Callable[[Iterable[Case]], Iterator[Boot]]
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -44,8 +44,7 @@ def main(words: Sequence[str] | None = None) -> int:
         progress.line(f"{error.filename or 'writing'}: {error.strerror}")
         return BadInput.exit_code
     except KeyboardInterrupt:
-        progress.line("interrupted: nothing was written")
-        _leave(INTERRUPTED)
+        progress.line("interrupted: nothing was written; go on with --resume")
         return INTERRUPTED
 
 
@@ -62,14 +61,13 @@ def _run(wanted: argparse.Namespace, progress: Progress) -> int:
         return 0
     chosen = _guests(wanted.guest)
     host.require(wanted.memory, wanted.jobs)
-    with tempfile.TemporaryDirectory(prefix="pvhdbg-initrds-") as folder:
-        initrds = Path(folder)
-        for size in wanted.modules:
-            (initrds / str(size)).write_bytes(b"Z" * size)
-        found = _look(wanted, initrds, progress)
-        cases = [case for one in found for case in matrix.cases(one.setups, chosen, wanted.memory, wanted.modules)]
-        progress.begin("booted", len(cases))
-        everything = list(_watched(wanted.jobs, initrds, boots.TIMEOUT, progress)(cases))
+    wanted.db.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="pvhdbg-conformance-") as folder, created(str(wanted.db)) as store:
+        sweeper = Sweeper(store, Path(folder), wanted.jobs, progress, wanted.resume)
+        found = _look(wanted, sweeper, progress)
+        setups = [setup for one in found for setup in one.setups]
+        progress.begin("booted", len(setups) * len(chosen) * len(set(wanted.memory)) * len(set(wanted.modules)))
+        everything = sweeper.boots(setups, chosen, wanted.memory, wanted.modules, boots.TIMEOUT)
     page = wanted.output / "conformance.md"
     text = table.render(everything, found) + ("" if wanted.no_vmms else _other_vmms(wanted, progress))
     _tell_lost(page, text, progress)
@@ -86,23 +84,18 @@ def _other_vmms(wanted: argparse.Namespace, progress: Progress) -> str:
         return vmms.section(vmms.probed(wanted.xen, initrd, progress))
 
 
-def _watched(jobs: int, initrds: Path, timeout: float, progress: Progress) -> Watched:
-    def all_of(cases: Iterable[Case]) -> Iterator[Boot]:
-        for boot in boots.boots(cases, initrds, jobs, partial(boots.boot, timeout=timeout)):
-            progress.boot(boot)
-            yield boot
-
-    return all_of
-
-
-def _look(wanted: argparse.Namespace, initrds: Path, progress: Progress) -> list[Found]:
+def _look(wanted: argparse.Namespace, sweeper: Sweeper, progress: Progress) -> list[Found]:
     """The setups of each QEMU. Raises BadInput for a QEMU without any, and for two of one version, which the table cannot separate."""
     everything: list[Found] = []
     versions: dict[str, str] = {}
     for qemu in dict.fromkeys(wanted.qemu or [DEFAULT_QEMU]):
         progress.begin("looked")
         progress.line(f"{qemu}: searching for machines and firmwares that make a hand-off")
-        found = matrix.find(qemu, wanted.machine, _watched(wanted.jobs, initrds, matrix.PROBE_TIMEOUT, progress))
+        found = matrix.find(
+            qemu,
+            wanted.machine,
+            lambda setups: sweeper.boots(setups, [matrix.PROBE], matrix.MEMORY[:1], [0], matrix.PROBE_TIMEOUT),
+        )
         if not found.setups:
             raise BadInput(f"{qemu} makes no hand-off on any of {' '.join(wanted.machine)}", "choose other machines with --machine")
         if found.version in versions:
@@ -160,13 +153,6 @@ def _write(path: Path, text: str) -> None:
     new.replace(path)
 
 
-def _leave(code: int) -> None:
-    """End at once: a normal exit would wait for the threads of running boots. Each boot's guardian ends its QEMU."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
 def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="conformance", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -184,6 +170,10 @@ def _arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("--guest", nargs="+", metavar="NAME", default=(), help="sample guests (default: all)")
     parser.add_argument("--output", type=Path, metavar="FOLDER", default=DOCS, help="where the pages go (default: docs)")
+    parser.add_argument(
+        "--db", type=Path, metavar="FILE", default=DB, help="the file of the sweeps (default: build/conformance.db)"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with the sweeps in that file, and boot nothing twice")
     parser.add_argument(
         "--xen", action="append", type=Path, metavar="IMAGE", default=[], help="a Xen; more than once for several versions"
     )

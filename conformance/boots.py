@@ -1,9 +1,7 @@
-"""One boot: what is started, and what was observed of it. And many boots in parallel, as they end."""
+"""One boot: what is started, and what was observed of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -83,24 +81,3 @@ def boot(case: Case, initrds: Path, timeout: float = TIMEOUT) -> Boot:
     machine = tuple(verdict for verdict in report.verdicts if not isinstance(verdict.rule, FileRule))
     protocol = seen.other_protocol.title if seen.other_protocol is not None else PVH
     return Boot(case, seen.snapshot.vmm, seen.firmware.name if seen.firmware else None, protocol, machine, files)
-
-
-def boots(cases: Iterable[Case], initrds: Path, jobs: int, one: Callable[[Case, Path], Boot] = boot) -> Iterator[Boot]:
-    """The boots of all cases, `jobs` at a time, in the order in which they end.
-
-    If the consumer stops early, cases that have not begun are dropped; running ones end by themselves.
-    """
-    waiting = iter(cases)
-    running: set[Future[Boot]] = set()
-    pool = ThreadPoolExecutor(jobs)
-    try:
-        while True:
-            while len(running) < jobs and (case := next(waiting, None)) is not None:
-                running.add(pool.submit(one, case, initrds))
-            if not running:
-                return
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                yield future.result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)

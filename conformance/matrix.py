@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from conformance.boots import Boot, Case, Setup
+from conformance.boots import Boot, Setup
 from pvhdbg.errors import VmmFailed
 from pvhdbg.vmm.failures import not_installed
 
@@ -42,15 +42,15 @@ def images(qemu: str) -> tuple[str, ...]:
     return tuple(name for name in IMAGES if any((folder / name).is_file() for folder in folders))
 
 
-def find(qemu: str, machines: Sequence[str], boot_all: Callable[[Iterable[Case]], Iterable[Boot]]) -> Found:
+def find(qemu: str, machines: Sequence[str], boot_all: Callable[[Sequence[Setup]], Iterable[Boot]]) -> Found:
     """Boot the guest `PROBE` once on each machine with its default firmware and with each image, and keep one of each kind.
 
-    `decode.firmware` decides the kind from the machine at its entry, never from the image's name. The default is preferred.
+    `boot_all` boots that guest, with the smallest memory and no module. `decode.firmware` decides the kind from the machine at its entry, never from the image's name. The default is preferred.
     """
     has = machine_types(qemu)
     names = (None, *images(qemu))
     wanted = [Setup(qemu, machine, name) for machine in machines if machine.split(",")[0] in has for name in names]
-    probes = {probe.case.setup: probe for probe in boot_all(Case(setup, PROBE, MEMORY[0], 0) for setup in wanted)}
+    probes = {probe.case.setup: probe for probe in boot_all(wanted)}
     setups: dict[tuple[str, str | None], Setup] = {}
     for setup in wanted:
         kind = probes[setup].firmware
@@ -58,11 +58,6 @@ def find(qemu: str, machines: Sequence[str], boot_all: Callable[[Iterable[Case]]
             setups.setdefault((setup.machine, kind), replace(setup, firmware=kind))
     versions = [probe.vmm.version for probe in probes.values() if probe.vmm.version]
     return Found(versions[0] if versions else "", tuple(setups.values()), tuple(s for s in wanted if probes[s].failure))
-
-
-def cases(setups: Iterable[Setup], guests: Sequence[str], memory: Sequence[str], modules: Sequence[int]) -> list[Case]:
-    """Every guest, memory size and module on every setup."""
-    return [Case(setup, guest, size, module) for setup in setups for guest in guests for size in memory for module in modules]
 
 
 def _ask(qemu: str, *words: str) -> list[str]:

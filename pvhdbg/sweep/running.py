@@ -119,13 +119,26 @@ def resumed(store: SweepStore, plan: SweepPlan, files: list[SweepFile], qemus: l
     fresh = "leave out --resume for a new run"
     if run.plan != plan.document():
         raise BadInput(f"run {run.id} in {store.path} was begun with another plan", fresh)
+    changed = _changed(store, run, files, qemus)
+    if changed:
+        raise BadInput(f"{printable(changed)} has changed since run {run.id} was begun", fresh)
+    return run
+
+
+def same_run(store: SweepStore, plan: SweepPlan, files: list[SweepFile], qemus: list[FoundQemu]) -> SweepRun | None:
+    """The last run of the same plan with the same files and QEMUs, complete or not; None where there is none."""
+    document = plan.document()
+    fitting = (one for one in reversed(store.runs()) if one.plan == document and not _changed(store, one, files, qemus))
+    return next(fitting, None)
+
+
+def _changed(store: SweepStore, run: SweepRun, files: list[SweepFile], qemus: list[FoundQemu]) -> str:
+    """A file or a QEMU that is not what it was in the run; empty where there is none."""
     contents = {one.name: one.sha256 for one in store.files(run.id)}
     programs = {one.name: (one.version, one.sha256) for one in store.qemus(run.id)}
     changed = [one.name for one in files if contents.get(one.name) != one.sha256]
     changed += [one.name or DEFAULT_QEMU for one in qemus if programs.get(one.name) != (one.version, one.sha256)]
-    if changed:
-        raise BadInput(f"{printable(changed[0])} has changed since run {run.id} was begun", fresh)
-    return run
+    return changed[0] if changed else ""
 
 
 def tasks_of(plan: SweepPlan, store: SweepStore, run: SweepRun, files: list[SweepFile]) -> Iterator[CellTask]:

@@ -15,12 +15,13 @@ import pytest
 import pvhdbg
 from conformance import boots, host, matrix
 from conformance.__main__ import main
-from conformance.boots import Boot, Case, Setup
+from conformance.boots import Case, Setup
 from conformance.table import programs
 from pvhdbg import guests
 from pvhdbg.decode.acpi import Rsdp
 from pvhdbg.errors import BadInput, VmmFailed
 from pvhdbg.rules.declare import Outcome, Verdict
+from pvhdbg.sweep.store import opened
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,20 +54,30 @@ def test_both_kinds_of_firmware_are_found_booted_and_written(qemu: str, tmp_path
         "--guest",
         "hello",
         "--no-vmms",
+        "--db",
+        str(tmp_path / "c.db"),
     ]
-    (tmp_path / "conformance.md").write_text("### All rules: QEMU 1.0\n")
-    assert main([*words, "--output", str(tmp_path)]) == 0
-    page = (tmp_path / "conformance.md").read_text()
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "conformance.md").write_text("### All rules: QEMU 1.0\n")
+    assert main([*words, "--output", str(docs)]) == 0
+    page = (docs / "conformance.md").read_text()
     assert "| SeaBIOS + pvh.bin | `pc` | [KNOWN](rules.md#qemu-tr-limit) |" in page
     assert "qboot (`-bios " in page
     assert "- boots: 4" in page
     assert len(programs(page)) == 1
-    assert (tmp_path / "rules.md").read_text() == (ROOT / "docs" / "rules.md").read_text()
+    assert (docs / "rules.md").read_text() == (ROOT / "docs" / "rules.md").read_text()
     shown = capsys.readouterr()
     assert shown.out == ""
     assert "booted 4 of 4" in shown.err
     assert "also had QEMU 1.0" in shown.err
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["conformance.md", "rules.md", "vmms.md"]
+    assert sorted(path.name for path in docs.iterdir()) == ["conformance.md", "rules.md", "vmms.md"]
+    # Made again by what is in the file, without a boot.
+    assert main([*words, "--output", str(tmp_path / "again"), "--resume"]) == 0
+    assert (tmp_path / "again" / "conformance.md").read_text() == page
+    assert "booted" not in capsys.readouterr().err
+    with opened(str(tmp_path / "c.db")) as store:
+        assert [run.cells for run in store.runs()] == [5, 4]
 
 
 @pytest.mark.boot
@@ -113,6 +124,7 @@ def test_an_interrupt_ends_it_and_every_qemu_and_writes_nothing(qemu: str, tmp_p
     temporary = tmp_path / "t"
     temporary.mkdir()
     command = [sys.executable, "-m", "conformance", "--qemu", qemu, "-j", "2", "--machine", "pc", "--output", str(tmp_path / "out")]
+    command += ["--db", str(tmp_path / "c.db")]
     environment = {**os.environ, "TMPDIR": str(temporary)}
     with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as program:
         assert program.stderr is not None
@@ -156,11 +168,11 @@ def _with_in_environment(text: str) -> list[Path]:
 def test_what_cannot_be_done_is_said_in_two_lines(
     words: list[str], code: int, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*words, "--output", str(tmp_path)]) == code
+    assert main([*words, "--output", str(tmp_path / "out"), "--db", str(tmp_path / "db" / "c.db")]) == code
     shown = capsys.readouterr().err
     assert said in shown
     assert "next: " in shown
-    assert list(tmp_path.iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("words", [["-j", "0"], ["-j", "x"], ["--modules", "-1"], ["--memory", "12Q"], ["--qem", "x"]])
@@ -190,37 +202,3 @@ def test_memory_that_fits_once_and_not_twice_asks_for_fewer_jobs(monkeypatch: py
         host.require(["5G"], 2)
     assert "-j" in refused.value.todo
     host.require(["5G"], 1)
-
-
-# --- many at a time -----------------------------------------------------------------------------------------------
-
-
-def test_no_more_boots_run_at_a_time_than_were_asked_for(tmp_path: Path) -> None:
-    running: list[int] = []
-    most = 0
-
-    def one(case: Case, initrds: Path) -> Boot:
-        nonlocal most
-        running.append(case.module)
-        most = max(most, len(running))
-        time.sleep(0.002)
-        running.remove(case.module)
-        return Boot(case)
-
-    cases = matrix.cases([Setup("qemu", "pc")], ["hello"], ["256M"], range(40))
-    done = list(boots.boots(cases, tmp_path, 3, one))
-    assert sorted(boot.case.module for boot in done) == list(range(40))
-    assert 1 < most <= 3
-
-
-def test_a_consumer_that_stops_starts_no_further_boots(tmp_path: Path) -> None:
-    begun: list[Case] = []
-
-    def one(case: Case, initrds: Path) -> Boot:
-        begun.append(case)
-        return Boot(case)
-
-    coming = boots.boots(matrix.cases([Setup("qemu", "pc")], ["hello"], ["256M"], range(40)), tmp_path, 2, one)
-    next(coming)
-    coming.close()  # type: ignore[attr-defined]
-    assert len(begun) < 10
