@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from itertools import islice
 from typing import NamedTuple
 
 from pvhdbg.commands.declare import Answer, Context, takes
@@ -122,9 +123,15 @@ def sweep(options: SweepOptions, context: Context) -> Answer:
         engine: SweepEngine = LocalEngine(jobs)
         if options.dask is not None:
             engine = _cluster(options.dask, files, qemus)
-        _said(f"{_words(plan, total)} in run {run.id} of {options.output}{_expected_words(store, total - run.done, engine.jobs)}")
+        tasks = running.tasks_of(plan, store, run, files)
         try:
-            counts = running.carried_out(store, run, running.tasks_of(plan, store, run, files), engine, context.progress)
+            if options.dask is None and store.mean_seconds() is None:  # the first cell says how long the others take
+                running.carried_out(store, run, islice(tasks, 1), LocalEngine(1), context.progress)
+                run = store.run(str(run.id))
+            _said(
+                f"{_words(plan, total)} in run {run.id} of {options.output}{_expected_words(store, total - run.done, engine.jobs)}"
+            )
+            counts = running.carried_out(store, run, tasks, engine, context.progress)
         except KeyboardInterrupt:
             _said(f"{store.run(str(run.id)).done} of {total} cells are in {options.output}; go on with the same and --resume")
             raise
