@@ -9,12 +9,13 @@ from pvhdbg.commands.declare import Answer, Context, takes
 from pvhdbg.commands.options import NOT_REACHED, PromptOptions
 from pvhdbg.commands.trace import MOST_CPUS
 from pvhdbg.disassembly import instruction_text
-from pvhdbg.driver import stepped_death
+from pvhdbg.driver import post_mortem, stepped_death
 from pvhdbg.driver.death_watch import Diagnosis, diagnosed
 from pvhdbg.driver.options import time_limit
 from pvhdbg.driver.traced_machine import TracedMachine, at_entry, on_session
 from pvhdbg.errors import BadInput
 from pvhdbg.machine.options import SubjectOptions
+from pvhdbg.machine.subject_kind import subject_kind
 from pvhdbg.report import why_text
 from pvhdbg.report.json_text import written
 from pvhdbg.report.style import PLAIN
@@ -44,10 +45,15 @@ def why(options: WhyOptions, context: Context) -> Answer:
         raise BadInput(f"--vcpu {options.vcpu} is not a CPU's number", "0 is the first")
     if options.compare_tcg and options.about.launch.accel not in ("kvm", "auto"):
         raise BadInput("--compare-tcg compares with a boot under KVM", "add --accel kvm")
+    if context.session is not None and not context.session.target.capabilities.control:
+        return _answer(post_mortem.diagnosed(context.session, options.vcpu))
     if context.session is not None:
         return _answer(
             on_session(context.session, "why", lambda machine: _diagnosed(machine, limit, options.vcpu), context.progress)
         )
+    if not subject_kind(options.about.subject).runs:
+        with post_mortem.recording(options.about, context.progress) as session:
+            return _answer(post_mortem.diagnosed(session, options.vcpu))
     with at_entry(options.about, context.progress, patience=options.seconds, watched=True) as machine:
         found = _diagnosed(machine, limit, options.vcpu)
     if not options.compare_tcg:

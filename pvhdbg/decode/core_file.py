@@ -50,6 +50,7 @@ from pvhdbg.spec.elf_core import (
 )
 
 SEGMENTS_BOUND = 1 << 14  # program headers that are read; a paging dump of a running kernel has thousands
+CPUS_BOUND = 256  # CPUs whose registers are read
 _REDUMP = "make it again: dump-guest-memory FILE"
 _QEMU_REGISTERS = tuple(field.name for field in QemuCpu.fields() if field.name not in ("version", "size"))
 _STATUS_REGISTERS = (*_QEMU_REGISTERS, "cs", "ss", "ds", "es", "fs", "gs", "fs_base", "gs_base")
@@ -104,12 +105,16 @@ def _apart(parts: Iterable[CorePart]) -> tuple[CorePart, ...]:
 class Core:
     """A parsed core: the machine's state (without memory), its memory, and its number of CPUs.
 
-    A core that `snapshot export` wrote also holds the entry; otherwise the entry of the snapshot has no address.
+    A core that `snapshot export` wrote also holds the entry; otherwise the entry of the snapshot has no address. `others` holds the
+    registers and segments of each further CPU. `long_mode` is the first CPU's EFER.LMA, None where the core does not show it: QEMU gives
+    its core the machine of the mode (target/i386/arch_dump.c, cpu_get_dump_info).
     """
 
     snapshot: Snapshot
     memory: FlatMemory
     cpus: int
+    others: tuple[tuple[Registers, Segments], ...] = ()
+    long_mode: bool | None = None
 
 
 def is_core(head: bytes) -> bool:
@@ -125,7 +130,7 @@ _FOREIGN = (b"KDUMP   ", b"makedumpfile\0\0\0\0")
 
 def parse(data: Buffer) -> Core:
     """The core in `data`, which must outlive it. Raises BadInput for anything but a complete core of an x86 machine."""
-    headers = _program_headers(data)
+    machine, headers = _program_headers(data)
     notes = _notes(data, headers)
     parts = [_part(data, index, one) for index, one in enumerate(headers) if one.p_type == PT_LOAD and one.p_filesz]
     exported = next((note for note in notes if note.owner == PVHDBG_OWNER and note.type == PVHDBG_SNAPSHOT), None)
@@ -153,10 +158,12 @@ def parse(data: Buffer) -> Core:
         vmm=Vmm("QEMU" if ours else None),
         sources={**sources, "memory": "PT_LOAD", "backing": "PT_LOAD"},
     )
-    return Core(snapshot, memory, max(len(ours), len(statuses)))
+    others = tuple(_of_qemu(one) for one in ours[1:CPUS_BOUND])
+    return Core(snapshot, memory, max(len(ours), len(statuses)), others, machine == EM_X86_64 if ours else None)
 
 
-def _program_headers(data: Buffer) -> list[Segment32 | Segment64]:
+def _program_headers(data: Buffer) -> tuple[int, list[Segment32 | Segment64]]:
+    """e_machine, and the program headers."""
     if bytes(data[:16]).startswith(_FOREIGN):
         raise BadInput("the dump is in kdump format, not an ELF core", "make it again without compression (no -z, -l, -s)")
     if len(data) < Ident.sizeof():
@@ -186,7 +193,7 @@ def _program_headers(data: Buffer) -> list[Segment32 | Segment64]:
             f"and the file at {len(data):#x}",
             _REDUMP,
         )
-    return [layout.decode(data, header.e_phoff + index * layout.sizeof()) for index in range(count)]
+    return header.e_machine, [layout.decode(data, header.e_phoff + index * layout.sizeof()) for index in range(count)]
 
 
 def _count(data: Buffer, header: Header32 | Header64, wide: bool) -> int:

@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from pvhdbg.decode.text import SafeText, safe
 from pvhdbg.disassembly import available, instruction_text
 from pvhdbg.driver.result import NO_DISASSEMBLER
-from pvhdbg.driver.traced_machine import TracedMachine, has_shut_down, panics
+from pvhdbg.driver.traced_machine import SLID, TracedMachine, has_shut_down, panics
 from pvhdbg.driver.trail import last_functions, last_instructions
-from pvhdbg.errors import BadInput
-from pvhdbg.machine.surroundings import surroundings
+from pvhdbg.errors import BadInput, TargetError
+from pvhdbg.machine.session import Session
+from pvhdbg.machine.surroundings import moved, surroundings
+from pvhdbg.tracing.addresses import Surroundings
 from pvhdbg.tracing.calls import Call, LastFunctions, chain
 from pvhdbg.tracing.death import Death, DeathKind, panicked
 from pvhdbg.tracing.engines.death_watch import DeathWatch
@@ -22,6 +24,7 @@ from pvhdbg.tracing.last_words import Told, telling
 _SERIAL = 1000  # lines of the serial port, and of the log buffer, that are searched
 _KVM = "KVM shows no faults, and its CPU may keep only a part of its last state; the same boot under TCG shows them: --compare-tcg"
 _DEBUGCON = "the machine was given port 0xe9 (-debugcon), to read what the guest writes there"
+_WRAP = (1 << 64) - 1
 _BY_BLOCKS = (DeathKind.TRIPLE_FAULT, DeathKind.SHUTDOWN, DeathKind.RESET, DeathKind.HALTED)
 _FINAL = {  # deaths after which the machine cannot run on
     DeathKind.TRIPLE_FAULT: "the guest triple-faulted",
@@ -51,7 +54,8 @@ class Diagnosis:
     @property
     def died(self) -> bool:
         """Whether the guest died, and not by a bug of the VMM."""
-        return self.death.died
+        proven = self.death.kind is DeathKind.LEFT and self.explanation.cause != DeathKind.LEFT.value
+        return self.death.died or (proven and self.death.vmm_bug is None)
 
     def __repr__(self) -> str:
         return f"Diagnosis({self.death.kind.value}: {self.explanation.verdict!r})"
@@ -65,6 +69,7 @@ def diagnosed(machine: TracedMachine, limit: float, vcpu: int | None = None) -> 
     qemu = machine.qemu
     command = () if qemu is None else tuple(qemu.command)
     ran: list[LastFunctions] = []
+    around, bias = _placed(machine, around)
     watch = DeathWatch(
         machine.target,
         around,
@@ -72,7 +77,7 @@ def diagnosed(machine: TracedMachine, limit: float, vcpu: int | None = None) -> 
         status=lambda: None if qemu is None else qemu.exit_status(),
         serial=lambda: () if qemu is None else qemu.serial_tail(_SERIAL),
         progress=machine.progress,
-        panics=panics(machine.names),
+        panics=[one + bias & _WRAP for one in panics(machine.names)],
         panicking=lambda: ran.extend(_ran(machine)),
         blind=machine.boot.snapshot.vmm.accelerator == "kvm",
         vcpu=vcpu,
@@ -82,6 +87,7 @@ def diagnosed(machine: TracedMachine, limit: float, vcpu: int | None = None) -> 
     serial = () if qemu is None else (*qemu.serial_tail(_SERIAL), *qemu.debugcon_tail(_SERIAL))
     read = machine.target.read_memory
     around = surroundings(machine.boot, machine.image, read, machine.names, serial, target=machine.target, command=command)
+    around, _ = _placed(machine, around)
     if machine.names.is_linux and panicked(serial) is None:
         around = replace(around, serial=(*serial, *(safe(one.line()) for one in messages(death.state, around)[-_SERIAL:])))
         if death.kind is DeathKind.ALIVE and panicked(around.serial) is not None:
@@ -93,15 +99,34 @@ def diagnosed(machine: TracedMachine, limit: float, vcpu: int | None = None) -> 
         if not death.path and mode is not None and death.kind in _BY_BLOCKS:
             death = replace(death, path=last_instructions(recording, death.cpu or 0, mode, read, death.pc))
     found = explain(death, around, instruction_text)
-    names = machine.names.kept([event.pc for event in death.path] + [one for one in (death.pc,) if one is not None])
+    names = {pc: around.name(pc) for pc in (*(event.pc for event in death.path), death.pc) if pc is not None}
     machine.ended = _FINAL.get(death.ended or death.kind)
-    warnings = [*machine.warnings, *watch.warnings, *([NO_DISASSEMBLER] if death.path and not available() else [])]
+    warnings = [
+        *(one for one in machine.warnings if one != SLID or around.name == machine.names),
+        *watch.warnings,
+        *([NO_DISASSEMBLER] if death.path and not available() else []),
+    ]
     if machine.boot.snapshot.vmm.accelerator == "kvm":
         warnings.append(safe(_KVM))
     if qemu is not None and qemu.debugcon_log is not None:
         warnings.append(safe(_DEBUGCON))
-    return Diagnosis(death, found, names, serial, tuple(warnings), telling(around.serial, around),
+    return Diagnosis(death, found, names.get, serial, tuple(warnings), telling(around.serial, around),
                      chain(death.state, around), tuple(ran))  # fmt: skip
+
+
+def _placed(machine: TracedMachine, around: Surroundings) -> tuple[Surroundings, int]:
+    """The surroundings of a kernel that KASLR moved, and how far it moved its virtual addresses; unchanged where it did not."""
+    if machine.image is None or SLID not in machine.warnings:
+        return around, 0
+    session = Session(machine.target, machine.image)
+    session.adopt(machine.boot)
+    try:
+        placement = session.placement
+    except TargetError:
+        return around, 0  # the VMM is gone
+    if not placement.found:
+        return around, 0
+    return moved(around, placement), placement.virtual_bias
 
 
 def _ran(machine: TracedMachine) -> list[LastFunctions]:

@@ -12,11 +12,17 @@ from pvhdbg.decode import core_file
 from pvhdbg.decode.text import SafeText, safe
 from pvhdbg.errors import BadInput
 from pvhdbg.machine.capture import Plan, compared, decoded, recorded_entry, with_tables
+from pvhdbg.machine.session import Session
 from pvhdbg.targets.core import CoreTarget
 
 if TYPE_CHECKING:
     from pvhdbg.decode.boot_state import BootState
     from pvhdbg.kernel.image import KernelImage
+
+
+def several_cpus(count: int) -> SafeText:
+    """The note of what shows only the first CPU."""
+    return safe(f"the core shows {count} CPUs: the first is judged")
 
 
 @contextmanager
@@ -46,11 +52,18 @@ def opened_machine(path: str, plan: Plan, image: KernelImage | None) -> Iterator
         boot = decoded(target, snapshot, plan.spec)
         if plan.whole:
             boot = with_tables(target, boot)
-        warnings = []
+        warnings: list[SafeText] = []
         if core.cpus > 1:
-            warnings.append(f"the core shows {core.cpus} CPUs: the first is judged")
+            warnings.append(several_cpus(core.cpus))
         if boot.snapshot.kernel is None:
-            warnings.append("the kernel file was not seen: rules that need it are undecided; name it with --kernel")
-        elif image is not None and not image.is_loaded(target.read_memory):
-            warnings.append(f"{image.path} differs from the core's memory: another kernel, or a changed one, was loaded")
-        yield target, boot, list(map(safe, warnings))
+            warnings.append(SafeText("the kernel file was not seen: rules that need it are undecided; name it with --kernel"))
+        elif image is not None and not image.is_loaded(target.read_memory) and not _was_moved(target, image, boot):
+            warnings.append(safe(f"{image.path} differs from the core's memory: another kernel, or a changed one, was loaded"))
+        yield target, boot, warnings
+
+
+def _was_moved(target: CoreTarget, image: KernelImage, boot: BootState) -> bool:
+    """Whether the kernel is elsewhere: KASLR, or its loader, may have moved it."""
+    session = Session(target, image)
+    session.adopt(boot)
+    return session.placement.found is True

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from pvhdbg.decode.boot_state import BootState, Text, Unread
 from pvhdbg.decode.text import SafeText
 from pvhdbg.errors import PvhdbgError, TargetError
 from pvhdbg.kernel.image import KernelImage
 from pvhdbg.machine.names import Names
+from pvhdbg.machine.placement import Placement
 from pvhdbg.model import Unavailable
 from pvhdbg.spec.elf import PF_X
 from pvhdbg.spec.start_info import StartInfoV1
@@ -55,6 +57,39 @@ def surroundings(
     )
 
 
+def moved(around: Surroundings, placement: Placement) -> Surroundings:
+    """The same for a kernel that KASLR or its loader moved: names, file and symbols by where it is now."""
+    load, link = placement.load_bias, placement.virtual_bias
+    if not load and not link:
+        return around
+    unmoved, file, symbol, data_at = around.name, around.file, around.symbol, around.data_at
+
+    def name(address: int) -> str | None:
+        """By the page tables; where they were not observed, by the kernel's own addresses."""
+        found = placement.name_of(address)
+        if found is None and any(0 <= address - one.virtual - link < one.size for one in around.views):
+            return unmoved(address - link & _WRAP)
+        return found
+
+    def data(address: int) -> str | None:
+        physical = placement.physical(address)
+        return None if physical is None else data_at(physical - load)
+
+    def linked(wanted: str) -> int | None:
+        value = symbol(wanted)
+        return None if value is None else value + link & _WRAP
+
+    return replace(
+        around,
+        name=name,
+        views=tuple(replace(one, virtual=one.virtual + link & _WRAP, physical=one.physical + load) for one in around.views),
+        file=lambda physical, size: file(physical - load, size),
+        symbol=linked,
+        data_at=data,
+    )
+
+
+_WRAP = (1 << 64) - 1
 _CPU = "/machine/unattached/device[0]"  # QEMU's path of the boot CPU, on pc, q35 and microvm
 
 

@@ -26,7 +26,7 @@ _REGISTERS = (
 
 
 # Deaths that no way led to, which could have been recorded.
-_NO_PATH = (DeathKind.ALIVE, DeathKind.SHUTDOWN, DeathKind.EXITED, DeathKind.RESET, DeathKind.PANIC)
+_NO_PATH = (DeathKind.ALIVE, DeathKind.LEFT, DeathKind.SHUTDOWN, DeathKind.EXITED, DeathKind.RESET, DeathKind.PANIC)
 _TIMES = 3  # equal faults in a row that become one line
 
 
@@ -58,6 +58,8 @@ def render(
                 trace_text.events(death.after, name, disassemble, style).rstrip("\n"),
                 "",
             ]
+    elif death.there:
+        lines += [style("head", "The code there"), *_code(death, disassemble), ""]
     elif death.kind not in _NO_PATH:
         lines += [
             style("dim", "The last instructions were not recorded: the guest died after those that are traced one by one."),
@@ -90,6 +92,14 @@ _CALLS = {
     By.FRAME: "The calls that led there (by frame pointers)",
     By.STACK: "Return addresses on the stack, some perhaps of calls that had ended",
 }
+
+
+def _code(death: Death, disassemble: Disassemble) -> list[str]:
+    """The instructions from the pc on."""
+    return [
+        f"  {'=>' if not index else '  '} {one.pc:#x}  {disassemble(one.code, one.pc, one.mode.bits)}"
+        for index, one in enumerate(death.there)
+    ]
 
 
 def _call(one: Call) -> str:
@@ -164,6 +174,7 @@ def _document(
         "symbol": None if death.pc is None else name(death.pc),
         "mode": None if death.mode is None else death.mode.value,
         "path": [{"seq": one.seq, "pc": hex(one.pc), "mode": one.mode.value, "code": one.code.hex()} for one in death.path],
+        "there": [{"pc": hex(one.pc), "mode": one.mode.value, "code": one.code.hex()} for one in death.there],
         "after": [{"seq": one.seq, "pc": hex(one.pc), "mode": one.mode.value, "code": one.code.hex()} for one in death.after],
         "cpu": death.cpu,
         "faults": [

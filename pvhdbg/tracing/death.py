@@ -28,6 +28,7 @@ class DeathKind(Enum):
     ZEROS = "zeros"  # it executes memory that holds only zeros
     NOWHERE = "nowhere"  # it executes where there is no memory
     PANIC = "panic"  # the kernel reports a panic, and keeps waiting
+    LEFT = "left"  # not known: only a state is left, and nobody saw what came before or after it
     ALIVE = "alive"  # not dead
 
     @property
@@ -87,7 +88,7 @@ class Death:
     features of CPUID that it needs, by QEMU's names. `departure` is the last instruction in the kernel's own code and the first one
     outside of it, where the CPU did not come back. `ran_before` is the number of an instruction that ran in the same page with the same
     page tables as a fetch that failed. `cpu` is the number of the CPU that died, where the machine has several; `standing` holds those
-    that did not halt, where it is not known which one died. `ended` says how the machine of a kernel ended that panicked.
+    that did not halt, where it is not known which one died. `ended` says how the machine of a kernel ended that panicked. `there` holds the instructions from the pc on, where those before it were not recorded.
     """
 
     kind: DeathKind
@@ -114,6 +115,7 @@ class Death:
     cpu: int | None = None
     ended: DeathKind | None = None
     standing: tuple[StoppedCpu, ...] = ()
+    there: tuple[Event, ...] = ()
 
     @property
     def vmm_bug(self) -> VmmBug | None:
@@ -124,7 +126,7 @@ class Death:
     @property
     def died(self) -> bool:
         """Whether the guest is dead by its own doing."""
-        return self.kind is not DeathKind.ALIVE and self.vmm_bug is None
+        return self.kind not in (DeathKind.ALIVE, DeathKind.LEFT) and self.vmm_bug is None
 
     @property
     def first(self) -> Fault | None:
@@ -152,6 +154,8 @@ class Death:
         if self.first is not None and self.first.pc is not None:
             return self.first.pc
         last = self.after or self.path
+        if self.left is not None:
+            return self.left.pc
         return last[-1].pc if self.kind is DeathKind.HALTED and last else self.state.get("rip")
 
     @property

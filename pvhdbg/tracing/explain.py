@@ -138,6 +138,7 @@ OPENINGS = {
     DeathKind.ZEROS: "The CPU runs through memory that was never written",
     DeathKind.NOWHERE: "The CPU executes where no memory is",
     DeathKind.PANIC: "The kernel panicked",
+    DeathKind.LEFT: "What is left is a state",
     DeathKind.ALIVE: "It did not die while it was watched",
 }
 _ASTRAY = (DeathKind.LOOP, DeathKind.ZEROS, DeathKind.NOWHERE)  # these deaths go on: their beginning counts
@@ -146,6 +147,9 @@ _ASTRAY = (DeathKind.LOOP, DeathKind.ZEROS, DeathKind.NOWHERE)  # these deaths g
 def _opening(death: Death, around: Surroundings) -> str:
     if death.left is not None:
         mode = f" in {death.mode.words}" if death.mode is not None else ""
+        if death.kind is DeathKind.LEFT:
+            cpu = "The machine" if death.cpu is None else f"CPU {death.cpu}"
+            return f"{cpu} stands at {around.named(death.left.pc)}{mode}, and it was not seen whether it runs on"
         seen = (
             "The guest shut down, and nothing was seen of how"
             if death.blind
@@ -324,7 +328,7 @@ def _left(draft: Draft, death: Death, around: Surroundings) -> None:
     elif death.pc is not None:
         draft.sentences.append("How it came there was not observed")
         draft.address = classify(death.pc, death.state, around)
-    if draft.address is not None:
+    if draft.address is not None and draft.address.kind is not AddressClass.UNKNOWN:
         draft.sentences.append(f"{draft.address.address:#x} is {draft.address.words}")
 
 
@@ -373,7 +377,8 @@ def _found_dead(draft: Draft, death: Death, around: Surroundings, disassemble: D
     left = death.left
     if left is None:
         return
-    if (left.pc & 0xFFFFFFF0) == _RESET_PC:
+    recorded = death.kind is DeathKind.LEFT
+    if (left.pc & 0xFFFFFFF0) == _RESET_PC and not recorded:
         draft.cause = "state lost"
         draft.sentences.append(
             "Nothing is left of its last state: the CPU stands at the reset vector, as KVM leaves it after a triple fault on some hosts"
@@ -381,9 +386,16 @@ def _found_dead(draft: Draft, death: Death, around: Surroundings, disassemble: D
         draft.next = "boot it without KVM, which shows the fault: pvhdbg why KERNEL"
         _last_words_too(draft, around)
         return
-    draft.sentences.append("How it came there was not recorded: a triple fault, or a power-off or reboot that it asked for")
+    if not recorded:
+        draft.sentences.append("How it came there was not recorded: a triple fault, or a power-off or reboot that it asked for")
     fault = _left_by(death, left, around)
     inner = Draft(draft.cause)
+    if fault is not None and recorded and faults.undeliverable(fault.vector or 0, death.state, around) is None:
+        draft.sentences.append(
+            f"Its instruction `{disassemble(left.code, left.pc, left.mode.bits)}` takes {faults.name(fault.vector)}, which a handler of "
+            "its own may take care of"
+        )
+        fault = None
     if fault is not None:
         told = replace(death, kind=DeathKind.TRIPLE_FAULT, struck=left)
         _fault(inner, told, fault, around, disassemble)
@@ -397,7 +409,7 @@ def _found_dead(draft: Draft, death: Death, around: Surroundings, disassemble: D
     if left.code:
         draft.sentences.append(f"The instruction there is `{disassemble(left.code, left.pc, left.mode.bits)}`")
     why = faults.undeliverable(faults.GP, death.state, around)
-    if why:
+    if why and not recorded:
         draft.sentences.append(f"A fault there could not have been handled: {why.words}")
     _left_on_stack(draft, death, around)
     draft.next = _WATCH_IT
@@ -411,10 +423,17 @@ def _left_on_stack(draft: Draft, death: Death, around: Surroundings) -> None:
         )
 
 
+_NO_FAULT = Fault(0, FaultKind.RESET, None, None, None, None, {})
+
+
 def _left_by(death: Death, left: Event, around: Surroundings) -> Fault | None:
     """The fault that the instruction that the machine stands at must have taken; None where that is not certain."""
     if effect_of(left.code, left.mode.bits) is Effect.UD2:
         return Fault(0, FaultKind.EXCEPTION, faults.UD, None, left.pc, None, death.state)
+    if any(classify(one.address, death.state, around).kind is AddressClass.NOT_CANONICAL for one in death.touched):
+        return Fault(0, FaultKind.EXCEPTION, faults.GP, 0, left.pc, None, death.state)
+    if instructions.divisor_of(Case(death, _NO_FAULT, left, around, lambda *_: "")) == 0:
+        return Fault(0, FaultKind.EXCEPTION, faults.DE, None, left.pc, None, death.state)
     cr2 = death.state.get("cr2")
     if cr2 is None:
         return None
@@ -536,6 +555,7 @@ WITHOUT_A_FAULT: dict[DeathKind, Callable[[Draft, Death, Surroundings, Disassemb
     DeathKind.ZEROS: _zeros,
     DeathKind.NOWHERE: _nowhere,
     DeathKind.PANIC: _panic,
+    DeathKind.LEFT: _found_dead,
     DeathKind.ALIVE: _alive,
 }
 

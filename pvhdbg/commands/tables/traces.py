@@ -141,7 +141,12 @@ TRACES: tuple[Command, ...] = (
         "pvhdbg why vmlinux --cpu qemu32",
         "pvhdbg.commands.why:why",
         (
-            argument("subject", metavar="SUBJECT", help="a kernel file, or a gdbstub", live=False),
+            argument(
+                "subject",
+                metavar="SUBJECT",
+                help="a kernel file, a gdbstub, or what is left of a machine: a core or a snapshot",
+                live=False,
+            ),
             FOR,
             argument("--vcpu", type=int, metavar="N", help="the CPU to look at, where none is known to have died (default: 0)"),
             argument(

@@ -167,10 +167,10 @@ def bad_selector(draft: Draft, case: Case) -> bool:
 
 def division(draft: Draft, case: Case) -> bool:
     """#DE: by zero, or a quotient that is too large."""
-    if case.fault.vector != 0:
+    if case.fault.vector != faults.DE:
         return False
     where = f" at `{case.text}`" if case.text else ""
-    value = _divisor(case)
+    value = divisor_of(case)
     if value is None:
         return draft.found("#DE", f"{faults.name(0)}{where}", next=_OPERANDS)
     if value == 0:
@@ -203,7 +203,8 @@ def any_other(draft: Draft, case: Case) -> bool:
     return draft.found(name.split()[0], f"{name}{f' at `{case.text}`' if case.text else ''}", next=_OPERANDS)
 
 
-def _divisor(case: Case) -> int | None:
+def divisor_of(case: Case) -> int | None:
+    """The divisor of the division that was hit; None for another instruction, or where it was not observed."""
     if case.event is None:
         return None
     found = divisor(case.event.code, case.event.mode.bits)

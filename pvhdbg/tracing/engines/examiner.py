@@ -10,15 +10,16 @@ from itertools import takewhile
 
 from pvhdbg.decode.cpu_mode import Mode, interrupts_on, mode_in, mode_of, pc_in
 from pvhdbg.decode.paging import translate
-from pvhdbg.disassembly import features, reach
+from pvhdbg.disassembly import features
 from pvhdbg.errors import MemoryUnreadable, TargetError
 from pvhdbg.model import BackingKind, Registers, Unavailable
 from pvhdbg.targets.run import RunEnd, run
 from pvhdbg.targets.target import RESET_RIP, Stop, StopKind, Target
 from pvhdbg.tracing.addresses import Surroundings
 from pvhdbg.tracing.cpu_text import decode, of_cpu
-from pvhdbg.tracing.death import Death, DeathKind, StoppedCpu, Touched, chain_of, panicked
+from pvhdbg.tracing.death import Death, DeathKind, StoppedCpu, chain_of, panicked
 from pvhdbg.tracing.encoding import LONGEST, length
+from pvhdbg.tracing.engines.code_there import AHEAD, instructions, touched
 from pvhdbg.tracing.engines.engine import TraceEnd
 from pvhdbg.tracing.engines.followed import Followed
 from pvhdbg.tracing.engines.loops import PAUSE, Loop, Stepped, period, stepped
@@ -105,7 +106,7 @@ class Examiner:
     def _standing_at(self, cpu: int, state: dict[str, int]) -> StoppedCpu:
         pc, mode = pc_in(state) or 0, mode_in(state) or Mode.PROTECTED
         at = Event(0, pc, mode, self.code_at(pc, state), cpu=cpu)
-        return StoppedCpu(cpu, state, at, self._touched(at, state), features(at.code, mode.bits))
+        return StoppedCpu(cpu, state, at, touched(at, state), features(at.code, mode.bits))
 
     def by_stop(self, stop: Stop) -> Death | None:
         """The death that a stop of the machine means; None where it means none."""
@@ -169,8 +170,9 @@ class Examiner:
         left = Event(0, pc, mode, self.code_at(pc, state))
         needs = features(left.code, mode.bits)
         death = replace(
-            self.death(DeathKind.SHUTDOWN, state), left=left, touched=self._touched(left, state), needs=needs, path=(), begun=None
-        )
+            self.death(DeathKind.SHUTDOWN, state), left=left, touched=touched(left, state), needs=needs, path=(), begun=None,
+            there=instructions(self.code_at(pc, state, AHEAD), pc, mode),
+        )  # fmt: skip
         if self._vcpu is not None:
             return replace(death, cpu=self._vcpu)
         return self._on_its_cpu(death) if self._several else death
@@ -300,11 +302,11 @@ class Examiner:
         except MemoryUnreadable:
             return None
 
-    def code_at(self, pc: int, state: Mapping[str, int]) -> bytes:
+    def code_at(self, pc: int, state: Mapping[str, int], size: int = LONGEST) -> bytes:
         """The bytes of an instruction in memory, and behind it; empty where they cannot be read."""
         physical = self._physical(pc, state)
         try:
-            return b"" if physical is None else self._target.read_memory(physical, LONGEST)
+            return b"" if physical is None else self._target.read_memory(physical, size)
         except MemoryUnreadable:
             return b""
 
@@ -331,7 +333,7 @@ class Examiner:
             handling=handling,
             struck=struck,
             lately=None if followed.counted else followed.last_exception(),
-            touched=() if struck is None else self._touched(struck, before),
+            touched=() if struck is None else touched(struck, before),
             needs=features(struck.code, struck.mode.bits)
             if struck is not None and first is not None and first.vector == UD
             else (),
@@ -346,14 +348,6 @@ class Examiner:
             return True
         physical = self._physical(pc, state)
         return physical is not None and bool(self._around.holds(physical))
-
-    def _touched(self, event: Event, state: Mapping[str, int]) -> tuple[Touched, ...]:
-        touches = reach(event.code, event.pc, event.mode.bits, state.get)
-        return tuple(
-            Touched(access.offset + (state.get(f"{access.segment}_base", 0) if access.segment else 0), access.size, write)
-            for write, accesses in ((True, touches.writes), (False, touches.reads))
-            for access in accesses
-        )
 
     def _struck(self, fault: Fault, state: Mapping[str, int]) -> Event | None:
         event = self._followed.struck(fault)

@@ -1,0 +1,29 @@
+"""The code that a CPU stands at: its next instructions, and the memory that one of them touches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pvhdbg.decode.cpu_mode import Mode
+from pvhdbg.disassembly import available, disassemble, reach
+from pvhdbg.tracing.death import Touched
+from pvhdbg.tracing.event import Event
+
+AHEAD = 32  # bytes behind the pc that are shown
+_SHOWN = 6  # instructions
+
+
+def touched(event: Event, state: Mapping[str, int]) -> tuple[Touched, ...]:
+    """What an instruction writes, then what it reads, at linear addresses, by the registers before it; () where it is not known."""
+    touches = reach(event.code, event.pc, event.mode.bits, state.get)
+    return tuple(
+        Touched(access.offset + (state.get(f"{access.segment}_base", 0) if access.segment else 0), access.size, write)
+        for write, accesses in ((True, touches.writes), (False, touches.reads))
+        for access in accesses
+    )
+
+
+def instructions(code: bytes, pc: int, mode: Mode) -> tuple[Event, ...]:
+    """The instructions in `code`, which lies at `pc`; () without a disassembler."""
+    found = disassemble(code, pc, mode.bits, _SHOWN) if available() else ()
+    return tuple(Event(index, one.address, mode, one.data) for index, one in enumerate(found))
