@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from pvhdbg.decode.text import SafeText, safe
@@ -20,6 +21,8 @@ from pvhdbg.tracing.engines.death_watch import DeathWatch
 from pvhdbg.tracing.explain import Explanation, explain, on_its_cpu
 from pvhdbg.tracing.guest_log import messages
 from pvhdbg.tracing.last_words import Told, telling
+from pvhdbg.vmm.qemu import QemuProcess
+from pvhdbg.vmm.qmp import Qmp
 
 _SERIAL = 1000  # lines of the serial port, and of the log buffer, that are searched
 _KVM = "KVM shows no faults, and its CPU may keep only a part of its last state; the same boot under TCG shows them: --compare-tcg"
@@ -70,6 +73,7 @@ def diagnosed(machine: TracedMachine, limit: float, vcpu: int | None = None) -> 
     command = () if qemu is None else tuple(qemu.command)
     ran: list[LastFunctions] = []
     around, bias = _placed(machine, around)
+    qmp: list[Qmp] = []
     watch = DeathWatch(
         machine.target,
         around,
@@ -81,8 +85,10 @@ def diagnosed(machine: TracedMachine, limit: float, vcpu: int | None = None) -> 
         panicking=lambda: ran.extend(_ran(machine)),
         blind=machine.boot.snapshot.vmm.accelerator == "kvm",
         vcpu=vcpu,
+        vmm_end=lambda: qmp[0].why_ended() if qmp else "",
     )
-    with machine.interruptible(watch):
+    with _control(qemu) as control, machine.interruptible(watch):
+        qmp += [] if control is None else [control]
         death = watch.post_mortem() if has_shut_down(machine.target) else watch.until_dead(limit)
     serial = () if qemu is None else (*qemu.serial_tail(_SERIAL), *qemu.debugcon_tail(_SERIAL))
     read = machine.target.read_memory
@@ -112,6 +118,20 @@ def diagnosed(machine: TracedMachine, limit: float, vcpu: int | None = None) -> 
         warnings.append(safe(_DEBUGCON))
     return Diagnosis(death, found, names.get, serial, tuple(warnings), telling(around.serial, around),
                      chain(death.state, around), tuple(ran))  # fmt: skip
+
+
+@contextmanager
+def _control(qemu: QemuProcess | None) -> Iterator[Qmp | None]:
+    """QEMU's control socket, where QEMU was started here and no other client is connected: its events say how the guest ended."""
+    try:
+        qmp = None if qemu is None else qemu.qmp()
+    except TargetError:
+        qmp = None
+    try:
+        yield qmp
+    finally:
+        if qmp is not None:
+            qmp.close()
 
 
 def _placed(machine: TracedMachine, around: Surroundings) -> tuple[Surroundings, int]:

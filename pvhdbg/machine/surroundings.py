@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
@@ -53,6 +54,8 @@ def surroundings(
         word=8 if image is None else image.elf.bits // 8,
         command_line=_command_line(boot),
         initrd=_initrd(boot, read),
+        vmm=snapshot.vmm.name or "the VMM",
+        last_ipi=lambda: None if target is None else _last_ipi(target),
         exit_device=any("isa-debug-exit" in word for word in command) if command else None,
     )
 
@@ -102,6 +105,18 @@ def _feature(target: Target, name: str) -> bool | None:
     except TargetError:
         return None
     return {"true": True, "false": False}.get(answer)
+
+
+_ICR = re.compile(r"^ICR\s+0x([0-9a-f]{8})", re.MULTILINE)
+
+
+def _last_ipi(target: Target) -> int | None:
+    """What QEMU's local APIC shows of CPU 0's last IPI (target/i386/cpu-apic.c)."""
+    try:
+        found = _ICR.search(target.monitor("info lapic 0")) if target.capabilities.monitor else None
+    except TargetError:
+        return None
+    return None if found is None else int(found[1], 16)
 
 
 def _handed(boot: BootState) -> Iterable[tuple[str, int, int]]:

@@ -12,6 +12,7 @@ from pvhdbg.spec.vmm_bugs import WRONG_EFLAGS, VmmBug, shows_wrong_eflags
 from pvhdbg.tracing.event import Event, Fault, FaultKind
 
 VECTORS = 32  # vectors that are exceptions by the architecture
+WATCHDOG = "watchdog"  # the reason of a death by a watchdog device
 _DOUBLE_FAULT = 8
 _TOLD = 8  # faults of nested handlers, from either end, that are told
 
@@ -80,7 +81,7 @@ class Death:
     `system` the system instructions before; `begun` counts all instructions since the entry, None where they were not counted. `loop` holds
     the pcs of the loop that the CPU is in. If it is ALIVE, the loop may end, by what is `awaited` if that is known, and the CPU was in it
     at every look within the last `looped` seconds. `status` is the exit status of the VMM. `reason` is QEMU's own term for how the
-    guest ended ("guest-panic"); `blind` says that faults may have been missed (KVM, several CPUs). `handling` holds
+    guest ended ("guest-panic"), or WATCHDOG; `blind` says that faults may have been missed (KVM, several CPUs). `handling` holds
     the exceptions whose handlers had not returned, the outermost first, and `struck` the instruction that the first of
     them, or of `faults`, hit; `lately` is the last exception, where returns were not observed. `after` holds the last instructions
     of the handlers: `path` then ends at the fault. `left` is the instruction that a machine stands at which was dead before it was

@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from pvhdbg.decode.cpu_mode import Mode
 from pvhdbg.spec.pc_ports import CLOCKS, PORTS
 from pvhdbg.spec.vmm_bugs import VmmBug
 from pvhdbg.tracing import faults
 from pvhdbg.tracing.addresses import AddressClass, ClassifiedAddress, Surroundings, classify
-from pvhdbg.tracing.causes import code, ends, instructions, interrupts, stacks, tables
+from pvhdbg.tracing.causes import code, ends, instructions, interrupts, processors, stacks, tables
 from pvhdbg.tracing.causes.draft import Case, Disassemble, Draft, Recognize
-from pvhdbg.tracing.death import VECTORS, Awaited, Death, DeathKind, panicked
+from pvhdbg.tracing.death import VECTORS, WATCHDOG, Awaited, Death, DeathKind, panicked
 from pvhdbg.tracing.event import Event, Fault, FaultKind
 from pvhdbg.tracing.last_words import telling
 from pvhdbg.tracing.opcodes import Effect, effect_of
@@ -33,6 +32,7 @@ _CAUSES: tuple[Recognize, ...] = (
     code.too_little_memory,
     interrupts.interrupt,
     interrupts.called,
+    processors.woken,
     tables.long_mode_refused,
     tables.overwritten_tables,
     tables.wrong_tables,
@@ -132,7 +132,7 @@ OPENINGS = {
     DeathKind.TRIPLE_FAULT: "The CPU shut down with a triple fault",
     DeathKind.RESET: "The guest rebooted",
     DeathKind.SHUTDOWN: "The guest shut itself down",
-    DeathKind.EXITED: "The guest ended QEMU",
+    DeathKind.EXITED: "The guest ended the VMM",
     DeathKind.HALTED: "The CPU halted for good",
     DeathKind.LOOP: "The CPU is in an endless loop",
     DeathKind.ZEROS: "The CPU runs through memory that was never written",
@@ -157,6 +157,10 @@ def _opening(death: Death, around: Surroundings) -> str:
         )
         return f"{seen}; it stands at {around.named(death.left.pc)}{mode}"
     words = OPENINGS[death.kind]
+    if death.kind is DeathKind.EXITED:
+        words = f"The guest ended {around.vmm}"
+    elif death.reason == WATCHDOG:
+        words = "A watchdog ended the machine"
     if death.cpu is not None and death.kind is DeathKind.TRIPLE_FAULT:
         words = f"CPU {death.cpu} shut down with a triple fault"
     since = "the beginning of the watch" if around.entry is None else "the entry"
@@ -176,7 +180,7 @@ def _opening(death: Death, around: Surroundings) -> str:
 def _fault(draft: Draft, death: Death, fault: Fault, around: Surroundings, disassemble: Disassemble) -> None:
     event = death.struck or (death.path[-1] if death.path and death.path[-1].pc == fault.pc else None)
     _cause(draft, Case(death, fault, event, around, disassemble))
-    _started(draft, death)
+    processors.started(draft, death)
     last = death.last or fault
     nested = last is not fault and bool(death.handling)
     state = last.state or death.state
@@ -193,20 +197,6 @@ def _fault(draft: Draft, death: Death, fault: Fault, around: Surroundings, disas
             draft.next = "give the IDT's gates the selector of a code segment in the GDT that is loaded"
         if faults.untouched_idt(state, around):
             draft.promises.append("the IDT: unspecified at the entry; until the kernel's own lidt, every fault ends the machine")
-
-
-def _started(draft: Draft, death: Death) -> None:
-    """A CPU that died in real mode, close behind the page where a start-up IPI let it begin."""
-    base = death.state.get("cs_base", 0)
-    if not death.cpu or death.mode is not Mode.REAL or base % _PAGE or not 0 < base < 0x100000:
-        return
-    draft.sentences.append(
-        f"This CPU was started by another one (INIT, then a start-up IPI with vector {base >> 12:#x}): it began in real mode at {base:#x} and "
-        f"came to {death.state.get('rip', 0):#x} bytes behind it"
-    )
-    draft.promises.append(
-        "a second CPU: the loader starts none. A start-up IPI begins it in real mode, with no stack and no table of the kernel's"
-    )
 
 
 def _cause(draft: Draft, case: Case) -> None:
@@ -336,7 +326,7 @@ _BLIND = "Not all faults are seen here: it asked for it itself, or died of a tri
 
 
 def _rebooted(draft: Draft, death: Death, around: Surroundings, disassemble: Disassemble) -> None:
-    if _asked_for(draft, death, around, disassemble):
+    if _watchdog(draft, death, around) or _asked_for(draft, death, around, disassemble):
         return
     draft.sentences.append(
         _BLIND if death.blind else "No fault was seen: it asked for the reset itself (keyboard controller, port 0xcf9 or ACPI)"
@@ -350,9 +340,25 @@ def _shutdown(draft: Draft, death: Death, around: Surroundings, disassemble: Dis
         return
     if _asked_for(draft, death, around, disassemble):
         return
-    off = "a power-off" if death.reason == "guest-shutdown" else "a power-off or a reboot"
+    off = "a power-off or a reboot"
+    if death.reason == "guest-shutdown":
+        off = "a power-off"
+        draft.cause = "power-off"
     draft.sentences.append(_BLIND if death.blind and death.reason != "guest-shutdown" else f"No fault was seen: it asked for {off}")
     _last_words(draft, around)
+
+
+def _watchdog(draft: Draft, death: Death, around: Surroundings) -> bool:
+    """The guest did not reset a watchdog's timer in time."""
+    if death.reason != WATCHDOG:
+        return False
+    at = f"; the CPU was at {around.named(death.pc)}" if death.pc is not None else ""
+    _last_words(draft, around)
+    draft.sentences.insert(0, f"the watchdog device that this machine has expired: the guest had not reset its timer in time{at}")
+    if draft.cause != "panic":
+        draft.cause = "watchdog"
+        draft.next = "see what the guest was busy with there; or reset the timer more often, or give it more time"
+    return True
 
 
 def _asked_for(draft: Draft, death: Death, around: Surroundings, disassemble: Disassemble) -> bool:
@@ -489,8 +495,8 @@ _ENDED = {
 def _exited(draft: Draft, death: Death, around: Surroundings, _: Disassemble) -> None:
     if death.status is not None:
         draft.sentences.append(f"exit status {death.status}")
-    draft.next = "see QEMU's own messages, and its last words on the serial port"
-    if around.exit_device is not False and (death.status or 0) & 1:
+    draft.next = f"see {around.vmm}'s own messages, and the guest's last words on the serial port"
+    if around.exit_device and (death.status or 0) & 1:
         draft.next = "this is how a guest with isa-debug-exit ends; status = 2 * code + 1"
 
 

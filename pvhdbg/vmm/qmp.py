@@ -15,6 +15,7 @@ from typing import Any
 from pvhdbg.decode.text import safe, shorten
 from pvhdbg.errors import ProtocolError, TargetError, TargetLost, TargetTimeout, VmmFailed
 
+_ENDING_ACTIONS = ("reset", "shutdown", "poweroff", "pause")  # of a watchdog that expired (qapi/run-state.json, WatchdogAction)
 LONGEST_LINE = 1 << 20  # bytes; the longest reply in use is under 1 kB
 
 
@@ -24,7 +25,7 @@ class Qmp:
     def __init__(self, path: str, timeout: float = 5.0) -> None:
         """Connect to the unix socket `path`. Raises OSError if nothing listens there, TargetErrors from then on."""
         self.version = ""
-        self.ended = ""  # why the guest ended, as QEMU's event says: "guest-shutdown", "guest-reset", "guest-panic"
+        self.ended = ""  # why the guest ended, as QEMU's event says: "guest-shutdown", "guest-reset", "guest-panic", "watchdog"
         self._timeout = timeout
         self._received = b""
         self._next_id = 0
@@ -73,6 +74,8 @@ class Qmp:
         reason = data.get("reason") if isinstance(data, dict) else None
         if message.get("event") == "GUEST_PANICKED":
             self.ended = "guest-panic"
+        elif message.get("event") == "WATCHDOG" and isinstance(data, dict) and data.get("action") in _ENDING_ACTIONS:
+            self.ended = "watchdog"
         elif message.get("event") == "SHUTDOWN" and not self.ended and isinstance(reason, str):
             self.ended = shorten(safe(reason), 40)
 

@@ -176,7 +176,12 @@ crashes:
         CHOICE  cf9-reset, cf9_reset
         CHOICE  power-off, power_off
         CHOICE  no-exit-device, no_exit_device
+        CHOICE  watchdog, watchdog
+        CHOICE  watchdog-pci, watchdog_pci
+        CHOICE  words, words
         CHOICE  second-cpu, second_cpu
+        CHOICE  started-twice, started_twice
+        CHOICE  double-sipi, double_sipi
         .long   0
 
 empty_idt:

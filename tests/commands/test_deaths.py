@@ -117,8 +117,8 @@ def test_an_instruction_that_is_there_and_not_enabled() -> None:
         ("no-exit-device", "halted", "no exit device", "this machine does not have", "-device isa-debug-exit"),
         ("hlt", "halted", "halted", "eflags.IF is 0", "who called"),
         ("endless-loop", "loop", "endless loop", "one instruction that jumps to itself", "who jumps there"),
-        ("keyboard-reset", "shutdown", "reset", "by the keyboard controller: `out 0x64, al` at {keyboard_out} wrote 0xfe", "led there"),
-        ("cf9-reset", "shutdown", "reset", "`out dx, al` at {cf9_out} wrote 0x6 to port 0xcf9", "led there"),
+        ("keyboard-reset", "reset", "reset", "by the keyboard controller: `out 0x64, al` at {keyboard_out} wrote 0xfe", "led there"),
+        ("cf9-reset", "reset", "reset", "`out dx, al` at {cf9_out} wrote 0x6 to port 0xcf9", "led there"),
         ("power-off", "shutdown", "power-off", "`out dx, ax` at {power_out} wrote 0x2000 to port 0x604", "led there"),
     ],
 )  # fmt: skip
@@ -153,6 +153,44 @@ def test_the_cpu_that_died_is_the_one_that_is_told() -> None:
     assert "CPU 1 shut down with a triple fault, at 0x8007 in real mode: `ud2`" in found.explanation.verdict
     assert "start-up IPI with vector 0x8" in found.explanation.verdict
     assert "has no entry for vector 6" in found.explanation.verdict
+
+
+@pytest.mark.parametrize(
+    ("crash", "cause", "words", "step"),
+    [
+        ("started-twice", "started twice", "it had come to 0x8017, and began at 0x8000 again", "once to each CPU"),
+        (
+            "double-sipi",
+            "second start-up IPI",
+            "by `hlt` with interrupts off at 0x8017, and went on behind it",
+            "a second start-up IPI only",
+        ),
+    ],
+)
+def test_a_second_cpu_that_is_started_again(crash: str, cause: str, words: str, step: str) -> None:
+    found = died(crash, cpus=2)
+    assert (found.death.kind.value, found.death.cpu, found.explanation.cause) == ("triple fault", 1, cause)
+    assert words in found.explanation.verdict
+    assert step in found.explanation.next
+
+
+@pytest.mark.parametrize("device", ["ib700", "i6300esb"])
+def test_a_watchdog_that_expired(device: str) -> None:
+    found = died("watchdog" if device == "ib700" else "watchdog-pci", extra=("-device", device))
+    assert (found.death.kind.value, found.explanation.cause) == ("reset", "watchdog")
+    assert "watchdog_wait" in found.explanation.verdict
+    assert "reset the timer" in found.explanation.next
+
+
+def test_a_watchdog_that_does_nothing_ends_nothing() -> None:
+    found = died("watchdog", seconds=4.0, extra=("-device", "ib700", "-watchdog-action", "none"))
+    assert not found.died
+
+
+def test_words_on_port_0xe9() -> None:
+    found = died("words")
+    assert [one.line for one in found.told] == ["fatal: no memory for the heap"]
+    assert any("-debugcon" in one for one in found.warnings)
 
 
 def test_another_cpu_can_be_looked_at(cli: Cli) -> None:

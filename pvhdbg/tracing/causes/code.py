@@ -13,6 +13,8 @@ from pvhdbg.tracing.event import Event
 from pvhdbg.tracing.opcodes import Effect, effect_of
 
 _PAGE = 0x1000
+_DEVICES, _FOUR_GIB = 2 << 30, 4 << 30  # from here on a PC may have devices: QEMU's q35 has RAM up to 2 GiB, pc up to 3 or 3.5 GiB
+_SAMPLE = 64
 _LONGEST = 15
 _GAP = 16  # equal bytes in a row that end a changed range
 _CALLS = (Effect.CALL, Effect.FAR_CALL)
@@ -29,12 +31,29 @@ def too_little_memory(draft: Draft, case: Case) -> bool:
     if not lost and not cut:
         return False
     load = (lost + cut)[0]
+    if load.end > _DEVICES and load.start < _FOUR_GIB:
+        if _as_in_file(case, load.start):
+            return False  # the firmware's ROM holds it
+        return draft.found(
+            "kernel outside of RAM",
+            f"The kernel does not fit: its segment from {load.start:#x} to {load.end:#x} is outside of RAM, and more memory does not help: "
+            "up to 4 GiB, a PC has devices and ROM there",
+            next=f"link the kernel to run below {_DEVICES >> 30} GiB; an image that is made for ROM is started as firmware: -- -bios FILE",
+        )
     least = -(-max(one.end for one in case.around.loads) >> 20) + 1
     return draft.found(
         "too little memory",
         f"The kernel does not fit: its segment from {load.start:#x} to {load.end:#x} is {'partly ' if cut and not lost else ''}outside of RAM",
         next=f"give the machine at least {least}M (--memory {least}M)",
     )
+
+
+def _as_in_file(case: Case, physical: int) -> bool:
+    there = case.around.file(physical, _SAMPLE)
+    try:
+        return bool(there) and case.around.read(physical, len(there)) == there
+    except MemoryUnreadable:
+        return False
 
 
 def overwritten(draft: Draft, case: Case) -> bool:

@@ -37,7 +37,7 @@ class DeathWatch:
     address, `status` the VMM's exit status, `serial` the last lines of the serial port, where they are at hand.
     `panics` are linear addresses of a function that never returns, Linux' panic(); `panicking` is called where one was reached.
     With `blind` nothing is logged (KVM): of a guest that shut down, what is left of it is told.
-    `vcpu` is the CPU whose state is told where none died that is known; the first one if None.
+    `vmm_end` gives QEMU's word for how the guest ended, "" where it gave none. `vcpu` is the CPU whose state is told where none died that is known; the first one if None.
     """
 
     def __init__(
@@ -53,11 +53,14 @@ class DeathWatch:
         panicking: Callable[[], None] = lambda: None,
         blind: bool = False,
         vcpu: int | None = None,
+        vmm_end: Callable[[], str] = str,
     ) -> None:
         self._target = target
         self._progress = progress
         self._followed = Followed(target, code)
-        self._examiner = Examiner(target, around, self._followed, status=status, serial=serial, blind=blind, vcpu=vcpu)
+        self._examiner = Examiner(
+            target, around, self._followed, status=status, serial=serial, vmm_end=vmm_end, blind=blind, vcpu=vcpu
+        )
         self._blind = blind
         self._panics, self._panicking = tuple(panics), panicking
         self._asked = False

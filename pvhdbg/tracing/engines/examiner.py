@@ -17,7 +17,7 @@ from pvhdbg.targets.run import RunEnd, run
 from pvhdbg.targets.target import RESET_RIP, Stop, StopKind, Target
 from pvhdbg.tracing.addresses import Surroundings
 from pvhdbg.tracing.cpu_text import decode, of_cpu
-from pvhdbg.tracing.death import Death, DeathKind, StoppedCpu, chain_of, panicked
+from pvhdbg.tracing.death import WATCHDOG, Death, DeathKind, StoppedCpu, chain_of, panicked
 from pvhdbg.tracing.encoding import LONGEST, length
 from pvhdbg.tracing.engines.code_there import AHEAD, instructions, touched
 from pvhdbg.tracing.engines.engine import TraceEnd
@@ -38,7 +38,7 @@ _ZEROS = 32  # bytes of zeros at the pc
 # QEMU's words for how the guest ended (ShutdownCause), where they say more than its stop does.
 _BY_FAULT = (DeathKind.TRIPLE_FAULT, DeathKind.RESET, DeathKind.HALTED, DeathKind.LOOP, DeathKind.ALIVE)
 _NOT_ASTRAY = (DeathKind.EXITED, DeathKind.PANIC, DeathKind.SHUTDOWN)
-_BY_REASON = {"guest-reset": DeathKind.RESET, GUEST_PANIC: DeathKind.PANIC}
+_BY_REASON = {"guest-reset": DeathKind.RESET, GUEST_PANIC: DeathKind.PANIC, WATCHDOG: DeathKind.RESET}
 
 
 class Examiner:
