@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from pvhdbg.decode.cpu_mode import Mode, interrupts_on
 from pvhdbg.tracing.causes.draft import Case, Draft
 from pvhdbg.tracing.death import Death
@@ -16,7 +18,7 @@ def woken(draft: Draft, case: Case) -> bool:
     path = case.death.path
     if not case.death.cpu or len(path) < 2 or interrupts_on(case.death.state) is not False:
         return False
-    halt = next((one for one, after in zip(path, path[1:], strict=False) if _passed(one.code, one.mode, one.pc, after.pc)), None)
+    halt = next((one for one, after in pairwise(path) if _passed(one.code, one.mode, one.pc, after.pc)), None)
     if halt is None:
         return False
     ipi = case.around.last_ipi()
@@ -45,9 +47,7 @@ def started(draft: Draft, death: Death) -> None:
         f"This CPU was started by another one (INIT, then a start-up IPI with vector {base >> 12:#x}): it began in real mode at {base:#x} and "
         f"came to {death.state.get('rip', 0):#x} bytes behind it"
     )
-    before = next(
-        (one for one, after in zip(death.path, death.path[1:], strict=False) if after.pc == base <= one.pc < base + _PAGE), None
-    )
+    before = next((one for one, after in pairwise(death.path) if after.pc == base <= one.pc < base + _PAGE), None)
     if before is not None:
         draft.cause = "started twice"
         draft.next = (
