@@ -13,10 +13,11 @@ from pvhdbg.driver.traced_machine import SLID, TracedMachine, has_shut_down, pan
 from pvhdbg.driver.trail import last_functions, last_instructions
 from pvhdbg.errors import BadInput, TargetError
 from pvhdbg.machine.session import Session
-from pvhdbg.machine.surroundings import moved, surroundings
+from pvhdbg.machine.surroundings import moved, not_cleared, surroundings
 from pvhdbg.tracing.addresses import Surroundings
 from pvhdbg.tracing.calls import Call, LastFunctions, chain
 from pvhdbg.tracing.death import Death, DeathKind, panicked
+from pvhdbg.tracing.engines.code_there import loads
 from pvhdbg.tracing.engines.death_watch import DeathWatch
 from pvhdbg.tracing.explain import Explanation, explain, on_its_cpu
 from pvhdbg.tracing.guest_log import messages
@@ -71,6 +72,7 @@ def diagnosed(machine: TracedMachine, limit: float, vcpu: int | None = None) -> 
         raise BadInput(f"the machine has no CPU {vcpu}", "0 is the first; --cpus says how many there are")
     qemu = machine.qemu
     command = () if qemu is None else tuple(qemu.command)
+    unclear = not_cleared(machine.boot, machine.image, machine.target.read_memory)
     ran: list[LastFunctions] = []
     around, bias = _placed(machine, around)
     qmp: list[Qmp] = []
@@ -104,6 +106,8 @@ def diagnosed(machine: TracedMachine, limit: float, vcpu: int | None = None) -> 
         ran = ran or _ran(machine)
         if not death.path and mode is not None and death.kind in _BY_BLOCKS:
             death = replace(death, path=last_instructions(recording, death.cpu or 0, mode, read, death.pc))
+    if unclear:
+        around, death = replace(around, not_cleared=unclear), replace(death, loads=loads(death.path))
     found = explain(death, around, instruction_text)
     names = {pc: around.name(pc) for pc in (*(event.pc for event in death.path), death.pc) if pc is not None}
     machine.ended = _FINAL.get(death.ended or death.kind)

@@ -107,6 +107,28 @@ def _feature(target: Target, name: str) -> bool | None:
     return {"true": True, "false": False}.get(answer)
 
 
+_WORD = 8
+_CLEARED = 1 << 16  # bytes of memory that was not cleared, of each PT_LOAD
+
+
+def not_cleared(boot: BootState, image: KernelImage | None, read: Callable[[int, int], bytes]) -> tuple[tuple[int, bytes], ...]:
+    """Memory behind the bytes of PT_LOADs that has to be zero and is not, at the entry: from the first such byte on."""
+    comparison = boot.snapshot.image
+    if comparison is None or image is None or not boot.snapshot.entry.is_entry:
+        return ()
+    found = []
+    for one in comparison.differences:
+        load = next((load for load in image.elf.loads if load.p_paddr <= one.address < load.p_paddr + load.p_memsz), None)
+        if not one.zeros or load is None:
+            continue
+        start = max(one.address & -_WORD, load.p_paddr + load.p_filesz)  # the word that the first byte is in
+        try:
+            found.append((start, read(start, min(load.p_paddr + load.p_memsz - start, _CLEARED))))
+        except PvhdbgError:
+            continue
+    return tuple(found)
+
+
 _ICR = re.compile(r"^ICR\s+0x([0-9a-f]{8})", re.MULTILINE)
 
 

@@ -89,7 +89,8 @@ class Death:
     features of CPUID that it needs, by QEMU's names. `departure` is the last instruction in the kernel's own code and the first one
     outside of it, where the CPU did not come back. `ran_before` is the number of an instruction that ran in the same page with the same
     page tables as a fetch that failed. `cpu` is the number of the CPU that died, where the machine has several; `standing` holds those
-    that did not halt, where it is not known which one died. `ended` says how the machine of a kernel ended that panicked. `there` holds the instructions from the pc on, where those before it were not recorded.
+    that did not halt, where it is not known which one died. `ended` says how the machine of a kernel ended that panicked. `there` holds the instructions from the pc on, where those before it were not recorded;
+    `loads` the reads of memory by the instructions of `path`, as far as their registers were observed.
     """
 
     kind: DeathKind
@@ -117,6 +118,7 @@ class Death:
     ended: DeathKind | None = None
     standing: tuple[StoppedCpu, ...] = ()
     there: tuple[Event, ...] = ()
+    loads: tuple[tuple[Event, Touched], ...] = ()
 
     @property
     def vmm_bug(self) -> VmmBug | None:

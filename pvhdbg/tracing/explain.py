@@ -13,7 +13,7 @@ from pvhdbg.spec.pc_ports import CLOCKS, PORTS
 from pvhdbg.spec.vmm_bugs import VmmBug
 from pvhdbg.tracing import faults
 from pvhdbg.tracing.addresses import AddressClass, ClassifiedAddress, Surroundings, classify
-from pvhdbg.tracing.causes import code, ends, instructions, interrupts, processors, stacks, tables
+from pvhdbg.tracing.causes import code, ends, instructions, interrupts, memory, processors, stacks, tables
 from pvhdbg.tracing.causes.draft import Case, Disassemble, Draft, Recognize
 from pvhdbg.tracing.death import VECTORS, WATCHDOG, Awaited, Death, DeathKind, panicked
 from pvhdbg.tracing.event import Event, Fault, FaultKind
@@ -30,6 +30,7 @@ _AWAITED = 3  # things that a loop waits for that are told
 # The first that recognizes a fault is its cause. Where the CPU executes comes before what the instruction does.
 _CAUSES: tuple[Recognize, ...] = (
     code.too_little_memory,
+    memory.bss_not_cleared,
     interrupts.interrupt,
     interrupts.called,
     processors.woken,
@@ -54,6 +55,7 @@ _CAUSES: tuple[Recognize, ...] = (
 # The same where the CPU runs astray without a fault.
 _ASTRAY_CAUSES: tuple[Recognize, ...] = (
     code.too_little_memory,
+    memory.bss_not_cleared,
     tables.wrong_tables,
     code.overwritten,
     stacks.lost_return_address,

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import struct
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -20,8 +21,9 @@ from pvhdbg.commands.line import parse
 from pvhdbg.driver.death_watch import Diagnosis
 from pvhdbg.kernel.image import open_kernel
 from pvhdbg.report.style import PLAIN
+from pvhdbg.targets.run import run_until
 from tests.commands.test_living_guests import assembled
-from tests.support.cli_runner import Cli, kernel_elf, pvh_note
+from tests.support.cli_runner import Cli, Machine, kernel_elf, pvh_note
 
 pytestmark = pytest.mark.boot
 
@@ -215,6 +217,12 @@ def elf_with_data(code: bytes, at: int, data: bytes) -> bytes:
     return head + rows + code + data + note
 
 
+# Page tables at 3 MiB that map the first 4 MiB one to one.
+MAP_4M = """mov $0x300000, %edi\n mov $0x301000, %esi\n mov %esi, %eax\n or $3, %eax\n mov %eax, (%edi)\n mov $3, %eax\n xor %ecx, %ecx
+    1: mov %eax, (%esi,%ecx,4)\n add $0x1000, %eax\n inc %ecx\n cmp $1024, %ecx\n jne 1b
+    mov %edi, %cr3\n mov %cr0, %eax\n or $0x80000000, %eax\n mov %eax, %cr0\n lidt 0x80000\n"""
+
+
 def small(tmp_path: Path, text: str, **more: object) -> Diagnosis:
     path = tmp_path / "k"
     path.write_bytes(kernel_elf(assembled(tmp_path, text)))
@@ -252,6 +260,24 @@ def test_a_machine_that_is_too_small(tmp_path: Path) -> None:
     assert found.explanation.cause == "too little memory"
     assert "its segment from 0x2800000 to 0x2801006 is outside of RAM" in found.explanation.verdict
     assert "--memory 42M" in found.explanation.next
+
+
+@pytest.mark.parametrize("use", ["mov 0x10(%eax), %edx", "jmp *%eax"])
+def test_bss_that_nobody_cleared(cli: Cli, tmp_path: Path, machine: Callable[..., Machine], use: str) -> None:
+    """A pointer in .bss, which a kernel takes for null: this machine has something else there."""
+    text = f"{MAP_4M} mov 0x202000, %eax\n test %eax, %eax\n jz 1f\n {use}\n 1: hlt"
+    kernel = tmp_path / "k"
+    whole = bytearray(elf_with_data(assembled(tmp_path, text), 0x200000, bytes(range(1, 255))))
+    struct.pack_into("<Q", whole, 64 + 56 + 40, 0x4000)  # p_memsz of the second PT_LOAD
+    kernel.write_bytes(whole)
+    theirs = machine("-no-reboot", "-no-shutdown", "-m", "512M", kernel=str(kernel))
+    with theirs.debugger() as target:
+        run_until(target, [0x100000], 20)
+        target.write_memory(0x202000, (0xD0000000).to_bytes(4, "little"))
+    found = cli("why", theirs.socket, "--kernel", kernel, "--for", "20", "--format", "json").ok().json()
+    assert found["cause"] == ".bss not cleared"
+    assert "read 0xd0000000 from 0x202000, in .bss" in found["verdict"]
+    assert "clear .bss at the beginning" in found["next"]
 
 
 @pytest.mark.parametrize("wait", ["in $0x64, %al\n test $2, %al", "cmpl $0, 0x80000"])

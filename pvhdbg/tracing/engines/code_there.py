@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from pvhdbg.decode.cpu_mode import Mode
 from pvhdbg.disassembly import available, disassemble, reach
@@ -20,6 +20,13 @@ def touched(event: Event, state: Mapping[str, int]) -> tuple[Touched, ...]:
         Touched(access.offset + (state.get(f"{access.segment}_base", 0) if access.segment else 0), access.size, write)
         for write, accesses in ((True, touches.writes), (False, touches.reads))
         for access in accesses
+    )
+
+
+def loads(path: Iterable[Event]) -> tuple[tuple[Event, Touched], ...]:
+    """What the instructions of a path read, where their registers were seen."""
+    return tuple(
+        (event, one) for event in path if event.delta is not None for one in touched(event, event.delta.state()) if not one.write
     )
 
 
