@@ -120,7 +120,7 @@ def why(subject: Path, **options: Unpack[FollowArguments]) -> Diagnosis:
     from pvhdbg.driver.traced_machine import at_entry
 
     about, limit = subject_of("why", subject, FollowArguments, options), time_limit(options.get("seconds"))
-    with at_entry(about, watched=True) as machine:
+    with at_entry(about, watched=True, debugcon=True) as machine:
         return diagnosed(machine, limit)
 
 

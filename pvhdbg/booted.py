@@ -29,6 +29,7 @@ from pvhdbg.errors import BadInput, EntryNotReached, GuestDied, TargetLost, Targ
 from pvhdbg.machine.capture import decoded, where
 from pvhdbg.machine.loaded_kernel import Confirm
 from pvhdbg.machine.options import SubjectOptions
+from pvhdbg.machine.recorder import watching
 from pvhdbg.machine.session import Session, Settings
 from pvhdbg.machine.subject import Opened, attach_stub, boot_kernel, open_subject
 from pvhdbg.machine.subject_kind import subject_kind
@@ -147,13 +148,13 @@ def save(what: Handoff | BootState | Snapshot, path: Path) -> None:
 class Guest(Handoff):
     """A hand-off with its live machine. Made by `launch` or `connect`; ends with its context, or with `close`."""
 
-    def __init__(self, opening: AbstractContextManager[Opened]) -> None:
+    def __init__(self, opening: AbstractContextManager[Opened], notes: Sequence[SafeText] = ()) -> None:
         with ExitStack() as stack:
             opened = stack.enter_context(opening)
             super().__init__(opened.boot, opened.file)
             self._stack = stack.pop_all()
         self.target = opened.target
-        self.warnings = tuple(opened.warnings)
+        self.warnings = (*opened.warnings, *notes)
         self.serial = Serial(self)
         self._image = opened.image
         self._found = (opened.file, opened.found)
@@ -179,9 +180,9 @@ class Guest(Handoff):
 
     @cached_property
     def _waiter(self) -> Waiter:
-        from pvhdbg.machine.waiter import Waiter  # imported for a wait only: it doubles the import time
+        from pvhdbg.machine.waiter import opened_waiter  # imported for a wait only: it doubles the import time
 
-        return Waiter(self.target, self.entry, self._image, self._qemu)
+        return opened_waiter(self._stack, self.target, self.entry, self._image, self._qemu)
 
     @cached_property
     def _session(self) -> Session:
@@ -352,7 +353,8 @@ def launch(
         from pvhdbg.stress.trial import launched
 
         return Guest(launched(mutate, about, progress))
-    return Guest(boot_kernel(about, progress, whole=True, onward=True))
+    notes: list[SafeText] = []
+    return Guest(boot_kernel(about, progress, whole=True, onward=True, recorded=watching(about, notes, progress)), notes)
 
 
 boot = launch  # its first name
@@ -373,7 +375,9 @@ def at_entry(about: SubjectOptions) -> Guest:
     """A kernel file or a gdbstub at its entry. Raises PvhdbgError; BadInput for a recording, which does not run."""
     if not subject_kind(about.subject).runs:
         raise BadInput(f"{about.subject} is a recording, which does not run", "give a kernel file, or a gdbstub's address")
-    return Guest(open_subject(about, traced=True, onward=True))
+    notes: list[SafeText] = []
+    recorded = watching(about, notes, lambda _: None)
+    return Guest(open_subject(about, traced=True, onward=True, recorded=recorded), notes)
 
 
 def qemu_version(qemu: str | None = None) -> str:

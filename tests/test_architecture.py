@@ -38,11 +38,11 @@ ALLOWED: dict[str, set[str]] = {
     "leaving": set(),
     "disassembly": set(),
     "tracing.recorder": {"errors", "decode", "kernel", "tracing"},
-    "tracing.engines": {*PURE, "leaving", "targets", "kernel", "disassembly"},
+    "tracing.engines": {*PURE, "leaving", "tracing.recorder", "targets", "kernel", "disassembly"},
     "targets": {"leaving", "errors", "record", "model", "decode", "rsp", "spec"},
     "vmm": {"leaving", "errors", "record", "model", "decode"},
     "kernel": {"errors", "layout", "record", "version", "model", "spec", "decode", "loaders"},
-    "machine": {*PURE, "targets", "vmm", "kernel", "disassembly", "tracing.engines"},
+    "machine": {*PURE, "tracing.recorder", "targets", "vmm", "kernel", "disassembly", "tracing.engines"},
     "driver": {*PURE, "tracing.recorder", "targets", "vmm", "kernel", "disassembly", "tracing.engines", "machine"},
     "stress": {*PURE, "targets", "vmm", "kernel", "tracing.engines", "machine"},
     "commands": {

@@ -26,7 +26,8 @@ def reached(machine: TracedMachine, expectations: Expectations) -> tuple[tuple[M
     found: list[MilestoneResult] = []
     qemu = machine.qemu
     budget = max((one.instructions for one in expectations.milestones if one.instructions is not None), default=0)
-    waiter = Waiter(machine.target, machine.boot, machine.image, qemu, machine.progress, count=budget + 1 if budget else 0)
+    count = budget + 1 if budget else 0
+    waiter = Waiter(machine.target, machine.boot, machine.image, qemu, machine.progress, count, machine.recorder)
     if any(one.serial is not None for one in expectations.milestones):
         need_own_serial(qemu)
     goals = [

@@ -60,14 +60,14 @@ class Waited:
 def run_on(about: SubjectOptions, wait: WaitOptions, progress: Progress) -> tuple[Observed, Waited]:
     """As `subject.observe`; then the machine runs on to `--until`. Raises PvhdbgError."""
     limit = time_limit(wait.seconds)
-    with at_entry(about, progress, patience=wait.seconds) as machine:
+    with at_entry(about, progress, patience=wait.seconds, watched=True) as machine:
         waited = _waited(str(wait.until), machine, limit)
     waited = replace(waited, warnings=(*machine.warnings, *waited.warnings))
     return Observed(machine.boot, waited.warnings, machine.file, waited.serial), waited
 
 
 def _waited(until: str, machine: TracedMachine, limit: float) -> Waited:
-    waiter = Waiter(machine.target, machine.boot, machine.image, machine.qemu, machine.progress)
+    waiter = Waiter(machine.target, machine.boot, machine.image, machine.qemu, machine.progress, recorder=machine.recorder)
     goal = waiter.goal(until)
     began = time.monotonic()
     with interruptible(waiter.wait):

@@ -54,12 +54,12 @@ def why(options: WhyOptions, context: Context) -> Answer:
     if not subject_kind(options.about.subject).runs:
         with post_mortem.recording(options.about, context.progress) as session:
             return _answer(post_mortem.diagnosed(session, options.vcpu))
-    with at_entry(options.about, context.progress, patience=options.seconds, watched=True) as machine:
+    with at_entry(options.about, context.progress, patience=options.seconds, watched=True, debugcon=True) as machine:
         found = _diagnosed(machine, limit, options.vcpu)
     if not options.compare_tcg:
         return _answer(found)
     about = options.about._replace(launch=options.about.launch._replace(accel="tcg"))
-    with at_entry(about, context.progress, patience=options.seconds, watched=True) as machine:
+    with at_entry(about, context.progress, patience=options.seconds, watched=True, debugcon=True) as machine:
         return _compared(_answer(found), _answer(_diagnosed(machine, limit, options.vcpu)))
 
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 
 from pvhdbg.driver.recorded_machine import deterministic, names_of, recorded_machine
-from pvhdbg.driver.recorder import counts_one_cpu
 from pvhdbg.errors import BadInput
 from pvhdbg.machine.names import Names, addresses_of
 from pvhdbg.machine.options import LaunchOptions, SubjectOptions
+from pvhdbg.machine.recorder import counts_one_cpu
 from pvhdbg.targets.run import Progress
 from pvhdbg.tracing.boot_file import BootInfo
 from pvhdbg.tracing.story import Parting, Started, functions, parting

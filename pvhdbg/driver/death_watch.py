@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from pvhdbg.decode.text import SafeText, safe
 from pvhdbg.disassembly import available, instruction_text
 from pvhdbg.driver.result import NO_DISASSEMBLER
-from pvhdbg.driver.traced_machine import SLID, TracedMachine, has_shut_down, panics
+from pvhdbg.driver.traced_machine import SLID, TracedMachine, has_shut_down
 from pvhdbg.driver.trail import last_functions, last_instructions
 from pvhdbg.errors import BadInput, TargetError
+from pvhdbg.machine.names import panics
 from pvhdbg.machine.session import Session
 from pvhdbg.machine.surroundings import moved, not_cleared, surroundings
 from pvhdbg.tracing.addresses import Surroundings
@@ -88,6 +89,7 @@ def diagnosed(machine: TracedMachine, limit: float, vcpu: int | None = None) -> 
         blind=machine.boot.snapshot.vmm.accelerator == "kvm",
         vcpu=vcpu,
         vmm_end=lambda: qmp[0].why_ended() if qmp else "",
+        recorder=machine.recorder,
     )
     with _control(qemu) as control, machine.interruptible(watch):
         qmp += [] if control is None else [control]

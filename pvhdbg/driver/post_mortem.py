@@ -22,7 +22,7 @@ from pvhdbg.machine.session import Session
 from pvhdbg.machine.subject import open_subject
 from pvhdbg.machine.subject_kind import SubjectKind, subject_kind
 from pvhdbg.machine.surroundings import moved, surroundings
-from pvhdbg.model import UNKNOWN, Registers, Segments, Unavailable
+from pvhdbg.model import BackingKind, Registers, Segments, Unavailable
 from pvhdbg.spec.x86 import EFER
 from pvhdbg.targets.core import CoreTarget
 from pvhdbg.targets.run import Progress
@@ -72,7 +72,7 @@ def diagnosed(session: Session, vcpu: int | None = None) -> Diagnosis:
     if vcpu is not None and vcpu >= len(states):
         raise BadInput(f"the recording shows no CPU {vcpu}", "0 is the first; a core holds each CPU, a snapshot one")
     around = moved(surroundings(boot, session.image, read, names), session.placement)
-    if any(one.kind == UNKNOWN for one in around.backing or ()):
+    if any(one.kind is BackingKind.UNKNOWN for one in around.backing or ()):
         around = replace(around, backing=None)  # what a core does not hold may be RAM as well
     standing = [_standing(cpu, state, around) for cpu, state in enumerate(states)]
     death = _death(standing, vcpu, around)

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from pvhdbg.decode.cpu_mode import interrupts_on
 from pvhdbg.decode.text import printable
 from pvhdbg.driver.options import time_limit
-from pvhdbg.driver.recorder import ONE_CPU, counts_one_cpu
 from pvhdbg.driver.vmm_end import by_whom
 from pvhdbg.errors import BadInput, EntryNotReached, TargetError
 from pvhdbg.kernel.image import KernelImage, open_kernel
 from pvhdbg.machine.names import Names
 from pvhdbg.machine.options import SubjectOptions
+from pvhdbg.machine.recorder import ONE_CPU, counts_one_cpu
 from pvhdbg.machine.subject import started
 from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.remote import RemoteTarget

@@ -11,12 +11,12 @@ from pvhdbg.decode.cpu_mode import paging_on
 from pvhdbg.decode.paging import translate
 from pvhdbg.decode.qemu_monitor import is_shut_down
 from pvhdbg.decode.text import SafeText
-from pvhdbg.driver.recorder import recorder_for
 from pvhdbg.errors import BadInput, TargetError
 from pvhdbg.kernel.image import KernelImage, open_kernel
 from pvhdbg.machine.lease import Lease, Stoppable, interruptible
 from pvhdbg.machine.names import Names
 from pvhdbg.machine.options import SubjectOptions
+from pvhdbg.machine.recorder import recorder_for, watching
 from pvhdbg.machine.running import lend
 from pvhdbg.machine.session import Session
 from pvhdbg.machine.subject import open_subject
@@ -25,9 +25,8 @@ from pvhdbg.model import Unavailable
 from pvhdbg.targets.run import Progress, step_off_reset_vector
 from pvhdbg.targets.target import RESET_RIP, Target
 from pvhdbg.tracing.engines.engine import halted
-from pvhdbg.tracing.recorder.file import open_recording
+from pvhdbg.tracing.engines.registers import Recorder, open_recorder
 from pvhdbg.tracing.recording import Recording
-from pvhdbg.tracing.stack import PANICS
 from pvhdbg.vmm.options import RecorderOptions, option_names
 from pvhdbg.vmm.qemu import QemuProcess
 
@@ -59,8 +58,13 @@ class TracedMachine:
     progress: Progress = lambda _: None
     live: bool = False
     interruptible: Callable[[Stoppable], AbstractContextManager[None]] = interruptible
-    recording: Recording | None = None  # the recording of a QEMU that was started with the flight recorder
+    recorder: Recorder | None = None  # of a QEMU that was started with the flight recorder
     ended: str | None = None  # how it ended, when it cannot run on
+
+    @property
+    def recording(self) -> Recording | None:
+        """What the flight recorder wrote, where there is one."""
+        return None if self.recorder is None else self.recorder.recording
 
     @property
     def behind(self) -> bool:
@@ -83,12 +87,13 @@ def at_entry(
     marks: Sequence[str] | None = None,
     patience: float | None = None,
     watched: bool = False,
+    debugcon: bool = False,
 ) -> Iterator[TracedMachine]:
     """Bring the subject, a kernel file or a gdbstub, to its entry; leave it as its options say. Raises PvhdbgError.
 
     `traced` says that an engine follows, which checks by itself whether QEMU's log was left on. With `marks`, a QEMU that is
     started gets the flight recorder, if available, which notes when these symbols and addresses are first executed. `patience`:
-    see `attach_stub`. `watched` is for a watch for the guest's death: with the flight recorder, and port 0xe9.
+    see `attach_stub`. `watched` is for a watch for the guest's death or a wait: with the flight recorder. `debugcon` adds port 0xe9.
     """
     refuse_what_does_not_run(options)
     with ExitStack() as stack:
@@ -96,11 +101,11 @@ def at_entry(
 
         def recorded(image: KernelImage) -> RecorderOptions | None:
             if watched:
-                return recorder_for(options, image, (), warnings, progress, exact=False)
+                return watching(options, warnings, progress)(image)
             return None if marks is None else recorder_for(options, image, marks, warnings, progress)
 
         opened = stack.enter_context(
-            open_subject(options, progress, traced=traced, recorded=recorded, patience=patience, onward=True, debugcon=watched)
+            open_subject(options, progress, traced=traced, recorded=recorded, patience=patience, onward=True, debugcon=debugcon)
         )
         image = opened.image or _found_image(opened.boot, stack)
         machine = TracedMachine(
@@ -108,17 +113,12 @@ def at_entry(
         )
         machine.warnings += warnings
         if opened.qemu is not None and opened.qemu.recorded:
-            machine.recording = stack.enter_context(open_recording(opened.qemu.recording))
-            if not machine.recording.exact:
+            machine.recorder = stack.enter_context(open_recorder(opened.qemu.recording))
+            if not machine.recorder.recording.exact:
                 machine.warnings.append(SUMS)
         if _slid(machine):
             machine.warnings.append(SLID)
         yield machine
-
-
-def panics(names: Names) -> list[int]:
-    """The link-time addresses of Linux' panic(), which does not return; none for another kernel."""
-    return [address for name in PANICS if (address := names.linked(name)) is not None] if names.is_linux else []
 
 
 def refuse_what_does_not_run(options: SubjectOptions) -> None:

@@ -32,7 +32,7 @@ def last_functions(recording: Recording, name: Name) -> list[LastFunctions]:
 def last_instructions(
     recording: Recording, cpu: int, mode: Mode, read: Callable[[int, int], bytes], pc: int | None = None
 ) -> tuple[Event, ...]:
-    """The last instructions of a CPU, by its last blocks and what lies there now; up to `pc`, where it died, in the last one.
+    """The last instructions of a CPU, by its last blocks and their code, else what lies there now; up to `pc`, where it died, in the last one.
 
     `read` reads physical memory. The numbers are sums over blocks: a few millionths too high.
     """
@@ -41,11 +41,13 @@ def last_instructions(
     events: list[Event] = []
     for index, executed in enumerate(reversed(recording.last(cpu, _LOOKED_AT))):
         block = executed.block
-        if block.physical is None or executed.number < 0:
+        if executed.number < 0:
             break
         try:
-            code = read(block.physical, block.size)
+            code = recording.code(block) or (b"" if block.physical is None else read(block.physical, block.size))
         except MemoryUnreadable:
+            break
+        if not code:
             break
         found = list(disassemble(code, block.linear, mode.bits))
         if index == 0 and pc is not None and block.linear <= pc < block.linear + block.size:

@@ -8,6 +8,7 @@ from pvhdbg.errors import BadInput
 from pvhdbg.kernel.image import KernelImage
 from pvhdbg.tracing.goal import Goal
 from pvhdbg.tracing.mode_words import MODES
+from pvhdbg.tracing.stack import PANICS
 
 
 class Names:
@@ -103,3 +104,8 @@ def addresses_of(text: str, names: Names, option: str = "--until") -> tuple[int,
     if not 0 <= address < 1 << 64:
         raise BadInput(f"{option} {text} is not an address", "give a number below 2^64")
     return (address,)
+
+
+def panics(names: Names) -> list[int]:
+    """The link-time addresses of Linux' panic(), which does not return; none for another kernel."""
+    return [address for name in PANICS if (address := names.linked(name)) is not None] if names.is_linux else []

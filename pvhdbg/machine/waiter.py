@@ -15,11 +15,12 @@ from pvhdbg.decode.text import SafeText
 from pvhdbg.disassembly import instruction_text
 from pvhdbg.errors import EntryNotReached, TargetError
 from pvhdbg.kernel.image import KernelImage
-from pvhdbg.machine.names import Names, goal_of
+from pvhdbg.machine.names import Names, goal_of, panics
 from pvhdbg.machine.surroundings import surroundings
 from pvhdbg.targets.target import Target
 from pvhdbg.tracing.addresses import Surroundings
 from pvhdbg.tracing.death import Death, DeathKind
+from pvhdbg.tracing.engines.registers import Recorder, open_recorder
 from pvhdbg.tracing.engines.wait import Wait
 from pvhdbg.tracing.explain import Explanation, explain, on_its_cpu
 from pvhdbg.tracing.goal import Goal
@@ -69,11 +70,12 @@ class Missed:
 class Waiter:
     """Waits on one machine. `until` may be called repeatedly: no instruction is traced twice.
 
-    `count` is how many instructions to count from the entry on; 0 for as many as take no noticeable time.
+    `count` is how many instructions to count from the entry on; 0 for as many as take no noticeable time. With the flight `recorder` all are
+    counted.
     """
 
     def __init__(self, target: Target, boot: BootState, image: KernelImage | None, qemu: QemuProcess | None = None,
-                 progress: Callable[[str], None] = lambda _: None, count: int = 0) -> None:  # fmt: skip
+                 progress: Callable[[str], None] = lambda _: None, count: int = 0, recorder: Recorder | None = None) -> None:  # fmt: skip
         self.names = Names(image)
         self._target = target
         self._boot = boot
@@ -93,6 +95,8 @@ class Waiter:
             count=count,
             blind=bool(own_log) or boot.snapshot.vmm.kvm or not target.capabilities.monitor,
             progress=progress,
+            recorder=recorder,
+            panics=panics(self.names) if recorder is not None else (),
         )
 
     @property
@@ -145,3 +149,9 @@ class Waiter:
         pc, mode = seen
         name = self.names(pc)
         return f"{pc:#x}{f' ({name})' if name else ''}{f' in {mode.words}' if mode else ''}"
+
+
+def opened_waiter(stack: ExitStack, target: Target, boot: BootState, image: KernelImage | None, qemu: QemuProcess | None) -> Waiter:
+    """A waiter with the flight recorder, where the QEMU has one; its files are closed with `stack`."""
+    recorder = stack.enter_context(open_recorder(qemu.recording)) if qemu is not None and qemu.recorded else None
+    return Waiter(target, boot, image, qemu, recorder=recorder)

@@ -1,8 +1,8 @@
 """The flight recorder's file: its layout, and a reader that works while QEMU still writes.
 
-The recorder is a TCG plugin of QEMU (`recorder/recorder.c`), and this is the other half of its file format, version 2. All values
+The recorder is a TCG plugin of QEMU (`recorder/recorder.c`), and this is the other half of its file format, version 3. All values
 are little endian. A file has one header page; then for each CPU a page, its ring of blocks, and how often it executed each block; then
-tables of blocks, of system instructions, of register states and of stores. The tables are sparse and as long as their capacity; the
+tables of blocks, of system instructions, of register states, of stores, and of instructions with all their registers. The tables are sparse and as long as their capacity; the
 header says how much of each is used. docs/recorder-file.md describes the format.
 
 A *block* is QEMU's unit of translation: consecutive instructions, up to a jump. Instructions are numbered from the first
@@ -23,17 +23,21 @@ from typing import Any, NamedTuple
 from pvhdbg.layout import Buffer, Structure, raw, u8, u16, u32, u64
 from pvhdbg.tracing.flow import Flow
 from pvhdbg.tracing.recorded_numbers import BEFORE, NEVER, BadRecording, signed
+from pvhdbg.tracing.recorded_registers import SIZE
 
 MAGIC = b"PVHDBGFR"
-VERSION = 2
+VERSION = 3
 PAGE = 4096
 RING = 1 << 16  # blocks that are kept of each CPU
 MOST_CPUS = 256
 MOST_BLOCKS, MOST_SYSTEMS, MOST_STATES, MOST_WRITES, MOST_MARKS = 1 << 20, 4096, 512, 256, 64
 MOST_DISCONTINUITIES = 64  # that are kept of each CPU
+MOST_REGISTERS = 1 << 15  # instructions whose registers are kept
+MOST_CODE = 1 << 25  # bytes of the code of blocks
 
 _ENTRY = 8  # bytes of a ring's entry: block, low 32 bits of the number
 _SLACK = 64  # ring entries that may be overwritten while they are read
+_PLACE = 4  # bytes of a number that says where a block's code lies
 _COUNT = 8  # bytes of a CPU's count of one block
 _STRIDE = PAGE + RING * _ENTRY + MOST_BLOCKS * _COUNT
 
@@ -72,7 +76,16 @@ class RecordingHeader(Structure):
     entry: int = u64("linear address that instructions are counted from; NEVER: from the start")
     base: int = u64("instructions that ran before the entry; NEVER: it was not reached yet")
     entry_cpu: int = u32("CPU that reached the entry")
-    unused2: int = u32("0")
+    registers_found: int = u32("1: QEMU's registers were found, 2: they were not, 0: nobody asked for them")
+    register_offset: int = u64("where the table of instructions with registers lies")
+    register_count: int = u64("instructions with registers that were ever kept; number i lies at i modulo the table's size")
+    register_until: int = u64("written by a reader: the machine stops before this instruction; 0: registers are not kept")
+    register_taken: int = u64("written by a reader: so many of them were read")
+    register_waits: int = u64("written by a reader: 1 if the guest is to wait for it, instead of overwriting what was not read")
+    code_offset: int = u64(
+        "where the code of blocks lies: for each block 4 bytes, where its code begins behind them, plus 1; 0: none"
+    )
+    code_used: int = u64("bytes of code in use")
 
 
 class Mark(Structure):
@@ -84,6 +97,7 @@ class Mark(Structure):
     seen: int = u64("executions since the entry, or behind the instruction that was named")
     last: int = u64("number of the instruction at its last execution; NEVER: there was none")
     last_pc: int = u64("linear address that it ran at then")
+    halted: int = u64("1: the machine was stopped before it, as was asked for")
 
 
 class Cpu(Structure):
@@ -266,7 +280,10 @@ class Recording:
         systems = blocks + MOST_BLOCKS * BlockRecord.sizeof()
         states = systems + MOST_SYSTEMS * SystemRecord.sizeof()
         writes = states + MOST_STATES * _STATE_SIZE
-        expected = (PAGE, RING, PAGE, _STRIDE, blocks, systems, states, writes, writes + MOST_WRITES * WriteRecord.sizeof())
+        registers = writes + MOST_WRITES * WriteRecord.sizeof()
+        code = registers + MOST_REGISTERS * SIZE
+        end = code + MOST_BLOCKS * _PLACE + MOST_CODE
+        expected = (PAGE, RING, PAGE, _STRIDE, blocks, systems, states, writes, registers, code, end)
         found = (
             head.page,
             head.ring,
@@ -276,10 +293,12 @@ class Recording:
             head.system_offset,
             head.state_offset,
             head.write_offset,
+            head.register_offset,
+            head.code_offset,
             head.size,
         )
         if found != expected:
-            raise BadRecording("its tables do not lie where version 2 has them")
+            raise BadRecording("its tables do not lie where version 3 has them")
         if len(data) < head.size:
             raise BadRecording(f"it is cut: {len(data)} of {head.size} bytes are there")
         self.cpus = head.cpus
@@ -362,6 +381,15 @@ class Recording:
             raise IndexError(f"the recording has no block {index}")
         return self._block(index)
 
+    def code(self, block: RecordedBlock) -> bytes:
+        """The code of a block when it was last translated; b"" where it was not kept."""
+        at = self.header.code_offset
+        place = int.from_bytes(self._data[at + block.number * _PLACE : at + (block.number + 1) * _PLACE], "little")
+        if not 0 < place <= MOST_CODE - block.size:
+            return b""
+        start = at + MOST_BLOCKS * _PLACE + place - 1
+        return bytes(self._data[start : start + block.size])
+
     def blocks(self, start: int = 0) -> Iterator[RecordedBlock]:
         """All blocks from number `start` on, in the order in which they were translated."""
         used = max(min(self.header.block_count, MOST_BLOCKS) - start, 0)
@@ -440,6 +468,23 @@ class Recording:
             found.append(MemoryWrite(signed(one.number), one.pc, one.address, one.size, one.cpu))
         return found
 
+    def registers(self, start: int) -> tuple[int, bytes]:
+        """The instructions with registers from the `start`-th that was kept on: the number of the first one that is still there, and the
+        records (`tracing.recorded_registers`). Those that may be overwritten during the read are left out."""
+        ever = self.header.register_count
+        start = max(start, ever - MOST_REGISTERS)
+        low, high = start % MOST_REGISTERS, ever % MOST_REGISTERS
+        at = self.header.register_offset
+        if start >= ever:
+            return ever, b""
+        if low < high:
+            found = bytes(self._data[at + low * SIZE : at + high * SIZE])
+        else:
+            found = bytes(self._data[at + low * SIZE : at + MOST_REGISTERS * SIZE]) + bytes(self._data[at : at + high * SIZE])
+        now = self.header.register_count
+        over = 0 if now == ever else max(0, now + 1 - MOST_REGISTERS - start)
+        return start + over, found[over * SIZE :]
+
     def parts(self) -> list[tuple[int, int]]:
         """Offset and size in bytes of the parts in use, in order: all other bytes are zero."""
         head = self.header
@@ -453,6 +498,9 @@ class Recording:
         found.append((head.system_offset, min(head.system_count, MOST_SYSTEMS) * SystemRecord.sizeof()))
         found.append((head.state_offset, min(head.state_count, MOST_STATES) * _STATE_SIZE))
         found.append((head.write_offset, min(head.write_count, MOST_WRITES) * WriteRecord.sizeof()))
+        found.append((head.register_offset, min(head.register_count, MOST_REGISTERS) * SIZE))
+        found.append((head.code_offset, min(head.block_count, MOST_BLOCKS) * _PLACE if head.code_used else 0))
+        found.append((head.code_offset + MOST_BLOCKS * _PLACE, min(head.code_used, MOST_CODE)))
         return found
 
     def _block(self, index: int) -> RecordedBlock:

@@ -46,9 +46,9 @@ class RecorderOptions:
 
     `library` is the plugin's path. Instructions are counted from the first execution at the linear address `entry`. `exact` counts
     each instruction; `stop` ends the run before that instruction, at least 1000 after the entry; with `clock` each iteration of a REP
-    counts for it. `marks` are linear or physical addresses whose first execution is noted, behind instruction `after` if it is given, or
+    counts for it. `marks` are linear or physical addresses whose first execution is noted, and the machine stops before one of `halts`, behind instruction `after` if it is given, or
     with `times` a later one. `watch` is a physical address and a size in bytes whose last stores are noted. With `flow`
-    every executed block is kept, in a file for each CPU beside the recording.
+    every executed block is kept, in a file for each CPU beside the recording; with `code` the code of each block, in the recording.
     """
 
     library: str
@@ -56,11 +56,13 @@ class RecorderOptions:
     exact: bool = False
     stop: int | None = None
     marks: tuple[int, ...] = ()
+    halts: tuple[int, ...] = ()
     times: int = 1
     after: int | None = None
     clock: bool = False
     watch: tuple[int, int] | None = None
     flow: bool = False
+    code: bool = False
 
     def arguments(self, recording: str) -> list[str]:
         """QEMU's arguments, with the file that is written to."""
@@ -69,8 +71,10 @@ class RecorderOptions:
         words += ["exact=on"] if self.exact else []
         words += [f"stop={self.stop}"] if self.stop is not None else []
         words += [f"mark={address:#x}" for address in self.marks]
+        words += [f"halt={address:#x}" for address in self.halts]
         words += [f"times={self.times}"] if self.times != 1 else []
         words += ["flow=on"] if self.flow else []
+        words += ["code=on"] if self.code else []
         words += [f"after={self.after}"] if self.after is not None else []
         words += ["clock=on"] if self.clock else []
         words += [f"watch={self.watch[0]:#x}", f"watch_size={self.watch[1]}"] if self.watch is not None else []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 
 import pytest
@@ -236,7 +235,7 @@ def test_a_budget_that_is_far_exceeded_and_one_that_is_large(cli: Cli) -> None:
     cli.file("boot.toml", milestones("reaches = '0x100008'\nmax_instructions = 20"))
     ran = cli("check", kernel, "--expect", "boot.toml", "--format", "json").ok(1)
     (found,) = next(one for one in ran.json()["verdicts"] if one["rule"] == "milestone[0]")["violations"]
-    assert re.fullmatch(r"more than 2\d,\d{3}", found["found"])
+    assert found["found"] == "100,001"  # the recorder counts to the end
     cli.file("boot.toml", milestones("reaches = '0x100008'\nmax_instructions = 100001"))
     assert outcomes(cli("check", kernel, "--expect", "boot.toml", "--format", "json").ok()) == {"milestone[0]": "pass"}
 

@@ -1,7 +1,8 @@
-"""Watch a machine until it dies: the first instructions one by one, then with the fault log alone, at full speed.
+"""Watch a machine until it dies: the first instructions one by one, then at full speed.
 
-Most early deaths come within the first instructions, where the whole path is then known. After that only faults are logged
-(`int,cpu_reset`, no measurable cost), and the machine is stopped and examined now and then, for deaths without a fault.
+Most early deaths come within the first instructions, where the whole path is then known. With the flight recorder, the machine is
+stopped and examined later only where the recording shows a reason. Without it (a machine that was not started here), the machine is
+stopped now and then. QEMU's log of faults (`int,cpu_reset`, no measurable cost) is read all the time.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from pvhdbg.decode.text import SafeText
 from pvhdbg.targets.run import breakpoints_at, run
 from pvhdbg.targets.target import RESET_VECTOR, Stop, StopKind, Target
 from pvhdbg.tracing.addresses import Surroundings
-from pvhdbg.tracing.death import Death, DeathKind
+from pvhdbg.tracing.death import Death, DeathKind, panicked
 from pvhdbg.tracing.engines.engine import Bounds
 from pvhdbg.tracing.engines.examiner import Examiner
 from pvhdbg.tracing.engines.fault_log import FaultLog
-from pvhdbg.tracing.engines.followed import Followed
+from pvhdbg.tracing.engines.followed import UNPLACED, Followed
+from pvhdbg.tracing.engines.registers import Recorder
+from pvhdbg.tracing.engines.suspicion import Suspicion
 from pvhdbg.tracing.event import EndReason, Fault
 
 FIRST = 20_000  # instructions with all registers: 0.2 s
@@ -30,14 +33,16 @@ _PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 2.0)
 _TURN = 0.005  # seconds to wait for the fault log before the stub is checked
 _POLL = 0.001  # seconds
 _PANIC_GRACE = 0.3  # seconds in which a kernel may write all of its panic
+_END_OF_PANIC = "---[ end Kernel panic"  # Linux' last line
 
 
 class DeathWatch:
     """Watches `target` from its current state. `around` is the machine around a death, `code` gives the kernel file's bytes at a linear
     address, `status` the VMM's exit status, `serial` the last lines of the serial port, where they are at hand.
     `panics` are linear addresses of a function that never returns, Linux' panic(); `panicking` is called where one was reached.
-    With `blind` nothing is logged (KVM): of a guest that shut down, what is left of it is told.
-    `vmm_end` gives QEMU's word for how the guest ended, "" where it gave none. `vcpu` is the CPU whose state is told where none died that is known; the first one if None.
+    With `blind` nothing is logged (KVM): of a guest that shut down, what is left of it is told. `recorder` is the machine's flight
+    recorder, which stops it at `panics` by itself. `vmm_end` gives QEMU's word for how the guest ended, "" where it gave none.
+    `vcpu` is the CPU whose state is told where none died that is known; the first one if None.
     """
 
     def __init__(
@@ -54,10 +59,13 @@ class DeathWatch:
         blind: bool = False,
         vcpu: int | None = None,
         vmm_end: Callable[[], str] = str,
+        recorder: Recorder | None = None,
     ) -> None:
         self._target = target
         self._progress = progress
-        self._followed = Followed(target, code)
+        self._followed = Followed(target, code, recorder)
+        self._recorder = recorder
+        self._serial = serial
         self._examiner = Examiner(
             target, around, self._followed, status=status, serial=serial, vmm_end=vmm_end, blind=blind, vcpu=vcpu
         )
@@ -83,10 +91,13 @@ class DeathWatch:
         deadline = time.monotonic() + seconds
         if self._blind:
             return self._unseen(deadline)
-        for states, count in ((True, FIRST), (False, _THEN)):
+        for states, count in ((True, FIRST), (False, _THEN))[: 1 if self._recorder is not None else 2]:
             self._progress(f"following the guest, after {len(self._followed):,} instructions")
             bounds = Bounds(count=count, seconds=min(max(deadline - time.monotonic(), 0.01), _LONGEST))
             end = self._followed.follow(bounds, states=states, enough=lambda _: self._asked)
+            if end.why is EndReason.ADDRESS:
+                with FaultLog(self._target, required=True) as fault_log:
+                    return self._in_panic(fault_log)
             death = self._examiner.by_end(end)
             if death is None:
                 with FaultLog(self._target) as fault_log:
@@ -115,27 +126,31 @@ class DeathWatch:
             return self._by_late_stop() or alive
 
     def _at_full_speed(self, deadline: float) -> Death:
-        self._followed.lose_count()
-        with FaultLog(self._target, required=True) as fault_log:
-            with breakpoints_at(self._target, [RESET_VECTOR, *self._panics]):
+        if self._recorder is None:
+            self._followed.lose_count()
+        with FaultLog(self._target, required=True) as fault_log, breakpoints_at(self._target, [RESET_VECTOR]):
+            with breakpoints_at(self._target, () if self._recorder is not None else self._panics):
                 death = self._until_panic(fault_log, deadline)
-            if death is not None:
-                return death
-            with breakpoints_at(self._target, [RESET_VECTOR]):
-                return self._in_panic(fault_log)
+            return death or self._in_panic(fault_log)
 
     def _until_panic(self, fault_log: FaultLog, deadline: float) -> Death | None:
         """The death; None for a kernel that begins to panic."""
-        for pause in _pauses(deadline):
+        suspicion = (
+            None if self._recorder is None else Suspicion(self._recorder.recording, lambda: panicked(self._serial()) is not None)
+        )
+        for pause in _pauses(deadline, often=suspicion is None):
             self._progress("watching the guest for its death")
-            stop = run_with_fault_log(self._target, fault_log, pause, self._followed.faults, lambda: self._asked)
-            if stop.kind is StopKind.BREAKPOINT and self._target.read_registers()["rip"] in self._panics:
+            enough = (lambda: self._asked) if suspicion is None else (lambda: self._asked or suspicion.arises())
+            stop = run_with_fault_log(self._target, fault_log, pause, self._followed.faults, enough)
+            if stop.kind is not StopKind.EXITED and self._target.read_registers()["rip"] in self._panics:
                 return None
             death = self._examiner.by_stop(stop) or self._looked_at(fault_log)
             if death is not None:
                 return death
             if self._asked:
                 break
+            if suspicion is not None:
+                suspicion.was_unfounded()
         alive = self._examiner.alive()
         return self._by_late_stop() or alive
 
@@ -146,7 +161,8 @@ class DeathWatch:
         state = self._examiner.state() if cpu is None else states[cpu]
         panic = replace(self._examiner.death(DeathKind.PANIC, state), cpu=cpu if len(states) > 1 else None)
         self._panicking()
-        stop = run_with_fault_log(self._target, fault_log, _PANIC_GRACE, self._followed.faults, lambda: self._asked)
+        said = lambda: self._asked or any(_END_OF_PANIC in line for line in self._serial())  # noqa: E731
+        stop = run_with_fault_log(self._target, fault_log, _PANIC_GRACE, self._followed.faults, said)
         end = self._examiner.by_stop(stop)
         return panic if end is None else replace(panic, ended=end.kind, status=end.status)
 
@@ -161,10 +177,10 @@ class DeathWatch:
         return None if stop is None else self._examiner.by_stop(stop)
 
 
-def _pauses(deadline: float) -> Iterator[float]:
+def _pauses(deadline: float, *, often: bool = True) -> Iterator[float]:
     index = 0
     while (left := deadline - time.monotonic()) > 0:
-        yield min(_PAUSES[min(index, len(_PAUSES) - 1)], left)
+        yield min(_PAUSES[min(index, len(_PAUSES) - 1)], left) if often else left
         index += 1
 
 
@@ -174,9 +190,9 @@ def run_with_fault_log(
     """Run the machine for a while, or until `enough`, and collect its faults. It is stopped afterwards. Raises TargetError."""
 
     def look() -> bool:
-        faults.extend(fault_log.faults(0, _TURN))
+        faults.extend(fault_log.faults(UNPLACED, _TURN))
         return enough()
 
     ran = run(target, seconds, enough=look, turn=_POLL, stopping=fault_log.drained, may_vanish=True)
-    faults.extend(fault_log.faults(0))
+    faults.extend(fault_log.faults(UNPLACED))
     return ran.stop

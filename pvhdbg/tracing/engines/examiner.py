@@ -130,6 +130,7 @@ class Examiner:
         return replace(death, kind=kind, reason=reason, blind=self._blind or self._several)
 
     def _by_end(self, end: TraceEnd) -> Death | None:
+        self._followed.catch_up()
         chain = chain_of(self._followed.faults)
         if end.why is EndReason.SHUTDOWN:
             return self.death(DeathKind.TRIPLE_FAULT if chain else DeathKind.SHUTDOWN, self.state(), chain)
@@ -205,11 +206,13 @@ class Examiner:
 
     def _endless(self, state: Mapping[str, int]) -> tuple[int, ...]:
         """The pcs of a loop that nothing can end, seen twice with a pause between; else ()."""
+        self._followed.catch_up()
         if self._followed.counted and len(set(self._followed.pcs[-2 * _LOOP :])) > _LOOP:
             return ()
         first = self._loop(state, _LOOP)
         if first is None or not self._cannot_end(first, state) or not self._alone():
             return ()
+        self._followed.settled = True
         ran = run(self._target, _LOOP_PAUSE, may_vanish=True)
         self._run_unseen = True
         second = self._loop(state, _LOOP) if ran.end is not RunEnd.STOP else None
@@ -217,6 +220,7 @@ class Examiner:
             self._late = ran.stop
         if second is not None and set(first.pcs) == set(second.pcs) and self._cannot_end(second, state):
             return first.pcs
+        self._followed.settled = False
         self._followed.lose_count()
         return ()
 
@@ -315,11 +319,13 @@ class Examiner:
     def death(self, kind: DeathKind, state: dict[str, int], chain: tuple[Fault, ...] = (), loop: tuple[int, ...] = ()) -> Death:
         """A death of this kind with all that is known of it. `chain` holds the faults that killed, `loop` the pcs of an endless loop."""
         followed = self._followed
+        followed.catch_up()
         handling = followed.handling(chain) if kind in _BY_FAULT else ()
         first = next(iter((*handling, *chain)), None)
         struck = None if first is None else self._struck(first, state)
         before = dict(first.state) if first is not None and first.state else state
-        astray = followed.counted or (kind is DeathKind.ALIVE and not any(self._in_code(pc, state) for _, pc in self._looks))
+        gone = kind is DeathKind.ALIVE and not any(self._in_code(pc, state) for _, pc in self._looks)
+        astray = followed.counted or gone
         fetched = first is not None and is_fetch(first) and first.pc is not None
         return Death(
             kind,
@@ -332,13 +338,15 @@ class Examiner:
             status=self._status() if kind is DeathKind.EXITED else None,
             handling=handling,
             struck=struck,
-            lately=None if followed.counted else followed.last_exception(),
+            lately=None if followed.counted and (handling or not followed.start) else followed.last_exception(),
             touched=() if struck is None else touched(struck, before),
             needs=features(struck.code, struck.mode.bits)
             if struck is not None and first is not None and first.vector == UD
             else (),
             after=followed.after(handling[0].seq) if handling else (),
-            departure=followed.departure(lambda pc: self._in_code(pc, state)) if astray and kind not in _NOT_ASTRAY else None,
+            departure=followed.departure(lambda pc: self._in_code(pc, state), gone=gone)
+            if astray and kind not in _NOT_ASTRAY
+            else None,
             ran_before=followed.ran_before(first.pc or 0) if first is not None and fetched else None,
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 
 from pvhdbg.decode.cpu_mode import Mode, mode_of
 from pvhdbg.decode.text import SafeText
@@ -12,8 +13,10 @@ from pvhdbg.targets.target import Target
 from pvhdbg.tracing.death import DeathKind, unreturned
 from pvhdbg.tracing.engines.engine import Bounds, TraceEnd
 from pvhdbg.tracing.engines.log import LogEngine
+from pvhdbg.tracing.engines.registers import Recorder, RegisterEngine
 from pvhdbg.tracing.event import Batch, Event, Fault, FaultKind
 from pvhdbg.tracing.opcodes import Effect, effect_of, is_effect_in_any_width, is_system
+from pvhdbg.tracing.recent import recent
 
 _PATH = 8  # instructions to show before a death
 _KEPT = 4096  # faults, and system instructions
@@ -21,16 +24,21 @@ _STATES = 1 << 15  # instructions whose registers are kept, about 1 KiB each
 _SWITCHES_PAGING = (Effect.WRITE_CR0, Effect.WRITE_CR4, Effect.LMSW)
 _NOTHING_WENT_WRONG = (DeathKind.ALIVE, DeathKind.PANIC)
 _AFTER = 4  # instructions of a handler's end to show
+UNPLACED = -1  # instead of the number of events before a fault: it is not known yet
 _CHANGES_TABLES = frozenset(("cr0", "cr3", "cr4", "efer"))
 
 
 class Followed:
-    """All instructions from the beginning of a watch, as long as they are `counted`; and the last faults, also those seen later.
+    """The instructions of a watch, as long as they are `counted`: all from its beginning, or with a `recorder` the last ones, from number
+    `start` on; and the last faults, also those seen later.
 
     `code` gives the kernel file's bytes at a linear address.
     """
 
-    def __init__(self, target: Target, code: Callable[[int], bytes] = lambda _: b"") -> None:
+    def __init__(self, target: Target, code: Callable[[int], bytes] = lambda _: b"", recorder: Recorder | None = None) -> None:
+        self.start = 0
+        self.settled = False  # what the machine does from now on does not matter: it is in a loop, say
+        self._forgotten: Followed | None = None  # what was forgotten
         self.pcs: list[int] = []
         self.modes: list[Mode] = []
         self.codes: list[bytes] = []
@@ -40,18 +48,21 @@ class Followed:
         self.warnings: list[SafeText] = []
         self._target = target
         self._code = code
+        self._recorder = recorder
         self._with_states = 0  # instructions from the first on whose registers were seen
         self._starts: list[int] = []
         self._batches: list[Batch] = []  # those with registers
 
     def __len__(self) -> int:
-        return len(self.pcs)
+        return self.start + len(self.pcs)
 
     def follow(self, bounds: Bounds, *, states: bool, enough: Callable[[Batch], bool]) -> TraceEnd:
         """Follow the machine on, until a batch is `enough` or to the bounds. Raises TargetError.
 
         A guest that died while it was being stopped is dead: the end that is returned is its death.
         """
+        if self._recorder is not None:
+            return self._recorded(RegisterEngine(self._target, self._recorder), bounds, enough)
         engine = LogEngine(self._target, states=states, base=len(self.pcs), peek=self._code, overrun=True)
         for batch in engine.batches(bounds):
             self._record(batch)
@@ -63,6 +74,44 @@ class Followed:
         batch, end = engine.beyond
         self._record(batch)
         return end
+
+    def catch_up(self) -> None:
+        """Add the instructions that ran since, by the recorder's last blocks, of a machine that stands. Where these do not reach back so
+        far, the ones before are forgotten; where they cannot be numbered (several CPUs), the count is lost."""
+        if self._recorder is None or not self.counted or self.settled:
+            return
+        recording = self._recorder.recording
+        if recording.begun_at_a_stop == len(self) and not any(one.seq == UNPLACED for one in self.faults):
+            return
+        found = recent(recording, len(self)) if sum(map(bool, recording.heads)) == 1 else None
+        if found is None:
+            self.counted = False
+            return
+        if found.start > len(self):
+            self._forgotten = copy(self)
+            self.start, self._starts, self._batches = found.start, [], []
+            self.pcs, self.modes, self.codes = [], [], []
+        self.pcs += found.pcs
+        self.modes += found.modes
+        self.codes += found.codes
+        self.system.extend(found.system)
+        new = [one for one in self.faults if one.seq == UNPLACED]
+        placed = found.placed(new)
+        kept = list(self.faults)
+        self.faults.clear()
+        self.faults.extend(one for one in kept if one.seq != UNPLACED)
+        self.faults.extend([*new[: len(new) - len(placed)], *placed])
+
+    def _recorded(self, engine: RegisterEngine, bounds: Bounds, enough: Callable[[Batch], bool]) -> TraceEnd:
+        self.catch_up()
+        for batch in engine.batches(bounds):
+            if len(batch) and batch.seq != len(self):
+                self.counted = False
+            self._record(batch)
+            if enough(batch):
+                engine.stop()
+        self.warnings += [warning for warning in engine.warnings if warning not in self.warnings]
+        return engine.end
 
     def _record(self, batch: Batch) -> None:
         self.pcs += batch.pcs
@@ -78,15 +127,16 @@ class Followed:
             self.system.extend(batch.event(index) for index, (code, mode) in codes if is_system(code, mode.bits))
 
     def stepped(self, pc: int, mode: Mode, code: bytes) -> None:
-        """Somebody else executed this instruction, which comes next."""
-        if self.counted:
+        """Somebody else executed this instruction, which comes next. The recorder saw it."""
+        if self.counted and self._recorder is None:
             self.pcs.append(pc)
             self.modes.append(mode)
             self.codes.append(code)
 
     def lose_count(self) -> None:
-        """From now on the machine runs without being traced."""
-        self.counted = False
+        """From now on the machine runs without being traced; the recorder goes on."""
+        if self._recorder is None:
+            self.counted = False
 
     # --- facts about a death -------------------------------------------------------------------------------------
 
@@ -99,16 +149,17 @@ class Followed:
 
         Those of `chain`, at the end, had no handler.
         """
-        taken = [one for one in self.faults if one.kind.has_handler and one not in chain]
-        if not self.counted or not taken or b"" in self.codes[taken[0].seq :]:
+        taken = [one for one in self.faults if one.kind.has_handler and one not in chain and one.seq >= self.start]
+        if not self.counted or not taken or b"" in self.codes[taken[0].seq - self.start :]:
             return ()
         irets = {code for code in set(self.codes) if is_effect_in_any_width(code, Effect.IRET)}
-        return unreturned(taken, (index for index, code in enumerate(self.codes) if code in irets))
+        return unreturned(taken, (index for index, code in enumerate(self.codes, self.start) if code in irets))
 
-    def departure(self, is_code: Callable[[int], bool | None]) -> tuple[Event, Event] | None:
+    def departure(self, is_code: Callable[[int], bool | None], *, gone: bool) -> tuple[Event, Event] | None:
         """The last instruction in the kernel's own code, and the one after it, outside; None where the CPU is in its code, or never was.
 
-        `is_code` says whether a pc is in the kernel's code.
+        `is_code` says whether a pc is in the kernel's code. `gone` says that the CPU is believed not to have come back since the
+        instructions that were forgotten.
         """
         known: dict[int, bool] = {}
 
@@ -120,11 +171,13 @@ class Followed:
         if not self.pcs or inside(self.pcs[-1]):
             return None
         index = next((index for index in range(len(self.pcs) - 2, -1, -1) if inside(self.pcs[index])), None)
+        if index is None and gone and self._forgotten is not None:
+            return self._forgotten.departure(is_code, gone=gone)
         return None if index is None else (self._event(index), self._event(index + 1))
 
     def ran_before(self, pc: int) -> int | None:
         """The number of the last instruction that ran in the page of `pc` since the page tables were chosen; None where there is none."""
-        if not self.counted or len(self.pcs) > self._with_states:
+        if not self.counted or len(self) > self._with_states:
             return None
         chosen = max((one.seq for one in self.system if _CHANGES_TABLES & set(one.changes or ())), default=-1)
         return next((index for index in range(len(self.pcs) - 1, chosen, -1) if self.pcs[index] >> 12 == pc >> 12), None)
@@ -133,17 +186,17 @@ class Followed:
         """The last instructions, of those from number `seq` on."""
         if not self.counted:
             return ()
-        return tuple(self._event(index) for index in range(max(seq, len(self.pcs) - _AFTER), len(self.pcs)))
+        return tuple(self._event(index) for index in range(max(seq - self.start, len(self.pcs) - _AFTER), len(self.pcs)))
 
     def _event(self, index: int) -> Event:
         at = bisect_right(self._starts, index) - 1
         if at >= 0 and index < self._starts[at] + len(self._batches[at]):
             return self._batches[at].event(index - self._starts[at])
-        return Event(index, self.pcs[index], self.modes[index], self.codes[index])
+        return Event(self.start + index, self.pcs[index], self.modes[index], self.codes[index])
 
     def struck(self, fault: Fault) -> Event | None:
         """The instruction that had begun when the fault was taken."""
-        index = fault.seq - 1
+        index = fault.seq - 1 - self.start
         if not self.counted or not 0 <= index < len(self.pcs) or self.pcs[index] != fault.pc:
             return None
         return self._event(index)
@@ -162,7 +215,7 @@ class Followed:
         """
         if not self.counted or kind in _NOTHING_WENT_WRONG:
             return ()
-        end = self._end_of_path(kind, loop, has_memory) if fault is None else fault.seq
+        end = self._end_of_path(kind, loop, has_memory) if fault is None else fault.seq - self.start
         end = min(end, len(self.pcs))
         start = max(end - _PATH, 0)
         modes = self._modes_since(start, end, state)

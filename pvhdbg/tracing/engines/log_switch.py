@@ -53,7 +53,7 @@ class LogSwitch:
         self._aside: tuple[int, ...] = ()
         self._on = False
         self._theirs = _own_log(target)
-        self._mode = _single_step_mode(target) if single else None
+        self._mode = single_step_mode(target) if single else None
         self.left_on = bool(self._mode and _is_on(target, self._mode))  # set by the user, or left on by a killed tracer
         self.warnings: list[SafeText] = []
         if self.left_on:
@@ -191,7 +191,8 @@ class LogSwitch:
             self._folder = ""
 
 
-def _single_step_mode(target: Target) -> str:
+def single_step_mode(target: Target) -> str:
+    """The monitor's name of QEMU's one-instruction mode. Raises TargetError where it has none."""
     for command in _SINGLE:
         if "unknown command" not in target.monitor(f"help {command}"):
             return command
@@ -212,7 +213,7 @@ def _give(target: Target, mode: str | None, theirs: tuple[str, str] | None) -> N
 
 def switch_off(target: Target, *, single: bool) -> None:
     """Restore the log, and with `single` the one-instruction mode, of a machine that a killed tracer left. Raises TargetError."""
-    _give(target, _single_step_mode(target) if single else None, _own_log(target))
+    _give(target, single_step_mode(target) if single else None, _own_log(target))
 
 
 def single_step_mode_on(target: Target) -> str | None:

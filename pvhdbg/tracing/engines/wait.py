@@ -1,7 +1,8 @@
 """Wait for an address, a mode or a line on the serial port, and for the guest's death, whichever comes first.
 
 The first instructions are followed one by one, as in `death_watch`: most deaths are there, and the path explains them. After that the
-machine runs at full speed with the fault log, and is examined often enough that a death is reported within a second.
+machine runs at full speed with the fault log. With the flight recorder it is examined where the recording shows a reason; without it, often
+enough that a death is reported within a second.
 """
 
 from __future__ import annotations
@@ -18,16 +19,21 @@ from pvhdbg.model import Registers
 from pvhdbg.targets.run import breakpoints_at
 from pvhdbg.targets.target import RESET_VECTOR, Stop, StopKind, Target
 from pvhdbg.tracing.addresses import Surroundings
-from pvhdbg.tracing.death import Death, DeathKind
+from pvhdbg.tracing.death import Death, DeathKind, panicked
 from pvhdbg.tracing.engines.death_watch import FIRST, run_with_fault_log
 from pvhdbg.tracing.engines.engine import Bounds, TraceEnd
 from pvhdbg.tracing.engines.examiner import GUEST_PANIC, Examiner
 from pvhdbg.tracing.engines.fault_log import FaultLog
 from pvhdbg.tracing.engines.followed import Followed
+from pvhdbg.tracing.engines.registers import Recorder
+from pvhdbg.tracing.engines.suspicion import Suspicion
 from pvhdbg.tracing.event import Batch, EndReason, Event
 from pvhdbg.tracing.goal import Goal
 from pvhdbg.tracing.milestones import Finder, Milestone
 from pvhdbg.tracing.mode_words import first_in
+from pvhdbg.tracing.recent import events_of
+from pvhdbg.tracing.recorded_events import RecordedEvents
+from pvhdbg.tracing.recording import Recording
 
 _LONGEST = 0.5  # seconds that the first instructions are followed for
 _PAUSES = (
@@ -37,6 +43,7 @@ _PAUSES = (
     0.2,
     0.4,
 )  # seconds between two examinations; the last one repeats; below a second including the examination
+_LONGEST_PAUSE = 3600.0  # seconds, where the recording tells when to look
 _MODE_PAUSE = 0.02  # seconds between two examinations for a mode, which nothing else shows
 _PANIC_GRACE = 0.3  # seconds in which a kernel may write all of its panic
 
@@ -59,7 +66,8 @@ class Wait:
     """See `DeathWatch`. With `blind` nothing is logged (KVM, or a log of the user's own): faults are then not observed.
 
     `ended` gives QEMU's term for how the guest ended. `milestones` are those of the instructions that were followed: the first
-    20 000, as many as half a second allows, or with `count` that many, however long it takes.
+    20 000, as many as half a second allows, or with `count` that many, however long it takes. `recorder` is the machine's flight
+    recorder: it counts all instructions, and stops the machine at `panics`, linear addresses of a function that never returns.
     """
 
     def __init__(
@@ -75,30 +83,41 @@ class Wait:
         blind: bool = False,
         count: int = 0,
         progress: Callable[[str], None] = lambda _: None,
+        recorder: Recorder | None = None,
+        panics: Sequence[int] = (),
     ) -> None:
+        self._recorder = recorder
+        self._panics = tuple(panics)
+        self._serial = serial
+        self._modes_seen = 0  # of the recorder's
         self._target = target
         self._progress = progress
         self._finder = finder or Finder()
         self._blind = blind
         self._goal = Goal()
-        self._followed = Followed(target, code)
+        self._followed = Followed(target, code, recorder)
         self._examiner = Examiner(
             target, around, self._followed, status=status, serial=serial, vmm_end=ended, blind=blind,
             goal=lambda pc: pc in self._goal.addresses,
         )  # fmt: skip
         self._following = not blind
-        self._first = max(count, FIRST)
-        self._patient = bool(count)
+        self._counts = recorder is not None and recorder.recording.exact  # to the end
+        self._first = FIRST if self._counts else max(count, FIRST)
+        self._patient = bool(count) and not self._counts
         self._stood: Registers | None = None  # the machine's registers when the last wait ended
         self._dead: Death | None = None
         self._asked = False
+        self._events: RecordedEvents | None = None
+        self._passed: int | None = None  # the first instruction in a mode that is the goal, where the recorder saw it
         self.milestones: list[Milestone] = []
         self.last: tuple[int, Mode | None] | None = None  # where the CPU was seen last
         self.instructions: int | None = None  # instructions before the last goal that was reached; None where they were not counted
 
     @property
     def counted(self) -> int:
-        """How many instructions were followed from the entry on."""
+        """How many instructions were counted from the entry on."""
+        if self._recorder is not None and self._counts:
+            return self._recorder.recording.begun_at_a_stop
         return len(self._followed)
 
     @property
@@ -119,7 +138,7 @@ class Wait:
         if self._dead is not None:
             return self._dead
         self._goal = goal
-        self.instructions = None
+        self.instructions = self._passed = None
         found = (
             _ARRIVED if goal.done() or self._in_wanted_mode(self._examiner.state()) else self._waited(time.monotonic() + seconds)
         )
@@ -173,7 +192,14 @@ class Wait:
 
     def _count_to_mode(self) -> None:
         reached = first_in(self._followed.modes, self._goal.modes)
-        if reached is not None:
+        if self._counts and self._goal.modes:
+            began = 0 if self._following and not self.counted else None
+            self.instructions = (
+                self._followed.start + reached if reached is not None else self._passed if self._passed is not None else began
+            )
+        elif self._counts:
+            self.instructions = self.counted
+        elif reached is not None:
             self.instructions = reached
         elif self._goal.modes and self._following and not self.counted:
             self.instructions = 0  # it began there
@@ -184,7 +210,7 @@ class Wait:
         """Follow the first instructions: to the goal, to a death, or as far as that costs little time."""
         self._progress("following the guest's first instructions")
         left = max(deadline - time.monotonic(), 0.01)
-        bounds = Bounds(self._goal.addresses, self._first - self.counted, left if self._patient else min(left, _LONGEST))
+        bounds = Bounds(self._goal.addresses, self._first - len(self._followed), left if self._patient else min(left, _LONGEST))
         passed = False
 
         def enough(batch: Batch) -> bool:
@@ -198,15 +224,15 @@ class Wait:
         end = self._followed.follow(bounds, states=True, enough=enough)
         found = _ARRIVED if passed else self._found_at(end)
         if end.why is EndReason.ADDRESS:
-            self._following = self.counted < self._first
+            self._following = len(self._followed) < self._first
             self.instructions = self.counted
-        elif not found.arrived or self.counted >= self._first:
+        elif not found.arrived or len(self._followed) >= self._first:
             self._lose_count()  # else the next wait would continue the trace
         return _NOTHING if found.death is not None and _may_recover(found.death) else found
 
     def _found_at(self, end: TraceEnd) -> _Found:
         """The result that the end of the trace implies."""
-        if end.why is EndReason.ADDRESS:
+        if end.why is EndReason.ADDRESS and end.pc not in self._panics:
             return _ARRIVED
         death = self._examiner.by_end(end)
         if self._goal.done():
@@ -222,6 +248,10 @@ class Wait:
         self._lose_count()
         suspect: Death | None = None  # may recover: wait and examine again
         looked = False
+        suspicion = None
+        if self._recorder is not None:
+            suspicion = Suspicion(self._recorder.recording, lambda: panicked(self._serial()) is not None)
+            self._passes(self._recorder.recording)  # the modes so far are no news
         with self._breakpoints(), self._fault_log() as fault_log:
             for pause in self._pauses():
                 left = deadline - time.monotonic()
@@ -234,10 +264,12 @@ class Wait:
                     fault_log,
                     max(min(pause, left), 0.001),
                     self._followed.faults,
-                    lambda: self._asked or self._goal.done(),
+                    lambda: self._asked or self._goal.done() or self._is_suspicious(suspicion),
                 )
                 found = self._look(stop)
                 if not found:
+                    if suspicion is not None:
+                        suspicion.was_unfounded()
                     continue
                 if found.death is None or not _may_recover(found.death):
                     return found
@@ -246,6 +278,25 @@ class Wait:
                 else:
                     return found
             return _Found(death=suspect) if suspect is not None else self._living()
+
+    def _is_suspicious(self, suspicion: Suspicion | None) -> bool:
+        """Whether the recording shows the goal, or a reason to look at the machine."""
+        if suspicion is None or self._recorder is None:
+            return False
+        return self._passes(self._recorder.recording) or suspicion.arises()
+
+    def _passes(self, recording: Recording) -> bool:
+        """Whether the CPU was in a mode that is the goal since the last call."""
+        if not self._goal.modes or not recording.entered:
+            return False
+        self._events = self._events or events_of(recording)
+        if self._events is None:
+            return False
+        self._events.before(recording.begun())
+        new = self._events.modes[self._modes_seen :]
+        self._modes_seen += len(new)
+        self._passed = next((number for number, mode in new if mode in self._goal.modes), None)
+        return self._passed is not None
 
     def _living(self) -> _Found:
         """It lives when the time is up; or it reached the goal, or died, in the last look."""
@@ -259,6 +310,8 @@ class Wait:
         return breakpoints_at(self._target, (*self._goal.addresses, RESET_VECTOR))
 
     def _pauses(self) -> Iterator[float]:
+        while self._recorder is not None:
+            yield _LONGEST_PAUSE
         yield from (_MODE_PAUSE,) if self._goal.modes else _PAUSES
         while True:
             yield _MODE_PAUSE if self._goal.modes else _PAUSES[-1]
@@ -279,8 +332,11 @@ class Wait:
             return _ARRIVED
         state = self._examiner.state()
         self.last = _seen(state) or self.last
-        if self._in_wanted_mode(state):
+        if self._passed is not None or self._in_wanted_mode(state):
             return _ARRIVED
+        pc = self._target.read_registers()["rip"]
+        if pc in self._panics and pc not in self._goal.addresses:
+            return _Found(death=self._examiner.death(DeathKind.PANIC, state))
         death = self._examiner.by_stop(stop)
         if death is None and state:  # without a monitor only the stub's own report is available
             death = self._examiner.standing()

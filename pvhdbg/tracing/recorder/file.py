@@ -11,7 +11,7 @@ from pvhdbg.errors import BadInput
 from pvhdbg.kernel.file_bytes import FileBytes
 from pvhdbg.tracing.boot_file import BEGINNING, BootInfo, decode
 from pvhdbg.tracing.recorded_numbers import BadRecording
-from pvhdbg.tracing.recording import Recording
+from pvhdbg.tracing.recording import Recording, RecordingHeader
 
 
 @contextmanager
@@ -24,6 +24,39 @@ def open_recording(path: str | os.PathLike[str]) -> Iterator[Recording]:
         except BadRecording as error:
             raise BadInput(f"{name} is not a recording: {error}", todo) from error
         yield recording
+
+
+class Wanted:
+    """What the recorder of a running QEMU is asked to keep: the registers of each instruction, in QEMU's one-instruction mode."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Raises BadInput for a file that cannot be written to."""
+        try:
+            self._file = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError as error:
+            raise BadInput(
+                f"{os.fspath(path)} cannot be written to: {error.strerror}", "give the recording of a running QEMU"
+            ) from error
+
+    def keep(self, until: int, taken: int, *, waits: bool) -> None:
+        """Keep the registers from now on, and stop before instruction `until`. `taken` records were read; with `waits` the guest waits for
+        the reader where there is no more room."""
+        for name, value in (("register_taken", taken), ("register_waits", int(waits)), ("register_until", until)):
+            self._write(name, value)
+
+    def taken(self, number: int) -> None:
+        """So many records were read."""
+        self._write("register_taken", number)
+
+    def until(self, number: int) -> None:
+        """Stop before this instruction; 0: keep no registers any more."""
+        self._write("register_until", number)
+
+    def close(self) -> None:
+        os.close(self._file)
+
+    def _write(self, name: str, value: int) -> None:
+        os.pwrite(self._file, value.to_bytes(8, "little"), RecordingHeader.offset_of(name))
 
 
 def is_boot(path: str) -> bool:

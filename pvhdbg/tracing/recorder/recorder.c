@@ -11,13 +11,15 @@
  *
  * Arguments: to=PATH (mandatory), entry=ADDRESS (instructions are counted from its first execution), exact=on (count each
  * instruction instead of sums over blocks), stop=N (stop the machine before instruction N; implies exact),
- * mark=ADDRESS (repeatable: note when the instruction at this linear or physical address is executed first), times=K (note the
+ * mark=ADDRESS (repeatable: note when the instruction at this linear or physical address is executed first), halt=ADDRESS (repeatable: the
+ * same, and stop the machine before it), times=K (note the
  * K-th execution of a mark instead), after=N (count only executions behind instruction N), clock=on (stop=N counts each iteration of a
- * REP, as QEMU's -icount does), flow=on (every executed block, to PATH.flow0 and so on for each CPU), watch=ADDRESS and watch_size=BYTES (note the last stores to physical memory there; implies exact).
+ * REP, as QEMU's -icount does), code=on (keep the code of blocks), flow=on (every executed block, to PATH.flow0 and so on for each CPU), watch=ADDRESS and watch_size=BYTES (note the last stores to physical memory there; implies exact).
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -92,7 +94,9 @@ static struct {
     void (*dump_state)(void *cpu, FILE *, int flags);
     uint64_t (*ram_addr_from_host)(void *);
     void (*cpu_exit)(void *cpu);
+    void (*leave_block)(void *cpu, uintptr_t from); /* does not return */
     int (*vm_stop)(int state);
+    uint32_t (*arithmetic_flags)(void *env, int cc_op); /* QEMU 10 takes no second argument, and ignores it */
     void *one_insn_per_tb; /* bool since 8.1; int `singlestep` before */
     bool one_insn_is_int;
 } private;
@@ -102,7 +106,7 @@ enum { RUN_STATE_PAUSED = 4 }; /* qapi/run-state.json, the same value from 7.2 t
 /* ---- the file ------------------------------------------------------------------------------------------------------ */
 
 enum {
-    VERSION = 2,
+    VERSION = 3,
     PAGE = 4096,
     RING = 1 << 16,         /* entries of a CPU's ring of blocks */
     BLOCKS = 1 << 20,       /* records of blocks; the file is sparse */
@@ -113,6 +117,8 @@ enum {
     PER_SITE = 3,           /* times that one system instruction is noted */
     MARKS = 64,
     WRITES = 256,           /* last stores to the watched memory */
+    REGISTERS = 1 << 15,    /* last instructions whose registers are kept */
+    CODE = 1 << 25,         /* bytes of the code of blocks */
     DISCONTINUITIES_KEPT = 64,     /* last discontinuities of a CPU */
     MOST_CPUS = 256,
     STABLE_SCORES = 16,     /* CPUs for which QEMU makes room at once: their counters never move */
@@ -136,12 +142,21 @@ struct header {
     uint64_t entry;        /* linear address */
     _Atomic uint64_t base; /* instructions before the entry, on the CPU that reached it; NEVER before */
     _Atomic uint32_t entry_cpu;
-    uint32_t unused2;
+    _Atomic uint32_t registers_found; /* 1: QEMU's registers were found, 2: they were not; 0: nobody looked */
+    uint64_t register_offset;
+    _Atomic uint64_t register_count;  /* records ever written; record i stands at i % REGISTERS */
+    /* the next three are written by a reader */
+    _Atomic uint64_t register_until;  /* the machine stops before this instruction; 0: registers are not kept */
+    _Atomic uint64_t register_taken;  /* records that were read */
+    _Atomic uint64_t register_waits;  /* 1: wait for the reader rather than overwrite what it has not read */
+    uint64_t code_offset;             /* of a table with a number for each block: where its code begins behind the table, plus 1; 0: none */
+    _Atomic uint64_t code_used;       /* bytes */
     struct mark {
         uint64_t address;
         _Atomic uint64_t first, pc; /* instruction number, NEVER until it is reached; linear address */
         _Atomic uint64_t seen;      /* executions since the entry, or behind instruction `after` */
         _Atomic uint64_t last, last_pc; /* of the last execution; NEVER until then */
+        _Atomic uint64_t halted; /* 1: the machine was stopped before it */
     } mark[MARKS];
 };
 
@@ -206,12 +221,29 @@ struct write {
 };
 _Static_assert(sizeof(struct write) == 32, "a store's record has 32 bytes");
 
+/* The registers before an instruction that is a block of its own. */
+struct registers {
+    uint64_t number, pc;  /* of the instruction; linear */
+    uint32_t block, flags; /* its block; EFLAGS, computed */
+    uint8_t code[LONGEST], size;
+    uint64_t efer;
+    uint64_t general[16];  /* rax rcx rdx rbx rsp rbp rsi rdi r8 to r15 */
+    uint8_t rest[336];     /* CPUX86State from eip to cr[4]: eip eflags cc_dst cc_src cc_src2 cc_op df hflags hflags2, es cs ss ds fs gs
+                              ldt tr gdt idt (selector, base, limit, flags), cr0 to cr4 */
+};
+_Static_assert(sizeof(struct registers) == 512, "a record of registers has 512 bytes");
+
 static struct header *header;
 static struct cpu *cpus;
 static struct block *blocks;
 static struct system *systems;
 static struct state *states;
 static struct write *writes;
+static struct registers *kept;
+static _Atomic uint32_t *code_of_block;
+static uint8_t *code_area;
+static bool keeps_code;
+static uint8_t (*codes)[LONGEST + 1]; /* of blocks of one instruction: its bytes, and how many */
 static uint32_t *hash;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
@@ -219,6 +251,7 @@ static bool exact;
 static uint64_t stop_at = NEVER, entry_address = NEVER;
 static uint64_t watch = NEVER, watch_size = 1;
 static uint64_t marks[MARKS];
+static bool mark_halts[MARKS];
 static unsigned mark_count;
 static uint64_t mark_times = 1, mark_after = NEVER;
 static bool stop_by_clock;
@@ -394,6 +427,12 @@ static void single(bool on)
     }
 }
 
+static bool is_single(void)
+{
+    void *at = private.one_insn_per_tb;
+    return at && (private.one_insn_is_int ? *(int *)at != 0 : *(bool *)at);
+}
+
 static void *known_cpu(unsigned index)
 {
     return private.get_cpu ? private.get_cpu((int)index) : NULL;
@@ -451,6 +490,141 @@ static uint64_t keep_state(unsigned index, uint64_t number, uint64_t pc)
         atomic_store_explicit(&state->length, length < 0 ? 0 : (uint32_t)length, memory_order_release);
     }
     return at + 1;
+}
+
+/* Where QEMU keeps the registers of the CPU that reached the entry: its CPUX86State, and in there the offset of eip and the place of EFER.
+   No header says where: the values that it prints are searched for in the CPU's object, and all have to match. */
+static struct {
+    uint8_t *env, *end, *efer;
+    size_t eip;
+} found_registers;
+
+static bool printed(const char *text, const char *name, uint64_t *value)
+{
+    const char *at = strstr(text, name);
+    if (!at) {
+        return false;
+    }
+    *value = strtoull(at + strlen(name), NULL, 16);
+    return true;
+}
+
+static uint64_t word_at(const uint8_t *place)
+{
+    uint64_t value;
+    memcpy(&value, place, sizeof value);
+    return value;
+}
+
+/* CPUX86State behind eip: bytes from there to the fields that are needed here. */
+enum { REST_FLAGS = 8, REST_CC_OP = 40, REST_DF = 44, REST_HFLAGS = 48, REST_CS_BASE = 88, REST_CR0 = 296, DF = 0x400, CS64 = 1 << 15 };
+
+static void find_efer(const char *text)
+{
+    uint64_t efer = 0;
+    if (!printed(text, "EFER=", &efer) || !efer) {
+        return;
+    }
+    uint8_t *begin = found_registers.env + found_registers.eip + sizeof kept->rest, *only = NULL;
+    for (uint8_t *at = begin; at + 8 <= found_registers.end && at < begin + 2048; at += 8) {
+        if (word_at(at) == efer) {
+            if (only) {
+                return;
+            }
+            only = at;
+        }
+    }
+    found_registers.efer = only;
+}
+
+static uint32_t all_flags(void)
+{
+    const uint8_t *rest = found_registers.env + found_registers.eip;
+    int32_t op, df;
+    memcpy(&op, rest + REST_CC_OP, sizeof op);
+    memcpy(&df, rest + REST_DF, sizeof df);
+    return (uint32_t)word_at(rest + REST_FLAGS) | private.arithmetic_flags(found_registers.env, op) | ((uint32_t)df & DF);
+}
+
+/* The linear address of the next instruction. QEMU 9 and newer run a translation at other addresses than its block has. */
+static uint64_t linear_pc(void)
+{
+    const uint8_t *rest = found_registers.env + found_registers.eip;
+    return (uint32_t)word_at(rest + REST_HFLAGS) & CS64 ? word_at(rest) : (uint32_t)(word_at(rest) + word_at(rest + REST_CS_BASE));
+}
+
+static bool find_registers(unsigned index)
+{
+    static const char *const names[] = {"AX=", "CX=", "DX=", "BX=", "SP=", "BP=", "SI=", "DI="};
+    char text[STATE_TEXT * 2] = {0};
+    uint64_t wanted[8], eip, flags, cr0;
+    uint8_t *cpu = known_cpu(index);
+    FILE *out = cpu && private.dump_state && private.arithmetic_flags ? fmemopen(text, sizeof text - 1, "w") : NULL;
+    if (!out) {
+        return false;
+    }
+    private.dump_state(cpu, out, 0);
+    fclose(out);
+    for (size_t i = 0; i < 8; i++) {
+        if (!printed(text, names[i], &wanted[i])) {
+            return false;
+        }
+    }
+    if (!printed(text, "IP=", &eip) || !printed(text, "FL=", &flags) || !printed(text, "CR0=", &cr0)) {
+        return false;
+    }
+    uint8_t *end = cpu + malloc_usable_size(cpu);
+    for (uint8_t *at = cpu; at + 256 + sizeof kept->rest <= end; at += 8) {
+        if (memcmp(at, wanted, sizeof wanted)) {
+            continue;
+        }
+        for (size_t general = 128; general <= 256; general += 128) { /* QEMU 11 has 32 general registers */
+            found_registers.env = at;
+            found_registers.eip = general;
+            found_registers.end = end;
+            if (word_at(at + general) == eip && word_at(at + general + REST_CR0) == cr0 && all_flags() == (uint32_t)flags) {
+                find_efer(text);
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+/* Keeps the registers before instruction `number`, which is about to run in a block of its own. */
+static void keep_registers(unsigned index, uint64_t number, uint32_t id)
+{
+    uint64_t until = atomic_load(&header->register_until);
+    if (!until) {
+        return;
+    }
+    uint32_t found = atomic_load(&header->registers_found);
+    if (!found) {
+        found = find_registers(index) ? 1 : 2;
+        atomic_store(&header->registers_found, found);
+    }
+    uint64_t at = relaxed(&header->register_count);
+    if (found == 1 && number < until) {
+        while (atomic_load(&header->register_waits) && at - atomic_load(&header->register_taken) >= REGISTERS) {
+            usleep(50);
+        }
+        struct registers *one = &kept[at % REGISTERS];
+        one->number = number;
+        one->pc = linear_pc();
+        one->block = id;
+        one->flags = all_flags();
+        memcpy(one->code, codes[id], LONGEST);
+        one->size = codes[id][LONGEST];
+        one->efer = found_registers.efer ? word_at(found_registers.efer) : 0;
+        memcpy(one->general, found_registers.env, sizeof one->general);
+        memcpy(one->rest, found_registers.env + found_registers.eip, sizeof one->rest);
+        atomic_store_explicit(&header->register_count, at + 1, memory_order_release);
+    }
+    if (number + 1 >= until && private.vm_stop) {
+        atomic_store(&header->register_until, 0);
+        single(false);
+        private.vm_stop(RUN_STATE_PAUSED); /* takes effect when this instruction is done */
+    }
 }
 
 /* ---- callbacks at run time ----------------------------------------------------------------------------------------- */
@@ -542,6 +716,9 @@ static __attribute__((noinline)) uint64_t attend(unsigned index, struct cpu *cpu
         if (cpu->pending > 1) {
             systems[cpu->pending - 2].after = state;
         }
+        if (state && found_registers.env && !found_registers.efer) {
+            find_efer(states[state - 1].text);
+        }
         cpu->pending = 0;
     }
     may_stop(index, cpu, number);
@@ -581,7 +758,8 @@ INLINE void note(struct cpu *cpu, uint64_t value, uint64_t number, bool exactly,
     }
 }
 
-static __attribute__((noinline)) void runs_rarely(unsigned index, struct cpu *cpu, uint64_t value)
+/* The number of the block's first instruction; NEVER where it is not counted. */
+static __attribute__((noinline)) uint64_t runs_rarely(unsigned index, struct cpu *cpu, uint64_t value)
 {
     struct block *block = &blocks[id_of(value)];
     if (exact && raw(cpu, index) - cpu->uncounted != cpu->expected) {
@@ -591,6 +769,7 @@ static __attribute__((noinline)) void runs_rarely(unsigned index, struct cpu *cp
     if (number != NEVER) {
         note(cpu, value, number & ~BEFORE, exact, flows != NULL);
     }
+    return number;
 }
 
 /* This runs for each block of the guest: it touches three lines of memory, and no register has to be saved. */
@@ -625,6 +804,16 @@ static void block_runs_flowing(unsigned index, void *userdata)
 static void block_runs_exactly_flowing(unsigned index, void *userdata)
 {
     runs(index, userdata, true, true);
+}
+
+/* A block of one instruction, in QEMU's mode for that. */
+static void instruction_runs(unsigned index, void *userdata)
+{
+    uint64_t value = (uintptr_t)userdata;
+    uint64_t number = runs_rarely(index, cpu_of(index), value);
+    if (number < BEFORE && index == atomic_load(&header->entry_cpu)) {
+        keep_registers(index, number, id_of(value));
+    }
 }
 
 /* A block that has no record: counted, and nothing else. */
@@ -689,6 +878,20 @@ static void mark_runs(unsigned index, void *userdata)
     if (atomic_fetch_add(&mark->seen, 1) + 1 == mark_times) {
         keep(&mark->pc, site->pc);
         atomic_store_explicit(&mark->first, number, memory_order_release);
+        if (mark_halts[site->mark] && private.vm_stop) {
+            keep(&mark->halted, 1);
+            private.vm_stop(RUN_STATE_PAUSED);
+            if (private.leave_block) { /* else the machine stops behind this block */
+                cpu->expected = number & ~BEFORE;
+                const struct block *last = last_block(cpu);
+                if (last && last->linear == site->pc) { /* the block that begins here will begin again */
+                    keep(&cpu->counts[last - blocks], relaxed(&cpu->counts[last - blocks]) - 1);
+                    keep(&cpu->count, exact ? 0 : number - last->instructions);
+                    keep(&cpu->head, relaxed(&cpu->head) - 1);
+                }
+                private.leave_block(known_cpu(index), (uintptr_t)__builtin_return_address(0));
+            }
+        }
     }
 }
 
@@ -948,9 +1151,27 @@ static void count_at(struct qemu_plugin_insn *insn, uint64_t instructions)
     }
 }
 
+/* The code of a block. One that is translated again has the code that lies there now. */
+static void keep_code(uint32_t id, const uint8_t *code, size_t size)
+{
+    uint32_t place = atomic_load(&code_of_block[id]);
+    if (!place) {
+        uint64_t at = atomic_load(&header->code_used);
+        if (at + size > CODE) {
+            return;
+        }
+        atomic_store(&header->code_used, at + size);
+        place = (uint32_t)at + 1;
+    }
+    memcpy(code_area + place - 1, code, size);
+    atomic_store_explicit(&code_of_block[id], place, memory_order_release);
+}
+
 static void translated(struct qemu_plugin_tb *tb)
 {
     size_t n = api.tb_n_insns(tb), size = 0, last = 0;
+    uint8_t code[PAGE];
+    bool whole = keeps_code; /* in `code` */
     struct looked found = {0};
     struct qemu_plugin_insn *first = NULL, *before = NULL;
     uint64_t uncounted = 0; /* instructions before this one that are not counted yet */
@@ -958,6 +1179,7 @@ static void translated(struct qemu_plugin_tb *tb)
         struct qemu_plugin_insn *insn = api.tb_get_insn(tb, i);
         first = first ? first : insn;
         last = size;
+        whole = whole && size + LONGEST <= sizeof code && code_of(insn, code + size, LONGEST) == api.insn_size(insn);
         size += api.insn_size(insn);
         found = look_at(insn);
         bool callbacks = found.site || watch != NEVER; /* that ask for the number */
@@ -987,13 +1209,22 @@ static void translated(struct qemu_plugin_tb *tb)
     }
     pthread_mutex_lock(&lock);
     struct block *block = record_of(api.insn_vaddr(first), physical_of(api.insn_haddr(first)), n, size, last);
+    if (block && whole) {
+        keep_code((uint32_t)(block - blocks), code, size);
+    }
     pthread_mutex_unlock(&lock);
     if (block) {
         unsigned flags = (found.repeats && n == 1 ? REPEATS : 0) | (block->linear == entry_address ? IS_ENTRY : 0);
         static const struct {
             void (*run[2])(unsigned, void *);
         } callbacks[2] = {{{block_runs, block_runs_flowing}}, {{block_runs_exactly, block_runs_exactly_flowing}}};
-        api.register_tb_exec(tb, (void *)callbacks[exact].run[flows != NULL], CB_NO_REGS, packed(block, flags));
+        void *run = (void *)callbacks[exact].run[flows != NULL];
+        if (n == 1 && is_single()) {
+            uint8_t *own = codes[block - blocks];
+            own[LONGEST] = (uint8_t)code_of(first, own, LONGEST);
+            run = (void *)instruction_runs;
+        }
+        api.register_tb_exec(tb, run, CB_NO_REGS, packed(block, flags));
     } else {
         atomic_fetch_add(&header->lost, 1);
         api.register_tb_exec(tb, (void *)lost_block_runs, CB_NO_REGS, (void *)(uintptr_t)n);
@@ -1133,7 +1364,9 @@ static bool find_api(void)
     *(void **)&private.dump_state = dlsym(RTLD_DEFAULT, "cpu_dump_state");
     *(void **)&private.ram_addr_from_host = dlsym(RTLD_DEFAULT, "qemu_ram_addr_from_host");
     *(void **)&private.cpu_exit = dlsym(RTLD_DEFAULT, "cpu_exit");
+    *(void **)&private.leave_block = dlsym(RTLD_DEFAULT, "cpu_loop_exit_restore");
     *(void **)&private.vm_stop = dlsym(RTLD_DEFAULT, "vm_stop");
+    *(void **)&private.arithmetic_flags = dlsym(RTLD_DEFAULT, "cpu_cc_compute_all");
     private.one_insn_per_tb = dlsym(RTLD_DEFAULT, "one_insn_per_tb");
     if (!private.one_insn_per_tb) {
         private.one_insn_per_tb = dlsym(RTLD_DEFAULT, "singlestep");
@@ -1153,7 +1386,9 @@ static bool make_file(const char *path, unsigned count)
     uint64_t at_systems = at_blocks + sizeof(struct block) * (uint64_t)BLOCKS;
     uint64_t at_states = at_systems + sizeof(struct system) * (uint64_t)SYSTEMS;
     uint64_t at_writes = at_states + sizeof(struct state) * (uint64_t)STATES;
-    uint64_t size = at_writes + sizeof(struct write) * (uint64_t)WRITES;
+    uint64_t at_registers = at_writes + sizeof(struct write) * (uint64_t)WRITES;
+    uint64_t at_code = at_registers + sizeof(struct registers) * (uint64_t)REGISTERS;
+    uint64_t size = at_code + sizeof *code_of_block * (uint64_t)BLOCKS + CODE;
     _Static_assert(sizeof(struct header) <= PAGE, "the header has one page");
     int file = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (file < 0 || ftruncate(file, (off_t)size)) {
@@ -1163,7 +1398,8 @@ static bool make_file(const char *path, unsigned count)
     char *map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
     close(file);
     hash = mmap(NULL, sizeof(uint32_t) * HASH, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (map == MAP_FAILED || hash == MAP_FAILED) {
+    codes = mmap(NULL, sizeof *codes * BLOCKS, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (map == MAP_FAILED || hash == MAP_FAILED || codes == MAP_FAILED) {
         return fail("the recording cannot be mapped");
     }
     header = (struct header *)map;
@@ -1172,12 +1408,16 @@ static bool make_file(const char *path, unsigned count)
     systems = (struct system *)(map + at_systems);
     states = (struct state *)(map + at_states);
     writes = (struct write *)(map + at_writes);
+    kept = (struct registers *)(map + at_registers);
+    code_of_block = (_Atomic uint32_t *)(map + at_code);
+    code_area = (uint8_t *)(map + at_code) + sizeof *code_of_block * (uint64_t)BLOCKS;
     *header = (struct header){
         .version = VERSION, .page = PAGE, .cpus = count, .ring = RING, .blocks = BLOCKS, .systems = SYSTEMS, .states = STATES,
         .marks = mark_count, .cpu_offset = PAGE, .cpu_stride = stride, .block_offset = at_blocks, .system_offset = at_systems,
         .state_offset = at_states, .write_offset = at_writes, .size = size, .watch = watch, .watch_size = watch_size,
         .api = (uint32_t)api_version, .exact = exact, .physical = private.ram_addr_from_host != NULL,
         .discontinuities = api.register_discontinuity != NULL, .entry = entry_address, .base = NEVER,
+        .register_offset = at_registers, .code_offset = at_code,
     };
     for (unsigned i = 0; i < count; i++) {
         look_again(&cpus[i]);
@@ -1228,9 +1468,12 @@ EXPORT int qemu_plugin_install(plugin_id id, const plugin_info *info, int argc, 
             mark_times = parsed;
         } else if (length == 5 && !memcmp(argv[i], "after", 5) && numeric) {
             mark_after = parsed;
+        } else if (length == 4 && !memcmp(argv[i], "code", 4)) {
+            keeps_code = !strcmp(value + 1, "on");
         } else if (length == 5 && !memcmp(argv[i], "clock", 5)) {
             stop_by_clock = !strcmp(value + 1, "on");
-        } else if (length == 4 && !memcmp(argv[i], "mark", 4) && numeric && mark_count < MARKS) {
+        } else if (length == 4 && (!memcmp(argv[i], "mark", 4) || !memcmp(argv[i], "halt", 4)) && numeric && mark_count < MARKS) {
+            mark_halts[mark_count] = *argv[i] == 'h';
             marks[mark_count++] = parsed;
         } else {
             fprintf(stderr, "pvhdbg recorder: %s is not an argument\n", argv[i]);

@@ -35,7 +35,9 @@ BLOCKS_AT = PAGE + STRIDE
 SYSTEMS_AT = BLOCKS_AT + layout.MOST_BLOCKS * 48
 STATES_AT = SYSTEMS_AT + layout.MOST_SYSTEMS * 64
 WRITES_AT = STATES_AT + layout.MOST_STATES * 2048
-SIZE = WRITES_AT + layout.MOST_WRITES * 32
+REGISTERS_AT = WRITES_AT + layout.MOST_WRITES * 32
+CODE_AT = REGISTERS_AT + layout.MOST_REGISTERS * 512
+SIZE = CODE_AT + layout.MOST_BLOCKS * 4 + layout.MOST_CODE
 
 
 class Sparse:
@@ -60,12 +62,14 @@ class Sparse:
 
 def header(**values: int | bytes) -> RecordingHeader:
     fields: dict[str, int | bytes] = dict.fromkeys((field.name for field in RecordingHeader.fields()), 0)
-    fields |= {"magic": b"PVHDBGFR", "version": 2, "page": PAGE, "cpus": 1, "ring": RING, "cpu_offset": PAGE, "cpu_stride": STRIDE}
+    fields |= {"magic": b"PVHDBGFR", "version": 3, "page": PAGE, "cpus": 1, "ring": RING, "cpu_offset": PAGE, "cpu_stride": STRIDE}
     fields |= {
         "block_offset": BLOCKS_AT,
         "system_offset": SYSTEMS_AT,
         "state_offset": STATES_AT,
         "write_offset": WRITES_AT,
+        "register_offset": REGISTERS_AT,
+        "code_offset": CODE_AT,
         "size": SIZE,
     }
     return RecordingHeader(**{**fields, "entry": NEVER, "base": NEVER, **values})  # type: ignore[arg-type]
@@ -153,7 +157,10 @@ def test_a_cut_recording_is_refused(tmp_path: Path) -> None:
         {name: st.integers(0, (1 << 32) - 1) for name in ("block_count", "system_count", "state_count", "write_count")}
         | {"marks": st.integers(0, 64), "base": st.integers(0, NEVER), "exact": st.integers(0, 1)}
     ),
-    st.dictionaries(st.sampled_from((PAGE, 2 * PAGE, BLOCKS_AT, SYSTEMS_AT, STATES_AT, WRITES_AT)), st.binary(max_size=512)),
+    st.dictionaries(
+        st.sampled_from((PAGE, 2 * PAGE, BLOCKS_AT, SYSTEMS_AT, STATES_AT, WRITES_AT, REGISTERS_AT, CODE_AT)),
+        st.binary(max_size=512),
+    ),
 )
 @settings(max_examples=examples(60), deadline=None)
 def test_any_tables_are_read_within_their_bounds(values: dict[str, int], tables: dict[int, bytes]) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from pvhdbg.decode.text import SafeText, safe
 from pvhdbg.kernel.image import KernelImage
-from pvhdbg.machine.names import Names, addresses_of
+from pvhdbg.machine.names import Names, addresses_of, panics
 from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.targets.run import Progress
 from pvhdbg.tracing.milestones import SYMBOLS
@@ -37,6 +38,13 @@ def exact_recorder(options: SubjectOptions, image: KernelImage, progress: Progre
     return RecorderOptions(library(progress), entry, exact=True)
 
 
+def watching(
+    options: SubjectOptions, warnings: list[SafeText], progress: Progress
+) -> Callable[[KernelImage], RecorderOptions | None]:
+    """The recorder's options for a machine that is watched behind its entry, for a kernel that was opened; see `recorder_for`."""
+    return lambda image: recorder_for(options, image, (), warnings, progress, halts=panics(Names(image)))
+
+
 @contextmanager
 def recording_of(qemu: QemuProcess | None) -> Iterator[Recording | None]:
     """What a QEMU with the recorder writes, open for the context; None for a QEMU without one."""
@@ -49,24 +57,27 @@ def recording_of(qemu: QemuProcess | None) -> Iterator[Recording | None]:
 
 def recorder_for(
     options: SubjectOptions, image: KernelImage, marks: Sequence[str], warnings: list[SafeText], progress: Progress,
-    *, exact: bool = True,
+    *, halts: Sequence[int] | None = None,
 ) -> RecorderOptions | None:  # fmt: skip
     """The recorder's options for a boot of `image`; None where it is not wanted, or not available: then `warnings` says why.
 
-    `exact` counts each instruction, which costs more. `marks` are symbols and 0xADDRESSes; Linux's own milestones are added. Raises BadInput for a mark that is neither.
+    For a watch, the machine stops before the first execution at each of `halts`, and sums over blocks will do. `marks` are symbols and 0xADDRESSes; Linux's own milestones are added. Raises BadInput for a mark that is neither.
     """
     launch = options.launch
     entry = image.kernel().entry
     kvm = launch.accel in ("kvm", "auto") or names_accelerator(launch.machine, launch.extra)
     if launch.no_recorder or kvm or options.way.entry is not None or options.way.here or entry is None:
         return None
-    if exact and counts_one_cpu(options):
+    exact = not counts_one_cpu(options)
+    if not exact and halts is None:
         warnings.append(safe(f"without the flight recorder: {ONE_CPU}"))
         return None
     names = Names(image)
     addresses = [*names.found(SYMBOLS), *(address for mark in marks for address in addresses_of(mark, names, "--milestone"))]
     try:
-        return RecorderOptions(library(progress), entry, exact=exact, marks=tuple(dict.fromkeys(addresses))[:MOST_MARKS])
+        marked = tuple(dict.fromkeys(addresses))[: MOST_MARKS - len(halts or ())]
+        told = RecorderOptions(library(progress), entry, exact=exact, marks=marked)
+        return told if halts is None else replace(told, halts=tuple(halts), code=True)
     except NoRecorder as error:
         warnings.append(safe(f"without the flight recorder: {error.what} ({error.todo})"))
         return None

@@ -1,0 +1,118 @@
+"""The recorder's registers of each instruction, held against QEMU's log of the same instructions; halts; the code of the last blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from pvhdbg import guests
+from pvhdbg.kernel.image import open_kernel
+from pvhdbg.targets.address import StubAddress
+from pvhdbg.targets.remote import RemoteTarget
+from pvhdbg.targets.run import breakpoints_at, run, run_until
+from pvhdbg.targets.target import Leave, StopKind
+from pvhdbg.tracing.engines.engine import Bounds, TraceEnd
+from pvhdbg.tracing.engines.log import LogEngine
+from pvhdbg.tracing.engines.registers import Recorder, RegisterEngine, open_recorder
+from pvhdbg.tracing.event import EndReason, Event, Fault
+from pvhdbg.tracing.recent import recent
+from pvhdbg.tracing.recorder.library import library
+from pvhdbg.vmm.qemu import QemuOptions, QemuProcess, RecorderOptions, start
+
+pytestmark = [pytest.mark.boot, pytest.mark.usefixtures("qemu")]
+
+
+@contextmanager
+def at_entry(kernel: Path, append: str = "", **options: object) -> Iterator[tuple[QemuProcess, RemoteTarget, Recorder]]:
+    with open_kernel(str(kernel)) as image:
+        entry = image.kernel().entry
+    assert entry is not None
+    recorder = RecorderOptions(library(), entry, exact=True, code=True, **options)  # type: ignore[arg-type]
+    with start(QemuOptions(kernel, append=append, recorder=recorder)) as qemu, open_recorder(qemu.recording) as opened:
+        target = RemoteTarget.connect(StubAddress(path=qemu.gdb_socket))
+        try:
+            run_until(target, [entry], 60)
+            yield qemu, target, opened
+        finally:
+            target.close(Leave.KILLED)
+
+
+def followed(engine: RegisterEngine | LogEngine, count: int) -> tuple[list[Event], list[Fault], TraceEnd]:
+    events: list[Event] = []
+    faults: list[Fault] = []
+    for batch in engine.batches(Bounds(count=count, seconds=60)):
+        events += batch
+        faults += batch.faults
+    return events, faults, engine.end
+
+
+def alike(kernel: Path, append: str, count: int) -> tuple[list[Event], TraceEnd]:
+    with at_entry(kernel, append) as (_, target, _):
+        theirs, their_faults, _ = followed(LogEngine(target, states=True), count)
+    with at_entry(kernel, append) as (_, target, recorder):
+        ours, our_faults, end = followed(RegisterEngine(target, recorder), count)
+    assert [(one.seq, one.pc, one.mode, one.code, dict(one.changes or {})) for one in ours] == [
+        (one.seq, one.pc, one.mode, one.code, dict(one.changes or {})) for one in theirs
+    ]
+    assert [(one.seq, one.kind, one.vector, one.pc) for one in our_faults] == [
+        (one.seq, one.kind, one.vector, one.pc) for one in their_faults
+    ]
+    assert [dict(one.delta.state()) for one in ours[::97] if one.delta] == [
+        dict(one.delta.state()) for one in theirs[::97] if one.delta
+    ]
+    return ours, end
+
+
+@pytest.mark.slow
+def test_every_register_of_a_real_kernels_first_instructions_is_that_of_qemus_log(vmlinux: Path) -> None:
+    """Two page faults and the way into 64-bit mode are among them."""
+    events, end = alike(vmlinux, "console=ttyS0", 19_000)
+    assert (len(events), end.why) == (19_000, EndReason.COUNT)
+
+
+@pytest.mark.parametrize("crash", ["page-fault", "handled", "idt-selector"])
+def test_faults_lie_between_the_same_instructions_to_the_death(crash: str) -> None:
+    _, end = alike(guests.path("crashers"), f"crash={crash}", 20_000)
+    assert end.final
+
+
+def test_the_machine_stands_behind_the_last_instruction_and_goes_on() -> None:
+    with at_entry(guests.path("long_mode")) as (_, target, recorder):
+        first, _, end = followed(RegisterEngine(target, recorder), 500)
+        assert (len(first), end.why, end.pc) == (500, EndReason.COUNT, target.read_registers()["rip"])
+        assert recorder.recording.begun_at_a_stop == 500
+        second, _, _ = followed(RegisterEngine(target, recorder), 500)
+        assert [one.seq for one in second] == list(range(500, 1000))
+        assert second[0].pc == end.pc
+
+
+def test_a_halt_stops_the_machine_before_the_instruction() -> None:
+    with open_kernel(str(guests.path("long_mode"))) as image:
+        goal = image.symbols().physical_address("in_long_mode")
+    with at_entry(guests.path("long_mode")) as (_, target, _), breakpoints_at(target, [goal]):
+        assert run(target, 20).stop.kind is StopKind.BREAKPOINT
+        theirs = target.read_registers()
+    with at_entry(guests.path("long_mode"), halts=(goal,)) as (_, target, recorder):
+        assert run(target, 20).stop.kind is StopKind.INTERRUPT
+        assert target.read_registers() == theirs
+        (mark,) = recorder.recording.marks
+        assert (mark.halted, mark.pc) == (1, goal)
+        assert recorder.recording.begun_at_a_stop == mark.first
+        target.step()
+        assert recorder.recording.begun_at_a_stop == mark.first + 1
+
+
+def test_the_last_instructions_are_those_that_the_log_shows() -> None:
+    """Also behind a fault that cut a block short."""
+    with at_entry(guests.path("crashers"), "crash=page-fault") as (_, target, _):
+        theirs, _, _ = followed(LogEngine(target, states=False), 20_000)
+    with at_entry(guests.path("crashers"), "crash=page-fault") as (_, target, recorder):
+        assert run(target, 20, may_vanish=True).stop.kind is StopKind.SHUTDOWN
+        found = recent(recorder.recording)
+        assert found is not None
+        rows = list(zip(found.pcs, found.codes, found.modes, strict=True))
+        assert rows[:-1] == [(one.pc, one.code, one.mode) for one in theirs][: len(rows) - 1]
+        assert len(theirs) - len(rows) in (0, 1)
