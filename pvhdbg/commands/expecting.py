@@ -56,7 +56,8 @@ def run_through(
     from pvhdbg.commands.milestone_run import reached
     from pvhdbg.driver.traced_machine import at_entry
 
-    with at_entry(about, progress, watched=True) as machine:
+    exact = any(one.instructions is not None for one in expectations.milestones)
+    with at_entry(about, progress, watched=True, exact=exact) as machine:
         found, serial = reached(machine, expectations)
     return Observed(machine.boot, tuple(machine.warnings), machine.file, serial), found
 

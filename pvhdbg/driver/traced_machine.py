@@ -87,13 +87,14 @@ def at_entry(
     marks: Sequence[str] | None = None,
     patience: float | None = None,
     watched: bool = False,
+    exact: bool = False,
     debugcon: bool = False,
 ) -> Iterator[TracedMachine]:
     """Bring the subject, a kernel file or a gdbstub, to its entry; leave it as its options say. Raises PvhdbgError.
 
     `traced` says that an engine follows, which checks by itself whether QEMU's log was left on. With `marks`, a QEMU that is
     started gets the flight recorder, if available, which notes when these symbols and addresses are first executed. `patience`:
-    see `attach_stub`. `watched` is for a watch for the guest's death or a wait: with the flight recorder. `debugcon` adds port 0xe9.
+    see `attach_stub`. `watched` is for a watch for the guest's death or a wait: with the flight recorder, whose count is `exact` or a sum. `debugcon` adds port 0xe9.
     """
     refuse_what_does_not_run(options)
     with ExitStack() as stack:
@@ -101,7 +102,7 @@ def at_entry(
 
         def recorded(image: KernelImage) -> RecorderOptions | None:
             if watched:
-                return watching(options, warnings, progress)(image)
+                return watching(options, warnings, progress, exact=exact)(image)
             return None if marks is None else recorder_for(options, image, marks, warnings, progress)
 
         opened = stack.enter_context(
@@ -114,7 +115,7 @@ def at_entry(
         machine.warnings += warnings
         if opened.qemu is not None and opened.qemu.recorded:
             machine.recorder = stack.enter_context(open_recorder(opened.qemu.recording))
-            if not machine.recorder.recording.exact:
+            if marks is not None and not machine.recorder.recording.exact:
                 machine.warnings.append(SUMS)
         if _slid(machine):
             machine.warnings.append(SLID)

@@ -39,10 +39,13 @@ def exact_recorder(options: SubjectOptions, image: KernelImage, progress: Progre
 
 
 def watching(
-    options: SubjectOptions, warnings: list[SafeText], progress: Progress
+    options: SubjectOptions, warnings: list[SafeText], progress: Progress, *, exact: bool = False
 ) -> Callable[[KernelImage], RecorderOptions | None]:
-    """The recorder's options for a machine that is watched behind its entry, for a kernel that was opened; see `recorder_for`."""
-    return lambda image: recorder_for(options, image, (), warnings, progress, halts=panics(Names(image)))
+    """The recorder's options for a machine that is watched behind its entry, for a kernel that was opened; see `recorder_for`.
+
+    The first instructions are counted in any case; `exact` counts all of them, which makes a whole boot a fifth slower.
+    """
+    return lambda image: recorder_for(options, image, (), warnings, progress, halts=panics(Names(image)), exact=exact)
 
 
 @contextmanager
@@ -57,18 +60,19 @@ def recording_of(qemu: QemuProcess | None) -> Iterator[Recording | None]:
 
 def recorder_for(
     options: SubjectOptions, image: KernelImage, marks: Sequence[str], warnings: list[SafeText], progress: Progress,
-    *, halts: Sequence[int] | None = None,
+    *, halts: Sequence[int] | None = None, exact: bool = True,
 ) -> RecorderOptions | None:  # fmt: skip
     """The recorder's options for a boot of `image`; None where it is not wanted, or not available: then `warnings` says why.
 
-    For a watch, the machine stops before the first execution at each of `halts`, and sums over blocks will do. `marks` are symbols and 0xADDRESSes; Linux's own milestones are added. Raises BadInput for a mark that is neither.
+    For a watch, the machine stops before the first execution at each of `halts`, and sums over blocks will do. `exact` counts each
+    instruction, where that can be done. `marks` are symbols and 0xADDRESSes; Linux's own milestones are added. Raises BadInput for a mark that is neither.
     """
     launch = options.launch
     entry = image.kernel().entry
     kvm = launch.accel in ("kvm", "auto") or names_accelerator(launch.machine, launch.extra)
     if launch.no_recorder or kvm or options.way.entry is not None or options.way.here or entry is None:
         return None
-    exact = not counts_one_cpu(options)
+    exact = exact and not counts_one_cpu(options)
     if not exact and halts is None:
         warnings.append(safe(f"without the flight recorder: {ONE_CPU}"))
         return None

@@ -78,7 +78,7 @@ class Death:
     """The observations about the end.
 
     `state` holds the registers at the first fault, else the current ones. `path` holds the last relevant instructions,
-    `system` the system instructions before; `begun` counts all instructions since the entry, None where they were not counted. `loop` holds
+    `system` the system instructions before; `begun` counts all instructions since the entry, None where they were not counted, and `roughly` is their number as a sum over blocks. `loop` holds
     the pcs of the loop that the CPU is in. If it is ALIVE, the loop may end, by what is `awaited` if that is known, and the CPU was in it
     at every look within the last `looped` seconds. `status` is the exit status of the VMM. `reason` is QEMU's own term for how the
     guest ended ("guest-panic"), or WATCHDOG; `blind` says that faults may have been missed (KVM, several CPUs). `handling` holds
@@ -99,6 +99,7 @@ class Death:
     path: tuple[Event, ...] = ()
     system: tuple[Event, ...] = ()
     begun: int | None = None
+    roughly: int | None = None
     loop: tuple[int, ...] = ()
     awaited: tuple[Awaited, ...] = ()
     looped: float = 0.0

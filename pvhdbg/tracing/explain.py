@@ -170,6 +170,8 @@ def _opening(death: Death, around: Surroundings) -> str:
         words += f" since {death.path[-1].seq:,} instructions after {since}"
     elif death.begun is not None and death.kind is not DeathKind.ALIVE:
         words += f", {death.begun:,} instructions after {since}"
+    elif death.roughly and death.cpu is None and death.kind is not DeathKind.ALIVE:
+        words += f", about {death.roughly:,} instructions after {since}"
     if death.pc is not None and death.kind not in (DeathKind.SHUTDOWN, DeathKind.EXITED):
         words += f", at {around.named(death.pc)}"
         words += "" if death.mode is None else f" in {death.mode.words}"

@@ -1,116 +1,158 @@
 """The last instructions of a CPU by the flight recorder's ring and the code of its blocks, and where QEMU's faults lie between them. Pure.
 
-The ring holds the last 65 536 blocks, some 280 000 instructions. With exact numbers they are all known one by one, also those of a
-block that was cut short by a fault.
+The ring holds the last 65 536 blocks, some 280 000 instructions. A block runs to its end unless a fault cuts it short: QEMU's log tells
+of each fault, and at which instruction it was. Where every instruction was counted, the numbers show the cut as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from pvhdbg.decode.cpu_mode import Mode
 from pvhdbg.tracing.cpu_text import decode
 from pvhdbg.tracing.encoding import goal, length
 from pvhdbg.tracing.event import Event, Fault, FaultKind
 from pvhdbg.tracing.recorded_events import RecordedEvents
-from pvhdbg.tracing.recording import RING, Executed, Recording
+from pvhdbg.tracing.recording import RING, Recording
 
 _INDIRECT = (0xC2, 0xC3, 0xCA, 0xCB, 0xCF, 0xFF)  # ret, far ret, iret, and jumps and calls through a register or memory
+_PREFIXES = frozenset((0x66, 0x67, 0xF2, 0xF3, 0x2E, 0x36, 0x3E, 0x26, 0x64, 0x65, *range(0x40, 0x50)))
 
 
 @dataclass(frozen=True)
 class Recent:
-    """Instructions in a row, the first one with number `start`. `heads` are the indexes of those that began a block; `system` holds the
-    system instructions among them whose changes are known."""
+    """Instructions in a row, the first one with number `start`, which is `about` right where it is a sum over blocks. `system` holds the
+    system instructions among them whose changes are known, `faults` those that lie between them, each with its number."""
 
     start: int
+    about: bool
     pcs: list[int]
     modes: list[Mode]
     codes: list[bytes]
-    heads: list[int]
     system: list[Event]
+    faults: list[Fault]
 
-    def placed(self, faults: Iterable[Fault]) -> list[Fault]:
-        """Those of `faults`, which are in order, that were taken between these instructions, with the number of their handler's first one.
 
-        They are looked for from the end on, each before the one behind it.
-        """
-        found: list[Fault] = []
-        last = len(self.heads)
-        for fault in reversed(tuple(faults)):
-            if not fault.kind.has_handler:
-                found.append(replace(fault, seq=self.start + len(self.pcs)))
-                continue
-            place = next((at for at in range(last - 1, 0, -1) if self._was_taken(fault, self.heads[at])), None)
-            at_end = place is None and last == len(self.heads) and self._ends_with(fault)
-            if place is None and not at_end:
-                break
-            found.append(replace(fault, seq=self.start + (len(self.pcs) if place is None else self.heads[place])))
-            last = last if place is None else place + 1
-        return found[::-1]
+class _Block:
+    """An executed block: its instructions, and how many of them began."""
 
-    def _was_taken(self, fault: Fault, head: int) -> bool:
-        """Whether the instruction at `head` can be the first one of the fault's handler."""
-        pc, code, came = self.pcs[head - 1], self.codes[head - 1], self.pcs[head]
-        leads = {pc + len(code), goal(code, pc, self.modes[head - 1].bits)}
-        indirect = any(code.startswith(bytes((one,))) for one in _INDIRECT)
-        if came in leads or came == fault.pc:
-            return False
-        if fault.kind is FaultKind.INTERRUPT:
-            return not indirect and fault.pc in leads
-        return pc == fault.pc or (fault.pc in leads and not indirect)
+    __slots__ = ("began", "codes", "mode", "pcs")
 
-    def _ends_with(self, fault: Fault) -> bool:
-        """Whether the last instruction is the one that the fault hit, or leads to it: no handler was called."""
-        if not self.pcs:
-            return False
+    def __init__(self, pcs: list[int], codes: list[bytes], mode: Mode) -> None:
+        self.pcs, self.codes, self.mode, self.began = pcs, codes, mode, len(pcs)
+
+    @property
+    def leads(self) -> tuple[set[int | None], bool]:
+        """Where its last instruction leads, and whether that is not known."""
         pc, code = self.pcs[-1], self.codes[-1]
-        return fault.pc in (pc, pc + len(code), goal(code, pc, self.modes[-1].bits))
+        first = next((one for one in code if one not in _PREFIXES), 0)
+        return {pc + len(code), goal(code, pc, self.mode.bits)}, first in _INDIRECT
 
 
-def recent(recording: Recording, since: int = 0) -> Recent | None:
-    """The last instructions of the CPU that reached the entry, from number `since` on or as far back as the ring reaches.
+def recent(
+    recording: Recording,
+    head: int,
+    number: int,
+    faults: Sequence[Fault],
+    handler: Callable[[Fault], int | None] = lambda _: None,
+) -> Recent | None:
+    """The instructions of the CPU that reached the entry since it had begun `head` blocks and `number` instructions; or as many as the ring
+    holds. None for a recording that did not keep the code of blocks.
 
-    None for a recording whose numbers are sums, or that did not keep the code of blocks.
+    `faults` were taken since then, in order; those that lie before the ring are left out. `handler` gives the address of a fault's handler.
     """
-    if not recording.exact or not recording.entered:
+    events = events_of(recording) if recording.entered else None
+    if events is None:
         return None
-    last = [one for one in recording.last(recording.header.entry_cpu, RING) if one.number >= 0]
-    events = events_of(recording)
-    if not last or events is None:
-        return None
-    system = [one for one in events.before(None) if one.seq >= since and one.delta is not None]
-    modes = events.modes
-    ends = [*(one.number for one in last[1:]), last[-1].number + last[-1].block.instructions]
-    found = Recent(max(since, last[0].number), [], [], [], [], system)
-    split: dict[tuple[int, int], list[bytes]] = {}
-    at = len(modes) - 1
-    rows: list[tuple[Executed, int, Mode]] = []
-    for executed, end in zip(reversed(last), reversed(ends), strict=True):
-        while at > 0 and modes[at][0] > executed.number:
-            at -= 1
-        if end <= since:
-            break
-        rows.append((executed, end, modes[at][1]))
-    for executed, end, mode in reversed(rows):
-        block = executed.block
-        key = block.number, mode.bits
-        codes = split.get(key)
-        if codes is None:
-            codes = split[key] = _split(recording.code(block), mode.bits)
-        pc, began = block.linear, len(found.pcs)
-        for number, code in enumerate(codes[: end - executed.number], executed.number):
-            if number >= found.start:
-                found.pcs.append(pc)
-                found.codes.append(code)
-            pc += len(code)
-        if found.start + len(found.pcs) != end:
+    system = [one for one in events.before(None) if one.seq >= number and one.delta is not None]
+    cpu = recording.header.entry_cpu
+    ever = recording.cpu(cpu).head
+    last = recording.last(cpu, min(RING, max(ever - head, 0)))
+    gap = len(last) < ever - head and bool(last) and last[0].number > number
+    last = [one for one in last if one.number >= 0]  # since the entry
+    blocks: list[_Block] = []
+    split: dict[tuple[int, int], tuple[list[int], list[bytes]]] = {}
+    modes, at = events.modes, 0
+    for executed in last:
+        while at + 1 < len(modes) and modes[at + 1][0] <= executed.number:
+            at += 1
+        mode = modes[at][1]
+        key = executed.block.number, mode.bits
+        if key not in split:
+            split[key] = _split(recording.code(executed.block), executed.block.linear, mode.bits)
+        blocks.append(_Block(*split[key], mode))
+        if len(blocks[-1].pcs) != executed.block.instructions:
             return None
-        if len(found.pcs) > began:
-            found.heads.append(began)
-        found.modes.extend([mode] * (len(found.pcs) - began))
+    if recording.exact:
+        for block, one, other in zip(blocks, last, last[1:], strict=False):
+            block.began = min(max(other.number - one.number, 0), block.began)
+    else:
+        _cut_where_begun_again(blocks)
+    places = _places(blocks, faults, handler)
+    start = last[0].number if gap and last else number
+    found = Recent(start, gap and not recording.exact, [], [], [], [one for one in system if one.seq >= start], [])
+    heads = []
+    for block in blocks:
+        heads.append(start + len(found.pcs))
+        found.pcs.extend(block.pcs[: block.began])
+        found.codes.extend(block.codes[: block.began])
+        found.modes.extend([block.mode] * block.began)
+    heads.append(start + len(found.pcs))
+    found.faults.extend(replace(fault, seq=heads[place]) for fault, place in places)
     return found
+
+
+def _cut_where_begun_again(blocks: list[_Block]) -> None:
+    """QEMU leaves a block before an instruction that accesses a device under -icount, and begins it again in a block of its own."""
+    for block, following in pairwise(blocks):
+        came = following.pcs[0]
+        if came in block.pcs[1:] and came not in block.leads[0] and not block.leads[1]:
+            block.began = block.pcs.index(came)
+
+
+def _places(blocks: list[_Block], faults: Iterable[Fault], handler: Callable[[Fault], int | None]) -> list[tuple[Fault, int]]:
+    """Each fault with the index of its handler's first block, from the end on, each before the one behind it. Cuts the blocks."""
+    found: list[tuple[Fault, int]] = []
+    last = len(blocks)
+    for fault in reversed(tuple(faults)):
+        if not fault.kind.has_handler:
+            found.append((fault, len(blocks)))
+            continue
+        place = len(blocks) if last == len(blocks) and _ends_with(blocks, fault) else None
+        if place is None:
+            known = handler(fault)
+            place = next((at for at in range(min(last, len(blocks) - 1), 0, -1) if _was_taken(fault, blocks, at, known)), None)
+        if place is None:
+            break
+        if place and fault.pc in blocks[place - 1].pcs and fault.kind is not FaultKind.INTERRUPT:
+            cut = blocks[place - 1].pcs.index(fault.pc) + 1
+            blocks[place - 1].began = min(blocks[place - 1].began, cut)
+        found.append((fault, place))
+        last = place
+    return found[::-1]
+
+
+def _was_taken(fault: Fault, blocks: list[_Block], at: int, known: int | None) -> bool:
+    """Whether the block `at` can begin the fault's handler, which is at `known` where that is known."""
+    before, came = blocks[at - 1], blocks[at].pcs[0]
+    if known is not None and came != known:
+        return False
+    leads, indirect = before.leads
+    whole = before.began == len(before.pcs)
+    if whole and came in leads and came != known:
+        return False
+    reached = fault.pc in leads or (indirect and known is not None)
+    if fault.kind is FaultKind.INTERRUPT:
+        return reached
+    hit = fault.pc in before.pcs if whole and known is not None else fault.pc in before.pcs[before.began - 1 : before.began]
+    return hit or (fault.pc in before.pcs and not indirect) or reached
+
+
+def _ends_with(blocks: list[_Block], fault: Fault) -> bool:
+    """Whether the last block has the instruction that the fault hit, or leads to it: no handler was called."""
+    return bool(blocks) and (fault.pc in blocks[-1].pcs or fault.pc in blocks[-1].leads[0])
 
 
 def events_of(recording: Recording) -> RecordedEvents | None:
@@ -119,10 +161,11 @@ def events_of(recording: Recording) -> RecordedEvents | None:
     return None if state is None else RecordedEvents(recording, decode(state.text))
 
 
-def _split(code: bytes, bits: int) -> list[bytes]:
-    """The instructions of a block."""
-    found: list[bytes] = []
+def _split(code: bytes, pc: int, bits: int) -> tuple[list[int], list[bytes]]:
+    """The addresses and the instructions of a block."""
+    pcs, codes = list[int](), list[bytes]()
     while code and (size := length(code, bits)):
-        found.append(code[:size])
-        code = code[size:]
-    return found
+        pcs.append(pc)
+        codes.append(code[:size])
+        code, pc = code[size:], pc + size
+    return pcs, codes

@@ -424,6 +424,15 @@ class Recording:
     def last(self, cpu: int, most: int = RING) -> list[Executed]:
         """The last blocks that a CPU executed, oldest first; entries overwritten during the read are left out. Raises IndexError."""
         now = self.cpu(cpu)
+        return self._numbered(self._ring(cpu, now, most), signed(now.exact if self.exact else now.count))
+
+    def last_indexes(self, cpu: int, most: int) -> list[int]:
+        """The numbers of these blocks in the table; the cheap part of `last`. Raises IndexError."""
+        indexes: list[int] = self._ring(cpu, self.cpu(cpu), most)[::2].tolist()
+        return indexes
+
+    def _ring(self, cpu: int, now: Cpu, most: int) -> memoryview:
+        """Ring entries as pairs of 32 bits."""
         wanted = min(now.head, most, RING - 1)  # the oldest may be in the making
         at = _of_cpu(cpu) + PAGE
         start = now.head - wanted
@@ -436,8 +445,7 @@ class Recording:
             raw_entries += self._data[at : at + high * _ENTRY]
         moved = self.cpu(cpu).head - now.head
         torn = max(0, moved + wanted + _SLACK - RING) if moved else 0
-        words = memoryview(raw_entries).cast("I")[2 * torn :] if torn < wanted else memoryview(b"").cast("I")
-        return self._numbered(words, signed(now.exact if self.exact else now.count))
+        return memoryview(raw_entries).cast("I")[2 * torn :] if torn < wanted else memoryview(b"").cast("I")
 
     def systems(self) -> list[System]:
         """The system instructions that were noted, in order. One that is repeated is noted three times."""
@@ -513,20 +521,34 @@ class Recording:
 
     def _numbered(self, words: memoryview, last: int) -> list[Executed]:
         """Ring entries with full numbers: of each, 32 bits are kept, and numbers only grow."""
-        used = min(self.header.block_count, MOST_BLOCKS)
-        known: dict[int, RecordedBlock] = {}
+        indexes, lows = words[::2].tolist(), words[1::2].tolist()
+        known = self._some_blocks(set(indexes))
         done: list[Executed] = []
         after = last
-        for at in range(len(words) - 2, -1, -2):
-            index, low = words[at], words[at + 1]
-            if index >= used:
+        for index, low in zip(reversed(indexes), reversed(lows), strict=True):
+            block = known.get(index)
+            if block is None:
                 continue  # incomplete, or not written by a recorder
-            block = known.get(index) or known.setdefault(index, self._block(index))
-            number = after - ((after - low) & 0xFFFFFFFF)
-            done.append(Executed(number, block))
-            after = number
+            after -= (after - low) & 0xFFFFFFFF
+            done.append(Executed(after, block))
         done.reverse()
         return done
+
+    def _some_blocks(self, wanted: set[int]) -> dict[int, RecordedBlock]:
+        """Those of these blocks that are in the table: all between the first and the last one are read at once."""
+        head = self.header
+        used = min(head.block_count, MOST_BLOCKS)
+        wanted = {index for index in wanted if index < used}
+        if not wanted:
+            return {}
+        low, size = min(wanted), BlockRecord.sizeof()
+        many = max(wanted) + 1 - low
+        table = bytes(self._data[self._block_offset + low * size : self._block_offset + (low + many) * size])
+        runs = self._runs(low, many)
+        return {
+            index: _made(index, next(BlockRecord.rows(table, (index - low) * size, 1)), runs[index - low], head.base)
+            for index in wanted
+        }
 
     def _state_of(self, index: int) -> State | None:
         if not 0 < index <= min(self.header.state_count, MOST_STATES):

@@ -32,6 +32,7 @@ _LOOP = 64  # instructions within which a loop must return to the same state
 _WAIT_LOOP = 256  # the same for a loop that is only described
 _LOOKS = 4096
 _MOST_CPUS = 256
+_LMA = 1 << 10  # of EFER: the gates of the IDT have 16 bytes
 _WHOSE = ("rip", "rsp", "cr3", "idt_base", "gdt_base")  # registers that tell whose a state is
 _LOOP_PAUSE = 0.1  # seconds that a suspected loop runs before it is examined again
 _ZEROS = 32  # bytes of zeros at the pc
@@ -130,7 +131,7 @@ class Examiner:
         return replace(death, kind=kind, reason=reason, blind=self._blind or self._several)
 
     def _by_end(self, end: TraceEnd) -> Death | None:
-        self._followed.catch_up()
+        self._followed.catch_up(self._handler)
         chain = chain_of(self._followed.faults)
         if end.why is EndReason.SHUTDOWN:
             return self.death(DeathKind.TRIPLE_FAULT if chain else DeathKind.SHUTDOWN, self.state(), chain)
@@ -206,7 +207,7 @@ class Examiner:
 
     def _endless(self, state: Mapping[str, int]) -> tuple[int, ...]:
         """The pcs of a loop that nothing can end, seen twice with a pause between; else ()."""
-        self._followed.catch_up()
+        self._followed.catch_up(self._handler)
         if self._followed.counted and len(set(self._followed.pcs[-2 * _LOOP :])) > _LOOP:
             return ()
         first = self._loop(state, _LOOP)
@@ -314,12 +315,30 @@ class Examiner:
         except MemoryUnreadable:
             return b""
 
+    def _handler(self, fault: Fault) -> int | None:
+        """The linear address of a fault's handler, by the IDT as it is now; None where that cannot be read."""
+        state, vector = fault.state, fault.vector
+        if vector is None or "idt_base" not in state:
+            return None
+        long = bool(state.get("efer", 0) & _LMA)
+        size = 16 if long else 8
+        physical = self._physical(state["idt_base"] + vector * size, state)
+        if physical is None or not state.get("cr0", 0) & 1 or vector * size + size - 1 > state.get("idt_limit", 0):
+            return None
+        try:
+            gate = self._target.read_memory(physical, size)
+        except MemoryUnreadable:
+            return None
+        offset = int.from_bytes(gate[0:2] + gate[6:12] if long else gate[0:2] + gate[6:8], "little")
+        return offset if gate[5] & 0x0E == 0x0E else None  # an interrupt or trap gate; a flat code segment is assumed
+
     # --- the report -----------------------------------------------------------------------------------------------
 
     def death(self, kind: DeathKind, state: dict[str, int], chain: tuple[Fault, ...] = (), loop: tuple[int, ...] = ()) -> Death:
         """A death of this kind with all that is known of it. `chain` holds the faults that killed, `loop` the pcs of an endless loop."""
         followed = self._followed
-        followed.catch_up()
+        if kind is not DeathKind.PANIC:  # of which the way there is not told
+            followed.catch_up(self._handler)
         handling = followed.handling(chain) if kind in _BY_FAULT else ()
         first = next(iter((*handling, *chain)), None)
         struck = None if first is None else self._struck(first, state)
@@ -333,8 +352,9 @@ class Examiner:
             chain,
             followed.path(kind, loop, before, lambda pc: self._has_memory(pc, state), next(iter(handling), None)),
             tuple(followed.system),
-            len(followed) if followed.counted else None,
-            loop,
+            followed.begun,
+            roughly=followed.roughly,
+            loop=loop,
             status=self._status() if kind is DeathKind.EXITED else None,
             handling=handling,
             struck=struck,

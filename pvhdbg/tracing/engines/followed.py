@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
+from dataclasses import replace
 
 from pvhdbg.decode.cpu_mode import Mode, mode_of
 from pvhdbg.decode.text import SafeText
@@ -24,7 +25,10 @@ _STATES = 1 << 15  # instructions whose registers are kept, about 1 KiB each
 _SWITCHES_PAGING = (Effect.WRITE_CR0, Effect.WRITE_CR4, Effect.LMSW)
 _NOTHING_WENT_WRONG = (DeathKind.ALIVE, DeathKind.PANIC)
 _AFTER = 4  # instructions of a handler's end to show
-UNPLACED = -1  # instead of the number of events before a fault: it is not known yet
+UNPLACED, LONG_AGO = (
+    -1,
+    -2,
+)  # instead of the number of events before a fault: it is not known yet; it lies before those that are known
 _CHANGES_TABLES = frozenset(("cr0", "cr3", "cr4", "efer"))
 
 
@@ -37,6 +41,8 @@ class Followed:
 
     def __init__(self, target: Target, code: Callable[[int], bytes] = lambda _: b"", recorder: Recorder | None = None) -> None:
         self.start = 0
+        self.about = False  # `start` is a sum over blocks
+        self._head = 0  # blocks that the CPU had begun by then
         self.settled = False  # what the machine does from now on does not matter: it is in a loop, say
         self._forgotten: Followed | None = None  # what was forgotten
         self.pcs: list[int] = []
@@ -55,6 +61,20 @@ class Followed:
 
     def __len__(self) -> int:
         return self.start + len(self.pcs)
+
+    @property
+    def begun(self) -> int | None:
+        """How many instructions have begun since the entry, on a machine that stands; None where they were not counted one by one."""
+        recorder = self._recorder
+        if recorder is not None and recorder.recording.exact and not self.settled:
+            return recorder.recording.begun_at_a_stop
+        known = self.counted and not self.about and (recorder is None or self.settled or self._head_now() == self._head)
+        return len(self) if known else None
+
+    @property
+    def roughly(self) -> int | None:
+        """About how many instructions have begun since the entry, by the recorder's sums."""
+        return None if self._recorder is None else self._recorder.recording.begun_at_a_stop
 
     def follow(self, bounds: Bounds, *, states: bool, enough: Callable[[Batch], bool]) -> TraceEnd:
         """Follow the machine on, until a batch is `enough` or to the bounds. Raises TargetError.
@@ -75,32 +95,42 @@ class Followed:
         self._record(batch)
         return end
 
-    def catch_up(self) -> None:
+    def catch_up(self, handler: Callable[[Fault], int | None] = lambda _: None) -> None:
         """Add the instructions that ran since, by the recorder's last blocks, of a machine that stands. Where these do not reach back so
-        far, the ones before are forgotten; where they cannot be numbered (several CPUs), the count is lost."""
+        far, the ones before are forgotten; with several CPUs, whose faults QEMU's log does not tell apart, the count is lost.
+
+        `handler` gives the linear address of a fault's handler, None where it is not known.
+        """
         if self._recorder is None or not self.counted or self.settled:
             return
         recording = self._recorder.recording
-        if recording.begun_at_a_stop == len(self) and not any(one.seq == UNPLACED for one in self.faults):
+        new = [one for one in self.faults if one.seq == UNPLACED]
+        if self._head_now() == self._head and not new:
             return
-        found = recent(recording, len(self)) if sum(map(bool, recording.heads)) == 1 else None
+        found = recent(recording, self._head, len(self), new, handler) if sum(map(bool, recording.heads)) == 1 else None
         if found is None:
             self.counted = False
             return
-        if found.start > len(self):
+        self._head = self._head_now()
+        if found.start != len(self):
             self._forgotten = copy(self)
-            self.start, self._starts, self._batches = found.start, [], []
+            self.start, self.about, self._starts, self._batches = found.start, found.about, [], []
             self.pcs, self.modes, self.codes = [], [], []
         self.pcs += found.pcs
         self.modes += found.modes
         self.codes += found.codes
         self.system.extend(found.system)
-        new = [one for one in self.faults if one.seq == UNPLACED]
-        placed = found.placed(new)
-        kept = list(self.faults)
+        kept = [one for one in self.faults if one.seq != UNPLACED]
+        older = [replace(one, seq=LONG_AGO) for one in new[: len(new) - len(found.faults)]]
         self.faults.clear()
-        self.faults.extend(one for one in kept if one.seq != UNPLACED)
-        self.faults.extend([*new[: len(new) - len(placed)], *placed])
+        self.faults.extend([*kept, *older, *found.faults])
+
+    def _head_now(self) -> int:
+        """How many blocks the CPU that reached the entry has begun."""
+        assert self._recorder is not None
+        recording = self._recorder.recording
+        cpu = recording.header.entry_cpu
+        return recording.cpu(cpu).head if recording.entered and cpu < recording.cpus else 0
 
     def _recorded(self, engine: RegisterEngine, bounds: Bounds, enough: Callable[[Batch], bool]) -> TraceEnd:
         self.catch_up()
@@ -110,6 +140,7 @@ class Followed:
             self._record(batch)
             if enough(batch):
                 engine.stop()
+        self._head = self._head_now()
         self.warnings += [warning for warning in engine.warnings if warning not in self.warnings]
         return engine.end
 

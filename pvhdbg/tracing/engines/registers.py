@@ -137,8 +137,8 @@ class RegisterEngine:
 
     @contextmanager
     def _released(self) -> Iterator[None]:
-        """A CPU that waits for the reader cannot be stopped."""
-        self._recorder.wanted.keep(0, 0, waits=False)
+        """A CPU that waits for the reader cannot be stopped. It goes on recording: what it begins until it stands has room in the table."""
+        self._recorder.wanted.go_on()
         with self._fault_log.drained():
             yield
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from itertools import pairwise
 
 from pvhdbg.tracing.engines.recorded import Silence
-from pvhdbg.tracing.recording import Executed, Recording
+from pvhdbg.tracing.recording import Recording
 
 _EVERY = 0.1  # seconds between two looks at the recording
 _LAST = 256  # blocks that are looked at
@@ -44,8 +44,8 @@ class Suspicion:
         cpu = self._recording.header.entry_cpu
         if not self._recording.entered or cpu >= self._recording.cpus:
             return False
-        last = self._recording.last(cpu, _LAST)
-        return self._only_a_loop(cpu, last) or _slides(last[-_SLIDE:])
+        last = self._recording.last_indexes(cpu, _LAST)
+        return self._only_a_loop(cpu, last) or self._slides(cpu, last[-_SLIDE:])
 
     def was_unfounded(self) -> None:
         """The machine was looked at, and lives."""
@@ -54,9 +54,9 @@ class Suspicion:
         self._next = time.monotonic() + self._pause
         self._pause *= 2
 
-    def _only_a_loop(self, cpu: int, last: list[Executed]) -> bool:
+    def _only_a_loop(self, cpu: int, last: list[int]) -> bool:
         """Whether nothing but the same few blocks ran since the last look, no interrupt's handler either."""
-        blocks = frozenset(one.block.number for one in last)
+        blocks = frozenset(last)
         if len(last) < _LAST or len(blocks) > _FEW:
             self._loop = None
             return False
@@ -72,12 +72,12 @@ class Suspicion:
     def _runs(self, cpu: int, blocks: Iterable[int]) -> int:
         return sum(self._recording.counts(cpu, one, 1)[0] for one in blocks)
 
-
-def _slides(last: list[Executed]) -> bool:
-    """Whether the CPU runs through code in a row that it never ran before, or that is not in RAM."""
-    if len(last) < _SLIDE:
-        return False
-    if all(one.block.physical is None for one in last):
-        return True
-    following = all(one.block.linear + one.block.size == other.block.linear for one, other in pairwise(last))
-    return following and all(one.block.runs <= 1 for one in last)
+    def _slides(self, cpu: int, last: list[int]) -> bool:
+        """Whether the CPU runs through code in a row that it never ran before, or that is not in RAM."""
+        if len(last) < _SLIDE or not all(other == one + 1 for one, other in pairwise(last)):
+            return False  # a block that was never executed before is the next one in the table, mostly
+        blocks = [one.block for one in self._recording.last(cpu, _SLIDE)]
+        if all(one.physical is None for one in blocks):
+            return True
+        following = all(one.linear + one.size == other.linear for one, other in pairwise(blocks))
+        return following and all(one.runs <= 1 for one in blocks)

@@ -111,7 +111,7 @@ def test_the_last_instructions_are_those_that_the_log_shows() -> None:
         theirs, _, _ = followed(LogEngine(target, states=False), 20_000)
     with at_entry(guests.path("crashers"), "crash=page-fault") as (_, target, recorder):
         assert run(target, 20, may_vanish=True).stop.kind is StopKind.SHUTDOWN
-        found = recent(recorder.recording)
+        found = recent(recorder.recording, 0, 0, ())
         assert found is not None
         rows = list(zip(found.pcs, found.codes, found.modes, strict=True))
         assert rows[:-1] == [(one.pc, one.code, one.mode) for one in theirs][: len(rows) - 1]
