@@ -15,6 +15,8 @@
 #                    the probe under the other VMMs that are here, too (--xen IMAGE for each version of Xen; --vmms-only)
 # make fuzz    hostile input for every reader, for FUZZ_SECONDS=60 in all; adds to the figures in docs/reliability.md
 # make torture ROUNDS=100 kills at random moments, and odd surroundings; adds to the same figures
+# make test-healthy   guests that do nothing wrong are watched by `why`, which must accuse none; adds to docs/healthy.md
+#                     (HEALTHY_ARGS="--kernel VMLINUZ --boots 10 --qemu PATH"; see `python -m healthy --help`)
 # make guests  build the sample guests again (not necessary: the repository contains them)
 # make lint    ruff and mypy only
 # make clean   remove all build output, and .venv
@@ -131,6 +133,13 @@ torture: setup
 	@scripts/setup.sh --tests
 	@$(BIN)/python -m torture --rounds $(ROUNDS) $(TORTURE_ARGS)
 
+HEALTHY_ARGS ?=
+
+.PHONY: test-healthy
+test-healthy: setup
+	@scripts/setup.sh --tests
+	@$(BIN)/python -m healthy $(HEALTHY_ARGS)
+
 # ---- the sample guests: sample_guests/NAME/NAME.S becomes $(GUESTS_DIR)/NAME.elf, with GNU as and ld only ----
 
 GUESTS_DIR ?= pvhdbg/guests
@@ -158,4 +167,4 @@ $(foreach source,$(GUEST_SOURCES),$(eval $(call guest_rule,$(source))))
 .PHONY: clean
 clean:
 	@rm -rf build dist .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
-	@find pvhdbg tests benchmarks conformance fuzz torture -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+	@find pvhdbg tests benchmarks conformance fuzz torture healthy -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from healthy.guests import SAMPLES, SMALL, small
+from healthy.watch import watch
 from tests.support.cli_runner import Cli, kernel_elf
 from tests.support.programs import need
 
@@ -120,3 +123,10 @@ def test_the_death_of_a_second_cpu_is_not_called_a_wish_of_the_first(cli: Cli, t
     found = why(cli, tmp_path, start, 0, "--cpus", "2", seconds="20")
     assert found["kind"] in ("shutdown", "triple fault")
     assert "No fault was seen" not in found["verdict"]
+
+
+@pytest.mark.parametrize("number", range(len(SMALL)), ids=list(SMALL))
+def test_a_healthy_guest_is_accused_of_nothing(tmp_path: Path, number: int) -> None:
+    """`make test-healthy` watches them for longer, and Linux, too."""
+    guest = next(islice(small(tmp_path), SAMPLES + number, None))
+    assert watch(guest, 1.0).wrong == ""

@@ -1,0 +1,1 @@
+"""A campaign: healthy guests are watched by `why`, which must accuse none of them. Not installed with pvhdbg."""
