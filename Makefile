@@ -7,6 +7,7 @@
 # make test-pythons   the wheel in a clean venv of each Python that is found (PYTHONS="..."), and each interface of it
 # make test-real   drgn and editors' breakpoints on the distribution's kernel with debug info, which is fetched once (300 MB)
 # make test-loaders   the simulated loaders against the real ones: rust-vmm's linux-loader (with cargo), libxenguest, QEMU
+# make test-planted-linux   build a Linux of a small configuration with planted deaths, and let `why` name each (see the script)
 # make test-bare   make demo and make test in a bare Debian: RELEASE=trixie or bookworm (see scripts/test-bare.sh; needs root)
 # make docs    the documentation site, as build/site/index.html: warnings are errors, and internal links are checked
 # make bench   the benchmarks, as one table
@@ -87,6 +88,12 @@ test-real:
 test-loaders:
 	@scripts/setup.sh --tests
 	@scripts/test-loaders.sh
+
+# Not part of `make test`: it downloads 140 MB and builds a kernel, which takes minutes of CPU.
+.PHONY: test-planted-linux
+test-planted-linux:
+	@scripts/setup.sh --tests
+	@scripts/test-planted-linux.sh
 
 # Each is a whole Debian of 1.5 GB under build/, and takes a quarter of an hour.
 .PHONY: test-bare

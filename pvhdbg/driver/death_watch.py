@@ -20,6 +20,7 @@ from pvhdbg.tracing.calls import Call, LastFunctions, chain
 from pvhdbg.tracing.death import Death, DeathKind, panicked
 from pvhdbg.tracing.engines.code_there import loads
 from pvhdbg.tracing.engines.death_watch import DeathWatch
+from pvhdbg.tracing.engines.oopsed import oopsed
 from pvhdbg.tracing.explain import Explanation, explain, on_its_cpu
 from pvhdbg.tracing.guest_log import messages
 from pvhdbg.tracing.last_words import Told, telling
@@ -110,6 +111,7 @@ def diagnosed(machine: TracedMachine, limit: float, vcpu: int | None = None) -> 
             death = replace(death, path=last_instructions(recording, death.cpu or 0, mode, read, death.pc))
     if unclear:
         around, death = replace(around, not_cleared=unclear), replace(death, loads=loads(death.path))
+    death, said = oopsed(death, around)
     found = explain(death, around, instruction_text)
     names = {pc: around.name(pc) for pc in (*(event.pc for event in death.path), death.pc) if pc is not None}
     machine.ended = _FINAL.get(death.ended or death.kind)
@@ -123,7 +125,7 @@ def diagnosed(machine: TracedMachine, limit: float, vcpu: int | None = None) -> 
     if qemu is not None and qemu.debugcon_log is not None:
         warnings.append(safe(_DEBUGCON))
     return Diagnosis(death, found, names.get, serial, tuple(warnings), telling(around.serial, around),
-                     chain(death.state, around), tuple(ran))  # fmt: skip
+                     said or chain(death.state, around), tuple(ran))  # fmt: skip
 
 
 @contextmanager

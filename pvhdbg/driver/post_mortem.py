@@ -31,6 +31,7 @@ from pvhdbg.tracing.calls import chain
 from pvhdbg.tracing.death import Death, DeathKind, StoppedCpu, panicked
 from pvhdbg.tracing.encoding import LONGEST
 from pvhdbg.tracing.engines.code_there import AHEAD, instructions, touched
+from pvhdbg.tracing.engines.oopsed import oopsed
 from pvhdbg.tracing.event import Event
 from pvhdbg.tracing.explain import explain, on_its_cpu
 from pvhdbg.tracing.guest_log import messages
@@ -80,6 +81,7 @@ def diagnosed(session: Session, vcpu: int | None = None) -> Diagnosis:
     around = replace(around, serial=tuple(safe(one.line()) for one in said[-_WORDS:]))
     if death.kind is DeathKind.LEFT and panicked(around.serial) is not None:
         death = replace(death, kind=DeathKind.PANIC, left=None)
+    death, calls = oopsed(death, around)
     mode, pc = death.mode or Mode.PROTECTED, pc_in(death.state) or 0
     death = replace(death, there=instructions(_code(pc, AHEAD, death.state, around), pc, mode))
     found = explain(death, around, instruction_text)
@@ -92,7 +94,9 @@ def diagnosed(session: Session, vcpu: int | None = None) -> Diagnosis:
         warnings.append(NO_DISASSEMBLER)
     name = around.name
     kept = {pc: name(pc) for pc in (death.pc,) if pc is not None}
-    return Diagnosis(death, found, kept.get, (), tuple(warnings), telling(around.serial, around), chain(death.state, around))
+    return Diagnosis(
+        death, found, kept.get, (), tuple(warnings), telling(around.serial, around), calls or chain(death.state, around)
+    )
 
 
 def _states(session: Session) -> list[dict[str, int]]:

@@ -20,6 +20,7 @@ from pvhdbg.machine.surroundings import surroundings
 from pvhdbg.targets.target import Target
 from pvhdbg.tracing.addresses import Surroundings
 from pvhdbg.tracing.death import Death, DeathKind
+from pvhdbg.tracing.engines.oopsed import oopsed
 from pvhdbg.tracing.engines.registers import Recorder, open_recorder
 from pvhdbg.tracing.engines.wait import Wait
 from pvhdbg.tracing.explain import Explanation, explain, on_its_cpu
@@ -124,7 +125,7 @@ class Waiter:
         if death is None:
             return None
         around = self._around(tuple(self._serial()))
-        death = on_its_cpu(death, around)
+        death, _ = oopsed(on_its_cpu(death, around), around)
         return Missed(death, explain(death, around, instruction_text), self._place(death))
 
     def _around(self, serial: tuple[SafeText, ...] = ()) -> Surroundings:

@@ -66,7 +66,7 @@ def render(
             "",
         ]
     if len(calls) > 1:
-        lines += [style("head", _CALLS[calls[-1].by]), *(_call(one) for one in calls), ""]
+        lines += [style("head", _CALLS[calls[-1].by]), *_chain(calls), ""]
     for one in ran:
         lines += [style("head", f"The last functions of CPU {one.cpu}, by the flight recorder"), *_functions(one), ""]
     if why.chain:
@@ -90,6 +90,7 @@ _CALLS = {
     By.PC: "Where it was",
     By.ORC: "The calls that led there (by the kernel's ORC tables)",
     By.FRAME: "The calls that led there (by frame pointers)",
+    By.WORDS: "The calls that led there (by the kernel's own trace)",
     By.STACK: "Return addresses on the stack, some perhaps of calls that had ended",
 }
 
@@ -100,6 +101,15 @@ def _code(death: Death, disassemble: Disassemble) -> list[str]:
         f"  {'=>' if not index else '  '} {one.pc:#x}  {disassemble(one.code, one.pc, one.mode.bits)}"
         for index, one in enumerate(death.there)
     ]
+
+
+def _chain(calls: Sequence[Call]) -> list[str]:
+    """The calls; equal ones in a row on one line."""
+    lines = []
+    for text, group in groupby(map(_call, calls)):
+        count = len(list(group))
+        lines.append(text if count == 1 else f"{text}  ({count} times)")
+    return lines
 
 
 def _call(one: Call) -> str:

@@ -39,6 +39,7 @@ class By(Enum):
     PC = "pc"  # where the CPU is
     ORC = "orc"
     FRAME = "frame pointer"
+    WORDS = "words"  # the kernel's own trace, in its Oops
     STACK = "stack"  # a return address that lies on the stack: perhaps of a call that had ended
 
 

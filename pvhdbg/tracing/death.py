@@ -83,7 +83,7 @@ class Death:
     at every look within the last `looped` seconds. `status` is the exit status of the VMM. `reason` is QEMU's own term for how the
     guest ended ("guest-panic"), or WATCHDOG; `blind` says that faults may have been missed (KVM, several CPUs). `handling` holds
     the exceptions whose handlers had not returned, the outermost first, and `struck` the instruction that the first of
-    them, or of `faults`, hit; `lately` is the last exception, where returns were not observed. `after` holds the last instructions
+    them, or of `faults`, hit, of number -1 where it was not counted; `lately` is the last exception, where returns were not observed. `after` holds the last instructions
     of the handlers: `path` then ends at the fault. `left` is the instruction that a machine stands at which was dead before it was
     looked at. `touched` holds the linear addresses that `left`, or the instruction that was struck, reads or writes, and `needs` the
     features of CPUID that it needs, by QEMU's names. `departure` is the last instruction in the kernel's own code and the first one

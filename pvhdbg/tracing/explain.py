@@ -239,7 +239,7 @@ def _in_handler(draft: Draft, death: Death, around: Surroundings, disassemble: D
     inner = Draft(draft.cause)
     _cause(inner, Case(replace(death, state=first.state or death.state), first, death.struck, around, disassemble))
     where = "" if first.pc is None else f" at {around.named(first.pc)}"
-    before = "" if death.struck is None else f", {death.struck.seq:,} instructions after the entry"
+    before = "" if death.struck is None or death.struck.seq < 0 else f", {death.struck.seq:,} instructions after the entry"
     name = faults.name(first.vector) if first.kind is FaultKind.EXCEPTION else f"vector {first.vector:#x}"
     draft.sentences.append(
         f"It is in the guest's own handler, which has not returned, of {name}{where}{before}: {inner.sentences[0]}"
@@ -470,7 +470,7 @@ def _last_words(draft: Draft, around: Surroundings) -> None:
         draft.sentences.append(f"Before, its kernel had panicked: {panic}")
 
 
-def _panic(draft: Draft, death: Death, around: Surroundings, _: Disassemble) -> None:
+def _panic(draft: Draft, death: Death, around: Surroundings, disassemble: Disassemble) -> None:
     said = panicked(around.serial)
     if said is None:
         by_device = "it told QEMU so, by its panic device"
@@ -485,7 +485,10 @@ def _panic(draft: Draft, death: Death, around: Surroundings, _: Disassemble) -> 
     if death.ended is not None:
         draft.sentences.append(f"Then {_ENDED.get(death.ended, 'the machine ended')}")
     draft.next = "the reason is in its own words; what it was handed is judged by: pvhdbg check"
-    usual = next((one.meaning for one in reversed(telling(around.serial, around)) if one.meaning), "")
+    if death.handling:
+        _in_handler(draft, death, around, disassemble)
+        return
+    usual = next((one.meaning for one in reversed(telling(around.serial, around)) if one.meaning and "RIP:" not in one.line), "")
     if usual:
         draft.sentences.append(f"The usual cause: {usual}")
 

@@ -14,6 +14,7 @@ from pvhdbg.tracing.addresses import Surroundings
 
 _MOST = 10
 _ECHO = "---[ end Kernel panic"  # says the panic again
+_COMMAND_LINE = "ommand line: "  # Linux prints what it was handed
 _CPIO = (b"070701", b"070702", b"\xc7\x71", b"070707")
 _COMPRESSED = ((b"\x1f\x8b", "gzip"), (b"BZh", "bzip2"), (b"\xfd7zXZ", "xz"), (b"\x5d\x00\x00", "lzma"), (b"\x89LZO", "lzo"),
                (b"\x02\x21\x4c\x18", "lz4"), (b"\x28\xb5\x2f\xfd", "zstd"))  # fmt: skip
@@ -33,7 +34,7 @@ def telling(lines: Iterable[str], around: Surroundings) -> tuple[Told, ...]:
     """The lines that say something about the end, in their order, each once: the last ones of many."""
     found: dict[str, Told] = {}
     for line in lines:
-        if _ECHO in line:
+        if _ECHO in line or _COMMAND_LINE in line:
             continue
         for pattern, meaning in _PATTERNS:
             match = pattern.search(line)
