@@ -10,7 +10,7 @@
 # make test-planted-linux   build a Linux of a small configuration with planted deaths, and let `why` name each (see the script)
 # make test-bare   make demo and make test in a bare Debian: RELEASE=trixie or bookworm (see scripts/test-bare.sh; needs root)
 # make docs    the documentation site, as build/site/index.html: warnings are errors, and internal links are checked
-# make bench   the benchmarks, as one table
+# make bench   the benchmarks: one table, then what a sweep costs beside its boots, and 500 cells on a Dask cluster with troubles
 # make conformance   boot every sample guest on every machine and firmware, and write docs/conformance.md and docs/rules.md
 #                    (CONFORMANCE_ARGS="--qemu PATH --qemu PATH -j 2"; see `python -m conformance --help`);
 #                    the probe under the other VMMs that are here, too (--xen IMAGE for each version of Xen; --vmms-only)
@@ -117,6 +117,7 @@ docs: setup
 .PHONY: bench
 bench: setup
 	@$(BIN)/python -m benchmarks.run
+	@$(BIN)/python -m benchmarks.sweeps
 
 CONFORMANCE_ARGS ?=
 

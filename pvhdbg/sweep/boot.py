@@ -82,7 +82,7 @@ def _checked(task: CellTask) -> CellResult:
         protocol=PVH if other is None else other.title,
         verdicts=_packed(report.verdicts),
         milestones=tuple(CellMilestone(one.name, round(one.seconds, 4), one.missed, one.instructions) for one in report.milestones),
-        reports=_reports(report) if task.reports else {},
+        reports=_reports(report, cell.kernel) if task.reports else {},
     )
 
 
@@ -90,9 +90,11 @@ def _packed(verdicts: Iterable[Verdict]) -> Packed:
     return packed_verdicts(CellVerdict.of(one, isinstance(one.rule, FileRule)) for one in verdicts)
 
 
-def _reports(report: Report) -> dict[str, Packed]:
-    """The report without the time at which it was made: two boots that are the same are then one text."""
-    snapshot = replace(report.boot.snapshot, captured=None)
+def _reports(report: Report, name: str) -> dict[str, Packed]:
+    """The report without the time, and with the kernel's name in the plan as its path: two boots that are the same are then one text."""
+    seen = report.boot.snapshot
+    kernel = None if seen.kernel is None else replace(seen.kernel, path=name)
+    snapshot = replace(seen, captured=None, kernel=kernel)
     still = replace(report, boot=replace(report.boot, snapshot=snapshot))
     return {"json": Packed.of(json_report.render(still)), "text": Packed.of(text.render(still, PLAIN))}
 

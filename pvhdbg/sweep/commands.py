@@ -177,7 +177,7 @@ def _planned(options: SweepOptions, plan: SweepPlan, total: int, jobs: int) -> A
 
 
 def _words(plan: SweepPlan, total: int) -> str:
-    return f"{count(total, 'cell')}: {plan.sizes()}"
+    return count(total, "cell") + (f": {sizes}" if (sizes := plan.sizes()) else "")
 
 
 def _expected_words(store: SweepStore, left: int, jobs: int) -> str:

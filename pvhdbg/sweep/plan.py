@@ -90,9 +90,9 @@ class SweepPlan:
         return not self.only or any(_matches(one, content) for one in self.only)
 
     def sizes(self) -> str:
-        """The axes that have more than one value: "2 kernels x 3 machines"."""
+        """The axes that have more than one value: "2 kernels x 3 machines"; empty where there is none."""
         named = [(one.key.replace("_", " "), len(self.axes.get(one.field, ()))) for one in AXES]
-        return " x ".join(f"{count} {name}" for name, count in named if count > 1) or "1 cell"
+        return " x ".join(f"{count} {name}" for name, count in named if count > 1)
 
     def files(self) -> dict[str, str]:
         """The path of each file that a cell names. Raises BadInput for one that cannot be read."""
