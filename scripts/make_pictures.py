@@ -1,23 +1,29 @@
 #!/usr/bin/env python3
-"""Make the pictures in docs/images from real runs: a terminal as SVG, the HTML report in Chromium as PNG. A test runs it.
+"""Make the pictures in docs/images from real runs: a terminal and diagrams as SVG, the HTML report in Chromium as PNG. A test runs it.
 
 scripts/make_pictures.py [FOLDER]      needs QEMU, Chromium and the packages of the extra `dev`
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from scripts import diagrams  # noqa: E402
+
 FOLDER = ROOT / "docs" / "images"
 COLUMNS = 126
 LATEST = 120  # seconds for one program
@@ -25,6 +31,12 @@ LATEST = 120  # seconds for one program
 TERMINALS = {
     "check.svg": ("check pvhdbg/guests/hello.elf", "start_info", "the hand-off conforms"),
     "why.svg": ("why pvhdbg/guests/crashers.elf --append crash=page-fault", "The CPU shut down", "    entry 0 of the PD"),
+}
+# Each diagram: the command whose JSON it shows, and how it is drawn.
+DIAGRAMS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "handoff.svg": ("check pvhdbg/guests/hello.elf --append console=ttyS0 --initrd pvhdbg/guests/hello.elf", diagrams.handoff),
+    "death.svg": ("why pvhdbg/guests/crashers.elf --append crash=page-fault", diagrams.death),
+    "timeline.svg": ("timeline pvhdbg/guests/long_mode.elf --until long", diagrams.timeline),
 }
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 _THEME = TerminalTheme(
@@ -113,6 +125,8 @@ def make(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in TERMINALS:
         (folder / name).write_text(terminal(name), encoding="utf-8")
+    for name, (words, drawn) in DIAGRAMS.items():
+        (folder / name).write_text(drawn(json.loads(pvhdbg(*words.split(), "--format", "json"))), encoding="utf-8")
     report(folder / "report.png")
 
 
