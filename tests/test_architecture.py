@@ -64,7 +64,7 @@ ALLOWED: dict[str, set[str]] = {
     "repl": {*PURE, "leaving", "targets", "vmm", "kernel", "disassembly", "machine", "driver", "commands", "cli"},
     "in_gdb": {*PURE, "targets", "vmm", "kernel", "disassembly", "machine", "driver", "commands"},
     "drgn": {*PURE, "targets", "kernel", "machine", "commands"},
-    "mcp": {*PURE, "targets", "machine", "driver", "commands", "repl"},
+    "mcp": {*PURE, "targets", "vmm", "machine", "driver", "commands", "repl"},
     "booted": {*PURE, "targets", "vmm", "kernel", "machine", "tracing.engines", "arguments", "stress"},
     "api": {*PURE, "machine", "driver", "commands", "arguments", "booted"},
     "pytest_plugin": {"booted", "decode", "errors", "machine", "report", "spec", "vmm", "stress"},

@@ -6,20 +6,23 @@ One call is done at a time, in the thread that signals interrupt: what a clean-u
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from pvhdbg.commands.declare import Answer, Command, Context, options_of, takes
 from pvhdbg.commands.line import parse
+from pvhdbg.commands.table import LIVE
 from pvhdbg.decode.text import safe
 from pvhdbg.errors import BadInput, PvhdbgError, TargetError
-from pvhdbg.mcp.tools import CLOSE, LONGEST, OPEN, AgentTool, runs, tools, words_of
+from pvhdbg.mcp.tools import CLOSE, LONGEST, OPEN, SNAPSHOT, AgentTool, runs, tools, words_of
 from pvhdbg.model import Unavailable
 from pvhdbg.repl.conversation import Conversation
 from pvhdbg.repl.options import ConversationOptions
 from pvhdbg.report.style import PLAIN
 from pvhdbg.version import VERSION
+from pvhdbg.vmm.guardian import Guardian
 
 try:
     import anyio
@@ -32,6 +35,7 @@ except ModuleNotFoundError as missing:  # an extra
 BOUND = 1 << 16  # characters of an answer
 _RUN = 10.0  # seconds that a call may let a machine run, unless it says another number
 _SERIAL = 50  # lines of the guest that an answer holds
+_MOST_SNAPSHOTS = 64  # that a server keeps
 _INSTRUCTIONS = """pvhdbg debugs how kernels boot by the Xen PVH ABI. Begin with `elf` (a kernel file: how each VMM would boot it), `check` (boot it and judge
 what it was handed) or `why` (boot it and explain its death). `open_machine` keeps a machine at its entry: then `until`, `stepi`, `break`, `regs`, `disas`,
 `pagewalk`, `dmesg` work on it. `explain` has the clause of a rule."""
@@ -53,6 +57,8 @@ class Desk:
         self.tools = tools(allow_run)
         self._talk: Conversation | None = None
         self._serial: list[str] = []
+        self._snapshots = 0
+        self._guardian: Guardian | None = None  # of the folder with the snapshots, which ends with this process however that ends
 
     def call(self, name: str, given: Mapping[str, Any]) -> Reply:
         """One call. Never raises: an error is a reply with the next step."""
@@ -72,7 +78,13 @@ class Desk:
             return _error(f"internal error: {type(error).__name__}: {error}", "report it", 70)
 
     def close(self) -> None:
-        """End the open machine. Safe to call twice."""
+        """End the open machine, and remove the snapshots. Safe to call twice."""
+        self._end_machine()
+        guardian, self._guardian = self._guardian, None
+        if guardian is not None:
+            guardian.close()
+
+    def _end_machine(self) -> None:
         talk, self._talk = self._talk, None
         if talk is not None:
             talk.close()
@@ -81,8 +93,10 @@ class Desk:
         if tool.name == OPEN:
             return self._open(given)
         if tool.name == CLOSE:
-            self.close()
+            self._end_machine()
             return Reply({"closed": True})
+        if tool.name == SNAPSHOT:
+            return self._save()
         alone = tool.alone is not None and (tool.live is None or any(given.get(name) for name in ("subject", "a", "file")))
         if alone and tool.alone is not None:
             if not self.allow_run and runs(tool, given):
@@ -91,16 +105,35 @@ class Desk:
                 )
             command, values = parse([*tool.alone.name.split(), *words_of(tool.alone, False, given)])
             return _shown(command(values, Context()))
-        if tool.live is None or (self._talk is None and not tool.reads):
-            raise BadInput("no machine is open", f"call {OPEN} first, or give a subject")
+        if tool.live is None or not tool.reads:
+            self._machine()
         if self._talk is None and tool.alone is not None:
             command, values = parse([*tool.alone.name.split(), *words_of(tool.alone, False, given)])
             return _shown(command(values, Context()))
-        assert self._talk is not None
-        return self._in_session(self._talk, tool.live, given)
+        assert tool.live is not None
+        return self._in_session(self._machine(), tool.live, given)
+
+    def _save(self) -> Reply:
+        """A snapshot of the open machine, in a private folder: an agent names no file to write."""
+        talk = self._machine()
+        if self._snapshots >= _MOST_SNAPSHOTS:
+            raise BadInput(f"this server keeps {_MOST_SNAPSHOTS} snapshots at most", "start another one")
+        if self._guardian is None:
+            self._guardian = Guardian()
+        path = os.path.join(self._guardian.folder, f"{self._snapshots}.pvhsnap")
+        result = talk.do(next(one for one in LIVE if one.name == "snapshot save"), [path])
+        if result.error:
+            return _error(result.error, "", result.exit_code)
+        self._snapshots += 1
+        return Reply({"file": path, "text": result.text, "at": talk.where[0], "mode": talk.where[1], "exit_code": 0})
+
+    def _machine(self) -> Conversation:
+        if self._talk is None:
+            raise BadInput("no machine is open", f"call {OPEN} first, or give a subject")
+        return self._talk
 
     def _open(self, given: Mapping[str, Any]) -> Reply:
-        self.close()
+        self._end_machine()
         check = self.tools["check"].alone
         assert check is not None
         _, values = parse(["check", *words_of(check, False, given)])

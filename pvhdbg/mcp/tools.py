@@ -22,7 +22,7 @@ _NEVER_RUN = frozenset({"elf", "explain", "rules", "schema", "doctor", "trace qu
 _OF_PROMPT = ("continue", "stepi", "until", "break", "delete", "info breakpoints", "x", "reset", "restart", "back", "last-write")
 _HIDDEN = frozenset({"--output", "--qemu", "--via", "--exit", "--bisect", "--leave"})
 _SUBJECTS = ("subject", "a", "b")
-OPEN, CLOSE = "open_machine", "close_machine"
+OPEN, CLOSE, SNAPSHOT = "open_machine", "close_machine", "snapshot"
 LONGEST = 120.0  # seconds that one call may let a machine run
 SECONDS = {"type": "number", "exclusiveMinimum": 0, "maximum": LONGEST, "description": "how long the guest may run (default: 10)"}
 
@@ -61,6 +61,8 @@ def tools(allow_run: bool) -> dict[str, AgentTool]:
         found.append(
             AgentTool(CLOSE, "End the machine that was opened; a gdbstub's machine stays stopped.", _schema([], []), None, None)
         )
+        text = "Save the machine that was opened as it is now. The answer names the file: a subject for check, regs, info, diff … until this server ends."
+        found.append(AgentTool(SNAPSHOT, text, _schema([], []), None, None))
     return {tool.name: tool for tool in found}
 
 

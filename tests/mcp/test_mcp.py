@@ -79,6 +79,11 @@ def test_a_real_boot(cli: Cli) -> None:
         before = (await ask("regs"))["answer"]["registers"]["rip"]
         await ask("stepi", steps=2)
         assert (await ask("regs"))["answer"]["registers"]["rip"] != before
+        saved = await ask("snapshot")
+        assert (await ask("mode", subject=saved["file"]))["answer"]["code"] == 64
+        assert os.stat(os.path.dirname(saved["file"])).st_mode & 0o777 == 0o700
+        assert (await ask("break", where=["in_long_mode"]))["exit_code"] == 0
+        assert (await ask("trace_query", subject=saved["file"], what="cr0"))["exit_code"] == 2
         await ask("continue", run_seconds=0.5)
         assert (await ask("close_machine"))["closed"] is True
 
@@ -102,6 +107,23 @@ def test_a_call_names_no_program_and_no_file_to_write(given: dict[str, str]) -> 
 
 def test_no_tool_takes_programs_or_shells() -> None:
     found = tools(True)
+    asked_for = {
+        "open_machine",
+        "check",
+        "why",
+        "elf",
+        "regs",
+        "info",
+        "xp",
+        "x",
+        "disas",
+        "until",
+        "break",
+        "stepi",
+        "trace_query",
+        "dmesg",
+    }
+    assert asked_for | {"snapshot", "close_machine"} <= found.keys()
     assert not {"shell", "gdb", "monitor", "source", "repl", "run", "attach"} & found.keys()
     for tool in found.values():
         assert not {"qemu", "via", "extra", "output", "report"} & tool.schema["properties"].keys()
