@@ -25,8 +25,10 @@ from pvhdbg.arguments import (
     ProbeRunArguments,
     StressArguments,
     SubjectArguments,
+    SweepArguments,
     TimelineArguments,
     TraceFileArguments,
+    refuse_unknown,
     subject_of,
     values_of,
 )
@@ -60,6 +62,7 @@ from pvhdbg.report.answers.memory import (
     SymbolsAnswer,
 )
 from pvhdbg.report.answers.stress import StressAnswer
+from pvhdbg.report.answers.sweep import SweepDiffAnswer, SweepMadeAnswer, SweepQueryAnswer
 from pvhdbg.report.answers.tool import DoctorAnswer
 from pvhdbg.report.answers.traces import TimelineAnswer, TraceDiffAnswer, TraceQueryAnswer
 from pvhdbg.report.document import Report
@@ -87,6 +90,7 @@ OTHER_NAMES: Mapping[str, str] = MappingProxyType(
         "expect_file": "expect",
         "probe_run": "probe",
         "stress_kernel": "stress",
+        "sweep_boots": "sweep",
         "trace_save": "trace",
     }
 )
@@ -392,6 +396,32 @@ def goto(kernel: Path, place: str | int, **options: Unpack[GotoArguments]) -> Po
 def stress_kernel(kernel: Path, **options: Unpack[StressArguments]) -> StressAnswer:
     """Boot a kernel with each thing changed that the ABI leaves open, and say which change it does not survive (`pvhdbg stress`)."""
     return _value("stress", StressAnswer, {**values_of("stress_kernel", StressArguments, options), "subject": os.fspath(kernel)})
+
+
+def sweep_boots(output: Path, plan: Path | None = None, **options: Unpack[SweepArguments]) -> SweepMadeAnswer:
+    """Boot and judge every combination of the axes, of a plan's file and of the options, into a file of sweeps (`pvhdbg sweep`)."""
+    refuse_unknown("sweep_boots", options, SweepArguments.__annotations__)
+    axes = {name: [os.fspath(one) if isinstance(one, os.PathLike) else one for one in value] if isinstance(value, (list, tuple)) else value
+            for name, value in options.items()}  # fmt: skip
+    return _value(
+        "sweep", SweepMadeAnswer, {**axes, "output": os.fspath(output), "plan": None if plan is None else os.fspath(plan)}
+    )
+
+
+def sweep_diff(file: Path, a: int, b: int) -> SweepDiffAnswer:
+    """Which cells changed between two runs of a file of sweeps, by their numbers; -1 is the last run."""
+    return _value("sweep diff", SweepDiffAnswer, {"db": os.fspath(file), "a": str(a), "b": str(b)})
+
+
+def sweep_query(file: Path, sql: str, *, most: int = 1000) -> SweepQueryAnswer:
+    """The rows of one SELECT on a file of sweeps; the views `cells` and `verdicts` have a row for each of them."""
+    return _value("sweep query", SweepQueryAnswer, {"db": os.fspath(file), "sql": sql, "most": most})
+
+
+def sweep_export(file: Path, output: Path, *, run: int = -1, format: Literal["jsonl", "junit"] = "jsonl") -> None:
+    """Write a run of a file of sweeps as JSON Lines, or as JUnit XML."""
+    values = {"db": os.fspath(file), "run": str(run), "format_name": format, "output": os.fspath(output)}
+    _value("sweep export", type(None), values)
 
 
 # --- saved traces -----------------------------------------------------------------------------------------------------

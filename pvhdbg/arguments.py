@@ -172,6 +172,29 @@ class TraceFileArguments(SubjectArguments, total=False):
     seconds: float | None
 
 
+class SweepArguments(TypedDict, total=False):
+    """The options of `pvhdbg sweep`: an axis each, with all its values, and how it is carried out. `dask` is a scheduler's address."""
+
+    kernels: Sequence[Path]
+    qemus: Sequence[str]
+    machines: Sequence[str]
+    firmwares: Sequence[str]
+    memory: Sequence[str]
+    cpus: Sequence[int]
+    cpu_models: Sequence[str]
+    accelerators: Sequence[Accelerator]
+    initrds: Sequence[Path]
+    command_lines: Sequence[str]
+    revisions: Sequence[SpecName]
+    goals: Sequence[str]
+    expectations: Sequence[Path]
+    mutations: Sequence[str]
+    jobs: int | None
+    dask: str | None
+    resume: bool
+    dry_run: bool
+
+
 class TimelineArguments(SubjectArguments, total=False):
     """The options of `pvhdbg timeline`, for a subject that is traced now."""
 

@@ -10,7 +10,7 @@ from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
-from pvhdbg.commands.declare import Answer, Context, takes
+from pvhdbg.commands.declare import Answer, Context, shows, takes
 from pvhdbg.commands.output import open_output
 from pvhdbg.commands.toml_file import toml_document
 from pvhdbg.decode.text import printable
@@ -141,7 +141,7 @@ def sweep(options: SweepOptions, context: Context) -> Answer:
         found = SweepMadeAnswer(run.id, options.output, total, done, plan.sizes(), None, _by_name(outcomes), conclusion)
         shown = matrix(lambda: store.results(run.id), None, None)
     text = partial(_made_text, found, lambda style: matrix_text.lines(shown, style))
-    return Answer(text, lambda: json_of(found), 0 if running.good(outcomes) else VIOLATED)
+    return shows(text, found, 0 if running.good(outcomes) else VIOLATED)
 
 
 def _cluster(address: str, files: list[SweepFile], qemus: list[FoundQemu]) -> SweepEngine:
@@ -173,7 +173,7 @@ def _planned(options: SweepOptions, plan: SweepPlan, total: int, jobs: int) -> A
             expected = None if mean is None else mean * total / jobs
     found = SweepMadeAnswer(None, options.output, total, 0, plan.sizes(), expected, {}, _words(plan, total))
     time_words = "" if expected is None else f"; about {running.duration(expected)} with {count(jobs, 'process')}"
-    return Answer(lambda _: f"{found.conclusion}{time_words}\n", lambda: json_of(found))
+    return shows(lambda _: f"{found.conclusion}{time_words}\n", found)
 
 
 def _words(plan: SweepPlan, total: int) -> str:
@@ -274,7 +274,7 @@ def diff(options: SweepDiffOptions, context: Context) -> Answer:
             lines.append(f"and {changed - _LISTED} more; all of them: --format json")
         return "\n".join([*lines, conclusion, ""])
 
-    return Answer(as_text, lambda: json_of(_difference(found, conclusion)), VIOLATED if found.differ else 0)
+    return shows(as_text, _difference(found, conclusion), VIOLATED if found.differ else 0)
 
 
 def _difference(found: RunDifference, conclusion: str) -> SweepDiffAnswer:
@@ -307,7 +307,7 @@ def query(options: SweepQueryOptions, context: Context) -> Answer:
         lines[0] = style("head", lines[0])
         return "\n".join([*lines, *([f"only the first {options.most} rows: see --most"] if found.more else []), ""])
 
-    return Answer(as_text, lambda: json_of(SweepQueryAnswer(found.columns, found.rows, found.more)))
+    return shows(as_text, SweepQueryAnswer(found.columns, found.rows, found.more))
 
 
 @takes(SweepExportOptions)
