@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.support import real_kernel
 from tests.support.cli_runner import Cli, Machine, paging_kernel, scratch, small_kernel_32
+from tests.support.forked import Forker
 
 pytest_plugins = ["tests.support.sorting"]
 
@@ -75,11 +77,21 @@ def grub_pvh(packages: None) -> Path:
     return real_kernel.or_skip(real_kernel.grub_pvh)
 
 
+@pytest.fixture(scope="session")
+def forker(pytestconfig: pytest.Config) -> Iterator[Forker | None]:
+    """With --fast, the process whose forked children the commands are."""
+    if not pytestconfig.getoption("--fast"):
+        yield None
+        return
+    with closing(Forker()) as one:
+        yield one
+
+
 @pytest.fixture
-def cli() -> Iterator[Cli]:
+def cli(forker: Forker | None) -> Iterator[Cli]:
     """The command line in a scratch TMPDIR of its own. Afterwards nothing of it may run, and nothing may be left."""
     with scratch() as folder:
-        runner = Cli(folder)
+        runner = Cli(folder, forker)
         try:
             yield runner
             runner.nothing_left()

@@ -185,6 +185,7 @@ def test_the_script_for_gdb(installed: Path) -> None:
     assert out.endswith("False\n")
 
 
+@pytest.mark.slow
 def test_completion_and_manual_pages(installed: Path) -> None:
     for place in ("bash-completion/completions/pvhdbg", "zsh/site-functions/_pvhdbg", "fish/vendor_completions.d/pvhdbg.fish"):
         assert "completion --words" in (installed / "share" / place).read_text()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import jsonschema
@@ -14,7 +14,7 @@ from pvhdbg.decode import snapshot_file
 from pvhdbg.model import Vmm
 from pvhdbg.rules.examples import Example, at_entry
 from pvhdbg.spec.revisions import V1
-from tests.support.cli_runner import HELLO, Cli, Machine, scratch
+from tests.support.cli_runner import HELLO, Cli, Machine
 from tests.support.core_writer import build_core, prstatus64, qemu_note
 
 SCHEMA = json.loads((Path(snapshot_file.__file__).parents[1] / "report" / "schemas" / "snapshot-1.json").read_text())
@@ -26,14 +26,11 @@ def snapshot_of(example: Example) -> str:
 
 
 @pytest.fixture
-def files() -> Iterator[Cli]:
+def files(cli: Cli) -> Cli:
     """A folder with a core and a snapshot in it."""
-    with scratch() as folder:
-        cli = Cli(folder)
-        cli.file("core", build_core())
-        cli.file("a.pvhsnap", snapshot_of(at_entry(vmm=Vmm("QEMU", "7.2.22"), command_line=f"ro {SECRET}\0".encode())))
-        yield cli
-        cli.nothing_left()
+    cli.file("core", build_core())
+    cli.file("a.pvhsnap", snapshot_of(at_entry(vmm=Vmm("QEMU", "7.2.22"), command_line=f"ro {SECRET}\0".encode())))
+    return cli
 
 
 @pytest.mark.parametrize("command", ["check", "regs", "info"])

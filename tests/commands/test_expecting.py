@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+import re
 
 import pytest
 
@@ -12,7 +13,7 @@ from pvhdbg.decode import snapshot_file
 from pvhdbg.guests import path as guest
 from pvhdbg.rules.examples import at_entry
 from pvhdbg.spec.revisions import V1
-from tests.support.cli_runner import HELLO, TRIPLE_FAULT, Cli, Ran, kernel_elf, scratch
+from tests.support.cli_runner import HELLO, TRIPLE_FAULT, Cli, Ran, kernel_elf
 
 EXPECTED = """
 [machine]
@@ -35,13 +36,10 @@ field = "registers.cr4"
 
 
 @pytest.fixture
-def files() -> Iterator[Cli]:
+def files(cli: Cli) -> Cli:
     """A folder with a snapshot in it."""
-    with scratch() as folder:
-        cli = Cli(folder)
-        cli.file("a.pvhsnap", snapshot_file.encode(at_entry(cr4=0x20).boot(V1).snapshot))
-        yield cli
-        cli.nothing_left()
+    cli.file("a.pvhsnap", snapshot_file.encode(at_entry(cr4=0x20).boot(V1).snapshot))
+    return cli
 
 
 @pytest.mark.boot

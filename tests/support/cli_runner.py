@@ -26,6 +26,7 @@ from pvhdbg.guests import path as guest
 from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.remote import RemoteTarget
 from pvhdbg.tracing.recorder.library import library
+from tests.support.forked import Forker
 from tests.support.programs import need
 
 ROOT = Path(__file__).parents[2]
@@ -103,8 +104,10 @@ def built_recorder() -> str:
 class Cli:
     """`python -m pvhdbg` with TMPDIR in a folder that belongs to one test, so that leftovers show."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, forker: Forker | None = None) -> None:
+        """With a `forker`, commands that are run to their end are its children."""
         self.folder = folder
+        self._forker = forker
         self.tmp = folder / "tmp"
         self.tmp.mkdir()
         cache = folder / "cache" / "pvhdbg" / "recorder"
@@ -145,6 +148,13 @@ class Cli:
     def __call__(self, *words: str | Path, env: dict[str, str] | None = None, stdout: IO[str] | int = PIPE) -> Ran:
         """Run the command to its end."""
         since = time.monotonic()
+        environment = {**self.env, **(env or {})}
+        if self._forker is not None and self._forker.can(environment) and (stdout is PIPE or not isinstance(stdout, int)):
+            file = None if isinstance(stdout, int) else stdout.fileno()
+            done = self._forker.run([*map(str, words)], environment, str(self.folder), file, LONGEST)
+            if done.status is None:
+                pytest.fail(f"still running after {LONGEST:g} s\n{done.out}\n{done.err}")
+            return Ran(done.status, done.out, done.err, time.monotonic() - since)
         with self.start(*words, env=env, stdout=stdout) as process:
             return self.ended(process, since)
 
