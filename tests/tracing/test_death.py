@@ -242,8 +242,8 @@ def test_whatever_a_guest_does_it_is_explained(
     chain = (Fault(1, FaultKind.EXCEPTION, vector, error, cr2, cr2, state), Fault(1, FaultKind.TRIPLE_FAULT))
     path = (Event(0, 5, Mode.PROTECTED, code), Event(1, cr2 or 0, Mode.LONG, code))
     for death in (
-        Death(kind, state, chain, path, path, 2, (5,)),
-        Death(kind, state, (), path, path, 2, (5,), handling=chain[:1], struck=path[0]),
+        Death(kind, state, chain, path, path, 2, loop=(5,)),
+        Death(kind, state, (), path, path, 2, loop=(5,), handling=chain[:1], struck=path[0]),
         Death(kind, state, (), lately=chain[0]),
     ):
         assert explain(death, around()).verdict.endswith(".")
