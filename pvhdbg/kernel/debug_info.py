@@ -31,7 +31,7 @@ class DebugInfo:
         except ImportError:  # in GDB's own Python
             raise BadInput("debug info cannot be read here, without pyelftools", "ask from a shell: pvhdbg elf FILE") from None
         try:
-            elf = ELFFile(_View(data))  # type: ignore[arg-type]
+            elf = ELFFile(FileView(data))  # type: ignore[arg-type]
             _bounded(elf, len(data))
             self._dwarf: Any = elf.get_dwarf_info(relocate_dwarf_sections=False) if elf.has_dwarf_info() else None
         except BadInput:
@@ -167,7 +167,7 @@ class DebugInfo:
         return top is not None and bool({"DW_AT_dwo_name", "DW_AT_GNU_dwo_name"} & top.attributes.keys())
 
 
-class _View(io.RawIOBase):
+class FileView(io.RawIOBase):
     """A buffer as a file object for pyelftools, without a copy."""
 
     def __init__(self, data: Buffer) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from pvhdbg.decode.frame_rule import FrameRule
 from pvhdbg.errors import BadInput
+from pvhdbg.kernel.call_frames import CallFrames
 from pvhdbg.kernel.image import KernelImage
 from pvhdbg.tracing.goal import Goal
 from pvhdbg.tracing.mode_words import MODES
@@ -17,6 +19,7 @@ class Names:
     def __init__(self, image: KernelImage | None) -> None:
         self._image = image
         self._symbols = None if image is None else image.symbols()
+        self._frames = None if image is None else CallFrames(image.data)
         self._known: dict[int, str | None] = {}
         loads = () if image is None else image.elf.loads
         self._loads = tuple((load.p_paddr, load.p_paddr + load.p_memsz) for load in loads)
@@ -54,6 +57,14 @@ class Names:
             return {}
         known = self._symbols.values(symbols)
         return {address: name for name, value in known.items() for address in (value, self._symbols.to_physical(value))}
+
+    def frame_rule(self, address: int) -> FrameRule | None:
+        """The row of the kernel's call frame tables for a linear address, virtual or physical; None where there is none."""
+        for load in () if self._image is None or self._frames is None else self._image.elf.loads:
+            for base in (load.p_vaddr, load.p_paddr):
+                if base <= address < base + load.p_memsz and (found := self._frames.at(address - base + load.p_vaddr)) is not None:
+                    return found
+        return None
 
     def linked(self, symbol: str) -> int | None:
         """A symbol's link-time address; None for one that the kernel does not have."""

@@ -51,6 +51,7 @@ def surroundings(
         data_at=names.data_at,
         feature=lambda name: None if target is None else _feature(target, name),
         symbol=names.linked,
+        frame_rule=names.frame_rule,
         word=8 if image is None else image.elf.bits // 8,
         command_line=_command_line(boot),
         initrd=_initrd(boot, read),
@@ -65,6 +66,7 @@ def moved(around: Surroundings, placement: Placement) -> Surroundings:
     load, link = placement.load_bias, placement.virtual_bias
     if not load and not link:
         return around
+    rule = around.frame_rule
     unmoved, file, symbol, data_at = around.name, around.file, around.symbol, around.data_at
 
     def name(address: int) -> str | None:
@@ -88,6 +90,7 @@ def moved(around: Surroundings, placement: Placement) -> Surroundings:
         views=tuple(replace(one, virtual=one.virtual + link & _WRAP, physical=one.physical + load) for one in around.views),
         file=lambda physical, size: file(physical - load, size),
         symbol=linked,
+        frame_rule=lambda address: rule(address - link & _WRAP),
         data_at=data,
     )
 

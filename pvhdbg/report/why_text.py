@@ -89,6 +89,7 @@ def render(
 _CALLS = {
     By.PC: "Where it was",
     By.ORC: "The calls that led there (by the kernel's ORC tables)",
+    By.CFI: "The calls that led there (by DWARF's call frame tables)",
     By.FRAME: "The calls that led there (by frame pointers)",
     By.WORDS: "The calls that led there (by the kernel's own trace)",
     By.STACK: "Return addresses on the stack, some perhaps of calls that had ended",

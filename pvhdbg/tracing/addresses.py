@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from pvhdbg.decode.frame_rule import FrameRule
 from pvhdbg.decode.paging import Walk, translate
 from pvhdbg.decode.text import SafeText
 from pvhdbg.model import Backing, BackingKind, LoadRange, Registers, Unavailable
@@ -35,7 +36,7 @@ class Surroundings:
     says that the kernel changes its own code, as Linux does. `data_at` is the name of the data object that holds a linear address, `feature`
     says whether the machine's CPU has a feature of CPUID, by QEMU's name for it. `exit_device` says whether there is an isa-debug-exit.
     Each gives None where that is not known. `symbol` gives a symbol's link-time address, `word` is the size of a long in the kernel.
-    `vmm` is the VMM's name, `last_ipi` gives the low half of the boot CPU's interrupt command register (Intel SDM 3A, 11.6.1).
+    `frame_rule` gives the row of the kernel's call frame tables for a linear pc. `vmm` is the VMM's name, `last_ipi` gives the low half of the boot CPU's interrupt command register (Intel SDM 3A, 11.6.1).
     `not_cleared` holds physical addresses and bytes of memory behind the bytes of a PT_LOAD that was not zero at the entry. `initrd` holds the first bytes of the first module, b"" where there is none; `command_line` and it are None where they were not read.
     """
 
@@ -58,6 +59,7 @@ class Surroundings:
     command_line: str | None = None
     initrd: bytes | None = None
     vmm: str = "the VMM"
+    frame_rule: Callable[[int], FrameRule | None] = lambda _: None
     last_ipi: Callable[[], int | None] = lambda: None
     not_cleared: tuple[tuple[int, bytes], ...] = ()
 

@@ -1,4 +1,4 @@
-"""The call chain at a death: by Linux' ORC tables, by frame pointers, else by return addresses that lie on the stack. Pure.
+"""The call chain at a death: by Linux' ORC tables, by DWARF's call frame tables, by frame pointers, else by return addresses that lie on the stack. Pure.
 
 ORC: arch/x86/include/asm/orc_types.h and arch/x86/kernel/unwind_orc.c of Linux 4.14 to 7.2. The numbers of the types differ: up to 6.3 a
 call is 0, pt_regs 1 and a part of them 2, later 2, 3 and 4.
@@ -23,6 +23,7 @@ from pvhdbg.tracing.stack import words
 _MOST = 24  # calls that are told
 _PAGE = 0x1000
 _FRAME = 1 << 16  # bytes of the largest frame that is believed
+_UNWOUND = ("rsp", "rbp", "rbx", "r12", "r13", "r14", "r15", "rsi", "rdi")  # those that a caller's frame may depend on
 _STOPS = re.compile(r"panic|assert|abort|die|fatal|bug|fail|error|halt", re.IGNORECASE)
 _ARGUMENTS = ("rdi", "rsi", "rdx", "rcx", "rax")  # of the System V ABI, and of GCC's own for static functions of 32 bits
 _WORDS = 24  # of a frame that are looked at for strings
@@ -38,6 +39,7 @@ class By(Enum):
 
     PC = "pc"  # where the CPU is
     ORC = "orc"
+    CFI = "cfi"
     FRAME = "frame pointer"
     WORDS = "words"  # the kernel's own trace, in its Oops
     STACK = "stack"  # a return address that lies on the stack: perhaps of a call that had ended
@@ -76,6 +78,8 @@ def chain(state: Mapping[str, int], around: Surroundings) -> tuple[Call, ...]:
     orc = _Orc.of(around, memory)
     if orc is not None:
         frames += [(frame, By.ORC) for frame in orc.unwind(here)]
+    if len(frames) == 1:
+        frames += [(frame, By.CFI) for frame in _by_call_frames(here, memory, state, around)]
     if len(frames) == 1:
         framed = _by_frame_pointers(here, memory)
         # A function that never returns, and one at its beginning, has no frame: its return address is on top of the stack.
@@ -165,6 +169,28 @@ def _by_frame_pointers(here: _Frame, memory: _Memory) -> list[_Frame]:
         stack = base + 2 * memory.word
         frames.append(_Frame(back, stack, previous))
         base = previous
+    return frames
+
+
+def _by_call_frames(here: _Frame, memory: _Memory, state: Mapping[str, int], around: Surroundings) -> list[_Frame]:
+    """The frames by DWARF's tables; each row is a register and an offset (DWARF 5, 6.4.1). Ends where a caller is not code."""
+    frames: list[_Frame] = []
+    registers: dict[str, int] = {name: value for name, value in state.items() if name in _UNWOUND}
+    pc, stack, lowest = here.pc, here.stack, here.stack - 1
+    while len(frames) < _MOST:
+        rule = around.frame_rule(pc - (1 if frames else 0))
+        start = None if rule is None else registers.get(rule.cfa)
+        if rule is None or start is None or not lowest < start + rule.offset <= stack + _FRAME:
+            break
+        above = start + rule.offset
+        back = memory.word_at(above + rule.back)
+        if back is None or not memory.is_return(back):
+            break
+        saved = {name: memory.word_at(above + at) for name, at in rule.saved.items()}
+        registers |= {name: value for name, value in saved.items() if value is not None}
+        registers["rsp"] = stack = lowest = above
+        pc = back
+        frames.append(_Frame(pc, stack, registers.get("rbp", 0)))
     return frames
 
 
