@@ -60,9 +60,12 @@ class Names:
 
     def frame_rule(self, address: int) -> FrameRule | None:
         """The row of the kernel's call frame tables for a linear address, virtual or physical; None where there is none."""
-        for load in () if self._image is None or self._frames is None else self._image.elf.loads:
+        if self._image is None or self._frames is None:
+            return None
+        for load in self._image.elf.loads:
             for base in (load.p_vaddr, load.p_paddr):
-                if base <= address < base + load.p_memsz and (found := self._frames.at(address - base + load.p_vaddr)) is not None:
+                found = self._frames.at(address - base + load.p_vaddr) if base <= address < base + load.p_memsz else None
+                if found is not None:
                     return found
         return None
 
