@@ -55,7 +55,9 @@ def test_the_step_of_the_action(program: Path, tmp_path: Path, args: str, code: 
 
 
 def test_the_action_installs_and_uploads() -> None:
-    install, _, upload = read("action.yml")["runs"]["steps"]
+    cache, install, _, upload = read("action.yml")["runs"]["steps"]
+    assert cache["with"]["path"] == "~/.cache/pip"
+    assert "cache" in read("ci/gitlab.yml")[".pvhdbg"]
     assert 'pip" install' in install["run"]
     assert install["env"]["PVHDBG_ACTION_PATH"] == "${{ github.action_path }}"  # never inside the shell's lines
     assert "${{" not in install["run"]
