@@ -100,6 +100,13 @@ def _gdbs_python() -> str:
     return said.partition("\n")[0]
 
 
+def _gdbs_adapter() -> str:
+    script = "python import importlib.util; print(importlib.util.find_spec('gdb.dap') is not None)"
+    if not _program("gdb", "-nx", "-batch", "-ex", script).startswith("True"):
+        raise Missing("this GDB has none: 14 is the first with one")
+    return "yes"
+
+
 def _module(name: str) -> Callable[[], str]:
     def look() -> str:
         if find_spec(name) is None:
@@ -135,10 +142,14 @@ PARTS: tuple[Requirement, ...] = (
     Requirement("KVM", _kvm, "--accel kvm", "a CPU with virtualization, and its kernel module"),
     Requirement("GDB", lambda: _first_line("gdb"), "gdb, --via gdb, lines for GDB at the prompt", "gdb"),
     Requirement("GDB's Python", _gdbs_python, "gdb, gdb-path: the command pvh in GDB", "gdb"),
+    Requirement("GDB's adapter", _gdbs_adapter, "editors (docs/editors.md)", "GDB 14 or newer: Debian 13 has 16"),
     Requirement("zstd", _zstd, "kernels that are compressed with zstd", "zstd"),
     Requirement("lz4", _module("lz4"), "kernels that are compressed with lz4", "python3-lz4, or: pip install lz4"),
     Requirement("disassembler", _module("iced_x86"), "trace, elf: instructions as text", "pip install iced-x86"),
     Requirement("debug info", _debug_info, "source lines, elf --type: of this machine's own kernel", "linux-image-amd64-dbg"),
+    Requirement("drgn", _module("drgn"), "drgn: kernel structures by their names", "pip install 'pvhdbg[drgn]'"),
+    Requirement("MCP's SDK", _module("mcp"), "mcp: tools for agents", "pip install 'pvhdbg[mcp]'"),
+    Requirement("Dask", _module("distributed"), "sweep --dask: boots on other computers", "pip install 'pvhdbg[dask]'"),
     Requirement("Xen", lambda: _program("xl", "info").partition("\n")[0] or "xl", "the guest probe on Xen", "xen-utils"),
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import pytest
@@ -24,7 +25,8 @@ def test_what_is_here(cli: Cli) -> None:
     assert tools["QEMU"]["present"]
     assert tools["GDB"]["present"]
     assert tools["GDB's Python"]["detail"].startswith("Python 3.")
-    assert tools["disassembler"]["present"]
+    assert all(tools[name]["present"] for name in ("disassembler", "drgn", "MCP's SDK", "Dask"))
+    assert tools["GDB's adapter"]["present"] is (int(re.findall(r" (\d+)\.\d+", tools["GDB"]["detail"])[0]) >= 14)
     assert tools["C compiler"]["present"] is (shutil.which("cc") is not None)
 
 
