@@ -15,6 +15,7 @@ from pvhdbg.commands.overview import CLOSING, by_topic, page_of
 from pvhdbg.commands.schema import FOLDER, names
 from pvhdbg.commands.table import COMMANDS, LIVE
 from pvhdbg.commands.tables.shared import section_of
+from pvhdbg.expect.fields import every_path, resolve
 from pvhdbg.guests import names as guest_names
 from pvhdbg.spec.deviations import DEVIATIONS
 from pvhdbg.tracing.milestones import SYMBOLS, TITLES
@@ -191,12 +192,20 @@ def _text(one: Any) -> Iterator[str]:
 
 
 def _lists() -> Iterator[str]:
-    yield from ("# Deviations, milestones, guests", "", "## Deviations on record", "")
+    yield from ("# Deviations, milestones, fields, guests", "", "## Deviations on record", "")
     yield from ("| name | rule | why |", "|---|---|---|")
     yield from (f"| `{one.key}` | [{one.rule}](../rules.md#{one.rule.lower()}) | {_cell(one.why)} |" for one in DEVIATIONS)
     yield from ("", "## Milestones of a boot", "", "| name | meaning |", "|---|---|")
     yield from (f"| `{name}` | {_cell(title)} |" for name, title in TITLES.items())
     yield from (f"| `{name}` | Linux' function of this name |" for name in SYMBOLS)
+    yield from (
+        "",
+        "## Fields of expectations",
+        "",
+        "Of a list, those of its first entry. [What can be asked of them](../expectations.md).",
+        "",
+    )
+    yield from ("| field | value |", "|---|---|", *(f"| `{path}` | {resolve(path).kind.value} |" for path in every_path()))
     yield from (
         "",
         "## Sample guests",

@@ -15,7 +15,7 @@ from pvhdbg.guests import path as guest
 from tests.support.cli_runner import ROOT, Cli
 
 PAGE = (ROOT / "docs" / "comparison.md").read_text(encoding="utf-8")
-ROWS = [line.strip("| ").split(" | ") for line in PAGE[PAGE.index("|---|") :].splitlines()[1:]]
+ROWS = [line.strip("| ").split(" | ") for line in PAGE[PAGE.index("|---|") :].splitlines()[1:] if line.startswith("|")]
 TARGETS = set(re.findall(r"^\.PHONY: (\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE))
 # What the sample guest `long_mode` has in place of a kernel's own names.
 INSTEAD = {"vmlinux": str(guest("long_mode")), "rest_init": "in_long_mode", "0x3000": "0x108000", "boot_params:8": "0x108000:4"}

@@ -14,6 +14,10 @@ from pvhdbg.commands.line import parse
 from pvhdbg.commands.overview import address_of, page_of
 from pvhdbg.commands.schema import names
 from pvhdbg.commands.table import COMMANDS
+from pvhdbg.expect.fields import every_path
+from pvhdbg.guests import names as guest_names
+from pvhdbg.spec.deviations import DEVIATIONS
+from pvhdbg.tracing.milestones import TITLES
 from tests.support.cli_runner import ROOT
 
 DOCS = ROOT / "docs"
@@ -53,8 +57,21 @@ def test_the_reference_has_every_declaration(reference: Path) -> None:
             assert one.names[0] in commands or str(one.options["metavar"]).replace("|", "\\|") in commands
     schemas = (reference / "schemas.md").read_text(encoding="utf-8")
     assert re.findall(r"^## `pvhdbg/(\S+)/1`$", schemas, re.MULTILINE) == names()
+    lists = (reference / "lists.md").read_text(encoding="utf-8")
+    for name in (*every_path(), *guest_names(), *TITLES, *(one.key for one in DEVIATIONS)):
+        assert f"`{name}`" in lists
+    assert "70" in commands[: commands.index("\n## ")]  # the exit codes
     python = (reference / "python.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^## `(\w+)`$", python, re.MULTILINE)) == set(pvhdbg.__all__)
+
+
+GENERATED = {"rules", "bad-loader", "reliability"}  # their programs write them
+
+
+@pytest.mark.parametrize("page", sorted({path.stem for path in DOCS.glob("*.md")} - GENERATED))
+def test_every_page_leads_on(page: str) -> None:
+    text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"\]\(([\w-]+)\.md", text)) - {page}
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
