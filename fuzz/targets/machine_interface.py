@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import os
-import threading
-from collections import deque
 from collections.abc import Iterator
-from types import SimpleNamespace
-
-from pygdbmi import gdbmiparser
 
 from fuzz.target import Form, Output, Target
 from pvhdbg.decode.text import printable
 from pvhdbg.errors import PvhdbgError
 from pvhdbg.targets.gdb_mi import contents_of, stop_of_record
-from pvhdbg.targets.mi import MachineInterface
+from pvhdbg.targets.mi_channel import MiChannel
 
 
 def _run(data: bytes) -> Iterator[Output]:
@@ -23,7 +18,7 @@ def _run(data: bytes) -> Iterator[Output]:
         os.write(writer, data[: 1 << 15])  # a pipe holds 64 KiB
         os.close(writer)
         with open(os.devnull, "wb") as sink, open(reader, "rb", closefd=False) as source:
-            interface = _interface(sink, source)
+            interface = MiChannel(sink, source)
             for _ in range(3):
                 record = interface.command("-x", 0.05)
                 for text in (*record["console"], *record["target"], str(record.get("payload"))):
@@ -39,25 +34,6 @@ def _run(data: bytes) -> Iterator[Output]:
                         pass
     finally:
         os.close(reader)
-
-
-def _interface(sink: object, source: object) -> MachineInterface:
-    """One whose GDB is a file of its last words."""
-    made = object.__new__(MachineInterface)
-    gone = SimpleNamespace(stdin=sink, stdout=source, wait=lambda _: 1)
-    drained = threading.Thread(target=lambda: None)
-    drained.start()
-    made.__dict__.update(
-        _process=gone,
-        _parse=gdbmiparser.parse_response,
-        _pending=b"",
-        _token=0,
-        silent=False,
-        _noise=deque(),
-        _drain=drained,
-        events=deque(),
-    )
-    return made
 
 
 def _seeds() -> Iterator[bytes]:

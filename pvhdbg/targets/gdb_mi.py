@@ -19,7 +19,8 @@ from pvhdbg.leaving import putting_back
 from pvhdbg.model import LOW_HALVES, Registers
 from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.keeper import Keeper
-from pvhdbg.targets.mi import MachineInterface, quoted
+from pvhdbg.targets.mi import MachineInterface
+from pvhdbg.targets.mi_channel import quoted
 from pvhdbg.targets.target import END_IT, Capabilities, Leave, Stop, StopKind
 
 _WANTED = frozenset(

@@ -21,7 +21,8 @@ from pvhdbg.errors import ProtocolError, TargetError, TargetLost, TargetTimeout,
 from pvhdbg.rsp.packets import Packet, PacketReader, frame
 from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.gdb_mi import GdbTarget
-from pvhdbg.targets.mi import MachineInterface, quoted
+from pvhdbg.targets.mi import MachineInterface
+from pvhdbg.targets.mi_channel import quoted
 from pvhdbg.targets.remote import RemoteTarget
 from pvhdbg.targets.run import run_until
 from pvhdbg.targets.target import Leave
