@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pvhdbg.stress.campaign import random_sets, smallest
+from pvhdbg.decode.text import safe
+from pvhdbg.machine.options import SubjectOptions
+from pvhdbg.stress.campaign import Campaign, random_sets, smallest
 from pvhdbg.stress.catalogue import MUTATIONS
 from pvhdbg.stress.mutation import Mutation
+from pvhdbg.stress.trial import Fate, StressWish, Trial
 
 
 @given(st.sets(st.integers(0, len(MUTATIONS) - 1), min_size=1, max_size=8).flatmap(
@@ -34,6 +38,29 @@ def test_random_sets_are_repeatable_and_hold_one_of_each_aspect(seed: int, round
     assert len(sets) == rounds
     for one in sets:
         assert 2 <= len(one) == len({mutation.aspect for mutation in one})
+
+
+@pytest.mark.parametrize(
+    ("boots", "fate"),
+    [
+        ([Fate.SURVIVES], Fate.SURVIVES),
+        ([Fate.DIES, Fate.DIES], Fate.DIES),
+        ([Fate.HANGS, Fate.SURVIVES, Fate.HANGS], Fate.HANGS),
+        ([Fate.DIES, Fate.SURVIVES, Fate.SURVIVES], Fate.SURVIVES),
+        ([Fate.DIES, Fate.NOT_TRIED, Fate.NOT_TRIED], Fate.DIES),
+        ([Fate.NOT_TRIED], Fate.NOT_TRIED),
+    ],
+)
+def test_a_death_counts_when_it_is_not_the_only_one(boots: list[Fate], fate: Fate) -> None:
+    left = iter([Fate.SURVIVES, *boots])  # the control first
+    wish = StressWish(SubjectOptions())
+    result = Campaign(wish, 1, boot=lambda some: Trial(tuple(one.id for one in some), next(left), safe("why"))).run(
+        MUTATIONS[:1], "x"
+    )
+    assert [one.fate for one in result.trials] == [fate]
+    assert list(left) == []
+    if len(boots) == 3 and fate is Fate.SURVIVES:
+        assert result.trials[0].cause == "in 2 of 3 boots; once it did not (dies: why)"
 
 
 def test_one_aspect_alone_makes_no_set() -> None:
