@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pvhdbg.sweep.cell import CellTask
-from pvhdbg.sweep.child import main
 from pvhdbg.sweep.result import CellOutcome, CellResult, Packed, packed_verdicts
+from pvhdbg.sweep.serving import main
 
 _VERDICTS = packed_verdicts(())
 _REPORT = Packed.of("nothing was booted\n")

@@ -20,6 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 from pvhdbg.guests import path as guest
@@ -41,7 +42,8 @@ def swept(
     """A whole run."""
     files, qemus = hashed_files(plan), found_qemus(plan)
     run = store.run(str(store.begin(plan.document(), plan.count(), "bench", "here", files, qemus)))
-    return carried_out(store, run, tasks_of(plan, store, run, files), engine, lambda _: None, came)
+    with closing(engine):
+        return carried_out(store, run, tasks_of(plan, store, run, files), engine, lambda _: None, came)
 
 
 def empty_plan(folder: Path, cells: int) -> SweepPlan:
@@ -68,19 +70,28 @@ def empty(cells: int, folder: Path) -> None:
 def real(cells: int, folder: Path) -> None:
     """Real boots: the rate with one process for each CPU over the rate with one, for each CPU."""
     plan = planned({"kernels": [str(guest("hello"))], "memory": [f"{64 + n}M" for n in range(cells)]}, {}, "", "bench")
-    ratios = []
+    ratios, work = [], []
     with created(str(folder / "real.db")) as store:
         for _ in range(3):
-            rates = {}
+            rates, seconds = {}, {}
             for jobs in (1, CPUS):
-                began = time.monotonic()
+                began, before = time.monotonic(), _cpu()
                 assert not swept(store, plan, LocalEngine(jobs)).bad
-                rates[jobs] = cells / (time.monotonic() - began)
+                rates[jobs], seconds[jobs] = cells / (time.monotonic() - began), (_cpu() - before) / cells
             ratios.append(rates[CPUS] / rates[1] / CPUS)
+            work.append(seconds[CPUS] / seconds[1])
             print(f"real cells a second: {rates[1]:.1f} with -j 1, {rates[CPUS]:.1f} with -j {CPUS}", flush=True)
-    print(f"of {CPUS} CPUs' rate: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+    print(
+        f"of {CPUS} CPUs' rate: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}), load {os.getloadavg()[0]:.1f}"
+    )
+    print(f"CPU time of a cell: {seconds[1]:.2f} s; with -j {CPUS} {statistics.median(work):.2f} times that")
     size = (folder / "real.db").stat().st_size
     print(f"bytes of the file for each real cell and run: {size / cells / 3 / 2:.0f}")
+
+
+def _cpu() -> float:
+    """CPU seconds of this process and of all that it started and that have ended."""
+    return sum(one.ru_utime + one.ru_stime for one in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
 
 
 def cluster(cells: int, folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from conformance.boots import PVH, Boot, Case, Setup
@@ -49,7 +50,8 @@ class Sweeper:
             number = store.begin(plan.document(), plan.count(), VERSION, platform.node(), files, qemus)
             run = store.run(str(number))
         if run.done < run.cells:
-            carried_out(store, run, tasks_of(plan, store, run, files), _Watched(self._jobs, setups, self._progress), lambda _: None)
+            with closing(_Watched(self._jobs, setups, self._progress)) as engine:
+                carried_out(store, run, tasks_of(plan, store, run, files), engine, lambda _: None)
         return [boot_of(one.cell, one, verdicts(store, one), setups) for one in store.results(run.id)]
 
     def _plan(

@@ -1,48 +1,9 @@
-"""The process in which cells are booted, one after the other: `python -m pvhdbg.sweep.child FD`.
-
-It reads a task from the socket FD, a line of JSON, and writes the result, a line of JSON. When the other end is closed, it ends at
-once, also in the middle of a boot; the guardian of that boot then ends QEMU.
-"""
+"""The process in which cells are booted, one after the other: `python -m pvhdbg.sweep.child FD`."""
 
 from __future__ import annotations
 
-import json
-import os
-import queue
-import socket
-import sys
-import threading
-from collections.abc import Callable
-from typing import Any
-
-from pvhdbg import leaving
 from pvhdbg.sweep.boot import booted
-from pvhdbg.sweep.cell import CellTask
-from pvhdbg.sweep.result import CellResult
-
-
-def serve(end: socket.socket, work: Callable[[CellTask], CellResult] = booted) -> None:
-    """Do the work for each task, until the other end is closed."""
-    tasks: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(end, tasks), daemon=True).start()
-    while True:
-        result = work(CellTask.of(tasks.get()))
-        end.sendall(json.dumps(result.document()).encode() + b"\n")
-
-
-def _listen(end: socket.socket, tasks: queue.SimpleQueue[dict[str, Any]]) -> None:
-    with end.makefile("rb") as lines:
-        for line in lines:
-            tasks.put(json.loads(line))
-    os._exit(1)  # the sweep is gone
-
-
-def main(work: Callable[[CellTask], CellResult] = booted) -> None:
-    """Serve the socket whose number is the argument."""
-    with socket.socket(fileno=int(sys.argv[1])) as end:
-        leaving.catch()
-        serve(end, work)
-
+from pvhdbg.sweep.serving import main
 
 if __name__ == "__main__":
-    main()
+    main(booted)

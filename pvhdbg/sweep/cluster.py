@@ -145,7 +145,10 @@ class DaskEngine:
         finally:
             with suppress(Exception):  # it may be lost
                 self._client.cancel([future for future, _, _ in running.values()], force=True)
-            self._client.close(timeout=_CONNECTING)
+
+    def close(self) -> None:
+        """Leave the scheduler."""
+        self._client.close(timeout=_CONNECTING)
 
     def _submit(
         self, task: CellTask, attempt: int, running: dict[str, tuple[Future, CellTask, int]], ended: queue.SimpleQueue[Future]
@@ -225,7 +228,7 @@ class DaskEngine:
         while not self.jobs:
             if time.monotonic() > deadline:
                 names = " or ".join(sorted(printable(one) for one in self._asked.values()))
-                self._client.close(timeout=_CONNECTING)
+                self.close()
                 raise VmmFailed(f"no worker of {self._address} has pvhdbg {VERSION} and {names}", "start one: dask worker ADDRESS")
             time.sleep(0.1)
 

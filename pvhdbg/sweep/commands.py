@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from functools import partial
 from itertools import islice
 from typing import NamedTuple
@@ -28,6 +28,7 @@ from pvhdbg.report.findings import VIOLATED, count
 from pvhdbg.report.style import Style
 from pvhdbg.sweep import matrix_html, matrix_text, running
 from pvhdbg.sweep.axes import AXES
+from pvhdbg.sweep.cell import CellTask
 from pvhdbg.sweep.comparing import RunDifference, difference
 from pvhdbg.sweep.exporting import CellAnswers, axes_of, json_lines, junit
 from pvhdbg.sweep.local import LocalEngine
@@ -35,7 +36,7 @@ from pvhdbg.sweep.matrix import matrix
 from pvhdbg.sweep.plan import SweepPlan, planned
 from pvhdbg.sweep.querying import asked
 from pvhdbg.sweep.result import CellOutcome
-from pvhdbg.sweep.running import SweepEngine
+from pvhdbg.sweep.running import SweepCounts, SweepEngine
 from pvhdbg.sweep.store import FoundQemu, SweepFile, SweepRun, SweepStore, created, opened
 
 _MOST_JOBS = 1024
@@ -120,18 +121,10 @@ def sweep(options: SweepOptions, context: Context) -> Answer:
         if options.dask is None:
             running.refuse_missing(qemus)
         run = running.resumed(store, plan, files, qemus) if options.resume else running.begun(store, plan, total, files, qemus)
-        engine: SweepEngine = LocalEngine(jobs)
-        if options.dask is not None:
-            engine = _cluster(options.dask, files, qemus)
-        tasks = running.tasks_of(plan, store, run, files)
+        engine = LocalEngine(jobs) if options.dask is None else _cluster(options.dask, files, qemus)
         try:
-            if options.dask is None and store.mean_seconds() is None:  # the first cell says how long the others take
-                running.carried_out(store, run, islice(tasks, 1), LocalEngine(1), context.progress)
-                run = store.run(str(run.id))
-            _said(
-                f"{_words(plan, total)} in run {run.id} of {options.output}{_expected_words(store, total - run.done, engine.jobs)}"
-            )
-            counts = running.carried_out(store, run, tasks, engine, context.progress)
+            with closing(engine):
+                counts = _carried_out(options, plan, store, run, running.tasks_of(plan, store, run, files), engine, context)
         except KeyboardInterrupt:
             _said(f"{store.run(str(run.id)).done} of {total} cells are in {options.output}; go on with the same and --resume")
             raise
@@ -142,6 +135,19 @@ def sweep(options: SweepOptions, context: Context) -> Answer:
         shown = matrix(lambda: store.results(run.id), None, None)
     text = partial(_made_text, found, lambda style: matrix_text.lines(shown, style))
     return shows(text, found, 0 if running.good(outcomes) else VIOLATED)
+
+
+def _carried_out(
+    options: SweepOptions, plan: SweepPlan, store: SweepStore, run: SweepRun, tasks: Iterator[CellTask], engine: SweepEngine,
+    context: Context,
+) -> SweepCounts:  # fmt: skip
+    """The run; the first line tells how long it takes, if no earlier run does by its first cell, which is booted before."""
+    if store.mean_seconds() is None:
+        running.carried_out(store, run, islice(tasks, 1), engine, context.progress)
+        run = store.run(str(run.id))
+    left = _expected_words(store, run.cells - run.done, engine.jobs)
+    _said(f"{_words(plan, run.cells)} in run {run.id} of {options.output}{left}")
+    return running.carried_out(store, run, tasks, engine, context.progress)
 
 
 def _cluster(address: str, files: list[SweepFile], qemus: list[FoundQemu]) -> SweepEngine:

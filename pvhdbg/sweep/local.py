@@ -16,16 +16,20 @@ Done = tuple[SweepCell, CellResult]
 
 
 class LocalEngine:
-    """`jobs` processes. A cell that dies, or takes too long, takes its process with it and nothing else."""
+    """`jobs` processes, until it is closed. A cell that dies, or takes too long, takes its process with it and nothing else."""
 
     def __init__(self, jobs: int, module: str = CHILD) -> None:
         self.jobs = jobs
-        self._module = module
+        self._workers = [CellWorker(module) for _ in range(jobs)]
+
+    def close(self) -> None:
+        """End the processes."""
+        for worker in self._workers:
+            worker.close()
 
     def run(self, tasks: Iterator[CellTask]) -> Generator[Done, None, None]:
         """The results, in the order in which they come. A consumer that stops ends all boots. Raises VmmFailed."""
-        idle = [CellWorker(self._module) for _ in range(self.jobs)]
-        busy: list[CellWorker] = []
+        idle, busy = [*self._workers], list[CellWorker]()
         selector = selectors.DefaultSelector()
         try:
             while True:
@@ -42,7 +46,7 @@ class LocalEngine:
                     yield result
         finally:
             selector.close()
-            for worker in (*idle, *busy):
+            for worker in busy:
                 worker.close()
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pvhdbg.decode.text import shorten
 from pvhdbg.report.style import Style
-from pvhdbg.sweep.matrix import Labels, SweepMatrix
+from pvhdbg.sweep.matrix import SweepMatrix
 from pvhdbg.sweep.result import CellOutcome
 
 _WIDEST = 40  # characters of a label
@@ -20,31 +22,31 @@ _COLOURS = {
 
 
 def lines(found: SweepMatrix, style: Style) -> list[str]:
-    """The lines: the axes that are the same everywhere, then the table."""
+    """The lines: the axes that are the same everywhere, then the table with a column for each axis of its lines."""
     shown = [f"{name}: {value}" for name, value in found.fixed.items()]
-    heads = [_label(one, "outcome") for one in found.columns]
-    firsts = [_label(labels, "all") for labels, _ in found.lines]
-    wide = max(map(len, [*firsts, " / ".join(axis.key for axis in found.down)]), default=0)
-    texts = [[places[head].words if head in places else "" for head in found.columns] for _, places in found.lines]
-    widths = [max([len(head), *(len(line[index]) for line in texts)]) for index, head in enumerate(heads)]
-    title = " / ".join(axis.key for axis in found.down)
-    shown += [
-        "",
-        style(
-            "head",
-            "  ".join([f"{title:<{wide}}", *(f"{head:<{width}}" for head, width in zip(heads, widths, strict=True))]).rstrip(),
-        ),
+    names = [axis.key for axis in found.down] or ["cells"]
+    heads = [*names, *(_shown(" / ".join(one)) or "outcome" for one in found.columns)]
+    rows = [
+        [*(map(_shown, labels) if labels else ("all",)), *(places[head].words if head in places else "" for head in found.columns)]
+        for labels, places in found.lines
     ]
-    for first, (_, places), line in zip(firsts, found.lines, texts, strict=True):
-        parts = [f"{first:<{wide}}"]
-        for head, text, width in zip(found.columns, line, widths, strict=True):
-            padded = f"{text:<{width}}"
-            parts.append(style(_COLOURS[places[head].worst], padded) if head in places else padded)
-        shown.append("  ".join(parts).rstrip())
+    widths = [max(len(row[index]) for row in [heads, *rows]) for index in range(len(heads))]
+    shown += [""] if shown else []
+    shown.append(style("head", _line(heads, widths)))
+    for row, (_, places) in zip(rows, found.lines, strict=True):
+        padded = [f"{text:<{width}}" for text, width in zip(row, widths, strict=True)]
+        for index, head in enumerate(found.columns, len(names)):
+            if head in places:
+                padded[index] = style(_COLOURS[places[head].worst], padded[index])
+        shown.append("  ".join(padded).rstrip())
     if found.left:
         shown.append(f"and {found.left} more lines")
     return shown
 
 
-def _label(labels: Labels, otherwise: str) -> str:
-    return shorten(" / ".join(labels), _WIDEST) if labels else otherwise
+def _line(parts: Sequence[str], widths: Sequence[int]) -> str:
+    return "  ".join(f"{part:<{width}}" for part, width in zip(parts, widths, strict=True)).rstrip()
+
+
+def _shown(text: str) -> str:
+    return shorten(text, _WIDEST)

@@ -40,6 +40,10 @@ class SweepEngine(Protocol):
         """The results, in the order in which they come; closing it ends all boots. Raises PvhdbgError."""
         ...
 
+    def close(self) -> None:
+        """End what boots the cells."""
+        ...
+
 
 @dataclass(frozen=True)
 class SweepCounts:

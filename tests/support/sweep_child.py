@@ -7,8 +7,8 @@ import signal
 import time
 
 from pvhdbg.sweep.cell import CellTask
-from pvhdbg.sweep.child import main
 from pvhdbg.sweep.result import CellOutcome, CellResult, Packed
+from pvhdbg.sweep.serving import main
 
 
 def work(task: CellTask) -> CellResult:

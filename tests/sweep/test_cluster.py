@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,7 @@ def test_a_lost_workers_cells_run_again_and_each_cell_is_where_its_qemu_is(
         if counts.came > CELLS // 4:
             dask.workers["two"].kill()
 
-    with created(str(cli.folder / "s.db")) as store:
+    with closing(engine), created(str(cli.folder / "s.db")) as store:
         run = store.run(str(store.begin(plan.document(), plan.count(), "1.0", "here", files, qemus)))
         counts = carried_out(store, run, tasks_of(plan, store, run, files), engine, lambda _: None, came)
         assert dask.workers["two"].poll() is not None

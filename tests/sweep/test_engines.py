@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from pvhdbg.sweep.cell import CellBounds, CellTask, SweepCell
 from pvhdbg.sweep.local import LocalEngine
 from pvhdbg.sweep.plan import planned
-from pvhdbg.sweep.result import CellOutcome
+from pvhdbg.sweep.result import CellOutcome, CellResult
 from pvhdbg.sweep.running import carried_out, tasks_of
 from pvhdbg.sweep.store import created
 from tests.support.cli_runner import ROOT, eventually
@@ -31,9 +32,15 @@ def tasks(*words: str, hang: float = 60.0) -> Iterator[CellTask]:
     return (CellTask(SweepCell("none", append=word), {}, CellBounds(seconds=hang if word == "hang" else 60.0)) for word in words)
 
 
+def swept(tasks: Iterator[CellTask]) -> dict[str, CellResult]:
+    """What came of the cells, by their command line."""
+    with closing(LocalEngine(2, CHILD)) as engine:
+        return {cell.append: result for cell, result in engine.run(tasks)}
+
+
 def test_a_cell_that_dies_takes_nothing_with_it() -> None:
     words = ["a", "die", "b", "die 2", *(f"c {number}" for number in range(20))]
-    found = {cell.append: result for cell, result in LocalEngine(2, CHILD).run(tasks(*words))}
+    found = swept(tasks(*words))
     assert found.keys() == set(words)
     assert {word for word, one in found.items() if one.outcome is CellOutcome.KILLED} == {"die", "die 2"}
     assert found["die"].conclusion == "the cell's process ended by signal 9"
@@ -42,7 +49,7 @@ def test_a_cell_that_dies_takes_nothing_with_it() -> None:
 
 def test_a_cell_that_hangs_is_ended_in_time() -> None:
     began = time.monotonic()
-    found = {cell.append: result for cell, result in LocalEngine(2, CHILD).run(tasks("a", "hang", "b", hang=1.5))}
+    found = swept(tasks("a", "hang", "b", hang=1.5))
     assert found["hang"].outcome is CellOutcome.LATE
     assert found["hang"].conclusion == "not done within 1.5 s"
     assert found["a"].outcome is found["b"].outcome is CellOutcome.CONFORMS
@@ -50,10 +57,11 @@ def test_a_cell_that_hangs_is_ended_in_time() -> None:
 
 
 def test_a_consumer_that_stops_ends_the_processes() -> None:
-    coming = LocalEngine(2, CHILD).run(tasks("a", "hang", *("slow" for _ in range(1000))))
-    _, first = next(coming)
-    _, second = next(coming)
-    coming.close()
+    with closing(LocalEngine(2, CHILD)) as engine:
+        coming = engine.run(tasks("a", "hang", *("slow" for _ in range(1000))))
+        _, first = next(coming)
+        _, second = next(coming)
+        coming.close()
     for one in (first, second):
         eventually(lambda pid=one.place: not Path(f"/proc/{pid}").exists(), "a process is left")  # type: ignore[misc]
 
@@ -79,14 +87,15 @@ def test_a_run_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
     stopping = _Stopping(20)
     with created(str(tmp_path / "s.db")) as store:
         run = store.run(str(store.begin(plan.document(), 50, "1.0", "here", [], [])))
-        with pytest.raises(KeyboardInterrupt):
+        with closing(stopping), pytest.raises(KeyboardInterrupt):
             carried_out(store, run, tasks_of(plan, store, run, []), stopping, lambda _: None)
     with created(str(tmp_path / "s.db")) as store:
         run = store.run("last")
         assert (run.done, run.ended) == (20, None)
         left = list(tasks_of(plan, store, run, []))
         assert len(left) == 30
-        counts = carried_out(store, run, iter(left), LocalEngine(2, CHILD), lambda _: None)
+        with closing(LocalEngine(2, CHILD)) as engine:
+            counts = carried_out(store, run, iter(left), engine, lambda _: None)
         assert (counts.before, counts.came, counts.complete, counts.twice) == (20, 30, True, 0)
         assert len(list(store.results(run.id))) == 50
         assert store.run("last").ended is not None
