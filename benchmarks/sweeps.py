@@ -2,8 +2,8 @@
 
     python -m benchmarks.sweeps [--empty 10000 100000] [--real 40] [--dask 500]
 
---empty: cells that boot nothing: the coordinator's CPU time for each, its memory, and the file's size. --real: real boots with one process
-and with one for each CPU, alternately: the ratio of the rates. --dask: empty cells on real workers, one of which is killed in the middle,
+--empty: cells that boot nothing: the coordinator's CPU time for each, its memory, and the file's size. --real: cells that
+only wait, and real boots, with one process and with more: the ratio of the rates. --dask: empty cells on real workers, one of which is killed in the middle,
 one is slow (nice, and stopped half of the time), and one has another QEMU version.
 """
 
@@ -21,13 +21,14 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 
 from pvhdbg.guests import path as guest
 from pvhdbg.sweep.local import LocalEngine
 from pvhdbg.sweep.plan import SweepPlan, planned
 from pvhdbg.sweep.running import SweepCounts, SweepEngine, carried_out, found_qemus, hashed_files, tasks_of
-from pvhdbg.sweep.store import SweepStore, created
+from pvhdbg.sweep.store import SweepRun, SweepStore, created
 from tests.support.dask_cluster import DaskCluster, another_qemu
 
 ROOT = Path(__file__).parent.parent
@@ -39,11 +40,14 @@ WORKERS = 3
 def swept(
     store: SweepStore, plan: SweepPlan, engine: SweepEngine, came: Callable[[SweepCounts], None] = lambda _: None
 ) -> SweepCounts:
-    """A whole run."""
-    files, qemus = hashed_files(plan), found_qemus(plan)
-    run = store.run(str(store.begin(plan.document(), plan.count(), "bench", "here", files, qemus)))
+    """A whole run; the engine is closed."""
+    run = _run(store, plan)
     with closing(engine):
-        return carried_out(store, run, tasks_of(plan, store, run, files), engine, lambda _: None, came)
+        return carried_out(store, run, tasks_of(plan, store, run, hashed_files(plan)), engine, lambda _: None, came)
+
+
+def _run(store: SweepStore, plan: SweepPlan) -> SweepRun:
+    return store.run(str(store.begin(plan.document(), plan.count(), "bench", "here", hashed_files(plan), found_qemus(plan))))
 
 
 def empty_plan(folder: Path, cells: int) -> SweepPlan:
@@ -67,6 +71,29 @@ def empty(cells: int, folder: Path) -> None:
     print(f"| {cells} | {1000 * cpu / cells:.3f} ms | {most:.0f} MiB | {size:.0f} | {cells / took:.0f} |", flush=True)
 
 
+def _start(store: SweepStore, plan: SweepPlan, engine: LocalEngine) -> None:
+    """Let each process boot something: their start is not measured."""
+    for _ in engine.run(islice(tasks_of(plan, store, _run(store, plan), hashed_files(plan)), 2 * engine.jobs)):
+        pass
+
+
+def sleeping(folder: Path) -> None:
+    """Cells that only wait: how much of N times the rate of one process N processes give, however busy the CPUs are."""
+    rates = {}
+    for jobs in (1, 2, 8, 16):
+        cells = 25 * jobs
+        plan = planned({"kernels": [str(guest("hello"))], "command_lines": [f"sleep {n}" for n in range(cells)]}, {}, "", "bench")
+        with created(str(folder / f"{jobs}.db")) as store, closing(LocalEngine(jobs, EMPTY)) as engine:
+            _start(store, plan, engine)
+            began = time.monotonic()
+            assert swept(store, plan, engine).complete
+            rates[jobs] = cells / (time.monotonic() - began)
+        print(
+            f"cells that wait, -j {jobs}: {rates[jobs]:.1f} a second, {rates[jobs] / rates[1] / jobs:.2f} of {jobs} times -j 1",
+            flush=True,
+        )
+
+
 def real(cells: int, folder: Path) -> None:
     """Real boots: the rate with one process for each CPU over the rate with one, for each CPU."""
     plan = planned({"kernels": [str(guest("hello"))], "memory": [f"{64 + n}M" for n in range(cells)]}, {}, "", "bench")
@@ -75,16 +102,21 @@ def real(cells: int, folder: Path) -> None:
         for _ in range(3):
             rates, seconds = {}, {}
             for jobs in (1, CPUS):
-                began, before = time.monotonic(), _cpu()
-                assert not swept(store, plan, LocalEngine(jobs)).bad
-                rates[jobs], seconds[jobs] = cells / (time.monotonic() - began), (_cpu() - before) / cells
+                with closing(LocalEngine(jobs)) as engine:
+                    _start(store, plan, engine)
+                    began, before = time.monotonic(), _cpu()
+                    assert not swept(store, plan, engine).bad
+                    rates[jobs] = cells / (time.monotonic() - began)
+                seconds[jobs] = (_cpu() - before) / cells
             ratios.append(rates[CPUS] / rates[1] / CPUS)
             work.append(seconds[CPUS] / seconds[1])
             print(f"real cells a second: {rates[1]:.1f} with -j 1, {rates[CPUS]:.1f} with -j {CPUS}", flush=True)
     print(
         f"of {CPUS} CPUs' rate: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}), load {os.getloadavg()[0]:.1f}"
     )
-    print(f"CPU time of a cell: {seconds[1]:.2f} s; with -j {CPUS} {statistics.median(work):.2f} times that")
+    print(
+        f"CPU time of a cell, with the start of its process: {seconds[1]:.2f} s; with -j {CPUS} {statistics.median(work):.2f} times that"
+    )
     size = (folder / "real.db").stat().st_size
     print(f"bytes of the file for each real cell and run: {size / cells / 3 / 2:.0f}")
 
@@ -169,6 +201,9 @@ def main() -> int:
         print("|---|---|---|---|---|", flush=True)
     for cells in wanted.empty:
         subprocess.run([sys.executable, "-m", "benchmarks.sweeps", "--here", "--empty", str(cells)], check=True, cwd=ROOT)
+    if wanted.real:
+        with tempfile.TemporaryDirectory(prefix="pvhdbg-bench-") as folder:
+            sleeping(Path(folder))
     for number, work in ((wanted.real, real), (wanted.dask, cluster)):
         if number:
             with tempfile.TemporaryDirectory(prefix="pvhdbg-bench-") as folder:
