@@ -18,7 +18,7 @@ Path = Union[str, "os.PathLike[str]"]
 
 class LaunchArguments(TypedDict, total=False):
     """The QEMU that is started for a kernel. `memory` is MiB as a number, or "2G"; `deterministic` makes the instruction counter its
-    clock; `extra` are further words for QEMU."""
+    clock; `serial` is a file for what COM1 wrote; `extra` are further words for QEMU."""
 
     append: str | None
     initrd: Path | None
@@ -29,6 +29,7 @@ class LaunchArguments(TypedDict, total=False):
     accel: Accelerator
     qemu: str | None
     deterministic: bool
+    serial: Path | None
     extra: Sequence[str]
 
 

@@ -46,8 +46,10 @@ def need_own_serial(qemu: QemuProcess | None) -> QemuProcess:
     """The QEMU whose serial port we read. Raises BadInput for a machine without one."""
     if qemu is None:
         raise BadInput("a milestone of the serial port needs a machine that is started here", "give the kernel, not a gdbstub")
-    if "serial" in option_names(qemu.command[qemu.command.index("-S") :]):
-        raise BadInput("a milestone of the serial port needs COM1, which -serial redirects", "leave out -serial")
+    if "serial" in option_names(qemu.command[qemu.command.index("-S") :]) and not qemu.serial_log.exists():
+        raise BadInput(
+            "a milestone of the serial port needs COM1, which -serial redirects", "leave out -serial, or add: --serial FILE"
+        )
     return qemu
 
 

@@ -14,8 +14,8 @@ _LATEST: SpecName = "v1"
 
 class LaunchOptions(NamedTuple):
     """The QEMU that is started for a kernel file; None is QEMU's own default, except 512M of memory
-    and TCG. `no_recorder` starts it without the flight recorder; `deterministic` makes the instruction counter its clock. `extra` are
-    further arguments for it."""
+    and TCG. `no_recorder` starts it without the flight recorder; `deterministic` makes the instruction counter its clock; `serial` is a
+    file for what COM1 wrote in the last boot. `extra` are further arguments for it."""
 
     append: str | None = None
     initrd: str | None = None
@@ -27,6 +27,7 @@ class LaunchOptions(NamedTuple):
     qemu: str | None = None
     no_recorder: bool = False
     deterministic: bool = False
+    serial: str | None = None
     extra: tuple[str, ...] = ()
 
 

@@ -255,6 +255,7 @@ def started(
         recorder=recorder,
         deterministic=said.deterministic,
         debugcon=debugcon,
+        serial=said.serial,
     )
     with ExitStack() as stack:
         try:

@@ -20,7 +20,7 @@ _SNAPSHOT_HEAD = 256  # bytes within which a snapshot is recognized
 _CORES = (b"\x7fELF", b"KDUMP", b"makedumpfile")
 _HDRS_AT = 0x202  # Documentation/arch/x86/boot.rst: "HdrS" in the setup header of a bzImage
 
-_LAUNCH = ("append", "initrd", "machine", "memory", "cpus", "cpu", "accel", "qemu", "deterministic", "extra")
+_LAUNCH = ("append", "initrd", "machine", "memory", "cpus", "cpu", "accel", "qemu", "deterministic", "serial", "extra")
 
 
 class SubjectKind(Enum):

@@ -20,7 +20,7 @@ from pvhdbg.repl.own_commands import ALL
 _LEFT_OUT = frozenset({"run", "attach", "probe", "boot", "boot diff"})
 _NEVER_RUN = frozenset({"elf", "explain", "rules", "schema", "doctor", "trace query", "trace diff", "boot show", "boot profile"})
 _OF_PROMPT = ("continue", "stepi", "until", "break", "delete", "info breakpoints", "x", "reset", "restart", "back", "last-write")
-_HIDDEN = frozenset({"--output", "--qemu", "--via", "--exit", "--bisect", "--leave"})
+_HIDDEN = frozenset({"--output", "--serial", "--qemu", "--via", "--exit", "--bisect", "--leave"})
 _SUBJECTS = ("subject", "a", "b")
 OPEN, CLOSE, SNAPSHOT = "open_machine", "close_machine", "snapshot"
 LONGEST = 120.0  # seconds that one call may let a machine run

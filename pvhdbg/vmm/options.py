@@ -24,6 +24,7 @@ from pathlib import Path
 
 from pvhdbg.errors import BadInput
 from pvhdbg.record import dataclass
+from pvhdbg.vmm.serial_copy import with_copy
 
 DEFAULT_QEMU = "qemu-system-x86_64"
 DEFAULT_MEMORY = "512M"
@@ -87,7 +88,7 @@ class QemuOptions:
 
     `accel` is "tcg", "kvm", or "auto" (KVM if QEMU can use it, else TCG). `extra` goes to QEMU unchanged, after
     everything else, so that it can override. `deterministic` makes the instruction counter QEMU's clock. `debugcon` adds port 0xe9, unless
-    `extra` has one.
+    `extra` has one. `serial` is a file that holds what COM1 wrote in this boot, also where `extra` has a -serial of its own.
     """
 
     kernel: str | Path
@@ -103,6 +104,7 @@ class QemuOptions:
     recorder: RecorderOptions | None = None
     deterministic: bool = False
     debugcon: bool = False
+    serial: str | Path | None = None
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,10 @@ def command_line(options: QemuOptions, sockets: Sockets) -> list[str]:
         argv += _accelerator(options.accel)
     if not given & NETWORK:
         argv += ["-nic", "none"]
-    if "serial" not in given:
+    extra = list(options.extra)
+    if "serial" in given and options.serial is not None:
+        extra = with_copy(extra, sockets.serial)
+    elif "serial" not in given:
         argv += ["-serial", f"file:{sockets.serial}"]  # takes the rest literally, commas too
     if options.debugcon and not any("debugcon" in word for word in options.extra):
         argv += ["-debugcon", f"file:{sockets.debugcon}"]
@@ -157,7 +162,7 @@ def command_line(options: QemuOptions, sockets: Sockets) -> list[str]:
     argv += _deterministic(options, given) if options.deterministic else []
     if options.recorder is not None:
         argv += options.recorder.arguments(sockets.recording)
-    argv += options.extra
+    argv += extra
     if any("\0" in argument for argument in argv):
         raise BadInput("an argument for QEMU contains a zero byte", "remove it")
     return argv

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 
 from pvhdbg.decode.text import SafeText, safe, shorten
-from pvhdbg.errors import TargetLost, TargetTimeout, VmmFailed
+from pvhdbg.errors import BadInput, TargetLost, TargetTimeout, VmmFailed
 from pvhdbg.leaving import putting_back
 from pvhdbg.record import replace
 from pvhdbg.vmm.failures import check_version, ended_at_once, killed, not_installed
@@ -70,7 +71,7 @@ class QemuProcess:
         except OSError as exc:
             raise VmmFailed(f"QEMU cannot be started: {exc.strerror}", "see what limits this process") from exc
         logs = (self.serial_log, self._messages, *(one for one in (self.debugcon_log,) if one is not None))
-        self._bound = LogBound(logs)
+        self._bound = LogBound([one for one in logs if one.is_relative_to(guardian.folder)])  # not a file that the user keeps
 
     @property
     def pid(self) -> int:
@@ -190,9 +191,12 @@ def start(
     process = None
     try:
         sockets = Sockets(*(os.path.join(guardian.folder, name) for name in ("gdb", "qmp", "serial", "recording", "debugcon")))
-        progress(f"starting {os.path.basename(found)}")
+        if options.serial is not None:
+            sockets = replace(sockets, serial=_writable(options.serial))
+        command = command_line(options, sockets)
+        progress(f"starting {os.path.basename(found)}: {shlex.join(command[1:])}")
         with putting_back("QEMU, which starts"):  # a signal may come between its start and the assignment
-            process = QemuProcess(command_line(options, sockets), sockets, guardian, tied=tied)
+            process = QemuProcess(command, sockets, guardian, tied=tied)
         _await_ready(process, time.monotonic() + timeout, timeout)
     except BaseException:
         if process is None:
@@ -251,6 +255,15 @@ def _await_ready(process: QemuProcess, deadline: float, timeout: float) -> None:
     if status in _FROM_OUTSIDE and (error := process.killed()) is not None:
         raise error
     raise ended_at_once(os.path.basename(process.command[0]), status, process.stderr_tail(40), plugin=process.recorded)
+
+
+def _writable(path: str | Path) -> str:
+    """The absolute path of the file for COM1. Raises BadInput where it cannot be written."""
+    try:
+        with open(path, "ab"):
+            return os.path.abspath(path)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"--serial {path} cannot be written: {getattr(error, 'strerror', error)}", "choose another file") from error
 
 
 def _free(folder: str) -> int | None:

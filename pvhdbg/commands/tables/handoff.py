@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pvhdbg.commands.declare import Command, argument, of_command_line
 from pvhdbg.commands.formats import FILE_JUDGED, JUDGED
-from pvhdbg.commands.tables.shared import DETERMINISTIC, FOR, JUDGE, LOG, PROMPT, QEMU, SUBJECT, WALK
+from pvhdbg.commands.tables.shared import DETERMINISTIC, FOR, JUDGE, LOG, ONE_QEMU, PROMPT, SUBJECT, WALK
 
 _ACTIONS = "pvhdbg.commands.handoff"
 _EXIT = argument("--exit", action="store_true", help="end GDB with the exit code, for scripts", live=True)
@@ -17,7 +17,7 @@ HANDOFF: tuple[Command, ...] = (
         f"{_ACTIONS}:run",
         (
             argument("subject", metavar="KERNEL", help="an ELF kernel, or a bzImage that holds one"),
-            *QEMU,
+            *ONE_QEMU,
             DETERMINISTIC,
             *JUDGE,
             *WALK,
@@ -58,7 +58,7 @@ HANDOFF: tuple[Command, ...] = (
         "open the prompt without a report: all commands, and running, breakpoints, memory",
         "pvhdbg repl vmlinux -x boot.pvh -ex regs",
         "pvhdbg.repl.start:repl",
-        (SUBJECT, *QEMU, DETERMINISTIC, *JUDGE[:2], *WALK, *PROMPT),
+        (SUBJECT, *ONE_QEMU, DETERMINISTIC, *JUDGE[:2], *WALK, *PROMPT),
         formats=("text",),
         passes_on=True,
         converses=True,
@@ -86,7 +86,7 @@ HANDOFF: tuple[Command, ...] = (
                 live=False,
             ),
             _EXIT,
-            *QEMU,
+            *ONE_QEMU,
             DETERMINISTIC,
             *JUDGE,
             *WALK,
@@ -164,7 +164,7 @@ HANDOFF: tuple[Command, ...] = (
             SUBJECT,
             argument("name", metavar="REGISTER", nargs="*", help="only these", completes="register", live=True),
             argument("--bits", action="store_true", help="a line for each bit that is set, with its meaning"),
-            *QEMU,
+            *ONE_QEMU,
             *of_command_line(*WALK),
         ),
         passes_on=True,
@@ -176,7 +176,7 @@ HANDOFF: tuple[Command, ...] = (
         "show start_info and everything that it points to",
         "pvhdbg info vmlinux --initrd initrd.img",
         f"{_ACTIONS}:info",
-        (SUBJECT, *QEMU, *WALK),
+        (SUBJECT, *ONE_QEMU, *WALK),
         passes_on=True,
         live=True,
         live_example="info",
@@ -193,7 +193,7 @@ HANDOFF: tuple[Command, ...] = (
                 help="a kernel file, or a gdbstub (:1234, host:1234, unix:PATH, a socket path)",
                 live=False,
             ),
-            *QEMU,
+            *ONE_QEMU,
             *(one for one in WALK if one.names[0] in ("--kernel", "--leave", "--timeout", "--via")),
         ),
         passes_on=True,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pvhdbg.commands.declare import Argument, Command, argument
-from pvhdbg.commands.tables.shared import DETERMINISTIC, FOR, PROMPT, QEMU, WALK
+from pvhdbg.commands.tables.shared import DETERMINISTIC, FOR, ONE_QEMU, PROMPT, QEMU, WALK
 from pvhdbg.record import replace
 
 _TRAVEL = "pvhdbg.commands.travel"
@@ -40,7 +40,7 @@ RECORDED: tuple[Command, ...] = (
             argument("--flow", action="store_true", help="keep every executed block, in order, for boot blocks"),
             argument("--exact", action="store_true", help="count each instruction; without it numbers are sums over blocks"),
             FOR,
-            *QEMU,
+            *ONE_QEMU,
             *(one for one in WALK if one.names[0] == "--timeout"),
         ),
         passes_on=True,
@@ -150,7 +150,7 @@ RECORDED: tuple[Command, ...] = (
                 live=False,
             ),
             FOR,
-            *QEMU,
+            *ONE_QEMU,
             *(one for one in WALK if one.names[0] == "--timeout"),
             *PROMPT,
         ),

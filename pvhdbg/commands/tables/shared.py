@@ -50,6 +50,14 @@ LAUNCH = (
     argument("--qemu", metavar="BINARY", help="the QEMU to start (default: qemu-system-x86_64)"),
 )
 QEMU = of_command_line(*LAUNCH)
+SERIAL = argument(
+    "--serial",
+    metavar="FILE",
+    live=False,
+    completes="file",
+    help="keep what COM1 writes in this file, also where a -serial behind -- sends it elsewhere; each boot begins it anew",
+)
+ONE_QEMU = (*QEMU, SERIAL)
 DETERMINISTIC = argument(
     "--deterministic",
     action="store_true",
@@ -68,7 +76,7 @@ LOG = of_command_line(
     argument("--vmm", metavar="VMM", help='name and version of the VMM that a probe log was made on, as in "QEMU 7.2.22"'),
 )
 FOR = argument("--for", dest="seconds", type=float, metavar="SECONDS", help="how long to follow the guest (default: 60)")
-_SECTIONS = (("judging", JUDGE), ("QEMU, when a kernel file is booted", QEMU), ("reaching the entry", WALK))
+_SECTIONS = (("judging", JUDGE), ("QEMU, when a kernel file is booted", ONE_QEMU), ("reaching the entry", WALK))
 
 
 def section_of(one: Argument) -> str:

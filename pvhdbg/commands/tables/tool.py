@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pvhdbg.commands.declare import Command, argument
-from pvhdbg.commands.tables.shared import FOR, QEMU, SUBJECT, WALK
+from pvhdbg.commands.tables.shared import FOR, ONE_QEMU, SUBJECT, WALK
 
 TOOL: tuple[Command, ...] = (
     Command(
@@ -87,7 +87,7 @@ TOOL: tuple[Command, ...] = (
                 default=[],
                 help="a line of Python instead of a prompt; prog is the Program",
             ),
-            *QEMU,
+            *ONE_QEMU,
             *WALK,
         ),
         formats=("text",),

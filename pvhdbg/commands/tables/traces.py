@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pvhdbg.commands.declare import Command, argument, of_command_line
-from pvhdbg.commands.tables.shared import DETERMINISTIC, FOR, PROMPT, QEMU, WALK
+from pvhdbg.commands.tables.shared import DETERMINISTIC, FOR, ONE_QEMU, PROMPT, WALK
 
 _TRACE_ACTIONS = "pvhdbg.commands.trace"
 _SAVED_ACTIONS = "pvhdbg.commands.saved_trace"
@@ -36,7 +36,7 @@ TRACES: tuple[Command, ...] = (
                 help="a milestone of your own; serial: is a line that the guest writes to COM1",
             ),
             FOR,
-            *QEMU,
+            *ONE_QEMU,
             *WALK,
         ),
         passes_on=True,
@@ -127,7 +127,7 @@ TRACES: tuple[Command, ...] = (
             argument("--vcpu", type=int, metavar="N", help="the CPU to trace, by QEMU's log or by steps (default: 0)"),
             _NO_RECORDER,
             FOR,
-            *QEMU,
+            *ONE_QEMU,
             DETERMINISTIC,
             *of_command_line(*WALK),
         ),
@@ -152,7 +152,7 @@ TRACES: tuple[Command, ...] = (
             argument(
                 "--compare-tcg", action="store_true", help="with --accel kvm: boot it under TCG too, which shows faults", live=False
             ),
-            *QEMU,
+            *ONE_QEMU,
             DETERMINISTIC,
             *of_command_line(*WALK),
             *PROMPT,
@@ -176,7 +176,7 @@ TRACES: tuple[Command, ...] = (
                 help="what to wait for: exit code 0 when it is reached, 1 when the guest dies first, 3 when the time is up",
             ),
             FOR,
-            *QEMU,
+            *ONE_QEMU,
             DETERMINISTIC,
             *WALK,
         ),
