@@ -13,7 +13,7 @@ from pvhdbg.commands.output import open_output
 from pvhdbg.decode.text import SafeText, safe
 from pvhdbg.disassembly import available
 from pvhdbg.driver.calls import calls
-from pvhdbg.driver.engine_choice import choose_engine, marks_of
+from pvhdbg.driver.engine_choice import choose_engine, is_window, marks_of
 from pvhdbg.driver.follow import TraceRun, event_count
 from pvhdbg.driver.goal import TraceGoal, trace_goal_of
 from pvhdbg.driver.options import EngineName, TraceOptions
@@ -76,7 +76,9 @@ def _trace(about: SubjectOptions, options: TraceOptions, context: Context) -> An
         if context.session is not None:
             answer = on_session(context.session, "trace", lambda machine: _traced(options, machine, write), context.progress)
             return _with_next(answer, context.session)
-        opening = at_entry(about, context.progress, traced=True, marks=marks_of(options), patience=options.seconds)
+        opening = at_entry(
+            about, context.progress, traced=True, marks=marks_of(options), windows=is_window(options), patience=options.seconds
+        )
         machine = stack.enter_context(opening)
         return _traced(options, machine, write)
 

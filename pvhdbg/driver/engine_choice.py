@@ -12,6 +12,7 @@ from pvhdbg.machine.names import Names, addresses_of
 from pvhdbg.tracing.cpu_text import decode, of_cpu
 from pvhdbg.tracing.engines.engine import Engine
 from pvhdbg.tracing.engines.recorded import RecorderEngine
+from pvhdbg.tracing.engines.registers import RegisterEngine
 from pvhdbg.tracing.milestones import SYMBOLS
 from pvhdbg.tracing.mode_words import MODES
 
@@ -28,6 +29,9 @@ def choose_engine(options: TraceOptions, machine: TracedMachine, *, states: bool
     wanted = options.engine
     if wanted == "auto" and machine.live and count is not None and count <= FEW and not options.vcpu:
         wanted = "step" if _steps(machine) else "auto"
+    if wanted == "auto" and machine.recorder is not None and options.what != "milestones":
+        recorder = machine.recorder
+        return through_resets(options, machine, "recorder", lambda base: RegisterEngine(machine.target, recorder, base))
     if wanted == "auto" and machine.recording is not None:
         state = _state(machine)
         recorded, code = machine.recording, machine.names.code
@@ -136,6 +140,12 @@ def own_milestones(options: TraceOptions, names: Names) -> dict[int, str]:
         if pattern_of(text, "--milestone") is None:
             found.update(dict.fromkeys(addresses_of(text, names, "--milestone"), text))
     return found
+
+
+def is_window(options: TraceOptions) -> bool:
+    """Whether the recorder can show the instructions: of the first CPU, and without resets."""
+    other = options.vcpu or options.on_reset != "stop"
+    return options.what in ("state", "pc") and options.engine == "auto" and not other
 
 
 def marks_of(options: TraceOptions) -> tuple[str, ...] | None:

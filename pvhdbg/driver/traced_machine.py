@@ -88,13 +88,14 @@ def at_entry(
     patience: float | None = None,
     watched: bool = False,
     exact: bool = False,
+    windows: bool = False,
     debugcon: bool = False,
 ) -> Iterator[TracedMachine]:
     """Bring the subject, a kernel file or a gdbstub, to its entry; leave it as its options say. Raises PvhdbgError.
 
     `traced` says that an engine follows, which checks by itself whether QEMU's log was left on. With `marks`, a QEMU that is
     started gets the flight recorder, if available, which notes when these symbols and addresses are first executed. `patience`:
-    see `attach_stub`. `watched` is for a watch for the guest's death or a wait: with the flight recorder, whose count is `exact` or a sum. `debugcon` adds port 0xe9.
+    see `attach_stub`. `watched` is for a watch for the guest's death or a wait: with the flight recorder, whose count is `exact` or a sum; `windows` is for its registers of each instruction. `debugcon` adds port 0xe9.
     """
     refuse_what_does_not_run(options)
     with ExitStack() as stack:
@@ -103,6 +104,8 @@ def at_entry(
         def recorded(image: KernelImage) -> RecorderOptions | None:
             if watched:
                 return watching(options, warnings, progress, exact=exact)(image)
+            if windows:
+                return recorder_for(options, image, (), warnings, progress, exact=False, or_sums=True)
             return None if marks is None else recorder_for(options, image, marks, warnings, progress)
 
         opened = stack.enter_context(

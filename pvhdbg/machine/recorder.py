@@ -18,6 +18,7 @@ from pvhdbg.tracing.recording import MOST_MARKS, Recording
 from pvhdbg.vmm.options import RecorderOptions, names_accelerator, option_names
 from pvhdbg.vmm.qemu import QemuProcess
 
+_MARKS = MOST_MARKS - 4  # the rest is for panic()
 ONE_CPU = "by a deterministic clock QEMU crashes where each instruction of several CPUs is counted"
 
 
@@ -45,7 +46,12 @@ def watching(
 
     The first instructions are counted in any case; `exact` counts all of them, which makes a whole boot a fifth slower.
     """
-    return lambda image: recorder_for(options, image, (), warnings, progress, halts=panics(Names(image)), exact=exact)
+
+    def wanted(image: KernelImage) -> RecorderOptions | None:
+        plain = recorder_for(options, image, (), warnings, progress, exact=exact, or_sums=True)
+        return None if plain is None else replace(plain, halts=tuple(panics(Names(image))), code=True)
+
+    return wanted
 
 
 @contextmanager
@@ -60,12 +66,11 @@ def recording_of(qemu: QemuProcess | None) -> Iterator[Recording | None]:
 
 def recorder_for(
     options: SubjectOptions, image: KernelImage, marks: Sequence[str], warnings: list[SafeText], progress: Progress,
-    *, halts: Sequence[int] | None = None, exact: bool = True,
+    *, exact: bool = True, or_sums: bool = False,
 ) -> RecorderOptions | None:  # fmt: skip
     """The recorder's options for a boot of `image`; None where it is not wanted, or not available: then `warnings` says why.
 
-    For a watch, the machine stops before the first execution at each of `halts`, and sums over blocks will do. `exact` counts each
-    instruction, where that can be done. `marks` are symbols and 0xADDRESSes; Linux's own milestones are added. Raises BadInput for a mark that is neither.
+    `exact` counts each instruction; where that cannot be done, sums over blocks are taken with `or_sums`. `marks` are symbols and 0xADDRESSes; Linux's own milestones are added. Raises BadInput for a mark that is neither.
     """
     launch = options.launch
     entry = image.kernel().entry
@@ -73,15 +78,14 @@ def recorder_for(
     if launch.no_recorder or kvm or options.way.entry is not None or options.way.here or entry is None:
         return None
     exact = exact and not counts_one_cpu(options)
-    if not exact and halts is None:
+    if not exact and not or_sums:
         warnings.append(safe(f"without the flight recorder: {ONE_CPU}"))
         return None
     names = Names(image)
     addresses = [*names.found(SYMBOLS), *(address for mark in marks for address in addresses_of(mark, names, "--milestone"))]
     try:
-        marked = tuple(dict.fromkeys(addresses))[: MOST_MARKS - len(halts or ())]
-        told = RecorderOptions(library(progress), entry, exact=exact, marks=marked)
-        return told if halts is None else replace(told, halts=tuple(halts), code=True)
+        marked = tuple(dict.fromkeys(addresses))[:_MARKS]
+        return RecorderOptions(library(progress), entry, exact=exact, marks=marked)
     except NoRecorder as error:
         warnings.append(safe(f"without the flight recorder: {error.what} ({error.todo})"))
         return None

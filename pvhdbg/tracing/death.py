@@ -99,7 +99,6 @@ class Death:
     path: tuple[Event, ...] = ()
     system: tuple[Event, ...] = ()
     begun: int | None = None
-    roughly: int | None = None
     loop: tuple[int, ...] = ()
     awaited: tuple[Awaited, ...] = ()
     looped: float = 0.0
@@ -120,6 +119,7 @@ class Death:
     standing: tuple[StoppedCpu, ...] = ()
     there: tuple[Event, ...] = ()
     loads: tuple[tuple[Event, Touched], ...] = ()
+    roughly: int | None = None
 
     @property
     def vmm_bug(self) -> VmmBug | None:

@@ -6,12 +6,12 @@ computed on demand. Columns are read by strides: this is what bounds the rate at
 
 from __future__ import annotations
 
+import re
 import struct
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import repeat
-from operator import ne
+from itertools import pairwise, repeat
 
 from pvhdbg.decode.cpu_mode import Mode, mode_of, mode_of_hflags
 from pvhdbg.tracing.event import Batch, Changes, Delta, Fault, FaultKind
@@ -19,8 +19,10 @@ from pvhdbg.tracing.event import Batch, Changes, Delta, Fault, FaultKind
 SIZE = 512  # bytes of a record
 # number pc block eflags code size efer, general registers, eip eflags cc_*, df, hflags, segments and tables, control registers
 _LAYOUT = struct.Struct("<QQII15sBQ16QQQ24x4xiI4x" + "I4xQII" * 10 + "5Q")
-_NUMBER, _PC, _BLOCK, _EFER, _HFLAGS, _EFLAGS = 0, 1, 4, 5, 56, 5  # indexes as words of 64 bits, or 32 (block, hflags, eflags)
-_SYSTEM = slice(232, SIZE)  # bytes of segments, tables and control registers
+_NUMBER, _PC, _BLOCK, _HFLAGS, _EFLAGS = 0, 1, 4, 56, 5  # indexes as words of 64 bits, or 32 (block, hflags, eflags)
+_CODE, _LENGTH = 24, 15  # offset of the code, and from there of its length
+_CHANGED = 0x80  # in the length: EFER, a segment, a table or a control register differs from the record before
+_MARKED = re.compile(rb"[\x80-\xff]")
 _GENERAL = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{index}" for index in range(8, 16)))
 _SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs", "ldt", "tr", "gdt", "idt")
 _SHOWN_FLAGS = 0x00FFFF00  # of a segment, as QEMU prints them
@@ -69,75 +71,85 @@ def changes(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, in
 
 
 class RegisterRows:
-    """Feed it records as they are written; it returns the events that are complete. The last one waits for its successor."""
+    """Feed it records as they are written; it returns the events that are complete. The last one waits for its successor.
 
-    def __init__(self) -> None:
+    `base` is the sequence number of the first event; None: events have the recorder's numbers.
+    """
+
+    def __init__(self, base: int | None = None) -> None:
+        self._base = base
+        self._less: int | None = None if base is not None else 0  # the recorder's number minus the event's
         self._held = b""  # the last record
-        self._codes: dict[int, bytes] = {}
-        self._modes: dict[tuple[int, int, int, int], Mode] = {}
+        self._modes: dict[tuple[int, int, int], Mode] = {}
         self._faults: deque[Fault] = deque()  # that are not placed yet
-        self.number = 0  # of the next event
+        self.number = 0  # of the last record, or behind it
 
     def feed(self, records: bytes, faults: Iterable[Fault] = ()) -> Batch:
         """The events that `records` complete. `faults` are all that were taken before the last of them, and perhaps later ones."""
         self._faults.extend(faults)
         rows = _last_of_each(self._held + records)
         if not rows:
-            return Batch(self.number, [], [], [])
+            return Batch(self._seq(self.number), [], [], [])
         self._held = rows[-SIZE:]
         count = len(rows) // SIZE - 1
-        words, halves = memoryview(rows).cast("Q"), memoryview(rows).cast("I")
-        numbers = words[_NUMBER :: SIZE // 8].tolist()
-        self.number = numbers[-1]
+        words = memoryview(rows).cast("Q")
+        first, self.number = words[_NUMBER], words[count * SIZE // 8 + _NUMBER]
+        if self._less is None:
+            self._less = first - (self._base or 0)
         pcs = words[_PC :: SIZE // 8].tolist()
+        changed = _changed(rows)
         batch = Batch(
-            numbers[0], pcs[:count], self._modes_of(rows, halves, words)[:count], self._codes_of(rows, halves, count),
-            list(map(RecordDelta, repeat(rows), range(0, count * SIZE, SIZE))), None, _systems(rows, words),
+            self._seq(first), pcs[:count], self._modes_of(rows, changed)[:count], _codes_of(rows, count),
+            list(map(RecordDelta, repeat(rows), range(0, count * SIZE, SIZE))), None, [one - 1 for one in changed if one],
         )  # fmt: skip
-        return replace(batch, faults=self._placed(rows, numbers, pcs))
+        return replace(batch, faults=self._placed(rows, pcs)) if self._faults else batch
 
     def finish(self, state: Mapping[str, int] | None, faults: Iterable[Fault] = ()) -> Batch:
         """The last event, and the faults behind it; `state` holds the registers at that moment, None without them."""
         self._faults.extend(faults)
         row, self._held = self._held, b""
         if not row:
-            return Batch(self.number, [], [], [], faults=self._rest(self.number))
-        words, halves = memoryview(row).cast("Q"), memoryview(row).cast("I")
+            return Batch(self._seq(self.number), [], [], [], faults=self._rest(self.number))
+        words = memoryview(row).cast("Q")
         before = state_of(row)
         delta = None if state is None else Changes(changes(before, state), before)
+        if self._less is None:
+            self._less = words[_NUMBER] - (self._base or 0)
         seq, self.number = words[_NUMBER], words[_NUMBER] + 1
         system = [0] if delta is not None and any(name not in _GENERAL and name != "eflags" for name in delta.decode()) else []
-        modes, codes = self._modes_of(row, halves, words), self._codes_of(row, halves, 1)
-        return Batch(seq, [words[_PC]], modes, codes, [delta], None, system, self._rest(self.number))
+        return Batch(
+            self._seq(seq), [words[_PC]], [self._mode(row)], _codes_of(row, 1), [delta], None, system, self._rest(self.number)
+        )
+
+    def _seq(self, number: int) -> int:
+        """The sequence number of the event with a number of the recorder's."""
+        return number - (self._less or 0)
 
     def _rest(self, number: int) -> list[Fault]:
-        rest = [replace(one, seq=number) for one in self._faults]
+        rest = [replace(one, seq=self._seq(number)) for one in self._faults]
         self._faults.clear()
         return rest
 
-    def _codes_of(self, rows: bytes, halves: memoryview, count: int) -> list[bytes]:
-        blocks = halves[_BLOCK :: SIZE // 4].tolist()[:count]
-        known: dict[int, bytes] = {}
-        for index, block in enumerate(blocks):
-            if block not in known:
-                at = index * SIZE + 24
-                known[block] = rows[at : at + rows[at + 15]]
-        return list(map(known.__getitem__, blocks))
+    def _modes_of(self, rows: bytes, changed: Sequence[int]) -> list[Mode]:
+        """The mode of each record; it changes only with segments and control registers."""
+        found: list[Mode] = []
+        for start, end in pairwise(sorted({0, *changed, len(rows) // SIZE})):
+            found += [self._mode(rows[start * SIZE : (start + 1) * SIZE])] * (end - start)
+        return found
 
-    def _modes_of(self, rows: bytes, halves: memoryview, words: memoryview) -> list[Mode]:
-        hidden = halves[_HFLAGS :: SIZE // 4].tolist()
-        flags = halves[_EFLAGS :: SIZE // 4].tolist()
-        cr0, cr4 = words[(SIZE - 40) // 8 :: SIZE // 8].tolist(), words[(SIZE - 8) // 8 :: SIZE // 8].tolist()
-        keys = list(zip(hidden, [one & _IN_HFLAGS for one in flags], cr0, cr4, strict=True))
-        for key in set(keys) - self._modes.keys():
-            found = mode_of_hflags(key[0] | key[1])
-            self._modes[key] = mode_of(key[2], key[3], 0, None) if found is Mode.PROTECTED else found
-        return list(map(self._modes.__getitem__, keys))
+    def _mode(self, row: bytes) -> Mode:
+        words, halves = memoryview(row).cast("Q"), memoryview(row).cast("I")
+        key = halves[_HFLAGS] | halves[_EFLAGS] & _IN_HFLAGS, words[(SIZE - 40) // 8], words[(SIZE - 8) // 8]
+        if key not in self._modes:
+            found = mode_of_hflags(key[0])
+            self._modes[key] = mode_of(key[1], key[2], 0, None) if found is Mode.PROTECTED else found
+        return self._modes[key]
 
     # --- faults between instructions ------------------------------------------------------------------------------
 
-    def _placed(self, rows: bytes, numbers: Sequence[int], pcs: Sequence[int]) -> list[Fault]:
+    def _placed(self, rows: bytes, pcs: Sequence[int]) -> list[Fault]:
         """The faults before the last record, each with the number of its handler's first instruction. Later ones wait."""
+        numbers = memoryview(rows).cast("Q")[_NUMBER :: SIZE // 8].tolist()
         placed: list[Fault] = []
         start = 0
         for index, fault in enumerate(tuple(self._faults)):
@@ -145,27 +157,34 @@ class RegisterRows:
             if at is None:
                 continue
             for _ in range(index + 1 - len(placed)):
-                placed.append(replace(self._faults.popleft(), seq=numbers[at]))
+                placed.append(replace(self._faults.popleft(), seq=self._seq(numbers[at])))
             start = at
         return placed
+
+
+def _codes_of(rows: bytes, count: int) -> list[bytes]:
+    blocks = memoryview(rows).cast("I")[_BLOCK :: SIZE // 4].tolist()[:count]
+    known = {}
+    for block, index in dict(zip(blocks, range(count), strict=True)).items():
+        at = index * SIZE + _CODE
+        known[block] = rows[at : at + (rows[at + _LENGTH] & ~_CHANGED)]
+    return list(map(known.__getitem__, blocks))
+
+
+def _changed(rows: bytes) -> list[int]:
+    """The records that differ from the one before in EFER, a segment, a table or a control register."""
+    return [found.start() for found in _MARKED.finditer(rows[_CODE + _LENGTH :: SIZE])]
 
 
 def _last_of_each(rows: bytes) -> bytes:
     """The records without those of instructions that QEMU began again."""
     words = memoryview(rows).cast("Q")
-    numbers = words[_NUMBER :: SIZE // 8].tolist()
-    if not numbers or numbers[-1] - numbers[0] == len(numbers) - 1:
+    count = len(rows) // SIZE
+    if not count or words[(count - 1) * SIZE // 8 + _NUMBER] - words[_NUMBER] == count - 1:
         return rows
+    numbers = words[_NUMBER :: SIZE // 8].tolist()
     kept = [at for at, number in enumerate(numbers) if at + 1 == len(numbers) or numbers[at + 1] > number]
     return b"".join([rows[at * SIZE : (at + 1) * SIZE] for at in kept])
-
-
-def _systems(rows: bytes, words: memoryview) -> list[int]:
-    parts = [rows[at + _SYSTEM.start : at + SIZE] for at in range(0, len(rows), SIZE)]
-    efer = words[_EFER :: SIZE // 8].tolist()
-    differ = map(ne, parts, parts[1:])
-    wider = map(ne, efer, efer[1:])
-    return [index for index, (one, other) in enumerate(zip(differ, wider, strict=True)) if one or other]
 
 
 def _handler(fault: Fault, rows: bytes, pcs: Sequence[int], start: int) -> int | None:
@@ -176,8 +195,8 @@ def _handler(fault: Fault, rows: bytes, pcs: Sequence[int], start: int) -> int |
     for at in range(max(start, 1), len(pcs)):
         if pcs[at] == fault.pc:
             continue
-        previous = (at - 1) * SIZE + 24
-        if pcs[at] == pcs[at - 1] + rows[previous + 15] and fault.kind is not FaultKind.SOFTWARE_INTERRUPT:
+        size = rows[(at - 1) * SIZE + _CODE + _LENGTH] & ~_CHANGED
+        if pcs[at] == pcs[at - 1] + size and fault.kind is not FaultKind.SOFTWARE_INTERRUPT:
             continue
         if rows[at * SIZE + 48 : at * SIZE + 56] != struct.pack("<Q", fault.state.get("rax", 0)):
             continue  # most are left out by this

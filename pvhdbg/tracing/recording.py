@@ -489,8 +489,9 @@ class Recording:
             found = bytes(self._data[at + low * SIZE : at + high * SIZE])
         else:
             found = bytes(self._data[at + low * SIZE : at + MOST_REGISTERS * SIZE]) + bytes(self._data[at : at + high * SIZE])
-        now = self.header.register_count
-        over = 0 if now == ever else max(0, now + 1 - MOST_REGISTERS - start)
+        head = self.header
+        now = head.register_count
+        over = 0 if now == ever or head.register_waits else max(0, now + 1 - MOST_REGISTERS - start)
         return start + over, found[over * SIZE :]
 
     def parts(self) -> list[tuple[int, int]]:

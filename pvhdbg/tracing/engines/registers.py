@@ -68,11 +68,12 @@ class RegisterEngine:
 
     name: EngineKind = "recorder"
 
-    def __init__(self, target: Target, recorder: Recorder) -> None:
+    def __init__(self, target: Target, recorder: Recorder, base: int | None = None) -> None:
+        """`base` is the sequence number of the first event; without it, events have the recorder's own numbers, from the entry on."""
         self.end = TraceEnd(EndReason.STOPPED)
         self.warnings: list[SafeText] = []
         self._target, self._recorder = target, recorder
-        self._rows = RegisterRows()
+        self._rows = RegisterRows(base)
         self._taken = 0
         self._asked = False
         self._triple = False  # the last fault is a triple fault

@@ -123,6 +123,7 @@ enum {
     MOST_CPUS = 256,
     STABLE_SCORES = 16,     /* CPUs for which QEMU makes room at once: their counters never move */
     LONGEST = 15,           /* bytes of an instruction */
+    SYSTEM_CHANGED = 0x80,
     NEAR = 700,             /* instructions before `stop` from which blocks have one instruction */
 };
 #define NEVER UINT64_MAX
@@ -225,7 +226,7 @@ _Static_assert(sizeof(struct write) == 32, "a store's record has 32 bytes");
 struct registers {
     uint64_t number, pc;  /* of the instruction; linear */
     uint32_t block, flags; /* its block; EFLAGS, computed */
-    uint8_t code[LONGEST], size;
+    uint8_t code[LONGEST], size; /* of code; with SYSTEM_CHANGED: EFER or the part from `es` on differs from the record before */
     uint64_t efer;
     uint64_t general[16];  /* rax rcx rdx rbx rsp rbp rsi rdi r8 to r15 */
     uint8_t rest[336];     /* CPUX86State from eip to cr[4]: eip eflags cc_dst cc_src cc_src2 cc_op df hflags hflags2, es cs ss ds fs gs
@@ -517,7 +518,7 @@ static uint64_t word_at(const uint8_t *place)
 }
 
 /* CPUX86State behind eip: bytes from there to the fields that are needed here. */
-enum { REST_FLAGS = 8, REST_CC_OP = 40, REST_DF = 44, REST_HFLAGS = 48, REST_CS_BASE = 88, REST_CR0 = 296, DF = 0x400, CS64 = 1 << 15 };
+enum { REST_FLAGS = 8, REST_CC_OP = 40, REST_DF = 44, REST_HFLAGS = 48, REST_ES = 56, REST_CS_BASE = 88, REST_CR0 = 296, DF = 0x400, CS64 = 1 << 15 };
 
 static void find_efer(const char *text)
 {
@@ -614,10 +615,12 @@ static void keep_registers(unsigned index, uint64_t number, uint32_t id)
         one->block = id;
         one->flags = all_flags();
         memcpy(one->code, codes[id], LONGEST);
-        one->size = codes[id][LONGEST];
         one->efer = found_registers.efer ? word_at(found_registers.efer) : 0;
         memcpy(one->general, found_registers.env, sizeof one->general);
         memcpy(one->rest, found_registers.env + found_registers.eip, sizeof one->rest);
+        const struct registers *before = &kept[(at - 1) % REGISTERS];
+        bool same = at && one->efer == before->efer && !memcmp(one->rest + REST_ES, before->rest + REST_ES, sizeof one->rest - REST_ES);
+        one->size = codes[id][LONGEST] | (same ? 0 : SYSTEM_CHANGED);
         atomic_store_explicit(&header->register_count, at + 1, memory_order_release);
     }
     if (number + 1 >= until && private.vm_stop) {
