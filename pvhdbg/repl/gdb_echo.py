@@ -5,8 +5,9 @@ from __future__ import annotations
 from pvhdbg.errors import TargetError
 from pvhdbg.model import Registers
 from pvhdbg.rsp.registers import RegisterLayout
-from pvhdbg.targets.target import Capabilities, Leave, Steppable, Stop, Target, steppable
+from pvhdbg.targets.target import Capabilities, Leave, Steppable, Stop, Target, WatchKind, Watchpoint, steppable, watching
 
+_WATCH = {WatchKind.WRITE: "watch", WatchKind.READ: "rwatch", WatchKind.ANY: "awatch"}
 _MOST = 24  # GDB commands that are shown for one command
 
 
@@ -74,6 +75,16 @@ class GdbEcho:
     def clear_breakpoint(self, address: int) -> None:
         self._tell(f"clear *{address:#x}")
         self.inner.clear_breakpoint(address)
+
+    def set_watchpoint(self, one: Watchpoint) -> bool:
+        self._tell(f"{_WATCH[one.access]} *(unsigned char(*)[{one.size}]){one.address:#x}")
+        inner = watching(self.inner)
+        return inner is not None and inner.set_watchpoint(one)
+
+    def clear_watchpoint(self, one: Watchpoint) -> None:
+        inner = watching(self.inner)
+        if inner is not None:
+            inner.clear_watchpoint(one)
 
     def resume(self) -> None:
         self._tell("continue")

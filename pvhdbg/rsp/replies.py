@@ -21,6 +21,7 @@ class StopReply(NamedTuple):
     number: int
     thread: str | None = None
     watch: int | None = None
+    watched_for: str = ""  # "r" a load, "a" any access, "" a store
 
     @property
     def words(self) -> str:
@@ -42,7 +43,13 @@ def stop_reply(data: bytes) -> StopReply:
     if not is_stop(data):
         raise ProtocolError(f"the stub answered {data[:40]!r} instead of a stop reply", "start the VMM again")
     thread, watch = _THREAD.search(data), _WATCH.search(data)
-    return StopReply(chr(data[0]), int(data[1:3], 16), thread[1].decode() if thread else None, int(watch[2], 16) if watch else None)
+    return StopReply(
+        chr(data[0]),
+        int(data[1:3], 16),
+        thread[1].decode() if thread else None,
+        int(watch[2], 16) if watch else None,
+        (watch[1] or b"").decode() if watch else "",
+    )
 
 
 def error_code(data: bytes) -> int | None:

@@ -17,11 +17,12 @@ from typing import Any
 from pvhdbg.errors import MemoryUnreadable, ProtocolError, PvhdbgError, TargetError, TargetLost, TargetTimeout
 from pvhdbg.leaving import putting_back
 from pvhdbg.model import LOW_HALVES, Registers
+from pvhdbg.record import replace
 from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.keeper import Keeper
 from pvhdbg.targets.mi import MachineInterface
 from pvhdbg.targets.mi_channel import quoted
-from pvhdbg.targets.target import END_IT, Capabilities, Leave, Stop, StopKind
+from pvhdbg.targets.target import END_IT, Capabilities, Leave, Stop, StopKind, WatchKind, Watchpoint
 
 _WANTED = frozenset(
     [
@@ -77,6 +78,7 @@ _SHORT = 0.3  # seconds for a GDB that was silent already
 _PARTING = 2.0  # seconds for each step of the clean-up
 _LOOK = 0.1  # seconds between two checks of the serial port and of Ctrl-C
 _PG = 1 << 31
+_WATCH = {WatchKind.WRITE: "", WatchKind.READ: "-r ", WatchKind.ANY: "-a "}
 _SIGNALS = {"SIGTRAP": 5, "SIGINT": 2, "SIGQUIT": 3, "SIGABRT": 6, "0": 0}
 
 
@@ -90,6 +92,8 @@ class GdbTarget:
         self._keeper = keeper
         self._timeout = timeout
         self._breakpoints: dict[int, str] = {}
+        self._watchpoints: dict[Watchpoint, str] = {}
+        self._owed: int | None = None  # the pc after a step that hit a watchpoint: see rule 9 in targets/remote.py
         self._running = False
         self._closed = False
         self._asked = time.monotonic()
@@ -128,7 +132,7 @@ class GdbTarget:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(monitor=self._has_monitor, width=self._width)
+        return Capabilities(monitor=self._has_monitor, width=self._width, watchpoints=True)
 
     # --- connecting -----------------------------------------------------------------------------------------------
 
@@ -269,6 +273,24 @@ class GdbTarget:
             self._stopped()
             self._done(f"-break-delete {number}")
 
+    def set_watchpoint(self, one: Watchpoint) -> bool:
+        """See `Watching`. GDB stops at a store only where it changes a value, and says at the next run what the stub refuses."""
+        self._stopped()
+        if one not in self._watchpoints:
+            place = quoted(f"*(unsigned char (*)[{one.size}]){one.address:#x}")
+            reply = self._done(f"-break-watch {_WATCH[one.access]}{place}")
+            with _readable("watchpoint"):
+                (found,) = reply.values()
+                self._watchpoints[one] = str(int(found["number"]))
+        return True
+
+    def clear_watchpoint(self, one: Watchpoint) -> None:
+        """See `Watching`."""
+        number = self._watchpoints.pop(one, None)
+        if number is not None:
+            self._stopped()
+            self._done(f"-break-delete {number}")
+
     def resume(self) -> None:
         self._stopped()
         self._gdb.events.clear()
@@ -279,9 +301,27 @@ class GdbTarget:
     def wait(self, timeout: float) -> Stop:
         if not self._running:
             raise TargetError("the machine is not running", "resume it first")
-        return self._await(time.monotonic() + timeout)
+        deadline = time.monotonic() + timeout
+        stop = self._await(deadline)
+        owed, self._owed = self._owed, None
+        if owed is None or owed in self._breakpoints or not self._stands_still(stop, owed):
+            return stop
+        self.resume()
+        return self._await(deadline)
 
     def step(self) -> Stop:
+        owed, self._owed = self._owed, None
+        stop = self._step()
+        if owed is not None and self._stands_still(stop, owed):
+            stop = self._step()
+        if stop.watched is not None:
+            self._owed = self.read_registers().get("rip")
+        return stop
+
+    def _stands_still(self, stop: Stop, pc: int) -> bool:
+        return stop.kind is StopKind.BREAKPOINT and stop.watched is None and self.read_registers().get("rip") == pc
+
+    def _step(self) -> Stop:
         self._stopped()
         self._gdb.events.clear()
         self._cr0 = None
@@ -304,7 +344,16 @@ class GdbTarget:
                 return Stop(StopKind.EXITED, 0, "the VMM exited")
             if record.get("message") == "stopped":
                 self._running = False
-                return stop_of_record(record["payload"])
+                return self._watched(record["payload"])
+
+    def _watched(self, payload: dict[str, Any]) -> Stop:
+        """The stop of a record, with the address of the watchpoint of ours that it names."""
+        stop = stop_of_record(payload)
+        named: dict[str, Any] = next(
+            (payload[key] for key in ("wpt", "hw-rwpt", "hw-awpt") if isinstance(payload.get(key), dict)), {}
+        )
+        hit = next((one for one, number in self._watchpoints.items() if str(named.get("number")) == number), None)
+        return stop if hit is None else replace(stop, watched=hit.address, watched_for=hit.access)
 
     def peer_command(self) -> tuple[str, ...]:
         """Nothing: GDB holds the connection, and its other end is not looked up."""
@@ -406,6 +455,8 @@ class GdbTarget:
         self._stopped()
         for address in tuple(self._breakpoints):
             self.clear_breakpoint(address)
+        for one in tuple(self._watchpoints):
+            self.clear_watchpoint(one)
         self._done("-target-disconnect")
 
     def take_again(self) -> None:
@@ -442,7 +493,8 @@ class GdbTarget:
         """Put back each thing by itself: whether the machine answered, or is gone; and whether it ended, if it was to be killed."""
         self._timeout = min(self._timeout, _PARTING)
         breakpoints = [partial(self.clear_breakpoint, address) for address in tuple(self._breakpoints)]
-        steps: list[Callable[[], object]] = [self.interrupt, *breakpoints, partial(self._let_go, leave)]
+        watchpoints = [partial(self.clear_watchpoint, one) for one in tuple(self._watchpoints)]
+        steps: list[Callable[[], object]] = [self.interrupt, *breakpoints, *watchpoints, partial(self._let_go, leave)]
         stays = leave is not Leave.KILLED
         for step in steps:
             try:

@@ -12,6 +12,7 @@ The rules that keep QEMU's stub, and the guest, unharmed (measured on 7.2 and 10
    mode QEMU answers zeros for what is not there, so a caller asks for backed memory only (`info mtree`).
 8. Connecting stops the machine. Closing the socket leaves it stopped; `D` lets it run. `k` ends a QEMU 7.2; later ones take it
    for a shutdown of the guest, which -no-shutdown keeps: the monitor's `quit` ends all of them.
+9. After a step that hits a watchpoint, the next step or `c` stops at once, before any instruction: it is sent again (7.2 to 11.1).
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from pvhdbg.rsp.registers import RegisterLayout, layout_for
 from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.keeper import Keeper
 from pvhdbg.targets.peer import command_of, files_of
-from pvhdbg.targets.target import WAITS, Capabilities, Leave, Stop, StopKind
+from pvhdbg.targets.target import WAITS, Capabilities, Leave, Stop, StopKind, WatchKind, Watchpoint
 from pvhdbg.targets.wire import Wire
 
 _LONGEST_CODE = 15  # bytes of one instruction
@@ -46,6 +47,8 @@ _PG = 1 << 31
 _CPUS = 4096
 _DIGITS = b"0123456789abcdefABCDEFx"
 _THREAD = re.compile(r"p[0-9a-fA-F]{1,8}\.[0-9a-fA-F]{1,8}")
+_WATCH = {WatchKind.WRITE: 2, WatchKind.READ: 3, WatchKind.ANY: 4}  # Z2, Z3, Z4
+_WATCHED_FOR = {"": WatchKind.WRITE, "r": WatchKind.READ, "a": WatchKind.ANY}
 _STANDS = (StopKind.BREAKPOINT, StopKind.INTERRUPT, StopKind.SHUTDOWN)
 
 
@@ -60,6 +63,8 @@ class RemoteTarget:
         self._timeout = timeout
         self._layout: RegisterLayout | None = None
         self._breakpoints: set[int] = set()
+        self._watchpoints: set[Watchpoint] = set()
+        self._owed: int | None = None  # the pc after a step that hit a watchpoint: rule 9
         self._running = False
         self._closed = False
         self._thread: str | None = None
@@ -115,7 +120,7 @@ class RemoteTarget:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(monitor=self._has_monitor, packets=True, width=self._known_layout().width)
+        return Capabilities(monitor=self._has_monitor, packets=True, width=self._known_layout().width, watchpoints=True)
 
     @property
     def cpu(self) -> int | None:
@@ -330,6 +335,37 @@ class RemoteTarget:
             self._expect_ok(f"z1,{address:x},1", f"the breakpoint at {address:#x} could not be removed")
             self._breakpoints.discard(address)
 
+    def set_watchpoint(self, one: Watchpoint) -> bool:
+        """See `Watching`."""
+        self._stopped()
+        if one in self._watchpoints:
+            return True
+        self._watchpoints.add(one)  # before the packet, as with breakpoints
+        reply = self._wire.request(b"Z" + _range_of(one), self._timeout)
+        if reply == b"OK":
+            return True
+        self._watchpoints.discard(one)
+        if not reply:
+            return False
+        answer = reply.decode("ascii", "replace")[:20]
+        raise TargetError(
+            f"no watchpoint for {one.size} bytes at {one.address:#x} ({self.name} answers: {answer})",
+            "watch 1, 2, 4 or 8 bytes at an address that is a multiple of that, or delete another one",
+        )
+
+    def clear_watchpoint(self, one: Watchpoint) -> None:
+        """See `Watching`."""
+        if one in self._watchpoints:
+            self._stopped()
+            reply = self._wire.request(b"z" + _range_of(one), self._timeout)
+            if reply != b"OK":
+                answer = reply.decode("ascii", "replace")[:20] or "not supported"
+                raise TargetError(
+                    f"the watchpoint at {one.address:#x} could not be removed ({self.name} answers: {answer})",
+                    "start the VMM again",
+                )
+            self._watchpoints.discard(one)
+
     def resume(self) -> None:
         """Let the machine run, off a breakpoint at the current pc first."""
         self._stopped()
@@ -345,7 +381,18 @@ class RemoteTarget:
         """The next stop of a running machine."""
         if not self._running:
             raise TargetError("the machine is not running", "resume it first")
-        return self._take(self._stop_reply(timeout))
+        deadline = time.monotonic() + timeout
+        stop = self._take(self._stop_reply(timeout))
+        owed, self._owed = self._owed, None
+        if owed is None or owed in self._breakpoints or not self._stands_still(stop, owed):
+            return stop
+        self._running = True
+        self._wire.send(b"c")
+        return self.wait(max(deadline - time.monotonic(), 0))
+
+    def _stands_still(self, stop: Stop, pc: int) -> bool:
+        """Whether a stop came before any instruction ran, and for no reason."""
+        return stop.kind is StopKind.BREAKPOINT and stop.watched is None and self._read_g().get("rip") == pc
 
     def step(self) -> Stop:
         """One instruction; a breakpoint at the current pc is lifted for it.
@@ -354,6 +401,15 @@ class RemoteTarget:
         """
         self._stopped()
         pc = self._pc if self._pc is not None else self._read_g().get("rip", -1)
+        owed, self._owed = self._owed, None
+        stop = self._step(pc)
+        if owed == pc and self._stands_still(stop, pc):
+            stop = self._step(pc)
+        if stop.watched is not None:
+            self._owed = self._read_g().get("rip")
+        return stop
+
+    def _step(self, pc: int) -> Stop:
         here = pc in self._breakpoints
         control = self._control_after(pc)
         if here:
@@ -545,6 +601,7 @@ class RemoteTarget:
             self._stand_still,
             self._put_back_memory_mode,
             *breakpoints,
+            *(partial(self.clear_watchpoint, one) for one in tuple(self._watchpoints)),
             partial(self._let_go, leave),
         ]
         for step in steps:
@@ -611,4 +668,9 @@ def stop_of(reply: replies.StopReply) -> Stop:
         return Stop(StopKind.EXITED, reply.number, reply.words)
     kinds = {2: StopKind.INTERRUPT, 3: StopKind.SHUTDOWN, 5: StopKind.BREAKPOINT}
     words = "the guest shut down or triple-faulted" if reply.number == 3 else reply.words
-    return Stop(kinds.get(reply.number, StopKind.ERROR), reply.number, words)
+    kind = None if reply.watch is None else _WATCHED_FOR[reply.watched_for]
+    return Stop(kinds.get(reply.number, StopKind.ERROR), reply.number, words, reply.watch, kind)
+
+
+def _range_of(one: Watchpoint) -> bytes:
+    return b"%d,%x,%x" % (_WATCH[one.access], one.address, one.size)

@@ -34,6 +34,7 @@ class Capabilities:
     write: bool = True  # registers and memory can be changed
     packets: bool = False  # it hands out the stub's own packets: it is `Steppable`
     width: int = 64  # bits of the general registers as the peer sends them: 32 for qemu-system-i386
+    watchpoints: bool = False  # it takes requests for watchpoints: it is `Watching`
 
 
 class StopKind(Enum):
@@ -53,6 +54,8 @@ class Stop:
     kind: StopKind
     signal: int = 5
     text: str = ""
+    watched: int | None = None  # the first address of the watchpoint that was hit, where the peer names it
+    watched_for: WatchKind | None = None  # and its kind
 
 
 GONE = Stop(StopKind.EXITED, 0, "the connection closed")
@@ -151,6 +154,38 @@ class Steppable(Target, Protocol):
 def steppable(target: Target) -> Steppable | None:
     """The target, if it hands out packets."""
     return cast(Steppable, target) if target.capabilities.packets else None
+
+
+class WatchKind(Enum):
+    """The accesses that a watchpoint stops at."""
+
+    WRITE = "written"
+    READ = "read"
+    ANY = "read or written"
+
+
+@dataclass(frozen=True)
+class Watchpoint:
+    """`size` bytes at a linear address that the peer watches for an access, by the CPU's own means. The machine stops right after it."""
+
+    address: int
+    size: int
+    access: WatchKind = WatchKind.WRITE
+
+
+class Watching(Target, Protocol):
+    """A target with `capabilities.watchpoints`."""
+
+    def set_watchpoint(self, one: Watchpoint) -> bool:
+        """Set it; setting one twice is one. False where the peer has no watchpoints of that kind. Raises TargetError if it refuses this one."""
+
+    def clear_watchpoint(self, one: Watchpoint) -> None:
+        """Remove it; removing one that is not set does nothing."""
+
+
+def watching(target: Target) -> Watching | None:
+    """The target, if it can be asked for watchpoints."""
+    return cast(Watching, target) if target.capabilities.watchpoints else None
 
 
 WAITS = "the CPU waits for an interrupt, and a step lets none in"  # Stop.text of a step that did not end

@@ -20,7 +20,7 @@ from pvhdbg.targets.gdb_mi import GdbTarget
 from pvhdbg.targets.recorded import RecordedTarget
 from pvhdbg.targets.remote import RemoteTarget
 from pvhdbg.targets.run import run_until
-from pvhdbg.targets.target import Leave, StopKind, Target
+from pvhdbg.targets.target import Leave, StopKind, Target, WatchKind, Watchpoint, watching
 from pvhdbg.vmm.qemu import QemuOptions, QemuProcess, start
 
 pytestmark = pytest.mark.boot
@@ -138,6 +138,34 @@ def test_an_entry_that_never_comes_leaves_a_stopped_machine_without_breakpoints(
         target.write_register("rip", 0x100008)  # onto where the breakpoint was
         target.step()
         assert target.read_registers()["eip"] == 0x100009
+
+
+@adapters
+def test_a_watchpoint_stops_behind_the_access(adapter: str, guest: Callable[[bytes], Path]) -> None:
+    """Also by a step, after which neither a step nor a run stands still (QEMU stops them once before any instruction)."""
+    store = b"\xff\x05" + struct.pack("<I", 0x200000)  # inc dword [0x200000]
+    with machine("qemu-system-x86_64", guest(3 * store + b"\x90\xeb\xfe")) as process, connected(process, adapter) as plain:
+        run_until(plain, {0x100000}, 20)
+        target, one = watching(plain), Watchpoint(0x200000, 4)
+        assert target is not None
+        assert target.set_watchpoint(one)
+        assert target.set_watchpoint(one)  # twice is one
+        target.resume()
+        stop = target.wait(10)
+        assert (stop.kind, stop.watched, stop.watched_for) == (StopKind.BREAKPOINT, 0x200000, WatchKind.WRITE)
+        assert target.read_registers()["rip"] == 0x100006
+        assert target.step().watched == 0x200000
+        assert target.step().watched == 0x200000
+        assert target.read_registers()["rip"] == 0x100012
+        target.step()
+        assert target.read_registers()["rip"] == 0x100013
+        target.clear_watchpoint(one)
+        target.clear_watchpoint(one)  # once more does nothing
+        target.write_register("rip", 0x100000)
+        target.resume()
+        with pytest.raises(TargetTimeout):
+            target.wait(0.3)
+        assert target.interrupt().kind is StopKind.INTERRUPT
 
 
 @adapters
