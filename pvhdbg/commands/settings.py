@@ -22,7 +22,9 @@ NAMES: Mapping[str, type] = {**_LAUNCH, "spec": str, "timeout": float, "color": 
 _PROGRAMS = frozenset({"qemu"})
 _VALUES = {"accel": ("tcg", "kvm", "auto"), "spec": ("draft-a", "v0", "v1"), "color": ("auto", "always", "never")}
 _TYPE = re.compile(r"[\w.-]+", re.ASCII)  # of a machine without properties, some of which name files
+_SIZE = re.compile(r"\d{1,12}[KMGT]?", re.ASCII | re.IGNORECASE)  # of memory without what QEMU takes behind it
 _LARGEST = 1 << 20  # bytes of a file
+_BOUND, _LINE = 1 << 14, 1000  # bytes of the settings in it, and of a line: tomllib needs the square of a dotted key's length
 
 
 class Setting(NamedTuple):
@@ -57,7 +59,7 @@ def _project() -> tuple[str, tuple[str, ...]] | None:
     while True:
         for name, table in (("pvhdbg.toml", ()), ("pyproject.toml", ("tool", "pvhdbg"))):
             path = os.path.join(folder, name)
-            if os.path.isfile(path) and (not table or b"tool.pvhdbg" in _read(path)):
+            if os.path.isfile(path) and (not table or _section(_read(path), table)):
                 return path, table
         above = os.path.dirname(folder)
         if above == folder or os.path.exists(os.path.join(folder, ".git")):
@@ -73,6 +75,19 @@ def _read(path: str) -> bytes:
         raise BadInput(f"{path} cannot be read: {error.strerror}", "make it readable, or remove it") from error
 
 
+def _section(text: bytes, table: tuple[str, ...]) -> bytes:
+    """The lines of a table, which is not the whole file: nothing else of a project's file is parsed. Its values are no tables."""
+    head = re.compile(rb"[ \t]*\[" + rb"[ \t]*\.".join(rb"[ \t]*" + one.encode() for one in table) + rb"[ \t]*\][ \t]*(?:#.*)?")
+    found: list[bytes] = []
+    inside = False
+    for line in text.splitlines():
+        if line.lstrip().startswith(b"["):
+            inside = head.fullmatch(line) is not None
+        elif inside:
+            found.append(line)
+    return b"\n".join(found)
+
+
 def _of_file(path: str, table: tuple[str, ...], programs: bool = True) -> dict[str, Setting]:
     if not os.path.isfile(path):
         return {}
@@ -80,14 +95,13 @@ def _of_file(path: str, table: tuple[str, ...], programs: bool = True) -> dict[s
         import tomllib
     else:
         import tomli as tomllib
+    text = _section(_read(path), table) if table else _read(path)
+    if len(text) > _BOUND or max(map(len, text.splitlines()), default=0) > _LINE:
+        raise BadInput(f"{path}: its settings have more than {_BOUND} bytes, or a line more than {_LINE}", "shorten it")
     try:
-        values: Any = tomllib.loads(_read(path).decode("utf-8", "replace"))
-    except ValueError as error:
+        values: dict[str, Any] = tomllib.loads(text.decode("utf-8", "replace"))
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"{path}: {error}", "see: pvhdbg config --help") from error
-    for name in table:
-        values = values.get(name, {}) if isinstance(values, dict) else {}
-    if not isinstance(values, dict):
-        raise BadInput(f"{path}: {'.'.join(table)} is not a table", "write [tool.pvhdbg]")
     found = {}
     for name, value in values.items():
         if name not in NAMES:
@@ -97,8 +111,9 @@ def _of_file(path: str, table: tuple[str, ...], programs: bool = True) -> dict[s
                 f"{path}: a project's file may not name the program {name}", f"set PVHDBG_{name.upper()}, or give --{name}"
             )
         found[name] = _setting(name, value, path)
-        if name == "machine" and not programs and not _TYPE.fullmatch(str(value)):
-            raise BadInput(f"{path}: machine = {value!r} is more than a machine's type", "give the properties with --machine")
+        for one, form, what in (("machine", _TYPE, "a machine's type"), ("memory", _SIZE, "a size")):
+            if name == one and not programs and not form.fullmatch(str(value)):
+                raise BadInput(f"{path}: {one} = {value!r} is more than {what}", f"give the properties with --{one}")
     return found
 
 

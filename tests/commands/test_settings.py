@@ -64,6 +64,10 @@ def test_settings_about_qemu_are_for_kernel_files(project: Path) -> None:
         ('qemu = "/tmp/evil"', "may not name the program qemu"),
         ('machine = "pc,firmware=x.bin"', "more than a machine's type"),
         ('machin = "q35"', "machin is not a setting"),
+        ('memory = "1G,maxmem=2G"', "more than a size"),
+        ("machine = " + "[\n" * 2000, "pvhdbg.toml"),
+        ("a" + ".a" * 200_000 + " = 1", "a line more than 1000"),
+        ("#\n" * 10_000, "more than 16384 bytes"),
         ('timeout = "soon"', "is not a number"),
         ('accel = "hax"', "is not one of tcg, kvm, auto"),
         ("machine = [1]", "is not text"),
@@ -75,6 +79,26 @@ def test_a_projects_file_that_is_wrong(project: Path, text: str, said: str) -> N
     with pytest.raises(BadInput) as error:
         values("check", HELLO)
     assert said in error.value.what
+
+
+def test_of_pyproject_only_our_table_is_read(project: Path) -> None:
+    """The rest may be as large and as strange as it likes: it is other tools'."""
+    strange = "a" + ".a" * 100_000 + " = 1\n"
+    (project / "pyproject.toml").write_text(f'{strange}[tool.pvhdbg]  # ours\nmachine = "q35"\n[tool.other]\nqemu = "x"\n{strange}')
+    assert settings()["machine"].value == "q35"
+    assert "qemu" not in settings()
+    (project / "pyproject.toml").write_text('[tool.other]\ndescription = "tool.pvhdbg"\nmachine = 1\n')
+    assert "machine" not in settings()
+
+
+def test_a_hostile_checkout_runs_and_writes_nothing(cli: Cli) -> None:
+    """What would run a program or write a file is refused, before anything is started."""
+    (cli.folder / ".git").mkdir()
+    evil = cli.file("evil", "#!/bin/sh\ntouch ran\n")
+    for name in ("qemu", "pager", "serial", "gdb", "append", "extra", "initrd"):
+        cli.file("pvhdbg.toml", f'{name} = "{evil}"\n')
+        cli("check", HELLO, env={"XDG_CONFIG_HOME": str(cli.folder / "none")}).complaint(2, "pvhdbg.toml", name)
+    assert sorted(cli.files()) == [".git", "evil", "pvhdbg.toml"]
 
 
 def test_a_file_outside_of_the_repository_is_not_the_projects(project: Path) -> None:
