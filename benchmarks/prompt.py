@@ -1,4 +1,4 @@
-"""The prompt: the time from the report to the prompt, and the first completion of a symbol, compared with GDB's."""
+"""The prompt: the time from the report to the prompt, the first completion of a symbol, and a stop's context, compared with GDB's."""
 
 from __future__ import annotations
 
@@ -15,19 +15,22 @@ from benchmarks.bench import PVHDBG, Bench, Row
 from benchmarks.kernel_files import SYMBOLS, symbols_file
 from pvhdbg.commands import live
 from pvhdbg.kernel.image import open_kernel
+from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.machine.session import Session
 from pvhdbg.model import Snapshot
+from pvhdbg.repl.conversation import Conversation
+from pvhdbg.repl.options import ConversationOptions
 from pvhdbg.repl.terminal import PROMPT
 from pvhdbg.targets.mi import MachineInterface
 from pvhdbg.targets.recorded import RecordedTarget
 
-PROMPT_GOAL, COMPLETION_GOAL = 0.5, 0.05  # seconds
+PROMPT_GOAL, COMPLETION_GOAL, CONTEXT_GOAL = 0.5, 0.05, 0.03  # seconds
 REPORTED = b"(exit "  # the last line of a report
 LONGEST = 60.0
 
 
 def rows(bench: Bench) -> Iterator[Row]:
-    """Both goals are absolute, in seconds of pvhdbg; the ratio compares with GDB."""
+    """The goals are absolute, in seconds of pvhdbg; the ratio compares with GDB."""
     ours, theirs = bench.pair(lambda: to_prompt(bench), gdb_to_prompt)
     yield Row(
         "from the report to the prompt, at a terminal / `gdb` from its start to its own",
@@ -39,6 +42,52 @@ def rows(bench: Bench) -> Iterator[Row]:
         "first completion among 116 000 symbols / GDB's `-complete`",
         found, others, f"ours <= {COMPLETION_GOAL} s", lambda _: statistics.median(found) <= COMPLETION_GOAL,
     )  # fmt: skip
+
+    viewed, asked = contexts(bench)
+    yield Row(
+        "the context of a stop / GDB's registers, code and stack over MI",
+        viewed, asked, f"ours <= {CONTEXT_GOAL} s", lambda _: statistics.median(viewed) <= CONTEXT_GOAL,
+    )  # fmt: skip
+
+
+# --- the context of a stop ----------------------------------------------------------------------------------------
+
+SHOWN = ("info registers", "x/6i $pc", "x/6gx $rsp")
+
+
+def contexts(bench: Bench) -> tuple[list[float], list[float]]:
+    """Seconds to show one stop, at another instruction each time: pvhdbg's context, and what GDB shows for `SHOWN`."""
+    talk = Conversation("repl", ConversationOptions(SubjectOptions(str(bench.kernel))))
+    gdb = MachineInterface(settings=("architecture i386:x86-64",))
+    try:
+        talk.open()
+        talk.shows_context = True
+        with bench.machine() as qemu:
+            gdb.command(f"-target-select remote {qemu.gdb_socket}", LONGEST)
+            return bench.pair(lambda: context_shown(talk), lambda: shown_by_gdb(gdb))
+    finally:
+        gdb.close()
+        talk.close()
+
+
+def context_shown(talk: Conversation) -> float:
+    talk.machine.runner.step()
+    began = time.perf_counter()
+    text = talk.stop_view()
+    took = time.perf_counter() - began
+    if "=> 0x" not in text:
+        raise SystemExit(f"the context is wrong: {text}")
+    return took
+
+
+def shown_by_gdb(gdb: MachineInterface) -> float:
+    gdb.command("-exec-step-instruction", LONGEST)
+    while gdb.event(time.monotonic() + LONGEST).get("message") != "stopped":
+        pass
+    began = time.perf_counter()
+    for line in SHOWN:
+        gdb.command(f'-interpreter-exec console "{line}"', LONGEST)
+    return time.perf_counter() - began
 
 
 # --- at a terminal ------------------------------------------------------------------------------------------------

@@ -98,7 +98,8 @@ class MemoryUnreadable(TargetError):
 
     def __init__(self, address: int, size: int, why: str = "nothing is there", *, looked: bool = True) -> None:
         super().__init__(
-            f"{size} bytes of guest memory at {address:#x} cannot be read: {why}", "see what is there: memmap, pagewalk"
+            f"{size} byte{'' if size == 1 else 's'} of guest memory at {address:#x} cannot be read: {why}",
+            "see what is there: memmap, pagewalk",
         )
         self.address = address
         self.size = size

@@ -45,9 +45,11 @@ $ qemu-system-x86_64 -kernel pvhdbg/guests/long_mode.elf -nic none -display none
     ("The current place, and how the entry was found:", "entry"),
     ("", "mode"),
     (
-        "The guest will switch modes. `until` steps there one instruction at a time, because a breakpoint cannot wait for a mode:",
+        "The guest will switch modes. `until` runs from one place where the mode can change to the next. At a terminal each stop shows "
+        "its context: what changed, the code, the stack with names.",
         "until paging",
     ),
+    ("From here on, the next instruction is enough:", "set context off"),
     ("What changed since the last stop is marked:", "regs | head -n 16 | tail -n 11"),
     ("Paging is on, but the code is still 32-bit code, until the next load of CS:", "until long-mode"),
     ("", "mode | head -n 1"),
@@ -75,6 +77,7 @@ $ qemu-system-x86_64 -kernel vmlinux -nic none -display none -S -s &
         None,
     ),
     ("", "entry"),
+    ("", "set context off"),
     ("One breakpoint covers both addresses of the symbol, the physical and the virtual one:", "b start_kernel"),
     ("The first 64-bit instruction:", "until long-mode"),
     ("", "disas/3"),

@@ -87,10 +87,8 @@ def _flush() -> None:
             if stream is not None:
                 stream.flush()
         except (OSError, ValueError):
-            from pvhdbg.commands.output import drop
-
             try:
-                drop(stream)
+                _drop(stream)
             except (OSError, ValueError):  # it is closed: nothing is buffered
                 pass
 
@@ -107,11 +105,11 @@ def _run(words: list[str]) -> int:
 def _done(command: Command, values: Mapping[str, Any]) -> int:
     from contextlib import ExitStack
 
-    from pvhdbg.cli.progress import ProgressLine
     from pvhdbg.commands.declare import Context, options_of
     from pvhdbg.commands.formats import APPENDED
     from pvhdbg.commands.options import OutputOptions
     from pvhdbg.commands.output import open_output, style_for
+    from pvhdbg.commands.progress import ProgressLine
     from pvhdbg.errors import PvhdbgError
 
     if command.converses:
@@ -120,6 +118,7 @@ def _done(command: Command, values: Mapping[str, Any]) -> int:
         if converses(command, values):
             return converse(command, values, _stderr())
     asked = options_of(OutputOptions, values)
+    detail = asked.detail
     to_file = asked.output if "json" in command.formats and not command.writes else None
     failed: PvhdbgError | None = None
     with ExitStack() as stack:  # all files are opened before the work begins, and appear together
@@ -127,7 +126,7 @@ def _done(command: Command, values: Mapping[str, Any]) -> int:
         for one, path in asked.report:
             outputs.append((one, stack.enter_context(open_output(path, one in APPENDED))))
         try:
-            with ProgressLine(_stderr()) as progress:
+            with ProgressLine(_stderr(), detail, command.working) as progress:
                 answer = command(values, Context(progress))
         except PvhdbgError as error:
             failed = error
@@ -138,11 +137,15 @@ def _done(command: Command, values: Mapping[str, Any]) -> int:
         told = None if failed is None else _told(command, values, failed)
         for one, output in outputs:
             if told is None:
-                output.write(answer.render(one, style_for(asked.color, output.stream)))
+                text = answer.render(one, style_for(asked, output.stream))
+                if one == "text":
+                    output.show(text, paging=not values.get("batch"))
+                else:
+                    output.write(text)
             elif output.stream is sys.stdout and one == "text":
                 continue  # what happened is told on standard error
-            elif (text := told(one)) is not None:
-                output.write(text)
+            elif (failure := told(one)) is not None:
+                output.write(failure)
             else:
                 output.discard()
     if failed is not None:
@@ -184,10 +187,14 @@ def _put(text: str) -> int:
             sys.stdout.write(text)
             sys.stdout.flush()
     except OSError:
-        from pvhdbg.commands.output import drop
-
-        drop(sys.stdout)
+        _drop(sys.stdout)
     return 0
+
+
+def _drop(stream: TextIO) -> None:
+    from pvhdbg.commands.output import drop
+
+    drop(stream)
 
 
 def _stderr() -> TextIO:
@@ -206,7 +213,12 @@ def _safe(text: str) -> SafeText:
 
 def _fail(what: SafeText, todo: SafeText, code: int) -> int:
     try:
-        _stderr().write(f"pvhdbg: {what}\n" + (f"  next: {todo}\n" if todo else ""))
+        text, stream = f"pvhdbg: {what}\n" + (f"  next: {todo}\n" if todo else ""), _stderr()
+        if stream.isatty():
+            from pvhdbg.commands.output import for_terminal
+
+            text = for_terminal(text, stream)
+        stream.write(text)
     except OSError:  # only the exit code can report it
         pass
     return code

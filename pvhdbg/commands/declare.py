@@ -102,17 +102,19 @@ class Argument:
     """One argument, by argparse's keywords.
 
     `completes` says what its value is, for completion: "symbol", "rule", "file", "mode" or "register", several separated by
-    blanks. `live` says where it is accepted: None both, True a live session only, False the command line only.
+    blanks; `words` are further completions. `live` says where it is accepted: None both, True a live session only, False the command
+    line only.
     """
 
     names: tuple[str, ...]
     options: Mapping[str, Any]
     completes: str = ""
     live: bool | None = None
+    words: tuple[str, ...] = ()
 
 
-def argument(*names: str, completes: str = "", live: bool | None = None, **options: Any) -> Argument:
-    return Argument(names, MappingProxyType(options), completes, live)
+def argument(*names: str, completes: str = "", live: bool | None = None, words: tuple[str, ...] = (), **options: Any) -> Argument:
+    return Argument(names, MappingProxyType(options), completes, live, words)
 
 
 def prompt_line(text: str) -> tuple[str, str]:
@@ -161,7 +163,24 @@ class Command:
             words = "also write it to FILE in that format; may be given several times"
             found.append(argument("--report", action="append", metavar="FORMAT=FILE", default=[], help=words))
         colours = ("auto", "always", "never")
-        return (*found, argument("--color", choices=colours, default="auto", help="colour (NO_COLOR is honoured)"))
+        return (
+            *found,
+            argument("--color", choices=colours, default="auto", help="colour (NO_COLOR is honoured)"),
+            argument(
+                "-q",
+                "--quiet",
+                action="store_true",
+                help="print the result only: no progress, and of a report what fails and the conclusion",
+            ),
+            argument(
+                "-v", "--verbose", action="store_true", help="also say what is done and how long each step takes, on standard error"
+            ),
+        )
+
+    @property
+    def working(self) -> str:
+        """What is shown while it takes long and says nothing; empty where the terminal may be another program's meanwhile."""
+        return f"{self.name} is working" if "json" in self.formats else ""
 
     @property
     def writes(self) -> bool:

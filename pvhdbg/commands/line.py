@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import sys
 from functools import partial
 from typing import Any, NoReturn
 
 from pvhdbg.commands.declare import Command
+from pvhdbg.commands.output import open_output
 from pvhdbg.commands.overview import CLOSING, address_of, family, overview, page_of
 from pvhdbg.commands.settings import apply
 from pvhdbg.commands.table import COMMANDS
 from pvhdbg.commands.tables.shared import section_of
 from pvhdbg.errors import BadInput
+from pvhdbg.report.wrapping import wrapped
 from pvhdbg.version import VERSION
 
 # argparse makes a formatter for each argument. Without a width each calls shutil, which imports every compressor that Python has.
@@ -41,10 +44,25 @@ class StrictParser(argparse.ArgumentParser):
         self.register("action", None, _StoreOnce)
 
 
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """As wide as the terminal, and lines end between words."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return wrapped(" ".join(text.split()), width, hang=0).splitlines()
+
+
 class _Parser(StrictParser):
     def format_help(self) -> str:
-        self.formatter_class = argparse.RawDescriptionHelpFormatter  # as wide as the terminal
+        self.formatter_class = _Formatter
         return super().format_help()
+
+    def print_help(self, file: Any = None) -> None:
+        """To `file`, or to standard output: in a pager where it is long."""
+        if file is not None or sys.stdout is None:
+            super().print_help(file)
+            return
+        with open_output(None) as output:
+            output.show(self.format_help(), paging=True)
 
     def error(self, message: str) -> NoReturn:
         raise BadInput(message, f"see: {self.prog} --help")

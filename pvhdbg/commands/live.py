@@ -207,7 +207,7 @@ def _takes_value(argument: Argument) -> bool:
 
 def _words(session: Session | None, argument: Argument, last: str, commands: tuple[Command, ...]) -> list[str]:
     found: list[str] = []
-    found += [word for word in argument.options.get("choices") or () if str(word).startswith(last)]
+    found += [word for word in (*(argument.options.get("choices") or ()), *argument.words) if str(word).startswith(last)]
     for kind in argument.completes.split():
         if kind == "command":
             found += [command.name for command in commands if command.name.startswith(last)]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from pvhdbg.errors import BadInput
 
 if TYPE_CHECKING:
     from pvhdbg.rules.declare import Rule
@@ -37,6 +40,14 @@ class PromptOptions(NamedTuple):
     show_gdb: bool = False
 
 
+class Detail(Enum):
+    """How much is told beside the result."""
+
+    RESULT = "the result only"
+    USUAL = "what takes long"
+    STEPS = "each step with its time"
+
+
 class OutputOptions(NamedTuple):
     """Destination and format of an answer; `report` are further formats with their files."""
 
@@ -44,6 +55,15 @@ class OutputOptions(NamedTuple):
     output: str | None = None
     report: tuple[tuple[str, str], ...] = ()
     color: Literal["auto", "always", "never"] = "auto"
+    quiet: bool = False
+    verbose: bool = False
+
+    @property
+    def detail(self) -> Detail:
+        """Raises BadInput for both -q and -v."""
+        if self.quiet and self.verbose:
+            raise BadInput("-q and -v are given together", "leave one of them out")
+        return Detail.RESULT if self.quiet else Detail.STEPS if self.verbose else Detail.USUAL
 
 
 class WaitOptions(NamedTuple):

@@ -8,10 +8,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Literal, TextIO
 
+from pvhdbg.commands.options import OutputOptions
 from pvhdbg.errors import BadInput
 from pvhdbg.kernel.whole_file import whole_file
 from pvhdbg.record import dataclass
 from pvhdbg.report.style import Style
+from pvhdbg.report.wrapping import wrapped
+
+_NARROWEST = 20  # columns
 
 
 @dataclass
@@ -32,6 +36,18 @@ class Output:
     def write(self, text: str) -> None:
         """Raises BadInput when the stream does not take it. A pipe that its reader closes early (`head`) is not an error."""
         self.put(text, flush=True)
+
+    def show(self, text: str, paging: bool = False) -> None:
+        """As `write`, for text that people read: at a terminal long lines are wrapped, and with `paging` it may go to a pager."""
+        text = for_terminal(text, self.stream)
+        if paging and self.stream is sys.stdout and self.stream.isatty() and text.count("\n") >= terminal_size()[1]:
+            from pvhdbg.commands.pager import paged
+
+            self.stream.flush()
+            if paged(text):
+                self.written = True
+                return
+        self.write(text)
 
     def put(self, text: str, flush: bool = False) -> None:
         """As `write`, for a part of a long answer: it stays in the buffer."""
@@ -116,13 +132,35 @@ def _opened(path: str, how: Literal["a", "w"]) -> Iterator[TextIO]:
         yield stream
 
 
-def style_for(choice: str, stream: TextIO) -> Style:
+def style_for(asked: OutputOptions, stream: TextIO) -> Style:
     """Colour as asked for: `auto` is a terminal without NO_COLOR (https://no-color.org) that is not dumb."""
+    choice = asked.color
     terminal = stream.isatty()
     plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
     colour = choice == "always" or (choice == "auto" and terminal and not plain)
     if not terminal:
-        return Style(colour, 100)
-    import shutil
+        return Style(colour, 100, asked.quiet)
+    return Style(colour, terminal_width(), asked.quiet)
 
-    return Style(colour, shutil.get_terminal_size((100, 24)).columns)
+
+def terminal_width() -> int:
+    """The columns of the terminal."""
+    return max(terminal_size()[0], _NARROWEST)
+
+
+def terminal_size() -> tuple[int, int]:
+    """The terminal's columns and rows, as shutil.get_terminal_size gives them, whose module imports every compressor that Python has."""
+    found = []
+    for at, (variable, usual) in enumerate((("COLUMNS", 100), ("LINES", 24))):
+        given = os.environ.get(variable, "")
+        size = int(given) if given.isdecimal() else 0
+        if size <= 0 and sys.__stdout__ is not None:
+            with suppress(OSError, ValueError):
+                size = os.get_terminal_size(sys.__stdout__.fileno())[at]
+        found.append(size or usual)
+    return found[0], found[1]
+
+
+def for_terminal(text: str, stream: TextIO) -> str:
+    """The text, wrapped for its width where the stream is a terminal."""
+    return wrapped(text, terminal_width()) if stream.isatty() else text

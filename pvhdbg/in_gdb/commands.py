@@ -6,13 +6,16 @@ At a stop only registers are read, and only once `pvh` was used on this connecti
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import gdb
 
 from pvhdbg.commands import live
 from pvhdbg.commands.declare import Answer, Command, Context, argument, takes
+from pvhdbg.commands.progress import ProgressLine
 from pvhdbg.commands.table import LIVE
 from pvhdbg.commands.tables.shared import LAUNCH
 from pvhdbg.commands.travel import moved
@@ -96,9 +99,24 @@ def _answer(command: Command, rest: str) -> Answer:
     STATE.busy = True
     try:
         session = STATE.session() if needs_machine and command.name != "start" else STATE.offline()
-        return command(values, Context(session=session))
+        with _telling(command.working and f"{_PREFIX}{command.working}") as progress:
+            session.progress = progress
+            return command(values, Context(progress, session))
     finally:
         STATE.busy = False
+
+
+@contextmanager
+def _telling(working: str) -> Iterator[Callable[[str], None]]:
+    """What takes more than a second is shown where GDB's standard error is a terminal. GDB's own stream is for its own thread."""
+    if not os.isatty(2):
+        yield lambda _: None
+        return
+    with (
+        open(2, "w", encoding="utf-8", errors="replace", closefd=False) as stream,
+        ProgressLine(stream, working=working) as progress,
+    ):
+        yield progress
 
 
 # --- commands -----------------------------------------------------------------------------------------------------
@@ -248,7 +266,7 @@ def start(options: StartOptions, context: Context) -> Answer:
     image = STATE.image()
     if image is None:
         raise BadInput("which kernel?", NAMING)
-    session = STATE.start(SubjectOptions(image.path, launch=options.launch._replace(deterministic=True)))
+    session = STATE.start(SubjectOptions(image.path, launch=options.launch._replace(deterministic=True)), context.progress)
     return moved(session)
 
 

@@ -64,14 +64,14 @@ class _State:
         self._configure(self._session)
         return self._session
 
-    def start(self, about: SubjectOptions) -> Session:
+    def start(self, about: SubjectOptions, progress: Callable[[str], None]) -> Session:
         """A machine of our own at its entry, and its session. Raises PvhdbgError."""
         if gdb.selected_inferior().connection is not None and not (self._traveller and self._traveller.connected):
             raise TargetError("GDB is connected to another machine", "leave that one first: disconnect")
         traveller = GdbTraveller(about, open_kernel(about.subject), self._moved)
         before = self._traveller
         self._session = None
-        Travel.begin(traveller, lambda _: None)
+        Travel.begin(traveller, progress)
         self._traveller = traveller
         if before is not None:
             before.close()

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from pvhdbg.decode.boot_state import BootState
     from pvhdbg.decode.qemu_monitor import LoadedKernel
     from pvhdbg.kernel.image import KernelImage
+    from pvhdbg.machine.not_entered import Cause
 
 _READS = 8192  # requests of the decoder in one capture: more means that it never finishes
 _READ_BOUND = 16 << 20  # bytes
@@ -161,10 +162,14 @@ def _found_by(plan: Plan, told: int | None) -> FoundBy:
     return FoundBy.FW_CFG if plan.entry == told else FoundBy.OPTION
 
 
-def _not_learnt(target: Target, registers: Registers, plan: Plan) -> EntryNotReached:
+def _why_not(target: Target) -> Cause | None:
     from pvhdbg.machine.not_entered import cause
 
-    why = None if firmware_runs(registers) else cause(target)
+    return cause(target)
+
+
+def _not_learnt(target: Target, registers: Registers, plan: Plan) -> EntryNotReached:
+    why = None if firmware_runs(registers) else _why_not(target)
     if why is not None:
         return EntryNotReached(f"the machine will not reach a PVH entry: {why.what} ({where(registers)})", why.todo)
     return EntryNotReached(f"the entry's address is unknown ({where(registers)})", _how_to_learn(target, plan))
@@ -284,9 +289,7 @@ def _refuse_past(target: Target, registers: Registers, kernel: Kernel | None) ->
         )
     inside = kernel is not None and any(load.start <= pc < load.end for load in kernel.loads)
     if paging_on(registers) or (inside and _flat_mode(registers)):
-        from pvhdbg.machine.not_entered import cause
-
-        why = cause(target)
+        why = _why_not(target)
         if why is not None:
             raise EntryNotReached(f"this machine does not reach a PVH entry: {why.what} ({where(registers)})", why.todo)
         raise EntryNotReached(
@@ -306,12 +309,10 @@ def _explained(error: TargetError, target: Target, whole_boot: bool) -> TargetEr
         registers = target.read_registers()
     except TargetError:
         return type(error)(error.what, error.todo or "start it again, and look at its serial output")
-    from pvhdbg.machine.not_entered import cause
-
     why = (
         None
         if isinstance(error, GuestDied) or (firmware_runs(registers) and registers["rip"] < _FIRMWARE[1].start)
-        else cause(target)
+        else _why_not(target)
     )
     if why is not None:
         return type(error)(f"{error.what}: {why.what} ({where(registers)})", why.todo)

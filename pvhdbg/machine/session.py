@@ -74,7 +74,11 @@ class Session:
 
     def __post_init__(self) -> None:
         self._now = _Stop()
+        self.moves = 0  # how often the machine has run, or another one took its place
         self._before: Registers | None = None
+        self._shown: Registers | None = None  # of the last stop that the user saw, of the one before it, and `moves` there
+        self._shown_before: Registers | None = None
+        self._shown_at = 0
         self._hand_off: BootState | None = None
         self._hand_off_doubts: tuple[SafeText, ...] = ()
         self._entry: EntryPoint | None = None
@@ -91,10 +95,16 @@ class Session:
         if self._now.registers is not None:
             self._before = self._now.registers
         self._now, self.number = _Stop(), None
+        self.moves += 1
 
     def stopped(self) -> None:
         """It stopped again. Reads registers only, so that the next stop can be compared with this one."""
         self.registers()
+
+    def shown(self) -> None:
+        """The user sees this stop: the next one is compared with it, whatever stops a command makes on its way."""
+        if self._shown is None or self._shown_at != self.moves:
+            self._shown_before, self._shown, self._shown_at = self._shown, self.registers(), self.moves
 
     def changed(self) -> None:
         """The machine was written to without the session: memory that was read is no longer valid."""
@@ -110,10 +120,13 @@ class Session:
         self._before = self._now.registers or self._before
         self.target, self.number, self._now = target, number, _Stop()
         self.kernel_location = None
+        self.moves += 1
 
     def forget(self) -> None:
         """The machine was reset: the last stop and the hand-off are no longer valid."""
         self.number = None
+        self.moves += 1
+        self._shown = self._shown_before = None
         self._now, self._before, self._hand_off, self._entry, self._layout = _Stop(), None, None, None, None
         self.kernel_location = None
 
@@ -149,8 +162,10 @@ class Session:
 
     @property
     def before(self) -> Registers | None:
-        """The registers at the last stop that was read, to mark changes."""
-        return self._before
+        """The registers at the last stop that was shown, or where the front end does not say which those are, that was read."""
+        if self._shown is None:
+            return self._before
+        return self._shown_before if self._shown_at == self.moves else self._shown
 
     def boot(self) -> BootState:
         """The machine's current state, decoded; at its entry that is the hand-off."""
@@ -211,7 +226,7 @@ class Session:
     def arrived(self, boot: BootState) -> None:
         """Use a capture of the entry that this session has run to."""
         self.adopt(boot)
-        self._before = None  # a state before the boot cannot be compared
+        self._before = self._shown = self._shown_before = None  # a state before the boot cannot be compared
         self._now.doubts = self._hand_off_doubts = self._doubts(boot)
 
     def _at_entry(self, boot: BootState) -> None:

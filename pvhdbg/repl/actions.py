@@ -2,37 +2,38 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import time
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from pvhdbg.commands.declare import Answer, Context, NoOptions, takes
 from pvhdbg.commands.handoff import RegsOptions, regs
 from pvhdbg.commands.options import NOT_REACHED
 from pvhdbg.commands.travel import moved
 from pvhdbg.decode import qemu_monitor
-from pvhdbg.decode.cpu_mode import CODE_64, long_mode_active, mode_of
+from pvhdbg.decode.cpu_mode import CODE_64, long_mode_active, mode_of, observed_mode
 from pvhdbg.decode.text import printable, safe
 from pvhdbg.driver.travel import Travel
-from pvhdbg.errors import BadInput, TargetError
-from pvhdbg.machine import context_view, disassemble
+from pvhdbg.errors import BadInput, PvhdbgError, TargetError
+from pvhdbg.machine import context_view
+from pvhdbg.machine.disassemble import linear_pc
 from pvhdbg.machine.session import Session
 from pvhdbg.machine.stop_text import instruction, position
 from pvhdbg.model import Registers
+from pvhdbg.repl import finishing, memory_view
 from pvhdbg.repl.breakpoints import Breakpoint, resolve
 from pvhdbg.repl.conversation import Conversation
-from pvhdbg.targets.target import Leave, Stop, StopKind
+from pvhdbg.repl.watchpoints import WORDS, WatchedMemory, counted, shown, watch_of
+from pvhdbg.report.answers.document import json_of
+from pvhdbg.report.answers.prompt import BreakpointsAnswer, DisplaysAnswer, ShownDisplay, StopState
+from pvhdbg.targets.target import Leave, Stop, StopKind, WatchKind
 from pvhdbg.tracing.event import EndReason
 from pvhdbg.tracing.mode_words import MODES
 
 _LONGEST = 999_999.0  # seconds of a run without a limit
 _MOST_STEPS = 1_000_000  # of one `stepi`: minutes
 _TELL_EVERY = 0.5  # seconds
-_MOST_BYTES = 1 << 14  # that x shows at once
-_ROW = 16  # bytes of a line
-_STRING = 200  # bytes of a string that x shows
 
 
 class CountOptions(NamedTuple):
@@ -106,6 +107,7 @@ def _lines(lines: list[str]) -> Answer:
 def continue_(options: NoOptions, context: Context) -> Answer:
     """`continue`: to the next stop."""
     machine = _face(context).machine
+    context.progress("the guest runs" + (": Ctrl-C stops it" if machine.attended else ""))
     if machine.repeatable:
         return _onward(context, (), machine.patience, "")
     went = machine.runner.go(seconds=machine.patience)
@@ -119,6 +121,7 @@ def stepi(options: CountOptions, context: Context) -> Answer:
     if not 0 < options.steps <= _MOST_STEPS:
         raise BadInput(f"{options.steps} instructions cannot be stepped", f"give a count of 1 to {_MOST_STEPS}")
     machine = _face(context).machine
+    context.progress(f"stepping {options.steps} instructions")
     found = machine.runner.step(options.steps)
     if machine.ended is not None:
         return _lines(_stopped(context, Stop(StopKind.SHUTDOWN, 3, machine.ended), None))
@@ -227,7 +230,7 @@ class _reaches:
         return qemu_monitor.cpu_state(self._session.target.monitor("info registers")).segments["cs"].flags or 0
 
 
-def _stopped(context: Context, stop: Stop, found: Breakpoint | None) -> list[str]:
+def _stopped(context: Context, stop: Stop, found: Breakpoint | WatchedMemory | None) -> list[str]:
     """The text for a stop: why, where, and the next instruction."""
     machine = _face(context).machine
     if machine.ended is not None:
@@ -240,8 +243,11 @@ def _stopped(context: Context, stop: Stop, found: Breakpoint | None) -> list[str
     return [f"{words}: {_place(_session(context))}", *_instruction(context, named=False)]
 
 
-def _of(found: Breakpoint, context: Context) -> str:
-    return f"breakpoint {found.number}, {_place(_session(context))}"
+def _of(found: Breakpoint | WatchedMemory, context: Context) -> str:
+    place = _place(_session(context))
+    if isinstance(found, WatchedMemory):
+        return f"watchpoint {found.number}, {found.where}: {found.change()}; now at {place}"
+    return f"breakpoint {found.number}, {place}"
 
 
 def _place(session: Session) -> str:
@@ -249,24 +255,63 @@ def _place(session: Session) -> str:
 
 
 def _instruction(context: Context, named: bool = True) -> list[str]:
-    """What is shown behind the reason of a stop: the next instruction, or the context view."""
-    if _face(context).shows_context:
-        return context_view.context(_session(context))
-    return instruction(_session(context), named)
+    """The next instruction; nothing where the context follows, which shows it."""
+    return [] if _face(context).shows_context else instruction(_session(context), named)
 
 
-class ContextOptions(NamedTuple):
-    """The options of `context`: whether each stop shows the view from now on; None shows it once."""
+@takes(NoOptions)
+def finish(options: NoOptions, context: Context) -> Answer:
+    """`finish`: until the current function returns."""
+    session, machine = _session(context), _face(context).machine
+    session.needs_control("finish")
+    machine.needs_machine()
+    name = (session.name_of(linear_pc(session)) or "the function").partition("+")[0]
+    context.progress(f"finish: {name}")
+    went = finishing.finish(machine.runner, session, machine.seconds, context.progress)
+    if went is not None:
+        late = f"{name} did not return within {machine.seconds:g} s (--timeout): " if went.late else ""
+        return _ended(_stopped(context, went.stop, went.found), late)
+    value = session.registers().get("rax")
+    name_of_value = "rax" if observed_mode(*session.cpu()).code == 64 else "eax"
+    gave = "" if value is None else f", {name_of_value} {value:#x}"
+    return _lines([f"{name} returned to {_place(session)}{gave}", *_instruction(context, named=False)])
 
-    when: Literal["on", "off"] | None = None
+
+@takes(NoOptions)
+def context(options: NoOptions, context: Context) -> Answer:
+    """`context`: the view of this stop."""
+    face = _face(context)
+    found = face.context()
+    return Answer(
+        lambda style: "".join(f"{line}\n" for line in context_view.text(found, face.parts, style)), lambda: json_of(found)
+    )
 
 
-@takes(ContextOptions)
-def context(options: ContextOptions, context: Context) -> Answer:
-    """`context`: the view of this stop, or at each stop from now on."""
-    if options.when is not None:
-        _face(context).shows_context = options.when == "on"
-    return _lines([] if options.when == "off" else context_view.context(_session(context)))
+class SetContextOptions(NamedTuple):
+    """Parts of the view, and "on" or "off" last; no words say what holds."""
+
+    words: tuple[str, ...] = ()
+
+
+@takes(SetContextOptions)
+def set_context(options: SetContextOptions, context: Context) -> Answer:
+    """`set context`: whether each stop shows the view, and which parts it has. Raises BadInput for an unknown part."""
+    face, known = _face(context), {part.value: part for part in context_view.Part}
+    *names, last = options.words or ("",)
+    if last not in ("", "on", "off") or (last == "" and names):
+        raise BadInput(f"{last} is neither on nor off", "usage: set context [PART …] on|off")
+    for name in names:
+        if name not in known:
+            raise BadInput(f"{name} is not a part of the context", f"the parts are {', '.join(known)}")
+        face.parts = face.parts | {known[name]} if last == "on" else face.parts - {known[name]}
+        if name == context_view.Part.SOURCE.value and last == "on":
+            face.patient = True
+    if last and not names:
+        face.shows_context = last == "on"
+    if last:
+        return _lines([])
+    on = [part.value for part in context_view.Part if part in face.parts]
+    return _lines([f"context {'on' if face.shows_context else 'off'}: {', '.join(on) or 'place and mode only'}"])
 
 
 # --- breakpoints --------------------------------------------------------------------------------------------------
@@ -283,6 +328,50 @@ def break_(options: WhereOptions, context: Context) -> Answer:
     return _lines([f"breakpoint {one.number}: {one.where} at {at}", *([doubt] if doubt else [])])
 
 
+@takes(WhereOptions)
+def watch(options: WhereOptions, context: Context) -> Answer:
+    """`watch`: stop behind a store."""
+    return _watch(options, context, WatchKind.WRITE)
+
+
+@takes(WhereOptions)
+def rwatch(options: WhereOptions, context: Context) -> Answer:
+    """`rwatch`: stop behind a load."""
+    return _watch(options, context, WatchKind.READ)
+
+
+@takes(WhereOptions)
+def awatch(options: WhereOptions, context: Context) -> Answer:
+    """`awatch`: stop behind a load or a store."""
+    return _watch(options, context, WatchKind.ANY)
+
+
+def _watch(options: WhereOptions, context: Context, access: WatchKind) -> Answer:
+    """Raises BadInput for a place that is none, TargetError where the machine cannot watch it."""
+    session, machine = _session(context), _face(context).machine
+    word = WORDS[access]
+    session.needs_control(word)
+    machine.needs_machine()
+    if machine.repeatable:
+        raise BadInput(
+            f"{word} does not work with --deterministic: such a machine runs on by booting again",
+            "find the store from behind, with: last-write ADDRESS",
+        )
+    one = machine.breakpoints.watch(watch_of(session, " ".join(options.where), access))
+    try:
+        machine.runner.arm_watches()
+        one = next(each for each in machine.breakpoints.watches() if each.number == one.number)
+        if one.by_steps and access is not WatchKind.WRITE:
+            raise TargetError(f"the stub at {session.target.name} has no watchpoints, and steps do not show a load", "use: watch")
+    except PvhdbgError:
+        machine.breakpoints.delete(one.number)
+        raise
+    at = " and ".join(f"{address:#x}" for address in one.addresses)
+    holds = f", now {shown(one.value)}" if one.value is not None else ""
+    steps = ["the stub has no watchpoints: the machine is stepped, and a change of the bytes stops it"] if one.by_steps else []
+    return _lines([f"watchpoint {one.number}: {one.where}, {counted(one.size)} at {at}{holds}", *steps])
+
+
 @takes(DeleteOptions)
 def delete(options: DeleteOptions, context: Context) -> Answer:
     """`delete`: by number, or all."""
@@ -296,8 +385,18 @@ def delete(options: DeleteOptions, context: Context) -> Answer:
 
 @takes(NoOptions)
 def info_breakpoints(options: NoOptions, context: Context) -> Answer:
-    """`info breakpoints`: one line each."""
-    return _lines([one.line() for one in _face(context).machine.breakpoints.all()] or ["no breakpoints"])
+    """`info breakpoints`: one line each, watchpoints too."""
+    known = _face(context).machine.breakpoints
+    found: list[Breakpoint | WatchedMemory] = sorted((*known.all(), *known.watches()), key=lambda one: one.number)
+    text = "".join(f"{one.line()}\n" for one in found) or "no breakpoints\n"
+    return Answer(lambda _: text, lambda: json_of(BreakpointsAnswer(tuple(_state(one) for one in found))))
+
+
+def _state(one: Breakpoint | WatchedMemory) -> StopState:
+    if isinstance(one, WatchedMemory):
+        word, access = WORDS[one.access], one.access.value
+        return StopState(one.number, word, one.where, one.addresses, one.size, access, one.by_steps, one.hits, one.value)
+    return StopState(one.number, "break", one.where, one.addresses, None, None, False, one.hits, None)
 
 
 # --- looking ------------------------------------------------------------------------------------------------------
@@ -309,64 +408,48 @@ def info_registers(options: RegisterOptions, context: Context) -> Answer:
     return regs(RegsOptions(name=options.name), context)
 
 
-_X = re.compile(r"/(\d{0,5})([xduisbhwg]{0,2})", re.ASCII)
-_SIZES = {"b": 1, "h": 2, "w": 4, "g": 8}
-
-
 @takes(MemoryOptions)
 def x(options: MemoryOptions, context: Context) -> Answer:
     """`x`: memory at a linear address. An empty line continues where it ended."""
+    session = _session(context)
+    format, what = _format_and_words(options)
+    found = memory_view.shown(session, format, session.address(what or "$pc"))
+    if found.behind is not None:
+        _face(context).goes_on(f"x{format} {found.behind:#x}")
+    return _lines(found.lines)
+
+
+def _format_and_words(options: MemoryOptions) -> tuple[str, str]:
+    """The /FORMAT, empty without one, and the words of the address."""
+    first, words = options.format_ or "", list(options.address)
+    if first and not first.startswith("/"):
+        return "", " ".join([first, *words])
+    return first, " ".join(words)
+
+
+@takes(MemoryOptions)
+def display(options: MemoryOptions, context: Context) -> Answer:
+    """`display`: show something at each stop from now on; without an argument show all of it now."""
     face, session = _face(context), _session(context)
-    first, words = options.format_, list(options.address)
-    if first is not None and not first.startswith("/"):
-        words.insert(0, first)
-        first = None
-    match = _X.fullmatch(first or "/")
-    if match is None:
-        raise BadInput(f"{first} is not a format", "write a count, one of x d u i s, and one of b h w g: /8xw")
-    count, letters = int(match[1] or 1), match[2]
-    unit = next((_SIZES[letter] for letter in letters if letter in _SIZES), 4)
-    kind = next((letter for letter in letters if letter not in _SIZES), "x")
-    if not 0 < count * (16 if kind in "is" else unit) <= _MOST_BYTES:
-        raise BadInput(f"{count} cannot be shown at once", "give a smaller count")
-    address = session.address(" ".join(words)) if words else session.address("$pc")
-    if kind == "i":
-        mode, found = disassemble.instructions(session, address, count + 1)
-        if len(found) > count:
-            face.goes_on(f"x{first} {found[count].address:#x}")
-        return _lines(disassemble.lines(mode, found[:count])[1:])
-    if kind == "s":
-        return _lines(_strings(context, address, count, first or "/s"))
-    data = session.linear(address, count * unit)
-    face.goes_on(f"x{first or ''} {address + len(data):#x}")
-    return _lines(_numbers(address, data, unit, kind))
+    format, what = _format_and_words(options)
+    if format and not what:
+        raise BadInput("display needs an address or a $register behind its format", "usage: display/8xb ADDRESS")
+    chosen = [face.displays.add(session, format, what)] if what else face.displays.all()
+    lines = {one: one.lines(session) for one in chosen}
+    document = DisplaysAnswer(tuple(ShownDisplay(one.number, one.words, tuple(shown)) for one, shown in lines.items()))
+    text = "".join(f"{line}\n" for shown in lines.values() for line in shown) or "no displays\n"
+    return Answer(lambda _: text, lambda: json_of(document))
 
 
-def _numbers(address: int, data: bytes, unit: int, kind: str) -> list[str]:
-    lines = []
-    for start in range(0, len(data), _ROW):
-        values = [data[at : at + unit] for at in range(start, min(start + _ROW, len(data)), unit)]
-        if kind == "x":
-            words = [f"0x{int.from_bytes(value, 'little'):0{2 * unit}x}" for value in values]
-        else:
-            words = [str(int.from_bytes(value, "little", signed=kind == "d")) for value in values]
-        lines.append(f"{address + start:#x}:  {'  '.join(words)}")
-    return lines
-
-
-def _strings(context: Context, address: int, count: int, format: str) -> list[str]:
-    session, lines = _session(context), []
-    for _ in range(count):
-        data = bytearray()
-        while len(data) < _STRING:
-            byte = session.linear(address + len(data), 1)
-            if byte == b"\0":
-                break
-            data += byte
-        lines.append(f'{address:#x}:  "{printable(bytes(data))}"' + ("…" if len(data) == _STRING else ""))
-        address += len(data) + (len(data) < _STRING)
-    _face(context).goes_on(f"x{format} {address:#x}")
-    return lines
+@takes(DeleteOptions)
+def undisplay(options: DeleteOptions, context: Context) -> Answer:
+    """`undisplay`: by number, or all."""
+    displays = _face(context).displays
+    if not options.number:
+        displays.clear()
+    for number in options.number:
+        displays.delete(number)
+    return _lines([])
 
 
 @takes(WordsOptions)
@@ -377,6 +460,7 @@ def monitor(options: WordsOptions, context: Context) -> Answer:
     command = " ".join(options.command)
     if not command:
         raise BadInput("monitor needs a command", "usage: monitor COMMAND")
+    context.progress(f"monitor: {command}")
     text = session.target.monitor(command)
     if not command.startswith("info"):
         session.changed()

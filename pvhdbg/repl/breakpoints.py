@@ -7,10 +7,8 @@ hardware breakpoints: software ones are overwritten when the kernel is loaded, a
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-from pvhdbg.errors import BadInput
 
 if TYPE_CHECKING:
     from pvhdbg.machine.session import Session
@@ -34,53 +32,6 @@ class Breakpoint:
         at = ", ".join(f"{address:#x}" for address in self.addresses)
         hits = f", hit {self.hits} time{'' if self.hits == 1 else 's'}" if self.hits else ""
         return f"{self.number:<3} hardware  {self.where:<24} at {at}{hits}"
-
-
-class Breakpoints:
-    """The breakpoints of one conversation, by number."""
-
-    def __init__(self) -> None:
-        self._by_number: dict[int, Breakpoint] = {}
-        self._next = 1
-
-    def all(self) -> list[Breakpoint]:
-        return list(self._by_number.values())
-
-    def addresses(self) -> set[int]:
-        """The addresses at which the machine must stop."""
-        return {address for one in self._by_number.values() for address in one.addresses}
-
-    def add(self, session: Session, where: str) -> Breakpoint:
-        """One at a symbol (at both of its addresses) or an address. Raises BadInput, with the nearest names."""
-        one = replace(resolve(session, where), number=self._next)
-        self._next += 1
-        self._by_number[one.number] = one
-        return one
-
-    def delete(self, number: int) -> None:
-        """Raises BadInput for an unknown number."""
-        if number not in self._by_number:
-            raise BadInput(f"breakpoint {number} does not exist", "list them with: info breakpoints")
-        del self._by_number[number]
-
-    def clear(self) -> None:
-        self._by_number.clear()
-
-    def place(self, session: Session) -> None:
-        """Look up each symbol again: KASLR may have moved the kernel, or it was booted again."""
-        for number, one in self._by_number.items():
-            if one.physical is not None:
-                self._by_number[number] = replace(resolve(session, one.where), number=number, hits=one.hits)
-
-    def at(self, address: int) -> Breakpoint | None:
-        """The breakpoint at a linear address, which was hit."""
-        found = next((one for one in self._by_number.values() if address in one.addresses), None)
-        return None if found is None else self.hit(found.number)
-
-    def hit(self, number: int) -> Breakpoint:
-        one = self._by_number[number]
-        self._by_number[number] = replace(one, hits=one.hits + 1)
-        return self._by_number[number]
 
 
 def resolve(session: Session, where: str) -> Breakpoint:

@@ -6,38 +6,50 @@ the Result, and so is the end of the machine.
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pvhdbg import leaving
 from pvhdbg.commands import live
 from pvhdbg.commands.declare import Answer, Command, Context
+from pvhdbg.commands.output import Output
 from pvhdbg.decode.text import NOTHING, SafeText, safe
 from pvhdbg.errors import BadInput, PvhdbgError, TargetLost
+from pvhdbg.machine import context_view
 from pvhdbg.machine.session import Session
+from pvhdbg.machine.source_line import SourceLines
 from pvhdbg.machine.stop_text import position
 from pvhdbg.model import Unavailable
 from pvhdbg.repl import lines, own_commands
+from pvhdbg.repl.displays import Displays
 from pvhdbg.repl.gdb_echo import GdbEcho
 from pvhdbg.repl.machine import Machine
 from pvhdbg.repl.options import ConversationOptions
+from pvhdbg.repl.serial import Follower
+from pvhdbg.report.answers.prompt import ContextAnswer
 from pvhdbg.report.style import PLAIN, Style
 
+_EXPRESSION = re.compile(r"[()\[\]&>]", re.ASCII)  # of C: GDB knows it
 _DEEPEST = 16  # files that source one another
 
 
 @dataclass(frozen=True)
 class Result:
-    """The result of a line: `text`, or `error` in one line; `exit_code` as on the command line; `leaves` ends the prompt."""
+    """The result of a line: `text`, or `error` in one line; `exit_code` as on the command line; `leaves` ends the prompt.
+
+    `exact` text is a document: it is printed as it is.
+    """
 
     text: str = ""
     error: SafeText = NOTHING
     exit_code: int = 0
     leaves: bool = False
+    exact: bool = False
 
 
 class Conversation:
@@ -46,16 +58,24 @@ class Conversation:
     def __init__(self, command: str, options: ConversationOptions, progress: Callable[[str], None] = lambda _: None) -> None:
         self.commands = own_commands.ALL
         self.machine = Machine(command, options, progress)
-        self.telling: Callable[[], AbstractContextManager[Callable[[str], None]]] = lambda: nullcontext(lambda _: None)
+        self.telling: Callable[[str], AbstractContextManager[Callable[[str], None]]] = lambda _: nullcontext(lambda _: None)
         self.style: Style = PLAIN
-        self.write: Callable[[str], None] = lambda _: (
-            None
+        self.output: Output | None = None  # where text for people goes
+        self.write: Callable[[str], None] = (
+            self._write
         )  # output that does not wait for the Result: serial output, and sourced lines
         self.over = ""  # erases a line of progress at a terminal, for output that comes meanwhile
         self.confirm: Callable[[str], bool] = lambda _: True
         self.shows_context = False  # at each stop, instead of the next instruction alone
+        self.patient = False  # debug info of any size is read for the context's source line
+        self.parts = set(context_view.Part)  # of the context
+        self.displays = Displays()
         self.leaving = False
         self.where = ("", "")  # the machine's place after the last line, for the toolbar
+        self._lines: SourceLines | None = None
+        self._last_serial: SafeText | None = None
+        self._follower: Follower | None = None  # whose line that is
+        self._seen = 0  # the session's `moves` when its stop was shown last
         self._vmm = ""
         self._repeat = ""
         self._goes_on: str | None = None
@@ -72,6 +92,7 @@ class Conversation:
         vmm = self.session.boot().snapshot.vmm
         self._vmm = " ".join(word for word in (vmm.name, vmm.version, vmm.accelerator) if word)
         self.look()
+        self._arrived()
         self._told()  # not the commands of a user's line
 
     # --- a line ---------------------------------------------------------------------------------------------------
@@ -94,11 +115,14 @@ class Conversation:
 
     def _safely(self, work: Callable[[], Result]) -> Result:
         try:
-            return work()
-        except Unavailable as gap:
-            return Result(error=safe(gap.reason), exit_code=3)
-        except PvhdbgError as error:
-            return self._failed(error)
+            try:
+                result = work()
+            except Unavailable as gap:
+                result = Result(error=safe(gap.reason), exit_code=3)
+            except PvhdbgError as error:
+                result = self._failed(error)
+            self.show_serial(whole=True)
+            return replace(result, text=result.text + self._new_stop())
         except KeyboardInterrupt:
             leaving.stay()
             self.machine.speak_anew()
@@ -132,10 +156,12 @@ class Conversation:
         if gdb and first == "info" and rest and not rest[0].startswith("-") and not _second_word(rest[0]):
             return None
         try:
-            return live.find(text, self.commands, abbreviated=False)[0]
+            found = live.find(text, self.commands, abbreviated=False)[0]
         except live.UnknownCommand:
             if gdb and (first in own_commands.GDB_WORDS or first == "x"):
                 return None
+        else:
+            return None if gdb and found.name in own_commands.OF_VALUES and _EXPRESSION.search(text) else found
         try:
             return live.find(text, self.commands)[0]
         except live.UnknownCommand as unknown:
@@ -152,7 +178,8 @@ class Conversation:
             raise BadInput("GDB is disabled here, or not installed", "leave --via remote out; list our commands with: help")
         if not line:
             raise BadInput("gdb needs a line", "usage: gdb LINE")
-        gdb = machine.hand_to_gdb()
+        with self.telling("GDB is working") as machine.progress:
+            gdb = machine.hand_to_gdb()
         machine.running = True
         try:
             error, ran = gdb.passed_on(line, lambda text: self.write(_clean(text)), machine.interrupted, self.show_serial)
@@ -183,8 +210,11 @@ class Conversation:
     def _shown(self, command: Command, values: dict[str, Any], line: lines.PromptLine, text: str) -> Result:
         if command.name not in own_commands.NO_MACHINE:
             self.machine.needs_machine()
-        with self.telling() as progress:
+        with self.telling(command.working) as progress:
+            self.machine.progress = self.session.progress = progress
             answer = command(values, Context(progress, self.session, self.commands, self))
+        if values.get("format") == "json":
+            self._arrived()  # the document is the whole answer
         if command.repeats:
             self._repeat = self._goes_on or text
         plain = bool(line.shell or line.file)
@@ -195,11 +225,40 @@ class Conversation:
         elif line.file:
             _written(line, output)
             output = ""
-        return Result(output, exit_code=answer.exit_code, leaves=self.leaving)
+        return Result(output, exit_code=answer.exit_code, leaves=self.leaving, exact=values.get("format") == "json")
 
     def _told(self) -> list[str]:
         target = self.session.target
         return target.told() if isinstance(target, GdbEcho) else []
+
+    def context(self) -> ContextAnswer:
+        """The context of the current stop, in the parts that are on. Raises TargetLost."""
+        image = self.session.image
+        if self._lines is None or self._lines.image is not image:
+            self._lines = SourceLines(image) if image is not None else None
+        if self._lines is not None:
+            self._lines.patient = self._lines.patient or self.patient
+        return context_view.context(self.session, self.parts, self._lines, self._last_serial)
+
+    def stop_view(self) -> str:
+        """What is shown of a stop: the context, if it is on, and the displays."""
+        self._arrived()
+        shown = context_view.text(self.context(), self.parts, self.style) if self.shows_context else []
+        return "".join(f"{line}\n" for line in (*shown, *self.displays.lines(self.session)))
+
+    def _arrived(self) -> None:
+        """This stop is shown: the next one is compared with it."""
+        self._seen = self.session.moves
+        self.session.shown()
+
+    def _new_stop(self) -> str:
+        """What is shown where the machine has moved, also by a command that failed later; nothing where it cannot be read."""
+        if self.leaving or self.machine.gone is not None or self.session.moves == self._seen:
+            return ""
+        try:
+            return self.stop_view()
+        except (PvhdbgError, Unavailable):
+            return ""  # the next command reports it
 
     def goes_on(self, line: str) -> None:
         """Set the line that an empty line runs next, where that is not the same line again."""
@@ -212,9 +271,23 @@ class Conversation:
         todo = f" ({error.todo})" if error.todo else ""
         return Result(error=safe(" ".join(f"{safe(error.what)}{safe(todo)}".split())), exit_code=error.exit_code)
 
+    def _write(self, text: str) -> None:
+        if self.output is not None:
+            self.output.show(text)
+
+    def tell(self, result: Result, paging: bool = False) -> None:
+        """Write the text of a result, for a terminal's width; with `paging` in the pager where it is long."""
+        if self.output is None:
+            self.write(result.text)
+        elif result.exact:
+            self.output.write(result.text)
+        else:
+            self.output.show(result.text, paging)
+
     def greeting(self) -> list[str]:
-        """The head of a report: the machine's place, and the warnings."""
-        return [", ".join(word for word in self.where if word), *self.session.warnings]
+        """The head of a report: the machine's place, or the context of the stop, and the warnings."""
+        place = self.stop_view().splitlines() if self.shows_context else [", ".join(word for word in self.where if word)]
+        return [*place, *self.session.warnings]
 
     # --- around it ------------------------------------------------------------------------------------------------
 
@@ -255,8 +328,11 @@ class Conversation:
 
     def show_serial(self, whole: bool = False) -> None:
         """Write the guest's new output on COM1, where it can be read."""
+        if self.machine.serial is not self._follower:  # another boot
+            self._follower, self._last_serial = self.machine.serial, None
         if self.machine.serial is not None:
             for line in self.machine.serial.lines(whole):
+                self._last_serial = line
                 self.write(f"{self.over}{self.style('dim', '|')} {line}\n")
 
     def complete(self, line: str) -> list[str]:
@@ -283,7 +359,7 @@ class Conversation:
                 if not line.strip():
                     continue
                 result = self.run(line)
-                self.write(result.text)
+                self.tell(result)
                 if result.error:
                     raise BadInput(f"{path}:{number}: {result.error}", "")
                 if result.leaves:

@@ -26,11 +26,11 @@ from pvhdbg.machine.session import Session, Settings
 from pvhdbg.machine.subject import Opened, Recorded, attach_stub, boot_kernel, open_kernel, open_subject
 from pvhdbg.machine.subject_kind import is_kernel_file, refuse_all_but_kernels
 from pvhdbg.machine.travel import Arrival
-from pvhdbg.repl.breakpoints import Breakpoints
 from pvhdbg.repl.gdb_echo import GdbEcho
 from pvhdbg.repl.options import ConversationOptions
 from pvhdbg.repl.running import Runner
 from pvhdbg.repl.serial import Follower
+from pvhdbg.repl.stops import StopPlaces
 from pvhdbg.targets.address import StubAddress, parse_address
 from pvhdbg.targets.recorded import RecordedTarget
 from pvhdbg.targets.run import Progress
@@ -52,12 +52,12 @@ class Machine:
     session: Session
 
     def __init__(self, command: str, options: ConversationOptions, progress: Progress) -> None:
-        self._command, self._options, self._progress = command, options, progress
+        self._command, self._options, self.progress = command, options, progress
         self._stack = ExitStack()
         self.qemu: QemuProcess | None = None
         self._keeper: Keeper | None = None
         self.serial: Follower | None = None
-        self.breakpoints = Breakpoints()
+        self.breakpoints = StopPlaces()
         self.interrupted = threading.Event()
         self.running = False
         self.watch: Callable[[], None] = lambda: None
@@ -91,12 +91,13 @@ class Machine:
 
     def _enter(self, about: SubjectOptions) -> Opened:
         with ExitStack() as stack:
-            opened = stack.enter_context(_opening(self._command, about, self._progress))
+            opened = stack.enter_context(_opening(self._command, about, self.progress))
             self.recording = stack.enter_context(recording_of(opened.qemu))
             self._stack = stack.pop_all()
         self.qemu, self.gone, self.ended = opened.qemu, None, None
         self._keeper = opened.keeper
-        self.runner.armed, self._symbols_given = set(), False
+        self._symbols_given = False
+        self.runner.starts_anew()
         self.serial = Follower(opened.qemu.serial_log) if opened.qemu is not None else None
         return opened
 
@@ -221,7 +222,8 @@ class Machine:
         self._end()
         self._stack, self.qemu, self._keeper, self.recording = arrival.stack, arrival.qemu, None, arrival.recording
         self.gone, self.ended = None, arrival.ended
-        self.runner.armed, self.runner.reboots, self._symbols_given = set(), 0, False
+        self.runner.reboots, self._symbols_given = 0, False
+        self.runner.starts_anew()
         self.serial = None if followed is None else followed.on(arrival.qemu.serial_log)
         self.session.travelled(self._echoed(arrival.target), arrival.number)
         image = self._chosen or self.image
@@ -256,7 +258,7 @@ class Machine:
             self.runner.disarm()
             self.session.target.close(Leave.STOPPED)
             try:
-                held = GdbTarget.connect(self._address(), timeout=self.seconds, keeper=self._keeper)
+                held = GdbTarget.connect(self._address(), timeout=self.seconds, progress=self.progress, keeper=self._keeper)
             except PvhdbgError:
                 self._hold(self._directly())
                 raise
@@ -333,7 +335,8 @@ class Machine:
 
     def _hold(self, target: Target) -> None:
         self._stack.callback(target.close, Leave.STOPPED)
-        self.runner.armed, self._symbols_given = set(), False
+        self._symbols_given = False
+        self.runner.starts_anew()
         self.session.target = self._echoed(target)
 
     def _address(self) -> StubAddress:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from pvhdbg.commands.declare import Command, argument
 from pvhdbg.commands.table import LIVE
+from pvhdbg.machine.context_view import Part
 from pvhdbg.tracing.mode_words import FOREMOST
 
 _HERE = "pvhdbg.repl.actions"
+_BOTH = ("text", "json")
 _NUMBERS = argument("number", metavar="N", nargs="*", type=int, help="its number; all of them without one")
+_DISPLAYS = argument("number", metavar="N", nargs="*", type=int, help="its number; all of them without one")
 _COUNT = argument("steps", metavar="N", nargs="?", type=int, default=1, help="how many (1)")
 
 
-def _own(name: str, help: str, example: str, *arguments: object, aliases: tuple[str, ...] = (), repeats: bool = False) -> Command:
+def _own(name: str, help: str, example: str, *arguments: object, aliases: tuple[str, ...] = (), repeats: bool = False,
+         formats: tuple[str, ...] = ("text",)) -> Command:  # fmt: skip
     function = name.replace(" ", "_") + "_" if name in ("continue", "break") else name.replace(" ", "_")
     return Command(
         name,
@@ -19,7 +23,7 @@ def _own(name: str, help: str, example: str, *arguments: object, aliases: tuple[
         "",
         f"{_HERE}:{function}",
         arguments,  # type: ignore[arg-type]
-        formats=("text",),
+        formats=formats,
         live=True,
         live_example=example,
         aliases=aliases,
@@ -44,8 +48,19 @@ OWN: tuple[Command, ...] = (
         argument("where", metavar="SYMBOL|ADDRESS", nargs="*", help="the place (default: the pc)", completes="symbol register"),
         aliases=("b",),
     ),
-    _own("delete", "delete breakpoints", "delete 1", _NUMBERS, aliases=("d",)),
-    _own("info breakpoints", "list the breakpoints", "info breakpoints"),
+    *(
+        _own(word, f"stop behind each {what}: SIZE bytes (4) at a symbol or an address", f"{word} pvh_start:8",
+             argument("where", metavar="SYMBOL|ADDRESS[:SIZE]", nargs="+", help="what is watched", completes="symbol register"))
+        for word, what in (("watch", "store to memory"), ("rwatch", "load from memory"), ("awatch", "access to memory"))
+    ),
+    _own("finish", "run until the current function returns to its caller", "finish", aliases=("fin",)),
+    _own("delete", "delete breakpoints and watchpoints", "delete 1", _NUMBERS, aliases=("d",)),
+    _own("info breakpoints", "list the breakpoints and watchpoints", "info breakpoints", formats=_BOTH),
+    _own("display", "show memory as x does, or the value of a $register, at each stop; without an argument now", "display/4xw $rsp",
+         argument("format_", metavar="/FORMAT", nargs="?", help="a count, a format, a size: /8xw"),
+         argument("address", metavar="ADDRESS", nargs="*", help="a number, a $register or a symbol, with + and -",
+                  completes="register symbol"), formats=_BOTH),
+    _own("undisplay", "show it no longer", "undisplay 1", _DISPLAYS),
     _own(
         "info registers",
         "show the registers, or some of them",
@@ -61,8 +76,11 @@ OWN: tuple[Command, ...] = (
                  completes="register symbol"),
         repeats=True,
     ),
-    _own("context", "show the registers that changed, the code and the stack; on: at each stop", "context on",
-         argument("when", metavar="on|off", nargs="?", choices=("on", "off"), help="at each stop from now on, or no longer")),
+    _own("context", "show the registers that changed, the code with its source line, the stack, the last serial line", "context",
+         formats=_BOTH),
+    _own("set context", "show the context at each stop, or no longer; with PARTs, which parts it has", "set context stack off",
+         argument("words", metavar="[PART …] on|off", nargs="*", words=("on", "off", *(part.value for part in Part)),
+                  help=f"parts: {', '.join(part.value for part in Part)}")),
     _own("monitor", "run a command of QEMU's monitor", "monitor info mtree",
          argument("command", metavar="COMMAND", nargs="+", help="the command"), aliases=("mon",)),
     _own("gdb", "pass a line to GDB, which then holds the machine; lines that are not our commands go there, too", "gdb info line",
@@ -81,6 +99,7 @@ OWN: tuple[Command, ...] = (
 )  # fmt: skip
 ALL: tuple[Command, ...] = tuple(sorted((*LIVE, *OWN), key=lambda command: command.name))
 RAW = frozenset({"monitor", "shell", "gdb"})  # the rest of their line is passed on as it was typed
+OF_VALUES = frozenset({"watch", "rwatch", "awatch", "display"})  # with an expression in C they are GDB's
 NO_MACHINE = frozenset(
     {
         "help",
@@ -97,14 +116,16 @@ NO_MACHINE = frozenset(
         "shell",
         "info breakpoints",
         "delete",
+        "undisplay",
+        "set context",
         "kill",
     }
 )
 
 # GDB's commands, mainly short ones. They are never taken for abbreviations of ours while GDB is available.
 _WORDS = """
-p print bt backtrace where l list n next ni nexti s step fin finish advance f frame up down ptype whatis display undisplay set show
-watch rwatch awatch hbreak thbreak tbreak rbreak call output printf echo find thread threads maint maintenance python py file
+p print bt backtrace where l list n next ni nexti s step advance f frame up down ptype whatis set show
+hbreak thbreak tbreak rbreak call output printf echo find thread threads maint maintenance python py file
 symbol-file add-symbol-file directory dump restore handle signal jump return compile define
 """
 GDB_WORDS = frozenset(_WORDS.split())

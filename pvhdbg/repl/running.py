@@ -10,23 +10,27 @@ import math
 import threading
 import time
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from pvhdbg.errors import PvhdbgError, TargetError, TargetLost
 from pvhdbg.machine.ahead import places_ahead
 from pvhdbg.machine.disassemble import linear_pc
 from pvhdbg.model import Registers
+from pvhdbg.repl.watchpoints import WatchedMemory, placed
 from pvhdbg.targets.run import Ran, RunEnd, leave_reset_vector, run
-from pvhdbg.targets.target import RESET_RIP, RESET_VECTOR, Stop, StopKind
+from pvhdbg.targets.target import RESET_RIP, RESET_VECTOR, Stop, StopKind, Watchpoint, watching
 
 if TYPE_CHECKING:
     from pvhdbg.machine.session import Session
-    from pvhdbg.repl.breakpoints import Breakpoint, Breakpoints
+    from pvhdbg.repl.breakpoints import Breakpoint
+    from pvhdbg.repl.stops import StopPlaces
     from pvhdbg.vmm.qemu import QemuProcess
 
 _POLL = 0.1  # seconds between two checks of the serial port, the VMM and Ctrl-C while the guest runs
 
 _LEAST = 0.001  # seconds of a run
+_WALK = 1_000_000  # instructions of a run that is made of steps, since the stub cannot watch memory
 _SLOTS = 20  # hardware breakpoints of one run
 _SLOTS_KVM = 3  # of the four debug registers: one shows a reboot
 _STEPS = 64  # instructions between two looks at the code ahead, where that was of no use
@@ -36,7 +40,7 @@ class Runnable(Protocol):
     """The runner's view of the machine: it has breakpoints, and its state for the prompt."""
 
     session: Session
-    breakpoints: Breakpoints
+    breakpoints: StopPlaces
     interrupted: threading.Event
     running: bool
     gone: str | None
@@ -48,29 +52,30 @@ class Runnable(Protocol):
 
 
 class Went(NamedTuple):
-    """How a run ended: the machine's stop, the breakpoint that was hit, and whether it was stopped because the time was up."""
+    """How a run ended: the machine's stop, what was hit, and whether it was stopped because the time was up."""
 
     stop: Stop
-    found: Breakpoint | None = None
+    found: Breakpoint | WatchedMemory | None = None
     late: bool = False
 
 
 class Walked(NamedTuple):
-    """How a walk ended: whether it got where it was to go, the breakpoint that was hit, whether the time was up, and whether
+    """How a walk ended: whether it got where it was to go, what was hit, whether the time was up, and whether
     something else than a step stopped the machine."""
 
     reached: bool
-    found: Breakpoint | None = None
+    found: Breakpoint | WatchedMemory | None = None
     late: bool = False
     stop: Stop | None = None
 
 
 class Runner:
-    """Runs one machine. `armed` are the linear addresses where the stub stops it now."""
+    """Runs one machine. `armed` are the linear addresses where the stub stops it now, `watched` the watchpoints that it has."""
 
     def __init__(self, machine: Runnable) -> None:
         self._machine = machine
         self.armed: set[int] = set()
+        self.watched: set[Watchpoint] = set()
         self.reboots = 0  # reboots that the firmware may still need
 
     def go(self, until: Collection[int] = (), seconds: float = math.inf) -> Went:
@@ -84,6 +89,8 @@ class Runner:
         if target.read_registers()["rip"] == RESET_RIP:
             target.step()
         self._arm(until)
+        if any(one.by_steps for one in self._machine.breakpoints.watches()):
+            return self._walk(until, seconds)
         try:
             while True:
                 self._machine.session.resumed()
@@ -95,6 +102,11 @@ class Runner:
                     self._machine.ended = stop.text
                 if stop.kind is not StopKind.BREAKPOINT:
                     break
+                if (watch := self._watch_hit(stop)) is not None:
+                    self._found_out()
+                    return Went(stop, watch)
+                if stop.watched is not None and any(stop.watched == one.address for one in self.watched):
+                    continue  # the address is that of something else by now
                 pc = target.read_registers()["rip"]
                 if pc == RESET_RIP:
                     if not self._passes_reboot():
@@ -115,11 +127,54 @@ class Runner:
         finally:
             self._leave_temporaries(until)
 
+    def _walk(self, until: Collection[int], seconds: float) -> Went:
+        """As `go`, by steps: `_WALK` of them at most."""
+        watches = [one for one in self._machine.breakpoints.watches() if one.by_steps]
+        session, hit = self._machine.session, list[WatchedMemory]()
+
+        def here(registers: Registers) -> bool:
+            hit[:] = [one for one in watches if one.now(session) != one.value][:1]
+            return bool(hit) or registers["rip"] in until
+
+        walked = self.step_until(here, _WALK, seconds)
+        if self._machine.ended is not None:
+            return Went(Stop(StopKind.SHUTDOWN, 3, self._machine.ended))
+        if hit:
+            return Went(Stop(StopKind.BREAKPOINT), self._seen(hit[0]))
+        late = walked == Walked(False) or walked.late
+        return Went(walked.stop or Stop(StopKind.BREAKPOINT), walked.found, late)
+
+    def _watch_hit(self, stop: Stop) -> WatchedMemory | None:
+        """The watchpoint that a stop reports, where its address maps to what was meant."""
+        placement = self._machine.session.placement if stop.watched is not None else None
+        for one in self._machine.breakpoints.watches():
+            if placement is None or stop.watched not in one.addresses or stop.watched_for is not one.access:
+                continue
+            if one.physical is None or placement.physical(stop.watched) in (one.physical, None):
+                return self._seen(one)
+        return None
+
+    def _seen(self, one: WatchedMemory) -> WatchedMemory:
+        """Count a hit, with the bytes that are there now."""
+        return self._machine.breakpoints.watch(
+            replace(one, hits=one.hits + 1, before=one.value, value=one.now(self._machine.session))
+        )
+
     def ready_to_run(self, command: str) -> None:
         self._machine.session.needs_control(command)
         self._machine.needs_machine()
         if self._machine.ended is not None:
             raise TargetError(f"the machine cannot run on: {self._machine.ended}", "boot it again: restart")
+
+    @property
+    def ended(self) -> str | None:
+        """How the guest ended, where it has."""
+        return self._machine.ended
+
+    def slots(self) -> int:
+        """How many more breakpoints one run may have."""
+        kvm = self._machine.session.hand_off().snapshot.vmm.kvm
+        return _SLOTS_KVM - len(self._machine.breakpoints.addresses()) if kvm else _SLOTS
 
     def _found_out(self) -> None:
         self.reboots = 0
@@ -167,6 +222,7 @@ class Runner:
 
     def _arm(self, until: Collection[int]) -> None:
         self._machine.breakpoints.place(self._machine.session)
+        self.arm_watches()
         wanted = self._machine.breakpoints.addresses() | set(until)
         target = self._machine.session.target
         for address in self.armed - wanted - {RESET_VECTOR}:
@@ -181,6 +237,23 @@ class Runner:
         except TargetError:
             pass  # the accelerator has no slot left: a reboot then shows by what follows it
 
+    def arm_watches(self) -> None:
+        """Have the stub watch what is to be watched. Raises TargetError where it refuses one; what it has none of goes by steps."""
+        breakpoints, session = self._machine.breakpoints, self._machine.session
+        target = watching(session.target)
+        found = [breakpoints.watch(placed(session, one)) for one in breakpoints.watches()]
+        wanted = {point for one in found for point in one.points()}
+        for point in self.watched - wanted:
+            if target is not None:
+                target.clear_watchpoint(point)
+        self.watched &= wanted
+        for one in found:
+            for point in one.points():
+                if point not in self.watched and (target is None or not target.set_watchpoint(point)):
+                    breakpoints.watch(replace(one, by_steps=True))
+                    break
+                self.watched.add(point)
+
     def _leave_temporaries(self, until: Collection[int]) -> None:
         try:
             for address in set(until) - self._machine.breakpoints.addresses():
@@ -190,12 +263,20 @@ class Runner:
             pass  # the machine is gone, and its breakpoints with it
 
     def disarm(self) -> None:
+        target = self._machine.session.target
         for address in self.armed:
-            self._machine.session.target.clear_breakpoint(address)
-        self.armed = set()
+            target.clear_breakpoint(address)
+        if (watcher := watching(target)) is not None:
+            for point in self.watched:
+                watcher.clear_watchpoint(point)
+        self.starts_anew()
 
-    def step(self, count: int = 1) -> Breakpoint | None:
-        """Step `count` instructions, or up to the next breakpoint, which is then returned."""
+    def starts_anew(self) -> None:
+        """Another connection, or another machine: nothing is set there."""
+        self.armed, self.watched = set(), set()
+
+    def step(self, count: int = 1) -> Breakpoint | WatchedMemory | None:
+        """Step `count` instructions, or up to the next breakpoint or watchpoint, which is then returned."""
         return self.step_until(lambda _: False, count).found
 
     def step_until(self, true: Callable[[Registers], bool], most: int, seconds: float = math.inf) -> Walked:
@@ -203,6 +284,8 @@ class Runner:
         self.ready_to_run("stepi")
         deadline = time.monotonic() + seconds
         target, addresses = self._machine.session.target, self._machine.breakpoints.addresses()
+        if self._machine.breakpoints.watches():
+            self.arm_watches()
         self._machine.session.resumed()
         self._machine.running = True
         last = time.monotonic()
@@ -217,6 +300,8 @@ class Runner:
                 if stop.kind is StopKind.INTERRUPT and not self._machine.interrupted.is_set():
                     raise TargetError(stop.text, "let it run with: continue; or see where it waits: mode, disas")
                 registers = target.read_registers()
+                if stop.watched is not None and (watch := self._watch_hit(stop)) is not None:
+                    return Walked(False, watch)
                 if true(registers):
                     return Walked(True)
                 if registers["rip"] in addresses:
@@ -245,8 +330,7 @@ class Runner:
         """
         deadline = time.monotonic() + seconds
         session = self._machine.session
-        kvm = session.hand_off().snapshot.vmm.kvm
-        slots = _SLOTS_KVM - len(self._machine.breakpoints.addresses()) if kvm else _SLOTS
+        slots = self.slots()
         while True:
             left = max(deadline - time.monotonic(), _LEAST)
             ahead = places_ahead(session, slots)

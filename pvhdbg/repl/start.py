@@ -6,10 +6,10 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
-from pvhdbg.cli.progress import ProgressLine
 from pvhdbg.commands.declare import Answer, Command, Context, NoOptions, options_of, takes
 from pvhdbg.commands.options import OutputOptions, PromptOptions
 from pvhdbg.commands.output import open_output, style_for
+from pvhdbg.commands.progress import ProgressLine
 from pvhdbg.errors import BadInput
 
 if TYPE_CHECKING:
@@ -43,20 +43,23 @@ def converse(command: Command, values: Mapping[str, Any], stderr: TextIO) -> int
     talk: Conversation | None = None
     try:
         with open_output(asked.output) as output:
-            with ProgressLine(stderr) as progress:
+            with ProgressLine(stderr, asked.detail) as progress:
                 talk = Conversation(command.name, options_of(ConversationOptions, values), progress)
                 talk.open()
-            talk.telling = lambda: ProgressLine(stderr)
+            talk.telling = lambda working: ProgressLine(stderr, asked.detail, working)
             talk.over = "\r\x1b[K" if stderr.isatty() else ""
             if command.name != "repl":
                 answer = _report(command, talk, values, stderr)
-                output.write(answer.render(asked.format, style_for(asked.color, output.stream)))
+                text = answer.render(asked.format, style_for(asked, output.stream))
+                (output.show if asked.format == "text" else output.write)(text)
                 code = answer.exit_code
         with open_output(None) as output:
-            talk.style, talk.write = style_for(asked.color, output.stream), output.write
+            talk.style, talk.output = style_for(asked, output.stream), output
+            prompt = options_of(PromptOptions, values)
+            talk.shows_context = on_terminal() and not prompt.batch
             if command.name == "repl":
-                output.write("".join(f"{line}\n" for line in talk.greeting()))
-            failed = _talk(talk, options_of(PromptOptions, values), stderr)
+                output.show("".join(f"{line}\n" for line in talk.greeting()))
+            failed = _talk(talk, prompt, stderr)
             output.write(talk.close())
     finally:
         if talk is not None:
@@ -69,7 +72,7 @@ def _report(command: Command, talk: Conversation, values: Mapping[str, Any], std
     from pvhdbg.commands.table import LIVE
 
     said = next((one for one in LIVE if one.name == command.name), None) or next(one for one in LIVE if one.name == "check")
-    with ProgressLine(stderr) as progress:
+    with ProgressLine(stderr, options_of(OutputOptions, values).detail) as progress:
         answer = said(values, Context(progress, talk.session))
     talk.look()
     return answer
@@ -100,7 +103,7 @@ def _talk(talk: Conversation, prompt: PromptOptions, stderr: TextIO) -> int:
 
 def _say(talk: Conversation, line: str, stderr: TextIO) -> int:
     result = talk.run(line)
-    talk.write(result.text)
+    talk.tell(result)
     if result.error:
         stderr.write(f"pvhdbg: {result.error}\n")
     return result.exit_code

@@ -102,7 +102,7 @@ class Terminal:
                 continue
             with self._interruptible():
                 result = talk.run(line)
-            talk.write(result.text)
+            talk.tell(result, paging=True)
             if result.error:
                 talk.write(f"{talk.style('bad', 'error:')} {result.error}\n")
         return 0

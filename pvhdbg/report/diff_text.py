@@ -21,7 +21,11 @@ TITLES = {
 
 
 def render(comparison: Comparison, style: Style = PLAIN) -> str:
-    """The names of both sides, then the differences by weight, then the conclusion."""
+    """The names of both sides, then the differences by weight, then the conclusion; with a brief style what matters, and that."""
+    kind = "bad" if comparison.exit_code == 1 else "warn" if comparison.exit_code else "good"
+    last = f"{style(kind, comparison.conclusion)} (exit {comparison.exit_code})"
+    if style.brief:
+        return "".join(f"{line}\n" for line in (*_block(comparison.of(Weight.MATTERS), "bad", style), last))
     lines = []
     for letter, name, report in (("A", comparison.names[0], comparison.a), ("B", comparison.names[1], comparison.b)):
         rows = dict(machine.rows(report.boot))
@@ -32,8 +36,7 @@ def render(comparison: Comparison, style: Style = PLAIN) -> str:
         found = comparison.of(weight)
         if found:
             lines += ["", style("head", title), *_block(found, meaning, style)]
-    kind = "bad" if comparison.exit_code == 1 else "warn" if comparison.exit_code else "good"
-    lines += ["", f"{style(kind, comparison.conclusion)} (exit {comparison.exit_code})"]
+    lines += ["", last]
     return "\n".join(lines) + "\n"
 
 

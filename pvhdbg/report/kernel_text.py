@@ -20,8 +20,11 @@ _NOTES = 64  # notes that the text shows; JSON has all
 
 
 def render(report: FileReport, style: Style = PLAIN) -> str:
-    """The whole report."""
+    """The whole report; with a brief style what fails, and the conclusion."""
     kernel = report.kernel
+    last = verdict_text.conclusion(report.conclusion, report.summary, report.exit_code, style)
+    if style.brief:
+        return "".join(f"{line}\n" for line in (*verdict_text.failing(report.verdicts, style), last))
     blocks = [
         _header(report, style),
         _titled("Entry", _entry(report, style), style),
@@ -30,7 +33,6 @@ def render(report: FileReport, style: Style = PLAIN) -> str:
         _titled("Loaders", _loaders(report.loadings, style), style) if report.loadings else [],
         verdict_text.checks(report.verdicts, FILE_CHAPTERS, "Checks of the kernel file", style) if report.verdicts else [],
     ]
-    last = verdict_text.conclusion(report.conclusion, report.summary, report.exit_code, style)
     return "\n".join("\n".join(block) + "\n" for block in blocks if block) + f"\n{last}\n"
 
 

@@ -24,8 +24,13 @@ _LINE = 120  # characters of a guest's string that the report shows; `info` show
 
 
 def render(report: Report, style: Style = PLAIN) -> str:
-    """The whole report."""
+    """The whole report; with a brief style what fails, and the conclusion."""
     boot = report.boot
+    if style.brief:
+        failing = verdict_text.failing(report.verdicts, style)
+        return "".join(
+            f"{line}\n" for line in (*failing, verdict_text.conclusion(report.conclusion, report.summary, report.exit_code, style))
+        )
     blocks = [
         _header(boot, report.warnings, style),
         _titled("Registers", registers(boot), style),

@@ -28,6 +28,15 @@ def checks(verdicts: Sequence[Verdict], chapters: Chapters, title: str, style: S
     return lines
 
 
+def failing(verdicts: Sequence[Verdict], style: Style) -> list[str]:
+    """The violated rules, a line for each, with what was found."""
+    return [
+        f"{style(MEANINGS[one.outcome], WORDS[one.outcome])} {one.rule.id}  {'; '.join(map(sentence, one.violations)) or one.rule.title}"
+        for one in worst_first(verdicts)
+        if one.outcome is Outcome.FAIL
+    ]
+
+
 def conclusion(sentence: str, summary: Mapping[Outcome, int], exit_code: int, style: Style) -> str:
     """The last line: the conclusion, the counts, the exit code."""
     counts = ", ".join(f"{number} {WORDS[outcome]}" for outcome, number in summary.items() if number)

@@ -42,8 +42,10 @@ def render(
     calls: Sequence[Call] = (),
     ran: Sequence[LastFunctions] = (),
 ) -> str:
-    """The verdict first, then the evidence for it."""
+    """The verdict first, then the evidence for it; with a brief style the verdict alone."""
     lines = [*(style("bad", line) for line in wrap(printable(why.verdict), max(min(style.width, 110), 40))), ""]
+    if style.brief:
+        return "\n".join(lines)
     if told:
         lines += [style("head", "Its last words"), *(line for one in told for line in _told(one)), ""]
     if death.path:

@@ -23,8 +23,8 @@ ROWS, COLUMNS = 300, 130  # so many rows that nothing scrolls away
 class _Screen(pyte.Screen):
     """Answers what a program asks its terminal, as terminals do."""
 
-    def __init__(self, answer: Callable[[bytes], None]) -> None:
-        super().__init__(COLUMNS, ROWS)
+    def __init__(self, columns: int, rows: int, answer: Callable[[bytes], None]) -> None:
+        super().__init__(columns, rows)
         self._answer = answer
 
     def write_process_input(self, data: str) -> None:
@@ -34,15 +34,15 @@ class _Screen(pyte.Screen):
 class Terminal:
     """A context manager around one program."""
 
-    def __init__(self, words: Sequence[str], env: dict[str, str], cwd: str) -> None:
+    def __init__(self, words: Sequence[str], env: dict[str, str], cwd: str, *, columns: int = COLUMNS, rows: int = ROWS) -> None:
         self._ours, its = openpty()
-        fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
+        fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         # setsid makes it the controlling terminal, whose Ctrl-C is a signal; a fork of our own would be one beside threads.
         self.process = subprocess.Popen(
             ["setsid", "--ctty", *words], stdin=its, stdout=its, stderr=its, env={**env, "TERM": "xterm-256color"}, cwd=cwd
         )
         os.close(its)
-        self._screen = _Screen(self._answer)
+        self._screen = _Screen(columns, rows, self._answer)
         self._stream = pyte.ByteStream(self._screen)
         self._row = 0  # from here on nobody has looked at it
 
@@ -92,6 +92,10 @@ class Terminal:
                 if not data:  # it closed the terminal, and is about to end
                     self.process.wait(5)
                     assert true(), f"it ended, and {what} did not come:\n{self.text()}"
+
+    def echoes(self) -> bool:
+        """Whether the terminal shows what is typed, as before a program changed its mode."""
+        return bool(termios.tcgetattr(self._ours)[3] & termios.ECHO)
 
     def until(self, text: str, within: float = 20.0) -> None:
         """Wait until `text` stands on the screen, at the last prompt or below it."""

@@ -26,6 +26,7 @@ from pvhdbg.report.answers.memory import (
     PageWalkAnswer,
     SymbolsAnswer,
 )
+from pvhdbg.report.answers.prompt import BreakpointsAnswer, ContextAnswer, DisplaysAnswer
 from pvhdbg.report.answers.stress import MutationsAnswer, StressAnswer
 from pvhdbg.report.answers.sweep import SweepDiffAnswer, SweepMadeAnswer, SweepQueryAnswer, SweepReportAnswer
 from pvhdbg.report.answers.tool import ConfigAnswer, DoctorAnswer, ProbeListAnswer, ProbeTableAnswer, SchemasAnswer
@@ -50,6 +51,9 @@ ANSWERS: Mapping[str, type[Any]] = MappingProxyType(
         "disas": DisassemblyAnswer,
         "symbols": SymbolsAnswer,
         "notes": NotesAnswer,
+        "breakpoints": BreakpointsAnswer,
+        "context": ContextAnswer,
+        "displays": DisplaysAnswer,
         "traced": TracedAnswer,
         "trace-query": TraceQueryAnswer,
         "trace-diff": TraceDiffAnswer,
