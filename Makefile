@@ -11,6 +11,7 @@
 # make test-bare   make demo and make test in a bare Debian: RELEASE=trixie or bookworm (see scripts/test-bare.sh; needs root)
 # make docs    the documentation site, as build/site/index.html: warnings are errors, and internal links are checked
 # make bench   the benchmarks: one table, then what a sweep costs beside its boots, and 500 cells on a Dask cluster with troubles
+#                    (BENCH_ARGS="--only recorder --only travel" for a part of the table, and nothing else)
 # make conformance   boot every sample guest on every machine and firmware, and write docs/conformance.md and docs/rules.md
 #                    (CONFORMANCE_ARGS="--qemu PATH --qemu PATH -j 2"; see `python -m conformance --help`);
 #                    the probe under the other VMMs that are here, too (--xen IMAGE for each version of Xen; --vmms-only)
@@ -114,10 +115,12 @@ docs: setup
 	@PYTHONPATH=. timeout 600 $(BIN)/sphinx-build -q -W --keep-going -b html docs build/site
 	@echo "built build/site/index.html"
 
+BENCH_ARGS ?=
+
 .PHONY: bench
 bench: setup
-	@$(BIN)/python -m benchmarks.run
-	@$(BIN)/python -m benchmarks.sweeps
+	@$(BIN)/python -m benchmarks.run $(BENCH_ARGS)
+	@[ -n "$(BENCH_ARGS)" ] || $(BIN)/python -m benchmarks.sweeps
 
 CONFORMANCE_ARGS ?=
 

@@ -1,4 +1,4 @@
-"""The flight recorder against the same boot without it: a whole boot, and `trace` to rest_init."""
+"""The flight recorder against the same boot without it: a whole boot, `trace` to rest_init, `why`, and registers of each instruction."""
 
 from __future__ import annotations
 
@@ -12,20 +12,26 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
+import pvhdbg
 from benchmarks.bench import PVHDBG, Bench, Row
+from pvhdbg import guests
 from pvhdbg.driver.recorded_machine import names_of
 from pvhdbg.kernel.image import open_kernel
 from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.remote import RemoteTarget
-from pvhdbg.targets.run import run
+from pvhdbg.targets.run import run, run_until
 from pvhdbg.targets.target import Leave
+from pvhdbg.tracing.engines.engine import Bounds
+from pvhdbg.tracing.engines.registers import RegisterEngine, open_recorder
 from pvhdbg.tracing.flow import packed, read
 from pvhdbg.tracing.recorder.file import open_bytes, open_recording
 from pvhdbg.tracing.recorder.library import library
 from pvhdbg.tracing.story import functions
+from pvhdbg.vmm.options import DEFAULT_QEMU
 from pvhdbg.vmm.qemu import QemuOptions, RecorderOptions, start
 
 APPEND = "console=ttyS0 panic=-1"
+PANICS = "console=ttyS0"
 FAR = 100_000_000  # instructions
 
 
@@ -75,6 +81,32 @@ def rows(bench: Bench) -> Iterator[Row]:
         *bench.pair(partial(traced, bench, "--no-recorder"), partial(untraced, bench), 1),
         "beside it",
         lambda _: True,
+    )
+    yield Row(
+        "`why` on a boot that panics for want of a root / the bare boot to the end of its panic",
+        *bench.pair(partial(explained, bench), partial(panicked, bench), 3),
+        "<= 1.6",
+        lambda r: r <= 1.6,
+    )
+    late, which = max(
+        (told_after(crash), crash) for crash in ("null-pointer", "stack-overflow", "nested-forever", "hlt", "endless-loop")
+    )
+    yield Row(
+        "`why` on `crashers`: beyond a bare run of a third of a second, the slowest of five",
+        [],
+        [],
+        "<= 0.5 s",
+        lambda _: late <= 0.5,
+        note=f"{late:.2f} s ({which})",
+    )
+    rate = max(registers(bench, plain) for _ in range(3))
+    yield Row(
+        "registers of each of a million instructions from start_kernel on",
+        [],
+        [],
+        ">= 1 M/s",
+        lambda _: rate >= 1e6,
+        note=f"{rate / 1e6:.2f} M/s",
     )
     took, size = analysed(bench, plain)
     yield Row(
@@ -141,6 +173,60 @@ def windowed(bench: Bench, recorder: RecorderOptions) -> tuple[float, float]:
                 assert found == 1_000_000
         target.close(Leave.KILLED)
     return max(took), sum(map(len, parts)) / 1e6
+
+
+def explained(bench: Bench) -> float:
+    """Seconds of the whole process."""
+    return bench.timed([str(PVHDBG), "why", str(bench.kernel), "--append", PANICS])
+
+
+def panicked(bench: Bench) -> float:
+    """Seconds from QEMU's start to the last line of the kernel's panic."""
+    command = [DEFAULT_QEMU, "-kernel", str(bench.kernel), "-append", PANICS, "-m", "512M", "-cpu", "qemu64,-cx16", "-nic", "none",
+               "-display", "none", "-serial", "stdio", "-monitor", "none"]  # fmt: skip
+    began = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as qemu:
+        assert qemu.stdout is not None
+        assert any(b"end Kernel panic" in line for line in qemu.stdout)
+        took = time.perf_counter() - began
+        qemu.kill()
+    return took
+
+
+def told_after(crash: str) -> float:
+    """Seconds that `why` takes beyond a bare run, in which the guest died or hung at once: the better of two."""
+    append = f"crash={crash}"
+
+    def bare() -> float:
+        began = time.perf_counter()
+        with start(QemuOptions(guests.path("crashers"), append=append)) as qemu:
+            target = RemoteTarget.connect(StubAddress(path=qemu.gdb_socket))
+            run(target, 0.3, may_vanish=True)
+            target.close(Leave.KILLED)
+        return time.perf_counter() - began
+
+    def ours() -> float:
+        began = time.perf_counter()
+        assert pvhdbg.why(str(guests.path("crashers")), append=append, seconds=20.0).died
+        return time.perf_counter() - began
+
+    return min(ours() - bare() for _ in range(2))
+
+
+def registers(bench: Bench, recorder: RecorderOptions) -> float:
+    """Instructions a second."""
+    with open_kernel(str(bench.kernel)) as image:
+        goal = image.symbols().virtual_address("start_kernel")
+    with start(QemuOptions(bench.kernel, append=APPEND, recorder=recorder)) as qemu, open_recorder(qemu.recording) as opened:
+        target = RemoteTarget.connect(StubAddress(path=qemu.gdb_socket))
+        for address in (bench.entry, goal):
+            run_until(target, [address], 60)
+        began = time.perf_counter()
+        seen = sum(len(batch) for batch in RegisterEngine(target, opened).batches(Bounds(count=1_000_000, seconds=60)))
+        took = time.perf_counter() - began
+        target.close(Leave.KILLED)
+    assert seen == 1_000_000
+    return seen / took
 
 
 PEAK = """

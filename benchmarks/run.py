@@ -1,6 +1,6 @@
 """Compare pvhdbg with alternatives in one run: each row is a ratio, measured in pairs.
 
-    python -m benchmarks.run [--kernel VMLINUX] [--pairs N] [--markdown FILE]
+    python -m benchmarks.run [--kernel VMLINUX] [--pairs N] [--only GROUP]... [--markdown FILE]
 
 Whole processes are timed from outside, ours and theirs alternately, each on a new QEMU that waits at its reset vector and whose
 start is not timed. The host's speed drifts; the ratio of a pair does not.
@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 
 from benchmarks import kernel_files, plugin, prompt, recorder, stress, tracing, travel
@@ -38,7 +39,7 @@ HEAVY = ("pygdbmi", "elftools", "prompt_toolkit", "rich", "lz4", "zstandard", "i
 
 
 def rows(bench: Bench) -> Iterator[Row]:
-    """The table's rows, while they are measured."""
+    """The rows about a machine's entry, while they are measured."""
 
     def against(
         ours: Callable[[str], list[str]], theirs: Callable[[str], list[str]], pairs: int | None = None
@@ -58,13 +59,18 @@ def rows(bench: Bench) -> Iterator[Row]:
     yield memory(bench)
     yield comparison(bench)
     yield imports(bench)
-    yield from kernel_files.rows(bench)
-    yield from prompt.rows(bench)
-    yield from tracing.rows(bench)
-    yield from recorder.rows(bench)
-    yield from travel.rows(bench)
-    yield from plugin.rows(bench)
-    yield from stress.rows(bench)
+
+
+GROUPS: dict[str, Callable[[Bench], Iterator[Row]]] = {
+    "machine": rows,
+    "kernel-files": kernel_files.rows,
+    "prompt": prompt.rows,
+    "tracing": tracing.rows,
+    "recorder": recorder.rows,
+    "travel": travel.rows,
+    "plugin": plugin.rows,
+    "stress": stress.rows,
+}
 
 
 def memory(bench: Bench) -> Row:
@@ -143,6 +149,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kernel", type=Path, help="the kernel to boot (default: the tests' Debian kernel, else the sample guest)")
     parser.add_argument("--pairs", type=int, default=7, help="pairs for each row (default: 7)")
+    parser.add_argument("--only", choices=GROUPS, action="append", help="the rows of this group, repeatable (default: all)")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there too")
     wanted = parser.parse_args()
     for program in ("qemu-system-x86_64", "gdb"):
@@ -158,7 +165,8 @@ def main() -> int:
     ]
     print("\n".join(lines), flush=True)
     with tempfile.TemporaryDirectory(prefix="pvhdbg-bench-") as folder:
-        for row in rows(Bench(kernel, wanted.pairs, Path(folder))):
+        bench = Bench(kernel, wanted.pairs, Path(folder))
+        for row in chain.from_iterable(GROUPS[name](bench) for name in wanted.only or GROUPS):
             lines.append(f"| {' | '.join(row.cells())} |")
             print(lines[-1], flush=True)
     if wanted.markdown:

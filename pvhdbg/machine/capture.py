@@ -53,7 +53,7 @@ _FIRMWARE = (range(0xC0000, 0x100000), range(0xFFC00000, 1 << 32))
 class Plan:
     """The user's request. `entry` is an address (with its `symbol`), `kernel` what is known of the file, `image` that file.
 
-    `booted`: this file was handed to the VMM, so memory must hold it.
+    `booted`: this file was handed to the VMM, so memory must hold it. `halts`: the machine stops at the entry by itself.
     """
 
     spec: str = "v1"  # the name of the revision to judge by
@@ -66,6 +66,7 @@ class Plan:
     whole: bool = False  # also read the tables and code that the machine uses, in addition to the hand-off
     image: KernelImage | None = None
     booted: bool = False
+    halts: bool = False
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,15 @@ def _reach(target: Target, plan: Plan, progress: Progress, meanwhile: Callable[[
     reboots = OWN_REBOOTS if plan.reset else 0
     stops = {wanted} if told is None else {wanted, told}
     try:
-        stopped = run_until(target, stops, plan.timeout, reboots=reboots, progress=progress, meanwhile=lambda: _prepare(meanwhile))
+        stopped = run_until(
+            target,
+            stops,
+            plan.timeout,
+            reboots=reboots,
+            progress=progress,
+            meanwhile=lambda: _prepare(meanwhile),
+            halts=plan.halts and stops == {noted},
+        )
     except (EntryNotReached, GuestDied) as error:
         raise _explained(error, target, whole_boot=pc == RESET_RIP) from error
     return EntryPoint(stopped, found_by if stopped == wanted else FoundBy.FW_CFG, plan.symbol if stopped == wanted else None)

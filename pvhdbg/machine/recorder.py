@@ -36,7 +36,7 @@ def exact_recorder(options: SubjectOptions, image: KernelImage, progress: Progre
     entry = image.kernel().entry
     if not options.launch.deterministic or entry is None or counts_one_cpu(options):
         return None
-    return RecorderOptions(library(progress), entry, exact=True)
+    return RecorderOptions(library(progress), entry, exact=True, halts=(entry,))
 
 
 def watching(
@@ -49,7 +49,7 @@ def watching(
 
     def wanted(image: KernelImage) -> RecorderOptions | None:
         plain = recorder_for(options, image, (), warnings, progress, exact=exact, or_sums=True)
-        return None if plain is None else replace(plain, halts=tuple(panics(Names(image))), code=True)
+        return None if plain is None else replace(plain, halts=(*plain.halts, *panics(Names(image))), code=True)
 
     return wanted
 
@@ -85,7 +85,9 @@ def recorder_for(
     addresses = [*names.found(SYMBOLS), *(address for mark in marks for address in addresses_of(mark, names, "--milestone"))]
     try:
         marked = tuple(dict.fromkeys(addresses))[:_MARKS]
-        return RecorderOptions(library(progress), entry, exact=exact, marks=marked)
+        # A breakpoint at the entry makes timers expire at other instructions than in the boot that nobody stopped.
+        halts = (entry,) if launch.deterministic else ()
+        return RecorderOptions(library(progress), entry, exact=exact, marks=marked, halts=halts)
     except NoRecorder as error:
         warnings.append(safe(f"without the flight recorder: {error.what} ({error.todo})"))
         return None

@@ -206,6 +206,8 @@ def boot_kernel(
         except PluginRefused as error:
             warnings.append(safe(f"without the flight recorder: {error.what} ({error.todo})"))
             qemu = stack.enter_context(start())
+        if recorder is not None and qemu.recorded and kernel.entry in recorder.halts:
+            plan = replace(plan, halts=True)
         try:
             target = stack.enter_context(_connected(options, StubAddress(path=qemu.gdb_socket), leave, progress))
             boot = capture(target, plan, progress=progress, meanwhile=_prepare, timestamp=_now())

@@ -119,8 +119,11 @@ def run_until(
     reboots: int = 0,
     progress: Progress = lambda _: None,
     meanwhile: Callable[[], None] = lambda: None,
+    halts: bool = False,
 ) -> int:
     """Run to the first of some linear addresses, and return which. Breakpoints are cleared on every exit path.
+
+    With `halts` no breakpoint is set at them, because the machine stops there by itself.
 
     A breakpoint at the reset vector reports a reboot at once instead of by time-out; `reboots` of them are ignored (SeaBIOS
     reboots itself once after a warm reset). `meanwhile` is called once while the machine runs, for work that does not need
@@ -131,7 +134,7 @@ def run_until(
     late = EntryNotReached(f"the guest did not reach {names} within {timeout:g} s")
     deadline = time.monotonic() + timeout
     _off_the_reset_vector(target)
-    with breakpoints_at(target, (*addresses, RESET_VECTOR)):
+    with breakpoints_at(target, (*(() if halts else addresses), RESET_VECTOR)):
         while True:
             progress(f"waiting for the guest to reach {names}")
             ran = run(target, max(deadline - time.monotonic(), 0.001), meanwhile=meanwhile)

@@ -34,6 +34,8 @@ def test_a_boot_is_recorded_shown_and_compared(cli: Cli, vmlinux: Path) -> None:
     rows = [line.split() for line in shown if "—" not in line]
     steps = {row[1]: row[0] for row in rows if row[0].replace(",", "").isdigit()}
     assert list(steps) == ["x86_64_start_kernel", "start_kernel", "rest_init"]
+    traced = cli("trace", vmlinux, "--deterministic", "--append", "console=ttyS0").ok().out
+    assert f" {steps['rest_init']}  rest_init " in traced  # that it stops at its entry changes nothing
     there = cli("goto", vmlinux, "start_kernel", "--append", "console=ttyS0").ok().out
     assert there.startswith(f"before instruction {steps['start_kernel']} (clock:")
     assert "calibrate" in cli("boot", "profile", first, "--grep", "calibrate").ok().out

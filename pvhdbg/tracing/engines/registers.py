@@ -169,7 +169,8 @@ class RegisterEngine:
             raise RegistersUnknown("the recorder does not find this QEMU's registers", "use --no-recorder")
         if self._recorder.recording.begun_at_a_stop >= until:
             return TraceEnd(EndReason.COUNT, stop, pc)
-        if any(mark.halted and mark.pc == pc for mark in self._recorder.recording.marks):
+        recording = self._recorder.recording
+        if any(mark.halted and mark.pc == pc and pc != recording.entry for mark in recording.marks):
             return TraceEnd(EndReason.ADDRESS, stop, pc)
         if ran.end is RunEnd.ASKED and not self._asked and (halted := self._halted(silence)) is not None:
             return halted
