@@ -14,7 +14,7 @@ from pvhdbg.driver.recorded_machine import deterministic, names_of, recorded_mac
 from pvhdbg.errors import BadInput
 from pvhdbg.machine.names import Names, addresses_of
 from pvhdbg.machine.options import LaunchOptions, SubjectOptions
-from pvhdbg.machine.recorder import counts_one_cpu
+from pvhdbg.machine.recorder import counts_by_calls
 from pvhdbg.targets.run import Progress
 from pvhdbg.tracing.boot_file import BootInfo
 from pvhdbg.tracing.story import Parting, Started, functions, parting
@@ -77,7 +77,7 @@ class Booting:
 
         def told(plain: RecorderOptions, names: Names) -> RecorderOptions:
             goal = addresses_of(self._until, names) if self._until else ()
-            return replace(plain, exact=not counts_one_cpu(deterministic(about)), marks=tuple(goal))
+            return replace(plain, exact=not counts_by_calls(deterministic(about)), marks=tuple(goal))
 
         with recorded_machine(deterministic(about), told, self._progress, tied=False) as machine:
             began = time.monotonic()

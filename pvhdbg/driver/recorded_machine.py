@@ -16,7 +16,7 @@ from pvhdbg.errors import BadInput, EntryNotReached, TargetError
 from pvhdbg.kernel.image import KernelImage, open_kernel
 from pvhdbg.machine.names import Names
 from pvhdbg.machine.options import SubjectOptions
-from pvhdbg.machine.recorder import ONE_CPU, counts_one_cpu
+from pvhdbg.machine.recorder import counts_by_calls
 from pvhdbg.machine.subject import started
 from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.remote import RemoteTarget
@@ -169,8 +169,7 @@ def recorded_machine(
         if entry is None:
             raise image.not_bootable()
         recorder = told(RecorderOptions(library(progress), entry), Names(image))
-        if recorder.exact and counts_one_cpu(options):
-            raise BadInput(ONE_CPU, "use --cpus 1")
+        recorder = replace(recorder, calls=counts_by_calls(options))
         qemu = stack.enter_context(started(options, image, progress, recorder, tied=tied))
         if qemu.accelerator != "tcg":
             raise BadInput(_KVM, "leave out what selects KVM")

@@ -38,9 +38,6 @@ T = TypeVar("T")
 SLID = SafeText(
     "the kernel is not at the addresses of its file (KASLR), so symbols do not match: give addresses, or boot with nokaslr"
 )
-SUMS = SafeText(
-    "the numbers are sums over blocks, a few millionths too high: this QEMU counts no instructions of each of several CPUs"
-)
 SHUT_DOWN = "the guest triple-faulted or shut down"
 
 
@@ -105,7 +102,7 @@ def at_entry(
             if watched:
                 return watching(options, warnings, progress, exact=exact)(image)
             if windows:
-                return recorder_for(options, image, (), warnings, progress, exact=False, or_sums=True)
+                return recorder_for(options, image, (), warnings, progress, exact=False)
             return None if marks is None else recorder_for(options, image, marks, warnings, progress)
 
         opened = stack.enter_context(
@@ -118,8 +115,6 @@ def at_entry(
         machine.warnings += warnings
         if opened.qemu is not None and opened.qemu.recorded:
             machine.recorder = stack.enter_context(open_recorder(opened.qemu.recording))
-            if marks is not None and not machine.recorder.recording.exact:
-                machine.warnings.append(SUMS)
         if _slid(machine):
             machine.warnings.append(SLID)
         yield machine

@@ -19,13 +19,12 @@ from pvhdbg.vmm.options import RecorderOptions, names_accelerator, option_names
 from pvhdbg.vmm.qemu import QemuProcess
 
 _MARKS = MOST_MARKS - 4  # the rest is for panic()
-ONE_CPU = "by a deterministic clock QEMU crashes where each instruction of several CPUs is counted"
 
 
-def counts_one_cpu(options: SubjectOptions) -> bool:
-    """Whether instructions cannot be counted exactly, because several CPUs run by a deterministic clock.
+def counts_by_calls(options: SubjectOptions) -> bool:
+    """Whether exact counts are slow, because several CPUs run by a deterministic clock.
 
-    QEMU 10.0 and 11.1: the code for an inline add of a plugin then accesses memory that is not mapped.
+    QEMU 10.0 and 11.1: the code for an inline add of a plugin then accesses memory that is not mapped, and QEMU crashes.
     """
     launch = options.launch
     return launch.deterministic and ((launch.cpus or 1) > 1 or "smp" in option_names(launch.extra))
@@ -34,9 +33,9 @@ def counts_one_cpu(options: SubjectOptions) -> bool:
 def exact_recorder(options: SubjectOptions, image: KernelImage, progress: Progress) -> RecorderOptions | None:
     """The recorder's options for a machine whose place in the deterministic boot is to be known; None where it is not deterministic."""
     entry = image.kernel().entry
-    if not options.launch.deterministic or entry is None or counts_one_cpu(options):
+    if not options.launch.deterministic or entry is None:
         return None
-    return RecorderOptions(library(progress), entry, exact=True, halts=(entry,))
+    return RecorderOptions(library(progress), entry, exact=True, calls=counts_by_calls(options), halts=(entry,))
 
 
 def watching(
@@ -48,7 +47,7 @@ def watching(
     """
 
     def wanted(image: KernelImage) -> RecorderOptions | None:
-        plain = recorder_for(options, image, (), warnings, progress, exact=exact, or_sums=True)
+        plain = recorder_for(options, image, (), warnings, progress, exact=exact)
         return None if plain is None else replace(plain, halts=(*plain.halts, *panics(Names(image))), code=True)
 
     return wanted
@@ -66,20 +65,17 @@ def recording_of(qemu: QemuProcess | None) -> Iterator[Recording | None]:
 
 def recorder_for(
     options: SubjectOptions, image: KernelImage, marks: Sequence[str], warnings: list[SafeText], progress: Progress,
-    *, exact: bool = True, or_sums: bool = False,
+    *, exact: bool = True,
 ) -> RecorderOptions | None:  # fmt: skip
     """The recorder's options for a boot of `image`; None where it is not wanted, or not available: then `warnings` says why.
 
-    `exact` counts each instruction; where that cannot be done, sums over blocks are taken with `or_sums`. `marks` are symbols and 0xADDRESSes; Linux's own milestones are added. Raises BadInput for a mark that is neither.
+    `exact` counts each instruction, which costs more than sums over blocks. `marks` are symbols and 0xADDRESSes; Linux's own milestones are
+    added. Raises BadInput for a mark that is neither.
     """
     launch = options.launch
     entry = image.kernel().entry
     kvm = launch.accel in ("kvm", "auto") or names_accelerator(launch.machine, launch.extra)
     if launch.no_recorder or kvm or options.way.entry is not None or options.way.here or entry is None:
-        return None
-    exact = exact and not counts_one_cpu(options)
-    if not exact and not or_sums:
-        warnings.append(safe(f"without the flight recorder: {ONE_CPU}"))
         return None
     names = Names(image)
     addresses = [*names.found(SYMBOLS), *(address for mark in marks for address in addresses_of(mark, names, "--milestone"))]
@@ -87,7 +83,8 @@ def recorder_for(
         marked = tuple(dict.fromkeys(addresses))[:_MARKS]
         # A breakpoint at the entry makes timers expire at other instructions than in the boot that nobody stopped.
         halts = (entry,) if launch.deterministic else ()
-        return RecorderOptions(library(progress), entry, exact=exact, marks=marked, halts=halts)
+        slow = counts_by_calls(options)
+        return RecorderOptions(library(progress), entry, exact=exact, calls=slow, marks=marked, halts=halts)
     except NoRecorder as error:
         warnings.append(safe(f"without the flight recorder: {error.what} ({error.todo})"))
         return None

@@ -46,15 +46,16 @@ class RecorderOptions:
     """The flight recorder (tracing/recorder) in a QEMU that is started, and its configuration.
 
     `library` is the plugin's path. Instructions are counted from the first execution at the linear address `entry`. `exact` counts
-    each instruction; `stop` ends the run before that instruction, at least 1000 after the entry; with `clock` each iteration of a REP
-    counts for it. `marks` are linear or physical addresses whose first execution is noted, and the machine stops before one of `halts`, behind instruction `after` if it is given, or
-    with `times` a later one. `watch` is a physical address and a size in bytes whose last stores are noted. With `flow`
+    each instruction, by `calls` where several CPUs run by a deterministic clock; `stop` ends the run before that instruction, at least 1000
+    after the entry; with `clock` each iteration of a REP counts for it. `marks` are linear or physical addresses whose first execution is
+    noted, and the machine stops before one of `halts`, behind instruction `after` if it is given, or with `times` a later one. `watch` is a physical address and a size in bytes whose last stores are noted. With `flow`
     every executed block is kept, in a file for each CPU beside the recording; with `code` the code of each block, in the recording.
     """
 
     library: str
     entry: int | None = None
     exact: bool = False
+    calls: bool = False
     stop: int | None = None
     marks: tuple[int, ...] = ()
     halts: tuple[int, ...] = ()
@@ -70,6 +71,7 @@ class RecorderOptions:
         words = [self.library, f"to={recording}"]
         words += [f"entry={self.entry:#x}"] if self.entry is not None else []
         words += ["exact=on"] if self.exact else []
+        words += ["calls=on"] if self.calls else []
         words += [f"stop={self.stop}"] if self.stop is not None else []
         words += [f"mark={address:#x}" for address in self.marks]
         words += [f"halt={address:#x}" for address in self.halts]

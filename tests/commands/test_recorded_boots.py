@@ -91,7 +91,6 @@ def test_the_last_writer_of_an_address(cli: Cli) -> None:
         (("goto", HELLO, "999999999", "--for", "2"), 3, "was not reached"),
         (("goto", HELLO, "clock:x"), 2, "is not a value of the clock"),
         (("goto", HELLO, "long"), 3, "long was not reached"),
-        (("goto", HELLO, "5", "--cpus", "2"), 2, "by a deterministic clock QEMU crashes"),
         (("goto", HELLO, "5", "--accel", "kvm"), 2, "cannot observe code that KVM executes"),
         (("check", HELLO, "--deterministic", "--accel", "kvm"), 2, "KVM's clock is not deterministic"),
         (("check", HELLO, "--deterministic", "--", "-drive", "file=x"), 2, "a disk answers by the host's clock"),
@@ -102,6 +101,15 @@ def test_the_last_writer_of_an_address(cli: Cli) -> None:
 )
 def test_what_cannot_be_is_said_in_words(cli: Cli, words: tuple[str, ...], code: int, said: str) -> None:
     cli(*words).complaint(code, said)
+
+
+def test_goto_on_several_cpus_stops_the_first_one_there(cli: Cli) -> None:
+    """QEMU 10 and 11 crash in inline counters of several CPUs under -icount; QEMU 7 does not get on with such a clock at all."""
+    ran = cli("goto", LONG_MODE, "5000", "--cpus", "2")
+    if "QEMU 7." in ran.err:
+        ran.complaint(2, "does not run several CPUs by a deterministic clock")
+        return
+    assert ran.ok().out.splitlines()[0] == cli("goto", LONG_MODE, "5000").ok().out.splitlines()[0]
 
 
 def test_where_goto_goes(cli: Cli) -> None:

@@ -10,7 +10,7 @@
  * QEMU. pvhdbg/tracing/recording.py describes and reads the layout; both files change together (VERSION).
  *
  * Arguments: to=PATH (mandatory), entry=ADDRESS (instructions are counted from its first execution), exact=on (count each
- * instruction instead of sums over blocks), stop=N (stop the machine before instruction N; implies exact),
+ * instruction instead of sums over blocks), calls=on (count by calls, see count_at), stop=N (stop the machine before instruction N; implies exact),
  * mark=ADDRESS (repeatable: note when the instruction at this linear or physical address is executed first), halt=ADDRESS (repeatable: the
  * same, and stop the machine before it), times=K (note the
  * K-th execution of a mark instead), after=N (count only executions behind instruction N), clock=on (stop=N counts each iteration of a
@@ -259,6 +259,8 @@ static bool stop_by_clock;
 static int api_version;
 static unsigned cpu_count;
 static uint64_t counter_of_all; /* API 1: one counter for all CPUs */
+static bool counts_by_calls;    /* instead of by inline adds */
+static _Atomic uint64_t called[MOST_CPUS];
 static plugin_u64 counter;
 
 /* ---- the flow: every executed block -------------------------------------------------------------------------------- */
@@ -398,7 +400,9 @@ static uint64_t stop_number(struct cpu *cpu, uint64_t number)
 /* Instructions that this CPU has begun since QEMU started. */
 static uint64_t raw(struct cpu *cpu, unsigned index)
 {
-    if (api_version < 2) {
+    if (counts_by_calls) {
+        cpu->score = (uint64_t *)&called[index < MOST_CPUS ? index : 0];
+    } else if (api_version < 2) {
         cpu->score = &counter_of_all;
     } else if (cpu_count > STABLE_SCORES) {
         return __atomic_load_n((uint64_t *)api.scoreboard_find(counter.score, index), __ATOMIC_RELAXED);
@@ -457,7 +461,7 @@ static void stop_here(unsigned index, uint64_t number)
 static void may_stop(unsigned index, struct cpu *cpu, uint64_t number)
 {
     uint64_t reached = stop_number(cpu, number);
-    if (stop_at != NEVER && reached + NEAR >= stop_at && !(number & BEFORE)) {
+    if (stop_at != NEVER && index == atomic_load(&header->entry_cpu) && reached + NEAR >= stop_at && !(number & BEFORE)) {
         stop_here(index, reached);
     }
 }
@@ -1144,10 +1148,19 @@ static struct looked look_at(struct qemu_plugin_insn *insn)
     return found;
 }
 
-/* Counts `instructions` when this one is begun, behind its callbacks. */
+static void begins(unsigned index, void *instructions)
+{
+    _Atomic uint64_t *count = &called[index < MOST_CPUS ? index : 0];
+    keep(count, relaxed(count) + (uintptr_t)instructions);
+}
+
+/* Counts `instructions` when this one is begun, behind its callbacks. QEMU before 9.0 has one inline counter for all CPUs, and QEMU 10 and
+   11 crash in those of several CPUs under -icount: there calls count, which takes longer. */
 static void count_at(struct qemu_plugin_insn *insn, uint64_t instructions)
 {
-    if (api_version < 2) {
+    if (counts_by_calls) {
+        api.register_insn_exec(insn, (void *)begins, CB_NO_REGS, (void *)(uintptr_t)instructions);
+    } else if (api_version < 2) {
         api.register_insn_inline(insn, INLINE_ADD_U64, &counter_of_all, instructions);
     } else {
         api.register_insn_inline_per_vcpu(insn, INLINE_ADD_U64, counter, instructions);
@@ -1473,6 +1486,8 @@ EXPORT int qemu_plugin_install(plugin_id id, const plugin_info *info, int argc, 
             mark_after = parsed;
         } else if (length == 4 && !memcmp(argv[i], "code", 4)) {
             keeps_code = !strcmp(value + 1, "on");
+        } else if (length == 5 && !memcmp(argv[i], "calls", 5)) {
+            counts_by_calls = !strcmp(value + 1, "on");
         } else if (length == 5 && !memcmp(argv[i], "clock", 5)) {
             stop_by_clock = !strcmp(value + 1, "on");
         } else if (length == 4 && (!memcmp(argv[i], "mark", 4) || !memcmp(argv[i], "halt", 4)) && numeric && mark_count < MARKS) {
@@ -1493,13 +1508,7 @@ EXPORT int qemu_plugin_install(plugin_id id, const plugin_info *info, int argc, 
     }
     unsigned count = info->system.max_vcpus > 0 ? (unsigned)info->system.max_vcpus : 1;
     count = count < MOST_CPUS ? count : MOST_CPUS;
-    if (exact && api_version < 2 && count > 1) {
-        if (stop_at != NEVER || watch != NEVER) {
-            fail("this QEMU has no counter of instructions for each of several CPUs");
-            return 1;
-        }
-        exact = false; /* the file says so */
-    }
+    counts_by_calls = counts_by_calls || (api_version < 2 && count > 1);
     if (!find_api() || !make_file(path, count)) {
         return 1;
     }
@@ -1507,7 +1516,7 @@ EXPORT int qemu_plugin_install(plugin_id id, const plugin_info *info, int argc, 
         fail("the flow cannot be recorded");
         return 1;
     }
-    if (exact && api_version >= 2) {
+    if (exact && api_version >= 2 && !counts_by_calls) {
         counter.score = api.scoreboard_new(sizeof(uint64_t));
     }
     bool since_7 = api_version >= 7;
