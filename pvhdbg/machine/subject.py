@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pvhdbg.vmm.qemu import QemuProcess
 
 _LAST = 1.0  # seconds in which a QEMU ends whose connection closed
+_BUSY = 5.0  # seconds that a QEMU on a busy host may take to answer
 _ONE_CPU = ("4.", "5.", "6.", "7.")  # QEMU's versions that run only one CPU by a deterministic clock
 _SERIAL_LINES = 1000  # of the guest's log, in a report
 
@@ -108,8 +109,9 @@ def open_subject(
         opening = _read_core(options, whole)
     elif kind is SubjectKind.KERNEL:
         opening = boot_kernel(
-            options, progress, whole=whole, hashed=hashed, recorded=recorded, tied=tied, onward=onward, debugcon=debugcon
-        )
+            options, progress, whole=whole, hashed=hashed, recorded=recorded, tied=tied, onward=onward, debugcon=debugcon,
+            patience=None if patience is None else max(patience, _BUSY),
+        )  # fmt: skip
     else:
         opening = attach_stub(options, progress, whole=whole, hashed=hashed, traced=traced, patience=patience)
     with opening as opened:
@@ -171,11 +173,13 @@ def boot_kernel(
     tied: bool = True,
     onward: bool = False,
     debugcon: bool = False,
+    patience: float | None = None,
 ) -> Iterator[Opened]:
     """As `open_subject`, for a subject that must be a kernel file: it is started in a QEMU of ours, which ends with the block.
 
     `tied` is False for a caller that may later decide to let that QEMU live on. `onward` says that the machine runs on after its entry:
     bugs of QEMU that would look like the guest's are avoided, and `warnings` say how. `debugcon` adds port 0xe9 to the machine.
+    `patience` in seconds bounds the wait for each answer of the stub.
     """
     refuse_options(options, SubjectKind.KERNEL)
     way = options.way
@@ -209,7 +213,8 @@ def boot_kernel(
         if recorder is not None and qemu.recorded and kernel.entry in recorder.halts:
             plan = replace(plan, halts=True)
         try:
-            target = stack.enter_context(_connected(options, StubAddress(path=qemu.gdb_socket), leave, progress))
+            stub = StubAddress(path=qemu.gdb_socket)
+            target = stack.enter_context(_connected(options, stub, leave, progress, patience=patience))
             boot = capture(target, plan, progress=progress, meanwhile=_prepare, timestamp=_now())
         except PvhdbgError as error:
             raise _with_serial(error, qemu.serial_tail(3)) from error

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ import pytest
 from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.remote import RemoteTarget
 from pvhdbg.targets.target import Leave
+from pvhdbg.tracing.recorded_numbers import NEVER
+from pvhdbg.tracing.recording import MAGIC, RecordingHeader
 from tests.support.cli_runner import HELLO, Cli, Machine, eventually, kernel_elf, reads_the_log
 from tests.support.left_machine import busy, look
 from tests.support.relay import Relay
@@ -41,6 +45,33 @@ def test_a_qemu_that_is_stopped_while_it_is_traced(cli: Cli, looping: Machine) -
     eventually(lambda: not cli.processes() and busy(looping.process.pid), "the machine does not run on", 20)
     left = look(looping.process.pid, looping.socket)
     assert (left.single, left.stops, left.logs) == (False, False, False)
+
+
+@pytest.mark.parametrize("words", [("why",), ("wait", "--until", "0x200000")])
+def test_a_qemu_of_ours_that_is_stopped_while_the_recorder_watches(cli: Cli, words: tuple[str, ...]) -> None:
+    kernel = cli.file("loop.elf", kernel_elf(b"\x90" * 32 + b"\xeb\xde"))
+    process = cli.start(*words, kernel, "--for", "2")
+    eventually(lambda: _watched(cli) is not None, "the watch does not begin", 15)
+    qemu, since = _watched(cli), time.monotonic()
+    assert qemu is not None
+    os.kill(qemu, signal.SIGSTOP)
+    ran = cli.ended(process, since)
+    assert ran.code == 3
+    assert ran.seconds < 2 + LITTLE
+    eventually(lambda: not cli.processes(), "something is left running", 20)
+
+
+def _watched(cli: Cli) -> int | None:
+    """The QEMU of ours, once it has executed the kernel's first instruction under the recorder."""
+    for pid in cli.processes():
+        recordings = [one for one in Path(cli.tmp).rglob("*") if one.is_file() and one.stat().st_size > 1 << 26]
+        for one in recordings:
+            with suppress(OSError, ValueError):
+                with one.open("rb") as file:
+                    header = RecordingHeader.decode(file.read(4096))
+                if header.magic == MAGIC and header.base != NEVER and "qemu" in os.readlink(f"/proc/{pid}/exe"):
+                    return pid
+    return None
 
 
 def test_a_qemu_that_is_stopped_before(cli: Cli, looping: Machine) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pvhdbg.commands.declare import Command, argument, of_command_line
 from pvhdbg.commands.formats import FILE_JUDGED, JUDGED
-from pvhdbg.commands.tables.shared import DETERMINISTIC, FOR, JUDGE, LOG, ONE_QEMU, PROMPT, SUBJECT, WALK
+from pvhdbg.commands.tables.shared import DETERMINISTIC, FOR, JUDGE, LOG, NO_RECORDER, ONE_QEMU, PROMPT, SUBJECT, WALK
 
 _ACTIONS = "pvhdbg.commands.handoff"
 _EXIT = argument("--exit", action="store_true", help="end GDB with the exit code, for scripts", live=True)
@@ -88,6 +88,7 @@ HANDOFF: tuple[Command, ...] = (
             _EXIT,
             *ONE_QEMU,
             DETERMINISTIC,
+            NO_RECORDER,
             *JUDGE,
             *WALK,
             *LOG,

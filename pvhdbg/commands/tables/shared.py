@@ -58,6 +58,12 @@ SERIAL = argument(
     help="keep what COM1 writes in this file, also where a -serial behind -- sends it elsewhere; each boot begins it anew",
 )
 ONE_QEMU = (*QEMU, SERIAL)
+NO_RECORDER = argument(
+    "--no-recorder",
+    action="store_true",
+    help="start QEMU without the flight recorder plugin, which counts and shows what ran",
+    live=False,
+)
 DETERMINISTIC = argument(
     "--deterministic",
     action="store_true",

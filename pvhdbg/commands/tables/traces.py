@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pvhdbg.commands.declare import Command, argument, of_command_line
-from pvhdbg.commands.tables.shared import DETERMINISTIC, FOR, ONE_QEMU, PROMPT, WALK
+from pvhdbg.commands.tables.shared import DETERMINISTIC, FOR, NO_RECORDER, ONE_QEMU, PROMPT, WALK
 
 _TRACE_ACTIONS = "pvhdbg.commands.trace"
 _SAVED_ACTIONS = "pvhdbg.commands.saved_trace"
@@ -17,7 +17,6 @@ _ENGINE = argument(
     help="how to trace: QEMU's log "
     "(fast), single steps (any gdbstub), breakpoints at the milestones only, or each block once (for --what calls)",
 )
-_NO_RECORDER = argument("--no-recorder", action="store_true", help="start QEMU without the flight recorder plugin", live=False)
 
 TRACES: tuple[Command, ...] = (
     Command(
@@ -125,7 +124,7 @@ TRACES: tuple[Command, ...] = (
                 help="when the guest resets the machine: end, or go on through the reset vector (default: stop)",
             ),
             argument("--vcpu", type=int, metavar="N", help="the CPU to trace, by QEMU's log or by steps (default: 0)"),
-            _NO_RECORDER,
+            NO_RECORDER,
             FOR,
             *ONE_QEMU,
             DETERMINISTIC,
@@ -154,6 +153,7 @@ TRACES: tuple[Command, ...] = (
             ),
             *ONE_QEMU,
             DETERMINISTIC,
+            NO_RECORDER,
             *of_command_line(*WALK),
             *PROMPT,
         ),
@@ -178,6 +178,7 @@ TRACES: tuple[Command, ...] = (
             FOR,
             *ONE_QEMU,
             DETERMINISTIC,
+            NO_RECORDER,
             *WALK,
         ),
         passes_on=True,
