@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from pvhdbg.errors import BadInput
 from pvhdbg.layout import Structure
 from pvhdbg.tracing import recording as layout
+from pvhdbg.tracing.recent import recent
 from pvhdbg.tracing.recorded_numbers import NEVER, BadRecording
+from pvhdbg.tracing.recorded_registers import RegisterRows
 from pvhdbg.tracing.recorder.file import open_recording
 from pvhdbg.tracing.recording import PAGE, RING, Cpu, Mark, Recording, RecordingHeader
 from tests.support.sorting import examples
@@ -156,6 +158,7 @@ def test_a_cut_recording_is_refused(tmp_path: Path) -> None:
     st.fixed_dictionaries(
         {name: st.integers(0, (1 << 32) - 1) for name in ("block_count", "system_count", "state_count", "write_count")}
         | {"marks": st.integers(0, 64), "base": st.integers(0, NEVER), "exact": st.integers(0, 1)}
+        | {"register_count": st.integers(0, 200) | st.integers(0, NEVER), "register_waits": st.integers(0, 1)}
     ),
     st.dictionaries(
         st.sampled_from((PAGE, 2 * PAGE, BLOCKS_AT, SYSTEMS_AT, STATES_AT, WRITES_AT, REGISTERS_AT, CODE_AT)),
@@ -172,3 +175,12 @@ def test_any_tables_are_read_within_their_bounds(values: dict[str, int], tables:
     assert len(one.writes()) <= layout.MOST_WRITES
     assert len(one.marks) == values["marks"]
     assert one.begun() >= -1
+    assert all(len(one.code(executed.block)) in (0, executed.block.size) for executed in one.last(0, 100))
+    start, records = one.registers(max(one.header.register_count - 100, 0))
+    assert start <= one.header.register_count
+    assert len(records) <= 100 * 512
+    rows = RegisterRows()
+    events = [*rows.feed(records), *rows.finish(None)]
+    assert len(events) <= 100
+    assert all(len(event.code) < 128 for event in events)
+    recent(one, 0, 0, ())
