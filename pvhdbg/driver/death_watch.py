@@ -10,19 +10,17 @@ from pvhdbg.decode.text import SafeText, safe
 from pvhdbg.disassembly import available, instruction_text
 from pvhdbg.driver.result import NO_DISASSEMBLER
 from pvhdbg.driver.traced_machine import SLID, TracedMachine, has_shut_down
-from pvhdbg.driver.trail import last_functions, last_instructions
 from pvhdbg.errors import BadInput, TargetError
+from pvhdbg.machine.evidence import completed, with_log_buffer
 from pvhdbg.machine.names import panics
 from pvhdbg.machine.session import Session
 from pvhdbg.machine.surroundings import moved, not_cleared, surroundings
+from pvhdbg.machine.trail import last_functions
 from pvhdbg.tracing.addresses import Surroundings
 from pvhdbg.tracing.calls import Call, LastFunctions, chain
 from pvhdbg.tracing.death import Death, DeathKind, panicked
-from pvhdbg.tracing.engines.code_there import loads
 from pvhdbg.tracing.engines.death_watch import DeathWatch
-from pvhdbg.tracing.engines.oopsed import oopsed
-from pvhdbg.tracing.explain import Explanation, explain, on_its_cpu
-from pvhdbg.tracing.guest_log import messages
+from pvhdbg.tracing.explain import Explanation, explain
 from pvhdbg.tracing.last_words import Told, telling
 from pvhdbg.vmm.qemu import QemuProcess
 from pvhdbg.vmm.qmp import Qmp
@@ -31,7 +29,6 @@ _SERIAL = 1000  # lines of the serial port, and of the log buffer, that are sear
 _KVM = "KVM shows no faults, and its CPU may keep only a part of its last state; the same boot under TCG shows them: --compare-tcg"
 _DEBUGCON = "the machine was given port 0xe9 (-debugcon), to read what the guest writes there"
 _WRAP = (1 << 64) - 1
-_BY_BLOCKS = (DeathKind.TRIPLE_FAULT, DeathKind.SHUTDOWN, DeathKind.RESET, DeathKind.HALTED)
 _FINAL = {  # deaths after which the machine cannot run on
     DeathKind.TRIPLE_FAULT: "the guest triple-faulted",
     DeathKind.SHUTDOWN: "the guest shut down",
@@ -99,19 +96,11 @@ def diagnosed(machine: TracedMachine, limit: float, vcpu: int | None = None) -> 
     read = machine.target.read_memory
     around = surroundings(machine.boot, machine.image, read, machine.names, serial, target=machine.target, command=command)
     around, _ = _placed(machine, around)
-    if machine.names.is_linux and panicked(serial) is None:
-        around = replace(around, serial=(*serial, *(safe(one.line()) for one in messages(death.state, around)[-_SERIAL:])))
-        if death.kind is DeathKind.ALIVE and panicked(around.serial) is not None:
-            death = replace(death, kind=DeathKind.PANIC, loop=(), departure=None)
-    death = on_its_cpu(death, around)
-    recording, mode = machine.recording, death.mode
-    if recording is not None and recording.entered:
-        ran = ran or _ran(machine)
-        if not death.path and mode is not None and death.kind in _BY_BLOCKS:
-            death = replace(death, path=last_instructions(recording, death.cpu or 0, mode, read, death.pc))
-    if unclear:
-        around, death = replace(around, not_cleared=unclear), replace(death, loads=loads(death.path))
-    death, said = oopsed(death, around)
+    around = with_log_buffer(death, replace(around, not_cleared=unclear))
+    if death.kind is DeathKind.ALIVE and machine.names.is_linux and panicked(around.serial) is not None:
+        death = replace(death, kind=DeathKind.PANIC, loop=(), departure=None)
+    ran = ran or _ran(machine)
+    death, said = completed(death, around, machine.recording, read)
     found = explain(death, around, instruction_text)
     names = {pc: around.name(pc) for pc in (*(event.pc for event in death.path), death.pc) if pc is not None}
     machine.ended = _FINAL.get(death.ended or death.kind)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pvhdbg.decode.boot_state import BootState
 from pvhdbg.decode.cpu_mode import Mode
@@ -15,15 +15,15 @@ from pvhdbg.decode.text import SafeText
 from pvhdbg.disassembly import instruction_text
 from pvhdbg.errors import EntryNotReached, TargetError
 from pvhdbg.kernel.image import KernelImage
+from pvhdbg.machine.evidence import completed, with_log_buffer
 from pvhdbg.machine.names import Names, goal_of, panics
-from pvhdbg.machine.surroundings import surroundings
+from pvhdbg.machine.surroundings import not_cleared, surroundings
 from pvhdbg.targets.target import Target
 from pvhdbg.tracing.addresses import Surroundings
 from pvhdbg.tracing.death import Death, DeathKind
-from pvhdbg.tracing.engines.oopsed import oopsed
 from pvhdbg.tracing.engines.registers import Recorder, open_recorder
 from pvhdbg.tracing.engines.wait import Wait
-from pvhdbg.tracing.explain import Explanation, explain, on_its_cpu
+from pvhdbg.tracing.explain import Explanation, explain
 from pvhdbg.tracing.goal import Goal
 from pvhdbg.tracing.milestones import SYMBOLS, Finder, Milestone
 from pvhdbg.vmm.options import option_names
@@ -83,6 +83,8 @@ class Waiter:
         self._image = image
         self._qemu = qemu
         self._qmp: Qmp | None = None
+        self._recording = None if recorder is None else recorder.recording
+        self._not_cleared = not_cleared(boot, image, target.read_memory)
         registers = boot.snapshot.registers
         own_log = qemu is not None and option_names(qemu.command) & {"d", "D"}
         self.wait = Wait(
@@ -124,15 +126,16 @@ class Waiter:
         self._qmp = None
         if death is None:
             return None
-        around = self._around(tuple(self._serial()))
-        death, _ = oopsed(on_its_cpu(death, around), around)
+        around = with_log_buffer(death, self._around(tuple(self._serial())))
+        death, _ = completed(death, around, self._recording, self._target.read_memory)
         return Missed(death, explain(death, around, instruction_text), self._place(death))
 
     def _around(self, serial: tuple[SafeText, ...] = ()) -> Surroundings:
         command = () if self._qemu is None else tuple(self._qemu.command)
-        return surroundings(
+        around = surroundings(
             self._boot, self._image, self._target.read_memory, self.names, serial, target=self._target, command=command
         )
+        return replace(around, not_cleared=self._not_cleared)
 
     def _serial(self) -> Sequence[SafeText]:
         return () if self._qemu is None else self._qemu.serial_tail(_SERIAL)
