@@ -12,6 +12,7 @@ from pvhdbg.disassembly import instruction_text
 from pvhdbg.driver import post_mortem, stepped_death
 from pvhdbg.driver.death_watch import Diagnosis, diagnosed
 from pvhdbg.driver.options import time_limit
+from pvhdbg.driver.parting import AcceleratorParting, parting
 from pvhdbg.driver.traced_machine import TracedMachine, at_entry, on_session
 from pvhdbg.errors import BadInput
 from pvhdbg.machine.options import SubjectOptions
@@ -60,18 +61,21 @@ def why(options: WhyOptions, context: Context) -> Answer:
         return _answer(found)
     about = options.about._replace(launch=options.about.launch._replace(accel="tcg"))
     with at_entry(about, context.progress, patience=options.seconds, watched=True, debugcon=True) as machine:
-        return _compared(_answer(found), _answer(_diagnosed(machine, limit, options.vcpu)))
+        again = _diagnosed(machine, limit, options.vcpu)
+    part = None if again.died and not found.died else parting(options.about, about, limit, context.progress)
+    return _compared(_answer(found), _answer(again), part)
 
 
-def _compared(under_kvm: Answer, under_tcg: Answer) -> Answer:
-    """The answer of a boot under KVM, and that of the same boot under TCG behind it."""
+def _compared(under_kvm: Answer, under_tcg: Answer, part: AcceleratorParting | None) -> Answer:
+    """The answer of a boot under KVM, and that of the same boot under TCG behind it, and where the two part."""
 
     def text(style: Style) -> str:
-        return f"{under_kvm.text(style)}\n{style('head', 'The same boot under TCG')}\n{under_tcg.text(style)}"
+        parts = "" if part is None else f"\n{style('head', 'Where they part')}\n{part.words}\n"
+        return f"{under_kvm.text(style)}\n{style('head', 'The same boot under TCG')}\n{under_tcg.text(style)}{parts}"
 
     def document() -> str:
         first, second = (json.loads(one.render("json", PLAIN)) for one in (under_kvm, under_tcg))
-        return written({**first, "under_tcg": second})
+        return written({**first, "under_tcg": second, "parting": None if part is None else part.words})
 
     return Answer(text, document, under_kvm.exit_code)
 

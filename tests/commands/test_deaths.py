@@ -355,3 +355,21 @@ def test_a_death_under_kvm_is_told_by_what_is_left_and_compared_with_tcg(cli: Cl
     assert any("--compare-tcg" in warning for warning in found["warnings"])
     assert (found["under_tcg"]["kind"], found["under_tcg"]["cause"]) == ("triple fault", "unmapped code")
     cli("why", CRASHERS, "--compare-tcg", "--machine", "microvm").complaint(2, "--accel kvm")
+
+
+# A data segment of 256 bytes: a CPU refuses the read behind it, and TCG does not look at limits.
+BEHIND_THE_LIMIT = """mov $20, %ecx\n 1: dec %ecx\n jnz 1b\n movl $0xff, 0x80008\n movl $0x00409300, 0x8000c\n movw $15, 0x80020
+    movl $0x80000, 0x80022\n lgdt 0x80020\n mov $8, %eax\n mov %eax, %ds\n mov 0x100000, %eax\n 1: incl %ebx\n jmp 1b"""
+
+
+@pytest.mark.slow
+def test_where_kvm_and_tcg_part(cli: Cli, tmp_path: Path) -> None:
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        pytest.skip("this machine has no KVM")
+    kernel = cli.file("k", kernel_elf(assembled(tmp_path, BEHIND_THE_LIMIT)))
+    command, values = parse(["why", kernel, "--accel", "kvm", "--compare-tcg", "--timeout", "90", "--for", "3", "--format", "json"])
+    found = json.loads(command(values, Context()).render("json", PLAIN))
+    jsonschema.validate(found, SCHEMA)
+    assert (found["kind"], found["under_tcg"]["kind"]) == ("shutdown", "alive")
+    assert f"after the instruction at {int(found['pc'], 16):#x}, 48 instructions behind the entry" in found["parting"]
+    assert "under KVM it ended" in found["parting"]
