@@ -38,7 +38,7 @@ SMALL = {
     + "handler: push %eax\n incl 0x70000\n mov $0x20, %al\n out %al, $0x20\n pop %eax\n iret\n",
     "idles with interrupts on": _STACK + _OWN_GDT + _TABLES + _PIC + "sti\n 1: hlt\n jmp 1b\n"
     + "handler: push %eax\n mov $0x20, %al\n out %al, $0x20\n pop %eax\n iret\n",
-    "invalid opcodes that are handled": _STACK + _OWN_GDT + _TABLES + "mov $100000, %ecx\n 1: ud2\n dec %ecx\n jnz 1b\n" + _EXIT
+    "invalid opcodes that are handled": _STACK + _OWN_GDT + _TABLES + "mov $2000, %ecx\n 1: ud2\n dec %ecx\n jnz 1b\n" + _EXIT
     + "handler: addl $2, (%esp)\n iret\n",
     "page faults that are handled": _STACK + _OWN_GDT + _TABLES + _MAP_4M
     + "movl $0, 0x301800\n mov %cr3, %eax\n mov %eax, %cr3\n mov 0x200000, %eax\n" + _COUNTS.replace("LIMIT", "3000000") + _EXIT

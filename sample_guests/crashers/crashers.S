@@ -163,6 +163,7 @@ crashes:
         CHOICE  elsewhere, elsewhere
         CHOICE  cr3-level, cr3_level
         CHOICE  cr3-rom, cr3_rom
+        CHOICE  cr3-nowhere, cr3_nowhere
         CHOICE  no-lme, no_lme
         CHOICE  no-pse, no_pse
         CHOICE  own-tables, own_tables

@@ -70,6 +70,7 @@ FAULTS = [
     ("elsewhere", "code mapped elsewhere", None, "to 0x30", "map the code"),
     ("cr3-level", "CR3 one level off", None, "(pdpt), which is a PDPT, not a PML4", "address of the PML4"),
     ("cr3-rom", "page tables not in RAM", None, "CR3 points to 0xf8000, which is in ROM", "into RAM"),
+    ("cr3-nowhere", "page tables not in RAM", None, "0xd0000000, which is outside all memory", "into RAM"),
     ("no-lme", "long mode not enabled", None, "EFER.LME is 0", "set EFER.LME"),
     ("no-pse", "large pages without PSE", None, "CR4.PSE is 0", "set CR4.PSE"),
     ("own-tables", "page tables overwritten", "own_tables_end", "now holds 0x0", "--last-write"),
@@ -300,16 +301,16 @@ def plain(text: str) -> str:
 @pytest.mark.parametrize("crash", ["null-pointer", "double-sipi", "keyboard-reset"])
 def test_reports_carry_the_same_verdict(cli: Cli, crash: str) -> None:
     """`why`, each report of `check`, `wait`, and what a test of a user's fails with. A wait may not have counted the instructions."""
-    cpus = ["--cpus", "2"] if crash == "double-sipi" else []
-    found = died(crash, **({"cpus": 2} if cpus else {})).explanation
+    cpus = 2 if crash == "double-sipi" else 1
+    found = died(crash, cpus=cpus).explanation
     verdict = plain(found.verdict).partition(": ")[2]
     files = {name: cli.folder / name for name in REPORTS}
     words = [word for name, path in files.items() for word in ("--report", f"{name}={path}")]
-    about = [CRASHERS, "--append", f"crash={crash}", *cpus, "--for", "20"]
+    about = [CRASHERS, "--append", f"crash={crash}", "--cpus", str(cpus), "--for", "20"]
     shown = cli("check", *about, "--until", "0x180000", *words).ok(1).out
     waited = cli("wait", *about, "--until", "0x180000").ok(1)
     with (
-        pvhdbg.launch(CRASHERS, append=f"crash={crash}", **({"cpus": 2} if cpus else {})) as guest,
+        pvhdbg.launch(CRASHERS, append=f"crash={crash}", cpus=cpus) as guest,
         pytest.raises(GuestDied) as failed,
     ):
         guest.until(0x180000, timeout=20.0)

@@ -322,12 +322,12 @@ class Examiner:
             return None
         long = bool(state.get("efer", 0) & _LMA)
         size = 16 if long else 8
-        physical = self._physical(state["idt_base"] + vector * size, state)
-        if physical is None or not state.get("cr0", 0) & 1 or vector * size + size - 1 > state.get("idt_limit", 0):
-            return None
         try:
+            physical = self._physical(state["idt_base"] + vector * size, state)
+            if physical is None or not state.get("cr0", 0) & 1 or vector * size + size - 1 > state.get("idt_limit", 0):
+                return None
             gate = self._target.read_memory(physical, size)
-        except MemoryUnreadable:
+        except TargetError:  # the guest may have ended the VMM
             return None
         offset = int.from_bytes(gate[0:2] + gate[6:12] if long else gate[0:2] + gate[6:8], "little")
         return offset if gate[5] & 0x0E == 0x0E else None  # an interrupt or trap gate; a flat code segment is assumed
