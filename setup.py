@@ -52,14 +52,14 @@ class BuildWithExtras(build_py):
 
 
 def compiler_for_recorder() -> str | None:
-    """The C compiler, where the recorder is to be in the wheel."""
+    """The C compiler, where the wheel gets the recorder."""
     if os.environ.get("PVHDBG_PURE") == "1" or (sys.platform, platform.machine()) != ("linux", "x86_64"):
         return None
     return shutil.which("cc") or shutil.which("gcc")
 
 
 class WithRecorder(Distribution):
-    """The recorder is no extension module of Python, and yet its wheel is not for every machine."""
+    """The recorder is not an extension module of Python, and yet its wheel is for some machines only."""
 
     def has_ext_modules(self) -> bool:
         return compiler_for_recorder() is not None

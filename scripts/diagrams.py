@@ -1,4 +1,4 @@
-"""The diagrams in docs/images as SVG, of what pvhdbg tells of real runs as JSON: a hand-off, a death, a timeline. `make_pictures.py` runs them."""
+"""The diagrams in docs/images as SVG, drawn from the JSON of real runs: a hand-off, a death, a timeline. `make_pictures.py` runs them."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ _PAGE = re.compile(r"docs/([\w-]+)\.md(#.*)?")
 
 
 def long_description(readme: str, base_url: str) -> str:
-    """The text for the package index. `base_url` ends with a slash, or is empty while there is no site."""
+    """The text for the package index. `base_url` ends with a slash, or is empty until a site exists."""
 
     def picture(found: re.Match[str]) -> str:
         return found[0].replace(found[1], base_url + found[1].removeprefix("docs/images/")) if base_url else ""
