@@ -75,7 +75,8 @@ class Report:
         counts = self.summary
         deviations = count(counts[Outcome.KNOWN], "known deviation")
         if self.exit_code == VIOLATED:
-            return self._violated([verdict.rule for verdict in self.verdicts if violates(verdict, self.strict)])
+            said = self._violated([verdict.rule for verdict in self.verdicts if violates(verdict, self.strict)])
+            return said if any(violates(verdict, strict=False) for verdict in self.verdicts) else f"{said}, by --strict alone"
         unknown = count(counts[Outcome.UNKNOWN], "check") + " undecided" if counts[Outcome.UNKNOWN] else ""
         if self.exit_code == UNDECIDED:
             return f"undecided: {unknown}"
