@@ -2,7 +2,7 @@
 # make test-loaders: the simulated loaders against the real ones: rust-vmm's linux-loader (Debian's librust-linux-loader-dev, offline),
 # Xen's libxenguest and the installed QEMU. Where linux-loader or cargo is missing, that part is left out, and said.
 #
-# Where the crate is not installed, Debian's packages of it and of what it needs are downloaded and unpacked into build/linux-loader;
+# Where the crate is not installed, Debian's packages of it and of its dependencies are downloaded and unpacked into build/linux-loader;
 # nothing is installed, and no root is needed.
 #
 #   SUITE=sid        the suite that they are taken from

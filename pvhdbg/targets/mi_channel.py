@@ -28,7 +28,7 @@ _LOOK = 0.1  # seconds between two checks for an interrupt
 
 
 class MiChannel:
-    """The two streams. Whoever has GDB as a process says how it is interrupted, and why it was lost."""
+    """The two streams. A subclass that has GDB as a process tells how it is interrupted, and why it was lost."""
 
     def __init__(self, sink: IO[bytes], source: IO[bytes]) -> None:
         from pygdbmi import gdbmiparser  # while GDB starts
