@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import isfinite
+from types import NoneType
 from typing import Any
 from urllib.parse import quote
 
@@ -25,6 +27,9 @@ _FIELDS = tuple(one.field for one in AXES)
 _BATCH = 500  # rows
 _KEPT = 4096  # sets of verdicts and blobs whose ids are remembered: more are looked up in the file
 _OTHER = "give a file that pvhdbg sweep has written, or a new one"
+
+Kinds = tuple[type | tuple[type, ...], ...]
+_OR_TEXT, _OR_NUMBER, _OR_BYTES = (str, NoneType), (int, NoneType), (bytes, NoneType)  # or NULL
 
 
 @dataclass(frozen=True)
@@ -125,7 +130,8 @@ class SweepStore:
         """All runs, the first one first."""
         found = self._rows(
             "SELECT id, began, ended, pvhdbg, host, plan, cells, (SELECT count(*) FROM result WHERE result.run = run.id) "
-            "FROM run ORDER BY id"
+            "FROM run ORDER BY id",
+            (int, str, _OR_TEXT, str, str, str, int, int),
         )
         return [SweepRun(*one) for one in found]
 
@@ -148,12 +154,20 @@ class SweepStore:
     def files(self, run: int) -> list[SweepFile]:
         """The files of a run."""
         return [
-            SweepFile(*one) for one in self._rows("SELECT name, path, sha256, size FROM file WHERE run = ? ORDER BY name", (run,))
+            SweepFile(*one)
+            for one in self._rows(
+                "SELECT name, path, sha256, size FROM file WHERE run = ? ORDER BY name", (str, str, bytes, int), (run,)
+            )
         ]
 
     def qemus(self, run: int) -> list[FoundQemu]:
         """The QEMUs of a run."""
-        return [FoundQemu(*one) for one in self._rows("SELECT name, version, sha256 FROM qemu WHERE run = ? ORDER BY name", (run,))]
+        return [
+            FoundQemu(*one)
+            for one in self._rows(
+                "SELECT name, version, sha256 FROM qemu WHERE run = ? ORDER BY name", (str, _OR_TEXT, _OR_BYTES), (run,)
+            )
+        ]
 
     # --- results: written -----------------------------------------------------------------------------------------
 
@@ -162,9 +176,10 @@ class SweepStore:
         places = ",".join("?" * len(cells))
         rows = self._rows(
             f"SELECT cell.key FROM cell JOIN result ON result.cell = cell.id WHERE result.run = ? AND cell.key IN ({places})",  # noqa: S608 - only question marks
+            (bytes,),
             (run, *(one.id for one in cells)),
         )
-        return {bytes(key) for (key,) in rows}
+        return {key for (key,) in rows}
 
     def add(self, run: int, cell: SweepCell, result: CellResult) -> bool:
         """Keep a result, in the transaction that is open; False where the cell has one in this run: it stays as it is."""
@@ -234,6 +249,7 @@ class SweepStore:
         rows = self._stream(
             "SELECT outcome, exit_code, seconds, vmm, version, result.firmware, protocol, conclusion, next, place, verdicts, key, "  # noqa: S608 - names of ours
             f"{names} FROM result JOIN cell ON cell.id = result.cell WHERE run = ? ORDER BY {names}",
+            (str, int, float, str, str, str, str, str, str, str, _OR_NUMBER, bytes, *(int if one.numbers else str for one in AXES)),
             (run,),
         )
         for outcome, exit_code, seconds, vmm, version, firmware, protocol, conclusion, todo, place, verdicts, key, *values in rows:
@@ -269,6 +285,7 @@ class SweepStore:
         rows = self._rows(
             "SELECT rule, title, severity, outcome, deviation, reason, found, about_file FROM verdict WHERE verdicts = ? "
             "ORDER BY position",
+            (str, str, str, str, str, str, str, int),
             (number,),
         )
         with self.asked():
@@ -282,20 +299,19 @@ class SweepStore:
         rows = self._rows(
             "SELECT name, seconds, missed, instructions FROM milestone JOIN cell ON cell.id = milestone.cell "
             "WHERE run = ? AND key = ? ORDER BY position",
+            (str, float, str, _OR_NUMBER),
             (run, key),
         )
         return tuple(CellMilestone(printable(name), seconds, printable(missed), ran) for name, seconds, missed, ran in rows)
 
     def reports(self, run: int, format: str) -> Mapping[bytes, int]:
         """The number of each cell's report in a format, by the cell's key; cells with the same report have the same number."""
-        rows = self._rows(
-            "SELECT key, blob FROM report JOIN cell ON cell.id = report.cell WHERE run = ? AND format = ?", (run, format)
-        )
-        return {bytes(key): int(blob) for key, blob in rows}
+        sql = "SELECT key, blob FROM report JOIN cell ON cell.id = report.cell WHERE run = ? AND format = ?"
+        return dict(self._rows(sql, (bytes, int), (run, format)))
 
     def blob(self, number: int) -> str:
         """A report."""
-        for key, data in self._rows("SELECT sha256, data FROM blob WHERE id = ?", (number,)):
+        for key, data in self._rows("SELECT sha256, data FROM blob WHERE id = ?", (bytes, bytes), (number,)):
             try:
                 return unpacked(data, key)
             except ValueError as error:
@@ -304,26 +320,27 @@ class SweepStore:
 
     def counts(self, run: int) -> dict[CellOutcome, int]:
         """How many cells of a run have each outcome."""
-        rows = self._rows("SELECT outcome, count(*) FROM result WHERE run = ? GROUP BY outcome", (run,))
+        rows = self._rows("SELECT outcome, count(*) FROM result WHERE run = ? GROUP BY outcome", (str, int), (run,))
         with self.asked():
-            return {CellOutcome(name): int(number) for name, number in rows}
+            return {CellOutcome(name): number for name, number in rows}
 
     def mean_seconds(self) -> float | None:
         """How long a cell took on average in the last run; None without one."""
-        rows = self._rows("SELECT avg(seconds) FROM result WHERE run = (SELECT max(run) FROM result)")
+        rows = self._rows("SELECT avg(seconds) FROM result WHERE run = (SELECT max(run) FROM result)", ((float, NoneType),))
         return next((float(one) for (one,) in rows if one is not None), None)
 
-    def _rows(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+    def _rows(self, sql: str, kinds: Kinds, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """The rows of a query, whose values are of these kinds. Raises BadInput for a file in which they are not."""
         with self.asked() as db:
-            return db.execute(sql, values).fetchall()
+            return _fitting(db.execute(sql, values).fetchall(), kinds)
 
-    def _stream(self, sql: str, values: Sequence[object] = ()) -> Iterator[tuple[Any, ...]]:
+    def _stream(self, sql: str, kinds: Kinds, values: Sequence[object] = ()) -> Iterator[tuple[Any, ...]]:
         """As `_rows`, some at a time."""
         with self.asked() as db:
             cursor = db.execute(sql, values)
         while True:
             with self.asked():
-                some = cursor.fetchmany(_BATCH)
+                some = _fitting(cursor.fetchmany(_BATCH), kinds)
             if not some:
                 return
             yield from some
@@ -337,6 +354,15 @@ class SweepStore:
             raise unreadable(self.path, error) from error
         except (ValueError, TypeError, KeyError) as error:  # a value that none of ours is
             raise unreadable(self.path, f"it holds what no sweep writes ({error})") from error
+
+
+def _fitting(rows: list[tuple[Any, ...]], kinds: Kinds) -> list[tuple[Any, ...]]:
+    """The rows. A damaged file has values of any type, whatever its tables declare. Raises ValueError."""
+    for row in rows:
+        for value, kind in zip(row, kinds, strict=True):
+            if not isinstance(value, kind) or (isinstance(value, float) and not isfinite(value)):
+                raise ValueError("a value of another type")
+    return rows
 
 
 def _verdict_row(one: CellVerdict) -> tuple[Any, ...]:
@@ -400,10 +426,11 @@ def _connected(path: str, mode: str) -> Iterator[sqlite3.Connection]:
         raise unreadable(path, error) from error
     try:
         for pragma in ("trusted_schema = OFF", "cell_size_check = ON", "mmap_size = 0", "cache_size = -16384"):
-            db.execute(f"PRAGMA {pragma}")
+            try:
+                db.execute(f"PRAGMA {pragma}")
+            except (sqlite3.Error, ValueError) as error:  # ValueError: a schema that is not UTF-8
+                raise unreadable(path, error) from error
         yield db
-    except sqlite3.Error as error:
-        raise unreadable(path, error) from error
     finally:
         db.close()
 
@@ -424,7 +451,7 @@ def _refuse_other_schema(path: str, db: sqlite3.Connection) -> None:
         ((application,),) = db.execute("PRAGMA application_id")
         ((version,),) = db.execute("PRAGMA user_version")
         found = [sql for (sql,) in db.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL LIMIT 1000")]
-    except sqlite3.Error as error:
+    except (sqlite3.Error, ValueError) as error:  # ValueError: text that is not UTF-8
         raise unreadable(path, error) from error
     if application != APPLICATION_ID:
         raise BadInput(f"{printable(path)} is not a file of sweeps: another program has written it", _OTHER)
