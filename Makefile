@@ -14,6 +14,7 @@
 #                    (BENCH_ARGS="--only recorder --only travel" for a part of the table, and nothing else)
 # make conformance   boot every sample guest on every machine and firmware, and write docs/conformance.md and docs/rules.md
 #                    (CONFORMANCE_ARGS="--qemu PATH --qemu PATH -j 2"; see `python -m conformance --help`);
+#                    its sweeps are in build/conformance.db, and --resume goes on with them;
 #                    the probe under the other VMMs that are here, too (--xen IMAGE for each version of Xen; --vmms-only)
 # make fuzz    hostile input for every reader, for FUZZ_SECONDS=60 in all; adds to the figures in docs/reliability.md
 # make torture ROUNDS=100 kills at random moments, and odd surroundings; adds to the same figures

@@ -52,7 +52,13 @@ class Sweeper:
         if run.done < run.cells:
             with closing(_Watched(self._jobs, setups, self._progress)) as engine:
                 carried_out(store, run, tasks_of(plan, store, run, files), engine, lambda _: None)
-        return [boot_of(one.cell, one, verdicts(store, one), setups) for one in store.results(run.id)]
+        sets: dict[int | None, tuple[CellVerdict, ...]] = {None: ()}  # many boots have the same verdicts
+        boots = []
+        for one in store.results(run.id):
+            if one.verdicts is not None and one.verdicts not in sets:
+                sets[one.verdicts] = store.verdicts(one.verdicts)
+            boots.append(boot_of(one.cell, one, sets[one.verdicts], setups))
+        return boots
 
     def _plan(
         self, setups: Sequence[Setup], names: Sequence[str], memory: Sequence[str], modules: Sequence[int], timeout: float
@@ -107,11 +113,6 @@ def _initrd(folder: Path, size: int) -> str:
         return ""
     (folder / str(size)).write_bytes(b"Z" * size)
     return str(size)
-
-
-def verdicts(store: SweepStore, one: KeptResult) -> tuple[CellVerdict, ...]:
-    """The verdicts of a result that was kept."""
-    return () if one.verdicts is None else store.verdicts(one.verdicts)
 
 
 def boot_of(cell: SweepCell, seen: CellResult | KeptResult, found: Sequence[CellVerdict], setups: Sequence[Setup]) -> Boot:
