@@ -66,6 +66,26 @@ def random_sets(mutations: Sequence[Mutation], rounds: int, seed: int) -> Iterat
         yield tuple(one for one in mutations if one in drawn)
 
 
+MOST_BOOTS = 3  # that `confirmed` makes
+
+
+def confirmed(boot: Callable[[], Trial]) -> Trial:
+    """What came of a boot; a death counts when the next boot dies too, or two of three: a loaded machine kills a guest now and then."""
+    first = boot()
+    if not first.killed:
+        return first
+    survived = 0
+    for _ in range(MOST_BOOTS - 1):
+        again = boot()
+        if again.killed:
+            return first
+        survived += again.fate is Fate.SURVIVES
+    if not survived:
+        return first
+    words = f"in {survived} of {survived + 1} boots; once it did not ({first.fate.value}: {first.cause})"
+    return Trial(first.ids, Fate.SURVIVES, SafeText(words))
+
+
 class Campaign:
     """Boots in parallel. Ctrl-C ends the boots that run, and raises KeyboardInterrupt."""
 
@@ -106,20 +126,7 @@ class Campaign:
             return failed(tuple(one.id for one in mutations), error)
 
     def _sure(self, mutations: Sequence[Mutation]) -> Trial:
-        """As `_once`; a death counts when the next boot dies too, or two of three: a loaded machine kills a guest now and then."""
-        first = self._once(mutations)
-        if not first.killed:
-            return first
-        survived = 0
-        for _ in range(2):
-            again = self._once(mutations)
-            if again.killed:
-                return first
-            survived += again.fate is Fate.SURVIVES
-        if not survived:
-            return first
-        words = f"in {survived} of {survived + 1} boots; once it did not ({first.fate.value}: {first.cause})"
-        return Trial(first.ids, Fate.SURVIVES, SafeText(words))
+        return confirmed(lambda: self._once(mutations))
 
     def _all(self, sets: Iterable[Sequence[Mutation]]) -> Iterator[Trial]:
         sets = list(sets)

@@ -21,7 +21,7 @@ from pvhdbg.report.document import Report
 from pvhdbg.report.findings import CONFORMS, UNDECIDED, VIOLATED
 from pvhdbg.report.style import PLAIN
 from pvhdbg.rules.declare import FileRule, Verdict
-from pvhdbg.stress.campaign import words
+from pvhdbg.stress.campaign import confirmed, words
 from pvhdbg.stress.catalogue import find
 from pvhdbg.stress.trial import Fate, StressWish, Trial, boot_with
 from pvhdbg.sweep.cell import AskedQemu, CellTask
@@ -103,7 +103,7 @@ def _stressed(task: CellTask) -> CellResult:
     cell = task.cell
     mutations = [find(one) for one in cell.mutation_ids]
     wish = StressWish(task.about(), cell.goal or None, task.bounds.goal_seconds, frozenset(cell.mutation_ids))
-    trial = boot_with(mutations, wish)
+    trial = confirmed(lambda: boot_with(mutations, wish))
     return CellResult(
         _FATES[trial.fate],
         words(trial),

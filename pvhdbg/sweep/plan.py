@@ -35,6 +35,7 @@ from typing import Any
 from pvhdbg.commands.options import JudgeOptions
 from pvhdbg.decode.text import printable
 from pvhdbg.errors import BadInput
+from pvhdbg.stress.campaign import MOST_BOOTS
 from pvhdbg.stress.catalogue import MUTATIONS
 from pvhdbg.stress.catalogue import find as find_mutation
 from pvhdbg.sweep.axes import AXES, BY_KEY, SweepAxis
@@ -153,7 +154,7 @@ def planned(document: Mapping[str, Any], options: Mapping[str, Sequence[Value]],
         axes,
         reader.choices(document, "exclude", axes),
         reader.choices(document, "only", axes),
-        reader.bounds(document),
+        reader.bounds(document, any(axes.get("mutations", ()))),
         JudgeOptions(reader.flag(document, "strict"), reader.words(document, "select"), reader.words(document, "ignore")),
         reader.words(document, "extra"),
         reader.flag(document, "reports", True),
@@ -239,11 +240,12 @@ class _Reader:
             found[axis.field] = frozenset(matching)
         return found
 
-    def bounds(self, document: Mapping[str, Any]) -> CellBounds:
+    def bounds(self, document: Mapping[str, Any], mutated: bool) -> CellBounds:
         usual = CellBounds()
         timeout = self.number(document, "timeout", usual.timeout, 86400)
         goal = self.number(document, "goal_seconds", usual.goal_seconds, 86400)
-        whole = self.number(document, "cell_seconds", timeout + goal + 30, 2 * 86400)
+        boots = MOST_BOOTS if mutated else 1
+        whole = self.number(document, "cell_seconds", boots * (timeout + goal) + 30, 10 * 86400)
         return CellBounds(timeout, goal, whole, self._memory(document, usual.memory))
 
     def _memory(self, document: Mapping[str, Any], usual: int) -> int:
