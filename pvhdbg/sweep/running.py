@@ -25,7 +25,7 @@ from pvhdbg.vmm.options import DEFAULT_QEMU
 from pvhdbg.vmm.qemu import version_of
 
 _BATCH = 500  # cells that are looked up at a time
-_COMMIT = 0.5  # seconds between two commits
+_SHOWN = 0.5  # seconds between two lines of progress
 
 
 class SweepEngine(Protocol):
@@ -168,23 +168,23 @@ def carried_out(
     """Boot the cells and keep the results. What has come is in the file also after an exception. Raises PvhdbgError."""
     total, before = run.cells, run.done
     count, bad, twice = 0, 0, 0
-    began = committed = time.monotonic()
+    began = shown = time.monotonic()
     results = engine.run(tasks)
     try:
         for cell, result in results:
-            if not store.add(run.id, cell, result):
+            added = store.add(run.id, cell, result)
+            store.commit()  # at once: the next one may take a minute
+            if not added:
                 twice += 1
                 continue
             count += 1
             bad += not result.outcome.good
             now = time.monotonic()
-            if now - committed > _COMMIT:
-                store.commit()
-                committed = now
+            if now - shown > _SHOWN:
+                shown = now
                 progress(_words(SweepCounts(total, before, count, bad), now - began))
                 came(SweepCounts(total, before, count, bad, twice))
     finally:
-        store.commit()
         results.close()
     found = SweepCounts(total, before, count, bad, twice)
     if found.complete:
