@@ -23,7 +23,7 @@ from pvhdbg.report.style import PLAIN
 from pvhdbg.rules.declare import FileRule, Verdict
 from pvhdbg.stress.campaign import confirmed, words
 from pvhdbg.stress.catalogue import find
-from pvhdbg.stress.trial import Fate, StressWish, Trial, boot_with
+from pvhdbg.stress.trial import Fate, StressWish, boot_with
 from pvhdbg.sweep.cell import AskedQemu, CellTask
 from pvhdbg.sweep.plan import memory_size
 from pvhdbg.sweep.result import CellMilestone, CellOutcome, CellResult, CellVerdict, Packed, packed_verdicts
@@ -110,14 +110,7 @@ def _stressed(task: CellTask) -> CellResult:
         VIOLATED if trial.killed else CONFORMS,
         next=trial.next,
         verdicts=_packed([trial_verdict(trial, {})]),
-        milestones=_milestones(trial, cell.goal),
     )
-
-
-def _milestones(trial: Trial, goal: str) -> tuple[CellMilestone, ...]:
-    if trial.fate is Fate.NOT_TRIED or not goal:
-        return ()
-    return (CellMilestone(printable(goal), 0.0, trial.cause if trial.killed else ""),)
 
 
 @contextmanager
