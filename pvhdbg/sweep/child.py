@@ -1,4 +1,4 @@
-"""The process in which cells are booted, one after the other: `python -m pvhdbg.sweep.child FD`."""
+"""The process in which cells are booted, one after the other; `sweep.worker` starts it."""
 
 from __future__ import annotations
 

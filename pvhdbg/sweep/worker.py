@@ -18,6 +18,8 @@ from pvhdbg.sweep.cell import CellTask
 from pvhdbg.sweep.result import CellOutcome, CellResult
 
 CHILD = "pvhdbg.sweep.child"
+# As `python -m`, but with the modules of this process: `-m` would also look in the current folder, which may be a stranger's.
+_START = "import sys; sys.path[:] = {!r}; from runpy import run_module; run_module({!r}, run_name='__main__')"
 _CELLS = 1000  # that one process boots: then a new one takes its place, so that no leak grows
 _READ = 1 << 20  # bytes
 _LARGEST = 128 << 20  # bytes of an answer
@@ -119,7 +121,7 @@ class CellWorker:
     def _start(self) -> None:
         ours, its = socket.socketpair()
         with its:
-            words = [sys.executable, "-m", self._module, str(its.fileno())]
+            words = [sys.executable, "-c", _START.format(sys.path, self._module), str(its.fileno())]
             try:
                 self._process = subprocess.Popen(
                     words,

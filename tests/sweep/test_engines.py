@@ -16,15 +16,9 @@ from pvhdbg.sweep.plan import planned
 from pvhdbg.sweep.result import CellOutcome, CellResult
 from pvhdbg.sweep.running import carried_out, tasks_of
 from pvhdbg.sweep.store import created
-from tests.support.cli_runner import ROOT, eventually
+from tests.support.cli_runner import eventually
 
 CHILD = "tests.support.sweep_child"
-
-
-@pytest.fixture(autouse=True)
-def in_the_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the child is found."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 
 def tasks(*words: str, hang: float = 60.0) -> Iterator[CellTask]:
@@ -45,6 +39,14 @@ def test_a_cell_that_dies_takes_nothing_with_it() -> None:
     assert {word for word, one in found.items() if one.outcome is CellOutcome.KILLED} == {"die", "die 2"}
     assert found["die"].conclusion == "the cell's process ended by signal 9"
     assert sum(one.outcome is CellOutcome.CONFORMS for one in found.values()) == 22
+
+
+def test_modules_in_the_current_folder_are_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("json", "runpy", "pvhdbg", "tests"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'run')!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
+    assert swept(tasks("a"))["a"].outcome is CellOutcome.CONFORMS
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_cell_that_hangs_is_ended_in_time() -> None:
