@@ -19,7 +19,10 @@ from pvhdbg.repl.own_commands import ALL
 # They write a file, start another VMM than ours, or are a report before a prompt.
 _LEFT_OUT = frozenset({"run", "attach", "probe", "boot", "boot diff"})
 _NEVER_RUN = frozenset({"elf", "explain", "rules", "schema", "doctor", "trace query", "trace diff", "boot show", "boot profile"})
-_OF_PROMPT = ("continue", "stepi", "until", "break", "delete", "info breakpoints", "x", "reset", "restart", "back", "last-write")
+_OF_PROMPT = (
+    "continue", "stepi", "until", "finish", "break", "watch", "delete", "info breakpoints", "x", "context", "reset", "restart", "back",
+    "last-write",
+)  # fmt: skip
 _HIDDEN = frozenset({"--output", "--serial", "--qemu", "--via", "--exit", "--bisect", "--leave"})
 _SUBJECTS = ("subject", "a", "b")
 OPEN, CLOSE, SNAPSHOT = "open_machine", "close_machine", "snapshot"
