@@ -31,7 +31,8 @@ from pvhdbg.tracing.recorded_events import mode_of_text
 from pvhdbg.tracing.recorded_numbers import NEVER
 from pvhdbg.tracing.recorder.file import open_recording
 from pvhdbg.tracing.recorder.library import library
-from pvhdbg.tracing.recording import Mark, Recording
+from pvhdbg.tracing.recording import Recording
+from pvhdbg.tracing.recording_layout import Mark
 from pvhdbg.vmm.options import RecorderOptions
 from pvhdbg.vmm.qemu import QemuProcess
 

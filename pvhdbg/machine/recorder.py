@@ -14,7 +14,8 @@ from pvhdbg.targets.run import Progress
 from pvhdbg.tracing.milestones import SYMBOLS
 from pvhdbg.tracing.recorder.file import open_recording
 from pvhdbg.tracing.recorder.library import NoRecorder, library
-from pvhdbg.tracing.recording import MOST_MARKS, Recording
+from pvhdbg.tracing.recording import Recording
+from pvhdbg.tracing.recording_layout import MOST_MARKS
 from pvhdbg.vmm.options import RecorderOptions, names_accelerator, option_names
 from pvhdbg.vmm.qemu import QemuProcess
 

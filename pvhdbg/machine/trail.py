@@ -10,7 +10,8 @@ from pvhdbg.disassembly import available, disassemble
 from pvhdbg.errors import MemoryUnreadable
 from pvhdbg.tracing.calls import LastFunctions
 from pvhdbg.tracing.event import Event
-from pvhdbg.tracing.recording import RING, Executed, Recording
+from pvhdbg.tracing.recording import Executed, Recording
+from pvhdbg.tracing.recording_layout import RING
 from pvhdbg.tracing.symbol_text import Name
 
 _PATH = 8  # instructions

@@ -15,7 +15,8 @@ from pvhdbg.tracing.cpu_text import decode
 from pvhdbg.tracing.encoding import goal, length
 from pvhdbg.tracing.event import Event, Fault, FaultKind
 from pvhdbg.tracing.recorded_events import RecordedEvents
-from pvhdbg.tracing.recording import RING, Recording
+from pvhdbg.tracing.recording import Recording
+from pvhdbg.tracing.recording_layout import RING
 
 _INDIRECT = (0xC2, 0xC3, 0xCA, 0xCB, 0xCF, 0xFF)  # ret, far ret, iret, and jumps and calls through a register or memory
 _PREFIXES = frozenset((0x66, 0x67, 0xF2, 0xF3, 0x2E, 0x36, 0x3E, 0x26, 0x64, 0x65, *range(0x40, 0x50)))

@@ -1,9 +1,4 @@
-"""The flight recorder's file: its layout, and a reader that works while QEMU still writes.
-
-The recorder is a TCG plugin of QEMU (`recorder/recorder.c`), and this is the other half of its file format, version 3. All values
-are little endian. A file has one header page; then for each CPU a page, its ring of blocks, and how often it executed each block; then
-tables of blocks, of system instructions, of register states, of stores, and of instructions with all their registers. The tables are sparse and as long as their capacity; the
-header says how much of each is used. docs/recorder-file.md describes the format.
+"""The flight recorder's file: a reader that works while QEMU still writes. `recording_layout` has the layout.
 
 A *block* is QEMU's unit of translation: consecutive instructions, up to a jump. Instructions are numbered from the first
 execution of the entry on, which is number 0. In an `exact` recording, all iterations of one REP are one
@@ -20,156 +15,40 @@ from enum import Enum
 from itertools import count, repeat
 from typing import Any, NamedTuple
 
-from pvhdbg.layout import Buffer, Structure, raw, u8, u16, u32, u64
+from pvhdbg.layout import Buffer
 from pvhdbg.tracing.flow import Flow
 from pvhdbg.tracing.recorded_numbers import BEFORE, NEVER, BadRecording, signed
 from pvhdbg.tracing.recorded_registers import SIZE
+from pvhdbg.tracing.recording_layout import (
+    COUNT,
+    ENTRY,
+    MAGIC,
+    MOST_BLOCKS,
+    MOST_CODE,
+    MOST_CPUS,
+    MOST_DISCONTINUITIES,
+    MOST_MARKS,
+    MOST_REGISTERS,
+    MOST_STATES,
+    MOST_SYSTEMS,
+    MOST_WRITES,
+    PAGE,
+    PLACE,
+    RING,
+    STATE_SIZE,
+    STRIDE,
+    VERSION,
+    BlockRecord,
+    Cpu,
+    DiscontinuityRecord,
+    Mark,
+    RecordingHeader,
+    StateRecord,
+    SystemRecord,
+    WriteRecord,
+)
 
-MAGIC = b"PVHDBGFR"
-VERSION = 3
-PAGE = 4096
-RING = 1 << 16  # blocks that are kept of each CPU
-MOST_CPUS = 256
-MOST_BLOCKS, MOST_SYSTEMS, MOST_STATES, MOST_WRITES, MOST_MARKS = 1 << 20, 4096, 512, 256, 64
-MOST_DISCONTINUITIES = 64  # that are kept of each CPU
-MOST_REGISTERS = 1 << 15  # instructions whose registers are kept
-MOST_CODE = 1 << 25  # bytes of the code of blocks
-
-_ENTRY = 8  # bytes of a ring's entry: block, low 32 bits of the number
 _SLACK = 64  # ring entries that may be overwritten while they are read
-_PLACE = 4  # bytes of a number that says where a block's code lies
-_COUNT = 8  # bytes of a CPU's count of one block
-_STRIDE = PAGE + RING * _ENTRY + MOST_BLOCKS * _COUNT
-
-
-class RecordingHeader(Structure):
-    """The first page of a recording, without its marks."""
-
-    magic: bytes = raw(8, "PVHDBGFR")
-    version: int = u32("of the format")
-    page: int = u32("4096")
-    cpus: int = u32("CPUs that the machine can have")
-    ring: int = u32("entries of a CPU's ring")
-    blocks: int = u32("capacity of the table of blocks")
-    systems: int = u32("capacity of the table of system instructions")
-    states: int = u32("capacity of the table of register states")
-    marks: int = u32("marks in use")
-    cpu_offset: int = u64("where the first CPU's page lies")
-    cpu_stride: int = u64("bytes from one CPU's page to the next")
-    block_offset: int = u64("where the table of blocks lies")
-    system_offset: int = u64("where the table of system instructions lies")
-    state_offset: int = u64("where the table of register states lies")
-    write_offset: int = u64("where the table of stores lies")
-    size: int = u64("of the file")
-    api: int = u32("version of QEMU's plugin API")
-    exact: int = u32("1: each instruction was counted, REP iterations once")
-    finished: int = u32("1: QEMU ended by itself, and the last register states are there")
-    physical: int = u32("1: blocks have physical addresses")
-    block_count: int = u32("records of blocks in use")
-    system_count: int = u32("records of system instructions in use")
-    state_count: int = u32("records of register states in use")
-    discontinuities: int = u32("1: this QEMU tells of interrupts and exceptions")
-    write_count: int = u64("stores that were ever noted; store i lies at i modulo the table's size")
-    watch: int = u64("physical address that is watched for stores; NEVER: none")
-    watch_size: int = u64("bytes from there on")
-    lost: int = u64("translations for which no record was left")
-    entry: int = u64("linear address that instructions are counted from; NEVER: from the start")
-    base: int = u64("instructions that ran before the entry; NEVER: it was not reached yet")
-    entry_cpu: int = u32("CPU that reached the entry")
-    registers_found: int = u32("1: QEMU's registers were found, 2: they were not, 0: nobody asked for them")
-    register_offset: int = u64("where the table of instructions with registers lies")
-    register_count: int = u64("instructions with registers that were ever kept; number i lies at i modulo the table's size")
-    register_until: int = u64("written by a reader: the machine stops before this instruction; 0: registers are not kept")
-    register_taken: int = u64("written by a reader: so many of them were read")
-    register_waits: int = u64("written by a reader: 1 if the guest is to wait for it, instead of overwriting what was not read")
-    code_offset: int = u64(
-        "where the code of blocks lies: for each block 4 bytes, where its code begins behind them, plus 1; 0: none"
-    )
-    code_used: int = u64("bytes of code in use")
-
-
-class Mark(Structure):
-    """An instruction whose first execution was to be noted, or whose K-th one."""
-
-    address: int = u64("linear or physical address")
-    first: int = u64("number of the instruction at that execution; NEVER: it has not come")
-    pc: int = u64("linear address that it ran at")
-    seen: int = u64("executions since the entry, or behind the instruction that was named")
-    last: int = u64("number of the instruction at its last execution; NEVER: there was none")
-    last_pc: int = u64("linear address that it ran at then")
-    halted: int = u64("1: the machine was stopped before it, as was asked for")
-
-
-class Cpu(Structure):
-    """The head of one CPU's part."""
-
-    head: int = u64("ring entries that were ever written; entry i lies at i modulo the ring's size")
-    count: int = u64("instructions since the entry, as a sum over blocks")
-    exact: int = u64("the number of the last block's first instruction, where the recording is exact")
-    repeats: int = u64("iterations of REP instructions that are not counted")
-    idle: int = u64("head + 1 when the CPU last went idle; 0: it never did")
-    interrupted: int = u64("discontinuities that were ever noted; number i lies at i modulo the table's size")
-
-
-class DiscontinuityRecord(Structure):
-    """A discontinuity of a CPU; its table ends the CPU's first page."""
-
-    number: int = u64("number of the instruction that comes next")
-    origin: int = u64("linear address that the CPU left")
-    target: int = u64("linear address that it goes on at")
-    kind: int = u32("1: an interrupt, 2: an exception, 4: a call of QEMU")
-    unused: int = u32("0")
-
-
-class BlockRecord(Structure):
-    """A block of the table."""
-
-    linear: int = u64("linear address when it was translated; QEMU 9 and newer run a translation at other addresses, too")
-    physical: int = u64("ram_addr_t of QEMU, the physical address below 4 GiB; NEVER outside of RAM")
-    first: int = u64("number of its first instruction when it was first executed; NEVER: it was not")
-    instructions: int = u16("instructions")
-    size: int = u16("bytes")
-    cpu: int = u16("CPU that executed it first")
-    last: int = u16("offset of the last instruction")
-    before_1: int = u32("the block that the CPU executed before the first execution, plus 1; 0: none")
-    before_2: int = u32("the one before that")
-    before_3: int = u32("the one before that")
-    before_4: int = u32("the one before that")
-
-
-class SystemRecord(Structure):
-    """A system instruction of the table."""
-
-    ALIGN = 64
-    number: int = u64("number of the instruction")
-    pc: int = u64("linear address")
-    after: int = u64("index of the register state after it, plus 1; 0: it was not kept")
-    cpu: int = u16("CPU")
-    code: bytes = raw(15, "the instruction's bytes")
-    size: int = u8("bytes of code; 0: the record is not complete")
-
-
-class StateRecord(Structure):
-    """The head of a register state of the table; its text follows."""
-
-    number: int = u64("number of the instruction that the CPU had not begun yet")
-    pc: int = u64("its linear address; NEVER: as QEMU ended")
-    cpu: int = u32("CPU")
-    length: int = u32("bytes of text; 0: the record is not complete")
-
-
-class WriteRecord(Structure):
-    """A store of the table."""
-
-    number: int = u64("number of the instruction")
-    pc: int = u64("linear address of the instruction")
-    address: int = u64("physical address where the store begins")
-    cpu: int = u16("CPU")
-    size: int = u16("bytes")
-    serial: int = u32("which store it is, plus 1; another value: the record is not complete")
-
-
-_STATE_SIZE = 2048  # bytes of a state's record; text follows its head
 
 
 class RecordedBlock(NamedTuple):
@@ -276,14 +155,14 @@ class Recording:
             raise BadRecording(f"its format is version {head.version}, and this pvhdbg reads version {VERSION}")
         if not 0 < head.cpus <= MOST_CPUS or head.marks > MOST_MARKS or head.entry_cpu >= head.cpus:
             raise BadRecording("its header holds impossible numbers")
-        blocks = PAGE + head.cpus * _STRIDE
+        blocks = PAGE + head.cpus * STRIDE
         systems = blocks + MOST_BLOCKS * BlockRecord.sizeof()
         states = systems + MOST_SYSTEMS * SystemRecord.sizeof()
-        writes = states + MOST_STATES * _STATE_SIZE
+        writes = states + MOST_STATES * STATE_SIZE
         registers = writes + MOST_WRITES * WriteRecord.sizeof()
         code = registers + MOST_REGISTERS * SIZE
-        end = code + MOST_BLOCKS * _PLACE + MOST_CODE
-        expected = (PAGE, RING, PAGE, _STRIDE, blocks, systems, states, writes, registers, code, end)
+        end = code + MOST_BLOCKS * PLACE + MOST_CODE
+        expected = (PAGE, RING, PAGE, STRIDE, blocks, systems, states, writes, registers, code, end)
         found = (
             head.page,
             head.ring,
@@ -384,10 +263,10 @@ class Recording:
     def code(self, block: RecordedBlock) -> bytes:
         """The code of a block when it was last translated; b"" where it was not kept."""
         at = self.header.code_offset
-        place = int.from_bytes(self._data[at + block.number * _PLACE : at + (block.number + 1) * _PLACE], "little")
+        place = int.from_bytes(self._data[at + block.number * PLACE : at + (block.number + 1) * PLACE], "little")
         if not 0 < place <= MOST_CODE - block.size:
             return b""
-        start = at + MOST_BLOCKS * _PLACE + place - 1
+        start = at + MOST_BLOCKS * PLACE + place - 1
         return bytes(self._data[start : start + block.size])
 
     def blocks(self, start: int = 0) -> Iterator[RecordedBlock]:
@@ -400,8 +279,8 @@ class Recording:
         """How often this CPU executed each block, by the block's number; or `number` of them from `start` on. Raises IndexError."""
         self.cpu(cpu)
         used = max(min(self.header.block_count, MOST_BLOCKS) - start, 0)
-        at = _of_cpu(cpu) + PAGE + RING * _ENTRY + start * _COUNT
-        return memoryview(bytes(self._data[at : at + (used if number is None else min(number, used)) * _COUNT])).cast("Q")
+        at = _of_cpu(cpu) + PAGE + RING * ENTRY + start * COUNT
+        return memoryview(bytes(self._data[at : at + (used if number is None else min(number, used)) * COUNT])).cast("Q")
 
     def _runs(self, start: int, number: int) -> list[int]:
         """How often each of some blocks was executed, by all CPUs together."""
@@ -439,10 +318,10 @@ class Recording:
         raw_entries = bytearray()
         low, high = start % RING, now.head % RING
         if wanted and low < high:
-            raw_entries += self._data[at + low * _ENTRY : at + high * _ENTRY]
+            raw_entries += self._data[at + low * ENTRY : at + high * ENTRY]
         elif wanted:
-            raw_entries += self._data[at + low * _ENTRY : at + RING * _ENTRY]
-            raw_entries += self._data[at : at + high * _ENTRY]
+            raw_entries += self._data[at + low * ENTRY : at + RING * ENTRY]
+            raw_entries += self._data[at : at + high * ENTRY]
         moved = self.cpu(cpu).head - now.head
         torn = max(0, moved + wanted + _SLACK - RING) if moved else 0
         return memoryview(raw_entries).cast("I")[2 * torn :] if torn < wanted else memoryview(b"").cast("I")
@@ -501,15 +380,15 @@ class Recording:
         for index in range(self.cpus):
             at = _of_cpu(index)
             used = min(self.cpu(index).head, RING)
-            counts = min(head.block_count, MOST_BLOCKS) * _COUNT
-            found += [(at, PAGE + used * _ENTRY), (at + PAGE + RING * _ENTRY, counts)] if used else []
+            counts = min(head.block_count, MOST_BLOCKS) * COUNT
+            found += [(at, PAGE + used * ENTRY), (at + PAGE + RING * ENTRY, counts)] if used else []
         found.append((head.block_offset, min(head.block_count, MOST_BLOCKS) * BlockRecord.sizeof()))
         found.append((head.system_offset, min(head.system_count, MOST_SYSTEMS) * SystemRecord.sizeof()))
-        found.append((head.state_offset, min(head.state_count, MOST_STATES) * _STATE_SIZE))
+        found.append((head.state_offset, min(head.state_count, MOST_STATES) * STATE_SIZE))
         found.append((head.write_offset, min(head.write_count, MOST_WRITES) * WriteRecord.sizeof()))
         found.append((head.register_offset, min(head.register_count, MOST_REGISTERS) * SIZE))
-        found.append((head.code_offset, min(head.block_count, MOST_BLOCKS) * _PLACE if head.code_used else 0))
-        found.append((head.code_offset + MOST_BLOCKS * _PLACE, min(head.code_used, MOST_CODE)))
+        found.append((head.code_offset, min(head.block_count, MOST_BLOCKS) * PLACE if head.code_used else 0))
+        found.append((head.code_offset + MOST_BLOCKS * PLACE, min(head.code_used, MOST_CODE)))
         return found
 
     def _block(self, index: int) -> RecordedBlock:
@@ -554,9 +433,9 @@ class Recording:
     def _state_of(self, index: int) -> State | None:
         if not 0 < index <= min(self.header.state_count, MOST_STATES):
             return None
-        at = self.header.state_offset + (index - 1) * _STATE_SIZE
+        at = self.header.state_offset + (index - 1) * STATE_SIZE
         one = StateRecord.decode(self._data, at)
-        length = min(one.length, _STATE_SIZE - StateRecord.sizeof())
+        length = min(one.length, STATE_SIZE - StateRecord.sizeof())
         if not length:
             return None
         text = bytes(self._data[at + StateRecord.sizeof() : at + StateRecord.sizeof() + length])
@@ -568,7 +447,7 @@ _KINDS = {one.value: one for one in DiscontinuityKind}
 
 def _of_cpu(index: int) -> int:
     """Where a CPU's part begins; the tables behind the last one's."""
-    return PAGE + index * _STRIDE
+    return PAGE + index * STRIDE
 
 
 def _made(index: int, row: tuple[Any, ...], runs: int, base: int) -> RecordedBlock:

@@ -11,7 +11,8 @@ from pvhdbg.errors import BadInput
 from pvhdbg.kernel.file_bytes import FileBytes
 from pvhdbg.tracing.boot_file import BEGINNING, BootInfo, decode
 from pvhdbg.tracing.recorded_numbers import BadRecording
-from pvhdbg.tracing.recording import Recording, RecordingHeader
+from pvhdbg.tracing.recording import Recording
+from pvhdbg.tracing.recording_layout import RecordingHeader
 
 
 @contextmanager

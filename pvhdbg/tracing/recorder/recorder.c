@@ -7,7 +7,7 @@
  * declarations below follow include/qemu/qemu-plugin.h of QEMU 7.2 (plugin API 1), 9.0 to 10.x (2 to 6) and 11.x (7).
  *
  * Everything is written to one sparse file that is mapped shared, so a reader sees it live, and it survives a SIGKILL of
- * QEMU. pvhdbg/tracing/recording.py describes and reads the layout; both files change together (VERSION).
+ * QEMU. pvhdbg/tracing/recording_layout.py describes the layout; both files change together (VERSION).
  *
  * Arguments: to=PATH (mandatory), entry=ADDRESS (instructions are counted from its first execution), exact=on (count each
  * instruction instead of sums over blocks), calls=on (count by calls, see count_at), stop=N (stop the machine before instruction N; implies exact),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pvhdbg.tracing.boot_file import BootInfo, Pieces, decode, encode
 from pvhdbg.tracing.recorded_numbers import BadRecording
-from pvhdbg.tracing.recording import PAGE, BlockRecord, Cpu
+from pvhdbg.tracing.recording_layout import PAGE, BlockRecord, Cpu
 from pvhdbg.tracing.story import functions, parting, profile
 from tests.support.sorting import examples
 from tests.tracing.recorder.test_recording import BLOCKS_AT, COUNTS_AT, SIZE, Sparse, header

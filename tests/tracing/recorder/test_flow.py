@@ -20,7 +20,8 @@ from pvhdbg.tracing.flow import CHUNK, Flow, FlowChunk, FlowHead, packed, read, 
 from pvhdbg.tracing.recorded_numbers import BadRecording
 from pvhdbg.tracing.recorder.file import open_bytes, open_recording
 from pvhdbg.tracing.recorder.library import library
-from pvhdbg.tracing.recording import RING, Recording
+from pvhdbg.tracing.recording import Recording
+from pvhdbg.tracing.recording_layout import RING
 from pvhdbg.vmm.options import RecorderOptions
 from tests.support.cli_runner import Cli, eventually
 from tests.support.sorting import examples

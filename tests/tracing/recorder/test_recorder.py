@@ -30,7 +30,8 @@ from pvhdbg.tracing.recorded_numbers import NEVER
 from pvhdbg.tracing.recorder.file import open_recording
 from pvhdbg.tracing.recorder.flags import FLAGS
 from pvhdbg.tracing.recorder.library import library
-from pvhdbg.tracing.recording import RING, DiscontinuityKind, Recording
+from pvhdbg.tracing.recording import DiscontinuityKind, Recording
+from pvhdbg.tracing.recording_layout import RING
 from pvhdbg.tracing.story import functions
 from pvhdbg.tracing.symbol_text import base
 from pvhdbg.vmm.qemu import QemuOptions, QemuProcess, RecorderOptions, start

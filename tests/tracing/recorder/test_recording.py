@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 from pvhdbg.errors import BadInput
 from pvhdbg.layout import Structure
-from pvhdbg.tracing import recording as layout
+from pvhdbg.tracing import recording_layout as layout
 from pvhdbg.tracing.recent import recent
 from pvhdbg.tracing.recorded_numbers import NEVER, BadRecording
 from pvhdbg.tracing.recorded_registers import RegisterRows
 from pvhdbg.tracing.recorder.file import open_recording
-from pvhdbg.tracing.recording import PAGE, RING, Cpu, Mark, Recording, RecordingHeader
+from pvhdbg.tracing.recording import Recording
+from pvhdbg.tracing.recording_layout import PAGE, RING, Cpu, Mark, RecordingHeader
 from tests.support.sorting import examples
 
 SOURCE = Path(layout.__file__).parent / "recorder" / "recorder.c"
