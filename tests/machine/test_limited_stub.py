@@ -68,7 +68,7 @@ def test_a_trace_steps_and_finds_the_milestones_of_the_whole_stub(cli: Cli) -> N
 @pytest.mark.parametrize(
     ("crash", "verdict", "last"),
     [
-        ("wrmsr", "The guest ended QEMU", "wrmsr"),
+        ("wrmsr", "The guest ended the VMM", "wrmsr"),
         ("hlt", "The CPU halted for good", "hlt"),
         ("zeros", "memory that was never written", "add [eax], al"),
     ],
