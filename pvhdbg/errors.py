@@ -109,3 +109,8 @@ class MemoryUnreadable(TargetError):
 
 class ProtocolError(TargetError):
     """The peer's bytes do not follow the protocol of the connection."""
+
+
+def cause_of(error: OSError | ValueError) -> str:
+    """The system's words for a failure of reading or writing; Python's own where it has none."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from pvhdbg.errors import BadInput
+from pvhdbg.errors import BadInput, cause_of
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -24,7 +24,7 @@ def toml_document(path: str, kind: str, todo: str) -> dict[str, Any]:
         with open(path, "rb") as file:
             data = file.read(FILE_BOUND + 1)
     except (OSError, ValueError) as error:
-        raise BadInput(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}", todo) from error
+        raise BadInput(f"{path} cannot be read: {cause_of(error)}", todo) from error
     if len(data) > FILE_BOUND:
         raise BadInput(f"{path} is larger than {FILE_BOUND >> 10} KiB: it is not {kind}", todo)
     try:

@@ -19,7 +19,7 @@ from pvhdbg.commands import live
 from pvhdbg.commands.declare import Answer, Command, Context
 from pvhdbg.commands.output import Output
 from pvhdbg.decode.text import NOTHING, SafeText, safe
-from pvhdbg.errors import BadInput, PvhdbgError, TargetLost
+from pvhdbg.errors import BadInput, PvhdbgError, TargetLost, cause_of
 from pvhdbg.machine import context_view
 from pvhdbg.machine.session import Session
 from pvhdbg.machine.source_line import SourceLines
@@ -350,7 +350,7 @@ class Conversation:
             with open(path, encoding="utf-8", errors="replace") as file:
                 script = file.read(1 << 20).splitlines()
         except (OSError, ValueError) as error:
-            raise BadInput(f"{path} cannot be read: {getattr(error, 'strerror', error)}", "name a file of lines") from error
+            raise BadInput(f"{path} cannot be read: {cause_of(error)}", "name a file of lines") from error
         if self._depth >= _DEEPEST:
             raise BadInput(f"{path}: files source one another without end", "leave one `source` out")
         self._depth += 1
@@ -401,7 +401,7 @@ def _written(line: lines.PromptLine, text: str) -> None:
         with open(line.file, "a" if line.appending else "w", encoding="utf-8") as file:
             file.write(text)
     except (OSError, ValueError) as error:
-        raise BadInput(f"{line.file} cannot be written: {getattr(error, 'strerror', error)}", "choose another file") from error
+        raise BadInput(f"{line.file} cannot be written: {cause_of(error)}", "choose another file") from error
 
 
 def _internal(error: Exception) -> Result:

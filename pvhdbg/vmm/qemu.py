@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 
 from pvhdbg.decode.text import SafeText, safe, shorten
-from pvhdbg.errors import BadInput, TargetLost, TargetTimeout, VmmFailed
+from pvhdbg.errors import BadInput, TargetLost, TargetTimeout, VmmFailed, cause_of
 from pvhdbg.leaving import putting_back
 from pvhdbg.record import replace
 from pvhdbg.vmm.failures import check_version, ended_at_once, killed, not_installed
@@ -263,7 +263,7 @@ def _writable(path: str | Path) -> str:
         with open(path, "ab"):
             return os.path.abspath(path)
     except (OSError, ValueError) as error:
-        raise BadInput(f"--serial {path} cannot be written: {getattr(error, 'strerror', error)}", "choose another file") from error
+        raise BadInput(f"--serial {path} cannot be written: {cause_of(error)}", "choose another file") from error
 
 
 def _free(folder: str) -> int | None:
