@@ -24,14 +24,15 @@ from tests.loaders.generated import cases
 
 PROGRAM = os.environ.get("PVHDBG_LINUX_LOADER", "")
 MEMORY = BootParameters(memory=64 << 20)
-GENERATED, MUTATED = 1000, 2000
+GENERATED, MUTATED = 1000, 3000
+FILES = 3000  # that are ELFs still, at least
 
 pytestmark = pytest.mark.skipif(not PROGRAM, reason="linux-loader is not built here: make test-loaders builds it")
 
 
 @pytest.fixture(scope="module")
 def kernels() -> Iterator[list[tuple[Path, KernelFile]]]:
-    """The files: generated ones, those of the table, and 2000 of them with changed bytes in their headers."""
+    """The files: generated ones, those of the table, and 3000 of them with changed bytes in their headers."""
     dice = random.Random(2021)
     whole = [case.data for case in cases(GENERATED, seed=7)] + [case.data for case in test_cases.CASES]
     whole += [_changed(dice, dice.choice(whole)) for _ in range(MUTATED)]
@@ -46,7 +47,7 @@ def kernels() -> Iterator[list[tuple[Path, KernelFile]]]:
             path = folder / f"{index}.elf"
             path.write_bytes(data)
             found.append((path, kernel))
-        assert len(found) >= MUTATED
+        assert len(found) >= FILES
         yield found
     finally:
         shutil.rmtree(folder, ignore_errors=True)
