@@ -15,7 +15,7 @@ from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.remote import RemoteTarget
 from pvhdbg.targets.target import Leave
 from pvhdbg.tracing.recorded_numbers import NEVER
-from pvhdbg.tracing.recording import MAGIC, RecordingHeader
+from pvhdbg.tracing.recording_layout import MAGIC, RecordingHeader
 from tests.support.cli_runner import HELLO, Cli, Machine, eventually, kernel_elf, reads_the_log
 from tests.support.left_machine import busy, look
 from tests.support.relay import Relay
