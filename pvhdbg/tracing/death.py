@@ -75,50 +75,60 @@ class StoppedCpu:
 
 @dataclass(frozen=True)
 class Death:
-    """The observations about the end.
-
-    `state` holds the registers at the first fault, else the current ones. `path` holds the last relevant instructions,
-    `system` the system instructions before; `begun` counts all instructions since the entry, None where they were not counted, and `roughly` is their number as a sum over blocks. `loop` holds
-    the pcs of the loop that the CPU is in. If it is ALIVE, the loop may end, by what is `awaited` if that is known, and the CPU was in it
-    at every look within the last `looped` seconds. `status` is the exit status of the VMM. `reason` is QEMU's own term for how the
-    guest ended ("guest-panic"), or WATCHDOG; `blind` says that faults may have been missed (KVM, several CPUs). `handling` holds
-    the exceptions whose handlers had not returned, the outermost first, and `struck` the instruction that the first of
-    them, or of `faults`, hit, of number -1 where it was not counted; `lately` is the last exception, where returns were not observed. `after` holds the last instructions
-    of the handlers: `path` then ends at the fault. `left` is the instruction that a machine stands at which was dead before it was
-    looked at. `touched` holds the linear addresses that `left`, or the instruction that was struck, reads or writes, and `needs` the
-    features of CPUID that it needs, by QEMU's names. `departure` is the last instruction in the kernel's own code and the first one
-    outside of it, where the CPU did not come back. `ran_before` is the number of an instruction that ran in the same page with the same
-    page tables as a fetch that failed. `cpu` is the number of the CPU that died, where the machine has several; `standing` holds those
-    that did not halt, where it is not known which one died. `ended` says how the machine of a kernel ended that panicked. `there` holds the instructions from the pc on, where those before it were not recorded;
-    `loads` the reads of memory by the instructions of `path`, as far as their registers were observed.
-    """
+    """The observations about the end. Each field's comment says what it holds; addresses are linear."""
 
     kind: DeathKind
+    # The registers at the first fault, else the current ones.
     state: Mapping[str, int]
+    # The faults that ended the guest, in their order.
     faults: tuple[Fault, ...] = ()
+    # The last relevant instructions; they end at the fault where `after` holds those of the handlers.
     path: tuple[Event, ...] = ()
+    # The system instructions before.
     system: tuple[Event, ...] = ()
+    # How many instructions ran since the entry; None where they were not counted.
     begun: int | None = None
+    # The pcs of the loop that the CPU is in. With ALIVE, the loop may end.
     loop: tuple[int, ...] = ()
+    # What that loop waits for, as far as it is known.
     awaited: tuple[Awaited, ...] = ()
+    # The CPU was in the loop at every look within the last seconds, of this number.
     looped: float = 0.0
+    # The exit status of the VMM.
     status: int | None = None
+    # QEMU's own term for how the guest ended ("guest-panic"), or WATCHDOG.
     reason: str = ""
+    # Faults may have been missed (KVM, several CPUs).
     blind: bool = False
+    # The exceptions whose handlers had not returned, the outermost first.
     handling: tuple[Fault, ...] = ()
+    # The instruction that the first of `handling`, or of `faults`, hit; its number is -1 where it was not counted.
     struck: Event | None = None
+    # The last exception, where returns from handlers were not observed.
     lately: Fault | None = None
+    # The instruction that a machine stands at which was dead before it was looked at.
     left: Event | None = None
+    # What `left`, or else `struck`, reads or writes.
     touched: tuple[Touched, ...] = ()
+    # The features of CPUID that it needs, by QEMU's names.
     needs: tuple[str, ...] = ()
+    # The last instructions of the handlers.
     after: tuple[Event, ...] = ()
+    # The last instruction in the kernel's own code and the first one outside of it, where the CPU did not come back.
     departure: tuple[Event, Event] | None = None
+    # The number of an instruction that ran in the same page, with the same page tables, as a fetch that failed.
     ran_before: int | None = None
+    # The CPU that died, where the machine has several.
     cpu: int | None = None
+    # How the machine of a kernel ended that panicked.
     ended: DeathKind | None = None
+    # The CPUs that did not halt, where it is not known which one died.
     standing: tuple[StoppedCpu, ...] = ()
+    # The instructions from the pc on, where those before it were not recorded.
     there: tuple[Event, ...] = ()
+    # The reads of memory by the instructions of `path`, as far as their registers were observed.
     loads: tuple[tuple[Event, Touched], ...] = ()
+    # How many instructions ran, as a sum over blocks, where `begun` is None.
     roughly: int | None = None
 
     @property
