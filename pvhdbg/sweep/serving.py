@@ -31,7 +31,9 @@ def main(work: Callable[[CellTask], CellResult]) -> None:
 
 
 def _listen(end: socket.socket, tasks: queue.SimpleQueue[dict[str, Any]]) -> None:
-    with end.makefile("rb") as lines:
-        for line in lines:
-            tasks.put(json.loads(line))
-    os._exit(1)  # the sweep is gone
+    try:
+        with end.makefile("rb") as lines:
+            for line in lines:
+                tasks.put(json.loads(line))
+    finally:  # the sweep is gone: at the end of the input, or ECONNRESET where it left a result unread
+        os._exit(1)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import select
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -16,7 +21,7 @@ from pvhdbg.sweep.plan import planned
 from pvhdbg.sweep.result import CellOutcome, CellResult
 from pvhdbg.sweep.running import carried_out, tasks_of
 from pvhdbg.sweep.store import created
-from tests.support.cli_runner import eventually
+from tests.support.cli_runner import ROOT, eventually
 
 CHILD = "tests.support.sweep_child"
 
@@ -82,6 +87,18 @@ def test_a_process_whose_sweep_is_killed_ends() -> None:
         os.kill(child, 9)
         os.waitpid(child, 0)
     eventually(lambda: not Path(f"/proc/{pid}").exists(), "a process is left")
+
+
+def test_a_process_whose_result_was_left_unread_ends() -> None:
+    ours, its = socket.socketpair()
+    words = [sys.executable, "-m", CHILD, str(its.fileno())]
+    with its:
+        process = subprocess.Popen(words, pass_fds=(its.fileno(),), cwd=ROOT, stderr=subprocess.DEVNULL)
+    (task,) = tasks("a")
+    ours.sendall(json.dumps(task.document()).encode() + b"\n")
+    assert select.select([ours], [], [], 60)[0]
+    ours.close()
+    assert process.wait(60) == 1
 
 
 def test_a_run_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
