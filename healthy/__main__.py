@@ -1,6 +1,6 @@
 """Watch healthy guests by `why`, which must accuse none, and write the table into docs/healthy.md.
 
-Exit codes: 0 nobody was accused · 1 somebody was · 2 usage.
+Exit codes: 0 no guest was accused · 1 one was · 2 usage.
 """
 
 from __future__ import annotations

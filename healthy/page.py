@@ -9,8 +9,8 @@ from pathlib import Path
 PAGE = Path(__file__).parents[1] / "docs/healthy.md"
 _HEAD = """# Healthy guests that `why` watched
 
-`make test-healthy` boots guests that do nothing wrong, and `why` must accuse none of them. A guest that ends by itself has to be told so;
-of one that runs on it has to be said that it lives. Linux boots to a first program that powers the machine off. Each run adds to the table.
+`make test-healthy` boots guests that do nothing wrong, and `why` must accuse none of them. Of a guest that ends by itself
+`why` must say so, and of one that runs on, that it lives. Linux boots to a first program that powers the machine off. Each run adds to the table.
 
 | QEMU | guest | boots | end | cause |
 |---|---|---|---|---|

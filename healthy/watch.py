@@ -13,7 +13,7 @@ _ENDS = ("exited", "power-off", "shutdown")  # causes of an end that a healthy g
 
 
 class Watched(NamedTuple):
-    """What `why` said: kind and cause of the end, and `wrong`, "" where nobody was accused."""
+    """What `why` said: kind and cause of the end, and `wrong`, "" where the guest was not accused."""
 
     guest: str
     kind: str

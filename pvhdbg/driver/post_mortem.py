@@ -64,7 +64,7 @@ def recording(about: SubjectOptions, progress: Progress) -> Iterator[Session]:
 
 
 def diagnosed(session: Session, vcpu: int | None = None) -> Diagnosis:
-    """Explain the state of a recorded machine. `vcpu` is the CPU to tell of; without it the first one, or the one that must have faulted.
+    """Explain the state of a recorded machine. `vcpu` is the CPU to describe; without it the first one, or the one that must have faulted.
 
     Raises BadInput for a CPU that the recording does not show.
     """

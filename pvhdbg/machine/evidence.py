@@ -1,4 +1,4 @@
-"""What is known of a death besides what was seen of its end: the kernel's log buffer, the recorder's last blocks, an Oops."""
+"""What is known of a death in addition to what was seen of its end: the kernel's log buffer, the recorder's last blocks, an Oops."""
 
 from __future__ import annotations
 

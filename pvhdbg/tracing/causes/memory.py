@@ -1,4 +1,4 @@
-"""Memory that a kernel takes for zero, and that nobody cleared."""
+"""Memory that a kernel takes for zero, and that was not cleared."""
 
 from __future__ import annotations
 

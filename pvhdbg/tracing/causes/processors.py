@@ -39,7 +39,7 @@ def _passed(code: bytes, mode: Mode, pc: int, following: int) -> bool:
 
 
 def started(draft: Draft, death: Death) -> None:
-    """Tell of a CPU that died in real mode, close behind the page where a start-up IPI let it begin."""
+    """Describe a CPU that died in real mode, close behind the page where a start-up IPI let it begin."""
     base = death.state.get("cs_base", 0)
     if not death.cpu or death.mode is not Mode.REAL or base % _PAGE or not 0 < base < 0x100000:
         return
