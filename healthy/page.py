@@ -15,7 +15,7 @@ _HEAD = """# Healthy guests that `why` watched
 | QEMU | guest | boots | end | cause |
 |---|---|---|---|---|
 """
-_WRONG = "\nWrong verdicts: "
+_WRONG = "\nWrong verdicts:"
 
 
 def add(qemu: str, rows: Mapping[tuple[str, str, str], int], wrong: Sequence[str]) -> None:
@@ -32,4 +32,4 @@ def add(qemu: str, rows: Mapping[tuple[str, str, str], int], wrong: Sequence[str
         table[(qemu, guest, kind, cause.replace("|", "/"))] += count
     lines = [f"| {one[0]} | {one[1]} | {count} | {one[2]} | {one[3]} |" for one, count in sorted(table.items())]
     told = [*before, *(f"- {one}" for one in wrong)]
-    PAGE.write_text(_HEAD + "\n".join(lines) + "\n" + _WRONG + (f"\n\n{chr(10).join(told)}\n" if told else "none.\n"))
+    PAGE.write_text(_HEAD + "\n".join(lines) + "\n" + _WRONG + (f"\n\n{chr(10).join(told)}\n" if told else " none.\n"))
