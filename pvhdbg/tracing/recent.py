@@ -117,13 +117,17 @@ def _places(blocks: list[_Block], faults: Iterable[Fault], handler: Callable[[Fa
     """Each fault with the index of its handler's first block, from the end on, each before the one behind it. Cuts the blocks."""
     found: list[tuple[Fault, int]] = []
     last = len(blocks)
+    handlers: dict[tuple[int | None, int | None], int | None] = {}
     for fault in reversed(tuple(faults)):
         if not fault.kind.has_handler:
             found.append((fault, len(blocks)))
             continue
         place = len(blocks) if last == len(blocks) and _ends_with(blocks, fault) else None
         if place is None:
-            known = handler(fault)
+            key = fault.vector, fault.state.get("idt_base")
+            if key not in handlers:
+                handlers[key] = handler(fault)
+            known = handlers[key]
             place = next((at for at in range(min(last, len(blocks) - 1), 0, -1) if _was_taken(fault, blocks, at, known)), None)
         if place is None:
             break

@@ -33,6 +33,7 @@ _PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 2.0)
 _TURN = 0.005  # seconds to wait for the fault log before the stub is checked
 _POLL = 0.001  # seconds
 _PANIC_GRACE = 0.3  # seconds in which a kernel may write all of its panic
+_STANDS = (StopKind.BREAKPOINT, StopKind.INTERRUPT)  # a QEMU whose guest ended may be gone already
 _END_OF_PANIC = "---[ end Kernel panic"  # Linux' last line
 
 
@@ -142,7 +143,7 @@ class DeathWatch:
             self._progress("watching the guest for its death")
             enough = (lambda: self._asked) if suspicion is None else (lambda: self._asked or suspicion.arises())
             stop = run_with_fault_log(self._target, fault_log, pause, self._followed.faults, enough)
-            if stop.kind is not StopKind.EXITED and self._target.read_registers()["rip"] in self._panics:
+            if stop.kind in _STANDS and self._target.read_registers()["rip"] in self._panics:
                 return None
             death = self._examiner.by_stop(stop) or self._looked_at(fault_log)
             if death is not None:
