@@ -6,6 +6,7 @@ The guest waits for the reader where the table is full, so nothing is lost. It s
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
@@ -75,6 +76,7 @@ class RegisterEngine:
         self._target, self._recorder = target, recorder
         self._rows = RegisterRows(base)
         self._taken = 0
+        self._records: list[bytes] = []  # that were read, and not fed yet
         self._asked = False
         self._triple = False  # the last fault is a triple fault
         self._fault_log = FaultLog(target)
@@ -138,18 +140,36 @@ class RegisterEngine:
 
     @contextmanager
     def _released(self) -> Iterator[None]:
-        """A CPU that waits for the reader cannot be stopped. It goes on recording: what it begins until it stands has room in the table."""
-        self._recorder.wanted.go_on()
-        with self._fault_log.drained():
-            yield
+        """A CPU that waits for the reader cannot be stopped: the table is read meanwhile."""
+        done = threading.Event()
+
+        def drain() -> None:
+            while not done.is_set():
+                if not self._take():
+                    time.sleep(_TURN)
+
+        thread = threading.Thread(target=drain, daemon=True)
+        thread.start()
+        try:
+            with self._fault_log.drained():
+                yield
+        finally:
+            done.set()
+            thread.join()
+
+    def _take(self) -> bool:
+        """Read the records since the last call, if there are any."""
+        self._taken, records = self._recorder.recording.registers(self._taken)
+        self._taken += len(records) // SIZE
+        self._recorder.wanted.taken(self._taken)
+        self._records.append(records)
+        return bool(records)
 
     def _new(self) -> Batch:
         """The instructions since the last call, with the faults between them: QEMU logs a fault before its handler begins."""
-        self._taken, records = self._recorder.recording.registers(self._taken)
-        batch = self._rows.feed(records, self._faults())
-        self._taken += len(records) // SIZE
-        self._recorder.wanted.taken(self._taken)
-        return batch
+        self._take()
+        records, self._records = b"".join(self._records), []
+        return self._rows.feed(records, self._faults())
 
     def _faults(self) -> list[Fault]:
         faults = self._fault_log.faults(0)

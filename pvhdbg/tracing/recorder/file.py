@@ -53,10 +53,6 @@ class Wanted:
         """Stop before this instruction; 0: keep no registers any more."""
         self._write("register_until", number)
 
-    def go_on(self) -> None:
-        """Do not wait for the reader any more."""
-        self._write("register_waits", 0)
-
     def close(self) -> None:
         """Close the file."""
         os.close(self._file)
