@@ -160,10 +160,10 @@ relied:
         cmpw    $8, %ax
         DIES_IF ne
 
-        RELIES  on_fs                   /* fs is flat like ds: ss is loaded from it, which faults for a null one */
+        RELIES  on_fs                   /* fs is not null; it is not loaded, which would rely on the GDT, too */
         movl    %fs, %eax
-        movl    %eax, %ss
-        jmp     survived
+        testw   %ax, %ax
+        DIES_IF z
 
         RELIES  on_tr                   /* the task register was never loaded */
         str     %ax
