@@ -167,9 +167,10 @@ def events_of(recording: Recording) -> RecordedEvents | None:
 
 
 def _split(code: bytes, pc: int, bits: int) -> tuple[list[int], list[bytes]]:
-    """The addresses and the instructions of a block."""
+    """The addresses and the instructions of a block. QEMU reads no further in one that its CPU does not have: a block ends with such a part."""
     pcs, codes = list[int](), list[bytes]()
-    while code and (size := length(code, bits)):
+    while code:
+        size = length(code, bits) or len(code)
         pcs.append(pc)
         codes.append(code[:size])
         code, pc = code[size:], pc + size
