@@ -1,4 +1,6 @@
-"""docs/tracing.md and docs/recorded-boots.md: their commands are run one after the other, and print what stands there; lines of a trace are valid ones."""
+"""docs/tracing.md and docs/recorded-boots.md: their commands are run one after the other, and print what stands there; lines of a
+trace are valid ones.
+"""
 
 from __future__ import annotations
 

@@ -91,8 +91,9 @@ def at_entry(
     """Bring the subject, a kernel file or a gdbstub, to its entry; leave it as its options say. Raises PvhdbgError.
 
     `traced` says that an engine follows, which checks by itself whether QEMU's log was left on. With `marks`, a QEMU that is
-    started gets the flight recorder, if available, which notes when these symbols and addresses are first executed. `patience`:
-    see `attach_stub`. `watched` is for a watch for the guest's death or a wait: with the flight recorder, whose count is `exact` or a sum; `windows` is for its registers of each instruction. `debugcon` adds port 0xe9.
+    started gets the flight recorder, if available, which notes when these symbols and addresses are first executed. `patience`: see
+    `attach_stub`. `watched` is for a watch for the guest's death or a wait: with the flight recorder, whose count is `exact` or a
+    sum; `windows` is for its registers of each instruction. `debugcon` adds port 0xe9.
     """
     refuse_what_does_not_run(options)
     with ExitStack() as stack:

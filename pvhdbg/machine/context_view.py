@@ -42,7 +42,9 @@ ALL = frozenset(Part)
 
 def context(session: Session, parts: Collection[Part] = ALL, lines: SourceLines | None = None,
             serial: SafeText | None = None) -> ContextAnswer:  # fmt: skip
-    """The context of the current stop, compared with the one that was shown before. A part that cannot be read is told in `unread`. Raises TargetLost."""
+    """The context of the current stop, compared with the one that was shown before. A part that cannot be read is told in `unread`.
+    Raises TargetLost.
+    """
     pc = disassemble.linear_pc(session)
     unread: list[str] = []
     source = _tried(Part.SOURCE, lambda: lines.at(session, pc), None, []) if lines is not None and Part.SOURCE in parts else None

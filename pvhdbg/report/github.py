@@ -24,7 +24,8 @@ _COMMANDS = {
 def render(listing: Listing) -> str:
     """A command for each finding with sentences, one for each reason why rules are undecided, and one for the conclusion.
 
-    With the file, a finding is shown on it. Errors come first: GitHub shows only ten of a kind in a step. Remarks are notices, violated recommendations warnings.
+    With the file, a finding is shown on it. Errors come first: GitHub shows only ten of a kind in a step. Remarks are notices,
+    violated recommendations warnings.
     """
     found = [(standing(one, listing.strict), one) for one in listing.findings]
     lines = []

@@ -125,7 +125,9 @@ def _write_registers(draft: ChangedHandover, target: Target, layout: HandoverLay
 
 
 def _fill(machine: ChangeableMachine, word: int, areas: Iterable[range], kept: Iterable[range]) -> None:
-    """Fill the parts of `areas` that overlap none of `kept`. Raises TargetError where one cannot be written, so that no boot counts with a part of it."""
+    """Fill the parts of `areas` that overlap none of `kept`. Raises TargetError where one cannot be written, so that no boot counts
+    with a part of it.
+    """
     for area in without(areas, kept):
         for start in range(area.start, area.stop, _CHUNK):
             machine.write(start, pattern(min(_CHUNK, area.stop - start), word))

@@ -30,14 +30,16 @@ class View:
 class Surroundings:
     """The machine without its registers. `backing` is None when the memory layout was not observed.
 
-    `handed` holds the parts of the hand-off by name, address and size; `complaints` lists its violations. `start` is the
-    register state at the entry, `entry` its address; None when the watch began elsewhere. `read` reads physical memory and raises
-    MemoryUnreadable. `file` gives what the kernel's file has at a physical address: fewer bytes, or none, where it ends; `patches_itself`
-    says that the kernel changes its own code, as Linux does. `data_at` is the name of the data object that holds a linear address, `feature`
-    says whether the machine's CPU has a feature of CPUID, by QEMU's name for it. `exit_device` says whether there is an isa-debug-exit.
-    Each gives None where that is not known. `symbol` gives a symbol's link-time address, `word` is the size of a long in the kernel.
-    `frame_rule` gives the row of the kernel's call frame tables for a linear pc. `vmm` is the VMM's name, `last_ipi` gives the low half of the boot CPU's interrupt command register (Intel SDM 3A, 11.6.1).
-    `not_cleared` holds physical addresses and bytes of memory behind the bytes of a PT_LOAD that was not zero at the entry. `initrd` holds the first bytes of the first module, b"" where there is none; `command_line` and it are None where they were not read.
+    `handed` holds the parts of the hand-off by name, address and size; `complaints` lists its violations. `start` is the register
+    state at the entry, `entry` its address; None when the watch began elsewhere. `read` reads physical memory and raises
+    MemoryUnreadable. `file` gives what the kernel's file has at a physical address: fewer bytes, or none, where it ends;
+    `patches_itself` says that the kernel changes its own code, as Linux does. `data_at` is the name of the data object that holds a
+    linear address, `feature` says whether the machine's CPU has a feature of CPUID, by QEMU's name for it. `exit_device` says
+    whether there is an isa-debug-exit. Each gives None where that is not known. `symbol` gives a symbol's link-time address, `word`
+    is the size of a long in the kernel. `frame_rule` gives the row of the kernel's call frame tables for a linear pc. `vmm` is the
+    VMM's name, `last_ipi` gives the low half of the boot CPU's interrupt command register (Intel SDM 3A, 11.6.1). `not_cleared`
+    holds physical addresses and bytes of memory behind the bytes of a PT_LOAD that was not zero at the entry. `initrd` holds the
+    first bytes of the first module, b"" where there is none; `command_line` and it are None where they were not read.
     """
 
     read: Callable[[int, int], bytes]

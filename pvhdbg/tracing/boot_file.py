@@ -30,8 +30,8 @@ _MOST = 1 << 28  # bytes of all parts
 class BootInfo:
     """The booted guest, and how it ended. `command` are QEMU's arguments, `seconds` the wall time from the entry.
 
-    `kernel_hash` is the SHA-256 of the ELF, `build_id` that of its note, "" without one; `deterministic` says that the clock was the instruction counter: only such boots can be
-    compared. `end` is the end in words.
+    `kernel_hash` is the SHA-256 of the ELF, `build_id` that of its note, "" without one; `deterministic` says that the clock was
+    the instruction counter: only such boots can be compared. `end` is the end in words.
     """
 
     kernel: str

@@ -1,4 +1,5 @@
-"""The call chain at a death: by Linux' ORC tables, by DWARF's call frame tables, by frame pointers, else by return addresses that lie on the stack. Pure.
+"""The call chain at a death: by Linux' ORC tables, by DWARF's call frame tables, by frame pointers, else by return addresses that
+lie on the stack. Pure.
 
 ORC: arch/x86/include/asm/orc_types.h and arch/x86/kernel/unwind_orc.c of Linux 4.14 to 7.2. The numbers of the types differ: up to 6.3 a
 call is 0, pt_regs 1 and a part of them 2, later 2, 3 and 4.

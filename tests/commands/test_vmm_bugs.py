@@ -18,7 +18,8 @@ from tests.support.cli_runner import Cli, kernel_elf
 pytestmark = pytest.mark.boot
 
 SCHEMAS = Path(pvhdbg.__file__).parent / "report/schemas"
-# Behind what is followed one instruction a block: cmpxchg8b does not bring EFLAGS up to date; what popf loaded are then taken for the operand of the add.
+# Behind what is followed one instruction a block: cmpxchg8b does not bring EFLAGS up to date; what popf loaded are then taken for
+# the operand of the add.
 CORRUPTED = """mov $0x90000, %esp\n lidt 0x80000\n mov $50000000, %ecx\n 1: dec %ecx\n jnz 1b\n push $2\n popf\n mov $0x1f5bf7c2, %ecx\n mov $0x1000, %edi
     add %ecx, %ecx\n xor %ecx, 0x80010\n cmpxchg8b 0x80020\n ud2"""
 HELLO = str(guests.path("hello"))

@@ -47,7 +47,8 @@ def make(folder: Path, name: str, deed: str, version: str | None = None) -> Path
 def make_xl(folder: Path, deed: str = "prints") -> Path:
     """An `xl` whose domain is the file `domain` in that folder, and a xen-hvmctx beside it.
 
-    Where it `wraps`, each `xl dmesg` shows 60 lines only, and the next time the following ones; where it `crashes`, the domain is gone after the first one.
+    Where it `wraps`, each `xl dmesg` shows 60 lines only, and the next time the following ones; where it `crashes`, the domain is
+    gone after the first one.
     """
     log = LOGS / "xen-4.17-domu.log"
     script = folder / "xl"

@@ -1,8 +1,8 @@
 """Real kernels for the tests, from the distribution's own packages: fetched once, without root, and kept in one place.
 
-Debian's linux-image-cloud-amd64 (on Ubuntu linux-image-virtual) and, for 32 bits, its linux-image-686-pae, the xen-shim of the newest xen-utils, the hypervisor of the
-newest xen-hypervisor, and GRUB's PVH image, made of grub-xen-bin's modules by its own grub-mkimage. The ELF is taken out of the
-bzImage by the project's own code.
+Debian's linux-image-cloud-amd64 (on Ubuntu linux-image-virtual) and, for 32 bits, its linux-image-686-pae, the xen-shim of the
+newest xen-utils, the hypervisor of the newest xen-hypervisor, and GRUB's PVH image, made of grub-xen-bin's modules by its own
+grub-mkimage. The ELF is taken out of the bzImage by the project's own code.
 """
 
 from __future__ import annotations

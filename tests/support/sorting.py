@@ -1,8 +1,9 @@
 """Sorts the tests by what they start; `pytest --fast` runs those that start no QEMU, no GDB and no browser, and fetch nothing.
 
-The marks decide, and the fixtures give most of them: a test that asks for one of BY_FIXTURE, directly or through another fixture, is
-marked. `pytest --real` runs the tests marked `real` and no others. A test that starts a program in another way (`cli("run", HELLO)`) needs `@pytest.mark.boot`. Without the mark it fails in
-every run: for tests that have neither `boot` nor `gdb`, PATH begins with programs of those names that only fail.
+The marks decide, and the fixtures give most of them: a test that asks for one of BY_FIXTURE, directly or through another fixture,
+is marked. `pytest --real` runs the tests marked `real` and no others. A test that starts a program in another way (`cli("run",
+HELLO)`) needs `@pytest.mark.boot`. Without the mark it fails in every run: for tests that have neither `boot` nor `gdb`, PATH
+begins with programs of those names that only fail.
 """
 
 from __future__ import annotations

@@ -45,8 +45,9 @@ _BY_REASON = {"guest-reset": DeathKind.RESET, GUEST_PANIC: DeathKind.PANIC, WATC
 class Examiner:
     """Examines `target`. `around` is the machine around a death, `followed` the instructions so far.
 
-    `status` gives the VMM's exit status, `serial` the last lines of the serial port, `vmm_end` QEMU's word for how the guest ended: each
-    may know nothing. With `blind` faults are not observed. `vcpu` is the CPU whose state is told, the first one if None. The machine is not stepped on from a pc that is a `goal`.
+    `status` gives the VMM's exit status, `serial` the last lines of the serial port, `vmm_end` QEMU's word for how the guest ended:
+    each may know nothing. With `blind` faults are not observed. `vcpu` is the CPU whose state is told, the first one if None. The
+    machine is not stepped on from a pc that is a `goal`.
     """
 
     def __init__(
