@@ -23,6 +23,7 @@ _NUMBER, _PC, _BLOCK, _HFLAGS, _EFLAGS = 0, 1, 4, 56, 5  # indexes as words of 6
 _CODE, _LENGTH = 24, 15  # offset of the code, and from there of its length
 _CHANGED = 0x80  # in the length: EFER, a segment, a table or a control register differs from the record before
 _MARKED = re.compile(rb"[\x80-\xff]")
+_RSP = struct.Struct("<80xQ")  # of a record
 _GENERAL = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{index}" for index in range(8, 16)))
 _SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs", "ldt", "tr", "gdt", "idt")
 _SHOWN_FLAGS = 0x00FFFF00  # of a segment, as QEMU prints them
@@ -193,11 +194,11 @@ def _handler(fault: Fault, rows: bytes, pcs: Sequence[int], start: int) -> int |
         return None
     wanted = {name: fault.state[name] for name in _GENERAL if name in fault.state and name != "rsp"}
     for at in range(max(start, 1), len(pcs)):
-        if pcs[at] == fault.pc:
-            continue
         size = rows[(at - 1) * SIZE + _CODE + _LENGTH] & ~_CHANGED
         if pcs[at] == pcs[at - 1] + size and fault.kind is not FaultKind.SOFTWARE_INTERRUPT:
             continue
+        if pcs[at - 1] == fault.pc and _RSP.unpack_from(rows, (at - 1) * SIZE)[0] != fault.state.get("rsp", 0):
+            continue  # that instruction was executed with another stack, for another fault
         if rows[at * SIZE + 48 : at * SIZE + 56] != struct.pack("<Q", fault.state.get("rax", 0)):
             continue  # most are left out by this
         state = state_of(rows[at * SIZE : (at + 1) * SIZE])

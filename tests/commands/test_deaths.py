@@ -63,7 +63,7 @@ FAULTS = [
     ),
     ("idt-short", "null pointer", "idt_short_fault", "the IDT (limit 0x3f) has no entry for vector 14", "which register"),
     ("nested", "null pointer", "nested_fault", "in it came #DE divide error at {nested_divide}", "which register held the pointer"),
-    ("nested-forever", "divide by zero", "nested_divide", "for the 1,0", "divisor was to be set"),
+    ("nested-forever", "divide by zero", "nested_divide", "for the 1,025th time", "divisor was to be set"),
     ("lgdt-missing", "no GDT of its own", "lgdt_missing_load", "selector 0x78 in the GDT is not usable", "lgdt"),
     ("gdt-selector", "bad selector", "gdt_selector_jump", "behind the end of the GDT (limit 0x1f)", "base and limit"),
     ("gdt-data", "bad selector", "gdt_data_jump", "its descriptor is not that of a code segment", "descriptor of that selector"),
@@ -174,7 +174,9 @@ def test_the_cpu_that_died_is_the_one_that_is_told() -> None:
 def test_a_second_cpu_that_is_started_again(crash: str, cause: str, words: str, step: str) -> None:
     found = died(crash, cpus=2)
     if crash == "started-twice" and found.explanation.cause == "second start-up IPI":
-        found = died(crash, cpus=2)  # on a busy host QEMU can serve its INIT late: the start-up IPI then wakes the CPU from its `hlt`
+        found = died(
+            crash, cpus=2
+        )  # on a busy host QEMU can serve its INIT late: the start-up IPI then wakes the CPU from its `hlt`
     assert (found.death.kind.value, found.death.cpu, found.explanation.cause) == ("triple fault", 1, cause)
     assert words in found.explanation.verdict
     assert step in found.explanation.next
