@@ -64,13 +64,15 @@ def test_a_qemu_of_ours_that_is_stopped_while_the_recorder_watches(cli: Cli, wor
 def _watched(cli: Cli) -> int | None:
     """The QEMU of ours, once it has executed the kernel's first instruction under the recorder."""
     for pid in cli.processes():
-        recordings = [one for one in Path(cli.tmp).rglob("*") if one.is_file() and one.stat().st_size > 1 << 26]
-        for one in recordings:
-            with suppress(OSError, ValueError):
-                with one.open("rb") as file:
-                    header = RecordingHeader.decode(file.read(4096))
-                if header.magic == MAGIC and header.base != NEVER and "qemu" in os.readlink(f"/proc/{pid}/exe"):
-                    return pid
+        for folder, _, names in os.walk(cli.tmp):
+            for one in (Path(folder, name) for name in names):
+                with suppress(OSError, ValueError):  # it may be gone already
+                    if one.stat().st_size <= 1 << 26:
+                        continue
+                    with one.open("rb") as file:
+                        header = RecordingHeader.decode(file.read(4096))
+                    if header.magic == MAGIC and header.base != NEVER and "qemu" in os.readlink(f"/proc/{pid}/exe"):
+                        return pid
     return None
 
 
