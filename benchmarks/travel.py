@@ -36,7 +36,7 @@ def rows(bench: Bench) -> Iterator[Row]:
     yield took(f"from the start to before instruction {FAR:,}", partial(stopped, options, FAR), 1)
     yield took(f"from the start to before instruction {FURTHER:,}", partial(stopped, options, FURTHER), 4)
     yield from at_the_prompt(bench)
-    address = open_kernel(bench.kernel).symbols().physical_address("boot_command_line")
+    address = open_kernel(options.subject).symbols().physical_address("boot_command_line")
     yield Row(
         f"who stored to an address last before instruction {FAR:,} / a run there",
         *bench.pair(partial(watched, options, address), partial(stopped, options, FAR), 3),
