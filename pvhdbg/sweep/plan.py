@@ -107,7 +107,8 @@ class SweepPlan:
                     continue  # a firmware that QEMU finds by its name
                 if not os.access(path, os.R_OK) or not os.path.isfile(path):
                     raise BadInput(
-                        f"{path} of {axis.key} cannot be read", "give files that there are, relative to the plan's folder"
+                        f"{path} cannot be read, of the axis {axis.key}",
+                        "give an existing file, by its path from the plan's folder",
                     )
                 found[str(value)] = path
         return found
