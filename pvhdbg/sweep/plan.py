@@ -107,7 +107,7 @@ class SweepPlan:
                     continue  # a firmware that QEMU finds by its name
                 if not os.access(path, os.R_OK) or not os.path.isfile(path):
                     raise BadInput(
-                        f"{path} cannot be read, of the axis {axis.key}",
+                        f"{path} of {axis.key} cannot be read",
                         "give an existing file, by its path from the plan's folder",
                     )
                 found[str(value)] = path
