@@ -86,6 +86,12 @@ def test_a_living_machine_that_was_saved_is_not_called_dead(cli: Cli, machine: B
     assert "it was not seen whether it runs on" in found["verdict"]
 
 
+def callers_of_panic(found: Any) -> list[str]:
+    """The chain above `panic`, which ends in a loop: two stops show it, and what it calls, at different instructions."""
+    symbols = [str(one["symbol"]) for one in found["calls"]]
+    return symbols[[one.partition("+")[0] for one in symbols].index("panic") + 1 :]
+
+
 @pytest.mark.boot
 @pytest.mark.slow
 def test_the_core_of_a_linux_that_kaslr_moved(cli: Cli, machine: Boot, vmlinux: Path, vmlinuz: Path) -> None:
@@ -100,12 +106,11 @@ def test_the_core_of_a_linux_that_kaslr_moved(cli: Cli, machine: Boot, vmlinux: 
         target.monitor(f"dump-guest-memory {core}")
     live = why(cli, theirs.socket, "--here", "--for", "2", "--kernel", str(vmlinux))
     found = why(cli, core, "--kernel", str(vmlinux))
-    assert [one["symbol"] for one in live["calls"][1:]] == [one["symbol"] for one in found["calls"][1:]]
+    assert callers_of_panic(live) == callers_of_panic(found)
     assert (live["kind"], live["words"]) == ("panic", found["words"])
     assert (found["kind"], found["cause"]) == ("panic", "panic")
     assert "VFS: Unable to mount root fs" in found["verdict"]
-    names = [(one["symbol"] or "").partition("+")[0] for one in found["calls"]]
-    assert names[names.index("panic") + 1] in ("mount_block_root", "mount_root_generic")  # Linux 6.1, Linux 6.12
+    assert callers_of_panic(found)[0].partition("+")[0] in ("mount_block_root", "mount_root_generic")  # Linux 6.1, Linux 6.12
     assert {one["by"] for one in found["calls"][1:]} == {"orc"}
     assert not any("differs" in one for one in found["warnings"])
     unnamed = why(cli, core)  # the buffer is found without the kernel's file
