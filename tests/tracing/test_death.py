@@ -15,8 +15,9 @@ from pvhdbg.model import Backing, BackingKind
 from pvhdbg.tracing import faults
 from pvhdbg.tracing.addresses import AddressClass, Surroundings, View, classify
 from pvhdbg.tracing.death import Awaited, Death, DeathKind, chain_of, unreturned
+from pvhdbg.tracing.deaths_without_fault import WITHOUT_A_FAULT
 from pvhdbg.tracing.event import Event, Fault, FaultKind
-from pvhdbg.tracing.explain import OPENINGS, WITHOUT_A_FAULT, explain
+from pvhdbg.tracing.explain import OPENINGS, explain
 
 RAM = (
     Backing(0, 0xA0000, BackingKind.RAM, "pc.ram"),

@@ -29,6 +29,12 @@ class Draft:
         self.sentences += sentences
         return True
 
+    def adopt(self, inner: Draft, lead: str) -> None:
+        """Take the cause of `inner`, its sentences behind `lead`, and its promises instead of the own ones."""
+        first, *others = inner.sentences
+        self.sentences += [f"{lead}{first}", *others]
+        self.cause, self.address, self.promises, self.next = inner.cause, inner.address, inner.promises, inner.next
+
 
 class Case(NamedTuple):
     """One fault of a death: `event` is the instruction that it hit, where that is known."""
