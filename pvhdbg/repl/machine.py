@@ -346,7 +346,7 @@ class Machine:
 
     @property
     def seconds(self) -> float:
-        """`--timeout`: how long one `until`, a reply or the way to the entry may take."""
+        """`--timeout`: how long one `until`, a reply or the run to the entry may take."""
         return self._options.about.way.seconds()
 
     @property

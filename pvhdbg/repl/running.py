@@ -238,7 +238,7 @@ class Runner:
             pass  # the accelerator has no slot left: a reboot then shows by what follows it
 
     def arm_watches(self) -> None:
-        """Have the stub watch what is to be watched. Raises TargetError where it refuses one; what it has none of goes by steps."""
+        """Have the stub watch all watchpoints. Raises TargetError where it refuses one; what it has none of goes by steps."""
         breakpoints, session = self._machine.breakpoints, self._machine.session
         target = watching(session.target)
         found = [breakpoints.watch(placed(session, one)) for one in breakpoints.watches()]

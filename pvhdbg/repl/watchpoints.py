@@ -70,7 +70,7 @@ class WatchedMemory:
 
 
 def shown(value: bytes | None) -> str:
-    """A value as a number, or as bytes where it is no number that a register holds."""
+    """A value as a number, or as bytes where it does not fit into a register."""
     if value is None:
         return "unreadable"
     if len(value) in (1, 2, 4, 8):
