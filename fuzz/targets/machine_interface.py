@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from fuzz.target import Form, Output, Target
 from pvhdbg.decode.text import printable
 from pvhdbg.errors import PvhdbgError
-from pvhdbg.targets.gdb_mi import contents_of, stop_of_record
+from pvhdbg.targets.mi_answers import contents_of, stop_of_record
 from pvhdbg.targets.mi_channel import MiChannel
 
 

@@ -14,62 +14,19 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from pvhdbg.errors import MemoryUnreadable, ProtocolError, PvhdbgError, TargetError, TargetLost, TargetTimeout
+from pvhdbg.errors import MemoryUnreadable, PvhdbgError, TargetError, TargetLost, TargetTimeout
 from pvhdbg.leaving import putting_back
-from pvhdbg.model import LOW_HALVES, Registers
+from pvhdbg.model import CONTROL, EXTENDED, GENERAL, LOW_HALVES, SELECTORS, Registers
 from pvhdbg.record import replace
 from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.keeper import Keeper
 from pvhdbg.targets.mi import MachineInterface
+from pvhdbg.targets.mi_answers import contents_of, readable, stop_of_record
 from pvhdbg.targets.mi_channel import quoted
 from pvhdbg.targets.target import END_IT, Capabilities, Leave, Stop, StopKind, WatchKind, Watchpoint
 
-_WANTED = frozenset(
-    [
-        "rax",
-        "rbx",
-        "rcx",
-        "rdx",
-        "rsi",
-        "rdi",
-        "rbp",
-        "rsp",
-        "r8",
-        "r9",
-        "r10",
-        "r11",
-        "r12",
-        "r13",
-        "r14",
-        "r15",
-        "rip",
-        "eax",
-        "ebx",
-        "ecx",
-        "edx",
-        "esi",
-        "edi",
-        "ebp",
-        "esp",
-        "eip",
-        "eflags",
-        "cs",
-        "ss",
-        "ds",
-        "es",
-        "fs",
-        "gs",
-        "fs_base",
-        "gs_base",
-        "k_gs_base",
-        "cr0",
-        "cr2",
-        "cr3",
-        "cr4",
-        "cr8",
-        "efer",
-    ]
-)
+# Registers that are asked for: GDB has some hundred others.
+_WANTED = frozenset({*GENERAL, *EXTENDED, "rip", *LOW_HALVES, "eflags", *SELECTORS, *CONTROL, "fs_base", "gs_base", "k_gs_base"})
 _SETTINGS = ("confirm off", "pagination off", "width 0", "mi-async on", "may-call-functions off", "architecture i386:x86-64")
 _PIECE = 1 << 16
 _PATIENCE = 3600.0  # seconds that a user's own command may take
@@ -79,7 +36,6 @@ _PARTING = 2.0  # seconds for each step of the clean-up
 _LOOK = 0.1  # seconds between two checks of the serial port and of Ctrl-C
 _PG = 1 << 31
 _WATCH = {WatchKind.WRITE: "", WatchKind.READ: "-r ", WatchKind.ANY: "-a "}
-_SIGNALS = {"SIGTRAP": 5, "SIGINT": 2, "SIGQUIT": 3, "SIGABRT": 6, "0": 0}
 
 
 class GdbTarget:
@@ -167,7 +123,7 @@ class GdbTarget:
 
     def _register_numbers(self) -> dict[str, int]:
         payload = self._done("-data-list-register-names")
-        with _readable("names of registers"):
+        with readable("names of registers"):
             return {name: number for number, name in enumerate(payload.get("register-names", [])) if name in _WANTED}
 
     def _ask_monitor(self) -> bool:
@@ -184,7 +140,7 @@ class GdbTarget:
         listed = " ".join(map(str, numbers))
         values: dict[str, int] = {}
         payload = self._done(f"-data-list-register-values --skip-unavailable x {listed}")
-        with _readable("registers"):
+        with readable("registers"):
             for row in payload.get("register-values", []):
                 name = numbers.get(int(row["number"]))
                 try:
@@ -264,7 +220,7 @@ class GdbTarget:
         self._stopped()
         if address not in self._breakpoints:
             reply = self._done(f"-break-insert -h *{address:#x}")
-            with _readable("breakpoint"):
+            with readable("breakpoint"):
                 self._breakpoints[address] = str(int(reply["bkpt"]["number"]))  # it becomes a part of a command
 
     def clear_breakpoint(self, address: int) -> None:
@@ -279,7 +235,7 @@ class GdbTarget:
         if one not in self._watchpoints:
             place = quoted(f"*(unsigned char (*)[{one.size}]){one.address:#x}")
             reply = self._done(f"-break-watch {_WATCH[one.access]}{place}")
-            with _readable("watchpoint"):
+            with readable("watchpoint"):
                 (found,) = reply.values()
                 self._watchpoints[one] = str(int(found["number"]))
         return True
@@ -535,37 +491,3 @@ class GdbTarget:
     def _stopped(self) -> None:
         if self._running:
             raise TargetError("the machine is running", "interrupt it first")
-
-
-@contextmanager
-def _readable(what: str) -> Iterator[None]:
-    """Around the reading of an answer. Raises ProtocolError where the answer is not shaped as the interface says."""
-    try:
-        yield
-    except (AttributeError, LookupError, TypeError, ValueError):
-        raise ProtocolError(f"GDB's answer holds no {what} that can be read", "start over, or leave --via gdb out") from None
-
-
-def contents_of(payload: dict[str, Any], address: int, size: int) -> bytes:
-    """The bytes of -data-read-memory-bytes, which may be given in part. Raises MemoryUnreadable for what is missing."""
-    data = b""
-    with _readable("memory"):
-        for block in payload.get("memory", []):
-            if int(str(block["begin"]), 16) == address + len(data):
-                data += bytes.fromhex(str(block["contents"]))
-    if len(data) < size:
-        raise MemoryUnreadable(address + len(data), size - len(data), "GDB read a part only")
-    return data[:size]
-
-
-def stop_of_record(payload: dict[str, Any]) -> Stop:
-    """The stop that the payload of a *stopped record describes."""
-    reason, signal = str(payload.get("reason", "")), str(payload.get("signal-name", ""))
-    if reason.startswith("exited"):
-        return Stop(StopKind.EXITED, 0, "the VMM exited")
-    if reason == "signal-received":
-        number = _SIGNALS.get(signal, 0)
-        kinds = {2: StopKind.INTERRUPT, 0: StopKind.INTERRUPT, 3: StopKind.SHUTDOWN, 5: StopKind.BREAKPOINT}
-        words = "the guest shut down or triple-faulted" if number == 3 else signal
-        return Stop(kinds.get(number, StopKind.ERROR), number, words)
-    return Stop(StopKind.BREAKPOINT, 5, reason or "stopped")

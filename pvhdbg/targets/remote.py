@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from pvhdbg.decode import qemu_monitor
-from pvhdbg.decode.followed_control import AT_ENTRY, Control, after, may_change
+from pvhdbg.decode.followed_control import Control
 from pvhdbg.errors import MemoryUnreadable, ProtocolError, PvhdbgError, TargetError, TargetLost, TargetTimeout
 from pvhdbg.leaving import putting_back
 from pvhdbg.model import SELECTORS, Registers
@@ -32,12 +32,12 @@ from pvhdbg.record import replace
 from pvhdbg.rsp import replies
 from pvhdbg.rsp.registers import RegisterLayout, layout_for
 from pvhdbg.targets.address import StubAddress
+from pvhdbg.targets.control_follower import ControlFollower
 from pvhdbg.targets.keeper import Keeper
 from pvhdbg.targets.peer import command_of, files_of
 from pvhdbg.targets.target import WAITS, Capabilities, Leave, Stop, StopKind, WatchKind, Watchpoint
 from pvhdbg.targets.wire import Wire
 
-_LONGEST_CODE = 15  # bytes of one instruction
 _STEP_TIME = 2.0  # seconds for one instruction
 _STOP_TIME = 2.0  # seconds that a VMM may take to stop its machine
 _PIECE = 0x800  # bytes that every QEMU answers in one `m`
@@ -72,8 +72,7 @@ class RemoteTarget:
         self._cr0_hint: int | None = None
         self._pc: int | None = None  # as last read, while nothing can have changed it: a step then needs one request less
         self._described = False
-        self._control: Control | None = None  # where the stub does not show it
-        self._plain: set[int] = set()  # pcs of instructions that do not change it
+        self._control = ControlFollower(self._read_g, self.read_linear)
         self._physical_on = False  # PhyMemMode, which is QEMU's, not this connection's
         self._features = self._handshake()
         self._piece = self._piece_size()
@@ -372,8 +371,8 @@ class RemoteTarget:
         if self._read_g().get("rip") in self._breakpoints:
             self.step()
         self._wire.stops.clear()  # they belong to earlier runs
-        self._cr0_hint = self._control = None
-        self._plain.clear()
+        self._cr0_hint = None
+        self._control.lose()
         self._running = True  # before the packet: an interrupt meanwhile must stop it
         self._wire.send(b"c")
 
@@ -411,7 +410,7 @@ class RemoteTarget:
 
     def _step(self, pc: int) -> Stop:
         here = pc in self._breakpoints
-        control = self._control_after(pc)
+        control = self._control.after(pc)
         if here:
             self._expect_ok(f"z1,{pc:x},1", "the breakpoint could not be lifted for a step")
         try:
@@ -420,7 +419,7 @@ class RemoteTarget:
             self._wire.send(self._one_step())
             try:
                 stop = self._take(self._stop_reply(min(self._timeout, _STEP_TIME)))
-                self._control = control
+                self._control.now = control
                 return stop
             except TargetTimeout:
                 return replace(self._take(self._stop_reply(self._timeout, ask=True)), text=WAITS)
@@ -464,9 +463,9 @@ class RemoteTarget:
             stop = self.step()
         else:
             self._cr0_hint = None
-            control = self._control_after(pc)
+            control = self._control.after(pc)
             stop = self._take(self._wire.request(self._one_step(), self._timeout, more=True))
-            self._control = control
+            self._control.now = control
         if stop.kind not in _STANDS:
             return stop, b"", b""
         if ahead is None or not self._has_monitor:
@@ -476,24 +475,12 @@ class RemoteTarget:
 
     def follow_control(self) -> None:
         """See `Steppable`."""
-        self._control = AT_ENTRY if self._known_layout().slot("cr0") is None else None
+        if self._known_layout().slot("cr0") is None:
+            self._control.start()
 
     def followed(self) -> Control | None:
         """See `Steppable`."""
-        return self._control
-
-    def _control_after(self, pc: int) -> Control | None:
-        """The control registers after the next instruction, where they are followed."""
-        if self._control is None or pc in self._plain:
-            return self._control
-        try:
-            code = self.read_linear(pc, _LONGEST_CODE)
-            if not may_change(self._control, code):
-                self._plain.add(pc)
-                return self._control
-            return after(self._control, code, self._read_g, self.read_linear)
-        except MemoryUnreadable:
-            return None
+        return self._control.now
 
     def _one_step(self) -> bytes:
         return b"s" if self._followed is None else f"vCont;s:{self._followed};c".encode("ascii")
