@@ -41,30 +41,7 @@ from pvhdbg.decode.boot_state import BootState, Module, Text, Unread
 from pvhdbg.driver.options import time_limit
 from pvhdbg.errors import TargetError
 from pvhdbg.model import Registers, Segments, Unavailable
-from pvhdbg.report.answers.boots import (
-    BootAnswer,
-    BootBlocksAnswer,
-    BootCoverageAnswer,
-    BootDiffAnswer,
-    BootFunctionsAnswer,
-    BootProfileAnswer,
-)
-from pvhdbg.report.answers.cpu import GdtAnswer, IdtAnswer, ModeAnswer, TssAnswer
-from pvhdbg.report.answers.handoff import AcpiTablesAnswer
-from pvhdbg.report.answers.memory import (
-    DisassemblyAnswer,
-    EntryAnswer,
-    LogAnswer,
-    MemoryAnswer,
-    NotesAnswer,
-    PageRangesAnswer,
-    PageWalkAnswer,
-    SymbolsAnswer,
-)
-from pvhdbg.report.answers.stress import StressAnswer
-from pvhdbg.report.answers.sweep import SweepDiffAnswer, SweepMadeAnswer, SweepQueryAnswer
-from pvhdbg.report.answers.tool import DoctorAnswer
-from pvhdbg.report.answers.traces import TimelineAnswer, TraceDiffAnswer, TraceQueryAnswer
+from pvhdbg.report.answers import boots, cpu, handoff, memory, stress, sweep, tool, traces
 from pvhdbg.report.document import Report
 from pvhdbg.report.kernel_document import FileReport
 from pvhdbg.rules.declare import Rule
@@ -197,75 +174,75 @@ def cmdline(subject: Path | Guest, **options: Unpack[SubjectArguments]) -> str |
     return str(found) if isinstance(found, Text) else None
 
 
-def rsdp(subject: Path | Guest, **options: Unpack[SubjectArguments]) -> AcpiTablesAnswer:
+def rsdp(subject: Path | Guest, **options: Unpack[SubjectArguments]) -> handoff.AcpiTablesAnswer:
     """The ACPI root and the tables that it lists, with the state of their checksums."""
-    return _part("rsdp", AcpiTablesAnswer, subject, options)
+    return _part("rsdp", handoff.AcpiTablesAnswer, subject, options)
 
 
-def gdt(subject: Path | Guest, **options: Unpack[SubjectArguments]) -> GdtAnswer:
+def gdt(subject: Path | Guest, **options: Unpack[SubjectArguments]) -> cpu.GdtAnswer:
     """The global descriptor table."""
-    return _part("gdt", GdtAnswer, subject, options)
+    return _part("gdt", cpu.GdtAnswer, subject, options)
 
 
-def idt(subject: Path | Guest, **options: Unpack[SubjectArguments]) -> IdtAnswer:
+def idt(subject: Path | Guest, **options: Unpack[SubjectArguments]) -> cpu.IdtAnswer:
     """The interrupt descriptor table, or the real mode's vectors."""
-    return _part("idt", IdtAnswer, subject, options)
+    return _part("idt", cpu.IdtAnswer, subject, options)
 
 
-def tss(subject: Path | Guest, **options: Unpack[SubjectArguments]) -> TssAnswer:
+def tss(subject: Path | Guest, **options: Unpack[SubjectArguments]) -> cpu.TssAnswer:
     """The task state segment."""
-    return _part("tss", TssAnswer, subject, options)
+    return _part("tss", cpu.TssAnswer, subject, options)
 
 
-def mode(subject: Path | Guest, **options: Unpack[SubjectArguments]) -> ModeAnswer:
+def mode(subject: Path | Guest, **options: Unpack[SubjectArguments]) -> cpu.ModeAnswer:
     """The CPU's mode, and the bits that it follows from."""
-    return _part("mode", ModeAnswer, subject, options)
+    return _part("mode", cpu.ModeAnswer, subject, options)
 
 
-def entry(subject: Path | Guest, **options: Unpack[SubjectArguments]) -> EntryAnswer:
+def entry(subject: Path | Guest, **options: Unpack[SubjectArguments]) -> memory.EntryAnswer:
     """Where the entry is, how it was found, and how far the kernel was moved."""
-    return _part("entry", EntryAnswer, subject, options)
+    return _part("entry", memory.EntryAnswer, subject, options)
 
 
-def pagewalk(subject: Path | Guest, address: str | int, **options: Unpack[SubjectArguments]) -> PageWalkAnswer:
+def pagewalk(subject: Path | Guest, address: str | int, **options: Unpack[SubjectArguments]) -> memory.PageWalkAnswer:
     """The levels of the page tables for a linear address: a number, or words as in "$rip" and "start_kernel+4"."""
-    return _part("pagewalk", PageWalkAnswer, subject, options, address=_words(address))
+    return _part("pagewalk", memory.PageWalkAnswer, subject, options, address=_words(address))
 
 
-def pagemap(subject: Path | Guest, **options: Unpack[SubjectArguments]) -> PageRangesAnswer:
+def pagemap(subject: Path | Guest, **options: Unpack[SubjectArguments]) -> memory.PageRangesAnswer:
     """All that the page tables map, as ranges of equal rights (`pvhdbg pagewalk --all`)."""
-    return _part("pagewalk", PageRangesAnswer, subject, options, everything=True)
+    return _part("pagewalk", memory.PageRangesAnswer, subject, options, everything=True)
 
 
 def xp(
     subject: Path | Guest, address: str | int, count: int = 16, unit: Literal[1, 2, 4, 8] = 4, **options: Unpack[SubjectArguments]
-) -> MemoryAnswer:
+) -> memory.MemoryAnswer:
     """Physical memory: `count` values of `unit` bytes."""
     words = {1: "b", 2: "h", 4: "w", 8: "g"}
-    return _part("xp", MemoryAnswer, subject, options, address=_words(address), format_=f"/{count}{words[unit]}")
+    return _part("xp", memory.MemoryAnswer, subject, options, address=_words(address), format_=f"/{count}{words[unit]}")
 
 
 def disas(
     subject: Path | Guest, address: str | int = "$rip", count: int = 10, **options: Unpack[SubjectArguments]
-) -> DisassemblyAnswer:
+) -> memory.DisassemblyAnswer:
     """Instructions in the CPU's current mode."""
-    return _part("disas", DisassemblyAnswer, subject, options, address=_words(address), format_=f"/{count}")
+    return _part("disas", memory.DisassemblyAnswer, subject, options, address=_words(address), format_=f"/{count}")
 
 
-def symbols(subject: Path | Guest, name: str | int | None = None, **options: Unpack[SubjectArguments]) -> SymbolsAnswer:
+def symbols(subject: Path | Guest, name: str | int | None = None, **options: Unpack[SubjectArguments]) -> memory.SymbolsAnswer:
     """Where the kernel's symbols are now: one by its name, several by a prefix with *, or the one at an address."""
     wanted = hex(name) if isinstance(name, int) else name
-    return _part("symbols", SymbolsAnswer, subject, options, name=wanted)
+    return _part("symbols", memory.SymbolsAnswer, subject, options, name=wanted)
 
 
-def notes(subject: Path | Guest, **options: Unpack[SubjectArguments]) -> NotesAnswer:
+def notes(subject: Path | Guest, **options: Unpack[SubjectArguments]) -> memory.NotesAnswer:
     """The kernel's ELF notes."""
-    return _part("notes", NotesAnswer, subject, options)
+    return _part("notes", memory.NotesAnswer, subject, options)
 
 
-def dmesg(subject: Path | Guest, **options: Unpack[SubjectArguments]) -> LogAnswer:
+def dmesg(subject: Path | Guest, **options: Unpack[SubjectArguments]) -> memory.LogAnswer:
     """Linux' log buffer, as it lies in memory."""
-    return _part("dmesg", LogAnswer, subject, options)
+    return _part("dmesg", memory.LogAnswer, subject, options)
 
 
 def fwcfg(subject: Path | Guest, **options: Unpack[SubjectArguments]) -> tuple[Row, ...]:
@@ -319,9 +296,9 @@ def probe_run(vmm: str, **options: Unpack[ProbeRunArguments]) -> Report:
     return _value("probe", Report, {**renamed, "run": vmm})
 
 
-def doctor() -> DoctorAnswer:
+def doctor() -> tool.DoctorAnswer:
     """What is installed of all that pvhdbg uses, which commands need it, and how to get it."""
-    return _value("doctor", DoctorAnswer, {})
+    return _value("doctor", tool.DoctorAnswer, {})
 
 
 def explain(id: str) -> Rule:
@@ -338,10 +315,10 @@ def release(stub: str, *, leave: Literal["running", "stopped"] = "running", time
 # --- recorded boots, and other boots ---------------------------------------------------------------------------------
 
 
-def boot(kernel: Path, output: Path, **options: Unpack[BootArguments]) -> BootAnswer:
+def boot(kernel: Path, output: Path, **options: Unpack[BootArguments]) -> boots.BootAnswer:
     """Record a whole boot by the flight recorder, into a file for the functions that begin with `boot_`."""
     values = values_of("boot", BootArguments, options)
-    return _value("boot", BootAnswer, {**values, "subject": os.fspath(kernel), "output": os.fspath(output)})
+    return _value("boot", boots.BootAnswer, {**values, "subject": os.fspath(kernel), "output": os.fspath(output)})
 
 
 def boot_show(
@@ -352,26 +329,26 @@ def boot_show(
     to: str | None = None,
     most: int = 200,
     kernel: Path | None = None,
-) -> BootFunctionsAnswer:
+) -> boots.BootFunctionsAnswer:
     """A recorded boot: its chapters, and its functions in the order of their first execution. `start` and `to` are numbers or names."""
-    return _boot_file("boot show", BootFunctionsAnswer, file, kernel, grep=grep, start=start, to=to, most=most)
+    return _boot_file("boot show", boots.BootFunctionsAnswer, file, kernel, grep=grep, start=start, to=to, most=most)
 
 
-def boot_profile(file: Path, *, grep: str | None = None, most: int = 200, kernel: Path | None = None) -> BootProfileAnswer:
+def boot_profile(file: Path, *, grep: str | None = None, most: int = 200, kernel: Path | None = None) -> boots.BootProfileAnswer:
     """How many instructions each chapter and each function of a recorded boot executed."""
-    return _boot_file("boot profile", BootProfileAnswer, file, kernel, grep=grep, most=most)
+    return _boot_file("boot profile", boots.BootProfileAnswer, file, kernel, grep=grep, most=most)
 
 
-def boot_coverage(file: Path, *, kernel: Path | None = None) -> BootCoverageAnswer:
+def boot_coverage(file: Path, *, kernel: Path | None = None) -> boots.BootCoverageAnswer:
     """Which part of its kernel a recorded boot executed."""
-    return _boot_file("boot coverage", BootCoverageAnswer, file, kernel)
+    return _boot_file("boot coverage", boots.BootCoverageAnswer, file, kernel)
 
 
 def boot_blocks(
     file: Path, *, start: str | None = None, most: int = 200, vcpu: int = 0, kernel: Path | None = None
-) -> BootBlocksAnswer:
+) -> boots.BootBlocksAnswer:
     """The blocks that a CPU executed, in order, of a boot that was recorded with `flow`."""
-    return _boot_file("boot blocks", BootBlocksAnswer, file, kernel, start=start, most=most, vcpu=vcpu)
+    return _boot_file("boot blocks", boots.BootBlocksAnswer, file, kernel, start=start, most=most, vcpu=vcpu)
 
 
 def boot_timeline(file: Path, output: Path, *, format: Literal["html", "perfetto"] = "html", kernel: Path | None = None) -> None:
@@ -379,10 +356,10 @@ def boot_timeline(file: Path, output: Path, *, format: Literal["html", "perfetto
     _boot_file("boot timeline", type(None), file, kernel, output=os.fspath(output), format_name=format)
 
 
-def boot_diff(a: Path, b: Path, **options: Unpack[BootDiffArguments]) -> BootDiffAnswer:
+def boot_diff(a: Path, b: Path, **options: Unpack[BootDiffArguments]) -> boots.BootDiffAnswer:
     """Where two deterministic boots part. Kernels are booted now, recordings are read."""
     values = values_of("boot_diff", BootDiffArguments, options)
-    return _value("boot diff", BootDiffAnswer, {**values, "subject": os.fspath(a), "other": os.fspath(b)})
+    return _value("boot diff", boots.BootDiffAnswer, {**values, "subject": os.fspath(a), "other": os.fspath(b)})
 
 
 def goto(kernel: Path, place: str | int, **options: Unpack[GotoArguments]) -> Position:
@@ -393,29 +370,31 @@ def goto(kernel: Path, place: str | int, **options: Unpack[GotoArguments]) -> Po
     return _value("goto", Position, {**values, "subject": os.fspath(kernel), "place": str(place)})
 
 
-def stress_kernel(kernel: Path, **options: Unpack[StressArguments]) -> StressAnswer:
+def stress_kernel(kernel: Path, **options: Unpack[StressArguments]) -> stress.StressAnswer:
     """Boot a kernel with each thing changed that the ABI leaves open, and say which change it does not survive (`pvhdbg stress`)."""
-    return _value("stress", StressAnswer, {**values_of("stress_kernel", StressArguments, options), "subject": os.fspath(kernel)})
+    return _value(
+        "stress", stress.StressAnswer, {**values_of("stress_kernel", StressArguments, options), "subject": os.fspath(kernel)}
+    )
 
 
-def sweep_boots(output: Path, plan: Path | None = None, **options: Unpack[SweepArguments]) -> SweepMadeAnswer:
+def sweep_boots(output: Path, plan: Path | None = None, **options: Unpack[SweepArguments]) -> sweep.SweepMadeAnswer:
     """Boot and judge every combination of the axes, of a plan's file and of the options, into a file of sweeps (`pvhdbg sweep`)."""
     refuse_unknown("sweep_boots", options, SweepArguments.__annotations__)
     axes = {name: [os.fspath(one) if isinstance(one, os.PathLike) else one for one in value] if isinstance(value, (list, tuple)) else value
             for name, value in options.items()}  # fmt: skip
     return _value(
-        "sweep", SweepMadeAnswer, {**axes, "output": os.fspath(output), "plan": None if plan is None else os.fspath(plan)}
+        "sweep", sweep.SweepMadeAnswer, {**axes, "output": os.fspath(output), "plan": None if plan is None else os.fspath(plan)}
     )
 
 
-def sweep_diff(file: Path, a: int, b: int) -> SweepDiffAnswer:
+def sweep_diff(file: Path, a: int, b: int) -> sweep.SweepDiffAnswer:
     """Which cells changed between two runs of a file of sweeps, by their numbers; -1 is the last run."""
-    return _value("sweep diff", SweepDiffAnswer, {"db": os.fspath(file), "a": str(a), "b": str(b)})
+    return _value("sweep diff", sweep.SweepDiffAnswer, {"db": os.fspath(file), "a": str(a), "b": str(b)})
 
 
-def sweep_query(file: Path, sql: str, *, most: int = 1000) -> SweepQueryAnswer:
+def sweep_query(file: Path, sql: str, *, most: int = 1000) -> sweep.SweepQueryAnswer:
     """The rows of one SELECT on a file of sweeps; the views `cells` and `verdicts` have a row for each of them."""
-    return _value("sweep query", SweepQueryAnswer, {"db": os.fspath(file), "sql": sql, "most": most})
+    return _value("sweep query", sweep.SweepQueryAnswer, {"db": os.fspath(file), "sql": sql, "most": most})
 
 
 def sweep_export(file: Path, output: Path, *, run: int = -1, format: Literal["jsonl", "junit"] = "jsonl") -> None:
@@ -433,14 +412,14 @@ def trace_save(subject: Path, output: Path, **options: Unpack[TraceFileArguments
     _value("trace", type(None), {**values, "subject": os.fspath(subject), "output": os.fspath(output)})
 
 
-def trace_query(file: Path, what: str | int, *, around: int = 5) -> TraceQueryAnswer:
+def trace_query(file: Path, what: str | int, *, around: int = 5) -> traces.TraceQueryAnswer:
     """Who changed a register, or what happened around a sequence number."""
-    return _value("trace query", TraceQueryAnswer, {"subject": os.fspath(file), "what": str(what), "around": around})
+    return _value("trace query", traces.TraceQueryAnswer, {"subject": os.fspath(file), "what": str(what), "around": around})
 
 
-def trace_diff(a: Path, b: Path) -> TraceDiffAnswer:
+def trace_diff(a: Path, b: Path) -> traces.TraceDiffAnswer:
     """Where two saved traces part."""
-    return _value("trace diff", TraceDiffAnswer, {"subject": os.fspath(a), "other": os.fspath(b)})
+    return _value("trace diff", traces.TraceDiffAnswer, {"subject": os.fspath(a), "other": os.fspath(b)})
 
 
 def trace_export(file: Path, output: Path, format: Literal["perfetto", "tenet", "drcov", "csv", "folded"]) -> None:
@@ -448,9 +427,11 @@ def trace_export(file: Path, output: Path, format: Literal["perfetto", "tenet", 
     _value("trace export", type(None), {"subject": os.fspath(file), "output": os.fspath(output), "format_name": format})
 
 
-def timeline(subject: Path, **options: Unpack[TimelineArguments]) -> TimelineAnswer:
+def timeline(subject: Path, **options: Unpack[TimelineArguments]) -> traces.TimelineAnswer:
     """How long a boot stayed in each mode, and its milestones; of a saved trace, or of a subject that is traced now."""
-    return _value("timeline", TimelineAnswer, {**values_of("timeline", TimelineArguments, options), "subject": os.fspath(subject)})
+    return _value(
+        "timeline", traces.TimelineAnswer, {**values_of("timeline", TimelineArguments, options), "subject": os.fspath(subject)}
+    )
 
 
 # --- how a function runs its command ------------------------------------------------------------------------------------

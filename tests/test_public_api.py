@@ -28,7 +28,6 @@ print([name for name in pvhdbg.__all__ if getattr(pvhdbg, name) is not before[na
 def test_all_is_what_can_be_imported() -> None:
     for name in pvhdbg.__all__:
         assert getattr(pvhdbg, name) is not None
-    assert set(pvhdbg.__all__) == set(pvhdbg._HOME)
 
 
 def test_public_classes_and_functions_are_documented() -> None:

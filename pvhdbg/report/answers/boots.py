@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from pvhdbg.model import Hex
+from pvhdbg.report.answers.declare import answer
 from pvhdbg.tracing.chapters import Chapter
 from pvhdbg.tracing.story import Started
 
@@ -19,6 +20,7 @@ class RecordedHow(NamedTuple):
     ended: str
 
 
+@answer("boot-recorded")
 class BootAnswer(NamedTuple):
     """A boot that was recorded. `exact`: instructions were counted one by one; `lost` blocks did not fit into the table."""
 
@@ -29,6 +31,7 @@ class BootAnswer(NamedTuple):
     lost: int
 
 
+@answer("boot-show")
 class BootFunctionsAnswer(NamedTuple):
     """The functions of a recorded boot in the order of their first execution; `more` were left out. `parent` reached a function first.
 
@@ -49,6 +52,7 @@ class FunctionCost(NamedTuple):
     instructions: int
 
 
+@answer("boot-profile")
 class BootProfileAnswer(NamedTuple):
     """How many instructions each function of a recorded boot executed, most first; `more` functions were left out."""
 
@@ -68,6 +72,7 @@ class BlockRun(NamedTuple):
     instructions: int
 
 
+@answer("boot-blocks")
 class BootBlocksAnswer(NamedTuple):
     """Blocks that a CPU executed, in order; `full`: the recording of them ended before the boot."""
 
@@ -85,6 +90,7 @@ class FileCoverage(NamedTuple):
     executed: int
 
 
+@answer("boot-coverage")
 class BootCoverageAnswer(NamedTuple):
     """How many functions of its kernel a boot executed, `of` how many (null: not known), and its source files, with debug info."""
 
@@ -94,6 +100,7 @@ class BootCoverageAnswer(NamedTuple):
     files: tuple[FileCoverage, ...]
 
 
+@answer("boot-diff")
 class BootDiffAnswer(NamedTuple):
     """Where two deterministic boots part: after so many `functions` that are the same, and at which function numbers first differ.
 

@@ -8,15 +8,17 @@ from typing import Annotated, Any, NamedTuple
 from pvhdbg.decode.cpu_mode import Evidence
 from pvhdbg.decode.descriptors import Descriptor, Gate
 from pvhdbg.model import Hex
-from pvhdbg.report.answers.declare import PartOf
+from pvhdbg.report.answers.declare import PartOf, answer
 
 
+@answer("segments")
 class SegmentsAnswer(NamedTuple):
     """The hidden segment state."""
 
     segments: Annotated[Mapping[str, Any], PartOf("regs", ("properties", "segments"))]
 
 
+@answer("mode")
 class ModeAnswer(NamedTuple):
     """The CPU's mode, and the bits that it follows from. `code` is the width of code in bits, `privilege` the CPL."""
 
@@ -27,6 +29,7 @@ class ModeAnswer(NamedTuple):
     evidence: tuple[Evidence, ...]
 
 
+@answer("gdt")
 class GdtAnswer(NamedTuple):
     """The global descriptor table without its null entries. `loaded` has the registers that hold a selector of it."""
 
@@ -36,6 +39,7 @@ class GdtAnswer(NamedTuple):
     loaded: Mapping[str, Hex]
 
 
+@answer("idt")
 class IdtAnswer(NamedTuple):
     """The interrupt descriptor table without its empty entries; in real mode its vectors. `names` has the symbols of handlers."""
 
@@ -46,6 +50,7 @@ class IdtAnswer(NamedTuple):
     names: Mapping[str, str]
 
 
+@answer("tss")
 class TssAnswer(NamedTuple):
     """The task state segment. `width` is null while TR has its reset value; `missing` are fields beyond its limit."""
 

@@ -1,13 +1,26 @@
-"""What the fields of an answer can be besides plain values: a part of the document of another schema."""
+"""How an answer is declared: its name, and fields that are parts of the document of another schema."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, NamedTuple, TypeVar
+
+T = TypeVar("T")
+NAMES: dict[type[Any], str] = {}  # the answers that were imported
+
+
+def answer(name: str) -> Callable[[type[T]], type[T]]:
+    """Declares that a named tuple is the answer of that name."""
+
+    def declared(kind: type[T]) -> type[T]:
+        NAMES[kind] = name
+        return kind
+
+    return declared
 
 
 class PartOf(NamedTuple):
-    """Marks a field that has the form of a property in another schema: its name and the way to the property in it."""
+    """Marks a field that has the form of a property in another schema: its name and the path to the property in it."""
 
     schema: str
     way: tuple[str | int, ...]

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
-from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple, get_args, get_origin
 
 from pvhdbg.model import HEX
-from pvhdbg.report.answers.catalogue import ANSWERS
-from pvhdbg.report.answers.declare import PartOf
+from pvhdbg.report.answers.declare import NAMES, PartOf
 from pvhdbg.report.answers.forms import contents, fields_of, not_null
 from pvhdbg.report.json_text import written
-
-_NAMES = MappingProxyType({kind: name for name, kind in ANSWERS.items()})
 
 
 def json_of(answer: NamedTuple) -> str:
     """The answer as a JSON document."""
-    return written({"schema": f"pvhdbg/{_NAMES[type(answer)]}/1", **plain(answer, type(answer))})
+    return written({"schema": f"pvhdbg/{NAMES[type(answer)]}/1", **plain(answer, type(answer))})
 
 
 def plain(value: Any, kind: Any) -> Any:

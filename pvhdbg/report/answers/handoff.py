@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any, NamedTuple
 
 from pvhdbg.model import Hex
-from pvhdbg.report.answers.declare import START_INFO, PartOf
+from pvhdbg.report.answers.declare import START_INFO, PartOf, answer
 
 
+@answer("modules")
 class ModulesAnswer(NamedTuple):
     """The modules that were handed over."""
 
@@ -17,6 +18,7 @@ class ModulesAnswer(NamedTuple):
     modules_missing: Annotated[Any, PartOf("info", (*START_INFO, "modules_missing"))]
 
 
+@answer("memmap")
 class MemoryMapAnswer(NamedTuple):
     """The memory map that was handed over."""
 
@@ -24,6 +26,7 @@ class MemoryMapAnswer(NamedTuple):
     memory_map_missing: Annotated[Any, PartOf("info", (*START_INFO, "memory_map_missing"))]
 
 
+@answer("cmdline")
 class CommandLineAnswer(NamedTuple):
     """The command line that was handed over."""
 
@@ -43,6 +46,7 @@ class ShownAcpiTable(NamedTuple):
     problem: str | None
 
 
+@answer("rsdp")
 class AcpiTablesAnswer(NamedTuple):
     """The ACPI root, and every table that it lists."""
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from pvhdbg.decode.page_map import MappedRange
 from pvhdbg.decode.paging import Level
 from pvhdbg.model import Hex
+from pvhdbg.report.answers.declare import answer
 
 
 class LogMessage(NamedTuple):
@@ -17,12 +18,14 @@ class LogMessage(NamedTuple):
     text: str
 
 
+@answer("dmesg")
 class LogAnswer(NamedTuple):
     """Linux' log buffer, the oldest message first."""
 
     messages: tuple[LogMessage, ...]
 
 
+@answer("entry")
 class EntryAnswer(NamedTuple):
     """The entry, and where the machine is now. The offsets are how far the kernel was moved in physical and in linear memory."""
 
@@ -34,6 +37,7 @@ class EntryAnswer(NamedTuple):
     kaslr_offset: Hex | None
 
 
+@answer("pagewalk")
 class PageWalkAnswer(NamedTuple):
     """A walk of the page tables. `scheme` is null with paging off; `physical` where nothing is mapped, and `problem` says why."""
 
@@ -46,6 +50,7 @@ class PageWalkAnswer(NamedTuple):
     problem: str | None
 
 
+@answer("pagemap")
 class PageRangesAnswer(NamedTuple):
     """All that the page tables map: ranges of equal rights. `more` ranges were left out, `unread` tables cannot be read."""
 
@@ -56,6 +61,7 @@ class PageRangesAnswer(NamedTuple):
     cut: bool
 
 
+@answer("memory")
 class MemoryAnswer(NamedTuple):
     """Physical memory: its bytes, and the same as little-endian values of `unit` bytes."""
 
@@ -76,6 +82,7 @@ class MachineCode(NamedTuple):
     current: bool
 
 
+@answer("disas")
 class DisassemblyAnswer(NamedTuple):
     """Instructions in the CPU's current mode."""
 
@@ -92,6 +99,7 @@ class PlacedSymbol(NamedTuple):
     linked: Hex
 
 
+@answer("symbols")
 class SymbolsAnswer(NamedTuple):
     """The kernel's symbols that were asked for. `known` is how many the file has, `more` how many matches were left out.
 
@@ -119,6 +127,7 @@ class ShownNote(NamedTuple):
     size: int
 
 
+@answer("notes")
 class NotesAnswer(NamedTuple):
     """The kernel's ELF notes."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from pvhdbg.model import Hex
+from pvhdbg.report.answers.declare import answer
 from pvhdbg.report.answers.memory import MachineCode
 
 
@@ -22,6 +23,7 @@ class StopState(NamedTuple):
     value: bytes | None
 
 
+@answer("breakpoints")
 class BreakpointsAnswer(NamedTuple):
     """The breakpoints and watchpoints, by number."""
 
@@ -45,6 +47,7 @@ class StackWord(NamedTuple):
     symbol: str | None
 
 
+@answer("context")
 class ContextAnswer(NamedTuple):
     """The context of a stop. `registers` are those that changed, at the `first` stop the general ones; `unread` says why a part is missing."""
 
@@ -69,6 +72,7 @@ class ShownDisplay(NamedTuple):
     lines: tuple[str, ...]
 
 
+@answer("displays")
 class DisplaysAnswer(NamedTuple):
     """What is shown at each stop."""
 

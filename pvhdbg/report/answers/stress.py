@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from pvhdbg.report.answers.declare import answer
+
 
 class TrialAnswer(NamedTuple):
     """One boot with some mutations. `fate` is "survives", "dies", "does not reach the goal in time" or "not tried"; `allowed` is the reason
@@ -16,6 +18,7 @@ class TrialAnswer(NamedTuple):
     allowed: str | None
 
 
+@answer("stress")
 class StressAnswer(NamedTuple):
     """What a guest survives of what the ABI leaves open. `sets` are the smallest of the random sets that it does not survive."""
 
@@ -37,6 +40,7 @@ class MutationAnswer(NamedTuple):
     done_by: str
 
 
+@answer("mutations")
 class MutationsAnswer(NamedTuple):
     """The mutations that `pvhdbg stress` can make."""
 

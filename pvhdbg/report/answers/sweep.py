@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from pvhdbg.report.answers.declare import answer
 
+
+@answer("sweep")
 class SweepMadeAnswer(NamedTuple):
     """A run that was made, or planned only: then `run` is null. `outcomes` counts its cells; `expected` is in seconds, null where unknown."""
 
@@ -53,6 +56,7 @@ class SweptCellAnswer(NamedTuple):
     milestones: tuple[SweptMilestoneAnswer, ...]
 
 
+@answer("sweep-report")
 class SweepReportAnswer(NamedTuple):
     """A run. `files` and `qemus` are those of its plan: SHA-256, and version; null where the program was not there."""
 
@@ -84,6 +88,7 @@ class ChangedCellAnswer(NamedTuple):
     rules: tuple[ChangedRuleAnswer, ...]
 
 
+@answer("sweep-diff")
 class SweepDiffAnswer(NamedTuple):
     """Two runs. `compared` cells are in both; `only_a` and `only_b` count the others; `about` says which files and QEMUs differ."""
 
@@ -97,6 +102,7 @@ class SweepDiffAnswer(NamedTuple):
     conclusion: str
 
 
+@answer("sweep-query")
 class SweepQueryAnswer(NamedTuple):
     """The rows of a query, each value as text; null is null. `more` says that there were more rows."""
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from pvhdbg.report.answers.declare import answer
+
 
 class ToolState(NamedTuple):
     """A program or package that pvhdbg uses: its version, or what is wrong with it; the commands that need it; how to get it."""
@@ -16,6 +18,7 @@ class ToolState(NamedTuple):
     package: str
 
 
+@answer("doctor")
 class DoctorAnswer(NamedTuple):
     """What is here of all that pvhdbg uses. `ready`: kernels can be started."""
 
@@ -37,6 +40,7 @@ class ListedVmm(NamedTuple):
     todo: str | None
 
 
+@answer("probe-list")
 class ProbeListAnswer(NamedTuple):
     """The VMMs that the probe can be booted under."""
 
@@ -63,6 +67,7 @@ class RuleByVmm(NamedTuple):
     outcomes: Mapping[str, str]
 
 
+@answer("probe-table")
 class ProbeTableAnswer(NamedTuple):
     """The probe under all VMMs that are here."""
 
@@ -79,12 +84,14 @@ class SettingState(NamedTuple):
     source: str | None
 
 
+@answer("config")
 class ConfigAnswer(NamedTuple):
     """The settings, and where they are from."""
 
     settings: tuple[SettingState, ...]
 
 
+@answer("schemas")
 class SchemasAnswer(NamedTuple):
     """The ids of all schemas."""
 

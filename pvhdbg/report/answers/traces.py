@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from pvhdbg.model import Hex
-from pvhdbg.report.answers.declare import TraceLine
+from pvhdbg.report.answers.declare import TraceLine, answer
 
 
+@answer("traced")
 class TracedAnswer(NamedTuple):
     """A trace as far as it is shown: lines of the saved trace, its head first and its end last. `reached`: the goal was, if there was one."""
 
@@ -25,6 +26,7 @@ class RegisterChange(NamedTuple):
     event: TraceLine
 
 
+@answer("trace-query")
 class TraceQueryAnswer(NamedTuple):
     """What a saved trace says of a register (`changes`) or of the instructions around a sequence number (`events`)."""
 
@@ -34,6 +36,7 @@ class TraceQueryAnswer(NamedTuple):
     cut: bool
 
 
+@answer("trace-diff")
 class TraceDiffAnswer(NamedTuple):
     """Where two saved traces part. `at` is a sequence number, or the place in the order of functions; null where they are the same."""
 
@@ -55,6 +58,7 @@ class ModeSpan(NamedTuple):
     behind: int
 
 
+@answer("timeline")
 class TimelineAnswer(NamedTuple):
     """How long a boot stayed in each mode, and its milestones."""
 
