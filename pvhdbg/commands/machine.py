@@ -9,10 +9,11 @@ from typing import NamedTuple, TypeVar
 
 from pvhdbg.commands.declare import Answer, Context, shows, takes
 from pvhdbg.commands.subject_options import AboutSubject
-from pvhdbg.decode import acpi
+from pvhdbg.decode import acpi, note_values
 from pvhdbg.decode.boot_state import BootState, StartInfo, Unread
 from pvhdbg.decode.cpu_mode import long_mode_active, observed_mode
 from pvhdbg.decode.descriptors import TSS_BYTES, TSS_TYPES, descriptors, gates, task_state, vectors
+from pvhdbg.decode.notes import Note
 from pvhdbg.decode.page_map import page_map
 from pvhdbg.decode.paging import translate
 from pvhdbg.decode.text import printable, safe
@@ -41,11 +42,13 @@ from pvhdbg.report.answers.memory import (
     SymbolsAnswer,
 )
 from pvhdbg.report.machine_text import Table
+from pvhdbg.spec.elf_notes import NoteKind
 
 T = TypeVar("T")
 _MOST_BYTES = 1 << 16  # that xp shows at once
 _MOST_LINES = 256  # that disas shows at once
 _MOST_NAMES = 64  # that symbols lists
+_NOTE_BYTES = 32  # of a note's descriptor that are shown
 _TABLE_BOUND = 1 << 20  # bytes of one ACPI table that are summed
 _TABLES_BOUND = 8 << 20  # bytes of all of them
 
@@ -368,9 +371,17 @@ def notes(options: AboutSubject, context: Context) -> Answer:
     with session_of(options.about, context) as session:
         if session.image is None:
             raise BadInput("no kernel file is known", session.naming)
-        found = session.image.elf.notes
-        document = NotesAnswer(session.image.path, tuple(ShownNote(*machine_text.note(one)) for one in found))
-        return _lines([session.image.path, *machine_text.notes(found)], document)
+        found = tuple(map(_note, session.image.elf.notes))
+        return _lines([session.image.path, *machine_text.notes(found)], NotesAnswer(session.image.path, found))
+
+
+def _note(note: Note) -> ShownNote:
+    found = note_values.value(note)
+    owner, data, size = note_values.owner_name(note), note.desc[:_NOTE_BYTES], len(note.desc)
+    if found.kind is NoteKind.UNKNOWN:
+        return ShownNote(owner, note.type, None, None, data, size)
+    words = ", ".join(found.lines) if found.kind is NoteKind.ARRAY else found.text
+    return ShownNote(owner, note.type, found.name, words, data, size)
 
 
 @takes(AboutSubject)

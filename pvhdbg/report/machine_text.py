@@ -12,16 +12,13 @@ from pvhdbg.decode import acpi
 from pvhdbg.decode.boot_state import StartInfo, Text, Unread
 from pvhdbg.decode.cpu_mode import CpuMode
 from pvhdbg.decode.descriptors import VECTORS, Descriptor, Gate, TaskState
-from pvhdbg.decode.notes import Note
 from pvhdbg.decode.page_map import PageMap
 from pvhdbg.decode.paging import PAE, Level, Walk
 from pvhdbg.decode.text import printable
+from pvhdbg.report.answers.memory import ShownNote
 from pvhdbg.report.findings import count
 from pvhdbg.report.sizes import human
-from pvhdbg.spec.elf_notes import XEN_NOTES, NoteKind
 from pvhdbg.tracing.symbol_text import SafeName
-
-_SHOWN = 32  # bytes of a note that are shown
 
 
 def _named(name: SafeName, address: int) -> str:
@@ -229,29 +226,12 @@ def _table(one: Table) -> str:
 # --- the kernel file ----------------------------------------------------------------------------------------------
 
 
-def note(one: Note) -> tuple[str, int, str | None, str | None, bytes, int]:
-    """Owner, type, name, value, the first bytes, and the size of an ELF note; a note that is not one of Xen's has no name."""
-    known = XEN_NOTES.get(one.type) if one.is_xen else None
-    named = (None, None) if known is None else (known.name, _value(one, known.kind))
-    return (printable(one.owner.rstrip(b"\0")), one.type, *named, one.desc[:_SHOWN], len(one.desc))
-
-
-def notes(found: Iterable[Note]) -> list[str]:
-    """The ELF notes of a kernel; Xen's notes have their names."""
+def notes(found: Iterable[ShownNote]) -> list[str]:
+    """The ELF notes of a kernel; those of a known type have their names."""
     lines = []
-    for owner, type, name, value, data, size in map(note, found):
-        if name is None:
-            lines.append(f"  {owner:<8} {type:#x}  {data.hex()}{'…' if size > _SHOWN else ''}")
+    for one in found:
+        if one.name is None:
+            lines.append(f"  {one.owner:<8} {one.type:#x}  {one.data.hex()}{'…' if one.size > len(one.data) else ''}")
         else:
-            lines.append(f"  {owner:<8} {name:<18} {value}")
+            lines.append(f"  {one.owner:<8} {one.name:<18} {one.value}")
     return lines or ["  no notes"]
-
-
-def _value(note: Note, kind: NoteKind) -> str:
-    if kind is NoteKind.STRING:
-        return f"“{printable(note.desc[:256].rstrip(bytes(1)))}”"
-    if kind is NoteKind.NUMBER and len(note.desc) in (1, 2, 4, 8):
-        return f"{int.from_bytes(note.desc, 'little'):#x}"
-    if kind is NoteKind.ARRAY and note.desc and len(note.desc) % 4 == 0 and len(note.desc) <= _SHOWN:
-        return " ".join(f"{int.from_bytes(note.desc[i : i + 4], 'little'):#x}" for i in range(0, len(note.desc), 4))
-    return note.desc[:_SHOWN].hex()
