@@ -1,4 +1,4 @@
-"""A process for cells that boots nothing, so that what is measured is the machinery around the boots."""
+"""A process for cells that boots nothing: only the machinery around the boots is measured."""
 
 from __future__ import annotations
 

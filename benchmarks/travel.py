@@ -24,7 +24,7 @@ from pvhdbg.tracing.story import parting
 from pvhdbg.vmm.options import CLOCK, DEFAULT_QEMU
 
 FURTHER = 1_000_000_000
-TWINS = 20  # boots that are to be the same
+TWINS = 20  # boots that must be the same
 _PATIENCE = 30.0  # seconds for one reverse-stepi of QEMU's own
 
 

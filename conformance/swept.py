@@ -79,7 +79,7 @@ class Sweeper:
 
 
 class _Watched(LocalEngine):
-    """Tells of each boot."""
+    """Reports each boot."""
 
     def __init__(self, jobs: int, setups: Sequence[Setup], progress: Progress) -> None:
         super().__init__(jobs)

@@ -1,6 +1,6 @@
 """The program `gdb` of fuzz.lying_gdb: it answers as a real GDB at QEMU's stub does, and lies where it is told to.
 
-It is started for each session and its start is most of what it costs, so it imports nothing but what Python has loaded anyway: strings
+It is started for each session and its start is most of its cost, so it imports nothing but what Python has loaded anyway: strings
 are escaped here and the machine is read by marshal. It speaks to nobody but pvhdbg.
 """
 

@@ -15,7 +15,7 @@ from pvhdbg.rsp.registers import QEMU_64
 from pvhdbg.rules.examples import at_entry
 
 _STOPPED = b"T05thread:p01.01;"
-_HONEST = 192  # bytes of the script from 0 to here are no lie
+_HONEST = 192  # bytes of the script from 0 to here are honest
 LISTINGS = {
     "info registers": REGISTERS, "info mtree -f": MTREE, "info roms": ROMS, "info version": "7.2.22\r\n", "info kvm": "kvm support: disabled\r\n",
     "info status": "VM status: paused\r\n",

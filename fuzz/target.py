@@ -11,7 +11,7 @@ BOUND = 1 << 16  # bytes of an input
 
 
 class Form(Enum):
-    """What an output has to be."""
+    """What an output must be."""
 
     TEXT = "text"
     JSON = "JSON"
@@ -30,7 +30,7 @@ class Output(NamedTuple):
 class Target:
     """A reader. `run` raises what the reader raises; `seeds` are whole, correct inputs; `words` are put into mutated ones.
 
-    `refusals` are the documented exceptions of this reader, besides PvhdbgError. `sockets`: it talks to a peer, and is bounded by the
+    `refusals` are the documented exceptions of this reader, in addition to PvhdbgError. `sockets`: it talks to a peer, and is bounded by the
     clock.
     """
 

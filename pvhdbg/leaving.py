@@ -28,7 +28,7 @@ _IMPATIENT = 2  # from this deferred signal on, a message says what is being put
 _leaving = False  # an exception of ours is on its way, or the program has ended
 _raised: BaseException | None = None  # that exception
 _dropping = False  # Python drops that exception
-_report = sys.unraisablehook  # what is told of other exceptions that Python drops
+_report = sys.unraisablehook  # what reports other exceptions that Python drops
 _waiting: list[int] = []  # the deferred signals
 _things: list[str] = []  # what is being put back, the outermost first
 

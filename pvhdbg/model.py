@@ -412,7 +412,7 @@ class FoundBy(str, Enum):
     NOTE = "ELF note"
     FIRST_STOP = "first stop"
     FW_CFG = "fw_cfg"
-    HERE = "here"  # the machine was decoded as it stood, which need not be an entry at all
+    HERE = "here"  # the machine was decoded as it stood, which need not be an entry
     NOT_REACHED = "not reached"  # nothing of the machine was observed
 
     def __str__(self) -> str:

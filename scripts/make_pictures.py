@@ -27,7 +27,7 @@ from scripts import diagrams  # noqa: E402
 FOLDER = ROOT / "docs" / "images"
 COLUMNS = 126
 LATEST = 120  # seconds for one program
-# Each picture: the command, and the first and the last line that it shows of what is printed.
+# Each picture: the command, and the first and the last line of its output that it shows.
 TERMINALS = {
     "check.svg": ("check pvhdbg/guests/hello.elf", "start_info", "the hand-off conforms"),
     "why.svg": ("why pvhdbg/guests/crashers.elf --append crash=page-fault", "The CPU shut down", "    entry 0 of the PD"),

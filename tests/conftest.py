@@ -18,19 +18,19 @@ pytest_plugins = ["tests.support.sorting"]
 
 @pytest.fixture(scope="session")
 def qemu() -> str:
-    """QEMU. Whoever starts it asks for this, so that its tests are marked `boot`."""
+    """QEMU. A fixture that starts it asks for this, so that its tests are marked `boot`."""
     return "qemu-system-x86_64"
 
 
 @pytest.fixture(scope="session")
 def gdb() -> str:
-    """GDB. Whoever starts it asks for this, so that its tests are marked `gdb`."""
+    """GDB. A fixture that starts it asks for this, so that its tests are marked `gdb`."""
     return "gdb"
 
 
 @pytest.fixture(scope="session")
 def packages() -> None:
-    """The distribution's packages, fetched or kept. Whoever takes files out of them asks for this: its tests are not fast ones."""
+    """The distribution's packages, fetched or kept. A fixture that takes files out of them asks for this: its tests are not fast ones."""
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +41,7 @@ def vmlinux(packages: None) -> Path:
 
 @pytest.fixture(scope="session")
 def vmlinux_debug(packages: None) -> Path:
-    """The same kernel with debug info. Who asks for it is marked `real`."""
+    """The same kernel with debug info. A test that asks for it is marked `real`."""
     return real_kernel.or_skip(real_kernel.vmlinux_debug)
 
 

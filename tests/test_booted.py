@@ -121,7 +121,7 @@ def test_each_other_death_is_told_at_once_soon_and_late(tmp_path: Path, code: st
             "power-off",
             "shutdown",
             "stopped itself",
-        ):  # nothing runs any more: it is said again, and not waited for
+        ):  # nothing runs any more: it is reported again, and not waited for
             with pytest.raises(GuestDied) as again:
                 guest.until(NEVER, timeout=5)
             assert again.value.what.split(": ", 1)[1] == told.split(": ", 1)[1]
@@ -148,7 +148,7 @@ def test_a_qemu_that_is_killed(tmp_path: Path) -> None:
 
 
 def test_what_may_still_come_is_waited_for(tmp_path: Path) -> None:
-    """A loop that reads a port with interrupts off may end; only the end of the time tells, and says so."""
+    """A loop that reads a port with interrupts off may end; only the end of the time tells."""
     kernel = tmp_path / "kernel"
     kernel.write_bytes(kernel_elf(bytes.fromhex("e464 ebfc")))  # 1: in $0x64, %al; jmp 1b
     with launch(kernel, memory="64M") as guest:

@@ -127,7 +127,7 @@ def recorded(walk: tuple[tuple[str, str | None], ...], kernel: str, shown: str, 
 
 
 def shape(text: str) -> list[str]:
-    """What has to be the same on every machine: what was typed, and the words of the first section's answers."""
+    """What must be the same on every machine: what was typed, and the words of the first section's answers."""
     lines = []
     for line in text.splitlines():
         if line.startswith((PROMPT, "$ ")):

@@ -1,4 +1,4 @@
-"""Surroundings that nobody tests in: each command ends with a documented exit code, in words, and leaves nothing."""
+"""Odd surroundings: each command ends with a documented exit code, in words, and leaves nothing."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Hazard:
     words: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
     before: Callable[[], None] = lambda: None
-    says: str = ""  # a part of what it has to say
+    says: str = ""  # a part of its message
 
     @property
     def full_disk(self) -> bool:

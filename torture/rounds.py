@@ -113,7 +113,7 @@ def _round(wanted: Plan, cli: Cli, kernel: str) -> Result:
     stub = str(cli.folder / "gdb")
     machine = foreign(cli.folder, stub, kernel) if wanted.attached else None
     try:
-        # A stub is left stopped unless that is said, which the guest would notice.
+        # A stub is left stopped unless --leave is given: the guest would notice.
         leave = ("--leave", "running") if wanted.attached else ()
         words = [word.format(kernel=HELLO, stub=stub, folder=cli.folder) for word in (*wanted.words, *leave)]
         process = cli.start(*words)
@@ -131,7 +131,7 @@ def _round(wanted: Plan, cli: Cli, kernel: str) -> Result:
         wrong += [f"{word!r} in: {err[-2000:]}" for word in ("Traceback", "internal error", "Exception ignored") if word in err]
         if not soon(lambda: not cli.processes()):
             wrong.append(f"processes are left: {[_command(pid)[:80] for pid in cli.processes()]}")
-        if {"guardian", "pvhdbg"} <= {*wanted.victims}:  # nobody is left to remove the folder: the next start does
+        if {"guardian", "pvhdbg"} <= {*wanted.victims}:  # no process is left to remove the folder: the next start does
             for left in cli.tmp.iterdir():
                 os.utime(left, (time.time() - 2 * AGE,) * 2)
             cli.start("check", HELLO).communicate(timeout=LONGEST)

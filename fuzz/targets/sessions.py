@@ -43,7 +43,7 @@ def _run(data: bytes) -> Iterator[Output]:
 
 
 def session(*words: str) -> Iterator[Output]:
-    """What a command prints. Its exit code has to be a documented one."""
+    """What a command prints. Its exit code must be a documented one."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)}
     try:
         with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:

@@ -32,7 +32,7 @@ def program() -> int:
     try:
         return main()
     except KeyboardInterrupt:  # before `main` could catch it
-        _signal.signal(_signal.SIGINT, _signal.SIG_IGN)  # a second one would interrupt the import of what says so
+        _signal.signal(_signal.SIGINT, _signal.SIG_IGN)  # a second one would interrupt the imports for the message
         return _fail(_safe("interrupted"), _safe(""), INTERRUPTED)
     finally:
         gc.freeze()

@@ -176,7 +176,7 @@ def _with_next(answer: Answer, session: Session) -> Answer:
     try:
         line = "".join(f"{line}\n" for line in instruction(session))
     except PvhdbgError:
-        return answer  # the machine ended: the answer says so
+        return answer  # the machine ended: the answer reports it
     shown = answer.text
 
     def text(style: Style) -> str:

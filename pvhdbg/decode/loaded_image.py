@@ -19,7 +19,7 @@ BOUND = 128 << 10  # bytes that are compared of one kernel
 
 @dataclass(frozen=True)
 class Sample:
-    """A range of guest-physical memory to compare. `offset` is where the file has its bytes; None where it has to be zero."""
+    """A range of guest-physical memory to compare. `offset` is where the file has its bytes; None where it must be zero."""
 
     part: int
     address: int

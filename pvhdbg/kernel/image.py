@@ -132,7 +132,7 @@ class KernelImage:
             return False
 
     def close(self) -> None:
-        """Let go of the file, and with it of what was unpacked. Safe to call twice."""
+        """Close the file, and remove its unpacked copy. Safe to call twice."""
         self._unnamed = None
         self._close()
 

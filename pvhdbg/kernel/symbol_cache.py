@@ -63,7 +63,7 @@ def need_own(place: str) -> None:
     for folder in (place, *_above(os.path.realpath(place))):
         about = os.stat(folder)
         mine = about.st_uid == os.geteuid() or (folder != place and about.st_uid == 0)
-        # A group that owns a user's folders is usually his own; what lies in a sticky folder (/tmp) nobody else can replace.
+        # A group that owns a user's folders is usually his own; what lies in a sticky folder (/tmp) no other user can replace.
         others = stat.S_IWGRP | stat.S_IWOTH if folder == place else stat.S_IWOTH
         theirs = about.st_mode & others and not (folder != place and about.st_mode & stat.S_ISVTX)
         if theirs or not mine:

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 
 
 class WholeFile:
-    """A file to be written to by `descriptor`, which whoever asked for it closes. Made by `whole_file`."""
+    """A file to be written to by `descriptor`, which the caller closes. Made by `whole_file`."""
 
     def __init__(self, place: int, name: str) -> None:
         self._place = place

@@ -1,4 +1,4 @@
-"""Where a machine has to be stopped on its way into another mode: the places ahead, so that it runs at full speed between them."""
+"""Where a machine must be stopped on its way into another mode: the places ahead, so that it runs at full speed between them."""
 
 from __future__ import annotations
 

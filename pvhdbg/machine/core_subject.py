@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def several_cpus(count: int) -> SafeText:
-    """The note of what shows only the first CPU."""
+    """The note on parts that show only the first CPU."""
     return safe(f"the core shows {count} CPUs: the first is judged")
 
 

@@ -32,7 +32,7 @@ def counts_by_calls(options: SubjectOptions) -> bool:
 
 
 def exact_recorder(options: SubjectOptions, image: KernelImage, progress: Progress) -> RecorderOptions | None:
-    """The recorder's options for a machine whose place in the deterministic boot is to be known; None where it is not deterministic."""
+    """The recorder's options for a machine whose place in the deterministic boot must be known; None where it is not deterministic."""
     entry = image.kernel().entry
     if not options.launch.deterministic or entry is None:
         return None
@@ -82,7 +82,7 @@ def recorder_for(
     addresses = [*names.found(SYMBOLS), *(address for mark in marks for address in addresses_of(mark, names, "--milestone"))]
     try:
         marked = tuple(dict.fromkeys(addresses))[:_MARKS]
-        # A breakpoint at the entry makes timers expire at other instructions than in the boot that nobody stopped.
+        # A breakpoint at the entry makes timers expire at other instructions than in a boot without a stop.
         halts = (entry,) if launch.deterministic else ()
         slow = counts_by_calls(options)
         return RecorderOptions(library(progress), entry, exact=exact, calls=slow, marks=marked, halts=halts)

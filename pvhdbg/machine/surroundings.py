@@ -115,7 +115,7 @@ _CLEARED = 1 << 16  # bytes of memory that was not cleared, of each PT_LOAD
 
 
 def not_cleared(boot: BootState, image: KernelImage | None, read: Callable[[int, int], bytes]) -> tuple[tuple[int, bytes], ...]:
-    """Memory behind the bytes of PT_LOADs that has to be zero and is not, at the entry: from the first such byte on."""
+    """Memory behind the bytes of PT_LOADs that must be zero and is not, at the entry: from the first such byte on."""
     comparison = boot.snapshot.image
     if comparison is None or image is None or not boot.snapshot.entry.is_entry:
         return ()

@@ -184,7 +184,7 @@ class MachineRule(Rule):
         return f"found {violations[0].found}, which {deviation.key} has on record for some {deviation.vmm}s; not observed here: {unseen}"
 
     def _almost_recorded(self, boot: BootState, violations: list[Violation]) -> str:
-        """A hint if exactly this is on record for other versions of the VMM, which nobody has measured in this one yet, or for VMMs
+        """A hint if exactly this is on record for other versions of the VMM, which were not measured in this one yet, or for VMMs
         without a firmware, where the machine does not name its VMM; else ""."""
         vmm, firmware = boot.snapshot.vmm, boot.firmware
         records = self._on_record(boot)

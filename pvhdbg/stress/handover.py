@@ -123,7 +123,7 @@ def ram(memory_map: Iterable[MemoryMapEntry]) -> list[range]:
 
 
 def used(boot: BootState) -> list[range]:
-    """What a guest may rely on besides the hand-off: the kernel, the BIOS's data, ACPI's tables, and the loader's GDT and IDT."""
+    """What a guest may rely on in addition to the hand-off: the kernel, the BIOS's data, ACPI's tables, and the loader's GDT and IDT."""
     found = [range(_BIOS_DATA)]
     if boot.snapshot.kernel is not None:
         found += [range(one.start, one.end) for one in boot.snapshot.kernel.loads]

@@ -1,4 +1,4 @@
-"""Mutations of what the CPU holds at the entry: registers, flags, tables, a pending interrupt, its features."""
+"""Mutations of the CPU's state at the entry: registers, flags, tables, a pending interrupt, its features."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def _stressed(task: CellTask) -> CellResult:
 
 @contextmanager
 def _bounded(task: CellTask) -> Iterator[None]:
-    """Bounds the address space of this process and of what it starts: a limit that is inherited."""
+    """Bounds the address space of this process and of its children, which inherit the limit."""
     guest = memory_size(task.cell.memory or DEFAULT_MEMORY)
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     wanted = None if guest is None else guest + task.bounds.memory

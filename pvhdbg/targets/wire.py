@@ -45,7 +45,7 @@ class Wire:
         self._owed = b""
         self._unanswered: list[bytes] = []  # requests whose answer may still come: the wait for it was interrupted, or timed out
         self._silent = False
-        self.heard = False  # anything at all
+        self.heard = False  # anything
         self.blind = (
             False  # what is sent from now on is not answered for: the peer is silent, and is told how to leave all the same
         )

@@ -29,7 +29,7 @@ class DeathKind(Enum):
     ZEROS = "zeros"  # it executes memory that holds only zeros
     NOWHERE = "nowhere"  # it executes where there is no memory
     PANIC = "panic"  # the kernel reports a panic, and keeps waiting
-    LEFT = "left"  # not known: only a state is left, and nobody saw what came before or after it
+    LEFT = "left"  # not known: only a state is left, and what came before or after it was not seen
     ALIVE = "alive"  # not dead
 
     @property

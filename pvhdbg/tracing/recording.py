@@ -209,14 +209,14 @@ class Recording:
         return Cpu.decode(self._data, _of_cpu(index))
 
     def is_idle(self, cpu: int = 0) -> bool:
-        """Whether the CPU executed nothing since it last went idle. Under -icount QEMU does not tell of idle CPUs. Raises IndexError."""
+        """Whether the CPU executed nothing since it last went idle. Under -icount QEMU does not report idle CPUs. Raises IndexError."""
         now = self.cpu(cpu)
         return now.idle == now.head + 1
 
     def discontinuities(self, cpu: int = 0) -> list[Discontinuity]:
         """The last 63 interrupts and exceptions that the CPU took, oldest first. Raises IndexError.
 
-        Empty where QEMU does not tell of them (before plugin API 6, QEMU 10.2): see `tells_discontinuities`.
+        Empty where QEMU does not report them (before plugin API 6, QEMU 10.2): see `tells_discontinuities`.
         """
         ever = self.cpu(cpu).interrupted
         rows = []

@@ -154,7 +154,7 @@ def parting(a: Sequence[Started], b: Sequence[Started], context: int = 5) -> Par
 
 
 def _moved(a: list[str], b: list[str]) -> tuple[str, ...]:
-    """What has to be taken out of two orders of the same names so that they are the same: few, and in the order of the first."""
+    """What must be taken out of two orders of the same names so that they are the same: few, and in the order of the first."""
     places = {name: place for place, name in enumerate(b)}
     ends: list[int] = []  # the smallest end of an ascending row of each length (patience sorting)
     tops: list[int] = []  # and the index in `a` of that end

@@ -1,4 +1,4 @@
-"""Private folders that nobody removed, because pvhdbg and its guardian were killed: the next start removes them.
+"""Private folders that were left behind, because pvhdbg and its guardian were killed: the next start removes them.
 
 A folder is in use as long as a process holds its lock: pvhdbg, and each QEMU that works in it, which inherits the descriptor. The lock
 ends with the last of them, however they end.
@@ -23,7 +23,7 @@ _LOOKED_AT = 20_000  # entries of a folder for temporary files
 def held(folder: str) -> int:
     """A descriptor that marks the folder as in use until the last copy of it is closed. Raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    with contextlib.suppress(OSError):  # a file system without locks: then nobody else gets one either, and the folder stays
+    with contextlib.suppress(OSError):  # a file system without locks: then no other process gets one either, and the folder stays
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     return descriptor
 

@@ -176,7 +176,7 @@ def command_line(options: QemuOptions, sockets: Sockets) -> list[str]:
 CLOCK = ("-icount", "shift=3,sleep=off", "-rtc", "base=2024-01-01,clock=vm")
 
 
-# What answers when the host's clock says so, and not at an instruction of the guest. Option names without the dashes.
+# What answers by the host's clock, and not at an instruction of the guest. Option names without the dashes.
 _DISKS = frozenset({"drive", "blockdev", "hda", "hdb", "hdc", "hdd", "cdrom", "fda", "fdb", "sd", "mtdblock", "pflash", "virtfs"})
 _TALKERS = frozenset({"serial", "parallel", "chardev", "monitor", "mon", "qmp", "debugcon"})
 _SILENT = ("none", "null", "file")  # first words of the values with which those only write

@@ -64,7 +64,7 @@ def _backend(value: str) -> str:
     if kind in _SOCKETS and (host := _HOST.fullmatch(rest)):
         return f"socket,host={host[1]},port={host[2]}{_SOCKETS[kind]}{host[3]}"
     if value == "none":
-        raise BadInput("-serial none is no serial port, so that nothing of it can be kept", "leave out --serial, or -serial none")
+        raise BadInput("-serial none leaves no serial port whose output can be kept", "leave out --serial, or -serial none")
     raise BadInput(f"what -serial {value} writes cannot be kept by --serial", "give it as: -chardev …,id=ID -serial chardev:ID")
 
 

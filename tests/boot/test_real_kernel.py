@@ -1,4 +1,4 @@
-"""A real Debian kernel on real machines; the oracle is what the kernel itself prints of what it was handed."""
+"""A real Debian kernel on real machines; the oracle is what the kernel itself prints about what it was handed."""
 
 from __future__ import annotations
 
@@ -288,7 +288,7 @@ def plain_qemu(*words: str | Path) -> Iterator[None]:
 
 
 def attached(*words: str, patience: float = 10.0) -> subprocess.CompletedProcess[str]:
-    """`pvhdbg attach` to a QEMU that is just starting: again while nobody listens."""
+    """`pvhdbg attach` to a QEMU that is just starting: again while it does not listen yet."""
     deadline = time.monotonic() + patience
     while True:
         command = [sys.executable, "-m", "pvhdbg", "attach", *words]

@@ -60,7 +60,7 @@ def at_width(lines: list[tuple[str, ...]], width: int, cli: Cli) -> list[str]:
             if select.select([ours], [], [], 0.2)[0]:
                 try:
                     piece = os.read(ours, 1 << 16)
-                except OSError:  # nobody is at its other end
+                except OSError:  # its other end is closed
                     break
                 if not piece:
                     break

@@ -104,7 +104,7 @@ def test_a_third_signal_says_what_would_be_left(cli: Cli, looping: Machine) -> N
 
 @pytest.mark.gdb
 def test_a_signal_while_gdb_starts(cli: Cli) -> None:
-    """It comes after GDB's start, and before its first answer: 30 ms are no wait, the moment is what is tested."""
+    """It comes after GDB's start, and before its first answer: 30 ms are not a wait, the moment is what is tested."""
     need("gdb")
     folder = cli.folder / "bin"
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""`--for` is a total: also where the machine, or who answers for it, does not answer at all any more."""
+"""`--for` is a total: also where the machine, or who answers for it, does not answer any more."""
 
 from __future__ import annotations
 

@@ -432,7 +432,7 @@ def test_our_qemu_is_killed_while_it_is_traced(cli: Cli) -> None:
 
 
 def _left_at_its_loop(cli: Cli, process: subprocess.Popen[str], number: int) -> None:
-    """Send the signal once the command waits for its entry: it says so after a second."""
+    """Send the signal once the command waits for its entry, which it reports after a second."""
     assert process.stderr is not None
     assert "waiting for the guest" in process.stderr.readline()
     process.send_signal(number)

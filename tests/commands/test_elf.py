@@ -1,4 +1,4 @@
-"""`pvhdbg elf` on real files, told against readelf, nm and the way in which QEMU really enters them; and on bad ones."""
+"""`pvhdbg elf` on real files, compared with readelf, nm and the entry that QEMU really uses; and on bad ones."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from tests.support.cli_runner import HELLO, HELLO_ENTRY, Cli, Machine, Ran, scra
 
 QUICK = 3.0  # seconds
 MEMORY = 400 << 20  # bytes of address space
-FREE = 0x1000000  # guest memory that nobody uses, 16 MiB up
+FREE = 0x1000000  # guest memory that is not used, 16 MiB up
 ESCAPES = b"\x1b]0;owned\x07\x1b[2J\x9b31m\xe2\x80\xae\r\ninjected: line"
 
 # start_info: magic, version, flags, nr_modules, modlist, cmdline, rsdp, memmap_paddr, memmap_entries, reserved
@@ -73,7 +73,7 @@ def safe(ran: Ran) -> None:
 
 
 def looked_at(cli: Cli, held: Held, *codes: int) -> dict[str, Any]:
-    """The JSON report of the machine as it stands: the same live and from a file, both quick, as text safe to print."""
+    """The JSON report of the machine as it is now: the same live and from a file, both quick, as text safe to print."""
     saved = str(cli.folder / "a.pvhsnap")
     live = cli("check", held.machine.socket, "--here", "--format", "json").ok(codes[0])
     assert live.seconds < QUICK

@@ -1,4 +1,4 @@
-"""`why` on what is left of a machine, a core or a snapshot: only what the state proves is said."""
+"""`why` on what is left of a machine, a core or a snapshot: only what the state proves is reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""--report: several formats of one boot, each whole or not at all, and what cannot be written is told before the boot."""
+"""--report: several formats of one boot, each whole or absent, and what cannot be written is told before the boot."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_a_violation_is_in_the_file_and_in_the_exit_code(cli: Cli) -> None:
 @pytest.mark.boot
 @pytest.mark.parametrize("end", ["never entered", "QEMU ends", "refused"])
 def test_a_boot_that_cannot_be_judged_is_told_in_every_format(cli: Cli, end: str) -> None:
-    """The file is judged all the same; of the machine nothing is said to be good."""
+    """The file is judged all the same; nothing of the machine is called good."""
     kernel = cli.file("loop", kernel_elf(note=b"") if end == "refused" else kernel_elf())
     words, code = {
         "never entered": (["--entry", "0x100001", "--timeout", "0.5"], 3),

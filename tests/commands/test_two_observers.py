@@ -1,6 +1,6 @@
 """Two observers of one boot: a debugger at the entry, and the guest `probe` itself, whose log is read afterwards.
 
-They share no code on the way to their Snapshots but the model: what they agree on is so. What the guest cannot see is listed
+They share no code but the model: what they agree on is so. What the guest cannot see is listed
 here by name, and has to be unobserved.
 """
 
@@ -32,7 +32,7 @@ REPORTED = 33  # isa-debug-exit turns the probe's 16 into this
 COMMAND_LINE = "console=ttyS0 one=two"
 INITRD = b"070701" + bytes(range(256)) * 20
 
-# What a guest cannot see of its own machine: all of it has to be unobserved.
+# What a guest cannot see of its own machine: all of it must be unobserved.
 UNSEEN_REGISTERS = {*EXTENDED, "cr8"}  # they can be named in 64-bit code only
 UNSEEN_PARTS = {"backing"}  # what answers at which address
 UNSEEN_RULES = {"PVH-LOAD-RAM"}  # which ask what answers there
@@ -212,7 +212,7 @@ def test_verdicts(seen: Seen) -> None:
     by_debugger = outcomes(seen.by_debugger)
     known = {verdict.rule.id: verdict.deviation for verdict in judge(seen.by_debugger) if verdict.deviation is not None}
     assert "PVH-TR-LIMIT" in known
-    # Which version of QEMU it is the guest cannot see, and most of what is on record is on record by version.
+    # The guest cannot see which version of QEMU it is, and most deviations are on record by version.
     by_version = [rule for rule, deviation in known.items() if deviation.since or deviation.until]
     if any(hole.address >= 1 << 32 for hole in seen.log.snapshot.memory.holes):  # where the guest does not look
         by_debugger["SI-MOD-CMDLINE"] = Outcome.UNKNOWN

@@ -1,4 +1,4 @@
-"""`pvhdbg why` on real deaths: each planted one has to be explained rightly, not only explained."""
+"""`pvhdbg why` on real deaths: each planted one must be explained rightly."""
 
 from __future__ import annotations
 

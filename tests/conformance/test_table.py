@@ -138,7 +138,7 @@ def test_boots_to_which_a_rule_does_not_apply_are_no_condition() -> None:
 def test_another_protocol_is_named_and_not_judged() -> None:
     other = booted(case(guest="other"), eax=0x2BADB002, magic=0, ebx=0x9500, memory={0x9500: (0x4F).to_bytes(4, "little")})
     if other.protocol == "PVH":
-        pytest.fail("the example is no multiboot entry any more")
+        pytest.fail("the example is not a multiboot entry any more")
     page = table.render([other, booted(case())])
     assert line(page, "`other`")[1] == other.protocol
     assert line(page, "`hello`", "PVH")[1] == "PVH"

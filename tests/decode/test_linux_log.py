@@ -1,4 +1,4 @@
-"""Log buffers of both forms, made by hand, and any bytes at all. A real one is in tests/commands/test_last_words.py."""
+"""Log buffers of both forms, made by hand, and arbitrary bytes. A real one is in tests/commands/test_last_words.py."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ def test_who_the_cpu_says_runs_it(leaf: int, letters: bytes, more: int, vmm: Vmm
         line(2, f"cpuid {leaf + 1:08x} {more:08x} 00000000 00000000 00000000"),
     ]
     assert read(*said).snapshot.vmm == vmm
-    said[0] = line(0, "cpuid 00000001 00000000 00000000 00000000 00000000")  # it says that nobody does
+    said[0] = line(0, "cpuid 00000001 00000000 00000000 00000000 00000000")  # it says that none does
     assert read(*said).snapshot.vmm == Vmm()
 
 

@@ -23,7 +23,7 @@ ON_KVM = {
     "libkrun-module": "libkrun",
     "alioth-0.12": "Alioth 0.12",
 }
-NAMED = {**dict.fromkeys(XEN), **ON_KVM}  # cpuid names Xen; KVM names nobody
+NAMED = {**dict.fromkeys(XEN), **ON_KVM}  # cpuid names Xen; KVM names none
 ALIOTH = {"PVH-DS-FLAT", "PVH-ES-FLAT", "PVH-SS-FLAT", "PVH-FSGS", "PVH-CR0-ET"}
 KNOWN = {
     "xen-4.17-dom0": {"SI-RSDP-TABLES"},

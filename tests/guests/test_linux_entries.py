@@ -1,4 +1,4 @@
-"""The entries of a real bzImage: Linux's own setup code, and its own way to 64 bits, make the states that are to be named."""
+"""The entries of a real bzImage: Linux's own setup code, and its own way to 64 bits, make the states that must be named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""long_mode: each step on the way to 64-bit code is a symbol, and does one thing."""
+"""long_mode: each step to 64-bit code is a symbol, and does one thing."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def runs(command: str, lines: list[str], made: Path) -> None:
 @pytest.mark.parametrize("group", blocks())
 def test_a_command_prints_what_is_shown(group: str, tmp_path: Path) -> None:
     for command, lines in blocks()[group]:
-        assert lines, f"{command}: the page shows nothing of what it prints"
+        assert lines, f"{command}: the page shows nothing of its output"
         runs(command, lines, tmp_path / "made")
 
 

@@ -191,7 +191,7 @@ def test_from_the_entry_to_start_kernel(vmlinux: Path, machine: Start) -> None:
     assert gdb.complaints() == []
 
 
-# --- what GDB has besides -----------------------------------------------------------------------------------------
+# --- what GDB has in addition --------------------------------------------------------------------------------------
 
 
 @pytest.mark.boot

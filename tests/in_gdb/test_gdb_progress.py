@@ -1,4 +1,4 @@
-"""What takes more than a second in GDB says so at the terminal, also while GDB itself runs the machine."""
+"""What takes more than a second in GDB reports its progress at the terminal, also while GDB itself runs the machine."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def looked_into(data: bytes, path: Path) -> None:
 @given(data=st.data())
 def test_mutated_files(data: st.DataObject, tmp_path: Path) -> None:
     image = bytearray(data.draw(st.sampled_from(REAL)))
-    # The first bytes control most of what a reader does: half of the changes go there.
+    # The first bytes control most of a reader's work: half of the changes go there.
     for at, size, value in data.draw(_MUTATIONS):
         at = at % (len(image) if at & 1 else min(len(image), 400))
         image[at : at + size] = bytes([value]) * min(size, len(image) - at)

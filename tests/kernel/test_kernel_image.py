@@ -65,7 +65,7 @@ def test_a_bzimage_is_unpacked(tmp_path: Path, packer: str) -> None:
         assert bytes(image.data[:]) == ELF
         loadable = Path(image.elf_path)
         assert loadable.read_bytes() == ELF
-        assert os.readlink(loadable).endswith(" (deleted)"), "whoever is killed would leave it"
+        assert os.readlink(loadable).endswith(" (deleted)"), "a killed process would leave it"
     assert not loadable.exists()
 
 

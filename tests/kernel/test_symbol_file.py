@@ -106,7 +106,7 @@ def test_names_without_end_are_refused_before_they_are_all_there() -> None:
 
 
 def test_many_segments_of_many_symbols_take_no_longer_than_few() -> None:
-    """Each of 512 segments is cut at its own symbols, without a look at all."""
+    """Each of 512 segments is cut at its own symbols, without a look."""
     rows = [NamedSymbol("t", b"f", HIGH + 16 * number) for number in range(200_000)]
     begun = time.process_time()
     assert len(stretches(rows, [(HIGH + 0x1000 * number, 0x1000) for number in range(512)])) >= 512

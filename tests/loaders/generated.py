@@ -1,6 +1,6 @@
 """ELF files of every shape that QEMU's loader decides by, always the same ones for a seed.
 
-What may be entered is code that says so: it writes its number, eax and the word at [ebx] to port 0xe9 and ends QEMU.
+What may be entered is code that reports it: it writes its number, eax and the word at [ebx] to port 0xe9 and ends QEMU.
 """
 
 from __future__ import annotations

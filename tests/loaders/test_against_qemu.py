@@ -52,7 +52,7 @@ def simulated(case: Case, path: Path, loader: Loader = QEMU) -> tuple[Loading, B
 
 
 def spot(case: Case, loading: Loading) -> int:
-    """The number of the code that the simulator has QEMU enter, in RAM where nobody else writes; 0 where there is none."""
+    """The number of the code that the simulator has QEMU enter, in RAM where nothing else writes; 0 where there is none."""
     items = {item.name: item.value for item in loading.fw_cfg}
     start, size = items.get("KERNEL_ADDR"), items.get("KERNEL_SIZE")
     multiboot = loading.protocol is EntryProtocol.MULTIBOOT1

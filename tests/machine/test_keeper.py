@@ -94,7 +94,7 @@ def test_release_clears_breakpoints_of_a_debugger_that_is_gone(cli: Cli, looping
 
 
 def test_pvhdbg_and_its_guardian_killed_at_once_take_qemu_with_them(cli: Cli) -> None:
-    """Nobody is left who would remove the folder: the next start does, when it is old enough."""
+    """No process is left that would remove the folder: the next start does, when it is old enough."""
     process = cli.start("wait", guest("crashers"), "--append", "halt-forever", "--until", "0x200000", "--for", "60")
     eventually(lambda: list(cli.tmp.glob("*/gdb")), "QEMU is not started", 15)
     (guardian,) = _named(cli, "pvhdbg-guardian")

@@ -89,7 +89,7 @@ def test_milestones_at_the_prompt(cli: Cli) -> None:
 
 
 def test_why_looks_at_a_cpu_that_had_halted_before(cli: Cli) -> None:
-    """A step would never return there, and no monitor says so."""
+    """A step would never return there, and no monitor reports it."""
     with limited(CRASHERS, "crash=hlt") as (address, _):
         lines = ("-ex", "continue", "-ex", "why", "-ex", "regs")
         ran = cli("repl", address, "--kernel", CRASHERS, "--timeout", "1", "--batch", *lines)

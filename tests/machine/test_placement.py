@@ -179,7 +179,7 @@ def test_memory_that_cannot_be_read_says_nothing(image: KernelImage) -> None:
     from pvhdbg.errors import MemoryUnreadable
 
     def unreadable(address: int, size: int) -> bytes:
-        raise MemoryUnreadable(address, size, "by nobody")
+        raise MemoryUnreadable(address, size, "by no peer")
 
     marks = Marks(image.data, image.elf)
     assert marks.at(0, unreadable) is None

@@ -58,7 +58,7 @@ def test_a_session_at_a_terminal(machine: Start, cli: Cli, paging_kernels: Calla
         at.wait(lambda: "i-search" not in at.text(), "the end of the search")
         stub.process.kill()
         stub.process.wait()
-        at.until("the machine is gone: ")  # told above the prompt, though nobody asked
+        at.until("the machine is gone: ")  # told above the prompt, unasked
         at.prompt()
         assert "the machine is gone" in at.enter("regs")
         assert "nothing answers" in at.enter("restart")

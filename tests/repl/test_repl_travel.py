@@ -36,7 +36,7 @@ def number(text: str) -> int:
 
 
 def plain(registers: str) -> str:
-    """Registers without the marks of what changed since the stop before."""
+    """Registers without the marks of changes since the stop before."""
     return re.sub(r" *\(was .*?\)|\*| +$", "", registers, flags=re.MULTILINE).replace(" ", "")
 
 

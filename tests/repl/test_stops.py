@@ -222,7 +222,7 @@ def test_an_answer_in_json_is_one_document() -> None:
 
 
 def test_the_context_compares_with_the_stop_that_was_shown_last() -> None:
-    """`finish` stops many times on its way, which nobody sees."""
+    """`finish` stops many times on its way, which is not shown."""
     with talking(LONG_MODE) as one:
         one("until map_4g")
         one("set context on")

@@ -81,7 +81,7 @@ class Ran:
         return json.loads(self.out)
 
     def complaint(self, code: int, *words: str) -> str:
-        """The complaint, if it is one: nothing on stdout, one line of what and one of `next:`, and all of `words` in them."""
+        """The complaint, if it is one: nothing on stdout, one line of the error and one of `next:`, and all of `words` in them."""
         self.ok(code)
         assert self.out == ""
         lines = self.err.splitlines()[-2:]
@@ -170,7 +170,7 @@ class Cli:
         return Ran(process.returncode, out or "", err, time.monotonic() - since)
 
     def processes(self) -> list[int]:
-        """Everything that runs with our TMPDIR, whoever its parent is."""
+        """Everything that runs with our TMPDIR, whatever its parent is."""
         mark = f"TMPDIR={self.tmp}".encode()
         found = []
         for entry in os.listdir("/proc"):

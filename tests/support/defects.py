@@ -64,7 +64,7 @@ def table() -> str:
 
 
 def page_and_table() -> tuple[str, str]:
-    """The page up to its table, which is its last part, and the table as it stands there."""
+    """The page up to its table, which is its last part, and the table on it."""
     before, head, rows = PAGE.read_text(encoding="utf-8").partition(HEAD)
     return before, head + rows
 

@@ -44,7 +44,7 @@ class Terminal:
         os.close(its)
         self._screen = _Screen(columns, rows, self._answer)
         self._stream = pyte.ByteStream(self._screen)
-        self._row = 0  # from here on nobody has looked at it
+        self._row = 0  # from here on it was not looked at
 
     def __enter__(self) -> Terminal:
         return self
@@ -86,7 +86,7 @@ class Terminal:
             if select.select([self._ours], [], [], 0.05)[0]:
                 try:
                     data = os.read(self._ours, 1 << 16)
-                except OSError:  # nobody is at its other end
+                except OSError:  # its other end is closed
                     data = b""
                 self._stream.feed(data)
                 if not data:  # it closed the terminal, and is about to end

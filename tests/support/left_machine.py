@@ -20,7 +20,7 @@ class Left:
     running: bool
     single: bool  # in one-instruction mode
     stops: bool  # a breakpoint was hit when it was let run
-    logs: bool  # QEMU writes a log into a FIFO that nobody reads
+    logs: bool  # QEMU writes a log into a FIFO without a reader
 
 
 def busy(pid: int, seconds: float = 2.0) -> bool:

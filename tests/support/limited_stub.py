@@ -86,7 +86,7 @@ class LimitedStub:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         with suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)  # in case that nobody came
+            self._listener.shutdown(socket.SHUT_RDWR)  # in case that no client came
         self._thread.join(_TIME)  # QEMU is told to end before its socket is closed
         self._listener.close()
         self._machine.socket.close()

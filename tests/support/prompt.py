@@ -16,7 +16,7 @@ LONG_MODE = str(guest("long_mode"))
 
 
 class Talk:
-    """A conversation, and all that it wrote besides its results."""
+    """A conversation, and all other text that it wrote."""
 
     def __init__(self, subject: str, command: str = "repl", **values: object) -> None:
         self.written: list[str] = []

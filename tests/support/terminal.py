@@ -62,7 +62,7 @@ class Terminal:
             while select.select([self._terminal], [], [], 0.1)[0]:
                 try:
                     self._seen += os.read(self._terminal, 1 << 16).decode(errors="replace")
-                except OSError:  # nobody is at its other end
+                except OSError:  # its other end is closed
                     break
         return self.process.wait()
 

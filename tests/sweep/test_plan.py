@@ -61,7 +61,7 @@ def test_options_replace_the_axes_of_the_file() -> None:
 def test_all_is_each_mutation_alone() -> None:
     found = plan({"kernels": ["a"], "mutations": ["", "all", "esp-zero+flags-future"]})
     assert found.count() == len(MUTATIONS) + 2
-    assert (found.bounds.seconds, plan(SMALL).bounds.seconds) == (300, 120)  # a death has to be confirmed
+    assert (found.bounds.seconds, plan(SMALL).bounds.seconds) == (300, 120)  # a death must be confirmed
     assert SweepCell("a", mutations="esp-zero+flags-future").mutation_ids == ("esp-zero", "flags-future")
 
 

@@ -137,7 +137,7 @@ def test_connecting_stops_and_leaving_may_resume() -> None:
             time.sleep(0.01)
 
 
-# --- peers that are no stubs, or bad ones -------------------------------------------------------------------------
+# --- peers that are not stubs, or bad ones ------------------------------------------------------------------------
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A kernel whose function names go on as lines of QEMU's log: nothing that they say is told of the guest."""
+"""A kernel whose function names go on as lines of QEMU's log: nothing that they say is reported as the guest's."""
 
 from __future__ import annotations
 

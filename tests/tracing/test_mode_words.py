@@ -1,4 +1,4 @@
-"""The words for modes, against the bits that they are said to mean."""
+"""The words for modes, against the bits that they mean."""
 
 from __future__ import annotations
 

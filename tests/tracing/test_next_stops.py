@@ -35,7 +35,7 @@ def test_both_ways_of_a_branch_are_walked() -> None:
 
 
 def test_a_called_function_and_what_follows_the_call() -> None:
-    # call +1; hlt; nop; ret: the return of a function that was called from here is no goal of its own
+    # call +1; hlt; nop; ret: the return of a function that was called from here is not a goal of its own
     assert sites(b"\xe8\x01\x00\x00\x00\xf4\x90\xc3") == [5]
     assert sites(b"\xe8\x01\x00\x00\x00\xf4\x0f\x30") == [5, 6]
 

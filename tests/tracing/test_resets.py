@@ -124,7 +124,7 @@ def test_a_vmm_that_does_not_reboot_says_why_or_is_asked(booted: AtEntry) -> Non
     asked = ThroughResets(target, lambda base: MAKE["log"](target, base), watched=lambda: nullcontext(lambda: "guest-reset"))
     assert [batch.reset.seq for batch in asked.batches(Bounds(seconds=20)) if batch.reset] == [4]
     _, resets, _ = traced(booted(BY_PORT, machine="pc", reboot="shutdown"), "log", Bounds(seconds=20))
-    assert resets == []  # nobody says that it was one: it may have been a shutdown
+    assert resets == []  # it is not known to be one: it may have been a shutdown
 
 
 @pytest.mark.boot

@@ -108,7 +108,7 @@ def test_the_schema_knows_every_kind_of_record_and_every_field_of_it() -> None:
         row = json.loads(line)
         kind = next(name for name in ("schema", "milestone", "fault", "reset", "function", "end", "seq") if name in row)
         written[kind] |= row.keys()
-    assert written == {kind: set(kinds[kind]["properties"]) for kind in kinds}  # nothing is told of that is never written
+    assert written == {kind: set(kinds[kind]["properties"]) for kind in kinds}  # no kind is declared that is never written
 
 
 numbers = st.integers(0, (1 << 64) - 1)

@@ -32,7 +32,7 @@ PT_NOTE_AT = 64 + 2 * 56  # of hello.elf: the third program header
 
 @pytest.fixture
 def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The folder for temporary files of this test alone. Nothing may be left in it, and nobody who names it."""
+    """The folder for temporary files of this test alone. Nothing may be left in it, and no process that names it."""
     folder = tempfile.mkdtemp(prefix="pt-", dir="/tmp")
     monkeypatch.setattr(tempfile, "tempdir", folder)
     yield folder

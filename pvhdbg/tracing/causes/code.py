@@ -117,7 +117,7 @@ def executes_data(draft: Draft, case: Case) -> bool:
     name = case.around.data_at(pc)
     part = None if physical is None else case.around.holds(physical)
     if name is None and (part is not False or case.around.name(pc) is not None):
-        return False  # Linux' .init.text is code in a PT_LOAD that is not executable: a symbol that is no data object may be a function
+        return False  # Linux' .init.text is code in a PT_LOAD that is not executable: a symbol that is not a data object may be a function
     what = f"in the data object {name}" if name else "in a PT_LOAD of the kernel that is not executable"
     how = ""
     if case.death.departure is not None:

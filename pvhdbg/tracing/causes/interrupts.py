@@ -1,4 +1,4 @@
-"""Hardware interrupts that nobody expected, and vectors that the guest called itself."""
+"""Unexpected hardware interrupts, and vectors that the guest called itself."""
 
 from __future__ import annotations
 

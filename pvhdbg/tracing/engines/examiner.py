@@ -338,7 +338,7 @@ class Examiner:
     def death(self, kind: DeathKind, state: dict[str, int], chain: tuple[Fault, ...] = (), loop: tuple[int, ...] = ()) -> Death:
         """A death of this kind with all that is known of it. `chain` holds the faults that killed, `loop` the pcs of an endless loop."""
         followed = self._followed
-        if kind is not DeathKind.PANIC:  # of which the way there is not told
+        if kind is not DeathKind.PANIC:  # whose path is not reported
             followed.catch_up(self._handler)
         handling = followed.handling(chain) if kind in _BY_FAULT else ()
         first = next(iter((*handling, *chain)), None)

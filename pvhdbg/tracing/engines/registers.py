@@ -205,7 +205,7 @@ class RegisterEngine:
         return halted_for_good(self._target)
 
     def _state(self) -> Mapping[str, int] | None:
-        """All registers of the machine as it stands; None where it is gone."""
+        """All registers of the machine as it is now; None where it is gone."""
         if self.end.why is EndReason.EXITED:
             return None
         try:

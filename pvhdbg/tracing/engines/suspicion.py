@@ -34,7 +34,7 @@ class Suspicion:
         )
 
     def arises(self) -> bool:
-        """Whether the machine is to be stopped and examined."""
+        """Whether the machine should be stopped and examined."""
         now = time.monotonic()
         if now < self._next:
             return False

@@ -251,7 +251,7 @@ class Wait:
         suspicion = None
         if self._recorder is not None:
             suspicion = Suspicion(self._recorder.recording, lambda: panicked(self._serial()) is not None)
-            self._passes(self._recorder.recording)  # the modes so far are no news
+            self._passes(self._recorder.recording)  # the modes so far are known
         with self._breakpoints(), self._fault_log() as fault_log:
             for pause in self._pauses():
                 left = deadline - time.monotonic()

@@ -1,4 +1,4 @@
-"""Where the recorder's shared object comes from, and what is said where it does not come."""
+"""Where the recorder's shared object comes from, and the message where it cannot be made."""
 
 from __future__ import annotations
 

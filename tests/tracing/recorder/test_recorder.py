@@ -74,7 +74,7 @@ def ended(qemu: QemuProcess) -> None:
 
 def run_to_its_end(qemu: QemuProcess, target: RemoteTarget) -> None:
     target.resume()
-    with suppress(TargetLost):  # QEMU may end before it says so
+    with suppress(TargetLost):  # QEMU may end before it answers
         target.wait(20)
     ended(qemu)
 
