@@ -11,17 +11,16 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import jsonschema
 import pytest
 
 from pvhdbg import guests
 from pvhdbg.tracing.exports import FORMATS
 from pvhdbg.tracing.trace_file import decode
 from tests.support.cli_runner import ROOT, Cli, scratch
+from tests.support.schemas import validator
 
 PAGE = (ROOT / "docs" / "tracing.md").read_text(encoding="utf-8")
 BOOTS = (ROOT / "docs" / "recorded-boots.md").read_text(encoding="utf-8")
-SCHEMA = json.loads((ROOT / "pvhdbg/report/schemas/trace-1.json").read_text())
 # What is another on another machine or with another QEMU: how fast it was, how long the VMM's name is, and what its firmware does.
 VARIES = re.compile(
     r" *-?[\d,]+  — (?:firmware|option ROM): [\d,]+ instructions|[\d,]+ +[\d.]+%  (?:firmware|option ROM)|[\d.]+%  (?:entry|long mode)$|"
@@ -58,10 +57,9 @@ def test_what_its_commands_print(cli: Cli, page: str) -> None:
 
 def test_its_lines_of_a_trace_are_valid() -> None:
     (lines,) = (block for block in _blocks() if block.startswith("{"))
-    validator = jsonschema.Draft202012Validator(SCHEMA)
     for line in lines.splitlines():
-        validator.validate(json.loads(line))
-    assert len({type(record) for record in decode(lines.splitlines(True))}) == len(SCHEMA["oneOf"])
+        validator("trace").validate(json.loads(line))
+    assert len({type(record) for record in decode(lines.splitlines(True))}) == len(validator("trace").schema["oneOf"])
 
 
 def test_it_tells_of_every_format() -> None:

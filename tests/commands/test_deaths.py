@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 import os
 import re
 import struct
@@ -11,24 +10,20 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-import jsonschema
 import pytest
 
 import pvhdbg
 from pvhdbg import guests
-from pvhdbg.commands.declare import Context
-from pvhdbg.commands.line import parse
 from pvhdbg.driver.death_watch import Diagnosis
 from pvhdbg.errors import GuestDied
 from pvhdbg.kernel.image import open_kernel
-from pvhdbg.report.style import PLAIN
 from pvhdbg.targets.run import run_until
 from tests.commands.test_living_guests import assembled
 from tests.support.cli_runner import Cli, Machine, kernel_elf, pvh_note
+from tests.support.schemas import answered
 
 pytestmark = pytest.mark.boot
 
-SCHEMA = json.loads((Path(pvhdbg.__file__).parent / "report/schemas/why-1.json").read_text())
 CRASHERS = str(guests.path("crashers"))
 STACK = "mov $0x90000, %esp\n"
 
@@ -352,9 +347,7 @@ def test_a_death_under_kvm_is_told_by_what_is_left_and_compared_with_tcg(cli: Cl
         "--timeout",
         "90",
     ]
-    command, values = parse([*words, "--for", "20", "--format", "json"])
-    found = json.loads(command(values, Context()).render("json", PLAIN))
-    jsonschema.validate(found, SCHEMA)
+    found = answered(*words, "--for", "20")
     assert (found["kind"], found["faults"]) == ("shutdown", [])
     assert "nothing was seen of how" in found["verdict"]
     assert any("--compare-tcg" in warning for warning in found["warnings"])
@@ -372,9 +365,7 @@ def test_where_kvm_and_tcg_part(cli: Cli, tmp_path: Path) -> None:
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         pytest.skip("this machine has no KVM")
     kernel = cli.file("k", kernel_elf(assembled(tmp_path, BEHIND_THE_LIMIT)))
-    command, values = parse(["why", kernel, "--accel", "kvm", "--compare-tcg", "--timeout", "90", "--for", "3", "--format", "json"])
-    found = json.loads(command(values, Context()).render("json", PLAIN))
-    jsonschema.validate(found, SCHEMA)
+    found = answered("why", kernel, "--accel", "kvm", "--compare-tcg", "--timeout", "90", "--for", "3")
     assert (found["kind"], found["under_tcg"]["kind"]) == ("shutdown", "alive")
     assert f"after the instruction at {int(found['pc'], 16):#x}, 48 instructions behind the entry" in found["parting"]
     assert "under KVM it ended" in found["parting"]

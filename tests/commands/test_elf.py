@@ -23,21 +23,14 @@ from tests.support.cli_runner import HELLO, HELLO_ENTRY, Cli, Machine
 from tests.support.elf_writer import NoteSpec, Piece, Program, RawNotes, SymbolSpec, build_elf
 from tests.support.programs import need
 from tests.support.real_kernel import code_at, noted_entry
+from tests.support.schemas import valid
 
-SCHEMAS = Path(kernel_json.__file__).parent / "schemas"
 SARIF = Path(__file__).parent.parent / "report/schemas/sarif-2.1.0.json"
-
-
-def checked(document: Any) -> Any:
-    """The document, if it meets its schema."""
-    name = document["schema"].removeprefix("pvhdbg/").removesuffix("/1")
-    jsonschema.Draft202012Validator(json.loads((SCHEMAS / f"{name}-1.json").read_text())).validate(document)
-    return document
 
 
 def looked_into(path: Path | str) -> Any:
     with open_kernel(str(path)) as image:
-        return checked(kernel_json.document(file_report(image, ElfOptions())))
+        return valid(kernel_json.document(file_report(image, ElfOptions())))
 
 
 def readelf_notes(path: Path | str) -> list[tuple[str, int]]:
@@ -96,7 +89,7 @@ def entered(cli: Cli, kernel: Path | str) -> Any:
 
 @pytest.mark.boot
 def test_hello(cli: Cli) -> None:
-    document = checked(cli("elf", HELLO, "--format", "json").ok().json())
+    document = valid(cli("elf", HELLO, "--format", "json").ok().json())
     agrees_with_readelf(document, HELLO)
     assert document["entry"]["address"] == f"{HELLO_ENTRY:#x}"
     assert document["entry"]["symbol"] == "pvh_start"
@@ -198,7 +191,7 @@ def test_symbols_by_name_and_by_address_as_nm_has_them(cli: Cli) -> None:
         address, _, name = line.split()
         if name.startswith("."):
             continue
-        found = checked(cli("elf", HELLO, "--symbol", name, "--format", "json").ok().json())
+        found = valid(cli("elf", HELLO, "--symbol", name, "--format", "json").ok().json())
         assert found["virtual"] == found["physical"] == f"{int(address, 16):#x}"
         break
     near = cli("elf", HELLO, "--symbol", hex(HELLO_ENTRY + 5)).ok().out
@@ -223,7 +216,7 @@ def test_a_structure_by_the_kernels_debug_info(cli: Cli) -> None:
                     "struct start found;\nvoid pvh(void) { found.magic = 1; for (;;); }\n")  # fmt: skip
     words = ["gcc", "-g", "-ffreestanding", "-nostdlib", "-static", "-Wl,-e,pvh", "k.c", "-o", "k"]
     subprocess.run(words, cwd=cli.folder, check=True, capture_output=True)
-    layout = checked(cli("elf", "k", "--type", "start", "--format", "json").ok().json())
+    layout = valid(cli("elf", "k", "--type", "start", "--format", "json").ok().json())
     assert [(one["name"], one["offset"], one["size"], one["type"]) for one in layout["members"]] == [
         ("magic", 0, 4, "unsigned int"), ("rsdp", 8, 8, "long long unsigned int"), ("name", 16, 3, "char[3]"),
     ]  # fmt: skip
@@ -242,7 +235,7 @@ def test_text_of_a_hostile_file_steers_no_terminal(cli: Cli) -> None:
     cli.file("evil", build_elf(notes=(notes,), symbols=(SymbolSpec("\x1b[31mpvh", 0x100000),)))
     ran = cli("elf", "evil").ok(0)
     assert all(letter.isprintable() or letter == "\n" for letter in ran.out)
-    checked(cli("elf", "evil", "--format", "json").ok(0).json())
+    valid(cli("elf", "evil", "--format", "json").ok(0).json())
 
 
 # --- fw_cfg -------------------------------------------------------------------------------------------------------
@@ -250,13 +243,13 @@ def test_text_of_a_hostile_file_steers_no_terminal(cli: Cli) -> None:
 
 @pytest.mark.boot
 def test_fw_cfg_of_a_real_qemu_is_as_the_simulator_says(cli: Cli, xen_shim: Path) -> None:
-    document = checked(cli("fwcfg", HELLO, "--append", "one two", "--format", "json").ok().json())
+    document = valid(cli("fwcfg", HELLO, "--append", "one two", "--format", "json").ok().json())
     items = {one["name"]: one for one in document["items"]}
     assert document["expected"] == "pvh"
     assert items["KERNEL_ENTRY"]["value"] == items["KERNEL_ENTRY"]["expected"] == f"{HELLO_ENTRY:#x}"
     assert bytes.fromhex(items["CMDLINE_DATA"]["value"]) == b"one two\0"
     assert not [one for one in document["items"] if one["agrees"] is False]
-    shim = checked(cli("fwcfg", xen_shim, "--format", "json").ok().json())
+    shim = valid(cli("fwcfg", xen_shim, "--format", "json").ok().json())
     assert shim["expected"] == "multiboot1"
     assert not [one for one in shim["items"] if one["agrees"] is False]
 
@@ -390,7 +383,7 @@ def _both(data: bytes) -> tuple[str, Any]:
         file.flush()
         with open_kernel(file.name) as image:
             report = file_report(image, ElfOptions())
-    return kernel_text.render(report), checked(kernel_json.document(report))
+    return kernel_text.render(report), valid(kernel_json.document(report))
 
 
 def test_a_build_id_in_a_section_alone_is_one_too() -> None:

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
-from typing import Any
 
-import jsonschema
 import pytest
 
-from pvhdbg.commands.declare import Context
-from pvhdbg.commands.line import parse
-from pvhdbg.commands.schema import FOLDER, SchemaOptions, schema
+from pvhdbg.commands.schema import FOLDER
 from pvhdbg.commands.table import COMMANDS
 from pvhdbg.guests import path as guest
-from pvhdbg.report.style import PLAIN
 from tests.support.cli_runner import HELLO, ROOT, Cli, scratch
+from tests.support.schemas import answered, valid, validator
 
 LONG_MODE = str(guest("long_mode"))
 
@@ -41,27 +35,6 @@ SHOW_NOTHING = {
 }
 
 
-@cache
-def validator(kind: str) -> Any:
-    found = json.loads(schema(SchemaOptions(kind), Context()).render("text", PLAIN))
-    jsonschema.Draft202012Validator.check_schema(found)
-    assert found["$id"] == kind
-    return jsonschema.Draft202012Validator(found)
-
-
-def answered(*words: str | Path) -> dict[str, Any]:
-    """The document of a command, which runs in this process."""
-    command, values = parse([*map(str, words), "--format", "json"])
-    return met(command(values, Context()).render("json", PLAIN))
-
-
-def met(text: str) -> dict[str, Any]:
-    """The one document in the text, which meets its schema."""
-    document: dict[str, Any] = json.loads(text)
-    validator(document["schema"]).validate(document)
-    return document
-
-
 def test_every_command_that_shows_something_has_json() -> None:
     assert {command.name for command in COMMANDS if "json" not in command.formats} == SHOW_NOTHING
 
@@ -78,9 +51,9 @@ def test_the_generated_schemas_are_those_of_the_declarations() -> None:
 
 def test_schema_lists_all_and_refuses_others(cli: Cli) -> None:
     names = cli("schema").ok().out.split()
-    assert met(cli("schema", "--format", "json").ok().out)["schemas"] == names
+    assert valid(cli("schema", "--format", "json").ok().out)["schemas"] == names
     for name in names:
-        validator(name)
+        validator(name.split("/")[1])
     assert cli("schema", "report").ok().json()["$id"] == "pvhdbg/report/1"
     cli("schema", "../../version").complaint(2, "is not a schema", "pvhdbg schema")
 
@@ -98,7 +71,7 @@ def saved(qemu: str) -> Iterator[Cli]:
 
 
 def test_a_trace_that_is_saved_also_has_a_document(saved: Cli) -> None:
-    document = met((saved.folder / "traced.json").read_text())
+    document = valid((saved.folder / "traced.json").read_text())
     assert document["reached"] is True
     assert "end" in document["records"][-1]
 
@@ -160,7 +133,7 @@ def test_functions_and_where_two_traces_of_them_part(saved: Cli) -> None:
 
 def test_recorded_boots(saved: Cli) -> None:
     words = ("--deterministic", "--for", "5", "--until", "in_long_mode", "--format", "json")
-    assert met(saved("boot", LONG_MODE, *words, "-o", saved.folder / "a.pvhboot").ok().out)["instructions"] > 0
+    assert valid(saved("boot", LONG_MODE, *words, "-o", saved.folder / "a.pvhboot").ok().out)["instructions"] > 0
     assert answered("boot", "show", saved.folder / "a.pvhboot")["functions"][0]["name"] == "pvh_start"
     assert answered("boot", "profile", saved.folder / "a.pvhboot")["functions"][0]["instructions"] > 0
     saved("boot", LONG_MODE, *words, "--flow", "-o", saved.folder / "flow.pvhboot").ok()

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 
-import pvhdbg
 from pvhdbg import guests
 from pvhdbg.targets.target import StopKind
 from tests.support.cli_runner import HELLO, Cli, Machine
+from tests.support.schemas import validator
 
-SCHEMA = json.loads((Path(pvhdbg.__file__).parent / "report/schemas/why-1.json").read_text())
 CRASHERS = str(guests.path("crashers"))
 Boot = Callable[..., Machine]
 
@@ -38,7 +35,7 @@ def recorded(cli: Cli, theirs: Machine, kernel: str, dead: bool) -> tuple[str, s
 
 def why(cli: Cli, subject: str, *words: str, code: int = 0) -> Any:
     found = cli("why", subject, *words, "--format", "json").ok(code).json()
-    jsonschema.validate(found, SCHEMA)
+    validator("why").validate(found)
     return found
 
 

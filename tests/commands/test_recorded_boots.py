@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import jsonschema
 import pytest
 
-import pvhdbg
 from pvhdbg import guests
 from tests.support.cli_runner import HELLO, Cli, Machine
+from tests.support.schemas import validator
 
 pytestmark = [pytest.mark.boot, pytest.mark.usefixtures("qemu")]
 
 LONG_MODE = str(guests.path("long_mode"))
-SCHEMA = json.loads((Path(pvhdbg.__file__).parent / "report/schemas/goto-1.json").read_text())
 EXIT = ("--", "-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-action", "shutdown=poweroff")
 
 
@@ -58,7 +56,7 @@ def test_goto_stops_where_the_trace_counted(cli: Cli) -> None:
     ]
     for number in (0, 7, 999, 1000, 10_283, 10_290):  # behind them the guest waits for its serial port, whose clock differs
         document = json.loads(cli("goto", LONG_MODE, str(number), "--format", "json").ok().out)
-        jsonschema.validate(document, SCHEMA)
+        validator("goto").validate(document)
         assert [str(document["number"]), document["pc"]] == [rows[number][0], rows[number][2]]
     place = json.loads(cli("goto", LONG_MODE, "in_long_mode", "--format", "json").ok().out)
     assert (place["number"], place["symbol"]) == (10_284, "in_long_mode")
@@ -69,7 +67,7 @@ def test_the_last_writer_of_an_address(cli: Cli) -> None:
     """A page directory's entry, which map_4g fills."""
     at = 0x104000 + 8 * 1500
     document = json.loads(cli("goto", LONG_MODE, "in_long_mode", "--last-write", f"{at:#x}:8", "--format", "json").ok().out)
-    jsonschema.validate(document, SCHEMA)
+    validator("goto").validate(document)
     writer = document["last_write"]
     assert writer["symbol"].startswith("map_4g")
     assert document["number"] == writer["number"] + 1

@@ -10,17 +10,15 @@ from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
-import jsonschema
 import pytest
 
-import pvhdbg
 from pvhdbg.commands.formats import FILE_JUDGED, JUDGED
 from pvhdbg.commands.line import parse
 from pvhdbg.commands.table import COMMANDS
 from pvhdbg.errors import BadInput
 from tests.support.cli_runner import HELLO, ROOT, Cli, Machine, kernel_elf, scratch
+from tests.support.schemas import validator
 
-SCHEMA = json.loads((Path(pvhdbg.__file__).parent / "report/schemas/report-1.json").read_text())
 NO_QEMU = ("--qemu", "/nonexistent/qemu")  # what is told before a boot is told before this is looked for
 
 
@@ -158,7 +156,7 @@ def test_a_boot_that_cannot_be_judged_is_told_in_every_format(cli: Cli, end: str
     assert f"not ok 1 {what}" in new["ktap"]
     assert new["github"] == f"::error title=PVH boot ABI::{what}\n"
     document = json.loads(new["json"])
-    jsonschema.validate(document, SCHEMA)
+    validator("report").validate(document)
     assert document["failure"]["what"] == what
     assert (document["exit_code"], document["conclusion"]) == (code, f"not observed: {what}")
     machine = [one for one in document["verdicts"] if not one["rule"].startswith("ELF-")]

@@ -10,16 +10,15 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-import jsonschema
 import pytest
 from elftools.elf.elffile import ELFFile
 
-import pvhdbg
 from pvhdbg import guests
 from pvhdbg.driver.saved_traces import saved
 from pvhdbg.tracing.exports import export
 from tests.support import trace_readers as readers
 from tests.support.cli_runner import HELLO, TRIPLE_FAULT, Cli, Machine, eventually, kernel_elf, reads_the_log
+from tests.support.schemas import validator
 
 pytestmark = pytest.mark.boot
 
@@ -27,7 +26,6 @@ LONG_MODE, CRASHERS = str(guests.path("long_mode")), str(guests.path("crashers")
 QBOOT = ("-bios", "qboot.rom")  # firmware of 15 000 to 43 000 instructions; newer QEMUs take SeaBIOS for microvm, of six million
 FAR = 45000  # behind the second boot
 TO_LONG_MODE = 10284  # see tests/tracing/test_log_engine.py
-SCHEMA = json.loads((Path(pvhdbg.__file__).parent / "report/schemas/trace-1.json").read_text())
 
 
 def test_milestones_are_named_and_counted(cli: Cli) -> None:
@@ -56,9 +54,8 @@ def test_a_saved_trace_is_whole_valid_and_can_be_shown_again(cli: Cli) -> None:
     file = cli.folder / "boot.jsonl"
     cli("trace", LONG_MODE, "--what", "state", "--until", "long", "-o", file).ok()
     lines = [json.loads(line) for line in file.read_text().splitlines()]
-    validator = jsonschema.Draft202012Validator(SCHEMA)
     for line in (*lines[:50], *lines[-50:], *(one for one in lines if "milestone" in one or "fault" in one)):
-        validator.validate(line)
+        validator("trace").validate(line)
     assert lines[1]["state"]["rsp"] != lines[1]["changes"]["rsp"]
     events = [line for line in lines if "mode" in line and "milestone" not in line]
     assert [event["seq"] for event in events] == list(range(TO_LONG_MODE + 1))
@@ -252,9 +249,8 @@ def test_the_functions_of_a_boot_in_the_order_of_their_first_call(cli: Cli, vmli
     file = cli.folder / "calls.jsonl"
     cli("trace", vmlinux, "--what", "calls", "--until", "start_kernel", "-o", file).ok()
     rows = [json.loads(line) for line in file.read_text().splitlines()]
-    validator = jsonschema.Draft202012Validator(SCHEMA)
     for row in rows:
-        validator.validate(row)
+        validator("trace").validate(row)
     names = [row["function"] for row in rows if "function" in row]
     places = {name: at for at, name in enumerate(names)}
     assert len(places) == len(names)
@@ -513,11 +509,10 @@ def test_a_trace_puts_back_what_another_left_on(cli: Cli, machine: object) -> No
 
 
 def rows_of(path: Path) -> list[dict[str, object]]:
-    validator = jsonschema.Draft202012Validator(SCHEMA)
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     for row in rows:
         if "code" not in row or row["seq"] < 20:
-            validator.validate(row)
+            validator("trace").validate(row)
     return rows
 
 

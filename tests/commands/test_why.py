@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 
-import pvhdbg
 from pvhdbg import guests
 from pvhdbg.kernel.image import open_kernel
 from pvhdbg.targets.run import run_until
 from pvhdbg.targets.target import StopKind
 from tests.support.cli_runner import TRIPLE_FAULT, Cli, Machine, kernel_elf
+from tests.support.schemas import validator
 
 pytestmark = pytest.mark.boot
 
-SCHEMA = json.loads((Path(pvhdbg.__file__).parent / "report/schemas/why-1.json").read_text())
 CRASHERS = str(guests.path("crashers"))
 STACK = 0xD0000000
 MSR = 0xC0010117
@@ -41,7 +38,7 @@ def symbols() -> dict[str, int]:
 
 def why(cli: Cli, subject: str | Path, *words: str, code: int = 0) -> Any:
     found = cli("why", subject, "--format", "json", "--for", "20", *words).ok(code).json()
-    jsonschema.validate(found, SCHEMA)
+    validator("why").validate(found)
     return found
 
 
@@ -179,7 +176,7 @@ def test_a_machine_that_is_dead_already_is_told_by_what_is_left(cli: Cli, machin
     ran = cli("why", theirs.socket, "--here", "--format", "json", "--for", "5").ok()
     assert ran.seconds < 5
     found = ran.json()
-    jsonschema.validate(found, SCHEMA)
+    validator("why").validate(found)
     assert (found["kind"], found["cause"], found["faults"], found["path"]) == ("shutdown", cause, [], [])
     assert words in found["verdict"]
     assert "How it came there was not recorded" in found["verdict"]

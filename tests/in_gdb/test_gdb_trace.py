@@ -10,13 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 
-import pvhdbg
 from pvhdbg import guests
 from tests.in_gdb.test_gdb import CLEAN, SCRIPT, Gdb
 from tests.support.cli_runner import HELLO, TRIPLE_FAULT, Cli, Machine, eventually, kernel_elf, reads_the_log
+from tests.support.schemas import validator
 from tests.support.terminal import Terminal
 
 pytestmark = pytest.mark.boot
@@ -24,7 +23,6 @@ pytestmark = pytest.mark.boot
 Start = Callable[..., Machine]
 LONG_MODE, CRASHERS = str(guests.path("long_mode")), str(guests.path("crashers"))
 TO_LONG_MODE = 10284  # see tests/tracing/test_log_engine.py
-SCHEMA = json.loads((Path(pvhdbg.__file__).parent / "report/schemas/trace-1.json").read_text())
 ROW = re.compile(r" +[\d,]+ ")
 
 
@@ -51,9 +49,8 @@ def test_the_same_trace_as_the_command_lines(machine: Start, cli: Cli) -> None:
         # QEMU leaves different flags behind, by the machine that it was started as; nothing of the guest's differs.
         assert {**one, "set": {}} == {**other, "set": {}}
     assert gdb.complaints() == []
-    validator = jsonschema.Draft202012Validator(SCHEMA)
     for line in theirs.read_text().splitlines()[:20]:
-        validator.validate(json.loads(line))
+        validator("trace").validate(json.loads(line))
     assert "(engine log); ended: everything requested was seen" in gdb[trace]
     assert "Program received signal" not in gdb.out
 

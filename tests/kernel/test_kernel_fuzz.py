@@ -8,7 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-import jsonschema
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -19,6 +18,7 @@ from pvhdbg.errors import BadInput
 from pvhdbg.kernel.image import open_kernel
 from pvhdbg.report import kernel_text, sarif
 from tests.support.elf_writer import NoteSpec, SymbolSpec, build_elf
+from tests.support.schemas import validator
 from tests.support.sorting import examples
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +29,6 @@ WRITTEN = [
     build_elf(align=8, notes=((NoteSpec(5, b"GNU\0", bytes(16)), NoteSpec()), (NoteSpec(19, desc=bytes(12)),))),
     build_elf(notes=(), section_notes=(NoteSpec(),), symbols=tuple(SymbolSpec(f"name{i}", 0x100000 + i) for i in range(40))),
 ]
-VALIDATOR = jsonschema.Draft202012Validator(json.loads((Path(kernel_json.__file__).parent / "schemas/elf-1.json").read_text()))
 REAL = [path.read_bytes() for path in GUESTS] + WRITTEN
 
 _EXTREME = st.sampled_from([0, 1, 0x7F, 0x80, 0xFF])
@@ -47,7 +46,7 @@ def looked_into(data: bytes, path: Path) -> None:
         report = file_report(image, ElfOptions())
         for name in image.symbols().names()[:4]:
             image.symbols().physical_address(name)
-    VALIDATOR.validate(kernel_json.document(report))
+    validator("elf").validate(kernel_json.document(report))
     text = kernel_text.render(report)
     assert all(letter.isprintable() or letter == "\n" for letter in text)
     json.dumps(sarif.document(report.verdicts))

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 
-import pvhdbg
 from pvhdbg.commands.declare import Context
 from pvhdbg.commands.table import COMMANDS
 from pvhdbg.decode.snapshot_file import encode
@@ -19,16 +15,7 @@ from pvhdbg.report.document import Report
 from pvhdbg.rules.catalogue import MACHINE_RULES, judge
 from pvhdbg.rules.examples import Example, at_draft_a_entry, at_entry
 from pvhdbg.spec.revisions import DRAFT_A, REVISIONS, V1
-
-SCHEMAS = Path(pvhdbg.__file__).parent / "report" / "schemas"
-
-
-@lru_cache
-def validator(kind: str) -> Any:
-    schema = json.loads((SCHEMAS / f"{kind}-1.json").read_text())
-    jsonschema.Draft202012Validator.check_schema(schema)
-    assert schema["$id"] == f"pvhdbg/{kind}/1"
-    return jsonschema.Draft202012Validator(schema)
+from tests.support.schemas import validator
 
 
 def report_of(example: Example, spec: str = "v1") -> Report:

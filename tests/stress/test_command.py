@@ -11,8 +11,8 @@ import pvhdbg
 from pvhdbg.errors import BadInput
 from pvhdbg.guests import path as guest
 from pvhdbg.stress.catalogue import MUTATIONS
-from tests.commands.test_json_answers import met
 from tests.support.cli_runner import Cli
+from tests.support.schemas import valid
 
 FRAGILE = str(guest("fragile"))
 SMALL = ("--memory", "64M", "--until", "survived", "--jobs", "2")
@@ -22,7 +22,7 @@ SMALL = ("--memory", "64M", "--until", "survived", "--jobs", "2")
 def test_what_kills_is_named_with_its_cause_in_every_format(cli: Cli) -> None:
     ran = cli("stress", FRAGILE, *SMALL, "--append", "relies=esp-zero", "--only", "esp-zero,cr2-garbage,module-cmdline",
               "--report", "junit=junit.xml", "--report", "sarif=a.sarif", "--report", "html=a.html", "--format", "json").ok(1)  # fmt: skip
-    document = met(ran.out)
+    document = valid(ran.out)
     fates = {one["ids"][0]: one["fate"] for one in document["mutations"]}
     assert fates == {"esp-zero": "dies", "cr2-garbage": "survives", "module-cmdline": "not tried"}
     assert "relied" in document["mutations"][0]["cause"]
@@ -42,7 +42,7 @@ def test_what_kills_is_named_with_its_cause_in_every_format(cli: Cli) -> None:
 @pytest.mark.boot
 def test_sets_are_cut_down_to_what_kills_together(cli: Cli) -> None:
     words = ("--append", "relies=either", "--only", "registers-garbage,flags-garbage,cr2-garbage", "--rounds", "4")
-    document = met(cli("stress", FRAGILE, *SMALL, *words, "--format", "json").ok(1).out)
+    document = valid(cli("stress", FRAGILE, *SMALL, *words, "--format", "json").ok(1).out)
     assert {one["fate"] for one in document["mutations"]} == {"survives"}
     assert [sorted(one["ids"]) for one in document["sets"]] == [["flags-garbage", "registers-garbage"]]
 
@@ -85,7 +85,7 @@ def test_wrong_words(cli: Cli) -> None:
 
 
 def test_the_list_names_the_clause_of_each(cli: Cli) -> None:
-    listed = met(cli("stress", "--list", "--format", "json").ok().out)["mutations"]
+    listed = valid(cli("stress", "--list", "--format", "json").ok().out)["mutations"]
     assert [one["id"] for one in listed] == [one.id for one in MUTATIONS]
     assert all(one["clause"] for one in listed)
     assert cli("stress", "--list").ok().out.count("“") == len(MUTATIONS)

@@ -19,9 +19,9 @@ from pvhdbg.errors import BadInput
 from pvhdbg.guests import path as guest
 from pvhdbg.report.style import PLAIN
 from pvhdbg.sweep.store import opened
-from tests.commands.test_json_answers import met
 from tests.report.test_junit import schema as junit_schema
 from tests.support.cli_runner import Cli, eventually
+from tests.support.schemas import valid
 
 PLAN = """
 kernels = ["hello.elf", "fragile.elf"]
@@ -50,7 +50,7 @@ def ran(line: str, code: int = 0, format: str = "text") -> str:
 
 @pytest.mark.boot
 def test_a_sweep_from_its_plan_to_its_reports(folder: Cli) -> None:
-    planned = met(ran("sweep sweep.toml --dry-run", format="json"))
+    planned = valid(ran("sweep sweep.toml --dry-run", format="json"))
     assert (planned["cells"], planned["run"], planned["expected"]) == (4, None, None)
     assert folder.files() == ["fragile.elf", "hello.elf", "sweep.toml"]
 
@@ -59,7 +59,7 @@ def test_a_sweep_from_its_plan_to_its_reports(folder: Cli) -> None:
     assert "4 cells: 4 conforms" in done.out
     assert "kernels      microvm   pc\nfragile.elf  conforms  conforms\n" in done.out
     assert folder.files() == ["fragile.elf", "hello.elf", "sweep.db", "sweep.toml"]
-    document = met(ran("sweep report", format="json"))
+    document = valid(ran("sweep report", format="json"))
     assert document["outcomes"] == {"conforms": 4}
     assert {one["vmm"].partition(" ")[0] for one in document["results"]} == {"QEMU"}
     assert all("PVH-TR-LIMIT" in {verdict["rule"] for verdict in one["verdicts"]} for one in document["results"])
@@ -72,7 +72,7 @@ def test_a_sweep_from_its_plan_to_its_reports(folder: Cli) -> None:
     # The same once more, judged strictly: the known deviations fail now.
     folder.file("sweep.toml", PLAN + "strict = true\n[[exclude]]\nmachines = 'micro*'\nkernels = 'fragile.elf'\n")
     assert "3 cells: 3 violated" in ran("sweep sweep.toml -j 1", 1)
-    changed = met(ran("sweep diff -2 -1", 1, "json"))
+    changed = valid(ran("sweep diff -2 -1", 1, "json"))
     assert (changed["compared"], changed["only_a"], len(changed["changed"])) == (3, 1, 3)
     assert {(one["before"], one["after"]) for one in changed["changed"]} == {("conforms", "violated")}
     assert ran("sweep diff 2 2") == "0 of 3 cells changed from run 2 to run 2\n"
@@ -86,7 +86,7 @@ def test_a_sweep_from_its_plan_to_its_reports(folder: Cli) -> None:
     suite = ET.fromstring(written)[0]
     assert (suite.get("tests"), suite.get("failures")) == ("3", "3")
     assert "PVH-TR-LIMIT" in str(suite[0][0].text)
-    rows = met(ran("sweep query 'select machine, count(*) from cells group by 1'", format="json"))
+    rows = valid(ran("sweep query 'select machine, count(*) from cells group by 1'", format="json"))
     assert rows["rows"] == [["microvm", "3"], ["pc", "4"]]
 
 
@@ -110,7 +110,7 @@ def test_goals_expectations_and_mutations_are_judged(folder: Cli) -> None:
         "goals.toml", plan + '[[only]]\ngoals = ""\nexpectations = "long.toml"\n[[only]]\ngoals = "long"\nexpectations = ""\n'
     )
     assert "2 cells: 2 conforms" in ran("sweep goals.toml -j 1")
-    rows = met(ran("sweep query 'select missed, instructions > 10 from milestone'", format="json"))["rows"]
+    rows = valid(ran("sweep query 'select missed, instructions > 10 from milestone'", format="json"))["rows"]
     assert rows == [["", "1"], ["", "1"]]
     mutations = "--mutate '' --mutate esp-zero --mutate cr2-garbage --mutate module-cmdline"
     stressed = ran(f"sweep --kernel fragile.elf --memory 64M --append relies=esp-zero --until survived -j 1 {mutations}", 1)
@@ -123,10 +123,10 @@ def test_goals_expectations_and_mutations_are_judged(folder: Cli) -> None:
 
 @pytest.mark.boot
 def test_a_cell_that_cannot_be_booted_is_told_and_the_others_are_judged(folder: Cli) -> None:
-    found = met(ran("sweep --kernel hello.elf --machine pc --machine nosuch --memory 64M -j 1", 1, "json"))
+    found = valid(ran("sweep --kernel hello.elf --machine pc --machine nosuch --memory 64M -j 1", 1, "json"))
     assert found["outcomes"] == {"conforms": 1, "not observed": 1}
     folder.file("small.toml", 'kernels = ["hello.elf"]\nmemory = ["64M"]\ncell_memory = "64M"\n')
-    small = met(ran("sweep small.toml -j 1", 1, "json"))
+    small = valid(ran("sweep small.toml -j 1", 1, "json"))
     assert small["outcomes"].keys() <= {"not observed", "killed"}
 
 
@@ -154,7 +154,7 @@ def test_ctrl_c_keeps_what_came_and_resume_goes_on(folder: Cli) -> None:
     line = shlex.join(words)
     with pytest.raises(BadInput, match="begun with another plan"):
         ran(f"{shlex.join(words[:-4])} --resume -j 1")
-    short = met(ran(f"{line} --resume", format="json"))
+    short = valid(ran(f"{line} --resume", format="json"))
     assert (short["run"], short["done"], short["outcomes"]) == (1, 16, {"conforms": 16})
     with pytest.raises(BadInput, match="is complete"):
         ran(f"{line} --resume")
