@@ -7,6 +7,7 @@ the other. To the work it is a `Target` like any other: `resume` begins a run, `
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections import deque
@@ -54,6 +55,7 @@ class FromThread:
         self._run: Future[Stop] | None = None
         self._number = 0  # of the latest run
         self._asked = False  # the work requested the next stop
+        self._pressed = False  # Ctrl-C, and no run has ended by it yet
         self._on_ctrl_c: Callable[[], None] | None = None
 
     # --- the thread that serves -----------------------------------------------------------------------------------
@@ -61,7 +63,8 @@ class FromThread:
     def serve(self, work: Callable[[], T]) -> T:
         """Do `work` in a thread, and what it asks of the machine in this one, until it is done; returns or raises what it does.
 
-        Ctrl-C ends what `interruptible` names, else the run; it never cuts an answer of the machine's in two.
+        Ctrl-C ends what `interruptible` names, else the run; it never cuts an answer of the machine's in two. A thread of its own waits
+        for it: a debugger that gets it while it stops the guest for the work would take both for one stop.
         """
         done: Future[T] = Future()
 
@@ -71,25 +74,33 @@ class FromThread:
             except BaseException as error:
                 done.set_exception(error)
 
-        with _blocked(_THEIRS):
-            thread = threading.Thread(target=worker, name="pvhdbg", daemon=True)
-            thread.start()
         with _blocked(_OURS):
+            with _blocked(_THEIRS):
+                thread = threading.Thread(target=worker, name="pvhdbg", daemon=True)
+                ear = threading.Thread(target=self._hear_ctrl_c, name="pvhdbg-ctrl-c", daemon=True)
+                thread.start()
+                ear.start()
             while thread.is_alive() or self._jobs:
-                try:
-                    self._wait_for_work()
-                except KeyboardInterrupt:
-                    self._ctrl_c()
+                self._ready.wait(_TURN)
+                self._ready.clear()
                 while self._jobs:
                     self._jobs.popleft()()
             self._over = True
             thread.join()
         return done.result()
 
-    def _wait_for_work(self) -> None:
-        with _unblocked(_OURS):
-            self._ready.wait(_TURN)
-        self._ready.clear()
+    def _hear_ctrl_c(self) -> None:
+        """In its own thread: Ctrl-C ends the work and its current run, or the next one if none has begun."""
+        while not self._over:
+            if signal.sigtimedwait(_OURS, _TURN) is None:
+                continue
+            if self._over:
+                os.kill(os.getpid(), signal.SIGINT)  # it is the debugger's again
+                return
+            self._pressed = True
+            self._ctrl_c()
+            if self._run is not None:
+                self.inner.stop_soon(self._number)
 
     def _ctrl_c(self) -> None:
         if self._on_ctrl_c is not None:
@@ -126,6 +137,8 @@ class FromThread:
     def interruptible(self, engine: Stops) -> Iterator[None]:
         """Inside this context Ctrl-C ends `engine`, which keeps its events so far."""
         self._on_ctrl_c = engine.stop
+        if self._pressed:
+            engine.stop()
         try:
             yield
         finally:
@@ -207,15 +220,13 @@ class FromThread:
         self._asked = False
         number = self._number = next(_NUMBERS)
         self._run = self._ask(lambda: self._ran(number))
+        if self._pressed:
+            self.inner.stop_soon(number)
 
     def _ran(self, number: int) -> Stop:
-        stop = Stop(StopKind.INTERRUPT, 2, "SIGINT")
-        try:
-            with _unblocked(_OURS):
-                stop = self.inner.run(number)
-        except KeyboardInterrupt:  # it came before the guest ran, or when it had stopped
-            self._ctrl_c()
-        if stop.kind is StopKind.INTERRUPT and not self._asked:
+        stop = self.inner.run(number)
+        if stop.kind is StopKind.INTERRUPT and (self._pressed or not self._asked):
+            self._pressed = False
             if self._on_ctrl_c is None:
                 raise KeyboardInterrupt
             self._on_ctrl_c()
@@ -257,12 +268,3 @@ def _blocked(signals: frozenset[signal.Signals]) -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
-def _unblocked(signals: frozenset[signal.Signals]) -> Iterator[None]:
-    try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)  # raises KeyboardInterrupt for one that waited
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_BLOCK, signals)
