@@ -91,7 +91,7 @@ def recent(
             block.began = min(max(other.number - one.number, 0), block.began)
     else:
         _cut_where_begun_again(blocks)
-    places = _places(blocks, faults, handler)
+    places = _places(blocks, faults, handler, 1 if gap else 0)
     start = last[0].number if gap and last else number
     found = Recent(start, gap and not recording.exact, [], [], [], [one for one in system if one.seq >= start], [])
     heads = []
@@ -113,8 +113,13 @@ def _cut_where_begun_again(blocks: list[_Block]) -> None:
             block.began = block.pcs.index(came)
 
 
-def _places(blocks: list[_Block], faults: Iterable[Fault], handler: Callable[[Fault], int | None]) -> list[tuple[Fault, int]]:
-    """Each fault with the index of its handler's first block, from the end on, each before the one behind it. Cuts the blocks."""
+def _places(
+    blocks: list[_Block], faults: Iterable[Fault], handler: Callable[[Fault], int | None], first: int
+) -> list[tuple[Fault, int]]:
+    """Each fault with the index of its handler's first block, from the end on, each before the one behind it. Cuts the blocks.
+
+    `first` is the lowest index that a handler can have: 0 where what ran before the blocks is known.
+    """
     found: list[tuple[Fault, int]] = []
     last = len(blocks)
     handlers: dict[tuple[int | None, int | None], int | None] = {}
@@ -128,7 +133,9 @@ def _places(blocks: list[_Block], faults: Iterable[Fault], handler: Callable[[Fa
             if key not in handlers:
                 handlers[key] = handler(fault)
             known = handlers[key]
-            place = next((at for at in range(min(last, len(blocks) - 1), 0, -1) if _was_taken(fault, blocks, at, known)), None)
+            place = next(
+                (at for at in range(min(last, len(blocks) - 1), first - 1, -1) if _was_taken(fault, blocks, at, known)), None
+            )
         if place is None:
             break
         if place and fault.pc in blocks[place - 1].pcs and fault.kind is not FaultKind.INTERRUPT:
@@ -141,9 +148,12 @@ def _places(blocks: list[_Block], faults: Iterable[Fault], handler: Callable[[Fa
 
 def _was_taken(fault: Fault, blocks: list[_Block], at: int, known: int | None) -> bool:
     """Whether the block `at` can begin the fault's handler, which is at `known` where that is known."""
-    before, came = blocks[at - 1], blocks[at].pcs[0]
+    came = blocks[at].pcs[0]
     if known is not None and came != known:
         return False
+    if not at:
+        return known is not None  # it was taken when the machine ran on
+    before = blocks[at - 1]
     leads, indirect = before.leads
     whole = before.began == len(before.pcs)
     if whole and came in leads and came != known:

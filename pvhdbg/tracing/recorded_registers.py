@@ -195,7 +195,7 @@ def _handler(fault: Fault, rows: bytes, pcs: Sequence[int], start: int) -> int |
     wanted = {name: fault.state[name] for name in _GENERAL if name in fault.state and name != "rsp"}
     for at in range(max(start, 1), len(pcs)):
         size = rows[(at - 1) * SIZE + _CODE + _LENGTH] & ~_CHANGED
-        if pcs[at] == pcs[at - 1] + size and fault.kind is not FaultKind.SOFTWARE_INTERRUPT:
+        if pcs[at] == pcs[at - 1] + size and pcs[at - 1] != fault.pc and fault.kind is not FaultKind.SOFTWARE_INTERRUPT:
             continue
         if pcs[at - 1] == fault.pc and _RSP.unpack_from(rows, (at - 1) * SIZE)[0] != fault.state.get("rsp", 0):
             continue  # that instruction was executed with another stack, for another fault

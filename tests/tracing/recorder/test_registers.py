@@ -17,7 +17,7 @@ from pvhdbg.targets.target import Leave, StopKind
 from pvhdbg.tracing.engines.engine import Bounds, TraceEnd
 from pvhdbg.tracing.engines.log import LogEngine
 from pvhdbg.tracing.engines.registers import Recorder, RegisterEngine, open_recorder
-from pvhdbg.tracing.event import EndReason, Event, Fault
+from pvhdbg.tracing.event import EndReason, Event, Fault, FaultKind
 from pvhdbg.tracing.recent import recent
 from pvhdbg.tracing.recorder.library import library
 from pvhdbg.vmm.qemu import QemuOptions, QemuProcess, RecorderOptions, start
@@ -116,3 +116,22 @@ def test_the_last_instructions_are_those_that_the_log_shows() -> None:
         rows = list(zip(found.pcs, found.codes, found.modes, strict=True))
         assert rows[:-1] == [(one.pc, one.code, one.mode) for one in theirs][: len(rows) - 1]
         assert len(theirs) - len(rows) in (0, 1)
+
+
+def test_a_fault_whose_handler_is_the_first_block_since_a_stop_lies_before_it() -> None:
+    """An interrupt that waits while the machine stands is taken when it runs on."""
+    with open_kernel(str(guests.path("crashers"))) as image:
+        handler, waits = (image.symbols().virtual_address(name) for name in ("handler", "timer_wait"))
+    with at_entry(guests.path("crashers"), "crash=timer", halts=(handler,)) as (_, target, recorder):
+        assert run(target, 20).stop.kind is StopKind.INTERRUPT
+        recording = recorder.recording
+        head, number = recording.cpu(recording.header.entry_cpu).head, recording.begun_at_a_stop
+        target.step()
+        target.step()
+        interrupt = Fault(-1, FaultKind.INTERRUPT, 8, None, waits, None, {})
+        found = recent(recording, head, number, [interrupt], lambda _: handler)
+        assert found is not None
+        assert (found.pcs[0], [one.seq for one in found.faults]) == (handler, [number])
+        unknown = recent(recording, head, number, [interrupt])
+        assert unknown is not None
+        assert unknown.faults == []
