@@ -47,3 +47,33 @@ def test_two_equal_rounds_are() -> None:
     once = period(rounds[:3], rounds[2].after)
     assert once is not None
     assert not once.endless(lambda _: True)
+
+
+def goes_through(addresses: list[int]) -> list[Stepped]:
+    """Rounds of `mov (%esi), %al; inc %esi; jmp`, with ESI at each address."""
+    steps = []
+    for at in addresses:
+        now, then = ({"rip": FUNCTION, "rsp": STACK, "rsi": at + more} for more in (0, 1))
+        steps += [
+            Stepped(FUNCTION, b"\x8a\x06", 32, now, {**now, "rip": FUNCTION + 2}),
+            Stepped(FUNCTION + 2, b"\x46", 32, {**now, "rip": FUNCTION + 2}, {**then, "rip": FUNCTION + 3}),
+            Stepped(FUNCTION + 3, b"\xeb\xfb", 32, {**then, "rip": FUNCTION + 3}, then),
+        ]
+    return steps
+
+
+def test_a_loop_that_goes_through_a_string_waits_for_none_of_its_bytes() -> None:
+    steps = goes_through([0x7000, 0x7001, 0x7002])
+    loop = period(steps, steps[-1].after)
+    assert loop is not None
+    assert (loop.same, len(loop.steps)) == (False, 3)
+    assert loop.awaited(lambda _address, _size: 0) == ()
+
+
+def test_a_loop_that_counts_and_reads_one_byte_waits_for_it() -> None:
+    steps = goes_through([0x7000, 0x7000, 0x7000])
+    for number, one in enumerate(steps):
+        steps[number] = Stepped(one.pc, one.code, 32, {**one.before, "rcx": number}, {**one.after, "rcx": number + 1})
+    loop = period(steps, steps[-1].after)
+    assert loop is not None
+    assert [(one.address, one.size) for one in loop.awaited(lambda _address, _size: 0)] == [(0x7000, 1)]

@@ -181,16 +181,23 @@ class Examiner:
         return self._on_its_cpu(death) if self._several else death
 
     def alive(self) -> Death:
-        """That it lives, and the loop that it is in, if it is in one. See `late_stop`."""
+        """That it lives, and the loop that it is in, if it is in one. See `late_stop`.
+
+        A loop whose registers change is told where an earlier look found the CPU in it, too: a function that goes through a string does not wait.
+        """
         state = self.state()
         halted = self._target.capabilities.monitor and "HLT=1" in self._target.monitor("info registers")
         loop = self._loop(state, _WAIT_LOOP) if state and not halted else None
-        alive = self.death(DeathKind.ALIVE, self.state(), loop=() if loop is None else loop.pcs)
-        if loop is None:
-            return alive
-        inside = list(takewhile(lambda look: look[1] in loop.pcs, reversed(self._looks)))
-        looped = inside[0][0] - inside[-1][0] if len(inside) > 1 else 0.0
+        looped = 0.0 if loop is None else self._looped(loop)
+        if loop is None or not (loop.same or looped):
+            return self.death(DeathKind.ALIVE, self.state())
+        alive = self.death(DeathKind.ALIVE, self.state(), loop=loop.pcs)
         return replace(alive, awaited=loop.awaited(lambda address, size: self._value(address, size, state)), looped=looped)
+
+    def _looped(self, loop: Loop) -> float:
+        """Seconds since the first of the last looks that all found the CPU in the loop."""
+        inside = list(takewhile(lambda look: look[1] in loop.pcs, reversed(self._looks)))
+        return inside[0][0] - inside[-1][0] if len(inside) > 1 else 0.0
 
     def late_stop(self) -> Stop | None:
         """A stop that came while `standing` looked at the machine; once."""

@@ -46,11 +46,12 @@ def stepped(
 @dataclass(frozen=True)
 class Loop:
     """Instructions in a row that the CPU comes back to the first of. With `same` its registers were then those of the round before; with
-    `twice` those at each instruction were, too: two rounds were seen."""
+    `twice` those at each instruction were, too: two rounds were seen. `before` is the round before, where it took the same instructions."""
 
     steps: tuple[Stepped, ...]
     same: bool
     twice: bool = False
+    before: tuple[Stepped, ...] = ()
 
     @property
     def pcs(self) -> tuple[int, ...]:
@@ -78,12 +79,16 @@ class Loop:
         return _closed([step.reach for step in self.steps])
 
     def awaited(self, memory: Callable[[int, int], int | None]) -> tuple[Awaited, ...]:
-        """What it reads or changes, each once, without registers and its own stack. `memory` gives a value at a linear address."""
+        """What it reads or changes, each once, without registers and its own stack. `memory` gives a value at a linear address.
+
+        Memory that is another in each round, as of a loop that goes through a string, is not what it waits for.
+        """
         reached = [step.reach for step in self.steps]
         start = next((at for at in range(len(reached)) if _closed(reached[at:] + reached[:at])), 0)
         own: set[tuple[str, int]] = set()
         written = {byte for one in reached for access in one.writes for byte in _bytes(access)}
         found: dict[tuple[int | None, int | None, str], Awaited] = {}
+        earlier = {access for step in self.before for access in step.reach.reads}
         for step, one in zip(self.steps[start:] + self.steps[:start], reached[start:] + reached[:start], strict=True):
             if one.port is not None:
                 value = step.after.get("rax", 0) & (1 << 8 * one.width) - 1
@@ -91,7 +96,7 @@ class Loop:
             if one.counter:
                 _add(found, Awaited(what=one.counter))
             for access in one.reads:
-                if not own.issuperset(_bytes(access)):
+                if not own.issuperset(_bytes(access)) and (self.same or access in earlier):
                     counts = not written.isdisjoint(_bytes(access))
                     _add(found, Awaited(None, access.offset, "", access.size, memory(access.offset, access.size), counts))
             own.update(byte for access in one.writes for byte in _bytes(access))
@@ -110,7 +115,10 @@ def period(steps: Sequence[Stepped], last: Mapping[str, int]) -> Loop | None:
             return Loop(tuple(steps[index:]), True, index >= size and states[index - size : index] == states[index:])
     for index in range(len(steps) - 1, -1, -1):
         if states[index].get("rip") == last.get("rip") and states[index].get("rsp") == last.get("rsp"):
-            return Loop(tuple(steps[index:]), False)
+            size = len(steps) - index
+            before = tuple(steps[max(index - size, 0) : index])
+            again = [one.pc for one in before] == [one.pc for one in steps[index:]]
+            return Loop(tuple(steps[index:]), False, before=before if again else ())
     return None
 
 
