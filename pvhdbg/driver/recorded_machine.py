@@ -20,12 +20,11 @@ from pvhdbg.machine.recorder import counts_by_calls
 from pvhdbg.machine.subject import started
 from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.remote import RemoteTarget
-from pvhdbg.targets.run import Progress, Ran, RunEnd, run_until, turns
+from pvhdbg.targets.run import Progress, Ran, RunEnd, turns
 from pvhdbg.targets.target import Leave, StopKind
 from pvhdbg.tracing.cpu_text import decode
-from pvhdbg.tracing.engines.engine import Bounds, TraceEnd, end_at
+from pvhdbg.tracing.engines.engine import TraceEnd, end_at
 from pvhdbg.tracing.engines.recorded import Silence, halted_for_good
-from pvhdbg.tracing.engines.step import StepEngine
 from pvhdbg.tracing.event import EndReason
 from pvhdbg.tracing.recorded_events import mode_of_text
 from pvhdbg.tracing.recorded_numbers import NEVER
@@ -40,7 +39,6 @@ _TURN = 0.02  # seconds between two looks
 _TELL_EVERY = 1.0  # seconds
 _KVM = "a QEMU plugin cannot observe code that KVM executes"
 _QUIT = 5.0  # seconds that QEMU may take to end
-FIRST_STOP = 1000  # the recorder stops at no instruction before this one: those are stepped to
 
 
 @dataclass
@@ -198,39 +196,21 @@ def stopped_at(
     On the way, `watch` notes the stores to an address, and `marks` when they are executed. Raises EntryNotReached where the guest ends
     before.
     """
-    near = number < FIRST_STOP
     limit = time_limit(seconds)
 
     def told(plain: RecorderOptions, _names: Names) -> RecorderOptions:
-        return replace(plain, exact=True, stop=None if near else number, clock=clock, watch=watch, marks=marks)
+        if not number:
+            return replace(plain, exact=True, halts=(plain.entry,) if plain.entry is not None else ())
+        return replace(plain, exact=True, stop=number, clock=clock, watch=watch, marks=marks)
 
     with recorded_machine(deterministic(options), told, progress, image=image, tied=tied) as machine:
-        if near:
-            run_until(machine.target, [machine.entry], options.way.seconds(), progress=progress)
-            words = _stepped(machine, number, limit, clock)
-        else:
-            end = machine.run(limit, lambda: False)
-            words = None if (machine.recording.clock if clock else machine.begun) == number else end.words
-        if words is not None:
+        end = machine.run(limit, lambda: False)
+        if not machine.recording.entered or (machine.recording.clock if clock else machine.begun) != number:
             raise EntryNotReached(
-                f"instruction {number:,} was not reached: {words}, after {machine.begun:,} instructions",
+                f"instruction {number:,} was not reached: {end.words}, after {machine.begun:,} instructions",
                 "give a smaller number, or --for",
             )
         yield machine
-
-
-def _stepped(machine: RecordedMachine, number: int, limit: float, clock: bool) -> str | None:
-    """Step from the entry to instruction `number`; why that failed, in words."""
-    if clock:
-        while machine.recording.clock < number:
-            stop = machine.target.step()
-            if stop.kind is not StopKind.BREAKPOINT:
-                return (end_at(stop, None) or TraceEnd(EndReason.STOPPED, stop)).words
-        return None
-    engine = StepEngine(machine.target)
-    for _ in engine.batches(Bounds(count=number, seconds=limit)) if number else ():
-        pass
-    return None if number == 0 or engine.end.why is EndReason.COUNT else engine.end.words
 
 
 def deterministic(options: SubjectOptions) -> SubjectOptions:

@@ -44,11 +44,12 @@ def watching(
 ) -> Callable[[KernelImage], RecorderOptions | None]:
     """The recorder's options for a machine that is watched behind its entry, for a kernel that was opened; see `recorder_for`.
 
-    The first instructions are counted in any case; `exact` counts all of them, which makes a whole boot a fifth slower.
+    The first instructions are counted in any case; `exact` counts all of them, which makes a whole boot a fifth slower. By the
+    deterministic clock all are counted, since a number then names a place of every such boot.
     """
 
     def wanted(image: KernelImage) -> RecorderOptions | None:
-        plain = recorder_for(options, image, (), warnings, progress, exact=exact)
+        plain = recorder_for(options, image, (), warnings, progress, exact=exact or options.launch.deterministic)
         return None if plain is None else replace(plain, halts=(*plain.halts, *panics(Names(image))), code=True)
 
     return wanted
@@ -82,7 +83,7 @@ def recorder_for(
     addresses = [*names.found(SYMBOLS), *(address for mark in marks for address in addresses_of(mark, names, "--milestone"))]
     try:
         marked = tuple(dict.fromkeys(addresses))[:_MARKS]
-        # A breakpoint at the entry makes timers expire at other instructions than in a boot without a stop.
+        # A breakpoint's stop would put the clock forward to the next timer.
         halts = (entry,) if launch.deterministic else ()
         slow = counts_by_calls(options)
         return RecorderOptions(library(progress), entry, exact=exact, calls=slow, marks=marked, halts=halts)

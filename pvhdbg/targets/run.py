@@ -123,7 +123,8 @@ def run_until(
 ) -> int:
     """Run to the first of some linear addresses, and return which. Breakpoints are cleared on every exit path.
 
-    With `halts` no breakpoint is set at them, because the machine stops there by itself.
+    With `halts` the machine stops there by itself, and ends at a reset: it is neither stepped nor are breakpoints set, since the stop that
+    either leads to would move a deterministic clock.
 
     A breakpoint at the reset vector reports a reboot at once instead of by time-out; `reboots` of them are ignored (SeaBIOS
     reboots itself once after a warm reset). `meanwhile` is called once while the machine runs, for work that does not need
@@ -133,8 +134,9 @@ def run_until(
     names = " or ".join(f"{address:#x}" for address in sorted(addresses))
     late = EntryNotReached(f"the guest did not reach {names} within {timeout:g} s")
     deadline = time.monotonic() + timeout
-    _off_the_reset_vector(target)
-    with breakpoints_at(target, (*(() if halts else addresses), RESET_VECTOR)):
+    if not halts:
+        _off_the_reset_vector(target)
+    with breakpoints_at(target, () if halts else (*addresses, RESET_VECTOR)):
         while True:
             progress(f"waiting for the guest to reach {names}")
             ran = run(target, max(deadline - time.monotonic(), 0.001), meanwhile=meanwhile)

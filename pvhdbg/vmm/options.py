@@ -46,8 +46,8 @@ class RecorderOptions:
     """The flight recorder (tracing/recorder) in a QEMU that is started, and its configuration.
 
     `library` is the plugin's path. Instructions are counted from the first execution at the linear address `entry`. `exact` counts
-    each instruction, by `calls` where several CPUs run by a deterministic clock; `stop` ends the run before that instruction, at
-    least 1000 after the entry; with `clock` each iteration of a REP counts for it. `marks` are linear or physical addresses whose
+    each instruction, by `calls` where several CPUs run by a deterministic clock; `stop` ends the run before that instruction,
+    which is not the entry; with `clock` each iteration of a REP counts for it. `marks` are linear or physical addresses whose
     first execution is noted, and the machine stops before one of `halts`, behind instruction `after` if it is given, or with
     `times` a later one. `watch` is a physical address and a size in bytes whose last stores are noted. With `flow` every executed
     block is kept, in a file for each CPU beside the recording; with `code` the code of each block, in the recording.

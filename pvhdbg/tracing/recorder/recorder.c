@@ -93,9 +93,9 @@ static struct {
     void *(*get_cpu)(int);
     void (*dump_state)(void *cpu, FILE *, int flags);
     uint64_t (*ram_addr_from_host)(void *);
-    void (*cpu_exit)(void *cpu);
     void (*leave_block)(void *cpu, uintptr_t from); /* does not return */
     int (*vm_stop)(int state);
+    bool (*is_running)(void);
     uint32_t (*arithmetic_flags)(void *env, int cc_op); /* QEMU 10 takes no second argument, and ignores it */
     void *one_insn_per_tb; /* bool since 8.1; int `singlestep` before */
     bool one_insn_is_int;
@@ -125,6 +125,7 @@ enum {
     LONGEST = 15,           /* bytes of an instruction */
     SYSTEM_CHANGED = 0x80,
     NEAR = 700,             /* instructions before `stop` from which blocks have one instruction */
+    STOP_TURN = 20, LONGEST_STOP = 100000, /* microseconds between two looks at whether the machine has stopped; looks at most: 2 s */
 };
 #define NEVER UINT64_MAX
 #define BEFORE (1ull << 63) /* set in the number of an instruction that ran before the entry */
@@ -255,7 +256,7 @@ static uint64_t marks[MARKS];
 static bool mark_halts[MARKS];
 static unsigned mark_count;
 static uint64_t mark_times = 1, mark_after = NEVER;
-static bool stop_by_clock;
+static bool stop_by_clock, is_near;
 static int api_version;
 static unsigned cpu_count;
 static uint64_t counter_of_all; /* API 1: one counter for all CPUs */
@@ -443,26 +444,38 @@ static void *known_cpu(unsigned index)
     return private.get_cpu ? private.get_cpu((int)index) : NULL;
 }
 
-static void stop_here(unsigned index, uint64_t number)
+/* Stops the machine. It takes effect when the current instruction is done, or at once where the caller leaves the block.
+
+   QEMU's main thread carries the request out. Until it does, this CPU must not wait: under -icount the main thread would find that no CPU
+   has anything to do, and put the clock forward to the next timer. So the callback lasts until the machine counts as stopped. */
+static void stop_machine(void)
 {
-    static bool near;
-    if (!near && number + NEAR >= stop_at) {
-        near = true;
-        single(true);
-        private.cpu_exit(known_cpu(index)); /* blocks that are translated from now on have one instruction */
+    private.vm_stop(RUN_STATE_PAUSED);
+    for (unsigned i = 0; private.is_running && private.is_running() && i < LONGEST_STOP; i++) {
+        usleep(STOP_TURN);
     }
-    if (near && number + 1 >= stop_at) {
-        stop_at = NEVER;
-        single(false);
-        private.vm_stop(RUN_STATE_PAUSED); /* takes effect when this instruction is done */
+}
+
+/* Near `stop`, blocks have one instruction. The current block, which has not begun, is left, and begins again as such a block. */
+static void come_near(unsigned index, struct cpu *cpu, uintptr_t from)
+{
+    uint64_t number = number_of(cpu, index);
+    if (stop_at == NEVER || is_near || number & BEFORE || index != atomic_load(&header->entry_cpu) ||
+        stop_number(cpu, number) + NEAR < stop_at) {
+        return;
     }
+    is_near = true;
+    single(true);
+    cpu->expected = number;
+    private.leave_block(known_cpu(index), from);
 }
 
 static void may_stop(unsigned index, struct cpu *cpu, uint64_t number)
 {
-    uint64_t reached = stop_number(cpu, number);
-    if (stop_at != NEVER && index == atomic_load(&header->entry_cpu) && reached + NEAR >= stop_at && !(number & BEFORE)) {
-        stop_here(index, reached);
+    if (is_near && stop_at != NEVER && index == atomic_load(&header->entry_cpu) && stop_number(cpu, number) + 1 >= stop_at) {
+        stop_at = NEVER;
+        single(false);
+        stop_machine();
     }
 }
 
@@ -630,7 +643,7 @@ static void keep_registers(unsigned index, uint64_t number, uint32_t id)
     if (number + 1 >= until && private.vm_stop) {
         atomic_store(&header->register_until, 0);
         single(false);
-        private.vm_stop(RUN_STATE_PAUSED); /* takes effect when this instruction is done */
+        stop_machine();
     }
 }
 
@@ -648,6 +661,7 @@ static void *packed(const struct block *block, unsigned flags)
 }
 
 #define INLINE static inline __attribute__((always_inline))
+#define HERE ((uintptr_t)__builtin_return_address(0)) /* in a callback: where QEMU's generated code called it */
 
 /* The block in such a value, and in an entry of the ring. */
 INLINE uint32_t id_of(uint64_t value)
@@ -686,11 +700,12 @@ static void reached_entry(unsigned index, struct cpu *cpu)
 
 /* The rare cases of a block: its first execution, a REP instruction, the entry, a state to keep, a stop nearby. Returns the number
    of its first instruction; NEVER where QEMU executes the CPU's last instruction again, which is then not counted. */
-static __attribute__((noinline)) uint64_t attend(unsigned index, struct cpu *cpu, struct block *block, unsigned flags)
+static __attribute__((noinline)) uint64_t attend(unsigned index, struct cpu *cpu, struct block *block, unsigned flags, uintptr_t from)
 {
     if (flags & IS_ENTRY) {
         reached_entry(index, cpu);
     }
+    come_near(index, cpu, from);
     const struct block *last = last_block(cpu);
     if ((flags & REPEATS) && last && last->linear + last->size == block->linear + block->size) {
         /* QEMU executes such an instruction again for each iteration, in a block of its own (7.2, and each version under
@@ -766,13 +781,13 @@ INLINE void note(struct cpu *cpu, uint64_t value, uint64_t number, bool exactly,
 }
 
 /* The number of the block's first instruction; NEVER where it is not counted. */
-static __attribute__((noinline)) uint64_t runs_rarely(unsigned index, struct cpu *cpu, uint64_t value)
+static __attribute__((noinline)) uint64_t runs_rarely(unsigned index, struct cpu *cpu, uint64_t value, uintptr_t from)
 {
     struct block *block = &blocks[id_of(value)];
     if (exact && raw(cpu, index) - cpu->uncounted != cpu->expected) {
         cut_short(cpu, block, raw(cpu, index) - cpu->uncounted);
     }
-    uint64_t number = attend(index, cpu, block, (unsigned)(value >> (ID_BITS + COUNT_BITS)));
+    uint64_t number = attend(index, cpu, block, (unsigned)(value >> (ID_BITS + COUNT_BITS)), from);
     if (number != NEVER) {
         note(cpu, value, number & ~BEFORE, exact, flows != NULL);
     }
@@ -787,7 +802,7 @@ INLINE void runs(unsigned index, void *userdata, bool exactly, bool flowing)
     uint64_t number = exactly ? (cpu->score ? *cpu->score : 0) - cpu->uncounted : relaxed(&cpu->count);
     bool rare = value >> (ID_BITS + COUNT_BITS) || !relaxed(&cpu->counts[id_of(value)]) || number >= cpu->attend_at;
     if (RARE(rare || (exactly && number != cpu->expected))) {
-        runs_rarely(index, cpu, value);
+        runs_rarely(index, cpu, value, HERE);
     } else {
         note(cpu, value, number, exactly, flowing);
     }
@@ -817,7 +832,7 @@ static void block_runs_exactly_flowing(unsigned index, void *userdata)
 static void instruction_runs(unsigned index, void *userdata)
 {
     uint64_t value = (uintptr_t)userdata;
-    uint64_t number = runs_rarely(index, cpu_of(index), value);
+    uint64_t number = runs_rarely(index, cpu_of(index), value, HERE);
     if (number < BEFORE && index == atomic_load(&header->entry_cpu)) {
         keep_registers(index, number, id_of(value));
     }
@@ -887,7 +902,7 @@ static void mark_runs(unsigned index, void *userdata)
         atomic_store_explicit(&mark->first, number, memory_order_release);
         if (mark_halts[site->mark] && private.vm_stop) {
             keep(&mark->halted, 1);
-            private.vm_stop(RUN_STATE_PAUSED);
+            stop_machine();
             if (private.leave_block) { /* else the machine stops behind this block */
                 cpu->expected = number & ~BEFORE;
                 const struct block *last = last_block(cpu);
@@ -896,7 +911,7 @@ static void mark_runs(unsigned index, void *userdata)
                     keep(&cpu->count, exact ? 0 : number - last->instructions);
                     keep(&cpu->head, relaxed(&cpu->head) - 1);
                 }
-                private.leave_block(known_cpu(index), (uintptr_t)__builtin_return_address(0));
+                private.leave_block(known_cpu(index), HERE);
             }
         }
     }
@@ -1379,16 +1394,16 @@ static bool find_api(void)
     *(void **)&private.get_cpu = dlsym(RTLD_DEFAULT, "qemu_get_cpu");
     *(void **)&private.dump_state = dlsym(RTLD_DEFAULT, "cpu_dump_state");
     *(void **)&private.ram_addr_from_host = dlsym(RTLD_DEFAULT, "qemu_ram_addr_from_host");
-    *(void **)&private.cpu_exit = dlsym(RTLD_DEFAULT, "cpu_exit");
     *(void **)&private.leave_block = dlsym(RTLD_DEFAULT, "cpu_loop_exit_restore");
     *(void **)&private.vm_stop = dlsym(RTLD_DEFAULT, "vm_stop");
+    *(void **)&private.is_running = dlsym(RTLD_DEFAULT, "runstate_is_running");
     *(void **)&private.arithmetic_flags = dlsym(RTLD_DEFAULT, "cpu_cc_compute_all");
     private.one_insn_per_tb = dlsym(RTLD_DEFAULT, "one_insn_per_tb");
     if (!private.one_insn_per_tb) {
         private.one_insn_per_tb = dlsym(RTLD_DEFAULT, "singlestep");
         private.one_insn_is_int = true;
     }
-    if (stop_at != NEVER && !(private.get_cpu && private.cpu_exit && private.vm_stop && private.one_insn_per_tb)) {
+    if (stop_at != NEVER && !(private.get_cpu && private.leave_block && private.vm_stop && private.one_insn_per_tb)) {
         return fail("this QEMU exports nothing that stops it at an instruction");
     }
     return true;
