@@ -64,11 +64,7 @@ class RecordedMachine:
         return min(reached, key=lambda mark: mark.first, default=None)
 
     def run(self, seconds: float, enough: Callable[[], bool] | None = None) -> TraceEnd:
-        """Let it run to a mark, or until `enough`, or a few milliseconds further; to its end; or for `seconds`. Raises TargetError.
-
-        A breakpoint would stop it there exactly, but QEMU translates code on a breakpoint's page otherwise, and interrupts come at
-        other instructions then.
-        """
+        """Let it run to a mark, or until `enough`, or a few milliseconds further; to its end; or for `seconds`. Raises TargetError."""
         deadline = time.monotonic() + seconds
         silence = Silence(self.recording)
         done = enough or (lambda: self.marked is not None)
@@ -107,8 +103,7 @@ class RecordedMachine:
     def _seems_halted(self, silence: Silence) -> bool:
         """Whether QEMU shows CPU 0 in `hlt` with interrupts off, after a silence.
 
-        It is asked by its control socket, which leaves the guest running: a stop moves the guest's clock, and a QEMU that gets no time on
-        a busy host is silent, too.
+        It is asked by its control socket, which leaves the guest running: a QEMU that gets no time on a busy host is silent, too.
         """
         if not silence.lasts():
             return False

@@ -1,7 +1,7 @@
 """Time travel: each move boots the session's kernel again by the deterministic clock, and stops it before an exact instruction.
 
-All boots by that clock are the same, so instruction N of the new machine is instruction N of the old one. A machine that was stepped,
-or stopped by breakpoints, may have left that boot, because both hold interrupts back: its place is compared before it is used.
+All boots by that clock are the same, so instruction N of the new machine is instruction N of the old one. A machine that was stepped
+may have left that boot, because QEMU delivers no interrupt in a step: its place is compared before it is used.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ class Travel:
             if not _same(registers, other.target.read_registers()):
                 raise TargetError(
                     f"which instruction of the boot this is, is not known: it ran {number:,}, but an undisturbed boot is elsewhere "
-                    "then, because breakpoints and steps hold interrupts back",
+                    "then, because QEMU delivers no interrupt while a debugger steps",
                     f"go there: goto {number}; or name the place: goto SYMBOL",
                 )
         session.number = number

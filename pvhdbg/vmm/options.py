@@ -67,12 +67,13 @@ class RecorderOptions:
     flow: bool = False
     code: bool = False
 
-    def arguments(self, recording: str) -> list[str]:
-        """QEMU's arguments, with the file that is written to."""
+    def arguments(self, recording: str, deterministic: bool) -> list[str]:
+        """QEMU's arguments, with the file that is written to; `deterministic`: instructions are QEMU's clock."""
         words = [self.library, f"to={recording}"]
         words += [f"entry={self.entry:#x}"] if self.entry is not None else []
         words += ["exact=on"] if self.exact else []
         words += ["calls=on"] if self.calls else []
+        words += ["icount=on"] if deterministic else []
         words += [f"stop={self.stop}"] if self.stop is not None else []
         words += [f"mark={address:#x}" for address in self.marks]
         words += [f"halt={address:#x}" for address in self.halts]
@@ -164,7 +165,7 @@ def command_line(options: QemuOptions, sockets: Sockets) -> list[str]:
     argv += ["-S", "-gdb", _listen(sockets.gdb), "-qmp", _listen(sockets.qmp)]
     argv += _deterministic(options, given) if options.deterministic else []
     if options.recorder is not None:
-        argv += options.recorder.arguments(sockets.recording)
+        argv += options.recorder.arguments(sockets.recording, options.deterministic)
     argv += extra
     if any("\0" in argument for argument in argv):
         raise BadInput("an argument for QEMU contains a zero byte", "remove it")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pvhdbg import guests
+from pvhdbg.tracing.recorder.file import open_recording
 from tests.support.cli_runner import HELLO, Cli, Machine
 from tests.support.schemas import validator
 
@@ -35,6 +36,12 @@ def test_a_boot_is_recorded_shown_and_compared(cli: Cli, vmlinux: Path) -> None:
     traced = cli("trace", vmlinux, "--deterministic", "--append", "console=ttyS0").ok().out
     reached = next(line.split()[0] for line in traced.splitlines() if line.split()[1:2] == ["rest_init"])
     assert reached == steps["rest_init"]  # a trace stops at its entry, which moves no interrupt
+    with pvhdbg.launch(str(vmlinux), append="console=ttyS0", deterministic=True) as guest:
+        for place in ("start_kernel", "setup_log_buf", "rest_init"):  # nor does a breakpoint
+            guest.until(place)
+        assert guest.qemu.recorded
+        with open_recording(guest.qemu.recording) as recording:
+            assert f"{recording.begun_at_a_stop:,}" == steps["rest_init"]
     there = cli("goto", vmlinux, "start_kernel", "--append", "console=ttyS0").ok().out
     assert there.startswith(f"before instruction {steps['start_kernel']} (clock:")
     assert "calibrate" in cli("boot", "profile", first, "--grep", "calibrate").ok().out

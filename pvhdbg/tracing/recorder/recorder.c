@@ -14,7 +14,7 @@
  * mark=ADDRESS (repeatable: note when the instruction at this linear or physical address is executed first), halt=ADDRESS (repeatable: the
  * same, and stop the machine before it), times=K (note the
  * K-th execution of a mark instead), after=N (count only executions behind instruction N), clock=on (stop=N counts each iteration of a
- * REP, as QEMU's -icount does), code=on (keep the code of blocks), flow=on (every executed block, to PATH.flow0 and so on for each CPU), watch=ADDRESS and watch_size=BYTES (note the last stores to physical memory there; implies exact).
+ * REP, as QEMU's -icount does), icount=on (QEMU runs with -icount: a stop moves no timer), code=on (keep the code of blocks), flow=on (every executed block, to PATH.flow0 and so on for each CPU), watch=ADDRESS and watch_size=BYTES (note the last stores to physical memory there; implies exact).
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -95,8 +95,8 @@ static struct {
     uint64_t (*ram_addr_from_host)(void *);
     void (*leave_block)(void *cpu, uintptr_t from); /* does not return */
     int (*vm_stop)(int state);
-    bool (*is_running)(void);
     uint32_t (*arithmetic_flags)(void *env, int cc_op); /* QEMU 10 takes no second argument, and ignores it */
+    bool *qtest_allowed; /* see has_work */
     void *one_insn_per_tb; /* bool since 8.1; int `singlestep` before */
     bool one_insn_is_int;
 } private;
@@ -125,7 +125,6 @@ enum {
     LONGEST = 15,           /* bytes of an instruction */
     SYSTEM_CHANGED = 0x80,
     NEAR = 700,             /* instructions before `stop` from which blocks have one instruction */
-    STOP_TURN = 20, LONGEST_STOP = 100000, /* microseconds between two looks at whether the machine has stopped; looks at most: 2 s */
 };
 #define NEVER UINT64_MAX
 #define BEFORE (1ull << 63) /* set in the number of an instruction that ran before the entry */
@@ -256,7 +255,7 @@ static uint64_t marks[MARKS];
 static bool mark_halts[MARKS];
 static unsigned mark_count;
 static uint64_t mark_times = 1, mark_after = NEVER;
-static bool stop_by_clock, is_near;
+static bool stop_by_clock, is_near, by_clock;
 static int api_version;
 static unsigned cpu_count;
 static uint64_t counter_of_all; /* API 1: one counter for all CPUs */
@@ -444,15 +443,14 @@ static void *known_cpu(unsigned index)
     return private.get_cpu ? private.get_cpu((int)index) : NULL;
 }
 
-/* Stops the machine. It takes effect when the current instruction is done, or at once where the caller leaves the block.
-
-   QEMU's main thread carries the request out. Until it does, this CPU must not wait: under -icount the main thread would find that no CPU
-   has anything to do, and put the clock forward to the next timer. So the callback lasts until the machine counts as stopped. */
-static void stop_machine(void)
+/* Whether a CPU has work, under -icount. When none has, QEMU puts the clock forward to the next timer. It takes a CPU that was stopped by a
+   debugger (breakpoint, step, request) for one without work, until its main thread has paused the machine, and the guest's next
+   interrupt came too early after each stop. It never puts the clock forward while its own tests may do that: so they may, but for the time from
+   a `hlt` to the next block. */
+static void has_work(bool now)
 {
-    private.vm_stop(RUN_STATE_PAUSED);
-    for (unsigned i = 0; private.is_running && private.is_running() && i < LONGEST_STOP; i++) {
-        usleep(STOP_TURN);
+    if (private.qtest_allowed) {
+        *private.qtest_allowed = now;
     }
 }
 
@@ -475,7 +473,7 @@ static void may_stop(unsigned index, struct cpu *cpu, uint64_t number)
     if (is_near && stop_at != NEVER && index == atomic_load(&header->entry_cpu) && stop_number(cpu, number) + 1 >= stop_at) {
         stop_at = NEVER;
         single(false);
-        stop_machine();
+        private.vm_stop(RUN_STATE_PAUSED); /* takes effect when this instruction is done */
     }
 }
 
@@ -643,7 +641,7 @@ static void keep_registers(unsigned index, uint64_t number, uint32_t id)
     if (number + 1 >= until && private.vm_stop) {
         atomic_store(&header->register_until, 0);
         single(false);
-        stop_machine();
+        private.vm_stop(RUN_STATE_PAUSED); /* takes effect when this instruction is done */
     }
 }
 
@@ -702,6 +700,7 @@ static void reached_entry(unsigned index, struct cpu *cpu)
    of its first instruction; NEVER where QEMU executes the CPU's last instruction again, which is then not counted. */
 static __attribute__((noinline)) uint64_t attend(unsigned index, struct cpu *cpu, struct block *block, unsigned flags, uintptr_t from)
 {
+    has_work(true);
     if (flags & IS_ENTRY) {
         reached_entry(index, cpu);
     }
@@ -902,7 +901,7 @@ static void mark_runs(unsigned index, void *userdata)
         atomic_store_explicit(&mark->first, number, memory_order_release);
         if (mark_halts[site->mark] && private.vm_stop) {
             keep(&mark->halted, 1);
-            stop_machine();
+            private.vm_stop(RUN_STATE_PAUSED);
             if (private.leave_block) { /* else the machine stops behind this block */
                 cpu->expected = number & ~BEFORE;
                 const struct block *last = last_block(cpu);
@@ -914,6 +913,17 @@ static void mark_runs(unsigned index, void *userdata)
                 private.leave_block(known_cpu(index), HERE);
             }
         }
+    }
+}
+
+/* `hlt` or `mwait` comes: the next block of any CPU is looked at. */
+static void rests(unsigned index, void *userdata)
+{
+    (void)index;
+    (void)userdata;
+    has_work(false);
+    for (unsigned i = 0; i < cpu_count; i++) {
+        cpus[i].attend_at = 0;
     }
 }
 
@@ -1123,7 +1133,7 @@ static struct block *record_of(uint64_t linear, uint64_t physical, size_t instru
 struct looked { /* at an instruction */
     bool repeats, runs_on; /* a string instruction with a REP prefix; one that always runs to its end */
     struct site *site;     /* what its own callbacks get, NULL without any */
-    bool system;
+    bool system, rests;
 };
 
 static struct looked look_at(struct qemu_plugin_insn *insn)
@@ -1138,6 +1148,7 @@ static struct looked look_at(struct qemu_plugin_insn *insn)
         .repeats = repeated && left && is_string(opcode[0]),
         .runs_on = !repeated && !locked && runs_to_its_end(opcode, left),
         .system = is_system(opcode, left),
+        .rests = left && (opcode[0] == 0xf4 || (left > 2 && opcode[0] == 0x0f && opcode[1] == 0x01 && (opcode[2] == 0xc9 || opcode[2] == 0xfb))),
     };
     int mark = -1;
     if (mark_count) {
@@ -1227,6 +1238,9 @@ static void translated(struct qemu_plugin_tb *tb)
         }
         if (found.site && found.system) {
             api.register_insn_exec(insn, (void *)system_runs, CB_NO_REGS, found.site);
+        }
+        if (found.rests && private.qtest_allowed) {
+            api.register_insn_exec(insn, (void *)rests, CB_NO_REGS, NULL);
         }
         uncounted++;
         if (exact && (!found.runs_on || i + 1 == n)) { /* the block may be left here: all that have begun are counted */
@@ -1396,8 +1410,8 @@ static bool find_api(void)
     *(void **)&private.ram_addr_from_host = dlsym(RTLD_DEFAULT, "qemu_ram_addr_from_host");
     *(void **)&private.leave_block = dlsym(RTLD_DEFAULT, "cpu_loop_exit_restore");
     *(void **)&private.vm_stop = dlsym(RTLD_DEFAULT, "vm_stop");
-    *(void **)&private.is_running = dlsym(RTLD_DEFAULT, "runstate_is_running");
     *(void **)&private.arithmetic_flags = dlsym(RTLD_DEFAULT, "cpu_cc_compute_all");
+    private.qtest_allowed = by_clock ? dlsym(RTLD_DEFAULT, "qtest_allowed") : NULL;
     private.one_insn_per_tb = dlsym(RTLD_DEFAULT, "one_insn_per_tb");
     if (!private.one_insn_per_tb) {
         private.one_insn_per_tb = dlsym(RTLD_DEFAULT, "singlestep");
@@ -1503,6 +1517,8 @@ EXPORT int qemu_plugin_install(plugin_id id, const plugin_info *info, int argc, 
             keeps_code = !strcmp(value + 1, "on");
         } else if (length == 5 && !memcmp(argv[i], "calls", 5)) {
             counts_by_calls = !strcmp(value + 1, "on");
+        } else if (length == 6 && !memcmp(argv[i], "icount", 6)) {
+            by_clock = !strcmp(value + 1, "on");
         } else if (length == 5 && !memcmp(argv[i], "clock", 5)) {
             stop_by_clock = !strcmp(value + 1, "on");
         } else if (length == 4 && (!memcmp(argv[i], "mark", 4) || !memcmp(argv[i], "halt", 4)) && numeric && mark_count < MARKS) {

@@ -251,7 +251,7 @@ def test_the_sanitizers_find_no_mistake(tmp_path: Path, planted: bool) -> None:
     env = {**os.environ, "LD_PRELOAD": " ".join(one.stdout.strip() for one in found), "ASAN_OPTIONS": "detect_leaks=0"}
     recorder = RecorderOptions(str(made), entry_of(kernel), exact=True, marks=(entry_of(kernel),), watch=(0x106EE0, 8))
     command = ["qemu-system-x86_64", "-kernel", str(kernel), "-m", "64M", "-accel", "tcg", "-display", "none", "-nic", "none"]
-    command += ["-serial", "null", "-monitor", "none", "-no-reboot", *EXIT, *recorder.arguments(str(file))]
+    command += ["-serial", "null", "-monitor", "none", "-no-reboot", *EXIT, *recorder.arguments(str(file), False)]
     done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
     mistakes = [line for line in done.stderr.splitlines() if "ERROR: AddressSanitizer" in line or "runtime error:" in line]
     assert bool(mistakes) == planted, done.stderr
