@@ -116,7 +116,8 @@ def wait(options: WaitCommandOptions, context: Context) -> Answer:
 def _text(waited: Waited, style: Style) -> str:
     goal, end = printable(waited.goal), waited.end
     if end is None:
-        lines = [style("good", f"{goal} was reached: {printable(waited.place)}")]
+        number = "" if waited.instructions is None else f", before instruction {waited.instructions:,}"
+        lines = [style("good", f"{goal} was reached: {printable(waited.place)}{number}")]
     else:
         how = (
             f"the guest died before it reached {goal}"

@@ -76,7 +76,9 @@ def _milestones(passed: Sequence[Passed], style: Style) -> list[str]:
     if not passed:
         return []
     rows = [
-        f"  {one.seconds:8.3f} s  {printable(one.name)}" + (f"  {style('bad', printable(one.missed))}" if one.missed else "")
+        f"  {one.seconds:8.3f} s  {printable(one.name)}"
+        + (f", before instruction {one.instructions:,}" if one.instructions is not None else "")
+        + (f"  {style('bad', printable(one.missed))}" if one.missed else "")
         for one in passed
     ]
     return _titled("Milestones", rows, style)
