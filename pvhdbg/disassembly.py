@@ -10,7 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from iced_x86 import Formatter
+    from iced_x86 import Formatter, UsedMemory
     from iced_x86 import Instruction as IcedInstruction
 
 
@@ -144,7 +144,7 @@ def reach(code: bytes, pc: int, bits: int, value: Callable[[str], int | None]) -
     if not has_iced():
         known = next((one for one in _PLAIN_CODES if code.startswith(one)), b"")
         return Reach(bool(known) or code[:1] in (b"\xeb", b"\xe9"), follows=(pc + len(known),) if known else ())
-    from iced_x86 import Decoder, InstructionInfoFactory, MemorySizeInfo, Mnemonic, OpAccess, OpKind, Register, RegisterExt
+    from iced_x86 import Decoder, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, RegisterExt
 
     one = next(iter(Decoder(bits, code, ip=pc)), None)
     if one is None or one.is_invalid:
@@ -156,32 +156,38 @@ def reach(code: bytes, pc: int, bits: int, value: Callable[[str], int | None]) -
     if one.mnemonic in (Mnemonic.RDTSC, Mnemonic.RDTSCP):
         return Reach(False, counter="rdtsc")
     info = InstructionInfoFactory().info(one)
-    reads, writes = [], []
     plain = one.mnemonic in _plain_mnemonics() and all(
         RegisterExt.full_register(used.register) in _general() or (used.register in _segments() and used.access == OpAccess.READ)
         for used in info.used_registers()
     )
+    reads, writes = [], []
     for memory in info.used_memory():
         if memory.access in (OpAccess.NONE, OpAccess.NO_MEM_ACCESS):
             continue
-        offset: int | None = memory.displacement
-        for register, scale in ((memory.base, 1), (memory.index, memory.scale)):
-            if register == Register.NONE:
-                continue
-            part = value(_register_names().get(RegisterExt.full_register(register), ""))
-            part = None if part is None else part & (1 << 8 * RegisterExt.size(register)) - 1
-            offset = None if offset is None or part is None else offset + part * scale
-        size = MemorySizeInfo(memory.memory_size).size
-        if offset is None or not size:
+        access = _access(memory, bits, value)
+        if access is None:
             plain = False
             continue
-        access = Access(_segment(memory.segment, bits), offset & ((1 << bits) - 1), size)
-        if memory.access not in (OpAccess.WRITE,):
+        if memory.access != OpAccess.WRITE:
             reads.append(access)
         if memory.access not in (OpAccess.READ, OpAccess.COND_READ):
             writes.append(access)
             plain &= memory.access in (OpAccess.WRITE, OpAccess.READ_WRITE)
     return Reach(plain, tuple(reads), tuple(writes), follows=_follows(one))
+
+
+def _access(memory: UsedMemory, bits: int, value: Callable[[str], int | None]) -> Access | None:
+    """Where an operand lies in memory; None where a register of its address, or its size, is not known."""
+    from iced_x86 import MemorySizeInfo, Register, RegisterExt
+
+    offset, size = memory.displacement, MemorySizeInfo(memory.memory_size).size
+    for register, scale in ((memory.base, 1), (memory.index, memory.scale)):
+        if register != Register.NONE:
+            part = value(_register_names().get(RegisterExt.full_register(register), ""))
+            if part is None:
+                return None
+            offset += (part & (1 << 8 * RegisterExt.size(register)) - 1) * scale
+    return Access(_segment(memory.segment, bits), offset & ((1 << bits) - 1), size) if size else None
 
 
 def _follows(one: IcedInstruction) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Any, TextIO
 
     from pvhdbg.commands.declare import Command
+    from pvhdbg.commands.output import Output
     from pvhdbg.decode.text import SafeText
     from pvhdbg.errors import PvhdbgError
 
@@ -118,39 +119,40 @@ def _done(command: Command, values: Mapping[str, Any]) -> int:
         if converses(command, values):
             return converse(command, values, _stderr())
     asked = options_of(OutputOptions, values)
-    detail = asked.detail
     to_file = asked.output if "json" in command.formats and not command.writes else None
-    failed: PvhdbgError | None = None
     with ExitStack() as stack:  # all files are opened before the work begins, and appear together
         outputs = [(asked.format, stack.enter_context(open_output(to_file)))]
         for one, path in asked.report:
             outputs.append((one, stack.enter_context(open_output(path, one in APPENDED))))
         try:
-            with ProgressLine(_stderr(), detail, command.working) as progress:
+            with ProgressLine(_stderr(), asked.detail, command.working) as progress:
                 answer = command(values, Context(progress))
-        except PvhdbgError as error:
-            failed = error
         except Exception as error:
-            failed = _unobserved(error)
+            failed = error if isinstance(error, PvhdbgError) else _unobserved(error)
             if failed is None:
                 raise
-        told = None if failed is None else _told(command, values, failed)
-        for one, output in outputs:
-            if told is None:
+            _write_failure(outputs, _told(command, values, failed))
+        else:
+            for one, output in outputs:
                 text = answer.render(one, style_for(asked, output.stream))
                 if one == "text":
                     output.show(text, paging=not values.get("batch"))
                 else:
                     output.write(text)
-            elif output.stream is sys.stdout and one == "text":
-                continue  # what happened is told on standard error
-            elif (failure := told(one)) is not None:
-                output.write(failure)
-            else:
-                output.discard()
-    if failed is not None:
-        raise failed
-    return answer.exit_code
+            return answer.exit_code
+    raise failed
+
+
+def _write_failure(outputs: list[tuple[str, Output]], told: Callable[[str], str | None]) -> None:
+    """Write what went wrong into the files whose format can hold it. On a terminal the error itself is enough."""
+    for one, output in outputs:
+        if output.stream is sys.stdout and one == "text":
+            continue
+        failure = told(one)
+        if failure is None:
+            output.discard()
+        else:
+            output.write(failure)
 
 
 def _told(command: Command, values: Mapping[str, Any], error: PvhdbgError) -> Callable[[str], str | None]:

@@ -57,30 +57,39 @@ def find(line: str, commands: tuple[Command, ...] = LIVE, *, abbreviated: bool =
     words = line.split(None, 2)
     if words and "/" in words[0]:
         words = line.replace("/", " /", 1).split(None, 2)
-    for count in (2, 1):
-        name = " ".join(words[:count])
-        for command in commands:
-            if len(words) >= count and name in (command.name, *command.aliases):
-                longer = _longer(command, words, commands) if abbreviated and count == 1 else None
-                return (longer, _after(line, words, 2)) if longer is not None else (command, _after(line, words, count))
-    first = words[0] if words else ""
-    candidates = [command for command in commands if abbreviated and command.name.split()[0].startswith(first)]
-    if len(candidates) > 1:
-        named = [
-            command
-            for command in candidates
-            if len(words) > 1 and command.name.split()[1:2] and command.name.split()[1].startswith(words[1])
-        ]
-        candidates = named if len(named) == 1 else candidates
-    if len(candidates) == 1:
-        count = len(candidates[0].name.split())
-        if len(words) >= count and all(
-            full.startswith(word) for full, word in zip(candidates[0].name.split(), words, strict=False)
-        ):
-            return candidates[0], _after(line, words, count)
+    full = _in_full(words, commands)
+    if full is not None:
+        command, count = full
+        longer = _longer(command, words, commands) if abbreviated and count == 1 else None
+        return (longer, _after(line, words, 2)) if longer is not None else (command, _after(line, words, count))
+    candidates = _begun(words, commands) if abbreviated else []
+    if len(candidates) == 1 and _fits(words, candidates[0]):
+        return candidates[0], _after(line, words, len(candidates[0].name.split()))
     names = [command.name for command in candidates]
-    near = difflib.get_close_matches(first, [command.name for command in commands], 3)
+    near = difflib.get_close_matches(words[0] if words else "", [command.name for command in commands], 3)
     raise UnknownCommand(" ".join(words[:1]), names if len(names) > 1 else (), names or near)
+
+
+def _in_full(words: list[str], commands: tuple[Command, ...]) -> tuple[Command, int] | None:
+    """The command whose name, or another name of it, is the first two words, or the first one; and how many they are."""
+    for count in (2, 1):
+        for command in commands:
+            if len(words) >= count and " ".join(words[:count]) in (command.name, *command.aliases):
+                return command, count
+    return None
+
+
+def _begun(words: list[str], commands: tuple[Command, ...]) -> list[Command]:
+    """The commands whose name the first word begins; of several the one whose second word the second begins, if it is one."""
+    found = [one for one in commands if one.name.startswith(words[0] if words else "")]
+    second = [one for one in found if len(words) > 1 and one.name.partition(" ")[2].startswith(words[1]) and " " in one.name]
+    return second if len(found) > 1 and len(second) == 1 else found
+
+
+def _fits(words: list[str], command: Command) -> bool:
+    """Whether each word of the command's name was begun."""
+    names = command.name.split()
+    return len(words) >= len(names) and all(full.startswith(word) for full, word in zip(names, words, strict=False))
 
 
 def _longer(command: Command, words: list[str], commands: tuple[Command, ...]) -> Command | None:

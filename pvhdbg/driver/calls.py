@@ -17,12 +17,13 @@ from pvhdbg.errors import BadInput
 from pvhdbg.report import trace_text
 from pvhdbg.report.answers.traces import TracedAnswer
 from pvhdbg.report.style import Style
-from pvhdbg.tracing.block_coverage import Functions, ReachedFunction
+from pvhdbg.tracing.block_coverage import Block, Functions, ReachedFunction
 from pvhdbg.tracing.engines.block_coverage import BlockCoverageEngine
 from pvhdbg.tracing.engines.engine import Bounds
 from pvhdbg.tracing.engines.resets import blocks_through_resets
 from pvhdbg.tracing.event import EndReason, Reset
 from pvhdbg.tracing.milestones import Milestone
+from pvhdbg.tracing.symbol_text import SafeName
 from pvhdbg.tracing.trace_file import Encoder, Ending, Record, encode
 
 
@@ -33,6 +34,43 @@ def calls(
 
     Returns the text, the same for JSON, and whether the goal was missed.
     """
+    _refuse_unfit(options, goal)
+    engine = BlockCoverageEngine(machine.target)
+    head, began = head_of(engine, "calls", machine), time.monotonic()
+    if write is not None:
+        write(encode(head))
+    seen, go = _Seen(machine, options.tail, write), goes_on(options)
+    with machine.interruptible(engine), watched(machine, go) as ended:
+        for found in blocks_through_resets(engine, Bounds(goal.addresses, goal.count, options.limit), go=go, ended=ended):
+            if isinstance(found, Reset):
+                seen.reset(found)
+            else:
+                seen.blocks(found)
+    end = by_whom(engine.end, machine.qemu)
+    machine.ended = end.words if end.final else None
+    ending = Ending(end.why, seen.functions.blocks)
+    if write is not None:
+        write(encode(ending))
+    names = seen.names()
+    warnings = (*machine.warnings, *engine.warnings)
+    last = f"{seen.count:,} functions, {seen.functions.blocks:,} blocks in {time.monotonic() - began:.2f} s (engine first); ended: {end.words}"
+
+    def shown(style: Style) -> str:
+        notes = [style("warn", f"note: {warning}") for warning in warnings]
+        text = "" if write is not None else trace_text.functions(seen.reached, style)
+        return text + "\n".join([*notes, *seen.boots_in_words(style, trace_text.escaped(names)), last]) + "\n"
+
+    missed = bool(goal.addresses) and end.why is not EndReason.ADDRESS
+    document = TracedAnswer(
+        tuple(map(Encoder(names).row, [head, *seen.records(), ending])),
+        tuple(map(str, warnings)),
+        not missed if goal.text else None,
+    )
+    return shown, document, missed
+
+
+def _refuse_unfit(options: TraceOptions, goal: TraceGoal) -> None:
+    """Raises BadInput for what this engine cannot see."""
     if goal.serial is not None:
         raise BadInput("--what calls does not watch the serial port", "give a symbol, an address, or a number of blocks")
     if goal.modes:
@@ -46,56 +84,59 @@ def calls(
         )
     if options.milestone:
         raise BadInput("--milestone cannot be combined with --what calls", "use another --what, or --until to end there")
-    engine = BlockCoverageEngine(machine.target)
-    functions = Functions(machine.names)
-    reached: deque[ReachedFunction] = deque(maxlen=options.tail)
-    head, began = head_of(engine, "calls", machine), time.monotonic()
-    if write is not None:
-        write(encode(head))
-    count, go = 0, goes_on(options)
-    resets: deque[Reset] = deque(maxlen=RESETS)
-    boots: deque[Milestone] = deque(maxlen=RESETS)
-    boot, entry = 1, None  # where the next boot begins, after a reset
-    with machine.interruptible(engine), watched(machine, go) as ended:
-        for found in blocks_through_resets(engine, Bounds(goal.addresses, goal.count, options.limit), go=go, ended=ended):
-            if isinstance(found, Reset):
-                resets.append(found)
-                if write is not None:
-                    write(encode(found, None if found.pc is None else machine.names(found.pc)))
-                entry = machine.boot_entry
-                continue
-            at = next((index for index, block in enumerate(found) if block.pc == entry), None)
-            if at is not None and entry is not None:
-                boot += 1
-                boots.append(Milestone("entry", functions.blocks + at, entry, SafeText(f"boot {boot}")))
-                entry = None
-                if write is not None:
-                    write(encode(boots[-1], machine.names(boots[-1].pc or 0)))
-            for one in functions.feed(found):
-                count += 1
-                reached.append(one)
-                if write is not None:
-                    write(encode(one))
-            machine.progress(f"tracing: {count:,} functions in {functions.blocks:,} blocks")
-    end = by_whom(engine.end, machine.qemu)
-    machine.ended = end.words if end.final else None
-    if write is not None:
-        write(encode(Ending(end.why, functions.blocks)))
-    took = time.monotonic() - began
-    missed = bool(goal.addresses) and end.why is not EndReason.ADDRESS
-    names = trace_text.escaped(machine.names.kept([one.pc for one in resets if one.pc is not None]))
 
-    def shown(style: Style) -> str:
-        text = "" if write is not None else trace_text.functions(reached, style)
-        notes = [style("warn", f"note: {warning}") for warning in (*machine.warnings, *engine.warnings)]
-        told = [(one.seq, style("bad", f"the guest reset the machine: {trace_text.reset(one, names, 'block')}")) for one in resets]
-        told += [(one.seq, style("note", f"{one.detail} reached its entry at block {one.seq:,}")) for one in boots]
-        notes += [line for _, line in sorted(told, key=lambda pair: pair[0])]
-        last = f"{count:,} functions, {functions.blocks:,} blocks in {took:.2f} s (engine first); ended: {end.words}"
-        return text + "\n".join([*notes, last]) + "\n"
 
-    lines = Encoder(machine.names.kept([one.pc for many in (resets, boots) for one in many if one.pc is not None]))
-    rows: list[Record] = [head, *(() if write is not None else reached), *resets, *boots, Ending(engine.end.why, functions.blocks)]
-    warnings = tuple(str(one) for one in (*machine.warnings, *engine.warnings))
-    document = TracedAnswer(tuple(map(lines.row, rows)), warnings, not missed if goal.text else None)
-    return shown, document, missed
+class _Seen:
+    """The functions, resets and entries that were seen; each is written as it comes."""
+
+    def __init__(self, machine: TracedMachine, tail: int | None, write: Callable[[str], None] | None) -> None:
+        self._machine, self._write = machine, write
+        self.functions = Functions(machine.names)
+        self.reached: deque[ReachedFunction] = deque(maxlen=tail)
+        self.count = 0  # of all functions, also of those that `reached` no longer holds
+        self._resets: deque[Reset] = deque(maxlen=RESETS)
+        self._boots: deque[Milestone] = deque(maxlen=RESETS)
+        self._boot = 1
+        self._entry: int | None = None  # where the next boot begins, after a reset
+
+    def reset(self, one: Reset) -> None:
+        """The guest reset the machine: the next block at the entry begins another boot."""
+        self._resets.append(one)
+        self._told(one, None if one.pc is None else self._machine.names(one.pc))
+        self._entry = self._machine.boot_entry
+
+    def blocks(self, found: list[Block]) -> None:
+        """Blocks that ran for the first time, in order."""
+        at = next((index for index, block in enumerate(found) if block.pc == self._entry), None)
+        if at is not None and self._entry is not None:
+            self._boot += 1
+            entered = Milestone("entry", self.functions.blocks + at, self._entry, SafeText(f"boot {self._boot}"))
+            self._boots.append(entered)
+            self._told(entered, self._machine.names(self._entry))
+            self._entry = None
+        for one in self.functions.feed(found):
+            self.count += 1
+            self.reached.append(one)
+            self._told(one)
+        self._machine.progress(f"tracing: {self.count:,} functions in {self.functions.blocks:,} blocks")
+
+    def _told(self, one: Record, name: str | None = None) -> None:
+        if self._write is not None:
+            self._write(encode(one, name))
+
+    def boots_in_words(self, style: Style, names: SafeName) -> list[str]:
+        """A line for each reset and for each boot after one."""
+        told = [
+            (one.seq, style("bad", f"the guest reset the machine: {trace_text.reset(one, names, 'block')}")) for one in self._resets
+        ]
+        told += [(one.seq, style("note", f"{one.detail} reached its entry at block {one.seq:,}")) for one in self._boots]
+        return [line for _, line in sorted(told, key=lambda pair: pair[0])]
+
+    def records(self) -> list[Record]:
+        """All that was seen; without the functions where they were written."""
+        return [*(() if self._write is not None else self.reached), *self._resets, *self._boots]
+
+    def names(self) -> Callable[[int], str | None]:
+        """The names of the places of resets and entries, which remain available when the kernel is closed."""
+        pcs = [*(one.pc for one in self._resets), *(one.pc for one in self._boots)]
+        return self._machine.names.kept(pc for pc in pcs if pc is not None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pvhdbg.decode.text import SafeText, safe
-from pvhdbg.driver.options import TraceOptions
+from pvhdbg.driver.options import EngineName, TraceOptions
 from pvhdbg.driver.resets import through_resets
 from pvhdbg.driver.serial_milestones import PREFIX, pattern_of
 from pvhdbg.driver.traced_machine import TracedMachine
@@ -27,21 +27,13 @@ def choose_engine(options: TraceOptions, machine: TracedMachine, *, states: bool
     exactly where the trace ends.
     """
     wanted = options.engine
-    if wanted == "auto" and machine.live and count is not None and count <= FEW and not options.vcpu:
-        wanted = "step" if _steps(machine) else "auto"
-    if wanted == "auto" and machine.recorder is not None and options.what != "milestones":
-        recorder = machine.recorder
-        return through_resets(options, machine, "recorder", lambda base: RegisterEngine(machine.target, recorder, base))
-    if wanted == "auto" and machine.recording is not None:
-        state = _state(machine)
-        recorded, code = machine.recording, machine.names.code
-        return through_resets(options, machine, "recorder", lambda _: RecorderEngine(machine.target, recorded, state, code))
+    if wanted == "auto" and machine.live and count is not None and count <= FEW and not options.vcpu and _steps(machine):
+        wanted = "step"
     if wanted == "auto":
-        reason = _no_log(machine)
-        few = options.what == "milestones" and machine.target.capabilities.monitor
-        wanted = "log" if reason is None else "breakpoints" if few else "step"
-        if reason is not None:
-            machine.warnings.append(safe(f"engine {wanted}, because {reason}"))
+        recorder = _by_recorder(options, machine)
+        if recorder is not None:
+            return recorder
+        wanted = _without_recorder(options, machine)
     if options.vcpu and wanted == "breakpoints":
         raise BadInput(
             "--engine breakpoints stops every CPU, and follows the first", "leave out --vcpu, or trace with --engine log or step"
@@ -50,21 +42,7 @@ def choose_engine(options: TraceOptions, machine: TracedMachine, *, states: bool
     if cpu and machine.target.capabilities.monitor and not of_cpu(machine.target.monitor("info registers -a"), cpu):
         raise BadInput(f"--vcpu {cpu}: the machine has no such CPU", "0 is the first; --cpus says how many a machine gets")
     if wanted == "breakpoints":
-        from pvhdbg.tracing.engines.breakpoints import MOST, BreakpointEngine
-
-        machine.warnings.append(
-            SafeText("the engine breakpoints sees only the instructions that it stops at: the numbers count stops")
-        )
-        kvm = machine.boot.snapshot.vmm.kvm
-        places, slots = _by_address_sets(options, machine.names), KVM_SLOTS if kvm else MOST
-        entry = machine.boot_entry
-        return through_resets(
-            options,
-            machine,
-            wanted,
-            lambda base: BreakpointEngine(machine.target, places, slots=slots, base=base, entry=entry),
-            few=kvm,
-        )
+        return _by_breakpoints(options, machine)
     if wanted == "first":
         raise BadInput("--engine first shows functions, not instructions", "use --what calls")
     if wanted == "step":
@@ -77,6 +55,41 @@ def choose_engine(options: TraceOptions, machine: TracedMachine, *, states: bool
     return through_resets(
         options, machine, wanted, lambda base: LogEngine(machine.target, states=states, cpu=cpu, base=base, peek=peek)
     )
+
+
+def _by_recorder(options: TraceOptions, machine: TracedMachine) -> Engine | None:
+    """An engine over the flight recorder, where this machine has it and it shows what is asked for."""
+    if machine.recorder is not None and options.what != "milestones":
+        recorder = machine.recorder
+        return through_resets(options, machine, "recorder", lambda base: RegisterEngine(machine.target, recorder, base))
+    if machine.recording is not None:
+        state = _state(machine)
+        recorded, code = machine.recording, machine.names.code
+        return through_resets(options, machine, "recorder", lambda _: RecorderEngine(machine.target, recorded, state, code))
+    return None
+
+
+def _without_recorder(options: TraceOptions, machine: TracedMachine) -> EngineName:
+    """The log where QEMU has one for this machine; else the next best engine, with a warning that says why."""
+    reason = _no_log(machine)
+    if reason is None:
+        return "log"
+    wanted: EngineName = "breakpoints" if options.what == "milestones" and machine.target.capabilities.monitor else "step"
+    machine.warnings.append(safe(f"engine {wanted}, because {reason}"))
+    return wanted
+
+
+def _by_breakpoints(options: TraceOptions, machine: TracedMachine) -> Engine:
+    from pvhdbg.tracing.engines.breakpoints import MOST, BreakpointEngine
+
+    machine.warnings.append(SafeText("the engine breakpoints sees only the instructions that it stops at: the numbers count stops"))
+    kvm = machine.boot.snapshot.vmm.kvm
+    places, slots, entry = _by_address_sets(options, machine.names), KVM_SLOTS if kvm else MOST, machine.boot_entry
+
+    def engine(base: int) -> Engine:
+        return BreakpointEngine(machine.target, places, slots=slots, base=base, entry=entry)
+
+    return through_resets(options, machine, "breakpoints", engine, few=kvm)
 
 
 def _state(machine: TracedMachine) -> dict[str, int]:

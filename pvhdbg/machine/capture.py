@@ -125,42 +125,51 @@ def _reach(target: Target, plan: Plan, progress: Progress, meanwhile: Callable[[
         _reset(target)
     registers = target.read_registers()
     pc = registers["rip"]
-    noted = plan.kernel.entry if plan.kernel else None
-    wanted = plan.entry if plan.entry is not None else noted
     if plan.here:
-        return EntryPoint(pc, FoundBy.HERE, plan.symbol if pc == wanted else None)
-    told = _told_by_fw_cfg(target, registers) if wanted is None or wanted == plan.entry or pc != wanted else None
-    found_by = _found_by(plan, told)
-    if wanted is not None and pc == wanted and _flat_mode(registers):
-        return EntryPoint(pc, found_by, plan.symbol)
-    if plan.entry is not None:
-        told = None  # only the user says where to stop
-    if wanted is None:
-        if _at_pvh_entry(target, registers) and told in (None, pc):
-            return EntryPoint(pc, FoundBy.FIRST_STOP)
-        if told is None:
-            raise _not_learnt(target, registers, plan)
-        wanted, found_by = told, FoundBy.FW_CFG
-        if pc == told and _flat_mode(registers):
-            return EntryPoint(pc, found_by)
+        return EntryPoint(pc, FoundBy.HERE, plan.symbol if pc == _wanted(plan) else None)
+    goal, told = _goal(target, plan, registers)
+    if goal.address == pc and (goal.found_by is FoundBy.FIRST_STOP or _flat_mode(registers)):
+        return goal
     if plan.entry is None:
         _refuse_past(target, registers, plan.kernel)
     # A multiboot header hides the note from QEMU: it enters the kernel at fw_cfg's address, so we stop there too.
-    reboots = OWN_REBOOTS if plan.reset else 0
-    stops = {wanted} if told is None else {wanted, told}
+    stops = {one for one in (goal.address, told) if one is not None}
     try:
         stopped = run_until(
             target,
             stops,
             plan.timeout,
-            reboots=reboots,
+            reboots=OWN_REBOOTS if plan.reset else 0,
             progress=progress,
             meanwhile=lambda: _prepare(meanwhile),
-            halts=plan.halts and stops == {noted},
+            halts=plan.halts and plan.kernel is not None and stops == {plan.kernel.entry},
         )
     except (EntryNotReached, GuestDied) as error:
         raise _explained(error, target, whole_boot=pc == RESET_RIP) from error
-    return EntryPoint(stopped, found_by if stopped == wanted else FoundBy.FW_CFG, plan.symbol if stopped == wanted else None)
+    return goal if stopped == goal.address else EntryPoint(stopped, FoundBy.FW_CFG)
+
+
+def _wanted(plan: Plan) -> int | None:
+    """The entry that the user or the kernel's note names."""
+    noted = plan.kernel.entry if plan.kernel else None
+    return plan.entry if plan.entry is not None else noted
+
+
+def _goal(target: Target, plan: Plan, registers: Registers) -> tuple[EntryPoint, int | None]:
+    """The entry to run to, at which the machine may be already; and the address in fw_cfg, which the VMM may enter instead.
+
+    Raises EntryNotReached where no address can be learnt.
+    """
+    pc, wanted = registers["rip"], _wanted(plan)
+    told = _told_by_fw_cfg(target, registers) if wanted is None or wanted == plan.entry or pc != wanted else None
+    if wanted is not None:
+        only_the_users = plan.entry is not None
+        return EntryPoint(wanted, _found_by(plan, told), plan.symbol), None if only_the_users else told
+    if _at_pvh_entry(target, registers) and told in (None, pc):
+        return EntryPoint(pc, FoundBy.FIRST_STOP), told
+    if told is None:
+        raise _not_learnt(target, registers, plan)
+    return EntryPoint(told, FoundBy.FW_CFG), told
 
 
 def _found_by(plan: Plan, told: int | None) -> FoundBy:

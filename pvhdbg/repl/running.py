@@ -59,6 +59,9 @@ class Went(NamedTuple):
     late: bool = False
 
 
+_REBOOTED = Went(Stop(StopKind.SHUTDOWN, 3, "the guest rebooted: it is at its reset vector"))
+
+
 class Walked(NamedTuple):
     """How a walk ended: whether it got where it was to go, what was hit, whether the time was up, and whether
     something else than a step stopped the machine."""
@@ -92,40 +95,43 @@ class Runner:
         if any(one.by_steps for one in self._machine.breakpoints.watches()):
             return self._walk(until, seconds)
         try:
-            while True:
+            went: Went | None = None
+            while went is None:
                 self._machine.session.resumed()
                 ran = self._run(max(deadline - time.monotonic(), _LEAST))
-                stop = ran.stop
-                if stop.kind is StopKind.EXITED:
-                    raise TargetLost(stop.text)
-                if stop.kind is StopKind.SHUTDOWN:
-                    self._machine.ended = stop.text
-                if stop.kind is not StopKind.BREAKPOINT:
-                    break
-                if (watch := self._watch_hit(stop)) is not None:
-                    self._found_out()
-                    return Went(stop, watch)
-                if stop.watched is not None and any(stop.watched == one.address for one in self.watched):
-                    continue  # the address is that of something else by now
-                pc = target.read_registers()["rip"]
-                if pc == RESET_RIP:
-                    if not self._passes_reboot():
-                        return Went(Stop(StopKind.SHUTDOWN, 3, "the guest rebooted: it is at its reset vector"))
-                    continue
-                here = self._here(pc)
-                found = next(
-                    (one for one in self._machine.breakpoints.all() if here & set(one.addresses) and self._is_meant(one, here)),
-                    None,
-                )
-                if found is not None:
-                    self._found_out()
-                    return Went(stop, self._machine.breakpoints.hit(found.number))
-                if not here & self.armed or here & set(until):
-                    break  # something else stopped it: GDB's own breakpoint, a watchpoint
+                went = self._ended_by(ran.stop, until)
+            if went is _REBOOTED:
+                return went
             self._found_out()
-            return Went(stop, late=ran.end is RunEnd.TIME)
+            return went._replace(late=ran.end is RunEnd.TIME)
         finally:
             self._leave_temporaries(until)
+
+    def _ended_by(self, stop: Stop, until: Collection[int]) -> Went | None:
+        """How this stop ends a run; None where the machine goes on."""
+        if not self._still_there(stop) or stop.kind is not StopKind.BREAKPOINT:
+            return Went(stop)
+        if (watch := self._watch_hit(stop)) is not None:
+            return Went(stop, watch)
+        if stop.watched is not None and any(stop.watched == one.address for one in self.watched):
+            return None  # the address is that of something else by now
+        pc = self._machine.session.target.read_registers()["rip"]
+        if pc == RESET_RIP:
+            return None if self._passes_reboot() else _REBOOTED
+        here = self._here(pc)
+        for one in self._machine.breakpoints.all():
+            if here & set(one.addresses) and self._is_meant(one, here):
+                return Went(stop, self._machine.breakpoints.hit(one.number))
+        passed = here & self.armed and not here & set(until)  # else GDB's own breakpoint or watchpoint stopped it
+        return None if passed else Went(stop)
+
+    def _still_there(self, stop: Stop) -> bool:
+        """Whether the guest still runs; its end is noted. Raises TargetLost where the VMM is gone."""
+        if stop.kind is StopKind.EXITED:
+            raise TargetLost(stop.text)
+        if stop.kind is StopKind.SHUTDOWN:
+            self._machine.ended = stop.text
+        return stop.kind is not StopKind.SHUTDOWN
 
     def _walk(self, until: Collection[int], seconds: float) -> Went:
         """As `go`, by steps: `_WALK` of them at most."""
@@ -283,7 +289,7 @@ class Runner:
         """Step until `true` of the registers, a breakpoint, Ctrl-C, the guest's end, `most` instructions, or for `seconds`."""
         self.ready_to_run("stepi")
         deadline = time.monotonic() + seconds
-        target, addresses = self._machine.session.target, self._machine.breakpoints.addresses()
+        target = self._machine.session.target
         if self._machine.breakpoints.watches():
             self.arm_watches()
         self._machine.session.resumed()
@@ -292,21 +298,13 @@ class Runner:
         try:
             for _ in range(most):
                 stop = target.step()
-                if stop.kind is StopKind.EXITED:
-                    raise TargetLost(stop.text)
-                if stop.kind is StopKind.SHUTDOWN:
-                    self._machine.ended = stop.text
+                if not self._still_there(stop):
                     break
                 if stop.kind is StopKind.INTERRUPT and not self._machine.interrupted.is_set():
                     raise TargetError(stop.text, "let it run with: continue; or see where it waits: mode, disas")
-                registers = target.read_registers()
-                if stop.watched is not None and (watch := self._watch_hit(stop)) is not None:
-                    return Walked(False, watch)
-                if true(registers):
-                    return Walked(True)
-                if registers["rip"] in addresses:
-                    found = next(one for one in self._machine.breakpoints.all() if registers["rip"] in one.addresses)
-                    return Walked(False, self._machine.breakpoints.hit(found.number))
+                walked = self._hit_by_step(stop, true)
+                if walked is not None:
+                    return walked
                 if time.monotonic() - last > _POLL:
                     last = time.monotonic()
                     self._machine.watch()
@@ -321,6 +319,18 @@ class Runner:
             if self._machine.gone is None:
                 self._stopped_quietly()
             self._machine.watch()
+
+    def _hit_by_step(self, stop: Stop, true: Callable[[Registers], bool]) -> Walked | None:
+        """What ends a walk after this step: a watchpoint, `true`, or a breakpoint."""
+        registers = self._machine.session.target.read_registers()
+        if stop.watched is not None and (watch := self._watch_hit(stop)) is not None:
+            return Walked(False, watch)
+        if true(registers):
+            return Walked(True)
+        for one in self._machine.breakpoints.all():
+            if registers["rip"] in one.addresses:
+                return Walked(False, self._machine.breakpoints.hit(one.number))
+        return None
 
     def until_true(self, true: Callable[[Registers], bool], seconds: float, tell: Callable[[int], None]) -> Walked:
         """Run until `true` of the registers, which only a change of the CPU's mode can make true; else as `step_until`.

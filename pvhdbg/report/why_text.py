@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from textwrap import wrap
 from typing import Any
@@ -46,46 +46,50 @@ def render(
     lines = [*(style("bad", line) for line in wrap(printable(why.verdict), max(min(style.width, 110), 40))), ""]
     if style.brief:
         return "\n".join(lines)
-    if told:
-        lines += [style("head", "Its last words"), *(line for one in told for line in _told(one)), ""]
-    if death.path:
-        lines += [
-            style("head", "The last instructions that matter" if not death.after else "The last instructions before the fault"),
-            trace_text.events(death.path, name, disassemble, style).rstrip("\n"),
-            "",
-        ]
-        if death.after:
-            lines += [
-                style("head", "The end of its handler"),
-                trace_text.events(death.after, name, disassemble, style).rstrip("\n"),
-                "",
-            ]
-    elif death.there:
-        lines += [style("head", "The code there"), *_code(death, disassemble), ""]
-    elif death.kind not in _NO_PATH:
+
+    def part(title: str, found: Iterable[str]) -> None:
+        found = list(found)
+        if found:
+            lines.extend([style("head", title), *found, ""])
+
+    part("Its last words", (line for one in told for line in _told(one)))
+    for title, found in _path(death, name, disassemble, style):
+        part(title, found)
+    if not death.path and not death.there and death.kind not in _NO_PATH:
         lines += [
             style("dim", "The last instructions were not recorded: the guest died after those that are traced one by one."),
             "",
         ]
     if len(calls) > 1:
-        lines += [style("head", _CALLS[calls[-1].by]), *_chain(calls), ""]
+        part(_CALLS[calls[-1].by], _chain(calls))
     for one in ran:
-        lines += [style("head", f"The last functions of CPU {one.cpu}, by the flight recorder"), *_functions(one), ""]
-    if why.chain:
-        lines += [style("head", "The faults"), *_numbered(why.chain), ""]
+        part(f"The last functions of CPU {one.cpu}, by the flight recorder", _functions(one))
+    part("The faults", _numbered(why.chain))
     if why.address is not None:
-        lines += [style("head", f"The address {why.address.address:#x}"), f"  {printable(why.address.words)}"]
-        lines += [*(f"  {line}" for line in walk(why.address.walk)), ""]
+        words = (printable(why.address.words), *walk(why.address.walk))
+        part(f"The address {why.address.address:#x}", _indented(words))
     if death.state:
-        lines += [style("head", "Registers, at the fault" if death.reported else "Registers"), *registers(death), ""]
-    for title, part in (("What the ABI promises", why.promises), ("What was wrong with the hand-off", why.complaints),
-                        ("Last lines of the serial port", serial)):  # fmt: skip
-        if part:
-            lines += [style("head", title), *(f"  {printable(line)}" for line in part), ""]
+        part("Registers, at the fault" if death.reported else "Registers", registers(death))
+    part("What the ABI promises", _indented(map(printable, why.promises)))
+    part("What was wrong with the hand-off", _indented(map(printable, why.complaints)))
+    part("Last lines of the serial port", _indented(map(printable, serial)))
     lines += [style("warn", f"note: {warning}") for warning in warnings]
     if why.next:
         lines.append(f"{style('head', 'next:')} {printable(why.next)}")
     return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _indented(lines: Iterable[str]) -> list[str]:
+    return [f"  {line}" for line in lines]
+
+
+def _path(death: Death, name: SafeName, disassemble: Disassemble, style: Style) -> list[tuple[str, list[str]]]:
+    """The instructions that led to the death, with a title; else those that are there."""
+    if not death.path:
+        return [("The code there", _code(death, disassemble))]
+    before = "The last instructions before the fault" if death.after else "The last instructions that matter"
+    parts = [(before, death.path), ("The end of its handler", death.after)]
+    return [(title, [trace_text.events(part, name, disassemble, style).rstrip("\n")]) for title, part in parts if part]
 
 
 _CALLS = {

@@ -84,6 +84,23 @@ def encode(info: BootInfo, data: Buffer, flows: Sequence[Buffer] = ()) -> Iterat
 
 def decode(data: Buffer) -> tuple[BootInfo, Recording]:
     """Decode the output of `encode`. Raises BadRecording for other bytes, for a truncated file, and for one of another version."""
+    head, at = _first_line(data)
+    info, size = _info(head), head.get("size")
+    if not isinstance(size, int) or not isinstance(head.get("parts"), list) or not 0 < size < _MOST_SIZE:
+        raise BadRecording("its first line lacks what a saved boot has")
+    parts = _parts(head["parts"], size)
+    packed = _Packed(data, at)
+    pieces = [(start, packed.read(length)) for start, length in parts]
+    behind = packed.end()
+    recording = Recording(Pieces(size, pieces))
+    if recording.parts() != parts:  # tables that only the header speaks of would be read as zeros
+        raise BadRecording("its parts do not match its header")
+    recording.flows = _flows(head.get("flows", []), data, behind, recording.cpus)
+    return info, recording
+
+
+def _first_line(data: Buffer) -> tuple[dict[str, Any], int]:
+    """The description of the boot, and where the first line ends."""
     line, found, _ = bytes(data[:_LINE]).partition(b"\n")
     try:
         head = json.loads(line) if found else None
@@ -93,50 +110,62 @@ def decode(data: Buffer) -> tuple[BootInfo, Recording]:
         raise BadRecording("it does not begin as a saved boot does")
     if schema != SCHEMA:
         raise BadRecording(f"its format is {schema[:40]}, and this pvhdbg reads {SCHEMA}")
-    info, size, parts = _info(head), head.get("size"), head.get("parts")
-    if not isinstance(size, int) or not isinstance(parts, list) or not 0 < size < _MOST_SIZE:
-        raise BadRecording("its first line lacks what a saved boot has")
-    unpacker, rest, at = zlib.decompressobj(), b"", len(line) + 1
-    pieces: list[tuple[int, bytes]] = []
+    return head, len(line) + 1
+
+
+def _parts(rows: list[Any], size: int) -> list[tuple[int, int]]:
+    """Start and length of each part of a recorder's file of `size` bytes, in order."""
+    found: list[tuple[int, int]] = []
     before = total = 0
-    for part in parts:
-        if not (isinstance(part, list) and len(part) == 2 and all(isinstance(one, int) for one in part)):
+    for row in rows:
+        if not (isinstance(row, list) and len(row) == 2 and all(isinstance(one, int) for one in row)):
             raise BadRecording("its list of parts is damaged")
-        start, length = part
+        start, length = row
         if start < before or length < 0 or start + length > size:
             raise BadRecording("its parts overlap, or lie outside of it")
-        total += length
+        before, total = start + length, total + length
         if total > _MOST:
             raise BadRecording(f"its parts have more than {_MOST >> 20} MB")
-        before = start + length
-        piece = bytearray()
-        while len(piece) < length:
-            if not rest and at < len(data):
-                rest = bytes(data[at : at + _PIECE])
-                at += len(rest)
-            try:
-                got = unpacker.decompress(rest, length - len(piece))
-            except zlib.error:
-                raise BadRecording("its compressed part is damaged") from None
-            rest = unpacker.unconsumed_tail
-            if not got and (unpacker.eof or (not rest and at >= len(data))):
+        found.append((start, length))
+    return found
+
+
+class _Packed:
+    """The compressed part of a file, from `at` on."""
+
+    def __init__(self, data: Buffer, at: int) -> None:
+        self._data, self._at = data, at
+        self._unpacker, self._rest = zlib.decompressobj(), b""
+
+    def read(self, size: int) -> bytes:
+        """The next bytes, unpacked."""
+        found = bytearray()
+        while len(found) < size:
+            got = self._unpacked(self._rest or self._more(), size - len(found))
+            self._rest = self._unpacker.unconsumed_tail
+            if not got and (self._unpacker.eof or (not self._rest and self._at >= len(self._data))):
                 raise BadRecording("it is cut")
-            piece += got
-        pieces.append((start, bytes(piece)))
-    if not unpacker.eof:
-        more = bytes(data[at : at + _PIECE])
-        at += len(more)
+            found += got
+        return bytes(found)
+
+    def end(self) -> int:
+        """Where the compressed part ends, once all of it is read."""
+        if not self._unpacker.eof:
+            self._unpacked(self._rest + self._more(), 1)  # the checksum
+        if not self._unpacker.eof:
+            raise BadRecording("it is cut")
+        return self._at - len(self._unpacker.unused_data)
+
+    def _more(self) -> bytes:
+        piece = bytes(self._data[self._at : self._at + _PIECE])
+        self._at += len(piece)
+        return piece
+
+    def _unpacked(self, packed: bytes, most: int) -> bytes:
         try:
-            unpacker.decompress(rest + more, 1)  # the checksum
+            return self._unpacker.decompress(packed, most)
         except zlib.error:
             raise BadRecording("its compressed part is damaged") from None
-    if not unpacker.eof:
-        raise BadRecording("it is cut")
-    recording = Recording(Pieces(size, pieces))
-    if recording.parts() != [tuple(part) for part in parts]:  # tables that only the header speaks of would be read as zeros
-        raise BadRecording("its parts do not match its header")
-    recording.flows = _flows(head.get("flows", []), data, at - len(unpacker.unused_data), recording.cpus)
-    return info, recording
 
 
 def _flows(rows: Any, data: Buffer, at: int, cpus: int) -> dict[int, Flow]:

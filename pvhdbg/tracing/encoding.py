@@ -50,11 +50,7 @@ class Encoding(NamedTuple):
 @lru_cache(maxsize=1 << 16)
 def encoding(code: bytes, bits: int) -> Encoding | None:
     """The first instruction of `code` in 16-, 32- or 64-bit mode; None where it is incomplete, too long, or invalid in 64-bit mode."""
-    at, rex, prefixes = 0, 0, set[int]()
-    while at < len(code) and (code[at] in _PREFIXES or (bits == 64 and code[at] & 0xF0 == 0x40)):
-        rex = 0 if code[at] in _PREFIXES else code[at]  # valid only directly before the opcode
-        prefixes.add(code[at])
-        at += 1
+    at, rex, prefixes = _prefixes(code, bits)
     if at == len(code) or (bits == 64 and code[at] in _NOT_IN_64):
         return None
     narrow = (0x66 in prefixes) != (bits == 16)
@@ -66,15 +62,9 @@ def encoding(code: bytes, bits: int) -> Encoding | None:
         opcode = 0
     elif opcode == 0x0F:
         second = code[at] if at < len(code) else 0
-        opcode, at = 0x0F00 | second, at + 1
-        if second in (0x38, 0x3A):
-            at, modrm, constant = at + 1, True, int(second == 0x3A)
-        elif 0x80 <= second <= 0x8F:
-            constant = 2 if narrow and bits != 64 else 4
-        elif second == 0x78 and prefixes & {0x66, 0xF2}:  # extrq, insertq
-            modrm, constant = True, 2
-        else:
-            modrm, constant = second not in _BARE, int(second in _BYTE_0F)
+        opcode = 0x0F00 | second
+        at += 2 if second in (0x38, 0x3A) else 1  # these have a third opcode byte
+        modrm, constant = _after_0f(second, prefixes, narrow and bits != 64)
     else:
         modrm, constant = opcode in _MODRM, _constant(opcode, bits, wide, narrow, 0x67 in prefixes)
     found = code[at] if modrm and at < len(code) else None
@@ -84,6 +74,27 @@ def encoding(code: bytes, bits: int) -> Encoding | None:
         at += 1 if 0x0F20 <= opcode <= 0x0F23 else _operand(code, at, bits == 16, 0x67 in prefixes and bits != 64)
     at += constant
     return Encoding(at, opcode, found, constant, wide) if at <= min(len(code), LONGEST) else None
+
+
+def _prefixes(code: bytes, bits: int) -> tuple[int, int, set[int]]:
+    """Where the opcode begins, the REX prefix (0 without one), and all prefixes."""
+    at, rex, prefixes = 0, 0, set[int]()
+    while at < len(code) and (code[at] in _PREFIXES or (bits == 64 and code[at] & 0xF0 == 0x40)):
+        rex = 0 if code[at] in _PREFIXES else code[at]  # valid only directly before the opcode
+        prefixes.add(code[at])
+        at += 1
+    return at, rex, prefixes
+
+
+def _after_0f(second: int, prefixes: set[int], narrow: bool) -> tuple[bool, int]:
+    """For the opcode 0F `second`: whether it has a ModRM, and the bytes of its immediate. `narrow`: a branch has 16 bits."""
+    if second in (0x38, 0x3A):
+        return True, int(second == 0x3A)
+    if 0x80 <= second <= 0x8F:  # branches
+        return False, 2 if narrow else 4
+    if second == 0x78 and prefixes & {0x66, 0xF2}:  # extrq, insertq
+        return True, 2
+    return second not in _BARE, int(second in _BYTE_0F)
 
 
 def _constant(opcode: int, bits: int, wide: int, narrow: bool, other_addresses: bool) -> int:

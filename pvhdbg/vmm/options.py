@@ -128,14 +128,8 @@ def command_line(options: QemuOptions, sockets: Sockets) -> list[str]:
     -kernel, -initrd and -append are taken literally: QEMU looks for commas in -initrd only when it loads a multiboot
     kernel, and a leading dash in a value does not make it an option (both tried with 7.2 and 10.0).
     """
-    for name in ("machine", "memory", "cpu", "qemu"):
-        if getattr(options, name) == "":
-            raise BadInput(f"--{name} is empty", "give it a value, or leave it out")
-    if options.cpus is not None and options.cpus < 1:
-        raise BadInput(f"--cpus {options.cpus} is not a number of CPUs", "give 1 or more")
     given = option_names(options.extra)
-    for name in sorted(given & REFUSED.keys()):
-        raise BadInput(f"QEMU's option -{name} cannot be passed on", REFUSED[name])
+    _refuse(options, given)
     argv = [options.qemu or DEFAULT_QEMU]
     argv += ["-kernel", os.fspath(options.kernel)]
     for name, value in (
@@ -153,23 +147,33 @@ def command_line(options: QemuOptions, sockets: Sockets) -> list[str]:
         argv += _accelerator(options.accel)
     if not given & NETWORK:
         argv += ["-nic", "none"]
-    extra = list(options.extra)
-    if "serial" in given and options.serial is not None:
-        extra = with_copy(extra, sockets.serial)
-    elif "serial" not in given:
+    if "serial" not in given:
         argv += ["-serial", f"file:{sockets.serial}"]  # takes the rest literally, commas too
     if options.debugcon and not any("debugcon" in word for word in options.extra):
         argv += ["-debugcon", f"file:{sockets.debugcon}"]
     argv += ["-display", "none", "-monitor", "none"]
     argv += ["-no-reboot", "-no-shutdown"]  # a triple fault stops the machine for a look at it (T03), instead of ending it
     argv += ["-S", "-gdb", _listen(sockets.gdb), "-qmp", _listen(sockets.qmp)]
-    argv += _deterministic(options, given) if options.deterministic else []
+    if options.deterministic:
+        argv += _deterministic(options, given)
     if options.recorder is not None:
         argv += options.recorder.arguments(sockets.recording, options.deterministic)
-    argv += extra
+    copied = "serial" in given and options.serial is not None
+    argv += with_copy(list(options.extra), sockets.serial) if copied else options.extra
     if any("\0" in argument for argument in argv):
         raise BadInput("an argument for QEMU contains a zero byte", "remove it")
     return argv
+
+
+def _refuse(options: QemuOptions, given: frozenset[str]) -> None:
+    """Raises BadInput for options that no QEMU takes, and for those of `extra` that pvhdbg needs for itself."""
+    for name, value in (("machine", options.machine), ("memory", options.memory), ("cpu", options.cpu), ("qemu", options.qemu)):
+        if value == "":
+            raise BadInput(f"--{name} is empty", "give it a value, or leave it out")
+    if options.cpus is not None and options.cpus < 1:
+        raise BadInput(f"--cpus {options.cpus} is not a number of CPUs", "give 1 or more")
+    for name in sorted(given & REFUSED.keys()):
+        raise BadInput(f"QEMU's option -{name} cannot be passed on", REFUSED[name])
 
 
 # The clock counts instructions and jumps over idle time; the date is fixed. Two boots are then the same, instruction by instruction
