@@ -99,9 +99,9 @@ def program(session: Session) -> library.Program:
     if session.image is None:
         return prog
     loads = [one for one in session.image.elf.loads if one.p_memsz]
-    slid = session.placement.virtual_bias
+    offset = session.placement.virtual_bias
     kernel = prog.extra_module("kernel", create=True)  # not the main one, whose ELF header drgn looks for in memory
-    kernel.address_range = (loads[0].p_vaddr + slid, max(one.p_vaddr + one.p_memsz for one in loads) + slid)
+    kernel.address_range = (loads[0].p_vaddr + offset, max(one.p_vaddr + one.p_memsz for one in loads) + offset)
     path = session.image.elf_path
     try:
         kernel.try_file(path, force=True)

@@ -396,8 +396,8 @@ def entry(options: AboutSubject, context: Context) -> Answer:
         placement = session.placement
         if placement.load_bias or placement.kaslr_offset or placement.relocation:
             offset = placement.relocation if placement.kaslr_offset is None else placement.kaslr_offset
-            slid = f", slid by {offset:#x}" if offset is not None else ""
-            lines.append(f"moved by {placement.load_bias:#x} in physical memory{slid}")
+            virtual = f", KASLR offset {offset:#x}" if offset is not None else ""
+            lines.append(f"load bias {placement.load_bias:#x}{virtual}")
         document = EntryAnswer(
             found.address, found.symbol, found.found_by, where(session.registers()), placement.load_bias, placement.kaslr_offset
         )
@@ -460,14 +460,16 @@ def _placed(session: Session) -> list[str]:
         return [f"  {placement.missing}"]
     lines = []
     if placement.load_bias:
-        lines.append(f"  the kernel was moved by {placement.load_bias:#x} from the addresses of its segments")
+        lines.append(
+            f"  the kernel lies at its segments' physical addresses plus {placement.load_bias:#x} (load bias)"
+        )
     if placement.relocation and placement.kaslr_offset is None:
-        lines.append(f"  it was relocated to be slid by {placement.relocation:#x}")
+        lines.append(f"  it was relocated for the KASLR offset {placement.relocation:#x}")
     if not placement.paging:
         return [*lines, "  paging is off: symbols are at their physical addresses"]
     if placement.kaslr_offset is None and placement.unread:
         return [*lines, "  its page tables were not observed: symbols are at their linked virtual addresses"]
     if placement.kaslr_offset is None:
         return [*lines, "  the kernel's virtual addresses are not mapped yet: symbols are at their physical addresses"]
-    slid = f"slid by {placement.kaslr_offset:#x}" if placement.kaslr_offset else "as it was linked"
-    return [*lines, f"  the kernel is mapped {slid}: symbols are at their virtual addresses"]
+    how = f"with the KASLR offset {placement.kaslr_offset:#x}" if placement.kaslr_offset else "as it was linked"
+    return [*lines, f"  the kernel is mapped {how}: symbols are at their virtual addresses"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pvhdbg.decode.text import SafeText, safe
 from pvhdbg.disassembly import available, instruction_text
 from pvhdbg.driver.result import NO_DISASSEMBLER
-from pvhdbg.driver.traced_machine import SLID, TracedMachine, has_shut_down
+from pvhdbg.driver.traced_machine import KASLR_MOVED, TracedMachine, has_shut_down
 from pvhdbg.errors import BadInput, TargetError
 from pvhdbg.machine.evidence import completed, with_log_buffer
 from pvhdbg.machine.names import panics
@@ -105,7 +105,7 @@ def diagnosed(machine: TracedMachine, limit: float, vcpu: int | None = None) -> 
     names = {pc: around.name(pc) for pc in (*(event.pc for event in death.path), death.pc) if pc is not None}
     machine.ended = _FINAL.get(death.ended or death.kind)
     warnings = [
-        *(one for one in machine.warnings if one != SLID or around.name == machine.names),
+        *(one for one in machine.warnings if one != KASLR_MOVED or around.name == machine.names),
         *watch.warnings,
         *([NO_DISASSEMBLER] if death.path and not available() else []),
     ]
@@ -133,7 +133,7 @@ def _control(qemu: QemuProcess | None) -> Iterator[Qmp | None]:
 
 def _placed(machine: TracedMachine, around: Surroundings) -> tuple[Surroundings, int]:
     """The surroundings of a kernel that KASLR moved, and how far it moved its virtual addresses; unchanged where it did not."""
-    if machine.image is None or SLID not in machine.warnings:
+    if machine.image is None or KASLR_MOVED not in machine.warnings:
         return around, 0
     session = Session(machine.target, machine.image)
     session.adopt(machine.boot)

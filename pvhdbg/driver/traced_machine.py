@@ -17,7 +17,7 @@ from pvhdbg.machine.lease import Lease, Stoppable, interruptible
 from pvhdbg.machine.names import Names
 from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.machine.recorder import recorder_for, watching
-from pvhdbg.machine.running import lend
+from pvhdbg.machine.running import with_lease
 from pvhdbg.machine.session import Session
 from pvhdbg.machine.subject import open_subject
 from pvhdbg.machine.subject_kind import subject_kind
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pvhdbg.decode.kernel_file import KernelFile
 
 T = TypeVar("T")
-SLID = SafeText(
+KASLR_MOVED = SafeText(
     "the kernel is not at the addresses of its file (KASLR), so symbols do not match: give addresses, or boot with nokaslr"
 )
 SHUT_DOWN = "the guest triple-faulted or shut down"
@@ -116,8 +116,8 @@ def at_entry(
         machine.warnings += warnings
         if opened.qemu is not None and opened.qemu.recorded:
             machine.recorder = stack.enter_context(open_recorder(opened.qemu.recording))
-        if _slid(machine):
-            machine.warnings.append(SLID)
+        if _kaslr_moved(machine):
+            machine.warnings.append(KASLR_MOVED)
         yield machine
 
 
@@ -130,7 +130,7 @@ def refuse_what_does_not_run(options: SubjectOptions) -> None:
         raise BadInput("QEMU's options -d and -D cannot be passed on", "leave them out: the tracer switches QEMU's log by itself")
 
 
-def _slid(machine: TracedMachine) -> bool:
+def _kaslr_moved(machine: TracedMachine) -> bool:
     """Whether a kernel that runs at a virtual address is not mapped at the file's addresses. An entry is at a physical one."""
     registers, loads = machine.boot.snapshot.registers, () if machine.image is None else machine.image.elf.loads
     high = next((load.p_vaddr for load in loads if load.p_vaddr != load.p_paddr), None)
@@ -162,7 +162,7 @@ def on_session(session: Session, command: str, work: Callable[[TracedMachine], T
     with ExitStack() as stack:
         image = session.image or _found_image(boot, stack)
 
-        def borrowed(lease: Lease) -> T:
+        def leased(lease: Lease) -> T:
             if boot.registers.get("rip") == RESET_RIP:
                 step_off_reset_vector(lease.target)
             machine = TracedMachine(
@@ -175,14 +175,14 @@ def on_session(session: Session, command: str, work: Callable[[TracedMachine], T
                 live=True,
                 interruptible=lease.interruptible,
             )
-            if _slid(machine):
-                machine.warnings.append(SLID)
+            if _kaslr_moved(machine):
+                machine.warnings.append(KASLR_MOVED)
             try:
                 return work(machine)
             finally:
                 lease.ended = machine.ended or _ended_since(lease.target)
 
-        return lend(session, borrowed)
+        return with_lease(session, leased)
 
 
 def has_shut_down(target: Target) -> bool:

@@ -58,7 +58,7 @@ class _State:
         if self._session is None or self._connection is not stub:
             self._connection = stub
             machine = InsideGdb(stub)
-            self._session = Session(machine, evaluate=_evaluated, naming=NAMING, lender=partial(_lend, machine), starting=STARTING)
+            self._session = Session(machine, evaluate=_evaluated, naming=NAMING, lessor=partial(_lease, machine), starting=STARTING)
         ours = self._traveller is not None and self._traveller.connected
         self._session.traveller = self._traveller if ours else None
         self._configure(self._session)
@@ -86,7 +86,7 @@ class _State:
             return
         self._connection = stub = connection()
         machine = InsideGdb(stub)
-        self._session.lender = partial(_lend, machine)
+        self._session.lessor = partial(_lease, machine)
         self._session.travelled(machine, number)
 
     def offline(self) -> Session:
@@ -130,12 +130,12 @@ class _State:
 STATE = _State()
 
 
-def _lend(machine: InsideGdb, work: Callable[[Lease], Any]) -> Any:
+def _lease(machine: InsideGdb, work: Callable[[Lease], Any]) -> Any:
     """See `machine.lease`: GDB runs the machine in this thread, its own, while the work runs in another."""
-    lent = FromThread(machine)
+    leased = FromThread(machine)
     try:
-        with machine.alone(), disassembler.asked_through(lent.call):
-            return lent.serve(lambda: work(Lease(lent, lent.interruptible)))
+        with machine.alone(), disassembler.asked_through(leased.call):
+            return leased.serve(lambda: work(Lease(leased, leased.interruptible)))
     finally:
         numbers = " ".join(str(one.number) for one in machine.disabled)
         if numbers:

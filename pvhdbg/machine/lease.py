@@ -1,6 +1,6 @@
 """The lease of a live session's machine: an engine or a death watch controls the machine for a while.
 
-Each front end provides `Session.lender`: the prompt takes the machine from GDB; in GDB, GDB runs the machine and another thread
+Each front end provides `Session.lessor`: the prompt takes the machine from GDB; in GDB, GDB runs the machine and another thread
 does the work. Afterwards the machine is stopped, and the session knows that it has run.
 """
 
@@ -52,4 +52,4 @@ class Lease:
     ended: str | None = None  # how the guest ended under the lease; None for one that can run on
 
 
-Lender = Callable[[Callable[[Lease], Any]], Any]  # calls the work with the lease, and returns its result
+Lessor = Callable[[Callable[[Lease], Any]], Any]  # calls the work with the lease, and returns its result

@@ -42,11 +42,11 @@ def _moved_from(session: Session, before: Registers) -> bool:
         return True
 
 
-def lend(session: Session, work: Callable[[Lease], T]) -> T:
+def with_lease(session: Session, work: Callable[[Lease], T]) -> T:
     """Lease the machine to `work`. What was read before then belongs to the previous stop, or to a previous boot after a reset."""
     session.resumed()
     try:
-        found: T = session.lender(work) if session.lender is not None else work(Lease(session.target))
+        found: T = session.lessor(work) if session.lessor is not None else work(Lease(session.target))
         return found
     finally:
         try:

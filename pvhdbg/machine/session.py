@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pvhdbg.kernel.image import KernelImage
     from pvhdbg.kernel.location import KernelLocation, Marks
     from pvhdbg.kernel.symbols import Symbols
-    from pvhdbg.machine.lease import Lender
+    from pvhdbg.machine.lease import Lessor
     from pvhdbg.machine.placement import Placement
     from pvhdbg.machine.travel import Traveller
     from pvhdbg.targets.recorded import RecordedTarget
@@ -67,7 +67,7 @@ class Session:
     evaluate: Callable[[str], int] | None = None
     naming: str = "name the kernel: --kernel ELF"  # how the user of this front end names the kernel file
     confirm: Confirm = field(default_factory=Confirm)
-    lender: Lender | None = None  # how the front end leases its machine; None: `target` is used directly
+    lessor: Lessor | None = None  # how the front end leases its machine; None: `target` is used directly
     traveller: Traveller | None = None  # how the front end replaces its machine by another of the same boot, where it started QEMU
     starting: str = "start the kernel here, with: pvhdbg repl KERNEL"  # how the user of this front end gets such a machine
     number: int | None = None  # of the next instruction in the boot by the deterministic clock; None: not known

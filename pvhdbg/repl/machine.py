@@ -84,7 +84,7 @@ class Machine:
             warnings=opened.warnings,
             confirm=Confirm(),
             naming="name the kernel: kernel ELF",
-            lender=self.lend,
+            lessor=self.lease,
             traveller=self if opened.qemu is not None else None,
         )
         self._adopt(opened)
@@ -289,7 +289,7 @@ class Machine:
             self.session.target = shown
             gdb.take_again()
 
-    def lend(self, work: Callable[[Lease], Any]) -> Any:
+    def lease(self, work: Callable[[Lease], Any]) -> Any:
         """See `machine.lease`: without GDB in between, and without our breakpoints, so that only the lease's work sets stops."""
         self.needs_machine()
         self.runner.ready_to_run("the trace")

@@ -253,7 +253,7 @@ class FromThread:
         return self.wait(_STOPS)
 
     def close(self, leave: Leave) -> bool:
-        """Does nothing: the lender closes the target."""
+        """Does nothing: the lessor closes the target."""
         return True
 
 

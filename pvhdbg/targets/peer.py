@@ -52,14 +52,14 @@ def command_behind(path: str) -> tuple[str, ...]:
         return ()
     for descriptor in descriptors:
         try:
-            borrowed = socket.socket(fileno=descriptor)
+            held = socket.socket(fileno=descriptor)
         except OSError:
             continue  # not a socket, or closed by now
         try:
-            if borrowed.family == socket.AF_UNIX and borrowed.getpeername() == path:
-                return command_of(peer_of(borrowed))
+            if held.family == socket.AF_UNIX and held.getpeername() == path:
+                return command_of(peer_of(held))
         except OSError:
             continue  # it is not connected
         finally:
-            borrowed.detach()  # its opener owns the descriptor
+            held.detach()  # its opener owns the descriptor
     return ()

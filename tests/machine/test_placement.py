@@ -79,7 +79,7 @@ def test_a_kernel_that_kaslr_moved(vmlinux: Path, vmlinuz: Path, cli: Cli) -> No
         assert (early.found, early.load_bias, early.kaslr_offset) == (True, moved, None)
         assert early.relocation is not None
         assert guest("symbols $rip") == f"{entry + moved:#x} is startup_64\n"
-        said = [f"moved by {moved:#x} from", f"slid by {early.relocation:#x}", "not mapped yet"]
+        said = [f"plus {moved:#x} (load bias)", f"KASLR offset {early.relocation:#x}", "not mapped yet"]
         assert [words for words in said if words in guest("symbols")] == [
             words for words, true in zip(said, (moved, early.relocation, True), strict=True) if true
         ]
@@ -103,8 +103,8 @@ def test_a_kernel_that_kaslr_moved(vmlinux: Path, vmlinuz: Path, cli: Cli) -> No
         guest.session.target.monitor(f"dump-guest-memory {core} {image_start(vmlinux) + moved:#x} {64 << 20:#x}")
         by_core = cli("symbols", core, "start_kernel", "--kernel", vmlinux, "--here").ok().out
         assert by_core.startswith(f"start_kernel  now {virtual:#x}, physical {physical:#x},")
-        slid = f"mapped slid by {early.relocation:#x}" if early.relocation else "mapped as it was linked"
-        assert slid in cli("symbols", core, "--kernel", vmlinux, "--here").ok().out
+        mapped = f"mapped with the KASLR offset {early.relocation:#x}" if early.relocation else "mapped as it was linked"
+        assert mapped in cli("symbols", core, "--kernel", vmlinux, "--here").ok().out
 
         # Somebody who comes now, and did not see it begin, finds the same; a reset forgets it.
         newcomer = Session(guest.target, guest.session.image)
@@ -123,7 +123,7 @@ def test_a_kernel_that_is_told_to_stay(vmlinux: Path, vmlinuz: Path) -> None:
         found = guest.session.placement
         assert (found.found, found.load_bias, found.kaslr_offset, found.relocation) == (True, 0, 0, 0)
         assert "as it was linked" in guest("symbols")
-        assert "moved" not in guest("entry")
+        assert "load bias" not in guest("entry")
 
 
 # --- what a kernel is known by ------------------------------------------------------------------------------------
