@@ -111,6 +111,18 @@ class Registers:
 # --- hidden segment state -----------------------------------------------------------------------------------------
 
 
+class _FlagBits:
+    """Some bits of a segment's flags. Reading them raises `Unavailable` where the flags were not observed."""
+
+    def __init__(self, low: int, width: int = 1) -> None:
+        self._low, self._mask = low, (1 << width) - 1
+
+    def __get__(self, segment: Segment, owner: type[Segment]) -> int:
+        if segment.flags is None:
+            raise Unavailable(segment.missing)
+        return segment.flags >> self._low & self._mask
+
+
 @dataclass(frozen=True)
 class Segment:
     """A segment register with its descriptor cache.
@@ -125,11 +137,6 @@ class Segment:
     flags: int | None = None
     missing: str = "hidden segment state was not observed"
 
-    def _bits(self, low: int, width: int) -> int:
-        if self.flags is None:
-            raise Unavailable(self.missing)
-        return self.flags >> low & ((1 << width) - 1)
-
     def known_base(self) -> int:
         if self.base is None:
             raise Unavailable(self.missing)
@@ -140,37 +147,14 @@ class Segment:
             raise Unavailable(self.missing)
         return self.limit
 
-    @property
-    def type(self) -> int:
-        return self._bits(8, 4)
-
-    @property
-    def s(self) -> int:
-        return self._bits(12, 1)
-
-    @property
-    def dpl(self) -> int:
-        return self._bits(13, 2)
-
-    @property
-    def present(self) -> int:
-        return self._bits(15, 1)
-
-    @property
-    def avl(self) -> int:
-        return self._bits(20, 1)
-
-    @property
-    def long(self) -> int:
-        return self._bits(21, 1)
-
-    @property
-    def db(self) -> int:
-        return self._bits(22, 1)
-
-    @property
-    def granularity(self) -> int:
-        return self._bits(23, 1)
+    type = _FlagBits(8, 4)
+    s = _FlagBits(12)
+    dpl = _FlagBits(13, 2)
+    present = _FlagBits(15)
+    avl = _FlagBits(20)
+    long = _FlagBits(21)
+    db = _FlagBits(22)
+    granularity = _FlagBits(23)
 
 
 class DescriptorTable(NamedTuple):

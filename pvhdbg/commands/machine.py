@@ -460,9 +460,7 @@ def _placed(session: Session) -> list[str]:
         return [f"  {placement.missing}"]
     lines = []
     if placement.load_bias:
-        lines.append(
-            f"  the kernel lies at its segments' physical addresses plus {placement.load_bias:#x} (load bias)"
-        )
+        lines.append(f"  the kernel lies at its segments' physical addresses plus {placement.load_bias:#x} (load bias)")
     if placement.relocation and placement.kaslr_offset is None:
         lines.append(f"  it was relocated for the KASLR offset {placement.relocation:#x}")
     if not placement.paging:

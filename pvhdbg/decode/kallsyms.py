@@ -156,17 +156,15 @@ def find(data: Buffer, bits: int = 64, linked_at: LinkedAt = lambda _: None, fir
     """
     tries = ((place, grain) for place in islice(_digits(data, first), _DIGITS_BOUND) for grain in ((8, 4) if bits == 64 else (4,)))
     tables = ((table, grain) for place, grain in tries if (table := _token_table(data, place, grain)))
+
+    def addresses_of(number_at: int, end: int, count: int) -> Addresses | None:
+        return _addresses(data, number_at, end, count, bits // 8, linked_at)
+
     for (start, end, tokens), grain in islice(tables, _TABLES_BOUND):
-        found = _names(
-            data,
-            start,
-            end,
-            tokens,
-            grain,
-            lambda number_at, end, count: _addresses(data, number_at, end, count, bits // 8, linked_at),
-        )
-        if found is not None:
-            return found
+        for reach in _REACHES:
+            found = _names(data, reach, start, end, tokens, grain, addresses_of)
+            if found is not None:
+                return found
     return None
 
 
@@ -207,6 +205,7 @@ def _token_table(data: Buffer, digits: int, grain: int) -> tuple[int, int, tuple
 
 def _names(
     data: Buffer,
+    reach: int,
     start: int,
     end: int,
     tokens: tuple[bytes, ...],
@@ -217,19 +216,6 @@ def _names(
 
     `addresses_of` takes where that number is, where the token index ends, and the number.
     """
-    tries = (_names_within(data, reach, start, end, tokens, grain, addresses_of) for reach in _REACHES)
-    return next((found for found in tries if found is not None), None)
-
-
-def _names_within(
-    data: Buffer,
-    reach: int,
-    start: int,
-    end: int,
-    tokens: tuple[bytes, ...],
-    grain: int,
-    addresses_of: Callable[[int, int, int], Addresses | None],
-) -> Kallsyms | None:
     low = max(start - reach, 0)
     low += -low % grain
     region = bytes(data[low:start])

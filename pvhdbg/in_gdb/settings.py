@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import gdb
 
 
@@ -21,50 +23,23 @@ class _SettingsPrefix(gdb.Command):
 
 
 class _Setting(gdb.Parameter):
-    """Base class of our settings: GDB prints nothing when one is set."""
+    """One setting. Its `help` begins with `what` it is, and goes on with `more`. GDB prints nothing when it is set."""
+
+    shown = "{}"  # what `show` prints
+
+    def __init__(self, name: str, what: str, more: str, value: object, of: int, kind: int, *words: Sequence[str]) -> None:
+        self.set_doc, self.show_doc, self.__doc__ = f"Set {what}.", f"Show {what}.", more
+        super().__init__(f"pvh {name}", of, kind, *words)
+        self.value = value
 
     def get_set_string(self) -> str:
         return ""
 
-
-class _Spec(_Setting):
-    """The revision of the PVH ABI to judge by: draft-a, v0 or v1."""
-
-    set_doc = "Set the revision of the PVH ABI to judge by."
-    show_doc = "Show the revision of the PVH ABI to judge by."
-
-    def __init__(self) -> None:
-        super().__init__("pvh spec", gdb.COMMAND_DATA, gdb.PARAM_ENUM, ("draft-a", "v0", "v1"))
-        self.value = "v1"
-
     def get_show_string(self, value: str) -> str:
-        return f"The revision to judge by is {value}."
-
-
-class _Strict(_Setting):
-    """Whether SHOULD rules and known deviations fail too, and what is undecided exits with 4."""
-
-    set_doc = "Set whether SHOULD rules and known deviations fail too."
-    show_doc = "Show whether SHOULD rules and known deviations fail too."
-
-    def __init__(self) -> None:
-        super().__init__("pvh strict", gdb.COMMAND_DATA, gdb.PARAM_BOOLEAN)
-        self.value = False
-
-    def get_show_string(self, value: str) -> str:
-        return f"Strict judging is {value}."
+        return self.shown.format(value)
 
 
 class _Kernel(_Setting):
-    """The kernel file that the machine boots; by default the file whose symbols GDB has loaded."""
-
-    set_doc = "Set the kernel file that the machine boots."
-    show_doc = "Show the kernel file that the machine boots."
-
-    def __init__(self) -> None:
-        super().__init__("pvh kernel", gdb.COMMAND_FILES, gdb.PARAM_OPTIONAL_FILENAME)
-        self.value = ""
-
     def get_show_string(self, value: str) -> str:
         return f"The kernel file is {value}." if value else "The kernel file is the one whose symbols GDB has loaded."
 
@@ -73,5 +48,12 @@ def install() -> None:
     """Make the settings."""
     _SettingsPrefix("set pvh")
     _SettingsPrefix("show pvh")
-    for setting in (_Spec, _Strict, _Kernel):
-        setting()
+    data = gdb.COMMAND_DATA
+    spec = _Setting("spec", "the revision of the PVH ABI to judge by", "draft-a, v0 or v1; v1 by default.",
+                    "v1", data, gdb.PARAM_ENUM, ("draft-a", "v0", "v1"))  # fmt: skip
+    spec.shown = "The revision to judge by is {}."
+    strict = _Setting("strict", "whether SHOULD rules and known deviations fail too", "What is undecided then exits with 4.",
+                      False, data, gdb.PARAM_BOOLEAN)  # fmt: skip
+    strict.shown = "Strict judging is {}."
+    _Kernel("kernel", "the kernel file that the machine boots", "By default it is the file whose symbols GDB has loaded.",
+            "", gdb.COMMAND_FILES, gdb.PARAM_OPTIONAL_FILENAME)  # fmt: skip

@@ -374,7 +374,7 @@ def _connected(
     if options.way.via == "gdb":
         from pvhdbg.targets.gdb_mi import GdbTarget
 
-        target: Target = GdbTarget.connect(address, timeout=timeout, progress=progress, keeper=keeper)
+        target: Target = GdbTarget(address, timeout=timeout, progress=progress, keeper=keeper)
     else:
         from pvhdbg.targets.remote import RemoteTarget
 

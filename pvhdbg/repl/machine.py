@@ -258,7 +258,7 @@ class Machine:
             self.runner.disarm()
             self.session.target.close(Leave.STOPPED)
             try:
-                held = GdbTarget.connect(self._address(), timeout=self.seconds, progress=self.progress, keeper=self._keeper)
+                held = GdbTarget(self._address(), timeout=self.seconds, progress=self.progress, keeper=self._keeper)
             except PvhdbgError:
                 self._hold(self._directly())
                 raise

@@ -39,11 +39,18 @@ _WATCH = {WatchKind.WRITE: "", WatchKind.READ: "-r ", WatchKind.ANY: "-a "}
 
 
 class GdbTarget:
-    """A `Target` through GDB/MI. Make one with `connect`."""
+    """A `Target` through GDB/MI: GDB is started, and connects. Raises VmmFailed without a GDB, TargetLost and TargetTimeout without a stub."""
 
     via = "GDB"
 
-    def __init__(self, address: StubAddress, timeout: float, progress: Callable[[str], None], keeper: Keeper | None = None) -> None:
+    def __init__(
+        self,
+        address: StubAddress,
+        *,
+        timeout: float = 10.0,
+        progress: Callable[[str], None] = lambda _: None,
+        keeper: Keeper | None = None,
+    ) -> None:
         self._address = address
         self._keeper = keeper
         self._timeout = timeout
@@ -69,18 +76,6 @@ class GdbTarget:
         except BaseException:
             self._gdb.close()
             raise
-
-    @classmethod
-    def connect(
-        cls,
-        address: StubAddress,
-        *,
-        timeout: float = 10.0,
-        progress: Callable[[str], None] = lambda _: None,
-        keeper: Keeper | None = None,
-    ) -> GdbTarget:
-        """Start GDB and let it connect. Raises VmmFailed without a GDB, TargetLost and TargetTimeout without a stub."""
-        return cls(address, timeout, progress, keeper)
 
     @property
     def name(self) -> str:

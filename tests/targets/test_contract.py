@@ -26,7 +26,7 @@ from pvhdbg.vmm.qemu import QemuOptions, QemuProcess, start
 pytestmark = pytest.mark.boot
 
 HELLO = guests.path("hello")
-CONNECT: dict[str, Callable[..., Target]] = {"remote": RemoteTarget.connect, "gdb_mi": GdbTarget.connect}
+CONNECT: dict[str, Callable[..., Target]] = {"remote": RemoteTarget.connect, "gdb_mi": GdbTarget}
 
 
 @contextmanager

@@ -117,7 +117,7 @@ def test_a_second_client_is_told_that_another_holds_the_stub() -> None:
     with start(QemuOptions(kernel=HELLO, memory="64M")) as qemu:
         first = RemoteTarget.connect(StubAddress(path=qemu.gdb_socket))
         began = time.monotonic()
-        for connect in (RemoteTarget.connect, GdbTarget.connect):
+        for connect in (RemoteTarget.connect, GdbTarget):
             with pytest.raises(TargetError) as error:
                 connect(StubAddress(path=qemu.gdb_socket), timeout=1.0)
             assert "another debugger" in error.value.todo
