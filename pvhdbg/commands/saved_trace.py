@@ -247,7 +247,7 @@ def _blocks(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _is_stdout(path: str) -> bool:
-    """True also for another name of it: /dev/stdout."""
+    """Whether the path is standard output, also by another name: /dev/stdout."""
     if path == "-":
         return True
     try:

@@ -209,7 +209,7 @@ def stopped_at(
 
 
 def deterministic(options: SubjectOptions) -> SubjectOptions:
-    """The same with the instruction counter as the clock."""
+    """The same options, with the instruction counter as the clock."""
     return options._replace(launch=options.launch._replace(deterministic=True))
 
 

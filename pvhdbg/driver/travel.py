@@ -116,7 +116,7 @@ class Travel:
                 self._traveller.follow(None)
             if machine.marked is None and not end.final and machine.begun < now:
                 raise EntryNotReached(
-                    f"{end.words}, before it was behind instruction {now:,} again: the machine stays there", "give it more time"
+                    f"{end.words}, before instruction {now:,} was passed again: the machine stays where it is", "give it more time"
                 )
             if machine.marked is None:
                 _take(self._traveller, stack, machine, end)

@@ -264,7 +264,7 @@ class Session:
         self._marks = self.kernel_location = None
 
     def _open_found(self) -> None:
-        """The file that the monitor named, and that memory holds, serves like one that the user named."""
+        """Use the file that the monitor named, if memory holds it, as if the user had named it."""
         if self.image is None and (found := self.confirm.image()) is not None:
             self._take(found)
 

@@ -1,4 +1,4 @@
-"""ChangeableMachine code that sets what a gdbstub cannot write: gdtr, idtr, the task register, selectors with their hidden state, flags, cr2.
+"""Machine code that sets what a gdbstub cannot write: gdtr, idtr, the task register, selectors with their hidden state, flags, cr2.
 
 It runs in the entry's own mode, 32-bit protected mode with flat segments, from free RAM, and jumps back to the entry. A gdbstub's
 write of a selector reloads nothing or loads from the GDT, depending on the QEMU; its write of eflags does not reach the lazy flags of
