@@ -126,7 +126,7 @@ def pvh_qemu(request: pytest.FixtureRequest) -> str | None:
 def pvh_qemu_versions(request: pytest.FixtureRequest) -> dict[str, str]:
     """The version of each QEMU that tests run with, by its name as given: {"qemu-system-x86_64": "7.2.22 (Debian …)"}.
 
-    Without --pvh-qemu or pvh_qemu it is the QEMU that pvhdbg chooses. Raises VmmFailed for one that cannot be started.
+    Without --pvh-qemu or pvh_qemu pvhdbg chooses the QEMU. Raises VmmFailed for one that cannot be started.
     """
     from pvhdbg.booted import qemu_version
     from pvhdbg.vmm.options import DEFAULT_QEMU

@@ -24,7 +24,7 @@ UNSUFFIXED = ("bswap", "jmp", "lgdt", "lidt", "sgdt", "sidt", "verr", "verw")
 
 
 def parts(text: str) -> tuple[str, list[str], list[int]]:
-    """The mnemonic without the size of what has but one, the registers, and the numbers but those that one may leave out."""
+    """The mnemonic without a size that follows from the operands, the registers, and the numbers that must be written."""
     text = re.sub(r"^rex(?:\.\w+)? (?=\w)", "", text)  # binutils since 2.40 name a prefix that has no effect
     mnemonic, *operands = text.replace(",", " ").split()
     plain = next((one for one in UNSUFFIXED if mnemonic.startswith(one)), mnemonic)

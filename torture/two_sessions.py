@@ -1,6 +1,6 @@
 """Two pvhdbgs at one stub: the second one is told, the first one goes on, and the foreign guest comes to its own end.
 
-QEMU takes the second client when the first one has left, and stops the guest for it, although it is gone. The second one says so, with
+QEMU takes the second client when the first one has left, and stops the guest for it, although it is gone. The second one reports it, with
 the command that lets the guest run on; the round then runs that.
 """
 

@@ -30,7 +30,7 @@ _LINE_BOUND = 2048  # bytes of the command line, an input of the prediction
 
 @dataclass(frozen=True)
 class Row:
-    """One item: the machine's value, and the expected one (None: it depends on the run, or there was no file)."""
+    """One item: the machine's value, and the expected one (None: it depends on the run, or no file was given)."""
 
     name: str
     real: int | bytes

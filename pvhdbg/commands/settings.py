@@ -76,7 +76,7 @@ def _read(path: str) -> bytes:
 
 
 def _section(text: bytes, table: tuple[str, ...]) -> bytes:
-    """The lines of a table, which is not the whole file: nothing else of a project's file is parsed. Its values are no tables."""
+    """The lines of a table, which is not the whole file: nothing else of a project's file is parsed. Its values are not tables."""
     head = re.compile(rb"[ \t]*\[" + rb"[ \t]*\.".join(rb"[ \t]*" + one.encode() for one in table) + rb"[ \t]*\][ \t]*(?:#.*)?")
     found: list[bytes] = []
     inside = False

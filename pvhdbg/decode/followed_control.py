@@ -17,7 +17,9 @@ SOURCE = "followed from the entry by each instruction"
 _EFER = 0xC0000080
 _PREFIXES = frozenset(b"\x66\x67\x2e\x36\x3e\x26\x64\x65\xf2\xf3")
 _GENERAL = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{number}" for number in range(8, 16)))
-_FIRST = frozenset(b"\x0f\x9a\xca\xcb\xcf\xea\xff")  # the first byte of what may change them, and the second one after 0f
+_FIRST = frozenset(
+    b"\x0f\x9a\xca\xcb\xcf\xea\xff"
+)  # first bytes of instructions that may change them; below the second byte after 0f
 _SECOND = (b"\x01", b"\x06", b"\x22", b"\x30")
 _FLAGS = 0x00F0FF00  # of a descriptor's high dword
 

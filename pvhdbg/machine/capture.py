@@ -406,7 +406,7 @@ def compared(target: Target, image: KernelImage, backing: tuple[Backing, ...] | 
     """Compare the kernel's file with guest memory, where the machine has RAM. Unreadable ranges are left out."""
     from pvhdbg.decode.loaded_image import Sample, compare, samples, within
 
-    # Nothing could load a file that a user named into ROM, so that what is there does not tell whose it is.
+    # Nothing could load a file that a user named into ROM: the bytes there do not show whose they are.
     left_out = (BackingKind.IO,) if booted else (BackingKind.IO, BackingKind.ROM)
     areas = None if backing is None else [(area.start, area.end) for area in backing if area.kind not in left_out]
     read: dict[Sample, bytes] = {}

@@ -11,7 +11,7 @@ from pvhdbg.model import BackingKind, Unavailable
 from pvhdbg.targets.recorded import RecordedTarget
 
 _PIECE = 1 << 22  # bytes that are searched at once
-_OVERLAP = 1 << 21  # of them, those that the next piece begins with: a log buffer is no larger by default
+_OVERLAP = 1 << 21  # of them, those that the next piece begins with: by default a log buffer is not larger
 _SEARCHED = 1 << 26  # bytes of a running machine that are searched: a stub gives some MB a second
 _SEARCHED_RECORDING = 1 << 34
 

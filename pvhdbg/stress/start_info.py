@@ -1,4 +1,4 @@
-"""Mutations of what start_info says, of where it lies, and of the memory around it."""
+"""Mutations of start_info, of its place, and of the memory around it."""
 
 from __future__ import annotations
 

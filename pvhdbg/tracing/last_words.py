@@ -51,7 +51,7 @@ def _no_root(_match: re.Match[str], around: Surroundings) -> str:
     if around.initrd is not None and not around.initrd:
         if root is False:
             return "no root= on its command line, and no initrd: give one of them (--initrd, --append root=…)"
-        return "no initrd: the driver of the root's disk has to be in the kernel itself, and the disk in the machine"
+        return "no initrd: the driver of the root's disk must be in the kernel itself, and the disk in the machine"
     if around.initrd:
         unsound = _initrd_words(around.initrd)
         return unsound or "the initrd did not mount the root: its /init is missing, or it ended"

@@ -24,7 +24,7 @@ OF_OTHERS = {
     for name in ("decode.kallsyms", "disassembly", "loaders", "report.json_report", "kernel.symbols", "tracing", "vmm")
 }
 
-# What a command cannot do without comes first, so that what it imports itself, which differs from release to release, is not counted.
+# Modules that every command needs come first: their own imports, which differ from release to release, are not counted.
 PROGRAM = """
 import sys
 needed, *words = sys.argv[1:]

@@ -110,7 +110,7 @@ def test_what_cannot_be_is_said_in_words(cli: Cli, words: tuple[str, ...], code:
 
 
 def test_goto_on_several_cpus_stops_the_first_one_there(cli: Cli) -> None:
-    """QEMU 10 and 11 crash in inline counters of several CPUs under -icount; QEMU 7 does not get on with such a clock at all."""
+    """QEMU 10 and 11 crash in inline counters of several CPUs under -icount; QEMU 7 does not get on with such a clock."""
     ran = cli("goto", LONG_MODE, "5000", "--cpus", "2")
     if "QEMU 7." in ran.err:
         ran.complaint(2, "does not run several CPUs by a deterministic clock")

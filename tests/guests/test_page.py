@@ -31,7 +31,7 @@ def commands() -> list[tuple[str, list[str]]]:
 
 
 def blocks() -> dict[str, list[tuple[str, list[str]]]]:
-    """Commands by the folder that they write to, so that what needs a file comes after what makes it."""
+    """Commands by the folder that they write to, those that need a file after those that make it."""
     grouped: dict[str, list[tuple[str, list[str]]]] = {}
     for command, lines in commands():
         key = GENERATED if f"build/{GENERATED}" in command else command

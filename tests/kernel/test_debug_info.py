@@ -1,4 +1,4 @@
-"""Structures and lines by DWARF: what gcc lays out, in each version that it writes; and bytes that nobody meant."""
+"""Structures and lines by DWARF: what gcc lays out, in each version that it writes; and arbitrary bytes."""
 
 from __future__ import annotations
 

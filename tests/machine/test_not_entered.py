@@ -95,7 +95,7 @@ def test_the_vmms_own_entry_that_is_named_stays_its_own(cli: Cli, machine: Start
     assert outcomes(named) == outcomes(own)
     assert outcomes(named)["PVH-TR-LIMIT"] == "known"
     stub = machine()
-    attached = cli("check", stub.socket, "--entry", hex(HELLO_ENTRY), "--format", "json").ok().json()  # no file: fw_cfg says so
+    attached = cli("check", stub.socket, "--entry", hex(HELLO_ENTRY), "--format", "json").ok().json()  # no file: found by fw_cfg
     assert (attached["entry"]["found_by"], outcomes(attached)["PVH-TR-LIMIT"]) == ("fw_cfg", "known")
 
 

@@ -26,7 +26,7 @@ STRIDE = int(os.environ.get("STRESS_STRIDE", "11"))
 APPEND = {"cmdline-absent": None, "cmdline-empty": "words"}
 WITH_MODULE = {*APPEND, "module-cmdline", "module-cmdline-absent", "module-reserved"}
 BEFORE = {"module-cmdline-absent": ("module-cmdline",)}  # no QEMU gives a module a command line
-CPU = {"cpu-no-x2apic": "qemu64,+x2apic"}  # which no QEMU has by default under TCG, and none before 9.0 has at all
+CPU = {"cpu-no-x2apic": "qemu64,+x2apic"}  # which no QEMU has by default under TCG, and none before 9.0 has
 # A tick of the timer may come between the firmware's cli and the guest's look, where the machine is loaded.
 BY_CHANCE = {"interrupt-pending": 4}
 
@@ -70,7 +70,7 @@ def test_the_guest_that_relies_on_it_dies_of_it_alone(id: str, tmp_path: Path) -
 
 
 def has_x2apic(folder: Path) -> bool:
-    """Whether this QEMU's TCG has an x2APIC: the unchanged guest then survives. QEMU before 9.0 has none, and says so."""
+    """Whether this QEMU's TCG has an x2APIC: the unchanged guest then survives. QEMU before 9.0 has none, and reports that."""
     fate = tried([], "cpu-no-x2apic", folder).fate
     assert fate is Fate.SURVIVES or Vmm("QEMU", version_of(None)).release() < (9,)
     return fate is Fate.SURVIVES

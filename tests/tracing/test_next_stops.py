@@ -79,7 +79,7 @@ def test_a_return_ends_the_walk_where_its_function_is_also_entered_without_a_cal
 
 @given(st.lists(st.sampled_from(WORDS), min_size=1, max_size=30), st.integers(1, 6), st.lists(st.booleans(), max_size=60))
 def test_no_path_misses_all_stops(words: list[bytes], ends: int, choices: list[bool]) -> None:
-    """Follow one path through the code, with the calls and returns of a CPU, up to the first instruction that has to be a stop."""
+    """Follow one path through the code, with the calls and returns of a CPU, up to the first instruction that must be a stop."""
     code = b"".join(words)
     read = reader(code)
     found = next_stops(AT, 32, read, most=ends, ends=ends)

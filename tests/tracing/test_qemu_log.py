@@ -1,4 +1,4 @@
-"""QEMU's log as events: both line formats, any way of cutting it, records that did not run, REPs, and text that is no log."""
+"""QEMU's log as events: both line formats, any way of cutting it, records that did not run, REPs, and text that is not a log."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ class TrialAnswer(NamedTuple):
 
 @answer("stress")
 class StressAnswer(NamedTuple):
-    """What a guest survives of what the ABI leaves open. `sets` are the smallest of the random sets that it does not survive."""
+    """Which mutations a guest survives. `sets` are the smallest of the random sets that it does not survive."""
 
     goal: str
     mutations: tuple[TrialAnswer, ...]

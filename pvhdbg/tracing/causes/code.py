@@ -131,7 +131,7 @@ def executes_data(draft: Draft, case: Case) -> bool:
 
 
 def left_its_code(draft: Draft, case: Case) -> bool:
-    """The CPU left the kernel's code, and died of what it found there."""
+    """The CPU left the kernel's code, and died there."""
     if case.death.departure is None or faults.is_fetch(case.fault):
         return False
     jump, landed = case.death.departure

@@ -180,7 +180,7 @@ def division(draft: Draft, case: Case) -> bool:
     return draft.found(
         "divide overflow",
         f"{faults.name(0)}{where}: the quotient does not fit, the divisor is {value:#x}",
-        next="see what the upper half of the dividend holds (edx or rdx): it has to be set, or cleared, before a division",
+        next="see what the upper half of the dividend holds (edx or rdx): it must be set, or cleared, before a division",
     )
 
 
