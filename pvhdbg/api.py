@@ -334,9 +334,11 @@ def boot_show(
     return _boot_file("boot show", boots.BootFunctionsAnswer, file, kernel, grep=grep, start=start, to=to, most=most)
 
 
-def boot_profile(file: Path, *, grep: str | None = None, most: int = 200, kernel: Path | None = None) -> boots.BootProfileAnswer:
-    """How many instructions each chapter and each function of a recorded boot executed."""
-    return _boot_file("boot profile", boots.BootProfileAnswer, file, kernel, grep=grep, most=most)
+def boot_profile(
+    file: Path, *, chapter: str | None = None, grep: str | None = None, most: int = 200, kernel: Path | None = None
+) -> boots.BootProfileAnswer:
+    """How many instructions each chapter and each function of a recorded boot executed; also within one `chapter`, or "all"."""
+    return _boot_file("boot profile", boots.BootProfileAnswer, file, kernel, chapter=chapter, grep=grep, most=most)
 
 
 def boot_coverage(file: Path, *, kernel: Path | None = None) -> boots.BootCoverageAnswer:

@@ -19,10 +19,13 @@ from pvhdbg.machine.subject_kind import refuse_all_but_kernels
 from pvhdbg.report import boot_text
 from pvhdbg.report.answers.boots import BootAnswer, RecordedHow
 from pvhdbg.tracing.boot_file import BootInfo, encode
+from pvhdbg.tracing.chapters import SYMBOLS
 from pvhdbg.tracing.engines.engine import TraceEnd
 from pvhdbg.tracing.event import EndReason
 from pvhdbg.tracing.recorder.file import open_bytes
 from pvhdbg.vmm.options import RecorderOptions
+
+_CHAPTERS = 8  # addresses of symbols that begin one
 
 
 class BootOptions(NamedTuple):
@@ -50,7 +53,8 @@ def boot(options: BootOptions, context: Context) -> Answer:
 
     def told(plain: RecorderOptions, names: Names) -> RecorderOptions:
         goal = addresses_of(options.until, names) if options.until else ()
-        return replace(plain, exact=options.exact, flow=options.flow, marks=tuple(goal))
+        chapters = tuple(names.found(SYMBOLS))[:_CHAPTERS]
+        return replace(plain, exact=options.exact, flow=options.flow, marks=tuple(goal), chapters=chapters)
 
     with ExitStack() as stack:
         output = stack.enter_context(open_output(options.output))

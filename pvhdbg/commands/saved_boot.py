@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ from pvhdbg.report.answers.boots import (
     BootCoverageAnswer,
     BootFunctionsAnswer,
     BootProfileAnswer,
+    ChapterCost,
     FileCoverage,
     FunctionCost,
 )
@@ -32,7 +34,7 @@ from pvhdbg.report.boot_timeline import page
 from pvhdbg.report.flame_graph import flame_graph
 from pvhdbg.report.style import Style
 from pvhdbg.tracing.boot_file import BootInfo
-from pvhdbg.tracing.chapters import Chapter, chapters, events_of
+from pvhdbg.tracing.chapters import Chapter, ChapterProfile, chapters, events_of, runs_within
 from pvhdbg.tracing.chrome import of_boot
 from pvhdbg.tracing.drcov import of_blocks
 from pvhdbg.tracing.lcov import Executions, SourceLine, by_file, lcov
@@ -40,7 +42,7 @@ from pvhdbg.tracing.milestones import Milestone
 from pvhdbg.tracing.recorded_numbers import BadRecording
 from pvhdbg.tracing.recorder.file import read_boot
 from pvhdbg.tracing.recording import RecordedBlock, Recording
-from pvhdbg.tracing.story import Node, Started, folded, folded_text, functions, profile, tree
+from pvhdbg.tracing.story import Node, Started, folded, folded_text, functions, profile, profiles, tree
 from pvhdbg.tracing.symbol_text import base
 from pvhdbg.tracing.trace_file import Head, Load
 
@@ -58,12 +60,13 @@ class BootShowOptions(NamedTuple):
 
 
 class BootProfileOptions(NamedTuple):
-    """The options of `boot profile`; with `output` it is written in the format `format_name`."""
+    """The options of `boot profile`; with `output` it is written in the format `format_name`. `chapter` is a name, or "all"."""
 
     subject: str
     kernel: str | None = None
     grep: str | None = None
     most: int = 200
+    chapter: str | None = None
     format_name: str | None = None
     output: str | None = None
 
@@ -193,24 +196,71 @@ def blocks(options: BootBlocksOptions, context: Context) -> Answer:
 
 @takes(BootProfileOptions)
 def show_profile(options: BootProfileOptions, context: Context) -> Answer:
-    """`boot profile`: the instructions of each function and of each chapter; or folded stacks, or a flame graph."""
+    """`boot profile`: the instructions of each function, also within a chapter; or folded stacks, or a flame graph."""
     wanted = _pattern(options.grep)
     _need_both(options.format_name, options.output)
+    most = options.most
+
+    def chosen(rows: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
+        return [one for one in rows if wanted is None or wanted.search(one[0])]
+
     with saved_boot(options.subject, options.kernel) as boot:
-        rows = [one for one in profile(boot.blocks, boot.name) if wanted is None or wanted.search(one[0])]
+        parts, _ = boot.story()
+        within = [] if options.chapter is None else _within(boot, _chapters(parts, options.chapter), parts)
+        within = [replace(one, functions=chosen(one.functions)) for one in within]
+        rows = chosen(profile(boot.blocks, boot.name)) if not (within and options.format_name) else []
         if options.format_name is not None and options.output is not None:
-            stacks = folded(boot.functions, rows)
+            if options.chapter not in (None, _ALL) and not within[0].known:
+                raise BadInput(_unknown(within[0].chapter.name), _AGAIN)
+            stacks = (
+                [
+                    ((f"chapter {one.chapter.name}", *path), spent)
+                    for one in within
+                    for path, spent in folded(boot.functions, one.functions)
+                ]
+                if within
+                else folded(boot.functions, rows)
+            )
             if options.format_name == "folded":
                 return _written(options.output, "folded", [folded_text(stacks)])
-            drawn = flame_graph(
-                stacks, f"{boot.info.kernel.rpartition('/')[2]}: instructions, each function below the one that reached it first"
-            )
-            return _written(options.output, "svg", [drawn.encode()])
-        parts, _ = boot.story()
-    info, exact, most = boot.info, boot.recording.exact, options.most
-    shown = tuple(FunctionCost(*one) for one in rows[:most])
-    document = BootProfileAnswer(recorded_how(info), exact, tuple(parts), shown, max(len(rows) - most, 0))
+            title = f"{boot.info.kernel.rpartition('/')[2]}: instructions, each function below the one that reached it first"
+            return _written(options.output, "svg", [flame_graph(stacks, title).encode()])
+    info, exact = boot.info, boot.recording.exact
+    document = BootProfileAnswer(
+        recorded_how(info), exact, tuple(parts), _costs(rows, most), max(len(rows) - most, 0),
+        tuple(ChapterCost(one.chapter.name, one.known, _costs(one.functions, most), max(len(one.functions) - most, 0)) for one in within),
+    )  # fmt: skip
+    if within:
+        return shows(lambda style: boot_text.profile_within(info, exact, within, most, style), document)
     return shows(lambda style: boot_text.profile(info, exact, parts, rows, most, style), document)
+
+
+_ALL = "all"
+_AGAIN = "record the boot again; a chapter that begins with more than 131,072 blocks has no counts of its own"
+
+
+def _unknown(name: str) -> str:
+    return f"the recording does not hold the counts of the chapter {name}"
+
+
+def _chapters(parts: list[Chapter], text: str) -> list[Chapter]:
+    """The chapters that --chapter means; "long-mode" is "long mode". Raises BadInput."""
+    found = [one for one in parts if text in (_ALL, one.name, one.name.replace(" ", "-"))]
+    if not found:
+        names = ", ".join(one.name.replace(" ", "-") for one in parts)
+        raise BadInput(f"--chapter {text} is not a chapter of this boot", f"its chapters are: {names}; or give: all")
+    return found
+
+
+def _within(boot: SavedBoot, chosen: list[Chapter], parts: list[Chapter]) -> list[ChapterProfile]:
+    """The functions of some of a boot's chapters."""
+    pairs = [(part, runs) for part, runs in zip(parts, runs_within(boot.recording, parts), strict=True) if part in chosen]
+    rows = profiles(boot.executed, boot.name, [runs or {} for _, runs in pairs])
+    return [ChapterProfile(part, runs is not None, spent) for (part, runs), spent in zip(pairs, rows, strict=True)]
+
+
+def _costs(rows: list[tuple[str, int]], most: int) -> tuple[FunctionCost, ...]:
+    return tuple(FunctionCost(*one) for one in rows[:most])
 
 
 @takes(BootExportOptions)

@@ -8,7 +8,7 @@ from pvhdbg.decode.text import printable, safe
 from pvhdbg.report.answers.boots import BlockRun
 from pvhdbg.report.style import Style
 from pvhdbg.tracing.boot_file import BootInfo
-from pvhdbg.tracing.chapters import Chapter
+from pvhdbg.tracing.chapters import Chapter, ChapterProfile
 from pvhdbg.tracing.recording import Recording
 from pvhdbg.tracing.story import Node, Parting, Started
 
@@ -68,10 +68,24 @@ def profile(info: BootInfo, exact: bool, parts: Sequence[Chapter], rows: Sequenc
     lines += [
         f"{part.behind - part.first:>16,}  {(part.behind - part.first) / whole:>6.1%}  {style('head', part.name)}" for part in parts
     ]
+    lines += ["", f"{'instructions':>16}  {'':>6}  function", *_functions(rows, most, style)]
+    return "\n".join([*lines, _said(info)]) + "\n"
+
+
+def profile_within(info: BootInfo, exact: bool, parts: Sequence[ChapterProfile], most: int, style: Style) -> str:
+    """Instructions by function within each of some chapters, most first."""
+    lines = [f"{'' if exact else 'about ':>6}{'instructions':>10}  {'':>6}  function"]
+    for part in parts:
+        lines.append(_chapter(part.chapter, style))
+        lines += _functions(part.functions, most, style)
+        lines += [] if part.known else ["note: the recording does not hold the counts at this chapter's beginning or end"]
+    return "\n".join([*lines, _said(info)]) + "\n"
+
+
+def _functions(rows: Sequence[tuple[str, int]], most: int, style: Style) -> list[str]:
     total = sum(spent for _, spent in rows) or 1
-    lines += ["", f"{'instructions':>16}  {'':>6}  function"]
-    lines += [f"{spent:>16,}  {spent / total:>6.1%}  {style('note', printable(name))}" for name, spent in rows[:most]]
-    return "\n".join([*lines, *_more(len(rows), most, "functions"), _said(info)]) + "\n"
+    lines = [f"{spent:>16,}  {spent / total:>6.1%}  {style('note', printable(name))}" for name, spent in rows[:most]]
+    return [*lines, *_more(len(rows), most, "functions")]
 
 
 def blocks(info: BootInfo, rows: Sequence[BlockRun], full: bool, style: Style) -> str:

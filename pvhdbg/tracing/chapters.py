@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain, repeat
 from typing import NamedTuple
 
 from pvhdbg.decode.cpu_mode import Mode
@@ -31,6 +33,9 @@ _SYMBOLS: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 
 
+SYMBOLS = tuple(symbol for _, symbols in _SYMBOLS for symbol in symbols)
+
+
 class Chapter(NamedTuple):
     """A part of a boot: instructions `first` to the one before `behind`; `pc` is the linear address of the first one.
 
@@ -41,6 +46,15 @@ class Chapter(NamedTuple):
     first: int
     behind: int
     pc: Hex
+
+
+@dataclass(frozen=True)
+class ChapterProfile:
+    """The instructions of each function within a chapter, most first. `known`: the recording holds what that takes."""
+
+    chapter: Chapter
+    known: bool
+    functions: list[tuple[str, int]]
 
 
 def chapters(
@@ -71,6 +85,22 @@ def chapters(
     found.sort(key=lambda one: one[1])
     behind = [*(first for _, first, _ in found[1:]), end]
     return [Chapter(name, first, last, pc) for (name, first, pc), last in zip(found, behind, strict=True)]
+
+
+def runs_within(recording: Recording, parts: Sequence[Chapter]) -> list[dict[int, int] | None]:
+    """How often each chapter executed which block, by the block's number; None where the counts at its beginning or end were not kept."""
+    found: list[dict[int, int] | None] = []
+    base = recording.header.base
+    for place, part in enumerate(parts):
+        from_start = base == NEVER or part.first == -base
+        before = [] if from_start else recording.counts_before(part.first)
+        behind = recording.counts_before(part.behind) if place + 1 < len(parts) else recording.counts_now()
+        if before is None or behind is None:
+            found.append(None)
+            continue
+        earlier = chain(before, repeat(0))
+        found.append({number: more - less for number, (more, less) in enumerate(zip(behind, earlier, strict=False)) if more > less})
+    return found
 
 
 def _option_rom(early: Sequence[RecordedBlock]) -> Iterable[tuple[str, int, int]]:

@@ -20,10 +20,12 @@ from pvhdbg.tracing.flow import Flow
 from pvhdbg.tracing.recorded_numbers import BEFORE, NEVER, BadRecording, signed
 from pvhdbg.tracing.recorded_registers import SIZE
 from pvhdbg.tracing.recording_layout import (
+    CHAPTER_BLOCKS,
     COUNT,
     ENTRY,
     MAGIC,
     MOST_BLOCKS,
+    MOST_CHAPTERS,
     MOST_CODE,
     MOST_CPUS,
     MOST_DISCONTINUITIES,
@@ -39,6 +41,7 @@ from pvhdbg.tracing.recording_layout import (
     STRIDE,
     VERSION,
     BlockRecord,
+    ChapterRecord,
     Cpu,
     DiscontinuityRecord,
     Mark,
@@ -161,8 +164,9 @@ class Recording:
         writes = states + MOST_STATES * STATE_SIZE
         registers = writes + MOST_WRITES * WriteRecord.sizeof()
         code = registers + MOST_REGISTERS * SIZE
-        end = code + MOST_BLOCKS * PLACE + MOST_CODE
-        expected = (PAGE, RING, PAGE, STRIDE, blocks, systems, states, writes, registers, code, end)
+        chapters = code + MOST_BLOCKS * PLACE + MOST_CODE
+        end = chapters + PAGE + MOST_CHAPTERS * CHAPTER_BLOCKS * COUNT
+        expected = (PAGE, RING, PAGE, STRIDE, blocks, systems, states, writes, registers, code, chapters, end)
         found = (
             head.page,
             head.ring,
@@ -174,10 +178,11 @@ class Recording:
             head.write_offset,
             head.register_offset,
             head.code_offset,
+            head.chapter_offset,
             head.size,
         )
         if found != expected:
-            raise BadRecording("its tables do not lie where version 3 has them")
+            raise BadRecording("its tables do not lie where version 4 has them")
         if len(data) < head.size:
             raise BadRecording(f"it is cut: {len(data)} of {head.size} bytes are there")
         self.cpus = head.cpus
@@ -287,6 +292,27 @@ class Recording:
         tables = [self.counts(cpu, start, number) for cpu, head in enumerate(self.heads) if head]
         return list(map(sum, zip(*tables, strict=False))) if tables else [0] * number
 
+    def counts_before(self, number: int) -> list[int] | None:
+        """How often each block had been executed before the chapter that begins with this instruction; None where that was not kept."""
+        for index, one in enumerate(self._chapters()):
+            if one.blocks and signed(one.number, self.header.base) == number:
+                at = self._chapter_counts(index)
+                return memoryview(bytes(self._data[at : at + one.blocks * COUNT])).cast("Q").tolist()
+        return None
+
+    def counts_now(self) -> list[int]:
+        """How often each block was executed, by its number, by all CPUs together."""
+        return self._runs(0, min(self.header.block_count, MOST_BLOCKS))
+
+    def _chapters(self) -> list[ChapterRecord]:
+        at = self.header.chapter_offset
+        found = [ChapterRecord.decode(self._data, at + index * ChapterRecord.sizeof()) for index in range(MOST_CHAPTERS)]
+        return [one if one.blocks <= CHAPTER_BLOCKS else one.replace(blocks=0) for one in found]
+
+    def _chapter_counts(self, index: int) -> int:
+        """Where a chapter's table of counts lies."""
+        return self.header.chapter_offset + PAGE + index * CHAPTER_BLOCKS * COUNT
+
     def first_executions(self) -> list[RecordedBlock]:
         """The blocks that were executed since the entry, in the order of their first execution there.
 
@@ -389,6 +415,9 @@ class Recording:
         found.append((head.register_offset, min(head.register_count, MOST_REGISTERS) * SIZE))
         found.append((head.code_offset, min(head.block_count, MOST_BLOCKS) * PLACE if head.code_used else 0))
         found.append((head.code_offset + MOST_BLOCKS * PLACE, min(head.code_used, MOST_CODE)))
+        chapters = self._chapters()
+        found.append((head.chapter_offset, MOST_CHAPTERS * ChapterRecord.sizeof() if any(one.blocks for one in chapters) else 0))
+        found += [(self._chapter_counts(index), one.blocks * COUNT) for index, one in enumerate(chapters) if one.blocks]
         return found
 
     def _block(self, index: int) -> RecordedBlock:

@@ -1,8 +1,8 @@
-"""The layout of the flight recorder's file, version 3: its constants and its structures.
+"""The layout of the flight recorder's file, version 4: its constants and its structures.
 
 The recorder is a TCG plugin of QEMU (`recorder/recorder.c`), and this is the other half of its file format. All values are little endian.
 A file has one header page; then for each CPU a page, its ring of blocks, and how often it executed each block; then tables of blocks, of
-system instructions, of register states, of stores, and of instructions with all their registers. The tables are sparse and as long as
+system instructions, of register states, of stores, of instructions with all their registers, and of chapters. The tables are sparse and as long as
 their capacity; the header says how much of each is used. docs/recorder-file.md describes the format, `recording` reads it.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 from pvhdbg.layout import Structure, raw, u8, u16, u32, u64
 
 MAGIC = b"PVHDBGFR"
-VERSION = 3
+VERSION = 4
 PAGE = 4096
 RING = 1 << 16  # blocks that are kept of each CPU
 MOST_CPUS = 256
@@ -19,6 +19,7 @@ MOST_BLOCKS, MOST_SYSTEMS, MOST_STATES, MOST_WRITES, MOST_MARKS = 1 << 20, 4096,
 MOST_DISCONTINUITIES = 64  # that are kept of each CPU
 MOST_REGISTERS = 1 << 15  # instructions whose registers are kept
 MOST_CODE = 1 << 25  # bytes of the code of blocks
+MOST_CHAPTERS, CHAPTER_BLOCKS = 16, 1 << 17  # chapters whose beginning is kept, and blocks that are counted there
 
 ENTRY = 8  # bytes of a ring's entry: block, low 32 bits of the number
 PLACE = 4  # bytes of a number that says where a block's code lies
@@ -70,6 +71,7 @@ class RecordingHeader(Structure):
         "where the code of blocks lies: for each block 4 bytes, where its code begins behind them, plus 1; 0: none"
     )
     code_used: int = u64("bytes of code in use")
+    chapter_offset: int = u64("where the chapters lie: a page of records, then a table of counts for each")
 
 
 class Mark(Structure):
@@ -151,6 +153,15 @@ class WriteRecord(Structure):
     cpu: int = u16("CPU")
     size: int = u16("bytes")
     serial: int = u32("which store it is, plus 1; another value: the record is not complete")
+
+
+class ChapterRecord(Structure):
+    """The beginning of a chapter; its table of counts says how often all CPUs together had executed each block before."""
+
+    ALIGN = 32
+    number: int = u64("number of the chapter's first instruction")
+    pc: int = u64("its linear address")
+    blocks: int = u32("blocks in the table; 0: the record is not complete, or not in use")
 
 
 STATE_SIZE = 2048  # bytes of a state's record; text follows its head

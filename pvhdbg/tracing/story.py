@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -98,11 +98,23 @@ def folded(started: Sequence[Started], spent: Sequence[tuple[str, int]]) -> list
 
 def profile(blocks: Iterable[RecordedBlock], name: NameOf) -> list[tuple[str, int]]:
     """Instructions by function, most first. Code without a name stands under "(no name)"."""
-    spent: Counter[str] = Counter()
+    blocks = list(blocks)
+    return profiles(blocks, name, [{block.number: block.runs for block in blocks}])[0]
+
+
+def profiles(blocks: Iterable[RecordedBlock], name: NameOf, runs: Sequence[Mapping[int, int]]) -> list[list[tuple[str, int]]]:
+    """The same for several parts of a boot: `runs` says for each part how often it executed which block, by the block's number."""
+    spent: list[Counter[str]] = [Counter() for _ in runs]
     for block in blocks:
+        times = [one.get(block.number, 0) for one in runs]
+        if not any(times):
+            continue
         text = None if block.physical is None else name(block.physical)
-        spent["(no name)" if text is None else base(text)] += block.runs * block.instructions
-    return spent.most_common()
+        function = "(no name)" if text is None else base(text)
+        for counter, often in zip(spent, times, strict=True):
+            if often:
+                counter[function] += often * block.instructions
+    return [counter.most_common() for counter in spent]
 
 
 def folded_text(stacks: Sequence[tuple[tuple[str, ...], int]]) -> bytes:

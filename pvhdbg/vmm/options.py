@@ -50,7 +50,9 @@ class RecorderOptions:
     which is not the entry; with `clock` each iteration of a REP counts for it. `marks` are linear or physical addresses whose
     first execution is noted, and the machine stops before one of `halts`, behind instruction `after` if it is given, or with
     `times` a later one. `watch` is a physical address and a size in bytes whose last stores are noted. With `flow` every executed
-    block is kept, in a file for each CPU beside the recording; with `code` the code of each block, in the recording.
+    block is kept, in a file for each CPU beside the recording; with `code` the code of each block, in the recording;
+    with `chapters` the counts of all blocks where a chapter begins: at these addresses, 8 at most, and where the recorder itself tells
+    one (the entry, an option ROM, 64-bit code, a program).
     """
 
     library: str
@@ -66,6 +68,7 @@ class RecorderOptions:
     watch: tuple[int, int] | None = None
     flow: bool = False
     code: bool = False
+    chapters: tuple[int, ...] | None = None
 
     def arguments(self, recording: str, deterministic: bool) -> list[str]:
         """QEMU's arguments, with the file that is written to; `deterministic`: instructions are QEMU's clock."""
@@ -80,6 +83,7 @@ class RecorderOptions:
         words += [f"times={self.times}"] if self.times != 1 else []
         words += ["flow=on"] if self.flow else []
         words += ["code=on"] if self.code else []
+        words += ["chapters=on", *(f"chapter={address:#x}" for address in self.chapters)] if self.chapters is not None else []
         words += [f"after={self.after}"] if self.after is not None else []
         words += ["clock=on"] if self.clock else []
         words += [f"watch={self.watch[0]:#x}", f"watch_size={self.watch[1]}"] if self.watch is not None else []

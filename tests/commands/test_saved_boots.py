@@ -116,6 +116,33 @@ def test_the_profile_is_the_count_of_instructions(cli: Cli, recorded: Path, tmp_
     cli("boot", "profile", recorded, "--as", "svg").complaint(2, "--as and -o belong together")
 
 
+def test_the_profile_of_each_chapter(cli: Cli, recorded: Path, tmp_path: Path) -> None:
+    """Of each chapter the sum over its functions is its length, and a flame graph has one frame for each."""
+    document = json.loads(cli("boot", "profile", recorded, "--chapter", "all", "--most", "100000", "--format", "json").ok().out)
+    lengths = {one["name"]: one["behind"] - one["first"] for one in document["chapters"]}
+    sums = {one["name"]: sum(row["instructions"] for row in one["functions"]) for one in document["by_chapter"]}
+    assert list(sums) == CHAPTERS
+    assert [one["known"] for one in document["by_chapter"]] == [True] * len(CHAPTERS)
+    assert sums == lengths  # both are sums over blocks
+    by_name = {one["name"]: [row["name"] for row in one["functions"]] for one in document["by_chapter"]}
+    assert "do_one_initcall" in by_name["initcalls"]
+    assert "do_one_initcall" not in by_name["start_kernel"]
+    assert by_name["long mode"].count("start_kernel") == 0 < by_name["start_kernel"].count("start_kernel")
+    text = cli("boot", "profile", recorded, "--chapter", "long-mode", "--most", "1").ok().out
+    assert f"— long mode: {lengths['long mode']:,} instructions\n" in text
+    assert f"{by_name['long mode'][0]}\n… {len(by_name['long mode']) - 1} more functions" in text
+    folded, drawn = tmp_path / "folded", tmp_path / "flame.svg"
+    cli("boot", "profile", recorded, "--chapter", "all", "--as", "folded", "-o", folded).ok()
+    spent: Counter[str] = Counter()
+    for chain, count in trace_readers.folded(folded.read_bytes()).items():
+        spent[chain[0].removeprefix("chapter_").replace("_", " ").replace("start kernel", "start_kernel")] += count
+    assert spent == lengths
+    cli("boot", "profile", recorded, "--chapter", "userland", "--as", "svg", "-o", drawn).ok()
+    titles = [one.text or "" for one in etree.parse(str(drawn)).iter("{http://www.w3.org/2000/svg}title")]
+    assert any(one.startswith("chapter userland: ") for one in titles)
+    cli("boot", "profile", recorded, "--chapter", "nosuch").complaint(2, "its chapters are: firmware, option-ROM, entry")
+
+
 def test_the_coverage_for_lighthouse(cli: Cli, recorded: Path, tmp_path: Path) -> None:
     file = tmp_path / "drcov"
     cli("boot", "coverage", recorded, "--as", "drcov", "-o", file).ok()

@@ -61,9 +61,14 @@ RECORDED: tuple[Command, ...] = (
     Command(
         "boot profile",
         "show how many instructions each chapter and each function of a recorded boot executed",
-        "pvhdbg boot profile boot.pvhboot --as svg -o boot.svg",
+        "pvhdbg boot profile boot.pvhboot --chapter initcalls --as svg -o boot.svg",
         "pvhdbg.commands.saved_boot:show_profile",
-        (*_BOOT_FILE, *_CHOSEN, *_boot_export(("folded", "svg"), "folded stacks, or a flame graph")),
+        (
+            *_BOOT_FILE,
+            *_CHOSEN,
+            argument("--chapter", metavar="NAME|all", help="the functions of this chapter, or of each one"),
+            *_boot_export(("folded", "svg"), "folded stacks, or a flame graph"),
+        ),
     ),
     Command(
         "boot blocks",

@@ -52,15 +52,31 @@ class FunctionCost(NamedTuple):
     instructions: int
 
 
+class ChapterCost(NamedTuple):
+    """The instructions of each function within a chapter, most first; `more` functions were left out.
+
+    `known` is false where the recording does not hold the counts at the chapter's beginning or end.
+    """
+
+    name: str
+    known: bool
+    functions: tuple[FunctionCost, ...]
+    more: int
+
+
 @answer("boot-profile")
 class BootProfileAnswer(NamedTuple):
-    """How many instructions each function of a recorded boot executed, most first; `more` functions were left out."""
+    """How many instructions each function of a recorded boot executed, most first; `more` functions were left out.
+
+    `by_chapter` has the chapters that --chapter asks for.
+    """
 
     recorded: RecordedHow
     exact: bool
     chapters: tuple[Chapter, ...]
     functions: tuple[FunctionCost, ...]
     more: int
+    by_chapter: tuple[ChapterCost, ...] = ()
 
 
 class BlockRun(NamedTuple):

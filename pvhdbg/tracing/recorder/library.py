@@ -24,7 +24,7 @@ _COMPILE = 60.0  # seconds; usual is 0.3
 _LINE = 200  # characters of the compiler's message that are shown
 
 
-_ROOM = 64 << 20  # bytes: the most that a recording of one CPU occupies
+_ROOM = 80 << 20  # bytes: the most that a recording of one CPU occupies
 
 
 class NoRecorder(PvhdbgError):

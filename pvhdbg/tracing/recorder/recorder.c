@@ -14,7 +14,9 @@
  * mark=ADDRESS (repeatable: note when the instruction at this linear or physical address is executed first), halt=ADDRESS (repeatable: the
  * same, and stop the machine before it), times=K (note the
  * K-th execution of a mark instead), after=N (count only executions behind instruction N), clock=on (stop=N counts each iteration of a
- * REP, as QEMU's -icount does), icount=on (QEMU runs with -icount: a stop moves no timer), code=on (keep the code of blocks), flow=on (every executed block, to PATH.flow0 and so on for each CPU), watch=ADDRESS and watch_size=BYTES (note the last stores to physical memory there; implies exact).
+ * REP, as QEMU's -icount does), icount=on (QEMU runs with -icount: a stop moves no timer), code=on (keep the code of blocks), chapters=on (keep the counts of blocks
+ * where a chapter of the boot begins: the entry, an option ROM, 64-bit code, the first program), chapter=ADDRESS (repeatable: a chapter begins
+ * with the first execution of the block there), flow=on (every executed block, to PATH.flow0 and so on for each CPU), watch=ADDRESS and watch_size=BYTES (note the last stores to physical memory there; implies exact).
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -106,7 +108,7 @@ enum { RUN_STATE_PAUSED = 4 }; /* qapi/run-state.json, the same value from 7.2 t
 /* ---- the file ------------------------------------------------------------------------------------------------------ */
 
 enum {
-    VERSION = 3,
+    VERSION = 4,
     PAGE = 4096,
     RING = 1 << 16,         /* entries of a CPU's ring of blocks */
     BLOCKS = 1 << 20,       /* records of blocks; the file is sparse */
@@ -119,6 +121,8 @@ enum {
     WRITES = 256,           /* last stores to the watched memory */
     REGISTERS = 1 << 15,    /* last instructions whose registers are kept */
     CODE = 1 << 25,         /* bytes of the code of blocks */
+    CHAPTERS = 16,          /* copies of the counts of all blocks, where a chapter begins */
+    CHAPTER_BLOCKS = 1 << 17, /* blocks in such a copy: where there are more, none is made */
     DISCONTINUITIES_KEPT = 64,     /* last discontinuities of a CPU */
     MOST_CPUS = 256,
     STABLE_SCORES = 16,     /* CPUs for which QEMU makes room at once: their counters never move */
@@ -152,6 +156,7 @@ struct header {
     _Atomic uint64_t register_waits;  /* 1: wait for the reader rather than overwrite what it has not read */
     uint64_t code_offset;             /* of a table with a number for each block: where its code begins behind the table, plus 1; 0: none */
     _Atomic uint64_t code_used;       /* bytes */
+    uint64_t chapter_offset;          /* of the beginnings of chapters; their counts follow */
     struct mark {
         uint64_t address;
         _Atomic uint64_t first, pc; /* instruction number, NEVER until it is reached; linear address */
@@ -234,6 +239,14 @@ struct registers {
 };
 _Static_assert(sizeof(struct registers) == 512, "a record of registers has 512 bytes");
 
+/* How often all CPUs together had executed each block when a chapter began. */
+struct chapter {
+    uint64_t number, pc; /* of its first instruction */
+    _Atomic uint32_t blocks; /* in its table of counts; written last: 0 in a record that is not complete */
+    uint32_t unused[3];
+};
+_Static_assert(sizeof(struct chapter) == 32, "a chapter's record has 32 bytes");
+
 static struct header *header;
 static struct cpu *cpus;
 static struct block *blocks;
@@ -244,6 +257,11 @@ static struct registers *kept;
 static _Atomic uint32_t *code_of_block;
 static uint8_t *code_area;
 static bool keeps_code;
+static struct chapter *chapters;
+static uint64_t (*chapter_counts)[CHAPTER_BLOCKS];
+static bool keeps_chapters;
+static uint64_t chapter_places[CHAPTERS];
+static unsigned chapter_place_count;
 static uint8_t (*codes)[LONGEST + 1]; /* of blocks of one instruction: its bytes, and how many */
 static uint32_t *hash;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -696,6 +714,82 @@ static void reached_entry(unsigned index, struct cpu *cpu)
     atomic_store_explicit(&header->base, all, memory_order_release);
 }
 
+/* ---- chapters ------------------------------------------------------------------------------------------------------ */
+
+/* Those of `chapter_places` come first, then those of the option ROMs that began last. */
+enum { MOST_PLACES = 8, OPTION_ROM = MOST_PLACES, OPTION_ROMS = 4, ENTRY = OPTION_ROM + OPTION_ROMS, LONG_MODE, PROGRAM };
+_Static_assert((int)PROGRAM < CHAPTERS, "there is a record for each chapter");
+/* Linear addresses. Option ROMs begin at multiples of ROM; programs of Linux lie below its own code. */
+enum { ROMS = 0xc0000, ROMS_END = 0xe0000, ROM = 2048, PROGRAMS = 1 << 20 };
+#define PROGRAMS_END (1ull << 47)
+#define PROGRAMS_END_32 0xc0000000ull
+
+/* Keeps the counts of all blocks before instruction `number`, the first one of a chapter. Call it with `lock`. */
+static void begins_chapter(unsigned which, uint64_t number, uint64_t pc)
+{
+    struct chapter *chapter = &chapters[which];
+    uint32_t used = atomic_load(&header->block_count);
+    if (used > CHAPTER_BLOCKS) {
+        return;
+    }
+    atomic_store(&chapter->blocks, 0);
+    chapter->number = number;
+    chapter->pc = pc;
+    for (uint32_t id = 0; id < used; id++) {
+        uint64_t sum = 0;
+        for (unsigned i = 0; i < cpu_count; i++) {
+            sum += relaxed(&cpus[i].counts[id]);
+        }
+        chapter_counts[which][id] = sum;
+    }
+    atomic_store_explicit(&chapter->blocks, used, memory_order_release);
+}
+
+static bool has_begun(unsigned which)
+{
+    return atomic_load(&chapters[which].blocks);
+}
+
+/* A block is executed first: whether a chapter begins with it. Which option ROM handed over to the kernel is known later. */
+static void may_begin_chapter(const struct block *block, uint64_t number, bool is_entry)
+{
+    static uint64_t roms;
+    static unsigned rom_count;
+    uint64_t rom = block->linear - ROMS < ROMS_END - ROMS ? 1ull << (block->linear - ROMS) / ROM : 0;
+    uint64_t programs_end = has_begun(LONG_MODE) ? PROGRAMS_END : PROGRAMS_END_32;
+    bool started = false; /* one of chapter_places was reached: firmware and start-up code are behind */
+    if (number & BEFORE) {
+        if (rom & ~roms) {
+            roms |= rom;
+            begins_chapter(OPTION_ROM + rom_count++ % OPTION_ROMS, number, block->linear);
+        }
+        return;
+    }
+    for (unsigned i = 0; i < chapter_place_count; i++) {
+        bool is_there = chapter_places[i] == block->linear || chapter_places[i] == block->physical;
+        started = started || has_begun(i);
+        if (is_there && !has_begun(i)) {
+            begins_chapter(i, number, block->linear);
+            return;
+        }
+    }
+    if (is_entry && !has_begun(ENTRY)) {
+        begins_chapter(ENTRY, number, block->linear);
+    } else if (started && !has_begun(PROGRAM) && block->linear - PROGRAMS < programs_end - PROGRAMS) {
+        begins_chapter(PROGRAM, number, block->linear);
+    }
+}
+
+/* The state before instruction `number` was kept: whether it is the first one in 64-bit code. */
+static void may_begin_long_mode(const struct state *state, uint64_t number)
+{
+    if (!has_begun(LONG_MODE) && !(number & BEFORE) && memmem(state->text, atomic_load(&state->length), "CS64", 4)) {
+        pthread_mutex_lock(&lock);
+        begins_chapter(LONG_MODE, number, state->pc);
+        pthread_mutex_unlock(&lock);
+    }
+}
+
 /* The rare cases of a block: its first execution, a REP instruction, the entry, a state to keep, a stop nearby. Returns the number
    of its first instruction; NEVER where QEMU executes the CPU's last instruction again, which is then not counted. */
 static __attribute__((noinline)) uint64_t attend(unsigned index, struct cpu *cpu, struct block *block, unsigned flags, uintptr_t from)
@@ -729,6 +823,9 @@ static __attribute__((noinline)) uint64_t attend(unsigned index, struct cpu *cpu
             }
             block->cpu = (uint16_t)index;
             atomic_store_explicit(&block->first, number, memory_order_release);
+            if (keeps_chapters) {
+                may_begin_chapter(block, number, flags & IS_ENTRY);
+            }
         }
         pthread_mutex_unlock(&lock);
     }
@@ -736,6 +833,9 @@ static __attribute__((noinline)) uint64_t attend(unsigned index, struct cpu *cpu
         uint64_t state = keep_state(index, number, block->linear);
         if (cpu->pending > 1) {
             systems[cpu->pending - 2].after = state;
+        }
+        if (state && keeps_chapters && index == atomic_load(&header->entry_cpu)) {
+            may_begin_long_mode(&states[state - 1], number);
         }
         if (state && found_registers.env && !found_registers.efer) {
             find_efer(states[state - 1].text);
@@ -1433,7 +1533,8 @@ static bool make_file(const char *path, unsigned count)
     uint64_t at_writes = at_states + sizeof(struct state) * (uint64_t)STATES;
     uint64_t at_registers = at_writes + sizeof(struct write) * (uint64_t)WRITES;
     uint64_t at_code = at_registers + sizeof(struct registers) * (uint64_t)REGISTERS;
-    uint64_t size = at_code + sizeof *code_of_block * (uint64_t)BLOCKS + CODE;
+    uint64_t at_chapters = at_code + sizeof *code_of_block * (uint64_t)BLOCKS + CODE;
+    uint64_t size = at_chapters + PAGE + sizeof *chapter_counts * (uint64_t)CHAPTERS;
     _Static_assert(sizeof(struct header) <= PAGE, "the header has one page");
     int file = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (file < 0 || ftruncate(file, (off_t)size)) {
@@ -1456,6 +1557,8 @@ static bool make_file(const char *path, unsigned count)
     kept = (struct registers *)(map + at_registers);
     code_of_block = (_Atomic uint32_t *)(map + at_code);
     code_area = (uint8_t *)(map + at_code) + sizeof *code_of_block * (uint64_t)BLOCKS;
+    chapters = (struct chapter *)(map + at_chapters);
+    chapter_counts = (uint64_t (*)[CHAPTER_BLOCKS])(map + at_chapters + PAGE);
     *header = (struct header){
         .version = VERSION, .page = PAGE, .cpus = count, .ring = RING, .blocks = BLOCKS, .systems = SYSTEMS, .states = STATES,
         .marks = mark_count, .cpu_offset = PAGE, .cpu_stride = stride, .block_offset = at_blocks, .system_offset = at_systems,
@@ -1463,6 +1566,7 @@ static bool make_file(const char *path, unsigned count)
         .api = (uint32_t)api_version, .exact = exact, .physical = private.ram_addr_from_host != NULL,
         .discontinuities = api.register_discontinuity != NULL, .entry = entry_address, .base = NEVER,
         .register_offset = at_registers, .code_offset = at_code,
+        .chapter_offset = at_chapters,
     };
     for (unsigned i = 0; i < count; i++) {
         look_again(&cpus[i]);
@@ -1515,6 +1619,10 @@ EXPORT int qemu_plugin_install(plugin_id id, const plugin_info *info, int argc, 
             mark_after = parsed;
         } else if (length == 4 && !memcmp(argv[i], "code", 4)) {
             keeps_code = !strcmp(value + 1, "on");
+        } else if (length == 8 && !memcmp(argv[i], "chapters", 8)) {
+            keeps_chapters = !strcmp(value + 1, "on");
+        } else if (length == 7 && !memcmp(argv[i], "chapter", 7) && numeric && chapter_place_count < MOST_PLACES) {
+            chapter_places[chapter_place_count++] = parsed;
         } else if (length == 5 && !memcmp(argv[i], "calls", 5)) {
             counts_by_calls = !strcmp(value + 1, "on");
         } else if (length == 6 && !memcmp(argv[i], "icount", 6)) {

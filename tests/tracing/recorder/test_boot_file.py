@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from pvhdbg.tracing.boot_file import BootInfo, Pieces, decode, encode
 from pvhdbg.tracing.recorded_numbers import BadRecording
-from pvhdbg.tracing.recording_layout import PAGE, BlockRecord, Cpu
+from pvhdbg.tracing.recording_layout import PAGE, BlockRecord, ChapterRecord, Cpu
 from pvhdbg.tracing.story import functions, parting, profile
 from tests.support.sorting import examples
-from tests.tracing.recorder.test_recording import BLOCKS_AT, COUNTS_AT, SIZE, Sparse, header
+from tests.tracing.recorder.test_recording import BLOCKS_AT, CHAPTERS_AT, COUNTS_AT, SIZE, Sparse, header
 
 INFO = BootInfo("vmlinux", "00" * 32, "QEMU 7.2.22", ("qemu-system-x86_64", "-kernel", "vmlinux"), True, 1.5, "alive")
 BLOCKS = [BlockRecord(0x1000 * index, 0x1000 * index, 10 * index, 3, 0x20, 0, 0, index - 1, 0, 0, 0) for index in range(1, 5)]
@@ -31,6 +31,8 @@ def recording(blocks: list[BlockRecord] = BLOCKS) -> Sparse:
             2 * PAGE: RING,
             COUNTS_AT: COUNTS,
             BLOCKS_AT: b"".join(one.encode() for one in blocks),
+            CHAPTERS_AT: ChapterRecord(20, 0x2000, 2).encode(),
+            CHAPTERS_AT + PAGE: COUNTS[:16],
         }
     )
 
@@ -46,6 +48,7 @@ def test_what_is_saved_is_read_back() -> None:
     assert info == INFO
     assert [one.linear for one in read.first_executions()] == [0x1000, 0x2000, 0x3000, 0x4000]
     assert [one.number for one in read.last(0)] == [10, 20, 30, 40]
+    assert (read.counts_before(20), read.counts_before(21), read.counts_now()) == ([1, 2], None, [1, 2, 3, 4])
     assert json.loads(saved.split(b"\n")[0])["schema"] == "pvhdbg/boot/1"
 
 
@@ -59,6 +62,7 @@ def test_a_damaged_file_is_refused_or_read(at: int, change: bytes) -> None:
         _, read = decode(bytes(saved))
         read.first_executions()
         read.last(0)
+        read.counts_before(20)
     except BadRecording:
         pass
 

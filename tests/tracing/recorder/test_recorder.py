@@ -237,7 +237,7 @@ def test_each_cpu_has_its_own_ring() -> None:
 
 @pytest.mark.parametrize("planted", [False, True], ids=["as it is", "with a planted mistake"])
 def test_the_sanitizers_find_no_mistake(tmp_path: Path, planted: bool) -> None:
-    """Address and undefined-behaviour sanitizer over a whole boot, with marks, a watch and exact counts. They do find a planted one."""
+    """Address and undefined-behaviour sanitizer over a whole boot, with marks, a watch, chapters and exact counts. They do find a planted one."""
     source = (Path(library.__code__.co_filename).parent / "recorder.c").read_text()
     if planted:
         source = source.replace("    header->finished = 1;", "    marks[mark_count + MARKS] = 1;\n    header->finished = 1;")
@@ -249,7 +249,14 @@ def test_the_sanitizers_find_no_mistake(tmp_path: Path, planted: bool) -> None:
         for name in ("asan", "ubsan")
     )
     env = {**os.environ, "LD_PRELOAD": " ".join(one.stdout.strip() for one in found), "ASAN_OPTIONS": "detect_leaks=0"}
-    recorder = RecorderOptions(str(made), entry_of(kernel), exact=True, marks=(entry_of(kernel),), watch=(0x106EE0, 8))
+    recorder = RecorderOptions(
+        str(made),
+        entry_of(kernel),
+        exact=True,
+        marks=(entry_of(kernel),),
+        watch=(0x106EE0, 8),
+        chapters=(entry_of(kernel), 0x10006A),
+    )
     command = ["qemu-system-x86_64", "-kernel", str(kernel), "-m", "64M", "-accel", "tcg", "-display", "none", "-nic", "none"]
     command += ["-serial", "null", "-monitor", "none", "-no-reboot", *EXIT, *recorder.arguments(str(file), False)]
     done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
@@ -259,6 +266,7 @@ def test_the_sanitizers_find_no_mistake(tmp_path: Path, planted: bool) -> None:
         with open_recording(file) as recording:
             assert recording.header.finished == 1
             assert recording.writes()
+            assert recording.counts_before(0)
 
 
 def test_who_wrote_last_to_an_address() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from hypothesis import strategies as st
 
 from pvhdbg.errors import BadInput
 from pvhdbg.layout import Structure
+from pvhdbg.model import Hex
 from pvhdbg.tracing import recording_layout as layout
+from pvhdbg.tracing.chapters import Chapter, runs_within
 from pvhdbg.tracing.recent import recent
 from pvhdbg.tracing.recorded_numbers import NEVER, BadRecording
 from pvhdbg.tracing.recorded_registers import RegisterRows
@@ -31,6 +34,7 @@ STRUCTURES: dict[str, type[Structure]] = {
     "system": layout.SystemRecord,
     "state": layout.StateRecord,
     "write": layout.WriteRecord,
+    "chapter": layout.ChapterRecord,
 }
 COUNTS_AT = 2 * PAGE + RING * 8
 STRIDE = PAGE + RING * 8 + layout.MOST_BLOCKS * 8
@@ -40,7 +44,8 @@ STATES_AT = SYSTEMS_AT + layout.MOST_SYSTEMS * 64
 WRITES_AT = STATES_AT + layout.MOST_STATES * 2048
 REGISTERS_AT = WRITES_AT + layout.MOST_WRITES * 32
 CODE_AT = REGISTERS_AT + layout.MOST_REGISTERS * 512
-SIZE = CODE_AT + layout.MOST_BLOCKS * 4 + layout.MOST_CODE
+CHAPTERS_AT = CODE_AT + layout.MOST_BLOCKS * 4 + layout.MOST_CODE
+SIZE = CHAPTERS_AT + PAGE + layout.MOST_CHAPTERS * layout.CHAPTER_BLOCKS * 8
 
 
 class Sparse:
@@ -65,7 +70,7 @@ class Sparse:
 
 def header(**values: int | bytes) -> RecordingHeader:
     fields: dict[str, int | bytes] = dict.fromkeys((field.name for field in RecordingHeader.fields()), 0)
-    fields |= {"magic": b"PVHDBGFR", "version": 3, "page": PAGE, "cpus": 1, "ring": RING, "cpu_offset": PAGE, "cpu_stride": STRIDE}
+    fields |= {"magic": b"PVHDBGFR", "version": 4, "page": PAGE, "cpus": 1, "ring": RING, "cpu_offset": PAGE, "cpu_stride": STRIDE}
     fields |= {
         "block_offset": BLOCKS_AT,
         "system_offset": SYSTEMS_AT,
@@ -73,6 +78,7 @@ def header(**values: int | bytes) -> RecordingHeader:
         "write_offset": WRITES_AT,
         "register_offset": REGISTERS_AT,
         "code_offset": CODE_AT,
+        "chapter_offset": CHAPTERS_AT,
         "size": SIZE,
     }
     return RecordingHeader(**{**fields, "entry": NEVER, "base": NEVER, **values})  # type: ignore[arg-type]
@@ -162,7 +168,7 @@ def test_a_cut_recording_is_refused(tmp_path: Path) -> None:
         | {"register_count": st.integers(0, 200) | st.integers(0, NEVER), "register_waits": st.integers(0, 1)}
     ),
     st.dictionaries(
-        st.sampled_from((PAGE, 2 * PAGE, BLOCKS_AT, SYSTEMS_AT, STATES_AT, WRITES_AT, REGISTERS_AT, CODE_AT)),
+        st.sampled_from((PAGE, 2 * PAGE, BLOCKS_AT, SYSTEMS_AT, STATES_AT, WRITES_AT, REGISTERS_AT, CODE_AT, CHAPTERS_AT)),
         st.binary(max_size=512),
     ),
 )
@@ -185,3 +191,25 @@ def test_any_tables_are_read_within_their_bounds(values: dict[str, int], tables:
     assert len(events) <= 100
     assert all(len(event.code) < 128 for event in events)
     recent(one, 0, 0, ())
+    assert all(len(one.counts_before(number) or []) <= layout.CHAPTER_BLOCKS for number in (0, values["base"], -1))
+    assert sum(size for _, size in one.parts()) <= SIZE
+    part = Chapter("entry", 0, 1, Hex(0))
+    assert [found is None or all(times > 0 for times in found.values()) for found in runs_within(one, [part, part])] == [True, True]
+
+
+def test_what_a_chapter_executed_is_the_difference_of_two_copies() -> None:
+    """Three chapters: the counts at the beginning of the second are there, those of the third are said to be too many."""
+    blocks = b"".join(layout.BlockRecord(0x1000 * at, NEVER, at, 3, 9, 0, 0, 0, 0, 0, 0).encode() for at in range(1, 4))
+    counts = [b"".join(one.to_bytes(8, "little") for one in row) for row in ((5, 6, 7), (2, 6))]
+    records = [layout.ChapterRecord(10, 0x2000, 2), layout.ChapterRecord(20, 0x3000, layout.CHAPTER_BLOCKS + 1)]
+    cpu = Cpu(head=18, count=54, exact=0, repeats=0, idle=0, interrupted=0)
+    pieces = {
+        0: header(block_count=3, base=0, entry=0x1000).encode(), PAGE: cpu.encode(), COUNTS_AT: counts[0], BLOCKS_AT: blocks,
+        CHAPTERS_AT: b"".join(record.encode() for record in records), CHAPTERS_AT + PAGE: counts[1],
+    }  # fmt: skip
+    one = Recording(Sparse(pieces))
+    bounds = (0, 10, 20, 54)
+    parts = [Chapter(f"{first}", first, behind, Hex(0)) for first, behind in pairwise(bounds)]
+    assert runs_within(one, parts) == [{0: 2, 1: 6}, None, None]
+    assert runs_within(one, [parts[0], Chapter("rest", 10, 54, Hex(0))]) == [{0: 2, 1: 6}, {0: 3, 2: 7}]
+    assert one.counts_before(20) is None
