@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import pvhdbg
 from pvhdbg import guests
 from pvhdbg.tracing.recorder.file import open_recording
 from tests.support.cli_runner import HELLO, Cli, Machine
