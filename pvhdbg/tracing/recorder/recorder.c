@@ -89,6 +89,11 @@ static struct {
     void *(*insn_haddr)(const struct qemu_plugin_insn *);
 } api;
 
+struct notifier { /* Notifier of include/qemu/notify.h */
+    void (*notify)(struct notifier *, void *data);
+    struct notifier *next, **before;
+};
+
 /* ---- further symbols that QEMU exports; each may be missing -------------------------------------------------------- */
 
 static struct {
@@ -99,6 +104,7 @@ static struct {
     int (*vm_stop)(int state);
     uint32_t (*arithmetic_flags)(void *env, int cc_op); /* QEMU 10 takes no second argument, and ignores it */
     bool *qtest_allowed; /* see has_work */
+    void (*add_rcu_notifier)(struct notifier *);
     void *one_insn_per_tb; /* bool since 8.1; int `singlestep` before */
     bool one_insn_is_int;
 } private;
@@ -472,6 +478,27 @@ static void has_work(bool now)
     }
 }
 
+static void is_not_hurried(struct notifier *notifier, void *data)
+{
+    (void)notifier;
+    (void)data;
+}
+
+/* Under -icount one thread runs all CPUs in turn. When QEMU frees memory that this thread may still read (its RCU), another thread makes it
+   leave the current CPU, and the next one has its turn: at a moment of the host's clock, so that two boots of several CPUs differ. The
+   thread leaves each CPU soon without that, because slices of time are short. So what is notified is taken out of its list, by a
+   notifier of our own in front of it. Call it in that thread. */
+static void keep_turns(void)
+{
+    static struct notifier own = {.notify = is_not_hurried};
+    static bool kept;
+    if (!kept && private.add_rcu_notifier && cpu_count > 1) {
+        private.add_rcu_notifier(&own);
+        own.next = NULL;
+    }
+    kept = true;
+}
+
 /* Near `stop`, blocks have one instruction. The current block, which has not begun, is left, and begins again as such a block. */
 static void come_near(unsigned index, struct cpu *cpu, uintptr_t from)
 {
@@ -795,6 +822,7 @@ static void may_begin_long_mode(const struct state *state, uint64_t number)
 static __attribute__((noinline)) uint64_t attend(unsigned index, struct cpu *cpu, struct block *block, unsigned flags, uintptr_t from)
 {
     has_work(true);
+    keep_turns();
     if (flags & IS_ENTRY) {
         reached_entry(index, cpu);
     }
@@ -1512,6 +1540,7 @@ static bool find_api(void)
     *(void **)&private.vm_stop = dlsym(RTLD_DEFAULT, "vm_stop");
     *(void **)&private.arithmetic_flags = dlsym(RTLD_DEFAULT, "cpu_cc_compute_all");
     private.qtest_allowed = by_clock ? dlsym(RTLD_DEFAULT, "qtest_allowed") : NULL;
+    *(void **)&private.add_rcu_notifier = by_clock ? dlsym(RTLD_DEFAULT, "rcu_add_force_rcu_notifier") : NULL;
     private.one_insn_per_tb = dlsym(RTLD_DEFAULT, "one_insn_per_tb");
     if (!private.one_insn_per_tb) {
         private.one_insn_per_tb = dlsym(RTLD_DEFAULT, "singlestep");
