@@ -227,10 +227,10 @@ def test_pure_modules_import_inside_gdbs_python() -> None:
             "from pvhdbg.rules.catalogue import MACHINE_RULES, judge",
             "from pvhdbg.spec.revisions import V1",
             "verdicts = judge(MACHINE_RULES[0].passes[0].boot(V1))",
-            "print('imported', len(verdicts), 'verdicts')",
+            "print('judged', {rule.id for rule in MACHINE_RULES} == {one.rule.id for one in verdicts})",
         ]
     )
     result = subprocess.run(
         ["gdb", "-nx", "-batch", "-ex", f"python exec({script!r})"], capture_output=True, text=True, timeout=60, check=False
     )
-    assert "imported 77 verdicts" in result.stdout, result.stderr
+    assert "judged True" in result.stdout, result.stderr
