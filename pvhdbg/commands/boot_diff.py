@@ -80,7 +80,7 @@ def diff(options: BootDiffOptions, context: Context) -> Answer:
     shifted_a, shifted_b = found.shifted or (None, None)
     document = BootDiffAnswer(
         recorded_how(first.info), recorded_how(second.info), found.identical, found.index, found.common, found.a, found.b,
-        found.only_a, found.only_b, shifted_a, shifted_b, found.moved, cause,
+        found.only_a, found.only_b, shifted_a, shifted_b, found.moved, cause, found.cpu,
     )  # fmt: skip
     return shows(
         lambda style: (

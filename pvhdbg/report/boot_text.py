@@ -113,17 +113,19 @@ def coverage(info: BootInfo, files: Mapping[str, Mapping[int, int]], reached: in
 def difference(a: BootInfo, b: BootInfo, found: Parting, style: Style) -> str:
     """Where two boots part, with what distinguishes the two machines."""
     told = [f"{name}: {one} | {other}" for name, one, other in _distinguished(a, b)]
+    told += ["several CPUs: each is compared by its own count of instructions, a sum over blocks"] if found.cpus > 1 else []
     if found.identical:
         return (
             "\n".join([*told, f"the boots are the same: {found.index:,} functions in the same order, each at the same instruction"])
             + "\n"
         )
     lines = [*told]
+    cpu = "" if found.cpu is None else f"CPU {found.cpu}: "
     if found.shifted is not None:
         one, other = found.shifted
-        lines.append(f"from {printable(one.name)} on at other instructions: {one.number:,} | {other.number:,}")
+        lines.append(f"{cpu}from {printable(one.name)} on at other instructions: {one.number:,} | {other.number:,}")
     if found.a or found.b:
-        lines.append(f"the boots part after {found.index:,} functions:")
+        lines.append(f"{cpu}the boots part after {found.index:,} functions:")
         lines += [f"  both  {'':>14}  {printable(name)}" for name in found.common]
     lines += [style("bad", f"  A     {one.number:>14,}  {printable(one.name)}") for one in found.a]
     lines += [style("good", f"  B     {one.number:>14,}  {printable(one.name)}") for one in found.b]

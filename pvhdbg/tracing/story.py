@@ -7,7 +7,7 @@ import re
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from pvhdbg.model import Hex
@@ -28,7 +28,8 @@ _RETURNS = re.compile(r"native_irq_return_|early_xen_iret|restore_regs_and_retur
 class Started(NamedTuple):
     """A function that was executed for the first time: `number` is its block's, `pc` linear, `physical` None outside of RAM.
 
-    `parent` is the function that the CPU came from, by a call, a jump or an interrupt; None where that has no name.
+    `parent` is the function that the CPU came from, by a call, a jump or an interrupt; None where that has no name. `cpu` executed it, and
+    `number` is by its count.
     """
 
     number: int
@@ -36,6 +37,7 @@ class Started(NamedTuple):
     pc: Hex
     physical: Hex | None
     parent: str | None = None
+    cpu: int = 0
 
 
 def functions(blocks: Iterable[RecordedBlock], name: NameOf) -> list[Started]:
@@ -59,7 +61,7 @@ def functions(blocks: Iterable[RecordedBlock], name: NameOf) -> list[Started]:
             if function is not None and function not in known:
                 known.add(function)
                 parent = before or came_from(block, function)
-                found.append(Started(block.first, function, block.linear + offset, block.physical + offset, parent))
+                found.append(Started(block.first, function, block.linear + offset, block.physical + offset, parent, block.cpu))
             before = function
         last_of[block.number] = before
     return found
@@ -130,7 +132,9 @@ class Parting:
     """Where two boots part: `index` functions are the same; then come `a` and `b`. `only_a`, `only_b`: what one of them alone ran;
     `moved`: what both ran, in another order.
 
-    `shifted` is the first function that both executed at the same place in the order, and at different instruction numbers.
+    `shifted` is the first function that both executed at the same place in the order, and at different instruction numbers. Of several
+    `cpus` each is compared by its own count: `cpu` is the first one whose boots part, and `index`, `common`, `a` and `b` are its functions.
+    None for boots of one CPU.
     """
 
     index: int
@@ -141,6 +145,8 @@ class Parting:
     only_b: tuple[str, ...]
     moved: tuple[str, ...] = ()
     shifted: tuple[Started, Started] | None = None
+    cpu: int | None = None
+    cpus: int = 1
 
     @property
     def identical(self) -> bool:
@@ -149,20 +155,35 @@ class Parting:
 
 def parting(a: Sequence[Started], b: Sequence[Started], context: int = 5) -> Parting:
     """Compare two boots by the order and number of their functions' first executions, with `context` functions around."""
+    cpus = sorted({one.cpu for one in (*a, *b)})
+    each = [_parting([one for one in a if one.cpu == cpu], [one for one in b if one.cpu == cpu], context) for cpu in cpus]
+    found = next((one for one in each if not one.identical), Parting(len(a), (), (), (), (), ()))
+    of_a, of_b = {one.name: one.cpu for one in a}, {one.name: one.cpu for one in b}
+    orders = [
+        (
+            [one.name for one in a if one.cpu == cpu == of_b.get(one.name)],
+            [one.name for one in b if one.cpu == cpu == of_a.get(one.name)],
+        )
+        for cpu in cpus
+    ]
+    moved = {name for one, other in orders for name in _moved(one, other)}
+    return replace(
+        found,
+        only_a=tuple(one.name for one in a if one.name not in of_b),
+        only_b=tuple(one.name for one in b if one.name not in of_a),
+        moved=tuple(one.name for one in a if one.name in moved or of_b.get(one.name, one.cpu) != one.cpu),
+        cpu=cpus[each.index(found)] if len(cpus) > 1 and found in each else None,
+        cpus=len(cpus),
+    )
+
+
+def _parting(a: Sequence[Started], b: Sequence[Started], context: int) -> Parting:
+    """The same of one CPU; what only one boot has is left out."""
     pairs = list(zip(a, b, strict=False))
     index = next((at for at, (one, other) in enumerate(pairs) if one.name != other.name), len(pairs))
     shifted = next(((one, other) for one, other in pairs[:index] if one.number != other.number), None)
-    names_a, names_b = {one.name for one in a}, {one.name for one in b}
-    return Parting(
-        index,
-        tuple(one.name for one in a[max(index - context, 0) : index]),
-        tuple(a[index : index + context]),
-        tuple(b[index : index + context]),
-        tuple(one.name for one in a if one.name not in names_b),
-        tuple(one.name for one in b if one.name not in names_a),
-        _moved([one.name for one in a if one.name in names_b], [one.name for one in b if one.name in names_a]),
-        shifted,
-    )
+    common = tuple(one.name for one in a[max(index - context, 0) : index])
+    return Parting(index, common, tuple(a[index : index + context]), tuple(b[index : index + context]), (), (), (), shifted)
 
 
 def _moved(a: list[str], b: list[str]) -> tuple[str, ...]:

@@ -120,7 +120,8 @@ class BootCoverageAnswer(NamedTuple):
 class BootDiffAnswer(NamedTuple):
     """Where two deterministic boots part: after so many `functions` that are the same, and at which function numbers first differ.
 
-    `moved` are functions of both that come in another order; `cause` is the answer to --which-option.
+    `moved` are functions of both that come in another order; `cause` is the answer to --which-option. Of several CPUs each is compared by its
+    own count: `cpu` is the one that this is about, null for one CPU and for boots that are the same.
     """
 
     a: RecordedHow
@@ -136,3 +137,4 @@ class BootDiffAnswer(NamedTuple):
     shifted_b: Started | None
     moved: tuple[str, ...]
     cause: str | None
+    cpu: int | None = None

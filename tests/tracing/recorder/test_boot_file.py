@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pvhdbg.model import Hex
 from pvhdbg.tracing.boot_file import BootInfo, Pieces, decode, encode
 from pvhdbg.tracing.recorded_numbers import BadRecording
 from pvhdbg.tracing.recording_layout import PAGE, BlockRecord, ChapterRecord, Cpu
-from pvhdbg.tracing.story import functions, parting, profile
+from pvhdbg.tracing.story import Started, functions, parting, profile
 from tests.support.sorting import examples
 from tests.tracing.recorder.test_recording import BLOCKS_AT, CHAPTERS_AT, COUNTS_AT, SIZE, Sparse, header
 
@@ -101,3 +102,18 @@ def test_functions_the_profile_and_where_two_boots_part() -> None:
     assert (parts.index, parts.a, parts.shifted[1].number, parts.only_a, parts.only_b) == (3, (), 21, (), ())
     parts = parting(firsts, [firsts[0], firsts[2]])
     assert (parts.index, parts.common, parts.a[0].name, parts.only_a, parts.only_b) == (1, ("f1",), "f2", ("f2",), ())
+
+
+def test_each_of_several_cpus_is_compared_by_its_own_count() -> None:
+    """Two CPUs whose counts say nothing of each other: their functions in another order are no difference, one instruction is."""
+    one = [Started(10, "a", Hex(0), None), Started(20, "b", Hex(0), None), Started(5, "c", Hex(0), None, None, 1)]
+    assert parting(one, [one[2], one[0], one[1]]).identical
+    assert parting(one, one).cpu is None
+    found = parting(one, [*one[:2], one[2]._replace(number=6)])
+    assert (found.cpu, found.index, found.only_a) == (1, 1, ())
+    assert found.shifted == (one[2], one[2]._replace(number=6))
+    found = parting(one, one[:2])
+    assert (found.cpu, found.cpus, found.a, found.b, found.only_a) == (1, 2, (one[2],), (), ("c",))
+    assert parting(one, [one[0], one[1]._replace(cpu=1), one[2]]).moved == ("b",)
+    assert parting(one, [one[0]._replace(number=30), one[1], one[2]]).moved == ()
+    assert parting([], []).identical
