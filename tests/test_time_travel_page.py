@@ -46,7 +46,7 @@ are one. Each move takes one boot to that place, and the new machine takes the p
 They work at the prompt of `pvhdbg goto`, `repl` and `run`, where pvhdbg started QEMU, and in GDB as `pvh goto` and so on after `pvh start`,
 which starts the kernel there. In GDB, which is then connected to one machine after the other, `pvh continue` runs on by the same clock. With
 `--deterministic` the prompt's first machine runs by that clock, too: then `continue` and `until` know where they stop. Without it, the first
-move is a `goto`. QEMU delivers no interrupt during a step, and GDB steps off each breakpoint; `back` compares the place with that of an
+move is a `goto`. A step there takes an interrupt that is due, as the guest would; `back` compares the place with that of an
 undisturbed boot, and says where they differ.
 
 A machine at somebody else's gdbstub does not go back: pvhdbg cannot boot it again. Neither do KVM and a machine with several CPUs. Disks,

@@ -169,6 +169,8 @@ def recorded_machine(
             raise BadInput(_KVM, "leave out what selects KVM")
         target = RemoteTarget.connect(StubAddress(path=qemu.gdb_socket), timeout=options.way.seconds(), progress=progress)
         stack.callback(target.close, Leave.KILLED)
+        if options.launch.deterministic:
+            target.steps_as_it_runs()
         recording = stack.enter_context(open_recording(qemu.recording))
         yield RecordedMachine(target, qemu, image, recording, entry, progress)
 

@@ -1,7 +1,7 @@
 """Time travel: each move boots the session's kernel again by the deterministic clock, and stops it before an exact instruction.
 
-All boots by that clock are the same, so instruction N of the new machine is instruction N of the old one. A machine that was stepped
-may have left that boot, because QEMU delivers no interrupt in a step: its place is compared before it is used.
+All boots by that clock are the same, so instruction N of the new machine is instruction N of the old one. A machine whose
+registers or memory were changed, or that GDB runs, may have left that boot: its place is compared before it is used.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ class Travel:
             if not _same(registers, other.target.read_registers()):
                 raise TargetError(
                     f"which instruction of the boot this is, is not known: it ran {number:,}, but an undisturbed boot is elsewhere "
-                    "then, because QEMU delivers no interrupt while a debugger steps",
+                    "then: registers or memory were changed, or GDB held interrupts back",
                     f"go there: goto {number}; or name the place: goto SYMBOL",
                 )
         session.number = number

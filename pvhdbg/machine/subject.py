@@ -215,6 +215,8 @@ def boot_kernel(
         try:
             stub = StubAddress(path=qemu.gdb_socket)
             target = stack.enter_context(_connected(options, stub, leave, progress, patience=patience))
+            if options.launch.deterministic and qemu.recorded:
+                _step_as_it_runs(target)
             boot = capture(target, plan, progress=progress, meanwhile=_prepare, timestamp=_now())
         except PvhdbgError as error:
             raise _with_serial(error, qemu.serial_tail(3)) from error
@@ -386,6 +388,14 @@ def _connected(
         raise
     if not target.close(leave) and subject_kind(options.subject) is SubjectKind.STUB:  # a QEMU of ours is ended in other ways, too
         raise TargetTimeout(f"the VMM at {target.name} did not end when it was told to", END_IT)
+
+
+def _step_as_it_runs(target: Target) -> None:
+    """See `RemoteTarget.steps_as_it_runs`. Without the recorder each stop would move the clock, and a step find the next interrupt due."""
+    from pvhdbg.targets.remote import RemoteTarget
+
+    if isinstance(target, RemoteTarget):
+        target.steps_as_it_runs()
 
 
 @contextmanager

@@ -485,6 +485,10 @@ class RemoteTarget:
     def _one_step(self) -> bytes:
         return b"s" if self._followed is None else f"vCont;s:{self._followed};c".encode("ascii")
 
+    def steps_as_it_runs(self) -> None:
+        """QEMU: let a step take an interrupt that is due, and the clock go on, as if the guest ran. It stays so for later connections."""
+        self._expect_ok("Qqemu.sstep=1", "steps cannot be told to take interrupts")
+
     def interrupt(self) -> Stop:
         """Stop a running machine."""
         if not self._running:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from pvhdbg.driver.recorded_machine import stopped_at
+from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.targets.remote import RemoteTarget
 from pvhdbg.tracing.engines.engine import Bounds
 from pvhdbg.tracing.engines.log import LogEngine
@@ -44,3 +46,18 @@ def test_with_icount_a_boot_with_interrupts_is_the_same_each_time(at_entry: Call
     assert (why, len(ticks)) == ("halted", TICKS)
     assert all(abs(after - before - PER_TICK) < 50 for before, after in pairwise(ticks))
     assert len(pcs) == pytest.approx(TICKS * PER_TICK, rel=0.01)
+
+
+def test_steps_by_the_deterministic_clock_are_those_of_the_boot(timer: Path) -> None:
+    """Over the timer's first interrupt: QEMU takes it in a step, and the machine is where one is that ran there without a stop."""
+    about, silent = SubjectOptions(str(timer)), lambda _: None
+    before = round(PER_TICK)
+    with stopped_at(about, before, silent, 20) as machine:
+        while machine.target.read_registers()["rbx"] == 0:
+            assert machine.begun < before + 1000
+            machine.target.step()
+        for _ in range(20):
+            machine.target.step()
+        number, registers = machine.begun, machine.target.read_registers()
+    with stopped_at(about, number, silent, 20) as machine:
+        assert machine.target.read_registers() == registers
