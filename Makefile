@@ -20,6 +20,8 @@
 # make torture ROUNDS=100 kills at random moments, and odd surroundings; adds to the same figures
 # make test-healthy   guests that do nothing wrong are watched by `why`, which must accuse none; adds to docs/healthy.md
 #                     (HEALTHY_ARGS="--kernel VMLINUZ --boots 10 --qemu PATH"; see `python -m healthy --help`)
+# make test-planted   each planted death with each QEMU: `why` must name it; writes docs/planted-deaths.md
+#                     (PLANTED_ARGS="--qemu PATH --qemu PATH --linux VMLINUX"; see `python -m planted --help`)
 # make guests  build the sample guests again (not necessary: the repository contains them)
 # make lint    ruff and mypy only
 # make clean   remove all build output, and .venv
@@ -153,6 +155,13 @@ test-healthy: setup
 	@scripts/setup.sh --tests
 	@$(BIN)/python -m healthy $(HEALTHY_ARGS)
 
+PLANTED_ARGS ?=
+
+.PHONY: test-planted
+test-planted: setup
+	@scripts/setup.sh --tests
+	@$(BIN)/python -m planted $(PLANTED_ARGS)
+
 # ---- the sample guests: sample_guests/NAME/NAME.S becomes $(GUESTS_DIR)/NAME.elf, with GNU as and ld only ----
 
 GUESTS_DIR ?= pvhdbg/guests
@@ -180,4 +189,4 @@ $(foreach source,$(GUEST_SOURCES),$(eval $(call guest_rule,$(source))))
 .PHONY: clean
 clean:
 	@rm -rf build dist .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
-	@find pvhdbg tests benchmarks conformance fuzz torture healthy -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+	@find pvhdbg tests benchmarks conformance fuzz torture healthy planted -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

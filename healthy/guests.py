@@ -9,19 +9,14 @@ from typing import NamedTuple
 
 from pvhdbg import guests
 from tests.support.cli_runner import kernel_elf
+from tests.support.small_kernels import FLAT_STACK, OWN_GDT, OWN_IDT, assembled
 
 EXIT_DEVICE = ("-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-action", "shutdown=poweroff")
-_STACK = "mov $0x90000, %esp\n"
 _EXIT = "mov $0xf4, %dx\n xor %eax, %eax\n out %al, %dx\n 9: hlt\n jmp 9b\n"
-# An IDT at 0x80000 of 64 gates, all to the label `handler`; the PICs are remapped to 0x20, only IRQ 0 is let through.
-_TABLES = """mov $handler, %eax\n mov %eax, %ebx\n and $0xffff, %ebx\n or $0x80000, %ebx\n and $0xffff0000, %eax\n or $0x8e00, %eax
-    mov $0x80000, %edi\n mov $64, %ecx\n 1: mov %ebx, (%edi)\n mov %eax, 4(%edi)\n add $8, %edi\n dec %ecx\n jnz 1b
-    movw $0x1ff, 0x7fff0\n movl $0x80000, 0x7fff2\n lidt 0x7fff0\n"""
+# The PICs are remapped to 0x20, only IRQ 0 is let through.
 _PIC = """mov $0x11, %al\n out %al, $0x20\n out %al, $0xa0\n mov $0x20, %al\n out %al, $0x21\n mov $0x28, %al\n out %al, $0xa1
     mov $4, %al\n out %al, $0x21\n mov $2, %al\n out %al, $0xa1\n mov $1, %al\n out %al, $0x21\n out %al, $0xa1
     mov $0xfe, %al\n out %al, $0x21\n mov $0xff, %al\n out %al, $0xa1\n"""
-_OWN_GDT = """lgdt gdt_pointer\n ljmp $8, $1f\n 1: mov $0x10, %eax\n mov %eax, %ds\n mov %eax, %es\n mov %eax, %ss\n jmp over
-    .balign 8\n gdt: .quad 0, 0x00cf9b000000ffff, 0x00cf93000000ffff\n gdt_pointer: .word 23\n .long gdt\n over:\n"""
 _MAP_4M = """mov $0x300000, %edi\n mov $0x301000, %esi\n mov %esi, %eax\n or $3, %eax\n mov %eax, (%edi)\n mov $3, %eax\n xor %ecx, %ecx
     1: mov %eax, (%esi,%ecx,4)\n add $0x1000, %eax\n inc %ecx\n cmp $1024, %ecx\n jne 1b
     mov %edi, %cr3\n mov %cr0, %eax\n or $0x80000000, %eax\n mov %eax, %cr0\n"""
@@ -29,21 +24,21 @@ _COUNTS = "2: incl 0x70000\n cmpl $LIMIT, 0x70000\n jne 2b\n"
 
 # Small guests in assembly. Each does what real kernels do, and what a watch could take for a death; then it ends QEMU, or runs on.
 SMALL = {
-    "counts in memory": _STACK + _COUNTS.replace("LIMIT", "30000000") + _EXIT,
+    "counts in memory": FLAT_STACK + _COUNTS.replace("LIMIT", "30000000") + _EXIT,
     "counts in memory for ever": "1: incl 0x70000\n jmp 1b",
     "waits for COM1": "mov $0x3fd, %dx\n 1: in %dx, %al\n test $1, %al\n jz 1b\n hlt",
     "waits for memory": "1: pause\n cmpl $0, 0x70000\n je 1b\n hlt",
-    "clears 64 MiB": _STACK + "cld\n mov $0x1000000, %edi\n mov $0x1000000, %ecx\n xor %eax, %eax\n rep stosl\n" + _EXIT,
-    "timer interrupts": _STACK + _OWN_GDT + _TABLES + _PIC + "sti\n 1: hlt\n cmpl $20, 0x70000\n jb 1b\n cli\n" + _EXIT
+    "clears 64 MiB": FLAT_STACK + "cld\n mov $0x1000000, %edi\n mov $0x1000000, %ecx\n xor %eax, %eax\n rep stosl\n" + _EXIT,
+    "timer interrupts": FLAT_STACK + OWN_GDT + OWN_IDT + _PIC + "sti\n 1: hlt\n cmpl $20, 0x70000\n jb 1b\n cli\n" + _EXIT
     + "handler: push %eax\n incl 0x70000\n mov $0x20, %al\n out %al, $0x20\n pop %eax\n iret\n",
-    "idles with interrupts on": _STACK + _OWN_GDT + _TABLES + _PIC + "sti\n 1: hlt\n jmp 1b\n"
+    "idles with interrupts on": FLAT_STACK + OWN_GDT + OWN_IDT + _PIC + "sti\n 1: hlt\n jmp 1b\n"
     + "handler: push %eax\n mov $0x20, %al\n out %al, $0x20\n pop %eax\n iret\n",
-    "invalid opcodes that are handled": _STACK + _OWN_GDT + _TABLES + "mov $2000, %ecx\n 1: ud2\n dec %ecx\n jnz 1b\n" + _EXIT
+    "invalid opcodes that are handled": FLAT_STACK + OWN_GDT + OWN_IDT + "mov $2000, %ecx\n 1: ud2\n dec %ecx\n jnz 1b\n" + _EXIT
     + "handler: addl $2, (%esp)\n iret\n",
-    "page faults that are handled": _STACK + _OWN_GDT + _TABLES + _MAP_4M
+    "page faults that are handled": FLAT_STACK + OWN_GDT + OWN_IDT + _MAP_4M
     + "movl $0, 0x301800\n mov %cr3, %eax\n mov %eax, %cr3\n mov 0x200000, %eax\n" + _COUNTS.replace("LIMIT", "3000000") + _EXIT
     + "handler: movl $0x200003, 0x301800\n invlpg 0x200000\n add $4, %esp\n iret\n",
-    "writes code and runs it": _STACK + "mov $0x400000, %edi\n mov $0xc3, %al\n mov $4000, %ecx\n 1: movb $0x40, (%edi)\n inc %edi\n dec %ecx\n jnz 1b\n"
+    "writes code and runs it": FLAT_STACK + "mov $0x400000, %edi\n mov $0xc3, %al\n mov $4000, %ecx\n 1: movb $0x40, (%edi)\n inc %edi\n dec %ecx\n jnz 1b\n"
     "mov %al, (%edi)\n mov $2000, %ecx\n 2: mov $0x400000, %edx\n call *%edx\n dec %ecx\n jnz 2b\n" + _EXIT,
     "deep recursion": "mov $0x2000000, %esp\n mov $200000, %ecx\n call down\n" + _EXIT + "down: dec %ecx\n jz 1f\n call down\n 1: ret\n",
     "parks the boot CPU": """mov $0x8000, %edi\n movl $0x0000feeb, (%edi)\n movl $0xc4500, 0xfee00300\n mov $1000000, %ecx\n 1: dec %ecx\n jnz 1b
@@ -69,18 +64,6 @@ class Guest(NamedTuple):
     kernel: Path
     options: dict[str, object]
     ends: bool
-
-
-def assembled(folder: Path, text: str) -> bytes:
-    """32-bit code, linked to 1 MiB."""
-    source, part, linked, code = (folder / f"guest.{end}" for end in ("s", "o", "elf", "bin"))
-    source.write_text(text + "\n")
-    subprocess.run(["as", "--32", "-mx86-used-note=no", "-o", part, source], check=True)
-    subprocess.run(
-        ["ld", "-m", "elf_i386", "-Ttext=0x100000", "-e", "0x100000", "-o", linked, part], check=True, stderr=subprocess.DEVNULL
-    )
-    subprocess.run(["objcopy", "-O", "binary", "-j", ".text", linked, code], check=True)
-    return code.read_bytes()
 
 
 def small(folder: Path) -> Iterator[Guest]:

@@ -10,7 +10,7 @@ from pvhdbg.machine.trail import last_instructions
 from pvhdbg.tracing.addresses import Surroundings
 from pvhdbg.tracing.calls import Call
 from pvhdbg.tracing.death import Death, DeathKind, panicked
-from pvhdbg.tracing.engines.code_there import loads
+from pvhdbg.tracing.engines.code_there import loads, stores
 from pvhdbg.tracing.engines.oopsed import oopsed
 from pvhdbg.tracing.explain import on_its_cpu
 from pvhdbg.tracing.guest_log import messages
@@ -40,4 +40,6 @@ def completed(
         death = replace(death, path=last_instructions(recording, death.cpu or 0, mode, read, death.pc))
     if around.not_cleared:
         death = replace(death, loads=loads(death.path))
+    if death.kind.final and death.first is None:
+        death = replace(death, stores=stores(death.path))
     return oopsed(death, around)

@@ -33,9 +33,9 @@ CLOCKS = ((0xFEE00000, 0xFEE01000, "the local APIC"), (0xFED00000, 0xFED00400, "
 
 
 class AskedEnd(NamedTuple):
-    """A write to a port that ends the machine: `value` in the bits of `mask`, what it asks for, and by what."""
+    """A write to a port or to a physical address that ends the machine: `value` in the bits of `mask`, what it asks for, and by what."""
 
-    port: int
+    place: int
     mask: int
     value: int
     what: str
@@ -50,5 +50,12 @@ RESET_PORTS = (
     AskedEnd(0x92, 0x01, 0x01, "a reset", "the fast reset of port 0x92"),
     AskedEnd(0x604, 0x2000, 0x2000, "a power-off", "ACPI (PM1 control, SLP_EN)"),
     AskedEnd(0xB004, 0x2000, 0x2000, "a power-off", "ACPI (PM1 control, SLP_EN)"),
+)
+# Registers in memory of QEMU's microvm, which its FADT names (hw/i386/microvm.c; hw/acpi/generic_event_device.c; ACPI 6.4, 4.8.3.6 and
+# 4.8.3.7), and the name of their region in `info mtree`.
+GED = "acpi-ged-regs"
+RESET_REGISTERS = (
+    AskedEnd(0xFEA00202, 0xFF, 0x42, "a reset", "ACPI's reset register"),
+    AskedEnd(0xFEA00200, 0x3C, 0x34, "a power-off", "ACPI's sleep control register"),
 )
 EXIT_PORT = 0xF4  # where isa-debug-exit usually is

@@ -55,11 +55,12 @@ class Awaited:
 
 @dataclass(frozen=True)
 class Touched:
-    """Memory that an instruction reads or writes: linear address and bytes."""
+    """Memory that an instruction reads or writes: linear address and bytes; of a plain store `value`, where it is known."""
 
     address: int
     size: int
     write: bool
+    value: int | None = None
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,8 @@ class Death:
     there: tuple[Event, ...] = ()
     # The reads of memory by the instructions of `path`, as far as their registers were observed.
     loads: tuple[tuple[Event, Touched], ...] = ()
+    # The writes of a machine that ended by itself, likewise.
+    stores: tuple[tuple[Event, Touched], ...] = ()
     # How many instructions ran, as a sum over blocks, where `begun` is None.
     roughly: int | None = None
 

@@ -18,6 +18,7 @@ _CAUSES: tuple[Recognize, ...] = (
     interrupts.called,
     processors.woken,
     tables.long_mode_refused,
+    stacks.grown_into_tables,
     tables.overwritten_tables,
     tables.wrong_tables,
     code.overwritten,

@@ -148,17 +148,16 @@ def _watchdog(draft: Draft, death: Death, around: Surroundings) -> bool:
 
 
 def _asked_for(draft: Draft, death: Death, around: Surroundings, disassemble: Disassemble) -> bool:
-    """The end that the last `out` asked for."""
-    found = ends.asked(death)
+    """The end that the last `out`, or store to a register of ACPI's, asked for."""
+    found = ends.asked(death, around)
     if found is None:
         return False
-    end, write, event = found
     _last_words(draft, around)
-    draft.cause = end.what.removeprefix("a ") if draft.cause != "panic" else draft.cause
+    draft.cause = found.end.what.removeprefix("a ") if draft.cause != "panic" else draft.cause
     draft.sentences.insert(
         0,
-        f"it asked for {end.what} by {end.by}: `{_text(event, disassemble)}` at {around.named(event.pc)} wrote {write.value:#x} to port "
-        f"{write.port:#x}",
+        f"it asked for {found.end.what} by {found.end.by}: `{_text(found.event, disassemble)}` at {around.named(found.event.pc)} wrote "
+        f"{found.value:#x} to {found.place}",
     )
     draft.next = "see what led there: it is often the end of a panic or exit path. Its last words may be on the serial port"
     return True

@@ -168,6 +168,25 @@ def port_write(code: bytes, state: Mapping[str, int]) -> PortWrite | None:
     return None if port is None or value is None else PortWrite(port & 0xFFFF, value & (1 << 8 * size) - 1, size)
 
 
+def stored(code: bytes, bits: int, state: Mapping[str, int]) -> int | None:
+    """The byte that a `mov` stores to memory, by the registers before it; None for another instruction, another width, or an unknown register."""
+    at, extension = 0, 0
+    while at < len(code) and code[at] in _PREFIXES:
+        at += 1
+    if bits == 64 and at < len(code) and code[at] & 0xF0 == 0x40:
+        extension = code[at]
+        at += 1
+    if at + 1 >= len(code) or code[at] not in (0x88, 0xA2, 0xC6) or (code[at] != 0xA2 and code[at + 1] >> 6 == 3):
+        return None
+    if code[at] == 0xC6:
+        return code[-1]
+    number = 0 if code[at] == 0xA2 else code[at + 1] >> 3 & 7
+    if number > 3 or extension & 4:
+        return None  # AH to BH, or a register that has its low byte only with REX
+    value = state.get(_REGISTERS[number])
+    return None if value is None else value & 0xFF
+
+
 class Divisor(NamedTuple):
     """The divisor of `div` or `idiv`: a register by its 64-bit name, or memory (""), and its size in bytes."""
 

@@ -6,7 +6,7 @@ panic(), that cannot be: a return address in it means that it runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 
 from pvhdbg.decode.cpu_mode import long_mode_active
@@ -40,13 +40,24 @@ def code_addresses(state: Mapping[str, int], around: Surroundings, most: int) ->
 
 def words(state: Mapping[str, int], around: Surroundings, depth: int = _DEPTH) -> Iterator[tuple[int, int]]:
     """The words from the stack pointer on, `depth` bytes of them: linear address, value. Ends where memory cannot be read."""
+    return _words(state, around, depth, lambda at: translate(Registers(state), at, around.read).physical)
+
+
+def physical_words(state: Mapping[str, int], around: Surroundings, depth: int = _DEPTH) -> Iterator[tuple[int, int]]:
+    """The same of a stack pointer that is a physical address."""
+    return _words(state, around, depth, lambda at: at)
+
+
+def _words(
+    state: Mapping[str, int], around: Surroundings, depth: int, physical_of: Callable[[int], int | None]
+) -> Iterator[tuple[int, int]]:
     size = 8 if long_mode_active(state) else 4
     at, chunk = state["rsp"] & -size, _CHUNK if depth <= _DEPTH else _DEPTH
     end = at + depth
     while at < end:
         length = min(chunk - at % chunk, end - at)
         try:
-            physical = translate(Registers(state), at, around.read).physical
+            physical = physical_of(at)
             data = b"" if physical is None else around.read(physical, length)
         except (MemoryUnreadable, Unavailable):
             return

@@ -38,6 +38,7 @@
         .globl  pvh_start
         .type   pvh_start, @function
 pvh_start:
+        movl    %esp, loaders_esp
         movl    $stack_top, %esp
         cld
         lidt    empty_idt
@@ -148,7 +149,9 @@ crashes:
         CHOICE  own-code, own_code
         CHOICE  read-only, read_only
         CHOICE  stack-overflow, stack_overflow
+        CHOICE  stack-into-tables, stack_into_tables
         CHOICE  stack-into-code, stack_into_code
+        CHOICE  loaders-stack, loaders_stack
         CHOICE  esp-rom, esp_rom
         CHOICE  esp-no-ram, esp_no_ram
         CHOICE  timer, timer
@@ -176,6 +179,8 @@ crashes:
         CHOICE  keyboard-reset, keyboard_reset
         CHOICE  cf9-reset, cf9_reset
         CHOICE  power-off, power_off
+        CHOICE  acpi-reset, acpi_reset
+        CHOICE  acpi-power-off, acpi_power_off
         CHOICE  no-exit-device, no_exit_device
         CHOICE  watchdog, watchdog
         CHOICE  watchdog-pci, watchdog_pci
@@ -204,3 +209,5 @@ page_directory:                         /* empty: nothing is mapped */
         .balign 16
 stack:  .skip   4096
 stack_top:
+loaders_esp:
+        .skip   4

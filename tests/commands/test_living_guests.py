@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 from healthy.guests import SAMPLES, SMALL, small
 from healthy.watch import watch
 from tests.support.cli_runner import Cli, kernel_elf
-from tests.support.programs import need
+from tests.support.small_kernels import assembled
 
 pytestmark = pytest.mark.boot
 
@@ -36,16 +35,6 @@ JUMPS_TO_ITSELF = "cli\n 1: jmp 1b"
 PAUSES = "1: pause\n cli\n jmp 1b"
 CALLS = f"{STACK} 1: call 2f\n jmp 1b\n 2: push %ebp\n mov %esp, %ebp\n nop\n pop %ebp\n ret"
 IN_REGISTERS = "1: xor %eax, %eax\n lea 5(%eax), %ecx\n test %ecx, %ecx\n jnz 1b"
-
-
-def assembled(folder: Path, text: str) -> bytes:
-    """32-bit code for 1 MiB. The addresses that it uses are absolute or relative."""
-    need("as", "objcopy")
-    source, part, code = folder / "s.S", folder / "s.o", folder / "s.bin"
-    source.write_text(text + "\n")
-    subprocess.run(["as", "--32", "-mx86-used-note=no", "-o", part, source], check=True)
-    subprocess.run(["objcopy", "-O", "binary", "-j", ".text", part, code], check=True)
-    return code.read_bytes()
 
 
 def why(cli: Cli, tmp_path: Path, text: str, code: int, *words: str, seconds: str = "1.5") -> Any:

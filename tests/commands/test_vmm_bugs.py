@@ -12,8 +12,8 @@ import pytest
 import pvhdbg
 from pvhdbg import guests
 from pvhdbg.booted import qemu_version
-from tests.commands.test_living_guests import assembled
 from tests.support.cli_runner import Cli, kernel_elf
+from tests.support.small_kernels import assembled
 
 pytestmark = pytest.mark.boot
 

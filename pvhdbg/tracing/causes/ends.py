@@ -1,8 +1,12 @@
-"""Ends that a guest asks for: a reset, a power-off, the exit of QEMU. The last `out` shows which."""
+"""Ends that a guest asks for: a reset, a power-off, the exit of QEMU. The last `out`, or store to a register of ACPI's, shows which."""
 
 from __future__ import annotations
 
-from pvhdbg.spec.pc_ports import EXIT_PORT, RESET_PORTS, AskedEnd
+from typing import NamedTuple
+
+from pvhdbg.decode.paging import translate
+from pvhdbg.model import BackingKind, Registers, Unavailable
+from pvhdbg.spec.pc_ports import EXIT_PORT, GED, RESET_PORTS, RESET_REGISTERS, AskedEnd
 from pvhdbg.tracing.addresses import Surroundings
 from pvhdbg.tracing.death import Death, DeathKind
 from pvhdbg.tracing.event import Event
@@ -11,15 +15,37 @@ from pvhdbg.tracing.opcodes import PortWrite, port_write
 _ENDS = (DeathKind.SHUTDOWN, DeathKind.RESET, DeathKind.EXITED)
 
 
-def asked(death: Death) -> tuple[AskedEnd, PortWrite, Event] | None:
-    """The write to a port that ended the machine: what it asks for, the write, and the instruction. None where none was seen."""
+class Asked(NamedTuple):
+    """The instruction that asked for the end, what it wrote, and where in words."""
+
+    end: AskedEnd
+    event: Event
+    value: int
+    place: str
+
+
+def asked(death: Death, around: Surroundings) -> Asked | None:
+    """The write that ended the machine; None where none was seen."""
     if death.kind not in _ENDS:
         return None
     for event, write in _writes(death):
-        found = next((one for one in RESET_PORTS if one.port == write.port and write.value & one.mask == one.value), None)
+        found = _end(RESET_PORTS, write.port, write.value)
         if found is not None:
-            return found, write, event
+            return Asked(found, event, write.value, f"port {write.port:#x}")
+    for event, one in reversed(death.stores):
+        try:
+            physical = translate(Registers(death.state), one.address, around.read).physical
+        except Unavailable:
+            continue
+        device = None if physical is None else around.backed(physical)
+        found = None if physical is None or one.value is None else _end(RESET_REGISTERS, physical, one.value)
+        if found is not None and device is not None and device.kind is BackingKind.IO and device.name == GED:
+            return Asked(found, event, one.value or 0, f"{physical:#x}")
     return None
+
+
+def _end(known: tuple[AskedEnd, ...], place: int, value: int) -> AskedEnd | None:
+    return next((one for one in known if one.place == place and value & one.mask == one.value), None)
 
 
 def exit_without_device(death: Death, around: Surroundings) -> tuple[PortWrite, Event] | None:

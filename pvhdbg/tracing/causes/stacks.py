@@ -12,10 +12,11 @@ from pvhdbg.tracing import faults
 from pvhdbg.tracing.addresses import classify
 from pvhdbg.tracing.causes.draft import Case, Draft
 from pvhdbg.tracing.opcodes import Effect, effect_of
-from pvhdbg.tracing.stack import words
+from pvhdbg.tracing.stack import physical_words, words
 
 _STACK_REACH = 0x100  # bytes below and above the stack pointer that count as the stack
 _NEAR_START = 0x1000  # bytes below the entry's stack pointer
+_ENTRIES_NEAR = 64  # entries behind that of a fault within which a stack must begin that has overwritten it
 _RECURSION = 8  # return addresses of one call on the stack that show a recursion
 _PAGE = 0x1000
 _DEEP = 1 << 18  # bytes of a stack that are read
@@ -24,11 +25,12 @@ _PROMISE = "esp: unspecified at the entry, and no stack is promised; the kernel 
 
 
 class Recursion(NamedTuple):
-    """A return address that is on the stack again and again, and the bytes from the stack pointer to the last of them."""
+    """A return address that is on the stack again and again, the bytes from the stack pointer to the last of them, and where the first is."""
 
     address: int
     times: int
     depth: int
+    nearest: int
 
 
 def on_stack(draft: Draft, case: Case) -> bool:
@@ -55,6 +57,29 @@ def on_stack(draft: Draft, case: Case) -> bool:
         )
     draft.promises.append(_PROMISE)
     return draft.found("wild stack", f"That is the stack: the stack pointer is {stack:#x}", next=_LOAD_IT)
+
+
+def grown_into_tables(draft: Draft, case: Case) -> bool:
+    """A page fault by an entry that a recursion's stack overwrote: the table holds one return address again and again from there on."""
+    if case.fault.vector != faults.PF or case.fault.cr2 is None:
+        return False
+    found = classify(case.fault.cr2, case.death.state, case.around)
+    walk = found.walk
+    if walk is None or walk.scheme is None or not walk.levels or walk.physical is not None:
+        return False
+    entry = walk.levels[-1]
+    deep = recursion_at(case, entry.address, physical=True)
+    if deep is None or deep.nearest > entry.address + walk.scheme.entry_size * _ENTRIES_NEAR:
+        return False
+    draft.address = found
+    return draft.found(
+        "stack overflow",
+        f"A stack has grown into the page tables: the {entry.name}'s entry for that address, at {case.around.named(entry.address)}, now holds "
+        f"{entry.entry or 0:#x}, and from there on the return address {case.around.named(deep.address)} is in the table and above it "
+        f"{deep.times:,} times, in {deep.depth:,} bytes",
+        next=f"see why {_function(case, deep.address)} calls itself without end, or give it a larger stack; a page that is not mapped below the "
+        "stack would have shown it at once",
+    )
 
 
 def lost_return_address(draft: Draft, case: Case) -> bool:
@@ -91,21 +116,20 @@ def recursion(case: Case) -> Recursion | None:
     return recursion_at(case, start) or recursion_at(case, (start | _PAGE - 1) + 1)
 
 
-def recursion_at(case: Case, start: int | None) -> Recursion | None:
-    """The same for a stack that begins at the linear address `start`."""
+def recursion_at(case: Case, start: int | None, *, physical: bool = False) -> Recursion | None:
+    """The same for a stack that begins at the linear address `start`, or at a physical one."""
     if start is None:
         return None
-    found = [
-        (at, word)
-        for at, word in words({**case.death.state, "rsp": start}, case.around, _DEEP)
-        if case.around.holds(case.around.linked(word))
-    ]
+    around, state = case.around, {**case.death.state, "rsp": start}
+    stack = physical_words(state, around, _DEEP) if physical else words(state, around, _DEEP)
+    found = [(at, word) for at, word in stack if around.holds(around.linked(word))]
     if not found:
         return None
     address, count = Counter(word for _, word in found).most_common(1)[0]
     if count < _RECURSION or not _is_return(case, address):
         return None
-    return Recursion(address, count, max(at for at, word in found if word == address) - start)
+    places = [at for at, word in found if word == address]
+    return Recursion(address, count, max(places) - start, min(places))
 
 
 def _is_return(case: Case, address: int) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from pvhdbg.decode.cpu_mode import Mode
 from pvhdbg.disassembly import available, disassemble, reach
 from pvhdbg.tracing.death import Touched
 from pvhdbg.tracing.event import Event
+from pvhdbg.tracing.opcodes import stored
 
 AHEAD = 32  # bytes behind the pc that are shown
 _SHOWN = 6  # instructions
@@ -28,6 +30,16 @@ def loads(path: Iterable[Event]) -> tuple[tuple[Event, Touched], ...]:
     return tuple(
         (event, one) for event in path if event.delta is not None for one in touched(event, event.delta.state()) if not one.write
     )
+
+
+def stores(path: Iterable[Event]) -> tuple[tuple[Event, Touched], ...]:
+    """What the instructions of a path write, likewise, or where the instruction itself says it."""
+    found = []
+    for event in path:
+        state = {} if event.delta is None else event.delta.state()
+        value = stored(event.code, event.mode.bits, state)
+        found += [(event, replace(one, value=value)) for one in touched(event, state) if one.write]
+    return tuple(found)
 
 
 def instructions(code: bytes, pc: int, mode: Mode) -> tuple[Event, ...]:
