@@ -41,6 +41,18 @@ SMALL = {
     "writes code and runs it": FLAT_STACK + "mov $0x400000, %edi\n mov $0xc3, %al\n mov $4000, %ecx\n 1: movb $0x40, (%edi)\n inc %edi\n dec %ecx\n jnz 1b\n"
     "mov %al, (%edi)\n mov $2000, %ecx\n 2: mov $0x400000, %edx\n call *%edx\n dec %ecx\n jnz 2b\n" + _EXIT,
     "deep recursion": "mov $0x2000000, %esp\n mov $200000, %ecx\n call down\n" + _EXIT + "down: dec %ecx\n jz 1f\n call down\n 1: ret\n",
+    # for (volatile int i = 0; i < LIMIT; i++); as GCC translates it with -O0: the registers are the same in each round.
+    "delay loop of -O0": FLAT_STACK + "push %ebp\n mov %esp, %ebp\n sub $16, %esp\n movl $0, -4(%ebp)\n jmp 2f\n 1: addl $1, -4(%ebp)\n"
+    + "2: cmpl $30000000, -4(%ebp)\n jle 1b\n" + _EXIT,
+    "sorts in memory": FLAT_STACK + """mov $0x400000, %ebx\n mov $1500, %ecx\n mov $12345, %eax\n
+    1: imul $1103515245, %eax, %eax\n add $12345, %eax\n mov %eax, -4(%ebx,%ecx,4)\n dec %ecx\n jnz 1b
+    mov $1499, %edx\n 2: xor %esi, %esi\n 3: mov (%ebx,%esi,4), %eax\n cmp 4(%ebx,%esi,4), %eax\n jbe 4f\n xchg 4(%ebx,%esi,4), %eax
+    mov %eax, (%ebx,%esi,4)\n 4: inc %esi\n cmp %edx, %esi\n jb 3b\n dec %edx\n jnz 2b\n""" + _EXIT,
+    "general protection faults that are handled": FLAT_STACK + OWN_GDT + OWN_IDT
+    + "mov $500, %esi\n 1: mov $0xc0010117, %ecx\n mov $1, %eax\n xor %edx, %edx\n wrmsr\n dec %esi\n jnz 1b\n" + _EXIT
+    + "handler: add $4, %esp\n addl $2, (%esp)\n iret\n",
+    "second CPU idles in hlt": FLAT_STACK + """movl $0x00fdebf4, 0x8000\n movl $0xc4500, 0xfee00300\n mov $1000000, %ecx\n 1: dec %ecx\n jnz 1b
+    movl $0xc4608, 0xfee00300\n""" + _COUNTS.replace("LIMIT", "10000000") + _EXIT,
     "parks the boot CPU": """mov $0x8000, %edi\n movl $0x0000feeb, (%edi)\n movl $0xc4500, 0xfee00300\n mov $1000000, %ecx\n 1: dec %ecx\n jnz 1b
     movl $0xc4608, 0xfee00300\n mov $1000000, %ecx\n 1: dec %ecx\n jnz 1b\n 1: jmp 1b""",
 }  # fmt: skip

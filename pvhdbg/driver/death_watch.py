@@ -16,8 +16,9 @@ from pvhdbg.machine.names import panics
 from pvhdbg.machine.session import Session
 from pvhdbg.machine.surroundings import moved, not_cleared, surroundings
 from pvhdbg.machine.trail import last_functions
+from pvhdbg.targets.target import Target, unwinding
 from pvhdbg.tracing.addresses import Surroundings
-from pvhdbg.tracing.calls import Call, LastFunctions, chain
+from pvhdbg.tracing.calls import MOST, Call, LastFunctions, chain
 from pvhdbg.tracing.death import Death, DeathKind, panicked
 from pvhdbg.tracing.engines.death_watch import DeathWatch
 from pvhdbg.tracing.explain import Explanation, explain
@@ -114,7 +115,7 @@ def diagnosed(machine: TracedMachine, limit: float, vcpu: int | None = None) -> 
     if qemu is not None and qemu.debugcon_log is not None:
         warnings.append(safe(_DEBUGCON))
     return Diagnosis(death, found, names.get, serial, tuple(warnings), telling(around.serial, around),
-                     said or chain(death.state, around), tuple(ran))  # fmt: skip
+                     said or chain(death.state, around, _frames(machine.target, death)), tuple(ran))  # fmt: skip
 
 
 @contextmanager
@@ -144,6 +145,18 @@ def _placed(machine: TracedMachine, around: Surroundings) -> tuple[Surroundings,
     if not placement.found:
         return around, 0
     return moved(around, placement), placement.virtual_bias
+
+
+def _frames(target: Target, death: Death) -> tuple[int, ...]:
+    """A debugger's own frames, where there is one, and the machine still stands as it died."""
+    debugger = unwinding(target)
+    try:
+        now = {} if debugger is None else target.read_registers().values
+        if debugger is None or any(now.get(name) != death.state.get(name) for name in ("rip", "rsp")):
+            return ()
+        return debugger.frames(MOST)
+    except TargetError:
+        return ()
 
 
 def _ran(machine: TracedMachine) -> list[LastFunctions]:

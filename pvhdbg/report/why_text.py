@@ -61,7 +61,7 @@ def render(
             "",
         ]
     if len(calls) > 1:
-        part(_CALLS[calls[-1].by], _chain(calls))
+        part(_CALLS[_mostly(calls)], _chain(calls))
     for one in ran:
         part(f"The last functions of CPU {one.cpu}, by the flight recorder", _functions(one))
     part("The faults", _numbered(why.chain))
@@ -97,6 +97,7 @@ _CALLS = {
     By.ORC: "The calls that led there (by the kernel's ORC tables)",
     By.CFI: "The calls that led there (by DWARF's call frame tables)",
     By.FRAME: "The calls that led there (by frame pointers)",
+    By.DEBUGGER: "The calls that led there (as GDB unwinds the stack)",
     By.WORDS: "The calls that led there (by the kernel's own trace)",
     By.STACK: "Return addresses on the stack, some perhaps of calls that had ended",
 }
@@ -113,10 +114,21 @@ def _code(death: Death, disassemble: Disassemble) -> list[str]:
 def _chain(calls: Sequence[Call]) -> list[str]:
     """The calls; equal ones in a row on one line."""
     lines = []
-    for text, group in groupby(map(_call, calls)):
+    mostly = _mostly(calls)
+    for (beyond, text), group in groupby((one.by is By.DEBUGGER and mostly is not By.DEBUGGER, _call(one)) for one in calls):
+        if beyond and _BEYOND not in lines:
+            lines.append(_BEYOND)
         count = len(list(group))
         lines.append(text if count == 1 else f"{text}  ({count} times)")
     return lines
+
+
+_BEYOND = "  then, as GDB unwinds the stack:"
+
+
+def _mostly(calls: Sequence[Call]) -> By:
+    """How the callers are known, without those that only a debugger found behind them."""
+    return next((one.by for one in reversed(calls[1:]) if one.by is not By.DEBUGGER), By.DEBUGGER)
 
 
 def _call(one: Call) -> str:

@@ -22,7 +22,7 @@ from pvhdbg.decode.followed_control import Control
 from pvhdbg.errors import TargetError, TargetLost, TargetTimeout
 from pvhdbg.model import Registers
 from pvhdbg.rsp.registers import RegisterLayout
-from pvhdbg.targets.target import Leave, Steppable, Stop, StopKind, Target, steppable
+from pvhdbg.targets.target import Leave, Steppable, Stop, StopKind, Target, steppable, unwinding
 
 T = TypeVar("T")
 _NUMBERS = count(1)  # a machine may be leased again: runs must not be confused
@@ -180,6 +180,10 @@ class FromThread:
     @property
     def cpu(self) -> int | None:
         return self.inner.cpu
+
+    def frames(self, most: int) -> tuple[int, ...]:
+        found = unwinding(self.inner)
+        return () if found is None else self._ask(lambda: found.frames(most)).result()
 
     # --- with `capabilities.packets` ------------------------------------------------------------------------------
 

@@ -83,7 +83,7 @@ class GdbTarget:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(monitor=self._has_monitor, width=self._width, watchpoints=True)
+        return Capabilities(monitor=self._has_monitor, width=self._width, watchpoints=True, unwinds=True)
 
     # --- connecting -----------------------------------------------------------------------------------------------
 
@@ -146,6 +146,13 @@ class GdbTarget:
                     values[LOW_HALVES.get(name, name)] = value & (1 << 64) - 1
         self._cr0 = values.get("cr0", 0)
         return Registers(values, "GDB does not show it")
+
+    def frames(self, most: int) -> tuple[int, ...]:
+        """See `Unwinding`."""
+        self._stopped()
+        payload = self._done(f"-stack-list-frames --no-frame-filters 0 {most - 1}")
+        with readable("frames"):
+            return tuple(int(str(one["addr"]), 16) & (1 << 64) - 1 for one in payload.get("stack", [])[:most])
 
     def write_register(self, name: str, value: int) -> None:
         self._stopped()

@@ -63,7 +63,7 @@ class InsideGdb:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(monitor=self._has_monitor, packets=True, width=64)
+        return Capabilities(monitor=self._has_monitor, packets=True, width=64, unwinds=True)
 
     def _ask_monitor(self) -> bool:
         try:
@@ -102,6 +102,19 @@ class InsideGdb:
         if "rip" not in values:
             raise TargetError("GDB shows no pc of an x86 CPU", "set architecture i386:x86-64")
         return Registers(values, "this stub does not show it")
+
+    def frames(self, most: int) -> tuple[int, ...]:
+        """See `Unwinding`: by whatever symbols, tables and unwinders GDB has. Calls that the compiler inlined have no frame of their own."""
+        found: list[int] = []
+        frame: gdb.Frame | None = self._stopped()
+        try:
+            while frame is not None and len(found) < most:
+                if frame.type() != gdb.INLINE_FRAME:
+                    found.append(frame.pc() & (1 << 64) - 1)
+                frame = frame.older()
+        except gdb.error:
+            pass  # memory that cannot be read ends them
+        return tuple(found)
 
     def write_register(self, name: str, value: int) -> None:
         self._stopped()

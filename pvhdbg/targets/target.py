@@ -35,6 +35,7 @@ class Capabilities:
     packets: bool = False  # it hands out the stub's own packets: it is `Steppable`
     width: int = 64  # bits of the general registers as the peer sends them: 32 for qemu-system-i386
     watchpoints: bool = False  # it takes requests for watchpoints: it is `Watching`
+    unwinds: bool = False  # a debugger is between, which unwinds the stack: it is `Unwinding`
 
 
 class StopKind(Enum):
@@ -186,6 +187,18 @@ class Watching(Target, Protocol):
 def watching(target: Target) -> Watching | None:
     """The target, if it can be asked for watchpoints."""
     return cast(Watching, target) if target.capabilities.watchpoints else None
+
+
+class Unwinding(Target, Protocol):
+    """A target with `capabilities.unwinds`."""
+
+    def frames(self, most: int) -> tuple[int, ...]:
+        """The pcs of the CPU's frames as the debugger unwinds them, the innermost first, `most` of them. Raises TargetError."""
+
+
+def unwinding(target: Target) -> Unwinding | None:
+    """The target, if it unwinds the stack."""
+    return cast(Unwinding, target) if target.capabilities.unwinds else None
 
 
 WAITS = "the CPU waits for an interrupt, and a step lets none in"  # Stop.text of a step that did not end

@@ -1,5 +1,5 @@
-"""The call chain at a death: by Linux' ORC tables, by DWARF's call frame tables, by frame pointers, else by return addresses that
-lie on the stack. Pure.
+"""The call chain at a death: by Linux' ORC tables, by DWARF's call frame tables, by frame pointers, on from there by a debugger's frames, else
+by return addresses that lie on the stack. Pure.
 
 ORC: arch/x86/include/asm/orc_types.h and arch/x86/kernel/unwind_orc.c of Linux 4.14 to 7.2. The numbers of the types differ: up to 6.3 a
 call is 0, pt_regs 1 and a part of them 2, later 2, 3 and 4.
@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 import struct
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
+from itertools import takewhile
 from typing import NamedTuple
 
 from pvhdbg.decode.cpu_mode import long_mode_active, mode_in
@@ -21,7 +22,7 @@ from pvhdbg.model import Registers, Unavailable
 from pvhdbg.tracing.addresses import Surroundings
 from pvhdbg.tracing.stack import words
 
-_MOST = 24  # calls that are told
+MOST = 24  # calls that are told
 _PAGE = 0x1000
 _FRAME = 1 << 16  # bytes of the largest frame that is believed
 _UNWOUND = ("rsp", "rbp", "rbx", "r12", "r13", "r14", "r15", "rsi", "rdi")  # those that a caller's frame may depend on
@@ -42,6 +43,7 @@ class By(Enum):
     ORC = "orc"
     CFI = "cfi"
     FRAME = "frame pointer"
+    DEBUGGER = "debugger"  # as GDB unwinds the stack
     WORDS = "words"  # the kernel's own trace, in its Oops
     STACK = "stack"  # a return address that lies on the stack: perhaps of a call that had ended
 
@@ -69,8 +71,11 @@ class _Frame(NamedTuple):
     base: int
 
 
-def chain(state: Mapping[str, int], around: Surroundings) -> tuple[Call, ...]:
-    """The calls that led to the state, the innermost first; () where the stack or the code was not observed."""
+def chain(state: Mapping[str, int], around: Surroundings, theirs: Sequence[int] = ()) -> tuple[Call, ...]:
+    """The calls that led to the state, the innermost first; () where the stack or the code was not observed.
+
+    `theirs` are the pcs of a debugger's frames at that state, where there is one: they go on where the tables and frame pointers end.
+    """
     if "rsp" not in state or "rip" not in state or mode_in(state) is None:
         return ()
     memory = _Memory(state, around)
@@ -88,16 +93,28 @@ def chain(state: Mapping[str, int], around: Surroundings) -> tuple[Call, ...]:
         if framed and top is not None and memory.is_return(top) and top != framed[0].pc:
             frames.append((_Frame(top, here.stack + memory.word, here.base), By.STACK))
         frames += [(frame, By.FRAME) for frame in framed]
+    frames += [(_Frame(pc, 0, 0), By.DEBUGGER) for pc in _beyond([frame.pc for frame, _ in frames], theirs, memory)]
     if len(frames) == 1:
         frames += [(_Frame(word, at, 0), By.STACK) for at, word in words(state, around) if memory.is_return(word)]
-    return tuple(_call(frame, by, memory, around, index) for index, (frame, by) in enumerate(frames[:_MOST]))
+    return tuple(_call(frame, by, memory, around, index) for index, (frame, by) in enumerate(frames[:MOST]))
+
+
+def _beyond(known: Sequence[int], theirs: Sequence[int], memory: _Memory) -> list[int]:
+    """The return addresses behind those that are known, if the debugger found all of these, up to the first that no call is before."""
+    if list(theirs[: len(known)]) != list(known):
+        return []
+    return list(takewhile(memory.is_return, theirs[len(known) :]))
 
 
 def _call(frame: _Frame, by: By, memory: _Memory, around: Surroundings, index: int) -> Call:
     # A return address may be that of the next function, where the call is the last thing that a function does.
     name = around.name(frame.pc - (1 if index else 0))
     shown = around.name(frame.pc) if name is None or not index else _plus_one(name)
-    strings = memory.strings(frame.stack, index == 0) if name is not None and _STOPS.search(name) and by is not By.STACK else ()
+    strings = (
+        memory.strings(frame.stack, index == 0)
+        if name is not None and _STOPS.search(name) and by not in (By.STACK, By.DEBUGGER)
+        else ()
+    )
     return Call(frame.pc, shown, by, strings)
 
 
@@ -163,7 +180,7 @@ class _Memory:
 def _by_frame_pointers(here: _Frame, memory: _Memory) -> list[_Frame]:
     frames: list[_Frame] = []
     stack, base = here.stack, here.base
-    while len(frames) < _MOST and 0 <= base - stack <= _FRAME and base % 4 == 0:
+    while len(frames) < MOST and 0 <= base - stack <= _FRAME and base % 4 == 0:
         previous, back = memory.word_at(base), memory.word_at(base + memory.word)
         if previous is None or back is None or not memory.is_return(back):
             break
@@ -178,7 +195,7 @@ def _by_call_frames(here: _Frame, memory: _Memory, state: Mapping[str, int], aro
     frames: list[_Frame] = []
     registers: dict[str, int] = {name: value for name, value in state.items() if name in _UNWOUND}
     pc, stack, lowest = here.pc, here.stack, here.stack - 1
-    while len(frames) < _MOST:
+    while len(frames) < MOST:
         rule = around.frame_rule(pc - (1 if frames else 0))
         start = None if rule is None else registers.get(rule.cfa)
         if rule is None or start is None or not lowest < start + rule.offset <= stack + _FRAME:
@@ -217,7 +234,7 @@ class _Orc:
     def unwind(self, here: _Frame) -> list[_Frame]:
         frames: list[_Frame] = []
         frame, signal = here, True  # the first pc is that of an instruction, not a return address
-        while len(frames) < _MOST:
+        while len(frames) < MOST:
             step = self._step(frame, signal)
             if step is None:
                 break

@@ -8,6 +8,7 @@ import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -121,19 +122,20 @@ def plain(text: str) -> str:
     return re.sub(r"-\s+", "-", " ".join(bare.split()))  # a line may end behind a hyphen
 
 
-@pytest.mark.parametrize("crash", ["null-pointer", "double-sipi", "keyboard-reset"])
+@pytest.mark.parametrize("crash", ["null-pointer", "double-sipi", "keyboard-reset", "stack-into-tables", "acpi-reset"])
 def test_reports_carry_the_same_verdict(cli: Cli, crash: str) -> None:
     """`why`, each report of `check`, `wait`, and what a test of a user's fails with. A wait may not have counted the instructions."""
-    cpus = 2 if crash == "double-sipi" else 1
+    options: dict[str, Any] = dict(BY_NAME[crash].options)
     found = died(crash).explanation
     verdict = plain(found.verdict).partition(": ")[2]
     files = {name: cli.folder / name for name in REPORTS}
     words = [word for name, path in files.items() for word in ("--report", f"{name}={path}")]
-    about = [CRASHERS, "--append", f"crash={crash}", "--cpus", str(cpus), "--for", "20"]
+    machine = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    about = [CRASHERS, "--append", f"crash={crash}", *machine, "--for", "20"]
     shown = cli("check", *about, "--until", "0x180000", *words).ok(1).out
     waited = cli("wait", *about, "--until", "0x180000").ok(1)
     with (
-        pvhdbg.launch(CRASHERS, append=f"crash={crash}", cpus=cpus) as guest,
+        pvhdbg.launch(CRASHERS, append=f"crash={crash}", **options) as guest,
         pytest.raises(GuestDied) as failed,
     ):
         guest.until(0x180000, timeout=20.0)

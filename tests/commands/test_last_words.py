@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from pvhdbg.tracing.addresses import Surroundings
 from pvhdbg.tracing.calls import By
 from pvhdbg.tracing.last_words import telling
 from tests.support.cli_runner import HELLO, Cli, Machine
-from tests.support.programs import need
+from tests.support.small_kernels import assertive
 
 HALT = "panic=-1 console=ttyS0"
 
@@ -83,24 +82,7 @@ TABLES = ["-fomit-frame-pointer", "-fasynchronous-unwind-tables"]
     ids=["frame pointers", "eh_frame", "debug_frame", "nothing"],
 )
 def test_a_kernel_in_c_that_stops_itself(tmp_path: Path, flags: list[str], by: By) -> None:
-    need("gcc", "ld")
-    source = Path(__file__).parents[1] / "support" / "assertive.c"
-    part, kernel = tmp_path / "a.o", tmp_path / "assertive.elf"
-    whole = [
-        "-m32",
-        "-O1",
-        "-fno-pic",
-        "-fno-stack-protector",
-        "-ffreestanding",
-        "-fno-optimize-sibling-calls",
-        "-fno-ipa-sra",
-        "-fno-ipa-cp",
-        *flags,
-    ]
-    subprocess.run(["gcc", *whole, "-c", "-o", part, source], check=True)
-    link = ["-m", "elf_i386", "-static", "--build-id=none", "-z", "noexecstack", "-Ttext=0x100000", "-e", "start"]
-    subprocess.run(["ld", *link, "-o", kernel, part], check=True)
-    found = pvhdbg.why(str(kernel), seconds=25.0)
+    found = pvhdbg.why(str(assertive(tmp_path, 32, *flags)), seconds=25.0)
     assert found.death.kind.value == "halted"
     names = [(call.name or "").partition("+")[0] for call in found.calls]
     assert names[:4] == ["panic", "find_devices", "start_drivers", "kernel_main"]

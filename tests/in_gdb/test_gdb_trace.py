@@ -16,6 +16,7 @@ from pvhdbg import guests
 from tests.in_gdb.test_gdb import CLEAN, SCRIPT, Gdb
 from tests.support.cli_runner import HELLO, TRIPLE_FAULT, Cli, Machine, eventually, kernel_elf, reads_the_log
 from tests.support.schemas import validator
+from tests.support.small_kernels import assertive
 from tests.support.terminal import Terminal
 
 pytestmark = pytest.mark.boot
@@ -122,6 +123,21 @@ def test_why_names_the_death_that_the_command_line_names(machine: Start, cli: Cl
     assert "CPL" in gdb["pvh mode"]
     assert gdb["info breakpoints"].startswith("No breakpoints")
     assert [line for line in gdb.complaints() if not line.startswith("VM status: paused")] == []
+
+
+def test_the_calls_are_gdbs_where_only_it_has_the_tables_for_them(machine: Start, cli: Cli) -> None:
+    """The kernel that boots was stripped; GDB has the file with its DWARF tables."""
+    whole = assertive(cli.folder, 64, "-g", "-mcmodel=kernel", "-fomit-frame-pointer", "-fno-asynchronous-unwind-tables")
+    bare = str(cli.folder / "bare.elf")
+    subprocess.run(["strip", "--strip-debug", "-o", bare, whole], check=True)
+    shown, told = "pvh why", "pvh why --format json"
+    known = Gdb(f"symbol-file {whole}", *begin(bare, machine(kernel=bare)), told)
+    calls = json.loads(known[told])["calls"]
+    assert [one["symbol"].partition("+")[0] for one in calls[:4]] == ["panic", "find_devices", "start_drivers", "kernel_main"]
+    assert [one["by"] for one in calls[:4]] == ["pc", *["debugger"] * 3]
+    assert "as GDB unwinds the stack" in Gdb(f"symbol-file {whole}", *begin(bare, machine(kernel=bare)), shown)[shown]
+    own = json.loads(cli("why", bare, "--format", "json").ok().out)["calls"]
+    assert {one["by"] for one in own[1:]} == {"stack"}
 
 
 def test_no_descriptor_is_left_open(machine: Start) -> None:

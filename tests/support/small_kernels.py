@@ -41,3 +41,23 @@ def elf_with_data(code: bytes, at: int, data: bytes) -> bytes:
         rows += struct.pack("<IIQQQQQQ", kind, flags, offset, address, address, len(content), len(content), 4 if kind == 4 else 1)
         offset += len(content)
     return head + rows + code + data + note
+
+
+def assertive(folder: Path, bits: int, *flags: str) -> Path:
+    """The kernel in C that stops itself (assertive.c), for 32-bit protected or for long mode."""
+    need("gcc", "ld")
+    source = Path(__file__).with_name("assertive.c")
+    part, kernel = folder / "assertive.o", folder / "assertive.elf"
+    whole = [
+        "-O1",
+        "-fno-pic",
+        "-fno-stack-protector",
+        "-ffreestanding",
+        "-fno-optimize-sibling-calls",
+        "-fno-ipa-sra",
+        "-fno-ipa-cp",
+    ]
+    subprocess.run(["gcc", f"-m{bits}", *whole, *flags, "-c", "-o", part, source], check=True)
+    link = ["-m", "elf_i386" if bits == 32 else "elf_x86_64", "-static", "--build-id=none", "-z", "noexecstack"]
+    subprocess.run(["ld", *link, "-Ttext=0x100000", "-e", "start", "-o", kernel, part], check=True, stderr=subprocess.DEVNULL)
+    return kernel
