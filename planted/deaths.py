@@ -56,7 +56,6 @@ CRASHERS = (
     Planted("stack-overflow", "stack overflow", "recurse_call", "is on it 1", "see why recurse_call calls itself"),
     Planted("stack-into-tables", "stack overflow", None, "A stack has grown into the page tables", "see why recurse_down_call calls itself"),
     Planted("stack-into-code", "stack overflow", None, "The stack grew into the kernel's own code", "calls itself", kind=None),
-    Planted("loaders-stack", "no stack of its own", "loaders_push", "it is still the loader's", "load the stack pointer"),
     Planted("esp-rom", "stack not in RAM", None, "The stack pointer was 0xf7ffc, in ROM", "load the stack pointer", kind=None),
     # With some versions it lives on after the return: what it reads from nowhere decides.
     Planted("esp-no-ram", "stack not in RAM", None, "outside all memory and devices", "load the stack pointer", kind=None,
@@ -125,6 +124,15 @@ def _too_large(folder: Path) -> bytes:
     return elf_with_data(assembled(folder, text), 0x2800000, bytes([0x17, 0, 8, 0, 0x80, 2, *bytes(0x1000)]))
 
 
+def _on_the_loaders_stack(folder: Path) -> bytes:
+    """It maps the first 4 MiB, but for the page that the loader's stack is in, and pushes."""
+    text = """mov %esp, %ebx\n shr $12, %ebx\n mov $0x300000, %edi\n mov $0x301000, %esi
+        mov %esi, %eax\n or $3, %eax\n mov %eax, (%edi)\n mov $3, %eax\n xor %ecx, %ecx
+        1: mov %eax, (%esi,%ecx,4)\n add $0x1000, %eax\n inc %ecx\n cmp $1024, %ecx\n jne 1b
+        movl $0, (%esi,%ebx,4)\n mov %edi, %cr3\n mov %cr0, %eax\n or $0x80000000, %eax\n mov %eax, %cr0\n push %eax"""
+    return kernel_elf(assembled(folder, text))
+
+
 def _stops_itself(folder: Path) -> bytes:
     """`ud2`, whose handler lies right behind it, and halts."""
     return kernel_elf(assembled(folder, f"{FLAT_STACK}{OWN_GDT}{OWN_IDT} ud2\n handler: cli\n hlt"))
@@ -133,6 +141,8 @@ def _stops_itself(folder: Path) -> bytes:
 SMALL = (
     Planted("ud2 with a handler that halts", "stopped itself", None, "of #UD invalid opcode", "function above checks", DeathKind.HALTED,
             made=_stops_itself),
+    Planted("its loader's stack, not mapped", "no stack of its own", None, "it is still the loader's", "load the stack pointer",
+            made=_on_the_loaders_stack),
     Planted("the entry holds zeros", "entry is not code", None, "The entry itself, 0x101000, holds zeros", "XEN_ELFNOTE_PHYS32_ENTRY",
             DeathKind.ZEROS, made=_zeros_at_the_entry),
     Planted("too little memory", "too little memory", None, "its segment from 0x2800000 to 0x2801006 is outside of RAM", "--memory 42M",

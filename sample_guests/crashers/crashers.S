@@ -38,7 +38,6 @@
         .globl  pvh_start
         .type   pvh_start, @function
 pvh_start:
-        movl    %esp, loaders_esp
         movl    $stack_top, %esp
         cld
         lidt    empty_idt
@@ -151,7 +150,6 @@ crashes:
         CHOICE  stack-overflow, stack_overflow
         CHOICE  stack-into-tables, stack_into_tables
         CHOICE  stack-into-code, stack_into_code
-        CHOICE  loaders-stack, loaders_stack
         CHOICE  esp-rom, esp_rom
         CHOICE  esp-no-ram, esp_no_ram
         CHOICE  timer, timer
@@ -209,5 +207,3 @@ page_directory:                         /* empty: nothing is mapped */
         .balign 16
 stack:  .skip   4096
 stack_top:
-loaders_esp:
-        .skip   4
