@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pvhdbg.decode.cpu_mode import interrupts_on
 from pvhdbg.decode.text import SafeText, safe
 from pvhdbg.driver.options import EngineName, TraceOptions
 from pvhdbg.driver.resets import through_resets
@@ -10,7 +11,7 @@ from pvhdbg.driver.traced_machine import TracedMachine
 from pvhdbg.errors import BadInput, TargetError, TargetLost
 from pvhdbg.machine.names import Names, addresses_of
 from pvhdbg.tracing.cpu_text import decode, of_cpu
-from pvhdbg.tracing.engines.engine import Engine
+from pvhdbg.tracing.engines.engine import Engine, is_halted
 from pvhdbg.tracing.engines.recorded import RecorderEngine
 from pvhdbg.tracing.engines.registers import RegisterEngine
 from pvhdbg.tracing.milestones import SYMBOLS
@@ -34,11 +35,11 @@ def choose_engine(options: TraceOptions, machine: TracedMachine, *, states: bool
         if recorder is not None:
             return recorder
         wanted = _without_recorder(options, machine)
-    if options.vcpu and wanted == "breakpoints":
+    if (options.vcpu or machine.target.cpu) and wanted == "breakpoints":
         raise BadInput(
             "--engine breakpoints stops every CPU, and follows the first", "leave out --vcpu, or trace with --engine log or step"
         )
-    cpu = options.vcpu or 0
+    cpu = options.vcpu if options.vcpu is not None else machine.target.cpu or 0
     if cpu and machine.target.capabilities.monitor and not of_cpu(machine.target.monitor("info registers -a"), cpu):
         raise BadInput(f"--vcpu {cpu}: the machine has no such CPU", "0 is the first; --cpus says how many a machine gets")
     if wanted == "breakpoints":
@@ -99,8 +100,9 @@ def _state(machine: TracedMachine) -> dict[str, int]:
 
 
 def _steps(machine: TracedMachine) -> bool:
+    """Whether a few instructions can be stepped, or the CPU has halted for good, which a step tells without running the machine."""
     target = machine.target
-    if target.capabilities.monitor and "HLT=1" in target.monitor("info registers"):
+    if is_halted(target) and interrupts_on(target.read_registers()) is not False:
         return False
     return target.capabilities.packets
 

@@ -179,7 +179,7 @@ class FromThread:
 
     @property
     def cpu(self) -> int | None:
-        return self.inner.cpu
+        return self._ask(lambda: self.inner.cpu).result()
 
     def frames(self, most: int) -> tuple[int, ...]:
         found = unwinding(self.inner)

@@ -7,8 +7,9 @@ GDB gives no prompt in between. Needs GDB 12 (gdb.RemoteTargetConnection).
 
 from __future__ import annotations
 
+import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import gdb
@@ -16,12 +17,13 @@ import gdb
 from pvhdbg.decode.followed_control import Control
 from pvhdbg.errors import MemoryUnreadable, PvhdbgError, TargetError, TargetLost, TargetTimeout
 from pvhdbg.model import CONTROL, EXTENDED, GENERAL, LOW_HALVES, SELECTORS, Registers
+from pvhdbg.record import replace
 from pvhdbg.rsp import replies
 from pvhdbg.rsp.registers import RegisterLayout, layout_for
 from pvhdbg.targets.gdb_quiet import muted, silence
 from pvhdbg.targets.peer import command_behind
 from pvhdbg.targets.remote import stop_of
-from pvhdbg.targets.target import Capabilities, Leave, Stop, StopKind
+from pvhdbg.targets.target import STEP_TIME, WAITS, Capabilities, Leave, Stop, StopKind
 
 _REGISTERS = (*GENERAL, *EXTENDED, "rip", "eflags", *SELECTORS, *CONTROL, "fs_base", "gs_base", "k_gs_base")
 _GONE = ("onnection closed", "not being run", "disconnected", "Broken pipe")
@@ -181,7 +183,7 @@ class InsideGdb:
 
     def follow(self, cpu: int | None) -> None:
         """The CPU of GDB's own thread is followed. Raises TargetError for a choice of another."""
-        if cpu is not None:
+        if cpu is not None and cpu != self.cpu:
             raise TargetError(
                 "inside GDB only the CPU of GDB's thread is stepped", "trace with --engine log, or choose it with: thread N"
             )
@@ -221,7 +223,9 @@ class InsideGdb:
 
     @property
     def cpu(self) -> int | None:
-        return None
+        """That of GDB's thread, by QEMU's number for it: thread 1.2 is CPU 1."""
+        thread: gdb.InferiorThread | None = gdb.selected_thread()
+        return thread.ptid[1] - 1 if self._has_monitor and thread is not None and thread.is_valid() and thread.ptid[1] > 0 else None
 
     # --- running --------------------------------------------------------------------------------------------------
 
@@ -245,6 +249,13 @@ class InsideGdb:
 
     def wait(self, timeout: float) -> Stop:
         """Let the guest run to its next stop. After `timeout` seconds it is interrupted, and TargetTimeout raised."""
+        stop, expired = self._bounded(self.run, timeout)
+        if expired:
+            raise TargetTimeout(f"the guest did not stop within {timeout:g} s", "give it more time")
+        return stop
+
+    def _bounded(self, run: Callable[[int], Stop], timeout: float) -> tuple[Stop, bool]:
+        """A run with a number of its own, which is interrupted after `timeout` seconds, and whether it was."""
         expired = threading.Event()
         self._waits += 1
         number = -self._waits
@@ -257,12 +268,10 @@ class InsideGdb:
         timer.daemon = True
         timer.start()
         try:
-            stop = self.run(number)
+            stop = run(number)
         finally:
             timer.cancel()
-        if expired.is_set() and stop.kind is StopKind.INTERRUPT:
-            raise TargetTimeout(f"the guest did not stop within {timeout:g} s", "give it more time")
-        return stop
+        return stop, expired.is_set() and stop.kind is StopKind.INTERRUPT
 
     def run(self, number: int) -> Stop:
         """Let the guest run, and return at its next stop."""
@@ -282,7 +291,14 @@ class InsideGdb:
             gdb.post_event(lambda: _quietly("interrupt") if self._going == number else None)
 
     def step(self) -> Stop:
-        return self._run("stepi")
+        """One instruction. A CPU that has executed `hlt`, or waits to be started, does not step: it is interrupted where it is."""
+
+        def one(number: int) -> Stop:
+            self._going = number
+            return self._run("stepi")
+
+        stop, waits = self._bounded(one, STEP_TIME)
+        return replace(stop, text=WAITS) if waits else stop
 
     def interrupt(self) -> Stop:
         """The guest runs only while `wait` waits, which stops it."""
@@ -335,12 +351,28 @@ class InsideGdb:
     # --- monitor --------------------------------------------------------------------------------------------------
 
     def monitor(self, command: str) -> str:
-        """QEMU's human monitor, through GDB's `monitor`. A reset by it makes GDB's registers stale: they are read again."""
+        """QEMU's human monitor, through GDB's `monitor`. A reset by it makes GDB's registers stale: they are read again.
+
+        The monitor has a CPU of its own, the first one at its start: what speaks of one CPU is asked about that of GDB's thread.
+        """
         self._stopped()
-        said = _execute(f"monitor {command}")
+        cpu = self.cpu if command == "info registers" else None
+        said = _execute(f"monitor {command}") if cpu is None or not self._several() else self._asked_about(cpu, command)
         if command == "system_reset":
             _execute("maintenance flush register-cache")
         return said
+
+    def _several(self) -> bool:
+        return len(gdb.selected_inferior().threads()) > 1
+
+    def _asked_about(self, cpu: int, command: str) -> str:
+        """What the monitor says about a CPU; its own choice is put back."""
+        marked = re.search(r"^\* CPU #(\d+)", _execute("monitor info cpus"), re.MULTILINE)
+        _execute(f"monitor cpu {cpu}")
+        try:
+            return _execute(f"monitor {command}")
+        finally:
+            _execute(f"monitor cpu {marked[1] if marked is not None else 0}")
 
     def close(self, leave: Leave) -> bool:
         """Only our breakpoints go: the machine is GDB's."""

@@ -35,10 +35,9 @@ from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.control_follower import ControlFollower
 from pvhdbg.targets.keeper import Keeper
 from pvhdbg.targets.peer import command_of, files_of
-from pvhdbg.targets.target import WAITS, Capabilities, Leave, Stop, StopKind, WatchKind, Watchpoint
+from pvhdbg.targets.target import STEP_TIME, WAITS, Capabilities, Leave, Stop, StopKind, WatchKind, Watchpoint
 from pvhdbg.targets.wire import Wire
 
-_STEP_TIME = 2.0  # seconds for one instruction
 _STOP_TIME = 2.0  # seconds that a VMM may take to stop its machine
 _PIECE = 0x800  # bytes that every QEMU answers in one `m`
 _PIECE_BOUND = 0x8000
@@ -418,7 +417,7 @@ class RemoteTarget:
             self._running = True
             self._wire.send(self._one_step())
             try:
-                stop = self._take(self._stop_reply(min(self._timeout, _STEP_TIME)))
+                stop = self._take(self._stop_reply(min(self._timeout, STEP_TIME)))
                 self._control.now = control
                 return stop
             except TargetTimeout:

@@ -201,6 +201,7 @@ def unwinding(target: Target) -> Unwinding | None:
     return cast(Unwinding, target) if target.capabilities.unwinds else None
 
 
+STEP_TIME = 2.0  # seconds for one instruction
 WAITS = "the CPU waits for an interrupt, and a step lets none in"  # Stop.text of a step that did not end
 RESET_VECTOR = 0xFFFFFFF0  # the linear address of the first instruction after a reset
 RESET_RIP = RESET_VECTOR & 0xFFFF  # rip there: cs.base is 0xffff0000
