@@ -52,8 +52,9 @@ def _plan(folder: Path, linux: str | None) -> Iterator[tuple[str, Planted, Boot]
         yield f"`crash={one.name}`", one, partial(judge.of_crashers, one)
     for one in deaths.SMALL:
         yield one.name, one, partial(judge.of_small, one, folder)
-    for one in deaths.LINUX if linux else ():
-        yield f"`planted={one.name}`", one, partial(judge.of_linux, one, linux)
+    if linux:
+        for one in deaths.LINUX:
+            yield f"`planted={one.name}`", one, partial(judge.of_linux, one, linux)
 
 
 def _said(one: Planted, boot: Callable[[], Any]) -> str:
