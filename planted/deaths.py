@@ -124,6 +124,12 @@ def _too_large(folder: Path) -> bytes:
     return elf_with_data(assembled(folder, text), 0x2800000, bytes([0x17, 0, 8, 0, 0x80, 2, *bytes(0x1000)]))
 
 
+def _among_devices(folder: Path) -> bytes:
+    """The same at 3.25 GiB, where a PC has no RAM however much it has."""
+    text = "lgdt 0xd0000000\n mov $0x10, %eax\n mov %eax, %ds\n hlt"
+    return elf_with_data(assembled(folder, text), 0xD0000000, bytes([0x17, 0, 8, 0, 0, 0xD0, *bytes(0x1000)]))
+
+
 def _on_the_loaders_stack(folder: Path) -> bytes:
     """It maps the first 4 MiB, but for the page that the loader's stack is in, and pushes."""
     text = """mov %esp, %ebx\n shr $12, %ebx\n mov $0x300000, %edi\n mov $0x301000, %esi
@@ -147,6 +153,8 @@ SMALL = (
             DeathKind.ZEROS, made=_zeros_at_the_entry),
     Planted("too little memory", "too little memory", None, "its segment from 0x2800000 to 0x2801006 is outside of RAM", "--memory 42M",
             options={"memory": "32M"}, made=_too_large),
+    Planted("data where devices are", "kernel outside of RAM", None, "from 0xd0000000 to 0xd0001006 is outside of RAM, and more memory does not help",
+            "link the kernel to run below 2 GiB", made=_among_devices),
 )  # fmt: skip
 
 LINUX = (
