@@ -16,7 +16,8 @@ from pvhdbg.tracing import faults
 from pvhdbg.tracing.addresses import AddressClass, Surroundings, View, classify
 from pvhdbg.tracing.death import Awaited, Death, DeathKind, chain_of, unreturned
 from pvhdbg.tracing.deaths_without_fault import WITHOUT_A_FAULT
-from pvhdbg.tracing.event import Event, Fault, FaultKind
+from pvhdbg.tracing.engines.code_there import stores
+from pvhdbg.tracing.event import Changes, Event, Fault, FaultKind
 from pvhdbg.tracing.explain import OPENINGS, explain
 
 RAM = (
@@ -80,6 +81,38 @@ def test_a_mapped_link_time_address_is_just_the_kernel() -> None:
     pages = {0x1000 + 511 * 8: (0x3003).to_bytes(8, "little"), 0x3000 + 510 * 8: (0x4003).to_bytes(8, "little"),
              0x4000 + 8 * 8: (0x1000083).to_bytes(8, "little")}  # fmt: skip
     assert classify(0xFFFFFFFF81000010, LONG, around(pages)).kind is AddressClass.KERNEL
+
+
+def test_a_null_pointer_is_one_also_where_a_segment_is_linked_to_0() -> None:
+    """Linux' per-CPU segment has p_vaddr 0."""
+    per_cpu = View(0, 0x2000000, 0x30000)
+    assert classify(0x10, LONG, replace(around(), views=(KERNEL, per_cpu))).kind is AddressClass.NULL
+
+
+@pytest.mark.parametrize(
+    ("code", "state", "cause"),
+    [
+        (b"\x88\x07", {"rdi": 0x7000, "rax": 0x1242}, "reset"),  # mov %al, (%rdi)
+        (b"\xc6\x07\x42", {"rdi": 0x7000}, "reset"),  # movb $0x42, (%rdi)
+        (b"\xc6\x07\x43", {"rdi": 0x7000}, "shutdown"),  # another value
+        (b"\x88\x27", {"rdi": 0x7000, "rax": 0x4242}, "shutdown"),  # mov %ah, (%rdi): not decoded
+        (b"\x89\x07", {"rdi": 0x7000, "rax": 0x42}, "shutdown"),  # four bytes
+        (b"\xc6\x07\x42", {"rdi": 0x7100}, "shutdown"),  # elsewhere
+    ],
+)
+@pytest.mark.parametrize("device", ["acpi-ged-regs", "vga"])
+def test_acpis_reset_register_is_known_behind_page_tables(code: bytes, state: dict[str, int], cause: str, device: str) -> None:
+    """A page at 0x7202 - 0x202 = 0x7000 is mapped to the device's."""
+    reset = 0xFEA00202
+    state = {**state, "rdi": state["rdi"] + 0x202}
+    tables = {0x1000: (0x2003).to_bytes(8, "little"), 0x2000: (0x3003).to_bytes(8, "little"), 0x3000: (0x4003).to_bytes(8, "little"),
+              0x4000 + 8 * 7: (reset & ~0xFFF | 3).to_bytes(8, "little")}  # fmt: skip
+    here = replace(around(tables), backing=(*RAM, Backing(reset & ~0xFF, (reset & ~0xFF) + 3, BackingKind.IO, device)))
+    path = (Event(7, 0x1000100, Mode.LONG, code, Changes({}, {**LONG, **state})),)
+    death = Death(DeathKind.SHUTDOWN, LONG, path=path, stores=stores(path))
+    found = explain(death, here)
+    assert found.cause == (cause if device == "acpi-ged-regs" else "shutdown")
+    assert ("wrote 0x42 to 0xfea00202" in found.verdict) == (found.cause == "reset")
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def overwritten(draft: Draft, case: Case) -> bool:
             return draft.found(
                 "stack overflow",
                 f"The stack grew into the kernel's own code: from {case.around.named(start)} on the bytes are not those of the file, and the "
-                f"return address {case.around.named(own.address)} is there {own.times:,} times",
+                f"return address {case.around.named(own.address)} is there {own.times:,} times, in {own.depth:,} bytes",
                 next="see why that code calls itself without end, or put the stack where nothing of the kernel lies below it",
             )
         now, before = case.around.read(start, min(end - start, 8)), case.around.file(start, min(end - start, 8))
