@@ -18,7 +18,7 @@ from pvhdbg.machine.surroundings import moved, not_cleared, surroundings
 from pvhdbg.machine.trail import last_functions
 from pvhdbg.targets.target import Target, unwinding
 from pvhdbg.tracing.addresses import Surroundings
-from pvhdbg.tracing.calls import MOST, Call, LastFunctions, chain
+from pvhdbg.tracing.calls import MOST, Call, LastFunctions, chain, with_lines
 from pvhdbg.tracing.death import Death, DeathKind, panicked
 from pvhdbg.tracing.engines.death_watch import DeathWatch
 from pvhdbg.tracing.explain import Explanation, explain
@@ -114,8 +114,9 @@ def diagnosed(machine: TracedMachine, limit: float, vcpu: int | None = None) -> 
         warnings.append(safe(_KVM))
     if qemu is not None and qemu.debugcon_log is not None:
         warnings.append(safe(_DEBUGCON))
+    calls = said or chain(death.state, around, _frames(machine.target, death))
     return Diagnosis(death, found, names.get, serial, tuple(warnings), telling(around.serial, around),
-                     said or chain(death.state, around, _frames(machine.target, death)), tuple(ran))  # fmt: skip
+                     with_lines(calls, around.line), tuple(ran))  # fmt: skip
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from pvhdbg.spec.x86 import EFER
 from pvhdbg.targets.core import CoreTarget
 from pvhdbg.targets.run import Progress
 from pvhdbg.tracing.addresses import Surroundings
-from pvhdbg.tracing.calls import chain
+from pvhdbg.tracing.calls import chain, with_lines
 from pvhdbg.tracing.death import Death, DeathKind, StoppedCpu, panicked
 from pvhdbg.tracing.encoding import LONGEST
 from pvhdbg.tracing.engines.code_there import AHEAD, instructions, touched
@@ -94,9 +94,8 @@ def diagnosed(session: Session, vcpu: int | None = None) -> Diagnosis:
         warnings.append(NO_DISASSEMBLER)
     name = around.name
     kept = {pc: name(pc) for pc in (death.pc,) if pc is not None}
-    return Diagnosis(
-        death, found, kept.get, (), tuple(warnings), telling(around.serial, around), calls or chain(death.state, around)
-    )
+    calls = with_lines(calls or chain(death.state, around), around.line)
+    return Diagnosis(death, found, kept.get, (), tuple(warnings), telling(around.serial, around), calls)
 
 
 def _states(session: Session) -> list[dict[str, int]]:

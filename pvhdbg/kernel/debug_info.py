@@ -21,6 +21,8 @@ _SMALL = 1 << 20  # bytes for which no ratio is asked
 _ROWS_BOUND = 20_000_000  # of line tables; a whole kernel has 5 million
 _PLACES_BOUND = 64  # places of a name among the strings; if there are more, all units are searched
 
+QUICK = 48 << 20  # bytes of a file whose debug info is read in a moment; a whole Linux has ten times as many
+
 
 class DebugInfo:
     """The debug info of one ELF. False if it has none."""

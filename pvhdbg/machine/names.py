@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from pvhdbg.decode.frame_rule import FrameRule
+from pvhdbg.decode.text import SafeText, safe
 from pvhdbg.errors import BadInput
 from pvhdbg.kernel.call_frames import CallFrames
+from pvhdbg.kernel.debug_info import QUICK, DebugInfo
 from pvhdbg.kernel.image import KernelImage
 from pvhdbg.tracing.goal import Goal
 from pvhdbg.tracing.mode_words import MODES
@@ -20,6 +22,7 @@ class Names:
         self._image = image
         self._symbols = None if image is None else image.symbols()
         self._frames = None if image is None else CallFrames(image.data)
+        self._debug: DebugInfo | None = None
         self._known: dict[int, str | None] = {}
         loads = () if image is None else image.elf.loads
         self._loads = tuple((load.p_paddr, load.p_paddr + load.p_memsz) for load in loads)
@@ -67,6 +70,22 @@ class Names:
                 found = self._frames.at(address - base + load.p_vaddr) if base <= address < base + load.p_memsz else None
                 if found is not None:
                     return found
+        return None
+
+    def line(self, address: int) -> SafeText | None:
+        """ "file:line" of a linear address, virtual or physical; None where that is not known, or debug info is too large to be read here."""
+        if self._image is None or len(self._image.data) > QUICK:
+            return None
+        for load in self._image.elf.loads:
+            for base in (load.p_vaddr, load.p_paddr):
+                if base <= address < base + load.p_memsz:
+                    try:
+                        self._debug = self._debug or DebugInfo(self._image.data)
+                        found = self._debug.line(address - base + load.p_vaddr)
+                    except BadInput:  # damaged, or this Python has no pyelftools
+                        return None
+                    if found is not None:
+                        return safe(found)
         return None
 
     def linked(self, symbol: str) -> int | None:

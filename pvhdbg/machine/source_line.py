@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pvhdbg.decode.text import SafeText, safe, shorten
 from pvhdbg.errors import BadInput
-from pvhdbg.kernel.debug_info import DebugInfo
+from pvhdbg.kernel.debug_info import QUICK, DebugInfo
 
 if TYPE_CHECKING:
     from pvhdbg.kernel.image import KernelImage
     from pvhdbg.machine.session import Session
 
-_QUICK = 48 << 20  # bytes of a file whose debug info is read in a moment; a whole Linux has ten times as many
 _SOURCE = 4 << 20  # bytes of a source file
 _WIDTH = 160  # characters of a line
 _KNOWN = 1 << 12  # lines that are kept
@@ -61,7 +60,7 @@ class SourceLines:
         return self._known[linked]
 
     def _opened(self) -> DebugInfo | None:
-        if self._failed or (not self.patient and len(self.image.data) > _QUICK):
+        if self._failed or (not self.patient and len(self.image.data) > QUICK):
             return None
         if self._debug is None:
             try:

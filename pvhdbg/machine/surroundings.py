@@ -52,6 +52,7 @@ def surroundings(
         feature=lambda name: None if target is None else _feature(target, name),
         symbol=names.linked,
         frame_rule=names.frame_rule,
+        line=names.line,
         word=8 if image is None else image.elf.bits // 8,
         command_line=_command_line(boot),
         initrd=_initrd(boot, read),
@@ -66,7 +67,7 @@ def moved(around: Surroundings, placement: Placement) -> Surroundings:
     load, link = placement.load_bias, placement.virtual_bias
     if not load and not link:
         return around
-    rule = around.frame_rule
+    rule, line = around.frame_rule, around.line
     unmoved, file, symbol, data_at = around.name, around.file, around.symbol, around.data_at
 
     def name(address: int) -> str | None:
@@ -91,6 +92,7 @@ def moved(around: Surroundings, placement: Placement) -> Surroundings:
         file=lambda physical, size: file(physical - load, size),
         symbol=linked,
         frame_rule=lambda address: rule(address - link & _WRAP),
+        line=lambda address: line(address - link & _WRAP),
         data_at=data,
     )
 

@@ -133,7 +133,8 @@ def _mostly(calls: Sequence[Call]) -> By:
 
 def _call(one: Call) -> str:
     held = "".join(f'  "{printable(text)}"' for text in one.strings)
-    return f"  {one.pc:#x}  {printable(one.name or '?')}{held}"
+    line = "" if one.line is None else f"  {one.line}"
+    return f"  {one.pc:#x}  {printable(one.name or '?')}{line}{held}"
 
 
 def _functions(one: LastFunctions) -> list[str]:
@@ -216,7 +217,7 @@ def _document(
         "registers": {key: hex(value) for key, value in death.state.items()},
         "promises": list(why.promises),
         "handoff": list(why.complaints),
-        "calls": [{"pc": hex(one.pc), "symbol": one.name, "by": one.by.value, "strings": list(one.strings)} for one in calls],
+        "calls": [{"pc": hex(one.pc), "symbol": one.name, "by": one.by.value, "strings": list(one.strings), "line": one.line} for one in calls],
         "last_functions": [{"cpu": one.cpu, "functions": list(one.functions), "blocks": one.blocks} for one in ran],
         "words": [{"line": one.line, "usually": one.meaning} for one in told],
         "serial": list(serial),

@@ -33,7 +33,7 @@ class Surroundings:
     `handed` holds the parts of the hand-off by name, address and size; `complaints` lists its violations. `start` is the register
     state at the entry, `entry` its address; None when the watch began elsewhere. `read` reads physical memory and raises
     MemoryUnreadable. `file` gives what the kernel's file has at a physical address: fewer bytes, or none, where it ends;
-    `patches_itself` says that the kernel changes its own code, as Linux does. `data_at` is the name of the data object that holds a
+    `patches_itself` says that the kernel changes its own code, as Linux does. `line` gives "file:line" of a linear pc. `data_at` is the name of the data object that holds a
     linear address, `feature` says whether the machine's CPU has a feature of CPUID, by QEMU's name for it. `exit_device` says
     whether there is an isa-debug-exit. Each gives None where that is not known. `symbol` gives a symbol's link-time address, `word`
     is the size of a long in the kernel. `frame_rule` gives the row of the kernel's call frame tables for a linear pc. `vmm` is the
@@ -44,6 +44,7 @@ class Surroundings:
 
     read: Callable[[int, int], bytes]
     name: Callable[[int], str | None] = lambda _: None
+    line: Callable[[int], SafeText | None] = lambda _: None
     entry: int | None = None
     views: tuple[View, ...] = ()
     backing: tuple[Backing, ...] | None = None

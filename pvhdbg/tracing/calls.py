@@ -10,13 +10,14 @@ from __future__ import annotations
 import re
 import struct
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from itertools import takewhile
 from typing import NamedTuple
 
 from pvhdbg.decode.cpu_mode import long_mode_active, mode_in
 from pvhdbg.decode.paging import translate
+from pvhdbg.decode.text import SafeText
 from pvhdbg.errors import MemoryUnreadable
 from pvhdbg.model import Registers, Unavailable
 from pvhdbg.tracing.addresses import Surroundings
@@ -49,12 +50,16 @@ class By(Enum):
 
 
 class Call(NamedTuple):
-    """One place in the chain, the innermost first: an address, its name, how it is known, and the strings that its frame points to."""
+    """One place in the chain, the innermost first: an address, its name, how it is known, and the strings that its frame points to.
+
+    `line` is "file:line" of the call, by the kernel's debug info.
+    """
 
     pc: int
     name: str | None
     by: By
     strings: tuple[str, ...] = ()
+    line: SafeText | None = None
 
 
 class LastFunctions(NamedTuple):
@@ -97,6 +102,11 @@ def chain(state: Mapping[str, int], around: Surroundings, theirs: Sequence[int] 
     if len(frames) == 1:
         frames += [(_Frame(word, at, 0), By.STACK) for at, word in words(state, around) if memory.is_return(word)]
     return tuple(_call(frame, by, memory, around, index) for index, (frame, by) in enumerate(frames[:MOST]))
+
+
+def with_lines(calls: Iterable[Call], line: Callable[[int], SafeText | None]) -> tuple[Call, ...]:
+    """The calls with their source lines. `line` gives that of a linear address; a return address is behind its call."""
+    return tuple(one._replace(line=line(one.pc - (1 if index else 0))) for index, one in enumerate(calls))
 
 
 def _beyond(known: Sequence[int], theirs: Sequence[int], memory: _Memory) -> list[int]:

@@ -89,6 +89,10 @@ def test_a_kernel_in_c_that_stops_itself(tmp_path: Path, flags: list[str], by: B
     assert {call.by for call in found.calls[2:4]} == {by}
     if by is not By.STACK:
         assert "assertion failed: devices > 0" in found.calls[0].strings
+    source = (Path(__file__).parents[1] / "support" / "assertive.c").read_text().splitlines()
+    made = source.index("    assert(devices > 0);") + 1, source.index("    find_devices();") + 1
+    lines = [None if call.line is None else call.line.rpartition("/")[2] for call in found.calls[1:3]]
+    assert lines == ([f"assertive.c:{number}" for number in made] if "-g" in flags else [None, None])
 
 
 @pytest.mark.parametrize(
