@@ -33,6 +33,9 @@ MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 PYTEST_ARGS ?=
 
+# The tests start thousands of Pythons. If the environment forbids compiled modules, each of them compiles the package anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: setup
 setup:
 	@scripts/setup.sh
@@ -58,7 +61,7 @@ test:
 .PHONY: test-fast
 test-fast:
 	@scripts/setup.sh --tests
-	@timeout 600 $(BIN)/pytest -q -n "$$(nproc)" --fast $(PYTEST_ARGS)
+	@timeout 600 $(BIN)/pytest -q -n "$$(($$(nproc) + 1))" --fast $(PYTEST_ARGS)
 
 # The table is printed even if tests failed; the target then fails.
 .PHONY: coverage

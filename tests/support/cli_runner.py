@@ -44,11 +44,11 @@ def reads_the_log(process: subprocess.Popen[Any]) -> bool:
         return False
 
 
-def eventually(true: Callable[[], object], otherwise: str, within: float = 5.0) -> None:
+def eventually(true: Callable[[], object], otherwise: str | Callable[[], str], within: float = 5.0) -> None:
     """Wait until `true()`; fail with `otherwise` after `within` seconds."""
     deadline = time.monotonic() + within
     while not true():
-        assert time.monotonic() < deadline, otherwise
+        assert time.monotonic() < deadline, otherwise if isinstance(otherwise, str) else otherwise()
         time.sleep(0.005)
 
 
@@ -184,8 +184,8 @@ class Cli:
 
     def nothing_left(self) -> None:
         """Fail unless no process and no file is left."""
-        eventually(lambda: not self.processes(), f"processes are left: {self.processes()}")
-        eventually(lambda: not os.listdir(self.tmp), f"files are left: {os.listdir(self.tmp)}")
+        eventually(lambda: not self.processes(), lambda: f"processes are left: {self.processes()}")
+        eventually(lambda: not os.listdir(self.tmp), lambda: f"files are left: {os.listdir(self.tmp)}")
 
     def clear(self) -> None:
         for pid in self.processes():

@@ -83,15 +83,20 @@ class Terminal:
         deadline = time.monotonic() + within
         while not true():
             assert time.monotonic() < deadline, f"{what} does not come:\n{self.text()}\n[{self.toolbar}]"
-            if select.select([self._ours], [], [], 0.05)[0]:
-                try:
-                    data = os.read(self._ours, 1 << 16)
-                except OSError:  # its other end is closed
-                    data = b""
-                self._stream.feed(data)
-                if not data:  # it closed the terminal, and is about to end
-                    self.process.wait(5)
-                    assert true(), f"it ended, and {what} did not come:\n{self.text()}"
+            if self._closed_within(0.05):  # it is about to end
+                self.process.wait(5)
+                assert true(), f"it ended, and {what} did not come:\n{self.text()}"
+
+    def _closed_within(self, seconds: float) -> bool:
+        """Take in what is printed within that time. Returns whether nobody is at the other end any more."""
+        if not select.select([self._ours], [], [], seconds)[0]:
+            return False
+        try:
+            data = os.read(self._ours, 1 << 16)
+        except OSError:
+            return True
+        self._stream.feed(data)
+        return not data
 
     def echoes(self) -> bool:
         """Whether the terminal shows what is typed, as before a program changed its mode."""
@@ -118,6 +123,8 @@ class Terminal:
         return self.prompt(within)
 
     def ended(self, within: float = 10.0) -> int:
-        """Wait for its end; returns the exit code."""
+        """Wait for its end, and take in the rest of what it printed; returns the exit code."""
         self.wait(lambda: self.process.poll() is not None, "the end", within)
+        while select.select([self._ours], [], [], 0)[0] and not self._closed_within(0):
+            pass
         return self.process.wait()

@@ -14,7 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -117,16 +117,29 @@ def _become(request: dict[str, object], descriptors: list[int], connection: sock
     sys.stderr = io.TextIOWrapper(errors, errors="backslashreplace", line_buffering=True)
 
 
+def _run(program: Callable[[], int]) -> int:
+    """The command's exit code; what it prints is written. The interpreter's clean-up would copy most pages that the fork shares."""
+    try:
+        code: object = program()
+    except SystemExit as end:
+        code = end.code or 0
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    return code if isinstance(code, int) else 1
+
+
 def _import_most() -> None:
     """What most commands use, so that a child need not read it."""
     for name in (
-        "argparse", "pvhdbg.commands.line", "pvhdbg.commands.table", "pvhdbg.cli.progress", "pvhdbg.commands.formats",
-        "pvhdbg.commands.output", "pvhdbg.commands.handoff", "pvhdbg.commands.kernel", "pvhdbg.commands.machine",
-        "pvhdbg.commands.snapshot", "pvhdbg.commands.rules", "pvhdbg.report.text", "pvhdbg.report.json_report",
-        "pvhdbg.rules.catalogue", "pvhdbg.machine.subject", "pvhdbg.targets.recorded", "pvhdbg.targets.remote",
+        "argparse", "pvhdbg.cli.standard_input", "pvhdbg.commands.line", "pvhdbg.commands.failures", "pvhdbg.commands.formats",
+        "pvhdbg.commands.handoff", "pvhdbg.commands.kernel", "pvhdbg.commands.machine", "pvhdbg.commands.output",
+        "pvhdbg.commands.progress", "pvhdbg.commands.rules", "pvhdbg.commands.snapshot", "pvhdbg.commands.trace", "pvhdbg.disassembly",
+        "pvhdbg.kernel.symbols", "pvhdbg.machine.subject", "pvhdbg.report.json_report", "pvhdbg.report.kernel_json",
+        "pvhdbg.report.kernel_text", "pvhdbg.report.text", "pvhdbg.rules.catalogue", "pvhdbg.targets.recorded", "pvhdbg.targets.remote",
+        "pvhdbg.vmm.qemu", "iced_x86",
     ):  # fmt: skip
-        with suppress(ModuleNotFoundError):
-            import_module(name)
+        import_module(name)
 
 
 if __name__ == "__main__":
@@ -135,4 +148,4 @@ if __name__ == "__main__":
     _import_most()
     gc.freeze()
     _serve(socket.socket(fileno=int(sys.argv[1])))
-    sys.exit(program())
+    os._exit(_run(program))

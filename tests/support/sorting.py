@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.support.programs import need
 
@@ -44,9 +44,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    settings.register_profile("fast", max_examples=EXAMPLES_FAST)
-    if config.getoption("--fast"):
-        settings.load_profile("fast")
+    patient = settings(suppress_health_check=[HealthCheck.too_slow])  # it judges the machine's load
+    settings.register_profile("all", patient)
+    settings.register_profile("fast", patient, max_examples=EXAMPLES_FAST)
+    settings.load_profile("fast" if config.getoption("--fast") else "all")
     folder = Path(tempfile.mkdtemp(prefix="pt-decoys-"))
     for name in GUARDED:
         (folder / name).write_text(_DECOY)
