@@ -5,7 +5,18 @@ from __future__ import annotations
 from pvhdbg.errors import TargetError
 from pvhdbg.model import Registers
 from pvhdbg.rsp.registers import RegisterLayout
-from pvhdbg.targets.target import Capabilities, Leave, Steppable, Stop, Target, WatchKind, Watchpoint, steppable, watching
+from pvhdbg.targets.target import (
+    Capabilities,
+    Leave,
+    Steppable,
+    Stop,
+    Target,
+    WatchKind,
+    Watchpoint,
+    steppable,
+    unwinding,
+    watching,
+)
 
 _WATCH = {WatchKind.WRITE: "watch", WatchKind.READ: "rwatch", WatchKind.ANY: "awatch"}
 _MOST = 24  # GDB commands that are shown for one command
@@ -55,6 +66,11 @@ class GdbEcho:
     def read_registers(self) -> Registers:
         self._tell("info registers")
         return self.inner.read_registers()
+
+    def frames(self, most: int) -> tuple[int, ...]:
+        self._tell(f"backtrace {most}")
+        found = unwinding(self.inner)
+        return () if found is None else found.frames(most)
 
     def write_register(self, name: str, value: int) -> None:
         self._tell(f"set ${name} = {value:#x}")

@@ -20,7 +20,7 @@ from pvhdbg.targets.gdb_mi import GdbTarget
 from pvhdbg.targets.recorded import RecordedTarget
 from pvhdbg.targets.remote import RemoteTarget
 from pvhdbg.targets.run import run_until
-from pvhdbg.targets.target import Leave, StopKind, Target, WatchKind, Watchpoint, watching
+from pvhdbg.targets.target import Leave, StopKind, Target, WatchKind, Watchpoint, unwinding, watching
 from pvhdbg.vmm.qemu import QemuOptions, QemuProcess, start
 
 pytestmark = pytest.mark.boot
@@ -90,6 +90,10 @@ def test_the_whole_contract(adapter: str, qemu: str, guest: Callable[[bytes], Pa
         assert registers["eip"] == address
         assert registers["cr0"] & 0x80000001 == 1
         assert target.read_memory(registers["ebx"], 4) == b"\x78\xc5\x6e\x33"
+
+        debugger = unwinding(target)
+        assert (debugger is not None) == (adapter == "gdb_mi")
+        assert debugger is None or debugger.frames(1) == (address,)
 
         # One register changes, and no other (hazard 1: writing all of them clears cr0.PE).
         target.write_register("rsi", 0x12345678)
