@@ -78,11 +78,12 @@ class SweepPlan:
     def count(self) -> int:
         """How many cells there are."""
         if not self.exclude and not self.only:
-            return self._product()
+            return self.combinations()
         names = tuple(self.axes)
         return sum(self._kept(dict(zip(names, values, strict=True))) for values in product(*self.axes.values()))
 
-    def _product(self) -> int:
+    def combinations(self) -> int:
+        """The number of all combinations, before `exclude` and `only`."""
         return math.prod(len(values) for values in self.axes.values())
 
     def _kept(self, content: Mapping[str, Value]) -> bool:
@@ -163,9 +164,9 @@ def planned(document: Mapping[str, Any], options: Mapping[str, Sequence[Value]],
         folder,
     )
     plan.judge.refuse_unknown()
-    if plan._product() > MOST_CELLS:
+    if plan.combinations() > MOST_CELLS:
         raise BadInput(
-            f"{name} has {plan._product()} combinations, more than {MOST_CELLS}", "leave values out, or make several sweeps"
+            f"{name} has {plan.combinations()} combinations, more than {MOST_CELLS}", "leave values out, or make several sweeps"
         )
     count = plan.count()
     if count > plan.most:
