@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Protocol
 
+from pvhdbg.decode.cpu_mode import paging_on
 from pvhdbg.decode.paging import translate
 from pvhdbg.errors import BadInput, PvhdbgError
 from pvhdbg.model import BackingKind, Unavailable
@@ -148,8 +149,8 @@ class Placement:
 def find(session: StoppedMachine) -> Placement:
     """The kernel's placement at the session's current stop."""
     registers = session.registers()
-    cr0, pc = registers.get("cr0"), registers.get("rip")
-    placement = Placement(session, session.symbols, _load_bias(session), paging=bool(cr0 is not None and cr0 >> 31 & 1))
+    pc = registers.get("rip")
+    placement = Placement(session, session.symbols, _load_bias(session), paging=bool(paging_on(registers)))
     marks = session.marks
     if marks:
         _look_for(placement, marks, pc)

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from pvhdbg.decode.cpu_mode import paging_on
 from pvhdbg.errors import MemoryUnreadable, PvhdbgError, TargetError, TargetLost, TargetTimeout
 from pvhdbg.leaving import putting_back
 from pvhdbg.model import CONTROL, EXTENDED, GENERAL, LOW_HALVES, SELECTORS, Registers
@@ -34,7 +35,6 @@ _BETWEEN = 1.0  # seconds between two checks of the connection
 _SHORT = 0.3  # seconds for a GDB that was silent already
 _PARTING = 2.0  # seconds for each step of the clean-up
 _LOOK = 0.1  # seconds between two checks of the serial port and of Ctrl-C
-_PG = 1 << 31
 _WATCH = {WatchKind.WRITE: "", WatchKind.READ: "-r ", WatchKind.ANY: "-a "}
 
 
@@ -191,7 +191,7 @@ class GdbTarget:
     def _physical(self, address: int, size: int) -> Iterator[None]:
         if self._cr0 is None:
             self.read_registers()
-        if not (self._cr0 or 0) & _PG:
+        if not paging_on({"cr0": self._cr0 or 0}):
             yield
             return
         before = self._packet("qqemu.PhyMemMode")

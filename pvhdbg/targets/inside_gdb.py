@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 import gdb
 
+from pvhdbg.decode.cpu_mode import paging_on
 from pvhdbg.decode.followed_control import Control
 from pvhdbg.errors import MemoryUnreadable, PvhdbgError, TargetError, TargetLost, TargetTimeout
 from pvhdbg.model import CONTROL, EXTENDED, GENERAL, LOW_HALVES, SELECTORS, Registers
@@ -29,7 +30,6 @@ _REGISTERS = (*GENERAL, *EXTENDED, "rip", "eflags", *SELECTORS, *CONTROL, "fs_ba
 _GONE = ("onnection closed", "not being run", "disconnected", "Broken pipe")
 _NARROW = {full: half for half, full in LOW_HALVES.items()}
 _PIECE = 0x800  # bytes that every stub answers in one `m`
-_PG = 1 << 31
 _SIGNALS = {"SIGINT": StopKind.INTERRUPT, "SIGTRAP": StopKind.BREAKPOINT, "SIGQUIT": StopKind.SHUTDOWN, "0": StopKind.INTERRUPT}
 
 
@@ -152,7 +152,7 @@ class InsideGdb:
     @contextmanager
     def _physical(self, address: int, size: int) -> Iterator[None]:
         cr0 = _value(self._stopped(), "cr0")
-        if not (cr0 or 0) & _PG:
+        if not paging_on({"cr0": cr0 or 0}):
             yield
             return
         before = self._packet("qqemu.PhyMemMode")

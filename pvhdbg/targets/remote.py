@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from pvhdbg.decode import qemu_monitor
+from pvhdbg.decode.cpu_mode import paging_on
 from pvhdbg.decode.followed_control import Control
 from pvhdbg.errors import MemoryUnreadable, ProtocolError, PvhdbgError, TargetError, TargetLost, TargetTimeout
 from pvhdbg.leaving import putting_back
@@ -42,7 +43,6 @@ _STOP_TIME = 2.0  # seconds that a VMM may take to stop its machine
 _PIECE = 0x800  # bytes that every QEMU answers in one `m`
 _PIECE_BOUND = 0x8000
 _MONITOR_BOUND = 8 << 20
-_PG = 1 << 31
 _CPUS = 4096
 _DIGITS = b"0123456789abcdefABCDEFx"
 _THREAD = re.compile(r"p[0-9a-fA-F]{1,8}\.[0-9a-fA-F]{1,8}")
@@ -286,7 +286,7 @@ class RemoteTarget:
         if cr0 is None:
             cr0 = self._read_g().get("cr0", 0)
             self._cr0_hint = cr0
-        if not cr0 & _PG:
+        if not paging_on({"cr0": cr0}):
             yield
             return
         if not self._physical_mode:
