@@ -82,14 +82,23 @@ def _of_command(command: Command, given: list[str], word: str, line: list[str]) 
     option = next((one for one in arguments if last in one.names and one.names[0].startswith("-")), None)
     if option is not None and _takes_value(option):
         yield from _values(option, line, word, command)
-        return
-    if word.startswith("-"):
-        for one in arguments:
-            for name in one.names:
-                if name.startswith("-") and (len(one.names) == 1 or len(word) < 2 or name.startswith(word)):
-                    yield name, _meaning(one)
-        yield "--help", "show all about the command"
-        return
+    elif word.startswith("-"):
+        yield from _options(arguments, word)
+    elif (place := _place(arguments, given)) is not None:
+        yield from _values(place, line, word, command)
+
+
+def _options(arguments: list[Argument], word: str) -> Iterator[Candidate]:
+    """The options; of one with several names, those that the word begins."""
+    for one in arguments:
+        for name in one.names:
+            if name.startswith("-") and (len(one.names) == 1 or len(word) < 2 or name.startswith(word)):
+                yield name, _meaning(one)
+    yield "--help", "show all about the command"
+
+
+def _place(arguments: list[Argument], given: list[str]) -> Argument | None:
+    """The argument without a name that comes next; None where all are taken."""
     taken, skip = 0, False
     for said in given:
         named = next((one for one in arguments if said in one.names), None)
@@ -97,8 +106,9 @@ def _of_command(command: Command, given: list[str], word: str, line: list[str]) 
             taken += 1
         skip = named is not None and _takes_value(named)
     places = [one for one in arguments if not one.names[0].startswith("-")]
-    if places and (taken < len(places) or places[-1].options.get("nargs") in ("+", "*")):
-        yield from _values(places[min(taken, len(places) - 1)], line, word, command)
+    if not places or (taken >= len(places) and places[-1].options.get("nargs") not in ("+", "*")):
+        return None
+    return places[min(taken, len(places) - 1)]
 
 
 def _takes_value(argument: Argument) -> bool:
