@@ -186,15 +186,15 @@ class Travel:
         recording = self._traveller.recording
         if recording is None or not recording.entered:
             raise TargetError(
-                "which instruction of the boot this is, is not known: the machine ran by the host's clock",
+                "the number of this instruction is not known: the machine ran by the host's clock",
                 "name the place, as in: goto SYMBOL or goto SYMBOL#2; or start it with --deterministic",
             )
         number, registers = recording.begun_at_a_stop, session.registers()
         with self._stopped(number) as other:
             if not _same(registers, other.target.read_registers()):
                 raise TargetError(
-                    f"which instruction of the boot this is, is not known: it ran {number:,}, but an undisturbed boot is elsewhere "
-                    "then: registers or memory were changed, or GDB held interrupts back",
+                    f"the number of this instruction is not known: after {number:,} instructions an undisturbed boot is elsewhere: "
+                    "registers or memory were changed, or GDB held interrupts back",
                     f"go there: goto {number}; or name the place: goto SYMBOL",
                 )
         session.number = number
