@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.support import real_kernel
-from tests.support.cli_runner import Cli, Machine, paging_kernel, scratch, small_kernel_32
+from tests.support.cli_runner import Cli, Machine, scratch
 from tests.support.forked import Forker
+from tests.support.linked_kernels import paging_kernel, small_kernel_32
 
 pytest_plugins = ["tests.support.sorting"]
 

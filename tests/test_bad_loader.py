@@ -27,7 +27,7 @@ from pvhdbg.targets.run import run_until
 from pvhdbg.targets.target import Leave
 from pvhdbg.vmm.qemu import QemuOptions, start
 from tests.support import defects as declarations
-from tests.support.debugged import debugged
+from tests.support.debugged import EXIT_DEVICE, debugged
 from tests.support.defects import GUEST, Defect, matching
 
 ROOT = Path(__file__).parents[1]
@@ -170,8 +170,7 @@ def test_without_a_word_the_hand_off_is_correct() -> None:
 @pytest.mark.parametrize("word", ["defect=nosuch", "defect=", "defect=cr0-w", "defect=cr0-wpx"])
 def test_an_unknown_defect_is_refused_with_the_list_of_all(word: str) -> None:
     name = word.removeprefix("defect=")
-    exit_device = ("-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-action", "shutdown=poweroff")
-    wish = QemuOptions(GUEST, append=f"a {word} z", extra=exit_device)
+    wish = QemuOptions(GUEST, append=f"a {word} z", extra=EXIT_DEVICE)
     with start(wish) as qemu:
         RemoteTarget.connect(StubAddress(path=qemu.gdb_socket)).close(Leave.RUNNING)
         assert qemu.wait(10) == 35

@@ -11,6 +11,7 @@ import pytest
 
 from healthy.guests import SAMPLES, SMALL, small
 from healthy.watch import watch
+from tests.support import debugged
 from tests.support.cli_runner import Cli, kernel_elf
 from tests.support.small_kernels import assembled
 
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.boot
 
 STACK = "mov $0x90000, %esp\n"
 EXIT = "mov $0xf4, %dx\n xor %eax, %eax\n out %al, %dx\n hlt\n"  # isa-debug-exit
-EXIT_DEVICE = ("--", "-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-action", "shutdown=poweroff")
+EXIT_DEVICE = ("--", *debugged.EXIT_DEVICE)
 
 COUNTS_IN_MEMORY = "1: incl 0x80000\n jmp 1b"
 # for (int i = 0; i < LIMIT; i++); as GCC translates it with -O0. The registers are the same in each round.

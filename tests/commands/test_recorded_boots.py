@@ -10,13 +10,14 @@ import pytest
 import pvhdbg
 from pvhdbg import guests
 from pvhdbg.tracing.recorder.file import open_recording
+from tests.support import debugged
 from tests.support.cli_runner import HELLO, Cli, Machine
 from tests.support.schemas import validator
 
 pytestmark = [pytest.mark.boot, pytest.mark.usefixtures("qemu")]
 
 LONG_MODE = str(guests.path("long_mode"))
-EXIT = ("--", "-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-action", "shutdown=poweroff")
+EXIT = ("--", *debugged.EXIT_DEVICE)
 
 
 def test_a_boot_is_recorded_shown_and_compared(cli: Cli, vmlinux: Path) -> None:

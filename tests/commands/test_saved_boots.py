@@ -13,7 +13,7 @@ import pytest
 from lxml import etree
 
 from pvhdbg import guests
-from tests.support import trace_readers
+from tests.support import debugged, trace_readers
 from tests.support.cli_runner import Cli, scratch
 
 pytestmark = [pytest.mark.boot, pytest.mark.usefixtures("qemu")]
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.boot, pytest.mark.usefixtures("qemu")]
 ROOT = Path(__file__).parents[2]
 PROGRAM = ".globl _start\n_start: mov $39, %eax\nsyscall\nmov $60, %eax\nxor %edi, %edi\nsyscall\n"
 CHAPTERS = ["firmware", "option ROM", "entry", "long mode", "start_kernel", "initcalls", "userland"]
-EXIT = ("--", "-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-action", "shutdown=poweroff")
+EXIT = ("--", *debugged.EXIT_DEVICE)
 
 
 def newc(name: str, data: bytes, mode: int) -> bytes:

@@ -12,6 +12,7 @@ from pvhdbg import guests
 from pvhdbg.kernel.image import open_kernel
 from pvhdbg.targets.run import run_until
 from pvhdbg.targets.target import StopKind
+from tests.support import debugged
 from tests.support.cli_runner import TRIPLE_FAULT, Cli, Machine, kernel_elf
 from tests.support.schemas import validator
 
@@ -188,7 +189,7 @@ def test_a_machine_that_is_dead_already_is_told_by_what_is_left(cli: Cli, machin
 
 
 def test_a_guest_that_ends_qemu_and_one_that_lives(cli: Cli) -> None:
-    exit_device = ["--", "-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-action", "shutdown=poweroff"]
+    exit_device = ("--", *debugged.EXIT_DEVICE)
     found = why(cli, str(guests.path("hello")), *exit_device)
     assert found["kind"] == "exited"
     assert re.fullmatch(r"The guest ended QEMU, \d+ instructions after the entry: exit status 33\.", found["verdict"])

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.cli_runner import ROOT, Cli, Machine, paging_kernel
+from tests.support.cli_runner import ROOT, Cli, Machine
 from tests.support.dap_client import DapClient
+from tests.support.linked_kernels import paging_kernel
 from tests.support.programs import need
 
 PAGE = (ROOT / "docs" / "editors.md").read_text(encoding="utf-8")

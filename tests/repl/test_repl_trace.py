@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from pvhdbg import guests
+from tests.support import debugged
 from tests.support.cli_runner import HELLO, ROOT, TRIPLE_FAULT, Cli, Machine, eventually, kernel_elf
 from tests.support.prompt import LONG_MODE, Talk, talking
 from tests.support.terminal import Terminal
@@ -80,7 +81,7 @@ def test_a_guest_that_dies_in_it_leaves_the_prompt(via: str) -> None:
 
 @pytest.mark.parametrize("via", ["remote", "gdb"])
 def test_a_machine_that_ends_itself(via: str) -> None:
-    with talking(HELLO, via=via, extra=["-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-action", "shutdown=poweroff"]) as talk:
+    with talking(HELLO, via=via, extra=[*debugged.EXIT_DEVICE]) as talk:
         assert "exit status 33" in talk("why")
         assert "the machine is gone" in talk.wrong("milestones")
         assert talk.it.toolbar().startswith("no machine")

@@ -27,7 +27,6 @@ from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.remote import RemoteTarget
 from pvhdbg.tracing.recorder.library import library
 from tests.support.forked import Forker
-from tests.support.programs import need
 
 ROOT = Path(__file__).parents[2]
 HELLO = str(guest("hello"))
@@ -293,99 +292,3 @@ def kernel_elf(code: bytes = LOOP, note: bytes | None = None, machine: int = 62)
     load = struct.pack("<IIQQQQQQ", 1, 5, headers, HELLO_ENTRY, HELLO_ENTRY, len(code), len(code), 1)
     notes = struct.pack("<IIQQQQQQ", 4 if note else 0, 4, note_at, 0, 0, len(note), len(note), 4)
     return head + load + notes + code + note
-
-
-_LINKER_SCRIPT = """
-ENTRY(entry)
-PHDRS {{ load PT_LOAD FLAGS(7); note PT_NOTE FLAGS(4); }}
-SECTIONS {{
-  . = {kva} + 0x100000;
-  .text : AT(ADDR(.text) - {kva}) {{ *(.text) }} :load
-  .note.Xen : AT(ADDR(.note.Xen) - {kva}) {{ *(.note.Xen) }} :load :note
-  .data : AT(ADDR(.data) - {kva}) {{ *(.data) }} :load
-  .bss : AT(ADDR(.bss) - {kva}) {{ *(.bss) }} :load
-}}
-"""
-
-
-def paging_kernel(folder: Path, levels: int, *options: str) -> str:
-    """paging.S for that many levels of page tables, in `folder`. The options are for the assembler: -g for debug info."""
-    need("as", "ld")
-    kernel, part, script = folder / f"paging{levels}.elf", folder / f"{levels}.o", folder / f"{levels}.ld"
-    if not kernel.exists():
-        bits, emulation, kva = (64, "elf_x86_64", 0xFFFFFFFF80000000) if levels >= 4 else (32, "elf_i386", 0xC0000000)
-        script.write_text(_LINKER_SCRIPT.format(kva=hex(kva)))
-        source = Path(__file__).parent / "paging.S"
-        for command in (
-            [
-                "as",
-                *options,
-                f"--{bits}",
-                "-mx86-used-note=no",
-                "--defsym",
-                f"LEVELS={levels}",
-                "--defsym",
-                f"KVA={kva:#x}",
-                "-o",
-                part,
-                source,
-            ],
-            [
-                "ld",
-                "-m",
-                emulation,
-                "-nostdlib",
-                "-static",
-                "--build-id=none",
-                "--no-warn-rwx-segments",
-                "-T",
-                script,
-                "-o",
-                kernel,
-                part,
-            ],
-        ):
-            subprocess.run([str(word) for word in command], check=True)
-    return str(kernel)
-
-
-_LINKER_SCRIPT_32 = """
-ENTRY(pvh_start_xen)
-PHDRS { text PT_LOAD FLAGS(5); data PT_LOAD FLAGS(6); note PT_NOTE FLAGS(4); }
-SECTIONS {
-  . = 0xc1000000;
-  .text : AT(ADDR(.text) - 0xc0000000) { *(.text) } :text
-  .note.Xen : AT(ADDR(.note.Xen) - 0xc0000000) { *(.note.Xen) } :text :note
-  . = ALIGN(0x200000);
-  .data : AT(ADDR(.data) - 0xc0000000) { *(.data) } :data
-  .bss : AT(ADDR(.bss) - 0xc0000000) { *(.bss) } :data
-}
-"""
-
-
-def small_kernel_32(folder: Path) -> Path:
-    """small32.S, in `folder`."""
-    need("as", "ld")
-    kernel, part, script = folder / "small32.elf", folder / "small32.o", folder / "small32.ld"
-    script.write_text(_LINKER_SCRIPT_32)
-    source = Path(__file__).parent / "small32.S"
-    for command in (
-        ["as", "--32", "-mx86-used-note=no", "-o", part, source],
-        [
-            "ld",
-            "-m",
-            "elf_i386",
-            "-nostdlib",
-            "-static",
-            "--build-id=none",
-            "-z",
-            "max-page-size=0x200000",
-            "-T",
-            script,
-            "-o",
-            kernel,
-            part,
-        ],
-    ):
-        subprocess.run([str(word) for word in command], check=True)
-    return kernel

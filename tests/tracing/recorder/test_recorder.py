@@ -7,8 +7,7 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from itertools import pairwise
 from operator import mul
 from pathlib import Path
@@ -36,29 +35,23 @@ from pvhdbg.tracing.story import functions
 from pvhdbg.tracing.symbol_text import base
 from pvhdbg.vmm.qemu import QemuOptions, QemuProcess, RecorderOptions, start
 from tests.support.cli_runner import eventually
+from tests.support.debugged import EXIT_DEVICE, debugged
 
 pytestmark = [pytest.mark.boot, pytest.mark.usefixtures("qemu")]
-EXIT = ("-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-action", "shutdown=poweroff")
 
 
-@contextmanager
 def booted(
     kernel: Path,
     recorder: RecorderOptions,
     *,
     append: str | None = None,
     memory: str = "512M",
-    extra: tuple[str, ...] = EXIT,
+    extra: tuple[str, ...] = EXIT_DEVICE,
     cpus: int | None = None,
-) -> Iterator[tuple[QemuProcess, RemoteTarget]]:
+) -> AbstractContextManager[tuple[QemuProcess, RemoteTarget]]:
     """A kernel before its first instruction, with a recorder."""
     options = QemuOptions(kernel, append=append, memory=memory, extra=extra, cpus=cpus, recorder=recorder)
-    with start(options) as qemu:
-        target = RemoteTarget.connect(StubAddress(path=qemu.gdb_socket))
-        try:
-            yield qemu, target
-        finally:
-            target.close(Leave.KILLED)
+    return debugged(options)
 
 
 def entry_of(kernel: Path) -> int:
@@ -258,7 +251,7 @@ def test_the_sanitizers_find_no_mistake(tmp_path: Path, planted: bool) -> None:
         chapters=(entry_of(kernel), 0x10006A),
     )
     command = ["qemu-system-x86_64", "-kernel", str(kernel), "-m", "64M", "-accel", "tcg", "-display", "none", "-nic", "none"]
-    command += ["-serial", "null", "-monitor", "none", "-no-reboot", *EXIT, *recorder.arguments(str(file), False)]
+    command += ["-serial", "null", "-monitor", "none", "-no-reboot", *EXIT_DEVICE, *recorder.arguments(str(file), False)]
     done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
     mistakes = [line for line in done.stderr.splitlines() if "ERROR: AddressSanitizer" in line or "runtime error:" in line]
     assert bool(mistakes) == planted, done.stderr

@@ -10,17 +10,17 @@ import pytest
 
 from pvhdbg import guests
 from pvhdbg.kernel.image import open_kernel
-from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.remote import RemoteTarget
 from pvhdbg.targets.run import breakpoints_at, run, run_until
-from pvhdbg.targets.target import Leave, StopKind
+from pvhdbg.targets.target import StopKind
 from pvhdbg.tracing.engines.engine import Bounds, TraceEnd
 from pvhdbg.tracing.engines.log import LogEngine
 from pvhdbg.tracing.engines.registers import Recorder, RegisterEngine, open_recorder
 from pvhdbg.tracing.event import EndReason, Event, Fault, FaultKind
 from pvhdbg.tracing.recent import recent
 from pvhdbg.tracing.recorder.library import library
-from pvhdbg.vmm.qemu import QemuOptions, QemuProcess, RecorderOptions, start
+from pvhdbg.vmm.qemu import QemuOptions, QemuProcess, RecorderOptions
+from tests.support.debugged import debugged
 
 pytestmark = [pytest.mark.boot, pytest.mark.usefixtures("qemu")]
 
@@ -31,13 +31,9 @@ def at_entry(kernel: Path, append: str = "", **options: object) -> Iterator[tupl
         entry = image.kernel().entry
     assert entry is not None
     recorder = RecorderOptions(library(), entry, exact=True, code=True, **options)  # type: ignore[arg-type]
-    with start(QemuOptions(kernel, append=append, recorder=recorder)) as qemu, open_recorder(qemu.recording) as opened:
-        target = RemoteTarget.connect(StubAddress(path=qemu.gdb_socket))
-        try:
-            run_until(target, [entry], 60)
-            yield qemu, target, opened
-        finally:
-            target.close(Leave.KILLED)
+    with debugged(QemuOptions(kernel, append=append, recorder=recorder)) as (qemu, target), open_recorder(qemu.recording) as opened:
+        run_until(target, [entry], 60)
+        yield qemu, target, opened
 
 
 def followed(engine: RegisterEngine | LogEngine, count: int) -> tuple[list[Event], list[Fault], TraceEnd]:
