@@ -11,6 +11,10 @@ _HEAD = """# Planted deaths that `why` names
 `make test-planted` boots guests in which one death each is planted, with each QEMU that it is given. `why` must name the cause, the place, and a
 next step that fits: [planted/deaths.py](../planted/deaths.py) says for each death what that is, and `make test` boots them with the QEMU that is
 installed. `crash=` is a death of the guest [crashers](sample-guests.md#crashers), `planted=` one of a Linux that `make test-planted-linux` builds.
+
+Not in the table: a .bss that was not cleared needs a debugger that fills it (`tests/commands/test_deaths.py`), a C kernel that stops itself in an
+assertion is built with and without tables for its frames (`tests/commands/test_last_words.py`), and guests that wait for a port or for memory
+live ([healthy.md](healthy.md)).
 """
 
 
