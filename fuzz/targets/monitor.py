@@ -9,23 +9,9 @@ from fuzz.target import Form, Output, Target
 from pvhdbg.decode import fw_cfg, qemu_monitor
 from pvhdbg.decode.text import printable
 from pvhdbg.tracing import cpu_text
+from tests.tracing.test_qemu_log import state
 
-REGISTERS = """EAX=0002a000 EBX=000021e0 ECX=00100000 EDX=00000518
-ESI=000011c0 EDI=00006ef4 EBP=00000000 ESP=00006edc
-EIP=00100000 EFL=00000006 [-----P-] CPL=0 II=0 A20=1 SMM=0 HLT=0
-ES =0010 00000000 ffffffff 00cf9300 DPL=0 DS   [-WA]
-CS =0008 00000000 ffffffff 00cf9a00 DPL=0 CS32 [-R-]
-SS =0010 00000000 ffffffff 00cf9300 DPL=0 DS   [-WA]
-DS =0010 00000000 ffffffff 00cf9300 DPL=0 DS   [-WA]
-FS =0010 00000000 ffffffff 00cf9300 DPL=0 DS   [-WA]
-GS =0010 00000000 ffffffff 00cf9300 DPL=0 DS   [-WA]
-LDT=0000 00000000 0000ffff 00008200 DPL=0 LDT
-TR =0000 00000000 0000ffff 00008b00 DPL=0 TSS32-busy
-GDT=     000ca118 00000027
-IDT=     00000000 000003ff
-CR0=00000011 CR2=00000000 CR3=00000000 CR4=00000000
-EFER=0000000000000000
-"""
+REGISTERS = state(eax=0x2A000, eip=0x100000).decode()
 MTREE = """FlatView #0
  AS "memory", root: system
  AS "cpu-memory-0", root: system
