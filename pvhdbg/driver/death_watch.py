@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -105,18 +105,23 @@ def diagnosed(machine: TracedMachine, limit: float, vcpu: int | None = None) -> 
     found = explain(death, around, instruction_text)
     names = {pc: around.name(pc) for pc in (*(event.pc for event in death.path), death.pc) if pc is not None}
     machine.ended = _FINAL.get(death.ended or death.kind)
-    warnings = [
-        *(one for one in machine.warnings if one != KASLR_MOVED or around.name == machine.names),
-        *watch.warnings,
-        *([NO_DISASSEMBLER] if death.path and not available() else []),
-    ]
-    if machine.boot.snapshot.vmm.accelerator == "kvm":
-        warnings.append(safe(_KVM))
-    if qemu is not None and qemu.debugcon_log is not None:
-        warnings.append(safe(_DEBUGCON))
     calls = said or chain(death.state, around, _frames(machine.target, death))
-    return Diagnosis(death, found, names.get, serial, tuple(warnings), telling(around.serial, around),
+    warnings = _warnings(machine, death, watch.warnings, named=around.name != machine.names)
+    return Diagnosis(death, found, names.get, serial, warnings, telling(around.serial, around),
                      with_lines(calls, around.line), tuple(ran))  # fmt: skip
+
+
+def _warnings(machine: TracedMachine, death: Death, watched: Sequence[SafeText], *, named: bool) -> tuple[SafeText, ...]:
+    """What limits the diagnosis. `named`: the kernel was found where KASLR moved it, so names are right after all."""
+    found = [one for one in machine.warnings if one != KASLR_MOVED or not named]
+    found += watched
+    if death.path and not available():
+        found.append(NO_DISASSEMBLER)
+    if machine.boot.snapshot.vmm.accelerator == "kvm":
+        found.append(safe(_KVM))
+    if machine.qemu is not None and machine.qemu.debugcon_log is not None:
+        found.append(safe(_DEBUGCON))
+    return tuple(found)
 
 
 @contextmanager
