@@ -42,8 +42,8 @@ _TWO_CPUS = {"cpus": 2}
 CRASHERS = (
     # pointers, calls and code
     Planted("null-pointer", "null pointer", "null_read", "a read at 0x10: not present", "which register held the pointer"),
-    Planted("null-call", "call through null", None, "`call eax` at {null_call_site} called address 0x0", "that pointer is to be set"),
-    Planted("null-call-early", "call through null", None, "`call eax` at {early_call_site} called address 0x0", "that pointer is to be set",
+    Planted("null-call", "call through null", None, "`call eax` at {null_call_site} called address 0x0", "that pointer should be set"),
+    Planted("null-call-early", "call through null", None, "`call eax` at {early_call_site} called address 0x0", "that pointer should be set",
             kind=None),
     Planted("wild-return", "nowhere", None, "It came there from {wild_ret}, to 0xd0000000", "took its target from", DeathKind.NOWHERE),
     Planted("virtual-address", "virtual address too early", None, "paging is still off", "physical addresses", DeathKind.NOWHERE),

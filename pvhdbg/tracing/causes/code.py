@@ -99,7 +99,7 @@ def null_call(draft: Draft, case: Case) -> bool:
     next_step = (
         "see who overwrote the return address, or popped too much"
         if effect is Effect.RETURN
-        else "see where that pointer is to be set"
+        else "see where that pointer should be set"
     )
     return draft.found(
         cause,

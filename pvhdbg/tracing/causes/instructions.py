@@ -38,7 +38,7 @@ def page_fault(draft: Draft, case: Case) -> bool:
         return draft.found(
             "null pointer",
             f"That is {found.words}",
-            next=f"see which register held the pointer, and where it is to be set: {_STATE}",
+            next=f"see which register held the pointer, and where it should be set: {_STATE}",
         )
     if error & 8:
         return draft.found(

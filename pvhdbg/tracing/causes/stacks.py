@@ -103,7 +103,7 @@ def lost_return_address(draft: Draft, case: Case) -> bool:
     return draft.found(
         "stack not in RAM",
         f"The stack pointer was {stack:#x}, {kind}, so what was pushed was lost: `{case.text_of(jump)}` at "
-        f"{case.around.named(jump.pc)} went to {landed.pc:#x}, which nobody had pushed",
+        f"{case.around.named(jump.pc)} went to {landed.pc:#x}, which no instruction had pushed",
         next=_LOAD_IT,
     )
 
