@@ -817,6 +817,21 @@ static void may_begin_long_mode(const struct state *state, uint64_t number)
     }
 }
 
+/* Whether a block of one string instruction with REP is the next iteration of the last one: QEMU executes such an instruction again for each
+   iteration, in a block of its own (7.2, and each version under -icount). Nothing ran in between: it is the same instruction. */
+INLINE bool goes_on(struct cpu *cpu, const struct block *block)
+{
+    const struct block *last = last_block(cpu);
+    if (!last || last->linear + last->size != block->linear + block->size) {
+        return false;
+    }
+    if (exact) {
+        cpu->uncounted++;
+        keep(&cpu->repeats, relaxed(&cpu->repeats) + 1);
+    }
+    return true;
+}
+
 /* The rare cases of a block: its first execution, a REP instruction, the entry, a state to keep, a stop nearby. Returns the number
    of its first instruction; NEVER where QEMU executes the CPU's last instruction again, which is then not counted. */
 static __attribute__((noinline)) uint64_t attend(unsigned index, struct cpu *cpu, struct block *block, unsigned flags, uintptr_t from)
@@ -827,14 +842,7 @@ static __attribute__((noinline)) uint64_t attend(unsigned index, struct cpu *cpu
         reached_entry(index, cpu);
     }
     come_near(index, cpu, from);
-    const struct block *last = last_block(cpu);
-    if ((flags & REPEATS) && last && last->linear + last->size == block->linear + block->size) {
-        /* QEMU executes such an instruction again for each iteration, in a block of its own (7.2, and each version under
-           -icount). Nothing ran in between: it is the same instruction. */
-        if (exact) {
-            cpu->uncounted++;
-            keep(&cpu->repeats, relaxed(&cpu->repeats) + 1);
-        }
+    if ((flags & REPEATS) && goes_on(cpu, block)) {
         if (stop_by_clock) {
             may_stop(index, cpu, number_of(cpu, index));
             look_again(cpu);
@@ -911,6 +919,9 @@ INLINE void note(struct cpu *cpu, uint64_t value, uint64_t number, bool exactly,
 static __attribute__((noinline)) uint64_t runs_rarely(unsigned index, struct cpu *cpu, uint64_t value, uintptr_t from)
 {
     struct block *block = &blocks[id_of(value)];
+    if ((value >> (ID_BITS + COUNT_BITS)) == REPEATS && stop_at == NEVER && goes_on(cpu, block)) { /* millions of them clear memory */
+        return NEVER;
+    }
     if (exact && raw(cpu, index) - cpu->uncounted != cpu->expected) {
         cut_short(cpu, block, raw(cpu, index) - cpu->uncounted);
     }
