@@ -1,11 +1,13 @@
 #!/bin/bash
-# make test-planted-linux: build a small Linux in which deaths are planted, and let `why` name each. A few minutes of CPU, the first time.
+# make test-planted-linux: build a small Linux in which deaths are planted, and let `why` name each. The first time takes 5 minutes of CPU,
+# and 1.8 GB under build/.
 #
 # The source is Debian's linux-source, from /usr/src or downloaded (140 MB) into build/planted-linux; nothing is installed, and no root is
 # needed. It takes make, gcc, flex, bison, bc and libelf-dev to build.
 #
 #   SOURCE=6.1       the version of linux-source (default: the newest that apt has)
 #   PVHDBG_PLANTED_LINUX=VMLINUX   use that kernel; build none
+#   PVHDBG_QEMU=PATH               boot it with that QEMU
 set -u
 cd "$(dirname "$0")/.." || exit
 folder=$PWD/build/planted-linux
