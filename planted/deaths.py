@@ -118,6 +118,13 @@ def _zeros_at_the_entry(_: Path) -> bytes:
     return kernel_elf(b"\xeb\xfe" + bytes(0x2000), pvh_note(0x101000))
 
 
+def _odd_zeros(folder: Path) -> bytes:
+    """As crash=zeros; here an instruction lies across the end of each page, and the jump is behind the instructions that are followed."""
+    return kernel_elf(
+        assembled(folder, "mov $20000, %ecx\n 1: dec %ecx\n jnz 1b\n xor %eax, %eax\n mov $0x400001, %ecx\n jmp *%ecx")
+    )
+
+
 def _too_large(folder: Path) -> bytes:
     """Its data is at 40 MiB of a machine with 32: the GDT that it loads from there is empty."""
     text = "lgdt 0x2800000\n mov $0x10, %eax\n mov %eax, %ds\n hlt"
@@ -151,6 +158,7 @@ SMALL = (
             made=_on_the_loaders_stack),
     Planted("the entry holds zeros", "entry is not code", None, "The entry itself, 0x101000, holds zeros", "XEN_ELFNOTE_PHYS32_ENTRY",
             DeathKind.ZEROS, made=_zeros_at_the_entry),
+    Planted("zeros at an odd address", "zeros", None, "to 0x400001", "to be loaded or copied there", DeathKind.ZEROS, made=_odd_zeros),
     Planted("too little memory", "too little memory", None, "its segment from 0x2800000 to 0x2801006 is outside of RAM", "--memory 42M",
             options={"memory": "32M"}, made=_too_large),
     Planted("data where devices are", "kernel outside of RAM", None, "from 0xd0000000 to 0xd0001006 is outside of RAM, and more memory does not help",
