@@ -7,7 +7,9 @@ from enum import Enum
 from functools import cache, lru_cache
 from importlib.util import find_spec
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from pvhdbg.record import NamedTuple
 
 if TYPE_CHECKING:
     from iced_x86 import Formatter, UsedMemory

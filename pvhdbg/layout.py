@@ -17,7 +17,9 @@ structures would take a quarter of the time of a short command.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+
+from pvhdbg.record import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,9 +11,9 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from types import MappingProxyType
-from typing import Annotated, NamedTuple, Protocol
+from typing import Annotated, Protocol
 
-from pvhdbg.record import dataclass, field, replace
+from pvhdbg.record import NamedTuple, dataclass, field, replace
 
 
 def _read_only(values: dict[str, object]) -> MappingProxyType[str, object]:

@@ -1,12 +1,15 @@
-"""`dataclass`, `field` and `replace` as in the standard library, for modules that a short command imports.
+"""`dataclass`, `field`, `replace` and `NamedTuple` as in the standard library, for modules that a short command imports.
 
 Python compiles six functions for each frozen dataclass (0.5 ms), and importing `dataclasses` takes 5 ms; `check` imports 60 such classes.
 Here one function is compiled, `__init__`, when the first instance is made; the others are shared. Type checkers see the standard
 library's; so do `dataclasses.fields`, `dataclasses.replace` and `inspect.signature`, when they are called.
+
+A `typing.NamedTuple` compiles each annotation (0.1 ms for a class, and 0.7 ms for the first one). Here annotations stay strings.
 """
 
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Callable
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
@@ -15,7 +18,20 @@ if TYPE_CHECKING:
     from dataclasses import dataclass as dataclass
     from dataclasses import field as field
     from dataclasses import replace as replace
+    from typing import NamedTuple as NamedTuple
 else:
+
+    class _NamedTuple(type):
+        def __new__(cls, name: str, bases: tuple[type, ...], own: dict[str, Any]) -> type:
+            fields = type(name, (), own).__annotations__
+            made = namedtuple(name, fields, defaults=[own[field] for field in fields if field in own], module=own["__module__"])
+            made.__annotations__ = fields
+            for key, value in own.items():
+                if key not in made.__dict__ or key in ("__doc__", "__repr__"):
+                    setattr(made, key, value)
+            return made
+
+    NamedTuple = type.__new__(_NamedTuple, "NamedTuple", (), {})
 
     def dataclass(cls: type | None = None, /, *, frozen: bool = False, eq: bool = True, repr: bool = True) -> Any:
         """Make a class of plain values. The options are those of `dataclasses.dataclass`."""

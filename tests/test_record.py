@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import inspect
 import pickle
+import typing
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, ClassVar
@@ -116,3 +117,44 @@ def test_replace_takes_both() -> None:
         assert record.replace(made(by)["Frozen"](1, "x"), a=2).b == "x"
     hole = record.replace(MemoryHole(0, 1, "r"), address=5)
     assert (hole.address, hole.reason) == (5, "r")
+
+
+class Pair(record.NamedTuple):
+    """Two values."""
+
+    a: int
+    b: str | None = None
+
+    @property
+    def both(self) -> str:
+        return f"{self.a}{self.b}"
+
+    def __repr__(self) -> str:
+        return "a pair"
+
+
+class Usual(typing.NamedTuple):
+    """Two values."""
+
+    a: int
+    b: str | None = None
+
+
+class Nothing(record.NamedTuple):
+    pass
+
+
+def test_a_named_tuple_is_the_standard_librarys() -> None:
+    one = Pair(1, "x")
+    assert tuple(one) == tuple(Usual(1, "x"))
+    assert one._replace(b=None) == Pair(1)
+    for name in ("_fields", "_field_defaults", "__doc__", "__module__", "__match_args__"):
+        assert getattr(Pair, name) == getattr(Usual, name)
+    assert typing.get_type_hints(Pair) == typing.get_type_hints(Usual)
+    assert inspect.signature(Pair).parameters.keys() == inspect.signature(Usual).parameters.keys()
+    assert (one.both, repr(one), pickle.loads(pickle.dumps(one)), copy.copy(one)) == ("1x", "a pair", one, one)
+    assert Nothing() == ()
+    with pytest.raises(TypeError):
+        Pair()  # type: ignore[call-arg]
+    with pytest.raises(AttributeError):
+        one.a = 2  # type: ignore[misc]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from pvhdbg.record import dataclass, field, replace
+from pvhdbg.record import NamedTuple, dataclass, field, replace
 
 if TYPE_CHECKING:
     from pvhdbg.machine.session import Session

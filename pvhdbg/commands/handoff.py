@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from pvhdbg.commands.declare import Answer, Context, takes
 from pvhdbg.commands.formats import of_boot
@@ -16,6 +16,7 @@ from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.machine.session import Session
 from pvhdbg.machine.subject import Observed, Opened, attach_stub, boot_kernel, observe, open_subject
 from pvhdbg.machine.subject_kind import refuse_all_but_kernels, subject_kind
+from pvhdbg.record import NamedTuple
 from pvhdbg.report.json_text import written
 from pvhdbg.report.style import Style
 

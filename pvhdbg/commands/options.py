@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 from pvhdbg.errors import BadInput
+from pvhdbg.record import NamedTuple
 
 if TYPE_CHECKING:
     from pvhdbg.rules.declare import Rule

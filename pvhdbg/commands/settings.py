@@ -11,10 +11,11 @@ import os
 import re
 import sys
 from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from pvhdbg.commands.declare import Answer, Context, NoOptions, shows, takes
 from pvhdbg.errors import BadInput
+from pvhdbg.record import NamedTuple
 
 # The options that a setting can give, each with the type of its value in a file.
 _LAUNCH = {"machine": str, "memory": str, "cpus": int, "cpu": str, "accel": str, "qemu": str}  # of a kernel file alone

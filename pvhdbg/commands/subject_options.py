@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from pvhdbg.machine.options import SubjectOptions
+from pvhdbg.record import NamedTuple
 
 
 class AboutSubject(NamedTuple):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from pvhdbg.layout import Structure, raw, u8, u32
+from pvhdbg.record import NamedTuple
 
 RSDP_SIGNATURE = b"RSD PTR "
 RSDP_V1_SIZE = 20

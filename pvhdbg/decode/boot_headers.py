@@ -5,9 +5,8 @@ Sources: Multiboot Specification 0.6.96 (3.1) and 2.0 (3.1), Linux Documentation
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from pvhdbg.decode.notes import Buffer
+from pvhdbg.record import NamedTuple
 from pvhdbg.spec import linux_boot
 from pvhdbg.spec.linux_boot import SetupHeader
 

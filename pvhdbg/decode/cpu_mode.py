@@ -16,6 +16,7 @@ from pvhdbg.spec.x86 import REGISTER_BITS
 
 # Bits of the cached descriptor of CS (SDM 3A, 3.4.5), which also stand for "64-bit code" and "32-bit code" where nothing shows CS.
 CODE_64, CODE_32 = 1 << 21, 1 << 22
+OUTSIDE = "EFER.SVME is set: this is a hypervisor's guest seen from outside"
 _HF_CS32, _HF_PE, _HF_LMA, _HF_CS64, _HF_VM = 1 << 4, 1 << 7, 1 << 14, 1 << 15, 1 << 17
 
 
@@ -98,6 +99,11 @@ def long_mode_active(values: Values) -> bool | None:
 def interrupts_on(values: Values) -> bool | None:
     """EFLAGS.IF; None where eflags was not observed."""
     return flag(values, "eflags", "IF")
+
+
+def virtualised(values: Values) -> bool:
+    """Whether a hypervisor is seen from outside while its guest runs: AMD's EFER.SVME is set, which no guest of PVH has at its entry."""
+    return flag(values, "efer", "SVME") is True
 
 
 # --- the mode -----------------------------------------------------------------------------------------------------

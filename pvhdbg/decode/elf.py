@@ -7,7 +7,7 @@ are used, and a field that does not fit raises a BadInput that names it and its 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from pvhdbg.decode.notes import Buffer as Buffer
 from pvhdbg.decode.notes import Note, Span
@@ -16,7 +16,7 @@ from pvhdbg.decode.text import quoted
 from pvhdbg.errors import BadInput
 from pvhdbg.layout import Structure
 from pvhdbg.model import Kernel, LoadRange
-from pvhdbg.record import dataclass
+from pvhdbg.record import NamedTuple, dataclass
 from pvhdbg.spec.elf import (
     EM_386,
     EM_X86_64,

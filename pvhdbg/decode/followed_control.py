@@ -7,10 +7,10 @@ that changes them in a way that is not understood ends it. Intel SDM volume 2: M
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 from pvhdbg.decode.cpu_mode import CODE_32, CODE_64
 from pvhdbg.model import Registers, Segment, Segments
+from pvhdbg.record import NamedTuple
 from pvhdbg.spec.x86 import CR0, EFER
 
 SOURCE = "followed from the entry by each instruction"

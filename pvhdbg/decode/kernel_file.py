@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from pvhdbg.decode import boot_headers, notes
 from pvhdbg.decode.boot_headers import Multiboot
 from pvhdbg.decode.container import HEAD_SIZE, Container
@@ -11,7 +9,7 @@ from pvhdbg.decode.elf import Buffer, ElfFile, PhysEntry, entry_notes, parse, ph
 from pvhdbg.decode.notes import Note, Span
 from pvhdbg.decode.text import printable
 from pvhdbg.errors import BadInput
-from pvhdbg.record import dataclass, field, replace
+from pvhdbg.record import NamedTuple, dataclass, field, replace
 from pvhdbg.spec.elf import SHT_NOTE
 from pvhdbg.spec.elf_notes import PHYS32_ENTRY
 

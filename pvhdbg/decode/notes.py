@@ -9,11 +9,10 @@ exactly where the segment ends is used; if none does, the first.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
 
 from pvhdbg.errors import BadInput
 from pvhdbg.layout import Buffer as Buffer
-from pvhdbg.record import dataclass
+from pvhdbg.record import NamedTuple, dataclass
 from pvhdbg.spec.elf import NoteHeader
 
 COUNT_BOUND = 1 << 12  # notes in one file; kernels have about 20

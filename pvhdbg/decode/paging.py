@@ -7,11 +7,10 @@ walk reads at most five entries, and an address from a table is only used for re
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 from pvhdbg.errors import MemoryUnreadable
 from pvhdbg.model import Hex, MemoryView, Registers, Unavailable
-from pvhdbg.record import dataclass
+from pvhdbg.record import NamedTuple, dataclass
 from pvhdbg.spec.x86 import CR0, CR4, EFER
 
 Read = Callable[[int, int], bytes]

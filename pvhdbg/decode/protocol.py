@@ -7,9 +7,6 @@ from pvhdbg.decode.paging import physical_address
 from pvhdbg.model import MemoryView, Registers, Unavailable
 from pvhdbg.spec.protocols import SIGNATURES, Plausible, Signature, Words
 from pvhdbg.spec.start_info import START_MAGIC
-from pvhdbg.spec.x86 import EFER
-
-OUTSIDE = "EFER.SVME is set: this is a hypervisor's guest seen from outside"
 
 
 def is_pvh(registers: Registers, memory: MemoryView) -> bool:
@@ -18,11 +15,6 @@ def is_pvh(registers: Registers, memory: MemoryView) -> bool:
         return int.from_bytes(memory.read(registers["ebx"], 4), "little") == START_MAGIC
     except Unavailable:
         return False
-
-
-def virtualised(registers: Registers) -> bool:
-    """Whether a hypervisor is seen from outside while its guest runs: AMD's EFER.SVME is set, which no guest of PVH has at its entry."""
-    return bool((registers.get("efer") or 0) >> EFER["SVME"] & 1)
 
 
 def recognise(registers: Registers, memory: MemoryView) -> Signature | None:

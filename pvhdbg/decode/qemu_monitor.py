@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import re
 from itertools import islice
-from typing import NamedTuple
 
 from pvhdbg.model import Backing, BackingKind, DescriptorTable, LoadRange, Segment, Segments
-from pvhdbg.record import dataclass
+from pvhdbg.record import NamedTuple, dataclass
 
 _SEGMENT = re.compile(r"^(ES|CS|SS|DS|FS|GS|LDT|TR) ?= ?([0-9a-f]{4}) ([0-9a-f]{8,16}) ([0-9a-f]{8}) ([0-9a-f]{8})", re.MULTILINE)
 _TABLE = re.compile(r"^(GDT|IDT)= +([0-9a-f]{8,16}) ([0-9a-f]{8})", re.MULTILINE)

@@ -8,11 +8,11 @@ libkrun src/vmm/src/builder.rs load_external_kernel.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 from pvhdbg.decode.elf import Buffer
 from pvhdbg.decode.kernel_file import KernelFile
 from pvhdbg.loaders.loading import Attempt, Entered, EntryProtocol, Loader, Refused, Undefined
+from pvhdbg.record import NamedTuple
 from pvhdbg.spec import linux_boot
 from pvhdbg.spec.elf import PT_LOAD, PT_NOTE, Header64, Ident, NoteHeader, Segment64
 from pvhdbg.spec.elf_notes import PHYS32_ENTRY

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
-from typing import NamedTuple
 
 from pvhdbg.decode.kernel_file import KernelFile
-from pvhdbg.record import dataclass, field
+from pvhdbg.record import NamedTuple, dataclass, field
 from pvhdbg.spec.elf_notes import PHYS32_ENTRY
 
 

@@ -7,12 +7,11 @@ a note segment continues in the file. Only a "note" that is longer than the whol
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from pvhdbg.decode.elf import Buffer
 from pvhdbg.decode.notes import Span
 from pvhdbg.loaders.loading import Attempt, Crashed, Refused, Undefined
-from pvhdbg.record import dataclass
+from pvhdbg.record import NamedTuple, dataclass
 from pvhdbg.spec.elf import PF_X, PT_LOAD, PT_NOTE, NoteHeader
 from pvhdbg.spec.elf_notes import PHYS32_ENTRY
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from pvhdbg.decode.boot_headers import MULTIBOOT1 as MAGIC
 from pvhdbg.loaders.loading import Attempt, Crashed, Entered, EntryProtocol, FwCfgItem, Refused, Undefined
 from pvhdbg.loaders.qemu_elf import MERGED, Generation, Image, Rom, complete, load_elf
+from pvhdbg.record import NamedTuple
 from pvhdbg.spec.elf import EM_X86_64
 
 _SOURCE = "hw/i386/multiboot.c load_multiboot"

@@ -14,8 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pvhdbg.decode.cpu_mode import observed_mode, paging_on, protected
-from pvhdbg.decode.protocol import OUTSIDE, is_pvh, virtualised
+from pvhdbg.decode.cpu_mode import OUTSIDE, observed_mode, paging_on, protected, virtualised
 from pvhdbg.errors import BadInput, EntryNotReached, GuestDied, MemoryUnreadable, TargetError
 from pvhdbg.model import (
     Backing,
@@ -113,7 +112,7 @@ def capture(
 
 
 def _prepare(more: Callable[[], None]) -> None:
-    from pvhdbg.decode import boot_state, qemu_monitor  # noqa: F401 - for the import itself
+    from pvhdbg.decode import boot_state, loaded_image, qemu_monitor  # noqa: F401 - for the import itself
 
     more()
 
@@ -269,6 +268,8 @@ def _at_pvh_entry(target: Target, registers: Registers) -> bool:
     ebx = registers.get("ebx")
     if not ebx:
         return False
+    from pvhdbg.decode.protocol import is_pvh
+
     try:
         snapshot = Snapshot(registers).memory.with_piece(ebx, target.read_memory(ebx, 4))
         return is_pvh(registers, snapshot)

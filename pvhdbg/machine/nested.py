@@ -11,10 +11,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from pvhdbg.decode import nested_memory, qemu_monitor, vmcb
-from pvhdbg.decode.cpu_mode import long_mode_active, paging_on, protected
+from pvhdbg.decode.cpu_mode import long_mode_active, paging_on, protected, virtualised
 from pvhdbg.decode.page_map import page_map
 from pvhdbg.decode.paging import scheme_of, translate
-from pvhdbg.decode.protocol import is_pvh, virtualised
+from pvhdbg.decode.protocol import is_pvh
 from pvhdbg.decode.text import SafeText
 from pvhdbg.errors import EntryNotReached, GuestDied, MemoryUnreadable, TargetError
 from pvhdbg.machine.capture import Plan, compared, where

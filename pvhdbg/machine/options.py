@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from pvhdbg.errors import BadInput
-from pvhdbg.spec.revisions import SpecName
+from pvhdbg.record import NamedTuple
+
+if TYPE_CHECKING:
+    from pvhdbg.spec.revisions import SpecName
 
 Accelerator = Literal["tcg", "kvm", "auto"]
 LeaveWord = Literal["running", "stopped", "killed"]

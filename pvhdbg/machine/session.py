@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from pvhdbg.decode.protocol import OUTSIDE, virtualised
+from pvhdbg.decode.cpu_mode import OUTSIDE, virtualised
+from pvhdbg.decode.paging import translate
 from pvhdbg.decode.text import SafeText, safe
 from pvhdbg.errors import BadInput, MemoryUnreadable, TargetError
 from pvhdbg.machine.capture import Plan, decoded, find_entry, observe_machine, stands_at
@@ -344,8 +345,6 @@ class Session:
 
     def linear(self, address: int, size: int) -> bytes:
         """Memory at a linear address, through the machine's own page tables. Raises MemoryUnreadable."""
-        from pvhdbg.decode.paging import translate
-
         registers, data = self.registers(), b""
         if registers.get("cr0") is None and self.target.capabilities.control:
             return self.target.read_memory(address, size)  # such a stub translates by itself

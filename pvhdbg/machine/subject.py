@@ -13,7 +13,6 @@ from pvhdbg.errors import BadInput, PluginRefused, PvhdbgError, TargetError, Tar
 from pvhdbg.machine.capture import Plan, capture, decoded, with_command, with_tables
 from pvhdbg.machine.loaded_kernel import Confirm
 from pvhdbg.machine.options import SubjectOptions
-from pvhdbg.machine.probe_log import named_vmm
 from pvhdbg.machine.session import ENDS, doubts
 from pvhdbg.machine.sound_vmm import without_bugs
 from pvhdbg.machine.subject_kind import SubjectKind, refuse_options, subject_kind
@@ -354,11 +353,11 @@ def _nested(
     options: SubjectOptions, target: Target, plan: Plan, image: KernelImage | None, file: KernelFile | None, progress: Progress
 ) -> Opened:
     """The guest of a hypervisor that runs in the machine, at that guest's entry."""
-    from pvhdbg.machine import nested
+    from pvhdbg.machine import nested, probe_log
 
     if options.way.here or options.way.reset:
         raise BadInput("--nested looks for the entry of a guest", "leave out --here and --reset")
-    guest, snapshot = nested.captured(target, plan, named_vmm(options.vmm), progress, _now())
+    guest, snapshot = nested.captured(target, plan, probe_log.named_vmm(options.vmm), progress, _now())
     boot = decoded(guest, snapshot, plan.spec)
     return Opened(guest, with_tables(guest, boot) if plan.whole else boot, image, [nested.WORDS], file)
 

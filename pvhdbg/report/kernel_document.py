@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from pvhdbg.decode.kernel_file import KernelFile
 from pvhdbg.decode.toolchain import Tool, maker
 from pvhdbg.loaders.loading import EntryProtocol, Loading
-from pvhdbg.record import dataclass
+from pvhdbg.record import NamedTuple, dataclass
 from pvhdbg.report.findings import CONFORMS, VIOLATED, count, summary, violates
 from pvhdbg.rules.declare import Outcome, Verdict
 from pvhdbg.spec.elf import PT_LOAD, SHT_NOBITS

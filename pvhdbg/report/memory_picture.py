@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from pvhdbg.decode.boot_state import BootState, StartInfo, Text, Unread
+from pvhdbg.record import NamedTuple
 from pvhdbg.report.sizes import human
 from pvhdbg.report.style import Style
 from pvhdbg.spec.start_info import MEMORY_TYPES, MemoryMapEntry

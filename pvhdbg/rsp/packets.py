@@ -7,9 +7,9 @@ cannot be this protocol raise a ProtocolError that names the likely protocol, an
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from pvhdbg.errors import ProtocolError
+from pvhdbg.record import NamedTuple
 
 PACKET_BOUND = 1 << 20  # bytes of one packet's data, as sent
 DATA_BOUND = 1 << 22  # bytes after run lengths are expanded

@@ -7,10 +7,8 @@ Cloud Hypervisor, Firecracker and gdbsx follow without control registers.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from pvhdbg.errors import ProtocolError
-from pvhdbg.record import dataclass
+from pvhdbg.record import NamedTuple, dataclass
 
 _GPR_64 = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", *(f"r{n}" for n in range(8, 16)), "rip")
 _GPR_32 = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "rip")  # not the order of the 64-bit layout

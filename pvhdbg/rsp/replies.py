@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import NamedTuple
 
 from pvhdbg.errors import ProtocolError
+from pvhdbg.record import NamedTuple
 
 _THREAD = re.compile(rb"thread:(p?[0-9a-fA-F.]{1,32}|p?-1);")
 _WATCH = re.compile(rb"(r|a)?watch:([0-9a-fA-F]{1,16});")

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 from pvhdbg.decode.boot_headers import Multiboot
 from pvhdbg.decode.elf import ElfFile
 from pvhdbg.decode.kernel_file import KernelFile
 from pvhdbg.decode.notes import Note, Span
-from pvhdbg.record import dataclass
+from pvhdbg.record import NamedTuple, dataclass
 from pvhdbg.spec.elf import EM_X86_64, PT_LOAD, PT_NOTE, Header32, Header64, Segment32, Segment64
 from pvhdbg.spec.elf_notes import PHYS32_ENTRY
 

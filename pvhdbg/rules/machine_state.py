@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pvhdbg.decode.boot_state import BootState, looked_at
-from pvhdbg.decode.protocol import OUTSIDE, virtualised
+from pvhdbg.decode.cpu_mode import OUTSIDE, virtualised
 from pvhdbg.model import FoundBy, Kernel, Unavailable
 from pvhdbg.rules.declare import MachineRule, NotApplicable, Severity, Violation, rule
 from pvhdbg.rules.examples import ENTRY, at_entry

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from pvhdbg.decode.boot_state import TEXT_BOUND, BootState, StartInfo, Text, Unread, looked_at, seen
 from pvhdbg.decode.firmware import PVH_BIN_LINE
 from pvhdbg.model import Kernel, LoadRange, Unavailable, Vmm
+from pvhdbg.record import NamedTuple
 from pvhdbg.rules.declare import MachineRule, NotApplicable, Severity, Violation, rule
 from pvhdbg.rules.examples import START_INFO, at_entry
 from pvhdbg.spec.documents import QEMU_PVH, START_INFO_H, XEN_H, Clause

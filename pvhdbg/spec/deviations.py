@@ -8,7 +8,7 @@ firmware in the guest, has records without a firmware.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from pvhdbg.record import NamedTuple
 
 PVH_BIN = "SeaBIOS + pvh.bin"
 QBOOT = "qboot"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from pvhdbg.record import NamedTuple
 
 
 class Document(NamedTuple):

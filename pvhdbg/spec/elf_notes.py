@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from enum import Enum
 from types import MappingProxyType
-from typing import NamedTuple
+
+from pvhdbg.record import NamedTuple
 
 
 class NoteKind(Enum):

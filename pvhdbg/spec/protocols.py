@@ -7,9 +7,8 @@ entry with multiboot's magic number in it. The shipped PVH ABI is recognised fir
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import NamedTuple
 
-from pvhdbg.record import dataclass, field
+from pvhdbg.record import NamedTuple, dataclass, field
 from pvhdbg.spec.documents import DRAFT_A_MAIL, LINUX_BOOT, MULTIBOOT, MULTIBOOT2, XEN_H, Clause
 from pvhdbg.spec.start_info import DRAFT_A_ALTERNATIVES, DRAFT_A_EAX, DRAFT_A_MAGIC_PREFIX
 

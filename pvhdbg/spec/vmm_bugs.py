@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from pvhdbg.record import NamedTuple
 
 _EFLAGS_BITS = 22  # Intel SDM volume 1, 3.4.3: bits 22 and up of EFLAGS are reserved and 0 (21 is ID)
 

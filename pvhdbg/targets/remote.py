@@ -23,7 +23,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from pvhdbg.decode import qemu_monitor
 from pvhdbg.decode.cpu_mode import paging_on
 from pvhdbg.decode.followed_control import Control
 from pvhdbg.errors import MemoryUnreadable, ProtocolError, PvhdbgError, TargetError, TargetLost, TargetTimeout
@@ -42,6 +41,7 @@ from pvhdbg.targets.wire import Wire
 _STOP_TIME = 2.0  # seconds that a VMM may take to stop its machine
 _PIECE = 0x800  # bytes that every QEMU answers in one `m`
 _PIECE_BOUND = 0x8000
+_TOGETHER = 16  # reads that are sent to a QEMU at once: its answers to them fit into a socket's buffer
 _MONITOR_BOUND = 8 << 20
 _CPUS = 4096
 _DIGITS = b"0123456789abcdefABCDEFx"
@@ -196,7 +196,11 @@ class RemoteTarget:
         """
         if self._wire.stops or not self._has_monitor:  # other stubs stop the machine on connecting, too
             return True
-        return self.is_paused() and not qemu_monitor.tells_stops(self._command("info version"))
+        if not self.is_paused():
+            return False
+        from pvhdbg.decode import qemu_monitor  # for most machines it is imported while they run
+
+        return not qemu_monitor.tells_stops(self._command("info version"))
 
     def is_paused(self) -> bool:
         """Whether the machine was stopped by a request while it ran: not at a breakpoint, nor before its start."""
@@ -248,15 +252,22 @@ class RemoteTarget:
         """Guest-physical memory. Raises MemoryUnreadable with the reason."""
         self._stopped()
         data = bytearray()
+        starts, end = range(address, address + size, self._piece), address + size
+        together = _TOGETHER if self._has_monitor else 1
         with self._physical(address, size):
-            while len(data) < size:
-                at, step = address + len(data), min(self._piece, size - len(data))
-                reply = self._wire.request(b"m%x,%x" % (at, step), self._timeout)
-                code = replies.error_code(reply)
-                if code is not None or not reply:
-                    raise MemoryUnreadable(at, step, f"the stub answers {reply.decode('ascii', 'replace') or 'nothing'}")
-                data += replies.unhex(reply, step)
+            for first in range(0, len(starts), together):
+                asked = [(at, min(self._piece, end - at)) for at in starts[first : first + together]]
+                for (at, step), reply in zip(asked, self._asked([b"m%x,%x" % piece for piece in asked]), strict=True):
+                    code = replies.error_code(reply)
+                    if code is not None or not reply:
+                        raise MemoryUnreadable(at, step, f"the stub answers {reply.decode('ascii', 'replace') or 'nothing'}")
+                    data += replies.unhex(reply, step)
         return bytes(data)
+
+    def _asked(self, requests: list[bytes]) -> list[bytes]:
+        if len(requests) > 1:
+            return self._wire.together(requests, self._timeout)
+        return [self._wire.request(requests[0], self._timeout)]
 
     def read_linear(self, address: int, size: int) -> bytes:
         """Up to one piece of memory at a linear address, translated by the stopped CPU: one round trip.
@@ -469,7 +480,7 @@ class RemoteTarget:
             return stop, b"", b""
         if ahead is None or not self._has_monitor:
             return stop, self._whole(self._wire.request(b"g", self._timeout)), b""
-        packet, memory = self._wire.both(b"g", b"m%x,%x" % ahead, self._timeout)
+        packet, memory = self._wire.together((b"g", b"m%x,%x" % ahead), self._timeout)
         return stop, self._whole(packet), b"" if replies.error_code(memory) is not None else replies.unhex(memory)
 
     def follow_control(self) -> None:

@@ -1,6 +1,6 @@
-"""A connection to a gdbstub: one request, one reply, never two at once.
+"""A connection to a gdbstub: one request, one reply; several at once only to a QEMU whose machine stands still.
 
-A byte that arrives while the guest runs stops it (QEMU), so nothing is sent ahead. Unsolicited stop replies
+A byte that arrives while the guest runs stops it (QEMU), so nothing is sent ahead then. Unsolicited stop replies
 (QEMU up to 8.0 sends one whenever the machine stops) are stored and never taken for the answer to a request.
 """
 
@@ -13,7 +13,7 @@ import socket
 import struct
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pvhdbg.errors import ProtocolError, TargetLost, TargetTimeout
 from pvhdbg.rsp.packets import INTERRUPT, Acknowledgement, Packet, PacketReader, frame
@@ -45,6 +45,7 @@ class Wire:
         self._owed = b""
         self._unanswered: list[bytes] = []  # requests whose answer may still come: the wait for it was interrupted, or timed out
         self._silent = False
+        self._repeats = True  # a lost packet can be sent again
         self.heard = False  # anything
         self.blind = (
             False  # what is sent from now on is not answered for: the peer is silent, and is told how to leave all the same
@@ -81,15 +82,25 @@ class Wire:
         self._unanswered.clear()
         self._silent = False
 
-    def both(self, one: bytes, other: bytes, timeout: float) -> tuple[bytes, bytes]:
-        """The replies to two requests that are sent at once: for a machine that stands still, and a stub that reads on (QEMU)."""
+    def together(self, requests: Sequence[bytes], timeout: float) -> list[bytes]:
+        """The replies to some requests that are sent at once: for a machine that stands still, and a stub that reads on (QEMU).
+
+        Nothing can be asked for again: QEMU would send its last packet, whichever was lost. So a damaged one is a ProtocolError.
+        """
         self._settle()
-        self._unanswered += (one, other)
-        self._sent = frame(one) + frame(other)
-        self._write_all()
-        deadline = time.monotonic() + timeout
-        replies = self._reply(one, deadline), self._reply(other, deadline)
-        self._unanswered.clear()
+        self._unanswered += requests
+        self._sent = b"".join(map(frame, requests))
+        self._repeats = False
+        try:
+            self._write_all()
+            deadline = self.until(timeout)
+            replies = [self._reply(one, deadline) for one in requests]
+        except TargetTimeout:
+            self._silent = True
+            raise
+        finally:
+            self._repeats = True
+        self.answered()
         return replies
 
     def greet(self, data: bytes, timeout: float) -> bytes:
@@ -162,12 +173,12 @@ class Wire:
             answers = b""  # acknowledged together: a monitor's answer comes as hundreds of packets
             for event in self._reader.feed(data):
                 if isinstance(event, Acknowledgement):
-                    if not event.accepted and tries < _RETRIES:
+                    if not event.accepted and tries < _RETRIES and self._repeats:
                         tries += 1
                         self._write(self._sent)
                 elif not event.sound:
                     tries += 1
-                    if tries > _RETRIES:
+                    if tries > _RETRIES or not self._repeats:
                         raise ProtocolError(f"{self.name} sends packets with wrong checksums", "check what listens there")
                     answers += b"-"
                 else:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from pvhdbg import guests
-from pvhdbg.errors import ProtocolError, TargetError, TargetLost, TargetTimeout, VmmFailed
+from pvhdbg.errors import MemoryUnreadable, ProtocolError, TargetError, TargetLost, TargetTimeout, VmmFailed
 from pvhdbg.rsp.packets import Packet, PacketReader, frame
 from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.gdb_mi import GdbTarget
@@ -28,6 +28,8 @@ from pvhdbg.targets.run import run_until
 from pvhdbg.targets.target import Leave
 from pvhdbg.targets.wire import Wire
 from pvhdbg.vmm.qemu import QemuOptions, start
+from tests.support.cli_runner import scratch
+from tests.support.relay import Relay
 
 HELLO = guests.path("hello")
 
@@ -94,6 +96,33 @@ def test_only_harmless_packets_are_ever_sent() -> None:
     sizes = [int(packet.split(b",")[1], 16) for packet in packets if packet.startswith(b"m")]
     assert max(sizes) <= 0x800
     assert sum(sizes) >= 0x5000
+
+
+@pytest.mark.boot
+def test_a_damaged_answer_among_several_is_not_asked_for_again() -> None:
+    """QEMU would send its last packet again, whichever was damaged: memory of another address."""
+    damages = False
+
+    def back(data: bytes) -> bytes:
+        at = data.find(b"#") if damages else -1
+        return data if at < 0 else data[:at] + b"#zz" + data[at + 3 :]
+
+    with (
+        scratch() as folder,
+        start(QemuOptions(kernel=HELLO, memory="64M")) as qemu,
+        Relay(qemu.gdb_socket, folder, lambda data: data, back) as relay,
+    ):
+        target = RemoteTarget.connect(StubAddress(path=relay.address), timeout=2)
+        whole = target.read_memory(0x100000, 0x4000)
+        with pytest.raises(MemoryUnreadable) as gap:
+            target.read_memory((64 << 20) - 0x1000, 0x3000)
+        assert gap.value.address == 64 << 20
+        assert target.read_memory(0x100000, 0x4000) == whole
+        damages = True
+        with pytest.raises(ProtocolError):
+            target.read_memory(0x100000, 0x4000)
+        damages = False
+        target.close(Leave.KILLED)
 
 
 @pytest.mark.boot
