@@ -60,7 +60,7 @@ class GdbTarget:
         self._running = False
         self._closed = False
         self._asked = time.monotonic()
-        self._cr0: int | None = None  # as last seen, while nothing can have changed it
+        self._registers: Registers | None = None  # as last seen, while nothing can have changed them
         seconds = max(int(timeout), 1)
         self._gdb = MachineInterface(settings=(*_SETTINGS, f"tcp connect-timeout {seconds}", f"remotetimeout {seconds}"))
         try:
@@ -131,6 +131,11 @@ class GdbTarget:
 
     def read_registers(self) -> Registers:
         self._stopped()
+        if self._registers is None:
+            self._registers = self._asked_registers()
+        return self._registers
+
+    def _asked_registers(self) -> Registers:
         numbers = {number: name for name, number in self._numbers.items()}
         listed = " ".join(map(str, numbers))
         values: dict[str, int] = {}
@@ -144,7 +149,6 @@ class GdbTarget:
                     continue
                 if name is not None and not (name in LOW_HALVES and LOW_HALVES[name] in self._numbers):
                     values[LOW_HALVES.get(name, name)] = value & (1 << 64) - 1
-        self._cr0 = values.get("cr0", 0)
         return Registers(values, "GDB does not show it")
 
     def frames(self, most: int) -> tuple[int, ...]:
@@ -160,7 +164,7 @@ class GdbTarget:
         known = name if name in self._numbers else short.get(name, "")
         if known not in self._numbers:
             raise TargetError(f"{self.name} has no register {name}", "write another one")
-        self._cr0 = None
+        self._registers = None
         # `maintenance packet` is not needed: GDB writes one register by P with QEMU's stub, which offers it.
         self._done(f"-gdb-set var ${known}={value:#x}")
 
@@ -189,9 +193,7 @@ class GdbTarget:
 
     @contextmanager
     def _physical(self, address: int, size: int) -> Iterator[None]:
-        if self._cr0 is None:
-            self.read_registers()
-        if not paging_on({"cr0": self._cr0 or 0}):
+        if not paging_on({"cr0": self.read_registers().get("cr0") or 0}):
             yield
             return
         before = self._packet("qqemu.PhyMemMode")
@@ -252,7 +254,7 @@ class GdbTarget:
     def resume(self) -> None:
         self._stopped()
         self._gdb.events.clear()
-        self._cr0 = None
+        self._registers = None
         self._done("-exec-continue")
         self._running = True
 
@@ -282,7 +284,7 @@ class GdbTarget:
     def _step(self) -> Stop:
         self._stopped()
         self._gdb.events.clear()
-        self._cr0 = None
+        self._registers = None
         self._done("-exec-step-instruction")
         self._running = True
         return self._await(time.monotonic() + self._timeout)
@@ -325,11 +327,13 @@ class GdbTarget:
         self._stopped()
         if self._keeper is not None:
             self._keeper.before(command)
+        changes = not command.startswith(("info", "o ", "i ", "xp"))
+        if changes:
+            self._registers = None
         text = self._console(f"monitor {command}")
         if self._keeper is not None:
             self._keeper.after(command)
-        if not command.startswith(("info", "o ", "i ", "xp")):
-            self._cr0 = None
+        if changes:
             # GDB remembers registers and memory over a command that changed them behind its back.
             self._console("maintenance flush register-cache")
             self._flush()
@@ -385,7 +389,7 @@ class GdbTarget:
         self._stopped()
         self._gdb.events.clear()
         reply = self._gdb.command(f"-interpreter-exec console {quoted(line)}", _PATIENCE, show, interrupted)
-        self._cr0 = None
+        self._registers = None
         ran = reply["message"] == "running" or any(event.get("message") == "running" for event in self._gdb.events)
         if ran:
             self._running = True
@@ -420,7 +424,7 @@ class GdbTarget:
     def take_again(self) -> None:
         """Connect to the stub again after `let_go`. Raises TargetLost when it is gone."""
         self._connect()
-        self._cr0 = None
+        self._registers = None
 
     def words(self, line: str) -> list[str]:
         """How GDB would complete a line: whole lines, as it gives them."""

@@ -15,14 +15,15 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from pygdbmi import gdbmiparser
 
 from pvhdbg import guests
 from pvhdbg.errors import MemoryUnreadable, ProtocolError, TargetError, TargetLost, TargetTimeout, VmmFailed
 from pvhdbg.rsp.packets import Packet, PacketReader, frame
 from pvhdbg.targets.address import StubAddress
-from pvhdbg.targets.gdb_mi import GdbTarget
+from pvhdbg.targets.gdb_mi import GdbTarget, contents_of
 from pvhdbg.targets.mi import MachineInterface
-from pvhdbg.targets.mi_channel import quoted
+from pvhdbg.targets.mi_channel import MiChannel, quoted
 from pvhdbg.targets.remote import RemoteTarget
 from pvhdbg.targets.run import run_until
 from pvhdbg.targets.target import Leave
@@ -96,6 +97,21 @@ def test_only_harmless_packets_are_ever_sent() -> None:
     sizes = [int(packet.split(b",")[1], 16) for packet in packets if packet.startswith(b"m")]
     assert max(sizes) <= 0x800
     assert sum(sizes) >= 0x5000
+
+
+@pytest.mark.parametrize("contents", ["", "90", "00ff" * 2048])
+def test_memory_that_gdb_shows_is_what_pygdbmi_reads(contents: str) -> None:
+    line = f'1^done,memory=[{{begin="0x0000000000001000",offset="0x0",end="0x2000",contents="{contents}"}}]\n'
+    reader, writer = os.pipe()
+    with open(os.devnull, "wb") as sink, open(reader, "rb") as source, open(writer, "wb", closefd=True) as gdb:
+        gdb.write(line.encode())
+        gdb.flush()
+        ours, theirs = MiChannel(sink, source).command("-x"), gdbmiparser.parse_response(line.strip())
+    assert (ours["token"], ours["message"]) == (theirs["token"], theirs["message"])
+    size = len(contents) // 2
+    assert contents_of(ours["payload"], 0x1000, size) == contents_of(theirs["payload"], 0x1000, size) == bytes.fromhex(contents)
+    with pytest.raises(MemoryUnreadable):
+        contents_of(ours["payload"], 0x1000, size + 1)
 
 
 @pytest.mark.boot
