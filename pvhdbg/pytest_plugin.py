@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pvhdbg.errors import CannotMutate, PvhdbgError
+from pvhdbg.errors import CannotMutate, PvhdbgError, TargetError
 
 if TYPE_CHECKING:
     from pvhdbg.booted import Guest, Handoff
@@ -234,7 +234,6 @@ def _end_in_the_test(error: PvhdbgError) -> None:
 def _told(boot: Guest) -> str:
     from pvhdbg.booted import told
     from pvhdbg.decode.text import own_line
-    from pvhdbg.errors import TargetError
 
     try:
         place = boot.where()
