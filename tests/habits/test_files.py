@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,28 @@ def test_the_workflow_runs_all_tests_on_every_python_and_distribution() -> None:
     for job in jobs.values():
         assert any(str(step.get("run", "")).startswith("make test") for step in job["steps"])
         assert job["timeout-minutes"] <= 60
+
+
+def shell_steps() -> list[Any]:
+    """Each step of the workflow's jobs and of the action that runs shell lines, with what its expressions may name."""
+    action, found = read(ROOT / "action.yml"), []
+    inputs = {f"inputs.{name}" for name in action["inputs"]}
+    for name, job in read(WORKFLOW)["jobs"].items():
+        matrix = {f"matrix.{key}" for key in job["strategy"]["matrix"]}
+        found += [pytest.param(step, matrix, id=f"{name} {step['run']}") for step in job["steps"] if "run" in step]
+    return found + [pytest.param(step, inputs, id=f"action {step['id']}") for step in action["runs"]["steps"] if "run" in step]
+
+
+@pytest.mark.parametrize(("step", "declared"), shell_steps())
+def test_a_shell_step_is_shell_and_names_what_there_is(step: dict[str, Any], declared: set[str]) -> None:
+    assert "${{" not in step["run"], "an expression in shell lines is pasted unquoted: give it by env"
+    subprocess.run(["bash", "-n"], input=step["run"], text=True, check=True, timeout=30)
+    known = declared | {"github.action_path", "runner.os", "runner.arch"}
+    for said in (*step.get("env", {}).values(), step.get("if", "")):
+        named = set(re.findall(r"\b(?:inputs|matrix|github|runner|steps|env)\.[\w.-]+", said))
+        assert named <= known
+    for program in re.findall(r"(?:scripts|\.venv)/[\w./-]+", step["run"]):
+        assert (ROOT / program).exists()
 
 
 @pytest.mark.parametrize("path", FORMS, ids=identified)
