@@ -21,8 +21,9 @@ from pvhdbg import guests
 from pvhdbg.errors import MemoryUnreadable, ProtocolError, TargetError, TargetLost, TargetTimeout, VmmFailed
 from pvhdbg.rsp.packets import Packet, PacketReader, frame
 from pvhdbg.targets.address import StubAddress
-from pvhdbg.targets.gdb_mi import GdbTarget, contents_of
+from pvhdbg.targets.gdb_mi import GdbTarget
 from pvhdbg.targets.mi import MachineInterface
+from pvhdbg.targets.mi_answers import contents_of
 from pvhdbg.targets.mi_channel import MiChannel, quoted
 from pvhdbg.targets.remote import RemoteTarget
 from pvhdbg.targets.run import run_until
