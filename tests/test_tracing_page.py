@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pvhdbg import guests
-from pvhdbg.tracing.exports import FORMATS
+from pvhdbg.report.exports.catalogue import FORMATS
 from pvhdbg.tracing.trace_file import decode
 from tests.support.cli_runner import ROOT, Cli, scratch
 from tests.support.schemas import validator

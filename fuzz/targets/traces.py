@@ -11,10 +11,10 @@ from pvhdbg.decode.cpu_mode import Mode
 from pvhdbg.decode.text import SafeText, printable
 from pvhdbg.disassembly import instruction_text
 from pvhdbg.report import timeline_text, trace_text
+from pvhdbg.report.exports.catalogue import FORMATS, export
 from pvhdbg.tracing import queries
 from pvhdbg.tracing.block_coverage import ReachedFunction
 from pvhdbg.tracing.event import Changes, EndReason, Event, Fault, FaultKind, Reset
-from pvhdbg.tracing.exports import FORMATS, export
 from pvhdbg.tracing.milestones import Milestone
 from pvhdbg.tracing.trace_file import Ending, Head, Load, Record, decode, encode
 

@@ -31,13 +31,13 @@ from pvhdbg.report.answers.boots import (
     FunctionCost,
 )
 from pvhdbg.report.boot_timeline import page
+from pvhdbg.report.exports.chrome import of_boot
+from pvhdbg.report.exports.drcov import of_blocks
+from pvhdbg.report.exports.lcov import Executions, SourceLine, by_file, lcov
 from pvhdbg.report.flame_graph import flame_graph
 from pvhdbg.report.style import Style
 from pvhdbg.tracing.boot_file import BootInfo
 from pvhdbg.tracing.chapters import Chapter, ChapterProfile, chapters, events_of, runs_within
-from pvhdbg.tracing.chrome import of_boot
-from pvhdbg.tracing.drcov import of_blocks
-from pvhdbg.tracing.lcov import Executions, SourceLine, by_file, lcov
 from pvhdbg.tracing.milestones import Milestone
 from pvhdbg.tracing.recorded_numbers import BadRecording
 from pvhdbg.tracing.recorder.file import read_boot

@@ -19,11 +19,11 @@ from pvhdbg.errors import BadInput
 from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.report import timeline_text, trace_text
 from pvhdbg.report.answers.traces import ModeSpan, RegisterChange, TimelineAnswer, TraceDiffAnswer, TraceQueryAnswer
+from pvhdbg.report.exports.catalogue import export as pieces
 from pvhdbg.tracing import queries
 from pvhdbg.tracing.block_coverage import ReachedFunction
 from pvhdbg.tracing.engines.engine import TraceEnd
 from pvhdbg.tracing.event import Event
-from pvhdbg.tracing.exports import export as pieces
 from pvhdbg.tracing.milestones import Milestone
 from pvhdbg.tracing.trace_file import Encoder, Ending, Head, Record, row
 

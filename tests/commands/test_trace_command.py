@@ -15,7 +15,7 @@ from elftools.elf.elffile import ELFFile
 
 from pvhdbg import guests
 from pvhdbg.driver.saved_traces import saved
-from pvhdbg.tracing.exports import export
+from pvhdbg.report.exports.catalogue import export
 from tests.support import trace_readers as readers
 from tests.support.cli_runner import HELLO, TRIPLE_FAULT, Cli, Machine, eventually, kernel_elf, reads_the_log
 from tests.support.schemas import validator

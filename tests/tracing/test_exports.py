@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from pvhdbg.decode.cpu_mode import Mode
 from pvhdbg.decode.text import SafeText
 from pvhdbg.errors import BadInput
+from pvhdbg.report.exports.catalogue import FORMATS, export
 from pvhdbg.tracing.block_coverage import ReachedFunction
 from pvhdbg.tracing.event import Changes, EndReason, Event, Fault, FaultKind, Reset
-from pvhdbg.tracing.exports import FORMATS, export
 from pvhdbg.tracing.milestones import Milestone
 from pvhdbg.tracing.queries import around, divergence, parting, writes
 from pvhdbg.tracing.trace_file import Ending, Head, Load, Record, decode, encode

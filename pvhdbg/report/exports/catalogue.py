@@ -10,14 +10,14 @@ import csv
 from collections.abc import Callable, Iterable, Iterator
 
 from pvhdbg.errors import BadInput
+from pvhdbg.report.exports.chrome import chrome
+from pvhdbg.report.exports.drcov import drcov
+from pvhdbg.report.exports.tenet import tenet
 from pvhdbg.tracing.block_coverage import ReachedFunction
-from pvhdbg.tracing.chrome import chrome
-from pvhdbg.tracing.drcov import drcov
 from pvhdbg.tracing.event import Event, Fault
 from pvhdbg.tracing.milestones import Milestone
 from pvhdbg.tracing.stacks import folded
 from pvhdbg.tracing.symbol_text import Name, label
-from pvhdbg.tracing.tenet import tenet
 from pvhdbg.tracing.trace_file import Head, Record
 
 _FORMULA = ("=", "+", "-", "@")  # with which a spreadsheet's formula begins

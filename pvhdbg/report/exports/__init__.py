@@ -1,0 +1,1 @@
+"""Traces and recorded boots in the formats of other tools. Each streams."""
