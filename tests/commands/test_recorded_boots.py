@@ -9,6 +9,10 @@ import pytest
 
 import pvhdbg
 from pvhdbg import guests
+from pvhdbg.driver.recorded_machine import stopped_at
+from pvhdbg.machine.options import SubjectOptions
+from pvhdbg.tracing.engines.engine import Bounds
+from pvhdbg.tracing.engines.step import StepEngine
 from pvhdbg.tracing.recorder.file import open_recording
 from tests.support import debugged
 from tests.support.cli_runner import HELLO, Cli, Machine
@@ -177,3 +181,18 @@ def test_a_stub_does_not_go_back(cli: Cli, machine: object) -> None:
     cli("boot", theirs.socket, "-o", "x").complaint(2, "name a kernel")
     for command in (("boot", "vmlinuz", "-o", "x"), ("goto", "vmlinuz", "5")):
         cli(*command).complaint(2, "neither a file nor an address")
+
+
+def test_goto_has_the_registers_that_single_steps_lead_to() -> None:
+    """Before instructions near the entry, where the recorder once did not stop, and behind them: by steps on another machine."""
+    numbers = (1, 40, 699, 701, 1500)
+    with pvhdbg.launch(LONG_MODE) as guest:
+        stepped, done = [], 0
+        for number in numbers:
+            for _ in StepEngine(guest.target).batches(Bounds(count=number - done)):
+                pass
+            stepped.append(guest.registers)
+            done = number
+    for number, registers in zip(numbers, stepped, strict=True):
+        with stopped_at(SubjectOptions(LONG_MODE), number, lambda _: None, 20) as machine:
+            assert machine.target.read_registers() == registers
