@@ -232,8 +232,10 @@ def test_several_cpus_are_dead_only_together(tmp_path: Path) -> None:
 def test_a_real_kernel_comes_to_its_places(vmlinux: Path, goal: str) -> None:
     with launch(vmlinux, append="console=ttyS0 panic=-1") as guest:
         if goal == "panic":
-            with pytest.raises(GuestDied, match="Kernel panic - not syncing"):
+            with pytest.raises(GuestDied, match="Kernel panic - not syncing") as failed:
                 guest.serial.expect("never written", timeout=60)
+            assert "The kernel panicked" in str(failed.value)  # not: it rebooted, which the panic does
+            assert "it rebooted, as its command line asks" in str(failed.value)
             return
         assert "64-bit" not in [one.name for one in guest.milestones]
         guest.until_mode("long")

@@ -148,7 +148,7 @@ class Wait:
         if found.death is None:
             return None
         death = self._with_faulting_code(found.death)
-        self._dead = death if death.kind.final else None
+        self._dead = death if death.kind.final or death.ended is not None else None
         return death
 
     def _waited(self, deadline: float) -> _Found:
@@ -271,13 +271,20 @@ class Wait:
                     if suspicion is not None:
                         suspicion.was_unfounded()
                     continue
-                if found.death is None or not _may_recover(found.death):
+                if found.death is None:
                     return found
-                if suspect is None:
-                    suspect, deadline = found.death, min(deadline, time.monotonic() + _PANIC_GRACE)
-                else:
-                    return found
+                if not _may_recover(found.death):
+                    return _Found(death=self._of_panic(suspect, found.death))
+                if suspect is not None:
+                    return _Found(death=suspect)
+                suspect, deadline = found.death, min(deadline, time.monotonic() + _PANIC_GRACE)
             return _Found(death=suspect) if suspect is not None else self._living()
+
+    def _of_panic(self, panic: Death | None, end: Death) -> Death:
+        """The panic that the machine's end belongs to, if it had begun; else the end itself."""
+        if panic is None or not self._panics or not end.kind.final:
+            return end
+        return replace(panic, ended=end.kind, status=end.status)
 
     def _is_suspicious(self, suspicion: Suspicion | None) -> bool:
         """Whether the recording shows the goal, or a reason to look at the machine."""
