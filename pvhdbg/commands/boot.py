@@ -54,13 +54,13 @@ def boot(options: BootOptions, context: Context) -> Answer:
     def told(plain: RecorderOptions, names: Names) -> RecorderOptions:
         goal = addresses_of(options.until, names) if options.until else ()
         chapters = tuple(names.found(SYMBOLS))[:_CHAPTERS]
-        return replace(plain, exact=options.exact, flow=options.flow, marks=tuple(goal), chapters=chapters)
+        return replace(plain, exact=options.exact, flow=options.flow, halts=tuple(goal), chapters=chapters)
 
     with ExitStack() as stack:
         output = stack.enter_context(open_output(options.output))
         machine = stack.enter_context(recorded_machine(options.about, told, context.progress))
         began = time.monotonic()
-        end = machine.run(limit, lambda: machine.marked is not None or (most is not None and machine.recording.begun() >= most))
+        end = machine.run(limit, lambda: most is not None and machine.recording.begun() >= most)
         if end.why is EndReason.INTERRUPTED:
             end = TraceEnd(EndReason.COUNT)
         info = BootInfo(

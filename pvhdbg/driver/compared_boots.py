@@ -77,11 +77,11 @@ class Booting:
 
         def told(plain: RecorderOptions, names: Names) -> RecorderOptions:
             goal = addresses_of(self._until, names) if self._until else ()
-            return replace(plain, exact=not counts_by_calls(deterministic(about)), marks=tuple(goal))
+            return replace(plain, exact=not counts_by_calls(deterministic(about)), halts=tuple(goal))
 
         with recorded_machine(deterministic(about), told, self._progress, tied=False) as machine:
             began = time.monotonic()
-            end = machine.run(self._seconds, lambda: machine.marked is not None or self._stop.is_set())
+            end = machine.run(self._seconds, self._stop.is_set)
             info = BootInfo(
                 os.path.abspath(about.subject),
                 machine.image.with_hash().sha256 or "",

@@ -54,8 +54,9 @@ class RecordedMachine:
 
     @property
     def begun(self) -> int:
-        """How many instructions have begun since the entry: those of the last block are all done where a machine stands still."""
-        return self.recording.begun_at_a_stop
+        """How many instructions have begun since the entry: those of the last block are all done, unless the machine stopped at a mark."""
+        mark = self.marked
+        return mark.first if mark is not None and mark.halted else self.recording.begun_at_a_stop
 
     @property
     def marked(self) -> Mark | None:
@@ -75,10 +76,12 @@ class RecordedMachine:
 
     def _end(self, ran: Ran, done: Callable[[], bool]) -> TraceEnd | None:
         """How the run ended; None for a guest that only waits for an interrupt."""
+        mark = self.marked
+        if mark is not None and mark.halted:
+            return TraceEnd(EndReason.ADDRESS, ran.stop, mark.pc)
         if ran.end is RunEnd.ASKED and not done():
             return halted_for_good(self.target)
         if ran.end is RunEnd.ASKED:
-            mark = self.marked
             return TraceEnd(EndReason.INTERRUPTED, ran.stop) if mark is None else TraceEnd(EndReason.ADDRESS, ran.stop, mark.pc)
         pc = None if ran.stop.kind is StopKind.EXITED else self.target.read_registers()["rip"]
         if ran.end is RunEnd.TIME:

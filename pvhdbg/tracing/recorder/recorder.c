@@ -102,6 +102,7 @@ static struct {
     uint64_t (*ram_addr_from_host)(void *);
     void (*leave_block)(void *cpu, uintptr_t from); /* does not return */
     int (*vm_stop)(int state);
+    bool (*is_running)(void);
     uint32_t (*arithmetic_flags)(void *env, int cc_op); /* QEMU 10 takes no second argument, and ignores it */
     bool *qtest_allowed; /* see has_work */
     void (*add_rcu_notifier)(struct notifier *);
@@ -135,6 +136,8 @@ enum {
     LONGEST = 15,           /* bytes of an instruction */
     SYSTEM_CHANGED = 0x80,
     NEAR = 700,             /* instructions before `stop` from which blocks have one instruction */
+    STOP_TURN = 20,         /* microseconds between two looks at whether the machine has stopped */
+    LONGEST_STOP = 100000,  /* such looks */
 };
 #define NEVER UINT64_MAX
 #define BEFORE (1ull << 63) /* set in the number of an instruction that ran before the entry */
@@ -499,6 +502,16 @@ static void keep_turns(void)
     kept = true;
 }
 
+/* Stops the machine behind the current instruction; or before it, where the caller leaves the block. QEMU's main thread carries that out:
+   meanwhile this CPU waits, since under -icount other CPUs would have their turn. */
+static void stop_machine(void)
+{
+    private.vm_stop(RUN_STATE_PAUSED);
+    for (unsigned i = 0; by_clock && private.is_running && private.is_running() && i < LONGEST_STOP; i++) {
+        usleep(STOP_TURN);
+    }
+}
+
 /* Near `stop`, blocks have one instruction. The current block, which has not begun, is left, and begins again as such a block. */
 static void come_near(unsigned index, struct cpu *cpu, uintptr_t from)
 {
@@ -518,7 +531,7 @@ static void may_stop(unsigned index, struct cpu *cpu, uint64_t number)
     if (is_near && stop_at != NEVER && index == atomic_load(&header->entry_cpu) && stop_number(cpu, number) + 1 >= stop_at) {
         stop_at = NEVER;
         single(false);
-        private.vm_stop(RUN_STATE_PAUSED); /* takes effect when this instruction is done */
+        stop_machine();
     }
 }
 
@@ -686,7 +699,7 @@ static void keep_registers(unsigned index, uint64_t number, uint32_t id)
     if (number + 1 >= until && private.vm_stop) {
         atomic_store(&header->register_until, 0);
         single(false);
-        private.vm_stop(RUN_STATE_PAUSED); /* takes effect when this instruction is done */
+        stop_machine();
     }
 }
 
@@ -1040,7 +1053,7 @@ static void mark_runs(unsigned index, void *userdata)
         atomic_store_explicit(&mark->first, number, memory_order_release);
         if (mark_halts[site->mark] && private.vm_stop) {
             keep(&mark->halted, 1);
-            private.vm_stop(RUN_STATE_PAUSED);
+            stop_machine();
             if (private.leave_block) { /* else the machine stops behind this block */
                 cpu->expected = number & ~BEFORE;
                 const struct block *last = last_block(cpu);
@@ -1549,6 +1562,7 @@ static bool find_api(void)
     *(void **)&private.ram_addr_from_host = dlsym(RTLD_DEFAULT, "qemu_ram_addr_from_host");
     *(void **)&private.leave_block = dlsym(RTLD_DEFAULT, "cpu_loop_exit_restore");
     *(void **)&private.vm_stop = dlsym(RTLD_DEFAULT, "vm_stop");
+    *(void **)&private.is_running = dlsym(RTLD_DEFAULT, "runstate_is_running");
     *(void **)&private.arithmetic_flags = dlsym(RTLD_DEFAULT, "cpu_cc_compute_all");
     private.qtest_allowed = by_clock ? dlsym(RTLD_DEFAULT, "qtest_allowed") : NULL;
     *(void **)&private.add_rcu_notifier = by_clock ? dlsym(RTLD_DEFAULT, "rcu_add_force_rcu_notifier") : NULL;
