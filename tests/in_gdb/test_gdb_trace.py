@@ -131,11 +131,11 @@ def test_the_calls_are_gdbs_where_only_it_has_the_tables_for_them(machine: Start
     bare = str(cli.folder / "bare.elf")
     subprocess.run(["strip", "--strip-debug", "-o", bare, whole], check=True)
     shown, told = "pvh why", "pvh why --format json"
-    known = Gdb(f"symbol-file {whole}", *begin(bare, machine(kernel=bare)), told)
+    known = Gdb(f"symbol-file {whole}", *begin(bare, machine(kernel=bare)), told, shown)
     calls = json.loads(known[told])["calls"]
     assert [one["symbol"].partition("+")[0] for one in calls[:4]] == ["panic", "find_devices", "start_drivers", "kernel_main"]
     assert [one["by"] for one in calls[:4]] == ["pc", *["debugger"] * 3]
-    assert "as GDB unwinds the stack" in Gdb(f"symbol-file {whole}", *begin(bare, machine(kernel=bare)), shown)[shown]
+    assert "as GDB unwinds the stack" in known[shown]
     own = json.loads(cli("why", bare, "--format", "json").ok().out)["calls"]
     assert {one["by"] for one in own[1:]} == {"stack"}
 
