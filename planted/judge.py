@@ -49,8 +49,6 @@ def wrong(one: Planted, found: Diagnosis) -> str:
     place = found.names(death.pc) if death.pc is not None else None
     if place is not None and one.inside:
         place = place.partition("+")[0]
-    words = [_named(text) for text in (one.words, *one.also)]
-    missing = [text for text in words if text not in why.verdict]
     callers = [(call.name or "").partition("+")[0] for call in found.calls[1:2]]
     checks: tuple[tuple[str, Callable[[], bool]], ...] = (
         (f"it is a {death.kind.value}", lambda: one.kind in (None, death.kind)),
@@ -58,10 +56,17 @@ def wrong(one: Planted, found: Diagnosis) -> str:
         (f"the place is {place}", lambda: one.place in (None, place)),
         (f"the CPU is {death.cpu}", lambda: one.cpu in (None, death.cpu)),
         (f"the caller is {callers}", lambda: not one.caller or callers == [one.caller]),
-        (f"{missing} is not in: {why.verdict}", lambda: not missing),
-        (f"{one.step!r} is not in the next step: {why.next}", lambda: one.step in why.next),
     )
-    return "; ".join(text for text, right in checks if not right())
+    return "; ".join([*(text for text, right in checks if not right()), *unsaid(one, why.verdict, why.next)])
+
+
+def unsaid(one: Planted, verdict: str, step: str) -> list[str]:
+    """The words that a verdict or a next step lacks."""
+    missing = [text for text in map(_named, (one.words, *one.also)) if text not in verdict]
+    return [
+        *([f"{missing} is not in: {verdict}"] if missing else []),
+        *([f"{one.step!r} is not in the next step: {step}"] if one.step not in step else []),
+    ]
 
 
 def _named(text: str) -> str:

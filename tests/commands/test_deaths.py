@@ -33,9 +33,13 @@ def died(crash: str, **more: object) -> Diagnosis:
     return judge.of_crashers(BY_NAME[crash], **more)
 
 
-@pytest.mark.parametrize("one", DEATHS, ids=list(BY_NAME))
-def test_a_planted_death(one: Planted) -> None:
-    assert judge.wrong(one, judge.of_crashers(one)) == ""
+# test_why.py asks for these by the command line, and for more than the table says.
+IN_FULL = {"wild-esp", "page-fault", "wrmsr", "virtual-address", "endless-loop", "hlt", "zeros"}
+
+
+@pytest.mark.parametrize("name", sorted(BY_NAME.keys() - IN_FULL))
+def test_a_planted_death(name: str) -> None:
+    assert judge.wrong(BY_NAME[name], died(name)) == ""
 
 
 @pytest.mark.parametrize("one", SMALL, ids=[one.name for one in SMALL])

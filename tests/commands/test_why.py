@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from planted import judge
+from planted.deaths import CRASHERS as DEATHS
 from pvhdbg import guests
 from pvhdbg.kernel.image import open_kernel
 from pvhdbg.targets.run import run_until
@@ -45,7 +47,11 @@ def why(cli: Cli, subject: str | Path, *words: str, code: int = 0) -> Any:
 
 
 def crash(cli: Cli, name: str) -> Any:
-    return why(cli, CRASHERS, "--append", f"crash={name}")
+    found = why(cli, CRASHERS, "--append", f"crash={name}")
+    (planted,) = (one for one in DEATHS if one.name == name)
+    assert found["cause"] == planted.cause
+    assert judge.unsaid(planted, found["verdict"], found["next"]) == []
+    return found
 
 
 def test_wild_esp(cli: Cli) -> None:
