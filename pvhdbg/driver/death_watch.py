@@ -19,6 +19,7 @@ from pvhdbg.machine.trail import last_functions
 from pvhdbg.targets.target import Target, unwinding
 from pvhdbg.tracing.addresses import Surroundings
 from pvhdbg.tracing.calls import MOST, Call, LastFunctions, chain, with_lines
+from pvhdbg.tracing.cpu_text import has_interrupts_on
 from pvhdbg.tracing.death import Death, DeathKind, panicked
 from pvhdbg.tracing.engines.death_watch import DeathWatch
 from pvhdbg.tracing.explain import Explanation, explain
@@ -88,6 +89,7 @@ def diagnosed(machine: TracedMachine, limit: float, vcpu: int | None = None) -> 
         blind=machine.boot.snapshot.vmm.accelerator == "kvm",
         vcpu=vcpu,
         vmm_end=lambda: qmp[0].why_ended() if qmp else "",
+        awaits=lambda: bool(qmp) and has_interrupts_on(qmp[0].registers()),
         recorder=machine.recorder,
     )
     with _control(qemu) as control, machine.interruptible(watch):

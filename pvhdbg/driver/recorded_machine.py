@@ -113,8 +113,8 @@ class RecordedMachine:
         silence.is_no_end()
         text = ""
         with suppress(TargetError), self.qemu.qmp() as control:
-            text = str(control.execute("human-monitor-command", **{"command-line": "info registers"}))
-        state = decode(text.replace("\r", "").encode("latin-1", "replace"))
+            text = control.registers()
+        state = decode(text.encode("latin-1", "replace"))
         return "HLT=1" in text and interrupts_on(state) is False
 
     def _getting_on(self, seconds: float) -> str:

@@ -50,7 +50,7 @@ def watching(
 
     def wanted(image: KernelImage) -> RecorderOptions | None:
         plain = recorder_for(options, image, (), warnings, progress, exact=exact or options.launch.deterministic)
-        return None if plain is None else replace(plain, halts=(*plain.halts, *panics(Names(image))), code=True)
+        return None if plain is None else replace(plain, halts=(*plain.halts, *panics(Names(image))), code=True, counts=False)
 
     return wanted
 

@@ -20,6 +20,7 @@ from pvhdbg.machine.names import Names, goal_of, panics
 from pvhdbg.machine.surroundings import not_cleared, surroundings
 from pvhdbg.targets.target import Target
 from pvhdbg.tracing.addresses import Surroundings
+from pvhdbg.tracing.cpu_text import has_interrupts_on
 from pvhdbg.tracing.death import Death, DeathKind
 from pvhdbg.tracing.engines.registers import Recorder, open_recorder
 from pvhdbg.tracing.engines.wait import Wait
@@ -94,6 +95,7 @@ class Waiter:
             status=lambda: None if qemu is None else qemu.exit_status(),
             serial=self._serial,
             ended=lambda: "" if self._qmp is None else self._qmp.why_ended(),
+            awaits=lambda: self._qmp is not None and has_interrupts_on(self._qmp.registers()),
             finder=Finder(self.names.found(SYMBOLS), {name: registers[name] for name in registers}),
             count=count,
             blind=bool(own_log) or boot.snapshot.vmm.kvm or not target.capabilities.monitor,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from pvhdbg.decode.cpu_mode import interrupts_on
 from pvhdbg.tracing.event import Delta
 
 _GENERAL = re.compile(rb"\b(R[A-Z0-9][A-Z0-9]?|E[A-Z]{2}|CR[0-9]) ?=([0-9a-f]{1,16})\b")
@@ -47,6 +48,11 @@ def decode(text: bytes) -> dict[str, int]:
     for line in text.split(b"\n"):
         decode_line(line, values)
     return values
+
+
+def has_interrupts_on(text: str) -> bool:
+    """Whether a register dump shows that interrupts are on."""
+    return interrupts_on(decode(text.encode("latin-1", "replace"))) is True
 
 
 def of_cpu(text: str, cpu: int) -> str:

@@ -52,7 +52,8 @@ class RecorderOptions:
     `times` a later one. `watch` is a physical address and a size in bytes whose last stores are noted. With `flow` every executed
     block is kept, in a file for each CPU beside the recording; with `code` the code of each block, in the recording;
     with `chapters` the counts of all blocks where a chapter begins: at these addresses, 8 at most, and where the recorder itself tells
-    one (the entry, an option ROM, 64-bit code, a program).
+    one (the entry, an option ROM, 64-bit code, a program). Without `counts` it is not counted how often each block is executed, which
+    costs less, unless one of `exact`, `flow` and `chapters` needs it.
     """
 
     library: str
@@ -69,6 +70,7 @@ class RecorderOptions:
     flow: bool = False
     code: bool = False
     chapters: tuple[int, ...] | None = None
+    counts: bool = True
 
     def arguments(self, recording: str, deterministic: bool) -> list[str]:
         """QEMU's arguments, with the file that is written to; `deterministic`: instructions are QEMU's clock."""
@@ -84,6 +86,7 @@ class RecorderOptions:
         words += ["flow=on"] if self.flow else []
         words += ["code=on"] if self.code else []
         words += ["chapters=on", *(f"chapter={address:#x}" for address in self.chapters)] if self.chapters is not None else []
+        words += [] if self.counts else ["counts=off"]
         words += [f"after={self.after}"] if self.after is not None else []
         words += ["clock=on"] if self.clock else []
         words += [f"watch={self.watch[0]:#x}", f"watch_size={self.watch[1]}"] if self.watch is not None else []

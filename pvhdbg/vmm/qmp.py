@@ -63,6 +63,12 @@ class Qmp:
             why = error.get("desc", "") if isinstance(error, dict) else error
             raise VmmFailed(f"QEMU refused {command}: {shorten(safe(str(why)), 300)}")
 
+    def registers(self) -> str:
+        """What `info registers` of the monitor shows of the first CPU, also while it runs; "" where QEMU does not answer."""
+        with suppress(TargetError):
+            return str(self.execute("human-monitor-command", **{"command-line": "info registers"})).replace("\r", "")
+        return ""
+
     def why_ended(self) -> str:
         """`ended`, after reading the pending events; "" where QEMU reported no end."""
         with suppress(TargetError):  # it may be gone, with unread events

@@ -42,7 +42,7 @@ class DeathWatch:
     address, `status` the VMM's exit status, `serial` the last lines of the serial port, where they are at hand.
     `panics` are linear addresses of a function that never returns, Linux' panic(); `panicking` is called where one was reached.
     With `blind` nothing is logged (KVM): of a guest that shut down, what is left of it is told. `recorder` is the machine's flight
-    recorder, which stops it at `panics` by itself. `vmm_end` gives QEMU's word for how the guest ended, "" where it gave none.
+    recorder, which stops it at `panics` by itself. `vmm_end` gives QEMU's word for how the guest ended, "" where it gave none; `awaits`: see `Suspicion`.
     `vcpu` is the CPU whose state is told where none died that is known; the first one if None.
     """
 
@@ -60,13 +60,14 @@ class DeathWatch:
         blind: bool = False,
         vcpu: int | None = None,
         vmm_end: Callable[[], str] = str,
+        awaits: Callable[[], bool] = lambda: False,
         recorder: Recorder | None = None,
     ) -> None:
         self._target = target
         self._progress = progress
         self._followed = Followed(target, code, recorder)
         self._recorder = recorder
-        self._serial = serial
+        self._serial, self._awaits = serial, awaits
         self._examiner = Examiner(
             target, around, self._followed, status=status, serial=serial, vmm_end=vmm_end, blind=blind, vcpu=vcpu
         )
@@ -137,7 +138,9 @@ class DeathWatch:
     def _until_panic(self, fault_log: FaultLog, deadline: float) -> Death | None:
         """The death; None for a kernel that begins to panic."""
         suspicion = (
-            None if self._recorder is None else Suspicion(self._recorder.recording, lambda: panicked(self._serial()) is not None)
+            None
+            if self._recorder is None
+            else Suspicion(self._recorder.recording, lambda: panicked(self._serial()) is not None, self._awaits)
         )
         for pause in _pauses(deadline, often=suspicion is None):
             self._progress("watching the guest for its death")

@@ -65,7 +65,7 @@ _NOTHING, _ARRIVED = _Found(), _Found(arrived=True)
 class Wait:
     """See `DeathWatch`. With `blind` nothing is logged (KVM, or a log of the user's own): faults are then not observed.
 
-    `ended` gives QEMU's term for how the guest ended. `milestones` are those of the instructions that were followed: the first
+    `ended` gives QEMU's term for how the guest ended; `awaits`: see `Suspicion`. `milestones` are those of the instructions that were followed: the first
     20 000, as many as half a second allows, or with `count` that many, however long it takes. `recorder` is the machine's flight
     recorder: it counts all instructions, and stops the machine at `panics`, linear addresses of a function that never returns.
     """
@@ -79,6 +79,7 @@ class Wait:
         status: Callable[[], int | None] = lambda: None,
         serial: Callable[[], Sequence[str]] = tuple,
         ended: Callable[[], str] = str,
+        awaits: Callable[[], bool] = lambda: False,
         finder: Finder | None = None,
         blind: bool = False,
         count: int = 0,
@@ -88,7 +89,7 @@ class Wait:
     ) -> None:
         self._recorder = recorder
         self._panics = tuple(panics)
-        self._serial = serial
+        self._serial, self._awaits = serial, awaits
         self._modes_seen = 0  # of the recorder's
         self._target = target
         self._progress = progress
@@ -250,7 +251,7 @@ class Wait:
         looked = False
         suspicion = None
         if self._recorder is not None:
-            suspicion = Suspicion(self._recorder.recording, lambda: panicked(self._serial()) is not None)
+            suspicion = Suspicion(self._recorder.recording, lambda: panicked(self._serial()) is not None, self._awaits)
             self._passes(self._recorder.recording)  # the modes so far are known
         with self._breakpoints(), self._fault_log() as fault_log:
             for pause in self._pauses():

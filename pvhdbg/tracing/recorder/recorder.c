@@ -14,7 +14,8 @@
  * mark=ADDRESS (repeatable: note when the instruction at this linear or physical address is executed first), halt=ADDRESS (repeatable: the
  * same, and stop the machine before it), times=K (note the
  * K-th execution of a mark instead), after=N (count only executions behind instruction N), clock=on (stop=N counts each iteration of a
- * REP, as QEMU's -icount does), icount=on (QEMU runs with -icount: a stop moves no timer), code=on (keep the code of blocks), chapters=on (keep the counts of blocks
+ * REP, as QEMU's -icount does), icount=on (QEMU runs with -icount: a stop moves no timer), counts=off (do not count how often each block is executed: that
+ * costs less), code=on (keep the code of blocks), chapters=on (keep the counts of blocks
  * where a chapter of the boot begins: the entry, an option ROM, 64-bit code, the first program), chapter=ADDRESS (repeatable: a chapter begins
  * with the first execution of the block there), flow=on (every executed block, to PATH.flow0 and so on for each CPU), watch=ADDRESS and watch_size=BYTES (note the last stores to physical memory there; implies exact).
  */
@@ -191,12 +192,14 @@ struct cpu {
     _Atomic uint64_t idle;  /* head when the CPU last went idle, plus 1; 0: never */
     _Atomic uint64_t interrupted; /* discontinuities ever; number i stands at i % DISCONTINUITIES_KEPT */
     /* not for readers */
-    uint64_t uncounted; /* of the counter: instructions before the entry, and those that were begun again */
-    uint64_t expected;  /* the next block's number, unless the last one is cut short */
     uint64_t attend_at; /* the number from which a block is looked at; 0: at once */
+    uint64_t expected;  /* the next block's number, unless the last one is cut short */
+    uint64_t uncounted; /* of the counter: instructions before the entry, and those that were begun again */
     uint64_t *score;    /* this CPU's counter of instructions, where it never moves */
     uint64_t pending;   /* a system instruction ran: keep the state at the next block's start */
-    char pad[PAGE - 11 * 8 - DISCONTINUITIES_KEPT * 32];
+    uint64_t iterates;  /* head + 1 and the block of a REP instruction while it is executed again and again, where that is not counted */
+    uint64_t in_repeat; /* 1: one-instruction mode is off until a REP instruction ends */
+    char pad[PAGE - 13 * 8 - DISCONTINUITIES_KEPT * 32];
     struct discontinuity discontinuity[DISCONTINUITIES_KEPT];
     _Atomic uint64_t ring[RING];     /* block, and above it the low 32 bits of the instruction number at its start */
     _Atomic uint64_t counts[BLOCKS]; /* how often this CPU executed each block */
@@ -271,6 +274,8 @@ static uint64_t (*chapter_counts)[CHAPTER_BLOCKS];
 static bool keeps_chapters;
 static uint64_t chapter_places[CHAPTERS];
 static unsigned chapter_place_count;
+static bool counts_runs = true; /* of blocks */
+static bool has_run[BLOCKS];    /* which blocks were executed; by a table that is small enough for the host's caches */
 static uint8_t (*codes)[LONGEST + 1]; /* of blocks of one instruction: its bytes, and how many */
 static uint32_t *hash;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -415,7 +420,7 @@ static void keep(_Atomic uint64_t *value, uint64_t now)
 
 static struct cpu *cpu_of(unsigned index)
 {
-    return &cpus[RARE(index >= cpu_count) ? 0 : index];
+    return RARE(index) && index < cpu_count ? &cpus[index] : cpus;
 }
 
 /* An instruction's number in the unit of stop=N. */
@@ -735,7 +740,7 @@ static void look_again(struct cpu *cpu)
 {
     bool counts = stop_at != NEVER && !before_entry();
     uint64_t behind = NEAR + stop_number(cpu, 0); /* stop_at may come so much earlier */
-    bool always = cpu->pending || (exact && cpu_count > STABLE_SCORES);
+    bool always = cpu->pending || cpu->in_repeat || (exact && cpu_count > STABLE_SCORES);
     cpu->attend_at = always ? 0 : counts ? (stop_at > behind ? stop_at - behind : 0) : NEVER;
 }
 
@@ -832,16 +837,48 @@ static void may_begin_long_mode(const struct state *state, uint64_t number)
 
 /* Whether a block of one string instruction with REP is the next iteration of the last one: QEMU executes such an instruction again for each
    iteration, in a block of its own (7.2, and each version under -icount). Nothing ran in between: it is the same instruction. */
-INLINE bool goes_on(struct cpu *cpu, const struct block *block)
+INLINE bool is_iteration(struct cpu *cpu, const struct block *block)
 {
     const struct block *last = last_block(cpu);
-    if (!last || last->linear + last->size != block->linear + block->size) {
+    return last && last->linear + last->size == block->linear + block->size;
+}
+
+/* The same; the iteration is counted as one. */
+INLINE bool goes_on(struct cpu *cpu, const struct block *block)
+{
+    if (!is_iteration(cpu, block)) {
         return false;
     }
     if (exact) {
         cpu->uncounted++;
         keep(&cpu->repeats, relaxed(&cpu->repeats) + 1);
     }
+    return true;
+}
+
+/* In one-instruction mode QEMU takes some twenty times as long for an iteration, and a kernel clears its memory by hundreds of thousands of
+   them. None of them is recorded, so the mode is off until the instruction ends. */
+static void leave_single(unsigned index, struct cpu *cpu)
+{
+    if (!cpu->in_repeat && stop_at == NEVER && atomic_load(&header->register_until) && index == atomic_load(&header->entry_cpu) && private.leave_block &&
+        is_single()) {
+        cpu->in_repeat = 1;
+        single(false);
+    }
+}
+
+/* Whether the block that is about to run has to be left, since one-instruction mode is on again from it on. */
+static __attribute__((noinline)) bool enters_single(struct cpu *cpu, uint64_t value)
+{
+    if (value >> (ID_BITS + COUNT_BITS) & REPEATS && is_iteration(cpu, &blocks[id_of(value)])) {
+        return false;
+    }
+    cpu->in_repeat = 0;
+    look_again(cpu);
+    if (!atomic_load(&header->register_until)) {
+        return false; /* nobody asks for registers any more */
+    }
+    single(true);
     return true;
 }
 
@@ -863,6 +900,7 @@ static __attribute__((noinline)) uint64_t attend(unsigned index, struct cpu *cpu
         return NEVER;
     }
     uint64_t number = number_of(cpu, index);
+    has_run[block - blocks] = true;
     if (RARE(relaxed(&block->first) == NEVER)) {
         pthread_mutex_lock(&lock);
         if (relaxed(&block->first) == NEVER) {
@@ -910,11 +948,13 @@ static __attribute__((noinline)) void cut_short(struct cpu *cpu, const struct bl
 }
 
 /* What is kept of a block that begins with instruction `number`. */
-INLINE void note(struct cpu *cpu, uint64_t value, uint64_t number, bool exactly, bool flowing)
+INLINE void note(struct cpu *cpu, uint64_t value, uint64_t number, bool exactly, bool flowing, bool counting)
 {
     uint32_t id = id_of(value);
     uint64_t instructions = value >> ID_BITS & ((1u << COUNT_BITS) - 1), head = relaxed(&cpu->head);
-    keep(&cpu->counts[id], relaxed(&cpu->counts[id]) + 1);
+    if (counting) {
+        keep(&cpu->counts[id], relaxed(&cpu->counts[id]) + 1);
+    }
     keep(&cpu->ring[head % RING], id | number << 32);
     if (exactly) {
         cpu->expected = number + instructions;
@@ -933,6 +973,7 @@ static __attribute__((noinline)) uint64_t runs_rarely(unsigned index, struct cpu
 {
     struct block *block = &blocks[id_of(value)];
     if ((value >> (ID_BITS + COUNT_BITS)) == REPEATS && stop_at == NEVER && goes_on(cpu, block)) { /* millions of them clear memory */
+        leave_single(index, cpu);
         return NEVER;
     }
     if (exact && raw(cpu, index) - cpu->uncounted != cpu->expected) {
@@ -940,44 +981,53 @@ static __attribute__((noinline)) uint64_t runs_rarely(unsigned index, struct cpu
     }
     uint64_t number = attend(index, cpu, block, (unsigned)(value >> (ID_BITS + COUNT_BITS)), from);
     if (number != NEVER) {
-        note(cpu, value, number & ~BEFORE, exact, flows != NULL);
+        note(cpu, value, number & ~BEFORE, exact, flows != NULL, counts_runs);
     }
     return number;
 }
 
+/* The same of a block whose callback was called by the code at `from`. It may be left: then this does not return. */
+static __attribute__((noinline)) void runs_rarely_from(unsigned index, struct cpu *cpu, uint64_t value, uintptr_t from)
+{
+    uint64_t now = (relaxed(&cpu->head) + 1) << ID_BITS | id_of(value);
+    if (cpu->iterates == now) {
+        return;
+    }
+    if (value >> (ID_BITS + COUNT_BITS) == REPEATS && !exact && is_iteration(cpu, &blocks[id_of(value)])) {
+        cpu->iterates = now;
+        return;
+    }
+    if (RARE(cpu->in_repeat) && enters_single(cpu, value)) {
+        private.leave_block(known_cpu(index), from);
+    }
+    runs_rarely(index, cpu, value, from);
+}
+
 /* This runs for each block of the guest: it touches three lines of memory, and no register has to be saved. */
-INLINE void runs(unsigned index, void *userdata, bool exactly, bool flowing)
+INLINE void runs(unsigned index, void *userdata, bool exactly, bool flowing, bool counting)
 {
     uint64_t value = (uintptr_t)userdata;
     struct cpu *cpu = cpu_of(index);
     uint64_t number = exactly ? (cpu->score ? *cpu->score : 0) - cpu->uncounted : relaxed(&cpu->count);
-    bool rare = value >> (ID_BITS + COUNT_BITS) || !relaxed(&cpu->counts[id_of(value)]) || number >= cpu->attend_at;
+    bool known = counting ? relaxed(&cpu->counts[id_of(value)]) != 0 : has_run[id_of(value)];
+    bool rare = value >> (ID_BITS + COUNT_BITS) || !known || number >= cpu->attend_at;
     if (RARE(rare || (exactly && number != cpu->expected))) {
-        runs_rarely(index, cpu, value, HERE);
+        runs_rarely_from(index, cpu, value, HERE);
     } else {
-        note(cpu, value, number, exactly, flowing);
+        note(cpu, value, number, exactly, flowing, counting);
     }
 }
 
-static void block_runs(unsigned index, void *userdata)
-{
-    runs(index, userdata, false, false);
-}
-
-static void block_runs_exactly(unsigned index, void *userdata)
-{
-    runs(index, userdata, true, false);
-}
-
-static void block_runs_flowing(unsigned index, void *userdata)
-{
-    runs(index, userdata, false, true);
-}
-
-static void block_runs_exactly_flowing(unsigned index, void *userdata)
-{
-    runs(index, userdata, true, true);
-}
+#define CALLBACK(name, exactly, flowing, counting)    \
+    static void name(unsigned index, void *userdata)  \
+    {                                                 \
+        runs(index, userdata, exactly, flowing, counting); \
+    }
+CALLBACK(block_runs, false, false, true)
+CALLBACK(block_runs_uncounted, false, false, false)
+CALLBACK(block_runs_exactly, true, false, true)
+CALLBACK(block_runs_flowing, false, true, true)
+CALLBACK(block_runs_exactly_flowing, true, true, true)
 
 /* A block of one instruction, in QEMU's mode for that. */
 static void instruction_runs(unsigned index, void *userdata)
@@ -1058,7 +1108,9 @@ static void mark_runs(unsigned index, void *userdata)
                 cpu->expected = number & ~BEFORE;
                 const struct block *last = last_block(cpu);
                 if (last && last->linear == site->pc) { /* the block that begins here will begin again */
-                    keep(&cpu->counts[last - blocks], relaxed(&cpu->counts[last - blocks]) - 1);
+                    if (counts_runs) {
+                        keep(&cpu->counts[last - blocks], relaxed(&cpu->counts[last - blocks]) - 1);
+                    }
                     keep(&cpu->count, exact ? 0 : number - last->instructions);
                     keep(&cpu->head, relaxed(&cpu->head) - 1);
                 }
@@ -1415,7 +1467,7 @@ static void translated(struct qemu_plugin_tb *tb)
         static const struct {
             void (*run[2])(unsigned, void *);
         } callbacks[2] = {{{block_runs, block_runs_flowing}}, {{block_runs_exactly, block_runs_exactly_flowing}}};
-        void *run = (void *)callbacks[exact].run[flows != NULL];
+        void *run = (void *)(counts_runs ? callbacks[exact].run[flows != NULL] : block_runs_uncounted);
         if (n == 1 && is_single()) {
             uint8_t *own = codes[block - blocks];
             own[LONGEST] = (uint8_t)code_of(first, own, LONGEST);
@@ -1677,6 +1729,8 @@ EXPORT int qemu_plugin_install(plugin_id id, const plugin_info *info, int argc, 
             keeps_chapters = !strcmp(value + 1, "on");
         } else if (length == 7 && !memcmp(argv[i], "chapter", 7) && numeric && chapter_place_count < MOST_PLACES) {
             chapter_places[chapter_place_count++] = parsed;
+        } else if (length == 6 && !memcmp(argv[i], "counts", 6)) {
+            counts_runs = strcmp(value + 1, "off");
         } else if (length == 5 && !memcmp(argv[i], "calls", 5)) {
             counts_by_calls = !strcmp(value + 1, "on");
         } else if (length == 6 && !memcmp(argv[i], "icount", 6)) {
@@ -1691,6 +1745,7 @@ EXPORT int qemu_plugin_install(plugin_id id, const plugin_info *info, int argc, 
             return 1;
         }
     }
+    counts_runs = counts_runs || exact || flowing || keeps_chapters;
     if (!path) {
         fail("to=PATH is missing");
         return 1;
