@@ -43,7 +43,9 @@ def quoted(data: bytes) -> SafeText:
 def safe(data: bytes | str) -> SafeText:
     """Like `printable`, for messages: backslashes stay unchanged, so that a second call changes nothing."""
     text = data if isinstance(data, str) else data.decode("utf-8", "backslashreplace")
-    return _uncommanding("".join(letter if letter.isprintable() else printable(letter) for letter in text))
+    if not text.isprintable():
+        text = "".join(letter if letter.isprintable() else printable(letter) for letter in text)
+    return _uncommanding(text)
 
 
 def _uncommanding(text: str) -> SafeText:

@@ -10,11 +10,11 @@ from pvhdbg.driver.serial_milestones import PREFIX, pattern_of
 from pvhdbg.driver.traced_machine import TracedMachine
 from pvhdbg.errors import BadInput, TargetError, TargetLost
 from pvhdbg.machine.names import Names, addresses_of
+from pvhdbg.spec.linux_symbols import MILESTONES
 from pvhdbg.tracing.cpu_text import decode, of_cpu
 from pvhdbg.tracing.engines.engine import Engine, is_halted
 from pvhdbg.tracing.engines.recorded import RecorderEngine
 from pvhdbg.tracing.engines.registers import RegisterEngine
-from pvhdbg.tracing.milestones import SYMBOLS
 from pvhdbg.tracing.mode_words import MODES
 
 FEW = 2000  # instructions that single-stepping does in half a second
@@ -142,9 +142,9 @@ class _Attempt:
 def _by_address_sets(options: TraceOptions, names: Names) -> list[tuple[int, ...]]:
     """The milestones whose addresses are known, in the order of most boots, each with all its addresses."""
     by_name: dict[str, list[int]] = {}
-    for address, name in {**names.found(SYMBOLS), **own_milestones(options, names)}.items():
+    for address, name in {**names.found(MILESTONES), **own_milestones(options, names)}.items():
         by_name.setdefault(name, []).append(address)
-    first = [name for name in SYMBOLS if name in by_name]
+    first = [name for name in MILESTONES if name in by_name]
     return [tuple(by_name[name]) for name in [*first, *(name for name in by_name if name not in first)]]
 
 

@@ -15,10 +15,11 @@ from pvhdbg.driver.serial_milestones import looked_for
 from pvhdbg.driver.sinks import Kept, Sink
 from pvhdbg.driver.traced_machine import TracedMachine
 from pvhdbg.driver.vmm_end import by_whom
+from pvhdbg.spec.linux_symbols import MILESTONES
 from pvhdbg.tracing.boots import Boots
 from pvhdbg.tracing.engines.engine import Bounds, Engine, TraceEnd
 from pvhdbg.tracing.event import Batch, EndReason
-from pvhdbg.tracing.milestones import SYMBOLS, Finder, Milestone
+from pvhdbg.tracing.milestones import Finder, Milestone
 from pvhdbg.tracing.mode_words import first_in
 
 _RATE_EVERY = 0.5  # seconds between two measurements of the rate
@@ -53,7 +54,7 @@ class TraceRun:
         self._scope = scope or Scope()
         self._behind = bool(options.start) or machine.behind
         registers = machine.target.read_registers() if self._behind else machine.boot.snapshot.registers
-        watched = {**machine.names.found(SYMBOLS), **own_milestones(options, machine.names)}
+        watched = {**machine.names.found(MILESTONES), **own_milestones(options, machine.names)}
         self._finder = Boots(lambda: Finder(watched, {name: registers[name] for name in registers}), machine.boot_entry)
         self._serial = looked_for(options, machine, engine.name, goal.text if goal.serial is not None else None)
         count = event_count(options, goal, self._scope)

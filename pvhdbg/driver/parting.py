@@ -11,9 +11,9 @@ from pvhdbg.decode.text import SafeText, safe
 from pvhdbg.driver.traced_machine import TracedMachine, at_entry
 from pvhdbg.errors import EntryNotReached, GuestDied, TargetError
 from pvhdbg.machine.options import SubjectOptions
+from pvhdbg.spec.linux_symbols import MILESTONES
 from pvhdbg.targets.run import Progress, run_until
 from pvhdbg.targets.target import StopKind
-from pvhdbg.tracing.milestones import SYMBOLS
 
 _STEPS = 20_000  # KVM steps some thousand instructions a second
 _SAME = 1 << 12  # steps at one pc, such as the iterations of a REP
@@ -64,7 +64,7 @@ def _reached(about: SubjectOptions, deadline: float, progress: Progress) -> list
     """The milestones that a boot reaches, in their order."""
     found: list[str] = []
     with at_entry(about, progress) as machine:
-        for name in SYMBOLS:
+        for name in MILESTONES:
             if machine.names.linked(name) is None:
                 continue
             try:

@@ -51,6 +51,7 @@ class KernelImage:
         self.elf = elf_format.parse(data)
         self._close = close
         self._unnamed = unnamed
+        self._symbols: Symbols | None = None
 
     def __enter__(self) -> KernelImage:
         return self
@@ -111,10 +112,12 @@ class KernelImage:
         return survey(self.data, container, self.elf)
 
     def symbols(self) -> Symbols:
-        """Its symbol table."""
+        """Its symbol table: the same one each time, since it keeps what was looked up."""
         from pvhdbg.kernel.symbols import Symbols
 
-        return Symbols(self.data, self.elf)
+        if self._symbols is None:
+            self._symbols = Symbols(self.data, self.elf)
+        return self._symbols
 
     def is_loaded(self, read: Callable[[int, int], bytes]) -> bool:
         """Whether guest memory holds this kernel. Compares the beginning and end of each segment, and the notes."""

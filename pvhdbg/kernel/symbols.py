@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from pvhdbg.decode.elf import Buffer, ElfFile, sections, symbol_table
 from pvhdbg.errors import BadInput
 from pvhdbg.spec.elf import SHF_EXECINSTR
+from pvhdbg.spec.linux_symbols import TOGETHER
 
 if TYPE_CHECKING:
     from pvhdbg.decode.kallsyms import Kallsyms
@@ -54,8 +55,10 @@ class _LinuxTable:
         return self._values[name]
 
     def learn(self, names: Collection[str]) -> None:
-        """Look several names up in one walk."""
-        missing = {name.encode("utf-8", "surrogateescape"): name for name in names if name not in self._values}
+        """Look several names up in one walk; the first one of these also looks up what is asked for most."""
+        unknown = [name for name in names if name not in self._values]
+        wanted = unknown if self._values or not unknown else [*unknown, *TOGETHER]
+        missing = {name.encode("utf-8", "surrogateescape"): name for name in wanted}
         found = self._kallsyms.values(missing)
         self._values.update({name: found.get(packed) for packed, name in missing.items()})
 

@@ -10,9 +10,9 @@ from pvhdbg.errors import BadInput
 from pvhdbg.kernel.call_frames import CallFrames
 from pvhdbg.kernel.debug_info import QUICK, DebugInfo
 from pvhdbg.kernel.image import KernelImage
+from pvhdbg.spec.linux_symbols import PANICS
 from pvhdbg.tracing.goal import Goal
 from pvhdbg.tracing.mode_words import MODES
-from pvhdbg.tracing.stack import PANICS
 
 
 class Names:

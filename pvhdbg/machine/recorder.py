@@ -10,8 +10,8 @@ from pvhdbg.decode.text import SafeText, safe
 from pvhdbg.kernel.image import KernelImage
 from pvhdbg.machine.names import Names, addresses_of, panics
 from pvhdbg.machine.options import SubjectOptions
+from pvhdbg.spec.linux_symbols import MILESTONES
 from pvhdbg.targets.run import Progress
-from pvhdbg.tracing.milestones import SYMBOLS
 from pvhdbg.tracing.recorder.file import open_recording
 from pvhdbg.tracing.recorder.library import NoRecorder, library
 from pvhdbg.tracing.recording import Recording
@@ -80,7 +80,7 @@ def recorder_for(
     if launch.no_recorder or kvm or options.way.entry is not None or options.way.here or entry is None:
         return None
     names = Names(image)
-    addresses = [*names.found(SYMBOLS), *(address for mark in marks for address in addresses_of(mark, names, "--milestone"))]
+    addresses = [*names.found(MILESTONES), *(address for mark in marks for address in addresses_of(mark, names, "--milestone"))]
     try:
         marked = tuple(dict.fromkeys(addresses))[:_MARKS]
         # A breakpoint's stop would put the clock forward to the next timer.

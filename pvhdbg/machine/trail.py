@@ -11,11 +11,11 @@ from pvhdbg.errors import MemoryUnreadable
 from pvhdbg.tracing.calls import LastFunctions
 from pvhdbg.tracing.event import Event
 from pvhdbg.tracing.recording import Executed, Recording
-from pvhdbg.tracing.recording_layout import RING
 from pvhdbg.tracing.symbol_text import Name
 
 _PATH = 8  # instructions
 _FUNCTIONS = 12
+_NAMED = 1 << 12  # blocks that are named to find these
 _LOOKED_AT = 64  # blocks whose instructions are decoded at most
 
 
@@ -23,10 +23,10 @@ def last_functions(recording: Recording, name: Name) -> list[LastFunctions]:
     """Those of each CPU that ran since the entry."""
     found = []
     for cpu in range(recording.cpus):
-        blocks = [one for one in recording.last(cpu, RING) if one.number >= 0]
+        blocks = [one for one in recording.last(cpu, _NAMED) if one.number >= 0]
         functions = [key for key, _ in groupby(_functions(blocks, name))]
         if functions:
-            found.append(LastFunctions(cpu, tuple(functions[-_FUNCTIONS:]), len(blocks)))
+            found.append(LastFunctions(cpu, tuple(functions[-_FUNCTIONS:]), recording.kept(cpu)))
     return found
 
 
@@ -61,6 +61,6 @@ def last_instructions(
 
 
 def _functions(blocks: Sequence[Executed], name: Name) -> Iterator[str]:
-    for one in blocks[-(1 << 12) :]:
+    for one in blocks:
         found = name(one.block.linear)
         yield hex(one.block.linear) if found is None else found.partition("+")[0]

@@ -18,6 +18,7 @@ from pvhdbg.kernel.image import KernelImage
 from pvhdbg.machine.evidence import completed, with_log_buffer
 from pvhdbg.machine.names import Names, goal_of, panics
 from pvhdbg.machine.surroundings import not_cleared, surroundings
+from pvhdbg.spec.linux_symbols import MILESTONES
 from pvhdbg.targets.target import Target
 from pvhdbg.tracing.addresses import Surroundings
 from pvhdbg.tracing.cpu_text import has_interrupts_on
@@ -26,7 +27,7 @@ from pvhdbg.tracing.engines.registers import Recorder, open_recorder
 from pvhdbg.tracing.engines.wait import Wait
 from pvhdbg.tracing.explain import Explanation, explain
 from pvhdbg.tracing.goal import Goal
-from pvhdbg.tracing.milestones import SYMBOLS, Finder, Milestone
+from pvhdbg.tracing.milestones import Finder, Milestone
 from pvhdbg.vmm.options import option_names
 from pvhdbg.vmm.qemu import QemuProcess
 from pvhdbg.vmm.qmp import Qmp
@@ -96,7 +97,7 @@ class Waiter:
             serial=self._serial,
             ended=lambda: "" if self._qmp is None else self._qmp.why_ended(),
             awaits=lambda: self._qmp is not None and has_interrupts_on(self._qmp.registers()),
-            finder=Finder(self.names.found(SYMBOLS), {name: registers[name] for name in registers}),
+            finder=Finder(self.names.found(MILESTONES), {name: registers[name] for name in registers}),
             count=count,
             blind=bool(own_log) or boot.snapshot.vmm.kvm or not target.capabilities.monitor,
             progress=progress,

@@ -20,6 +20,7 @@ from pvhdbg.decode.paging import translate
 from pvhdbg.decode.text import SafeText
 from pvhdbg.errors import MemoryUnreadable
 from pvhdbg.model import Registers, Unavailable
+from pvhdbg.spec.linux_symbols import ORC
 from pvhdbg.tracing.addresses import Surroundings
 from pvhdbg.tracing.stack import words
 
@@ -31,7 +32,6 @@ _STOPS = re.compile(r"panic|assert|abort|die|fatal|bug|fail|error|halt", re.IGNO
 _ARGUMENTS = ("rdi", "rsi", "rdx", "rcx", "rax")  # of the System V ABI, and of GCC's own for static functions of 32 bits
 _WORDS = 24  # of a frame that are looked at for strings
 _STRING = re.compile(rb"[\x20-\x7e\t\n]{4,200}\0")
-_ORC = ("__start_orc_unwind_ip", "__stop_orc_unwind_ip", "__start_orc_unwind")
 _SAMPLE = 512
 _SP, _BP, _PREVIOUS, _SP_INDIRECT, _BP_INDIRECT = 5, 4, 1, 9, 8
 _PT_REGS_IP, _PT_REGS_BP, _PT_REGS_SP = 128, 32, 152
@@ -236,7 +236,7 @@ class _Orc:
 
     @classmethod
     def of(cls, around: Surroundings, memory: _Memory) -> _Orc | None:
-        first, behind, entries = (around.symbol(name) for name in _ORC)
+        first, behind, entries = (around.symbol(name) for name in ORC)
         if first is None or behind is None or entries is None or not 0 < behind - first < 1 << 26:
             return None
         return cls(around, memory, first, (behind - first) // 4, entries)

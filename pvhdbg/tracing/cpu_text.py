@@ -7,7 +7,8 @@ gdt_base, gdt_limit, idt_base, idt_limit. A register that the dump does not show
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 
 from pvhdbg.decode.cpu_mode import interrupts_on
 from pvhdbg.tracing.event import Delta
@@ -59,6 +60,32 @@ def of_cpu(text: str, cpu: int) -> str:
     """One CPU's part of `info registers -a`; empty for an unknown CPU."""
     _, _, part = f"\n{text}".replace("\r", "").partition(f"\nCPU#{cpu}\n")
     return part.partition("\nCPU#")[0]
+
+
+class Dump(Mapping[str, int]):
+    """The values in a register dump, which is decoded when the first one is asked for: most dumps of a guest's faults are never looked at."""
+
+    def __init__(self, lines: Sequence[bytes] = ()) -> None:
+        self._lines = lines
+
+    @cached_property
+    def _values(self) -> dict[str, int]:
+        values: dict[str, int] = {}
+        for line in self._lines:
+            decode_line(line, values)
+        return values
+
+    def __getitem__(self, name: str) -> int:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return repr(self._values)
 
 
 class TextDelta(Delta):

@@ -8,6 +8,7 @@ from pvhdbg.decode.linux_log import Message, from_buffer, from_ring
 from pvhdbg.decode.paging import translate
 from pvhdbg.errors import MemoryUnreadable
 from pvhdbg.model import Registers, Unavailable
+from pvhdbg.spec.linux_symbols import LOG_BUFFER, LOG_RING
 from pvhdbg.tracing.addresses import Surroundings
 
 _PAGE = 0x1000
@@ -33,8 +34,8 @@ def messages(state: Mapping[str, int], around: Surroundings) -> list[Message]:
             data += around.read(physical, length)
         return data
 
-    ring = around.symbol("prb")
+    ring = around.symbol(LOG_RING)
     if ring is not None:
         return from_ring(read, ring, around.word)
-    buffer = around.symbol("__log_buf")
+    buffer = around.symbol(LOG_BUFFER)
     return [] if buffer is None else from_buffer(read, buffer)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from pvhdbg.decode.cpu_mode import Mode
 from pvhdbg.decode.text import NOTHING, SafeText
+from pvhdbg.spec.linux_symbols import MILESTONES
 from pvhdbg.spec.x86 import CR0, CR4, EFER
 from pvhdbg.tracing.event import Batch, Event
 from pvhdbg.tracing.opcodes import Effect, effect_of
@@ -30,7 +31,6 @@ TITLES: Mapping[str, str] = {
     "higher half": "the first instruction at its virtual address",
     "idt": "an IDT of the guest's own",
 }
-SYMBOLS = ("x86_64_start_kernel", "i386_start_kernel", "start_kernel", "rest_init")  # Linux, where its names are known
 _MAIN, _LATE = "start_kernel", frozenset({"rest_init"})  # rest_init runs millions of instructions after start_kernel
 
 _BITS = (
@@ -95,8 +95,8 @@ class Finder:
     @property
     def left(self) -> Mapping[int, str]:
         """The symbols that may still be reached, by address. Linux reaches its own in their order, and each once."""
-        over = max((index for index, name in enumerate(SYMBOLS) if name in self._found), default=-1)
-        return {address: name for address, name in self._watched.items() if name not in SYMBOLS[: over + 1]}
+        over = max((index for index, name in enumerate(MILESTONES) if name in self._found), default=-1)
+        return {address: name for address, name in self._watched.items() if name not in MILESTONES[: over + 1]}
 
     def feed(self, batch: Batch) -> list[Milestone]:
         """The milestones in a batch, in order."""

@@ -19,7 +19,7 @@ from itertools import islice, repeat
 from operator import eq, ne
 
 from pvhdbg.decode.cpu_mode import Mode, mode_of, mode_of_hflags
-from pvhdbg.tracing.cpu_text import TextDelta, decode_line
+from pvhdbg.tracing.cpu_text import Dump, TextDelta
 from pvhdbg.tracing.event import Batch, Delta, Fault, FaultKind
 from pvhdbg.tracing.exec_log_columns import RECORD, Columns, by_column, columns, foreign
 from pvhdbg.tracing.interleaved_records import whole_records
@@ -81,7 +81,7 @@ class LogReader:
         self._begun = base
         self._interrupt: int | None = None
         self._asm_at: int | None = None
-        self._fault: tuple[Fault, dict[str, int]] | None = None
+        self._fault: tuple[Fault, list[bytes]] | None = None
         self._faults: list[Fault] = []
 
     def feed(self, data: bytes) -> Batch:
@@ -321,7 +321,7 @@ class LogReader:
 
     def _other_line(self, line: bytes) -> None:
         if self._fault is not None and (line.startswith(b"EFER=") or _REGISTERS.match(line)):
-            decode_line(line, self._fault[1])
+            self._fault[1].append(line)
             if line.startswith(b"EFER="):
                 self._close_fault()
             return
@@ -374,15 +374,15 @@ class LogReader:
     ) -> None:
         if self._fault is not None:
             self._close_fault()
-        self._fault = Fault(self._begun, kind, vector, error, pc, cr2), {}
+        self._fault = Fault(self._begun, kind, vector, error, pc, cr2), []
         if kind is FaultKind.TRIPLE_FAULT:
             self._close_fault()  # no registers follow
 
     def _close_fault(self) -> None:
         assert self._fault is not None
-        fault, state = self._fault
+        fault, lines = self._fault
         self._fault = None
-        self._faults.append(Fault(fault.seq, fault.kind, fault.vector, fault.error, fault.pc, fault.cr2, state))
+        self._faults.append(replace(fault, state=Dump(lines)))
 
     def _taken_faults(self) -> list[Fault]:
         taken, self._faults = self._faults, []

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import Enum
-from itertools import count, repeat
+from itertools import count, pairwise, repeat
 from typing import Any, NamedTuple
 
 from pvhdbg.layout import Buffer
@@ -51,6 +51,7 @@ from pvhdbg.tracing.recording_layout import (
     WriteRecord,
 )
 
+_LONGEST_BLOCK = 1 << 16  # instructions
 _SLACK = 64  # ring entries that may be overwritten while they are read
 
 
@@ -58,7 +59,7 @@ class RecordedBlock(NamedTuple):
     """One block, the `number`-th of the table, that was executed `runs` times.
 
     `first` is None for one that was translated and never executed, negative for one that ran before the entry: so many instructions
-    before it.
+    before it. `runs` is 0 where they were not counted.
     """
 
     number: int
@@ -330,6 +331,14 @@ class Recording:
         """The last blocks that a CPU executed, oldest first; entries overwritten during the read are left out. Raises IndexError."""
         now = self.cpu(cpu)
         return self._numbered(self._ring(cpu, now, most), signed(now.exact if self.exact else now.count))
+
+    def kept(self, cpu: int) -> int:
+        """How many of the last blocks of a CPU that are still in its ring ran since the entry. Raises IndexError."""
+        now = self.cpu(cpu)
+        lows = self._ring(cpu, now, RING)[1::2].tolist()
+        # Each block is a few instructions further than the one before, but the first one behind the entry, where the count begins again.
+        steps = ((one - other) & 0xFFFFFFFF for one, other in pairwise(reversed(lows)))
+        return next((at + 1 for at, step in enumerate(steps) if step > _LONGEST_BLOCK), len(lows))
 
     def last_indexes(self, cpu: int, most: int) -> list[int]:
         """The numbers of these blocks in the table; the cheap part of `last`. Raises IndexError."""

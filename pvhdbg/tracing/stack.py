@@ -13,11 +13,11 @@ from pvhdbg.decode.cpu_mode import long_mode_active
 from pvhdbg.decode.paging import translate
 from pvhdbg.errors import MemoryUnreadable
 from pvhdbg.model import Registers, Unavailable
+from pvhdbg.spec.linux_symbols import PANICS
 from pvhdbg.tracing.addresses import Surroundings
 
 _DEPTH = 0x1000  # bytes above the stack pointer; Linux' stacks have 8 or 16 KiB
 _CHUNK = 0x100  # bytes that are read at once; more where many are wanted
-PANICS = ("panic", "vpanic")  # kernel/panic.c; vpanic has the body from 6.16 on
 
 
 def panic_frame(state: Mapping[str, int], around: Surroundings) -> int | None:

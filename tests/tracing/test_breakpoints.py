@@ -12,13 +12,14 @@ import pytest
 from pvhdbg import guests
 from pvhdbg.errors import TargetError
 from pvhdbg.kernel.image import open_kernel
+from pvhdbg.spec.linux_symbols import MILESTONES
 from pvhdbg.targets.remote import RemoteTarget
 from pvhdbg.targets.target import Capabilities
 from pvhdbg.tracing.engines.breakpoints import BreakpointEngine
 from pvhdbg.tracing.engines.engine import Bounds
 from pvhdbg.tracing.engines.log import LogEngine
 from pvhdbg.tracing.event import EndReason, Event
-from pvhdbg.tracing.milestones import SYMBOLS, Finder
+from pvhdbg.tracing.milestones import Finder
 
 pytestmark = pytest.mark.boot
 AtEntry = Callable[..., RemoteTarget]
@@ -51,7 +52,7 @@ def test_a_distributions_kernel_to_start_kernel(at_entry: AtEntry, vmlinux: Path
     with open_kernel(str(vmlinux)) as image:
         symbols = image.symbols()
         places = [
-            (symbols.virtual_address(name), symbols.physical_address(name)) for name in SYMBOLS if name in set(symbols.names())
+            (symbols.virtual_address(name), symbols.physical_address(name)) for name in MILESTONES if name in set(symbols.names())
         ]
         watched = {address: symbols.name_at(symbols.to_physical(address)) or "" for place in places for address in place}
     by_stops = found(BreakpointEngine(at_entry(vmlinux, memory="512M"), places), watched, "start_kernel")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pvhdbg.decode.cpu_mode import Mode
 from pvhdbg.decode.text import NOTHING
+from pvhdbg.spec.linux_symbols import MILESTONES
 from pvhdbg.tracing.event import Batch, Changes
-from pvhdbg.tracing.milestones import SYMBOLS, TITLES, Finder, Milestone
+from pvhdbg.tracing.milestones import TITLES, Finder, Milestone
 
 P, C, L = Mode.PROTECTED, Mode.COMPATIBILITY, Mode.LONG
 # code, mode, what it changes: the mode switch of any 64-bit kernel
@@ -79,9 +80,9 @@ def test_symbols_are_met_at_either_address_and_once() -> None:
 
 def test_linux_does_not_come_by_its_own_symbols_again() -> None:
     """A trace that begins behind one of them does not wait for it."""
-    addresses = {0x1000 * number: name for number, name in enumerate(SYMBOLS, 1)}
+    addresses = {0x1000 * number: name for number, name in enumerate(MILESTONES, 1)}
     finder = Finder({**addresses, 0x9000: "mine"})
-    assert set(finder.left.values()) == {*SYMBOLS, "mine"}
+    assert set(finder.left.values()) == {*MILESTONES, "mine"}
     finder.feed(Batch(0, [0x3000], [Mode.LONG], [b"\x90"]))
     assert finder.settled
     assert finder.left == {0x4000: "rest_init", 0x9000: "mine"}

@@ -194,7 +194,7 @@ def run_with_fault_log(
     """Run the machine for a while, or until `enough`, and collect its faults. It is stopped afterwards. Raises TargetError."""
 
     def look() -> bool:
-        faults.extend(fault_log.faults(UNPLACED, _TURN))
+        fault_log.read(_TURN)
         return enough()
 
     ran = run(target, seconds, enough=look, turn=_POLL, stopping=fault_log.drained, may_vanish=True)

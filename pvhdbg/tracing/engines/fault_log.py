@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -21,6 +22,7 @@ from pvhdbg.tracing.qemu_log import LogReader
 
 FAULT_ITEMS = "int,cpu_reset"  # QEMU's log items for exceptions, interrupts and resets
 _BLOCK_LINES = re.compile(rb"^(?:(?:0x|IN:|---)[^\n]*)?\n", re.MULTILINE)
+_KEPT = 8 << 20  # bytes of the log that were not looked at yet: a fault has about 1.2 KB
 _LINE_BOUND = 1 << 16  # bytes of a line without an end
 
 
@@ -51,7 +53,8 @@ class FaultLog:
         self._stack = ExitStack()
         self._switch: LogSwitch | None = None
         self._lines = FaultLines()
-        self._drained = b""
+        self._read: deque[bytes] = deque()  # and not looked at yet
+        self._size = 0  # bytes of that
         self.warnings: list[SafeText] = []
 
     @property
@@ -85,13 +88,28 @@ class FaultLog:
             return
         with self._switch.drained() as pieces:
             yield
-        self._drained += b"".join(pieces)
+        for data in pieces:
+            self._add(data)
 
-    def faults(self, begun: int, patience: float = 0.0) -> list[Fault]:
-        """The faults since the last call, after `begun` events. With `patience` it waits so many seconds for some, open or not."""
-        data, self._drained = self._drained, b""
+    def read(self, patience: float) -> None:
+        """Read what QEMU has written, for `faults`; wait for some so many seconds, open or not. Of very much, the end is kept."""
         if self._switch is None:
             time.sleep(patience)
         else:
-            data += self._switch.read(patience) if patience else self._switch.rest()
+            self._add(self._switch.read(patience))
+
+    def _add(self, data: bytes) -> None:
+        self._read.append(data)
+        self._size += len(data)
+        while self._size > _KEPT:
+            self._size -= len(self._read.popleft())
+            self._lines = FaultLines()  # what follows does not continue what was before
+
+    def faults(self, begun: int) -> list[Fault]:
+        """The faults since the last call, after `begun` events."""
+        if self._switch is not None:
+            self._add(self._switch.rest())
+        data = b"".join(self._read)
+        self._read.clear()
+        self._size = 0
         return self._lines.feed(data, begun) if data else []
