@@ -16,7 +16,7 @@ from pvhdbg.driver.calls import calls
 from pvhdbg.driver.engine_choice import choose_engine, is_window, marks_of
 from pvhdbg.driver.follow import TraceRun, event_count
 from pvhdbg.driver.goal import TraceGoal, trace_goal_of
-from pvhdbg.driver.options import EngineName, TraceOptions
+from pvhdbg.driver.options import MOST_CPUS, EngineName, TraceOptions
 from pvhdbg.driver.result import NO_DISASSEMBLER, SHOWN, TraceResult, addresses, document, head_of, render
 from pvhdbg.driver.saved_traces import is_saved, show
 from pvhdbg.driver.scope import Scope, code_of
@@ -31,8 +31,6 @@ from pvhdbg.report.answers.document import json_of
 from pvhdbg.report.style import Style
 from pvhdbg.targets.run import Progress, run_until
 from pvhdbg.tracing.event import EndReason, Event
-
-MOST_CPUS = 4096
 
 
 class TraceCommandOptions(NamedTuple):

@@ -9,6 +9,7 @@ from pvhdbg.errors import BadInput
 What = Literal["milestones", "pc", "state", "calls"]
 EngineName = Literal["auto", "log", "step", "breakpoints", "first"]
 OnReset = Literal["stop", "go"]
+MOST_CPUS = 4096
 _SECONDS = 60.0
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from pvhdbg.decode.cpu_mode import paging_on
@@ -17,22 +16,22 @@ from pvhdbg.machine.lease import Lease, Stoppable, interruptible
 from pvhdbg.machine.names import Names
 from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.machine.recorder import recorder_for, watching
-from pvhdbg.machine.running import with_lease
-from pvhdbg.machine.session import Session
 from pvhdbg.machine.subject import open_subject
 from pvhdbg.machine.subject_kind import subject_kind
 from pvhdbg.model import Unavailable
+from pvhdbg.record import dataclass, field
 from pvhdbg.targets.run import Progress, step_off_reset_vector
 from pvhdbg.targets.target import RESET_RIP, Target
-from pvhdbg.tracing.engines.engine import halted
-from pvhdbg.tracing.engines.registers import Recorder, open_recorder
-from pvhdbg.tracing.recording import Recording
-from pvhdbg.vmm.options import RecorderOptions, option_names
-from pvhdbg.vmm.qemu import QemuProcess
 
 if TYPE_CHECKING:
+    # Imported while QEMU starts, or where a session is used.
     from pvhdbg.decode.boot_state import BootState
     from pvhdbg.decode.kernel_file import KernelFile
+    from pvhdbg.machine.session import Session
+    from pvhdbg.tracing.engines.registers import Recorder
+    from pvhdbg.tracing.recording import Recording
+    from pvhdbg.vmm.options import RecorderOptions
+    from pvhdbg.vmm.qemu import QemuProcess
 
 T = TypeVar("T")
 KASLR_MOVED = SafeText(
@@ -87,13 +86,14 @@ def at_entry(
     exact: bool = False,
     windows: bool = False,
     debugcon: bool = False,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> Iterator[TracedMachine]:
     """Bring the subject, a kernel file or a gdbstub, to its entry; leave it as its options say. Raises PvhdbgError.
 
     `traced` says that an engine follows, which checks by itself whether QEMU's log was left on. With `marks`, a QEMU that is
     started gets the flight recorder, if available, which notes when these symbols and addresses are first executed. `patience`: see
     `attach_stub`. `watched` is for a watch for the guest's death or a wait: with the flight recorder, whose count is `exact` or a
-    sum; `windows` is for its registers of each instruction. `debugcon` adds port 0xe9.
+    sum; `windows` is for its registers of each instruction. `debugcon` and `meanwhile`: see `boot_kernel`.
     """
     refuse_what_does_not_run(options)
     with ExitStack() as stack:
@@ -107,7 +107,16 @@ def at_entry(
             return None if marks is None else recorder_for(options, image, marks, warnings, progress)
 
         opened = stack.enter_context(
-            open_subject(options, progress, traced=traced, recorded=recorded, patience=patience, onward=True, debugcon=debugcon)
+            open_subject(
+                options,
+                progress,
+                traced=traced,
+                recorded=recorded,
+                patience=patience,
+                onward=True,
+                debugcon=debugcon,
+                meanwhile=meanwhile,
+            )
         )
         image = opened.image or _found_image(opened.boot, stack)
         machine = TracedMachine(
@@ -115,6 +124,8 @@ def at_entry(
         )
         machine.warnings += warnings
         if opened.qemu is not None and opened.qemu.recorded:
+            from pvhdbg.tracing.engines.registers import open_recorder
+
             machine.recorder = stack.enter_context(open_recorder(opened.qemu.recording))
         if _kaslr_moved(machine):
             machine.warnings.append(KASLR_MOVED)
@@ -126,6 +137,8 @@ def refuse_what_does_not_run(options: SubjectOptions) -> None:
     kind = subject_kind(options.subject)
     if not kind.runs:
         raise BadInput(f"{options.subject} is a {kind.value}, which does not run", "give the kernel, or a gdbstub")
+    from pvhdbg.vmm.options import option_names
+
     if option_names(options.launch.extra) & {"d", "D"}:
         raise BadInput("QEMU's options -d and -D cannot be passed on", "leave them out: the tracer switches QEMU's log by itself")
 
@@ -156,6 +169,8 @@ def on_session(session: Session, command: str, work: Callable[[TracedMachine], T
 
     `work` may run in another thread: it uses the machine that it gets, and nothing else of the session.
     """
+    from pvhdbg.machine.running import with_lease
+
     session.needs_control(command)
     _refuse_ended(session.target)
     boot = session.boot()
@@ -200,6 +215,8 @@ def _ended_since(target: Target) -> str | None:
     """How a guest ended that ran on after the end of the trace, if it did."""
     if not target.capabilities.monitor:
         return None
+    from pvhdbg.tracing.engines.engine import halted
+
     try:
         if is_shut_down(target.monitor("info status")):
             return SHUT_DOWN

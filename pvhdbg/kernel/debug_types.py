@@ -5,9 +5,10 @@ A missing attribute, or one whose expression is not a constant, gives None; noth
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
 from typing import Any
+
+from pvhdbg.record import dataclass
 
 _DEPTH = 16  # typedefs, qualifiers, pointers and arrays that are followed to name a type
 _PLUS_UCONST = 0x23  # DW_OP_plus_uconst: how DWARF 2 writes a member's offset

@@ -37,7 +37,7 @@ from pvhdbg.targets.run import Progress, reset_machine, run_until
 from pvhdbg.targets.target import OWN_REBOOTS, RESET_RIP, Target, steppable
 
 if TYPE_CHECKING:
-    # Imported while the guest runs its firmware (`_prepare`), where it costs no time.
+    # Imported while a VMM does its part (`machine.subject`), where it costs no time.
     from pvhdbg.decode.boot_state import BootState
     from pvhdbg.decode.qemu_monitor import LoadedKernel
     from pvhdbg.kernel.image import KernelImage
@@ -111,12 +111,6 @@ def capture(
 # --- to the entry -------------------------------------------------------------------------------------------------
 
 
-def _prepare(more: Callable[[], None]) -> None:
-    from pvhdbg.decode import boot_state, loaded_image, qemu_monitor  # noqa: F401 - for the import itself
-
-    more()
-
-
 def _reach(target: Target, plan: Plan, progress: Progress, meanwhile: Callable[[], None]) -> EntryPoint:
     if not target.capabilities.control:
         raise TargetError(f"{target.name} cannot be run", "use it as a snapshot")
@@ -140,7 +134,7 @@ def _reach(target: Target, plan: Plan, progress: Progress, meanwhile: Callable[[
             plan.timeout,
             reboots=OWN_REBOOTS if plan.reset else 0,
             progress=progress,
-            meanwhile=lambda: _prepare(meanwhile),
+            meanwhile=meanwhile,
             halts=plan.halts and plan.kernel is not None and stops == {plan.kernel.entry},
         )
     except (EntryNotReached, GuestDied) as error:

@@ -10,9 +10,9 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pvhdbg.record import dataclass
 from pvhdbg.targets.target import Target
 
 if TYPE_CHECKING:

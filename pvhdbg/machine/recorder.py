@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from pvhdbg.decode.text import SafeText, safe
 from pvhdbg.kernel.image import KernelImage
 from pvhdbg.machine.names import Names, addresses_of, panics
 from pvhdbg.machine.options import SubjectOptions
+from pvhdbg.record import replace
 from pvhdbg.spec.linux_symbols import MILESTONES
 from pvhdbg.targets.run import Progress
-from pvhdbg.tracing.recorder.file import open_recording
 from pvhdbg.tracing.recorder.library import NoRecorder, library
-from pvhdbg.tracing.recording import Recording
 from pvhdbg.tracing.recording_layout import MOST_MARKS
 from pvhdbg.vmm.options import RecorderOptions, names_accelerator, option_names
-from pvhdbg.vmm.qemu import QemuProcess
+
+if TYPE_CHECKING:
+    from pvhdbg.tracing.recording import Recording
+    from pvhdbg.vmm.qemu import QemuProcess
 
 _MARKS = MOST_MARKS - 4  # the rest is for panic()
 
@@ -61,6 +63,8 @@ def recording_of(qemu: QemuProcess | None) -> Iterator[Recording | None]:
     if qemu is None or not qemu.recorded:
         yield None
         return
+    from pvhdbg.tracing.recorder.file import open_recording
+
     with open_recording(qemu.recording) as recording:
         yield recording
 

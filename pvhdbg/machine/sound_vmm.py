@@ -3,12 +3,39 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 
 from pvhdbg.decode.text import SafeText, safe
+from pvhdbg.errors import PvhdbgError
 from pvhdbg.machine.options import LaunchOptions
 from pvhdbg.model import Vmm
 from pvhdbg.spec.vmm_bugs import WRONG_EFLAGS
+
+
+class VersionAsked:
+    """The version of a program, asked for in a thread of its own: that takes as long as to read a kernel. `version_of` is what asks."""
+
+    def __init__(self, program: str | None, version_of: Callable[[str | None], str]) -> None:
+        self._program, self._version_of = program, version_of
+        self._found: str | PvhdbgError = ""
+        self._thread = threading.Thread(target=self._ask, daemon=True)
+        self._thread.start()
+
+    def _ask(self) -> None:
+        try:
+            self._found = self._version_of(self._program)
+        except PvhdbgError as error:
+            self._found = error
+
+    def __call__(self, program: str | None) -> str:
+        """The version. Raises what `version_of` raised."""
+        if program != self._program:
+            return self._version_of(program)
+        self._thread.join()
+        if isinstance(self._found, PvhdbgError):
+            raise self._found
+        return self._found
 
 
 def without_bugs(said: LaunchOptions, version_of: Callable[[str | None], str]) -> tuple[LaunchOptions, list[SafeText]]:
@@ -17,7 +44,7 @@ def without_bugs(said: LaunchOptions, version_of: Callable[[str | None], str]) -
 
     bug = WRONG_EFLAGS
     if said.accel in ("kvm", "auto") or names_accelerator(said.machine, said.extra):
-        return said, []
+        return said, []  # KVM executes what this QEMU would emulate wrongly
     version = version_of(said.qemu)
     if not bug.in_version(Vmm(bug.vmm, version).release()):
         return said, []

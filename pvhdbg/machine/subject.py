@@ -14,7 +14,7 @@ from pvhdbg.machine.capture import Plan, capture, decoded, with_command, with_ta
 from pvhdbg.machine.loaded_kernel import Confirm
 from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.machine.session import ENDS, doubts
-from pvhdbg.machine.sound_vmm import without_bugs
+from pvhdbg.machine.sound_vmm import VersionAsked, without_bugs
 from pvhdbg.machine.subject_kind import SubjectKind, refuse_options, subject_kind
 from pvhdbg.model import Kernel
 from pvhdbg.record import dataclass, field, replace
@@ -89,12 +89,13 @@ def open_subject(
     patience: float | None = None,
     onward: bool = False,
     debugcon: bool = False,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> Iterator[Opened]:
     """The subject at its entry, or as it was recorded, until the block is left. Raises PvhdbgError.
 
     `whole` also reads the tables and code that the machine uses. `hashed` notes the kernel file's SHA-256. `traced` says that a
-    tracer follows; `recorded` gives the options of the flight recorder in a QEMU that is started. `tied`, `onward` and `debugcon`: see
-    `boot_kernel`; `patience`: see `attach_stub`.
+    tracer follows; `recorded` gives the options of the flight recorder in a QEMU that is started. `tied`, `onward`, `debugcon` and
+    `meanwhile`: see `boot_kernel`; `patience`: see `attach_stub`.
     """
     subject = options.subject
     kind = subject_kind(subject)
@@ -109,7 +110,7 @@ def open_subject(
     elif kind is SubjectKind.KERNEL:
         opening = boot_kernel(
             options, progress, whole=whole, hashed=hashed, recorded=recorded, tied=tied, onward=onward, debugcon=debugcon,
-            patience=None if patience is None else max(patience, _BUSY),
+            meanwhile=meanwhile, patience=None if patience is None else max(patience, _BUSY),
         )  # fmt: skip
     else:
         opening = attach_stub(options, progress, whole=whole, hashed=hashed, traced=traced, patience=patience)
@@ -172,16 +173,20 @@ def boot_kernel(
     tied: bool = True,
     onward: bool = False,
     debugcon: bool = False,
+    meanwhile: Callable[[], None] = lambda: None,
     patience: float | None = None,
 ) -> Iterator[Opened]:
     """As `open_subject`, for a subject that must be a kernel file: it is started in a QEMU of ours, which ends with the block.
 
     `tied` is False for a caller that may later decide to let that QEMU live on. `onward` says that the machine runs on after its entry:
     bugs of QEMU that would look like the guest's are avoided, and `warnings` say how. `debugcon` adds port 0xe9 to the machine.
-    `patience` in seconds bounds the wait for each answer of the stub.
+    `meanwhile` is called while QEMU starts, for work that does not need it. `patience` in seconds bounds the wait for each answer of the stub.
     """
     refuse_options(options, SubjectKind.KERNEL)
+    from pvhdbg.vmm.qemu import version_of
+
     way = options.way
+    version = VersionAsked(options.launch.qemu, version_of) if onward else version_of
     with ExitStack() as stack:
         progress("reading the kernel")
         image = stack.enter_context(open_kernel(options.subject))
@@ -203,6 +208,8 @@ def boot_kernel(
             tied=tied and leave is Leave.KILLED,
             notes=warnings if onward else None,
             debugcon=debugcon,
+            meanwhile=lambda: _prepare(meanwhile),
+            version=version,
         )
         try:
             qemu = stack.enter_context(start(recorder=recorder))
@@ -216,7 +223,7 @@ def boot_kernel(
             target = stack.enter_context(_connected(options, stub, leave, progress, patience=patience))
             if options.launch.deterministic and qemu.recorded:
                 _step_as_it_runs(target)
-            boot = capture(target, plan, progress=progress, meanwhile=_prepare, timestamp=_now())
+            boot = capture(target, plan, progress=progress, timestamp=_now())
         except PvhdbgError as error:
             raise _with_serial(error, qemu.serial_tail(3)) from error
         opened = Opened(target, with_command(boot, qemu.command), image, warnings, file, qemu=qemu)
@@ -237,6 +244,8 @@ def started(
     tied: bool = True,
     notes: list[SafeText] | None = None,
     debugcon: bool = False,
+    meanwhile: Callable[[], None] = lambda: None,
+    version: Callable[[str | None], str] | None = None,
 ) -> Iterator[QemuProcess]:
     """A QEMU with the kernel, before its first instruction. Raises VmmFailed; BadInput for a clock that cannot be deterministic.
 
@@ -247,7 +256,7 @@ def started(
 
     said = options.launch
     if notes is not None and not said.deterministic:
-        said, avoided = without_bugs(said, version_of)
+        said, avoided = without_bugs(said, version or version_of)
         notes += avoided
     wish = QemuOptions(
         kernel=image.elf_path,
@@ -267,7 +276,9 @@ def started(
     )
     with ExitStack() as stack:
         try:
-            qemu = stack.enter_context(start(wish, timeout=options.way.seconds(), progress=progress, tied=tied))
+            qemu = stack.enter_context(
+                start(wish, timeout=options.way.seconds(), progress=progress, tied=tied, meanwhile=meanwhile)
+            )
         except VmmFailed as error:
             raise _with_note(error, image) from error
         if said.deterministic and (said.cpus or 1) > 1 and qemu.version.startswith(_ONE_CPU):
@@ -454,13 +465,15 @@ def open_kernel(path: str) -> KernelImage:
     return image.open_kernel(path)
 
 
-def _prepare() -> None:
-    """Import the modules that follow the capture while the guest runs to its entry, where it costs no time."""
+def _prepare(more: Callable[[], None] = lambda: None) -> None:
+    """Import the modules of the capture, and those that follow it, while a VMM does its part, where it costs no time."""
+    from pvhdbg.decode import boot_state, loaded_image, qemu_monitor
     from pvhdbg.kernel import image as kernel_image
     from pvhdbg.report import text
     from pvhdbg.rules import catalogue
 
-    del kernel_image, text, catalogue
+    del boot_state, loaded_image, qemu_monitor, kernel_image, text, catalogue
+    more()
 
 
 def _now() -> str:

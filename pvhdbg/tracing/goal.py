@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from pvhdbg.decode.cpu_mode import Mode
+from pvhdbg.record import dataclass
 
 
 @dataclass(frozen=True)

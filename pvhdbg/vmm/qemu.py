@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from pvhdbg.decode.text import SafeText, safe, shorten
 from pvhdbg.errors import BadInput, TargetLost, TargetTimeout, VmmFailed, cause_of
@@ -26,7 +27,9 @@ from pvhdbg.vmm.failures import check_version, ended_at_once, killed, not_instal
 from pvhdbg.vmm.guardian import Guardian
 from pvhdbg.vmm.log_bound import LogBound
 from pvhdbg.vmm.options import DEFAULT_QEMU, QemuOptions, RecorderOptions, Sockets, command_line
-from pvhdbg.vmm.qmp import Qmp
+
+if TYPE_CHECKING:
+    from pvhdbg.vmm.qmp import Qmp  # imported while QEMU starts
 
 __all__ = ["QemuOptions", "QemuProcess", "RecorderOptions", "start", "version_of"]
 
@@ -126,6 +129,8 @@ class QemuProcess:
 
     def qmp(self, timeout: float = 5.0) -> Qmp:
         """A control connection; close it before the next one. Raises TargetErrors."""
+        from pvhdbg.vmm.qmp import Qmp
+
         try:
             return Qmp(self.qmp_socket, timeout)
         except OSError as exc:
@@ -173,11 +178,16 @@ class QemuProcess:
 
 
 def start(
-    options: QemuOptions, timeout: float = START_TIMEOUT, progress: Watch = lambda _: None, *, tied: bool = False
+    options: QemuOptions,
+    timeout: float = START_TIMEOUT,
+    progress: Watch = lambda _: None,
+    *,
+    tied: bool = False,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> QemuProcess:
     """A QEMU that has built its machine, loaded the kernel and is stopped before its first instruction.
 
-    `tied` is for one that will not be released: see `Guardian.launch`.
+    `tied` is for one that will not be released: see `Guardian.launch`. `meanwhile` is called while QEMU builds its machine.
     Raises VmmFailed when QEMU is missing, too old or ends at once (with its last message), TargetTimeout when it
     is not ready after `timeout` seconds, BadInput for arguments that cannot be passed on.
     """
@@ -197,6 +207,7 @@ def start(
         progress(f"starting {os.path.basename(found)}: {shlex.join(command[1:])}")
         with putting_back("QEMU, which starts"):  # a signal may come between its start and the assignment
             process = QemuProcess(command, sockets, guardian, tied=tied)
+        meanwhile()
         _await_ready(process, time.monotonic() + timeout, timeout)
     except BaseException:
         if process is None:
@@ -229,6 +240,8 @@ def _await_ready(process: QemuProcess, deadline: float, timeout: float) -> None:
 
     This does not connect to the debugger's socket, which serves its first client only.
     """
+    from pvhdbg.vmm.qmp import Qmp
+
     pause = FIRST_PAUSE
     while process.poll() is None:
         try:
