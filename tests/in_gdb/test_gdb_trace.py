@@ -324,6 +324,43 @@ def test_ctrl_c_in_a_batch_leaves_gdb_nothing_to_come_to(machine: Start, cli: Cl
     assert gdb.returncode == 0, said
 
 
+PRESSED_AS_THE_WORK_STOPS_THE_GUEST = """
+import os, signal, sys, threading
+from pvhdbg.in_gdb.session import STATE
+from pvhdbg.errors import TargetTimeout
+from pvhdbg.targets.from_thread import FromThread
+machine = STATE.session().target
+lent, heard = FromThread(machine), threading.Event()
+class Engine:
+    stop = staticmethod(heard.set)
+def work():
+    stop_soon = machine.stop_soon
+    def pressed_first(number):
+        machine.stop_soon = stop_soon
+        os.kill(os.getpid(), signal.SIGINT)
+        stop_soon(number)
+    with lent.interruptible(Engine):
+        lent.resume()
+        try:
+            lent.wait(0.3)
+        except TargetTimeout:
+            machine.stop_soon = pressed_first
+        lent.interrupt()
+        return heard.wait(10)
+print("Ctrl-C was heard:", lent.serve(work))
+"""
+
+
+@pytest.mark.gdb
+def test_ctrl_c_is_heard_also_where_the_work_stops_the_guest_itself(machine: Start, cli: Cli) -> None:
+    """GDB reports one stop then, which the work had asked for."""
+    idle, script = cli.file("idle", kernel_elf(b"\x42\xeb\xfd")), cli.folder / "pressed.py"
+    script.write_text(PRESSED_AS_THE_WORK_STOPS_THE_GUEST)
+    gdb = Gdb(*begin(idle, machine(kernel=idle)), f"source {script}", "pvh mode")
+    assert "Ctrl-C was heard: True" in gdb.out, gdb.err
+    assert "CPL 0" in gdb["pvh mode"]
+
+
 def test_a_real_kernel_to_start_kernel(vmlinux: Path, machine: Start, cli: Cli) -> None:
     stub = machine("-m", "512M", kernel=str(vmlinux))
     calls = cli.folder / "calls.jsonl"
