@@ -118,8 +118,9 @@ class LogReader:
             faults=faults,
         )
 
-    def faults_in(self, data: bytes) -> list[Fault]:
-        """The faults in a log without records (`int,cpu_reset,mmu`), as far as they are complete."""
+    def faults_in(self, data: bytes, begun: int = 0) -> list[Fault]:
+        """The faults in a log without records (`int,cpu_reset,mmu`), as far as they are complete, after `begun` events."""
+        self._begun = begun
         lines = (self._rest + data).split(b"\n")
         self._rest = lines.pop()
         for line in lines:
@@ -382,7 +383,7 @@ class LogReader:
         assert self._fault is not None
         fault, lines = self._fault
         self._fault = None
-        self._faults.append(replace(fault, state=Dump(lines)))
+        self._faults.append(Fault(fault.seq, fault.kind, fault.vector, fault.error, fault.pc, fault.cr2, Dump(lines)))
 
     def _taken_faults(self) -> list[Fault]:
         taken, self._faults = self._faults, []

@@ -133,9 +133,10 @@ def _places(
             if key not in handlers:
                 handlers[key] = handler(fault)
             known = handlers[key]
-            place = next(
-                (at for at in range(min(last, len(blocks) - 1), first - 1, -1) if _was_taken(fault, blocks, at, known)), None
-            )
+            # Faults of two vectors may have one handler's call in common, where the first one could not be delivered.
+            behind = last - 1 if found and found[-1][0].vector == fault.vector else last
+            tried = range(min(behind, len(blocks) - 1), first - 1, -1)
+            place = next((at for at in tried if _was_taken(fault, blocks, at, known)), None)
         if place is None:
             break
         if place and fault.pc in blocks[place - 1].pcs and fault.kind is not FaultKind.INTERRUPT:

@@ -215,12 +215,12 @@ class Examiner:
 
     def _endless(self, state: Mapping[str, int]) -> tuple[int, ...]:
         """The pcs of a loop that nothing can end, seen twice with a pause between; else ()."""
-        self._followed.catch_up(self._handler)
-        if self._followed.counted and len(set(self._followed.pcs[-2 * _LOOP :])) > _LOOP:
+        if self._followed.whole and len(set(self._followed.pcs[-2 * _LOOP :])) > _LOOP:
             return ()
         first = self._loop(state, _LOOP)
         if first is None or not self._cannot_end(first, state) or not self._alone():
             return ()
+        self._followed.catch_up(self._handler)  # before the loop fills the recorder's ring
         self._followed.settled = True
         ran = run(self._target, _LOOP_PAUSE, may_vanish=True)
         self._run_unseen = True

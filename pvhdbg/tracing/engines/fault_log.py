@@ -10,7 +10,6 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from types import TracebackType
 
 from pvhdbg.decode.text import SafeText
@@ -22,7 +21,7 @@ from pvhdbg.tracing.qemu_log import LogReader
 
 FAULT_ITEMS = "int,cpu_reset"  # QEMU's log items for exceptions, interrupts and resets
 _BLOCK_LINES = re.compile(rb"^(?:(?:0x|IN:|---)[^\n]*)?\n", re.MULTILINE)
-_KEPT = 8 << 20  # bytes of the log that were not looked at yet: a fault has about 1.2 KB
+_KEPT = 6 << 20  # bytes of the log that were not looked at yet: a fault has about 1.2 KB
 _LINE_BOUND = 1 << 16  # bytes of a line without an end
 
 
@@ -38,7 +37,7 @@ class FaultLines:
         text = self._rest + data
         cut = text.rfind(b"\n") + 1
         self._rest = text[cut:][:_LINE_BOUND]
-        return [replace(fault, seq=begun) for fault in self._reader.faults_in(_BLOCK_LINES.sub(b"", text[:cut]))]
+        return self._reader.faults_in(_BLOCK_LINES.sub(b"", text[:cut]), begun)
 
 
 class FaultLog:

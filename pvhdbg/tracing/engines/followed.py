@@ -72,6 +72,11 @@ class Followed:
         return len(self) if known else None
 
     @property
+    def whole(self) -> bool:
+        """Whether the last instructions that are known are the machine's last ones, too."""
+        return self.counted and (self._recorder is None or self._head_now() == self._head)
+
+    @property
     def roughly(self) -> int | None:
         """About how many instructions have begun since the entry, by the recorder's sums."""
         return None if self._recorder is None else self._recorder.recording.begun_at_a_stop
