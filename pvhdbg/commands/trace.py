@@ -21,8 +21,9 @@ from pvhdbg.driver.result import NO_DISASSEMBLER, SHOWN, TraceResult, addresses,
 from pvhdbg.driver.saved_traces import is_saved, show
 from pvhdbg.driver.scope import Scope, code_of
 from pvhdbg.driver.serial_milestones import pattern_of
+from pvhdbg.driver.session_machine import on_session
 from pvhdbg.driver.sinks import Written, write_ending, write_kept
-from pvhdbg.driver.traced_machine import TracedMachine, at_entry, on_session
+from pvhdbg.driver.traced_machine import TracedMachine, at_entry
 from pvhdbg.errors import BadInput, PvhdbgError
 from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.machine.session import Session

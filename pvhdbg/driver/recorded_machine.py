@@ -41,6 +41,16 @@ _KVM = "a QEMU plugin cannot observe code that KVM executes"
 _QUIT = 5.0  # seconds that QEMU may take to end
 
 
+@contextmanager
+def recording_of(qemu: QemuProcess | None) -> Iterator[Recording | None]:
+    """What a QEMU with the recorder writes, open for the context; None for a QEMU without one."""
+    if qemu is None or not qemu.recorded:
+        yield None
+        return
+    with open_recording(qemu.recording) as recording:
+        yield recording
+
+
 @dataclass
 class RecordedMachine:
     """A machine that stands still, with what was recorded of it so far."""

@@ -12,7 +12,7 @@ from pvhdbg.decode.qemu_monitor import is_shut_down
 from pvhdbg.decode.text import SafeText
 from pvhdbg.errors import BadInput, TargetError
 from pvhdbg.kernel.image import KernelImage, open_kernel
-from pvhdbg.machine.lease import Lease, Stoppable, interruptible
+from pvhdbg.machine.lease import Stoppable, interruptible
 from pvhdbg.machine.names import Names
 from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.machine.recorder import recorder_for, watching
@@ -20,14 +20,14 @@ from pvhdbg.machine.subject import open_subject
 from pvhdbg.machine.subject_kind import subject_kind
 from pvhdbg.model import Unavailable
 from pvhdbg.record import dataclass, field
-from pvhdbg.targets.run import Progress, step_off_reset_vector
-from pvhdbg.targets.target import RESET_RIP, Target
+from pvhdbg.targets.run import Progress
+from pvhdbg.targets.target import Target
+from pvhdbg.vmm.options import option_names
 
 if TYPE_CHECKING:
     # Imported while QEMU starts, or where a session is used.
     from pvhdbg.decode.boot_state import BootState
     from pvhdbg.decode.kernel_file import KernelFile
-    from pvhdbg.machine.session import Session
     from pvhdbg.tracing.engines.registers import Recorder
     from pvhdbg.tracing.recording import Recording
     from pvhdbg.vmm.options import RecorderOptions
@@ -118,7 +118,7 @@ def at_entry(
                 meanwhile=meanwhile,
             )
         )
-        image = opened.image or _found_image(opened.boot, stack)
+        image = opened.image or found_image(opened.boot, stack)
         machine = TracedMachine(
             opened.target, opened.boot, Names(image), image, opened.qemu, opened.warnings, opened.file, progress
         )
@@ -127,7 +127,7 @@ def at_entry(
             from pvhdbg.tracing.engines.registers import open_recorder
 
             machine.recorder = stack.enter_context(open_recorder(opened.qemu.recording))
-        if _kaslr_moved(machine):
+        if is_kaslr_moved(machine):
             machine.warnings.append(KASLR_MOVED)
         yield machine
 
@@ -137,13 +137,11 @@ def refuse_what_does_not_run(options: SubjectOptions) -> None:
     kind = subject_kind(options.subject)
     if not kind.runs:
         raise BadInput(f"{options.subject} is a {kind.value}, which does not run", "give the kernel, or a gdbstub")
-    from pvhdbg.vmm.options import option_names
-
     if option_names(options.launch.extra) & {"d", "D"}:
         raise BadInput("QEMU's options -d and -D cannot be passed on", "leave them out: the tracer switches QEMU's log by itself")
 
 
-def _kaslr_moved(machine: TracedMachine) -> bool:
+def is_kaslr_moved(machine: TracedMachine) -> bool:
     """Whether a kernel that runs at a virtual address is not mapped at the file's addresses. An entry is at a physical one."""
     registers, loads = machine.boot.snapshot.registers, () if machine.image is None else machine.image.elf.loads
     high = next((load.p_vaddr for load in loads if load.p_vaddr != load.p_paddr), None)
@@ -156,7 +154,7 @@ def _kaslr_moved(machine: TracedMachine) -> bool:
         return False
 
 
-def _found_image(boot: BootState, stack: ExitStack) -> KernelImage | None:
+def found_image(boot: BootState, stack: ExitStack) -> KernelImage | None:
     """The file that the monitor named, where it was compared with the guest's memory."""
     kernel = boot.snapshot.kernel
     if kernel is None or kernel.path is None or kernel.source != "ELF file":
@@ -164,63 +162,6 @@ def _found_image(boot: BootState, stack: ExitStack) -> KernelImage | None:
     return stack.enter_context(open_kernel(kernel.path))
 
 
-def on_session(session: Session, command: str, work: Callable[[TracedMachine], T], progress: Progress = lambda _: None) -> T:
-    """Do `work` on a session's machine in its current state. Raises PvhdbgError.
-
-    `work` may run in another thread: it uses the machine that it gets, and nothing else of the session.
-    """
-    from pvhdbg.machine.running import with_lease
-
-    session.needs_control(command)
-    _refuse_ended(session.target)
-    boot = session.boot()
-    with ExitStack() as stack:
-        image = session.image or _found_image(boot, stack)
-
-        def leased(lease: Lease) -> T:
-            if boot.registers.get("rip") == RESET_RIP:
-                step_off_reset_vector(lease.target)
-            machine = TracedMachine(
-                lease.target,
-                boot,
-                Names(image),
-                image,
-                lease.qemu,
-                progress=progress,
-                live=True,
-                interruptible=lease.interruptible,
-            )
-            if _kaslr_moved(machine):
-                machine.warnings.append(KASLR_MOVED)
-            try:
-                return work(machine)
-            finally:
-                lease.ended = machine.ended or _ended_since(lease.target)
-
-        return with_lease(session, leased)
-
-
 def has_shut_down(target: Target) -> bool:
     """Whether the guest has shut down and was kept: it never runs again."""
     return target.capabilities.monitor and is_shut_down(target.monitor("info status"))
-
-
-def _refuse_ended(target: Target) -> None:
-    """Raises TargetError for a guest that has shut down while QEMU keeps its state: it would never stop again."""
-    if has_shut_down(target):
-        raise TargetError(f"the machine cannot run on: {SHUT_DOWN}", "boot it again to its entry")
-
-
-def _ended_since(target: Target) -> str | None:
-    """How a guest ended that ran on after the end of the trace, if it did."""
-    if not target.capabilities.monitor:
-        return None
-    from pvhdbg.tracing.engines.engine import halted
-
-    try:
-        if is_shut_down(target.monitor("info status")):
-            return SHUT_DOWN
-        over = None if "HLT=0" in target.monitor("info registers -a") else halted(target)
-    except TargetError:
-        return None  # the connection is lost, which is reported elsewhere; or the CPU waits for an interrupt
-    return None if over is None else over.words

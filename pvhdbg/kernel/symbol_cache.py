@@ -15,6 +15,7 @@ from itertools import starmap
 from typing import TYPE_CHECKING
 
 from pvhdbg.kernel.file_bytes import pieces
+from pvhdbg.kernel.symbol_file import NamedSymbol, symbol_file
 from pvhdbg.version import VERSION
 
 if TYPE_CHECKING:
@@ -35,8 +36,6 @@ def folder() -> str:
 
 def symbols_of(image: KernelImage) -> str:
     """The path of a file with the kernel's symbols, made now or before. Raises OSError if it cannot be written."""
-    from pvhdbg.kernel.symbol_file import NamedSymbol, symbol_file
-
     place = folder()
     os.makedirs(place, 0o700, exist_ok=True)
     need_own(place)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import struct
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import NamedTuple
 
 from pvhdbg.errors import BadInput
+from pvhdbg.record import dataclass
 from pvhdbg.spec.elf import EM_386, EM_X86_64, SHT_NOBITS, SHT_STRTAB, SHT_SYMTAB, Header32, Header64, Ident, Section32, Section64
 
 _ET_EXEC = 2

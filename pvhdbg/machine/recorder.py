@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 from pvhdbg.decode.text import SafeText, safe
 from pvhdbg.kernel.image import KernelImage
@@ -16,10 +14,6 @@ from pvhdbg.targets.run import Progress
 from pvhdbg.tracing.recorder.library import NoRecorder, library
 from pvhdbg.tracing.recording_layout import MOST_MARKS
 from pvhdbg.vmm.options import RecorderOptions, names_accelerator, option_names
-
-if TYPE_CHECKING:
-    from pvhdbg.tracing.recording import Recording
-    from pvhdbg.vmm.qemu import QemuProcess
 
 _MARKS = MOST_MARKS - 4  # the rest is for panic()
 
@@ -55,18 +49,6 @@ def watching(
         return None if plain is None else replace(plain, halts=(*plain.halts, *panics(Names(image))), code=True, counts=False)
 
     return wanted
-
-
-@contextmanager
-def recording_of(qemu: QemuProcess | None) -> Iterator[Recording | None]:
-    """What a QEMU with the recorder writes, open for the context; None for a QEMU without one."""
-    if qemu is None or not qemu.recorded:
-        yield None
-        return
-    from pvhdbg.tracing.recorder.file import open_recording
-
-    with open_recording(qemu.recording) as recording:
-        yield recording
 
 
 def recorder_for(

@@ -15,12 +15,13 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pvhdbg.commands.gdb import symbol_commands
+from pvhdbg.driver.recorded_machine import recording_of
 from pvhdbg.driver.traced_machine import refuse_what_does_not_run
 from pvhdbg.errors import PvhdbgError, TargetError, TargetLost
 from pvhdbg.machine.lease import Lease
 from pvhdbg.machine.loaded_kernel import Confirm
 from pvhdbg.machine.options import SubjectOptions
-from pvhdbg.machine.recorder import exact_recorder, recording_of
+from pvhdbg.machine.recorder import exact_recorder
 from pvhdbg.machine.running import run_to_entry
 from pvhdbg.machine.session import Session, Settings
 from pvhdbg.machine.subject import Opened, Recorded, attach_stub, boot_kernel, open_kernel, open_subject

@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 from pvhdbg.decode.text import SafeText, safe, shorten
 from pvhdbg.errors import BadInput, TargetLost, TargetTimeout, VmmFailed, cause_of
@@ -27,9 +26,7 @@ from pvhdbg.vmm.failures import check_version, ended_at_once, killed, not_instal
 from pvhdbg.vmm.guardian import Guardian
 from pvhdbg.vmm.log_bound import LogBound
 from pvhdbg.vmm.options import DEFAULT_QEMU, QemuOptions, RecorderOptions, Sockets, command_line
-
-if TYPE_CHECKING:
-    from pvhdbg.vmm.qmp import Qmp  # imported while QEMU starts
+from pvhdbg.vmm.qmp import Qmp
 
 __all__ = ["QemuOptions", "QemuProcess", "RecorderOptions", "start", "version_of"]
 
@@ -129,8 +126,6 @@ class QemuProcess:
 
     def qmp(self, timeout: float = 5.0) -> Qmp:
         """A control connection; close it before the next one. Raises TargetErrors."""
-        from pvhdbg.vmm.qmp import Qmp
-
         try:
             return Qmp(self.qmp_socket, timeout)
         except OSError as exc:
@@ -240,8 +235,6 @@ def _await_ready(process: QemuProcess, deadline: float, timeout: float) -> None:
 
     This does not connect to the debugger's socket, which serves its first client only.
     """
-    from pvhdbg.vmm.qmp import Qmp
-
     pause = FIRST_PAUSE
     while process.poll() is None:
         try:
