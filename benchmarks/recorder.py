@@ -14,12 +14,14 @@ from pathlib import Path
 
 import pvhdbg
 from benchmarks.bench import PVHDBG, Bench, Row
+from planted import judge
+from planted.deaths import CRASHERS, Planted
 from pvhdbg import guests
 from pvhdbg.driver.recorded_machine import names_of
 from pvhdbg.kernel.image import open_kernel
 from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.remote import RemoteTarget
-from pvhdbg.targets.run import run, run_until
+from pvhdbg.targets.run import RunEnd, run, run_until
 from pvhdbg.targets.target import Leave
 from pvhdbg.tracing.engines.engine import Bounds
 from pvhdbg.tracing.engines.registers import RegisterEngine, open_recorder
@@ -98,6 +100,16 @@ def rows(bench: Bench) -> Iterator[Row]:
         "<= 0.5 s",
         lambda _: late <= 0.5,
         note=f"{late:.2f} s ({which})",
+    )
+    behind = {one.name: beyond_its_own(one) for one in CRASHERS}
+    longest = max(behind, key=lambda name: behind[name])
+    yield Row(
+        f"`why` on each of {len(behind)} planted deaths: beyond the guest's own time, the slowest",
+        [],
+        [],
+        "<= 5 s",
+        lambda _: behind[longest] <= 5,
+        note=f"{behind[longest]:.2f} s ({longest})",
     )
     rate = max(registers(bench, plain) for _ in range(3))
     yield Row(
@@ -211,6 +223,21 @@ def told_after(crash: str) -> float:
         return time.perf_counter() - began
 
     return min(ours() - bare() for _ in range(2))
+
+
+def beyond_its_own(one: Planted) -> float:
+    """Seconds that `why` takes for a planted death beyond the guest's own time from its start to its end. A guest that hangs has none."""
+    began = time.perf_counter()
+    judge.of_crashers(one)
+    took = time.perf_counter() - began
+    machine = {name: value for name, value in one.options.items() if name in ("machine", "memory", "cpu", "cpus", "extra")}
+    began = time.perf_counter()
+    with start(QemuOptions(guests.path("crashers"), append=f"crash={one.name}", **machine)) as qemu:  # type: ignore[arg-type]
+        target = RemoteTarget.connect(StubAddress(path=qemu.gdb_socket))
+        hangs = run(target, took, may_vanish=True).end is RunEnd.TIME
+        own = time.perf_counter() - began
+        target.close(Leave.KILLED)
+    return took if hangs else took - own
 
 
 def registers(bench: Bench, recorder: RecorderOptions) -> float:

@@ -22,7 +22,7 @@ from pvhdbg.errors import GuestDied
 from pvhdbg.targets.run import run_until
 from tests.support.cli_runner import Cli, Machine, kernel_elf
 from tests.support.schemas import answered
-from tests.support.small_kernels import assembled, elf_with_data
+from tests.support.small_kernels import FLAT_STACK, OWN_GDT, OWN_IDT, assembled, elf_with_data
 
 pytestmark = pytest.mark.boot
 
@@ -108,6 +108,17 @@ def test_bss_that_nobody_cleared(cli: Cli, tmp_path: Path, machine: Callable[...
     assert found["cause"] == ".bss not cleared"
     assert "read 0xd0000000 from 0x202000, in .bss" in found["verdict"]
     assert "clear .bss at the beginning" in found["next"]
+
+
+def test_a_death_behind_tens_of_thousands_of_handled_faults(tmp_path: Path) -> None:
+    """Only the last of them are looked at, and each of those has returned."""
+    text = f"""{FLAT_STACK} {OWN_GDT} {OWN_IDT} mov $30000, %ebp
+        1: ud2\n dec %ebp\n jnz 1b\n lidt none\n ud2\n handler: addl $2, (%esp)\n iret\n none: .word 0\n .long 0"""
+    found = small(tmp_path, text)
+    assert (found.death.handling, found.death.last and found.death.last.vector) == ((), 6)
+    assert found.explanation.chain[-1].startswith("triple fault")
+    assert "the IDT (limit 0x0) has no entry for vector 6" in found.explanation.verdict
+    assert 120_000 < (found.death.roughly or 0) < 160_000
 
 
 @pytest.mark.parametrize("wait", ["in $0x64, %al\n test $2, %al", "cmpl $0, 0x80000"])
