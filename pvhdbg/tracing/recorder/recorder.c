@@ -1356,8 +1356,12 @@ static struct looked look_at(struct qemu_plugin_insn *insn)
     };
     int mark = -1;
     if (mark_count) {
-        uint64_t physical = physical_of(api.insn_haddr(insn));
+        uint64_t physical = NEVER;
         for (unsigned i = 0; i < mark_count; i++) {
+            if ((marks[i] ^ linear) % PAGE) {
+                continue; /* pages map bytes in order */
+            }
+            physical = physical == NEVER ? physical_of(api.insn_haddr(insn)) : physical;
             if (marks[i] == linear || marks[i] == physical) {
                 mark = (int)i;
             }
