@@ -17,12 +17,13 @@ structures would take a quarter of the time of a short command.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pvhdbg.record import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import TypeVar
 
     from typing_extensions import dataclass_transform  # typing's from Python 3.11 on
 else:
@@ -93,7 +94,8 @@ def raw(size: int, doc: str) -> Any:
     return _declare(Storage(f"{size}s", size, 1), doc)
 
 
-S = TypeVar("S", bound="Structure")
+if TYPE_CHECKING:
+    S = TypeVar("S", bound="Structure")
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(u8, u16, u32, u64, raw))

@@ -6,7 +6,6 @@ import os
 import time
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import NamedTuple
 
 from pvhdbg.commands.declare import Answer, Context, shows, takes
 from pvhdbg.commands.output import open_output
@@ -16,6 +15,7 @@ from pvhdbg.errors import BadInput
 from pvhdbg.machine.names import Names, addresses_of
 from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.machine.subject_kind import refuse_all_but_kernels
+from pvhdbg.record import NamedTuple
 from pvhdbg.report import boot_text
 from pvhdbg.report.answers.boots import BootAnswer, RecordedHow
 from pvhdbg.tracing.boot_file import BootInfo, encode

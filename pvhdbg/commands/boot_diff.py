@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from pvhdbg.commands.boot import recorded_how
 from pvhdbg.commands.declare import Answer, Context, shows, takes
@@ -13,6 +13,7 @@ from pvhdbg.errors import BadInput
 from pvhdbg.kernel.image import open_kernel
 from pvhdbg.machine.options import Accelerator, EntryOptions, LaunchOptions, SubjectOptions, given
 from pvhdbg.machine.subject_kind import refuse_all_but_kernels
+from pvhdbg.record import NamedTuple
 from pvhdbg.report import boot_text
 from pvhdbg.report.answers.boots import BootDiffAnswer
 from pvhdbg.tracing.recorder.file import is_boot, read_boot

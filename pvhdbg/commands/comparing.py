@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from typing import cast
 
 from pvhdbg.commands.declare import Answer, Context, takes
 from pvhdbg.commands.judging import report
@@ -12,6 +12,7 @@ from pvhdbg.machine.options import SubjectOptions, given, without
 from pvhdbg.machine.session import Session
 from pvhdbg.machine.subject import Observed, observe, open_subject
 from pvhdbg.machine.subject_kind import refused
+from pvhdbg.record import NamedTuple
 from pvhdbg.report import diff_text
 from pvhdbg.report.diff import Comparison, compare
 from pvhdbg.report.style import Style

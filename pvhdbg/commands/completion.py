@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from pvhdbg.commands.declare import Answer, Argument, Command, Context, takes
 from pvhdbg.commands.line import command_of
@@ -16,6 +16,7 @@ from pvhdbg.commands.table import COMMANDS
 from pvhdbg.decode.cpu_mode import Mode
 from pvhdbg.decode.text import printable
 from pvhdbg.errors import BadInput, PvhdbgError
+from pvhdbg.record import NamedTuple
 
 FILES = ":files"  # a line that stands for the names of files, which the shell knows best
 _FOLDER = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "completions")

@@ -10,11 +10,11 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import NamedTuple
 
 from pvhdbg.commands.declare import Answer, Context, NoOptions, shows, takes
 from pvhdbg.decode.text import safe, shorten
 from pvhdbg.errors import PvhdbgError
+from pvhdbg.record import NamedTuple
 from pvhdbg.report.answers.tool import DoctorAnswer, ToolState
 from pvhdbg.report.style import Style
 from pvhdbg.tracing.recorder.library import prebuilt

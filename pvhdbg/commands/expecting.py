@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from pvhdbg.commands.declare import Answer, Context, takes
 from pvhdbg.commands.output import open_output
@@ -17,6 +17,7 @@ from pvhdbg.expect.judging import judged as judge_by
 from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.machine.subject import Observed, observe, open_subject
 from pvhdbg.machine.subject_kind import is_kernel_file, is_recording
+from pvhdbg.record import NamedTuple
 from pvhdbg.report.document import Passed, Report
 from pvhdbg.targets.run import Progress
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from pvhdbg.commands.declare import Answer, Context, NoOptions, takes
 from pvhdbg.errors import BadInput, VmmFailed
+from pvhdbg.record import NamedTuple
 from pvhdbg.targets.address import StubAddress, parse_address
 
 if TYPE_CHECKING:

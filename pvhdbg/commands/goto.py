@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import NamedTuple
 
 from pvhdbg.commands.declare import Answer, Context, takes
 from pvhdbg.commands.options import PromptOptions
@@ -19,6 +18,7 @@ from pvhdbg.machine.names import Names
 from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.machine.subject_kind import refuse_all_but_kernels
 from pvhdbg.model import Registers
+from pvhdbg.record import NamedTuple
 from pvhdbg.report.json_text import written
 from pvhdbg.tracing.cpu_text import decode
 from pvhdbg.tracing.recording import MemoryWrite

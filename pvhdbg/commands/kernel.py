@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from pvhdbg.commands.declare import Answer, Context, takes
 from pvhdbg.commands.formats import of_file
@@ -18,7 +18,7 @@ from pvhdbg.kernel import image as kernel_image
 from pvhdbg.kernel.file_bytes import pieces
 from pvhdbg.loaders.catalogue import LOADERS, find, simulate
 from pvhdbg.loaders.loading import BootParameters
-from pvhdbg.record import replace
+from pvhdbg.record import NamedTuple, replace
 from pvhdbg.report.json_text import written
 from pvhdbg.report.kernel_document import CodeLine, EntryPlace, FileReport
 from pvhdbg.report.style import Style

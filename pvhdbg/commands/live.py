@@ -7,7 +7,7 @@ import difflib
 import os
 import shlex
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pvhdbg.commands.declare import Answer, Argument, Command, Context, takes
 from pvhdbg.commands.line import StrictParser, gathered, with_rules
@@ -15,6 +15,7 @@ from pvhdbg.commands.table import LIVE
 from pvhdbg.errors import BadInput, TargetError
 from pvhdbg.machine.session import Session
 from pvhdbg.model import CONTROL, EXTENDED, GENERAL, LOW_HALVES, SELECTORS, Unavailable
+from pvhdbg.record import NamedTuple
 
 if TYPE_CHECKING:
     from pvhdbg.rules.declare import Rule

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from pvhdbg.commands.declare import Answer, Context, shows, takes
 from pvhdbg.commands.subject_options import AboutSubject
@@ -25,7 +25,7 @@ from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.machine.session import Session, Settings
 from pvhdbg.machine.subject import open_subject
 from pvhdbg.model import DescriptorTable, Registers, Segments, Unavailable
-from pvhdbg.record import replace
+from pvhdbg.record import NamedTuple, replace
 from pvhdbg.report import json_report, machine_text, memory_picture, text
 from pvhdbg.report.answers.cpu import GdtAnswer, IdtAnswer, ModeAnswer, SegmentsAnswer, TssAnswer
 from pvhdbg.report.answers.handoff import AcpiTablesAnswer, CommandLineAnswer, MemoryMapAnswer, ModulesAnswer, ShownAcpiTable

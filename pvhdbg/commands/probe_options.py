@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from pvhdbg.commands.options import JudgeOptions
 from pvhdbg.machine.options import SubjectOptions
+from pvhdbg.record import NamedTuple
 
 
 class ProbeOptions(NamedTuple):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from pvhdbg.commands.declare import Answer, Context, takes
 from pvhdbg.machine.mending import release as released
+from pvhdbg.record import NamedTuple
 from pvhdbg.targets.address import parse_address
 from pvhdbg.targets.target import Leave
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from pvhdbg.commands.declare import Answer, Context, NoOptions, takes
+from pvhdbg.record import NamedTuple
 from pvhdbg.report import text
 from pvhdbg.report.json_text import written
 from pvhdbg.rules.catalogue import CHAPTERS, RULES, find

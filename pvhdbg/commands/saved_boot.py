@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
-from typing import NamedTuple
 
 from pvhdbg.commands.boot import recorded_how
 from pvhdbg.commands.declare import Answer, Context, shows, takes
@@ -19,6 +18,7 @@ from pvhdbg.driver.recorded_machine import names_of
 from pvhdbg.errors import BadInput
 from pvhdbg.kernel.debug_info import DebugInfo
 from pvhdbg.kernel.image import KernelImage, open_kernel
+from pvhdbg.record import NamedTuple
 from pvhdbg.report import boot_text
 from pvhdbg.report.answers.boots import (
     BlockRun,

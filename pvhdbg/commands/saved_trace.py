@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from itertools import islice
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from pvhdbg.commands.declare import Answer, Context, shows, takes
 from pvhdbg.commands.output import open_output
@@ -17,6 +17,7 @@ from pvhdbg.driver.options import TraceOptions
 from pvhdbg.driver.saved_traces import is_saved, saved
 from pvhdbg.errors import BadInput
 from pvhdbg.machine.options import SubjectOptions
+from pvhdbg.record import NamedTuple
 from pvhdbg.report import timeline_text, trace_text
 from pvhdbg.report.answers.traces import ModeSpan, RegisterChange, TimelineAnswer, TraceDiffAnswer, TraceQueryAnswer
 from pvhdbg.report.exports.catalogue import export as pieces

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
 
 from pvhdbg.commands.declare import Answer, Context, shows, takes
 from pvhdbg.errors import BadInput
+from pvhdbg.record import NamedTuple
 from pvhdbg.report.answers.tool import SchemasAnswer
 
 FOLDER = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "report", "schemas")

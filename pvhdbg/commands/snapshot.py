@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from pvhdbg.commands.declare import Answer, Context, takes
 from pvhdbg.commands.output import open_output
@@ -15,6 +15,7 @@ from pvhdbg.machine.capture import decoded, with_tables
 from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.machine.subject import observe, open_subject
 from pvhdbg.machine.subject_kind import SubjectKind, subject_kind
+from pvhdbg.record import NamedTuple
 from pvhdbg.spec.revisions import V1
 from pvhdbg.targets.recorded import open_snapshot
 

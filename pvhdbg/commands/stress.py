@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache, partial
 from textwrap import wrap as wrapped
-from typing import NamedTuple
 
 from pvhdbg.commands import expecting, judging
 from pvhdbg.commands.declare import Answer, Context, shows, takes
@@ -19,6 +18,7 @@ from pvhdbg.kernel.image import open_kernel
 from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.machine.subject import observe, open_subject
 from pvhdbg.machine.subject_kind import refuse_all_but_kernels
+from pvhdbg.record import NamedTuple
 from pvhdbg.report.answers.stress import MutationAnswer, MutationsAnswer, StressAnswer, TrialAnswer
 from pvhdbg.report.document import Report
 from pvhdbg.report.findings import VIOLATED

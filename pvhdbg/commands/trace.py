@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import NamedTuple
 
 from pvhdbg.commands.declare import Answer, Context, shows, takes
 from pvhdbg.commands.options import NOT_REACHED
@@ -28,6 +27,7 @@ from pvhdbg.errors import BadInput, PvhdbgError
 from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.machine.session import Session
 from pvhdbg.machine.stop_text import instruction
+from pvhdbg.record import NamedTuple
 from pvhdbg.report.answers.document import json_of
 from pvhdbg.report.style import Style
 from pvhdbg.targets.run import Progress, run_until

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 from pvhdbg.commands.declare import Answer, Context, NoOptions, takes
 from pvhdbg.decode.text import printable
@@ -12,6 +11,7 @@ from pvhdbg.errors import BadInput
 from pvhdbg.machine.session import Session
 from pvhdbg.machine.stop_text import instruction, position
 from pvhdbg.model import EXTENDED, GENERAL, LOW_HALVES
+from pvhdbg.record import NamedTuple
 from pvhdbg.tracing.recording import MemoryWrite
 
 _REGISTER = re.compile(r"\$(\w{2,4})", re.ASCII)

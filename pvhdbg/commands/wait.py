@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from textwrap import wrap as wrapped
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from pvhdbg.commands.declare import Answer, Context, takes
 from pvhdbg.commands.options import NOT_REACHED, WaitOptions
@@ -16,6 +16,7 @@ from pvhdbg.machine.lease import interruptible
 from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.machine.subject import Observed
 from pvhdbg.machine.waiter import Missed, Waiter
+from pvhdbg.record import NamedTuple
 from pvhdbg.report.document import Passed
 from pvhdbg.report.findings import VIOLATED
 from pvhdbg.report.json_text import written

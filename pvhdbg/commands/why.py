@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from pvhdbg.commands.declare import Answer, Context, takes
 from pvhdbg.commands.options import PromptOptions
 from pvhdbg.driver.options import MOST_CPUS, time_limit
@@ -11,6 +9,7 @@ from pvhdbg.driver.traced_machine import at_entry
 from pvhdbg.errors import BadInput
 from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.machine.subject_kind import subject_kind
+from pvhdbg.record import NamedTuple
 
 
 class WhyOptions(NamedTuple):
