@@ -116,11 +116,12 @@ class Cli:
     @property
     def env(self) -> dict[str, str]:
         """The environment that it runs in."""
-        # Streams are buffered, as a user's are: what goes wrong with them at the end is what is tested.
+        # Streams are buffered, as a user's are: what goes wrong with them at the end is what is tested. Pages and texts have 80
+        # columns, whatever the terminal of those who run the tests has.
         unwanted = ("NO_COLOR", "PVHDBG_TRACEBACK", "PYTHONUNBUFFERED")
         ours = {name: value for name, value in os.environ.items() if name not in unwanted}
         return {**ours, "TMPDIR": str(self.tmp), "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error",
-                "XDG_CACHE_HOME": str(self.folder / "cache")}  # fmt: skip
+                "COLUMNS": "80", "XDG_CACHE_HOME": str(self.folder / "cache")}  # fmt: skip
 
     def files(self) -> list[str]:
         """The names in the test's folder, without those of temporary files and of the cache."""
