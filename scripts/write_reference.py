@@ -18,7 +18,8 @@ from pvhdbg.commands.tables.shared import section_of
 from pvhdbg.expect.fields import every_path, resolve
 from pvhdbg.guests import names as guest_names
 from pvhdbg.spec.deviations import DEVIATIONS
-from pvhdbg.tracing.milestones import SYMBOLS, TITLES
+from pvhdbg.spec.linux_symbols import MILESTONES
+from pvhdbg.tracing.milestones import TITLES
 
 
 def write_reference(folder: Path) -> None:
@@ -197,7 +198,7 @@ def _lists() -> Iterator[str]:
     yield from (f"| `{one.key}` | [{one.rule}](../rules.md#{one.rule.lower()}) | {_cell(one.why)} |" for one in DEVIATIONS)
     yield from ("", "## Milestones of a boot", "", "| name | meaning |", "|---|---|")
     yield from (f"| `{name}` | {_cell(title)} |" for name, title in TITLES.items())
-    yield from (f"| `{name}` | Linux' function of this name |" for name in SYMBOLS)
+    yield from (f"| `{name}` | Linux' function of this name |" for name in MILESTONES)
     yield from (
         "",
         "## Fields of expectations",
