@@ -24,6 +24,7 @@ _WRITES: Mapping[Effect, tuple[str, ...]] = {
     Effect.LIDT: ("idt_base", "idt_limit"),
     Effect.LOAD_DS: ("ds", "ds_base", "ds_limit", "ds_flags"),
 }
+_UNDECIDED = 4096  # blocks: more would make each look take long
 
 
 class RecordedEvents:
@@ -40,7 +41,7 @@ class RecordedEvents:
         self._systems = 0
         self._marks: set[int] = set()
         self._scanned = 0  # blocks that were checked for the higher half
-        self._unexecuted: set[int] = set()  # of them, those that had not been executed
+        self._undecided: set[int] = set()  # of them, those there that had not been executed, or not in a known mode with paging
         self._high = False
 
     @property
@@ -106,21 +107,25 @@ class RecordedEvents:
         return found
 
     def _first_high(self, limit: int | None) -> list[Event]:
-        """The first block in the higher half: until it is found, each block is checked once."""
+        """The first block in the higher half, with paging on: until it is found, each block is checked once, or until it is decided."""
         if self._high:
             return []
         best: tuple[int, int] | None = None
-        for block in chain(map(self._recording.block, sorted(self._unexecuted)), self._recording.blocks(self._scanned)):
+        for block in chain(map(self._recording.block, sorted(self._undecided)), self._recording.blocks(self._scanned)):
             if block.linear >= HIGHER_HALF_32:
                 if block.first is None:  # QEMU may translate a block and not run it
-                    self._unexecuted.add(block.number)
+                    self._undecided.add(block.number)
                 elif limit is not None and block.first >= limit:
                     break  # not yet
+                elif block.first >= 0 and self._mode_at(block.first) in (Mode.REAL, Mode.PROTECTED):
+                    # The guest may have switched paging on and come here since the system instructions were read.
+                    if len(self._undecided) < _UNDECIDED:
+                        self._undecided.add(block.number)
                 else:
-                    self._unexecuted.discard(block.number)
+                    self._undecided.discard(block.number)
                     best = best if block.first < 0 else min(best or (block.first, block.linear), (block.first, block.linear))
             self._scanned = max(self._scanned, block.number + 1)
-        if best is None or self._mode_at(best[0]) in (Mode.REAL, Mode.PROTECTED):
+        if best is None:
             return []
         self._high = True
         return [Event(*best, self._mode_at(best[0]), self._peek(best[1]))]
