@@ -12,9 +12,13 @@ from pvhdbg.errors import BadInput, TargetError, TargetLost
 from pvhdbg.machine.names import Names, addresses_of
 from pvhdbg.spec.linux_symbols import MILESTONES
 from pvhdbg.tracing.cpu_text import decode, of_cpu
+from pvhdbg.tracing.engines.breakpoints import MOST, BreakpointEngine
 from pvhdbg.tracing.engines.engine import Engine, is_halted
+from pvhdbg.tracing.engines.log import LogEngine
+from pvhdbg.tracing.engines.log_switch import LEFT_ON, LogSwitch
 from pvhdbg.tracing.engines.recorded import RecorderEngine
 from pvhdbg.tracing.engines.registers import RegisterEngine
+from pvhdbg.tracing.engines.step import StepEngine
 from pvhdbg.tracing.mode_words import MODES
 
 FEW = 2000  # instructions that single-stepping does in half a second
@@ -47,11 +51,7 @@ def choose_engine(options: TraceOptions, machine: TracedMachine, *, states: bool
     if wanted == "first":
         raise BadInput("--engine first shows functions, not instructions", "use --what calls")
     if wanted == "step":
-        from pvhdbg.tracing.engines.step import StepEngine
-
         return through_resets(options, machine, wanted, lambda base: StepEngine(machine.target, base=base, cpu=cpu))
-    from pvhdbg.tracing.engines.log import LogEngine
-
     peek = machine.names.code
     return through_resets(
         options, machine, wanted, lambda base: LogEngine(machine.target, states=states, cpu=cpu, base=base, peek=peek)
@@ -81,8 +81,6 @@ def _without_recorder(options: TraceOptions, machine: TracedMachine) -> EngineNa
 
 
 def _by_breakpoints(options: TraceOptions, machine: TracedMachine) -> Engine:
-    from pvhdbg.tracing.engines.breakpoints import MOST, BreakpointEngine
-
     machine.warnings.append(SafeText("the engine breakpoints sees only the instructions that it stops at: the numbers count stops"))
     kvm = machine.boot.snapshot.vmm.kvm
     places, slots, entry = _by_address_sets(options, machine.names), KVM_SLOTS if kvm else MOST, machine.boot_entry
@@ -115,8 +113,6 @@ def _no_log(machine: TracedMachine) -> str | None:
         return "QEMU does not log what KVM executes"
     if machine.qemu is not None:
         return None  # it runs here
-    from pvhdbg.tracing.engines.log_switch import LEFT_ON, LogSwitch
-
     attempt = _Attempt()
     try:
         with machine.interruptible(attempt), LogSwitch(machine.target, "cpu_reset", single=True) as switch:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pvhdbg.decode import cpu_mode
 from pvhdbg.decode.text import printable
+from pvhdbg.disassembly import Instruction, disassemble, first_as_qemu
 from pvhdbg.errors import MemoryUnreadable, TargetError
 
 if TYPE_CHECKING:
-    from pvhdbg.disassembly import Instruction
     from pvhdbg.machine.session import Session
 
 _LINE = re.compile(r"^(?:0x)?([0-9a-f]{8,16}):  (.*\S)\s*$")
@@ -106,8 +106,6 @@ def _monitor_lines(session: Session, address: int, count: int, bits: int | None)
 
 
 def _across(session: Session, address: int, bits: int | None) -> Instruction | None:
-    from pvhdbg.disassembly import first_as_qemu
-
     try:
         return None if bits is None else first_as_qemu(_readable(session, address, _LONGEST), address, bits)
     except ImportError:
@@ -133,8 +131,6 @@ def _longer(line: str, more: str) -> str:
 
 
 def _decoded_here(session: Session, address: int, count: int, bits: int | None) -> list[tuple[int, str]]:
-    from pvhdbg.disassembly import disassemble
-
     if bits is None:
         raise TargetError("the width of the code was not observed", "use a VMM whose gdbstub has QEMU's monitor")
     try:
