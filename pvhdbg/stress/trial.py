@@ -15,9 +15,10 @@ from pvhdbg.errors import BadInput, CannotMutate, PvhdbgError
 from pvhdbg.kernel.image import KernelImage
 from pvhdbg.machine.capture import Plan, capture, with_command
 from pvhdbg.machine.options import LaunchOptions, SubjectOptions
+from pvhdbg.machine.recorder import watching
 from pvhdbg.machine.sound_vmm import without_bugs
 from pvhdbg.machine.subject import Opened, boot_kernel
-from pvhdbg.machine.waiter import Missed, Waiter
+from pvhdbg.machine.waiter import Missed, Waiter, opened_waiter
 from pvhdbg.rules.catalogue import judge
 from pvhdbg.rules.declare import Outcome, Severity
 from pvhdbg.stress.applying import ChangeableMachine, apply
@@ -79,7 +80,9 @@ def opened_with(
     Raises NotTried where this machine cannot have them, PvhdbgError.
     """
     about = about._replace(launch=_launch(about.launch, mutations))
-    with boot_kernel(about, progress, onward=True) as opened:
+    notes: list[SafeText] = []
+    with boot_kernel(about, progress, onward=True, recorded=watching(about, notes, progress)) as opened:
+        opened.warnings += notes
         opened.boot = _mutated(opened, mutations, about, asked)
         yield opened
 
@@ -166,8 +169,9 @@ def default_goal(image: KernelImage) -> str:
 def _fate(ids: tuple[str, ...], opened: Opened, wish: StressWish, cancelled: Callable[[], bool]) -> Trial:
     assert opened.image is not None
     text = wish.goal or default_goal(opened.image)
-    waiter = Waiter(opened.target, opened.boot, opened.image, opened.qemu)
-    missed = waiter.until(_goal(text, waiter, opened, cancelled), wish.seconds)
+    with ExitStack() as stack:
+        waiter = opened_waiter(stack, opened.target, opened.boot, opened.image, opened.qemu)
+        missed = waiter.until(_goal(text, waiter, opened, cancelled), wish.seconds)
     if missed is None or _fulfilled(text, missed, opened):
         return Trial(ids, Fate.SURVIVES)
     missed.refuse_vmm_bug()
