@@ -61,7 +61,7 @@ test:
 .PHONY: test-fast
 test-fast:
 	@scripts/setup.sh --tests
-	@timeout 600 $(BIN)/pytest -q -n "$$(($$(nproc) + 1))" --fast $(PYTEST_ARGS)
+	@timeout 600 $(BIN)/pytest -q -n "$$(($$(nproc) + 1))" --dist worksteal --fast $(PYTEST_ARGS)
 
 # The table is printed even if tests failed; the target then fails.
 .PHONY: coverage
