@@ -11,6 +11,10 @@ import pytest
 
 from healthy.guests import SAMPLES, SMALL, small
 from healthy.watch import watch
+from pvhdbg.targets.run import run
+from pvhdbg.targets.target import StopKind
+from pvhdbg.tracing.death import Death
+from pvhdbg.tracing.engines.examiner import Examiner
 from tests.support import debugged
 from tests.support.cli_runner import Cli, kernel_elf
 from tests.support.small_kernels import assembled
@@ -119,4 +123,19 @@ def test_the_death_of_a_second_cpu_is_not_called_a_wish_of_the_first(cli: Cli, t
 def test_a_healthy_guest_is_accused_of_nothing(tmp_path: Path, number: int) -> None:
     """`make test-healthy` watches them for longer, and Linux, too."""
     guest = next(islice(small(tmp_path), SAMPLES + number, None))
+    assert watch(guest, 1.0).wrong == ""
+
+
+def test_a_guest_that_ends_qemu_during_a_look_has_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The look at a loop lets the guest run on for a moment; here it runs on until QEMU has gone."""
+
+    def too_long(examiner: Examiner) -> Death | None:
+        target = examiner._target  # noqa: SLF001 - what the examiner would talk to next
+        while run(target, 30, may_vanish=True).stop.kind is not StopKind.EXITED:
+            pass
+        target.read_registers()
+        return None
+
+    monkeypatch.setattr(Examiner, "standing", too_long)
+    guest = next(islice(small(tmp_path), SAMPLES + list(SMALL).index("delay loop of -O0"), None))
     assert watch(guest, 1.0).wrong == ""

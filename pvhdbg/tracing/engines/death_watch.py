@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from pvhdbg.decode.text import SafeText
+from pvhdbg.errors import TargetLost
 from pvhdbg.targets.run import breakpoints_at, run
 from pvhdbg.targets.target import RESET_VECTOR, Stop, StopKind, Target
 from pvhdbg.tracing.addresses import Surroundings
@@ -90,7 +91,15 @@ class DeathWatch:
 
     def until_dead(self, seconds: float) -> Death:
         """The death; one of the kind ALIVE after `seconds`. The machine is stopped afterwards. Raises TargetError."""
-        deadline = time.monotonic() + seconds
+        try:
+            return self._watched(time.monotonic() + seconds)
+        except TargetLost:
+            death = self._examiner.vanished()
+            if death is None:
+                raise
+            return death
+
+    def _watched(self, deadline: float) -> Death:
         if self._blind:
             return self._unseen(deadline)
         for states, count in ((True, FIRST), (False, _THEN))[: 1 if self._recorder is not None else 2]:

@@ -131,6 +131,11 @@ class Examiner:
         kind = _BY_REASON.get(reason, death.kind) if death.kind is DeathKind.SHUTDOWN else death.kind
         return replace(death, kind=kind, reason=reason, blind=self._blind or self._several)
 
+    def vanished(self) -> Death | None:
+        """The death of a guest that ended its VMM during a request; None where only the connection is known to have ended."""
+        death = self.by_end(TraceEnd(EndReason.EXITED))
+        return None if death is None or death.status is None else death
+
     def _by_end(self, end: TraceEnd) -> Death | None:
         self._followed.catch_up(self._handler)
         chain = chain_of(self._followed.faults)

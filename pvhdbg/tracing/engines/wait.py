@@ -157,10 +157,10 @@ class Wait:
             try:
                 found = self._follow(deadline) if self._follows() else _NOTHING
                 return found or self._at_full_speed(deadline)
-            except TargetLost:  # during a request
-                death = self._examiner.by_end(TraceEnd(EndReason.EXITED))
-                if death is None or death.status is None:
-                    raise  # only the connection is known to have ended
+            except TargetLost:
+                death = self._examiner.vanished()
+                if death is None:
+                    raise
                 return _Found(death=death)
 
     def here(self) -> tuple[int, Mode | None] | None:
