@@ -235,10 +235,9 @@ def test_a_real_kernel_comes_to_its_places(vmlinux: Path, goal: str) -> None:
             with pytest.raises(GuestDied, match="Kernel panic - not syncing") as failed:
                 guest.serial.expect("never written", timeout=60)
             told = str(failed.value)
-            assert (
-                "The kernel panicked" in told
-            )  # not: it rebooted, which the panic does; a slow host does so when nobody looks any more
-            assert told.count("rebooted") == told.count("it rebooted, as its command line asks")
+            assert "The kernel panicked" in told
+            # It reboots at the end of its panic: on a slow host after the wait has ended. It is not the cause in either case.
+            assert told.count("rebooted") == told.count("Then it rebooted, which Linux does by panic=")
             return
         assert "64-bit" not in [one.name for one in guest.milestones]
         guest.until_mode("long")

@@ -245,8 +245,8 @@ def _panic(draft: Draft, death: Death, around: Surroundings, disassemble: Disass
 
 
 _ENDED = {
-    DeathKind.SHUTDOWN: "it shut down or rebooted, as its command line asks (panic=)",
-    DeathKind.RESET: "it rebooted, as its command line asks (panic=)",
+    DeathKind.SHUTDOWN: "it shut down or rebooted, which Linux does by panic= or CONFIG_PANIC_TIMEOUT",
+    DeathKind.RESET: "it rebooted, which Linux does by panic= or CONFIG_PANIC_TIMEOUT",
 }
 
 

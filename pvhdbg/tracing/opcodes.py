@@ -168,14 +168,18 @@ def port_write(code: bytes, state: Mapping[str, int]) -> PortWrite | None:
     return None if port is None or value is None else PortWrite(port & 0xFFFF, value & (1 << 8 * size) - 1, size)
 
 
-def stored(code: bytes, bits: int, state: Mapping[str, int]) -> int | None:
-    """The byte that a `mov` stores to memory, by the registers before it; None for another instruction, another width, or an unknown register."""
-    at, extension = 0, 0
+def _opcode_at(code: bytes, bits: int) -> tuple[int, int]:
+    """Where the opcode begins behind the prefixes, and the REX prefix, 0 without one."""
+    at = 0
     while at < len(code) and code[at] in _PREFIXES:
         at += 1
-    if bits == 64 and at < len(code) and code[at] & 0xF0 == 0x40:
-        extension = code[at]
-        at += 1
+    rex = bits == 64 and at < len(code) and code[at] & 0xF0 == 0x40
+    return (at + 1, code[at]) if rex else (at, 0)
+
+
+def stored(code: bytes, bits: int, state: Mapping[str, int]) -> int | None:
+    """The byte that a `mov` stores to memory, by the registers before it; None for another instruction, another width, or an unknown register."""
+    at, extension = _opcode_at(code, bits)
     if at + 1 >= len(code) or code[at] not in (0x88, 0xA2, 0xC6) or (code[at] != 0xA2 and code[at + 1] >> 6 == 3):
         return None
     if code[at] == 0xC6:
@@ -199,12 +203,7 @@ _REGISTERS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi")
 
 def divisor(code: bytes, bits: int) -> Divisor | None:
     """The divisor of a division; None for another instruction."""
-    at, extension = 0, 0
-    while at < len(code) and code[at] in _PREFIXES:
-        at += 1
-    if bits == 64 and at < len(code) and code[at] & 0xF0 == 0x40:
-        extension = code[at]
-        at += 1
+    at, extension = _opcode_at(code, bits)
     if at + 1 >= len(code) or code[at] not in (0xF6, 0xF7) or code[at + 1] >> 3 & 7 not in (6, 7):
         return None
     size = 1 if code[at] == 0xF6 else 8 if extension & 8 else 2 if b"\x66" in code[:at] else 4

@@ -237,6 +237,9 @@ def test_panics_are_told_in_the_kernels_own_words() -> None:
     serial = ("[ 1.2] Kernel panic - not syncing: VFS: no root", "[ 1.3] Kernel Offset: disabled")
     assert explain(Death(DeathKind.SHUTDOWN, FLAT), around(serial=serial)).cause == "panic"
     assert "VFS: no root" in explain(Death(DeathKind.PANIC, FLAT), around(serial=serial)).verdict
+    rebooted = explain(Death(DeathKind.PANIC, FLAT, ended=DeathKind.RESET), around(serial=serial)).verdict
+    assert "VFS: no root" in rebooted
+    assert "Then it rebooted, which Linux does by panic= or CONFIG_PANIC_TIMEOUT" in rebooted
 
 
 def test_a_panic_that_nobody_heard_is_seen_on_the_stack() -> None:
