@@ -88,7 +88,7 @@ def chain(state: Mapping[str, int], around: Surroundings, theirs: Sequence[int] 
     frames = [(here, By.PC)]
     orc = _Orc.of(around, memory)
     if orc is not None:
-        frames += [(frame, By.ORC) for frame in orc.unwind(here)]
+        frames += orc.unwind(here)
     if len(frames) == 1:
         frames += [(frame, By.CFI) for frame in _by_call_frames(here, memory, state, around)]
     if len(frames) == 1:
@@ -222,6 +222,13 @@ def _by_call_frames(here: _Frame, memory: _Memory, state: Mapping[str, int], aro
     return frames
 
 
+class _Step(NamedTuple):
+    """A caller, and whether an exception or an interrupt is between: its pc is then that of an instruction, not a return address."""
+
+    frame: _Frame
+    interrupted: bool
+
+
 class _Orc:
     """The ORC tables of a kernel."""
 
@@ -241,20 +248,37 @@ class _Orc:
             return None
         return cls(around, memory, first, (behind - first) // 4, entries)
 
-    def unwind(self, here: _Frame) -> list[_Frame]:
+    def unwind(self, here: _Frame) -> list[tuple[_Frame, By]]:
+        """The callers of `here`, the innermost first, and how each is known."""
+        step = self._step(here, signal=True)  # the first pc is that of an instruction, not a return address
+        if step is not None and (step.interrupted or self._memory.is_return(step.frame.pc)):
+            return [(frame, By.ORC) for frame in self._from(step)]
+        return self._behind_top(here) or [(frame, By.ORC) for frame in self._from(step)]
+
+    def _behind_top(self, here: _Frame) -> list[tuple[_Frame, By]]:
+        """The callers from the return address on top of the stack on, or from the one below it.
+
+        Retpolines (arch/x86/lib/retpoline.S) need it: they have no row, or one that leads to the function that they jump to by a return.
+        They keep at most one word of their own on the stack.
+        """
+        for above in (self._memory.word, 2 * self._memory.word):
+            back = self._memory.word_at(here.stack + above - self._memory.word)
+            if back is None or not self._memory.is_return(back):
+                continue
+            caller = _Frame(back, here.stack + above, here.base)
+            frames = self._from(self._step(caller, signal=False))
+            if frames:
+                return [(caller, By.STACK), *((frame, By.ORC) for frame in frames)]
+        return []
+
+    def _from(self, step: _Step | None) -> list[_Frame]:
         frames: list[_Frame] = []
-        frame, signal = here, True  # the first pc is that of an instruction, not a return address
-        while len(frames) < MOST:
-            step = self._step(frame, signal)
-            if step is None:
-                break
-            frame, signal = step
-            if not self._memory.is_code(frame.pc):
-                break
-            frames.append(frame)
+        while len(frames) < MOST and step is not None and self._memory.is_code(step.frame.pc):
+            frames.append(step.frame)
+            step = self._step(step.frame, signal=step.interrupted)
         return frames
 
-    def _step(self, frame: _Frame, signal: bool) -> tuple[_Frame, bool] | None:
+    def _step(self, frame: _Frame, *, signal: bool) -> _Step | None:
         entry = self._find(frame.pc - (0 if signal else 1))
         if entry is None:
             return None
@@ -272,7 +296,8 @@ class _Orc:
         above = start + sp_offset
         if kind == self._call + 1 or kind == self._call + 2:
             return self._interrupted(above, whole=kind == self._call + 1, base=frame.base)
-        if kind != self._call or not 0 < above - frame.stack <= _FRAME:
+        # Linux runs a handler on the stack of interrupts: the word there that leads back is the only step to another stack.
+        if kind != self._call or (sp_reg != _SP_INDIRECT and not 0 < above - frame.stack <= _FRAME):
             return None
         back = self._memory.word_at(above - 8)
         base = (
@@ -282,14 +307,14 @@ class _Orc:
             if bp_reg == _BP
             else frame.base
         )
-        return None if back is None else (_Frame(back, above, base or 0), False)
+        return None if back is None else _Step(_Frame(back, above, base or 0), False)
 
-    def _interrupted(self, at: int, *, whole: bool, base: int) -> tuple[_Frame, bool] | None:
+    def _interrupted(self, at: int, *, whole: bool, base: int) -> _Step | None:
         """What an exception interrupted: `at` is its struct pt_regs, or with a part of them the iret frame's place in it."""
         start = at if whole else at - _PT_REGS_IP
         pc, stack = self._memory.word_at(start + _PT_REGS_IP), self._memory.word_at(start + _PT_REGS_SP)
         saved = self._memory.word_at(start + _PT_REGS_BP) if whole else base
-        return None if pc is None or stack is None else (_Frame(pc, stack, saved or 0), True)
+        return None if pc is None or stack is None else _Step(_Frame(pc, stack, saved or 0), True)
 
     def _find(self, pc: int) -> tuple[int, int, int] | None:
         low, high = 0, self._count - 1

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from pvhdbg import guests
+from pvhdbg import guests, open_kernel
+from pvhdbg.targets.remote import RemoteTarget
 from pvhdbg.targets.target import StopKind
 from tests.support.cli_runner import HELLO, Cli, Machine
 from tests.support.schemas import validator
@@ -117,3 +118,44 @@ def test_the_core_of_a_linux_that_kaslr_moved(cli: Cli, machine: Boot, vmlinux: 
 def test_what_shows_no_end_is_refused(cli: Cli) -> None:
     log = next((Path(__file__).parents[1] / "data/probe-logs").iterdir())
     cli("why", str(log)).complaint(2, "a log, which shows no end")
+
+
+# Where Linux' first stack and those of its threads begin, in 6.1 and in 6.12.
+ROOTS = ("secondary_startup_64_no_verify", "common_startup_64", "ret_from_fork", "ret_from_fork_asm")
+
+
+@pytest.mark.boot
+@pytest.mark.slow
+def test_the_chain_of_a_linux_leads_out_of_a_retpoline_and_of_the_stack_of_interrupts(
+    cli: Cli, machine: Boot, vmlinux: Path, vmlinuz: Path
+) -> None:
+    theirs = machine("-m", "128M", "-append", "nokaslr", kernel=str(vmlinuz))
+    core = str(cli.folder / "core")
+    with open_kernel(str(vmlinux)) as image:
+        at = {name: image.symbols().virtual_address(name) or 0 for name in ("__x86_indirect_thunk_array", "update_process_times")}
+
+    def chain(target: RemoteTarget) -> list[str]:
+        target.monitor(f"dump-guest-memory {core}")
+        found = why(cli, core, "--kernel", str(vmlinux), code=3)
+        return [str(one["symbol"]).partition("+")[0] for one in found["calls"]]
+
+    def run_to(target: RemoteTarget, name: str) -> None:
+        target.set_breakpoint(at[name])
+        target.resume()
+        assert target.wait(20).kind is StopKind.BREAKPOINT
+        target.clear_breakpoint(at[name])
+
+    with theirs.debugger() as target:
+        run_to(target, "__x86_indirect_thunk_array")
+        chains = [chain(target)]
+        for _ in range(2):  # the call into the retpoline, and the store of where its return leads to
+            target.step()
+            chains.append(chain(target))
+        assert chains[0] == chains[1] == chains[2]
+        assert len(chains[0]) > 2
+        assert chains[0][-1] in ROOTS
+        run_to(target, "update_process_times")
+        of_the_tick = chain(target)
+        entry = next(index for index, name in enumerate(of_the_tick) if name.startswith("asm_"))
+        assert len(of_the_tick) > entry + 1
+        assert of_the_tick[-1] in ROOTS
