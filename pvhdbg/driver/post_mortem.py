@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 
-from pvhdbg.decode.cpu_mode import Mode, interrupts_on, mode_in, paging_on, pc_in, runs_64_bit_code
-from pvhdbg.decode.paging import translate
+from pvhdbg.decode.cpu_mode import Mode, interrupts_on, paging_on, pc_in, runs_64_bit_code
 from pvhdbg.decode.text import safe
-from pvhdbg.disassembly import available, features, instruction_text
+from pvhdbg.disassembly import available, instruction_text
 from pvhdbg.driver.death_watch import Diagnosis
 from pvhdbg.driver.result import NO_DISASSEMBLER
-from pvhdbg.errors import BadInput, MemoryUnreadable
+from pvhdbg.errors import BadInput
 from pvhdbg.kernel.image import open_kernel
 from pvhdbg.machine.core_subject import several_cpus
 from pvhdbg.machine.log_buffer import log_messages
@@ -22,7 +22,7 @@ from pvhdbg.machine.session import Session
 from pvhdbg.machine.subject import open_subject
 from pvhdbg.machine.subject_kind import SubjectKind, subject_kind
 from pvhdbg.machine.surroundings import moved, surroundings
-from pvhdbg.model import BackingKind, Registers, Segments, Unavailable
+from pvhdbg.model import BackingKind, Registers, Segments
 from pvhdbg.spec.x86 import EFER
 from pvhdbg.targets.core import CoreTarget
 from pvhdbg.targets.run import Progress
@@ -30,9 +30,8 @@ from pvhdbg.tracing.addresses import Surroundings
 from pvhdbg.tracing.calls import chain, with_lines
 from pvhdbg.tracing.death import Death, DeathKind, StoppedCpu, panicked
 from pvhdbg.tracing.encoding import LONGEST
-from pvhdbg.tracing.engines.code_there import AHEAD, instructions, touched
+from pvhdbg.tracing.engines.code_there import AHEAD, instructions, stopped_cpu
 from pvhdbg.tracing.engines.oopsed import oopsed
-from pvhdbg.tracing.event import Event
 from pvhdbg.tracing.explain import explain, on_its_cpu
 from pvhdbg.tracing.guest_log import messages
 from pvhdbg.tracing.last_words import telling
@@ -75,7 +74,7 @@ def diagnosed(session: Session, vcpu: int | None = None) -> Diagnosis:
     around = moved(surroundings(boot, session.image, read, names), session.placement)
     if any(one.kind is BackingKind.UNKNOWN for one in around.backing or ()):
         around = replace(around, backing=None)  # what a core does not hold may be RAM as well
-    standing = [_standing(cpu, state, around) for cpu, state in enumerate(states)]
+    standing = [stopped_cpu(cpu, state, partial(around.bytes_at, size=LONGEST, state=state)) for cpu, state in enumerate(states)]
     death = _death(standing, vcpu, around)
     said = messages(death.state, around) or log_messages(session)
     around = replace(around, serial=tuple(safe(one.line()) for one in said[-_WORDS:]))
@@ -83,7 +82,7 @@ def diagnosed(session: Session, vcpu: int | None = None) -> Diagnosis:
         death = replace(death, kind=DeathKind.PANIC, left=None)
     death, calls = oopsed(death, around)
     mode, pc = death.mode or Mode.PROTECTED, pc_in(death.state) or 0
-    death = replace(death, there=instructions(_code(pc, AHEAD, death.state, around), pc, mode))
+    death = replace(death, there=instructions(around.bytes_at(pc, AHEAD, death.state), pc, mode))
     found = explain(death, around, instruction_text)
     what = "snapshot" if not isinstance(session.target, CoreTarget) else "core"
     theirs = [one for one in session.warnings if one != several_cpus(len(states))]  # here each of them is looked at
@@ -129,12 +128,6 @@ def _state(registers: Registers, segments: Segments) -> dict[str, int]:
     return state
 
 
-def _standing(cpu: int, state: dict[str, int], around: Surroundings) -> StoppedCpu:
-    pc, mode = pc_in(state) or 0, mode_in(state) or Mode.PROTECTED
-    at = Event(0, pc, mode, _code(pc, LONGEST, state, around), cpu=cpu)
-    return StoppedCpu(cpu, state, at, touched(at, state), features(at.code, mode.bits))
-
-
 def _death(standing: list[StoppedCpu], vcpu: int | None, around: Surroundings) -> Death:
     """What the states prove. A CPU of several that stands still is not the machine's death while another one may run."""
     told = standing[vcpu or 0]
@@ -154,31 +147,16 @@ def _death(standing: list[StoppedCpu], vcpu: int | None, around: Surroundings) -
 
 def _still(state: Mapping[str, int], around: Surroundings) -> DeathKind | None:
     """Why a CPU in this state does nothing more of use; None where the state does not prove it. A fault is proven elsewhere."""
-    pc, physical = pc_in(state), _physical(pc_in(state) or 0, state, around)
+    pc, physical = pc_in(state), around.physical(pc_in(state) or 0, state)
     if pc is None or physical is None:
         return None
-    code = _code(pc, _ZEROS, state, around)
+    code = around.bytes_at(pc, _ZEROS, state)
     if around.backing is not None and around.backed(physical) is None:
         return DeathKind.NOWHERE
     if len(code) == _ZEROS and not any(code):
         return DeathKind.ZEROS
     if interrupts_on(state) is not False:
         return None
-    if _code(pc - 1, 1, state, around) == _HLT:
+    if around.bytes_at(pc - 1, 1, state) == _HLT:
         return DeathKind.HALTED
     return DeathKind.LOOP if code.startswith(_JUMP_TO_ITSELF) else None
-
-
-def _physical(address: int, state: Mapping[str, int], around: Surroundings) -> int | None:
-    try:
-        return translate(Registers(state), address, around.read).physical
-    except Unavailable:
-        return None
-
-
-def _code(pc: int, size: int, state: Mapping[str, int], around: Surroundings) -> bytes:
-    physical = _physical(pc, state, around)
-    try:
-        return b"" if physical is None else around.read(physical, size)
-    except (MemoryUnreadable, Unavailable):
-        return b""

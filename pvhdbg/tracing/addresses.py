@@ -9,6 +9,7 @@ from enum import Enum
 from pvhdbg.decode.frame_rule import FrameRule
 from pvhdbg.decode.paging import Walk, translate
 from pvhdbg.decode.text import SafeText
+from pvhdbg.errors import MemoryUnreadable
 from pvhdbg.model import Backing, BackingKind, LoadRange, Registers, Unavailable
 
 _PAGE = 0x1000
@@ -83,6 +84,21 @@ class Surroundings:
     def backed(self, physical: int) -> Backing | None:
         """The memory or device at a physical address; None where there is none, or where the layout was not observed."""
         return next((one for one in self.backing or () if one.start <= physical < one.end), None)
+
+    def physical(self, address: int, state: Mapping[str, int]) -> int | None:
+        """The physical address of a linear one; None where nothing is mapped, or the paging of `state` was not observed."""
+        try:
+            return translate(Registers(state), address, self.read).physical
+        except Unavailable:
+            return None
+
+    def bytes_at(self, address: int, size: int, state: Mapping[str, int]) -> bytes:
+        """The bytes at a linear address; b"" where they cannot be read."""
+        physical = self.physical(address, state)
+        try:
+            return b"" if physical is None else self.read(physical, size)
+        except (MemoryUnreadable, Unavailable):
+            return b""
 
     def named(self, address: int) -> str:
         """The address, with its symbol where it has one."""

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pvhdbg.decode.linux_log import Message, from_buffer, from_ring
-from pvhdbg.decode.paging import translate
 from pvhdbg.errors import MemoryUnreadable
-from pvhdbg.model import Registers, Unavailable
 from pvhdbg.spec.linux_symbols import LOG_BUFFER, LOG_RING
 from pvhdbg.tracing.addresses import Surroundings
 
@@ -24,10 +22,7 @@ def messages(state: Mapping[str, int], around: Surroundings) -> list[Message]:
             length = min(_PAGE - at % _PAGE, size - len(data))
             physical = around.linked(at)
             if physical == at:
-                try:
-                    found = translate(Registers(state), at, around.read).physical
-                except Unavailable:
-                    found = None
+                found = around.physical(at, state)
                 if found is None:
                     raise MemoryUnreadable(at, length)
                 physical = found

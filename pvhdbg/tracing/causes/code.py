@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pvhdbg.decode.paging import translate
 from pvhdbg.errors import MemoryUnreadable
-from pvhdbg.model import BackingKind, Registers, Unavailable
+from pvhdbg.model import BackingKind
 from pvhdbg.tracing import faults
 from pvhdbg.tracing.addresses import AddressClass, classify
 from pvhdbg.tracing.causes.draft import Case, Draft
@@ -61,7 +60,7 @@ def overwritten(draft: Draft, case: Case) -> bool:
     if case.around.patches_itself:
         return False
     for event in _suspects(case):
-        physical = _physical(case, event.pc)
+        physical = case.around.physical(event.pc, case.death.state)
         if physical is None:
             continue
         changed = _changed(case, physical, max(len(event.code), 1))
@@ -113,7 +112,7 @@ def executes_data(draft: Draft, case: Case) -> bool:
     pc = case.fault.pc if case.death.departure is None else case.death.departure[1].pc
     if pc is None or faults.is_fetch(case.fault):
         return False
-    physical = _physical(case, pc)
+    physical = case.around.physical(pc, case.death.state)
     name = case.around.data_at(pc)
     part = None if physical is None else case.around.holds(physical)
     if name is None and (part is not False or case.around.name(pc) is not None):
@@ -161,13 +160,6 @@ def _suspects(case: Case) -> list[Event]:
     departed = case.death.departure
     found = [case.event] if case.event is not None else []
     return found + ([departed[0]] if departed is not None else [])
-
-
-def _physical(case: Case, address: int) -> int | None:
-    try:
-        return translate(Registers(case.death.state), address, case.around.read).physical
-    except Unavailable:
-        return None
 
 
 def _changed(case: Case, physical: int, size: int) -> tuple[int, int] | None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pvhdbg.decode.paging import translate
-from pvhdbg.model import BackingKind, Registers, Unavailable
+from pvhdbg.model import BackingKind
 from pvhdbg.spec.pc_ports import EXIT_PORT, GED, RESET_PORTS, RESET_REGISTERS, AskedEnd
 from pvhdbg.tracing.addresses import Surroundings
 from pvhdbg.tracing.death import Death, DeathKind
@@ -33,10 +32,7 @@ def asked(death: Death, around: Surroundings) -> Asked | None:
         if found is not None:
             return Asked(found, event, write.value, f"port {write.port:#x}")
     for event, one in reversed(death.stores):
-        try:
-            physical = translate(Registers(death.state), one.address, around.read).physical
-        except Unavailable:
-            continue
+        physical = around.physical(one.address, death.state)
         device = None if physical is None else around.backed(physical)
         found = None if physical is None or one.value is None else _end(RESET_REGISTERS, physical, one.value)
         if found is not None and device is not None and device.kind is BackingKind.IO and device.name == GED:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from pvhdbg.decode.cpu_mode import flag
-from pvhdbg.decode.paging import translate
-from pvhdbg.errors import MemoryUnreadable
-from pvhdbg.model import Registers, Unavailable
 from pvhdbg.tracing import faults
 from pvhdbg.tracing.addresses import AddressClass, classify
 from pvhdbg.tracing.causes.draft import Case, Draft
@@ -215,8 +212,5 @@ def divisor_of(case: Case) -> int | None:
         value = case.death.state.get(found.register)
         return None if value is None else value & mask
     address = next((one.address for one in case.death.touched if not one.write), None)
-    try:
-        physical = None if address is None else translate(Registers(case.death.state), address, case.around.read).physical
-        return None if physical is None else int.from_bytes(case.around.read(physical, found.size), "little")
-    except (Unavailable, MemoryUnreadable):
-        return None
+    data = b"" if address is None else case.around.bytes_at(address, found.size, case.death.state)
+    return int.from_bytes(data, "little") if data else None

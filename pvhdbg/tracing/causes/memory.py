@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from pvhdbg.decode.paging import translate
-from pvhdbg.errors import MemoryUnreadable
-from pvhdbg.model import Registers, Unavailable
 from pvhdbg.tracing.addresses import classify
 from pvhdbg.tracing.causes.draft import Case, Draft
 from pvhdbg.tracing.death import Touched
@@ -39,13 +36,9 @@ def _landed(case: Case) -> int | None:
 
 def _held(case: Case, one: Touched) -> bytes | None:
     """What the entry left there, if it is not zero and still there."""
-    try:
-        physical = translate(Registers(case.death.state), one.address, case.around.read).physical
-        now = b"" if physical is None else case.around.read(physical, one.size)
-    except (MemoryUnreadable, Unavailable):
-        return None
+    physical = case.around.physical(one.address, case.death.state)
     for start, before in case.around.not_cleared:
         if physical is not None and start <= physical <= start + len(before) - one.size:
             held = before[physical - start : physical - start + one.size]
-            return held if any(held) and held == now else None
+            return held if any(held) and held == case.around.bytes_at(one.address, one.size, case.death.state) else None
     return None

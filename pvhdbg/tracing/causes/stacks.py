@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import NamedTuple
 
-from pvhdbg.decode.paging import translate
 from pvhdbg.errors import MemoryUnreadable
-from pvhdbg.model import BackingKind, Registers, Unavailable
+from pvhdbg.model import BackingKind
 from pvhdbg.tracing import faults
 from pvhdbg.tracing.addresses import classify
 from pvhdbg.tracing.causes.draft import Case, Draft
@@ -91,10 +90,7 @@ def lost_return_address(draft: Draft, case: Case) -> bool:
     stack = state.get("rsp")
     if effect_of(jump.code, jump.mode.bits) is not Effect.RETURN or stack is None or case.around.backing is None:
         return False
-    try:
-        physical = translate(Registers({**case.death.state, **state}), stack, case.around.read).physical
-    except Unavailable:
-        return False
+    physical = case.around.physical(stack, {**case.death.state, **state})
     backing = None if physical is None else case.around.backed(physical)
     if physical is None or (backing is not None and backing.kind in (BackingKind.RAM, BackingKind.UNKNOWN)):
         return False

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
-from pvhdbg.decode.cpu_mode import Mode
-from pvhdbg.disassembly import available, disassemble, reach
-from pvhdbg.tracing.death import Touched
+from pvhdbg.decode.cpu_mode import Mode, mode_in, pc_in
+from pvhdbg.disassembly import available, disassemble, features, reach
+from pvhdbg.tracing.death import StoppedCpu, Touched
 from pvhdbg.tracing.event import Event
 from pvhdbg.tracing.opcodes import stored
 
@@ -23,6 +23,13 @@ def touched(event: Event, state: Mapping[str, int]) -> tuple[Touched, ...]:
         for write, accesses in ((True, touches.writes), (False, touches.reads))
         for access in accesses
     )
+
+
+def stopped_cpu(cpu: int, state: dict[str, int], code_at: Callable[[int], bytes]) -> StoppedCpu:
+    """Where a CPU stands by its registers; `code_at` gives the bytes of the instruction at a linear address."""
+    pc, mode = pc_in(state) or 0, mode_in(state) or Mode.PROTECTED
+    at = Event(0, pc, mode, code_at(pc), cpu=cpu)
+    return StoppedCpu(cpu, state, at, touched(at, state), features(at.code, mode.bits))
 
 
 def loads(path: Iterable[Event]) -> tuple[tuple[Event, Touched], ...]:

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import takewhile
 
 from pvhdbg.decode.cpu_mode import Mode, interrupts_on, mode_in, mode_of, pc_in
@@ -17,9 +18,9 @@ from pvhdbg.targets.run import RunEnd, run
 from pvhdbg.targets.target import RESET_RIP, Stop, StopKind, Target
 from pvhdbg.tracing.addresses import Surroundings
 from pvhdbg.tracing.cpu_text import decode, of_cpu
-from pvhdbg.tracing.death import WATCHDOG, Death, DeathKind, StoppedCpu, chain_of, panicked
+from pvhdbg.tracing.death import WATCHDOG, Death, DeathKind, chain_of, panicked
 from pvhdbg.tracing.encoding import LONGEST, length
-from pvhdbg.tracing.engines.code_there import AHEAD, instructions, touched
+from pvhdbg.tracing.engines.code_there import AHEAD, instructions, stopped_cpu, touched
 from pvhdbg.tracing.engines.engine import TraceEnd
 from pvhdbg.tracing.engines.followed import Followed
 from pvhdbg.tracing.engines.loops import PAUSE, Loop, Stepped, period, stepped
@@ -103,12 +104,9 @@ class Examiner:
         if first is not None:
             same = [cpu for cpu, state in states.items() if all(state.get(name) == first.state.get(name) for name in _WHOSE)]
             return replace(death, cpu=same[0] if len(same) == 1 else None)
-        return replace(death, standing=tuple(self._standing_at(cpu, state) for cpu, state in states.items()))
-
-    def _standing_at(self, cpu: int, state: dict[str, int]) -> StoppedCpu:
-        pc, mode = pc_in(state) or 0, mode_in(state) or Mode.PROTECTED
-        at = Event(0, pc, mode, self.code_at(pc, state), cpu=cpu)
-        return StoppedCpu(cpu, state, at, touched(at, state), features(at.code, mode.bits))
+        return replace(
+            death, standing=tuple(stopped_cpu(cpu, state, partial(self.code_at, state=state)) for cpu, state in states.items())
+        )
 
     def by_stop(self, stop: Stop) -> Death | None:
         """The death that a stop of the machine means; None where it means none."""

@@ -6,10 +6,7 @@ import re
 from dataclasses import replace
 
 from pvhdbg.decode.cpu_mode import Mode, mode_in
-from pvhdbg.decode.paging import translate
 from pvhdbg.disassembly import features
-from pvhdbg.errors import MemoryUnreadable
-from pvhdbg.model import Registers, Unavailable
 from pvhdbg.tracing.addresses import Surroundings
 from pvhdbg.tracing.calls import By, Call
 from pvhdbg.tracing.death import Death, DeathKind, panicked
@@ -36,7 +33,7 @@ def oopsed(death: Death, around: Surroundings) -> tuple[Death, tuple[Call, ...]]
         return death, ()
     fault = oops.fault(pc, death.state)
     mode = mode_in(fault.state) or Mode.LONG
-    event = Event(-1, pc, mode, _code(pc, death, around))
+    event = Event(-1, pc, mode, around.bytes_at(pc, LONGEST, death.state))
     return replace(
         death, state=fault.state, handling=(fault,), lately=None, struck=event, touched=touched(event, fault.state), needs=features(event.code, mode.bits), path=()
     ), _calls(oops, pc, around)  # fmt: skip
@@ -58,11 +55,3 @@ def _name(place: OopsPlace) -> str:
 def _address(place: OopsPlace, around: Surroundings) -> int | None:
     start = around.symbol(place.symbol)
     return None if start is None else start + place.offset
-
-
-def _code(pc: int, death: Death, around: Surroundings) -> bytes:
-    try:
-        physical = translate(Registers(death.state), pc, around.read).physical
-        return b"" if physical is None else around.read(physical, LONGEST)
-    except (MemoryUnreadable, Unavailable):
-        return b""
