@@ -11,13 +11,14 @@ from itertools import islice
 from fuzz.target import Form, Output, Target
 from pvhdbg.commands.declare import Context
 from pvhdbg.commands.toml_file import toml_document
+from pvhdbg.report.document import Passed
 from pvhdbg.report.style import PLAIN
 from pvhdbg.rules.declare import Outcome
 from pvhdbg.sweep import commands
 from pvhdbg.sweep.cell import SweepCell
 from pvhdbg.sweep.exporting import json_lines, junit
 from pvhdbg.sweep.plan import planned
-from pvhdbg.sweep.result import CellMilestone, CellOutcome, CellResult, CellVerdict, Packed, packed_verdicts
+from pvhdbg.sweep.result import CellOutcome, CellResult, CellVerdict, Packed, packed_verdicts
 from pvhdbg.sweep.store import FoundQemu, SweepFile, created, opened
 
 _FILE = b"SQLite"
@@ -80,7 +81,7 @@ def _written(path: str) -> None:
                     cell,
                     CellResult(
                         outcome, "said", 1, 0.5, "QEMU", "7.2", "qboot", "PVH", verdicts=packed_verdicts([verdict]),
-                        milestones=(CellMilestone("g", 1.0, "", 5),), reports={"text": Packed.of("a report\n")},
+                        milestones=(Passed("g", 1.0, "", 5),), reports={"text": Packed.of("a report\n")},
                     ),
                 )  # fmt: skip
             store.end(run)

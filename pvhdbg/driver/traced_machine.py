@@ -12,7 +12,7 @@ from pvhdbg.decode.qemu_monitor import is_shut_down
 from pvhdbg.decode.text import SafeText
 from pvhdbg.errors import BadInput, TargetError
 from pvhdbg.kernel.image import KernelImage, open_kernel
-from pvhdbg.machine.lease import Stoppable, interruptible
+from pvhdbg.machine.lease import interruptible
 from pvhdbg.machine.names import Names
 from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.machine.recorder import recorder_for, watching
@@ -21,7 +21,7 @@ from pvhdbg.machine.subject_kind import subject_kind
 from pvhdbg.model import Unavailable
 from pvhdbg.record import dataclass, field
 from pvhdbg.targets.run import Progress
-from pvhdbg.targets.target import Target
+from pvhdbg.targets.target import Stoppable, Target
 from pvhdbg.vmm.options import option_names
 
 if TYPE_CHECKING:

@@ -10,17 +10,13 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from pvhdbg.record import dataclass
-from pvhdbg.targets.target import Target
+from pvhdbg.targets.target import Stoppable, Target
 
 if TYPE_CHECKING:
     from pvhdbg.vmm.qemu import QemuProcess
-
-
-class Stoppable(Protocol):
-    def stop(self) -> None: ...
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from pvhdbg.stress.catalogue import find
 from pvhdbg.stress.trial import Fate, StressWish, boot_with
 from pvhdbg.sweep.cell import AskedQemu, CellTask
 from pvhdbg.sweep.plan import memory_size
-from pvhdbg.sweep.result import CellMilestone, CellOutcome, CellResult, CellVerdict, Packed, packed_verdicts
+from pvhdbg.sweep.result import CellOutcome, CellResult, CellVerdict, Packed, packed_verdicts
 from pvhdbg.vmm.options import DEFAULT_MEMORY
 
 _OUTCOMES = {CONFORMS: CellOutcome.CONFORMS, VIOLATED: CellOutcome.VIOLATED, UNDECIDED: CellOutcome.UNDECIDED}
@@ -81,7 +81,7 @@ def _checked(task: CellTask) -> CellResult:
         firmware=report.boot.firmware.name if report.boot.firmware else "",
         protocol=PVH if other is None else other.title,
         verdicts=_packed(report.verdicts),
-        milestones=tuple(CellMilestone(one.name, round(one.seconds, 4), one.missed, one.instructions) for one in report.milestones),
+        milestones=tuple(replace(one, seconds=round(one.seconds, 4)) for one in report.milestones),
         reports=_reports(report, cell.kernel) if task.reports else {},
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from hashlib import sha256
 from typing import Any, get_args
@@ -111,11 +111,10 @@ class CellTask:
 
     def document(self) -> dict[str, Any]:
         """The task as plain values."""
-        bounds = {one.name: getattr(self.bounds, one.name) for one in fields(CellBounds)}
         return {
             "cell": self.cell.content,
             "files": dict(self.files),
-            "bounds": bounds,
+            "bounds": dict(vars(self.bounds)),
             "judge": list(self.judge),
             "extra": list(self.extra),
             "reports": self.reports,
@@ -133,10 +132,6 @@ class CellTask:
             tuple(document["extra"]),
             document["reports"],
         )
-
-    def with_files(self, files: Mapping[str, str]) -> CellTask:
-        """The same with the files at other places."""
-        return replace(self, files=files)
 
     def about(self) -> SubjectOptions:
         """The subject that is booted."""
@@ -159,17 +154,17 @@ class CellTask:
 
 def accelerator(text: str) -> Accelerator:
     """Raises BadInput."""
-    for one in get_args(Accelerator):
-        if one == text:
-            found: Accelerator = one
-            return found
-    raise BadInput(f"{text!r} is not an accelerator", f"choose one of {', '.join(get_args(Accelerator))}")
+    found: Accelerator = _choice(text, "an accelerator", get_args(Accelerator))
+    return found
 
 
 def revision(text: str) -> SpecName:
     """Raises BadInput."""
-    for one in get_args(SpecName):
-        if one == text:
-            found: SpecName = one
-            return found
-    raise BadInput(f"{text!r} is not a revision", f"choose one of {', '.join(get_args(SpecName))}")
+    found: SpecName = _choice(text, "a revision", get_args(SpecName))
+    return found
+
+
+def _choice(text: str, what: str, words: tuple[Any, ...]) -> Any:
+    if text not in words:
+        raise BadInput(f"{text!r} is not {what}", f"choose one of {', '.join(words)}")
+    return text

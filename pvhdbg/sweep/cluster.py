@@ -89,7 +89,7 @@ def boot_there(document: Mapping[str, Any], digests: Mapping[str, str], module: 
     process: CellWorker | None = vars(_own).get("process")
     if process is None:
         process = _own.process = CellWorker(module)
-    task = CellTask.of(document).with_files({name: str(folder / digest) for name, digest in digests.items()})
+    task = replace(CellTask.of(document), files={name: str(folder / digest) for name, digest in digests.items()})
     return replace(process.run(task), place=f"{here.name} {here.address}").document()
 
 

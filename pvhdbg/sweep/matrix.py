@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pvhdbg.decode.text import printable
@@ -19,6 +19,16 @@ _MOST_COLUMNS = 100
 _SOME = 20  # results of one place that are kept: more are only counted
 
 Labels = tuple[str, ...]
+# How a text and a page show an outcome.
+LOOKS: Mapping[CellOutcome, str] = {
+    CellOutcome.CONFORMS: "good",
+    CellOutcome.VIOLATED: "bad",
+    CellOutcome.UNDECIDED: "warn",
+    CellOutcome.NOT_OBSERVED: "bad",
+    CellOutcome.NOT_TRIED: "dim",
+    CellOutcome.KILLED: "bad",
+    CellOutcome.LATE: "bad",
+}
 
 
 @dataclass

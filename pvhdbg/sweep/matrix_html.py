@@ -7,20 +7,10 @@ from collections.abc import Mapping
 from pvhdbg.report.html_page import page
 from pvhdbg.report.markup import Markup, join, tag
 from pvhdbg.sweep.axes import AXES
-from pvhdbg.sweep.matrix import MatrixPlace, SweepMatrix, label
-from pvhdbg.sweep.result import CellOutcome
+from pvhdbg.sweep.matrix import LOOKS, MatrixPlace, SweepMatrix, label
 from pvhdbg.sweep.store import KeptResult, SweepRun, SweepStore
 
 _MOST_REPORTS = 64 << 20  # bytes of reports in one page
-_CLASSES = {
-    CellOutcome.CONFORMS: "good",
-    CellOutcome.VIOLATED: "bad",
-    CellOutcome.UNDECIDED: "warn",
-    CellOutcome.NOT_OBSERVED: "bad",
-    CellOutcome.NOT_TRIED: "dim",
-    CellOutcome.KILLED: "bad",
-    CellOutcome.LATE: "bad",
-}
 
 
 def render(store: SweepStore, run: SweepRun, found: SweepMatrix, conclusion: str) -> str:
@@ -66,7 +56,7 @@ def _place(place: MatrixPlace) -> Markup:
 
 
 def _link(one: KeptResult) -> Markup:
-    return tag("a", one.outcome.value, href=f"#c{one.key.hex()}", class_=f"chip {_CLASSES[one.outcome]}", title=one.conclusion)
+    return tag("a", one.outcome.value, href=f"#c{one.key.hex()}", class_=f"chip {LOOKS[one.outcome]}", title=one.conclusion)
 
 
 def _cells(store: SweepStore, run: SweepRun, found: SweepMatrix, numbers: Mapping[bytes, int]) -> list[Markup]:
@@ -93,5 +83,5 @@ def _cells(store: SweepStore, run: SweepRun, found: SweepMatrix, numbers: Mappin
 
 def _folded(one: KeptResult, anchor: str, inside: Markup) -> Markup:
     axes = ", ".join(f"{axis.key} {label(axis, one.cell)}" for axis in AXES if getattr(one.cell, axis.field))
-    head = tag("summary", tag("span", one.outcome.value, class_=f"chip {_CLASSES[one.outcome]}"), tag("span", axes, class_="title"))
+    head = tag("summary", tag("span", one.outcome.value, class_=f"chip {LOOKS[one.outcome]}"), tag("span", axes, class_="title"))
     return tag("details", head, tag("div", inside, id=anchor, class_="wide"), class_="chapter")

@@ -6,19 +6,9 @@ from collections.abc import Sequence
 
 from pvhdbg.decode.text import shorten
 from pvhdbg.report.style import Style
-from pvhdbg.sweep.matrix import SweepMatrix
-from pvhdbg.sweep.result import CellOutcome
+from pvhdbg.sweep.matrix import LOOKS, SweepMatrix
 
 _WIDEST = 40  # characters of a label
-_COLOURS = {
-    CellOutcome.CONFORMS: "good",
-    CellOutcome.VIOLATED: "bad",
-    CellOutcome.UNDECIDED: "warn",
-    CellOutcome.NOT_OBSERVED: "bad",
-    CellOutcome.NOT_TRIED: "dim",
-    CellOutcome.KILLED: "bad",
-    CellOutcome.LATE: "bad",
-}
 
 
 def lines(found: SweepMatrix, style: Style) -> list[str]:
@@ -37,7 +27,7 @@ def lines(found: SweepMatrix, style: Style) -> list[str]:
         padded = [f"{text:<{width}}" for text, width in zip(row, widths, strict=True)]
         for index, head in enumerate(found.columns, len(names)):
             if head in places:
-                padded[index] = style(_COLOURS[places[head].worst], padded[index])
+                padded[index] = style(LOOKS[places[head].worst], padded[index])
         shown.append("  ".join(padded).rstrip())
     if found.left:
         shown.append(f"and {found.left} more lines")

@@ -11,6 +11,7 @@ from enum import Enum
 from hashlib import sha256
 from typing import Any
 
+from pvhdbg.report.document import Passed
 from pvhdbg.rules.declare import Outcome, Verdict
 
 LARGEST_BLOB = 64 << 20  # bytes of a report, unpacked
@@ -133,16 +134,6 @@ def packed_verdicts(verdicts: Iterable[CellVerdict]) -> Packed:
 
 
 @dataclass(frozen=True)
-class CellMilestone:
-    """A goal of the boot. `seconds` after the entry; `missed` says why it was not reached; `instructions` where they were counted."""
-
-    name: str
-    seconds: float
-    missed: str = ""
-    instructions: int | None = None
-
-
-@dataclass(frozen=True)
 class CellResult:
     """What came of one cell. `vmm`, `version` and `firmware` are what was observed; `place` is the computer that booted it.
 
@@ -160,22 +151,14 @@ class CellResult:
     next: str = ""
     place: str = ""
     verdicts: Packed | None = None
-    milestones: tuple[CellMilestone, ...] = ()
+    milestones: tuple[Passed, ...] = ()
     reports: Mapping[str, Packed] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
         """The result as plain values."""
         return {
+            **vars(self),
             "outcome": self.outcome.value,
-            "conclusion": self.conclusion,
-            "exit_code": self.exit_code,
-            "seconds": self.seconds,
-            "vmm": self.vmm,
-            "version": self.version,
-            "firmware": self.firmware,
-            "protocol": self.protocol,
-            "next": self.next,
-            "place": self.place,
             "verdicts": None if self.verdicts is None else self.verdicts.document(),
             "milestones": [[one.name, one.seconds, one.missed, one.instructions] for one in self.milestones],
             "reports": {name: one.document() for name, one in self.reports.items()},
@@ -188,7 +171,7 @@ class CellResult:
         parts = {
             "outcome": CellOutcome(document["outcome"]),
             "verdicts": None if verdicts is None else Packed.from_document(verdicts),
-            "milestones": tuple(CellMilestone(*one) for one in document["milestones"]),
+            "milestones": tuple(Passed(*one) for one in document["milestones"]),
             "reports": {name: Packed.from_document(one) for name, one in document["reports"].items()},
         }
         return cls(**{**document, **parts})

@@ -16,9 +16,10 @@ from urllib.parse import quote
 
 from pvhdbg.decode.text import printable
 from pvhdbg.errors import BadInput
+from pvhdbg.report.document import Passed
 from pvhdbg.sweep.axes import AXES
 from pvhdbg.sweep.cell import ID_BYTES, SweepCell
-from pvhdbg.sweep.result import CellMilestone, CellOutcome, CellResult, CellVerdict, Packed, unpacked, verdicts_in
+from pvhdbg.sweep.result import CellOutcome, CellResult, CellVerdict, Packed, unpacked, verdicts_in
 from pvhdbg.sweep.schema import APPLICATION_ID, SCHEMA_VERSION, TABLES
 
 MAGIC = b"SQLite format 3\0"
@@ -153,21 +154,13 @@ class SweepStore:
 
     def files(self, run: int) -> list[SweepFile]:
         """The files of a run."""
-        return [
-            SweepFile(*one)
-            for one in self._rows(
-                "SELECT name, path, sha256, size FROM file WHERE run = ? ORDER BY name", (str, str, bytes, int), (run,)
-            )
-        ]
+        query = "SELECT name, path, sha256, size FROM file WHERE run = ? ORDER BY name"
+        return [SweepFile(*one) for one in self._rows(query, (str, str, bytes, int), (run,))]
 
     def qemus(self, run: int) -> list[FoundQemu]:
         """The QEMUs of a run."""
-        return [
-            FoundQemu(*one)
-            for one in self._rows(
-                "SELECT name, version, sha256 FROM qemu WHERE run = ? ORDER BY name", (str, _OR_TEXT, _OR_BYTES), (run,)
-            )
-        ]
+        query = "SELECT name, version, sha256 FROM qemu WHERE run = ? ORDER BY name"
+        return [FoundQemu(*one) for one in self._rows(query, (str, _OR_TEXT, _OR_BYTES), (run,))]
 
     # --- results: written -----------------------------------------------------------------------------------------
 
@@ -294,7 +287,7 @@ class SweepStore:
                 for rule, title, severity, outcome, deviation, reason, found, about_file in rows
             )
 
-    def milestones(self, run: int, key: bytes) -> tuple[CellMilestone, ...]:
+    def milestones(self, run: int, key: bytes) -> tuple[Passed, ...]:
         """The milestones of a cell."""
         rows = self._rows(
             "SELECT name, seconds, missed, instructions FROM milestone JOIN cell ON cell.id = milestone.cell "
@@ -302,7 +295,7 @@ class SweepStore:
             (str, float, str, _OR_NUMBER),
             (run, key),
         )
-        return tuple(CellMilestone(printable(name), seconds, printable(missed), ran) for name, seconds, missed, ran in rows)
+        return tuple(Passed(printable(name), seconds, printable(missed), ran) for name, seconds, missed, ran in rows)
 
     def reports(self, run: int, format: str) -> Mapping[bytes, int]:
         """The number of each cell's report in a format, by the cell's key; cells with the same report have the same number."""

@@ -22,7 +22,7 @@ from pvhdbg.decode.followed_control import Control
 from pvhdbg.errors import TargetError, TargetLost, TargetTimeout
 from pvhdbg.model import Registers
 from pvhdbg.rsp.registers import RegisterLayout
-from pvhdbg.targets.target import Leave, Steppable, Stop, StopKind, Target, steppable, unwinding
+from pvhdbg.targets.target import Leave, Steppable, Stop, StopKind, Stoppable, Target, steppable, unwinding
 
 T = TypeVar("T")
 _NUMBERS = count(1)  # a machine may be leased again: runs must not be confused
@@ -134,7 +134,7 @@ class FromThread:
         return answer
 
     @contextmanager
-    def interruptible(self, engine: Stops) -> Iterator[None]:
+    def interruptible(self, engine: Stoppable) -> Iterator[None]:
         """Inside this context Ctrl-C ends `engine`, which keeps its events so far."""
         self._on_ctrl_c = engine.stop
         if self._pressed:
@@ -259,10 +259,6 @@ class FromThread:
     def close(self, leave: Leave) -> bool:
         """Does nothing: the lessor closes the target."""
         return True
-
-
-class Stops(Protocol):
-    def stop(self) -> None: ...
 
 
 @contextmanager

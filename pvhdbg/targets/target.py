@@ -62,6 +62,12 @@ class Stop:
 GONE = Stop(StopKind.EXITED, 0, "the connection closed")
 
 
+class Stoppable(Protocol):
+    """What Ctrl-C ends: an engine or a watch that controls a machine for a while."""
+
+    def stop(self) -> None: ...
+
+
 class Target(Protocol):
     """A machine that can be read, and usually run. All methods raise `TargetError`s only."""
 

@@ -10,10 +10,11 @@ import pytest
 from pvhdbg.commands.declare import Context
 from pvhdbg.commands.line import parse
 from pvhdbg.errors import BadInput
+from pvhdbg.report.document import Passed
 from pvhdbg.report.style import PLAIN
 from pvhdbg.rules.declare import Outcome
 from pvhdbg.sweep.cell import SweepCell
-from pvhdbg.sweep.result import CellMilestone, CellOutcome, CellResult, CellVerdict, Packed, packed_verdicts
+from pvhdbg.sweep.result import CellOutcome, CellResult, CellVerdict, Packed, packed_verdicts
 from pvhdbg.sweep.schema import APPLICATION_ID
 from pvhdbg.sweep.store import created, opened
 
@@ -24,7 +25,7 @@ VERDICTS = (CellVerdict("PVH-CR0", "title", "MUST", Outcome.FAIL, "", "why", (("
 def result(outcome: CellOutcome = CellOutcome.VIOLATED, verdicts: tuple[CellVerdict, ...] = VERDICTS) -> CellResult:
     return CellResult(
         outcome, "the hand-off violates it", 1, 0.5, "QEMU", "7.2.22", "qboot", "PVH", verdicts=packed_verdicts(verdicts),
-        milestones=(CellMilestone("rest_init", 1.5, "", 12345),), reports={"text": Packed.of("a report\n" * 100)},
+        milestones=(Passed("rest_init", 1.5, "", 12345),), reports={"text": Packed.of("a report\n" * 100)},
     )  # fmt: skip
 
 
@@ -47,7 +48,7 @@ def test_what_was_kept_is_read_back(file: str) -> None:
         assert (one.cell, one.outcome, one.version) == (CELL, CellOutcome.VIOLATED, "7.2.22")
         assert one.verdicts is not None
         assert store.verdicts(one.verdicts) == VERDICTS
-        assert store.milestones(run.id, one.key) == (CellMilestone("rest_init", 1.5, "", 12345),)
+        assert store.milestones(run.id, one.key) == (Passed("rest_init", 1.5, "", 12345),)
         assert store.blob(store.reports(run.id, "text")[one.key]) == "a report\n" * 100
 
 

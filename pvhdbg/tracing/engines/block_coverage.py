@@ -12,7 +12,7 @@ from pvhdbg.decode.text import SafeText
 from pvhdbg.targets.run import breakpoints_at
 from pvhdbg.targets.target import RESET_VECTOR, Target
 from pvhdbg.tracing.block_coverage import Block, BlockReader
-from pvhdbg.tracing.engines.engine import Bounds, EngineKind, TraceEnd
+from pvhdbg.tracing.engines.engine import Bounds, EngineKind, StopsWhenAsked, TraceEnd
 from pvhdbg.tracing.engines.fault_log import FAULT_ITEMS, FaultLines
 from pvhdbg.tracing.engines.log_switch import LogSwitch
 from pvhdbg.tracing.engines.logged_run import LoggedRun
@@ -23,7 +23,7 @@ _FAULTS = 256  # the last ones are kept, which include a fatal chain
 _SILENCE = 1.0  # seconds without a new block after which the CPU may be halted for good
 
 
-class BlockCoverageEngine:
+class BlockCoverageEngine(StopsWhenAsked):
     """Yields blocks in the order of their first translation. Afterwards the machine is stopped, and `end` says why."""
 
     name: EngineKind = "first"
@@ -33,11 +33,6 @@ class BlockCoverageEngine:
         self.warnings: list[SafeText] = []
         self.faults: deque[Fault] = deque(maxlen=_FAULTS)
         self._target = target
-        self._asked = False
-
-    def stop(self) -> None:
-        """End soon. Can be called from a signal handler or another thread."""
-        self._asked = True
 
     def blocks(self, bounds: Bounds) -> Generator[list[Block], None, None]:
         """Run the machine and yield the blocks that it reaches. `bounds.count` counts blocks. Raises TargetError."""

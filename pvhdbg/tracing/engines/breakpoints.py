@@ -25,7 +25,7 @@ from pvhdbg.targets.run import RunEnd, leave_reset_vector, run
 from pvhdbg.targets.target import GONE, RESET_RIP, RESET_VECTOR, Stop, StopKind, Target
 from pvhdbg.tracing.cpu_text import decode
 from pvhdbg.tracing.encoding import LONGEST, length
-from pvhdbg.tracing.engines.engine import Bounds, EngineKind, TraceEnd, end_at, halted
+from pvhdbg.tracing.engines.engine import Bounds, EngineKind, StopsWhenAsked, TraceEnd, end_at, halted
 from pvhdbg.tracing.engines.fault_log import FaultLog
 from pvhdbg.tracing.engines.next_stops import next_stops
 from pvhdbg.tracing.event import Batch, Delta, EndReason, Fault, FaultKind
@@ -65,7 +65,7 @@ class StateDelta(Delta):
         return {name: value for name, value in self._after.items() if name != "rip" and self._before.get(name, value) != value}
 
 
-class BreakpointEngine:
+class BreakpointEngine(StopsWhenAsked):
     """See `Engine`. `addresses` holds the milestones with known addresses in the expected order, each with all of its addresses.
 
     `slots` is the number of breakpoints to use at most. From the reset vector it runs to `entry`: firmware is not searched. Without
@@ -95,15 +95,10 @@ class BreakpointEngine:
         self._entry = entry
         self._faults: list[Fault] = []
         self._fault_log = FaultLog(target)
-        self._asked = False
         self._steps = 0
         self._returns: list[int] = []  # return addresses of indirect calls that were stepped into
         self._cs: int | None = None  # the selector of 32-bit code
         self._set: set[int] = set()
-
-    def stop(self) -> None:
-        """End the trace soon. Can be called from a signal handler or another thread."""
-        self._asked = True
 
     def batches(self, bounds: Bounds) -> Generator[Batch, None, None]:
         """Run from stop to stop, and yield one event for each. Raises TargetError."""

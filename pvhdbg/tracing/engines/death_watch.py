@@ -18,7 +18,7 @@ from pvhdbg.targets.run import breakpoints_at, run
 from pvhdbg.targets.target import RESET_VECTOR, Stop, StopKind, Target
 from pvhdbg.tracing.addresses import Surroundings
 from pvhdbg.tracing.death import Death, DeathKind, panicked
-from pvhdbg.tracing.engines.engine import Bounds
+from pvhdbg.tracing.engines.engine import Bounds, StopsWhenAsked
 from pvhdbg.tracing.engines.examiner import Examiner
 from pvhdbg.tracing.engines.fault_log import FaultLog
 from pvhdbg.tracing.engines.followed import UNPLACED, Followed
@@ -38,7 +38,7 @@ _STANDS = (StopKind.BREAKPOINT, StopKind.INTERRUPT)  # a QEMU whose guest ended 
 _END_OF_PANIC = "---[ end Kernel panic"  # Linux' last line
 
 
-class DeathWatch:
+class DeathWatch(StopsWhenAsked):
     """Watches `target` from its current state. `around` is the machine around a death, `code` gives the kernel file's bytes at a linear
     address, `status` the VMM's exit status, `serial` the last lines of the serial port, where they are at hand.
     `panics` are linear addresses of a function that never returns, Linux' panic(); `panicking` is called where one was reached.
@@ -74,16 +74,11 @@ class DeathWatch:
         )
         self._blind = blind
         self._panics, self._panicking = tuple(panics), panicking
-        self._asked = False
 
     @property
     def warnings(self) -> list[SafeText]:
         """Doubts about what was seen, as sentences."""
         return self._followed.warnings
-
-    def stop(self) -> None:
-        """End soon; can be called from a signal handler."""
-        self._asked = True
 
     def post_mortem(self) -> Death:
         """The death of a machine that had shut down before: from what is left of it, which is not changed. Raises TargetError."""

@@ -59,6 +59,16 @@ class TraceEnd:
         return _WORDS[self.why].format(at="" if self.pc is None else f" at {self.pc:#x}", cause=self.cause)
 
 
+class StopsWhenAsked:
+    """Something that watches a machine until it is asked to end: soon, and with all that was seen."""
+
+    _asked = False
+
+    def stop(self) -> None:
+        """End soon. Can be called from a signal handler or another thread."""
+        self._asked = True
+
+
 def end_at(stop: Stop, pc: int | None, *, reset: bool = False) -> TraceEnd | None:
     """The end that a stop at `pc` implies; None for a breakpoint or a finished step. `reset` says that the log shows a reset."""
     if stop.kind is StopKind.EXITED:

@@ -13,7 +13,7 @@ from pvhdbg.decode.text import SafeText
 from pvhdbg.errors import TargetError
 from pvhdbg.targets.run import RunEnd, breakpoints_at, run
 from pvhdbg.targets.target import RESET_VECTOR, Stop, StopKind, Target
-from pvhdbg.tracing.engines.engine import Bounds, EngineKind, TraceEnd, end_of, is_halted
+from pvhdbg.tracing.engines.engine import Bounds, EngineKind, StopsWhenAsked, TraceEnd, end_of, is_halted
 from pvhdbg.tracing.engines.fault_log import FAULT_ITEMS
 from pvhdbg.tracing.engines.log_switch import LogSwitch
 from pvhdbg.tracing.engines.logged_run import LoggedRun
@@ -28,7 +28,7 @@ _ITERATIONS = 8192  # of one REP in the log; the rest runs unlogged to a breakpo
 _REP_TIME = 30.0  # seconds
 
 
-class LogEngine:
+class LogEngine(StopsWhenAsked):
     """See `Engine`. `states` asks for registers as well as addresses; `cpu` is the number of the CPU to follow.
 
     The machine runs on a little behind a count before it stands: with `overrun` those events belong to the trace, and its end is theirs.
@@ -53,14 +53,9 @@ class LogEngine:
         self._overrun = overrun
         several = target.capabilities.monitor and target.monitor("info cpus").count("CPU #") > 1
         self.reader = LogReader(states=states, cpu=cpu, base=base, peek=peek, several=several)
-        self._asked = False
         self.beyond: tuple[Batch, TraceEnd] | None = (
             None  # what came after the last event that was asked for, if the guest died of it
         )
-
-    def stop(self) -> None:
-        """End the trace soon, with all that was seen. Can be called from a signal handler or another thread."""
-        self._asked = True
 
     def batches(self, bounds: Bounds) -> Generator[Batch, None, None]:
         """Run the machine and yield its events. Raises TargetError; ProtocolError for a log that cannot be read."""

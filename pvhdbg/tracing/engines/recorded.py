@@ -14,7 +14,7 @@ from pvhdbg.decode.cpu_mode import interrupts_on
 from pvhdbg.decode.text import SafeText
 from pvhdbg.targets.run import Ran, RunEnd, breakpoints_at, turns
 from pvhdbg.targets.target import StopKind, Target
-from pvhdbg.tracing.engines.engine import Bounds, EngineKind, TraceEnd, end_at, is_halted
+from pvhdbg.tracing.engines.engine import Bounds, EngineKind, StopsWhenAsked, TraceEnd, end_at, is_halted
 from pvhdbg.tracing.engines.fault_log import FaultLog
 from pvhdbg.tracing.event import Batch, EndReason, Event
 from pvhdbg.tracing.recorded_events import RecordedEvents
@@ -46,7 +46,7 @@ class Silence:
         self._limit, self._since = 2 * self._limit, time.monotonic()
 
 
-class RecorderEngine:
+class RecorderEngine(StopsWhenAsked):
     """See `Engine`. `state` holds the registers at the entry, where the machine is; `peek` gives the code at an address."""
 
     name: EngineKind = "recorder"
@@ -59,11 +59,6 @@ class RecorderEngine:
         self._target, self._recording = target, recording
         self._events = RecordedEvents(recording, state, peek)
         self._fault_log = FaultLog(target)
-        self._asked = False
-
-    def stop(self) -> None:
-        """End the trace soon. Can be called from a signal handler or another thread."""
-        self._asked = True
 
     def batches(self, bounds: Bounds) -> Generator[Batch, None, None]:
         """Run the machine and yield the relevant instructions, in order. Raises TargetError."""

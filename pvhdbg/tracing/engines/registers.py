@@ -18,7 +18,7 @@ from pvhdbg.leaving import putting_back
 from pvhdbg.targets.run import Ran, RunEnd, breakpoints_at, leave_reset_vector, turns
 from pvhdbg.targets.target import RESET_RIP, RESET_VECTOR, Stop, StopKind, Target
 from pvhdbg.tracing.cpu_text import decode
-from pvhdbg.tracing.engines.engine import Bounds, EngineKind, TraceEnd, end_of
+from pvhdbg.tracing.engines.engine import Bounds, EngineKind, StopsWhenAsked, TraceEnd, end_of
 from pvhdbg.tracing.engines.fault_log import FaultLog
 from pvhdbg.tracing.engines.log_switch import single_step_mode
 from pvhdbg.tracing.engines.recorded import Silence, halted_for_good
@@ -64,7 +64,7 @@ class RegistersUnknown(TargetError):
     """The recorder did not find QEMU's registers; nothing was traced. The machine may have run on for one instruction."""
 
 
-class RegisterEngine:
+class RegisterEngine(StopsWhenAsked):
     """See `Engine`. With a count, the machine stands exactly behind the last instruction."""
 
     name: EngineKind = "recorder"
@@ -77,13 +77,8 @@ class RegisterEngine:
         self._rows = RegisterRows(base)
         self._taken = 0
         self._records: list[bytes] = []  # that were read, and not fed yet
-        self._asked = False
         self._triple = False  # the last fault is a triple fault
         self._fault_log = FaultLog(target)
-
-    def stop(self) -> None:
-        """End the trace soon. Can be called from a signal handler or another thread."""
-        self._asked = True
 
     def batches(self, bounds: Bounds) -> Generator[Batch, None, None]:
         """Run the machine and yield its instructions, in order. Raises TargetError."""

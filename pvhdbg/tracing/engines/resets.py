@@ -20,7 +20,7 @@ from pvhdbg.tracing import faults
 from pvhdbg.tracing.block_coverage import Block
 from pvhdbg.tracing.death import chain_of
 from pvhdbg.tracing.engines.block_coverage import BlockCoverageEngine
-from pvhdbg.tracing.engines.engine import Bounds, Engine, TraceEnd
+from pvhdbg.tracing.engines.engine import Bounds, Engine, StopsWhenAsked, TraceEnd
 from pvhdbg.tracing.event import Batch, EndReason, Fault, FaultKind, Reset
 
 NOTHING_LEFT = SafeText("the VMM stops or ends when its guest resets (QEMU's -no-reboot), so the trace cannot continue")
@@ -30,7 +30,7 @@ GUEST_RESET = "guest-reset"  # QEMU's word (qapi/run-state.json, ShutdownCause) 
 WhyEnded = Callable[[], str]
 
 
-class ThroughResets:
+class ThroughResets(StopsWhenAsked):
     """See `Engine`. `make` makes the engine that begins with a sequence number; `go` says whether the trace continues after a reset.
 
     `watched` is held meanwhile and gives QEMU's own term for why the guest ended, "" where QEMU does not answer.
@@ -45,7 +45,6 @@ class ThroughResets:
         self._go = go
         self._watched = watched
         self._engine = make(0)
-        self._asked = False
         self._resets = 0
         self._last: tuple[int, Mode] | None = None
         self._faults: deque[Fault] = deque(maxlen=_KEPT)
@@ -57,8 +56,8 @@ class ThroughResets:
         return self._engine.end
 
     def stop(self) -> None:
-        """End the trace soon. Can be called from a signal handler or another thread."""
-        self._asked = True
+        """See `StopsWhenAsked`."""
+        super().stop()
         self._engine.stop()
 
     def batches(self, bounds: Bounds) -> Generator[Batch, None, None]:

@@ -21,7 +21,7 @@ from pvhdbg.targets.run import RunEnd, breakpoints_at, run
 from pvhdbg.targets.target import GONE, RESET_RIP, RESET_VECTOR, WAITS, Stop, StopKind, Target, steppable
 from pvhdbg.tracing.cpu_text import decode, of_cpu
 from pvhdbg.tracing.encoding import LONGEST, length
-from pvhdbg.tracing.engines.engine import Bounds, EngineKind, TraceEnd, end_at, halted
+from pvhdbg.tracing.engines.engine import Bounds, EngineKind, StopsWhenAsked, TraceEnd, end_at, halted
 from pvhdbg.tracing.engines.fault_log import FaultLog
 from pvhdbg.tracing.event import Batch, Delta, EndReason, Fault, FaultKind
 from pvhdbg.tracing.opcodes import Effect, effect_of, is_system
@@ -88,7 +88,7 @@ class _Columns:
         return Batch(seq, self.pcs, self.modes, self.codes, self.deltas, cpus, self.system, self.faults)
 
 
-class StepEngine:
+class StepEngine(StopsWhenAsked):
     """See `Engine`. Raises TargetError for a target that does not hand out packets.
 
     Of several CPUs it steps `cpu`, and the others run meanwhile: their effects on each other are not those of a free run.
@@ -106,7 +106,7 @@ class StepEngine:
         self._target = found
         self._seq = base
         self._cpu = cpu
-        self._asked = self._armed = False
+        self._armed = False
         self._may_wait = False  # whether the CPU may be halted at the first stop
         self._codes: dict[tuple[int, int], bytes] = {}
         self._ahead: tuple[tuple[int, int], bytes] | None = None  # memory as it is at this stop
@@ -120,10 +120,6 @@ class StepEngine:
         if control is None:
             return {}
         return {**control.registers(), **({} if control.cs_flags is None else {"cs_flags": control.cs_flags})}
-
-    def stop(self) -> None:
-        """End the trace soon. Can be called from a signal handler or another thread."""
-        self._asked = True
 
     def batches(self, bounds: Bounds) -> Generator[Batch, None, None]:
         """Step, and yield the instructions that were stepped. Raises TargetError."""

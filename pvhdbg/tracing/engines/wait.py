@@ -21,7 +21,7 @@ from pvhdbg.targets.target import RESET_VECTOR, Stop, StopKind, Target
 from pvhdbg.tracing.addresses import Surroundings
 from pvhdbg.tracing.death import Death, DeathKind, panicked
 from pvhdbg.tracing.engines.death_watch import FIRST, run_with_fault_log
-from pvhdbg.tracing.engines.engine import Bounds, TraceEnd
+from pvhdbg.tracing.engines.engine import Bounds, StopsWhenAsked, TraceEnd
 from pvhdbg.tracing.engines.examiner import GUEST_PANIC, Examiner
 from pvhdbg.tracing.engines.fault_log import FaultLog
 from pvhdbg.tracing.engines.followed import Followed
@@ -62,7 +62,7 @@ class _Found:
 _NOTHING, _ARRIVED = _Found(), _Found(arrived=True)
 
 
-class Wait:
+class Wait(StopsWhenAsked):
     """See `DeathWatch`. With `blind` nothing is logged (KVM, or a log of the user's own): faults are then not observed.
 
     `ended` gives QEMU's term for how the guest ended; `awaits`: see `Suspicion`. `milestones` are those of the instructions that were followed: the first
@@ -107,7 +107,6 @@ class Wait:
         self._patient = bool(count) and not self._counts
         self._stood: Registers | None = None  # the machine's registers when the last wait ended
         self._dead: Death | None = None
-        self._asked = False
         self._events: RecordedEvents | None = None
         self._passed: int | None = None  # the first instruction in a mode that is the goal, where the recorder saw it
         self.milestones: list[Milestone] = []
@@ -125,10 +124,6 @@ class Wait:
     def warnings(self) -> list[SafeText]:
         """Doubts about what was seen, as sentences."""
         return self._followed.warnings
-
-    def stop(self) -> None:
-        """End soon; can be called from a signal handler."""
-        self._asked = True
 
     def until(self, goal: Goal, seconds: float) -> Death | None:
         """None when the goal was reached, else the death; one of the kind ALIVE after `seconds`. The machine is stopped afterwards.
