@@ -21,7 +21,7 @@ from pvhdbg.model import Registers
 from pvhdbg.record import NamedTuple
 from pvhdbg.report.json_text import written
 from pvhdbg.tracing.cpu_text import decode
-from pvhdbg.tracing.recording import MemoryWrite
+from pvhdbg.tracing.recorded_parts import MemoryWrite
 
 _SHOWN = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", *(f"r{number}" for number in range(8, 16)))
 _SYSTEM = ("eflags", "cr0", "cr2", "cr3", "cr4", "efer")

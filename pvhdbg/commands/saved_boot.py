@@ -40,8 +40,9 @@ from pvhdbg.tracing.boot_file import BootInfo
 from pvhdbg.tracing.chapters import Chapter, ChapterProfile, chapters, events_of, runs_within
 from pvhdbg.tracing.milestones import Milestone
 from pvhdbg.tracing.recorded_numbers import BadRecording
+from pvhdbg.tracing.recorded_parts import RecordedBlock
 from pvhdbg.tracing.recorder.file import read_boot
-from pvhdbg.tracing.recording import RecordedBlock, Recording
+from pvhdbg.tracing.recording import Recording
 from pvhdbg.tracing.story import Node, Started, folded, folded_text, functions, profile, profiles, tree
 from pvhdbg.tracing.symbol_text import base
 from pvhdbg.tracing.trace_file import Head, Load

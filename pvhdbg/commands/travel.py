@@ -12,7 +12,7 @@ from pvhdbg.machine.session import Session
 from pvhdbg.machine.stop_text import instruction, position
 from pvhdbg.model import EXTENDED, GENERAL, LOW_HALVES
 from pvhdbg.record import NamedTuple
-from pvhdbg.tracing.recording import MemoryWrite
+from pvhdbg.tracing.recorded_parts import MemoryWrite
 
 _REGISTER = re.compile(r"\$(\w{2,4})", re.ASCII)
 _SIZE = re.compile(r"(.*\S)\s*:\s*(\d{1,5})", re.ASCII)

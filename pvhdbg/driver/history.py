@@ -14,7 +14,8 @@ from pvhdbg.disassembly import CallFlow, CodePart, has_iced, parts
 from pvhdbg.errors import MemoryUnreadable, TargetError
 from pvhdbg.targets.target import Target
 from pvhdbg.tracing.cpu_text import decode
-from pvhdbg.tracing.recording import RecordedBlock, Recording
+from pvhdbg.tracing.recorded_parts import RecordedBlock
+from pvhdbg.tracing.recording import Recording
 
 _LOW_RAM = 1 << 31  # below it, QEMU's number of a byte of RAM is its physical address on each machine type
 

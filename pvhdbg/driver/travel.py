@@ -25,7 +25,8 @@ from pvhdbg.model import Registers, Unavailable
 from pvhdbg.targets.run import Progress
 from pvhdbg.tracing.engines.engine import TraceEnd
 from pvhdbg.tracing.recorded_numbers import NEVER
-from pvhdbg.tracing.recording import MemoryWrite, Recording
+from pvhdbg.tracing.recorded_parts import MemoryWrite
+from pvhdbg.tracing.recording import Recording
 from pvhdbg.tracing.recording_layout import MOST_MARKS
 from pvhdbg.vmm.options import RecorderOptions
 

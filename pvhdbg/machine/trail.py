@@ -10,7 +10,8 @@ from pvhdbg.disassembly import available, disassemble
 from pvhdbg.errors import MemoryUnreadable
 from pvhdbg.tracing.calls import LastFunctions
 from pvhdbg.tracing.event import Event
-from pvhdbg.tracing.recording import Executed, Recording
+from pvhdbg.tracing.recorded_parts import Executed
+from pvhdbg.tracing.recording import Recording
 from pvhdbg.tracing.symbol_text import Name
 
 _PATH = 8  # instructions

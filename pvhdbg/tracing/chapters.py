@@ -19,7 +19,8 @@ from pvhdbg.tracing.event import Batch
 from pvhdbg.tracing.milestones import Finder, Milestone
 from pvhdbg.tracing.recorded_events import RecordedEvents
 from pvhdbg.tracing.recorded_numbers import NEVER
-from pvhdbg.tracing.recording import RecordedBlock, Recording
+from pvhdbg.tracing.recorded_parts import RecordedBlock
+from pvhdbg.tracing.recording import Recording
 from pvhdbg.tracing.story import Started
 
 _OPTION_ROMS = range(0xC0000, 0xE0000)

@@ -15,7 +15,8 @@ from pvhdbg.tracing.event import Changes, Event
 from pvhdbg.tracing.milestones import HIGHER_HALF_32
 from pvhdbg.tracing.opcodes import Effect, effect_of
 from pvhdbg.tracing.recorded_numbers import NEVER
-from pvhdbg.tracing.recording import Recording, State, System
+from pvhdbg.tracing.recorded_parts import State, System
+from pvhdbg.tracing.recording import Recording
 
 # Registers that an instruction of this effect writes. QEMU shows states at the start of blocks only: of several system
 # instructions in one block, each is given the part of the next state that it can have made.

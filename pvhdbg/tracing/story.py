@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from pvhdbg.model import Hex
-from pvhdbg.tracing.recording import RecordedBlock
+from pvhdbg.tracing.recorded_parts import RecordedBlock
 from pvhdbg.tracing.symbol_text import base, label
 
 _BLANK = re.compile(r"\s")

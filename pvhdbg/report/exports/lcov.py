@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
 from typing import NamedTuple
 
-from pvhdbg.tracing.recording import RecordedBlock
+from pvhdbg.tracing.recorded_parts import RecordedBlock
 from pvhdbg.tracing.symbol_text import label
 from pvhdbg.tracing.trace_file import Load
 

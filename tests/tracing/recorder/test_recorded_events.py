@@ -6,7 +6,8 @@ from types import SimpleNamespace
 from typing import cast
 
 from pvhdbg.tracing.recorded_events import RecordedEvents
-from pvhdbg.tracing.recording import RecordedBlock, Recording, State, System
+from pvhdbg.tracing.recorded_parts import RecordedBlock, State, System
+from pvhdbg.tracing.recording import Recording
 
 ENTRY = 0x100000
 HIGH = 0xFFFFFFFF80000000

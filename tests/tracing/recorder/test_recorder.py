@@ -26,10 +26,11 @@ from pvhdbg.tracing.cpu_text import decode
 from pvhdbg.tracing.engines.engine import Bounds
 from pvhdbg.tracing.engines.log import LogEngine
 from pvhdbg.tracing.recorded_numbers import NEVER
+from pvhdbg.tracing.recorded_parts import DiscontinuityKind
 from pvhdbg.tracing.recorder.file import open_recording
 from pvhdbg.tracing.recorder.flags import FLAGS
 from pvhdbg.tracing.recorder.library import library
-from pvhdbg.tracing.recording import DiscontinuityKind, Recording
+from pvhdbg.tracing.recording import Recording
 from pvhdbg.tracing.recording_layout import RING
 from pvhdbg.tracing.story import functions
 from pvhdbg.tracing.symbol_text import base
