@@ -68,8 +68,8 @@ if TYPE_CHECKING:
     from pvhdbg.decode.boot_state import decode as decode_snapshot
     from pvhdbg.errors import PvhdbgError
     from pvhdbg.kernel.image import open_kernel
-    from pvhdbg.machine.capture import Plan
     from pvhdbg.machine.capture import capture as capture_entry
+    from pvhdbg.machine.entry_search import Plan
     from pvhdbg.model import Registers, Segment, Snapshot, Unavailable
     from pvhdbg.report.document import Report
     from pvhdbg.rules.catalogue import RULES, judge
@@ -84,7 +84,7 @@ _HOME = {
     "Guest": "booted",
     "Handoff": "booted",
     "Outcome": "rules.declare",
-    "Plan": "machine.capture",
+    "Plan": "machine.entry_search",
     "PvhdbgError": "errors",
     "REVISIONS": "spec.revisions",
     "RULES": "rules.catalogue",

@@ -26,7 +26,8 @@ from pvhdbg.decode.kernel_file import KernelFile
 from pvhdbg.decode.snapshot_file import encode
 from pvhdbg.decode.text import SafeText, safe
 from pvhdbg.errors import BadInput, EntryNotReached, GuestDied, TargetLost, TargetTimeout
-from pvhdbg.machine.capture import decoded, where
+from pvhdbg.machine.capture import decoded
+from pvhdbg.machine.entry_search import where
 from pvhdbg.machine.loaded_kernel import Confirm
 from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.machine.recorder import watching

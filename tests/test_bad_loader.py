@@ -17,7 +17,8 @@ import pytest
 
 from pvhdbg import api, guests
 from pvhdbg.kernel.image import open_kernel
-from pvhdbg.machine.capture import Plan, capture
+from pvhdbg.machine.capture import capture
+from pvhdbg.machine.entry_search import Plan
 from pvhdbg.report.document import Report
 from pvhdbg.rules.catalogue import MACHINE_RULES, judge
 from pvhdbg.rules.declare import Outcome, Severity

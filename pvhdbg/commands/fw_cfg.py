@@ -13,7 +13,7 @@ from pvhdbg.decode import fw_cfg
 from pvhdbg.errors import TargetError
 from pvhdbg.loaders.loading import BootParameters, FwCfgItem
 from pvhdbg.loaders.qemu import QEMU
-from pvhdbg.machine.capture import firmware_runs
+from pvhdbg.machine.entry_search import firmware_runs
 from pvhdbg.machine.subject import halted
 from pvhdbg.report.json_text import written
 from pvhdbg.report.style import Style

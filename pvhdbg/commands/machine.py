@@ -19,7 +19,7 @@ from pvhdbg.decode.paging import translate
 from pvhdbg.decode.text import printable, safe
 from pvhdbg.errors import BadInput, MemoryUnreadable, PvhdbgError, TargetError
 from pvhdbg.machine import disassemble
-from pvhdbg.machine.capture import where
+from pvhdbg.machine.entry_search import where
 from pvhdbg.machine.loaded_kernel import Confirm
 from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.machine.session import Session, Settings

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from pvhdbg.decode import core_file
 from pvhdbg.decode.text import SafeText, safe
 from pvhdbg.errors import BadInput
-from pvhdbg.machine.capture import Plan, compared, decoded, recorded_entry, with_tables
+from pvhdbg.machine.capture import compared, decoded, with_tables
+from pvhdbg.machine.entry_search import Plan, recorded_entry
 from pvhdbg.machine.session import Session
 from pvhdbg.targets.core import CoreTarget
 

@@ -17,7 +17,8 @@ from pvhdbg.decode.paging import scheme_of, translate
 from pvhdbg.decode.protocol import is_pvh
 from pvhdbg.decode.text import SafeText
 from pvhdbg.errors import EntryNotReached, GuestDied, MemoryUnreadable, TargetError
-from pvhdbg.machine.capture import Plan, compared, where
+from pvhdbg.machine.capture import compared
+from pvhdbg.machine.entry_search import Plan, where
 from pvhdbg.model import Backing, EntryPoint, FoundBy, Memory, NeedMemory, Registers, Segments, Snapshot, Unavailable, Vmm
 from pvhdbg.spec.svm import NESTED_PAGING, Vmcb
 from pvhdbg.targets.recorded import RecordedTarget

@@ -16,7 +16,8 @@ from pvhdbg.decode.cpu_mode import OUTSIDE, virtualised
 from pvhdbg.decode.paging import translate
 from pvhdbg.decode.text import SafeText, safe
 from pvhdbg.errors import BadInput, MemoryUnreadable, TargetError
-from pvhdbg.machine.capture import Plan, decoded, find_entry, observe_machine, stands_at
+from pvhdbg.machine.capture import decoded, observe_machine
+from pvhdbg.machine.entry_search import Plan, find_entry, stands_at
 from pvhdbg.machine.loaded_kernel import Confirm
 from pvhdbg.model import EntryPoint, FoundBy, Kernel, Registers, Segments, Snapshot, Unavailable
 from pvhdbg.record import dataclass, field, replace

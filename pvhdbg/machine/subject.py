@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from pvhdbg.decode.text import SafeText, safe
 from pvhdbg.errors import BadInput, PluginRefused, PvhdbgError, TargetError, TargetLost, TargetTimeout, VmmFailed
-from pvhdbg.machine.capture import Plan, capture, decoded, with_command, with_tables
+from pvhdbg.machine.capture import capture, decoded, with_command, with_tables
+from pvhdbg.machine.entry_search import Plan
 from pvhdbg.machine.loaded_kernel import Confirm
 from pvhdbg.machine.options import SubjectOptions
 from pvhdbg.machine.session import ENDS, doubts

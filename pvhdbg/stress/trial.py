@@ -13,7 +13,8 @@ from pvhdbg.decode.pattern import BadPattern, compiled
 from pvhdbg.decode.text import SafeText, safe
 from pvhdbg.errors import BadInput, CannotMutate, PvhdbgError
 from pvhdbg.kernel.image import KernelImage
-from pvhdbg.machine.capture import Plan, capture, with_command
+from pvhdbg.machine.capture import capture, with_command
+from pvhdbg.machine.entry_search import Plan
 from pvhdbg.machine.options import LaunchOptions, SubjectOptions
 from pvhdbg.machine.recorder import watching
 from pvhdbg.machine.sound_vmm import without_bugs

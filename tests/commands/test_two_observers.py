@@ -18,7 +18,8 @@ from pvhdbg.decode.boot_state import BootState, StartInfo, Unread
 from pvhdbg.decode.probe_log import ProbeLog, decode
 from pvhdbg.guests import path as guest
 from pvhdbg.kernel.image import open_kernel
-from pvhdbg.machine.capture import Plan, capture, decoded
+from pvhdbg.machine.capture import capture, decoded
+from pvhdbg.machine.entry_search import Plan
 from pvhdbg.model import EXTENDED, NotLookedAt, Snapshot, Unavailable, Vmm
 from pvhdbg.rules.catalogue import judge
 from pvhdbg.rules.declare import Outcome

@@ -11,7 +11,8 @@ import pytest
 from pvhdbg import guests
 from pvhdbg.decode.boot_state import BootState
 from pvhdbg.kernel.image import open_kernel
-from pvhdbg.machine.capture import Plan, capture
+from pvhdbg.machine.capture import capture
+from pvhdbg.machine.entry_search import Plan
 from pvhdbg.model import Registers
 from pvhdbg.targets.run import run_until
 from pvhdbg.vmm.qemu import QemuOptions

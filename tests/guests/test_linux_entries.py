@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from pvhdbg.decode.boot_state import BootState
-from pvhdbg.machine.capture import Plan, capture
+from pvhdbg.machine.capture import capture
+from pvhdbg.machine.entry_search import Plan
 from pvhdbg.vmm.qemu import QemuOptions
 from tests.support.debugged import debugged
 

@@ -13,7 +13,8 @@ import pytest
 from pvhdbg import guests
 from pvhdbg.errors import EntryNotReached, GuestDied, MemoryUnreadable, TargetError, TargetTimeout
 from pvhdbg.kernel.image import open_kernel
-from pvhdbg.machine.capture import Plan, capture
+from pvhdbg.machine.capture import capture
+from pvhdbg.machine.entry_search import Plan
 from pvhdbg.model import Unavailable
 from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.gdb_mi import GdbTarget
