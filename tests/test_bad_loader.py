@@ -28,6 +28,7 @@ from pvhdbg.targets.run import run_until
 from pvhdbg.targets.target import Leave
 from pvhdbg.vmm.qemu import QemuOptions, start
 from tests.support import defects as declarations
+from tests.support.cli_runner import outcomes
 from tests.support.debugged import EXIT_DEVICE, debugged
 from tests.support.defects import GUEST, Defect, matching
 
@@ -157,8 +158,7 @@ def test_a_correct_hand_off_is_better_than_qemus() -> None:
     assert ended.returncode == 0  # QEMU's own hand-off exits 1 here: its task register is KNOWN
     assert document["segments"]["tr"]["limit"] == "0x67"
     assert document["entry"]["symbol"] == ENTRY
-    outcomes = {verdict["rule"]: verdict["outcome"] for verdict in document["verdicts"]}
-    assert outcomes["PVH-EIP-NOTE"] == "not_applicable"
+    assert outcomes(document)["PVH-EIP-NOTE"] == "not_applicable"
 
 
 @pytest.mark.boot

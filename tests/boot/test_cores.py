@@ -22,29 +22,12 @@ from pvhdbg.targets.remote import RemoteTarget
 from pvhdbg.targets.run import run_until
 from pvhdbg.targets.target import Leave
 from pvhdbg.vmm.qemu import QemuOptions, start
+from tests.support.cli_runner import outcomes, pvhdbg, report
 from tests.support.real_kernel import elf_entry
 
 pytestmark = pytest.mark.boot
 
 LOST = {"PVH-EFER-LMA", "PVH-TR-LIMIT"}  # EFER, and QEMU's version, which excuses the other
-
-
-def pvhdbg(*words: str | Path, expect: int = 0) -> str:
-    """Run the command line in a process of its own and return what it printed."""
-    ran = subprocess.run(
-        [sys.executable, "-m", "pvhdbg", *map(str, words)], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert ran.returncode == expect, f"exit {ran.returncode}\n{ran.stdout[-3000:]}\n{ran.stderr}"
-    return ran.stdout
-
-
-def report(*words: str | Path) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(pvhdbg("check", "--format", "json", *words))
-    return document
-
-
-def outcomes(document: dict[str, Any]) -> dict[str, str]:
-    return {verdict["rule"]: verdict["outcome"] for verdict in document["verdicts"]}
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from pvhdbg.vmm.qemu import QemuOptions, start
+from tests.support.cli_runner import pvhdbg, report
 
 pytestmark = pytest.mark.boot
 
@@ -25,20 +26,6 @@ BOOT_TIME = 60.0  # seconds; usual is 2
 E820 = re.compile(r"BIOS-e820: \[mem 0x([0-9a-f]{16})-0x([0-9a-f]{16})\] (.+)")
 E820_TYPES = {"usable": 1, "reserved": 2, "ACPI data": 3, "ACPI NVS": 4, "unusable": 5}
 CMDLINE = "console=ttyS0 earlyprintk=serial,ttyS0 ignore_loglevel panic=-1 pvhdbg.mark=7"
-
-
-def pvhdbg(*words: str | Path, expect: int = 0) -> str:
-    """Run the command line in a process of its own and return what it printed."""
-    result = subprocess.run(
-        [sys.executable, "-m", "pvhdbg", *map(str, words)], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert result.returncode == expect, f"exit {result.returncode}\n{result.stdout[-3000:]}\n{result.stderr}"
-    return result.stdout
-
-
-def report(*words: str | Path, expect: int = 0) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(pvhdbg("check", "--format", "json", *words, expect=expect))
-    return document
 
 
 def outcomes(document: dict[str, Any], outcome: str) -> set[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cli_runner import HELLO, HELLO_ENTRY, Cli, Machine, eventually, kernel_elf, reads_the_log
+from tests.support.cli_runner import HELLO, HELLO_ENTRY, Cli, Machine, Ran, eventually, kernel_elf, reads_the_log
 from tests.support.left_machine import look
 from tests.support.programs import need
 from tests.support.relay import Relay
@@ -73,8 +73,9 @@ def test_qemus_log_is_switched_off_whatever_comes_meanwhile(cli: Cli, looping: M
     assert (left.running, left.single, left.logs) == (True, False, False)
 
 
-def test_breakpoints_are_cleared_whatever_comes_meanwhile(cli: Cli, looping: Machine) -> None:
-    when = Second(b"$z1,", signals=(signal.SIGHUP,))
+def _ended_while_it_waits(cli: Cli, looping: Machine, *signals: int) -> Ran:
+    """`wait`, ended by SIGTERM, with more signals as it clears its breakpoint."""
+    when = Second(b"$z1,", signals=signals)
     with Relay(looping.socket, cli.folder, when) as relay:
         process = cli.start("wait", relay.address, "--here", "--until", "0x200000", "--for", "60", "--leave", "running")
         eventually(lambda: when.let_run, "the guest is not let run", 15)
@@ -83,20 +84,18 @@ def test_breakpoints_are_cleared_whatever_comes_meanwhile(cli: Cli, looping: Mac
         ran = cli.ended(process)
     assert when.sent
     assert ran.code == 143
+    return ran
+
+
+def test_breakpoints_are_cleared_whatever_comes_meanwhile(cli: Cli, looping: Machine) -> None:
+    ran = _ended_while_it_waits(cli, looping, signal.SIGHUP)
     assert "Traceback" not in ran.err
     left = look(looping.process.pid, looping.socket)
     assert (left.running, left.stops) == (True, False)
 
 
 def test_a_third_signal_says_what_would_be_left(cli: Cli, looping: Machine) -> None:
-    when = Second(b"$z1,", signals=(signal.SIGHUP, signal.SIGINT, signal.SIGTERM))
-    with Relay(looping.socket, cli.folder, when) as relay:
-        process = cli.start("wait", relay.address, "--here", "--until", "0x200000", "--for", "60", "--leave", "running")
-        eventually(lambda: when.let_run, "the guest is not let run", 15)
-        when.process = process
-        process.send_signal(signal.SIGTERM)
-        ran = cli.ended(process)
-    assert ran.code == 143
+    ran = _ended_while_it_waits(cli, looping, signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
     assert "putting back" in ran.err
     assert "leave that behind" in ran.err
     assert look(looping.process.pid, looping.socket).stops is False

@@ -14,7 +14,7 @@ import pytest
 from pvhdbg.commands.table import COMMANDS
 from pvhdbg.targets.target import Leave
 from pvhdbg.version import VERSION
-from tests.support.cli_runner import HELLO, HELLO_ENTRY, Cli, Machine, eventually, kernel_elf, scratch
+from tests.support.cli_runner import HELLO, HELLO_ENTRY, Cli, Machine, eventually, kernel_elf, outcomes, scratch
 from tests.support.pseudo_terminal import openpty
 
 Start = Callable[..., Machine]
@@ -41,10 +41,6 @@ def document() -> Iterator[dict[str, Any]]:
         assert ran.err == ""
         whole: dict[str, Any] = ran.json()
         yield whole
-
-
-def verdicts(document: dict[str, Any]) -> dict[str, str]:
-    return {verdict["rule"]: verdict["outcome"] for verdict in document["verdicts"]}
 
 
 # --- the report ---------------------------------------------------------------------------------------------------
@@ -96,7 +92,7 @@ def test_the_json_start_info(document: dict[str, Any]) -> None:
 
 
 @pytest.mark.boot
-def test_the_json_verdicts(document: dict[str, Any]) -> None:
+def test_the_json_outcomes(document: dict[str, Any]) -> None:
     for verdict in document["verdicts"]:
         assert {"rule", "outcome", "severity", "violations", "reason"} <= verdict.keys()
         assert verdict["outcome"] in ("pass", "fail", "known", "unknown", "remark", "not_applicable")
@@ -104,8 +100,8 @@ def test_the_json_verdicts(document: dict[str, Any]) -> None:
             assert violation.keys() == {"at", "expected", "found"}
     assert document["summary"].keys() == {"pass", "fail", "known", "unknown", "remark", "not_applicable"}
     for outcome, number in document["summary"].items():
-        assert number == list(verdicts(document).values()).count(outcome)
-    assert verdicts(document)[KNOWN] == "known"
+        assert number == list(outcomes(document).values()).count(outcome)
+    assert outcomes(document)[KNOWN] == "known"
 
 
 @pytest.mark.boot
@@ -183,7 +179,7 @@ def test_strict_is_undecided_without_the_kernel(cli: Cli, boot: Cli) -> None:
 @pytest.mark.boot
 def test_select_and_ignore(boot: Cli) -> None:
     def judged(*words: str) -> set[str]:
-        return set(verdicts(boot("check", "hello.pvhsnap", "--format", "json", *words).ok().json()))
+        return set(outcomes(boot("check", "hello.pvhsnap", "--format", "json", *words).ok().json()))
 
     every = judged()
     assert judged("--select", KNOWN) == {KNOWN}
@@ -269,7 +265,7 @@ def test_an_attached_machine_at_its_reset_vector(cli: Cli, machine: Start, comma
     assert document["entry"]["address"] == "0x100000"
     assert document["entry"]["found_by"] == "fw_cfg"
     assert document["kernel"]["path"] == HELLO  # as the monitor names it, and confirmed by the guest's memory
-    assert verdicts(document)[KNOWN] == "known"
+    assert outcomes(document)[KNOWN] == "known"
 
 
 @pytest.mark.boot
@@ -325,7 +321,7 @@ def test_past_the_entry_and_reset(cli: Cli, machine: Start) -> None:
     assert here.json()["entry"]["found_by"] == "here"
     again = cli("check", stub.socket, "--kernel", HELLO, "--reset", "--format", "json").ok().json()
     assert again["entry"] == {"address": "0x100000", "found_by": "ELF note", "symbol": "pvh_start"}
-    assert verdicts(again)[KNOWN] == "known"
+    assert outcomes(again)[KNOWN] == "known"
     cli("check", stub.socket, "--reset", "--leave", "running").ok()
     eventually(lambda: stub.serial().count(GREETING) == 2, "the guest does not run again")
 

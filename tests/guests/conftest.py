@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
@@ -16,6 +15,7 @@ from pvhdbg.machine.entry_search import Plan
 from pvhdbg.model import Registers
 from pvhdbg.targets.run import run_until
 from pvhdbg.vmm.qemu import QemuOptions
+from tests.support.cli_runner import eventually
 from tests.support.debugged import EXIT_DEVICE, debugged
 
 
@@ -58,10 +58,9 @@ class Guest:
 
     def said(self, line: str) -> None:
         """Wait until the guest has printed `line`, which stops nothing."""
-        deadline = time.monotonic() + 10
-        while line not in self.qemu.serial_tail(100):
-            assert time.monotonic() < deadline, f"{line!r} is not in {self.qemu.serial_tail(100)}"
-            time.sleep(0.005)
+        eventually(
+            lambda: line in self.qemu.serial_tail(100), lambda: f"{line!r} is not in {self.qemu.serial_tail(100)}", within=10
+        )
 
 
 @pytest.fixture

@@ -8,8 +8,11 @@ from __future__ import annotations
 import random
 import struct
 from dataclasses import dataclass
+from pathlib import Path
 
-from pvhdbg.loaders.loading import BootParameters
+from pvhdbg.kernel.image import open_kernel
+from pvhdbg.loaders.catalogue import simulate
+from pvhdbg.loaders.loading import BootParameters, Loading
 from pvhdbg.spec.elf import EM_386, EM_X86_64, PT_LOAD, PT_NOTE
 from tests.support.elf_writer import NoteSpec, Piece, Program
 
@@ -21,10 +24,24 @@ _OUT = b"\xe6\xe9"  # out %al, $0xe9
 _WORD = _OUT + (b"\xc1\xe8\x08" + _OUT) * 3  # all four bytes of eax
 
 
+def answers(path: Path, boot: BootParameters) -> dict[str, Loading]:
+    """What each simulator says of a file, by the loader's name."""
+    with open_kernel(str(path)) as image:
+        return {loading.loader: loading for loading in simulate(image.file(), boot)}
+
+
 def report(number: int) -> bytes:
     """Code that tells where it is and ends QEMU."""
     code = b"\x89\xc7" + bytes([0xB0, number]) + _OUT + b"\x89\xf8" + _WORD + b"\x8b\x03" + _WORD + b"\xb0\x00\xe6\xf4\xeb\xfe"
     return code.ljust(SPOT_SIZE, b"\x90")
+
+
+def mutated(dice: random.Random, data: bytes, first: int = 0) -> bytes:
+    """The file with some bytes of its headers changed, none before offset `first`."""
+    changed = bytearray(data)
+    for _ in range(dice.randrange(1, 5)):
+        changed[dice.randrange(first, min(len(data), dice.choice((64, 256, 2000))))] = dice.choice((0, 1, 4, 8, 0x7F, 0x80, 255))
+    return bytes(changed)
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import mkdtemp
 
 import pytest
 
@@ -20,7 +18,8 @@ from pvhdbg.errors import BadInput
 from pvhdbg.loaders.linux_loader import FIRECRACKER, FIRECRACKER_SAYS, LIBKRUN, LIBKRUN_SAYS
 from pvhdbg.loaders.loading import BootParameters, EntryProtocol, Loader
 from tests.loaders import test_cases
-from tests.loaders.generated import cases
+from tests.loaders.generated import cases, mutated
+from tests.support.cli_runner import scratch
 
 PROGRAM = os.environ.get("PVHDBG_LINUX_LOADER", "")
 MEMORY = BootParameters(memory=64 << 20)
@@ -35,9 +34,8 @@ def kernels() -> Iterator[list[tuple[Path, KernelFile]]]:
     """The files: generated ones, those of the table, and 3000 of them with changed bytes in their headers."""
     dice = random.Random(2021)
     whole = [case.data for case in cases(GENERATED, seed=7)] + [case.data for case in test_cases.CASES]
-    whole += [_changed(dice, dice.choice(whole)) for _ in range(MUTATED)]
-    folder = Path(mkdtemp(prefix="pvhdbg-loaders-", dir="/tmp"))
-    try:
+    whole += [mutated(dice, dice.choice(whole), 4) for _ in range(MUTATED)]
+    with scratch() as folder:
         found = []
         for index, data in enumerate(whole):
             try:
@@ -49,15 +47,6 @@ def kernels() -> Iterator[list[tuple[Path, KernelFile]]]:
             found.append((path, kernel))
         assert len(found) >= FILES
         yield found
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _changed(dice: random.Random, data: bytes) -> bytes:
-    changed = bytearray(data)
-    for _ in range(dice.randrange(1, 5)):
-        changed[dice.randrange(4, min(len(data), dice.choice((64, 256, 2000))))] = dice.choice((0, 1, 4, 8, 0x7F, 0x80, 255))
-    return bytes(changed)
 
 
 def simulated(loader: Loader, kernel: KernelFile, says: str) -> str | None:

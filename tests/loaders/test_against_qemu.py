@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from tempfile import mkdtemp
 
 import pytest
 
@@ -33,13 +30,6 @@ GENERATIONS = {(7, 2): QEMU_BEFORE, (10, 0, 2): QEMU_BEFORE, (10, 0, 13): QEMU, 
 _CHUNKS = 12
 _AT_ONCE = 2
 _HANG = 1.5  # seconds in which every other start has long ended
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    path = Path(mkdtemp(prefix="pvhdbg-loaders-", dir="/tmp"))
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
 
 
 def simulated(case: Case, path: Path, loader: Loader = QEMU) -> tuple[Loading, BootParameters] | None:

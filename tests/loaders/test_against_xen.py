@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import random
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import mkdtemp
 
 import pytest
 
@@ -19,8 +17,9 @@ from pvhdbg.loaders.loading import Loading
 from pvhdbg.loaders.xen_libelf import XEN
 from pvhdbg.spec.elf import Section32, Section64
 from tests.loaders import test_cases
-from tests.loaders.generated import cases
+from tests.loaders.generated import cases, mutated
 from tests.support import real_kernel
+from tests.support.cli_runner import scratch
 from tests.support.elf_writer import ElfSpec, NoteSpec, SymbolSpec
 
 _SOURCE = Path(__file__).parent / "xen_builder.c"
@@ -32,21 +31,11 @@ def builder(packages: None) -> Iterator[list[str]]:
     """The command of Xen's builder, compiled here against the distribution's libraries."""
     root: Path = real_kernel.or_skip(real_kernel.xen_toolstack)
     (library,) = {path.parent for path in root.rglob("libxenguest.so")}
-    folder = Path(mkdtemp(prefix="pvhdbg-xen-", dir="/tmp"))
-    try:
+    with scratch() as folder:
         command = ["gcc", "-o", str(folder / "xen_builder"), str(_SOURCE), f"-I{root / 'usr/include'}", f"-L{library}"]
         libraries = ["-lxenguest", "-lxenctrl", "-lxentoollog", f"-Wl,-rpath-link,{library}"]
         subprocess.run([*command, *libraries], check=True, capture_output=True)
         yield ["env", f"LD_LIBRARY_PATH={library}", str(folder / "xen_builder")]
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    path = Path(mkdtemp(prefix="pvhdbg-loaders-", dir="/tmp"))
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
 
 
 def files() -> list[bytes]:
@@ -60,14 +49,7 @@ def files() -> list[bytes]:
     ]
     narrow = [ElfSpec(paddr=0x80, notes=((NoteSpec(desc=(0x80).to_bytes(size, "little")),),)).encode() for size in range(1, 13)]
     owners = [ElfSpec(notes=((NoteSpec(owner=owner),),)).encode() for owner in (b"Xen", b"Xen\0\0", b"Xen\0Xen\0", b"XEN\0", b"")]
-    return whole + narrow + owners + [_changed(dice, dice.choice(whole[:60] + sections * 5)) for _ in range(600)]
-
-
-def _changed(dice: random.Random, data: bytes) -> bytes:
-    changed = bytearray(data)
-    for _ in range(dice.randrange(1, 5)):
-        changed[dice.randrange(min(len(data), dice.choice((64, 256, 2000))))] = dice.choice((0, 1, 4, 8, 0x7F, 0x80, 255))
-    return bytes(changed)
+    return whole + narrow + owners + [mutated(dice, dice.choice(whole[:60] + sections * 5)) for _ in range(600)]
 
 
 def seen(log: str) -> str | int | None:

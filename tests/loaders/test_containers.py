@@ -5,30 +5,20 @@ from __future__ import annotations
 import gzip
 import lzma
 import struct
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from shutil import rmtree
-from tempfile import mkdtemp
 
 import pytest
 
 from pvhdbg.decode.fw_cfg import NUMBERS
 from pvhdbg.kernel.image import open_kernel
-from pvhdbg.loaders.catalogue import simulate
 from pvhdbg.loaders.loading import BootParameters, Loading
 from tests.loaders import real_qemu
+from tests.loaders.generated import answers
 from tests.support.elf_writer import ENTRY, ElfSpec
 
 BOOT = BootParameters(b"console=ttyS0", memory=64 << 20, machine="pc")
 ELF: bytes = ElfSpec(code=b"\xeb\xfe" + bytes(range(256)) * 20).encode()
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    path = Path(mkdtemp(prefix="pvhdbg-loaders-", dir="/tmp"))
-    yield path
-    rmtree(path, ignore_errors=True)
 
 
 def bzimage(payload: bytes, version: int = 0x20F, loadflags: int = 1, code32: int = 0x100000) -> bytes:
@@ -40,11 +30,6 @@ def bzimage(payload: bytes, version: int = 0x20F, loadflags: int = 1, code32: in
     setup[0x22C:0x230] = struct.pack("<I", 0x7FFFFFFF)
     setup[0x248:0x250] = struct.pack("<II", 0, len(payload))
     return bytes(setup) + payload
-
-
-def answers(path: Path, boot: BootParameters = BOOT) -> dict[str, Loading]:
-    with open_kernel(str(path)) as image:
-        return {loading.loader: loading for loading in simulate(image.file(), boot)}
 
 
 def agrees_with_qemu(path: Path, loading: Loading, boot: BootParameters) -> None:
@@ -89,13 +74,13 @@ def test_qemu_places_a_bzimage_by_its_protocol(folder: Path, version: int, loadf
 def test_qemu_takes_what_it_does_not_know_for_an_ancient_linux(folder: Path) -> None:
     path = folder / "vmlinux.gz"
     path.write_bytes(gzip.compress(ELF) + bytes(0x40000))
-    loading = answers(path)["qemu"]
+    loading = answers(path, BOOT)["qemu"]
     assert (loading.protocol, loading.entry) == ("linux16", 0x90200)
     assert any("without a message" in quirk.text for quirk in loading.quirks)
     agrees_with_qemu(path, loading, BOOT)
     path.write_bytes(lzma.compress(ELF))  # shorter than the setup code that it would have
-    assert answers(path)["qemu"].refusal == "qemu: invalid kernel header"
-    agrees_with_qemu(path, answers(path)["qemu"], BOOT)
+    assert answers(path, BOOT)["qemu"].refusal == "qemu: invalid kernel header"
+    agrees_with_qemu(path, answers(path, BOOT)["qemu"], BOOT)
     boot = replace(BOOT, initrd_size=1)
     assert answers(path, boot)["qemu"].refusal == "qemu: linux kernel too old to load a ram disk"
     agrees_with_qemu(path, answers(path, boot)["qemu"], boot)
@@ -104,16 +89,16 @@ def test_qemu_takes_what_it_does_not_know_for_an_ancient_linux(folder: Path) -> 
 def test_who_unpacks_what(folder: Path) -> None:
     path = folder / "kernel"
     path.write_bytes(gzip.compress(ELF))
-    found = answers(path)
+    found = answers(path, BOOT)
     assert {name for name, loading in found.items() if loading.protocol == "pvh"} == {"xen", "xen-dom0"}
     assert (found["libkrun"].protocol, found["libkrun"].entry) == ("linux64", ENTRY)  # by e_entry: the note is not used
     path.write_bytes(lzma.compress(ELF))
-    found = answers(path)
+    found = answers(path, BOOT)
     assert {name for name, loading in found.items() if loading.protocol == "pvh"} == {"xen-dom0"}
     assert found["xen"].refusal == "xc_dom_find_loader: no loader found"
     for payload in (ELF, lzma.compress(ELF)):
         path.write_bytes(bzimage(payload))
-        assert answers(path)["xen"].entry == ENTRY
+        assert answers(path, BOOT)["xen"].entry == ENTRY
 
 
 def test_cloud_hypervisor_checks_a_bzimage(folder: Path) -> None:
@@ -123,6 +108,6 @@ def test_cloud_hypervisor_checks_a_bzimage(folder: Path) -> None:
         ({"code32": 0x10000}, "Kernel Loader: invalid kernel start address"),
     ):
         path.write_bytes(bzimage(gzip.compress(ELF), **changes))
-        assert str(answers(path)["cloud-hypervisor"].refusal).endswith(words)
+        assert str(answers(path, BOOT)["cloud-hypervisor"].refusal).endswith(words)
     path.write_bytes(bzimage(gzip.compress(ELF), code32=0x2000000))
-    assert answers(path)["cloud-hypervisor"].entry == 0x2000000
+    assert answers(path, BOOT)["cloud-hypervisor"].entry == 0x2000000

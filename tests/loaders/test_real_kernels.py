@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from shutil import rmtree
-from tempfile import mkdtemp
 
 import pytest
 
 from pvhdbg.decode.fw_cfg import NUMBERS
 from pvhdbg.kernel.image import open_kernel
-from pvhdbg.loaders.catalogue import simulate
 from pvhdbg.loaders.loading import BootParameters, Loading
 from tests.loaders import real_qemu
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    path = Path(mkdtemp(prefix="pvhdbg-loaders-", dir="/tmp"))
-    yield path
-    rmtree(path, ignore_errors=True)
-
-
-def answers(path: Path, boot: BootParameters) -> dict[str, Loading]:
-    with open_kernel(str(path)) as image:
-        return {loading.loader: loading for loading in simulate(image.file(), boot)}
+from tests.loaders.generated import answers
 
 
 def agrees_with_qemu(loading: Loading, kernel: Path, boot: BootParameters) -> None:

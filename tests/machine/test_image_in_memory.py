@@ -18,7 +18,7 @@ from pvhdbg.report.document import Report
 from pvhdbg.rules.declare import Outcome, Verdict
 from pvhdbg.spec.elf import PT_NOTE
 from pvhdbg.targets.recorded import RecordedTarget
-from tests.support.cli_runner import HELLO, Cli, Machine, kernel_elf
+from tests.support.cli_runner import HELLO, Cli, Machine, kernel_elf, outcomes
 from tests.support.elf_writer import ENTRY, NoteSpec, Piece, Program, SymbolSpec, build_elf
 
 CODE = Piece(content=b"\xeb\xfe" + bytes(30))
@@ -90,7 +90,7 @@ def test_what_the_firmware_overwrites_is_named(cli: Cli, machine: Callable[..., 
     assert "1 MiB or above" in wrong.fix
     attached = cli("check", machine(kernel=kernel).socket, "--kernel", kernel, "--format", "json").ok(1).json()
     assert not any("another kernel" in warning for warning in attached["warnings"])  # it was cleared, not replaced
-    assert {one["rule"]: one["outcome"] for one in attached["verdicts"]}["PVH-LOAD-BYTES"] == "fail"
+    assert outcomes(attached)["PVH-LOAD-BYTES"] == "fail"
 
 
 @pytest.mark.boot
@@ -109,8 +109,8 @@ def test_how_much_was_compared_is_said_and_kept(cli: Cli, vmlinux: Path) -> None
     assert "MiB compared with memory: the same" in said
     cli("snapshot", "save", vmlinux, "-o", cli.folder / "one.pvhsnap").ok()
     again = cli("check", cli.folder / "one.pvhsnap", "--format", "json").ok().json()
-    outcomes = {one["rule"]: one["outcome"] for one in again["verdicts"]}
-    assert outcomes["PVH-LOAD-BYTES"] == outcomes["PVH-LOAD-RAM"] == "pass"
+    judged = outcomes(again)
+    assert judged["PVH-LOAD-BYTES"] == judged["PVH-LOAD-RAM"] == "pass"
     assert 0 < again["kernel"]["compared"]["bytes"] < again["kernel"]["compared"]["of"]
 
 
@@ -142,8 +142,7 @@ def test_another_kernel_that_was_named_is_called_so(cli: Cli, machine: Callable[
     ended = cli("check", loaded.socket, "--kernel", cli.file("other", bytes(other)), "--format", "json")
     document = ended.json()
     assert any("another kernel" in warning for warning in document["warnings"])
-    outcomes = {one["rule"]: one["outcome"] for one in document["verdicts"]}
-    assert outcomes["PVH-LOAD-BYTES"] == "unknown"
+    assert outcomes(document)["PVH-LOAD-BYTES"] == "unknown"
 
 
 @pytest.mark.boot
@@ -151,9 +150,8 @@ def test_the_right_kernel_that_does_not_fit_is_not_called_another(cli: Cli, mach
     loaded = machine("-m", "32M", kernel=str(vmlinux))
     document = cli("check", loaded.socket, "--kernel", vmlinux, "--format", "json").ok(1).json()
     assert not any("another kernel" in warning for warning in document["warnings"])
-    outcomes = {one["rule"]: one["outcome"] for one in document["verdicts"]}
-    assert outcomes["PVH-LOAD-RAM"] == "fail"
-    assert outcomes["PVH-LOAD-BYTES"] == "pass"
+    assert outcomes(document)["PVH-LOAD-RAM"] == "fail"
+    assert outcomes(document)["PVH-LOAD-BYTES"] == "pass"
 
 
 # --- the entry's address ------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -39,13 +40,17 @@ def looping(machine: Callable[..., Machine], tmp_path: Path) -> Machine:
     return found
 
 
-def test_a_running_machine_runs_on_without_the_log(cli: Cli, looping: Machine) -> None:
-    process = cli.start("trace", looping.socket, "--here", "--engine", "log", "--for", "60")
-    eventually(lambda: reads_the_log(process), "the trace does not begin", 15)
+def _killed_and_put_back(cli: Cli, looping: Machine, process: subprocess.Popen[str]) -> None:
     process.kill()
     process.communicate()
     eventually(lambda: busy(looping.process.pid) and not cli.processes(), "the machine does not run on", 15)
     assert look(looping.process.pid, looping.socket) == AS_IT_WAS
+
+
+def test_a_running_machine_runs_on_without_the_log(cli: Cli, looping: Machine) -> None:
+    process = cli.start("trace", looping.socket, "--here", "--engine", "log", "--for", "60")
+    eventually(lambda: reads_the_log(process), "the trace does not begin", 15)
+    _killed_and_put_back(cli, looping, process)
 
 
 def test_a_running_machine_runs_on_without_breakpoints(cli: Cli, looping: Machine) -> None:
@@ -53,10 +58,7 @@ def test_a_running_machine_runs_on_without_breakpoints(cli: Cli, looping: Machin
         "trace", looping.socket, "--here", "--engine", "step", "--for", "60", "--until", f"{HELLO_ENTRY + 0x1000:#x}"
     )
     eventually(lambda: looping.held() or process.poll() is not None, "it does not attach", 15)
-    process.kill()
-    process.communicate()
-    eventually(lambda: busy(looping.process.pid) and not cli.processes(), "the machine does not run on", 15)
-    assert look(looping.process.pid, looping.socket) == AS_IT_WAS
+    _killed_and_put_back(cli, looping, process)
 
 
 def test_a_machine_that_was_not_started_yet_stays_so(cli: Cli, machine: Callable[..., Machine], tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from pvhdbg.rules.examples import at_entry
 from pvhdbg.spec.revisions import V1
 from pvhdbg.spec.x86 import CR0, CR4, EFER
 from tests.support import real_kernel
-from tests.support.cli_runner import HELLO, HELLO_ENTRY, Cli, Machine
+from tests.support.cli_runner import HELLO, HELLO_ENTRY, Cli, Machine, outcomes
 from tests.support.elf_writer import NoteSpec, build_elf
 from tests.support.limited_stub import LimitedStub
 from tests.support.programs import need
@@ -83,10 +83,6 @@ def test_a_reset_that_would_end_qemu_is_refused_before(cli: Cli, machine: Start)
 
 
 # --- --entry ------------------------------------------------------------------------------------------------------
-
-
-def outcomes(document: dict[str, list[dict[str, str]]]) -> dict[str, str]:
-    return {one["rule"]: one["outcome"] for one in document["verdicts"]}
 
 
 def test_the_vmms_own_entry_that_is_named_stays_its_own(cli: Cli, machine: Start, vmlinux: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pvhdbg.guests import path as guest
-from tests.support.cli_runner import HELLO, LONGEST, Cli, Machine, eventually, scratch
+from tests.support.cli_runner import HELLO, LONGEST, Cli, Machine, eventually, outcomes, scratch
 
 PROBE = str(guest("probe"))
 MEMORY = 128 << 20  # bytes of address space that have to be enough for a log of any size
@@ -40,10 +40,6 @@ def logged(boot: tuple[Cli, dict[str, Any], bytes]) -> bytes:
 
 # A log shows neither where the machine has RAM, nor the kernel's bytes, nor its symbols.
 UNSEEN = {"PVH-LOAD-RAM", "PVH-LOAD-BYTES", "PVH-LOAD-BSS"}
-
-
-def outcomes(document: dict[str, Any]) -> dict[str, str]:
-    return {verdict["rule"]: verdict["outcome"] for verdict in document["verdicts"]}
 
 
 # --- the report ---------------------------------------------------------------------------------------------------

@@ -51,6 +51,26 @@ def eventually(true: Callable[[], object], otherwise: str | Callable[[], str], w
         time.sleep(0.005)
 
 
+def pvhdbg(*words: str | Path, expect: int = 0) -> str:
+    """Run the command line in a process of its own, and return what it printed."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "pvhdbg", *map(str, words)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ran.returncode == expect, f"exit {ran.returncode}\n{ran.stdout[-3000:]}\n{ran.stderr}"
+    return ran.stdout
+
+
+def report(*words: str | Path, expect: int = 0) -> dict[str, Any]:
+    """What `check --format json` prints."""
+    document: dict[str, Any] = json.loads(pvhdbg("check", "--format", "json", *words, expect=expect))
+    return document
+
+
+def outcomes(document: dict[str, Any]) -> dict[str, str]:
+    """The outcome of each rule in a report."""
+    return {verdict["rule"]: verdict["outcome"] for verdict in document["verdicts"]}
+
+
 @contextmanager
 def scratch() -> Iterator[Path]:
     """A folder with a short path: a unix socket's has 107 bytes at most."""

@@ -103,28 +103,28 @@ def xen_toolstack() -> Path:
     return place
 
 
+def _printed(expression: str, *command: str | Path) -> str:
+    """The first group of an expression in what a program prints."""
+    listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = re.search(expression, listing, re.MULTILINE)
+    assert found is not None
+    return found[1]
+
+
 def elf_entry(kernel: Path) -> int:
     """e_entry as readelf reads it: of a Linux startup_64, physical, its first instruction in long mode."""
-    listing = subprocess.run(["readelf", "-hW", str(kernel)], capture_output=True, text=True, check=True).stdout
-    found = re.search(r"Entry point address: +0x([0-9a-f]+)", listing)
-    assert found is not None
-    return int(found[1], 16)
+    return int(_printed(r"Entry point address: +0x([0-9a-f]+)", "readelf", "-hW", kernel), 16)
 
 
 def symbol_of(kernel: Path, name: str) -> int:
     """The link-time address of a symbol as nm prints it."""
-    listing = subprocess.run(["nm", str(kernel)], capture_output=True, text=True, check=True).stdout
-    found = re.search(rf"^([0-9a-f]+) . {re.escape(name)}$", listing, re.MULTILINE)
-    assert found is not None
-    return int(found[1], 16)
+    return int(_printed(rf"^([0-9a-f]+) . {re.escape(name)}$", "nm", kernel), 16)
 
 
 def noted_entry(kernel: Path) -> int:
     """The PVH entry as readelf prints its note: owner Xen, type 0x12, the address as bytes."""
-    listing = subprocess.run(["readelf", "-nW", str(kernel)], capture_output=True, text=True, check=True).stdout
-    found = re.search(r"^  Xen .*\(0x00000012\)\s+description data: ((?:[0-9a-f]{2} )+)", listing, re.MULTILINE)
-    assert found is not None
-    return int.from_bytes(bytes.fromhex(found[1]), "little")
+    data = _printed(r"^  Xen .*\(0x00000012\)\s+description data: ((?:[0-9a-f]{2} )+)", "readelf", "-nW", kernel)
+    return int.from_bytes(bytes.fromhex(data), "little")
 
 
 def image_start(kernel: Path) -> int:

@@ -6,7 +6,6 @@ import os
 import resource
 import signal
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -36,61 +35,24 @@ from tests.support.relay import Relay
 HELLO = guests.path("hello")
 
 
-class Recorder:
-    """Sits between a client and a real stub, and keeps every byte that the client sent."""
-
-    def __init__(self, stub: str, folder: str) -> None:
-        self.sent = b""
-        self.address = os.path.join(folder, "recorder")
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(self.address)
-        self._listener.listen(1)
-        self._stub = stub
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        client, _ = self._listener.accept()
-        with client, socket.socket(socket.AF_UNIX) as server:
-            server.connect(self._stub)
-            back = threading.Thread(target=self._copy, args=(server, client, False), daemon=True)
-            back.start()
-            self._copy(client, server, True)
-            back.join(1)
-
-    def _copy(self, source: socket.socket, sink: socket.socket, record: bool) -> None:
-        try:
-            while data := source.recv(1 << 16):
-                if record:
-                    self.sent += data
-                sink.sendall(data)
-            sink.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass
-
-    def packets(self) -> list[bytes]:
-        reader = PacketReader()
-        return [event.data for event in reader.feed(self.sent.replace(b"\x03", b"")) if isinstance(event, Packet)]
-
-    def close(self) -> None:
-        self._listener.close()
-        self._thread.join(2)
-
-
 @pytest.mark.boot
 def test_only_harmless_packets_are_ever_sent() -> None:
     """Hazards 1, 2, 3, 6, 7: no G, no bs/bc, one `?` before any breakpoint, Z1 only, m within what the stub takes."""
-    with tempfile.TemporaryDirectory(prefix="pvhdbg-") as folder, start(QemuOptions(kernel=HELLO, memory="64M")) as qemu:
-        recorder = Recorder(qemu.gdb_socket, folder)
-        target = RemoteTarget.connect(StubAddress(path=recorder.address))
+    sent = bytearray()
+
+    def when(data: bytes) -> bytes:
+        sent.extend(data)
+        return data
+
+    with scratch() as folder, start(QemuOptions(kernel=HELLO, memory="64M")) as qemu, Relay(qemu.gdb_socket, folder, when) as relay:
+        target = RemoteTarget.connect(StubAddress(path=relay.address))
         run_until(target, {0x100000}, 20)
         target.read_memory(0x100000, 0x5000)
         target.write_register("rsi", 1)
         target.step()
         target.monitor("info registers")
         target.close(Leave.STOPPED)
-        recorder.close()
-    packets = recorder.packets()
+    packets = [event.data for event in PacketReader().feed(bytes(sent).replace(b"\x03", b"")) if isinstance(event, Packet)]
     assert not [packet for packet in packets if packet.startswith((b"G", b"bs", b"bc", b"Z0", b"X"))]
     assert packets.count(b"?") == 1
     assert packets.index(b"?") < next(index for index, packet in enumerate(packets) if packet.startswith(b"Z1"))

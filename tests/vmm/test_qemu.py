@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ from pvhdbg.errors import BadInput, TargetLost, TargetTimeout, VmmFailed
 from pvhdbg.guests import path as guest
 from pvhdbg.vmm.qemu import QemuOptions, start, version_of
 from pvhdbg.vmm.qmp import Qmp
+from tests.support.cli_runner import eventually
 from tests.support.debugged import EXIT_DEVICE
 
 pytestmark = pytest.mark.boot
@@ -43,13 +44,6 @@ def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         for pid in processes_naming(folder):
             os.kill(pid, signal.SIGKILL)
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def eventually(true: Callable[[], object], otherwise: str, within: float = 2.0) -> None:
-    deadline = time.monotonic() + within
-    while not true():
-        assert time.monotonic() < deadline, otherwise
-        time.sleep(0.005)
 
 
 def processes_naming(text: str) -> list[int]:
