@@ -174,7 +174,7 @@ def test_a_name_of_a_type_means_one_thing() -> None:
     assert {name: sorted(found) for name, found in places.items() if len(found) > 1} == {}
 
 
-MOST_DEFERRED = 150
+MOST_DEFERRED = 147
 
 
 def test_few_imports_are_deferred() -> None:

@@ -10,7 +10,7 @@ from pvhdbg.commands.declare import Answer, Context, takes
 from pvhdbg.commands.output import open_output
 from pvhdbg.commands.toml_file import toml_document
 from pvhdbg.decode.text import printable
-from pvhdbg.driver.bounded_search import PATIENCE, TooSlow, bounded
+from pvhdbg.driver.bounded_search import PATIENCE, SIMPLER, TooSlow, bounded
 from pvhdbg.errors import BadInput
 from pvhdbg.expect.expectations import Expectations, read
 from pvhdbg.expect.judging import judged as judge_by
@@ -19,6 +19,7 @@ from pvhdbg.machine.subject import Observed, observe, open_subject
 from pvhdbg.machine.subject_kind import is_kernel_file, is_recording
 from pvhdbg.record import NamedTuple
 from pvhdbg.report.document import Passed, Report
+from pvhdbg.rules.catalogue import judge
 from pvhdbg.targets.run import Progress
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def judged(report: Report, expectations: Expectations, reached: tuple[MilestoneR
     except TooSlow:
         raise BadInput(
             f"an expression behind `matches` in {printable(expectations.name)} takes too long on the guest's data",
-            "repeat nothing that repeats itself",
+            SIMPLER,
         ) from None
     passed = tuple(Passed(printable(one.milestone.words), one.seconds, one.missed, one.instructions) for one in reached or ())
     return replace(report, verdicts=verdicts, warnings=(*report.warnings, *notes), milestones=passed)
@@ -88,7 +89,6 @@ class ExpectOptions(NamedTuple):
 def expect(options: ExpectOptions, context: Context) -> Answer:
     """`expect`: a first file of expectations, from a recording."""
     from pvhdbg.expect.first_file import first_file
-    from pvhdbg.rules.catalogue import judge
 
     source = options.source
     if not is_recording(source):

@@ -1,4 +1,4 @@
-"""What is written in each format when a command fails: so that no report of an earlier run is taken for this one."""
+"""What each format shows of a command that failed, so that no report of an earlier run is taken for this one's."""
 
 from __future__ import annotations
 

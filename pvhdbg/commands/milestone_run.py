@@ -7,7 +7,7 @@ import time
 from functools import partial
 
 from pvhdbg.decode.text import SafeText, printable
-from pvhdbg.driver.bounded_search import TooSlow, search
+from pvhdbg.driver.bounded_search import SIMPLER, TooSlow, search
 from pvhdbg.driver.serial_milestones import need_own_serial
 from pvhdbg.driver.traced_machine import TracedMachine
 from pvhdbg.errors import BadInput
@@ -56,5 +56,5 @@ def _written(qemu: QemuProcess | None, wanted: re.Pattern[str]) -> bool:
     except TooSlow:
         raise BadInput(
             f"the expression {printable(wanted.pattern)} takes too long on the guest's output",
-            "repeat nothing that repeats itself",
+            SIMPLER,
         ) from None

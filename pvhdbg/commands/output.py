@@ -28,7 +28,7 @@ class Output:
     path: str | None = None  # of a file that appears when it is whole
 
     def discard(self) -> None:
-        """There is no answer: remove the one of an earlier run, which could be taken for it."""
+        """Remove the answer of an earlier run: this run gave none, and the old one could be taken for its answer."""
         if self.path is not None:
             with suppress(OSError):
                 os.unlink(self.path)

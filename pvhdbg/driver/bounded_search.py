@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 PATIENCE = 0.25  # seconds for one search; a line takes microseconds
+SIMPLER = "write it without a repetition of a repetition, as in (a+)+"
 
 
 class TooSlow(Exception):

@@ -57,7 +57,7 @@ def looked_for(options: TraceOptions, machine: TracedMachine, engine: EngineKind
     """The milestones on the serial port for a trace with the engine of that name; `until` is its goal. Raises BadInput."""
     if until is not None and engine == "breakpoints":
         raise BadInput(
-            "the engine breakpoints does not watch the serial port between its stops",
+            "--engine breakpoints does not watch the serial port between its stops",
             "give --milestone, or another --engine",
         )
     wanted = {}

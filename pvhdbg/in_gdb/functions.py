@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import gdb
 
 from pvhdbg.in_gdb.session import STATE, entry_address, guarded
+from pvhdbg.machine.subject import Observed
 from pvhdbg.rules.declare import Outcome
 
 if TYPE_CHECKING:
@@ -42,7 +43,6 @@ def _start_info() -> Any:
 
 def _report(rules: Iterable[Rule]) -> Report:
     from pvhdbg.commands.judging import report
-    from pvhdbg.machine.subject import Observed
 
     session = STATE.session()
     return report(Observed(session.hand_off(), (), session.file), rules, session.settings.strict)

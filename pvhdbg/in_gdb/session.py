@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import gdb
 
+from pvhdbg.decode.text import safe
 from pvhdbg.driver.travel import Travel
 from pvhdbg.errors import BadInput, PvhdbgError, TargetError
 from pvhdbg.in_gdb import disassembler
@@ -17,7 +18,7 @@ from pvhdbg.in_gdb.travel import GdbTraveller
 from pvhdbg.kernel.image import KernelImage, open_kernel
 from pvhdbg.machine.lease import Lease
 from pvhdbg.machine.session import Session, Settings
-from pvhdbg.model import Unavailable
+from pvhdbg.model import Snapshot, Unavailable
 from pvhdbg.targets.from_thread import FromThread
 from pvhdbg.targets.gdb_quiet import untraced
 from pvhdbg.targets.inside_gdb import InsideGdb, connection
@@ -32,7 +33,6 @@ STARTING = "leave this one with: disconnect; and start the kernel here: pvh star
 
 
 def _no_machine() -> Any:
-    from pvhdbg.model import Snapshot
     from pvhdbg.targets.recorded import RecordedTarget
 
     return RecordedTarget(Snapshot(), "nothing")
@@ -193,8 +193,6 @@ def one_line(error: PvhdbgError) -> SafeText:
 
 
 def line_of(text: str) -> SafeText:
-    from pvhdbg.decode.text import safe
-
     return safe(" ".join(text.split()))
 
 

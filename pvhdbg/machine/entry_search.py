@@ -100,7 +100,7 @@ def _goal(target: Target, plan: Plan, registers: Registers) -> tuple[EntryPoint,
 
 
 def _found_by(plan: Plan, told: int | None) -> FoundBy:
-    """The source of the wanted address. For an address from the user that the VMM has too, it is the VMM."""
+    """The source of the wanted address. Where the user names the address that the VMM has too, the VMM is the source."""
     noted = plan.kernel.entry if plan.kernel else None
     if plan.entry is None or (plan.entry == noted and told in (None, noted)):
         return FoundBy.NOTE

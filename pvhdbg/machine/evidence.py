@@ -30,7 +30,7 @@ def with_log_buffer(death: Death, around: Surroundings) -> Surroundings:
 def completed(
     death: Death, around: Surroundings, recording: Recording | None, read: Callable[[int, int], bytes]
 ) -> tuple[Death, tuple[Call, ...]]:
-    """The death with its CPU, its last instructions and its exception as far as they are known; and the calls by an Oops' words.
+    """The death with its CPU, its last instructions and its exception as far as they are known; and the calls that the words of an Oops give.
 
     `read` reads physical memory.
     """

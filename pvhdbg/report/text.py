@@ -17,6 +17,7 @@ from pvhdbg.report.sizes import human
 from pvhdbg.report.style import PLAIN, Style
 from pvhdbg.rules.catalogue import CHAPTERS
 from pvhdbg.rules.declare import Rule
+from pvhdbg.spec.deviations import DEVIATIONS
 from pvhdbg.spec.start_info import flag_names
 from pvhdbg.spec.x86 import BIT_WORDS, REGISTER_BITS, bit_names
 
@@ -240,8 +241,6 @@ def _modules(start: StartInfo, width: int) -> list[str]:
 
 def render_rule(rule: Rule, style: Style = PLAIN) -> str:
     """The output of `pvhdbg explain`: the whole declaration."""
-    from pvhdbg.spec.deviations import DEVIATIONS
-
     lines = [
         f"{style('head', rule.id)}  {rule.title}",
         "",

@@ -74,7 +74,7 @@ class InsideGdb:
             return False
 
     def _stopped(self) -> gdb.Frame:
-        """Frame 0 of a machine that stands still; GDB calls a thread running whose breakpoint's condition it evaluates."""
+        """Frame 0 of a machine that stands still. While GDB evaluates a breakpoint's condition, it says that the thread runs."""
         if not self._stub.is_valid():
             raise TargetLost(f"GDB's connection to {self._name} is gone", "target remote it again")
         if self._moved:

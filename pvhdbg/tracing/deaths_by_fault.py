@@ -105,7 +105,7 @@ _NO_FAULT = Fault(0, FaultKind.RESET, None, None, None, None, {})
 
 
 def must_have_faulted(death: Death, left: Event, around: Surroundings) -> Fault | None:
-    """The fault that the instruction that the machine stands at must have taken; None where that is not certain."""
+    """The fault that the machine's current instruction must have taken; None where that is not certain."""
     if effect_of(left.code, left.mode.bits) is Effect.UD2:
         return Fault(0, FaultKind.EXCEPTION, faults.UD, None, left.pc, None, death.state)
     if any(classify(one.address, death.state, around).kind is AddressClass.NOT_CANONICAL for one in death.touched):

@@ -23,7 +23,7 @@ def kernel_of(command: Sequence[str]) -> str | None:
 
 
 def forges(path: str) -> bool:
-    """Whether the file is an ELF with such names. One that cannot be read, or has no sound table, shows none."""
+    """Whether the file is an ELF with such names. False for a file that cannot be read, or whose table is damaged."""
     try:
         about = os.stat(path)
     except (OSError, ValueError):
