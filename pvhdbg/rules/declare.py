@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from pvhdbg.model import Unavailable
 from pvhdbg.record import dataclass, field, replace
 from pvhdbg.spec.documents import DRAFT_A_MAIL, Clause
-from pvhdbg.spec.revisions import DRAFT_A, V1, Revision
+from pvhdbg.spec.revisions import DRAFT_A, SHIPPED, V1, Revision
 
 if TYPE_CHECKING:  # judging a kernel file must not import the machine's decoders
     from pvhdbg.decode.boot_state import BootState
@@ -258,13 +258,16 @@ def rule(
     *,
     clause: Clause,
     severity: Severity,
-    revisions: frozenset[str],
+    revisions: frozenset[str] = SHIPPED,
     passes: Iterable[Example],
     fails: Iterable[Example],
     names_protocol: bool = False,
     draft: str = "",
 ) -> Callable[[MachineCheck], MachineRule]:
-    """Make a rule of the decorated function; `explain` prints its docstring; `draft` quotes Draft A. Registers nothing."""
+    """Make a rule of the decorated function, of the revisions v0 and v1 unless others are named. Registers nothing.
+
+    `explain` prints the function's docstring; `draft` quotes Draft A.
+    """
 
     def declare(check: MachineCheck) -> MachineRule:
         before = Clause(DRAFT_A_MAIL, draft) if draft else None
@@ -280,7 +283,7 @@ def file_rule(
     *,
     clause: Clause,
     severity: Severity,
-    revisions: frozenset[str],
+    revisions: frozenset[str] = SHIPPED,
     passes: Iterable[FileExample],
     fails: Iterable[FileExample],
 ) -> Callable[[FileCheck], FileRule]:

@@ -10,7 +10,6 @@ from pvhdbg.rules.declare import MachineRule, NotApplicable, Severity, Violation
 from pvhdbg.rules.examples import BACKING, ENTRY, at_entry
 from pvhdbg.rules.start_info import kernel_loads, parts
 from pvhdbg.spec.documents import GABI, PVH_PANDOC, Clause
-from pvhdbg.spec.revisions import SHIPPED
 from pvhdbg.spec.start_info import MEMORY_TYPES
 
 MUST = Severity.MUST
@@ -38,7 +37,6 @@ def _entered_as_noted(boot: BootState) -> None:
     "every segment of the kernel lies in RAM",
     clause=_LOADED,
     severity=MUST,
-    revisions=SHIPPED,
     passes=[at_entry()],
     fails=[
         at_entry(backing=(Backing(0, 0xA0000, BackingKind.RAM), Backing(0x100000, 0x700000, BackingKind.RAM))),
@@ -132,7 +130,6 @@ def _owner(boot: BootState, address: int) -> str:
     "memory holds the kernel's bytes",
     clause=_LOADED,
     severity=MUST,
-    revisions=SHIPPED,
     passes=[at_entry()],
     fails=[at_entry(image=ImageComparison(0x8000, 0x2000000, 0, 0, (ImageDifference(0x1001000, 0x55, 0),)))],
 )
@@ -157,7 +154,6 @@ def load_bytes(boot: BootState) -> Iterator[Violation]:
         "program header",
     ),
     severity=MUST,
-    revisions=SHIPPED,
     passes=[at_entry()],
     fails=[at_entry(image=ImageComparison(0x8000, 0x2000000, 0x1000, 0x2000, (ImageDifference(0x2FFF000, 0, 0x41, True),)))],
 )

@@ -17,7 +17,6 @@ from pvhdbg.rules.file_examples import ENTRY, READ, ExampleLoad, ExampleNote, a_
 from pvhdbg.spec.documents import ELFNOTE_H, GABI, LIBELF, LINUX_LOADER, QEMU_ELF, QEMU_X86, Clause
 from pvhdbg.spec.elf import EM_386, PT_NOTE
 from pvhdbg.spec.elf_notes import PADDR_OFFSET, PHYS32_ENTRY, PHYS32_RELOC, VIRT_BASE
-from pvhdbg.spec.revisions import SHIPPED
 
 MUST, SHOULD, INFO = Severity.MUST, Severity.SHOULD, Severity.INFO
 
@@ -52,7 +51,6 @@ def _entry(kernel: KernelFile) -> tuple[int, Note]:
     "the file has a usable PHYS32_ENTRY note",
     clause=Clause(ELFNOTE_H, _ENTRY_WORDS, "XEN_ELFNOTE_PHYS32_ENTRY"),
     severity=MUST,
-    revisions=SHIPPED,
     passes=[a_kernel(), a_kernel(notes=((*_OTHER, ExampleNote(ENTRY.to_bytes(8, "little"))),))],
     fails=[
         a_kernel(notes=()),
@@ -93,7 +91,6 @@ def note_18(kernel: KernelFile) -> Iterator[Violation]:
     "the note of type 18 belongs to Xen",
     clause=_EARLY,
     severity=MUST,
-    revisions=SHIPPED,
     passes=[a_kernel(), a_kernel(notes=((ExampleNote(), ExampleNote(owner=b"GNU\0")),))],
     fails=[a_kernel(notes=((ExampleNote(owner=owner),),)) for owner in (b"GNU\0", b"Xen", b"XEN\0")],
 )
@@ -115,7 +112,6 @@ def note_owner(kernel: KernelFile) -> Iterator[Violation]:
     "the entry is given in 4 bytes, or in 8 whose upper half is 0",
     clause=Clause(ELFNOTE_H, "32bit entry point into the kernel", "XEN_ELFNOTE_PHYS32_ENTRY"),
     severity=SHOULD,
-    revisions=SHIPPED,
     passes=[a_kernel(), a_kernel(notes=((ExampleNote(ENTRY.to_bytes(8, "little")),),))],
     fails=[a_kernel(notes=((ExampleNote(b"\0\0\x10\0\1\0\0\0"),),)), a_kernel(notes=((ExampleNote(b"\0\0\x10"),),))],
 )
@@ -139,7 +135,6 @@ def note_desc(kernel: KernelFile) -> Iterator[Violation]:
     "the note lies in a PT_NOTE segment",
     clause=_EARLY,
     severity=MUST,
-    revisions=SHIPPED,
     passes=[a_kernel()],
     fails=[a_kernel(notes=(), section_notes=(ExampleNote(),)), a_kernel(offsets=(0,))],
 )
@@ -166,7 +161,6 @@ def note_ptnote(kernel: KernelFile) -> Iterator[Violation]:
     "the PT_NOTE of the note has p_align 4",
     clause=Clause(QEMU_ELF, "QEMU_ALIGN_UP(nhdr_namesz, phdr_align) + QEMU_ALIGN_UP(nhdr_descsz, phdr_align)", "get_elf_note_type"),
     severity=SHOULD,
-    revisions=SHIPPED,
     passes=[a_kernel(), a_kernel(aligns=(1,)), a_kernel(notes=((ExampleNote(),), _OTHER), aligns=(4, 8))],
     fails=[a_kernel(aligns=(8,)), a_kernel(aligns=(0,)), a_kernel(notes=(_OTHER, (ExampleNote(),)), aligns=(0, 4))],
 )
@@ -188,7 +182,6 @@ def note_palign(kernel: KernelFile) -> Iterator[Violation]:
     "the last PT_NOTE holds the note",
     clause=Clause(LINUX_LOADER, "loader_result.pvh_boot_cap = parse_elf_note(&phdr, kernel_image)? for each PT_NOTE", "Elf::load"),
     severity=SHOULD,
-    revisions=SHIPPED,
     passes=[a_kernel(), a_kernel(notes=(_OTHER, (ExampleNote(),)))],
     fails=[a_kernel(notes=((ExampleNote(),), _OTHER))],
 )
@@ -206,7 +199,6 @@ def note_lastseg(kernel: KernelFile) -> Iterator[Violation]:
     "there is one note of type 18 only",
     clause=Clause(QEMU_ELF, "while (note_type != elf_note_type)", "get_elf_note_type compares the type only"),
     severity=SHOULD,
-    revisions=SHIPPED,
     passes=[a_kernel()],
     fails=[
         a_kernel(notes=((ExampleNote(), ExampleNote(b"\0\0\x20\0")),)),
@@ -255,7 +247,6 @@ def _subtract(kernel: KernelFile, physical: int) -> str:
         LIBELF, "parms->phys_entry < parms->phys_kstart || parms->phys_entry > parms->phys_kend", "elf_xen_addr_calc_check"
     ),
     severity=MUST,
-    revisions=SHIPPED,
     passes=[a_kernel()],
     fails=[
         a_kernel(loads=(ExampleLoad(paddr=0x200000),)),
@@ -285,7 +276,6 @@ def entry_range(kernel: KernelFile) -> Iterator[Violation]:
         LINUX_LOADER, "if (ehdr.e_entry) < addr.raw_value() { return Err(Error::InvalidEntryAddress.into()) }", "Elf::load"
     ),
     severity=SHOULD,
-    revisions=SHIPPED,
     passes=[a_kernel(), a_kernel(e_entry=ONE_MIB)],
     fails=[a_kernel(e_entry=0), a_kernel(e_entry=0x7C00)],
 )
@@ -303,7 +293,6 @@ def e_entry(kernel: KernelFile) -> Iterator[Violation]:
     "the file is an ELF64",
     clause=Clause(LINUX_LOADER, "let mut ehdr = elf::Elf64_Ehdr::default()", "Elf::load"),
     severity=INFO,
-    revisions=SHIPPED,
     passes=[a_kernel()],
     fails=[a_kernel(bits=32)],
 )
@@ -320,7 +309,6 @@ def elf_class(kernel: KernelFile) -> Iterator[Violation]:
     "e_machine is that of x86",
     clause=Clause(GABI, "e_machine: This member's value specifies the required architecture for an individual file.", "ELF header"),
     severity=SHOULD,
-    revisions=SHIPPED,
     passes=[a_kernel(), a_kernel(bits=32, machine=EM_386)],
     fails=[a_kernel(machine=183)],
 )
@@ -337,7 +325,6 @@ def elf_machine(kernel: KernelFile) -> Iterator[Violation]:
     "no multiboot header hides the note",
     clause=Clause(QEMU_X86, "load_multiboot() is tried before load_elfboot()", "x86_load_linux"),
     severity=SHOULD,
-    revisions=SHIPPED,
     passes=[a_kernel()],
     fails=[a_kernel(multiboot=0), a_kernel(multiboot=1 << 16), a_kernel(multiboot=0, bits=32)],
 )
@@ -363,7 +350,6 @@ def multiboot(kernel: KernelFile) -> Iterator[Violation]:
         "XEN_ELFNOTE_PHYS32_RELOC",
     ),
     severity=INFO,
-    revisions=SHIPPED,
     passes=[
         a_kernel(notes=((ExampleNote(), ExampleNote(bytes(0), type=PHYS32_RELOC)),)),
         a_kernel(notes=((ExampleNote(), ExampleNote(b"\0\0\x20\0\0\0\0\0\xff\xff\xff\x3f", type=PHYS32_RELOC)),)),
@@ -404,7 +390,6 @@ def reloc(kernel: KernelFile) -> Iterator[Violation]:
     clause=Clause(GABI, "p_paddr: On systems for which physical addressing is relevant, this member is reserved for the segment's "
                   "physical address", "program header"),
     severity=MUST,
-    revisions=SHIPPED,
     passes=[a_kernel(), a_kernel(loads=(ExampleLoad(vaddr=0xFFFFFFFF80100000),))],
     fails=[
         a_kernel(loads=(ExampleLoad(0xFFFFFFFF80200000, 0x1000, READ),)),

@@ -34,7 +34,6 @@ def _bit(boot: BootState, register: str, name: str, want: int) -> Iterator[Viola
         PVH_PANDOC, "ebx: contains the physical memory address where the loader has placed the boot start info structure"
     ),
     severity=MUST,
-    revisions=SHIPPED,
     passes=[at_entry()],
     fails=[at_entry(ebx=0), at_entry(ebx=0xB0000000)],
 )
@@ -53,7 +52,6 @@ def ebx_set(boot: BootState) -> Iterator[Violation]:
     "start_info begins with the magic 0x336ec578",
     clause=Clause(START_INFO_H, "Contains the magic value 0x336ec578 (“xEn3” with the 0x80 bit of the “E” set)."),
     severity=MUST,
-    revisions=SHIPPED,
     passes=[at_entry()],
     fails=[at_entry(magic=0), at_entry(magic=0x336EC500)],
 )
@@ -78,7 +76,6 @@ def ebx_magic(boot: BootState) -> Iterator[Violation]:
     clause=Clause(PVH_PANDOC, "The domain builder will load the kernel into the guest memory space and jump into the entry point "
                   "defined at XEN_ELFNOTE_PHYS32_ENTRY"),
     severity=MUST,
-    revisions=SHIPPED,
     passes=[at_entry()],
     fails=[at_entry(eip=ENTRY + 4), at_entry(kernel=Kernel(entry=ENTRY + 0x200000, relocatable=True))],
 )  # fmt: skip
@@ -101,7 +98,6 @@ def eip_note(boot: BootState) -> Iterator[Violation]:
     "the entry is the start of a symbol",
     clause=Clause(PVH_PANDOC, "jump into the entry point defined at XEN_ELFNOTE_PHYS32_ENTRY"),
     severity=INFO,
-    revisions=SHIPPED,
     passes=[at_entry()],
     fails=[at_entry(symbol="pvh_start_xen+1"), at_entry(symbol="_text+0x850")],
 )
@@ -155,7 +151,6 @@ CR0_REST = ("MP", "EM", "TS", "NE", "WP", "AM", "NW", "CD")
     "every other writeable bit of cr0 is clear",
     clause=Clause(PVH_PANDOC, "All the other writeable bits are cleared."),
     severity=MUST,
-    revisions=SHIPPED,
     passes=[at_entry(cr0=0x11), at_entry(cr0=0x01)],
     fails=[at_entry(cr0=0x11 | 1 << CR0[name]) for name in CR0_REST],
 )
@@ -191,7 +186,6 @@ def cr0_et(boot: BootState) -> Iterator[Violation]:
     "cr4 is zero",
     clause=Clause(PVH_PANDOC, "cr4: all bits are cleared."),
     severity=MUST,
-    revisions=SHIPPED,
     passes=[at_entry(cr4=0)],
     fails=[at_entry(cr4=0x20)],
 )
@@ -280,7 +274,6 @@ def efl_df(boot: BootState) -> Iterator[Violation]:
     "esp does not point at the loader's stack",
     clause=Clause(PVH_PANDOC, "All other processor registers and flag bits are unspecified."),
     severity=INFO,
-    revisions=SHIPPED,
     passes=[at_entry(esp=0)],
     fails=[at_entry(esp=0x6EDC)],
 )
@@ -297,7 +290,6 @@ def esp(boot: BootState) -> Iterator[Violation]:
     "eax does not hold multiboot's magic number",
     clause=Clause(QBOOT, "boot_pvh_from_fw_cfg() jumps with the same code as its multiboot loader"),
     severity=INFO,
-    revisions=SHIPPED,
     passes=[at_entry(eax=0)],
     fails=[at_entry(eax=0x2BADB002)],
 )

@@ -11,7 +11,7 @@ from pvhdbg.rules.examples import at_entry
 from pvhdbg.rules.memory_map import ram_ranges, reserved_after, uncovered
 from pvhdbg.rules.start_info import kernel_loads
 from pvhdbg.spec.documents import LINUX_PVH, START_INFO_H, Clause
-from pvhdbg.spec.revisions import ONLY_V1, SHIPPED
+from pvhdbg.spec.revisions import ONLY_V1
 from pvhdbg.spec.start_info import ModuleEntry
 
 MUST, SHOULD, INFO = Severity.MUST, Severity.SHOULD, Severity.INFO
@@ -49,7 +49,6 @@ def ends_in_reserved(boot: BootState, module: Module) -> str:
     "nr_modules and modlist_paddr agree",
     clause=Clause(START_INFO_H, "If the address is 0, it is not present", "general rules"),
     severity=MUST,
-    revisions=SHIPPED,
     passes=[at_entry(), at_entry(modules=[])],
     fails=[
         at_entry(modlist_paddr=0),
@@ -77,7 +76,6 @@ def mod_pair(boot: BootState) -> Iterator[Violation]:
     "each module has an address",
     clause=Clause(START_INFO_H, "uint64_t paddr; /* Physical address of the module. */", _ENTRY),
     severity=SHOULD,
-    revisions=SHIPPED,
     passes=[at_entry(), at_entry(modules=[])],
     fails=[at_entry(modules=[ModuleEntry(0, 0x1000, 0, 0)])],
 )
@@ -94,7 +92,6 @@ def mod_paddr(boot: BootState) -> Iterator[Violation]:
     "each module has a size that does not wrap",
     clause=Clause(START_INFO_H, "uint64_t size; /* Size of the module in bytes. */", _ENTRY),
     severity=SHOULD,
-    revisions=SHIPPED,
     passes=[at_entry(), at_entry(modules=[])],
     fails=[at_entry(modules=[ModuleEntry(0x1F000000, 0, 0, 0)]), at_entry(modules=[ModuleEntry(1 << 63, (1 << 63) + 1, 0, 0)])],
 )
@@ -148,7 +145,6 @@ def mod_ram(boot: BootState) -> Iterator[Violation]:
     "each module's command line is absent or a string",
     clause=Clause(START_INFO_H, "uint64_t cmdline_paddr; /* Physical address of the command line. */", _ENTRY),
     severity=MUST,
-    revisions=SHIPPED,
     passes=[at_entry(), at_entry(modules=[])],
     fails=[
         at_entry(modules=[ModuleEntry(0x1F000000, 0x1000, 0xB0000000, 0)]),
@@ -176,7 +172,6 @@ def mod_cmdline(boot: BootState) -> Iterator[Violation]:
     "each module's reserved word is zero",
     clause=Clause(START_INFO_H, "uint64_t reserved;", _ENTRY),
     severity=INFO,
-    revisions=SHIPPED,
     passes=[at_entry(), at_entry(modules=[])],
     fails=[at_entry(modules=[ModuleEntry(0x1F000000, 0x1000, 0, 0x965000000)])],
 )

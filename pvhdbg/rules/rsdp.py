@@ -11,7 +11,6 @@ from pvhdbg.rules.declare import MachineRule, NotApplicable, Severity, Violation
 from pvhdbg.rules.examples import RSDP, XSDT, at_entry
 from pvhdbg.rules.modules import ends_in_reserved
 from pvhdbg.spec.documents import ACPI, START_INFO_H, Clause
-from pvhdbg.spec.revisions import SHIPPED
 
 MUST, SHOULD, INFO = Severity.MUST, Severity.SHOULD, Severity.INFO
 
@@ -35,7 +34,6 @@ def _signed(boot: BootState) -> acpi.Rsdp:
     "rsdp_paddr points to an RSDP",
     clause=Clause(ACPI, "Signature: “RSD PTR ” (Notice that this signature must contain a trailing blank character.)", "5.2.5.3"),
     severity=MUST,
-    revisions=SHIPPED,
     passes=[at_entry(), at_entry(rsdp_paddr=0)],
     fails=[at_entry(rsdp=bytes(36)), at_entry(rsdp_paddr=0xB0000000)],
 )
@@ -53,7 +51,6 @@ def rsdp_sig(boot: BootState) -> Iterator[Violation]:
     "the RSDP's checksums hold",
     clause=Clause(ACPI, "This checksum … includes only the first 20 bytes … These bytes must sum to zero.", "5.2.5.3"),
     severity=MUST,
-    revisions=SHIPPED,
     passes=[at_entry(), at_entry(rsdp_paddr=0)],
     fails=[at_entry(rsdp=b"RSD PTR " + bytes(12)), at_entry(memory={RSDP + 34: b"\x01\0"})],
 )
@@ -75,7 +72,6 @@ def rsdp_cksum(boot: BootState) -> Iterator[Violation]:
     "the RSDP is 16-byte aligned",
     clause=Clause(ACPI, "OSPM finds the RSDP structure by searching … on 16-byte boundaries", "5.2.5.1"),
     severity=INFO,
-    revisions=SHIPPED,
     passes=[at_entry(), at_entry(rsdp_paddr=0)],
     fails=[at_entry(rsdp_paddr=RSDP + 8)],
 )
@@ -93,7 +89,6 @@ def rsdp_align(boot: BootState) -> Iterator[Violation]:
     "the RSDT and the XSDT are sound",
     clause=Clause(ACPI, "Each description table begins with a header: signature, length, checksum", "5.2.6"),
     severity=SHOULD,
-    revisions=SHIPPED,
     passes=[at_entry(), at_entry(rsdp_paddr=0)],
     fails=[at_entry(memory={XSDT: b"junk" * 11}), at_entry(memory={XSDT + 40: b"\x01\0\0\0"})],
 )
@@ -123,7 +118,6 @@ def _overwritten(boot: BootState, table: acpi.RootTable) -> str:
     "rsdp_paddr is set",
     clause=Clause(START_INFO_H, "Physical address of the RSDP ACPI data structure."),
     severity=INFO,
-    revisions=SHIPPED,
     passes=[at_entry()],
     fails=[at_entry(rsdp_paddr=0)],
 )

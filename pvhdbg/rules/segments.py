@@ -9,7 +9,7 @@ from pvhdbg.model import Segment, Vmm
 from pvhdbg.rules.declare import MachineRule, Severity, Violation, rule
 from pvhdbg.rules.examples import at_entry
 from pvhdbg.spec.documents import DRAFT_A_CS, DRAFT_A_DATA, PVH_PANDOC, Clause
-from pvhdbg.spec.revisions import ALL, SHIPPED, V0
+from pvhdbg.spec.revisions import ALL, V0
 from pvhdbg.spec.x86 import (
     FLAT_LIMIT,
     SYSTEM_TYPES,
@@ -175,7 +175,6 @@ DATA_RULES = (
     "fs and gs are flat like ds",
     clause=Clause(PVH_PANDOC, "All other processor registers and flag bits are unspecified."),
     severity=INFO,
-    revisions=SHIPPED,
     passes=[at_entry()],
     fails=[at_entry(fs_flags=0, fs_limit=0), at_entry(gs_base=0x1000)],
 )
@@ -213,7 +212,6 @@ def accessed(boot: BootState) -> Iterator[Violation]:
     "tr holds a present, busy 32-bit TSS",
     clause=Clause(PVH_PANDOC, _TR),
     severity=MUST,
-    revisions=SHIPPED,
     passes=[at_entry(), at_entry(tr_flags=0x8900, vmm=Vmm("QEMU", "7.2.22", "tcg"))],
     fails=[
         at_entry(tr_flags=0x8900),
@@ -245,7 +243,6 @@ def _in_use(boot: BootState) -> tuple[int, ...]:
     "the base of tr is 0",
     clause=Clause(PVH_PANDOC, _TR),
     severity=MUST,
-    revisions=SHIPPED,
     passes=[at_entry()],
     fails=[at_entry(tr_base=0x1000)],
 )
@@ -261,7 +258,6 @@ def tr_base(boot: BootState) -> Iterator[Violation]:
     "the limit of tr is 0x67",
     clause=Clause(PVH_PANDOC, _TR),
     severity=MUST,
-    revisions=SHIPPED,
     passes=[at_entry(tr_limit=0x67)],
     fails=[at_entry(tr_limit=0xFFFF), at_entry(tr_limit=0x66)],
 )

@@ -11,7 +11,7 @@ from pvhdbg.record import NamedTuple
 from pvhdbg.rules.declare import MachineRule, NotApplicable, Severity, Violation, rule
 from pvhdbg.rules.examples import START_INFO, at_entry
 from pvhdbg.spec.documents import QEMU_PVH, START_INFO_H, XEN_H, Clause
-from pvhdbg.spec.revisions import ONLY_V1, SHIPPED
+from pvhdbg.spec.revisions import ONLY_V1
 from pvhdbg.spec.start_info import SIF_KNOWN, SIF_PVH, START_FLAGS, MemoryMapEntry, ModuleEntry, flag_names
 
 MUST, SHOULD, INFO = Severity.MUST, Severity.SHOULD, Severity.INFO
@@ -32,7 +32,6 @@ def version_1(boot: BootState) -> StartInfo:
     "the version of start_info is known",
     clause=Clause(START_INFO_H, "NOTE: that ... new versions are guaranteed to be backwards-compatible"),
     severity=INFO,
-    revisions=SHIPPED,
     passes=[at_entry(), at_entry(version=0)],
     fails=[at_entry(version=2), at_entry(version=0xFFFFFFFF)],
 )
@@ -65,7 +64,6 @@ def version_0(boot: BootState) -> Iterator[Violation]:
     "flags holds no undefined bit",
     clause=Clause(XEN_H, "SIF_PRIVILEGED … SIF_PM_MASK (0xFF<<8)", "lines 894-900"),
     severity=SHOULD,
-    revisions=SHIPPED,
     passes=[at_entry(), at_entry(flags=3)],
     fails=[at_entry(flags=0x80000000), at_entry(flags=0x20)],
 )
@@ -81,7 +79,6 @@ def flags_known(boot: BootState) -> Iterator[Violation]:
     "flags holds only what PVH uses",
     clause=Clause(XEN_H, "SIF_PRIVILEGED (1<<0), SIF_INITDOMAIN (1<<1)"),
     severity=INFO,
-    revisions=SHIPPED,
     passes=[at_entry(flags=0), at_entry(flags=3)],
     fails=[at_entry(flags=2), at_entry(flags=4)],
 )
@@ -122,7 +119,6 @@ def _command_line(boot: BootState) -> Text | Unread:
     "the command line can be read and ends",
     clause=Clause(START_INFO_H, "Physical address of the command line; a zero-terminated ASCII string"),
     severity=MUST,
-    revisions=SHIPPED,
     passes=[at_entry(), at_entry(cmdline_paddr=0)],
     fails=[
         at_entry(cmdline_paddr=0xB0000000),
@@ -144,7 +140,6 @@ def cmdline_nul(boot: BootState) -> Iterator[Violation]:
     "the command line is ASCII",
     clause=Clause(START_INFO_H, "a zero-terminated ASCII string"),
     severity=SHOULD,
-    revisions=SHIPPED,
     passes=[at_entry(), at_entry(cmdline_paddr=0)],
     fails=[at_entry(command_line=b"caf\xc3\xa9\0")],
 )
@@ -161,7 +156,6 @@ def cmdline_ascii(boot: BootState) -> Iterator[Violation]:
     "the command line fits into the buffer of QEMU's pvh.bin",
     clause=Clause(QEMU_PVH, "static uint8_t cmdline_buffer[CMDLINE_BUFSIZE] is filled before its size is compared"),
     severity=INFO,
-    revisions=SHIPPED,
     passes=[at_entry(), at_entry(cmdline_paddr=0)],
     fails=[at_entry(cmdline_paddr=START_INFO - PVH_BIN_LINE, memory={START_INFO - PVH_BIN_LINE: b"x" * 4100 + b"\0"})],
 )
@@ -223,7 +217,6 @@ def parts(boot: BootState) -> list[HandOffPart]:
     "everything lies below 4 GiB",
     clause=Clause(START_INFO_H, "Xen on x86 will always try to place all the data below the 4GiB boundary."),
     severity=SHOULD,
-    revisions=SHIPPED,
     passes=[at_entry()],
     fails=[at_entry(rsdp_paddr=FOUR_GIB), at_entry(modules=[ModuleEntry(FOUR_GIB - 0x1000, 0x2000, 0, 0)])],
 )
@@ -246,7 +239,6 @@ def below_4g(boot: BootState) -> Iterator[Violation]:
     "no two parts of the hand-off share memory",
     clause=Clause(START_INFO_H, "the data is placed in guest memory (nothing says that parts may share it)"),
     severity=SHOULD,
-    revisions=SHIPPED,
     passes=[at_entry()],
     fails=[
         at_entry(cmdline_paddr=START_INFO + 8),
@@ -279,7 +271,6 @@ def overlap(boot: BootState) -> Iterator[Violation]:
     "the structures are 8-byte aligned",
     clause=Clause(START_INFO_H, "(the text does not require an alignment)"),
     severity=INFO,
-    revisions=SHIPPED,
     passes=[at_entry()],
     fails=[at_entry(ebx=0x6004, memory={0x6004: b"\x78\xc5\x6e\x33" + bytes(52)})],
 )
