@@ -115,7 +115,6 @@ def slid(tmp_path: Path) -> str:
     return str(path)
 
 
-@pytest.mark.boot
 def test_a_kernel_that_kaslr_moved(cli: Cli, slid: str, machine: Callable[..., Machine], tmp_path: Path) -> None:
     """The same structures behind a stub and in a core; of a snapshot, which holds no data of the kernel, the symbols and the code."""
     core, snapshot = tmp_path / "slid.core", str(tmp_path / "slid.pvhsnap")

@@ -105,14 +105,12 @@ def report(qemu: str) -> pvhdbg.Report:
     return pvhdbg.check(HELLO, memory=64, select=["PVH", "SI"])
 
 
-@pytest.mark.boot
 def test_the_size_of_memory_is_a_number_of_mib(report: pvhdbg.Report) -> None:
     assert report.exit_code == 0
     assert report.boot.snapshot.vmm.command is not None
     assert report.boot.snapshot.vmm.command[report.boot.snapshot.vmm.command.index("-m") + 1] == "64"
 
 
-@pytest.mark.boot
 def test_results_are_shown_in_one_line(report: pvhdbg.Report) -> None:
     for value in (report, report.boot, report.boot.snapshot, report.verdicts[0].rule, report.boot.registers):
         assert len(repr(value)) < 400
@@ -120,27 +118,23 @@ def test_results_are_shown_in_one_line(report: pvhdbg.Report) -> None:
         assert type(value).__name__ in repr(value)
 
 
-@pytest.mark.boot
 def test_results_pickle(report: pvhdbg.Report) -> None:
     for value in (report, report.boot, report.boot.snapshot, *report.verdicts):
         assert pickle.loads(pickle.dumps(value)) == value
     assert pickle.loads(pickle.dumps(report)).verdicts[0].rule is report.verdicts[0].rule
 
 
-@pytest.mark.boot
 def test_a_report_as_json_is_what_check_prints(report: pvhdbg.Report) -> None:
     document = json.loads(report.to_json())
     assert (document["schema"], document["exit_code"]) == ("pvhdbg/report/1", 0)
 
 
-@pytest.mark.boot
 def test_names_of_memory_ranges_have_no_line_ends(report: pvhdbg.Report) -> None:
     names = [one.name for one in report.boot.snapshot.backing or ()]
     assert any(name.startswith("pc.ram") for name in names)
     assert all(name == name.strip() for name in names)
 
 
-@pytest.mark.boot
 @pytest.mark.usefixtures("qemu")
 def test_a_guest_is_held_with_and_without_a_context(tmp_path: Path) -> None:
     with pvhdbg.launch(HELLO, memory=64) as guest:
@@ -161,7 +155,6 @@ def test_a_guest_is_held_with_and_without_a_context(tmp_path: Path) -> None:
     assert pvhdbg.diff(tmp_path / "one.pvhsnap", tmp_path / "other.pvhsnap").exit_code == 0
 
 
-@pytest.mark.boot
 def test_a_stub_is_connected_to(machine: Callable[..., Machine]) -> None:
     one = machine()
     with pvhdbg.connect(one.socket, kernel=HELLO, spec="v0") as guest:
@@ -171,7 +164,6 @@ def test_a_stub_is_connected_to(machine: Callable[..., Machine]) -> None:
             _ = guest.qemu
 
 
-@pytest.mark.boot
 @pytest.mark.usefixtures("qemu")
 def test_what_becomes_of_a_guest() -> None:
     from pvhdbg import guests
@@ -187,7 +179,6 @@ def test_what_becomes_of_a_guest() -> None:
     assert len(pcs) == 5
 
 
-@pytest.mark.boot
 @pytest.mark.usefixtures("qemu")
 def test_expectations_are_judged_from_python(tmp_path: Path) -> None:
     (tmp_path / "boot.toml").write_text(

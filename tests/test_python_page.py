@@ -20,7 +20,6 @@ PAGE = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
 WITHOUT = {"repl", "gdb", "gdb-path", "drgn", "mcp", "completion", "config", "schema", "rules", "sweep report"}
 
 
-@pytest.mark.boot
 @pytest.mark.usefixtures("qemu")
 def test_the_examples_run_and_print_what_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -57,7 +57,6 @@ def test_elf_imports_neither_what_is_slow_nor_what_machines_need() -> None:
     assert among(modules, SLOW | FOREIGN | OF_MACHINES) == set()
 
 
-@pytest.mark.boot
 def test_check_imports_neither_what_is_slow_nor_what_others_need(machine: Callable[..., Machine]) -> None:
     modules = imported("check", machine().socket)
     assert "pvhdbg.rules.catalogue" in modules

@@ -69,7 +69,6 @@ def test_an_elf_without_a_usable_note(cli: Cli, note: bytes) -> None:
     cli("check", cli.file("kernel", kernel_elf(note=note))).complaint(1, "QEMU", "note")
 
 
-@pytest.mark.boot
 def test_an_elf_that_qemu_enters_without_a_usable_note(cli: Cli, machine: Start) -> None:
     kernel = cli.file("kernel", kernel_elf(note=pvh_note().replace(b"Xen", b"Foo")))
     for words in ((kernel,), (machine(kernel=kernel).socket, "--kernel", kernel)):
@@ -332,7 +331,6 @@ def test_a_stub_that_talks_nonsense(cli: Cli, replies: tuple[bytes, ...]) -> Non
         cli("check", address, "--timeout", "1").complaint(3)
 
 
-@pytest.mark.boot
 def test_a_second_debugger_is_told_so(cli: Cli, machine: Start) -> None:
     held = machine()
     with held.debugger():
@@ -352,7 +350,6 @@ def test_the_entry_is_never_reached(cli: Cli) -> None:
     assert ran.seconds < 4
 
 
-@pytest.mark.boot
 def test_the_entry_is_never_reached_in_an_attached_machine(cli: Cli, machine: Start) -> None:
     loops = machine(kernel=cli.file("kernel", kernel_elf(LOOP)))
     cli("check", loops.socket, "--entry", "0x1234567", "--timeout", "1").complaint(3, "0x1234567", "within 1 s")
@@ -367,7 +364,6 @@ def test_a_triple_fault_before_the_entry(cli: Cli) -> None:
     assert ran.seconds < 5
 
 
-@pytest.mark.boot
 @pytest.mark.parametrize(
     ("words", "said"),
     [((), "rebooted"), (("-no-reboot", "-no-shutdown"), "triple-fault"), (("-no-reboot",), "0x100010")],
@@ -391,7 +387,6 @@ def _killed(cli: Cli, number: int) -> None:
     os.kill(qemu, number)
 
 
-@pytest.mark.boot
 def test_a_machine_that_falls_silent(cli: Cli, machine: Start) -> None:
     loops = machine(kernel=cli.file("kernel", kernel_elf(LOOP)))
     with cli.start("check", loops.socket, "--entry", "0x1234567", "--timeout", "2.5") as process:
@@ -403,7 +398,6 @@ def test_a_machine_that_falls_silent(cli: Cli, machine: Start) -> None:
     assert ran.seconds < 9  # three waits: for the entry, for the interrupt, for the registers
 
 
-@pytest.mark.boot
 def test_a_machine_that_is_killed_meanwhile(cli: Cli, machine: Start) -> None:
     loops = machine(kernel=cli.file("kernel", kernel_elf(LOOP)))
     with cli.start("check", loops.socket, "--entry", "0x1234567") as process:
@@ -453,7 +447,6 @@ def test_a_signal_ends_the_wait_and_qemu(cli: Cli, number: int, code: int, via: 
     cli.nothing_left()
 
 
-@pytest.mark.boot
 @pytest.mark.parametrize("leave", ["stopped", "running", "killed"])
 def test_a_signal_leaves_an_attached_machine_as_asked(cli: Cli, machine: Start, leave: str) -> None:
     loops = machine(kernel=cli.file("kernel", kernel_elf(LOOP)))

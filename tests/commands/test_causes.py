@@ -76,7 +76,6 @@ def test_a_file_without_segments_to_load_is_not_asked_for_again(cli: Cli) -> Non
     assert "no PT_LOAD" in verdict(report, "PVH-LOAD-RAM").reason
 
 
-@pytest.mark.boot
 def test_a_kernel_without_a_note_that_is_named_was_seen(cli: Cli, machine: Callable[..., Machine]) -> None:
     """By the user, or by QEMU's monitor."""
     kernel = cli.file("none", build_elf(notes=((NoteSpec(owner=b"GNU\0"),),)))

@@ -127,7 +127,6 @@ def test_regs_and_info_of_a_kernel(cli: Cli, command: str) -> None:
 # --- snapshots ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.boot
 def test_a_snapshot_is_judged_like_its_machine(cli: Cli, machine: Start) -> None:
     stub = machine()
     live = cli("check", stub.socket, "--kernel", HELLO, "--format", "json").ok().json()
@@ -257,7 +256,6 @@ def test_a_failed_run_does_not_leave_the_old_output(cli: Cli) -> None:
 # --- a machine that somebody else started -------------------------------------------------------------------------
 
 
-@pytest.mark.boot
 @pytest.mark.parametrize("command", ["check", "attach"])
 def test_an_attached_machine_at_its_reset_vector(cli: Cli, machine: Start, command: str) -> None:
     stub = machine()
@@ -268,7 +266,6 @@ def test_an_attached_machine_at_its_reset_vector(cli: Cli, machine: Start, comma
     assert outcomes(document)[KNOWN] == "known"
 
 
-@pytest.mark.boot
 def test_an_attached_machine_over_tcp(cli: Cli, machine: Start) -> None:
     stub = machine(gdb="tcp:127.0.0.1:0")
     ran = cli("attach", f"127.0.0.1:{stub.port()}", "--kernel", HELLO, "--leave", "killed", "--format", "json").ok()
@@ -276,14 +273,12 @@ def test_an_attached_machine_over_tcp(cli: Cli, machine: Start) -> None:
     eventually(lambda: not stub.running(), "QEMU still runs")
 
 
-@pytest.mark.boot
 def test_left_running(cli: Cli, machine: Start) -> None:
     stub = machine()
     cli("check", stub.socket, "--leave", "running").ok()
     eventually(lambda: GREETING in stub.serial(), "the guest does not run")
 
 
-@pytest.mark.boot
 def test_left_stopped(cli: Cli, machine: Start) -> None:
     stub = machine()
     first = cli("check", stub.socket, "--format", "json").ok().json()
@@ -294,7 +289,6 @@ def test_left_stopped(cli: Cli, machine: Start) -> None:
         assert target.read_registers()["rip"] == HELLO_ENTRY
 
 
-@pytest.mark.boot
 def test_left_killed(cli: Cli, machine: Start) -> None:
     stub = machine()
     cli("check", stub.socket, "--leave", "killed").ok()
@@ -309,7 +303,6 @@ def test_a_kernel_left_running_can_be_attached_to(cli: Cli) -> None:
     assert cli("check", found[2], "--format", "json", "--leave", "killed").ok().json()["entry"]["address"] == "0x100000"
 
 
-@pytest.mark.boot
 def test_past_the_entry_and_reset(cli: Cli, machine: Start) -> None:
     stub = machine()
     with stub.debugger() as target:
@@ -326,7 +319,6 @@ def test_past_the_entry_and_reset(cli: Cli, machine: Start) -> None:
     eventually(lambda: stub.serial().count(GREETING) == 2, "the guest does not run again")
 
 
-@pytest.mark.boot
 def test_here_at_the_reset_vector(cli: Cli, machine: Start) -> None:
     stub = machine()
     ran = cli("check", stub.socket, "--here").ok(1)
@@ -336,7 +328,6 @@ def test_here_at_the_reset_vector(cli: Cli, machine: Start) -> None:
     cli("check", stub.socket).ok()  # looking did not move it past its entry
 
 
-@pytest.mark.boot
 def test_another_kernel_than_the_loaded_one(cli: Cli, machine: Start) -> None:
     other = bytearray(Path(HELLO).read_bytes())
     at = other.index(b"hello from PVH")

@@ -170,7 +170,6 @@ def test_a_file_without_the_newer_parts_still_reads(files: Cli) -> None:
     assert files("check", "old.pvhsnap", "--format", "json").json() == files("check", "a.pvhsnap", "--format", "json").json()
 
 
-@pytest.mark.boot
 def test_an_attached_machines_command_is_not_guessed(cli: Cli, machine: Callable[..., Machine]) -> None:
     stub = machine()
     cli("snapshot", "save", stub.socket, "--kernel", HELLO, "-o", "a.pvhsnap").ok()

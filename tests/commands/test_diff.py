@@ -57,7 +57,6 @@ def test_another_firmware_differs_in_what_is_free_and_in_what_is_on_record(cli: 
     assert not {"cr0", "cr4", "eflags", "cs.limit", "cs.base"} & found(document, "matters").keys()
 
 
-@pytest.mark.boot
 def test_a_stub_takes_the_options_of_a_stub(cli: Cli, snapshot: Path, machine: Start) -> None:
     stub = machine("-append", "x")
     ran = cli("diff", snapshot, stub.socket, "--kernel", HELLO, "--format", "json").ok(1)

@@ -254,7 +254,6 @@ def test_fw_cfg_of_a_real_qemu_is_as_the_simulator_says(cli: Cli, xen_shim: Path
     assert not [one for one in shim["items"] if one["agrees"] is False]
 
 
-@pytest.mark.boot
 def test_fw_cfg_of_a_machine_with_another_kernel_differs(cli: Cli, machine: Callable[..., Machine]) -> None:
     stub = machine()
     cli.file("other", build_elf(entry=0x200000, paddr=0x200000, notes=((NoteSpec(desc=b"\0\0\x20\0"),),)))

@@ -53,7 +53,6 @@ def test_a_panic_is_stopped_at_and_told_with_its_calls(vmlinux: Path) -> None:
         assert part in shown
 
 
-@pytest.mark.boot
 @pytest.mark.slow
 def test_the_log_buffer_holds_what_the_serial_port_got(cli: Cli, machine: Any, vmlinux: Path) -> None:
     theirs: Machine = machine("-m", "512M", "-append", "console=ttyS0", kernel=str(vmlinux))

@@ -29,7 +29,6 @@ def _without_rip(data: bytes) -> bytes:
     return _G.sub(changed, data)
 
 
-@pytest.mark.boot
 @pytest.mark.parametrize(
     "words", [("check",), ("trace", "--for", "5"), ("why", "--for", "5"), ("regs", "--here"), ("entry", "--here")]
 )

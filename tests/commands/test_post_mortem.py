@@ -40,7 +40,6 @@ def why(cli: Cli, subject: str, *words: str, code: int = 0) -> Any:
     return found
 
 
-@pytest.mark.boot
 @pytest.mark.parametrize(
     ("crash", "kind", "cause", "symbol", "words"),
     [
@@ -65,7 +64,6 @@ def test_a_death_that_the_state_proves(
         assert sum("how it came there was not recorded" in one for one in found["warnings"]) == 1
 
 
-@pytest.mark.boot
 def test_the_cpu_that_must_have_faulted_is_found_in_a_core(cli: Cli, machine: Boot) -> None:
     theirs = machine("-no-reboot", "-no-shutdown", "-m", "64M", "-smp", "2", "-append", "crash=second-cpu", kernel=CRASHERS)
     core, _ = recorded(cli, theirs, CRASHERS, True)
@@ -75,7 +73,6 @@ def test_the_cpu_that_must_have_faulted_is_found_in_a_core(cli: Cli, machine: Bo
     cli("why", core, "--vcpu", "2").complaint(2, "no CPU 2")
 
 
-@pytest.mark.boot
 def test_a_living_machine_that_was_saved_is_not_called_dead(cli: Cli, machine: Boot) -> None:
     theirs = machine(kernel=HELLO)
     cli("snapshot", "save", theirs.socket, "-o", "entry.pvhsnap").ok()
@@ -90,7 +87,6 @@ def callers_of_panic(found: Any) -> list[str]:
     return symbols[[one.partition("+")[0] for one in symbols].index("panic") + 1 :]
 
 
-@pytest.mark.boot
 @pytest.mark.slow
 def test_the_core_of_a_linux_that_kaslr_moved(cli: Cli, machine: Boot, vmlinux: Path, vmlinuz: Path) -> None:
     theirs = machine("-m", "512M", "-append", "console=ttyS0", kernel=str(vmlinuz))
@@ -124,7 +120,6 @@ def test_what_shows_no_end_is_refused(cli: Cli) -> None:
 ROOTS = ("secondary_startup_64_no_verify", "common_startup_64", "ret_from_fork", "ret_from_fork_asm")
 
 
-@pytest.mark.boot
 @pytest.mark.slow
 def test_the_chain_of_a_linux_leads_out_of_a_retpoline_and_of_the_stack_of_interrupts(
     cli: Cli, machine: Boot, vmlinux: Path, vmlinuz: Path

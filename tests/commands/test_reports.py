@@ -78,7 +78,6 @@ def test_format_prints_any_of_them(cli: Cli) -> None:
         assert printed == (cli.folder / "report").read_text() != (cli.folder / "answer").read_text()
 
 
-@pytest.mark.boot
 def test_the_commands_that_judge_all_take_them(cli: Cli, machine: Callable[..., Machine]) -> None:
     one, two = cli.folder / "one.xml", cli.folder / "two.html"
     cli("run", HELLO, "--report", f"junit={one}").ok()

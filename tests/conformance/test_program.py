@@ -37,7 +37,6 @@ def qemu(qemu: str) -> str:
 # --- real boots ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.boot
 def test_both_kinds_of_firmware_are_found_booted_and_written(qemu: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [
         "--qemu",
@@ -80,7 +79,6 @@ def test_both_kinds_of_firmware_are_found_booted_and_written(qemu: str, tmp_path
         assert [run.cells for run in store.runs()] == [5, 4]
 
 
-@pytest.mark.boot
 def test_microvms_tables_lie_where_its_ramdisk_ends(qemu: str, tmp_path: Path) -> None:
     """The evidence for two deviations: with one byte more of the ramdisk, the XSDT in the last page loses its first byte."""
     image = next(name for name in matrix.images(qemu) if _is_seabios_of_microvm(qemu, name, tmp_path))
@@ -112,14 +110,12 @@ def _on_microvm(qemu: str, image: str, size: int, folder: Path) -> dict[str, Ver
     return {verdict.rule.id: verdict for verdict in boot.verdicts}
 
 
-@pytest.mark.boot
 def test_a_machine_without_a_hand_off_is_a_failure_and_no_verdict(qemu: str, tmp_path: Path) -> None:
     boot = boots.boot(Case(Setup(qemu, "none"), "hello", "256M", 0), tmp_path, 5)
     assert boot.failure
     assert boot.verdicts == ()
 
 
-@pytest.mark.boot
 def test_an_interrupt_ends_it_and_every_qemu_and_writes_nothing(qemu: str, tmp_path: Path) -> None:
     temporary = tmp_path / "t"
     temporary.mkdir()

@@ -64,7 +64,6 @@ def test_a_line_ends_a_trace_that_is_to_end_there(cli: Cli) -> None:
     assert "the guest wrote it" in text
 
 
-@pytest.mark.boot
 def test_bad_wishes_of_the_serial_port(cli: Cli, machine: object) -> None:
     cli("trace", CRASHERS, "--milestone", "serial:[").complaint(2, "not a regular expression")
     cli("trace", CRASHERS, "--until", "serial:").complaint(2, "has no regular expression")

@@ -12,8 +12,6 @@ from pvhdbg.spec.start_info import StartInfoV0
 from pvhdbg.spec.x86 import CR0, CR4, EFER
 from pvhdbg.targets.target import StopKind
 
-pytestmark = pytest.mark.boot
-
 Boot = Callable[..., Any]
 STEPS = ("enable_pae", "load_cr3", "enable_lme", "enable_paging", "load_gdt", "far_jump", "in_long_mode")
 PRINTED_STATUS = 33

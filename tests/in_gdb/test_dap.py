@@ -89,7 +89,6 @@ def editor(cli: Cli) -> Iterator[Callable[[str], Editor]]:
         one.__exit__(None, None, None)
 
 
-@pytest.mark.boot
 @pytest.mark.gdb
 @pytest.mark.usefixtures("needs_dap")
 @pytest.mark.parametrize("levels", [2, 4])
@@ -122,7 +121,6 @@ def test_source_lines_before_paging_and_after(
     talk.adapter.ask("disconnect")
 
 
-@pytest.mark.boot
 @pytest.mark.gdb
 @pytest.mark.usefixtures("needs_dap")
 def test_the_console_runs_the_machine_and_the_editor_follows(

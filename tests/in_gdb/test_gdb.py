@@ -121,7 +121,6 @@ def test_the_run_to_the_entry(at_entry: Gdb) -> None:
     assert at_entry.complaints() == []
 
 
-@pytest.mark.boot
 def test_the_command_lines_answer_in_long_mode(paging_kernels: Callable[[int], str], machine: Start, cli: Cli) -> None:
     kernel = paging_kernels(4)
     stub = machine(kernel=kernel)
@@ -155,7 +154,6 @@ def test_the_command_lines_answer_in_long_mode(paging_kernels: Callable[[int], s
     assert re.search(r"PML4 +\[511\]", gdb["pvh pagewalk $rip"])
 
 
-@pytest.mark.boot
 def test_a_real_kernel(vmlinux: Path, machine: Start, cli: Cli) -> None:
     stub = machine("-append", "console=ttyS0 quiet", "-m", "512M", kernel=str(vmlinux))
     commands = ("check", "info", "regs", "cmdline")
@@ -172,7 +170,6 @@ def test_a_real_kernel(vmlinux: Path, machine: Start, cli: Cli) -> None:
     assert gdb["p/x $pvh_entry()"] == f"$1 = {noted_entry(vmlinux):#x}\n"
 
 
-@pytest.mark.boot
 def test_from_the_entry_to_start_kernel(vmlinux: Path, machine: Start) -> None:
     """On a kernel without a symbol table, by what its kallsyms name."""
     stub = machine("-append", "quiet", "-m", "256M", kernel=str(vmlinux))
@@ -194,7 +191,6 @@ def test_from_the_entry_to_start_kernel(vmlinux: Path, machine: Start) -> None:
 # --- what GDB has in addition --------------------------------------------------------------------------------------
 
 
-@pytest.mark.boot
 def test_functions_and_conditions(machine: Start) -> None:
     stub = machine()
     gdb = Gdb(
@@ -225,7 +221,6 @@ def test_functions_and_conditions(machine: Start) -> None:
     assert gdb.complaints() == []
 
 
-@pytest.mark.boot
 def test_a_rule_that_failed_in_a_condition(machine: Start) -> None:
     """GDB's == does not compare strings ("Too many array elements"), so a condition needs a number."""
     stub = machine()
@@ -305,7 +300,6 @@ int main(void) { return 0; }
 """
 
 
-@pytest.mark.boot
 def test_a_breakpoint_at_both_aliases_without_symbols_in_gdb(machine: Start, paging_kernels: Callable[[int], str]) -> None:
     kernel = paging_kernels(4)
     stub = machine(kernel=kernel)
@@ -327,7 +321,6 @@ def test_a_breakpoint_at_both_aliases_without_symbols_in_gdb(machine: Start, pag
     assert "no symbol no_such" in said
 
 
-@pytest.mark.boot
 def test_settings_and_overview(machine: Start) -> None:
     stub = machine()
     gdb = Gdb(
@@ -355,7 +348,6 @@ def test_settings_and_overview(machine: Start) -> None:
     assert gdb.complaints() == []
 
 
-@pytest.mark.boot
 def test_from_stop_to_stop(machine: Start) -> None:
     stub = machine()
     gdb = Gdb(
@@ -382,7 +374,6 @@ def test_from_stop_to_stop(machine: Start) -> None:
     assert gdb["info breakpoints"].startswith("No breakpoints")
 
 
-@pytest.mark.boot
 def test_a_snapshot_saved_in_gdb(machine: Start, cli: Cli) -> None:
     stub = machine()
     path = cli.folder / "saved.pvhsnap"
@@ -467,7 +458,6 @@ WRONG = {
 }
 
 
-@pytest.mark.boot
 def test_bad_input_is_one_line_each(machine: Start) -> None:
     stub = machine()
     commands = [word for wrong in WRONG for word in (wrong, "pvh mode")]
@@ -489,7 +479,6 @@ def test_without_a_machine() -> None:
     assert gdb.code == 3
 
 
-@pytest.mark.boot
 def test_a_machine_that_goes_away(machine: Start) -> None:
     stub = machine()
     gdb = Gdb(
@@ -507,7 +496,6 @@ def test_a_machine_that_goes_away(machine: Start) -> None:
     assert "cr0.PE is set" in gdb["pvh explain PVH-CR0-PE"]
 
 
-@pytest.mark.boot
 def test_an_entry_that_is_not_reached(machine: Start, cli: Cli) -> None:
     stub = machine(kernel=cli.file("dies.elf", kernel_elf(TRIPLE_FAULT)))
     gdb = Gdb(
@@ -525,7 +513,6 @@ def test_an_entry_that_is_not_reached(machine: Start, cli: Cli) -> None:
     assert gdb["info breakpoints"].startswith("No breakpoints")
 
 
-@pytest.mark.boot
 def test_a_timeout_gives_the_prompt_back(machine: Start, cli: Cli) -> None:
     stub = machine(kernel=cli.file("loops.elf", kernel_elf()))
     gdb = Gdb(
@@ -540,7 +527,6 @@ def test_a_timeout_gives_the_prompt_back(machine: Start, cli: Cli) -> None:
     assert "CPL 0" in gdb["pvh mode"]
 
 
-@pytest.mark.boot
 @pytest.mark.gdb
 def test_ctrl_c_on_the_way_to_the_entry(machine: Start, cli: Cli) -> None:
     """The prompt comes back, and GDB goes on with the machine where it is."""
@@ -561,7 +547,6 @@ def test_ctrl_c_on_the_way_to_the_entry(machine: Start, cli: Cli) -> None:
 # --- for scripts --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.boot
 @pytest.mark.parametrize(("options", "code"), [("", 0), ("--strict", 1), ("--select NOPE", 2)])
 def test_check_ends_gdb_with_the_exit_code(machine: Start, options: str, code: int) -> None:
     stub = machine()
@@ -578,7 +563,6 @@ def test_check_ends_gdb_with_the_exit_code(machine: Start, options: str, code: i
     eventually(lambda: "hello from PVH" in stub.serial(), "GDB leaves the guest stopped")
 
 
-@pytest.mark.boot
 @pytest.mark.gdb
 def test_a_gdb_script(machine: Start, cli: Cli) -> None:
     stub = machine()
@@ -598,7 +582,6 @@ def test_gdb_path(cli: Cli) -> None:
     assert path.samefile(SCRIPT)
 
 
-@pytest.mark.boot
 @pytest.mark.parametrize("levels", [2, 4])
 def test_pvhdbg_gdb(cli: Cli, machine: Start, paging_kernels: Callable[[int], str], levels: int) -> None:
     """Symbols at both aliases, also of an ELF32 kernel."""
@@ -637,7 +620,6 @@ def test_without_site_packages() -> None:
     assert "cr0.PE is set" in Gdb(CLEAN, f"source {SCRIPT}", "pvh explain PVH-CR0-PE", script=None)["pvh explain PVH-CR0-PE"]
 
 
-@pytest.mark.boot
 def test_every_subcommand_without_site_packages_past_start_kernel(vmlinux: Path, machine: Start, tmp_path: Path) -> None:
     stub = machine("-m", "512M", kernel=str(vmlinux))
     snapshot = tmp_path / "boot.pvhsnap"

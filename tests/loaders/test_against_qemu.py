@@ -115,7 +115,6 @@ def _not_entered(loading: Loading, expected: int, entered: Entered | None) -> li
     return [] if (by_pvh if loading.protocol is EntryProtocol.PVH else by_multiboot) else [f"by another protocol: {entered}"]
 
 
-@pytest.mark.boot
 @pytest.mark.parametrize("chunk", range(_CHUNKS))
 def test_qemu_does_what_is_simulated(chunk: int, folder: Path, loader: Loader) -> None:
     with ThreadPoolExecutor(_AT_ONCE) as pool:

@@ -78,7 +78,6 @@ def test_the_memory_that_is_advised_is_enough(vmlinux: Path) -> None:
 # --- what its bytes are -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.boot
 def test_what_the_firmware_overwrites_is_named(cli: Cli, machine: Callable[..., Machine]) -> None:
     kernel = cli.file("low", Program((Piece(content=CODE.content, paddr=0x8000), noted(0x8000))).encode())
     report = api.check(kernel)
@@ -129,7 +128,6 @@ def test_a_recording_that_compared_nothing_is_undecided(cli: Cli) -> None:
 # --- whose file it is ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.boot
 def test_another_kernel_that_was_named_is_called_so(cli: Cli, machine: Callable[..., Machine], vmlinux: Path) -> None:
     loaded = machine(kernel=str(vmlinux))
     other = bytearray(vmlinux.read_bytes())
@@ -145,7 +143,6 @@ def test_another_kernel_that_was_named_is_called_so(cli: Cli, machine: Callable[
     assert outcomes(document)["PVH-LOAD-BYTES"] == "unknown"
 
 
-@pytest.mark.boot
 def test_the_right_kernel_that_does_not_fit_is_not_called_another(cli: Cli, machine: Callable[..., Machine], vmlinux: Path) -> None:
     loaded = machine("-m", "32M", kernel=str(vmlinux))
     document = cli("check", loaded.socket, "--kernel", vmlinux, "--format", "json").ok(1).json()
@@ -187,7 +184,6 @@ def test_an_entry_at_0_that_qemu_takes_for_none_is_refused_in_its_words(cli: Cli
     assert (verdicts["ELF-NOTE-18"]["outcome"], verdicts["ELF-NOTE-18"]["severity"]) == ("fail", "SHOULD")
 
 
-@pytest.mark.boot
 def test_fw_cfgs_entry_0_is_one(cli: Cli, machine: Callable[..., Machine]) -> None:
     """p_align 8: QEMU looks for the descriptor elsewhere than everybody, and finds a low half of 0 there."""
     note = struct.pack("<III4sI", 4, 4, 18, b"Xen\0", ENTRY) + bytes(4) + struct.pack("<I", 1) + bytes(24)

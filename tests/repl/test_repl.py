@@ -182,7 +182,6 @@ def test_x_goes_on_where_it_ended(paged: Talk) -> None:
     assert paged("x/1dw entry") == f"0x100000:  {int.from_bytes(bytes.fromhex(''.join(raw)), 'little', signed=True)}\n"
 
 
-@pytest.mark.boot
 def test_an_attached_machine(machine: Start) -> None:
     stub = machine()
     with talking(stub.socket, "attach", kernel=HELLO) as one:
@@ -201,7 +200,6 @@ def test_an_attached_machine(machine: Start) -> None:
         assert target.monitor("info status").startswith("VM status: paused")
 
 
-@pytest.mark.boot
 def test_a_reboot_is_told(machine: Start, cli: Cli) -> None:
     from tests.support.cli_runner import TRIPLE_FAULT, kernel_elf
 
@@ -239,7 +237,6 @@ def test_qemu_killed_from_outside() -> None:
         assert one.it.machine.gone is not None or one.it.news() is not None
 
 
-@pytest.mark.boot
 def test_a_machine_that_dies_while_it_runs(machine: Start) -> None:
     stub = machine()
     with talking(stub.socket, "attach", kernel=HELLO) as one:
@@ -294,7 +291,6 @@ def test_kill_asks_and_restart_helps() -> None:
         assert one("restart").startswith("booted again")
 
 
-@pytest.mark.boot
 def test_detach_leaves_a_machine_that_runs(machine: Start) -> None:
     stub = machine()
     with talking(stub.socket, "attach", kernel=HELLO) as one:
@@ -549,7 +545,6 @@ def test_milestones_of_a_real_linux_lead_to_start_kernel(vmlinux: Path) -> None:
 # --- the kernel file ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.boot
 @pytest.mark.parametrize("command", ["attach", "repl"])
 def test_the_kernel_that_qemus_monitor_names_serves_everywhere(machine: Start, command: str) -> None:
     stub = machine(kernel=LONG_MODE)
@@ -564,7 +559,6 @@ def test_the_kernel_that_qemus_monitor_names_serves_everywhere(machine: Start, c
         assert one("symbols in_long_mode").startswith("in_long_mode  now")
 
 
-@pytest.mark.boot
 def test_another_kernel_is_named_at_the_prompt(machine: Start, cli: Cli) -> None:
     copy = cli.file("copy", Path(LONG_MODE).read_bytes())
     stub = machine(kernel=copy)

@@ -133,7 +133,6 @@ def test_ctrl_c_reaches_a_guest_that_gdb_runs() -> None:
         assert one.interrupted("c").startswith("interrupted: ")
 
 
-@pytest.mark.boot
 @pytest.mark.gdb
 def test_gdb_dies(machine: Start) -> None:
     stub = machine()

@@ -24,7 +24,6 @@ def at_terminal(cli: Cli, *words: str | Path) -> Terminal:
     return Terminal([sys.executable, "-m", "pvhdbg", *map(str, words)], env, str(cli.folder))
 
 
-@pytest.mark.boot
 def test_a_session_at_a_terminal(machine: Start, cli: Cli, paging_kernels: Callable[[int], str]) -> None:
     """Attach, check, b, until long-mode, Ctrl-C of a running guest, QEMU killed from outside, restart, Ctrl-D."""
     kernel = paging_kernels(4)

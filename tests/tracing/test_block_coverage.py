@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import pairwise
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -59,7 +58,6 @@ def test_a_function_counts_once_also_where_a_block_runs_into_it() -> None:
     assert functions.blocks == 3
 
 
-@pytest.mark.boot
 def test_long_mode_is_run_in_the_order_of_its_source(at_entry: Callable[..., RemoteTarget]) -> None:
     target = at_entry("long_mode")
     with open_kernel(str(guests.path("long_mode"))) as image:

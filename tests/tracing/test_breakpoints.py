@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from pvhdbg import guests
 from pvhdbg.errors import TargetError
 from pvhdbg.kernel.image import open_kernel
@@ -21,7 +19,6 @@ from pvhdbg.tracing.engines.log import LogEngine
 from pvhdbg.tracing.event import EndReason, Event
 from pvhdbg.tracing.milestones import Finder
 
-pytestmark = pytest.mark.boot
 AtEntry = Callable[..., RemoteTarget]
 
 

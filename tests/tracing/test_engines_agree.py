@@ -15,7 +15,6 @@ from pvhdbg.tracing.engines.log import LogEngine
 from pvhdbg.tracing.engines.step import StepEngine
 from pvhdbg.tracing.event import Event
 
-pytestmark = pytest.mark.boot
 AtEntry = Callable[..., RemoteTarget]
 
 COUNT = 20_000

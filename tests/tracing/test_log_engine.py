@@ -16,7 +16,6 @@ from pvhdbg.tracing.engines.log import LogEngine
 from pvhdbg.tracing.engines.log_switch import LogSwitch
 from pvhdbg.tracing.event import EndReason, Event
 
-pytestmark = pytest.mark.boot
 AtEntry = Callable[..., RemoteTarget]
 
 # By long_mode.S: 4 instructions, the 3 + 4 * 5 + 2 + 2048 * 5 + 1 of map_4g, and 14 from enable_pae to the far jump.

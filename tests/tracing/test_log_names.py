@@ -30,7 +30,6 @@ def kernel(path: Path, name: str) -> Path:
     return path
 
 
-@pytest.mark.boot
 @pytest.mark.parametrize("states", [True, False])
 def test_a_name_that_is_a_record_is_no_event(at_entry: AtEntry, tmp_path: Path, states: bool) -> None:
     target = at_entry(kernel(tmp_path / "kernel", FORGED))
@@ -40,7 +39,6 @@ def test_a_name_that_is_a_record_is_no_event(at_entry: AtEntry, tmp_path: Path, 
     assert pcs == list(range(ENTRY, ENTRY + 6))
 
 
-@pytest.mark.boot
 def test_an_ordinary_name_is_no_reason_to_refuse(at_entry: AtEntry, tmp_path: Path) -> None:
     target = at_entry(kernel(tmp_path / "kernel", "ordinary"))
     pcs = [pc for batch in LogEngine(target, states=False).batches(Bounds(count=6, seconds=10)) for pc in batch.pcs]

@@ -59,7 +59,6 @@ def traced(target: RemoteTarget, name: str, bounds: Bounds, go: bool = True) -> 
     return events, resets, engine
 
 
-@pytest.mark.boot
 @pytest.mark.parametrize("name", ["places", "step"])
 @pytest.mark.parametrize("code", [BY_PORT, TRIPLE_FAULT], ids=["port", "triple fault"])
 def test_two_observers_see_the_same_beyond_a_reset(booted: AtEntry, name: str, code: bytes) -> None:
@@ -83,7 +82,6 @@ def test_two_observers_see_the_same_beyond_a_reset(booted: AtEntry, name: str, c
             )
 
 
-@pytest.mark.boot
 @pytest.mark.parametrize("name", ["log", "breakpoints"])
 def test_the_entry_is_come_to_again_and_the_numbers_run_on(booted: AtEntry, name: str) -> None:
     target = booted(TRIPLE_FAULT)
@@ -105,7 +103,6 @@ def test_the_entry_is_come_to_again_and_the_numbers_run_on(booted: AtEntry, name
         assert found[1].seq > 1000  # the firmware is in the trace
 
 
-@pytest.mark.boot
 @pytest.mark.parametrize("name", ["log", "step", "breakpoints"])
 def test_stopping_there_says_where(booted: AtEntry, name: str) -> None:
     events, resets, engine = traced(booted(BY_PORT, machine="pc"), name, Bounds(seconds=20), go=False)
@@ -115,7 +112,6 @@ def test_stopping_there_says_where(booted: AtEntry, name: str) -> None:
     assert last.pc == (ENTRY if name == "breakpoints" else ENTRY + 8)
 
 
-@pytest.mark.boot
 def test_a_vmm_that_does_not_reboot_says_why_or_is_asked(booted: AtEntry) -> None:
     _, resets, engine = traced(booted(TRIPLE_FAULT, reboot="shutdown"), "log", Bounds(seconds=20))
     assert [(one.goes_on, "triple fault" in one.why) for one in resets] == [(False, True)]
@@ -127,7 +123,6 @@ def test_a_vmm_that_does_not_reboot_says_why_or_is_asked(booted: AtEntry) -> Non
     assert resets == []  # it is not known to be one: it may have been a shutdown
 
 
-@pytest.mark.boot
 def test_blocks_go_on_over_a_reset(booted: AtEntry) -> None:
     engine = BlockCoverageEngine(booted(TRIPLE_FAULT))
     resets, pcs = [], []
@@ -142,7 +137,6 @@ def test_blocks_go_on_over_a_reset(booted: AtEntry) -> None:
     assert engine.end.why is EndReason.COUNT
 
 
-@pytest.mark.boot
 def test_a_trace_from_the_reset_vector_itself(at_entry: AtEntry, tmp_path: Path) -> None:
     from pvhdbg.targets.run import reset_machine
     from pvhdbg.targets.target import RESET_RIP

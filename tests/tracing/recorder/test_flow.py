@@ -42,7 +42,6 @@ def agrees(recording: Recording, flow: Flow) -> None:
     assert len(blocks) > CHUNK
 
 
-@pytest.mark.boot
 @pytest.mark.usefixtures("qemu")
 def test_every_block_is_rebuilt() -> None:
     """The whole boot of long_mode, firmware included; then the same from a saved file."""
@@ -66,7 +65,6 @@ def test_every_block_is_rebuilt() -> None:
             decode(saved[:-missing])
 
 
-@pytest.mark.boot
 @pytest.mark.usefixtures("qemu")
 def test_it_is_whole_after_a_kill(vmlinux: Path) -> None:
     """A block may have been counted and not be in the flow yet, or be in it and not be counted: one, where QEMU was killed."""
@@ -85,7 +83,6 @@ def test_it_is_whole_after_a_kill(vmlinux: Path) -> None:
         assert any(blocks[-len(ring) - more : len(blocks) - more] == ring for more in (0, 1, 2))
 
 
-@pytest.mark.boot
 @pytest.mark.usefixtures("qemu")
 def test_the_command(cli: Cli) -> None:
     file = cli.folder / "boot"

@@ -66,7 +66,6 @@ def test_a_disk_without_room_is_told_before_qemu_is_started(tmp_path: Path) -> N
         need_room(str(tmp_path / "nowhere"))
 
 
-@pytest.mark.boot
 @pytest.mark.usefixtures("qemu")
 def test_a_qemu_that_wants_another_api_runs_without_it(cli: Cli) -> None:
     """The recorder for the plugin API 99, which no QEMU has yet: QEMU refuses it, as a newer one refuses today's."""
@@ -86,7 +85,6 @@ def test_a_qemu_that_wants_another_api_runs_without_it(cli: Cli) -> None:
     cli.nothing_left()
 
 
-@pytest.mark.boot
 @pytest.mark.usefixtures("qemu")
 def test_a_qemu_without_plugins_is_told(cli: Cli) -> None:
     """Debian's QEMU for microvm is built without them."""
@@ -98,7 +96,6 @@ def test_a_qemu_without_plugins_is_told(cli: Cli) -> None:
     )
 
 
-@pytest.mark.boot
 @pytest.mark.usefixtures("qemu")
 def test_instructions_of_several_cpus_are_counted_too(cli: Cli) -> None:
     """Where QEMU has one inline counter for all CPUs, calls count."""
