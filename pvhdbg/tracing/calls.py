@@ -33,8 +33,12 @@ _ARGUMENTS = ("rdi", "rsi", "rdx", "rcx", "rax")  # of the System V ABI, and of 
 _WORDS = 24  # of a frame that are looked at for strings
 _STRING = re.compile(rb"[\x20-\x7e\t\n]{4,200}\0")
 _SAMPLE = 512
+_NO_STATE: Mapping[str, int] = {}
+_CALL = 7  # bytes of the longest near call
+_KERNEL_CS = 0x10  # arch/x86/include/asm/segment.h
 _SP, _BP, _PREVIOUS, _SP_INDIRECT, _BP_INDIRECT = 5, 4, 1, 9, 8
-_PT_REGS_IP, _PT_REGS_BP, _PT_REGS_SP = 128, 32, 152
+_OTHERS = {2: "rdx", 3: "rdi", 6: "r10", 7: "r13"}
+_PT_REGS_IP, _PT_REGS_CS, _PT_REGS_BP, _PT_REGS_SP = 128, 136, 32, 152
 
 
 class By(Enum):
@@ -52,7 +56,8 @@ class By(Enum):
 class Call(NamedTuple):
     """One place in the chain, the innermost first: an address, its name, how it is known, and the strings that its frame points to.
 
-    `line` is "file:line" of the call, by the kernel's debug info.
+    `line` is "file:line" of the call, by the kernel's debug info. `returns`: pc is a return address, behind its call; else it is that of
+    an instruction, where the CPU is or where it was interrupted.
     """
 
     pc: int
@@ -60,6 +65,7 @@ class Call(NamedTuple):
     by: By
     strings: tuple[str, ...] = ()
     line: SafeText | None = None
+    returns: bool = True
 
 
 class LastFunctions(NamedTuple):
@@ -71,9 +77,12 @@ class LastFunctions(NamedTuple):
 
 
 class _Frame(NamedTuple):
+    """`interrupted`: pc is that of an instruction, not a return address."""
+
     pc: int
     stack: int
     base: int
+    interrupted: bool = False
 
 
 def chain(state: Mapping[str, int], around: Surroundings, theirs: Sequence[int] = ()) -> tuple[Call, ...]:
@@ -84,11 +93,11 @@ def chain(state: Mapping[str, int], around: Surroundings, theirs: Sequence[int] 
     if "rsp" not in state or "rip" not in state or mode_in(state) is None:
         return ()
     memory = _Memory(state, around)
-    here = _Frame(state["rip"], state["rsp"], state.get("rbp", 0))
+    here = _Frame(state["rip"], state["rsp"], state.get("rbp", 0), interrupted=True)
     frames = [(here, By.PC)]
     orc = _Orc.of(around, memory)
     if orc is not None:
-        frames += orc.unwind(here)
+        frames += orc.unwind(here, state)
     if len(frames) == 1:
         frames += [(frame, By.CFI) for frame in _by_call_frames(here, memory, state, around)]
     if len(frames) == 1:
@@ -106,7 +115,7 @@ def chain(state: Mapping[str, int], around: Surroundings, theirs: Sequence[int] 
 
 def with_lines(calls: Iterable[Call], line: Callable[[int], SafeText | None]) -> tuple[Call, ...]:
     """The calls with their source lines. `line` gives that of a linear address; a return address is behind its call."""
-    return tuple(one._replace(line=line(one.pc - (1 if index else 0))) for index, one in enumerate(calls))
+    return tuple(one._replace(line=line(one.pc - (1 if one.returns else 0))) for one in calls)
 
 
 def _beyond(known: Sequence[int], theirs: Sequence[int], memory: _Memory) -> list[int]:
@@ -118,14 +127,15 @@ def _beyond(known: Sequence[int], theirs: Sequence[int], memory: _Memory) -> lis
 
 def _call(frame: _Frame, by: By, memory: _Memory, around: Surroundings, index: int) -> Call:
     # A return address may be that of the next function, where the call is the last thing that a function does.
-    name = around.name(frame.pc - (1 if index else 0))
-    shown = around.name(frame.pc) if name is None or not index else _plus_one(name)
+    returns = not frame.interrupted and memory.is_return(frame.pc)
+    name = around.name(frame.pc - (1 if returns else 0))
+    shown = around.name(frame.pc) if name is None or not returns else _plus_one(name)
     strings = (
         memory.strings(frame.stack, index == 0)
         if name is not None and _STOPS.search(name) and by not in (By.STACK, By.DEBUGGER)
         else ()
     )
-    return Call(frame.pc, shown, by, strings)
+    return Call(frame.pc, shown, by, strings, returns=returns)
 
 
 def _plus_one(name: str) -> str:
@@ -164,12 +174,17 @@ class _Memory:
         """Whether a call is right before the address."""
         if not self.is_code(address):
             return False
-        physical = self._around.linked(address)
-        before = self._around.file(physical - 7, 7) or self.read(address - 7, 7)
-        if len(before) < 7:
-            return False
-        by_register = any(before[7 - size] == 0xFF and before[8 - size] >> 3 & 7 == 2 for size in (2, 3, 4, 6, 7))
-        return before[2] == 0xE8 or by_register
+        # Memory has the calls that Linux patched, the file those of code that it freed or that cannot be read.
+        there, linked = self.read(address - _CALL, _CALL), self._around.file(self._around.linked(address - _CALL), _CALL)
+        return any(self._is_call(before, address) for before in (there, linked) if len(before) == _CALL)
+
+    def _is_call(self, before: bytes, behind: int) -> bool:
+        """Whether the bytes before an address end with a near call (Intel SDM 2A, CALL: E8, FF /2)."""
+        if before[-5] == 0xE8:
+            target = behind + int.from_bytes(before[-4:], "little", signed=True) & (1 << 8 * self.word) - 1
+            if self.is_code(target):
+                return True
+        return any(before[-size] == 0xFF and _indirect_call(before[1 - size :]) == size for size in (2, 3, 4, 6, 7))
 
     def strings(self, stack: int, innermost: bool) -> tuple[str, ...]:
         """The strings of the kernel's image that the first words of a frame point to; of the innermost one also the registers."""
@@ -185,6 +200,18 @@ class _Memory:
             if match is not None:
                 found[match[0][:-1].decode("ascii").strip()] = None
         return tuple(found)
+
+
+def _indirect_call(operand: bytes) -> int:
+    """The length of FF /2 by its ModR/M byte and what follows (Intel SDM 2A, table 2-2); 0 for another instruction."""
+    mode, register, memory = operand[0] >> 6, operand[0] >> 3 & 7, operand[0] & 7
+    if register != 2:
+        return 0
+    if mode == 3:
+        return 2
+    scaled = memory == 4
+    base = operand[1] & 7 if scaled and len(operand) > 1 else memory
+    return 2 + scaled + (4 if mode == 2 or (mode == 0 and base == 5) else mode)
 
 
 def _by_frame_pointers(here: _Frame, memory: _Memory) -> list[_Frame]:
@@ -222,13 +249,6 @@ def _by_call_frames(here: _Frame, memory: _Memory, state: Mapping[str, int], aro
     return frames
 
 
-class _Step(NamedTuple):
-    """A caller, and whether an exception or an interrupt is between: its pc is then that of an instruction, not a return address."""
-
-    frame: _Frame
-    interrupted: bool
-
-
 class _Orc:
     """The ORC tables of a kernel."""
 
@@ -248,12 +268,9 @@ class _Orc:
             return None
         return cls(around, memory, first, (behind - first) // 4, entries)
 
-    def unwind(self, here: _Frame) -> list[tuple[_Frame, By]]:
+    def unwind(self, here: _Frame, state: Mapping[str, int]) -> list[tuple[_Frame, By]]:
         """The callers of `here`, the innermost first, and how each is known."""
-        step = self._step(here, signal=True)  # the first pc is that of an instruction, not a return address
-        if step is not None and (step.interrupted or self._memory.is_return(step.frame.pc)):
-            return [(frame, By.ORC) for frame in self._from(step)]
-        return self._behind_top(here) or [(frame, By.ORC) for frame in self._from(step)]
+        return [(frame, By.ORC) for frame in self._from(self._step(here, state))] or self._behind_top(here)
 
     def _behind_top(self, here: _Frame) -> list[tuple[_Frame, By]]:
         """The callers from the return address on top of the stack on, or from the one below it.
@@ -266,25 +283,35 @@ class _Orc:
             if back is None or not self._memory.is_return(back):
                 continue
             caller = _Frame(back, here.stack + above, here.base)
-            frames = self._from(self._step(caller, signal=False))
+            frames = self._from(self._step(caller))
             if frames:
                 return [(caller, By.STACK), *((frame, By.ORC) for frame in frames)]
         return []
 
-    def _from(self, step: _Step | None) -> list[_Frame]:
+    def _from(self, frame: _Frame | None) -> list[_Frame]:
+        """The frames from one on, up to the first that is neither interrupted code nor a return address, nor where a stack begins."""
         frames: list[_Frame] = []
-        while len(frames) < MOST and step is not None and self._memory.is_code(step.frame.pc):
-            frames.append(step.frame)
-            step = self._step(step.frame, signal=step.interrupted)
+        while len(frames) < MOST and frame is not None and self._memory.is_code(frame.pc):
+            if not frame.interrupted and not self._memory.is_return(frame.pc):
+                return [*frames, frame] if self._begins(frame.pc) else frames
+            frames.append(frame)
+            frame = self._step(frame)
         return frames
 
-    def _step(self, frame: _Frame, *, signal: bool) -> _Step | None:
-        entry = self._find(frame.pc - (0 if signal else 1))
+    def _begins(self, pc: int) -> bool:
+        """Whether a stack begins at a pc: Linux jumps or returns to such code, and its row has no stack pointer."""
+        entry = self._find(pc)
+        return entry is not None and entry[2] & 0xF == 0
+
+    def _step(self, frame: _Frame, state: Mapping[str, int] = _NO_STATE) -> _Frame | None:
+        """The caller of a frame. `state` holds the registers of the innermost frame: some of its rows depend on other ones."""
+        entry = self._find(frame.pc - (0 if frame.interrupted else 1))
         if entry is None:
             return None
         sp_offset, bp_offset, bits = entry
         sp_reg, bp_reg, kind = bits & 0xF, bits >> 4 & 0xF, bits >> 8 & 7
-        start = {_SP: frame.stack, _SP_INDIRECT: frame.stack, _BP: frame.base, _BP_INDIRECT: frame.base}.get(sp_reg)
+        known = {_SP: frame.stack, _SP_INDIRECT: frame.stack, _BP: frame.base, _BP_INDIRECT: frame.base}
+        start = known.get(sp_reg, state.get(_OTHERS.get(sp_reg, "")))
         if start is None:
             return None
         if sp_reg == _BP_INDIRECT:
@@ -307,14 +334,16 @@ class _Orc:
             if bp_reg == _BP
             else frame.base
         )
-        return None if back is None else _Step(_Frame(back, above, base or 0), False)
+        return None if back is None else _Frame(back, above, base or 0)
 
-    def _interrupted(self, at: int, *, whole: bool, base: int) -> _Step | None:
+    def _interrupted(self, at: int, *, whole: bool, base: int) -> _Frame | None:
         """What an exception interrupted: `at` is its struct pt_regs, or with a part of them the iret frame's place in it."""
         start = at if whole else at - _PT_REGS_IP
-        pc, stack = self._memory.word_at(start + _PT_REGS_IP), self._memory.word_at(start + _PT_REGS_SP)
+        pc, code, stack = (self._memory.word_at(start + offset) for offset in (_PT_REGS_IP, _PT_REGS_CS, _PT_REGS_SP))
         saved = self._memory.word_at(start + _PT_REGS_BP) if whole else base
-        return None if pc is None or stack is None else _Step(_Frame(pc, stack, saved or 0), True)
+        if pc is None or stack is None or code is None or code & 0xFFFF != _KERNEL_CS:
+            return None  # user mode, which nothing called; or not the registers of an exception
+        return _Frame(pc, stack, saved or 0, interrupted=True)
 
     def _find(self, pc: int) -> tuple[int, int, int] | None:
         low, high = 0, self._count - 1

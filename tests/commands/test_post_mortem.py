@@ -119,6 +119,8 @@ def test_what_shows_no_end_is_refused(cli: Cli) -> None:
 # Where Linux' first stack and those of its threads begin, in 6.1 and in 6.12.
 ROOTS = ("secondary_startup_64_no_verify", "common_startup_64", "ret_from_fork", "ret_from_fork_asm")
 
+STOPS = ("__x86_indirect_thunk_array", "update_process_times", "exc_nmi", "native_flush_tlb_one_user")
+
 
 @pytest.mark.slow
 def test_the_chain_of_a_linux_leads_out_of_a_retpoline_and_of_the_stack_of_interrupts(
@@ -127,12 +129,15 @@ def test_the_chain_of_a_linux_leads_out_of_a_retpoline_and_of_the_stack_of_inter
     theirs = machine("-m", "128M", "-append", "nokaslr", kernel=str(vmlinuz))
     core = str(cli.folder / "core")
     with open_kernel(str(vmlinux)) as image:
-        at = {name: image.symbols().virtual_address(name) or 0 for name in ("__x86_indirect_thunk_array", "update_process_times")}
+        at = {name: image.symbols().virtual_address(name) for name in STOPS}
+
+    def calls(target: RemoteTarget) -> list[dict[str, Any]]:
+        target.monitor(f"dump-guest-memory {core}")
+        found: list[dict[str, Any]] = why(cli, core, "--kernel", str(vmlinux), code=3)["calls"]
+        return found
 
     def chain(target: RemoteTarget) -> list[str]:
-        target.monitor(f"dump-guest-memory {core}")
-        found = why(cli, core, "--kernel", str(vmlinux), code=3)
-        return [str(one["symbol"]).partition("+")[0] for one in found["calls"]]
+        return [str(one["symbol"]).partition("+")[0] for one in calls(target)]
 
     def run_to(target: RemoteTarget, name: str) -> None:
         target.set_breakpoint(at[name])
@@ -154,3 +159,10 @@ def test_the_chain_of_a_linux_leads_out_of_a_retpoline_and_of_the_stack_of_inter
         entry = next(index for index, name in enumerate(of_the_tick) if name.startswith("asm_"))
         assert len(of_the_tick) > entry + 1
         assert of_the_tick[-1] in ROOTS
+        target.monitor("nmi")  # it interrupts the first instruction of that function
+        run_to(target, "exc_nmi")
+        of_the_nmi = chain(target)
+        assert of_the_nmi[of_the_nmi.index("update_process_times") :] == of_the_tick
+        run_to(target, STOPS[-1])  # in the file it is called through a pointer, in memory directly
+        back = int.from_bytes(target.read_linear(target.read_registers()["rsp"], 8), "little")
+        assert int(calls(target)[1]["pc"], 16) == back

@@ -40,7 +40,7 @@ def oopsed(death: Death, around: Surroundings) -> tuple[Death, tuple[Call, ...]]
 
 
 def _calls(oops: Oops, pc: int, around: Surroundings) -> tuple[Call, ...]:
-    found = [Call(pc, _name(oops.place), By.PC)]
+    found = [Call(pc, _name(oops.place), By.PC, returns=False)]
     for one in oops.calls:
         address = _address(one, around)
         if address is not None:
