@@ -863,6 +863,7 @@ static void leave_single(unsigned index, struct cpu *cpu)
     if (!cpu->in_repeat && stop_at == NEVER && atomic_load(&header->register_until) && index == atomic_load(&header->entry_cpu) && private.leave_block &&
         is_single()) {
         cpu->in_repeat = 1;
+        look_again(cpu);
         single(false);
     }
 }

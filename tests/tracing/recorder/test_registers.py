@@ -20,7 +20,9 @@ from pvhdbg.tracing.event import EndReason, Event, Fault, FaultKind
 from pvhdbg.tracing.recent import recent
 from pvhdbg.tracing.recorder.library import library
 from pvhdbg.vmm.qemu import QemuOptions, QemuProcess, RecorderOptions
+from tests.support.cli_runner import kernel_elf
 from tests.support.debugged import debugged
+from tests.support.small_kernels import assembled
 
 pytestmark = [pytest.mark.boot, pytest.mark.usefixtures("qemu")]
 
@@ -67,6 +69,23 @@ def test_every_register_of_a_real_kernels_first_instructions_is_that_of_qemus_lo
     """Two page faults and the way into 64-bit mode are among them."""
     events, end = alike(vmlinux, "console=ttyS0", 19_000)
     assert (len(events), end.why) == (19_000, EndReason.COUNT)
+
+
+def test_no_instruction_is_missing_behind_a_repeated_one_in_code_that_ran_before(tmp_path: Path) -> None:
+    """One-instruction mode is off while an instruction repeats, and on again behind it. QEMU splits blocks in a page with a breakpoint."""
+    kernel = tmp_path / "laps.elf"
+    code = assembled(tmp_path, "movl $stack, %esp\ncall lap\ncall lap\ncall lap\ncli\nhlt\n"
+                               ".balign 4096\nlap: movl $64, %ecx\nmovl $room, %edi\nrep stosb\nincl %edx\nincl %edx\nret\n"
+                               "room: .fill 64\n.fill 64\nstack:\n")  # fmt: skip
+    kernel.write_bytes(kernel_elf(code))
+    seen = []
+    for by_recorder in (True, False):
+        with at_entry(kernel) as (_, target, recorder):
+            run_until(target, [0x10000F], 20)  # the third call
+            engine = RegisterEngine(target, recorder, 0) if by_recorder else LogEngine(target, states=True)
+            seen.append([(one.seq, one.pc, one.code) for one in followed(engine, 8)[0]])
+    assert seen[0] == seen[1]
+    assert len(seen[0]) == 8
 
 
 @pytest.mark.parametrize("crash", ["page-fault", "handled", "idt-selector"])
