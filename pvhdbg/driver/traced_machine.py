@@ -15,7 +15,7 @@ from pvhdbg.kernel.image import KernelImage, open_kernel
 from pvhdbg.machine.lease import interruptible
 from pvhdbg.machine.names import Names
 from pvhdbg.machine.options import SubjectOptions
-from pvhdbg.machine.recorder import recorder_for, watching
+from pvhdbg.machine.recorder import keeping_clock, recorder_for, watching
 from pvhdbg.machine.subject import open_subject
 from pvhdbg.machine.subject_kind import subject_kind
 from pvhdbg.model import Unavailable
@@ -104,7 +104,9 @@ def at_entry(
                 return watching(options, warnings, progress, exact=exact)(image)
             if windows:
                 return recorder_for(options, image, (), warnings, progress, exact=False)
-            return None if marks is None else recorder_for(options, image, marks, warnings, progress)
+            if marks is not None:
+                return recorder_for(options, image, marks, warnings, progress)
+            return keeping_clock(options, warnings, progress)(image)
 
         opened = stack.enter_context(
             open_subject(
@@ -123,7 +125,8 @@ def at_entry(
             opened.target, opened.boot, Names(image), image, opened.qemu, opened.warnings, opened.file, progress
         )
         machine.warnings += warnings
-        if opened.qemu is not None and opened.qemu.recorded:
+        observes = watched or windows or marks is not None
+        if observes and opened.qemu is not None and opened.qemu.recorded:
             from pvhdbg.tracing.engines.registers import open_recorder
 
             machine.recorder = stack.enter_context(open_recorder(opened.qemu.recording))

@@ -51,6 +51,23 @@ def watching(
     return wanted
 
 
+def keeping_clock(
+    options: SubjectOptions, warnings: list[SafeText], progress: Progress
+) -> Callable[[KernelImage], RecorderOptions | None]:
+    """The recorder's options for a machine that another engine observes: only because no stop moves the deterministic clock with the recorder.
+
+    None without that clock; see `recorder_for`.
+    """
+
+    def wanted(image: KernelImage) -> RecorderOptions | None:
+        if not options.launch.deterministic:
+            return None
+        plain = recorder_for(options, image, (), warnings, progress, exact=False)
+        return None if plain is None else replace(plain, marks=(), counts=False)
+
+    return wanted
+
+
 def recorder_for(
     options: SubjectOptions, image: KernelImage, marks: Sequence[str], warnings: list[SafeText], progress: Progress,
     *, exact: bool = True,

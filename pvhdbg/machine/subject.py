@@ -28,9 +28,14 @@ if TYPE_CHECKING:
     from pvhdbg.decode.boot_state import BootState
     from pvhdbg.decode.kernel_file import KernelFile
     from pvhdbg.kernel.image import KernelImage
+    from pvhdbg.targets.gdb_mi import GdbTarget
+    from pvhdbg.targets.remote import RemoteTarget
     from pvhdbg.vmm.options import RecorderOptions
     from pvhdbg.vmm.qemu import QemuProcess
 
+_CLOCK_MOVES = SafeText(
+    "without the flight recorder each stop of the machine moves its clock: the boot is not that of `boot` and `goto`"
+)
 _LAST = 1.0  # seconds in which a QEMU ends whose connection closed
 _BUSY = 5.0  # seconds that a QEMU on a busy host may take to answer
 _ONE_CPU = ("4.", "5.", "6.", "7.")  # QEMU's versions that run only one CPU by a deterministic clock
@@ -217,13 +222,16 @@ def boot_kernel(
         except PluginRefused as error:
             warnings.append(safe(f"without the flight recorder: {error.what} ({error.todo})"))
             qemu = stack.enter_context(start())
+        if onward and options.launch.deterministic and not qemu.recorded:
+            warnings.append(_CLOCK_MOVES)
         if recorder is not None and qemu.recorded and kernel.entry in recorder.halts:
             plan = replace(plan, halts=True)
         try:
             stub = StubAddress(path=qemu.gdb_socket)
             target = stack.enter_context(_connected(options, stub, leave, progress, patience=patience))
             if options.launch.deterministic and qemu.recorded:
-                _step_as_it_runs(target)
+                # Without the recorder each stop moves the clock, and a step would find the next interrupt due.
+                target.steps_as_it_runs()
             boot = capture(target, plan, progress=progress, timestamp=_now())
         except PvhdbgError as error:
             raise _with_serial(error, qemu.serial_tail(3)) from error
@@ -382,12 +390,12 @@ def _connected(
     progress: Progress,
     keeper: Keeper | None = None,
     patience: float | None = None,
-) -> Iterator[Target]:
+) -> Iterator[RemoteTarget | GdbTarget]:
     timeout = options.way.seconds() if patience is None else min(options.way.seconds(), max(patience, 1.0))
     if options.way.via == "gdb":
         from pvhdbg.targets.gdb_mi import GdbTarget
 
-        target: Target = GdbTarget(address, timeout=timeout, progress=progress, keeper=keeper)
+        target: RemoteTarget | GdbTarget = GdbTarget(address, timeout=timeout, progress=progress, keeper=keeper)
     else:
         from pvhdbg.targets.remote import RemoteTarget
 
@@ -399,14 +407,6 @@ def _connected(
         raise
     if not target.close(leave) and subject_kind(options.subject) is SubjectKind.STUB:  # a QEMU of ours is ended in other ways, too
         raise TargetTimeout(f"the VMM at {target.name} did not end when it was told to", END_IT)
-
-
-def _step_as_it_runs(target: Target) -> None:
-    """See `RemoteTarget.steps_as_it_runs`. Without the recorder each stop would move the clock, and a step find the next interrupt due."""
-    from pvhdbg.targets.remote import RemoteTarget
-
-    if isinstance(target, RemoteTarget):
-        target.steps_as_it_runs()
 
 
 @contextmanager

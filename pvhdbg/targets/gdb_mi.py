@@ -59,6 +59,7 @@ class GdbTarget:
         self._owed: int | None = None  # the pc after a step that hit a watchpoint: see rule 9 in targets/remote.py
         self._running = False
         self._closed = False
+        self._as_it_runs = False  # steps take interrupts
         self._asked = time.monotonic()
         self._registers: Registers | None = None  # as last seen, while nothing can have changed them
         seconds = max(int(timeout), 1)
@@ -83,7 +84,13 @@ class GdbTarget:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(monitor=self._has_monitor, width=self._width, watchpoints=True, unwinds=True)
+        return Capabilities(
+            monitor=self._has_monitor,
+            width=self._width,
+            watchpoints=True,
+            unwinds=True,
+            steps_take_interrupts=self._as_it_runs,
+        )
 
     # --- connecting -----------------------------------------------------------------------------------------------
 
@@ -208,6 +215,12 @@ class GdbTarget:
             if before == "0":
                 self._packet("Qqemu.PhyMemMode:0")
                 self._flush()
+
+    def steps_as_it_runs(self) -> None:
+        """See `RemoteTarget.steps_as_it_runs`."""
+        if self._packet("Qqemu.sstep=1") != "OK":
+            raise TargetError(f"{self.name} cannot be told that steps take interrupts", "leave out --deterministic")
+        self._as_it_runs = True
 
     def _packet(self, packet: str) -> str:
         text = self._console(f"maintenance packet {packet}")

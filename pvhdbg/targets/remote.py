@@ -66,6 +66,7 @@ class RemoteTarget:
         self._owed: int | None = None  # the pc after a step that hit a watchpoint: rule 9
         self._running = False
         self._closed = False
+        self._as_it_runs = False  # steps take interrupts
         self._thread: str | None = None
         self._followed: str | None = None  # the thread that is read, whichever stopped
         self._cr0_hint: int | None = None
@@ -118,7 +119,13 @@ class RemoteTarget:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(monitor=self._has_monitor, packets=True, width=self._known_layout().width, watchpoints=True)
+        return Capabilities(
+            monitor=self._has_monitor,
+            packets=True,
+            width=self._known_layout().width,
+            watchpoints=True,
+            steps_take_interrupts=self._as_it_runs,
+        )
 
     @property
     def cpu(self) -> int | None:
@@ -498,6 +505,7 @@ class RemoteTarget:
     def steps_as_it_runs(self) -> None:
         """QEMU: let a step take an interrupt that is due, and the clock go on, as if the guest ran. It stays so for later connections."""
         self._expect_ok("Qqemu.sstep=1", "steps cannot be told to take interrupts")
+        self._as_it_runs = True
 
     def interrupt(self) -> Stop:
         """Stop a running machine."""

@@ -36,6 +36,7 @@ class Capabilities:
     width: int = 64  # bits of the general registers as the peer sends them: 32 for qemu-system-i386
     watchpoints: bool = False  # it takes requests for watchpoints: it is `Watching`
     unwinds: bool = False  # a debugger is between, which unwinds the stack: it is `Unwinding`
+    steps_take_interrupts: bool = False  # a step takes an interrupt that is due, and then executes nothing
 
 
 class StopKind(Enum):

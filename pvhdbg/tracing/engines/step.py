@@ -2,7 +2,8 @@
 
 It observes differently from the log engine and yields the same events: tests compare the two. The monitor, where there is one,
 gives hidden segment state and tables after each system instruction; else they are not observed. QEMU masks interrupts and timers
-while it steps (qqemu.sstep), so a guest that waits for one does not continue.
+while it steps (qqemu.sstep), so a guest that waits for one does not continue. By the deterministic clock it does not: a step that
+takes an interrupt executes nothing, which the fault log shows.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import NamedTuple
 from pvhdbg.decode.cpu_mode import CODE_64, Mode, linear_pc, long_mode_active, mode_of
 from pvhdbg.decode.text import SafeText
 from pvhdbg.errors import MemoryUnreadable, TargetError, TargetLost
+from pvhdbg.model import GENERAL
+from pvhdbg.record import replace
 from pvhdbg.rsp.registers import RegisterLayout
 from pvhdbg.spec.x86 import EFLAGS
 from pvhdbg.targets.run import RunEnd, breakpoints_at, run
@@ -104,6 +107,7 @@ class StepEngine(StopsWhenAsked):
         self.warnings: list[SafeText] = []
         self.steps = 0  # instructions and iterations that were stepped
         self._target = found
+        self._takes_interrupts = target.capabilities.steps_take_interrupts
         self._seq = base
         self._cpu = cpu
         self._armed = False
@@ -158,7 +162,7 @@ class StepEngine(StopsWhenAsked):
                     ended = self._due(here.pc, begun, last, deadline)
                 if ended is None:
                     here, ended = self._one(here, columns, fault_log)
-            if columns.pcs:
+            if columns.pcs or columns.faults:
                 seq, self._seq = self._seq, self._seq + len(columns.pcs)
                 yield columns.batch(seq, self._cpu)
         self.end = ended
@@ -181,10 +185,14 @@ class StepEngine(StopsWhenAsked):
         if stop is _WAITING:
             return here, TraceEnd(EndReason.HALTED, stop, self._value(packet, "rip"))
         after = self._after(here, packet, special) if packet else here
+        begun = self._seq + len(columns.pcs)
+        taken = fault_log.faults(begun + bool(code))  # code that could not be fetched was not begun
+        if any(self._came_before(one, here) for one in taken):
+            columns.faults += [replace(one, seq=begun) for one in taken]
+            return after, self._ended(stop, packet, code, False)
         columns.pcs.append(here.pc)
         columns.modes.append(here.mode)
         columns.codes.append(code)
-        taken = fault_log.faults(self._seq + len(columns.pcs) - (not code))  # code that could not be fetched was not begun
         columns.faults += taken
         ended = self._ended(stop, packet, code, any(one.kind is FaultKind.RESET for one in taken))
         # A reset changes the registers; the instruction does not.
@@ -213,6 +221,7 @@ class StepEngine(StopsWhenAsked):
         behind = here.pc + len(code)
         ahead = None if effect is Effect.REP else self._unseen(behind, here.mode)
         iterations = idle = 0
+        deadline = time.monotonic() + _REP_TIME
         rip = self._value(packet, "rip")
         while True:
             self.steps += 1
@@ -234,8 +243,17 @@ class StepEngine(StopsWhenAsked):
                 continue  # QEMU: it was interrupted before the instruction ran, but reports a step
             if effect is not Effect.REP or stop.kind is not StopKind.BREAKPOINT or self._value(packet, "rip") != rip:
                 return stop, packet
-            if iterations > _ITERATIONS:
+            if iterations > _ITERATIONS and not self._may_be_interrupted(packet):
                 return self._run_rep(behind)
+            if time.monotonic() > deadline:
+                raise TargetError(f"a REP did not end within {_REP_TIME:g} s", "trace with --engine log")
+
+    def _came_before(self, fault: Fault, here: _Here) -> bool:
+        """Whether an interrupt was taken instead of the instruction here. A REP that was interrupted later has changed registers."""
+        if fault.kind is not FaultKind.INTERRUPT:
+            return False
+        registers = self._layout.decode(here.packet)
+        return all(registers.get(name, value) == value for name, value in fault.state.items() if name in GENERAL or name == "rip")
 
     def _is_behind_hlt(self, here: _Here) -> bool:
         """Whether the CPU may be halted for good, where there is no monitor to ask: a step would then never return."""
@@ -252,6 +270,10 @@ class StepEngine(StopsWhenAsked):
         if stop.text == WAITS:
             return _WAITING, before, b""
         return stop, b"" if stop.kind is StopKind.EXITED else self._target.packet(), b""
+
+    def _may_be_interrupted(self, packet: bytes) -> bool:
+        """Whether steps take interrupts, whose handlers are to be stepped, too."""
+        return self._takes_interrupts and bool(self._value(packet, "eflags") >> EFLAGS["IF"] & 1)
 
     def _run_rep(self, behind: int) -> tuple[Stop, bytes]:
         with breakpoints_at(self._target, [behind]):
