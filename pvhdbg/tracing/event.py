@@ -183,16 +183,7 @@ class Batch:
         """The first `length` events, and the faults before the next one."""
         if length >= len(self):
             return self
-        return Batch(
-            self.seq,
-            self.pcs[:length],
-            self.modes[:length],
-            self.codes[:length],
-            None if self.deltas is None else self.deltas[:length],
-            None if self.cpus is None else self.cpus[:length],
-            [index for index in self.system if index < length],
-            [fault for fault in self.faults if fault.seq <= self.seq + length],
-        )
+        return self._part(0, length, [fault for fault in self.faults if fault.seq <= self.seq + length])
 
     def joined(self, other: Batch) -> Batch:
         """These events and those of `other`, which follow them."""
@@ -212,13 +203,16 @@ class Batch:
         """The events from `index` on, and the faults after the one before it."""
         if index <= 0:
             return self
+        return self._part(index, len(self), [fault for fault in self.faults if fault.seq > self.seq + index])
+
+    def _part(self, start: int, end: int, faults: list[Fault]) -> Batch:
         return Batch(
-            self.seq + index,
-            self.pcs[index:],
-            self.modes[index:],
-            self.codes[index:],
-            None if self.deltas is None else self.deltas[index:],
-            None if self.cpus is None else self.cpus[index:],
-            [at - index for at in self.system if at >= index],
-            [fault for fault in self.faults if fault.seq > self.seq + index],
+            self.seq + start,
+            self.pcs[start:end],
+            self.modes[start:end],
+            self.codes[start:end],
+            None if self.deltas is None else self.deltas[start:end],
+            None if self.cpus is None else self.cpus[start:end],
+            [at - start for at in self.system if start <= at < end],
+            faults,
         )
