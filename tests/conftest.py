@@ -1,7 +1,5 @@
 """Fixtures that tests of every room share."""
 
-from __future__ import annotations
-
 import gc
 import platform
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """The table of allowed imports (docs/architecture.md) as a test, and the pure modules inside GDB's own Python."""
 
-from __future__ import annotations
-
 import ast
 import re
 import subprocess

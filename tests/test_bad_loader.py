@@ -4,8 +4,6 @@ What a defect makes of the rules is declared next to its code. Each declaration 
 then said of all of them together (every rule has a defect) needs no further boots.
 """
 
-from __future__ import annotations
-
 import json
 import shlex
 import subprocess

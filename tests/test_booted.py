@@ -1,7 +1,5 @@
 """Waits of a test: they end with the goal, or at once with the cause of the guest's death."""
 
-from __future__ import annotations
-
 import os
 import threading
 import time

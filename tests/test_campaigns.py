@@ -1,7 +1,5 @@
 """A short round of each campaign with a fixed seed; `make fuzz` and `make torture` are the long ones. And that both can fail."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

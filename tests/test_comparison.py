@@ -1,7 +1,5 @@
 """docs/comparison.md: what shows a row is a command that runs, on a sample guest in place of `vmlinux`, or a test that exists."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Machine code as text, against binutils."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`pvhdbg drgn` on small guests with debug info: at the entry and later, behind a stub, on a core and on a snapshot, moved and slid."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 from collections.abc import Callable

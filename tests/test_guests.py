@@ -1,7 +1,5 @@
 """The sample guests: what is in the repository is what the sources make, and it boots by PVH."""
 
-from __future__ import annotations
-
 import os
 import struct
 import subprocess

@@ -1,7 +1,5 @@
 """Structures against the C compiler: gcc's offsetof and sizeof are the oracle for what the declarations derive."""
 
-from __future__ import annotations
-
 import subprocess
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The source distribution and the wheel: built once, then installed in a clean venv, where each interface of pvhdbg is used."""
 
-from __future__ import annotations
-
 import os
 import platform
 import re

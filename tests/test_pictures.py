@@ -1,7 +1,5 @@
 """The pictures in docs/images: made by the script from real runs, and showing what is printed today."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

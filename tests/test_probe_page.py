@@ -1,7 +1,5 @@
 """docs/probe.md and probe.S against the one declaration of the format, and the page's commands against a real QEMU."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """The public surface: exactly `__all__`, sorted as ruff sorts it, every name with a docstring, lazily imported, and typed."""
 
-from __future__ import annotations
-
 import json
 import pickle
 import subprocess

@@ -1,7 +1,5 @@
 """The pytest plugin as a stranger uses it: a project of its own, installed by its entry point, on real kernels."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import os

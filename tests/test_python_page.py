@@ -1,7 +1,5 @@
 """docs/python.md and docs/stability.md: the examples run, every command has its function, and the numbers are the program's."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import re

@@ -1,7 +1,5 @@
 """README.md as somebody new reads it: its links lead somewhere, its commands are commands, and what it shows is what is printed."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """`pvhdbg.record` against the standard library's dataclasses: the same classes, made by both, behave alike."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import inspect

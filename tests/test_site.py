@@ -1,7 +1,5 @@
 """The documentation site without Sphinx, which `make docs` has: every page is in it, and the reference is made of the declarations."""
 
-from __future__ import annotations
-
 import importlib.util
 import re
 from pathlib import Path

@@ -3,8 +3,6 @@
 `PVHDBG_TOUR=write` writes it anew. Elsewhere the page has to show the same lines, with answers that differ in numbers only.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import sys

@@ -4,8 +4,6 @@
 words, where numbers, and what differs from one kernel or QEMU to the next, may differ.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import sys

@@ -2,8 +2,6 @@
 trace are valid ones.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

@@ -1,7 +1,5 @@
 """Cores that a real QEMU wrote: judged like the machine that they were taken of, except for what a core cannot hold."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """A real Debian kernel on real machines; the oracle is what the kernel itself prints about what it was handed."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

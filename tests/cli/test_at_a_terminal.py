@@ -1,7 +1,5 @@
 """What a terminal gets: lines of its width that end between words, a pager for what is longer, less with -q and more with -v."""
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os

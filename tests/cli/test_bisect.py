@@ -1,7 +1,5 @@
 """`check --bisect` under a real `git bisect run`, and what each way to end means to git."""
 
-from __future__ import annotations
-
 import os
 import struct
 import subprocess

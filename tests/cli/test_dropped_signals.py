@@ -1,7 +1,5 @@
 """A signal that arrives where Python drops exceptions: in a destructor, or in a callback of a weak reference. It takes effect all the same."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

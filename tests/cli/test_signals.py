@@ -1,7 +1,5 @@
 """A second signal while a machine of somebody else is put back: it waits. Sent at the very moment when that is done."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

@@ -1,7 +1,5 @@
 """What a command imports: nothing that takes long and that it does not use. How long it takes is for the benchmarks."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """`--for` is a total: also where the machine, or who answers for it, does not answer any more."""
 
-from __future__ import annotations
-
 import os
 import signal
 import time

@@ -1,7 +1,5 @@
 """Command lines as values: what argparse alone would get wrong."""
 
-from __future__ import annotations
-
 import argparse
 import shlex
 import subprocess

@@ -1,7 +1,5 @@
 """Whatever is wrong, the command line says what and what next, in one line each, with its exit code, and leaves nothing."""
 
-from __future__ import annotations
-
 import gzip
 import http.server
 import os

@@ -1,7 +1,5 @@
 """`pvhdbg boot diff`: each change of a configuration is named by its cause, on Debian's kernel and on a guest."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

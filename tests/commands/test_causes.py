@@ -1,7 +1,5 @@
 """The cause of a refusal or a failure, in words: each on the real file, and where QEMU decides, by the real QEMU."""
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Every command on the real thing: a sample guest in a real QEMU, started by pvhdbg or by somebody else."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

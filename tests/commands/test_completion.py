@@ -1,7 +1,5 @@
 """Completion: what may come next by the declarations, and the scripts in real shells."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The commands on cores and snapshots that were made by hand: what is refused, with which words, and what is written."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable

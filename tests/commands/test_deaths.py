@@ -1,7 +1,5 @@
 """Each planted death of `crashers`, and some of small kernels, is explained by its own cause, at its place, with a step that fits."""
 
-from __future__ import annotations
-
 import html
 import os
 import re

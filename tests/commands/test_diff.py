@@ -1,7 +1,5 @@
 """diff on real machines: a snapshot, a kernel that is started, a gdbstub of somebody else's QEMU."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`pvhdbg doctor` on this computer, and on one that lacks everything."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """`pvhdbg elf` on real files, compared with readelf, nm and the entry that QEMU really uses; and on bad ones."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

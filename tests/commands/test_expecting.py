@@ -1,7 +1,5 @@
 """`check --expect` and `expect --from` on the real command line: what is wrong is told before anything is booted."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """What GDB gets of a stripped Linux: the kernel's own names, at both addresses, wherever the kernel lies."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """JSON from every command that shows something: one document, which meets the schema that `pvhdbg schema` prints."""
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path

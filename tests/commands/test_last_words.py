@@ -1,7 +1,5 @@
 """The words of the dead: Linux' log buffer, what its lines mean, the call chain, and a panic that is found when it happens."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

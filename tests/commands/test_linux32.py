@@ -1,7 +1,5 @@
 """32-bit kernels that turn PAE paging on: Debian's, which is known by its own kallsyms, and a small one that goes its way everywhere."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

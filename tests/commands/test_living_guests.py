@@ -1,7 +1,5 @@
 """Guests that live in a loop are not called dead by `why`, and those in a loop that nothing can end are."""
 
-from __future__ import annotations
-
 import json
 from itertools import islice
 from pathlib import Path

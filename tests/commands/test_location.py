@@ -1,7 +1,5 @@
 """Paths as code scanning wants them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 

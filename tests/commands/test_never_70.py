@@ -1,7 +1,5 @@
 """What used to end with an internal error: it is told in words, with a next step."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """Deaths that are planted in a Linux of a small configuration (tests/planted_linux): each is named with cause, place and calls."""
 
-from __future__ import annotations
-
 import os
 
 import pytest

@@ -1,7 +1,5 @@
 """`why` on what is left of a machine, a core or a snapshot: only what the state proves is reported."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from pathlib import Path

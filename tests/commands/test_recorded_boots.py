@@ -1,7 +1,5 @@
 """`pvhdbg boot` and `pvhdbg goto`: whole boots recorded, compared, and gone back in."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

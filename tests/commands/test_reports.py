@@ -1,7 +1,5 @@
 """--report: several formats of one boot, each whole or absent, and what cannot be written is told before the boot."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

@@ -1,7 +1,5 @@
 """What is shown of a recorded boot: chapters, tree, profile, coverage, time line. One boot of Debian's kernel with a program of its own."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """Settings: which one wins, what a project's file may not do, and that they are defaults of options and nothing else."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

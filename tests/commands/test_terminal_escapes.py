@@ -1,7 +1,5 @@
 """Names from files and lines of guests on a terminal and in the logs of continuous integration: they are text, and steer nothing."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -4,8 +4,6 @@ They share no code but the model: what they agree on is so. What the guest canno
 here by name, and has to be unobserved.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import struct
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """QEMU before 8.0 gives guests wrong EFLAGS: such a QEMU gets a CPU that avoids it, and what shows it is not blamed on the guest."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """`pvhdbg wait` and `check --until`: what came first, by the exit code, and a death explained in every format."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

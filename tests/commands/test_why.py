@@ -1,7 +1,5 @@
 """`pvhdbg why` on real deaths: each planted one must be explained rightly."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The two pages in docs are what the declarations say, and the record holds nothing that was not seen."""
 
-from __future__ import annotations
-
 import re
 from functools import lru_cache
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`python -m conformance` itself: what it finds on a real QEMU, what it refuses, how it ends."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

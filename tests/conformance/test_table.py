@@ -1,7 +1,5 @@
 """The page, from boots that are described and not made."""
 
-from __future__ import annotations
-
 import random
 import re
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The decoder asks instead of reading, stays within its bounds, and gives a reason for whatever it does not have."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import pytest

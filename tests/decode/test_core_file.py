@@ -1,7 +1,5 @@
 """ELF cores: what QEMU's notes say is what is decoded; what is cut, foreign or hostile is one BadInput."""
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """What a stranger's bytes may cost: seconds and memory, each measured in a process of its own."""
 
-from __future__ import annotations
-
 import struct
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The mode of a CPU by its registers, with and without hidden segment state."""
 
-from __future__ import annotations
-
 import pytest
 
 from pvhdbg.decode.cpu_mode import Mode, linear_pc, mode_in, mode_of, mode_of_hflags, observed_mode, pc_in, runs_64_bit_code

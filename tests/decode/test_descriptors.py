@@ -1,7 +1,5 @@
 """Descriptor tables; the values beside them are worked out by hand from the SDM's figures."""
 
-from __future__ import annotations
-
 import struct
 
 import pytest

@@ -1,7 +1,5 @@
 """ELF headers, segments and notes: readelf as the oracle, and files that lie in every field."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 from dataclasses import replace

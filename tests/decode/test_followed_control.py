@@ -1,7 +1,5 @@
 """Control registers that follow from instructions: the way of a real kernel into 64-bit code, and what ends the knowledge."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import pytest

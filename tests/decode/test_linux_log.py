@@ -1,7 +1,5 @@
 """Log buffers of both forms, made by hand, and arbitrary bytes. A real one is in tests/commands/test_last_words.py."""
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """What a hypervisor's guest has, by nested page tables that the tests lay out; Xen's own are read in tests/vmm/test_xen.py."""
 
-from __future__ import annotations
-
 from pvhdbg.decode.nested_memory import NOT_MAPPED, backing
 from pvhdbg.decode.page_map import PageMap, page_map
 from pvhdbg.errors import MemoryUnreadable

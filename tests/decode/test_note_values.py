@@ -1,7 +1,5 @@
 """Notes in words: every kind that elfnote.h has, right and wrong widths, and random bytes."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

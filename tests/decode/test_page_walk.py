@@ -1,7 +1,5 @@
 """Page walks over tables that the tests lay out; real machines are walked in tests/machine/test_session.py."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

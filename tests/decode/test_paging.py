@@ -1,7 +1,5 @@
 """Page tables are walked as the machine walks them: QEMU's own `gva2gpa` is the oracle, and tables built here the other."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The probe's log: good lines are found in anything, what they say becomes a Snapshot, and what is wrong is named."""
 
-from __future__ import annotations
-
 import re
 import zlib
 from collections.abc import Callable

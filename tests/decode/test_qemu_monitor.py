@@ -1,7 +1,5 @@
 """The monitor's listings, on text as QEMU 7.2 and 10.0 print it, and on anything else."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,7 +1,5 @@
 """`--redact cmdline`: the strings are gone wherever they were read, and what is judged stays as it was."""
 
-from __future__ import annotations
-
 import pytest
 
 from pvhdbg.decode.boot_state import BootState, Unread, decode

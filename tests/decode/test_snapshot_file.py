@@ -1,7 +1,5 @@
 """The .pvhsnap file: what is written is read back unchanged, and what was not written by us is refused by name."""
 
-from __future__ import annotations
-
 import base64
 import dataclasses
 import json

@@ -1,7 +1,5 @@
 """Foreign bytes as text: nothing that steers a terminal comes through, and nothing is lost."""
 
-from __future__ import annotations
-
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -1,7 +1,5 @@
 """The logs that the probe wrote on real VMMs: what each hand-off was, what is on record of it, and nothing else."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A machine at an exact instruction: the recorder stops it where the step engine counts, with the same registers."""
 
-from __future__ import annotations
-
 import os
 import signal
 from dataclasses import replace

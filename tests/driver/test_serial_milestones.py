@@ -1,7 +1,5 @@
 """`--milestone serial:REGEX`: when a line was written, held against the instructions that wrote it."""
 
-from __future__ import annotations
-
 import json
 import re
 import signal

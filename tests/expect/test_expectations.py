@@ -1,7 +1,5 @@
 """Files of expectations as parsed TOML: what they may say, and where an error says that it is."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Fields by name: the same values under the same names as in the JSON report, and never anything but a reason where there is none."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path

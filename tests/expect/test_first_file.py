@@ -1,7 +1,5 @@
 """The first file of expectations: TOML that passes on the boot that it was written from."""
 
-from __future__ import annotations
-
 import dataclasses
 import sys
 from typing import Any

@@ -1,7 +1,5 @@
 """A sample guest in a real QEMU, at its entry or at any symbol of its own."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 

@@ -1,7 +1,5 @@
 """broken_notes: what pvhdbg says of each defect, and what a real QEMU does with it."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

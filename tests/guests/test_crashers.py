@@ -1,7 +1,5 @@
 """crashers: each death happens at its symbol, in the way that its name says, and leaves the machine to be looked at."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import time

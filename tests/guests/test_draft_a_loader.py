@@ -1,7 +1,5 @@
 """draft_a_loader: a hand-off as the mail of 2015 wanted it conforms to that draft, and to nothing else."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from pathlib import Path

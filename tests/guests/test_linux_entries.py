@@ -1,7 +1,5 @@
 """The entries of a real bzImage: Linux's own setup code, and its own way to 64 bits, make the states that must be named."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

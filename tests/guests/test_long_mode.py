@@ -1,7 +1,5 @@
 """long_mode: each step to 64-bit code is a symbol, and does one thing."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

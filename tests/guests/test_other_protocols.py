@@ -1,7 +1,5 @@
 """other_protocols: each way to enter a kernel is named for what it is, on a real machine, and none of it is taken for PVH."""
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Callable
 from pathlib import Path

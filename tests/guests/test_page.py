@@ -1,7 +1,5 @@
 """docs/sample-guests.md: every command that it shows is run, and prints what the page says."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The files beside the package: what they name is there, and what GitHub and pre-commit read is what they can read."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What CI services run of ours: the shell lines of the action and of the template on a real boot, and the hook of pre-commit."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """`make test-fast` starts no QEMU, GDB or browser: such tests are left out, and one that is not marked cannot start them."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """`gdb -i=dap` with our script and symbols, as an editor talks to it: breakpoints before paging and after, source lines, `pvh`."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

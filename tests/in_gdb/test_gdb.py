@@ -1,7 +1,5 @@
 """pvhdbg inside a real GDB, on real machines: every subcommand against the command line's answer for the same stop."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

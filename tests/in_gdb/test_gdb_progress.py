@@ -1,7 +1,5 @@
 """What takes more than a second in GDB reports its progress at the terminal, also while GDB itself runs the machine."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.support.cli_runner import LOOP, ROOT, Cli, kernel_elf

@@ -1,7 +1,5 @@
 """The tracer's commands inside a real GDB: what they see is what the command line sees, and GDB and the machine are left as they were."""
 
-from __future__ import annotations
-
 import json
 import re
 import signal

@@ -1,7 +1,5 @@
 """Time travel in a real GDB: it is connected to one machine after the other, each before an exact instruction of one boot."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

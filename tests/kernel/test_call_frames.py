@@ -1,7 +1,5 @@
 """The call frame tables of an ELF that GCC made: objdump's rows, and damaged tables, which give none."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 from pathlib import Path

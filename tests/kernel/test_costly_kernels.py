@@ -1,7 +1,5 @@
 """Kernel files that are made to cost time or memory: every answer stays quick and small, whatever the sizes in them say."""
 
-from __future__ import annotations
-
 import struct
 import time
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Structures and lines by DWARF: what gcc lays out, in each version that it writes; and arbitrary bytes."""
 
-from __future__ import annotations
-
 import random
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """A file as bytes: the same slices as of bytes, and an error instead of a signal when it is cut short."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Kernel files with damaged bytes: everything that `pvhdbg elf` does ends in a report or in one BadInput, soon and small."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

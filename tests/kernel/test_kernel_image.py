@@ -1,7 +1,5 @@
 """What a user hands over as a kernel: every compression that kernels come in, and everything that is none."""
 
-from __future__ import annotations
-
 import bz2
 import gzip
 import lzma

@@ -1,7 +1,5 @@
 """Files that hold symbols alone, as pyelftools and GDB read them."""
 
-from __future__ import annotations
-
 import io
 import subprocess
 import time

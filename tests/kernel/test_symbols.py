@@ -1,7 +1,5 @@
 """Symbols of a guest that the project ships, and of one that gcc builds: pyelftools is the oracle."""
 
-from __future__ import annotations
-
 import subprocess
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A folder with a short path: a loader's errors and a multiboot command line hold the kernel's."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 What may be entered is code that reports it: it writes its number, eax and the word at [ebx] to port 0xe9 and ends QEMU.
 """
 
-from __future__ import annotations
-
 import random
 import struct
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Starting the installed QEMU on a kernel file, and what it did: words, death, fw_cfg, and where the guest was entered."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

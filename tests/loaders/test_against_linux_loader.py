@@ -3,8 +3,6 @@
 `make test-loaders` builds the harness against Debian's librust-linux-loader-dev, and runs this.
 """
 
-from __future__ import annotations
-
 import os
 import random
 import subprocess

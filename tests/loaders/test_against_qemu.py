@@ -1,7 +1,5 @@
 """The installed QEMU and its simulator, on hundreds of generated kernels: the same refusal, the same death, the same entry."""
 
-from __future__ import annotations
-
 import subprocess
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """Xen's own domain builder (libxenguest, which needs no Xen to parse a kernel) and its simulator: the same entry or refusal."""
 
-from __future__ import annotations
-
 import os
 import random
 import re

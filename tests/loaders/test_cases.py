@@ -1,7 +1,5 @@
 """One kernel, four loaders: the fifteen cases in which VMMs part, each from an ELF made for it."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import pytest

@@ -1,7 +1,5 @@
 """The catalogue, and that no file makes a simulator fail."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

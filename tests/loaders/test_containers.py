@@ -1,7 +1,5 @@
 """Packed kernels: a bzImage, a compressed ELF, as each VMM takes the file; QEMU's part against the installed QEMU."""
 
-from __future__ import annotations
-
 import gzip
 import lzma
 import struct

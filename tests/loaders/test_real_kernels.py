@@ -1,7 +1,5 @@
 """Kernels of distributions: what the simulators say of them, and how QEMU really takes them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Every message with which a VMM refuses a kernel, brought about by a file (or a run) made for it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """QEMU as the RFC v2 of 2018 has it, which no release ships: by cases, beside the merged one."""
 
-from __future__ import annotations
-
 import struct
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Why a kernel has no usable PVH entry, or why QEMU misses it, in one sentence each."""
 
-from __future__ import annotations
-
 import pytest
 
 from pvhdbg.decode import elf

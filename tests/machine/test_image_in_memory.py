@@ -1,7 +1,5 @@
 """What lies in memory at the entry, compared with the kernel's file, on real machines."""
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Callable
 from pathlib import Path

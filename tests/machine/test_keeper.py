@@ -1,7 +1,5 @@
 """SIGKILL of a pvhdbg that is attached to somebody else's machine: the keeper puts that back. And `release`, where none could."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

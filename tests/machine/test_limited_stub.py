@@ -3,8 +3,6 @@
 The stub is a relay in front of a real QEMU, and the same guests are followed through QEMU's whole stub for comparison.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Machines that do not come to a PVH entry, and entries that a user names: real QEMUs, real firmware, real kernels."""
 
-from __future__ import annotations
-
 import dataclasses
 import gzip
 from collections.abc import Callable

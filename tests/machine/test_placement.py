@@ -3,8 +3,6 @@
 The oracles are the machine's own: the pc at which it stops, and what the kernel computed for itself (`phys_base`).
 """
 
-from __future__ import annotations
-
 import random
 import time
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """`pvhdbg probe LOG` and `check LOG` on real logs, and on whatever else may be handed over as one."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

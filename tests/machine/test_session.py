@@ -1,7 +1,5 @@
 """A live session on real machines: at the entry, with each kind of paging, on a snapshot, and with words that are wrong."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """`pvhdbg mcp` by the official SDK's own client: on files, and on a machine that is booted, stopped and examined."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Awaitable, Callable

@@ -1,7 +1,5 @@
 """The prompt's logic, line by line, on real machines: running, breakpoints, what went wrong, and what an empty line does."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """The prompt with a real GDB that holds the stub: what is not a command goes there, and the commands go on through it."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal

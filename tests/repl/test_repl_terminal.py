@@ -1,7 +1,5 @@
 """The prompt as a user sees it: a true terminal around the whole program, from the report to Ctrl-D."""
 
-from __future__ import annotations
-
 import re
 import signal
 import sys

@@ -1,7 +1,5 @@
 """The tracer's commands at the prompt: from where the machine stands, and the prompt knows afterwards where that is."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

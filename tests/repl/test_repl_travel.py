@@ -1,7 +1,5 @@
 """Time travel at the prompt: each move lands where the step engine counted, and the machine there is one to go on with."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal

@@ -1,7 +1,5 @@
 """Watchpoints, `finish`, `display` and the context of a stop, on real machines: with QEMU's watchpoints, without them, and through GDB."""
 
-from __future__ import annotations
-
 import json
 import re
 import struct

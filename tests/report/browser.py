@@ -3,8 +3,6 @@
 A message is JSON that ends in a NUL; the browser reads file descriptor 3 and writes file descriptor 4. Every wait has a limit.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import select

@@ -1,7 +1,5 @@
 """Fixtures for the reports' tests."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

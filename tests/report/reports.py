@@ -1,7 +1,5 @@
 """Reports to render: one that has every outcome, one whose every string is hostile, and one for each rule's examples."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator
 from typing import Any

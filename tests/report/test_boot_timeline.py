@@ -1,7 +1,5 @@
 """The time line of a recorded boot in a real Chromium: it draws, zooms, moves, finds functions; hostile names stay text."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

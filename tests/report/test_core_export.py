@@ -1,7 +1,5 @@
 """A snapshot as an ELF core: a real GDB shows its registers and memory, and what was observed comes back."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 import subprocess

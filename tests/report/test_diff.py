@@ -1,7 +1,5 @@
 """Comparisons: what matters, what is free, what was not seen; the memory map as intervals."""
 
-from __future__ import annotations
-
 import json
 from itertools import pairwise
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The comparison as a page in a real Chromium: no complaints, no requests, folds, marks; hostile text stays text."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 from pathlib import Path
 from typing import Any

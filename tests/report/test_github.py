@@ -1,7 +1,5 @@
 """Workflow commands, read as GitHub's runner reads them, and the step summary."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,7 +1,5 @@
 """What each format looks like, as files to review: tests/report/golden. PVHDBG_GOLDEN=write writes them anew."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import re

@@ -1,7 +1,5 @@
 """The HTML report in a real Chromium: no complaints, no requests, every fold opens, hostile text stays text, colours can be read."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """JSON answers against the schemas in the package, for every example that the rules bring."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

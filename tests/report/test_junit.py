@@ -1,7 +1,5 @@
 """JUnit XML against both of Jenkins' schemas, and against the exit code."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 from pathlib import Path
 from typing import Any

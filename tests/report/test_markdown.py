@@ -1,7 +1,5 @@
 """Markdown through a CommonMark parser that is not ours: structure, and nothing foreign that formats."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Markup is well formed whatever is put into it, and says what was put in; lxml reads it back."""
 
-from __future__ import annotations
-
 from hypothesis import given
 from hypothesis import strategies as st
 from lxml import etree

@@ -1,7 +1,5 @@
 """SARIF against the published schema, and against what the schema cannot say."""
 
-from __future__ import annotations
-
 import json
 from functools import lru_cache
 from pathlib import Path

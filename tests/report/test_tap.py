@@ -1,7 +1,5 @@
 """TAP through Perl's own parser, and KTAP by the grammar of the kernel's documentation."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The text report: the verdict last, no raw text from outside, and no superfluous line."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 

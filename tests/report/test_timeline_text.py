@@ -1,7 +1,5 @@
 """The picture of a boot: spans that cover it, bars on one scale, marks for the milestones."""
 
-from __future__ import annotations
-
 from pvhdbg.decode.cpu_mode import Mode
 from pvhdbg.decode.text import NOTHING
 from pvhdbg.report.timeline_text import render, spans

@@ -1,7 +1,5 @@
 """Framing: any chunking gives the same packets, and no bytes raise anything but ProtocolError."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

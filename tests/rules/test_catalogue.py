@@ -1,7 +1,5 @@
 """The declarations themselves: ids, clauses, and every example that a rule brings with it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import pytest

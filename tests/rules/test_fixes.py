@@ -1,7 +1,5 @@
 """The fixes, carried out: GNU as, ld and objcopy make a file that a rule finds fault with, do as the fix says, and it passes."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What `judge` makes of a rule: unknown, known, not applicable, other protocols, severities."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import pytest

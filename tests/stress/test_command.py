@@ -1,7 +1,5 @@
 """`pvhdbg stress` as a user runs it, and the mutations of pytest's fixture."""
 
-from __future__ import annotations
-
 import json
 import xml.etree.ElementTree as ET
 

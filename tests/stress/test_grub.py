@@ -1,7 +1,5 @@
 """GRUB's PVH image: what it relies on, as far as it comes without Xen."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Each mutation on real machines: the guest that relies on what it changes dies, and the changed hand-off conforms by our own rules."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """docs/stress.md: its commands print what it shows, and it names what there is."""
 
-from __future__ import annotations
-
 import re
 import shlex
 import shutil

@@ -1,7 +1,5 @@
 """Random sets, and the smallest part of one that still kills."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import pytest

@@ -1,7 +1,5 @@
 """The code that sets what a stub cannot write, by an independent disassembler, and free memory as sets of addresses."""
 
-from __future__ import annotations
-
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -4,8 +4,6 @@ They are written by elf_writer, not assembled: GNU tools make none of them. The 
 them as files: `PYTHONPATH=. python3 tests/support/broken_notes.py FOLDER`.
 """
 
-from __future__ import annotations
-
 import struct
 import sys
 from collections.abc import Mapping

@@ -3,8 +3,6 @@
 `build_core()` is what QEMU's dump-guest-memory writes of a CPU in 32-bit mode: NT_PRSTATUS, QEMU's note, two PT_LOADs.
 """
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Mapping
 from typing import Any

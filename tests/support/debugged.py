@@ -1,7 +1,5 @@
 """A guest in a real QEMU, held at its first instruction by a debugger of our own; both are ended afterwards."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

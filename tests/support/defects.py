@@ -3,8 +3,6 @@
 `PYTHONPATH=. python tests/support/defects.py` writes that table anew.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path

@@ -3,8 +3,6 @@
 `build_elf()` is a correct PVH kernel that loops at its entry; each argument spoils or adds one thing.
 """
 
-from __future__ import annotations
-
 import struct
 from dataclasses import dataclass, field
 from typing import Any

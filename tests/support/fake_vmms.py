@@ -3,8 +3,6 @@
 Each is a shell script with that VMM's name; it answers --version, writes its arguments down, and then does what its `deed` says.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 LOGS = Path(__file__).parents[1] / "data" / "probe-logs"

@@ -3,8 +3,6 @@
 What a command does is the same; how a process of it starts is not, so `make test` starts each one.
 """
 
-from __future__ import annotations
-
 import gc
 import io
 import json

@@ -1,7 +1,5 @@
 """How a session left a machine that somebody else started: asked over the stub without what would clear it away (`?` does)."""
 
-from __future__ import annotations
-
 import os
 import time
 from dataclasses import dataclass

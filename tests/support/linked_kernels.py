@@ -1,7 +1,5 @@
 """Kernels of assembly that are linked to the higher half: paging.S and small32.S."""
 
-from __future__ import annotations
-
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path

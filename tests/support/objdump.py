@@ -1,7 +1,5 @@
 """What binutils make of machine code."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import tempfile

@@ -1,7 +1,5 @@
 """Xen and Firecracker for the tests: fetched once into build/, never installed."""
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import os

@@ -1,7 +1,5 @@
 """Programs that a test cannot do without."""
 
-from __future__ import annotations
-
 import os
 import shutil
 

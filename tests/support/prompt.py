@@ -1,7 +1,5 @@
 """The prompt without a terminal, for tests that type lines."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager

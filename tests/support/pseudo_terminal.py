@@ -1,7 +1,5 @@
 """Two ends of a pseudo-terminal; where the machine has none, as in a chroot without /dev/pts, the test is skipped."""
 
-from __future__ import annotations
-
 import os
 
 import pytest

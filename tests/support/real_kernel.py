@@ -5,8 +5,6 @@ newest xen-utils, the hypervisor of the newest xen-hypervisor, and GRUB's PVH im
 grub-mkimage. The ELF is taken out of the bzImage by the project's own code.
 """
 
-from __future__ import annotations
-
 import fcntl
 import os
 import platform

@@ -1,7 +1,5 @@
 """Documents that must meet the schemas that `pvhdbg schema` prints."""
 
-from __future__ import annotations
-
 import json
 from functools import cache
 from pathlib import Path

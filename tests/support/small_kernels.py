@@ -1,7 +1,5 @@
 """Small kernels of a few lines of assembly, and one with a second PT_LOAD."""
 
-from __future__ import annotations
-
 import struct
 import subprocess
 from pathlib import Path

@@ -6,8 +6,6 @@ HELLO)`) needs `@pytest.mark.boot`. Without the mark it fails in every run: for 
 begins with programs of those names that only fail.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import tempfile

@@ -1,7 +1,5 @@
 """A process for cells that boots nothing: it does what the cell's command line says. `python -m tests.support.sweep_child FD`."""
 
-from __future__ import annotations
-
 import os
 import signal
 import time

@@ -4,8 +4,6 @@ Where the tool that a format is for takes something in a way of its own, its rea
 Anything else than the format raises AssertionError or ValueError.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import itertools

@@ -1,7 +1,5 @@
 """Cells on a real Dask scheduler with real workers: none is lost, none is counted twice, each is where its QEMU is."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator
 from contextlib import closing

@@ -1,7 +1,5 @@
 """`pvhdbg sweep` with real boots."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """The processes around cells, with cells that boot nothing: one that dies or hangs takes nothing with it."""
 
-from __future__ import annotations
-
 import json
 import os
 import select

@@ -1,7 +1,5 @@
 """Plans: which cells there are, in which order, and what is refused."""
 
-from __future__ import annotations
-
 from hashlib import sha256
 from typing import Any
 

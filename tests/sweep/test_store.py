@@ -1,7 +1,5 @@
 """The file: what is kept, and what is refused."""
 
-from __future__ import annotations
-
 import sqlite3
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Addresses as users write them."""
 
-from __future__ import annotations
-
 import socket
 from pathlib import Path
 

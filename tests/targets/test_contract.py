@@ -1,7 +1,5 @@
 """What a Target is: one test for every adapter, on real QEMUs of both widths."""
 
-from __future__ import annotations
-
 import struct
 import time
 from collections.abc import Callable, Iterator

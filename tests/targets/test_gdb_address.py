@@ -1,7 +1,5 @@
 """An address that GDB would take for a shell command: it is a path, or it is refused."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 

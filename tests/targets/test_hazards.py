@@ -1,7 +1,5 @@
 """The traps of QEMU's stub and of pygdbmi that were measured, each with a test that would catch it."""
 
-from __future__ import annotations
-
 import os
 import resource
 import signal

@@ -1,7 +1,5 @@
 """A stub that speaks its protocol and lies: each lie is an error in words and in time, never a fact about the guest."""
 
-from __future__ import annotations
-
 import socket
 import tempfile
 import threading

@@ -1,7 +1,5 @@
 """Machines that stand at the entry of a guest, for the tests of the tracer."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path

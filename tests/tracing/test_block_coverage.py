@@ -1,7 +1,5 @@
 """Functions by their first call: the log of translated blocks, cut anywhere, and the engine against the guest's own source."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from itertools import pairwise
 

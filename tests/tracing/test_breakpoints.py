@@ -1,7 +1,5 @@
 """The engine that only stops at milestones, against the log engine, which sees every instruction."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Return addresses on the stack of a small machine without paging: what is before them must be a call."""
 
-from __future__ import annotations
-
 import pytest
 
 from pvhdbg.errors import MemoryUnreadable

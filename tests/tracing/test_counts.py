@@ -1,7 +1,5 @@
 """Instruction counts once interrupts are on: equal on every run with QEMU's -icount, by whichever log they are counted."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Explanations from what was seen alone: address classes, error codes, causes. Real deaths are in tests/commands/test_why.py."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """How long instructions are and where they lead, against binutils and against the disassembler."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Two independent observers of one boot: QEMU's log, and single steps over the remote protocol. They must see the same events."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

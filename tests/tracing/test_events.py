@@ -1,7 +1,5 @@
 """The iterator over events, as a test of one's own uses it."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

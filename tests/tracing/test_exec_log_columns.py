@@ -1,7 +1,5 @@
 """Records read by column are those that are read line by line: on logs of any names and numbers, mutated, and cut anywhere."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,7 +1,5 @@
 """Exports, each read back by a strict reader of its format that is not the writer's; and queries on a trace."""
 
-from __future__ import annotations
-
 import json
 import tracemalloc
 from collections import Counter

@@ -1,7 +1,5 @@
 """Kinds are enum members in our code: a comparison with a bare string would hide a typo, from mypy too where the enum is a `str`."""
 
-from __future__ import annotations
-
 import ast
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The log engine on real machines: what it sees, and that it leaves QEMU as it was on every way out."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 from pathlib import Path

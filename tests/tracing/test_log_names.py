@@ -1,7 +1,5 @@
 """A kernel whose function names go on as lines of QEMU's log: nothing that they say is reported as the guest's."""
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Callable
 from pathlib import Path

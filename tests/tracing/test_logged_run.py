@@ -1,7 +1,5 @@
 """`LoggedRun` where a stop of ours and the guest's death come at the same moment, which no real QEMU can be made to do at will."""
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 from typing import Any
 from unittest.mock import Mock

@@ -1,7 +1,5 @@
 """Whether a loop is endless, by the instructions of one or two of its rounds."""
 
-from __future__ import annotations
-
 from pvhdbg.tracing.engines.loops import Stepped, period
 
 STACK = 0x9000

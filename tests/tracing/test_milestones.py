@@ -1,7 +1,5 @@
 """Milestones: found once each, in order, whatever the engine shows."""
 
-from __future__ import annotations
-
 from pvhdbg.decode.cpu_mode import Mode
 from pvhdbg.decode.text import NOTHING
 from pvhdbg.spec.linux_symbols import MILESTONES

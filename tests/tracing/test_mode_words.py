@@ -1,7 +1,5 @@
 """The words for modes, against the bits that they mean."""
 
-from __future__ import annotations
-
 import pytest
 
 from pvhdbg.decode.cpu_mode import Mode, mode_of

@@ -1,7 +1,5 @@
 """The walk ahead: which places are stopped at, by code that is written here byte by byte."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from hypothesis import given

@@ -1,7 +1,5 @@
 """An Oops in Linux' words becomes the exception that it is: lines of a real kernel, 6.1.192."""
 
-from __future__ import annotations
-
 import pytest
 
 from pvhdbg.tracing import faults

@@ -1,7 +1,5 @@
 """QEMU's log as events: both line formats, any way of cutting it, records that did not run, REPs, and text that is not a log."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import pytest

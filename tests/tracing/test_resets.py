@@ -1,7 +1,5 @@
 """Resets in the middle of a trace: what each engine sees of them, and that two of them see the same beyond."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path

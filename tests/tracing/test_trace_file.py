@@ -1,7 +1,5 @@
 """Saved traces: what is written is what is read, validated, and read as far as it goes when it is cut at any byte."""
 
-from __future__ import annotations
-
 import io
 import json
 

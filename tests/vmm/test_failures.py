@@ -1,7 +1,5 @@
 """What QEMU said last becomes one line and a next step."""
 
-from __future__ import annotations
-
 import signal
 
 import pytest

@@ -1,7 +1,5 @@
 """Private folders that a killed pvhdbg and its killed guardian left: which of them the next start removes."""
 
-from __future__ import annotations
-
 import os
 import time
 from pathlib import Path

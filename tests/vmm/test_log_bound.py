@@ -1,7 +1,5 @@
 """What a started QEMU writes does not fill the disk, and the newest of it stays."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 The VMMs that cannot be had here are played by fakes (tests/support/fake_vmms.py); QEMU is real, and Xen is in test_xen.py.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

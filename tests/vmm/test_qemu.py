@@ -1,7 +1,5 @@
 """QEMU is started, waits at its first instruction, says why when it cannot, and is never left behind."""
 
-from __future__ import annotations
-
 import os
 import random
 import shutil

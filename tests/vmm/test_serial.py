@@ -1,7 +1,5 @@
 """The guest's serial lines as they come: each once, whatever it writes and however it is cut."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`--serial FILE`: what COM1 writes is kept, wherever the user's own -serial sends it."""
 
-from __future__ import annotations
-
 import pytest
 
 from pvhdbg.errors import BadInput

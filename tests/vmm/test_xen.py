@@ -1,7 +1,5 @@
 """Xen itself as the loader: the probe as dom0 under `probe --run xen`, and one boot that the probe and a debugger outside both see."""
 
-from __future__ import annotations
-
 import gzip
 import re
 from collections.abc import Iterator

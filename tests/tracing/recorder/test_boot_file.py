@@ -1,7 +1,5 @@
 """Saved boots: written, read back, damaged."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

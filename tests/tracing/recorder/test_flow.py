@@ -1,7 +1,5 @@
 """Every executed block: held against the counts and the ring of the same boot; saved, cut, damaged."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

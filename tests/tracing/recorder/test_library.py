@@ -1,7 +1,5 @@
 """Where the recorder's shared object comes from, and the message where it cannot be made."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """Events of a recording that grows between two looks."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import cast
 

@@ -1,7 +1,5 @@
 """The recorder in a real QEMU, held against the log engine, single steps and QEMU's own last state."""
 
-from __future__ import annotations
-
 import os
 import random
 import signal

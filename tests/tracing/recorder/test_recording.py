@@ -1,7 +1,5 @@
 """The recorder's file: its layout against the C compiler, and a reader that hostile bytes do not bring down. No QEMU."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """The recorder's registers of each instruction, held against QEMU's log of the same instructions; halts; the code of the last blocks."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
