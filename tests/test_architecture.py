@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.support.cli_runner import ROOT
+
 PACKAGE = ROOT / "pvhdbg"
 
 FACES = {"cli", "repl", "in_gdb", "commands"}  # only these print

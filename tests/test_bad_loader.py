@@ -9,7 +9,6 @@ import shlex
 import subprocess
 import sys
 from collections import defaultdict
-from pathlib import Path
 
 import pytest
 
@@ -26,11 +25,10 @@ from pvhdbg.targets.run import run_until
 from pvhdbg.targets.target import Leave
 from pvhdbg.vmm.qemu import QemuOptions, start
 from tests.support import defects as declarations
-from tests.support.cli_runner import outcomes
+from tests.support.cli_runner import ROOT, outcomes
 from tests.support.debugged import EXIT_DEVICE, debugged
 from tests.support.defects import GUEST, Defect, matching
 
-ROOT = Path(__file__).parents[1]
 ENTRY = "second_entry"
 BINDING = {rule.id for rule in MACHINE_RULES if rule.severity is not Severity.INFO}
 DEFECTS = declarations.declared()

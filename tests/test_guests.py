@@ -11,10 +11,10 @@ from pvhdbg import guests
 from pvhdbg.errors import BadInput
 from pvhdbg.targets.run import run_until
 from pvhdbg.vmm.qemu import QemuOptions
+from tests.support.cli_runner import ROOT
 from tests.support.debugged import EXIT_DEVICE, debugged
 from tests.support.programs import need
 
-ROOT = Path(__file__).parents[1]
 PT_LOAD, PT_NOTE = 1, 4
 START_INFO_MAGIC = 0x336EC578
 

@@ -10,8 +10,8 @@ import pytest
 
 from pvhdbg.spec import probe_format
 from pvhdbg.spec.probe_format import GAPS, HEAD, KINDS, LINE_LIMIT, MARK, TESTS, VERSION, Form, LineKind
+from tests.support.cli_runner import ROOT
 
-ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "probe.md"
 SOURCE = (ROOT / "sample_guests" / "probe" / "probe.S").read_text()
 BEGIN, END = "<!-- format:", "<!-- end of format -->"

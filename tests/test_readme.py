@@ -2,7 +2,6 @@
 
 import re
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,18 +9,11 @@ import pytest
 from pvhdbg.commands.line import parse
 from pvhdbg.rules.catalogue import RULES
 from pvhdbg.version import VERSION
-from tests.support.cli_runner import Cli, scratch
+from tests.support.cli_runner import ROOT, Cli
 from tests.support.defects import declared
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-
-
-@pytest.fixture
-def cli() -> Iterator[Cli]:
-    with scratch() as folder:
-        yield Cli(folder)
 
 
 def _blocks(text: str) -> list[str]:

@@ -1,6 +1,6 @@
 """docs/time-travel.md is a recording, as docs/tour.md is: each death of `crashers` is walked back to its cause at a true terminal.
 
-`PVHDBG_TOUR=write` writes it anew. Elsewhere the page has to show the same lines, with answers that differ in numbers only.
+`PVHDBG_TOUR=write` writes the walks anew. Elsewhere the page has to show the same lines, with answers that differ in numbers only.
 """
 
 import os
@@ -8,51 +8,21 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
 from pvhdbg.guests import path as guest
 from pvhdbg.kernel.image import open_kernel
-from tests.support.cli_runner import Cli, scratch
+from tests.support.cli_runner import ROOT, Cli, scratch
 from tests.support.emulator import PROMPT, Terminal
 from tests.support.programs import need
 
 pytestmark = [pytest.mark.boot, pytest.mark.usefixtures("qemu")]
 
-ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "time-travel.md"
 CRASHERS = str(guest("crashers"))
 SHOWN = "pvhdbg/guests/crashers.elf"
-HEAD = """# Back from a death to its cause
-
-pvhdbg goes back by booting the kernel again: by a deterministic clock every boot is the same, instruction by instruction, and a machine is
-stopped before exactly the instruction that is wanted. Instructions are numbered from the entry on, which is 0; all iterations of a REP
-are one. Each move takes one boot to that place, and the new machine takes the place of the old one, with its breakpoints.
-
-| line | goes to |
-|---|---|
-| `goto N`, `goto SYMBOL`, `goto SYMBOL#3` | an instruction by its number, or a place, the first or the third time |
-| `goto long`, `goto cr0.pg` | the first instruction in a mode; a milestone of `pvhdbg trace` |
-| `goto death`, `goto death-3` | the last instruction that began before the guest ended, or one before it |
-| `goto clock:N` | where QEMU's clock counted N instructions since the entry: it counts each iteration of a REP |
-| `back`, `back N` | one instruction back, or several |
-| `reverse-continue` | the last hit of a breakpoint before this place |
-| `last-write $rsp`, `last-write *$rsp:8`, `last-write SYMBOL` | right behind the last instruction that wrote the register, or the memory there |
-| `back-to-call` | the call that the current function was entered by |
-
-They work at the prompt of `pvhdbg goto`, `repl` and `run`, where pvhdbg started QEMU, and in GDB as `pvh goto` and so on after `pvh start`,
-which starts the kernel there. In GDB, which is then connected to one machine after the other, `pvh continue` runs on by the same clock. With
-`--deterministic` the prompt's first machine runs by that clock, too: then `continue` and `until` know where they stop. Without it, the first
-move is a `goto`. A step there takes an interrupt that is due, as the guest would; `back` compares the place with that of an
-undisturbed boot, and says where they differ.
-
-A machine at somebody else's gdbstub does not go back: pvhdbg cannot boot it again. Neither do KVM and a machine with several CPUs. Disks,
-networks and input on the serial port answer by the host's clock, and are refused.
-
-The rest of this page is a recording: `tests/test_time_travel_page.py` types these lines at a terminal. The guest `crashers` dies in the way
-that its command line names ([sample-guests.md](sample-guests.md)).
-"""
+HEAD = PAGE.read_text().partition("\n## ")[0]  # before the first walk the page is written by hand
 
 WALKS: tuple[tuple[str, str, str, tuple[tuple[str, str], ...]], ...] = (
     (
@@ -159,13 +129,8 @@ def numberless(text: str) -> str:
 def test_each_death_is_walked_back_to_its_cause(title: str, crash: str, place: str, lines: tuple[tuple[str, str], ...]) -> None:
     found = walked(title, crash, place, lines)
     if os.environ.get("PVHDBG_TOUR") == "write":
-        old = PAGE.read_text() if PAGE.exists() else ""
-        sections = {one.split("\n")[0]: one for one in re.split(r"\n(?=## )", old)[1:]}
+        sections = {one.split("\n")[0]: one for one in re.split(r"\n(?=## )", PAGE.read_text())[1:]}
         sections[f"## {title}"] = found
         PAGE.write_text("\n".join([HEAD, *(sections[name] for walk in WALKS if (name := f"## {walk[0]}") in sections)]))
     page = {one.split("\n")[0]: one for one in re.split(r"\n(?=## )", PAGE.read_text())}
     assert numberless(page[f"## {title}"]).strip() == numberless(found).strip()
-
-
-def test_the_page_begins_as_it_is_declared_here() -> None:
-    assert PAGE.read_text().startswith(HEAD)

@@ -14,17 +14,12 @@ from pathlib import Path
 import pytest
 
 from pvhdbg.guests import path as guest
-from tests.support.cli_runner import Cli, Machine, scratch
+from tests.support.cli_runner import ROOT, Cli, Machine, scratch
 from tests.support.emulator import PROMPT, Terminal
 from tests.support.programs import need
 
-ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "tour.md"
-HEAD = """# A tour of the prompt
-
-This page is a recording: `tests/test_tour.py` types these lines at a terminal, and the page shows its output. The machine waits in
-another terminal: `-S` holds it at its very first instruction, and `-s` opens a gdbstub at port 1234.
-"""
+HEAD = PAGE.read_text().partition("\n## ")[0]  # before the first walk the page is written by hand
 
 GUEST = str(guest("long_mode"))
 GUEST_WALK = (
@@ -139,14 +134,14 @@ def section(text: str, number: int) -> str:
 
 @pytest.fixture(scope="module")
 def page() -> str:
-    return PAGE.read_text() if PAGE.exists() else ""
+    return PAGE.read_text()
 
 
 def written(title: str, found: str, page: str) -> str:
     """Put a section into the page, when that was asked for."""
     if os.environ.get("PVHDBG_TOUR") != "write":
         return page
-    sections = [one for one in re.split(r"\n(?=## )", PAGE.read_text() if PAGE.exists() else HEAD) if not one.startswith(title)]
+    sections = [one for one in re.split(r"\n(?=## )", PAGE.read_text()) if not one.startswith(title)]
     text = "\n".join([*sections, found]) if title != "## From" else "\n".join([HEAD, found, *sections[1:]])
     PAGE.write_text(text)
     return text

@@ -6,7 +6,6 @@ import json
 import re
 import shlex
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ import pytest
 from pvhdbg import guests
 from pvhdbg.report.exports.catalogue import FORMATS
 from pvhdbg.tracing.trace_file import decode
-from tests.support.cli_runner import ROOT, Cli, scratch
+from tests.support.cli_runner import ROOT, Cli
 from tests.support.schemas import validator
 
 PAGE = (ROOT / "docs" / "tracing.md").read_text(encoding="utf-8")
@@ -25,12 +24,6 @@ VARIES = re.compile(
     r"[\d.]+ s, [\d,]+ a second|: \d+ bytes|QEMU [\d.]+(?: \([^)]*\))?|[\d,]+ blocks|eflags [0-9a-f]+|r[sd][ip] [0-9a-f]+",
     re.MULTILINE,
 )
-
-
-@pytest.fixture
-def cli() -> Iterator[Cli]:
-    with scratch() as folder:
-        yield Cli(folder)
 
 
 def _blocks(page: str = PAGE) -> list[str]:

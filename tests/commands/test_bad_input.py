@@ -22,14 +22,13 @@ from tests.support.cli_runner import (
     LOOP,
     TRIPLE_FAULT,
     Cli,
-    Machine,
+    Start,
     eventually,
     kernel_elf,
     pvh_note,
 )
 from tests.support.programs import need
 
-Start = Callable[..., Machine]
 KERNEL_COMMANDS = ("check", "run", "regs", "info")
 
 

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,9 @@ import pytest
 from pvhdbg.commands.table import COMMANDS
 from pvhdbg.targets.target import Leave
 from pvhdbg.version import VERSION
-from tests.support.cli_runner import HELLO, HELLO_ENTRY, Cli, Machine, eventually, kernel_elf, outcomes, scratch
+from tests.support.cli_runner import HELLO, HELLO_ENTRY, Cli, Start, eventually, kernel_elf, outcomes, scratch
 from tests.support.pseudo_terminal import openpty
 
-Start = Callable[..., Machine]
 GREETING = "hello from PVH"
 KNOWN = "PVH-TR-LIMIT"  # what every QEMU violates
 

@@ -1,15 +1,13 @@
 """diff on real machines: a snapshot, a kernel that is started, a gdbstub of somebody else's QEMU."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.cli_runner import HELLO, Cli, Machine, scratch
-
-Start = Callable[..., Machine]
+from tests.support.cli_runner import HELLO, Cli, Start, scratch
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,10 @@ from lxml import etree
 
 from pvhdbg import guests
 from tests.support import debugged, trace_readers
-from tests.support.cli_runner import Cli, scratch
+from tests.support.cli_runner import ROOT, Cli, scratch
 
 pytestmark = [pytest.mark.boot, pytest.mark.usefixtures("qemu")]
 
-ROOT = Path(__file__).parents[2]
 PROGRAM = ".globl _start\n_start: mov $39, %eax\nsyscall\nmov $60, %eax\nxor %edi, %edi\nsyscall\n"
 CHAPTERS = ["firmware", "option ROM", "entry", "long mode", "start_kernel", "initcalls", "userland"]
 EXIT = ("--", *debugged.EXIT_DEVICE)

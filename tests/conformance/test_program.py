@@ -20,8 +20,7 @@ from pvhdbg.decode.acpi import Rsdp
 from pvhdbg.errors import BadInput, VmmFailed
 from pvhdbg.rules.declare import Outcome, Verdict
 from pvhdbg.sweep.store import opened
-
-ROOT = Path(__file__).parents[2]
+from tests.support.cli_runner import ROOT
 
 
 @pytest.fixture

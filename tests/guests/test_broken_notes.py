@@ -17,9 +17,8 @@ from pvhdbg.rules.files import judge_file
 from pvhdbg.targets.run import run_until
 from pvhdbg.vmm.qemu import QemuOptions, start
 from tests.support.broken_notes import BROKEN_NOTES, CHANCE, KILLED, REFUSED, BrokenNote, write_all
+from tests.support.cli_runner import ROOT
 from tests.support.debugged import debugged
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

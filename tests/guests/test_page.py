@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pvhdbg import guests
+from tests.support.cli_runner import ROOT
 
-ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "sample-guests.md").read_text()
 GENERATED = "broken_notes"
 ELSEWHERE = {"bad_loader", "fragile", "probe"}  # guests that have pages of their own

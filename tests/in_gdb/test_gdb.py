@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 
 from pvhdbg.commands.table import LIVE
-from tests.support.cli_runner import HELLO, ROOT, TRIPLE_FAULT, Cli, Machine, eventually, kernel_elf, pvh_note
+from tests.support.cli_runner import HELLO, ROOT, TRIPLE_FAULT, Cli, Machine, Start, eventually, kernel_elf, pvh_note
 from tests.support.programs import need
 from tests.support.real_kernel import noted_entry
 from tests.support.terminal import Terminal
 
-Start = Callable[..., Machine]
 SCRIPT = ROOT / "gdb" / "pvhdbg-gdb.py"
 MARK = "@@@ "
 # What each subcommand is given where it needs something.

@@ -4,7 +4,6 @@ import json
 import re
 import signal
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,13 @@ import pytest
 
 from pvhdbg import guests
 from tests.in_gdb.test_gdb import CLEAN, SCRIPT, Gdb
-from tests.support.cli_runner import HELLO, TRIPLE_FAULT, Cli, Machine, eventually, kernel_elf, reads_the_log
+from tests.support.cli_runner import HELLO, TRIPLE_FAULT, Cli, Machine, Start, eventually, kernel_elf, reads_the_log
 from tests.support.schemas import validator
 from tests.support.small_kernels import assertive
 from tests.support.terminal import Terminal
 
 pytestmark = pytest.mark.boot
 
-Start = Callable[..., Machine]
 LONG_MODE, CRASHERS = str(guests.path("long_mode")), str(guests.path("crashers"))
 TO_LONG_MODE = 10284  # see tests/tracing/test_log_engine.py
 ROW = re.compile(r" +[\d,]+ ")

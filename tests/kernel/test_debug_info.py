@@ -12,9 +12,9 @@ from elftools.elf.elffile import ELFFile
 
 from pvhdbg.errors import BadInput
 from pvhdbg.kernel.debug_info import DebugInfo
+from tests.support.cli_runner import ROOT
 from tests.support.programs import need
 
-ROOT = Path(__file__).parents[2]
 SOURCE = """
 struct much_longer_name { int x; };
 struct longer_name { int a; };

@@ -15,11 +15,11 @@ from pvhdbg.commands.kernel import ElfOptions, file_report
 from pvhdbg.errors import BadInput
 from pvhdbg.kernel.image import open_kernel
 from pvhdbg.report import kernel_text, sarif
+from tests.support.cli_runner import ROOT
 from tests.support.elf_writer import NoteSpec, SymbolSpec, build_elf
 from tests.support.schemas import validator
 from tests.support.sorting import examples
 
-ROOT = Path(__file__).parents[2]
 GUESTS = sorted((ROOT / "pvhdbg/guests").glob("*.elf"))
 WRITTEN = [
     build_elf(),

@@ -2,7 +2,6 @@
 
 import dataclasses
 import gzip
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,14 +15,13 @@ from pvhdbg.rules.examples import at_entry
 from pvhdbg.spec.revisions import V1
 from pvhdbg.spec.x86 import CR0, CR4, EFER
 from tests.support import real_kernel
-from tests.support.cli_runner import HELLO, HELLO_ENTRY, Cli, Machine, outcomes
+from tests.support.cli_runner import HELLO, HELLO_ENTRY, Cli, Start, outcomes
 from tests.support.elf_writer import NoteSpec, build_elf
 from tests.support.limited_stub import LimitedStub
 from tests.support.programs import need
 from tests.support.real_kernel import noted_entry
 
 pytestmark = pytest.mark.boot
-Start = Callable[..., Machine]
 PROBE = str(Path(HELLO).with_name("probe.elf"))
 BAD_LOADER = str(Path(HELLO).with_name("bad_loader.elf"))
 

@@ -21,12 +21,9 @@ from pvhdbg.guests import path as guest
 from pvhdbg.repl import lines, own_commands
 from pvhdbg.repl.serial import Follower
 from pvhdbg.repl.terminal import _Words
-from tests.support.cli_runner import HELLO, HELLO_ENTRY, LOOP, Cli, Machine, eventually, kernel_elf
+from tests.support.cli_runner import HELLO, HELLO_ENTRY, LOOP, Cli, Start, eventually, kernel_elf
 from tests.support.prompt import LONG_MODE, Talk, talking
 from tests.support.sorting import examples
-
-Start = Callable[..., Machine]
-
 
 _WORDS = st.sampled_from(
     [

@@ -3,15 +3,13 @@
 import os
 import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.cli_runner import HELLO, Machine, eventually
+from tests.support.cli_runner import HELLO, Start, eventually
 from tests.support.prompt import LONG_MODE, Talk, talking
-
-Start = Callable[..., Machine]
 
 
 @pytest.fixture(scope="module")

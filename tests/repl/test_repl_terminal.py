@@ -9,11 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cli_runner import HELLO, Cli, Machine, eventually
+from tests.support.cli_runner import HELLO, Cli, Start, eventually
 from tests.support.emulator import Terminal
 from tests.support.programs import need
-
-Start = Callable[..., Machine]
 
 
 def at_terminal(cli: Cli, *words: str | Path) -> Terminal:

@@ -6,20 +6,19 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pvhdbg import guests
 from tests.support import debugged
-from tests.support.cli_runner import HELLO, ROOT, TRIPLE_FAULT, Cli, Machine, eventually, kernel_elf
+from tests.support.cli_runner import HELLO, ROOT, TRIPLE_FAULT, Cli, Start, eventually, kernel_elf
 from tests.support.prompt import LONG_MODE, Talk, talking
 from tests.support.terminal import Terminal
 
 pytestmark = pytest.mark.boot
 
-Start = Callable[..., Machine]
 CRASHERS = str(guests.path("crashers"))
 ROW = re.compile(r" +[\d,]+ ")
 

@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 
 from pvhdbg.repl.conversation import Conversation
-from tests.support.cli_runner import HELLO, LOOP, Cli, Machine, kernel_elf, scratch
+from tests.support.cli_runner import HELLO, LOOP, Cli, Start, kernel_elf, scratch
 from tests.support.limited_stub import LimitedStub
 from tests.support.prompt import LONG_MODE, Talk, talking
 
 pytestmark = pytest.mark.boot
-Start = Callable[..., Machine]
 
 DATA = 0x200000
 # mov eax,[DATA]; mov dword [DATA],5; mov dword [DATA],5; inc dword [DATA]; jmp .

@@ -299,6 +299,9 @@ LOOP = b"\xeb\xfe"  # jmp .
 TRIPLE_FAULT = b"\x0f\x01\x1d" + struct.pack("<I", 0x100010) + b"\xcc" + bytes(24)  # lidt with limit 0; int3
 
 
+Start = Callable[..., Machine]  # what the fixture `machine` gives
+
+
 def pvh_note(entry: int = HELLO_ENTRY) -> bytes:
     """XEN_ELFNOTE_PHYS32_ENTRY."""
     return struct.pack("<III4sI", 4, 4, 18, b"Xen\0", entry)

@@ -19,12 +19,11 @@ from pvhdbg.errors import BadInput, TargetLost, TargetTimeout, VmmFailed
 from pvhdbg.guests import path as guest
 from pvhdbg.vmm.qemu import QemuOptions, start, version_of
 from pvhdbg.vmm.qmp import Qmp
-from tests.support.cli_runner import eventually
+from tests.support.cli_runner import ROOT, eventually
 from tests.support.debugged import EXIT_DEVICE
 
 pytestmark = pytest.mark.boot
 
-ROOT = Path(__file__).parents[2]
 HELLO = guest("hello")
 PT_NOTE_AT = 64 + 2 * 56  # of hello.elf: the third program header
 
