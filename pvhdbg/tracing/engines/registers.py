@@ -95,7 +95,7 @@ class RegisterEngine(StopsWhenAsked):
             while ended is None:
                 self._recorder.wanted.keep(until, self._taken, waits=True)
                 self._target.monitor(f"{mode} on")
-                ran = yield from self._run(max(deadline - time.monotonic(), 0.001), silence)
+                ran = yield from self._run(max(deadline - time.monotonic(), 0.001), silence, until)
                 ended = self._ended(ran, bounds, silence, until)
             yield self._new()
             self.end = ended
@@ -114,7 +114,7 @@ class RegisterEngine(StopsWhenAsked):
                     self._target.interrupt()
                     self._target.monitor(f"{mode} off")
 
-    def _run(self, seconds: float, silence: Silence) -> Generator[Batch, None, Ran]:
+    def _run(self, seconds: float, silence: Silence, until: int) -> Generator[Batch, None, Ran]:
         running = turns(self._target, seconds + _GRACE, turn=_TURN, stopping=self._released, may_vanish=True)
         deadline, late = time.monotonic() + seconds, 0.0
         with closing(running):
@@ -126,7 +126,7 @@ class RegisterEngine(StopsWhenAsked):
                 now = time.monotonic()
                 if not late and (self._asked or now > deadline):
                     late = now + _GRACE
-                    self._recorder.wanted.until(self._rows.number + _AHEAD)
+                    self._recorder.wanted.until(min(self._rows.number + _AHEAD, until))
                 try:
                     running.send(bool(late and now > late) or silence.lasts())
                 except StopIteration as end:

@@ -670,7 +670,8 @@ static bool find_registers(unsigned index)
     return false;
 }
 
-/* Keeps the registers before instruction `number`, which is about to run in a block of its own. */
+/* Keeps the registers before instruction `number`, which is about to run in a block of its own: also where a reader that lags behind asked
+   for a stop before an earlier one, since the machine stops behind this block. */
 static void keep_registers(unsigned index, uint64_t number, uint32_t id)
 {
     uint64_t until = atomic_load(&header->register_until);
@@ -683,7 +684,7 @@ static void keep_registers(unsigned index, uint64_t number, uint32_t id)
         atomic_store(&header->registers_found, found);
     }
     uint64_t at = relaxed(&header->register_count);
-    if (found == 1 && number < until) {
+    if (found == 1) {
         while (atomic_load(&header->register_waits) && at - atomic_load(&header->register_taken) >= REGISTERS) {
             usleep(50);
         }

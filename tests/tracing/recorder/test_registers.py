@@ -1,7 +1,7 @@
 """The recorder's registers of each instruction, held against QEMU's log of the same instructions; halts; the code of the last blocks."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from pvhdbg.tracing.engines.log import LogEngine
 from pvhdbg.tracing.engines.registers import Recorder, RegisterEngine, open_recorder
 from pvhdbg.tracing.event import EndReason, Event, Fault, FaultKind
 from pvhdbg.tracing.recent import recent
+from pvhdbg.tracing.recorder.file import Wanted
 from pvhdbg.tracing.recorder.library import library
 from pvhdbg.vmm.qemu import QemuOptions, QemuProcess, RecorderOptions
 from tests.support.cli_runner import kernel_elf
@@ -100,6 +101,25 @@ def test_the_machine_stands_behind_the_last_instruction_and_goes_on() -> None:
         second, _, _ = followed(RegisterEngine(target, recorder), 500)
         assert [one.seq for one in second] == list(range(500, 1000))
         assert second[0].pc == end.pc
+
+
+class _Late(Wanted):
+    """A reader that asks for a stop before an instruction that ran long ago, as one does that lags behind on a busy host."""
+
+    def until(self, number: int) -> None:
+        super().until(min(number, 1))
+
+
+def test_the_instruction_before_a_stop_that_was_asked_for_too_late_is_kept() -> None:
+    with at_entry(guests.path("crashers"), "crash=endless-loop") as (qemu, target, opened), closing(_Late(qemu.recording)) as late:
+        engine = RegisterEngine(target, Recorder(opened.recording, late))
+        events: list[Event] = []
+        for batch in engine.batches(Bounds(seconds=60)):
+            events += batch
+            if events:
+                engine.stop()
+        assert engine.end.why is EndReason.INTERRUPTED
+        assert [one.seq for one in events] == list(range(opened.recording.begun_at_a_stop))
 
 
 def test_a_halt_stops_the_machine_before_the_instruction() -> None:
