@@ -210,7 +210,7 @@ _BY_QEMU = {"sse4_1": "sse4.1", "sse4_2": "sse4.2", "cmpxchg16b": "cx16", "clfsh
 
 def features(code: bytes, bits: int) -> tuple[str, ...]:
     """The features of CPUID that the instruction needs, by QEMU's names; () for none, for an invalid one, and without a disassembler."""
-    if not available():
+    if not has_iced():
         return ()
     from iced_x86 import CpuidFeature, Decoder
 

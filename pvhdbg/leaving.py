@@ -15,6 +15,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, NoReturn
 
@@ -31,6 +33,19 @@ _dropping = False  # Python drops that exception
 _report = sys.unraisablehook  # what reports other exceptions that Python drops
 _waiting: list[int] = []  # the deferred signals
 _things: list[str] = []  # what is being put back, the outermost first
+
+
+@contextmanager
+def blocked(signals: Iterable[int] | None = None) -> Iterator[None]:
+    """This thread handles none of these signals meanwhile, and a thread that it starts never does; all of them by default.
+
+    A debugger whose handlers are for its own thread misses Ctrl-C where a thread of ours handles it.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() if signals is None else signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class putting_back:

@@ -31,7 +31,15 @@ def of_session(session: Session, limit: float, vcpu: int | None, progress: Progr
     """The death of a session's machine: it runs on, or its recording is examined."""
     if not session.target.capabilities.control:
         return answer(post_mortem.diagnosed(session, vcpu))
-    return answer(on_session(session, "why", lambda machine: diagnosed(machine, limit, vcpu), progress))
+    hand_off = session.hand_off()
+
+    def work(machine: TracedMachine) -> Diagnosis:
+        machine.warnings[:0] = session.warnings  # what was changed in the machine belongs to the diagnosis
+        if machine.recorder is not None:
+            machine.boot = hand_off  # it has seen everything since then
+        return diagnosed(machine, limit, vcpu)
+
+    return answer(on_session(session, "why", work, progress))
 
 
 def of_recording(about: SubjectOptions, vcpu: int | None, progress: Progress) -> Answer:

@@ -91,6 +91,7 @@ def diagnosed(machine: TracedMachine, limit: float, vcpu: int | None = None) -> 
         vmm_end=lambda: qmp[0].why_ended() if qmp else "",
         awaits=lambda: bool(qmp) and has_interrupts_on(qmp[0].registers()),
         recorder=machine.recorder,
+        halts=machine.recorder is not None and not machine.live,
     )
     with _control(qemu) as control, machine.interruptible(watch):
         qmp += [] if control is None else [control]

@@ -59,7 +59,9 @@ def choose_engine(options: TraceOptions, machine: TracedMachine, *, states: bool
 
 
 def _by_recorder(options: TraceOptions, machine: TracedMachine) -> Engine | None:
-    """An engine over the flight recorder, where this machine has it and it shows what is asked for."""
+    """An engine over the flight recorder, where this machine has it since its entry and it shows what is asked for."""
+    if machine.live:
+        return None
     if machine.recorder is not None and options.what != "milestones":
         recorder = machine.recorder
         return through_resets(options, machine, "recorder", lambda base: RegisterEngine(machine.target, recorder, base))

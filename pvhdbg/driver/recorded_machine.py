@@ -210,8 +210,8 @@ def stopped_at(
 
     def told(plain: RecorderOptions, _names: Names) -> RecorderOptions:
         if not number:
-            return replace(plain, exact=True, halts=(plain.entry,) if plain.entry is not None else ())
-        return replace(plain, exact=True, stop=number, clock=clock, watch=watch, marks=marks)
+            return replace(plain, exact=True, code=True, halts=(plain.entry,) if plain.entry is not None else ())
+        return replace(plain, exact=True, code=True, stop=number, clock=clock, watch=watch, marks=marks)
 
     with recorded_machine(deterministic(options), told, progress, image=image, tied=tied) as machine:
         end = machine.run(limit, lambda: False)

@@ -44,6 +44,10 @@ def on_session(session: Session, command: str, work: Callable[[TracedMachine], T
                 live=True,
                 interruptible=lease.interruptible,
             )
+            if lease.recorded and lease.qemu is not None:
+                from pvhdbg.tracing.engines.registers import open_recorder
+
+                machine.recorder = stack.enter_context(open_recorder(lease.qemu.recording))
             if is_kaslr_moved(machine):
                 machine.warnings.append(KASLR_MOVED)
             try:

@@ -103,7 +103,7 @@ class Travel:
         marks, now = _marks(addresses), self.here()
 
         def told(plain: RecorderOptions, _names: Names) -> RecorderOptions:
-            return replace(plain, exact=True, marks=marks, after=now)
+            return replace(plain, exact=True, code=True, marks=marks, after=now)
 
         with ExitStack() as stack:
             image = self._traveller.image

@@ -59,8 +59,7 @@ class _State:
             self._connection = stub
             machine = InsideGdb(stub)
             self._session = Session(machine, evaluate=_evaluated, naming=NAMING, lessor=partial(_lease, machine), starting=STARTING)
-        ours = self._traveller is not None and self._traveller.connected
-        self._session.traveller = self._traveller if ours else None
+        self._session.traveller = self.traveller
         self._configure(self._session)
         return self._session
 
@@ -79,6 +78,11 @@ class _State:
         session.boot()  # the hand-off, as long as the machine is at its entry
         session.number = 0
         return session
+
+    @property
+    def traveller(self) -> GdbTraveller | None:
+        """That of the machine that GDB is connected to, where it was started here."""
+        return self._traveller if self._traveller is not None and self._traveller.connected else None
 
     def _moved(self, number: int | None) -> None:
         """GDB is connected to another machine of the same boot."""
@@ -132,10 +136,12 @@ STATE = _State()
 
 def _lease(machine: InsideGdb, work: Callable[[Lease], Any]) -> Any:
     """See `machine.lease`: GDB runs the machine in this thread, its own, while the work runs in another."""
-    leased = FromThread(machine)
+    traveller = STATE.traveller
+    qemu, recording = (None, None) if traveller is None else (traveller.qemu, traveller.recording)
+    leased = FromThread(machine, lambda: recording is not None and bool(recording.header.register_until))
     try:
         with machine.alone(), disassembler.asked_through(leased.call):
-            return leased.serve(lambda: work(Lease(leased, leased.interruptible)))
+            return leased.serve(lambda: work(Lease(leased, leased.interruptible, qemu, recording is not None)))
     finally:
         numbers = " ".join(str(one.number) for one in machine.disabled)
         if numbers:

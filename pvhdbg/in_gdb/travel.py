@@ -28,6 +28,7 @@ class GdbTraveller:
     def __init__(self, about: SubjectOptions, image: KernelImage, arrived: Callable[[int | None], None]) -> None:
         self.about, self.image = about, image
         self.recording: Recording | None = None
+        self.qemu: QemuProcess | None = None
         self._arrived = arrived
         self._stack = ExitStack()
         self._connection: gdb.TargetConnection | None = None
@@ -57,7 +58,7 @@ class GdbTraveller:
             _quietly("disconnect")
         old, self._stack = self._stack, arrival.stack
         old.close()
-        self.recording, self._connection = arrival.recording, None
+        self.recording, self.qemu, self._connection = arrival.recording, arrival.qemu, None
         _quietly(f"target remote {StubAddress(path=arrival.qemu.gdb_socket).for_gdb()}")
         self._connection = connection()
         self._arrived(arrival.number)
@@ -67,7 +68,7 @@ class GdbTraveller:
         if self.connected:
             _quietly("disconnect")
         self._stack.close()
-        self.recording = self._connection = None
+        self.recording = self.qemu = self._connection = None
 
 
 def _addresses(one: gdb.Breakpoint) -> list[int]:

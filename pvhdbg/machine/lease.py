@@ -40,11 +40,15 @@ def interruptible(engine: Stoppable) -> Iterator[None]:
 
 @dataclass
 class Lease:
-    """The leased machine, how Ctrl-C reaches it, and its QEMU where it was started here."""
+    """The leased machine, how Ctrl-C reaches it, and its QEMU where it was started here.
+
+    `recorded`: the flight recorder is in that QEMU, and has seen one boot only.
+    """
 
     target: Target
     interruptible: Callable[[Stoppable], AbstractContextManager[None]] = interruptible
     qemu: QemuProcess | None = None
+    recorded: bool = False
     ended: str | None = None  # how the guest ended under the lease; None for one that can run on
 
 

@@ -27,12 +27,21 @@ def counts_by_calls(options: SubjectOptions) -> bool:
     return launch.deterministic and ((launch.cpus or 1) > 1 or "smp" in option_names(launch.extra))
 
 
-def exact_recorder(options: SubjectOptions, image: KernelImage, progress: Progress) -> RecorderOptions | None:
-    """The recorder's options for a machine whose place in the deterministic boot must be known; None where it is not deterministic."""
-    entry = image.kernel().entry
-    if not options.launch.deterministic or entry is None:
-        return None
-    return RecorderOptions(library(progress), entry, exact=True, calls=counts_by_calls(options), halts=(entry,))
+def attended(
+    options: SubjectOptions, warnings: list[SafeText], progress: Progress
+) -> Callable[[KernelImage], RecorderOptions | None]:
+    """The recorder's options for a machine that a user runs and stops, for a kernel that was opened: behind its entry it stops nowhere by
+    itself. By the deterministic clock each instruction is counted, since its place in the boot must be known; see also `recorder_for`.
+    """
+
+    def wanted(image: KernelImage) -> RecorderOptions | None:
+        entry = image.kernel().entry
+        if options.launch.deterministic and entry is not None:
+            return RecorderOptions(library(progress), entry, exact=True, calls=counts_by_calls(options), halts=(entry,), code=True)
+        plain = recorder_for(options, image, (), warnings, progress, exact=False)
+        return None if plain is None else replace(plain, code=True, counts=False)
+
+    return wanted
 
 
 def watching(

@@ -11,7 +11,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pvhdbg.commands.gdb import symbol_commands
@@ -21,11 +21,11 @@ from pvhdbg.errors import PvhdbgError, TargetError, TargetLost
 from pvhdbg.machine.lease import Lease
 from pvhdbg.machine.loaded_kernel import Confirm
 from pvhdbg.machine.options import SubjectOptions
-from pvhdbg.machine.recorder import exact_recorder
+from pvhdbg.machine.recorder import attended
 from pvhdbg.machine.running import run_to_entry
 from pvhdbg.machine.session import Session, Settings
-from pvhdbg.machine.subject import Opened, Recorded, attach_stub, boot_kernel, open_kernel, open_subject
-from pvhdbg.machine.subject_kind import is_kernel_file, refuse_all_but_kernels
+from pvhdbg.machine.subject import Opened, attach_stub, boot_kernel, open_kernel, open_subject
+from pvhdbg.machine.subject_kind import refuse_all_but_kernels
 from pvhdbg.machine.travel import Arrival
 from pvhdbg.repl.gdb_echo import GdbEcho
 from pvhdbg.repl.options import ConversationOptions
@@ -38,6 +38,7 @@ from pvhdbg.targets.run import Progress
 from pvhdbg.targets.target import END_IT, OWN_REBOOTS, RESET_RIP, Leave, Target
 
 if TYPE_CHECKING:
+    from pvhdbg.decode.text import SafeText
     from pvhdbg.kernel.image import KernelImage
     from pvhdbg.targets.gdb_mi import GdbTarget
     from pvhdbg.targets.keeper import Keeper
@@ -70,6 +71,7 @@ class Machine:
         self._chosen: KernelImage | None = None  # by the command `kernel`
         self._kernel: KernelImage | None = None  # the subject, open for time travel
         self.recording: Recording | None = None  # of a machine under the deterministic clock
+        self._booted_again = False  # it was reset since it was started: the flight recorder's numbers are of several boots
         self._shown: Follower | None = None  # of the current machine, while another one runs in its place
 
     # --- coming and going -----------------------------------------------------------------------------------------
@@ -93,9 +95,11 @@ class Machine:
     def _enter(self, about: SubjectOptions) -> Opened:
         with ExitStack() as stack:
             opened = stack.enter_context(_opening(self._command, about, self.progress))
-            self.recording = stack.enter_context(recording_of(opened.qemu))
+            repeatable = opened.qemu if about.launch.deterministic else None
+            self.recording = stack.enter_context(recording_of(repeatable))
             self._stack = stack.pop_all()
         self.qemu, self.gone, self.ended = opened.qemu, None, None
+        self._booted_again = False
         self._keeper = opened.keeper
         self._symbols_given = False
         self.runner.starts_anew()
@@ -177,6 +181,7 @@ class Machine:
         if self.qemu is not None:
             with self.qemu.qmp() as qmp:  # it was started with -no-reboot; from here on it reboots
                 qmp.execute("set-action", reboot="reset")
+        self._booted_again = True
         self.session.target.monitor("system_reset")
         deadline = time.monotonic() + 2
         while self.session.target.read_registers()["rip"] != RESET_RIP:
@@ -222,7 +227,7 @@ class Machine:
         self.gone = self.gone or "another one takes its place"
         self._end()
         self._stack, self.qemu, self._keeper, self.recording = arrival.stack, arrival.qemu, None, arrival.recording
-        self.gone, self.ended = None, arrival.ended
+        self.gone, self.ended, self._booted_again = None, arrival.ended, False
         self.runner.reboots, self._symbols_given = 0, False
         self.runner.starts_anew()
         self.serial = None if followed is None else followed.on(arrival.qemu.serial_log)
@@ -300,7 +305,8 @@ class Machine:
         try:
             with self.directly():
                 self.runner.disarm()
-                lease = Lease(session.target, qemu=self.qemu)
+                recorded = self.qemu is not None and self.qemu.recorded and not self._booted_again
+                lease = Lease(session.target, qemu=self.qemu, recorded=recorded)
                 found, done = work(lease), True
         except TargetLost:
             if not done:
@@ -401,16 +407,23 @@ class Machine:
             raise TargetLost(f"the machine is gone: {self.gone}", "boot it again: restart")
 
 
-def _opening(command: str, about: SubjectOptions, progress: Progress) -> AbstractContextManager[Opened]:
-    """Open the subject as the command of that name does."""
+@contextmanager
+def _opening(command: str, about: SubjectOptions, progress: Progress) -> Iterator[Opened]:
+    """Open the subject as the command of that name does. A kernel gets what `why` needs."""
     if command == "attach":
-        return attach_stub(about, progress)
-    recorded: Recorded | None = None
-    if about.launch.deterministic and is_kernel_file(about.subject):
-        recorded = lambda image: exact_recorder(about, image, progress)  # noqa: E731
+        with attach_stub(about, progress) as opened:
+            yield opened
+        return
+    warnings: list[SafeText] = []
+    recorded = attended(about, warnings, progress)
     if command in ("run", "goto"):
         refuse_all_but_kernels(about.subject)
-        return boot_kernel(about, progress, tied=False, recorded=recorded)
-    if command == "why":
-        refuse_what_does_not_run(about)
-    return open_subject(about, progress, tied=False, recorded=recorded)
+        opening = boot_kernel(about, progress, tied=False, recorded=recorded)
+    else:
+        if command == "why":
+            refuse_what_does_not_run(about)
+        debugcon = not about.launch.deterministic  # the machines of time travel have none
+        opening = open_subject(about, progress, tied=False, recorded=recorded, onward=True, debugcon=debugcon)
+    with opening as opened:
+        opened.warnings += warnings
+        yield opened

@@ -20,6 +20,7 @@ from typing import Protocol, TypeVar
 
 from pvhdbg.decode.followed_control import Control
 from pvhdbg.errors import TargetError, TargetLost, TargetTimeout
+from pvhdbg.leaving import blocked
 from pvhdbg.model import Registers
 from pvhdbg.rsp.registers import RegisterLayout
 from pvhdbg.targets.target import Leave, Steppable, Stop, StopKind, Stoppable, Target, steppable, unwinding
@@ -44,10 +45,15 @@ class Runs(Target, Protocol):
 
 
 class FromThread:
-    """The `Target` that the work gets. Its methods may be called by the work's thread only."""
+    """The `Target` that the work gets. Its methods may be called by the work's thread only.
 
-    def __init__(self, inner: Runs) -> None:
-        self.inner = inner
+    `will_stop` says whether the machine is going to stop by itself as if somebody had interrupted it, as the flight recorder lets it;
+    no longer so when it has.
+    """
+
+    def __init__(self, inner: Runs, will_stop: Callable[[], bool] = lambda: False) -> None:
+        self.inner, self._will_stop = inner, will_stop
+        self._awaits_stop = False  # it was so when the latest run began
         self.name, self.via, self.capabilities = inner.name, inner.via, inner.capabilities
         self._jobs: deque[Callable[[], None]] = deque()
         self._ready = threading.Event()
@@ -74,8 +80,8 @@ class FromThread:
             except BaseException as error:
                 done.set_exception(error)
 
-        with _blocked(_OURS):
-            with _blocked(_THEIRS):
+        with blocked(_OURS):
+            with blocked(_THEIRS):
                 thread = threading.Thread(target=worker, name="pvhdbg", daemon=True)
                 ear = threading.Thread(target=self._hear_ctrl_c, name="pvhdbg-ctrl-c", daemon=True)
                 thread.start()
@@ -221,7 +227,7 @@ class FromThread:
         """The run begins; `wait` and `interrupt` end it."""
         if self._run is not None:
             raise TargetError("the machine is running", "interrupt it first")
-        self._asked = False
+        self._asked, self._awaits_stop = False, self._will_stop()
         number = self._number = next(_NUMBERS)
         self._run = self._ask(lambda: self._ran(number))
         if self._pressed:
@@ -229,7 +235,8 @@ class FromThread:
 
     def _ran(self, number: int) -> Stop:
         stop = self.inner.run(number)
-        if stop.kind is StopKind.INTERRUPT and (self._pressed or not self._asked):
+        expected = self._asked or (self._awaits_stop and not self._will_stop())
+        if stop.kind is StopKind.INTERRUPT and (self._pressed or not expected):
             self._pressed = False
             if self._on_ctrl_c is None:
                 raise KeyboardInterrupt
@@ -259,12 +266,3 @@ class FromThread:
     def close(self, leave: Leave) -> bool:
         """Does nothing: the lessor closes the target."""
         return True
-
-
-@contextmanager
-def _blocked(signals: frozenset[signal.Signals]) -> Iterator[None]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

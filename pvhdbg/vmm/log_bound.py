@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from pvhdbg.leaving import blocked
+
 BOUND = 64 << 20  # bytes on disk of one file
 KEPT = 16 << 20  # bytes that remain after a hole was made
 _LOOK = 1.0  # seconds between two checks: a guest's serial port writes a few MB in one
@@ -24,7 +26,8 @@ class LogBound:
         self._paths = paths
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
+        with blocked():
+            self._thread.start()
 
     def _watch(self) -> None:
         while not self._done.wait(_LOOK):

@@ -307,6 +307,22 @@ def test_ctrl_c_ends_it_with_what_there_is(machine: Start, command: str, cli: Cl
 
 
 @pytest.mark.gdb
+def test_ctrl_c_ends_a_watch_with_the_flight_recorder(cli: Cli) -> None:
+    idle, prompt = cli.file("idle", kernel_elf(b"\x42\xeb\xfd")), "(gdb) "
+    lines = (f"source {SCRIPT}", f"set pvh kernel {idle}", "pvh start")
+    with Terminal("gdb", "-nx", "-q", *(word for line in lines for word in ("-ex", line)), env={"TMPDIR": str(cli.tmp)}) as gdb:
+        gdb.until("before instruction 0")
+        gdb.until(prompt)
+        gdb.press("pvh why --for 60\n")
+        gdb.until("watching the guest for its death")  # the recorder has stopped it once, which is not taken for Ctrl-C
+        said = gdb.enter("\x03", prompt)
+        assert "It did not die" in said
+        assert "Program received" not in said
+        assert "CPL 0" in gdb.enter("pvh mode\n", prompt)
+        gdb.enter("stepi\n", prompt)
+
+
+@pytest.mark.gdb
 def test_ctrl_c_in_a_batch_leaves_gdb_nothing_to_come_to(machine: Start, cli: Cli) -> None:
     """GDB 13 crashes at its end over an event that was posted to it and that it did not come to."""
     idle = cli.file("idle", kernel_elf(b"\x42\xeb\xfd"))

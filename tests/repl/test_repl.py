@@ -499,7 +499,7 @@ def test_commands_from_the_command_line(cli: Cli) -> None:
     script = cli.file("script", "mode\n")
     ran = cli("repl", HELLO, "-ex", "b halt", "-x", script, "-ex", "nonsense", "-ex", "c", "--via", "remote").ok(2)
     assert re.match(
-        r"0x100000 <pvh_start>, 32-bit protected mode\nbreakpoint 1: halt .*\n32-bit protected mode, (?:.*\n)+\| hello from PVH\nbreakpoint 1, ",
+        r"0x100000 <pvh_start>, 32-bit protected mode\n(?:QEMU 7\.2.*\n)?breakpoint 1: halt .*\n32-bit protected mode, (?:.*\n)+\| hello from PVH\nbreakpoint 1, ",
         ran.out,
     )
     assert ran.err == "pvhdbg: 'nonsense' is not a command (did you mean notes?)\n"

@@ -43,7 +43,7 @@ class DeathWatch(StopsWhenAsked):
     address, `status` the VMM's exit status, `serial` the last lines of the serial port, where they are at hand.
     `panics` are linear addresses of a function that never returns, Linux' panic(); `panicking` is called where one was reached.
     With `blind` nothing is logged (KVM): of a guest that shut down, what is left of it is told. `recorder` is the machine's flight
-    recorder, which stops it at `panics` by itself. `vmm_end` gives QEMU's word for how the guest ended, "" where it gave none; `awaits`: see `Suspicion`.
+    recorder; with `halts` it stops the machine at `panics` by itself. `vmm_end` gives QEMU's word for how the guest ended, "" where it gave none; `awaits`: see `Suspicion`.
     `vcpu` is the CPU whose state is told where none died that is known; the first one if None.
     """
 
@@ -63,6 +63,7 @@ class DeathWatch(StopsWhenAsked):
         vmm_end: Callable[[], str] = str,
         awaits: Callable[[], bool] = lambda: False,
         recorder: Recorder | None = None,
+        halts: bool = False,
     ) -> None:
         self._target = target
         self._progress = progress
@@ -74,6 +75,7 @@ class DeathWatch(StopsWhenAsked):
         )
         self._blind = blind
         self._panics, self._panicking = tuple(panics), panicking
+        self._stops = () if halts else self._panics  # where breakpoints are needed
 
     @property
     def warnings(self) -> list[SafeText]:
@@ -99,7 +101,8 @@ class DeathWatch(StopsWhenAsked):
             return self._unseen(deadline)
         for states, count in ((True, FIRST), (False, _THEN))[: 1 if self._recorder is not None else 2]:
             self._progress(f"following the guest, after {len(self._followed):,} instructions")
-            bounds = Bounds(count=count, seconds=min(max(deadline - time.monotonic(), 0.01), _LONGEST))
+            stops = () if self._recorder is None else self._stops
+            bounds = Bounds(stops, count, min(max(deadline - time.monotonic(), 0.01), _LONGEST))
             end = self._followed.follow(bounds, states=states, enough=lambda _: self._asked)
             if end.why is EndReason.ADDRESS:
                 with FaultLog(self._target, required=True) as fault_log:
@@ -135,7 +138,7 @@ class DeathWatch(StopsWhenAsked):
         if self._recorder is None:
             self._followed.lose_count()
         with FaultLog(self._target, required=True) as fault_log, breakpoints_at(self._target, [RESET_VECTOR]):
-            with breakpoints_at(self._target, () if self._recorder is not None else self._panics):
+            with breakpoints_at(self._target, self._stops):
                 death = self._until_panic(fault_log, deadline)
             return death or self._in_panic(fault_log)
 
