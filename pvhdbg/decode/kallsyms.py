@@ -26,6 +26,7 @@ _TOKEN_BOUND = 64  # bytes of one token; the longest known has about 20
 _FEWEST, _MOST = 256, 1 << 21  # symbols of one kernel: 60 000 to 250 000
 _NAME_BOUND = 512  # bytes of a name (KSYM_NAME_LEN)
 _BLOCK = 256  # symbols between two markers
+_LOOKED_AT = 3  # tokens of a name that are compared before the name is decoded
 _REACHES = (4 << 20, 16 << 20)  # bytes in front of the token table that hold the names, 1 to 4 MB of them: few are read first
 _SEARCHED, _PIECE = 1 << 28, 1 << 20  # bytes of the file that are looked through, and at once
 _DIGITS_BOUND, _TABLES_BOUND = 1024, 4  # rows of digits, and token tables, before it is given up
@@ -113,21 +114,24 @@ class Kallsyms:
 
     def _alike(self, beginnings: Collection[bytes]) -> Iterator[tuple[int, bytes]]:
         """Rows and names, in order, of which one may begin so. Only those whose first letters fit are decoded."""
-        packed, at, last = self.packed, 0, len(self.packed) - 4
+        packed, tokens, at, last = self.packed, self.tokens, 0, len(self.packed) - 4
+        fits = _Fits(beginnings)
         # The first token is the type's letter alone, or that with the first letters of the name.
-        first = bytes(any(_fits(token[1:], one) for one in beginnings) for token in self.tokens)
-        second = bytes(any(_fits(token, one) for one in beginnings) for token in self.tokens)
-        alone = bytes(len(token) == 1 for token in self.tokens)
+        first = bytes(fits(token[1:]) for token in tokens)
+        known: dict[bytes, bool] = {}  # whether the first tokens fit
         for row in range(len(self)):
             if at > last:
                 break  # names that run past the end are empty
             length = packed[at]
+            at += 1
             if length & 0x80:
-                length, at = _length(packed, at)
-            else:
-                at += 1
-            if first[packed[at]] and (second[packed[at + 1]] or not alone[packed[at]]):
-                yield row, b"".join([self.tokens[token] for token in packed[at : at + min(length, _NAME_BOUND)]])[1:]
+                length, at = _length(packed, at - 1)
+            if first[packed[at]]:
+                start = packed[at : at + (length if length < _LOOKED_AT else _LOOKED_AT)]
+                if start not in known:
+                    known[start] = fits(b"".join([tokens[token] for token in start])[1:])
+                if known[start]:
+                    yield row, b"".join([tokens[token] for token in packed[at : at + min(length, _NAME_BOUND)]])[1:]
             at += length
 
     def exact(self, address: int) -> str | None:
@@ -306,8 +310,15 @@ def _absolute(offsets: array[int], base: int, limit: int) -> Addresses | None:
     return None
 
 
-def _fits(token: bytes, prefix: bytes) -> bool:
-    return token.startswith(prefix) or prefix.startswith(token)
+class _Fits:
+    """Whether a name that starts with a text may begin with one of the `beginnings`."""
+
+    def __init__(self, beginnings: Collection[bytes]) -> None:
+        self._beginnings = tuple(beginnings)
+        self._parts = {one[:size] for one in beginnings for size in range(len(one))}
+
+    def __call__(self, text: bytes) -> bool:
+        return text in self._parts or text.startswith(self._beginnings)
 
 
 def _length(data: bytes, at: int) -> tuple[int, int]:
