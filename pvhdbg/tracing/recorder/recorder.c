@@ -120,7 +120,8 @@ enum {
     PAGE = 4096,
     RING = 1 << 16,         /* entries of a CPU's ring of blocks */
     BLOCKS = 1 << 20,       /* records of blocks; the file is sparse */
-    HASH = 1 << 21,
+    HASH = 1 << 21,         /* places in the table of blocks when it is largest */
+    FIRST_HASH = 1 << 12,
     SYSTEMS = 4096,         /* records of system instructions */
     STATES = 512,           /* records of register states */
     STATE_TEXT = 2048 - 24, /* of QEMU's `info registers`, cut where it is longer */
@@ -192,14 +193,15 @@ struct cpu {
     _Atomic uint64_t idle;  /* head when the CPU last went idle, plus 1; 0: never */
     _Atomic uint64_t interrupted; /* discontinuities ever; number i stands at i % DISCONTINUITIES_KEPT */
     /* not for readers */
-    uint64_t attend_at; /* the number from which a block is looked at; 0: at once */
+    const bool *known;  /* known_blocks; no_block: the next block is looked at */
+    uint64_t attend_at; /* the number from which each block is looked at, where each instruction is counted */
     uint64_t expected;  /* the next block's number, unless the last one is cut short */
     uint64_t uncounted; /* of the counter: instructions before the entry, and those that were begun again */
     uint64_t *score;    /* this CPU's counter of instructions, where it never moves */
     uint64_t pending;   /* a system instruction ran: keep the state at the next block's start */
     uint64_t iterates;  /* head + 1 and the block of a REP instruction while it is executed again and again, where that is not counted */
     uint64_t in_repeat; /* 1: one-instruction mode is off until a REP instruction ends */
-    char pad[PAGE - 13 * 8 - DISCONTINUITIES_KEPT * 32];
+    char pad[PAGE - 14 * 8 - DISCONTINUITIES_KEPT * 32];
     struct discontinuity discontinuity[DISCONTINUITIES_KEPT];
     _Atomic uint64_t ring[RING];     /* block, and above it the low 32 bits of the instruction number at its start */
     _Atomic uint64_t counts[BLOCKS]; /* how often this CPU executed each block */
@@ -275,9 +277,12 @@ static bool keeps_chapters;
 static uint64_t chapter_places[CHAPTERS];
 static unsigned chapter_place_count;
 static bool counts_runs = true; /* of blocks */
-static bool has_run[BLOCKS];    /* which blocks were executed; by a table that is small enough for the host's caches */
+/* Which blocks need no look when they are executed: those that were executed before and have no flags. A byte each, which the host's
+   caches hold. A CPU whose next block is looked at in any case has the other table. */
+static bool known_blocks[BLOCKS];
+static const bool no_block[BLOCKS];
 static uint8_t (*codes)[LONGEST + 1]; /* of blocks of one instruction: its bytes, and how many */
-static uint32_t *hash;
+static uint32_t *hash, hash_size = FIRST_HASH; /* small at first: the host's caches hold it */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 static bool exact;
@@ -742,7 +747,8 @@ static void look_again(struct cpu *cpu)
     bool counts = stop_at != NEVER && !before_entry();
     uint64_t behind = NEAR + stop_number(cpu, 0); /* stop_at may come so much earlier */
     bool always = cpu->pending || cpu->in_repeat || (exact && cpu_count > STABLE_SCORES);
-    cpu->attend_at = always ? 0 : counts ? (stop_at > behind ? stop_at - behind : 0) : NEVER;
+    cpu->known = always ? no_block : known_blocks;
+    cpu->attend_at = counts ? (stop_at > behind ? stop_at - behind : 0) : NEVER;
 }
 
 static void reached_entry(unsigned index, struct cpu *cpu)
@@ -902,7 +908,7 @@ static __attribute__((noinline)) uint64_t attend(unsigned index, struct cpu *cpu
         return NEVER;
     }
     uint64_t number = number_of(cpu, index);
-    has_run[block - blocks] = true;
+    known_blocks[block - blocks] = !flags;
     if (RARE(relaxed(&block->first) == NEVER)) {
         pthread_mutex_lock(&lock);
         if (relaxed(&block->first) == NEVER) {
@@ -950,10 +956,9 @@ static __attribute__((noinline)) void cut_short(struct cpu *cpu, const struct bl
 }
 
 /* What is kept of a block that begins with instruction `number`. */
-INLINE void note(struct cpu *cpu, uint64_t value, uint64_t number, bool exactly, bool flowing, bool counting)
+INLINE void note(struct cpu *cpu, uint32_t id, uint64_t instructions, uint64_t number, bool exactly, bool flowing, bool counting)
 {
-    uint32_t id = id_of(value);
-    uint64_t instructions = value >> ID_BITS & ((1u << COUNT_BITS) - 1), head = relaxed(&cpu->head);
+    uint64_t head = relaxed(&cpu->head);
     if (counting) {
         keep(&cpu->counts[id], relaxed(&cpu->counts[id]) + 1);
     }
@@ -983,7 +988,7 @@ static __attribute__((noinline)) uint64_t runs_rarely(unsigned index, struct cpu
     }
     uint64_t number = attend(index, cpu, block, (unsigned)(value >> (ID_BITS + COUNT_BITS)), from);
     if (number != NEVER) {
-        note(cpu, value, number & ~BEFORE, exact, flows != NULL, counts_runs);
+        note(cpu, id_of(value), block->instructions, number & ~BEFORE, exact, flows != NULL, counts_runs);
     }
     return number;
 }
@@ -1011,12 +1016,11 @@ INLINE void runs(unsigned index, void *userdata, bool exactly, bool flowing, boo
     uint64_t value = (uintptr_t)userdata;
     struct cpu *cpu = cpu_of(index);
     uint64_t number = exactly ? (cpu->score ? *cpu->score : 0) - cpu->uncounted : relaxed(&cpu->count);
-    bool known = counting ? relaxed(&cpu->counts[id_of(value)]) != 0 : has_run[id_of(value)];
-    bool rare = value >> (ID_BITS + COUNT_BITS) || !known || number >= cpu->attend_at;
-    if (RARE(rare || (exactly && number != cpu->expected))) {
+    bool rare = !cpu->known[id_of(value)];
+    if (RARE(rare || (exactly && (number != cpu->expected || number >= cpu->attend_at)))) {
         runs_rarely_from(index, cpu, value, HERE);
-    } else {
-        note(cpu, value, number, exactly, flowing, counting);
+    } else { /* the block is known, so it has no flags above its instructions */
+        note(cpu, id_of(value), value >> ID_BITS, number, exactly, flowing, counting);
     }
 }
 
@@ -1129,7 +1133,7 @@ static void rests(unsigned index, void *userdata)
     (void)userdata;
     has_work(false);
     for (unsigned i = 0; i < cpu_count; i++) {
-        cpus[i].attend_at = 0;
+        cpus[i].known = no_block;
     }
 }
 
@@ -1302,14 +1306,34 @@ static uint64_t physical_of(void *host)
     return host && private.ram_addr_from_host ? private.ram_addr_from_host(host) : NEVER;
 }
 
-static struct block *record_of(uint64_t linear, uint64_t physical, size_t instructions, size_t size, size_t last)
+static uint64_t key_of(uint64_t linear, uint64_t physical, size_t instructions, size_t size)
 {
     uint64_t key = (linear ^ physical * 0x9e3779b97f4a7c15u) + instructions * 0x632be59bd9b4e019u + size;
     key ^= key >> 29;
     key *= 0xbf58476d1ce4e5b9u;
-    key ^= key >> 32;
-    for (size_t probe = 0; probe < HASH; probe++) {
-        uint32_t *slot = &hash[(key + probe) % HASH];
+    return key ^ key >> 32;
+}
+
+/* Doubles the table, which has `used` blocks. */
+static void grow_hash(uint32_t used)
+{
+    memset(hash, 0, sizeof *hash * hash_size);
+    hash_size *= 2;
+    for (uint32_t id = 0; id < used; id++) {
+        const struct block *block = &blocks[id];
+        uint64_t at = key_of(block->linear, block->physical, block->instructions, block->size);
+        while (hash[at % hash_size]) {
+            at++;
+        }
+        hash[at % hash_size] = id + 1;
+    }
+}
+
+static struct block *record_of(uint64_t linear, uint64_t physical, size_t instructions, size_t size, size_t last)
+{
+    uint64_t key = key_of(linear, physical, instructions, size);
+    for (size_t probe = 0; probe < hash_size; probe++) {
+        uint32_t *slot = &hash[(key + probe) % hash_size];
         if (*slot) {
             struct block *block = &blocks[*slot - 1];
             if (block->linear == linear && block->physical == physical && block->instructions == instructions &&
@@ -1326,10 +1350,13 @@ static struct block *record_of(uint64_t linear, uint64_t physical, size_t instru
         block->linear = linear;
         block->physical = physical;
         keep(&block->first, NEVER);
-        block->instructions = (uint16_t)(instructions < UINT16_MAX ? instructions : UINT16_MAX);
+        block->instructions = (uint16_t)instructions;
         block->size = (uint16_t)size;
         block->last = (uint16_t)last;
         *slot = at + 1;
+        if ((at + 1) * 2 > hash_size && hash_size < HASH) {
+            grow_hash(at + 1);
+        }
         atomic_store_explicit(&header->block_count, at + 1, memory_order_release);
         return block;
     }
@@ -1470,6 +1497,9 @@ static void translated(struct qemu_plugin_tb *tb)
     pthread_mutex_unlock(&lock);
     if (block) {
         unsigned flags = (found.repeats && n == 1 ? REPEATS : 0) | (block->linear == entry_address ? IS_ENTRY : 0);
+        if (flags) { /* other code may have been there before */
+            known_blocks[block - blocks] = false;
+        }
         static const struct {
             void (*run[2])(unsigned, void *);
         } callbacks[2] = {{{block_runs, block_runs_flowing}}, {{block_runs_exactly, block_runs_exactly_flowing}}};
