@@ -2,7 +2,7 @@
 by return addresses that lie on the stack. Pure.
 
 ORC: arch/x86/include/asm/orc_types.h and arch/x86/kernel/unwind_orc.c of Linux 4.14 to 7.2. The numbers of the types differ: up to 6.3 a
-call is 0, pt_regs 1 and a part of them 2, later 2, 3 and 4.
+call is 0, pt_regs 1 and a part of them 2, later 2, 3 and 4. Those of the registers differ, too: 7.2 has other ones than 6.12.
 """
 
 from __future__ import annotations
@@ -34,10 +34,9 @@ _WORDS = 24  # of a frame that are looked at for strings
 _STRING = re.compile(rb"[\x20-\x7e\t\n]{4,200}\0")
 _SAMPLE = 512
 _NO_STATE: Mapping[str, int] = {}
+_UNDEFINED = (0, 0, 0)  # the row of what is not code
 _CALL = 7  # bytes of the longest near call
 _KERNEL_CS = 0x10  # arch/x86/include/asm/segment.h
-_SP, _BP, _PREVIOUS, _SP_INDIRECT, _BP_INDIRECT = 5, 4, 1, 9, 8
-_OTHERS = {2: "rdx", 3: "rdi", 6: "r10", 7: "r13"}
 _PT_REGS_IP, _PT_REGS_CS, _PT_REGS_BP, _PT_REGS_SP = 128, 136, 32, 152
 
 
@@ -92,12 +91,12 @@ def chain(state: Mapping[str, int], around: Surroundings, theirs: Sequence[int] 
     """
     if "rsp" not in state or "rip" not in state or mode_in(state) is None:
         return ()
-    memory = _Memory(state, around)
+    tables = _OrcTables.of(around)
+    memory = _Memory(state, around, tables)
     here = _Frame(state["rip"], state["rsp"], state.get("rbp", 0), interrupted=True)
     frames = [(here, By.PC)]
-    orc = _Orc.of(around, memory)
-    if orc is not None:
-        frames += orc.unwind(here, state)
+    if tables is not None:
+        frames += _Orc(tables, memory).unwind(here, state)
     if len(frames) == 1:
         frames += [(frame, By.CFI) for frame in _by_call_frames(here, memory, state, around)]
     if len(frames) == 1:
@@ -149,8 +148,8 @@ def _plus_one(name: str) -> str:
 class _Memory:
     """The guest's memory by linear addresses, by words."""
 
-    def __init__(self, state: Mapping[str, int], around: Surroundings) -> None:
-        self._registers, self._around = Registers(state), around
+    def __init__(self, state: Mapping[str, int], around: Surroundings, tables: _OrcTables | None) -> None:
+        self._registers, self._around, self._tables = Registers(state), around, tables
         self.word = 8 if long_mode_active(state) else 4
 
     def read(self, address: int, size: int) -> bytes:
@@ -168,11 +167,13 @@ class _Memory:
         return int.from_bytes(data, "little") if len(data) == self.word else None
 
     def is_code(self, address: int) -> bool:
-        return bool(self._around.holds(self._around.linked(address)))
+        """Whether an address is in a PT_LOAD that may be executed. Linux 7.2 has its .init.text in another one: ORC's rows tell it from data."""
+        part = self._around.holds(self._around.linked(address))
+        return part is True or (part is False and self._tables is not None and self._tables.at(address) not in (None, _UNDEFINED))
 
     def is_return(self, address: int) -> bool:
         """Whether a call is right before the address."""
-        if not self.is_code(address):
+        if not self.is_code(address - 1):  # a call may be the last thing that a function does
             return False
         # Memory has the calls that Linux patched, the file those of code that it freed or that cannot be read.
         there, linked = self.read(address - _CALL, _CALL), self._around.file(self._around.linked(address - _CALL), _CALL)
@@ -249,24 +250,71 @@ def _by_call_frames(here: _Frame, memory: _Memory, state: Mapping[str, int], aro
     return frames
 
 
-class _Orc:
+class _Numbers(NamedTuple):
+    """The numbers of the registers in ORC's rows. `others` are those that only the innermost frame has."""
+
+    stack: int
+    base: int
+    previous: int
+    stack_indirect: int
+    base_indirect: int
+    others: Mapping[int, str]
+
+
+_NUMBERS = (
+    _Numbers(5, 4, 1, 9, 8, {2: "rdx", 3: "rdi", 6: "r10", 7: "r13"}),
+    _Numbers(3, 4, 8, 9, 10, {1: "rax", 2: "rdx", 5: "rdi", 6: "r10", 7: "r13"}),
+)
+
+
+class _OrcTables:
     """The ORC tables of a kernel."""
 
-    def __init__(self, around: Surroundings, memory: _Memory, first: int, count: int, entries: int) -> None:
-        self._around, self._memory = around, memory
-        self._first, self._count, self._entries = first, count, entries
-        types: Counter[int] = Counter()
-        for index in range(0, count, max(count // _SAMPLE, 1)):
-            entry = self._entry(index)
-            types[entry[2] >> 8 & 7 if entry is not None else -1] += 1
-        self._call = types.most_common(1)[0][0] if types else 0
+    def __init__(self, around: Surroundings, first: int, count: int, entries: int) -> None:
+        self._around, self._first, self._count, self._entries = around, first, count, entries
+        rows = (self._entry(index) for index in range(0, count, max(count // _SAMPLE, 1)))
+        kinds = Counter((bits >> 8 & 7, bits & 0xF) for _, _, bits in filter(None, rows))
+        # Most rows are those of calls, by the stack pointer.
+        self.call, stack = kinds.most_common(1)[0][0] if kinds else (0, 0)
+        self.numbers = next((one for one in _NUMBERS if one.stack == stack), _NUMBERS[0])
 
     @classmethod
-    def of(cls, around: Surroundings, memory: _Memory) -> _Orc | None:
+    def of(cls, around: Surroundings) -> _OrcTables | None:
         first, behind, entries = (around.symbol(name) for name in ORC)
         if first is None or behind is None or entries is None or not 0 < behind - first < 1 << 26:
             return None
-        return cls(around, memory, first, (behind - first) // 4, entries)
+        return cls(around, first, (behind - first) // 4, entries)
+
+    def at(self, pc: int) -> tuple[int, int, int] | None:
+        """The row for a pc: the offsets of the stack pointer and of rbp, and the bits."""
+        low, high = 0, self._count - 1
+        while low < high:
+            middle = (low + high + 1) // 2
+            place = self._place(middle)
+            if place is None:
+                return None
+            low, high = (middle, high) if place <= pc else (low, middle - 1)
+        place = self._place(low) if self._count else None
+        return self._entry(low) if place is not None and place <= pc else None
+
+    def _place(self, index: int) -> int | None:
+        at = self._first + 4 * index
+        data = self._around.file(self._around.linked(at), 4)
+        return at + struct.unpack("<i", data)[0] if len(data) == 4 else None
+
+    def _entry(self, index: int) -> tuple[int, int, int] | None:
+        data = self._around.file(self._around.linked(self._entries + 6 * index), 6)
+        if len(data) < 6:
+            return None
+        sp_offset, bp_offset, bits = struct.unpack("<hhH", data)
+        return sp_offset, bp_offset, bits
+
+
+class _Orc:
+    """Unwinds by the ORC tables."""
+
+    def __init__(self, tables: _OrcTables, memory: _Memory) -> None:
+        self._tables, self._memory = tables, memory
 
     def unwind(self, here: _Frame, state: Mapping[str, int]) -> list[tuple[_Frame, By]]:
         """The callers of `here`, the innermost first, and how each is known."""
@@ -291,7 +339,7 @@ class _Orc:
     def _from(self, frame: _Frame | None) -> list[_Frame]:
         """The frames from one on, up to the first that is neither interrupted code nor a return address, nor where a stack begins."""
         frames: list[_Frame] = []
-        while len(frames) < MOST and frame is not None and self._memory.is_code(frame.pc):
+        while len(frames) < MOST and frame is not None and self._memory.is_code(frame.pc - (0 if frame.interrupted else 1)):
             if not frame.interrupted and not self._memory.is_return(frame.pc):
                 return [*frames, frame] if self._begins(frame.pc) else frames
             frames.append(frame)
@@ -300,38 +348,39 @@ class _Orc:
 
     def _begins(self, pc: int) -> bool:
         """Whether a stack begins at a pc: Linux jumps or returns to such code, and its row has no stack pointer."""
-        entry = self._find(pc)
+        entry = self._tables.at(pc)
         return entry is not None and entry[2] & 0xF == 0
 
     def _step(self, frame: _Frame, state: Mapping[str, int] = _NO_STATE) -> _Frame | None:
         """The caller of a frame. `state` holds the registers of the innermost frame: some of its rows depend on other ones."""
-        entry = self._find(frame.pc - (0 if frame.interrupted else 1))
+        entry = self._tables.at(frame.pc - (0 if frame.interrupted else 1))
         if entry is None:
             return None
         sp_offset, bp_offset, bits = entry
         sp_reg, bp_reg, kind = bits & 0xF, bits >> 4 & 0xF, bits >> 8 & 7
-        known = {_SP: frame.stack, _SP_INDIRECT: frame.stack, _BP: frame.base, _BP_INDIRECT: frame.base}
-        start = known.get(sp_reg, state.get(_OTHERS.get(sp_reg, "")))
+        use = self._tables.numbers
+        known = {use.stack: frame.stack, use.stack_indirect: frame.stack, use.base: frame.base, use.base_indirect: frame.base}
+        start = known.get(sp_reg, state.get(use.others.get(sp_reg, "")))
         if start is None:
             return None
-        if sp_reg == _BP_INDIRECT:
+        if sp_reg == use.base_indirect:
             start, sp_offset = self._memory.word_at(start + sp_offset), 0
-        elif sp_reg == _SP_INDIRECT:
+        elif sp_reg == use.stack_indirect:
             start = self._memory.word_at(start)
         if start is None:
             return None
         above = start + sp_offset
-        if kind == self._call + 1 or kind == self._call + 2:
-            return self._interrupted(above, whole=kind == self._call + 1, base=frame.base)
+        if kind == self._tables.call + 1 or kind == self._tables.call + 2:
+            return self._interrupted(above, whole=kind == self._tables.call + 1, base=frame.base)
         # Linux runs a handler on the stack of interrupts: the word there that leads back is the only step to another stack.
-        if kind != self._call or (sp_reg != _SP_INDIRECT and not 0 < above - frame.stack <= _FRAME):
+        if kind != self._tables.call or (sp_reg != use.stack_indirect and not 0 < above - frame.stack <= _FRAME):
             return None
         back = self._memory.word_at(above - 8)
         base = (
             self._memory.word_at(above + bp_offset)
-            if bp_reg == _PREVIOUS
+            if bp_reg == use.previous
             else self._memory.word_at(frame.base + bp_offset)
-            if bp_reg == _BP
+            if bp_reg == use.base
             else frame.base
         )
         return None if back is None else _Frame(back, above, base or 0)
@@ -344,26 +393,3 @@ class _Orc:
         if pc is None or stack is None or code is None or code & 0xFFFF != _KERNEL_CS:
             return None  # user mode, which nothing called; or not the registers of an exception
         return _Frame(pc, stack, saved or 0, interrupted=True)
-
-    def _find(self, pc: int) -> tuple[int, int, int] | None:
-        low, high = 0, self._count - 1
-        while low < high:
-            middle = (low + high + 1) // 2
-            place = self._place(middle)
-            if place is None:
-                return None
-            low, high = (middle, high) if place <= pc else (low, middle - 1)
-        place = self._place(low) if self._count else None
-        return self._entry(low) if place is not None and place <= pc else None
-
-    def _place(self, index: int) -> int | None:
-        at = self._first + 4 * index
-        data = self._around.file(self._around.linked(at), 4)
-        return at + struct.unpack("<i", data)[0] if len(data) == 4 else None
-
-    def _entry(self, index: int) -> tuple[int, int, int] | None:
-        data = self._around.file(self._around.linked(self._entries + 6 * index), 6)
-        if len(data) < 6:
-            return None
-        sp_offset, bp_offset, bits = struct.unpack("<hhH", data)
-        return sp_offset, bp_offset, bits

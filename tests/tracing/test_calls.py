@@ -1,4 +1,7 @@
-"""Return addresses on the stack of a small machine without paging: what is before them must be a call."""
+"""The call chain of small machines: what is before a return address must be a call, and Linux' ORC tables of each version are followed."""
+
+import struct
+from typing import NamedTuple
 
 import pytest
 
@@ -55,3 +58,72 @@ def test_a_word_behind_a_call_is_a_return_address_by_memory_or_by_the_file(call:
 )
 def test_other_bytes_are_not_a_call(other: str) -> None:
     assert found(other, other) == []
+
+
+class Orc(NamedTuple):
+    """The numbers of a Linux version in ORC's rows (arch/x86/include/asm/orc_types.h): types, and registers."""
+
+    call: int
+    regs: int
+    end: int
+    stack: int
+    base: int
+    previous: int
+    stack_indirect: int
+
+
+ORCS = {"6.1": Orc(0, 1, 4, 5, 4, 1, 9), "6.12": Orc(2, 3, 1, 5, 4, 1, 9), "7.2": Orc(2, 3, 1, 3, 4, 8, 9)}
+LONG = {"cr0": 0x80000011, "cr3": 0x1000, "cr4": 0x20, "efer": 0x500, "cs_flags": 0xAF9B00, "eflags": 2}
+LEAF, FRAMED, HANDLER, STRUCK, ROOT = 0x200100, 0x200200, 0x201100, 0x200300, 0x200400
+TABLES, ROWS = 0x202000, 0x202800
+
+
+@pytest.mark.parametrize("version", ORCS)
+def test_orc_tables_of_each_version_are_followed(version: str) -> None:
+    use = ORCS[version]
+    rows = {
+        LEAF: (8, 0, use.stack, 0, use.call),
+        FRAMED: (16, -16, use.base, use.previous, use.call),
+        HANDLER: (0, 0, use.stack, 0, use.regs),
+        STRUCK: (8, 0, use.stack_indirect, 0, use.call),
+        ROOT: (0, 0, 0, 0, use.end),
+        **{0x200500 + index * 16: (8, 0, use.stack, 0, use.call) for index in range(8)},
+    }
+    code = bytearray(0x2000)
+    for caller, called in ((FRAMED, LEAF), (HANDLER, FRAMED), (ROOT, STRUCK)):
+        code[caller - 0x200000 : caller - 0x200000 + 5] = b"\xe8" + (called - caller - 5).to_bytes(4, "little", signed=True)
+    places = b"".join((at - TABLES - 4 * index).to_bytes(4, "little", signed=True) for index, at in enumerate(sorted(rows)))
+    entries = b"".join(
+        struct.pack("<hhH", sp, bp, sp_reg | bp_reg << 4 | kind << 8) for _, (sp, bp, sp_reg, bp_reg, kind) in sorted(rows.items())
+    )
+    kernel = bytes(code) + places.ljust(0x800, b"\0") + entries
+    stack = {
+        STACK: FRAMED + 5,  # LEAF was called from FRAMED
+        STACK + 0x20: 0x7777, STACK + 0x28: HANDLER + 5,  # FRAMED's frame: its caller's rbp, and where it returns to
+        STACK + 0x30 + 128: STRUCK, STACK + 0x30 + 136: 0x10, STACK + 0x30 + 152: 0x9000,  # HANDLER's pt_regs: ip, cs, sp
+        0x9000: 0xA000, 0xA000: ROOT + 5,  # STRUCK runs on another stack: the word at its top is in the one before
+    }  # fmt: skip
+    memory = {0x1000: 0x2003, 0x2000: 0x83, **stack}  # 1 GiB is mapped one to one
+
+    def read(address: int, size: int) -> bytes:
+        if 0x200000 <= address < 0x200000 + len(kernel):
+            return kernel[address - 0x200000 : address - 0x200000 + size]
+        if address % 8 or size != 8:
+            raise MemoryUnreadable(address, size)
+        return memory.get(address, 0).to_bytes(8, "little")
+
+    around = Surroundings(
+        read=read,
+        name=lambda address: f"function+{address - 0x200000:#x}",
+        views=(View(0x200000, 0x200000, 0x1000), View(0x201000, 0x201000, 0x2000, executable=False)),
+        file=lambda physical, size: kernel[physical - 0x200000 : physical - 0x200000 + size] if physical >= 0x200000 else b"",
+        symbol={"__start_orc_unwind_ip": TABLES, "__stop_orc_unwind_ip": TABLES + 4 * len(rows), "__start_orc_unwind": ROWS}.get,
+    )
+    calls = chain({**LONG, "rip": LEAF, "rsp": STACK, "rbp": STACK + 0x20}, around)
+    assert [(one.pc, one.by, one.returns) for one in calls] == [
+        (LEAF, By.PC, False),
+        (FRAMED + 5, By.ORC, True),
+        (HANDLER + 5, By.ORC, True),
+        (STRUCK, By.ORC, False),
+        (ROOT + 5, By.ORC, True),
+    ]
