@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from pvhdbg.decode.boot_state import BootState, Text, Unread
+from pvhdbg.decode.payload import SNIFF
 from pvhdbg.decode.text import SafeText
 from pvhdbg.errors import PvhdbgError, TargetError
 from pvhdbg.kernel.image import KernelImage
@@ -55,7 +56,7 @@ def surroundings(
         line=names.line,
         word=8 if image is None else image.elf.bits // 8,
         command_line=_command_line(boot),
-        initrd=_initrd(boot, read),
+        initrd=_initrd(boot),
         vmm=snapshot.vmm.name or "the VMM",
         last_ipi=lambda: None if target is None else _last_ipi(target),
         exit_device=any("isa-debug-exit" in word for word in command) if command else None,
@@ -170,18 +171,20 @@ def _command_line(boot: BootState) -> str | None:
     return found.data.decode("latin-1") if isinstance(found, Text) else "" if found is None else None
 
 
-_INITRD = 16  # bytes of the initrd that are looked at
+def _initrd(boot: BootState) -> bytes | None:
+    """The first bytes of the first module, as they were at the entry: guests use that memory again. b"" where there is no module.
 
-
-def _initrd(boot: BootState, read: Callable[[int, int], bytes]) -> bytes | None:
-    """The first bytes of the first module; b"" where there is none, None where it cannot be read."""
+    None where they were not read.
+    """
+    if not boot.snapshot.entry.is_entry:
+        return None
     try:
         modules = boot.start_info.modules
         if isinstance(modules, Unread):
             return None
         first = modules[0].entry if modules else None
-        return b"" if first is None else read(first.paddr, min(first.size, _INITRD))
-    except (Unavailable, PvhdbgError):
+        return b"" if first is None else boot.snapshot.memory.read(first.paddr, min(first.size, SNIFF))
+    except Unavailable:
         return None
 
 

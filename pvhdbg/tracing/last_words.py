@@ -80,7 +80,7 @@ def _no_exec(match: re.Match[str], _around: Surroundings) -> str:
         "8": "its format is not one that this kernel runs (another machine, or no #!)",
         "13": "it is not executable",
         "12": "too little memory",
-        "26": "it is busy",
+        "26": "the initrd is cut: it ends within this file",  # ETXTBSY: it is still open for writing (init/initramfs.c)
     }
     return why.get(match[2], "")
 

@@ -8,6 +8,8 @@ import pytest
 
 import pvhdbg
 from pvhdbg.disassembly import instruction_text
+from pvhdbg.machine.names import Names
+from pvhdbg.machine.surroundings import surroundings
 from pvhdbg.report import why_text
 from pvhdbg.report.style import PLAIN
 from pvhdbg.report.trace_text import escaped
@@ -102,6 +104,7 @@ def test_a_kernel_in_c_that_stops_itself(tmp_path: Path, flags: list[str], by: B
         ("Kernel panic - not syncing: Attempted to kill init! exitcode=0x0000000b", {}, "by signal 11"),
         ("Kernel panic - not syncing: System is deadlocked on memory", {}, "too little memory"),
         ("Failed to execute /init (error -8)", {}, "not one that this kernel runs"),
+        ("Failed to execute /init (error -26)", {}, "the initrd is cut"),
         ("BUG: kernel NULL pointer dereference, address: 0000000000000010", {}, "a null pointer"),
         ("kernel BUG at mm/slub.c:4000!", {}, "stopped itself"),
         ("RIP: 0010:do_it+0x4/0x10", {}, "the instruction"),
@@ -114,6 +117,17 @@ def test_a_line_and_its_usual_cause(line: str, about: dict[str, Any], meaning: s
     (told,) = telling(["hello", f"[    1.000000] {line}"], around)
     assert line in told.line
     assert meaning in told.meaning
+
+
+@pytest.mark.boot
+def test_the_initrd_is_told_as_it_was_at_the_entry(tmp_path: Path) -> None:
+    """Linux frees it, and the memory is used again: all that can be read there at the panic is 0xcc."""
+    initrd = tmp_path / "initrd"
+    initrd.write_bytes(b"070701" + bytes(1000))
+    boot = pvhdbg.info(HELLO, initrd=str(initrd))
+    around = surroundings(boot, None, lambda _address, size: b"\xcc" * size, Names(None))
+    (told,) = telling(["Kernel panic - not syncing: VFS: Unable to mount root fs on x"], around)
+    assert told.meaning == "the initrd did not mount the root: its /init is missing, or it ended"
 
 
 @pytest.mark.parametrize(
