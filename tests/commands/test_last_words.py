@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import pvhdbg
+from pvhdbg.decode.text import safe
 from pvhdbg.disassembly import instruction_text
 from pvhdbg.machine.names import Names
 from pvhdbg.machine.surroundings import surroundings
@@ -105,6 +106,13 @@ def test_a_kernel_in_c_that_stops_itself(tmp_path: Path, flags: list[str], by: B
         ("Kernel panic - not syncing: System is deadlocked on memory", {}, "too little memory"),
         ("Failed to execute /init (error -8)", {}, "not one that this kernel runs"),
         ("Failed to execute /init (error -26)", {}, "the initrd is cut"),
+        ("Kernel panic - not syncing: System is deadlocked on memory", {"command_line": "quiet mem=8M"}, "limits it (mem=8M)"),
+        ("Kernel panic - not syncing: No working init found.", {"serial": (safe("Failed to execute /init (error -8)"),)}, "/init could not be executed: its format"),
+        ("Kernel panic - not syncing: No working init found.", {}, "no /init"),
+        ("Kernel panic - not syncing: VFS: Unable to mount root fs on x", {"initrd": b"070701", "serial": (safe("Initramfs unpacking failed: read error"),)}, "cut or damaged"),
+        ("RIP: 0033:0x401000", {}, "its program was in user mode"),
+        ("reboot: Restarting system", {}, "asked Linux for this"),
+        ("Waiting for root device /dev/vda...", {}, "it waits without end"),
         ("BUG: kernel NULL pointer dereference, address: 0000000000000010", {}, "a null pointer"),
         ("kernel BUG at mm/slub.c:4000!", {}, "stopped itself"),
         ("RIP: 0010:do_it+0x4/0x10", {}, "the instruction"),
