@@ -16,8 +16,8 @@ from pvhdbg.errors import BadInput, EntryNotReached, TargetError
 from pvhdbg.kernel.image import KernelImage, open_kernel
 from pvhdbg.machine.names import Names
 from pvhdbg.machine.options import SubjectOptions
+from pvhdbg.machine.own_qemu import started
 from pvhdbg.machine.recorder import counts_by_calls
-from pvhdbg.machine.subject import started
 from pvhdbg.targets.address import StubAddress
 from pvhdbg.targets.remote import RemoteTarget
 from pvhdbg.targets.run import Progress, Ran, RunEnd, turns
