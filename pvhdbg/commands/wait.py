@@ -20,6 +20,7 @@ from pvhdbg.record import NamedTuple
 from pvhdbg.report.document import Passed
 from pvhdbg.report.findings import VIOLATED
 from pvhdbg.report.json_text import written
+from pvhdbg.report.last_words import told_lines, words_of
 from pvhdbg.rules.declare import Outcome, Rule, Severity, Verdict, Violation
 from pvhdbg.spec.documents import Clause, Document
 from pvhdbg.spec.revisions import REVISIONS
@@ -128,6 +129,8 @@ def _text(waited: Waited, style: Style) -> str:
             else f"the guest did not reach {goal} within {waited.seconds:g} s"
         )
         lines = [style("bad", line) for line in wrapped(printable(f"{how}: {end.words}"), max(min(style.width, 110), 40))]
+        if end.told:
+            lines += ["", style("head", "Its last words"), *(line for one in end.told for line in told_lines(one))]
         if waited.serial:
             lines += [
                 "",
@@ -159,6 +162,7 @@ def _document(waited: Waited) -> dict[str, object]:
         "faults": [] if end is None else list(end.why.chain),
         "pc": None if death is None or death.pc is None else hex(death.pc),
         "mode": None if death is None or death.mode is None else death.mode.value,
+        "words": [] if end is None else words_of(end.told),
         "serial": list(waited.serial[-_SHOWN:]),
         "next": "" if end is None else end.why.next,
         "warnings": list(waited.warnings),

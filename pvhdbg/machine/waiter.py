@@ -5,7 +5,7 @@ Tests (`booted`) and the command line use it; `commands/why` shows a death in fu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
@@ -27,21 +27,24 @@ from pvhdbg.tracing.engines.registers import Recorder, open_recorder
 from pvhdbg.tracing.engines.wait import Wait
 from pvhdbg.tracing.explain import Explanation, explain
 from pvhdbg.tracing.goal import Goal
+from pvhdbg.tracing.last_words import Told, telling
 from pvhdbg.tracing.milestones import Finder, Milestone
 from pvhdbg.vmm.options import option_names
 from pvhdbg.vmm.qemu import QemuProcess
 from pvhdbg.vmm.qmp import Qmp
 
+_QUOTED = 3  # lines of the guest in one line of ours
 _SERIAL = 100  # lines of the serial port that are searched
 
 
 @dataclass(frozen=True)
 class Missed:
-    """Why a wait ended without its goal: the observation, its meaning, and the CPU's last place."""
+    """Why a wait ended without its goal: the observation, its meaning, the CPU's last place, and the guest's own lines that say why."""
 
     death: Death
     why: Explanation
     place: str
+    told: tuple[Told, ...] = ()
 
     @property
     def died(self) -> bool:
@@ -55,7 +58,7 @@ class Missed:
 
     @property
     def words(self) -> str:
-        """All of it in one line: the cause, the place, the mode, and each fault."""
+        """All of it in one line: the cause, the place, the mode, each fault, and what usually causes the guest's last words."""
         if self.death.vmm_bug is not None:
             return self.why.verdict
         if not self.died:
@@ -67,7 +70,13 @@ class Missed:
             if self.death.kind in (DeathKind.SHUTDOWN, DeathKind.EXITED) and self.place
             else ""
         )
-        return f"{self.why.verdict}{faults}{last}"
+        return f"{self.why.verdict}{faults}{last}{''.join(self._usually())}"
+
+    def _usually(self) -> Iterator[str]:
+        """The guest's lines that have a usual cause which the verdict does not name, each cause once."""
+        causes = {one.meaning: one for one in self.told if one.meaning and one.meaning not in self.why.verdict}
+        for one in list(causes.values())[-_QUOTED:]:
+            yield f" It said: {one.line} (usually: {one.meaning})."
 
 
 class Waiter:
@@ -131,7 +140,8 @@ class Waiter:
             return None
         around = with_log_buffer(death, self._around(tuple(self._serial())))
         death, _ = completed(death, around, self._recording, self._target.read_memory)
-        return Missed(death, explain(death, around, instruction_text), self._place(death))
+        told = telling(around.serial, around)
+        return Missed(death, explain(death, around, instruction_text), self._place(death), told)
 
     def _around(self, serial: tuple[SafeText, ...] = ()) -> Surroundings:
         command = () if self._qemu is None else tuple(self._qemu.command)

@@ -11,6 +11,7 @@ from pvhdbg.decode.paging import Walk
 from pvhdbg.decode.text import SafeText, printable
 from pvhdbg.report import trace_text
 from pvhdbg.report.json_text import written
+from pvhdbg.report.last_words import told_lines, words_of
 from pvhdbg.report.style import PLAIN, Style
 from pvhdbg.tracing.calls import By, Call, LastFunctions
 from pvhdbg.tracing.causes.draft import Disassemble
@@ -52,7 +53,7 @@ def render(
         if found:
             lines.extend([style("head", title), *found, ""])
 
-    part("Its last words", (line for one in told for line in _told(one)))
+    part("Its last words", (line for one in told for line in told_lines(one)))
     for title, found in _path(death, name, disassemble, style):
         part(title, found)
     if not death.path and not death.there and death.kind not in _NO_PATH:
@@ -141,11 +142,6 @@ def _functions(one: LastFunctions) -> list[str]:
     return wrap(" > ".join(printable(name) for name in one.functions), 110, initial_indent="  ", subsequent_indent="  ")
 
 
-def _told(one: Told) -> list[str]:
-    """A line of the guest's, and what usually causes it."""
-    return [f"  {printable(one.line)}", *([f"    usually: {printable(one.meaning)}"] if one.meaning else [])]
-
-
 def _numbered(links: Sequence[str]) -> list[str]:
     """The faults, one on a line; of many equal ones in a row, one line."""
     lines, number = [], 1
@@ -219,7 +215,7 @@ def _document(
         "handoff": list(why.complaints),
         "calls": [{"pc": hex(one.pc), "symbol": one.name, "by": one.by.value, "strings": list(one.strings), "line": one.line} for one in calls],
         "last_functions": [{"cpu": one.cpu, "functions": list(one.functions), "blocks": one.blocks} for one in ran],
-        "words": [{"line": one.line, "usually": one.meaning} for one in told],
+        "words": words_of(told),
         "serial": list(serial),
         "next": why.next,
         "warnings": list(warnings),

@@ -135,30 +135,41 @@ def plain(text: str) -> str:
     return re.sub(r"-\s+", "-", " ".join(bare.split()))  # a line may end behind a hyphen
 
 
-@pytest.mark.parametrize("crash", ["null-pointer", "double-sipi", "keyboard-reset", "stack-into-tables", "acpi-reset"])
-def test_reports_carry_the_same_verdict(cli: Cli, crash: str) -> None:
-    """`why`, each report of `check`, `wait`, and what a test of a user's fails with. A wait may not have counted the instructions."""
-    options: dict[str, Any] = dict(BY_NAME[crash].options)
-    found = died(crash).explanation
-    verdict = plain(found.verdict).partition(": ")[2]
+def reported(cli: Cli, kernel: str, **options: Any) -> dict[str, str]:
+    """What each report of `check`, `wait`, and a test of a user's that fails say of a death."""
     files = {name: cli.folder / name for name in REPORTS}
     words = [word for name, path in files.items() for word in ("--report", f"{name}={path}")]
-    machine = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    about = [CRASHERS, "--append", f"crash={crash}", *machine, "--for", "20"]
+    about = [kernel, *(word for name, value in options.items() for word in (f"--{name}", str(value))), "--for", "20"]
     shown = cli("check", *about, "--until", "0x180000", *words).ok(1).out
     waited = cli("wait", *about, "--until", "0x180000").ok(1)
-    with (
-        pvhdbg.launch(CRASHERS, append=f"crash={crash}", **options) as guest,
-        pytest.raises(GuestDied) as failed,
-    ):
+    with pvhdbg.launch(kernel, **options) as guest, pytest.raises(GuestDied) as failed:
         guest.until(0x180000, timeout=20.0)
-    texts = {
+    return {
         "check": shown,
         "wait": waited.out + waited.err,
         "pytest": str(failed.value),
         **{name: path.read_text() for name, path in files.items()},
     }
+
+
+@pytest.mark.parametrize("crash", ["null-pointer", "double-sipi", "keyboard-reset", "stack-into-tables", "acpi-reset"])
+def test_reports_carry_the_same_verdict(cli: Cli, crash: str) -> None:
+    """That of `why`. A wait may not have counted the instructions."""
+    verdict = plain(died(crash).explanation.verdict).partition(": ")[2]
+    texts = reported(cli, CRASHERS, append=f"crash={crash}", **BY_NAME[crash].options)
     assert [name for name, text in texts.items() if verdict not in plain(text)] == []
+
+
+def test_reports_carry_the_last_words_and_their_usual_cause(cli: Cli, tmp_path: Path) -> None:
+    text = """mov $said, %esi\n mov $0x3f8, %dx\n 1: lodsb\n test %al, %al\n jz 2f\n out %al, %dx\n jmp 1b\n 2: cli\n hlt
+        said: .asciz "Initramfs unpacking failed: junk\\n" """
+    kernel = cli.file("k", kernel_elf(assembled(tmp_path, text)))
+    (told,) = pvhdbg.why(kernel, seconds=20.0).told
+    assert told.line == "Initramfs unpacking failed: junk"
+    words = (told.line, plain(f"usually: {told.meaning}"))
+    assert [name for name, text in reported(cli, kernel).items() if any(one not in plain(text) for one in words)] == []
+    found = cli("wait", kernel, "--until", "0x180000", "--format", "json").ok(1).json()
+    assert found["words"] == [{"line": told.line, "usually": told.meaning}]
 
 
 def test_the_next_step_of_overwritten_code_names_the_writer(cli: Cli) -> None:
