@@ -1,6 +1,6 @@
 """Where `goto` goes: an instruction by its number or clock, a place, a mode, a milestone of the boot, or the guest's death.
 
-A destination that is not a number costs one boot by the deterministic clock, which finds the number.
+A mode, a milestone and the death cost one more boot by the deterministic clock, which finds the number; on several CPUs a place, too.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from pvhdbg.decode.cpu_mode import Mode
 from pvhdbg.driver.options import time_limit
 from pvhdbg.driver.recorded_machine import RecordedMachine, deterministic, recorded_machine, stopped_at
-from pvhdbg.errors import BadInput, EntryNotReached
+from pvhdbg.errors import BadInput, EntryNotReached, TargetError
 from pvhdbg.kernel.image import KernelImage
 from pvhdbg.machine.names import Names, addresses_of
 from pvhdbg.machine.options import SubjectOptions
+from pvhdbg.machine.recorder import counts_by_calls
 from pvhdbg.targets.run import Progress
 from pvhdbg.tracing.cpu_text import decode
 from pvhdbg.tracing.engines.recorded import RecorderEngine
@@ -110,9 +111,29 @@ def arrived(
     tied: bool = True,
 ) -> Iterator[RecordedMachine]:
     """A machine that stands there. Raises EntryNotReached where the boot does not lead there, BadInput for an unknown symbol."""
+    if isinstance(wanted, AtPlace) and not counts_by_calls(deterministic(options)):
+        with _stopped_there(options, wanted, progress, seconds, image=image, tied=tied) as machine:
+            yield machine
+        return
     clock = isinstance(wanted, AtClock)
     number = wanted.ticks if isinstance(wanted, AtClock) else number_of(options, wanted, progress, seconds, image=image)
     with stopped_at(options, number, progress, seconds, clock=clock, image=image, tied=tied) as machine:
+        yield machine
+
+
+@contextmanager
+def _stopped_there(
+    options: SubjectOptions, wanted: AtPlace, progress: Progress, seconds: float | None, *, image: KernelImage | None, tied: bool
+) -> Iterator[RecordedMachine]:
+    """A machine that the recorder stops before this execution. Raises EntryNotReached, BadInput for an unknown symbol."""
+
+    def told(plain: RecorderOptions, names: Names) -> RecorderOptions:
+        return replace(plain, exact=True, halts=addresses_of(wanted.text, names, "goto"), times=wanted.times)
+
+    with recorded_machine(deterministic(options), told, progress, image=image, tied=tied) as machine:
+        number = _place(machine, wanted, time_limit(seconds))
+        if machine.recording.begun_at_a_stop != number:
+            raise TargetError("this QEMU exports nothing that stops it at an instruction", "name another QEMU: --qemu BINARY")
         yield machine
 
 

@@ -159,10 +159,14 @@ class Recording:
 
     @property
     def begun_at_a_stop(self) -> int:
-        """The same for a machine that stands still: the instructions of its last block are all done."""
+        """The same for a machine that stands still: the instructions of its last block are all done, up to a mark that stopped it."""
         cpu = self.header.entry_cpu if self.entered else 0
         last = self.last(cpu, 1) if self.entered and cpu < self.cpus else []
-        return max(last[0].number + last[0].block.instructions, 0) if last else 0
+        if not last:
+            return 0
+        first, behind = last[0].number, last[0].number + last[0].block.instructions
+        inside = (mark.first for mark in self.marks if mark.halted and first < mark.first < behind)
+        return max(next(inside, behind), 0)
 
     @property
     def clock(self) -> int:

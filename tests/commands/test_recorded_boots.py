@@ -113,6 +113,15 @@ def test_what_cannot_be_is_said_in_words(cli: Cli, words: tuple[str, ...], code:
     cli(*words).complaint(code, said)
 
 
+@pytest.mark.parametrize("place", ["in_long_mode", "0x10007a#3"])
+def test_goto_to_a_place_boots_once_and_stands_where_its_number_leads(cli: Cli, place: str) -> None:
+    """Also inside of a block (in the loop of map_4g) and at the third time: number, clock, and each register."""
+    ran = cli("goto", LONG_MODE, place, "--format", "json", "--verbose").ok()
+    there = json.loads(ran.out)
+    assert json.loads(cli("goto", LONG_MODE, str(there["number"]), "--format", "json").ok().out) == there
+    assert ran.err.count("connecting to") == 1
+
+
 def test_goto_on_several_cpus_stops_the_first_one_there(cli: Cli) -> None:
     """QEMU 10 and 11 crash in inline counters of several CPUs under -icount; QEMU 7 does not get on with such a clock."""
     ran = cli("goto", LONG_MODE, "5000", "--cpus", "2")
