@@ -55,7 +55,7 @@ def _booted(options: WhyOptions, limit: float, context: Context) -> Answer:
 
 
 def _prepare() -> None:
-    """Import what explains a death while QEMU starts, where it costs no time."""
+    """Import what explains a death while the guest runs to its entry, where it costs no time."""
     from pvhdbg.commands import explained
 
     del explained

@@ -185,7 +185,7 @@ def boot_kernel(
 
     `tied` is False for a caller that may later decide to let that QEMU live on. `onward` says that the machine runs on after its entry:
     bugs of QEMU that would look like the guest's are avoided, and `warnings` say how. `debugcon` adds port 0xe9 to the machine.
-    `meanwhile` is called while QEMU starts, for work that does not need it. `patience` in seconds bounds the wait for each answer of the stub.
+    `meanwhile` is called while the guest runs to its entry, for work that does not need it. `patience` in seconds bounds the wait for each answer of the stub.
     """
     refuse_options(options, SubjectKind.KERNEL)
     from pvhdbg.vmm.qemu import version_of
@@ -213,7 +213,7 @@ def boot_kernel(
             tied=tied and leave is Leave.KILLED,
             notes=warnings if onward else None,
             debugcon=debugcon,
-            meanwhile=lambda: _prepare(meanwhile),
+            meanwhile=_prepare,
             version=version,
         )
         try:
@@ -231,7 +231,7 @@ def boot_kernel(
             if options.launch.deterministic and qemu.recorded:
                 # Without the recorder each stop moves the clock, and a step would find the next interrupt due.
                 target.steps_as_it_runs()
-            boot = capture(target, plan, progress=progress, timestamp=_now())
+            boot = capture(target, plan, progress=progress, meanwhile=meanwhile, timestamp=_now())
         except PvhdbgError as error:
             raise _with_serial(error, qemu.serial_tail(3)) from error
         opened = Opened(target, with_command(boot, qemu.command), image, warnings, file, qemu=qemu)
@@ -389,7 +389,7 @@ def open_kernel(path: str) -> KernelImage:
     return image.open_kernel(path)
 
 
-def _prepare(more: Callable[[], None] = lambda: None) -> None:
+def _prepare() -> None:
     """Import the modules of the capture, and those that follow it, while a VMM does its part, where it costs no time."""
     from pvhdbg.decode import boot_state, loaded_image, qemu_monitor
     from pvhdbg.kernel import image as kernel_image
@@ -397,7 +397,6 @@ def _prepare(more: Callable[[], None] = lambda: None) -> None:
     from pvhdbg.rules import catalogue
 
     del boot_state, loaded_image, qemu_monitor, kernel_image, text, catalogue
-    more()
 
 
 def _now() -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby, islice
 
 from pvhdbg.decode.cpu_mode import Mode
 from pvhdbg.disassembly import available, disassemble
@@ -25,9 +25,9 @@ def last_functions(recording: Recording, name: Name) -> list[LastFunctions]:
     found = []
     for cpu in range(recording.cpus):
         blocks = [one for one in recording.last(cpu, _NAMED) if one.number >= 0]
-        functions = [key for key, _ in groupby(_functions(blocks, name))]
-        if functions:
-            found.append(LastFunctions(cpu, tuple(functions[-_FUNCTIONS:]), recording.kept(cpu)))
+        latest = islice((key for key, _ in groupby(_functions(reversed(blocks), name))), _FUNCTIONS)  # to name a block takes time
+        if functions := tuple(latest)[::-1]:
+            found.append(LastFunctions(cpu, functions, recording.kept(cpu)))
     return found
 
 
@@ -61,7 +61,7 @@ def last_instructions(
     return tuple(events[-_PATH:])
 
 
-def _functions(blocks: Sequence[Executed], name: Name) -> Iterator[str]:
+def _functions(blocks: Iterable[Executed], name: Name) -> Iterator[str]:
     for one in blocks:
         found = name(one.block.linear)
         yield hex(one.block.linear) if found is None else found.partition("+")[0]

@@ -150,6 +150,7 @@ class _Memory:
 
     def __init__(self, state: Mapping[str, int], around: Surroundings, tables: _OrcTables | None) -> None:
         self._registers, self._around, self._tables = Registers(state), around, tables
+        self._pages: dict[int, int | None] = {}  # where each one lies in physical memory: a walk reads four entries
         self.word = 8 if long_mode_active(state) else 4
 
     def read(self, address: int, size: int) -> bytes:
@@ -157,10 +158,15 @@ class _Memory:
         if address < 0 or address % _PAGE + size > _PAGE:
             return b""
         try:
-            physical = translate(self._registers, address, self._around.read).physical
-            return b"" if physical is None else self._around.read(physical, size)
+            page = self._page(address - address % _PAGE)
+            return b"" if page is None else self._around.read(page + address % _PAGE, size)
         except (MemoryUnreadable, Unavailable):
             return b""
+
+    def _page(self, address: int) -> int | None:
+        if address not in self._pages:
+            self._pages[address] = translate(self._registers, address, self._around.read).physical
+        return self._pages[address]
 
     def word_at(self, address: int) -> int | None:
         data = self.read(address, self.word)

@@ -19,7 +19,8 @@ from pvhdbg.tracing.event import Batch, Changes, Delta, Fault, FaultKind
 SIZE = 512  # bytes of a record
 # number pc block eflags code size efer, general registers, eip eflags cc_*, df, hflags, segments and tables, control registers
 _LAYOUT = struct.Struct("<QQII15sBQ16QQQ24x4xiI4x" + "I4xQII" * 10 + "5Q")
-_NUMBER, _PC, _BLOCK, _HFLAGS, _EFLAGS = 0, 1, 4, 56, 5  # indexes as words of 64 bits, or 32 (block, hflags, eflags)
+_NUMBER, _PC, _RAX = 0, 1, 6  # indexes as words of 64 bits
+_BLOCK, _HFLAGS, _EFLAGS = 4, 56, 5  # and of 32
 _CODE, _LENGTH = 24, 15  # offset of the code, and from there of its length
 _CHANGED = 0x80  # in the length: EFER, a segment, a table or a control register differs from the record before
 _MARKED = re.compile(rb"[\x80-\xff]")
@@ -193,14 +194,15 @@ def _handler(fault: Fault, rows: bytes, pcs: Sequence[int], start: int) -> int |
     if not fault.kind.has_handler or not fault.state:
         return None
     wanted = {name: fault.state[name] for name in _GENERAL if name in fault.state and name != "rsp"}
-    for at in range(max(start, 1), len(pcs)):
+    rax = fault.state.get("rax", 0)
+    for at, held in enumerate(memoryview(rows).cast("Q")[_RAX :: SIZE // 8].tolist()):
+        if held != rax or not max(start, 1) <= at < len(pcs):  # most are left out by this
+            continue
         size = rows[(at - 1) * SIZE + _CODE + _LENGTH] & ~_CHANGED
         if pcs[at] == pcs[at - 1] + size and pcs[at - 1] != fault.pc and fault.kind is not FaultKind.SOFTWARE_INTERRUPT:
             continue
         if pcs[at - 1] == fault.pc and _RSP.unpack_from(rows, (at - 1) * SIZE)[0] != fault.state.get("rsp", 0):
             continue  # that instruction was executed with another stack, for another fault
-        if rows[at * SIZE + 48 : at * SIZE + 56] != struct.pack("<Q", fault.state.get("rax", 0)):
-            continue  # most are left out by this
         state = state_of(rows[at * SIZE : (at + 1) * SIZE])
         if all(state.get(name, 0) == value for name, value in wanted.items()) and _pushed(fault.state, state):
             return at

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
+from itertools import groupby
 
 from pvhdbg.decode.cpu_mode import Mode, mode_of
 from pvhdbg.decode.text import SafeText
@@ -159,8 +160,7 @@ class Followed:
             self._batches.append(batch)
         if batch.deltas is not None:
             self._with_states = len(self.pcs)
-            codes = enumerate(zip(batch.codes, batch.modes, strict=True))
-            self.system.extend(batch.event(index) for index, (code, mode) in codes if is_system(code, mode.bits))
+            self.system.extend(map(batch.event, _system(batch)))
 
     def stepped(self, pc: int, mode: Mode, code: bytes) -> None:
         """Somebody else executed this instruction, which comes next. The recorder saw it."""
@@ -277,3 +277,14 @@ class Followed:
         if last in (Mode.PAGED, Mode.PAE) and not any(effect_of(code, 32) in _SWITCHES_PAGING for code in self.codes[start:]):
             return [last if mode is Mode.PROTECTED else mode for mode in modes]
         return modes
+
+
+def _system(batch: Batch) -> Iterator[int]:
+    """The indexes of instructions that may change segments, tables, control registers or MSRs."""
+    start = 0
+    for mode, run in groupby(batch.modes):
+        codes = batch.codes[start : start + len(list(run))]
+        bits = mode.bits
+        system = {code for code in set(codes) if is_system(code, bits)}
+        yield from (index for index, code in enumerate(codes, start) if code in system)
+        start += len(codes)
