@@ -1,5 +1,7 @@
 """`pvhdbg.record` against the standard library's dataclasses: the same classes, made by both, behave alike."""
 
+from __future__ import annotations  # `record` takes a field's type as text, as each module of the package has it
+
 import copy
 import dataclasses
 import inspect
