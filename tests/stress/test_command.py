@@ -1,6 +1,7 @@
 """`pvhdbg stress` as a user runs it, and the mutations of pytest's fixture."""
 
 import json
+import os
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -9,7 +10,7 @@ import pvhdbg
 from pvhdbg.errors import BadInput
 from pvhdbg.guests import path as guest
 from pvhdbg.stress.catalogue import MUTATIONS
-from tests.support.cli_runner import Cli
+from tests.support.cli_runner import Cli, kernel_elf
 from tests.support.schemas import valid
 
 FRAGILE = str(guest("fragile"))
@@ -64,6 +65,18 @@ def test_a_guest_that_does_not_boot_unchanged_is_not_judged(cli: Cli) -> None:
     )
     cli("stress", guest("hello"), "--only", "esp-zero").complaint(2, "no rest_init", "--until")
     cli.nothing_left()
+
+
+@pytest.mark.boot
+@pytest.mark.parametrize("accel", ["tcg", "kvm"])
+def test_a_guest_that_needs_more_time_is_said_to(cli: Cli, accel: str) -> None:
+    """Samples under KVM do not say that it waits in the loop that they found it in."""
+    if accel == "kvm" and not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        pytest.skip("this machine has no KVM")
+    counts = cli.file("counts", kernel_elf(b"\xff\x05\x00\x00\x08\x00\xeb\xf8"))  # incl 0x80000, and again
+    ran = cli("stress", counts, "--memory", "64M", "--until", "0x200000", "--for", "1", "--accel", accel)
+    ran.complaint(3, "the unchanged guest did not reach 0x200000: not within 1 s", "--for")
+    assert ("loop" in ran.err) == (accel == "tcg")
 
 
 @pytest.mark.boot
