@@ -52,6 +52,10 @@ def choose_engine(options: TraceOptions, machine: TracedMachine, *, states: bool
         raise BadInput("--engine first shows functions, not instructions", "use --what calls")
     if wanted == "step":
         return through_resets(options, machine, wanted, lambda base: StepEngine(machine.target, base=base, cpu=cpu))
+    if machine.live and machine.target.capabilities.monitor and machine.target.monitor("info cpus").count("CPU #") > 1:
+        machine.warnings.append(
+            safe(f"this is CPU {cpu} alone: its log is written while the machine runs, and the other CPUs run, too")
+        )
     peek = machine.names.code
     return through_resets(
         options, machine, wanted, lambda base: LogEngine(machine.target, states=states, cpu=cpu, base=base, peek=peek)

@@ -241,6 +241,8 @@ def test_what_is_told_is_told_of_the_cpu_of_gdbs_thread(machine: Start) -> None:
     assert "64-bit" in gdb["pvh mode"]
     assert "64-bit" not in gdb["pvh mode "].splitlines()[0]
     assert "ended: the CPU halted with interrupts off" in gdb["pvh trace --what pc --until 5000 --for 5"]
+    assert "this is CPU 1 alone" in gdb["pvh trace --what pc --until 5000 --for 5"]
+    assert "this is CPU 0 alone" in gdb["pvh trace --until long --tail 1"]
     assert "Thread 1.2" in gdb["thread"]
     assert "* CPU #0" in gdb.err  # where GDB shows what a monitor says
     assert [line for line in gdb.complaints() if "CPU #" not in line] == [
