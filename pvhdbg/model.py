@@ -332,6 +332,17 @@ class Backing:
 # --- who, what, where ---------------------------------------------------------------------------------------------
 
 
+class GuestEnd(Enum):
+    """Why QEMU says that a guest ended: the reason of its event SHUTDOWN (qapi/run-state.json, ShutdownCause), or its events GUEST_PANICKED
+    and WATCHDOG."""
+
+    SHUTDOWN = "guest-shutdown"
+    RESET = "guest-reset"
+    PANIC = "guest-panic"
+    WATCHDOG = "watchdog"
+    OTHER = "other"
+
+
 @dataclass(frozen=True)
 class Vmm:
     """The virtual machine monitor as it names itself, and the arguments that it runs with; None is "not observed"."""

@@ -88,7 +88,7 @@ def diagnosed(machine: TracedMachine, limit: float, vcpu: int | None = None) -> 
         panicking=lambda: ran.extend(_ran(machine)),
         blind=machine.boot.snapshot.vmm.accelerator == "kvm",
         vcpu=vcpu,
-        vmm_end=lambda: qmp[0].why_ended() if qmp else "",
+        vmm_end=lambda: qmp[0].why_ended() if qmp else None,
         awaits=lambda: bool(qmp) and has_interrupts_on(qmp[0].registers()),
         recorder=machine.recorder,
         halts=machine.recorder is not None and not machine.live,

@@ -44,7 +44,7 @@ def watched(machine: TracedMachine, reboots: bool) -> Iterator[WhyEnded]:
     except TargetError:
         qmp = None  # another client is connected
     if qmp is None:
-        yield str
+        yield lambda: None
         return
     with qmp:
         if reboots:

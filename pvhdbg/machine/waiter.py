@@ -104,7 +104,7 @@ class Waiter:
             code=self.names.code,
             status=lambda: None if qemu is None else qemu.exit_status(),
             serial=self._serial,
-            ended=lambda: "" if self._qmp is None else self._qmp.why_ended(),
+            ended=lambda: None if self._qmp is None else self._qmp.why_ended(),
             awaits=lambda: self._qmp is not None and has_interrupts_on(self._qmp.registers()),
             finder=Finder(self.names.found(MILESTONES), {name: registers[name] for name in registers}),
             count=count,

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from enum import Enum
 
 from pvhdbg.decode.cpu_mode import Mode, mode_in
+from pvhdbg.model import GuestEnd
 from pvhdbg.spec.vmm_bugs import WRONG_EFLAGS, VmmBug, shows_wrong_eflags
 from pvhdbg.tracing.event import Event, Fault, FaultKind
 
 VECTORS = 32  # vectors that are exceptions by the architecture
-WATCHDOG = "watchdog"  # the reason of a death by a watchdog device
 _DOUBLE_FAULT = 8
 _TOLD = 8  # faults of nested handlers, from either end, that are told
 
@@ -97,8 +97,8 @@ class Death:
     looped: float = 0.0
     # The exit status of the VMM.
     status: int | None = None
-    # QEMU's own term for how the guest ended ("guest-panic"), or WATCHDOG.
-    reason: str = ""
+    # Why QEMU says that the guest ended; None where it did not say.
+    reason: GuestEnd | None = None
     # Faults may have been missed (KVM, several CPUs).
     blind: bool = False
     # The exceptions whose handlers had not returned, the outermost first.

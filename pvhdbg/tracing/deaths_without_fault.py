@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from pvhdbg.model import GuestEnd
 from pvhdbg.tracing import faults
 from pvhdbg.tracing.addresses import AddressClass, Surroundings, classify
 from pvhdbg.tracing.causes import ends
 from pvhdbg.tracing.causes.draft import Case, Disassemble, Draft
-from pvhdbg.tracing.death import VECTORS, WATCHDOG, Death, DeathKind, panicked
+from pvhdbg.tracing.death import VECTORS, Death, DeathKind, panicked
 from pvhdbg.tracing.deaths_by_fault import explain_fault, explain_linked, find_astray, find_cause, must_have_faulted
 from pvhdbg.tracing.event import Event, FaultKind
 from pvhdbg.tracing.fault_chain import link
@@ -127,16 +128,18 @@ def _shutdown(draft: Draft, death: Death, around: Surroundings, disassemble: Dis
     if _asked_for(draft, death, around, disassemble):
         return
     off = "a power-off or a reboot"
-    if death.reason == "guest-shutdown":
+    if death.reason is GuestEnd.SHUTDOWN:
         off = "a power-off"
         draft.cause = "power-off"
-    draft.sentences.append(_BLIND if death.blind and death.reason != "guest-shutdown" else f"No fault was seen: it asked for {off}")
+    draft.sentences.append(
+        _BLIND if death.blind and death.reason is not GuestEnd.SHUTDOWN else f"No fault was seen: it asked for {off}"
+    )
     _last_words(draft, around)
 
 
 def _watchdog(draft: Draft, death: Death, around: Surroundings) -> bool:
     """The guest did not reset a watchdog's timer in time."""
-    if death.reason != WATCHDOG:
+    if death.reason is not GuestEnd.WATCHDOG:
         return False
     at = f"; the CPU was at {around.named(death.pc)}" if death.pc is not None else ""
     _last_words(draft, around)
@@ -227,7 +230,7 @@ def _panic(draft: Draft, death: Death, around: Surroundings, disassemble: Disass
         by_device = "it told QEMU so, by its panic device"
         said = (
             by_device
-            if death.reason == "guest-panic"
+            if death.reason is GuestEnd.PANIC
             else "its words say so"
             if death.ended is None and death.path
             else "it called panic()"

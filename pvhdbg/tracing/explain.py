@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from pvhdbg.model import GuestEnd
 from pvhdbg.spec.vmm_bugs import VmmBug
 from pvhdbg.tracing import faults
 from pvhdbg.tracing.addresses import ClassifiedAddress, Surroundings
 from pvhdbg.tracing.causes.draft import Disassemble, Draft
-from pvhdbg.tracing.death import WATCHDOG, Death, DeathKind
+from pvhdbg.tracing.death import Death, DeathKind
 from pvhdbg.tracing.deaths_by_fault import explain_fault, must_have_faulted
 from pvhdbg.tracing.deaths_without_fault import WITHOUT_A_FAULT
 from pvhdbg.tracing.event import Event
@@ -108,7 +109,7 @@ def _opening(death: Death, around: Surroundings) -> str:
     words = OPENINGS[death.kind]
     if death.kind is DeathKind.EXITED:
         words = f"The guest ended {around.vmm}"
-    elif death.reason == WATCHDOG:
+    elif death.reason is GuestEnd.WATCHDOG:
         words = "A watchdog ended the machine"
     elif death.cpu is not None and death.kind is DeathKind.TRIPLE_FAULT:
         words = f"CPU {death.cpu} shut down with a triple fault"

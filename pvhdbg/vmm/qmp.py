@@ -14,7 +14,9 @@ from typing import Any
 
 from pvhdbg.decode.text import safe, shorten
 from pvhdbg.errors import ProtocolError, TargetError, TargetLost, TargetTimeout, VmmFailed
+from pvhdbg.model import GuestEnd
 
+_BY_REASON = {one.value: one for one in (GuestEnd.SHUTDOWN, GuestEnd.RESET, GuestEnd.PANIC)}
 _ENDING_ACTIONS = ("reset", "shutdown", "poweroff", "pause")  # of a watchdog that expired (qapi/run-state.json, WatchdogAction)
 LONGEST_LINE = 1 << 20  # bytes; the longest reply in use is under 1 kB
 
@@ -25,7 +27,7 @@ class Qmp:
     def __init__(self, path: str, timeout: float = 5.0) -> None:
         """Connect to the unix socket `path`. Raises OSError if nothing listens there, TargetErrors from then on."""
         self.version = ""
-        self.ended = ""  # why the guest ended, as QEMU's event says: "guest-shutdown", "guest-reset", "guest-panic", "watchdog"
+        self.ended: GuestEnd | None = None  # None: QEMU reported no end
         self._timeout = timeout
         self._received = b""
         self._next_id = 0
@@ -69,8 +71,8 @@ class Qmp:
             return str(self.execute("human-monitor-command", **{"command-line": "info registers"})).replace("\r", "")
         return ""
 
-    def why_ended(self) -> str:
-        """`ended`, after reading the pending events; "" where QEMU reported no end."""
+    def why_ended(self) -> GuestEnd | None:
+        """`ended`, after reading the pending events."""
         with suppress(TargetError):  # it may be gone, with unread events
             self.execute("query-status")
         return self.ended
@@ -79,11 +81,11 @@ class Qmp:
         data = message.get("data")
         reason = data.get("reason") if isinstance(data, dict) else None
         if message.get("event") == "GUEST_PANICKED":
-            self.ended = "guest-panic"
+            self.ended = GuestEnd.PANIC
         elif message.get("event") == "WATCHDOG" and isinstance(data, dict) and data.get("action") in _ENDING_ACTIONS:
-            self.ended = "watchdog"
-        elif message.get("event") == "SHUTDOWN" and not self.ended and isinstance(reason, str):
-            self.ended = shorten(safe(reason), 40)
+            self.ended = GuestEnd.WATCHDOG
+        elif message.get("event") == "SHUTDOWN" and self.ended is None and isinstance(reason, str):
+            self.ended = _BY_REASON.get(reason, GuestEnd.OTHER)
 
     def close(self) -> None:
         self._socket.close()

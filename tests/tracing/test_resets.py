@@ -8,6 +8,7 @@ import pytest
 
 from pvhdbg.decode.cpu_mode import Mode
 from pvhdbg.decode.text import NOTHING, SafeText
+from pvhdbg.model import GuestEnd
 from pvhdbg.targets.remote import RemoteTarget
 from pvhdbg.tracing.boots import Boots
 from pvhdbg.tracing.engines.block_coverage import BlockCoverageEngine
@@ -115,7 +116,7 @@ def test_a_vmm_that_does_not_reboot_says_why_or_is_asked(booted: AtEntry) -> Non
     assert [(one.goes_on, "triple fault" in one.why) for one in resets] == [(False, True)]
     assert (engine.end.why, ["-no-reboot" in one for one in engine.warnings]) == ("shutdown", [True])
     target = booted(BY_PORT, machine="pc", reboot="shutdown")
-    asked = ThroughResets(target, lambda base: MAKE["log"](target, base), watched=lambda: nullcontext(lambda: "guest-reset"))
+    asked = ThroughResets(target, lambda base: MAKE["log"](target, base), watched=lambda: nullcontext(lambda: GuestEnd.RESET))
     assert [batch.reset.seq for batch in asked.batches(Bounds(seconds=20)) if batch.reset] == [4]
     _, resets, _ = traced(booted(BY_PORT, machine="pc", reboot="shutdown"), "log", Bounds(seconds=20))
     assert resets == []  # it is not known to be one: it may have been a shutdown
@@ -124,7 +125,7 @@ def test_a_vmm_that_does_not_reboot_says_why_or_is_asked(booted: AtEntry) -> Non
 def test_blocks_go_on_over_a_reset(booted: AtEntry) -> None:
     engine = BlockCoverageEngine(booted(TRIPLE_FAULT))
     resets, pcs = [], []
-    for found in blocks_through_resets(engine, Bounds(count=400, seconds=20), go=True, ended=str):
+    for found in blocks_through_resets(engine, Bounds(count=400, seconds=20), go=True, ended=lambda: None):
         if isinstance(found, Reset):
             resets.append(found)
         else:

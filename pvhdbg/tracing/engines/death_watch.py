@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from pvhdbg.decode.text import SafeText
 from pvhdbg.errors import TargetLost
+from pvhdbg.model import GuestEnd
 from pvhdbg.targets.run import breakpoints_at, run
 from pvhdbg.targets.target import RESET_VECTOR, Stop, StopKind, Target
 from pvhdbg.tracing.addresses import Surroundings
@@ -43,7 +44,7 @@ class DeathWatch(StopsWhenAsked):
     address, `status` the VMM's exit status, `serial` the last lines of the serial port, where they are at hand.
     `panics` are linear addresses of a function that never returns, Linux' panic(); `panicking` is called where one was reached.
     With `blind` nothing is logged (KVM): of a guest that shut down, what is left of it is told. `recorder` is the machine's flight
-    recorder; with `halts` it stops the machine at `panics` by itself. `vmm_end` gives QEMU's word for how the guest ended, "" where it gave none; `awaits`: see `Suspicion`.
+    recorder; with `halts` it stops the machine at `panics` by itself. `vmm_end` gives why QEMU says that the guest ended; `awaits`: see `Suspicion`.
     `vcpu` is the CPU whose state is told where none died that is known; the first one if None.
     """
 
@@ -60,7 +61,7 @@ class DeathWatch(StopsWhenAsked):
         panicking: Callable[[], None] = lambda: None,
         blind: bool = False,
         vcpu: int | None = None,
-        vmm_end: Callable[[], str] = str,
+        vmm_end: Callable[[], GuestEnd | None] = lambda: None,
         awaits: Callable[[], bool] = lambda: False,
         recorder: Recorder | None = None,
         halts: bool = False,

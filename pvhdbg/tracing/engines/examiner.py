@@ -13,12 +13,12 @@ from pvhdbg.decode.cpu_mode import Mode, interrupts_on, mode_in, mode_of, pc_in
 from pvhdbg.decode.paging import translate
 from pvhdbg.disassembly import features
 from pvhdbg.errors import MemoryUnreadable, TargetError
-from pvhdbg.model import BackingKind, Registers, Unavailable
+from pvhdbg.model import BackingKind, GuestEnd, Registers, Unavailable
 from pvhdbg.targets.run import RunEnd, run
 from pvhdbg.targets.target import RESET_RIP, Stop, StopKind, Target
 from pvhdbg.tracing.addresses import Surroundings
 from pvhdbg.tracing.cpu_text import decode, of_cpu
-from pvhdbg.tracing.death import WATCHDOG, Death, DeathKind, chain_of, panicked
+from pvhdbg.tracing.death import Death, DeathKind, chain_of, panicked
 from pvhdbg.tracing.encoding import LONGEST, length
 from pvhdbg.tracing.engines.code_there import AHEAD, instructions, stopped_cpu, touched
 from pvhdbg.tracing.engines.engine import TraceEnd
@@ -28,7 +28,6 @@ from pvhdbg.tracing.event import EndReason, Event, Fault
 from pvhdbg.tracing.faults import UD, is_fetch
 from pvhdbg.tracing.opcodes import Effect, effect_of
 
-GUEST_PANIC = "guest-panic"  # QEMU's word for its panic device (qapi/run-state.json, ShutdownCause)
 _LOOP = 64  # instructions within which a loop must return to the same state
 _WAIT_LOOP = 256  # the same for a loop that is only described
 _LOOKS = 4096
@@ -40,13 +39,13 @@ _ZEROS = 32  # bytes of zeros at the pc
 # QEMU's words for how the guest ended (ShutdownCause), where they say more than its stop does.
 _BY_FAULT = (DeathKind.TRIPLE_FAULT, DeathKind.RESET, DeathKind.HALTED, DeathKind.LOOP, DeathKind.ALIVE)
 _NOT_ASTRAY = (DeathKind.EXITED, DeathKind.PANIC, DeathKind.SHUTDOWN)
-_BY_REASON = {"guest-reset": DeathKind.RESET, GUEST_PANIC: DeathKind.PANIC, WATCHDOG: DeathKind.RESET}
+_BY_REASON = {GuestEnd.RESET: DeathKind.RESET, GuestEnd.PANIC: DeathKind.PANIC, GuestEnd.WATCHDOG: DeathKind.RESET}
 
 
 class Examiner:
     """Examines `target`. `around` is the machine around a death, `followed` the instructions so far.
 
-    `status` gives the VMM's exit status, `serial` the last lines of the serial port, `vmm_end` QEMU's word for how the guest ended:
+    `status` gives the VMM's exit status, `serial` the last lines of the serial port, `vmm_end` why QEMU says that the guest ended:
     each may know nothing. With `blind` faults are not observed. `vcpu` is the CPU whose state is told, the first one if None. The
     machine is not stepped on from a pc that is a `goal`.
     """
@@ -59,7 +58,7 @@ class Examiner:
         *,
         status: Callable[[], int | None],
         serial: Callable[[], Sequence[str]],
-        vmm_end: Callable[[], str] = str,
+        vmm_end: Callable[[], GuestEnd | None] = lambda: None,
         blind: bool = False,
         goal: Callable[[int], bool] = lambda _: False,
         vcpu: int | None = None,
@@ -125,8 +124,8 @@ class Examiner:
             return None
         if self._several and death.kind in (DeathKind.TRIPLE_FAULT, DeathKind.SHUTDOWN, DeathKind.RESET):
             death = self._on_its_cpu(death)
-        reason = self._vmm_end() if death.kind in (DeathKind.SHUTDOWN, DeathKind.EXITED) else ""
-        kind = _BY_REASON.get(reason, death.kind) if death.kind is DeathKind.SHUTDOWN else death.kind
+        reason = self._vmm_end() if death.kind in (DeathKind.SHUTDOWN, DeathKind.EXITED) else None
+        kind = death.kind if reason is None or death.kind is not DeathKind.SHUTDOWN else _BY_REASON.get(reason, death.kind)
         return replace(death, kind=kind, reason=reason, blind=self._blind or self._several)
 
     def vanished(self) -> Death | None:

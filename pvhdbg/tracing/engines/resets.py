@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from pvhdbg.decode.cpu_mode import Mode, pc_in
 from pvhdbg.decode.text import SafeText
+from pvhdbg.model import GuestEnd
 from pvhdbg.targets.run import reset_machine
 from pvhdbg.targets.target import RESET_RIP, Target
 from pvhdbg.tracing import faults
@@ -25,9 +26,8 @@ from pvhdbg.tracing.event import Batch, EndReason, Fault, FaultKind, Reset
 
 NOTHING_LEFT = SafeText("the VMM stops or ends when its guest resets (QEMU's -no-reboot), so the trace cannot continue")
 _KEPT = 256  # faults: a chain is the last of them
-GUEST_RESET = "guest-reset"  # QEMU's word (qapi/run-state.json, ShutdownCause) for a reset that the guest asked for
 
-WhyEnded = Callable[[], str]
+WhyEnded = Callable[[], GuestEnd | None]
 
 
 class ThroughResets(StopsWhenAsked):
@@ -38,7 +38,7 @@ class ThroughResets(StopsWhenAsked):
 
     def __init__(
         self, target: Target, make: Callable[[int], Engine], *, go: bool = False,
-        watched: Callable[[], AbstractContextManager[WhyEnded]] = lambda: nullcontext(str),
+        watched: Callable[[], AbstractContextManager[WhyEnded]] = lambda: nullcontext(lambda: None),
     ) -> None:  # fmt: skip
         self._target = target
         self._make = make
@@ -155,7 +155,7 @@ def _stood(engine: BlockCoverageEngine) -> int | None:
 def was_reset(end: TraceEnd, faults: Iterable[Fault], ended: WhyEnded) -> bool:
     """Whether an engine ended because the guest reset its machine; a QEMU with -no-reboot stops or ends instead."""
     if end.why in (EndReason.SHUTDOWN, EndReason.EXITED):
-        return bool(chain_of(faults)) or ended() == GUEST_RESET
+        return bool(chain_of(faults)) or ended() is GuestEnd.RESET
     return end.why is EndReason.RESET
 
 

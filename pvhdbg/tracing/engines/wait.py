@@ -15,14 +15,14 @@ from dataclasses import dataclass, replace
 from pvhdbg.decode.cpu_mode import Mode, linear_pc, mode_in
 from pvhdbg.decode.text import SafeText
 from pvhdbg.errors import EntryNotReached, TargetError, TargetLost
-from pvhdbg.model import Registers
+from pvhdbg.model import GuestEnd, Registers
 from pvhdbg.targets.run import breakpoints_at
 from pvhdbg.targets.target import RESET_VECTOR, Stop, StopKind, Target
 from pvhdbg.tracing.addresses import Surroundings
 from pvhdbg.tracing.death import Death, DeathKind, panicked
 from pvhdbg.tracing.engines.death_watch import FIRST, run_with_fault_log
 from pvhdbg.tracing.engines.engine import Bounds, StopsWhenAsked, TraceEnd
-from pvhdbg.tracing.engines.examiner import GUEST_PANIC, Examiner
+from pvhdbg.tracing.engines.examiner import Examiner
 from pvhdbg.tracing.engines.fault_log import FaultLog
 from pvhdbg.tracing.engines.followed import Followed
 from pvhdbg.tracing.engines.registers import Recorder
@@ -65,7 +65,7 @@ _NOTHING, _ARRIVED = _Found(), _Found(arrived=True)
 class Wait(StopsWhenAsked):
     """See `DeathWatch`. With `blind` nothing is logged (KVM, or a log of the user's own): faults are then not observed.
 
-    `ended` gives QEMU's term for how the guest ended; `awaits`: see `Suspicion`. `milestones` are those of the instructions that were followed: the first
+    `ended` gives why QEMU says that the guest ended; `awaits`: see `Suspicion`. `milestones` are those of the instructions that were followed: the first
     20 000, as many as half a second allows, or with `count` that many, however long it takes. `recorder` is the machine's flight
     recorder: it counts all instructions, and stops the machine at `panics`, linear addresses of a function that never returns.
     """
@@ -78,7 +78,7 @@ class Wait(StopsWhenAsked):
         code: Callable[[int], bytes] = lambda _: b"",
         status: Callable[[], int | None] = lambda: None,
         serial: Callable[[], Sequence[str]] = tuple,
-        ended: Callable[[], str] = str,
+        ended: Callable[[], GuestEnd | None] = lambda: None,
         awaits: Callable[[], bool] = lambda: False,
         finder: Finder | None = None,
         blind: bool = False,
@@ -368,7 +368,7 @@ class Wait(StopsWhenAsked):
         """The VMM stopped the machine itself. Raises EntryNotReached unless the guest's panic was the reason."""
         status = self._target.monitor("info status") if self._target.capabilities.monitor else ""
         if "guest-panicked" in status:
-            return replace(self._examiner.death(DeathKind.PANIC, self._examiner.state()), reason=GUEST_PANIC)
+            return replace(self._examiner.death(DeathKind.PANIC, self._examiner.state()), reason=GuestEnd.PANIC)
         raise EntryNotReached(f"the VMM stopped the machine ({status.strip() or stop.text})", "see QEMU's own messages")
 
     def _with_faulting_code(self, death: Death) -> Death:
@@ -381,7 +381,7 @@ class Wait(StopsWhenAsked):
 
 def _may_recover(death: Death) -> bool:
     """A kernel that says that it panics has more to say."""
-    return death.kind is DeathKind.PANIC and not death.reason
+    return death.kind is DeathKind.PANIC and death.reason is None
 
 
 def _seen(state: dict[str, int]) -> tuple[int, Mode | None] | None:
