@@ -111,9 +111,11 @@ def _rows(names: dict[int, str], events: Iterable[Event]) -> tuple[dict[str, Any
 def diff(options: TraceDiffOptions, context: Context) -> Answer:
     """`trace diff`: exit code 1 when the traces differ."""
     names: dict[int, str] = {}
-    kinds = {_head(path).what for path in (options.subject, options.other)}
-    if "calls" in kinds:
-        return _functions(options, kinds)
+    of_functions = {_head(path).of_functions for path in (options.subject, options.other)}
+    if len(of_functions) > 1:
+        raise BadInput("one trace has functions and the other instructions", "give two traces of one kind")
+    if True in of_functions:
+        return _functions(options)
     one, other = saved(options.subject, names), saved(options.other, names)
     parted = queries.divergence(one, other)
     if parted is None:
@@ -138,10 +140,8 @@ def _head(path: str) -> Head:
         return next(record for record in records if isinstance(record, Head))
 
 
-def _functions(options: TraceDiffOptions, kinds: set[str]) -> Answer:
+def _functions(options: TraceDiffOptions) -> Answer:
     """`trace diff` of two traces of functions: where their order differs, and which functions only one of them has."""
-    if kinds != {"calls"}:
-        raise BadInput("one trace has functions and the other instructions", "give two traces of one kind")
     paths = (options.subject, options.other)
     reached = [[record for record in saved(path) if isinstance(record, ReachedFunction)] for path in paths]
     one, other = ([record.name for record in records] for records in reached)
@@ -170,7 +170,7 @@ def timeline(options: TimelineOptions, context: Context) -> Answer:
         wanted = TraceOptions(until=options.until, milestone=options.milestone, seconds=options.seconds)
         seen = milestones(options.about, wanted, context.progress)
         return _timeline(seen.milestones, seen.events, seen.names, seen.end.words)
-    if _head(path).what == "calls":
+    if _head(path).of_functions:
         raise BadInput("a timeline shows modes, and this trace has functions only", "trace with --what milestones, pc or state")
     names: dict[int, str] = {}
     found: list[Milestone] = []

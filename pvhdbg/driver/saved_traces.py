@@ -59,7 +59,7 @@ def show(path: str, options: TraceOptions) -> tuple[Callable[[Style], str], Trac
     if what == "milestones" and not result.milestones:
         what = result.head.what
     result.warnings += [SafeText("the trace is cut: its end is missing")] if cut else []
-    if result.head.what == "calls":
+    if result.head.of_functions:
         from pvhdbg.report import trace_text
 
         rows: tuple[Record, ...] = (result.head, *reached, Ending(result.end.why, result.events))

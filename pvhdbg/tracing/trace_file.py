@@ -63,6 +63,11 @@ class Head:
     elf_class: int | None = None
     loads: tuple[Load, ...] = ()
 
+    @property
+    def of_functions(self) -> bool:
+        """Whether it is a trace of functions (`--what calls`), not of instructions."""
+        return self.what == "calls"
+
 
 @dataclass(frozen=True)
 class Ending:

@@ -36,7 +36,7 @@ def table(records: Iterable[Record], name: Name) -> Iterator[str]:
     functions = False
     for record in records:
         if isinstance(record, Head):
-            functions = record.what == "calls"
+            functions = record.of_functions
             yield ("order,function,pc,block" if functions else "seq,pc,mode,symbol,code,changes") + "\r\n"
         elif isinstance(record, Event) and not functions:
             changes = " ".join(f"{key}={value:#x}" for key, value in (record.changes or {}).items())
@@ -70,7 +70,7 @@ def export(format: str, records: Iterable[Record], name: Name) -> Iterator[bytes
     def looked_at() -> Iterator[Record]:
         nonlocal shown
         for record in records:
-            if isinstance(record, Head) and record.what == "calls" and ReachedFunction not in kinds:
+            if isinstance(record, Head) and record.of_functions and ReachedFunction not in kinds:
                 raise BadInput(f"{format} is about instructions, and this trace has functions only", "trace with --what state")
             shown = shown or isinstance(record, kinds)
             yield record
