@@ -33,8 +33,8 @@ _ARGUMENTS = ("rdi", "rsi", "rdx", "rcx", "rax")  # of the System V ABI, and of 
 _WORDS = 24  # of a frame that are looked at for strings
 _STRING = re.compile(rb"[\x20-\x7e\t\n]{4,200}\0")
 _SAMPLE = 512
+_THUNKS = ("__x86_indirect_", "__x86_return_thunk")  # retpolines, by their names
 _NO_STATE: Mapping[str, int] = {}
-_UNDEFINED = (0, 0, 0)  # the row of what is not code
 _CALL = 7  # bytes of the longest near call
 _KERNEL_CS = 0x10  # arch/x86/include/asm/segment.h
 _PT_REGS_IP, _PT_REGS_CS, _PT_REGS_BP, _PT_REGS_SP = 128, 136, 32, 152
@@ -92,7 +92,7 @@ def chain(state: Mapping[str, int], around: Surroundings, theirs: Sequence[int] 
     if "rsp" not in state or "rip" not in state or mode_in(state) is None:
         return ()
     tables = _OrcTables.of(around)
-    memory = _Memory(state, around, tables)
+    memory = _Memory(state, around)
     here = _Frame(state["rip"], state["rsp"], state.get("rbp", 0), interrupted=True)
     frames = [(here, By.PC)]
     if tables is not None:
@@ -101,10 +101,7 @@ def chain(state: Mapping[str, int], around: Surroundings, theirs: Sequence[int] 
         frames += [(frame, By.CFI) for frame in _by_call_frames(here, memory, state, around)]
     if len(frames) == 1:
         framed = _by_frame_pointers(here, memory)
-        # A function that never returns, and one at its beginning, has no frame: its return address is on top of the stack.
-        top = memory.word_at(here.stack)
-        if framed and top is not None and memory.is_return(top) and top != framed[0].pc:
-            frames.append((_Frame(top, here.stack + memory.word, here.base), By.STACK))
+        frames += [(frame, By.STACK) for frame in _before_the_frame(here, framed, memory)]
         frames += [(frame, By.FRAME) for frame in framed]
     frames += [(_Frame(pc, 0, 0), By.DEBUGGER) for pc in _beyond([frame.pc for frame, _ in frames], theirs, memory)]
     if len(frames) == 1:
@@ -148,8 +145,8 @@ def _plus_one(name: str) -> str:
 class _Memory:
     """The guest's memory by linear addresses, by words."""
 
-    def __init__(self, state: Mapping[str, int], around: Surroundings, tables: _OrcTables | None) -> None:
-        self._registers, self._around, self._tables = Registers(state), around, tables
+    def __init__(self, state: Mapping[str, int], around: Surroundings) -> None:
+        self._registers, self._around = Registers(state), around
         self._pages: dict[int, int | None] = {}  # where each one lies in physical memory: a walk reads four entries
         self.word = 8 if long_mode_active(state) else 4
 
@@ -173,24 +170,53 @@ class _Memory:
         return int.from_bytes(data, "little") if len(data) == self.word else None
 
     def is_code(self, address: int) -> bool:
-        """Whether an address is in a PT_LOAD that may be executed. Linux 7.2 has its .init.text in another one: ORC's rows tell it from data."""
+        """Whether an address is in a PT_LOAD that may be executed, or in a function: Linux may have its .init.text in another PT_LOAD."""
         part = self._around.holds(self._around.linked(address))
-        return part is True or (part is False and self._tables is not None and self._tables.at(address) not in (None, _UNDEFINED))
+        return part is True or (part is False and self._around.name(address) is not None and self._around.data_at(address) is None)
 
     def is_return(self, address: int) -> bool:
         """Whether a call is right before the address."""
         if not self.is_code(address - 1):  # a call may be the last thing that a function does
             return False
-        # Memory has the calls that Linux patched, the file those of code that it freed or that cannot be read.
-        there, linked = self.read(address - _CALL, _CALL), self._around.file(self._around.linked(address - _CALL), _CALL)
-        return any(self._is_call(before, address) for before in (there, linked) if len(before) == _CALL)
+        return any(self._is_call(before, address) for before in self._before(address))
+
+    def called(self, back: int) -> int | None:
+        """Where the function begins that the call before a return address calls; None for a call through a pointer, or without symbols.
+
+        A call of a retpoline is one through a pointer.
+        """
+        targets = (self._target(before, back) for before in self._before(back))
+        target = next((one for one in targets if one is not None), None)
+        return None if target is None or self.is_thunk(target) else self.function(target)
+
+    def is_thunk(self, pc: int) -> bool:
+        return (self._around.name(pc) or "").startswith(_THUNKS)
+
+    def function(self, pc: int) -> int | None:
+        """Where the function begins that holds a pc, by its symbol."""
+        name, plus, offset = (self._around.name(pc) or "").partition("+")
+        try:
+            return pc - int(offset, 16) if plus else pc if name else None
+        except ValueError:
+            return None
+
+    def _before(self, behind: int) -> list[bytes]:
+        """The bytes before an address. Memory has the calls that Linux patched, the file those of code that it freed or that cannot be read."""
+        start = behind - _CALL
+        found = self.read(start, _CALL), self._around.file(self._around.linked(start), _CALL)
+        return [before for before in found if len(before) == _CALL]
+
+    def _target(self, before: bytes, behind: int) -> int | None:
+        """The target of the direct call that the bytes before an address end with (Intel SDM 2A, CALL: E8)."""
+        if before[-5] != 0xE8:
+            return None
+        target = behind + int.from_bytes(before[-4:], "little", signed=True) & (1 << 8 * self.word) - 1
+        return target if self.is_code(target) else None
 
     def _is_call(self, before: bytes, behind: int) -> bool:
         """Whether the bytes before an address end with a near call (Intel SDM 2A, CALL: E8, FF /2)."""
-        if before[-5] == 0xE8:
-            target = behind + int.from_bytes(before[-4:], "little", signed=True) & (1 << 8 * self.word) - 1
-            if self.is_code(target):
-                return True
+        if self._target(before, behind) is not None:
+            return True
         return any(before[-size] == 0xFF and _indirect_call(before[1 - size :]) == size for size in (2, 3, 4, 6, 7))
 
     def strings(self, stack: int, innermost: bool) -> tuple[str, ...]:
@@ -219,6 +245,28 @@ def _indirect_call(operand: bytes) -> int:
     scaled = memory == 4
     base = operand[1] & 7 if scaled and len(operand) > 1 else memory
     return 2 + scaled + (4 if mode == 2 or (mode == 0 and base == 5) else mode)
+
+
+def _before_the_frame(here: _Frame, framed: Sequence[_Frame], memory: _Memory) -> list[_Frame]:
+    """The return addresses of the innermost function where it has no frame of its own, at its beginning and end or never; [] where it has.
+
+    They are on top of the stack, or below one word of the function's own.
+    """
+    if not framed:
+        return []
+    function, frames = memory.function(here.pc), []
+    if function not in (None, here.pc) and memory.called(framed[0].pc) == function:
+        return []
+    # Code that has just pushed rbp, or a retpoline, has one word of its own there.
+    deeper = memory.is_thunk(here.pc) or memory.read(here.pc, 3).removeprefix(b"\x48")[:2] in (b"\x89\xe5", b"\x8b\xec")
+    for index in range(2):
+        back = memory.word_at(here.stack + index * memory.word)
+        if back is None or back == framed[0].pc or not memory.is_return(back):
+            continue
+        called = memory.called(back)
+        if called == function if None not in (called, function) else index == 0 or deeper:
+            frames.append(_Frame(back, here.stack + (index + 1) * memory.word, here.base))
+    return frames
 
 
 def _by_frame_pointers(here: _Frame, memory: _Memory) -> list[_Frame]:
@@ -324,17 +372,19 @@ class _Orc:
 
     def unwind(self, here: _Frame, state: Mapping[str, int]) -> list[tuple[_Frame, By]]:
         """The callers of `here`, the innermost first, and how each is known."""
-        return [(frame, By.ORC) for frame in self._from(self._step(here, state))] or self._behind_top(here)
+        first = None if self._memory.is_thunk(here.pc) else self._step(here, state)
+        return [(frame, By.ORC) for frame in self._from(first)] or self._behind_top(here)
 
     def _behind_top(self, here: _Frame) -> list[tuple[_Frame, By]]:
         """The callers from the return address on top of the stack on, or from the one below it.
 
         Retpolines (arch/x86/lib/retpoline.S) need it: they have no row, or one that leads to the function that they jump to by a return.
-        They keep at most one word of their own on the stack.
+        They keep at most one word of their own on the stack. Where a function begins no call returns to, though the one before may end
+        with a call.
         """
         for above in (self._memory.word, 2 * self._memory.word):
             back = self._memory.word_at(here.stack + above - self._memory.word)
-            if back is None or not self._memory.is_return(back):
+            if back is None or not self._memory.is_return(back) or self._memory.function(back) == back:
                 continue
             caller = _Frame(back, here.stack + above, here.base)
             frames = self._from(self._step(caller))
