@@ -23,6 +23,7 @@ _MOST_RECORDS = 1 << 18
 _MOST_BYTES = 1 << 25  # of text
 _LONGEST = 1 << 12  # bytes of one message
 _COMMITTED, _FINALIZED = 1, 2  # states of a descriptor that has its text
+_PAGE = 0x1000
 _FIRST = b"Linux version "
 _NANO = 10**9
 _CONTINUED = re.compile(rb"\x01[0-7cd]\n?\Z")
@@ -36,17 +37,11 @@ class Message(NamedTuple):
     text: bytes
 
     def line(self) -> bytes:
-        """As the kernel writes it to a console: `[    0.000000] Linux version …`."""
-        return (
-            self.text
-            if self.seconds is None
-            else b"[%5d.%06d] %s"
-            % (
-                int(self.seconds),
-                round(self.seconds % 1 * 1_000_000) % 1_000_000,
-                self.text,
-            )
-        )
+        """As the kernel writes it to a console: `[    0.000000] Linux version …`. It cuts the microseconds, and does not round them."""
+        if self.seconds is None:
+            return self.text
+        micro = round(self.seconds * _NANO) // 1000
+        return b"[%5d.%06d] %s" % (micro // 1_000_000, micro % 1_000_000, self.text)
 
 
 class Ring(NamedTuple):
@@ -117,7 +112,8 @@ def _ring(head: bytes, word: int, extra: int) -> Ring | None:
     if not 4 <= count_bits <= 20 or not 8 <= size_bits <= 25 or count_bits >= size_bits:
         return None
     ring = Ring(count_bits, words[1], words[2], words[3], words[4], size_bits, words[6 + extra])
-    return ring if ring.descriptors and ring.infos and ring.text else None
+    # The number of a message, and the bits of the size behind it, may pass for a ring of the other form: neither is an address.
+    return ring if min(ring.descriptors, ring.infos, ring.text) >= _PAGE else None
 
 
 def _messages(read: ReadLinear, ring: Ring, word: int) -> Iterator[Message]:
@@ -153,12 +149,13 @@ def _cyclic(read: ReadLinear, base: int, count: int, size: int, first: int, want
 
 def _info_size(read: ReadLinear, ring: Ring, at: int, count: int) -> int:
     """Bytes of a struct printk_info: 88, or more where the kernel also keeps the task (CONFIG_PRINTK_EXECUTION_CTX)."""
+    if at + 1 == count:
+        at = 0  # in a ring that is not full yet the first descriptor is the last of the array
     for size in (88, 112, 104, 96):
-        if at + 1 < count:
-            data = read(ring.infos + at * size, 2 * size)
-            one, two = (int.from_bytes(data[start : start + 8], "little") for start in (0, size))
-            if two == one + 1:
-                return size
+        data = read(ring.infos + at * size, 2 * size)
+        one, two = (int.from_bytes(data[start : start + 8], "little") for start in (0, size))
+        if two == one + 1:
+            return size
     return 88
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pvhdbg.decode.linux_log import from_buffer, from_ring, search
+from pvhdbg.decode.linux_log import Message, from_buffer, from_ring, search
 from pvhdbg.errors import MemoryUnreadable
 
 BASE = 0xC2000000  # of 32 bits, so that both forms can have it
@@ -24,11 +24,11 @@ def reader(memory: bytes) -> Callable[[int, int], bytes]:
     return read
 
 
-def ring(texts: list[bytes], *, word: int = 8, later: bool = False, bits: int = 8, first: int = 0) -> bytes:
-    """A ring of 16 descriptors and 1 << bits bytes of text; the first message has the number `first`."""
+def ring(texts: list[bytes], *, word: int = 8, later: bool = False, bits: int = 8, first: int = 0, info: int = 88) -> bytes:
+    """A ring of 16 descriptors and 1 << bits bytes of text; the first message has the number `first`, `info` is the size of its struct."""
     long = "Q" if word == 8 else "I"
     mask, size = (1 << 8 * word) - 1, 1 << bits
-    data, descriptors, infos = bytearray(size), bytearray(16 * 3 * word), bytearray(16 * 88)
+    data, descriptors, infos = bytearray(size), bytearray(16 * 3 * word), bytearray(16 * info)
     position = 0
     for index, text in enumerate(texts):
         number = first + index
@@ -42,7 +42,7 @@ def ring(texts: list[bytes], *, word: int = 8, later: bool = False, bits: int = 
             data[place : place + word + len(text)] = struct.pack(f"<{long}", number) + text
             position = end
         struct.pack_into(f"<3{long}", descriptors, number % 16 * 3 * word, 2 << 8 * word - 2 | number, begin, end)
-        struct.pack_into("<QQHBBI", infos, number % 16 * 88, number, 1_500_000_000 + index, len(text), 0, 6 << 5, 0)
+        struct.pack_into("<QQHBBI", infos, number % 16 * info, number, 1_500_000_000 + index, len(text), 0, 6 << 5, 0)
     head = 16 * word
     at = [BASE + word + head, 0, 0]
     at[1] = at[0] + len(descriptors)
@@ -59,6 +59,22 @@ def test_a_ring(word: int, later: bool) -> None:
     found = from_ring(reader(ring(TEXTS, word=word, later=later)), BASE, word)
     assert [one.text for one in found] == TEXTS
     assert (found[0].level, found[0].line()) == (6, b"[    1.500000] Linux version 6.1.0")
+
+
+@pytest.mark.parametrize("first", [0, 15])  # in a ring that is not full yet Linux begins with the last descriptor
+@pytest.mark.parametrize("info", [88, 96, 104, 112])
+def test_a_ring_that_also_keeps_tasks(info: int, first: int) -> None:
+    found = from_ring(reader(ring(TEXTS, later=True, info=info, first=first)), BASE, 8)
+    assert [one.text for one in found] == TEXTS
+    assert found[3].seconds == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "stamp"),
+    [(0.0, "    0.000000"), (1.2345678, "    1.234567"), (0.000123, "    0.000123"), (12345.999999999, "12345.999999")],
+)
+def test_the_time_is_cut_as_the_kernel_does(seconds: float, stamp: str) -> None:
+    assert Message(seconds, None, b"x").line() == f"[{stamp}] x".encode()
 
 
 def test_a_ring_that_went_around() -> None:
