@@ -16,7 +16,7 @@ from pvhdbg.tracing.symbol_text import Name
 
 _PATH = 8  # instructions
 _FUNCTIONS = 12
-_NAMED = 1 << 12  # blocks that are named to find these
+_NAMED = (1 << 8, 1 << 12)  # blocks that are named to find these; in most recordings the first number suffices
 _LOOKED_AT = 64  # blocks whose instructions are decoded at most
 
 
@@ -24,9 +24,13 @@ def last_functions(recording: Recording, name: Name) -> list[LastFunctions]:
     """Those of each CPU that ran since the entry."""
     found = []
     for cpu in range(recording.cpus):
-        blocks = [one for one in recording.last(cpu, _NAMED) if one.number >= 0]
-        latest = islice((key for key, _ in groupby(_functions(reversed(blocks), name))), _FUNCTIONS)  # to name a block takes time
-        if functions := tuple(latest)[::-1]:
+        for most in _NAMED:
+            blocks = recording.last(cpu, most)
+            latest = _functions((one for one in reversed(blocks) if one.number >= 0), name)
+            functions = tuple(islice((key for key, _ in groupby(latest)), _FUNCTIONS))[::-1]
+            if len(functions) == _FUNCTIONS or len(blocks) < most:
+                break
+        if functions:
             found.append(LastFunctions(cpu, functions, recording.kept(cpu)))
     return found
 

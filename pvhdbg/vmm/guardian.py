@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
+import select
 import shutil
 import subprocess
 import tempfile
@@ -141,6 +141,7 @@ class Guardian:
         self._close()
         if self._process is not None:
             try:
+                await_end(self._process.pid, PATIENCE)
                 self._process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
                 self._process.kill()
@@ -162,6 +163,21 @@ class Guardian:
         self._writer = self._held = -1
 
 
+def await_end(child: int, seconds: float) -> None:
+    """Sleep until a child process has ended, for `seconds` at most. It is woken at once, where `Popen.wait` looks every so often.
+
+    Returns at once where that cannot be done: there is no such process, or Linux is older than 5.3.
+    """
+    with contextlib.suppress(OSError):
+        descriptor = os.pidfd_open(child)
+        try:
+            ended = select.poll()
+            ended.register(descriptor, select.POLLIN)
+            ended.poll(seconds * 1000)
+        finally:
+            os.close(descriptor)
+
+
 def _new_folder_name() -> str:
     """A path that does not exist yet and cannot be guessed, short enough for the sockets in it."""
     try:
@@ -170,4 +186,4 @@ def _new_folder_name() -> str:
         raise VmmFailed(f"no folder for temporary files: {exc.strerror}", "set TMPDIR to a folder you can write to") from exc
     if len(os.fsencode(place)) > LONGEST_PLACE:
         place = "/tmp"  # noqa: S108 -- the folder made in it is new, and readable by its owner only
-    return os.path.join(place, f"pvhdbg-{secrets.token_hex(6)}")
+    return os.path.join(place, f"pvhdbg-{os.urandom(6).hex()}")

@@ -23,7 +23,7 @@ from pvhdbg.errors import BadInput, TargetLost, TargetTimeout, VmmFailed, cause_
 from pvhdbg.leaving import putting_back
 from pvhdbg.record import replace
 from pvhdbg.vmm.failures import check_version, ended_at_once, killed, not_installed
-from pvhdbg.vmm.guardian import Guardian
+from pvhdbg.vmm.guardian import Guardian, await_end
 from pvhdbg.vmm.log_bound import LogBound
 from pvhdbg.vmm.options import DEFAULT_QEMU, QemuOptions, RecorderOptions, Sockets, command_line
 from pvhdbg.vmm.qmp import Qmp
@@ -37,7 +37,7 @@ TAIL_BYTES = 64 * 1024  # of a log, as many bytes from its end are read
 LINE_WIDTH = 400  # characters of a log line that are shown
 POLITE = 1.0  # seconds that QEMU gets to flush recordings and disk images before it is killed
 _FROM_OUTSIDE = (-signal.SIGBUS, -signal.SIGKILL)  # a full disk and a system without memory end QEMU so
-FIRST_PAUSE, LONGEST_PAUSE = 0.0005, 0.01  # seconds between two looks
+FIRST_PAUSE, LONGEST_PAUSE = 0.0005, 0.003  # seconds between two looks
 
 
 class QemuProcess:
@@ -92,6 +92,8 @@ class QemuProcess:
         """The exit status once QEMU has ended, or None after `timeout` seconds."""
         deadline = time.monotonic() + timeout
         pause = FIRST_PAUSE
+        if self.poll() is None:
+            await_end(self.pid, timeout)
         while self.poll() is None and time.monotonic() < deadline:
             time.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
