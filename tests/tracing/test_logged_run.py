@@ -17,7 +17,7 @@ DEATH = b"check_exception old: 0x8 new 0xd\nTriple fault\n"
 
 def run_of(rip: int, read: bytes = b"", drained: bytes = b"") -> tuple[Any, LoggedRun]:
     """A machine that says INTERRUPT when it is stopped, and never answers a step."""
-    target, switch = Mock(), Mock()
+    target, switch = Mock(cpu=None), Mock()
     target.read_registers.side_effect = [{"rip": 0x100000}, *[{"rip": rip}] * 9]
     target.wait.side_effect = TargetTimeout("the stub does not answer", "")
     target.interrupt.return_value = Stop(StopKind.INTERRUPT)
@@ -40,3 +40,16 @@ def test_a_stop_of_ours_that_hides_a_triple_fault(rip: int, why: EndReason, seen
     assert not running.interrupted
     target.step.assert_not_called()
     assert target.resume.call_count == 1
+
+
+def test_a_stop_of_ours_between_a_reset_and_its_breakpoint() -> None:
+    """QEMU logs the reset behind the triple fault. A step would leave the reset vector, and the reset would be lost."""
+    logged = DEATH + b"CPU Reset (CPU 0)\nEAX=00000000\n"
+    target, running = run_of(RESET_RIP, read=logged)
+    pieces = running.pieces(Bounds(seconds=60), lambda: False)
+    assert next(pieces) == logged
+    assert running.leave() == b""
+    end = running.ended(Bounds())
+    assert end is not None
+    assert end.why is EndReason.RESET
+    target.step.assert_not_called()

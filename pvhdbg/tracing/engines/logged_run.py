@@ -85,7 +85,7 @@ class LoggedRun:
                 stop = GONE  # it ended at that moment
         logged = b"".join(pieces) + self._switch.rest()
         if stop.kind is StopKind.INTERRUPT:
-            stop = self._hidden_death(logged) or stop
+            stop = self._hidden_death(logged) or self._hidden_reset() or stop
         self.gone, self.interrupted = stop.kind is StopKind.EXITED, stop.kind is StopKind.INTERRUPT
         self.died = stop if stop.kind in (StopKind.EXITED, StopKind.SHUTDOWN) else None
         if stop.kind in (StopKind.EXITED, StopKind.SHUTDOWN, StopKind.BREAKPOINT):
@@ -130,6 +130,15 @@ class LoggedRun:
             return None
         reset = self._target.read_registers()["rip"] == RESET_RIP
         return Stop(StopKind.BREAKPOINT if reset else StopKind.SHUTDOWN)
+
+    def _hidden_reset(self) -> Stop | None:
+        """The stop at the reset vector of a machine that was interrupted between its reset and the breakpoint there; None for another.
+
+        A run never begins there. A CPU that waits to be started stands there, too: no other than the first tells a reset.
+        """
+        if self._target.cpu or self._target.read_registers()["rip"] != RESET_RIP:
+            return None
+        return Stop(StopKind.BREAKPOINT)
 
     def _poll(self) -> Stop | None:
         try:
