@@ -20,6 +20,7 @@ from pvhdbg.vmm.options import RecorderOptions
 
 pytestmark = [pytest.mark.boot, pytest.mark.usefixtures("qemu")]
 
+HELLO = SubjectOptions(str(guest("hello")))
 LONG_MODE = SubjectOptions(str(guest("long_mode")))
 
 
@@ -76,6 +77,26 @@ def test_a_qemu_that_gets_no_time_is_left_alone(vmlinux: Path, monkeypatch: pyte
         machine.run(60, starved)
         assert timers
         assert (machine.begun, dict(machine.target.read_registers().values)) == (number, at(options, number))
+
+
+def test_firmware_waits_as_long_for_a_device_whose_work_is_late() -> None:
+    """QEMU's main thread resets the IDE disk that SeaBIOS waits for. It gets hardly any time beside the CPU's thread."""
+
+    def told(plain: RecorderOptions, _names: Names) -> RecorderOptions:
+        return replace(plain, exact=True, halts=(plain.entry or 0,))
+
+    counts = []
+    for late in (False, True, True):
+        with recorded_machine(deterministic(HELLO), told, lambda _: None) as machine:
+            pid = machine.qemu.pid
+            if late:
+                one = {min(os.sched_getaffinity(pid))}
+                for thread in Path(f"/proc/{pid}/task").iterdir():
+                    os.sched_setaffinity(int(thread.name), one)
+                os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
+            assert machine.run(30, lambda: False).why is EndReason.ADDRESS
+            counts.append(machine.recording.header.base)
+    assert len(set(counts)) == 1
 
 
 def test_marks_tell_the_last_execution_before_the_stop() -> None:

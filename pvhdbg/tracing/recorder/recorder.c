@@ -107,6 +107,10 @@ static struct {
     uint32_t (*arithmetic_flags)(void *env, int cc_op); /* QEMU 10 takes no second argument, and ignores it */
     bool *qtest_allowed; /* see has_work */
     void (*add_rcu_notifier)(struct notifier *);
+    void *(*main_context)(void);
+    int64_t (*waits_for)(void *context); /* nanoseconds; 0: something is scheduled. See await_devices */
+    void (*lock)(const char *file, int line);
+    void (*unlock)(void);
     void *one_insn_per_tb; /* bool since 8.1; int `singlestep` before */
     bool one_insn_is_int;
 } private;
@@ -201,7 +205,8 @@ struct cpu {
     uint64_t pending;   /* a system instruction ran: keep the state at the next block's start */
     uint64_t iterates;  /* head + 1 and the block of a REP instruction while it is executed again and again, where that is not counted */
     uint64_t in_repeat; /* 1: one-instruction mode is off until a REP instruction ends */
-    char pad[PAGE - 14 * 8 - DISCONTINUITIES_KEPT * 32];
+    uint64_t writes;    /* 1: the last instruction writes to a port, and devices are awaited */
+    char pad[PAGE - 15 * 8 - DISCONTINUITIES_KEPT * 32];
     struct discontinuity discontinuity[DISCONTINUITIES_KEPT];
     _Atomic uint64_t ring[RING];     /* block, and above it the low 32 bits of the instruction number at its start */
     _Atomic uint64_t counts[BLOCKS]; /* how often this CPU executed each block */
@@ -491,6 +496,19 @@ static void has_work(bool now)
     }
 }
 
+/* A device does some of its work in QEMU's main thread: an IDE disk is reset there. When that thread gets to it is up to the host, and a guest that
+   waits for the device (SeaBIOS does) executes more or fewer instructions meanwhile. So under -icount what is scheduled there is awaited behind
+   each write to a port. It is done when the main thread has released QEMU's lock. */
+static void await_devices(void)
+{
+    void *context = private.main_context();
+    for (unsigned i = 0; private.waits_for(context) == 0 && i < LONGEST_STOP; i++) {
+        usleep(STOP_TURN);
+    }
+    private.lock(__FILE__, __LINE__);
+    private.unlock();
+}
+
 static void is_not_hurried(struct notifier *notifier, void *data)
 {
     (void)notifier;
@@ -746,7 +764,7 @@ static void look_again(struct cpu *cpu)
 {
     bool counts = stop_at != NEVER && !before_entry();
     uint64_t behind = NEAR + stop_number(cpu, 0); /* stop_at may come so much earlier */
-    bool always = cpu->pending || cpu->in_repeat || (exact && cpu_count > STABLE_SCORES);
+    bool always = cpu->writes || cpu->pending || cpu->in_repeat || (exact && cpu_count > STABLE_SCORES);
     cpu->known = always ? no_block : known_blocks;
     cpu->attend_at = counts ? (stop_at > behind ? stop_at - behind : 0) : NEVER;
 }
@@ -896,6 +914,10 @@ static __attribute__((noinline)) uint64_t attend(unsigned index, struct cpu *cpu
 {
     has_work(true);
     keep_turns();
+    if (cpu->writes) {
+        await_devices();
+        cpu->writes = 0;
+    }
     if (flags & IS_ENTRY) {
         reached_entry(index, cpu);
     }
@@ -1124,6 +1146,15 @@ static void mark_runs(unsigned index, void *userdata)
             }
         }
     }
+}
+
+/* A write to a port comes: the next block is looked at. */
+static void writes_port(unsigned index, void *userdata)
+{
+    (void)userdata;
+    struct cpu *cpu = cpu_of(index);
+    cpu->writes = 1;
+    look_again(cpu);
 }
 
 /* `hlt` or `mwait` comes: the next block of any CPU is looked at. */
@@ -1366,7 +1397,7 @@ static struct block *record_of(uint64_t linear, uint64_t physical, size_t instru
 struct looked { /* at an instruction */
     bool repeats, runs_on; /* a string instruction with a REP prefix; one that always runs to its end */
     struct site *site;     /* what its own callbacks get, NULL without any */
-    bool system, rests;
+    bool system, rests, port;
 };
 
 static struct looked look_at(struct qemu_plugin_insn *insn)
@@ -1381,6 +1412,7 @@ static struct looked look_at(struct qemu_plugin_insn *insn)
         .repeats = repeated && left && is_string(opcode[0]),
         .runs_on = !repeated && !locked && runs_to_its_end(opcode, left),
         .system = is_system(opcode, left),
+        .port = left && ((opcode[0] & 0xfe) == 0xe6 || (opcode[0] & 0xfe) == 0xee || (opcode[0] & 0xfc) == 0x6c), /* out, ins, outs */
         .rests = left && (opcode[0] == 0xf4 || (left > 2 && opcode[0] == 0x0f && opcode[1] == 0x01 && (opcode[2] == 0xc9 || opcode[2] == 0xfb))),
     };
     int mark = -1;
@@ -1478,6 +1510,9 @@ static void translated(struct qemu_plugin_tb *tb)
         }
         if (found.rests && private.qtest_allowed) {
             api.register_insn_exec(insn, (void *)rests, CB_NO_REGS, NULL);
+        }
+        if (found.port && private.waits_for) {
+            api.register_insn_exec(insn, (void *)writes_port, CB_NO_REGS, NULL);
         }
         uncounted++;
         if (exact && (!found.runs_on || i + 1 == n)) { /* the block may be left here: all that have begun are counted */
@@ -1604,6 +1639,13 @@ static bool fail(const char *what)
     return false;
 }
 
+/* The function of QEMU 9 and newer, or that of before. */
+static void *either(const char *name, const char *before)
+{
+    void *found = dlsym(RTLD_DEFAULT, name);
+    return found ? found : dlsym(RTLD_DEFAULT, before);
+}
+
 static bool find_api(void)
 {
     static const struct {
@@ -1654,6 +1696,11 @@ static bool find_api(void)
     *(void **)&private.arithmetic_flags = dlsym(RTLD_DEFAULT, "cpu_cc_compute_all");
     private.qtest_allowed = by_clock ? dlsym(RTLD_DEFAULT, "qtest_allowed") : NULL;
     *(void **)&private.add_rcu_notifier = by_clock ? dlsym(RTLD_DEFAULT, "rcu_add_force_rcu_notifier") : NULL;
+    *(void **)&private.main_context = dlsym(RTLD_DEFAULT, "qemu_get_aio_context");
+    *(void **)&private.lock = either("bql_lock_impl", "qemu_mutex_lock_iothread_impl");
+    *(void **)&private.unlock = either("bql_unlock", "qemu_mutex_unlock_iothread");
+    bool can_wait = by_clock && private.main_context && private.lock && private.unlock;
+    *(void **)&private.waits_for = can_wait ? dlsym(RTLD_DEFAULT, "aio_compute_timeout") : NULL;
     private.one_insn_per_tb = dlsym(RTLD_DEFAULT, "one_insn_per_tb");
     if (!private.one_insn_per_tb) {
         private.one_insn_per_tb = dlsym(RTLD_DEFAULT, "singlestep");
