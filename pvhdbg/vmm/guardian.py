@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
 
 from pvhdbg.decode.text import safe
@@ -141,8 +142,9 @@ class Guardian:
         self._close()
         if self._process is not None:
             try:
+                deadline = time.monotonic() + PATIENCE
                 await_end(self._process.pid, PATIENCE)
-                self._process.wait(PATIENCE)
+                self._process.wait(max(deadline - time.monotonic(), 0))
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()

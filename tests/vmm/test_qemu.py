@@ -273,7 +273,7 @@ def test_qemu_stopped_by_a_signal_is_killed(place: str) -> None:
 
 
 USER = """
-import sys, tempfile, subprocess
+import select, sys, tempfile, subprocess
 from pvhdbg.vmm.qemu import QemuOptions, start, version_of
 tempfile.tempdir = sys.argv[1]
 print("here", flush=True)
@@ -285,7 +285,8 @@ with start(QemuOptions(sys.argv[2])) as qemu:
         child.wait()
         qemu.release()
     else:
-        sys.stdin.read()
+        while not select.select([sys.stdin], [], [], 0.1)[0]:
+            pass  # Python would notice a signal that comes just before a blocking read only after it
 """
 
 
