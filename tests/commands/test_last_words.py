@@ -39,7 +39,8 @@ def test_a_panic_is_stopped_at_and_told_with_its_calls(vmlinux: Path) -> None:
     assert len(theirs) > 3
     assert all(call.by is By.ORC for call in found.calls[1:])
     assert found.ran[0].blocks > 1000
-    assert found.ran[0].functions[-1] == theirs[0].partition("+")[0]
+    # An interrupt may come right before the panic's first instruction.
+    assert found.ran[0].functions[-1] in (theirs[0].partition("+")[0], "native_irq_return_iret")
     shown = why_text.render(
         found.death, found.explanation, escaped(found.names), instruction_text, (), (), PLAIN, found.told, found.calls, found.ran
     )
