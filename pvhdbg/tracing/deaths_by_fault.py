@@ -34,6 +34,7 @@ _CAUSES: tuple[Recognize, ...] = (
     instructions.bad_selector,
     instructions.division,
     instructions.no_fpu,
+    instructions.single_step,
     instructions.any_other,
 )
 # The same where the CPU runs astray without a fault.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from pvhdbg.decode.cpu_mode import Mode
 from pvhdbg.model import GuestEnd
 from pvhdbg.tracing import faults
 from pvhdbg.tracing.addresses import AddressClass, Surroundings, classify
@@ -114,6 +115,14 @@ _BLIND = "Not all faults are seen here: it asked for it itself, or died of a tri
 
 def _rebooted(draft: Draft, death: Death, around: Surroundings, disassemble: Disassemble) -> None:
     if _watchdog(draft, death, around) or _asked_for(draft, death, around, disassemble):
+        return
+    if death.kind is DeathKind.TRIPLE_FAULT:
+        real = death.mode is Mode.REAL
+        draft.sentences.append(
+            f"The faults that led to it were not seen{f': {around.vmm} shows none of real mode (CR0.PE is 0)' if real else ''}"
+        )
+        _last_words(draft, around)
+        draft.next = "see the last instructions above: the one behind them cannot run with what they changed"
         return
     draft.sentences.append(
         _BLIND if death.blind else "No fault was seen: it asked for the reset itself (keyboard controller, port 0xcf9 or ACPI)"

@@ -20,7 +20,7 @@ NAMES = MappingProxyType(
         18: "#MC machine check", 19: "#XM SIMD", 20: "#VE virtualization", 21: "#CP control protection",
     }
 )  # fmt: skip
-DE, UD, NM, DF, TS, NP, SS, GP, PF = 0, 6, 7, 8, 10, 11, 12, 13, 14
+DE, DB, UD, NM, DF, TS, NP, SS, GP, PF = 0, 1, 6, 7, 8, 10, 11, 12, 13, 14
 WITH_SELECTOR = (TS, NP, SS, GP)
 _TASK_GATE = 0x5
 _GATES = (_TASK_GATE, 0x6, 0x7, 0xE, 0xF)  # task gate; 16- and 32-bit interrupt and trap gates

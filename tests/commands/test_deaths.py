@@ -119,6 +119,20 @@ def test_a_death_behind_tens_of_thousands_of_handled_faults(tmp_path: Path) -> N
     assert 120_000 < (found.death.roughly or 0) < 160_000
 
 
+@pytest.mark.parametrize(
+    ("text", "cause", "words"),
+    [
+        # QEMU logs the first byte of it alone, and no fault of real mode
+        ("mov %cr0, %eax\n or $4, %eax\n mov %eax, %cr0\n fld1\n hlt", "FPU not enabled", "`fld1` needs the FPU: CR0.EM is set"),
+        ("mov %cr0, %eax\n btr $0, %eax\n bts $31, %eax\n mov %eax, %cr0\n hlt", "triple fault", "QEMU shows none of real mode"),
+        ("pushf\n orl $0x100, (%esp)\n popf\n nop\n nop\n hlt", "single step", "eflags.TF is set"),
+    ],
+)
+def test_what_is_told_of_a_fault_that_qemu_shows_in_part(tmp_path: Path, text: str, cause: str, words: str) -> None:
+    found = small(tmp_path, f"{FLAT_STACK} {OWN_GDT} {text}")
+    assert (found.explanation.cause, words in found.explanation.verdict) == (cause, True), found.explanation.verdict
+
+
 @pytest.mark.parametrize("wait", ["in $0x64, %al\n test $2, %al", "cmpl $0, 0x80000"])
 def test_a_kernel_that_waits_is_not_dead(tmp_path: Path, wait: str) -> None:
     found = small(tmp_path, f"cli\n 1: {wait}\n {'jz' if 'in' in wait else 'je'} 1b\n hlt", seconds=1.0)

@@ -171,6 +171,10 @@ def died(chain: tuple[Fault, ...], code: bytes = b"\x90", **more: Any) -> Death:
         (Death(DeathKind.ALIVE, FLAT, loop=(1,), awaited=(Awaited(port=0x61, value=0xFF),)), "in a loop", "without a device"),
         (Death(DeathKind.EXITED, {}, status=33), "exited", "status 33"),
         (Death(DeathKind.RESET, FLAT), "reset", "asked for the reset itself"),
+        (Death(DeathKind.TRIPLE_FAULT, {**FLAT, "cr0": 0x80000010}), "triple fault", "shows none of real mode (CR0.PE is 0)"),
+        (Death(DeathKind.TRIPLE_FAULT, FLAT), "triple fault", "faults that led to it were not seen"),
+        (died(triple(1, eflags=0x102), b"\x90"), "single step", "eflags.TF is set"),
+        (died(triple(1), b"\x90"), "#DB", "#DB debug at"),
         (Death(DeathKind.ALIVE, FLAT), "alive", "no endless loop"),
     ],
 )

@@ -12,6 +12,7 @@ _EFER_MSR = 0xC0000080
 _SSE = ("sse", "sse2", "sse3", "pni", "ssse3", "sse4.1", "sse4.2", "aes", "pclmulqdq")
 _XSAVE = ("xsave", "avx", "avx2", "fma", "f16c")
 _STATE = "pvhdbg trace --what state"
+_TF = 1 << 8  # eflags
 _OPERANDS = "look at the operands of the instruction in the registers above"
 
 
@@ -191,6 +192,17 @@ def no_fpu(draft: Draft, case: Case) -> bool:
         "FPU not enabled",
         f"`{case.text}` needs the FPU{which}",
         next="clear CR0.EM and CR0.TS before floating-point or SSE code runs",
+    )
+
+
+def single_step(draft: Draft, case: Case) -> bool:
+    """#DB: the trap flag is set (Intel SDM 3B, 18.3.1.4)."""
+    if case.fault.vector != faults.DB or not case.death.state.get("eflags", 0) & _TF:
+        return False
+    return draft.found(
+        "single step",
+        f"{faults.name(faults.DB)} behind each instruction: eflags.TF is set",
+        next="see what set it: eflags are loaded by popf and iret",
     )
 
 

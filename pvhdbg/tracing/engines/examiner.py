@@ -25,7 +25,7 @@ from pvhdbg.tracing.engines.engine import TraceEnd
 from pvhdbg.tracing.engines.followed import Followed
 from pvhdbg.tracing.engines.loops import PAUSE, Loop, Stepped, period, stepped
 from pvhdbg.tracing.event import EndReason, Event, Fault
-from pvhdbg.tracing.faults import UD, is_fetch
+from pvhdbg.tracing.faults import NM, UD, is_fetch
 from pvhdbg.tracing.opcodes import Effect, effect_of
 
 _LOOP = 64  # instructions within which a loop must return to the same state
@@ -389,8 +389,8 @@ class Examiner:
 
     def _struck(self, fault: Fault, state: Mapping[str, int]) -> Event | None:
         event = self._followed.struck(fault)
-        if event is None or fault.vector != UD:
+        if event is None or fault.vector not in (UD, NM):
             return event
-        # QEMU: of an instruction that it does not know it logs only the bytes that it read.
+        # QEMU: of an instruction that it does not know, or refuses before it is run, it logs only the bytes that it read.
         code = self.code_at(event.pc, {**state, **fault.state})
         return event._replace(code=code or event.code)
