@@ -17,10 +17,10 @@ from tests.support.small_kernels import FLAT_STACK, OWN_GDT, OWN_IDT, assembled
 pytestmark = pytest.mark.boot
 
 CRASHERS = str(guests.path("crashers"))
-FAR = "mov $10040, %ecx\n 1: dec %ecx\n jnz 1b\n lidt 0x80000\n int3"
-# 4500 handled faults of five instructions each; the count is right only where each of them is.
-HANDLED = f"""{FLAT_STACK} {OWN_GDT} {OWN_IDT} mov $4500, %ebp
+# Behind the instructions that are followed one by one 300 handled faults of five instructions each; the count is right only where each is.
+DIES = f"""mov $10040, %ecx\n 1: dec %ecx\n jnz 1b\n behind: {FLAT_STACK} {OWN_GDT} {OWN_IDT} mov $300, %ebp
     1: ud2\n dec %ebp\n jnz 1b\n lidt none\n ud2\n handler: addl $2, (%esp)\n iret\n none: .word 0\n .long 0"""
+INSTRUCTIONS = 20_081 + 342 + 300 * 5
 COUNTS = "1: incl 0x80000\n jmp 1b"
 HALTS = ("--append", "crash=hlt")
 SECOND_CPU = ("--append", "crash=second-cpu", "--cpus", "2")
@@ -46,19 +46,13 @@ def at_the_prompt(cli: Cli, kernel: str, *lines: str, seconds: str = "20", words
     return found
 
 
-@pytest.mark.parametrize(("text", "instructions"), [(FAR, 20_083), (HANDLED, 22_842)], ids=["far", "handled"])
-def test_the_prompt_and_the_command_say_the_same(cli: Cli, tmp_path: Path, text: str, instructions: int) -> None:
-    kernel = cli.file("k", kernel_elf(assembled(tmp_path, text)))
-    found = at_the_prompt(cli, kernel)
-    assert (found["kind"], found["instructions"]) == ("triple fault", instructions)
-    same(found, by_command(cli, kernel))
-
-
-def test_what_ran_before_the_command_is_known(cli: Cli, tmp_path: Path) -> None:
-    """The machine has run by breakpoints and steps: its recorder has seen that."""
-    kernel = cli.file("k", kernel_elf(assembled(tmp_path, FAR)))
-    found = at_the_prompt(cli, kernel, "stepi 5", "b 0x100008", "c", "si")  # to the int3, by a breakpoint behind the loop
-    same(found, by_command(cli, kernel))
+def test_the_prompt_and_the_command_say_the_same(cli: Cli, tmp_path: Path) -> None:
+    """Also where the machine has run by steps and breakpoints: its recorder has seen that."""
+    kernel = cli.file("k", kernel_elf(assembled(tmp_path, DIES)))
+    theirs = by_command(cli, kernel)
+    assert (theirs["kind"], theirs["instructions"]) == ("triple fault", INSTRUCTIONS)
+    same(at_the_prompt(cli, kernel), theirs)
+    same(at_the_prompt(cli, kernel, "stepi 5", "b 0x100008", "c", "si"), theirs)
 
 
 def test_the_death_of_a_second_cpu_at_the_prompt(cli: Cli) -> None:
@@ -78,26 +72,24 @@ def test_a_loop_that_counts_in_memory_is_accused_of_nothing_at_the_prompt(cli: C
     assert "4 bytes in memory at 0x80000 that the loop itself changes" in found["verdict"]
 
 
-def test_a_machine_that_was_reset_is_watched_without_the_recorder(cli: Cli) -> None:
-    """Its recorder counts from the first boot's entry."""
-    found = at_the_prompt(cli, CRASHERS, "stepi 9", "reset", "until 0x100000", words=HALTS)
+def test_the_recorder_is_left_out_where_it_does_not_tell_of_this_boot(cli: Cli) -> None:
+    """It counts from the first boot's entry, and `--no-recorder` starts QEMU without it."""
     theirs = by_command(cli, CRASHERS, *HALTS)
-    assert found["instructions"] == theirs["instructions"]
-    assert found["verdict"] == theirs["verdict"]
-
-
-def test_a_prompt_without_the_recorder_still_explains(cli: Cli) -> None:
-    found = at_the_prompt(cli, CRASHERS, words=(*HALTS, "--no-recorder"))
-    assert (found["cause"], found["last_functions"]) == ("halted", [])
+    reset = at_the_prompt(cli, CRASHERS, "stepi 9", "reset", "until 0x100000", words=HALTS)
+    without = at_the_prompt(cli, CRASHERS, words=(*HALTS, "--no-recorder"))
+    for found in (reset, without):
+        assert (found["verdict"], found["instructions"]) == (theirs["verdict"], theirs["instructions"])
+        assert theirs["last_functions"]
+        assert not found["last_functions"]
 
 
 @pytest.mark.gdb
 def test_gdb_and_the_command_say_the_same(cli: Cli, tmp_path: Path) -> None:
-    kernel = cli.file("k", kernel_elf(assembled(tmp_path, HANDLED)))
+    kernel = cli.file("k", kernel_elf(assembled(tmp_path, DIES)))
     gdb = Gdb(f"set pvh kernel {kernel}", "pvh start", "pvh why --format json")
     assert gdb.complaints() == []
     found, theirs = json.loads(gdb["pvh why --format json"]), by_command(cli, kernel, "--deterministic")
-    assert found["instructions"] == 22_842
+    assert found["instructions"] == INSTRUCTIONS
     assert [one["functions"] for one in found["last_functions"]] == [one["functions"] for one in theirs["last_functions"]]
     for key in ("kind", "cause", "instructions", "pc", "mode", "path", "faults", "handoff"):
         assert found[key] == theirs[key]
