@@ -226,14 +226,14 @@ def show_profile(options: BootProfileOptions, context: Context) -> Answer:
                 return _written(options.output, "folded", [folded_text(stacks)])
             title = f"{boot.info.kernel.rpartition('/')[2]}: instructions, each function below the one that reached it first"
             return _written(options.output, "svg", [flame_graph(stacks, title).encode()])
-    info, exact = boot.info, boot.recording.exact
+    info, exact, complete = boot.info, boot.recording.exact, wanted is None and boot.recording.cpus == 1
     document = BootProfileAnswer(
         recorded_how(info), exact, tuple(parts), _costs(rows, most), max(len(rows) - most, 0),
         tuple(ChapterCost(one.chapter.name, one.known, _costs(one.functions, most), max(len(one.functions) - most, 0)) for one in within),
     )  # fmt: skip
     if within:
-        return shows(lambda style: boot_text.profile_within(info, exact, within, most, style), document)
-    return shows(lambda style: boot_text.profile(info, exact, parts, rows, most, style), document)
+        return shows(lambda style: boot_text.profile_within(info, exact, complete, within, most, style), document)
+    return shows(lambda style: boot_text.profile(info, exact, complete, parts, rows, most, style), document)
 
 
 _ALL = "all"

@@ -61,23 +61,28 @@ def _chapter(part: Chapter, style: Style) -> str:
     return f"{part.first:>14,}  {style('head', f'— {part.name}: {part.behind - part.first:,} instructions')}"
 
 
-def profile(info: BootInfo, exact: bool, parts: Sequence[Chapter], rows: Sequence[tuple[str, int]], most: int, style: Style) -> str:
-    """Instructions by chapter, and by function, most first."""
+def profile(
+    info: BootInfo, exact: bool, complete: bool, parts: Sequence[Chapter], rows: Sequence[tuple[str, int]], most: int, style: Style
+) -> str:
+    """Instructions by chapter, and by function, most first. `complete`: `rows` are all functions, of the only CPU."""
     whole = sum(part.behind - part.first for part in parts) or 1
     lines = [f"{'' if exact else 'about ':>6}{'instructions':>10}  {'':>6}  chapter"]
     lines += [
         f"{part.behind - part.first:>16,}  {(part.behind - part.first) / whole:>6.1%}  {style('head', part.name)}" for part in parts
     ]
     lines += ["", f"{'instructions':>16}  {'':>6}  function", *_functions(rows, most, style)]
+    lines += _too_many(rows, sum(part.behind - part.first for part in parts if part.first >= 0)) if exact and complete else []
     return "\n".join([*lines, _said(info)]) + "\n"
 
 
-def profile_within(info: BootInfo, exact: bool, parts: Sequence[ChapterProfile], most: int, style: Style) -> str:
-    """Instructions by function within each of some chapters, most first."""
+def profile_within(info: BootInfo, exact: bool, complete: bool, parts: Sequence[ChapterProfile], most: int, style: Style) -> str:
+    """Instructions by function within each of some chapters, most first. `complete`: see `profile`."""
     lines = [f"{'' if exact else 'about ':>6}{'instructions':>10}  {'':>6}  function"]
     for part in parts:
         lines.append(_chapter(part.chapter, style))
         lines += _functions(part.functions, most, style)
+        if exact and complete and part.known:
+            lines += _too_many(part.functions, part.chapter.behind - part.chapter.first)
         lines += [] if part.known else ["note: the recording does not hold the counts at this chapter's beginning or end"]
     return "\n".join([*lines, _said(info)]) + "\n"
 
@@ -86,6 +91,15 @@ def _functions(rows: Sequence[tuple[str, int]], most: int, style: Style) -> list
     total = sum(spent for _, spent in rows) or 1
     lines = [f"{spent:>16,}  {spent / total:>6.1%}  {style('note', printable(name))}" for name, spent in rows[:most]]
     return [*lines, *_more(len(rows), most, "functions")]
+
+
+def _too_many(rows: Sequence[tuple[str, int]], executed: int) -> list[str]:
+    """What is to be known of a sum over blocks, where each instruction was counted, too."""
+    more = sum(spent for _, spent in rows) - executed
+    if not more:
+        return []
+    words = f"{abs(more):,} instructions {'more' if more > 0 else 'fewer'} than the {executed:,} that were executed"
+    return [f"note: blocks are counted whole, also where a fault or an interrupt cut one short: the functions sum up to {words}"]
 
 
 def blocks(info: BootInfo, rows: Sequence[BlockRun], full: bool, style: Style) -> str:

@@ -82,7 +82,7 @@ def chapters(
             found.append((name, begins.number, begins.pc))
     if "initcalls" in (name for name, _, _ in found):
         found += _userland(after, found[-1][1], _PROGRAMS_32 if long is None else _PROGRAMS)
-    end = max(recording.begun(recording.header.entry_cpu if recording.entered else 0), *(first + 1 for _, first, _ in found), 0)
+    end = max(recording.begun_at_a_stop, *(first + 1 for _, first, _ in found), 0)
     found.sort(key=lambda one: one[1])
     behind = [*(first for _, first, _ in found[1:]), end]
     return [Chapter(name, first, last, pc) for (name, first, pc), last in zip(found, behind, strict=True)]

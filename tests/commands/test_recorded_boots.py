@@ -1,6 +1,7 @@
 """`pvhdbg boot` and `pvhdbg goto`: whole boots recorded, compared, and gone back in."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,13 @@ def test_a_boot_is_recorded_shown_and_compared(cli: Cli, vmlinux: Path) -> None:
     there = cli("goto", vmlinux, "start_kernel", "--append", "console=ttyS0").ok().out
     assert there.startswith(f"before instruction {steps['start_kernel']} (clock:")
     assert "calibrate" in cli("boot", "profile", first, "--grep", "calibrate").ok().out
+    by_function = cli("boot", "profile", first, "--most", "100000").ok().out
+    note = re.search(r"the functions sum up to ([\d,]+) instructions more than the ([\d,]+) that were executed", by_function)
+    assert note is not None
+    more, executed = (int(number.replace(",", "")) for number in note.groups())
+    spent = [int(line.split()[0].replace(",", "")) for line in by_function[by_function.rindex("  function\n") :].splitlines()[1:-2]]
+    assert f"{executed:,}" == steps["rest_init"]
+    assert sum(spent) == executed + more
     assert "the boots are the same" in cli("boot", "diff", first, again).ok().out
     parted = cli("boot", "diff", first, other).ok(1).out
     assert "arguments: -append console=ttyS0 | -append consol=ttyS0" in parted
