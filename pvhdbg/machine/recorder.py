@@ -37,7 +37,12 @@ def attended(
     def wanted(image: KernelImage) -> RecorderOptions | None:
         entry = image.kernel().entry
         if options.launch.deterministic and entry is not None:
-            return RecorderOptions(library(progress), entry, exact=True, calls=counts_by_calls(options), halts=(entry,), code=True)
+            try:
+                plugin = library(progress)
+            except NoRecorder as error:
+                warnings.append(_without(error))
+                return None
+            return RecorderOptions(plugin, entry, exact=True, calls=counts_by_calls(options), halts=(entry,), code=True)
         plain = recorder_for(options, image, (), warnings, progress, exact=False)
         return None if plain is None else replace(plain, code=True, counts=False)
 
@@ -100,5 +105,9 @@ def recorder_for(
         slow = counts_by_calls(options)
         return RecorderOptions(library(progress), entry, exact=exact, calls=slow, marks=marked, halts=halts)
     except NoRecorder as error:
-        warnings.append(safe(f"without the flight recorder: {error.what} ({error.todo})"))
+        warnings.append(_without(error))
         return None
+
+
+def _without(error: NoRecorder) -> SafeText:
+    return safe(f"without the flight recorder: {error.what} ({error.todo})")

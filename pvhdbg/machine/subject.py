@@ -221,7 +221,7 @@ def boot_kernel(
         except PluginRefused as error:
             warnings.append(safe(f"without the flight recorder: {error.what} ({error.todo})"))
             qemu = stack.enter_context(start())
-        if onward and options.launch.deterministic and not qemu.recorded:
+        if recorded is not None and options.launch.deterministic and not qemu.recorded:
             warnings.append(_CLOCK_MOVES)
         if recorder is not None and qemu.recorded and kernel.entry in recorder.halts:
             plan = replace(plan, halts=True)

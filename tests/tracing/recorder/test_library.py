@@ -84,6 +84,19 @@ def test_a_qemu_that_wants_another_api_runs_without_it(cli: Cli) -> None:
 
 
 @pytest.mark.usefixtures("qemu")
+def test_the_prompt_runs_by_the_deterministic_clock_without_it(cli: Cli, tmp_path: Path) -> None:
+    """No compiler and an empty cache: the prompt says what that means, and the machine is there."""
+    compiler = tmp_path / "cc"
+    compiler.write_text("#!/bin/sh\nexit 1\n")
+    compiler.chmod(0o755)
+    env = {"XDG_CACHE_HOME": str(tmp_path), "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    told = cli("repl", HELLO, "--deterministic", "--batch", "-ex", "until halt", env=env).ok().out
+    assert "without the flight recorder each stop of the machine moves its clock" in told
+    assert "does not build the recorder" in told
+    assert "<halt>" in told
+
+
+@pytest.mark.usefixtures("qemu")
 def test_a_qemu_without_plugins_is_told(cli: Cli) -> None:
     """Debian's QEMU for microvm is built without them."""
     if not os.path.exists("/usr/bin/qemu-system-x86_64-microvm"):
