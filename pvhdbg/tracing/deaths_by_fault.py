@@ -49,6 +49,9 @@ _ASTRAY_CAUSES: tuple[Recognize, ...] = (
 )
 
 
+_SURE = 2000  # equal faults that are surely all: of more, some may not have been kept
+
+
 def explain_fault(draft: Draft, death: Death, fault: Fault, around: Surroundings, disassemble: Disassemble) -> None:
     """Put the cause of a death by `fault`, its first one, into the draft, and why the CPU could not call a handler."""
     event = death.struck or (death.path[-1] if death.path and death.path[-1].pc == fault.pc else None)
@@ -60,8 +63,10 @@ def explain_fault(draft: Draft, death: Death, fault: Fault, around: Surroundings
     if nested:
         where = "" if last.pc is None else f" at {around.named(last.pc)}"
         times = sum(one.pc == last.pc and one.vector == last.vector for one in death.handling)
-        again = f", for the {times + 1:,}th time" if times else ""
+        again = f", for {'at least ' if times >= _SURE else ''}the {times + 1:,}th time" if times else ""
         draft.sentences.append(f"Its handler did not return: in it came {faults.name(last.vector)}{where}{again}")
+        if times >= _SURE:
+            draft.sentences.append("Of so many faults the last ones alone are known: the first of all may have been another")
     why = faults.undeliverable(last.vector or 0, state, around)
     if why:
         draft.sentences.append(f"{'That' if nested else 'The fault'} could not be handled: {why.words}")

@@ -133,6 +133,13 @@ def test_what_is_told_of_a_fault_that_qemu_shows_in_part(tmp_path: Path, text: s
     assert (found.explanation.cause, words in found.explanation.verdict) == (cause, True), found.explanation.verdict
 
 
+def test_of_thousands_of_nested_faults_the_first_is_not_claimed_to_be_known(tmp_path: Path) -> None:
+    """The handler of a `ud2` divides by zero, 5,461 times, until its stack has run into the IDT."""
+    found = small(tmp_path, f"{FLAT_STACK} {OWN_GDT} {OWN_IDT} ud2\n handler: xor %ecx, %ecx\n div %ecx")
+    assert re.search(r"for at least the [2-5],\d{3}th time", found.explanation.verdict)
+    assert "the first of all may have been another" in found.explanation.verdict
+
+
 @pytest.mark.parametrize("wait", ["in $0x64, %al\n test $2, %al", "cmpl $0, 0x80000"])
 def test_a_kernel_that_waits_is_not_dead(tmp_path: Path, wait: str) -> None:
     found = small(tmp_path, f"cli\n 1: {wait}\n {'jz' if 'in' in wait else 'je'} 1b\n hlt", seconds=1.0)
