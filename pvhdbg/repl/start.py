@@ -17,10 +17,14 @@ if TYPE_CHECKING:
 
 
 def converses(command: Command, values: Mapping[str, Any]) -> bool:
-    """Whether a command line leads to the prompt, or to commands that run there."""
+    """Whether a command line leads to the prompt, or to commands that run there. Raises BadInput where both were asked for and cannot be."""
     if not command.converses:
         return False
     prompt, asked = options_of(PromptOptions, values), options_of(OutputOptions, values)
+    if values.get("compare_tcg"):
+        if prompt.commands:
+            raise BadInput("--compare-tcg boots two machines, and the prompt has one", "leave out --compare-tcg, or -ex and -x")
+        return False
     if command.name == "repl" or prompt.commands:
         return True
     return asked.format == "text" and not asked.output and not prompt.batch and on_terminal()

@@ -223,7 +223,6 @@ def test_a_death_under_kvm_is_told_by_what_is_left_and_compared_with_tcg(cli: Cl
     assert "nothing was seen of how" in found["verdict"]
     assert any("--compare-tcg" in warning for warning in found["warnings"])
     assert (found["under_tcg"]["kind"], found["under_tcg"]["cause"]) == ("triple fault", "unmapped code")
-    cli("why", CRASHERS, "--compare-tcg", "--machine", "microvm").complaint(2, "--accel kvm")
 
 
 # A data segment of 256 bytes: a CPU refuses the read behind it, and TCG does not look at limits.

@@ -119,3 +119,12 @@ def test_no_prompt_for_scripts(cli: Cli) -> None:
     ran = cli("run", HELLO).ok()  # no terminal: as ever
     assert "(pvh)" not in ran.out
     assert re.search(r"\(exit 0\)\n$", ran.out)
+
+
+def test_a_comparison_with_tcg_is_not_forgotten_at_a_terminal(cli: Cli) -> None:
+    """There `why` leads to the prompt, which has one machine."""
+    cli("why", HELLO, "--compare-tcg").complaint(2, "--accel kvm")
+    cli("why", HELLO, "--compare-tcg", "-ex", "regs").complaint(2, "two machines")
+    with at_terminal(cli, "why", HELLO, "--compare-tcg") as at:
+        at.until("add --accel kvm")
+        assert at.ended() == 2
