@@ -6,7 +6,7 @@ from typing import Any
 
 from pvhdbg.commands.boot import recorded_how
 from pvhdbg.commands.declare import Answer, Context, shows, takes
-from pvhdbg.driver.compared_boots import Booting, Culprit, Side, culprit
+from pvhdbg.driver.compared_boots import Booting, Culprit, Side, comparable, culprit, side_of
 from pvhdbg.driver.options import time_limit
 from pvhdbg.driver.recorded_machine import names_of
 from pvhdbg.errors import BadInput
@@ -17,7 +17,7 @@ from pvhdbg.record import NamedTuple
 from pvhdbg.report import boot_text
 from pvhdbg.report.answers.boots import BootDiffAnswer
 from pvhdbg.tracing.recorder.file import is_boot, read_boot
-from pvhdbg.tracing.story import functions, parting
+from pvhdbg.tracing.story import parting
 
 _DIFFERENT = 1  # the exit code of boots that part, as diff's
 
@@ -74,6 +74,7 @@ def diff(options: BootDiffOptions, context: Context) -> Answer:
         second = _read(b.subject, options.kernel) if saved_b else booting.boot(b)
     else:
         first, second = booting.both(a, b)
+    first, second, cut = comparable(first, second)
     found = parting(first.functions, second.functions)
     if options.which_option and not found.identical:
         guilty = culprit(a, b, (first, second), booting.boot)
@@ -85,7 +86,7 @@ def diff(options: BootDiffOptions, context: Context) -> Answer:
     )  # fmt: skip
     return shows(
         lambda style: (
-            boot_text.difference(first.info, second.info, found, style)
+            boot_text.difference(first.info, second.info, found, cut, style)
             + (f"what makes them part there: {cause}\n" if cause is not None else "")
         ),
         document,
@@ -105,7 +106,7 @@ def _read(path: str, kernel: str | None) -> Side:
     with open_kernel(file) as image:
         if image.with_hash().sha256 != info.kernel_hash:
             raise BadInput(f"{file} is not the kernel that {path} was recorded of", "name that one: --kernel FILE")
-        return Side(info, functions(recording.first_executions(), names_of(image)))
+        return side_of(info, recording, names_of(image))
 
 
 def _refuse_options(options: BootDiffOptions, saved: SubjectOptions, b: SubjectOptions, *, both: bool) -> None:

@@ -17,16 +17,24 @@ from pvhdbg.machine.options import LaunchOptions, SubjectOptions
 from pvhdbg.machine.recorder import counts_by_calls
 from pvhdbg.targets.run import Progress
 from pvhdbg.tracing.boot_file import BootInfo
-from pvhdbg.tracing.story import Parting, Started, functions, parting
+from pvhdbg.tracing.engines.engine import TraceEnd
+from pvhdbg.tracing.event import EndReason
+from pvhdbg.tracing.recording import Recording
+from pvhdbg.tracing.story import NameOf, Parting, Started, functions, parting
 from pvhdbg.vmm.options import RecorderOptions
 
 
 @dataclass(frozen=True)
 class Side:
-    """One boot: what was booted, and its functions in the order of their first execution."""
+    """One boot: what was booted, and its functions in the order of their first execution.
+
+    `cut` is the instruction before which the recording was ended, by the time limit or a number of instructions: the guest went on. None where
+    the guest ended or reached the goal, and with several CPUs, which have a count each.
+    """
 
     info: BootInfo
     functions: list[Started]
+    cut: int | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,24 @@ class Culprit:
     difference: InputDifference
     alone: bool
     boots: int
+
+
+_CUT = frozenset(TraceEnd(why).words for why in (EndReason.TIME, EndReason.COUNT, EndReason.INTERRUPTED))
+
+
+def side_of(info: BootInfo, recording: Recording, name: NameOf) -> Side:
+    """One boot, as it was recorded."""
+    cut = recording.begun_at_a_stop if info.end in _CUT and recording.cpus == 1 else None
+    return Side(info, functions(recording.first_executions(), name), cut)
+
+
+def comparable(a: Side, b: Side) -> tuple[Side, Side, int | None]:
+    """Both boots up to the instruction before which the shorter recording was cut; None where none was."""
+    cut = min((one.cut for one in (a, b) if one.cut is not None), default=None)
+    if cut is None:
+        return a, b, None
+    one, other = (replace(side, functions=[each for each in side.functions if each.number < cut]) for side in (a, b))
+    return one, other, cut
 
 
 class Booting:
@@ -91,7 +117,7 @@ class Booting:
                 time.monotonic() - began,
                 end.words,
             )
-            return Side(info, functions(machine.recording.first_executions(), names_of(machine.image)))
+            return side_of(info, machine.recording, names_of(machine.image))
 
 
 def differences(a: SubjectOptions, b: SubjectOptions) -> list[InputDifference]:
@@ -134,7 +160,8 @@ def culprit(a: SubjectOptions, b: SubjectOptions, sides: tuple[Side, Side], boot
     def parts(chosen: Sequence[InputDifference]) -> bool:
         nonlocal boots
         boots += 1
-        return _like(found, parting(sides[0].functions, boot(with_some(a, b, chosen)).functions))
+        one, other, _ = comparable(sides[0], boot(with_some(a, b, chosen)))
+        return _like(found, parting(one.functions, other.functions))
 
     low, high = 0, len(given)  # with the first `low` the boots are as A's, with the first `high` they part
     while high - low > 1:

@@ -124,10 +124,12 @@ def coverage(info: BootInfo, files: Mapping[str, Mapping[int, int]], reached: in
     return "\n".join([*lines, _said(info)]) + "\n"
 
 
-def difference(a: BootInfo, b: BootInfo, found: Parting, style: Style) -> str:
-    """Where two boots part, with what distinguishes the two machines."""
+def difference(a: BootInfo, b: BootInfo, found: Parting, cut: int | None, style: Style) -> str:
+    """Where two boots part, with what distinguishes the two machines. `cut`: they are compared up to this instruction."""
     told = [f"{name}: {one} | {other}" for name, one, other in _distinguished(a, b)]
     told += ["several CPUs: each is compared by its own count of instructions, a sum over blocks"] if found.cpus > 1 else []
+    if cut is not None:
+        told.append(f"compared up to instruction {cut:,}, where a recording was cut: A: {safe(a.end)}; B: {safe(b.end)}")
     if found.identical:
         return (
             "\n".join([*told, f"the boots are the same: {found.index:,} functions in the same order, each at the same instruction"])

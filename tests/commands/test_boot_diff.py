@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pvhdbg.driver.compared_boots import Booting, Side
+from pvhdbg.driver.compared_boots import Booting, Side, comparable
 from pvhdbg.guests import path as guest
 from pvhdbg.machine.options import LaunchOptions, SubjectOptions
 from pvhdbg.report import boot_text
@@ -48,7 +48,7 @@ def test_the_first_divergence_names_the_cause(
     (tmp_path / "initrd").write_bytes(b"070701" + bytes(2000))
     launch = launch._replace(initrd=None if launch.initrd is None else str(tmp_path / launch.initrd))
     other = BOOTING.boot(SubjectOptions(str(vmlinux), launch=launch))
-    text = boot_text.difference(plain.info, other.info, parting(plain.functions, other.functions), PLAIN_STYLE)
+    text = boot_text.difference(plain.info, other.info, parting(plain.functions, other.functions), None, PLAIN_STYLE)
     first, *lines = text.splitlines()
     assert first.startswith("arguments: ")
     assert inputs in first.split(" | ")[1]
@@ -59,6 +59,20 @@ def test_the_first_divergence_names_the_cause(
         assert [line.split(":")[0] for line in lines[-3:]] == ["only in A", "only in B", "in another order"]
     else:
         assert "the boots are the same" in text
+
+
+def test_boots_that_the_time_limit_cut_are_compared_up_to_there(vmlinux: Path) -> None:
+    """Where it cuts them is up to the host."""
+    about = SubjectOptions(str(vmlinux), launch=LaunchOptions(PLAIN))
+    one, other = Booting(None, 1, lambda _: None).both(about, about)
+    assert one.cut is not None
+    assert other.cut is not None
+    one, other, cut = comparable(one, other)
+    found = parting(one.functions, other.functions)
+    assert found.identical
+    assert f"compared up to instruction {cut:,}, where a recording was cut: A: the time was up; B: the time was up" in (
+        boot_text.difference(one.info, other.info, found, cut, PLAIN_STYLE)
+    )
 
 
 def test_which_option_makes_the_difference(cli: Cli) -> None:
