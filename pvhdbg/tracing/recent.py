@@ -18,14 +18,31 @@ from pvhdbg.tracing.recorded_events import RecordedEvents
 from pvhdbg.tracing.recording import Recording
 from pvhdbg.tracing.recording_layout import RING
 
-_INDIRECT = (0xC2, 0xC3, 0xCA, 0xCB, 0xCF, 0xFF)  # ret, far ret, iret, and jumps and calls through a register or memory
+_INDIRECT = (
+    b"\xc2",
+    b"\xc3",
+    b"\xca",
+    b"\xcb",
+    b"\xcf",
+    b"\xff",
+)  # ret, far ret, iret, and jumps and calls through a register or memory
+_ELSEWHERE = (
+    b"\x9a",
+    b"\xea",
+    b"\xcc",
+    b"\xcd",
+    b"\xce",
+    b"\xf1",
+)  # far calls and jumps, and calls of handlers: their targets are not looked for
+_SYSTEM_CALLS = (b"\x0f\x05", b"\x0f\x07", b"\x0f\x34", b"\x0f\x35", b"\x0f\xaa")
 _PREFIXES = frozenset((0x66, 0x67, 0xF2, 0xF3, 0x2E, 0x36, 0x3E, 0x26, 0x64, 0x65, *range(0x40, 0x50)))
 
 
 @dataclass(frozen=True)
 class Recent:
-    """Instructions in a row, the first one with number `start`, which is `about` right where it is a sum over blocks. `system` holds the
-    system instructions among them whose changes are known, `faults` those that lie between them, each with its number."""
+    """Instructions in a row, the first one with number `start`. Numbers are `about` right where `start` is a sum over blocks, or where a fault
+    is missing that cut a block short. `system` holds the system instructions among them whose changes are known, `faults` those that lie
+    between them, each with its number."""
 
     start: int
     about: bool
@@ -48,8 +65,17 @@ class _Block:
     def leads(self) -> tuple[set[int | None], bool]:
         """Where its last instruction leads, and whether that is not known."""
         pc, code = self.pcs[-1], self.codes[-1]
-        first = next((one for one in code if one not in _PREFIXES), 0)
-        return {pc + len(code), goal(code, pc, self.mode.bits)}, first in _INDIRECT
+        return {pc + len(code), goal(code, pc, self.mode.bits)}, self._opcode[:1] in _INDIRECT
+
+    @property
+    def goes_elsewhere(self) -> bool:
+        """Whether its last instruction leads where only the machine's state tells, and is not a near jump, call or return."""
+        return self._opcode[:1] in _ELSEWHERE or self._opcode[:2] in _SYSTEM_CALLS
+
+    @property
+    def _opcode(self) -> bytes:
+        code = self.codes[-1]
+        return code[next((at for at, one in enumerate(code) if one not in _PREFIXES), len(code)) :]
 
 
 def recent(
@@ -93,7 +119,8 @@ def recent(
         _cut_where_begun_again(blocks)
     places = _places(blocks, faults, handler, 1 if gap else 0)
     start = last[0].number if gap and last else number
-    found = Recent(start, gap and not recording.exact, [], [], [], [one for one in system if one.seq >= start], [])
+    about = not recording.exact and (gap or len(places) < len(faults) or _misses_a_fault(blocks, {place for _, place in places}))
+    found = Recent(start, about, [], [], [], [one for one in system if one.seq >= start], [])
     heads = []
     for block in blocks:
         heads.append(start + len(found.pcs))
@@ -111,6 +138,18 @@ def _cut_where_begun_again(blocks: list[_Block]) -> None:
         came = following.pcs[0]
         if came in block.pcs[1:] and came not in block.leads[0] and not block.leads[1]:
             block.began = block.pcs.index(came)
+
+
+def _misses_a_fault(blocks: list[_Block], handlers: set[int]) -> bool:
+    """Whether a block does not lead to the next one, and no fault is known between them. QEMU's log may have come too fast for all of them."""
+    for index, (block, following) in enumerate(pairwise(blocks), 1):
+        came = following.pcs[0]
+        if index in handlers or block.began < len(block.pcs) or came == block.pcs[-1]:  # the last: a REP instruction goes on
+            continue
+        leads, indirect = block.leads
+        if came not in leads and not indirect and not block.goes_elsewhere:
+            return True
+    return False
 
 
 def _places(

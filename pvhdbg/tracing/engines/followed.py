@@ -42,7 +42,7 @@ class Followed:
 
     def __init__(self, target: Target, code: Callable[[int], bytes] = lambda _: b"", recorder: Recorder | None = None) -> None:
         self.start = 0
-        self.about = False  # `start` is a sum over blocks
+        self.about = False  # `start` is a sum over blocks, or a block may have been cut short by a fault that was not seen
         self._head = 0  # blocks that the CPU had begun by then
         self.settled = False  # what the machine does from now on does not matter: it is in a loop, say
         self._forgotten: Followed | None = None  # what was forgotten
@@ -120,8 +120,9 @@ class Followed:
         self._head = self._head_now()
         if found.start != len(self):
             self._forgotten = copy(self)
-            self.start, self.about, self._starts, self._batches = found.start, found.about, [], []
+            self.start, self._starts, self._batches = found.start, [], []
             self.pcs, self.modes, self.codes = [], [], []
+        self.about = self.about or found.about
         self.pcs += found.pcs
         self.modes += found.modes
         self.codes += found.codes
