@@ -18,12 +18,13 @@ from pvhdbg.machine.surroundings import moved, not_cleared, surroundings
 from pvhdbg.machine.trail import last_functions
 from pvhdbg.targets.target import Target, unwinding
 from pvhdbg.tracing.addresses import Surroundings
-from pvhdbg.tracing.calls import MOST, Call, LastFunctions, chain, with_lines
+from pvhdbg.tracing.calls import Call, LastFunctions, chain, with_lines
 from pvhdbg.tracing.cpu_text import has_interrupts_on
 from pvhdbg.tracing.death import Death, DeathKind, panicked
 from pvhdbg.tracing.engines.death_watch import DeathWatch
 from pvhdbg.tracing.explain import Explanation, explain
 from pvhdbg.tracing.last_words import Told, telling
+from pvhdbg.tracing.unwinding import MOST
 from pvhdbg.vmm.qemu import QemuProcess
 from pvhdbg.vmm.qmp import Qmp
 

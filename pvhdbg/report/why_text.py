@@ -13,12 +13,13 @@ from pvhdbg.report import trace_text
 from pvhdbg.report.json_text import written
 from pvhdbg.report.last_words import told_lines, words_of
 from pvhdbg.report.style import PLAIN, Style
-from pvhdbg.tracing.calls import By, Call, LastFunctions
+from pvhdbg.tracing.calls import Call, LastFunctions
 from pvhdbg.tracing.causes.draft import Disassemble
 from pvhdbg.tracing.death import Death, DeathKind
 from pvhdbg.tracing.explain import Explanation
 from pvhdbg.tracing.last_words import Told
 from pvhdbg.tracing.symbol_text import SafeName
+from pvhdbg.tracing.unwinding import By
 
 _REGISTERS = (
     ("rax", "rbx", "rcx", "rdx"), ("rsi", "rdi", "rbp", "rsp"), ("rip", "eflags", "cs", "ss"), ("cr0", "cr2", "cr3", "cr4"),

@@ -15,8 +15,8 @@ from pvhdbg.report import why_text
 from pvhdbg.report.style import PLAIN
 from pvhdbg.report.trace_text import escaped
 from pvhdbg.tracing.addresses import Surroundings
-from pvhdbg.tracing.calls import By
 from pvhdbg.tracing.last_words import telling
+from pvhdbg.tracing.unwinding import By
 from tests.support.cli_runner import HELLO, Cli, Machine
 from tests.support.small_kernels import assertive
 

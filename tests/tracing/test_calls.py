@@ -7,7 +7,8 @@ import pytest
 
 from pvhdbg.errors import MemoryUnreadable
 from pvhdbg.tracing.addresses import Surroundings, View
-from pvhdbg.tracing.calls import By, chain
+from pvhdbg.tracing.calls import chain
+from pvhdbg.tracing.unwinding import By
 
 CODE, STACK, BEHIND = 0x100000, 0x8000, 0x100800  # BEHIND is the word on the stack
 FLAT = {"cr0": 0x11, "cr3": 0, "cr4": 0, "efer": 0, "cs_flags": 0xCF9B00, "eflags": 2, "rsp": STACK, "rip": CODE, "rbp": 0}

@@ -8,12 +8,13 @@ from dataclasses import replace
 from pvhdbg.decode.cpu_mode import Mode, mode_in
 from pvhdbg.disassembly import features
 from pvhdbg.tracing.addresses import Surroundings
-from pvhdbg.tracing.calls import By, Call
+from pvhdbg.tracing.calls import Call
 from pvhdbg.tracing.death import Death, DeathKind, panicked
 from pvhdbg.tracing.encoding import LONGEST
 from pvhdbg.tracing.engines.code_there import touched
 from pvhdbg.tracing.event import Event
 from pvhdbg.tracing.oops import Oops, OopsPlace, first_oops
+from pvhdbg.tracing.unwinding import By
 
 # Linux' panics that an Oops ends in (kernel/panic.c, kernel/exit.c, arch/x86/kernel/dumpstack.c). After others it was survived.
 _OF_AN_OOPS = re.compile(
