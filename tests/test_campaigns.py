@@ -19,7 +19,7 @@ from tests.support.sorting import examples
 from torture import guest, rounds, two_sessions
 
 _ROUNDS = 4
-_INPUTS = {"sessions": 10, "gdb_sessions": 10, "reports": 30, "handoff": 60, "boots": 60, "probe_logs": 60}  # of slow targets
+_INPUTS = {"sessions": 6, "gdb_sessions": 6, "reports": 30, "handoff": 60, "boots": 60, "probe_logs": 60}  # of slow targets
 _SEED = 18
 
 

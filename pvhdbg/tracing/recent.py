@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import pairwise
+from typing import NamedTuple
 
 from pvhdbg.decode.cpu_mode import Mode
 from pvhdbg.tracing.cpu_text import decode
@@ -62,20 +64,31 @@ class _Block:
         self.pcs, self.codes, self.mode, self.began = pcs, codes, mode, len(pcs)
 
     @property
-    def leads(self) -> tuple[set[int | None], bool]:
+    def leads(self) -> tuple[frozenset[int | None], bool]:
         """Where its last instruction leads, and whether that is not known."""
-        pc, code = self.pcs[-1], self.codes[-1]
-        return {pc + len(code), goal(code, pc, self.mode.bits)}, self._opcode[:1] in _INDIRECT
+        found = _leads(self.pcs[-1], self.codes[-1], self.mode.bits)
+        return found.places, found.indirect
 
     @property
     def goes_elsewhere(self) -> bool:
         """Whether its last instruction leads where only the machine's state tells, and is not a near jump, call or return."""
-        return self._opcode[:1] in _ELSEWHERE or self._opcode[:2] in _SYSTEM_CALLS
+        return _leads(self.pcs[-1], self.codes[-1], self.mode.bits).elsewhere
 
-    @property
-    def _opcode(self) -> bytes:
-        code = self.codes[-1]
-        return code[next((at for at, one in enumerate(code) if one not in _PREFIXES), len(code)) :]
+
+class _Leads(NamedTuple):
+    places: frozenset[int | None]
+    indirect: bool
+    elsewhere: bool
+
+
+@lru_cache(maxsize=1 << 14)  # each fault is looked for among thousands of blocks, most of them the same
+def _leads(pc: int, code: bytes, bits: int) -> _Leads:
+    opcode = code[next((at for at, one in enumerate(code) if one not in _PREFIXES), len(code)) :]
+    return _Leads(
+        frozenset((pc + len(code), goal(code, pc, bits))),
+        opcode[:1] in _INDIRECT,
+        opcode[:1] in _ELSEWHERE or opcode[:2] in _SYSTEM_CALLS,
+    )
 
 
 def recent(

@@ -195,8 +195,9 @@ def _handler(fault: Fault, rows: bytes, pcs: Sequence[int], start: int) -> int |
         return None
     wanted = {name: fault.state[name] for name in _GENERAL if name in fault.state and name != "rsp"}
     rax = fault.state.get("rax", 0)
-    for at, held in enumerate(memoryview(rows).cast("Q")[_RAX :: SIZE // 8].tolist()):
-        if held != rax or not max(start, 1) <= at < len(pcs):  # most are left out by this
+    first = max(start, 1)
+    for at, held in enumerate(memoryview(rows).cast("Q")[_RAX + first * SIZE // 8 :: SIZE // 8].tolist(), first):
+        if held != rax or at >= len(pcs):  # most are left out by this
             continue
         size = rows[(at - 1) * SIZE + _CODE + _LENGTH] & ~_CHANGED
         if pcs[at] == pcs[at - 1] + size and pcs[at - 1] != fault.pc and fault.kind is not FaultKind.SOFTWARE_INTERRUPT:

@@ -235,7 +235,7 @@ def test_where_kvm_and_tcg_part(cli: Cli, tmp_path: Path) -> None:
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         pytest.skip("this machine has no KVM")
     kernel = cli.file("k", kernel_elf(assembled(tmp_path, BEHIND_THE_LIMIT)))
-    found = answered("why", kernel, "--accel", "kvm", "--compare-tcg", "--timeout", "90", "--for", "3")
+    found = answered("why", kernel, "--accel", "kvm", "--machine", "microvm", "--compare-tcg", "--timeout", "90", "--for", "3")
     assert (found["kind"], found["under_tcg"]["kind"]) == ("shutdown", "alive")
     assert f"after the instruction at {int(found['pc'], 16):#x}, 48 instructions behind the entry" in found["parting"]
     assert "under KVM it ended" in found["parting"]

@@ -40,7 +40,7 @@ CALLS = f"{STACK} 1: call 2f\n jmp 1b\n 2: push %ebp\n mov %esp, %ebp\n nop\n po
 IN_REGISTERS = "1: xor %eax, %eax\n lea 5(%eax), %ecx\n test %ecx, %ecx\n jnz 1b"
 
 
-def why(cli: Cli, tmp_path: Path, text: str, code: int, *words: str, seconds: str = "1.5") -> Any:
+def why(cli: Cli, tmp_path: Path, text: str, code: int, *words: str, seconds: str = "1.0") -> Any:
     kernel = cli.file("k", kernel_elf(assembled(tmp_path, text)))
     return json.loads(cli("why", kernel, "--format", "json", "--for", seconds, *words).ok(code).out)
 

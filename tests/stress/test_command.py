@@ -74,7 +74,7 @@ def test_a_guest_that_needs_more_time_is_said_to(cli: Cli, accel: str) -> None:
     if accel == "kvm" and not os.access("/dev/kvm", os.R_OK | os.W_OK):
         pytest.skip("this machine has no KVM")
     counts = cli.file("counts", kernel_elf(b"\xff\x05\x00\x00\x08\x00\xeb\xf8"))  # incl 0x80000, and again
-    ran = cli("stress", counts, "--memory", "64M", "--until", "0x200000", "--for", "1", "--accel", accel)
+    ran = cli("stress", counts, "--machine", "microvm", "--memory", "64M", "--until", "0x200000", "--for", "1", "--accel", accel)
     ran.complaint(3, "the unchanged guest did not reach 0x200000: not within 1 s", "--for")
     assert ("loop" in ran.err) == (accel == "tcg")
 

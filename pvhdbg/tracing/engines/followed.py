@@ -186,7 +186,8 @@ class Followed:
 
         Those of `chain`, at the end, had no handler.
         """
-        taken = [one for one in self.faults if one.kind.has_handler and one not in chain and one.seq >= self.start]
+        unhandled = set(map(_identity, chain))
+        taken = [one for one in self.faults if one.kind.has_handler and one.seq >= self.start and _identity(one) not in unhandled]
         if not self.counted or not taken or b"" in self.codes[taken[0].seq - self.start :]:
             return ()
         irets = {code for code in set(self.codes) if is_effect_in_any_width(code, Effect.IRET)}
@@ -278,6 +279,11 @@ class Followed:
         if last in (Mode.PAGED, Mode.PAE) and not any(effect_of(code, 32) in _SWITCHES_PAGING for code in self.codes[start:]):
             return [last if mode is Mode.PROTECTED else mode for mode in modes]
         return modes
+
+
+def _identity(fault: Fault) -> tuple[object, ...]:
+    """What tells two faults apart. To compare thousands of them with all their registers takes seconds."""
+    return fault.seq, fault.kind, fault.vector, fault.pc, fault.state.get("rsp")
 
 
 def _system(batch: Batch) -> Iterator[int]:
