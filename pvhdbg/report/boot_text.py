@@ -94,7 +94,7 @@ def _functions(rows: Sequence[tuple[str, int]], most: int, style: Style) -> list
 
 
 def _too_many(rows: Sequence[tuple[str, int]], executed: int) -> list[str]:
-    """What is to be known of a sum over blocks, where each instruction was counted, too."""
+    """The difference between the sums over blocks and the exact count, for a recording that has both."""
     more = sum(spent for _, spent in rows) - executed
     if not more:
         return []
