@@ -39,9 +39,10 @@ def bounded(seconds: float) -> Iterator[None]:
         if not done:
             raise TooSlow
 
-    before = signal.signal(signal.SIGALRM, expired)
     begun = time.monotonic()
-    left, again = signal.setitimer(signal.ITIMER_REAL, seconds)
+    left, again = signal.setitimer(signal.ITIMER_REAL, 0)  # first: an outer timer must not ring at ours
+    before = signal.signal(signal.SIGALRM, expired)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
         done = True

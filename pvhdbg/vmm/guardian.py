@@ -19,7 +19,6 @@ import shutil
 import subprocess
 import tempfile
 import threading
-import time
 from collections.abc import Sequence
 
 from pvhdbg.decode.text import safe
@@ -142,9 +141,7 @@ class Guardian:
         self._close()
         if self._process is not None:
             try:
-                deadline = time.monotonic() + PATIENCE
-                await_end(self._process.pid, PATIENCE)
-                self._process.wait(max(deadline - time.monotonic(), 0))
+                self._process.wait(PATIENCE)  # behind a Ctrl-C it waits a little longer, so that the folder is gone
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()

@@ -498,15 +498,19 @@ static void has_work(bool now)
 
 /* A device does some of its work in QEMU's main thread: an IDE disk is reset there. When that thread gets to it is up to the host, and a guest that
    waits for the device (SeaBIOS does) executes more or fewer instructions meanwhile. So under -icount what is scheduled there is awaited behind
-   each write to a port. It is done when the main thread has released QEMU's lock. */
+   each write to a port. The main thread does it, and frees what it has done, under QEMU's lock: without that lock the list must not be read. */
 static void await_devices(void)
 {
     void *context = private.main_context();
-    for (unsigned i = 0; private.waits_for(context) == 0 && i < LONGEST_STOP; i++) {
+    for (unsigned i = 0; i < LONGEST_STOP; i++) {
+        private.lock(__FILE__, __LINE__);
+        bool scheduled = private.waits_for(context) == 0;
+        private.unlock();
+        if (!scheduled) {
+            break;
+        }
         usleep(STOP_TURN);
     }
-    private.lock(__FILE__, __LINE__);
-    private.unlock();
 }
 
 static void is_not_hurried(struct notifier *notifier, void *data)
