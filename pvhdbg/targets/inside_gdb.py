@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -29,6 +30,7 @@ from pvhdbg.targets.target import STEP_TIME, WAITS, Capabilities, Leave, Stop, S
 _REGISTERS = (*GENERAL, *EXTENDED, "rip", "eflags", *SELECTORS, *CONTROL, "fs_base", "gs_base", "k_gs_base")
 _GONE = ("onnection closed", "not being run", "disconnected", "Broken pipe")
 _NARROW = {full: half for half, full in LOW_HALVES.items()}
+_OBEYS = 1.0  # seconds in which a guest that runs is stopped
 _PIECE = 0x800  # bytes that every stub answers in one `m`
 _SIGNALS = {"SIGINT": StopKind.INTERRUPT, "SIGTRAP": StopKind.BREAKPOINT, "SIGQUIT": StopKind.SHUTDOWN, "0": StopKind.INTERRUPT}
 
@@ -53,6 +55,9 @@ class InsideGdb:
         self._waits = 0  # runs of our own, whose numbers are below zero
         self._going: int | None = None  # the number of the current run
         self._ended: int | None = None  # of the run that must end
+        self._posted: int | None = None  # the run that GDB was told to end, and when
+        self._posted_at = 0.0
+        self._posting = threading.Lock()
         self._layout: RegisterLayout | None = None
         self._moved = False  # without GDB's knowledge
         self.disabled: list[gdb.Breakpoint] = []  # the user's; still so when the machine is gone, which GDB cannot enable them in
@@ -284,11 +289,15 @@ class InsideGdb:
     def stop_soon(self, number: int) -> None:
         """Make the run of that number return. Can be called from any thread.
 
-        Nothing is posted to a GDB that does not run the guest: an event that was never handled makes GDB 13 crash on exit.
+        An event that GDB never handled makes GDB 13 crash on exit. So nothing is posted to a GDB that does not run the guest; and where both
+        Ctrl-C and the work end a run, nothing twice, unless the guest runs on for _OBEYS seconds.
         """
-        self._ended = number
-        if self._going == number:
-            gdb.post_event(lambda: _quietly("interrupt") if self._going == number else None)
+        with self._posting:
+            self._ended = number
+            now = time.monotonic()
+            if self._going == number and (self._posted != number or now > self._posted_at + _OBEYS):
+                self._posted, self._posted_at = number, now
+                gdb.post_event(lambda: _quietly("interrupt") if self._going == number else None)
 
     def step(self) -> Stop:
         """One instruction. A CPU that has executed `hlt`, or waits to be started, does not step: it is interrupted where it is."""
